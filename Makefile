@@ -1,0 +1,46 @@
+# make        lists the commands
+# make demo   sets up and trains on the built-in data set: metrics and recommendations in minutes
+# make test   sets up and runs the tests
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test lint format bench check install
+help:
+	@echo "make demo     set up, train on the built-in data set, recommend"
+	@echo "make test     set up, run the tests"
+	@echo "make lint     ruff, mypy --strict, import-linter"
+	@echo "make format   ruff format and its safe fixes"
+	@echo "make bench    the benchmarks, each behind the green tests of what it measures (minutes)"
+	@echo "make check    lint, every test, build the wheel, test the wheel without src"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $(INSTALLED)
+
+demo: install
+	$(BIN)/ssd4rec demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python benchmarks/run.py
+
+check: lint
+	$(BIN)/python -m pytest -m "not gpu"
+	bash .ci/check-wheel

@@ -1,0 +1,36 @@
+"""Every exception that ssd4rec raises on purpose.
+
+SSD4RecError
+├── ConfigError    (ValueError)     a setting is unknown, of the wrong type or out of its range
+├── DataError      (ValueError)     a file or table of interactions cannot be used
+├── ShapeError     (ValueError)     tensors that belong together do not fit
+├── ArtefactError  (RuntimeError)   a saved model is missing, damaged or of another version
+└── BackendError   (RuntimeError)   a device or an optional package was asked for and is not there
+
+A message says what came (file, row, value), what was expected, and what to do.
+The command line prints it as one line and exits with code 2.
+"""
+
+
+class SSD4RecError(Exception):
+    """Base of every error that a user of this package can cause."""
+
+
+class ConfigError(SSD4RecError, ValueError):
+    """A setting is unknown, of the wrong type or out of its range."""
+
+
+class DataError(SSD4RecError, ValueError):
+    """A file or table of interactions cannot be used."""
+
+
+class ShapeError(SSD4RecError, ValueError):
+    """Tensors that belong together do not fit."""
+
+
+class ArtefactError(SSD4RecError, RuntimeError):
+    """A saved model is missing, damaged or of another version."""
+
+
+class BackendError(SSD4RecError, RuntimeError):
+    """A device or an optional package was asked for and is not there."""

@@ -1,0 +1,33 @@
+"""The vocabulary: one name and one letter for each kind of tensor.
+
+    T  positions in the packed row          B  histories in the row
+    D  model width                          V  items in the catalogue (numbers 1 … V; number 0 is the mask)
+    E  inner width = expand * D             H  heads = E / P
+    P  head width                           N  state size
+    K  convolution width                    Q  chunk length
+
+The names are executed in the tests (jaxtyping and beartype) and cost nothing in use.
+"""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# A history's boundary is one tensor: history u owns positions boundaries[u]:boundaries[u+1].
+Boundaries = Int[Tensor, "histories_and_1"]
+Items = Int[Tensor, "T"]                # item numbers, 0 = masked
+Targets = Int[Tensor, "T"]              # item number that follows position t; 0 = nothing is asked there
+Positions = Int[Tensor, "T"]            # an index into the row, or a 0-based place in a history
+
+Hidden = Float[Tensor, "T D"]           # one vector a position
+States = Float[Tensor, "B D"]           # one vector a history: what the model knows at the read-out
+ItemTable = Float[Tensor, "V_and_1 D"]  # item embeddings, row 0 = the mask
+Scores = Float[Tensor, "B V"]           # column j scores item number j + 1
+
+Channels = Float[Tensor, "T channels"]  # what the convolution reads: [x, B, C]
+Values = Float[Tensor, "T H P"]         # x, and y
+StepSizes = Float[Tensor, "T H"]        # dt > 0
+LogDecays = Float[Tensor, "T H"]        # dt * A <= 0
+Rates = Float[Tensor, "H"]              # A < 0; also D, the skip weight of each head
+StateInputs = Float[Tensor, "T N"]      # B: how an event writes into the state
+StateReads = Float[Tensor, "T N"]       # C: how an event reads the state
+SSDStates = Float[Tensor, "B H P N"]    # the recurrent state after a history's last event
