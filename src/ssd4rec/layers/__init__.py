@@ -1,0 +1,1 @@
+"""The parts of the Bi-SSD layer, each one module."""

@@ -1,0 +1,124 @@
+"""The Mamba-2 mixer, and the ways in which a recommender reads a packed row with it.
+
+    forward          one direction, a state at every position
+    both_ways        forward plus beta times backward, a state at every position
+    every_prefix     the same read at the end of every prefix: what one-pass training needs
+    read_out         the same read at the end of each history only: no scan at all
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssd4rec.config import BackboneConfig
+from ssd4rec.ops.chunked import chunked_scan
+from ssd4rec.ops.convolution import convolve
+from ssd4rec.ops.prefixes import backward_of_every_prefix
+from ssd4rec.ops.segments import Layout
+from ssd4rec.shapes import Channels, Hidden, Rates, States, StepSizes, Values
+
+
+class Projected(NamedTuple):
+    """What in_proj gives: the same for both directions."""
+
+    gate: Hidden  # z [T, E]
+    channels: Channels  # x, B and C side by side, before the convolution [T, E + 2N]
+    dt: StepSizes  # [T, H], positive
+
+
+class Mamba2Mixer(nn.Module):
+    """Mamba-2 with one group of B and C.
+
+    in_proj D -> [z: E, x: E, B: N, C: N, dt: H]; convolution and SiLU on [x, B, C]; the scan; out_proj(RMSNorm(y SiLU(z))).
+
+    Source: Dao and Gu 2024, "Transformers are SSMs", section 7; MODEL.md section 2.8.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.inner, self.heads, self.state_dim = config.inner_width, config.heads, config.state_dim
+        self.backward_weight, self.mirror_back = config.backward_weight, config.mirror_back
+        channels = self.inner + 2 * self.state_dim
+        self.in_proj = nn.Linear(config.width, self.inner + channels + self.heads, bias=False)
+        bound = 1 / math.sqrt(config.conv_width)
+        self.conv_weight = nn.Parameter(torch.empty(channels, config.conv_width).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+        dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.out_proj = nn.Linear(self.inner, config.width, bias=False)
+
+    @property
+    def A(self) -> Rates:
+        """[H]: decay rates, negative."""
+        return -torch.exp(self.A_log)
+
+    def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Read each history from first to last; position t has seen events up to t. [T, D] -> [T, D]."""
+        projected = self.project(hidden)
+        out: Hidden = self.out_proj(self._gated(self._scan(projected, layout, reverse=False), projected.gate))
+        return out
+
+    def both_ways(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """F + beta K of equation (5), K = the mixer run over each history reversed. [T, D] -> [T, D].
+
+        The authors add K as it comes out, so that position i of L meets K for item L+1-i (`mirror_back = False`).
+        out_proj is linear, so the two directions are summed before it.
+        """
+        projected = self.project(hidden)
+        ahead = self._gated(self._scan(projected, layout, reverse=False), projected.gate)
+        back = self._gated(self._scan(projected, layout, reverse=True), projected.gate)
+        if not self.mirror_back:
+            back = back[layout.mirror]
+        out: Hidden = self.out_proj(ahead + self.backward_weight * back)
+        return out
+
+    def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Row t: `both_ways` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
+        projected = self.project(hidden)
+        ahead = self._gated(self._scan(projected, layout, reverse=False), projected.gate)
+        if self.mirror_back:  # reversed back, the last position of a prefix has been read first: it knows itself only
+            back = self._gated(self._alone(projected), projected.gate)
+        else:
+            y = backward_of_every_prefix(
+                projected.channels,
+                self.conv_weight,
+                self.conv_bias,
+                projected.dt,
+                self.A,
+                self.D,
+                layout,
+                self.state_dim,
+            )
+            back = self._gated(y, projected.gate[layout.first])
+        out: Hidden = self.out_proj(ahead + self.backward_weight * back)
+        return out
+
+    def project(self, hidden: Hidden) -> Projected:
+        """The part that both directions share."""
+        gate, channels, dt = self.in_proj(hidden).split(
+            [self.inner, self.inner + 2 * self.state_dim, self.heads], dim=1
+        )
+        return Projected(gate, channels, F.softplus(dt + self.dt_bias))
+
+    def _split(self, channels: Channels) -> tuple[Values, Tensor, Tensor]:
+        x, B, C = channels.split([self.inner, self.state_dim, self.state_dim], dim=1)
+        return x.unflatten(1, (self.heads, -1)), B, C
+
+    def _scan(self, projected: Projected, layout: Layout, *, reverse: bool) -> Values:
+        channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
+        x, B, C = self._split(channels)
+        return chunked_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
+
+    def _alone(self, projected: Projected) -> Values:
+        x, B, C = self._split(F.silu(projected.channels * self.conv_weight[:, -1] + self.conv_bias))
+        return x * (projected.dt * (B * C).sum(1, keepdim=True) + self.D)[..., None]
+
+    def _gated(self, y: Values, gate: Hidden) -> Hidden:
+        normed: Hidden = self.norm(y.flatten(1) * F.silu(gate))
+        return normed

@@ -1,0 +1,286 @@
+"""The scan as matrix products: chunks of Q positions, all heads side by side as the columns of one matrix.
+
+With a_i the sum of log-decays of a history inside its chunk up to event i, and u = dt x,
+
+    y_i = sum_{j <= i} exp(a_i - a_j) (C_i . B_j) u_j   +   exp(a_i) C_i carry   +   D x_i
+
+C_i . B_j is the same for every head, so it is computed once; the decays, which differ by head, are split into a factor of the
+row i and one of the column j and never form a Q x Q matrix. The split must not overflow, whatever the model has learnt:
+
+* between two neighbouring blocks the split point is the edge r between them: exp(a_i - r) and exp(r - a_j) are both <= 1.
+  Halving the chunk again and again (32 | 32, then 16 | 16 in each half, …) covers every pair outside the base blocks;
+* inside a base block of b events the split point is the middle of its range. Its exponents stay within float32's as long
+  as b max|dt A| <= 2 RANGE, which decides b; at the smallest b a stronger decay counts as exp(-2 RANGE / b), which is less than
+  the rounding of the sum that it is part of.
+
+Reversed (the backward direction of a bidirectional layer) the same holds with i <= j and the sums running from the end: nothing
+is flipped or copied. The gradients need no more than the transposed products, because
+da_i = <dy_i, y_i> - <u_i, du_i> for each head.
+
+Source: the block decomposition is Dao and Gu 2024, "Transformers are SSMs", section 6; merged heads: PERFORMANCE.md section 3.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from ssd4rec.ops.segments import Chunks, Layout
+from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
+
+SMALLEST_BLOCK = 8
+RANGE = {torch.float32: 70.0, torch.float64: 600.0}  # exp(RANGE) leaves room for the values it multiplies
+
+
+def chunked_scan(
+    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, layout: Layout, *, reverse: bool = False
+) -> Values:
+    """`scan` as matrix products; the same arguments and result, differentiable in all of them.
+
+    Args:
+        x: [T, H, P] values.
+        dt: [T, H] step sizes, positive.
+        A: [H] decay rates, negative.
+        B: [T, N].
+        C: [T, N].
+        D: [H] skip weights.
+        layout: of the row.
+        reverse: read each history from its last event to its first; y stays at the event's own position.
+
+    Returns:
+        y [T, H, P].
+    """
+    y: Values = _ChunkedScan.apply(x, dt, A, B, C, D, layout.chunks, reverse)
+    return y
+
+
+class _Block(NamedTuple):
+    """Factors of one product: exp(row) (C B^T) exp(column), for `pairs` pairs of blocks of `size` positions."""
+
+    size: int
+    row: Tensor  # [pairs, size, H]
+    column: Tensor  # [pairs, size, H]
+    mask: Tensor | None  # [pairs, size, size]; None: the factors are zero where histories differ
+
+
+class _Decays(NamedTuple):
+    """All decay factors of a row, worked out from dt A alone."""
+
+    halves: list[_Block]
+    base: _Block
+    into: Tensor  # [links, Q, H]: exp(a_i) where the history that comes over the link reaches, else 0
+    out_of: Tensor  # [links, Q, H]: exp(a_last - a_j) for the history that leaves over the link, else 0
+    across: Tensor  # [links, H]: exp(a_last): what a chunk of one history leaves of what came into it
+    summed: Tensor  # [C, Q, Q]: 1 where j is summed into a_i
+
+
+def _sides(pairs: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    # [pairs, 2, size, ...] -> (the side that reads, the side that is read)
+    return (pairs[:, 0], pairs[:, 1]) if reverse else (pairs[:, 1], pairs[:, 0])
+
+
+def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
+    Q, heads = chunks.length, log_decay.shape[-1]
+    history = chunks.history
+    triangle = torch.ones(Q, Q, dtype=torch.bool, device=history.device)
+    triangle = triangle.triu() if reverse else triangle.tril()
+    same = history[:, :, None] == history[:, None, :]
+    summed = (same & triangle).to(log_decay.dtype)
+    a = summed @ log_decay.view(-1, Q, heads)
+
+    limit = 2 * RANGE[log_decay.dtype]
+    steepest = float(-log_decay.min()) if log_decay.numel() else 0.0
+    size = Q
+    while size > SMALLEST_BLOCK and size * steepest > limit:
+        size //= 2
+    halves = []
+    half = Q // 2
+    while half >= size:
+        row_a, column_a = _sides(a.view(-1, 2, half, heads), reverse=reverse)
+        row_h, column_h = _sides(history.view(-1, 2, half), reverse=reverse)
+        edge = slice(0, 1) if reverse else slice(-1, None)
+        edge_a, edge_h = column_a[:, edge], column_h[:, edge]
+        row = (row_a - edge_a).masked_fill((row_h != edge_h)[..., None], -torch.inf).exp()
+        column = (edge_a - column_a).masked_fill((column_h != edge_h)[..., None], -torch.inf).exp()
+        halves.append(_Block(half, row, column, None))
+        half //= 2
+
+    inside = summed.view(-1, Q // size, size, Q // size, size).diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    inside = inside.reshape(-1, size, size)
+    local = inside @ log_decay.clamp(min=-limit / size).view(-1, size, heads)
+    middle = local.amin(dim=1, keepdim=True) / 2
+    base = _Block(size, (local - middle).exp(), (middle - local).exp(), inside)
+
+    source, target = _ends(chunks, reverse=reverse)
+    exit_ = 0 if reverse else Q - 1
+    carried = history[source, exit_][:, None]
+    into = a[target].masked_fill((history[target] != carried)[..., None], -torch.inf).exp()
+    final = a[source, exit_]
+    out_of = (final[:, None] - a[source]).masked_fill((history[source] != carried)[..., None], -torch.inf).exp()
+    return _Decays(halves, base, into, out_of, final.exp(), summed)
+
+
+def _ends(chunks: Chunks, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    # (the chunk that hands its state over, the chunk that takes it) for each link
+    return (chunks.left + 1, chunks.left) if reverse else (chunks.left, chunks.left + 1)
+
+
+def _scaled(values: Tensor, factor: Tensor) -> Tensor:
+    # [..., E] * [..., H]: a head's factor is that of its P columns
+    heads = factor.shape[-1]
+    return (values.unflatten(-1, (heads, -1)) * factor[..., None]).flatten(-2)
+
+
+def _by_head(values: Tensor, heads: int) -> Tensor:
+    return values.unflatten(-1, (heads, -1)).sum(-1)
+
+
+class _ChunkedScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunks: Chunks, reverse: bool
+    ) -> Tensor:
+        length, heads, _ = x.shape
+        values, steps = chunks.padded(x.flatten(1)), chunks.padded(dt)
+        writes, reads = chunks.padded(B), chunks.padded(C)
+        decays = _decays(steps * A, chunks, reverse=reverse)
+        u = _scaled(values, steps)
+        y = _scaled(values, D.expand(heads))
+        _read_blocks(y, u, writes, reads, decays, reverse=reverse)
+        carry = _carry(u, writes, decays, chunks, reverse=reverse)
+        _read_carry(y, carry, reads, decays, chunks, reverse=reverse)
+        y = y[:length]
+        ctx.save_for_backward(x, dt, A, B, C, D, y, carry)
+        ctx.chunks, ctx.reverse = chunks, reverse
+        return y.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, dt, A, B, C, D, y, carry = ctx.saved_tensors
+        chunks, reverse = ctx.chunks, ctx.reverse
+        length, heads, _ = x.shape
+        Q = chunks.length
+        values, steps = chunks.padded(x.flatten(1)), chunks.padded(dt)
+        writes, reads = chunks.padded(B), chunks.padded(C)
+        dy = chunks.padded(grad.reshape(length, -1))
+        decays = _decays(steps * A, chunks, reverse=reverse)
+        u = _scaled(values, steps)
+
+        du, d_writes, d_reads = torch.zeros_like(u), torch.zeros_like(writes), torch.zeros_like(reads)
+        _read_blocks_backward((du, d_writes, d_reads), dy, u, writes, reads, decays, reverse=reverse)
+        d_carry = _carry_backward(
+            (du, d_writes, d_reads), dy, u, writes, reads, carry, decays, chunks, reverse=reverse
+        )
+
+        # y without its skip term is what the decays acted on.
+        dy_x = _by_head(dy * values, heads)
+        da = _by_head(dy * chunks.padded(y), heads) - D * dy_x - _by_head(u * du, heads)
+        da = da.view(-1, Q, heads)
+        source, _ = _ends(chunks, reverse=reverse)
+        da[:, 0 if reverse else Q - 1].index_add_(0, source, _by_head((d_carry * carry).sum(1), heads))
+        d_log_decay = (decays.summed.mT @ da).view(-1, heads)
+
+        dx = (_scaled(du, steps) + _scaled(dy, D.expand(heads)))[:length].view_as(x)
+        d_dt = (_by_head(values * du, heads) + d_log_decay * A)[:length]
+        d_A = (d_log_decay * steps).sum(0)
+        return dx, d_dt, d_A, d_writes[:length], d_reads[:length], dy_x.sum(0), None, None
+
+
+def _read_blocks(y: Tensor, u: Tensor, writes: Tensor, reads: Tensor, decays: _Decays, *, reverse: bool) -> None:
+    """Add to y what events read of earlier events of their own chunk."""
+    for block in decays.halves:
+        row_y, _ = _sides(y.view(-1, 2, block.size, y.shape[-1]), reverse=reverse)
+        row_C, _ = _sides(reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
+        _, column_u = _sides(u.view(-1, 2, block.size, u.shape[-1]), reverse=reverse)
+        _, column_B = _sides(writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
+        row_y += _scaled((row_C @ column_B.mT) @ _scaled(column_u, block.column), block.row)
+    base = decays.base
+    shaped_u, shaped_B, shaped_C = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads))
+    weights = (shaped_C @ shaped_B.mT) * base.mask
+    y.view(-1, base.size, y.shape[-1]).add_(_scaled(weights @ _scaled(shaped_u, base.column), base.row))
+
+
+def _read_blocks_backward(
+    grads: tuple[Tensor, Tensor, Tensor],
+    dy: Tensor,
+    u: Tensor,
+    writes: Tensor,
+    reads: Tensor,
+    decays: _Decays,
+    *,
+    reverse: bool,
+) -> None:
+    du, d_writes, d_reads = grads
+    for block in decays.halves:
+        row_dy, _ = _sides(dy.view(-1, 2, block.size, dy.shape[-1]), reverse=reverse)
+        row_C, _ = _sides(reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
+        _, column_u = _sides(u.view(-1, 2, block.size, u.shape[-1]), reverse=reverse)
+        _, column_B = _sides(writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
+        _, column_du = _sides(du.view(-1, 2, block.size, du.shape[-1]), reverse=reverse)
+        _, column_dB = _sides(d_writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
+        row_dC, _ = _sides(d_reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
+        scaled_dy = _scaled(row_dy, block.row)
+        column_du += _scaled((row_C @ column_B.mT).mT @ scaled_dy, block.column)
+        d_weights = scaled_dy @ _scaled(column_u, block.column).mT
+        row_dC += d_weights @ column_B
+        column_dB += d_weights.mT @ row_C
+    base = decays.base
+    shaped_u, shaped_B, shaped_C, shaped_dy = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads, dy))
+    scaled_dy = _scaled(shaped_dy, base.row)
+    weights = (shaped_C @ shaped_B.mT) * base.mask
+    du.view_as(shaped_u).add_(_scaled(weights.mT @ scaled_dy, base.column))
+    # Above the diagonal the factors can multiply to inf: such entries are replaced, since 0 * inf is NaN.
+    d_weights = (scaled_dy @ _scaled(shaped_u, base.column).mT).masked_fill_(base.mask == 0, 0.0)
+    d_reads.view_as(shaped_C).add_(d_weights @ shaped_B)
+    d_writes.view_as(shaped_B).add_(d_weights.mT @ shaped_C)
+
+
+def _carry(u: Tensor, writes: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool) -> Tensor:
+    """[links, N, E]: the state that each link hands over."""
+    source, _ = _ends(chunks, reverse=reverse)
+    Q, before = chunks.length, 1 if reverse else -1
+    leaving = _scaled(u.view(-1, Q, u.shape[-1])[source], decays.out_of)
+    state = writes.view(-1, Q, writes.shape[-1])[source].mT @ leaving
+    for links in chunks.relays_back if reverse else chunks.relays:
+        state[links] += _scaled(state[links + before], decays.across[links][:, None])
+    return state
+
+
+def _read_carry(
+    y: Tensor, carry: Tensor, reads: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool
+) -> None:
+    """Add to y what events read of the state that came over the link."""
+    _, target = _ends(chunks, reverse=reverse)
+    Q = chunks.length
+    read = reads.view(-1, Q, reads.shape[-1])[target] @ carry
+    y.view(-1, Q, y.shape[-1]).index_add_(0, target, _scaled(read, decays.into))
+
+
+def _carry_backward(
+    grads: tuple[Tensor, Tensor, Tensor],
+    dy: Tensor,
+    u: Tensor,
+    writes: Tensor,
+    reads: Tensor,
+    carry: Tensor,
+    decays: _Decays,
+    chunks: Chunks,
+    *,
+    reverse: bool,
+) -> Tensor:
+    """Add the carry's share to the gradients of u, B and C; return its own [links, N, E]."""
+    du, d_writes, d_reads = (grad.view(-1, chunks.length, grad.shape[-1]) for grad in grads)
+    shaped_dy, shaped_u, shaped_B, shaped_C = (t.view(-1, chunks.length, t.shape[-1]) for t in (dy, u, writes, reads))
+    source, target = _ends(chunks, reverse=reverse)
+    before = 1 if reverse else -1
+    reading = _scaled(shaped_dy[target], decays.into)
+    d_carry = shaped_C[target].mT @ reading
+    d_reads.index_add_(0, target, reading @ carry.mT)
+    for links in reversed(chunks.relays_back if reverse else chunks.relays):
+        d_carry[links + before] += _scaled(d_carry[links], decays.across[links][:, None])
+    leaving = _scaled(shaped_u[source], decays.out_of)
+    du.index_add_(0, source, _scaled(shaped_B[source] @ d_carry, decays.out_of))
+    d_writes.index_add_(0, source, leaving @ d_carry.mT)
+    return d_carry
