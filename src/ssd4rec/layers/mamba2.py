@@ -10,15 +10,15 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.config import BackboneConfig
 from ssd4rec.ops.chunked import chunked_scan
 from ssd4rec.ops.convolution import convolve
-from ssd4rec.ops.prefixes import backward_of_every_prefix
+from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels, Hidden, Rates, States, StepSizes, Values
+from ssd4rec.shapes import Channels, Hidden, Rates, States, StateInputs, StateReads, StepSizes, Values
 
 
 class Projected(NamedTuple):
@@ -99,6 +99,23 @@ class Mamba2Mixer(nn.Module):
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
 
+    def read_out(self, hidden: Hidden, layout: Layout, *, bidirectional: bool) -> States:
+        """`both_ways` (or `forward`) at the last position of each history, without a scan. [T, D] -> [B, D]."""
+        projected = self.project(hidden)
+        ends = layout.read_out
+        ahead = self._gated(self._read_once(projected, layout, reverse=False), projected.gate[ends])
+        if not bidirectional:
+            out: Hidden = self.out_proj(ahead)
+            return out
+        if self.mirror_back:
+            last = Projected(*(part[ends] for part in projected))
+            back = self._gated(self._alone(last), last.gate)
+        else:
+            y = self._read_once(projected, layout, reverse=True)
+            back = self._gated(y, projected.gate[layout.boundaries[:-1]])
+        out = self.out_proj(ahead + self.backward_weight * back)
+        return out
+
     def project(self, hidden: Hidden) -> Projected:
         """The part that both directions share."""
         gate, channels, dt = self.in_proj(hidden).split(
@@ -106,7 +123,7 @@ class Mamba2Mixer(nn.Module):
         )
         return Projected(gate, channels, F.softplus(dt + self.dt_bias))
 
-    def _split(self, channels: Channels) -> tuple[Values, Tensor, Tensor]:
+    def _split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:
         x, B, C = channels.split([self.inner, self.state_dim, self.state_dim], dim=1)
         return x.unflatten(1, (self.heads, -1)), B, C
 
@@ -114,6 +131,11 @@ class Mamba2Mixer(nn.Module):
         channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
         x, B, C = self._split(channels)
         return chunked_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
+
+    def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> Values:
+        channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
+        x, B, C = self._split(channels)
+        return last_of_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
     def _alone(self, projected: Projected) -> Values:
         x, B, C = self._split(F.silu(projected.channels * self.conv_weight[:, -1] + self.conv_bias))

@@ -1,4 +1,4 @@
-"""What the backward direction tells about every prefix of a history, from one pass over it.
+"""Reading a history at one place: at the end of every prefix in one pass, or at its end only without a scan.
 
 Reading the prefix t, …, 2, 1 backwards and reading out at item 1 gives, for each head,
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
 from ssd4rec.ops.segments import Chunks, Layout
-from ssd4rec.shapes import Channels, Rates, StepSizes, Values
+from ssd4rec.shapes import Channels, Rates, StateInputs, StateReads, StepSizes, Values
 
 
 def backward_of_every_prefix(
@@ -72,13 +72,43 @@ def backward_of_every_prefix(
     return y.view(-1, heads, inner // heads)
 
 
-def cumulative_sum(values: Tensor, layout: Layout) -> Tensor:
-    """[T, width] -> [T, width]: sums from each history's first event up to and with position t.
+def last_of_scan(
+    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, layout: Layout, *, reverse: bool = False
+) -> Values:
+    """y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
+
+    y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum of the events: no state is built.
+
+    Args:
+        x: [T, H, P] values.
+        dt: [T, H] step sizes, positive.
+        A: [H] decay rates, negative.
+        B: [T, N].
+        C: [T, N].
+        D: [H] skip weights.
+        layout: of the row.
+        reverse: the scan runs from the last event to the first.
+
+    Returns:
+        y [B, H, P].
+    """
+    log_decay = dt * A
+    past = cumulative_sum(log_decay, layout, reverse=not reverse) - log_decay  # what decays after (before) each event
+    at = layout.boundaries[:-1] if reverse else layout.read_out
+    read = (C[layout.first if reverse else layout.last] * B).sum(1, keepdim=True)
+    weighted = x * (dt * torch.exp(past) * read)[..., None]
+    lengths = layout.boundaries[1:] - layout.boundaries[:-1]
+    total = torch.segment_reduce(weighted.flatten(1), "sum", lengths=lengths, axis=0, unsafe=True)
+    return total.view(-1, *x.shape[1:]) + D[:, None] * x[at]
+
+
+def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False) -> Tensor:
+    """[T, width] -> [T, width]: sums from each history's first event up to and with position t (reversed: from its last).
 
     Chunks of Q positions are summed by a product with a matrix of ones, so that no history's sum is the difference of two
     longer sums.
     """
-    total: Tensor = _CumulativeSum.apply(values, layout.chunks)
+    total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse)
     return total
 
 
@@ -98,14 +128,14 @@ def _delayed(values: Tensor, steps: int, layout: Layout) -> Tensor:
 
 class _CumulativeSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, chunks: Chunks) -> Tensor:
-        ctx.chunks = chunks
-        return _cumulative(values, chunks, reverse=False)
+    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool) -> Tensor:
+        ctx.chunks, ctx.reverse = chunks, reverse
+        return _cumulative(values, chunks, reverse=reverse)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _cumulative(grad, ctx.chunks, reverse=True), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _cumulative(grad, ctx.chunks, reverse=not ctx.reverse), None, None
 
 
 def _cumulative(values: Tensor, chunks: Chunks, *, reverse: bool) -> Tensor:

@@ -1,0 +1,95 @@
+"""The SSD4Rec backbone: embedding normalisation and Bi-SSD layers over a packed row."""
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from ssd4rec.config import BackboneConfig
+from ssd4rec.errors import ConfigError
+from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.ops.segments import lay_out
+from ssd4rec.shapes import Boundaries, Hidden, States
+
+
+class SSD4Rec(nn.Module):
+    """Whole histories of any length, read in time linear in their length.
+
+    `bidirectional` says which layers read both ways: "all" is the paper's wiring; with "top" the layers below are causal, and
+    one pass over a history gives the exact state of each of its prefixes; with "none" the model can be fed event by event.
+
+    Args:
+        config: sizes, dropout and wiring.
+
+    Source: arXiv 2409.01192; MODEL.md section 2.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even where norm_embedding is off, as in the authors' code
+        self.layers = nn.ModuleList(BiSSDLayer(config, bidirectional=both) for both in config.bidirectional_layers)
+        self.apply(_initialise)
+
+    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+        """What the model knows at the end of each history.
+
+        Args:
+            embedded: [T, D] item vectors of the packed row.
+            boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1].
+
+        Returns:
+            [B, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        layout = lay_out(boundaries)
+        *below, top = self._layers
+        hidden = self._normed(embedded)
+        for layer in below:
+            hidden = layer(hidden, layout)
+        return top.read_out(hidden, layout)
+
+    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """What the model knows at the end of every prefix: row t equals `encode` of its history cut after position t.
+
+        Args:
+            embedded: [T, D] item vectors of the packed row.
+            boundaries: int64 [B + 1].
+
+        Returns:
+            [T, D].
+
+        Raises:
+            ConfigError: a layer below the top reads backwards, so that its states differ from prefix to prefix.
+            ShapeError: boundaries do not rise from 0.
+        """
+        if not self.config.reads_every_prefix:
+            raise ConfigError(
+                f'one pass over a history needs layers below the top that read forwards only, found bidirectional = "all" with '
+                f'{self.config.layers} layers; use bidirectional = "top", or train with the objective "prefix"'
+            )
+        layout = lay_out(boundaries)
+        *below, top = self._layers
+        hidden = self._normed(embedded)
+        for layer in below:
+            hidden = layer(hidden, layout)
+        return top.every_prefix(hidden, layout)
+
+    @property
+    def _layers(self) -> list[BiSSDLayer]:
+        return cast("list[BiSSDLayer]", list(self.layers))
+
+    def _normed(self, embedded: Hidden) -> Hidden:
+        return self.norm(self.dropout(embedded)) if self.config.norm_embedding else embedded
+
+
+def _initialise(module: nn.Module) -> None:
+    # MODEL.md section 2: Linear N(0, 0.02), biases 0. Norms and the mixer's own parameters keep what they were made with.
+    if isinstance(module, nn.Linear):
+        torch.nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            torch.nn.init.zeros_(module.bias)

@@ -1,0 +1,47 @@
+"""The Bi-SSD layer: mixer, residual, LayerNorm, feed-forward network."""
+
+from torch import nn
+
+from ssd4rec.config import BackboneConfig
+from ssd4rec.layers.feed_forward import FeedForward
+from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.ops.segments import Layout
+from ssd4rec.shapes import Hidden, States
+
+
+class BiSSDLayer(nn.Module):
+    """H1 = Dropout(LayerNorm(F + beta K + H)); H2 = FeedForward(H1), which has its own residual, LayerNorm and dropout.
+
+    Args:
+        config: sizes and beta.
+        bidirectional: whether this layer reads both ways; if not, K is left out.
+
+    Source: MODEL.md section 2.5; the paper's Bi-SSD layer.
+    """
+
+    def __init__(self, config: BackboneConfig, *, bidirectional: bool) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.mixer = Mamba2Mixer(config)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+        self.feed_forward = FeedForward(config.width, config.dropout)
+
+    def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Every position of the row, with both directions over the whole history. [T, D] -> [T, D]."""
+        mixed = self.mixer.both_ways(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
+        return self._finish(mixed, hidden)
+
+    def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Row t: what `read_out` gives for the prefix that ends at position t. [T, D] -> [T, D]."""
+        mixed = self.mixer.every_prefix(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
+        return self._finish(mixed, hidden)
+
+    def read_out(self, hidden: Hidden, layout: Layout) -> States:
+        """The last position of each history. [T, D] -> [B, D]."""
+        mixed = self.mixer.read_out(hidden, layout, bidirectional=self.bidirectional)
+        return self._finish(mixed, hidden[layout.read_out])
+
+    def _finish(self, mixed: Hidden, hidden: Hidden) -> Hidden:
+        out: Hidden = self.feed_forward(self.dropout(self.norm(mixed + hidden)))
+        return out

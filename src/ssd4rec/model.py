@@ -1,0 +1,98 @@
+"""A next-item model: an item table, a backbone that reads histories of its vectors, and the same table to score with."""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from ssd4rec.errors import ShapeError
+from ssd4rec.ops.softmax import linear_cross_entropy
+from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
+
+
+class Backbone(Protocol):
+    """What reads a history; see `ssd4rec.backbones`."""
+
+    width: int
+
+    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+        """[T, D] -> [B, D]: what it knows at the end of each history."""
+        ...
+
+    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """[T, D] -> [T, D]: the same for the prefix that ends at each position."""
+        ...
+
+
+class NextItemModel(nn.Module):
+    """Scores every item of the catalogue as the next one of a history.
+
+    Item numbers run from 1 to V. Number 0 means "masked": it has a trainable row of its own, is read but never scored
+    (difference D2).
+
+    Args:
+        backbone: reads the item vectors; an `nn.Module` with the methods of `Backbone`.
+        catalogue_size: V.
+    """
+
+    def __init__(self, backbone: nn.Module, catalogue_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.catalogue_size = catalogue_size
+        self.table = nn.Embedding(catalogue_size + 1, self._reader.width)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    @property
+    def _reader(self) -> Backbone:
+        return cast("Backbone", self.backbone)
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """[V, D]: row j is the vector of item number j + 1."""
+        return self.table.weight[1:]
+
+    def encode(self, items: Items, boundaries: Boundaries) -> States:
+        """Read packed histories.
+
+        Args:
+            items: int64 [T] item numbers, 0 = masked.
+            boundaries: int64 [B + 1]; history u is items[boundaries[u]:boundaries[u + 1]].
+
+        Returns:
+            [B, D]: one state a history.
+
+        Raises:
+            ShapeError: items and boundaries do not fit.
+        """
+        self._check(items, boundaries)
+        return self._reader.encode(self.table(items), boundaries)
+
+    def encode_prefixes(self, items: Items, boundaries: Boundaries) -> Hidden:
+        """Read packed histories; row t is the state of the prefix that ends at position t. [T] -> [T, D]."""
+        self._check(items, boundaries)
+        return self._reader.encode_prefixes(self.table(items), boundaries)
+
+    def score(self, states: States) -> Scores:
+        """[B, D] -> [B, V]: column j scores item number j + 1."""
+        return states @ self.item_vectors.T
+
+    def loss(self, states: States, targets: Tensor) -> Tensor:
+        """Mean softmax cross-entropy over the catalogue.
+
+        Args:
+            states: [M, D].
+            targets: int64 [M] item numbers, 1 … V.
+        """
+        return linear_cross_entropy(states, self.item_vectors, targets - 1)
+
+    def _check(self, items: Items, boundaries: Boundaries) -> None:
+        if items.dim() != 1 or boundaries.dim() != 1 or int(boundaries[-1]) != items.shape[0]:
+            raise ShapeError(
+                f"items [T] and boundaries [B + 1] must be flat and end together, found shapes {tuple(items.shape)} and "
+                f"{tuple(boundaries.shape)}, boundaries ending at {int(boundaries.flatten()[-1]) if boundaries.numel() else None}"
+            )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many trainable numbers a model has."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
