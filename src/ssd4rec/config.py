@@ -1,6 +1,6 @@
 """Settings: frozen, checked when made, read from and written to TOML. An unknown key is an error that names the nearest.
 
-    Config(data=DataConfig(...), backbone=BackboneConfig(...), training=TrainingConfig(...), evaluation=...)
+Config(data=DataConfig(...), backbone=BackboneConfig(...), training=TrainingConfig(...), evaluation=...)
 """
 
 import difflib
@@ -57,9 +57,7 @@ class BackboneConfig(Settings):
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if (self.expand * self.width) % self.head_width:
-            raise ValueError(
-                f"expand * width = {self.expand * self.width} is not a multiple of head_width = {self.head_width}"
-            )
+            raise ValueError(f"expand * width = {self.expand * self.width} is not a multiple of head_width = {self.head_width}")
         return self
 
     @property

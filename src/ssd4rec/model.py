@@ -2,7 +2,6 @@
 
 from typing import Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from ssd4rec.errors import ShapeError
@@ -89,7 +88,7 @@ class NextItemModel(nn.Module):
         if items.dim() != 1 or boundaries.dim() != 1 or int(boundaries[-1]) != items.shape[0]:
             raise ShapeError(
                 f"items [T] and boundaries [B + 1] must be flat and end together, found shapes {tuple(items.shape)} and "
-                f"{tuple(boundaries.shape)}, boundaries ending at {int(boundaries.flatten()[-1]) if boundaries.numel() else None}"
+                f"{tuple(boundaries.shape)}, boundaries ending with {boundaries.flatten()[-1:].tolist()}"
             )
 
 

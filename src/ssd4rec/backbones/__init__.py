@@ -1,4 +1,6 @@
-"""What reads a history. A backbone is an `nn.Module` with
+"""What reads a history.
+
+A backbone is an `nn.Module` with:
 
 width: int                                    D
 encode(embedded, boundaries) -> [B, D]        what it knows at the end of each history

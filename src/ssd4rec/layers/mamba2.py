@@ -1,9 +1,9 @@
 """The Mamba-2 mixer, and the ways in which a recommender reads a packed row with it.
 
-    forward          one direction, a state at every position
-    both_ways        forward plus beta times backward, a state at every position
-    every_prefix     the same read at the end of every prefix: what one-pass training needs
-    read_out         the same read at the end of each history only: no scan at all
+forward          one direction, a state at every position
+both_ways        forward plus beta times backward, a state at every position
+every_prefix     the same read at the end of every prefix: what one-pass training needs
+read_out         the same read at the end of each history only: no scan at all
 """
 
 import math
@@ -18,7 +18,7 @@ from ssd4rec.ops.chunked import chunked_scan
 from ssd4rec.ops.convolution import convolve
 from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels, Hidden, Rates, States, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, States, StepSizes, Values
 
 
 class Projected(NamedTuple):
@@ -113,14 +113,12 @@ class Mamba2Mixer(nn.Module):
         else:
             y = self._read_once(projected, layout, reverse=True)
             back = self._gated(y, projected.gate[layout.boundaries[:-1]])
-        out = self.out_proj(ahead + self.backward_weight * back)
-        return out
+        combined: Hidden = self.out_proj(ahead + self.backward_weight * back)
+        return combined
 
     def project(self, hidden: Hidden) -> Projected:
         """The part that both directions share."""
-        gate, channels, dt = self.in_proj(hidden).split(
-            [self.inner, self.inner + 2 * self.state_dim, self.heads], dim=1
-        )
+        gate, channels, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_dim, self.heads], dim=1)
         return Projected(gate, channels, F.softplus(dt + self.dt_bias))
 
     def _split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from ssd4rec.ops.segments import Chunks, Layout
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
@@ -34,7 +34,15 @@ RANGE = {torch.float32: 70.0, torch.float64: 600.0}  # exp(RANGE) leaves room fo
 
 
 def chunked_scan(
-    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, layout: Layout, *, reverse: bool = False
+    x: Values,
+    dt: StepSizes,
+    A: Rates,
+    B: StateInputs,
+    C: StateReads,
+    D: Rates,
+    layout: Layout,
+    *,
+    reverse: bool = False,
 ) -> Values:
     """`scan` as matrix products; the same arguments and result, differentiable in all of them.
 
@@ -51,24 +59,24 @@ def chunked_scan(
     Returns:
         y [T, H, P].
     """
-    y: Values = _ChunkedScan.apply(x, dt, A, B, C, D, layout.chunks, reverse)
+    y: Values = _ChunkedScan.apply(x, dt, A, B, C, D, layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 
 class _Block(NamedTuple):
-    """Factors of one product: exp(row) (C B^T) exp(column), for `pairs` pairs of blocks of `size` positions."""
+    """Factors of one product, row (C B^T) column, for `pairs` pairs of blocks of `size` positions."""
 
     size: int
     row: Tensor  # [pairs, size, H]
     column: Tensor  # [pairs, size, H]
-    mask: Tensor | None  # [pairs, size, size]; None: the factors are zero where histories differ
 
 
 class _Decays(NamedTuple):
     """All decay factors of a row, worked out from dt A alone."""
 
     halves: list[_Block]
-    base: _Block
+    base: _Block  # a block with itself
+    inside: Tensor  # [blocks, size, size]: 1 where base counts: the same history, and not later
     into: Tensor  # [links, Q, H]: exp(a_i) where the history that comes over the link reaches, else 0
     out_of: Tensor  # [links, Q, H]: exp(a_last - a_j) for the history that leaves over the link, else 0
     across: Tensor  # [links, H]: exp(a_last): what a chunk of one history leaves of what came into it
@@ -103,14 +111,14 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
         edge_a, edge_h = column_a[:, edge], column_h[:, edge]
         row = (row_a - edge_a).masked_fill((row_h != edge_h)[..., None], -torch.inf).exp()
         column = (edge_a - column_a).masked_fill((column_h != edge_h)[..., None], -torch.inf).exp()
-        halves.append(_Block(half, row, column, None))
+        halves.append(_Block(half, row, column))
         half //= 2
 
     inside = summed.view(-1, Q // size, size, Q // size, size).diagonal(dim1=1, dim2=3).movedim(-1, 1)
     inside = inside.reshape(-1, size, size)
     local = inside @ log_decay.clamp(min=-limit / size).view(-1, size, heads)
     middle = local.amin(dim=1, keepdim=True) / 2
-    base = _Block(size, (local - middle).exp(), (middle - local).exp(), inside)
+    base = _Block(size, (local - middle).exp(), (middle - local).exp())
 
     source, target = _ends(chunks, reverse=reverse)
     exit_ = 0 if reverse else Q - 1
@@ -118,7 +126,7 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     into = a[target].masked_fill((history[target] != carried)[..., None], -torch.inf).exp()
     final = a[source, exit_]
     out_of = (final[:, None] - a[source]).masked_fill((history[source] != carried)[..., None], -torch.inf).exp()
-    return _Decays(halves, base, into, out_of, final.exp(), summed)
+    return _Decays(halves, base, inside, into, out_of, final.exp(), summed)
 
 
 def _ends(chunks: Chunks, *, reverse: bool) -> tuple[Tensor, Tensor]:
@@ -129,17 +137,27 @@ def _ends(chunks: Chunks, *, reverse: bool) -> tuple[Tensor, Tensor]:
 def _scaled(values: Tensor, factor: Tensor) -> Tensor:
     # [..., E] * [..., H]: a head's factor is that of its P columns
     heads = factor.shape[-1]
-    return (values.unflatten(-1, (heads, -1)) * factor[..., None]).flatten(-2)
+    scaled: Tensor = (values.unflatten(-1, (heads, -1)) * factor[..., None]).flatten(-2)
+    return scaled
 
 
 def _by_head(values: Tensor, heads: int) -> Tensor:
-    return values.unflatten(-1, (heads, -1)).sum(-1)
+    total: Tensor = values.unflatten(-1, (heads, -1)).sum(-1)
+    return total
 
 
 class _ChunkedScan(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, chunks: Chunks, reverse: bool
+    def forward(  # noqa: PLR0913 - a scan has six inputs
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        chunks: Chunks,
+        reverse: bool,  # noqa: FBT001 - apply takes no keywords
     ) -> Tensor:
         length, heads, _ = x.shape
         values, steps = chunks.padded(x.flatten(1)), chunks.padded(dt)
@@ -170,9 +188,7 @@ class _ChunkedScan(torch.autograd.Function):
 
         du, d_writes, d_reads = torch.zeros_like(u), torch.zeros_like(writes), torch.zeros_like(reads)
         _read_blocks_backward((du, d_writes, d_reads), dy, u, writes, reads, decays, reverse=reverse)
-        d_carry = _carry_backward(
-            (du, d_writes, d_reads), dy, u, writes, reads, carry, decays, chunks, reverse=reverse
-        )
+        d_carry = _carry_backward((du, d_writes, d_reads), dy, u, writes, reads, carry, decays, chunks, reverse=reverse)
 
         # y without its skip term is what the decays acted on.
         dy_x = _by_head(dy * values, heads)
@@ -198,7 +214,7 @@ def _read_blocks(y: Tensor, u: Tensor, writes: Tensor, reads: Tensor, decays: _D
         row_y += _scaled((row_C @ column_B.mT) @ _scaled(column_u, block.column), block.row)
     base = decays.base
     shaped_u, shaped_B, shaped_C = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads))
-    weights = (shaped_C @ shaped_B.mT) * base.mask
+    weights = (shaped_C @ shaped_B.mT) * decays.inside
     y.view(-1, base.size, y.shape[-1]).add_(_scaled(weights @ _scaled(shaped_u, base.column), base.row))
 
 
@@ -229,10 +245,10 @@ def _read_blocks_backward(
     base = decays.base
     shaped_u, shaped_B, shaped_C, shaped_dy = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads, dy))
     scaled_dy = _scaled(shaped_dy, base.row)
-    weights = (shaped_C @ shaped_B.mT) * base.mask
+    weights = (shaped_C @ shaped_B.mT) * decays.inside
     du.view_as(shaped_u).add_(_scaled(weights.mT @ scaled_dy, base.column))
     # Above the diagonal the factors can multiply to inf: such entries are replaced, since 0 * inf is NaN.
-    d_weights = (scaled_dy @ _scaled(shaped_u, base.column).mT).masked_fill_(base.mask == 0, 0.0)
+    d_weights = (scaled_dy @ _scaled(shaped_u, base.column).mT).masked_fill_(decays.inside.eq(0), 0.0)
     d_reads.view_as(shaped_C).add_(d_weights @ shaped_B)
     d_writes.view_as(shaped_B).add_(d_weights.mT @ shaped_C)
 
@@ -248,9 +264,7 @@ def _carry(u: Tensor, writes: Tensor, decays: _Decays, chunks: Chunks, *, revers
     return state
 
 
-def _read_carry(
-    y: Tensor, carry: Tensor, reads: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool
-) -> None:
+def _read_carry(y: Tensor, carry: Tensor, reads: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool) -> None:
     """Add to y what events read of the state that came over the link."""
     _, target = _ends(chunks, reverse=reverse)
     Q = chunks.length
@@ -258,7 +272,7 @@ def _read_carry(
     y.view(-1, Q, y.shape[-1]).index_add_(0, target, _scaled(read, decays.into))
 
 
-def _carry_backward(
+def _carry_backward(  # noqa: PLR0913 - the saved tensors of one backward pass
     grads: tuple[Tensor, Tensor, Tensor],
     dy: Tensor,
     u: Tensor,

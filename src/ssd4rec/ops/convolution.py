@@ -21,9 +21,7 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
     return F.silu(taps(channels, weight, bias, layout, reverse=reverse)[-1])
 
 
-def taps(
-    channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False
-) -> list[Channels]:
+def taps(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> list[Channels]:
     """The convolution before its SiLU, as it builds up: entry k has read the event itself and k neighbours.
 
     Reversed, entry k is what event s receives in a prefix that ends at event s+k (`ops/prefixes.py`).

@@ -33,7 +33,7 @@ def backward_of_every_prefix(
     layout: Layout,
     state_dim: int,
 ) -> Values:
-    """y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
+    """Y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
 
     Args:
         channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
@@ -73,9 +73,17 @@ def backward_of_every_prefix(
 
 
 def last_of_scan(
-    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, layout: Layout, *, reverse: bool = False
+    x: Values,
+    dt: StepSizes,
+    A: Rates,
+    B: StateInputs,
+    C: StateReads,
+    D: Rates,
+    layout: Layout,
+    *,
+    reverse: bool = False,
 ) -> Values:
-    """y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
+    """Y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
 
     y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum of the events: no state is built.
 
@@ -108,12 +116,13 @@ def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False) -> 
     Chunks of Q positions are summed by a product with a matrix of ones, so that no history's sum is the difference of two
     longer sums.
     """
-    total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse)
+    total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return total
 
 
 def _weighted(values: Tensor, by_head: Tensor) -> Tensor:
-    return (values.unflatten(1, (by_head.shape[1], -1)) * by_head[:, :, None]).flatten(1)
+    weighted: Tensor = (values.unflatten(1, (by_head.shape[1], -1)) * by_head[:, :, None]).flatten(1)
+    return weighted
 
 
 def _delayed(values: Tensor, steps: int, layout: Layout) -> Tensor:
@@ -128,7 +137,7 @@ def _delayed(values: Tensor, steps: int, layout: Layout) -> Tensor:
 
 class _CumulativeSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool) -> Tensor:
+    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool) -> Tensor:  # noqa: FBT001 - apply takes no keywords
         ctx.chunks, ctx.reverse = chunks, reverse
         return _cumulative(values, chunks, reverse=reverse)
 

@@ -1,5 +1,7 @@
 """The definition: the state space recurrence, event by event. Slow, obvious, any dtype; everything fast is held to it."""
 
+from itertools import pairwise
+
 import torch
 
 from ssd4rec.shapes import Boundaries, Rates, SSDStates, StateInputs, StateReads, StepSizes, Values
@@ -28,7 +30,7 @@ def scan(
     """
     outputs, states = [], []
     edges = boundaries.tolist()
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         state = x.new_zeros(*x.shape[1:], B.shape[-1])  # [H, P, N]
         for t in range(start, stop):
             decay = torch.exp(dt[t] * A)[:, None, None]

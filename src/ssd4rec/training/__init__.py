@@ -1,0 +1,1 @@
+"""How a model learns to name the next item."""

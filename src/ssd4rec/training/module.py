@@ -1,0 +1,111 @@
+"""The training step as a LightningModule: batches, masking, optimiser, validation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from ssd4rec.config import TrainingConfig
+from ssd4rec.data.histories import Histories
+from ssd4rec.data.packing import PackedBatch, lay_end_to_end, pack
+from ssd4rec.data.split import Split
+from ssd4rec.evaluation.metrics import ndcg
+from ssd4rec.evaluation.ranks import rank_targets
+from ssd4rec.model import NextItemModel
+from ssd4rec.training.objective import next_item_loss, plan_pass
+
+WATCHED = "ndcg@10"  # what early stopping and the best weights go by, on the validation part
+
+
+class EpochBatches:
+    """One pass in batches; after a resume in mid-pass, what is left of it. Its length is that of the whole pass."""
+
+    def __init__(self, histories: Histories, split: Split, config: TrainingConfig, epoch: int, done: int) -> None:
+        self._histories = histories
+        self._plan = plan_pass(split.train, config, epoch)
+        self._done = done
+
+    def __len__(self) -> int:
+        return len(self._plan.batches)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        for rows in self._plan.batches[self._done :]:
+            yield lay_end_to_end(self._histories, self._plan.examples, rows)
+
+
+class NextItemTraining(pl.LightningModule):
+    """Trains a model on the examples of a split.
+
+    Every random choice of a step comes from (seed, number of the step), so a run that was killed and resumed draws what an
+    uninterrupted one would have drawn.
+
+    Args:
+        model: what is trained.
+        histories: where the items lie.
+        split: its train part is learnt, its validation part watched.
+        config: the settings.
+    """
+
+    def __init__(self, model: NextItemModel, histories: Histories, split: Split, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model, self.histories, self.split, self.config = model, histories, split, config
+        self.watched = MeanMetric()
+        self.course_loss = MeanMetric()
+        self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learnt)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as the authors have it."""
+        return torch.optim.Adam(
+            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def train_dataloader(self) -> EpochBatches:
+        """The batches of the current epoch that have not been learnt yet."""
+        epoch, done = self.read_in_epoch
+        current = self.trainer.current_epoch
+        return EpochBatches(self.histories, self.split, self.config, current, done if epoch == current else 0)
+
+    def val_dataloader(self) -> list[PackedBatch]:
+        """The validation part, a target a history."""
+        return list(pack(self.histories, self.split.validation.prefixes(), 4 * self.config.token_budget))
+
+    def transfer_batch_to_device(self, batch: PackedBatch, device: torch.device, dataloader_idx: int) -> PackedBatch:
+        """Lightning's hook."""
+        del dataloader_idx
+        return batch.to(device)
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        torch.manual_seed((self.config.seed << 32) + self.global_step)
+        self.read_in_epoch = (self.trainer.current_epoch, batch_idx + 1)
+        loss = next_item_loss(self.model, batch, self.config)
+        self.course_loss.update(loss.detach())
+        return loss
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Rank the targets of one batch."""
+        del batch_idx
+        states = self.model.encode(batch.items, batch.boundaries)
+        ranks = rank_targets(self.model.score(states), batch.targets[batch.boundaries[1:] - 1])
+        self.watched.update(ndcg(ranks, 10))
+
+    def on_validation_epoch_end(self) -> None:
+        """Publish the epoch's figures for early stopping, the best weights and the course."""
+        self.log(WATCHED, self.watched.compute())
+        self.log("loss", self.course_loss.compute())
+        self.watched.reset()
+        self.course_loss.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember how far into the pass the weights are, and the losses so far."""
+        checkpoint["read_in_epoch"] = self.read_in_epoch
+        checkpoint["course_loss"] = (self.course_loss.mean_value, self.course_loss.weight)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The counterpart of `on_save_checkpoint`."""
+        epoch, done = checkpoint["read_in_epoch"]
+        self.read_in_epoch = (int(epoch), int(done))
+        self.course_loss.mean_value, self.course_loss.weight = checkpoint["course_loss"]

@@ -1,0 +1,95 @@
+"""The two ways to ask for the next item, and what each costs.
+
+one-pass   each history is read once, and the state of each of its prefixes is asked for the item that follows it
+prefix     each prefix is an example of its own, read up to its end: the authors' way, for any wiring
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd4rec.config import TrainingConfig
+from ssd4rec.data.packing import Numbers, PackedBatch, plan_batches
+from ssd4rec.data.split import Examples
+from ssd4rec.model import NextItemModel
+from ssd4rec.shapes import Items
+
+
+def masked(items: Items, ratio: float) -> Items:
+    """Each item becomes item 0 with probability `ratio`, independently, the last of a history too; torch's own generator."""
+    return torch.where(torch.rand(items.shape, device=items.device) < ratio, 0, items) if ratio else items
+
+
+def next_item_loss(model: NextItemModel, batch: PackedBatch, config: TrainingConfig) -> Tensor:
+    """Mean cross-entropy over everything that the batch asks for; items are masked, targets never are."""
+    items = masked(batch.items, config.mask_ratio)
+    if config.objective == "prefix":
+        targets = batch.targets[batch.boundaries[1:] - 1]
+        return model.loss(model.encode(items, batch.boundaries), targets)
+    states = model.encode_prefixes(items, batch.boundaries)
+    asked = batch.targets.nonzero().squeeze(1)
+    return model.loss(states[asked], batch.targets[asked])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One pass over the training part: its examples, and which of them share a batch."""
+
+    examples: Examples
+    batches: list[Numbers]
+
+
+def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
+    """Lay out one pass; a function of the seed and the epoch alone, so that a resumed run sees the same batches."""
+    rng = np.random.default_rng((config.seed, epoch))
+    if config.objective == "one-pass":
+        return Plan(train, plan_batches(train.stop - 1 - train.start, config.token_budget, rng=rng))
+    examples = train.prefixes()
+    if config.prefixes_per_history is not None:
+        examples = examples.take(_sampled(examples.user, config.prefixes_per_history, rng))
+    lengths = examples.stop - 1 - examples.start
+    batches = plan_batches(lengths, config.token_budget, batch_size=config.batch_size, rng=rng)
+    return Plan(examples, batches)
+
+
+def _sampled(users: Numbers, count: int, rng: np.random.Generator) -> Numbers:
+    # a random order of the rows, grouped by user: the first `count` of each group
+    order = np.lexsort((rng.random(len(users)), users))
+    first = np.concatenate([[0], np.flatnonzero(np.diff(users[order])) + 1])
+    place = np.arange(len(users)) - np.repeat(first, np.diff(np.append(first, len(users))))
+    return np.sort(order[place < count])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one pass costs."""
+
+    tokens: int
+    targets: int
+    tokens_of_other: int  # had the other objective been chosen
+
+    def advice(self, config: TrainingConfig) -> str | None:
+        """A sentence, when another objective would be far cheaper."""
+        if config.objective != "prefix" or self.tokens <= 20 * self.tokens_of_other:
+            return None
+        ratio = self.tokens / self.tokens_of_other
+        return (
+            f'training.objective = "prefix" reads {self.tokens:,} tokens a pass, {ratio:.0f} times the {self.tokens_of_other:,} '
+            f'of "one-pass"; try --set training.objective=one-pass --set backbone.bidirectional=top, '
+            f"or --set training.prefixes_per_history=1"
+        )
+
+
+def cost_of_pass(train: Examples, config: TrainingConfig) -> Cost:
+    """Count the tokens that one pass reads, and what the other objective would read."""
+    once, every = train.tokens_one_pass, train.tokens_prefix
+    if config.objective == "one-pass":
+        return Cost(once, train.targets, every)
+    if config.prefixes_per_history is None:
+        return Cost(every, train.targets, once)
+    share = np.minimum(config.prefixes_per_history / (train.stop - train.first_target), 1.0)
+    mean_prefix = (train.first_target + train.stop - 1) / 2 - train.start
+    targets = share * (train.stop - train.first_target)
+    return Cost(int((targets * mean_prefix).sum()), int(targets.sum()), once)
