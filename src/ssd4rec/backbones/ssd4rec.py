@@ -8,6 +8,7 @@ from torch import nn
 from ssd4rec.config import BackboneConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.step import LayerState, empty_state, step
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.shapes import Boundaries, Hidden, States
 
@@ -67,17 +68,44 @@ class SSD4Rec(nn.Module):
             ConfigError: a layer below the top reads backwards, so that its states differ from prefix to prefix.
             ShapeError: boundaries do not rise from 0.
         """
-        if not self.config.reads_every_prefix:
-            raise ConfigError(
-                f'one pass over a history needs layers below the top that read forwards only, found bidirectional = "all" with '
-                f'{self.config.layers} layers; use bidirectional = "top", or train with the objective "prefix"'
-            )
+        self._check_causal_below("one pass over a history")
         layout = lay_out(boundaries)
         *below, top = self._layers
         hidden = self._normed(embedded)
         for layer in below:
             hidden = layer(hidden, layout)
         return top.every_prefix(hidden, layout)
+
+    def step(self, state: list[LayerState], embedded: States) -> tuple[list[LayerState], States]:
+        """Read one more event of each history, at a price that does not depend on what was read before.
+
+        Args:
+            state: of B histories, from `empty_state` or an earlier step.
+            embedded: [B, D] item vectors of the new events.
+
+        Returns:
+            The new state, and [B, D] what `encode` gives for the histories with the new event.
+
+        Raises:
+            ConfigError: a layer below the top reads backwards, so that a new event changes every earlier position.
+        """
+        self._check_causal_below("reading event by event")
+        hidden, new = self._normed(embedded), []
+        for layer, past in zip(self._layers, state, strict=True):
+            present, hidden = step(layer, past, hidden)
+            new.append(present)
+        return new, hidden
+
+    def empty_state(self, histories: int) -> list[LayerState]:
+        """What the layers remember, bottom to top, of histories that have not begun."""
+        return [empty_state(layer, histories) for layer in self._layers]
+
+    def _check_causal_below(self, what: str) -> None:
+        if not self.config.reads_every_prefix:
+            raise ConfigError(
+                f'{what} needs layers below the top that read forwards only, found bidirectional = "all" with '
+                f'{self.config.layers} layers; use bidirectional = "top" (or train with the objective "prefix")'
+            )
 
     @property
     def _layers(self) -> list[BiSSDLayer]:

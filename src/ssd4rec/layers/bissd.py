@@ -30,18 +30,19 @@ class BiSSDLayer(nn.Module):
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Every position of the row, with both directions over the whole history. [T, D] -> [T, D]."""
         mixed = self.mixer.both_ways(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
-        return self._finish(mixed, hidden)
+        return self.finish(mixed, hidden)
 
     def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Row t: what `read_out` gives for the prefix that ends at position t. [T, D] -> [T, D]."""
         mixed = self.mixer.every_prefix(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
-        return self._finish(mixed, hidden)
+        return self.finish(mixed, hidden)
 
     def read_out(self, hidden: Hidden, layout: Layout) -> States:
         """The last position of each history. [T, D] -> [B, D]."""
         mixed = self.mixer.read_out(hidden, layout, bidirectional=self.bidirectional)
-        return self._finish(mixed, hidden[layout.read_out])
+        return self.finish(mixed, hidden[layout.read_out])
 
-    def _finish(self, mixed: Hidden, hidden: Hidden) -> Hidden:
+    def finish(self, mixed: Hidden, hidden: Hidden) -> Hidden:
+        """What follows the mixer, position by position: residual, LayerNorm, feed-forward network."""
         out: Hidden = self.feed_forward(self.dropout(self.norm(mixed + hidden)))
         return out

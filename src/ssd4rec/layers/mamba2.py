@@ -61,7 +61,7 @@ class Mamba2Mixer(nn.Module):
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Read each history from first to last; position t has seen events up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        out: Hidden = self.out_proj(self._gated(self._scan(projected, layout, reverse=False), projected.gate))
+        out: Hidden = self.out_proj(self.gated(self._scan(projected, layout, reverse=False), projected.gate))
         return out
 
     def both_ways(self, hidden: Hidden, layout: Layout) -> Hidden:
@@ -71,8 +71,8 @@ class Mamba2Mixer(nn.Module):
         out_proj is linear, so the two directions are summed before it.
         """
         projected = self.project(hidden)
-        ahead = self._gated(self._scan(projected, layout, reverse=False), projected.gate)
-        back = self._gated(self._scan(projected, layout, reverse=True), projected.gate)
+        ahead = self.gated(self._scan(projected, layout, reverse=False), projected.gate)
+        back = self.gated(self._scan(projected, layout, reverse=True), projected.gate)
         if not self.mirror_back:
             back = back[layout.mirror]
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
@@ -81,9 +81,9 @@ class Mamba2Mixer(nn.Module):
     def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Row t: `both_ways` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        ahead = self._gated(self._scan(projected, layout, reverse=False), projected.gate)
+        ahead = self.gated(self._scan(projected, layout, reverse=False), projected.gate)
         if self.mirror_back:  # reversed back, the last position of a prefix has been read first: it knows itself only
-            back = self._gated(self._alone(projected), projected.gate)
+            back = self.gated(self.alone(projected.channels, projected.dt), projected.gate)
         else:
             y = backward_of_every_prefix(
                 projected.channels,
@@ -95,7 +95,7 @@ class Mamba2Mixer(nn.Module):
                 layout,
                 self.state_dim,
             )
-            back = self._gated(y, projected.gate[layout.first])
+            back = self.gated(y, projected.gate[layout.first])
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
 
@@ -103,16 +103,16 @@ class Mamba2Mixer(nn.Module):
         """`both_ways` (or `forward`) at the last position of each history, without a scan. [T, D] -> [B, D]."""
         projected = self.project(hidden)
         ends = layout.read_out
-        ahead = self._gated(self._read_once(projected, layout, reverse=False), projected.gate[ends])
+        ahead = self.gated(self._read_once(projected, layout, reverse=False), projected.gate[ends])
         if not bidirectional:
             out: Hidden = self.out_proj(ahead)
             return out
         if self.mirror_back:
             last = Projected(*(part[ends] for part in projected))
-            back = self._gated(self._alone(last), last.gate)
+            back = self.gated(self.alone(last.channels, last.dt), last.gate)
         else:
             y = self._read_once(projected, layout, reverse=True)
-            back = self._gated(y, projected.gate[layout.boundaries[:-1]])
+            back = self.gated(y, projected.gate[layout.boundaries[:-1]])
         combined: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return combined
 
@@ -121,24 +121,27 @@ class Mamba2Mixer(nn.Module):
         gate, channels, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_dim, self.heads], dim=1)
         return Projected(gate, channels, F.softplus(dt + self.dt_bias))
 
-    def _split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:
+    def split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:
+        """What the convolution gives, as x [rows, H, P], B [rows, N] and C [rows, N]."""
         x, B, C = channels.split([self.inner, self.state_dim, self.state_dim], dim=1)
         return x.unflatten(1, (self.heads, -1)), B, C
 
     def _scan(self, projected: Projected, layout: Layout, *, reverse: bool) -> Values:
         channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
-        x, B, C = self._split(channels)
+        x, B, C = self.split(channels)
         return chunked_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
     def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> Values:
         channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
-        x, B, C = self._split(channels)
+        x, B, C = self.split(channels)
         return last_of_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
-    def _alone(self, projected: Projected) -> Values:
-        x, B, C = self._split(F.silu(projected.channels * self.conv_weight[:, -1] + self.conv_bias))
-        return x * (projected.dt * (B * C).sum(1, keepdim=True) + self.D)[..., None]
+    def alone(self, channels: Channels, dt: StepSizes) -> Values:
+        """The y of each event as the only one of its history: [rows, E + 2N], [rows, H] -> [rows, H, P]."""
+        x, B, C = self.split(F.silu(channels * self.conv_weight[:, -1] + self.conv_bias))
+        return x * (dt * (B * C).sum(1, keepdim=True) + self.D)[..., None]
 
-    def _gated(self, y: Values, gate: Hidden) -> Hidden:
+    def gated(self, y: Values, gate: Hidden) -> Hidden:
+        """RMSNorm(y SiLU(z)): [rows, H, P] and [rows, E] -> [rows, E]."""
         normed: Hidden = self.norm(y.flatten(1) * F.silu(gate))
         return normed

@@ -1,0 +1,117 @@
+"""One more event at a constant price: what a layer must remember of a history, and how an event changes it.
+
+The forward direction needs the scan's state and the last K-1 inputs of the convolution. The backward direction, read at the end
+of the history, needs no second scan: its weights do not depend on where the history ends (`ops/prefixes.py`), so E sums carry it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.shapes import States
+
+
+class LayerState(NamedTuple):
+    """What one layer remembers of B histories; everything before the first event is zero.
+
+    Size for a history: E N + (K-1)(E + 2N) numbers for the forward direction, 3 E + 2N + K H more for the backward one.
+    """
+
+    scan: Tensor  # [B, H, P, N]
+    recent: Tensor  # [B, K-1, E + 2N]: inputs of the convolution of the last K-1 events, the newest last
+    count: Tensor  # [B]: events read
+    # the rest serves the backward direction
+    settled: Tensor  # [B, E]: sum over the events whose reversed convolution is complete
+    strengths: Tensor  # [B, K-1, H]: exp(S_{s-1}) dt_s of the last K-1 events
+    decay: Tensor  # [B, H]: S_t, the sum of log-decays of the whole history
+    first: Tensor  # [B, E + 2N]: the first event's reversed convolution as far as it has come, before its SiLU
+    first_gate: Tensor  # [B, E]: z of the first event
+
+
+def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
+    """The state before any event, on the layer's device and of its dtype."""
+    mixer = layer.mixer
+    channels, width = mixer.conv_weight.shape
+    like = mixer.conv_weight.new_zeros
+    return LayerState(
+        scan=like(histories, mixer.heads, mixer.inner // mixer.heads, mixer.state_dim),
+        recent=like(histories, width - 1, channels),
+        count=torch.zeros(histories, dtype=torch.int64, device=mixer.conv_weight.device),
+        settled=like(histories, mixer.inner),
+        strengths=like(histories, width - 1, mixer.heads),
+        decay=like(histories, mixer.heads),
+        first=like(histories, channels),
+        first_gate=like(histories, mixer.inner),
+    )
+
+
+def step(layer: BiSSDLayer, state: LayerState, hidden: States) -> tuple[LayerState, States]:
+    """Read one more event of each history.
+
+    Args:
+        layer: in evaluation mode.
+        state: of B histories.
+        hidden: [B, D] the new events.
+
+    Returns:
+        The new state, and [B, D] what `BiSSDLayer.read_out` gives for the histories with the new event.
+    """
+    mixer = layer.mixer
+    gate, channels, dt = mixer.project(hidden)
+    window = torch.cat([state.recent, channels[:, None]], dim=1)  # [B, K, channels]
+    x, B, C = mixer.split(F.silu(_taps(window, mixer.conv_weight, mixer.conv_bias)))
+    scan = torch.exp(dt * mixer.A)[..., None, None] * state.scan + (dt[..., None] * x)[..., None] * B[:, None, None]
+    y = (scan @ C[:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x
+    mixed = mixer.gated(y, gate)
+    new = state._replace(scan=scan, recent=window[:, 1:], count=state.count + 1)
+    if layer.bidirectional and mixer.mirror_back:
+        mixed = mixed + mixer.backward_weight * mixer.gated(mixer.alone(channels, dt), gate)
+    elif layer.bidirectional:
+        new, y = _step_back(mixer, new, state, window, dt, gate)
+        mixed = mixed + mixer.backward_weight * mixer.gated(y, new.first_gate)
+    return new, layer.finish(mixer.out_proj(mixed), hidden)
+
+
+def _step_back(
+    mixer: Mamba2Mixer, new: LayerState, old: LayerState, window: Tensor, dt: Tensor, gate: Tensor
+) -> tuple[LayerState, Tensor]:
+    # the same terms as ops.prefixes.backward_of_every_prefix, for one t
+    width = window.shape[1]
+    weight, bias = mixer.conv_weight, mixer.conv_bias
+    before = old.count[:, None]  # events before this one
+    tap = weight.T[(width - 1 - old.count).clamp(min=0)]  # the first event hears the event `count` places after it
+    heard = torch.where(before == 0, bias, old.first) + tap * window[:, -1]
+    first = torch.where(before < width, heard, old.first)
+    first_x, _, first_C = mixer.split(F.silu(first))
+    strengths = torch.cat([old.strengths, (torch.exp(old.decay) * dt)[:, None]], dim=1)  # [B, K, H]
+
+    y = mixer.D[:, None] * first_x
+    settled = old.settled
+    for place in range(width):  # window[:, place] is the event width-1-place before this one; it hears itself and what follows
+        heard = _taps(window[:, place:], weight.flip(1)[:, : width - place], bias)
+        x, B, _ = mixer.split(F.silu(heard))
+        weights = strengths[:, place] * (first_C * B).sum(1, keepdim=True) * (before >= width - 1 - place)
+        term = x * weights[..., None]
+        if place == 0:
+            settled = settled + term.flatten(1)
+        else:
+            y = y + term
+    y = y + settled.view_as(y)
+    return (
+        new._replace(
+            settled=settled,
+            strengths=strengths[:, 1:],
+            decay=old.decay + dt * mixer.A,
+            first=first,
+            first_gate=torch.where(before == 0, gate, old.first_gate),
+        ),
+        y,
+    )
+
+
+def _taps(window: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return (window * weight.T).sum(1) + bias
