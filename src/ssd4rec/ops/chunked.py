@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import Chunks, Layout
+from ssd4rec.ops.segments import Chunks, Layout, by_head, sum_of_head
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 SMALLEST_BLOCK = 8
@@ -134,18 +134,6 @@ def _ends(chunks: Chunks, *, reverse: bool) -> tuple[Tensor, Tensor]:
     return (chunks.left + 1, chunks.left) if reverse else (chunks.left, chunks.left + 1)
 
 
-def _scaled(values: Tensor, factor: Tensor) -> Tensor:
-    # [..., E] * [..., H]: a head's factor is that of its P columns
-    heads = factor.shape[-1]
-    scaled: Tensor = (values.unflatten(-1, (heads, -1)) * factor[..., None]).flatten(-2)
-    return scaled
-
-
-def _by_head(values: Tensor, heads: int) -> Tensor:
-    total: Tensor = values.unflatten(-1, (heads, -1)).sum(-1)
-    return total
-
-
 class _ChunkedScan(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0913 - a scan has six inputs
@@ -163,8 +151,8 @@ class _ChunkedScan(torch.autograd.Function):
         values, steps = chunks.padded(x.flatten(1)), chunks.padded(dt)
         writes, reads = chunks.padded(B), chunks.padded(C)
         decays = _decays(steps * A, chunks, reverse=reverse)
-        u = _scaled(values, steps)
-        y = _scaled(values, D.expand(heads))
+        u = by_head(values, steps)
+        y = by_head(values, D.expand(heads))
         _read_blocks(y, u, writes, reads, decays, reverse=reverse)
         carry = _carry(u, writes, decays, chunks, reverse=reverse)
         _read_carry(y, carry, reads, decays, chunks, reverse=reverse)
@@ -184,22 +172,22 @@ class _ChunkedScan(torch.autograd.Function):
         writes, reads = chunks.padded(B), chunks.padded(C)
         dy = chunks.padded(grad.reshape(length, -1))
         decays = _decays(steps * A, chunks, reverse=reverse)
-        u = _scaled(values, steps)
+        u = by_head(values, steps)
 
         du, d_writes, d_reads = torch.zeros_like(u), torch.zeros_like(writes), torch.zeros_like(reads)
         _read_blocks_backward((du, d_writes, d_reads), dy, u, writes, reads, decays, reverse=reverse)
         d_carry = _carry_backward((du, d_writes, d_reads), dy, u, writes, reads, carry, decays, chunks, reverse=reverse)
 
         # y without its skip term is what the decays acted on.
-        dy_x = _by_head(dy * values, heads)
-        da = _by_head(dy * chunks.padded(y), heads) - D * dy_x - _by_head(u * du, heads)
+        dy_x = sum_of_head(dy * values, heads)
+        da = sum_of_head(dy * chunks.padded(y), heads) - D * dy_x - sum_of_head(u * du, heads)
         da = da.view(-1, Q, heads)
         source, _ = _ends(chunks, reverse=reverse)
-        da[:, 0 if reverse else Q - 1].index_add_(0, source, _by_head((d_carry * carry).sum(1), heads))
+        da[:, 0 if reverse else Q - 1].index_add_(0, source, sum_of_head((d_carry * carry).sum(1), heads))
         d_log_decay = (decays.summed.mT @ da).view(-1, heads)
 
-        dx = (_scaled(du, steps) + _scaled(dy, D.expand(heads)))[:length].view_as(x)
-        d_dt = (_by_head(values * du, heads) + d_log_decay * A)[:length]
+        dx = (by_head(du, steps) + by_head(dy, D.expand(heads)))[:length].view_as(x)
+        d_dt = (sum_of_head(values * du, heads) + d_log_decay * A)[:length]
         d_A = (d_log_decay * steps).sum(0)
         return dx, d_dt, d_A, d_writes[:length], d_reads[:length], dy_x.sum(0), None, None
 
@@ -211,11 +199,11 @@ def _read_blocks(y: Tensor, u: Tensor, writes: Tensor, reads: Tensor, decays: _D
         row_C, _ = _sides(reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
         _, column_u = _sides(u.view(-1, 2, block.size, u.shape[-1]), reverse=reverse)
         _, column_B = _sides(writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
-        row_y += _scaled((row_C @ column_B.mT) @ _scaled(column_u, block.column), block.row)
+        row_y += by_head((row_C @ column_B.mT) @ by_head(column_u, block.column), block.row)
     base = decays.base
     shaped_u, shaped_B, shaped_C = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads))
     weights = (shaped_C @ shaped_B.mT) * decays.inside
-    y.view(-1, base.size, y.shape[-1]).add_(_scaled(weights @ _scaled(shaped_u, base.column), base.row))
+    y.view(-1, base.size, y.shape[-1]).add_(by_head(weights @ by_head(shaped_u, base.column), base.row))
 
 
 def _read_blocks_backward(
@@ -237,18 +225,18 @@ def _read_blocks_backward(
         _, column_du = _sides(du.view(-1, 2, block.size, du.shape[-1]), reverse=reverse)
         _, column_dB = _sides(d_writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
         row_dC, _ = _sides(d_reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
-        scaled_dy = _scaled(row_dy, block.row)
-        column_du += _scaled((row_C @ column_B.mT).mT @ scaled_dy, block.column)
-        d_weights = scaled_dy @ _scaled(column_u, block.column).mT
+        scaled_dy = by_head(row_dy, block.row)
+        column_du += by_head((row_C @ column_B.mT).mT @ scaled_dy, block.column)
+        d_weights = scaled_dy @ by_head(column_u, block.column).mT
         row_dC += d_weights @ column_B
         column_dB += d_weights.mT @ row_C
     base = decays.base
     shaped_u, shaped_B, shaped_C, shaped_dy = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads, dy))
-    scaled_dy = _scaled(shaped_dy, base.row)
+    scaled_dy = by_head(shaped_dy, base.row)
     weights = (shaped_C @ shaped_B.mT) * decays.inside
-    du.view_as(shaped_u).add_(_scaled(weights.mT @ scaled_dy, base.column))
+    du.view_as(shaped_u).add_(by_head(weights.mT @ scaled_dy, base.column))
     # Above the diagonal the factors can multiply to inf: such entries are replaced, since 0 * inf is NaN.
-    d_weights = (scaled_dy @ _scaled(shaped_u, base.column).mT).masked_fill_(decays.inside.eq(0), 0.0)
+    d_weights = (scaled_dy @ by_head(shaped_u, base.column).mT).masked_fill_(decays.inside.eq(0), 0.0)
     d_reads.view_as(shaped_C).add_(d_weights @ shaped_B)
     d_writes.view_as(shaped_B).add_(d_weights.mT @ shaped_C)
 
@@ -257,10 +245,10 @@ def _carry(u: Tensor, writes: Tensor, decays: _Decays, chunks: Chunks, *, revers
     """[links, N, E]: the state that each link hands over."""
     source, _ = _ends(chunks, reverse=reverse)
     Q, before = chunks.length, 1 if reverse else -1
-    leaving = _scaled(u.view(-1, Q, u.shape[-1])[source], decays.out_of)
+    leaving = by_head(u.view(-1, Q, u.shape[-1])[source], decays.out_of)
     state = writes.view(-1, Q, writes.shape[-1])[source].mT @ leaving
     for links in chunks.relays_back if reverse else chunks.relays:
-        state[links] += _scaled(state[links + before], decays.across[links][:, None])
+        state[links] += by_head(state[links + before], decays.across[links][:, None])
     return state
 
 
@@ -269,7 +257,7 @@ def _read_carry(y: Tensor, carry: Tensor, reads: Tensor, decays: _Decays, chunks
     _, target = _ends(chunks, reverse=reverse)
     Q = chunks.length
     read = reads.view(-1, Q, reads.shape[-1])[target] @ carry
-    y.view(-1, Q, y.shape[-1]).index_add_(0, target, _scaled(read, decays.into))
+    y.view(-1, Q, y.shape[-1]).index_add_(0, target, by_head(read, decays.into))
 
 
 def _carry_backward(  # noqa: PLR0913 - the saved tensors of one backward pass
@@ -289,12 +277,12 @@ def _carry_backward(  # noqa: PLR0913 - the saved tensors of one backward pass
     shaped_dy, shaped_u, shaped_B, shaped_C = (t.view(-1, chunks.length, t.shape[-1]) for t in (dy, u, writes, reads))
     source, target = _ends(chunks, reverse=reverse)
     before = 1 if reverse else -1
-    reading = _scaled(shaped_dy[target], decays.into)
+    reading = by_head(shaped_dy[target], decays.into)
     d_carry = shaped_C[target].mT @ reading
     d_reads.index_add_(0, target, reading @ carry.mT)
     for links in reversed(chunks.relays_back if reverse else chunks.relays):
-        d_carry[links + before] += _scaled(d_carry[links], decays.across[links][:, None])
-    leaving = _scaled(shaped_u[source], decays.out_of)
-    du.index_add_(0, source, _scaled(shaped_B[source] @ d_carry, decays.out_of))
+        d_carry[links + before] += by_head(d_carry[links], decays.across[links][:, None])
+    leaving = by_head(shaped_u[source], decays.out_of)
+    du.index_add_(0, source, by_head(shaped_B[source] @ d_carry, decays.out_of))
     d_writes.index_add_(0, source, leaving @ d_carry.mT)
     return d_carry

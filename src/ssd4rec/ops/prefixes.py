@@ -11,7 +11,7 @@ C_1 and x_1 while t < K, are worked out with the taps that are inside it.
 Source: PERFORMANCE.md section 2 (derived for this project); tests hold it to running each prefix on its own.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
-from ssd4rec.ops.segments import Chunks, Layout
+from ssd4rec.ops.segments import Chunks, Layout, by_head, sum_of_head
 from ssd4rec.shapes import Channels, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -48,28 +48,10 @@ def backward_of_every_prefix(
     Returns:
         y [T, H, P].
     """
-    heads, state = A.shape[0], state_dim
-    inner = channels.shape[1] - 2 * state
-    reached = [F.silu(partial) for partial in taps(channels, weight, bias, layout, reverse=True)]
-    split = [partial.split([inner, state, state], dim=1) for partial in reached]  # entry k: the prefix ends k events later
-    delay = len(split) - 1
-
-    arrived = layout.place.clamp(max=delay)
-    first_x = torch.stack([x for x, _, _ in split])[arrived, layout.first]
-    first_C = torch.stack([C for _, _, C in split])[arrived, layout.first]
-
     log_decay = dt * A
     strength = dt * torch.exp(cumulative_sum(log_decay, layout) - log_decay)  # exp(S_{s-1}) dt_s
-
-    full_x, full_B, _ = split[-1]
-    full_C = split[-1][2][layout.first]
-    weights = strength * (full_C * full_B).sum(1, keepdim=True)
-    settled = cumulative_sum(_weighted(full_x, weights), layout)
-    y = D.repeat_interleave(inner // heads) * first_x + _delayed(settled, delay, layout)
-    for k, (x, B, _) in enumerate(split[:-1]):
-        weights = _delayed(strength, k, layout) * (first_C * _delayed(B, k, layout)).sum(1, keepdim=True)
-        y = y + _weighted(_delayed(x, k, layout), weights)
-    return y.view(-1, heads, inner // heads)
+    y: Values = _BackwardOfEveryPrefix.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
+    return y
 
 
 def last_of_scan(
@@ -120,19 +102,127 @@ def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False) -> 
     return total
 
 
-def _weighted(values: Tensor, by_head: Tensor) -> Tensor:
-    weighted: Tensor = (values.unflatten(1, (by_head.shape[1], -1)) * by_head[:, :, None]).flatten(1)
-    return weighted
+class _Reached(NamedTuple):
+    """What event s contributes to the prefix that ends k events after it."""
+
+    values: Tensor  # x [T, E]
+    writes: Tensor  # B [T, N]
+    reads: Tensor  # C_1 of that prefix [T, N], zero where the history ends before it
+    match: Tensor  # C_1 . B_s [T, 1]
 
 
-def _delayed(values: Tensor, steps: int, layout: Layout) -> Tensor:
-    # row t becomes row t - steps of the same history, zero before the history has that many
+class _BackwardOfEveryPrefix(torch.autograd.Function):
+    """The sum above, its terms k = t - s apart: k = 0 … K-2 one by one, all of k >= K-1 as a cumulative sum.
+
+    Saves its inputs only; the events' convolutions are worked out again in backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, channels: Tensor, weight: Tensor, bias: Tensor, strength: Tensor, D: Tensor, layout: Layout, state_dim: int
+    ) -> Tensor:
+        ctx.save_for_backward(channels, weight, bias, strength, D)
+        ctx.layout, ctx.state_dim = layout, state_dim
+        partial = taps(channels, weight, bias, layout, reverse=True)
+        first_x, reached = _reached(partial, layout, state_dim)
+        delay = len(partial) - 1
+        y = by_head(first_x, D.expand_as(strength))
+        settled = by_head(reached[-1].values, strength * reached[-1].match)
+        settled = _cumulative(settled, layout.chunks, reverse=False)
+        y[delay:] += settled[: len(y) - delay] * _followed(delay, layout)[: len(y) - delay, None]
+        for k, event in enumerate(reached[:-1]):
+            y[k:] += by_head(event.values, strength * event.match)[: len(y) - k]
+        return y.view(*strength.shape, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        channels, weight, bias, strength, D = ctx.saved_tensors
+        layout, state_dim = ctx.layout, ctx.state_dim
+        heads, inner = D.shape[0], channels.shape[1] - 2 * state_dim
+        partial = taps(channels, weight, bias, layout, reverse=True)
+        first_x, reached = _reached(partial, layout, state_dim)
+        delay = len(partial) - 1
+        dy = grad.reshape(-1, inner)
+        d_strength = torch.zeros_like(strength)
+        d_first = channels.new_zeros(delay + 1, layout.boundaries.shape[0] - 1, channels.shape[1])  # of SiLU(taps)
+        slot = _slot(delay, layout)
+
+        d_channels = torch.zeros_like(channels)
+        d_weight = torch.zeros_like(weight)
+        d_reached = torch.zeros_like(channels)  # of the taps k and more, summed from the last tap down
+        d_all = []
+        for k, event in enumerate(reached):
+            d_term = _ahead(dy, k)
+            if k == delay:
+                d_term = _cumulative(d_term * _followed(delay, layout)[:, None], layout.chunks, reverse=True)
+            d_weights = sum_of_head(d_term * event.values, heads)
+            d_strength += d_weights * event.match
+            d_match = (d_weights * strength).sum(1, keepdim=True)
+            d_out = torch.zeros_like(channels)
+            d_out[:, :inner] = by_head(d_term, strength * event.match)
+            d_out[:, inner : inner + state_dim] = d_match * event.reads
+            d_all.append(d_out)
+            d_reads = d_match * event.writes
+            if k == delay:  # every event is read with the C_1 of a complete convolution
+                d_first[delay].index_add_(0, layout.history, torch.nn.functional.pad(d_reads, (inner + state_dim, 0)))
+            else:
+                target = _ahead(slot, k)
+                followed = _followed(k, layout)[:, None]
+                d_first.view(-1, channels.shape[1]).index_add_(
+                    0, target, torch.nn.functional.pad(d_reads * followed, (inner + state_dim, 0))
+                )
+        d_first.view(-1, channels.shape[1])[:, :inner].index_add_(0, slot, by_head(dy, D.expand_as(strength)))
+        dD = sum_of_head(dy * first_x, heads).sum(0)
+
+        width = weight.shape[1]
+        for k in range(delay, -1, -1):
+            d_all[k][layout.boundaries[:-1]] += d_first[k]
+            d_reached += torch.ops.aten.silu_backward(d_all[k], partial[k])
+            if k == 0:
+                d_weight[:, width - 1] = (d_reached * channels).sum(0)
+                d_channels += d_reached * weight[:, width - 1]
+                continue
+            inside = d_reached[: len(channels) - k] * _followed(k, layout)[: len(channels) - k, None]
+            d_weight[:, width - 1 - k] = (inside * channels[k:]).sum(0)
+            d_channels[k:] += inside * weight[:, width - 1 - k]
+        return d_channels, d_weight, d_reached.sum(0), d_strength, dD, None, None
+
+
+def _reached(partial: list[Tensor], layout: Layout, state_dim: int) -> tuple[Tensor, list[_Reached]]:
+    """(x_1 of the prefix that ends at t [T, E], and for each k what event s contributes k events later)."""
+    delay = len(partial) - 1
+    inner = partial[0].shape[1] - 2 * state_dim
+    out = [F.silu(values) for values in partial]
+    first = torch.stack([values[layout.boundaries[:-1]] for values in out]).flatten(0, 1)
+    slot = _slot(delay, layout)
+    first_C = first[:, inner + state_dim :][slot]
+    reached = []
+    for k, values in enumerate(out):
+        x, B = values[:, :inner], values[:, inner : inner + state_dim]
+        if k == delay:
+            reads = first[delay * (layout.boundaries.shape[0] - 1) :, inner + state_dim :][layout.history]
+        else:
+            reads = _ahead(first_C, k) * _followed(k, layout)[:, None]
+        reached.append(_Reached(x, B, reads, (reads * B).sum(1, keepdim=True)))
+    return first[:, :inner][slot], reached
+
+
+def _slot(delay: int, layout: Layout) -> Tensor:
+    # row of [K * B] that holds the first event as the prefix ending at t hears it
+    return layout.place.clamp(max=delay) * (layout.boundaries.shape[0] - 1) + layout.history
+
+
+def _ahead(values: Tensor, steps: int) -> Tensor:
+    # row s becomes row s + steps; what lies past the end is zero
     if not steps:
         return values
-    length = values.shape[0]
-    inside = layout.place >= steps
-    index = (torch.arange(length, device=values.device) - steps).clamp(min=0)
-    return values[index] * inside[:, None]
+    return torch.cat([values[steps:], values.new_zeros(min(steps, len(values)), *values.shape[1:])])
+
+
+def _followed(steps: int, layout: Layout) -> Tensor:
+    # 1 where the history goes on for `steps` more events
+    return layout.last - layout.first - layout.place >= steps
 
 
 class _CumulativeSum(torch.autograd.Function):

@@ -47,6 +47,7 @@ class Layout:
     first: Positions  # where the history of each position starts
     last: Positions  # where it ends, inclusive
     place: Positions  # 0-based place in its history
+    history: Positions  # which history, 0-based
     chunks: Chunks
 
     @property
@@ -77,7 +78,7 @@ def lay_out(boundaries: Boundaries, chunk: int = CHUNK) -> Layout:
     history = torch.repeat_interleave(lengths)
     first, last = boundaries[:-1][history], boundaries[1:][history] - 1
     place = torch.arange(history.shape[0], device=history.device) - first
-    return Layout(boundaries, first, last, place, _chunks(history, chunk))
+    return Layout(boundaries, first, last, place, history, _chunks(history, chunk))
 
 
 def _chunks(history: Tensor, length: int) -> Chunks:
@@ -106,3 +107,15 @@ def _relays(waits: Tensor) -> tuple[Tensor, ...]:
     order = depth.argsort(stable=True)
     sizes: list[int] = torch.bincount(depth).tolist()
     return order.split(sizes)[1:]
+
+
+def by_head(values: Tensor, factor: Tensor) -> Tensor:
+    """[..., E] * [..., H]: a head's factor multiplies its P columns."""
+    scaled: Tensor = (values.unflatten(-1, (factor.shape[-1], -1)) * factor[..., None]).flatten(-2)
+    return scaled
+
+
+def sum_of_head(values: Tensor, heads: int) -> Tensor:
+    """[..., E] -> [..., H]: each head's P columns summed."""
+    total: Tensor = values.unflatten(-1, (heads, -1)).sum(-1)
+    return total
