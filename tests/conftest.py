@@ -1,0 +1,12 @@
+"""Runs before any test module is imported, so that the shapes in the signatures are executed."""
+
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+install_import_hook(["ssd4rec.ops", "ssd4rec.layers", "ssd4rec.backbones"], "beartype.beartype")
+torch.set_num_threads(2)
+
+# No deadline: a busy machine is not a wrong answer. Derandomized: a red test is red again.
+settings.register_profile("ssd4rec", deadline=None, derandomize=True)
+settings.load_profile("ssd4rec")
