@@ -1,11 +1,11 @@
 """Packed rows of random numbers, and the slow, obvious ways of taking them apart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class ScanInputs(NamedTuple):
@@ -56,3 +56,26 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     assert torch.isfinite(expected).all()
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+
+
+def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module in float64, every parameter random and large enough to matter; dropout, if it has any, off."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.double().parameters():
+            noise = torch.randn(parameter.shape, generator=random, dtype=parameter.dtype)
+            parameter.add_(0.3 * noise)
+    return module.eval()
+
+
+def one_by_one(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, boundaries: Tensor) -> Tensor:
+    """`read(values, boundaries)` of each history on its own, end to end."""
+    rows = [values[start:stop] for start, stop in pairwise(boundaries.tolist())]
+    return torch.cat([read(row, boundaries_of([len(row)])) for row in rows])
+
+
+def every_prefix(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, boundaries: Tensor) -> Tensor:
+    """`read(values, boundaries)` of each prefix of each history on its own, end to end."""
+    edges = pairwise(boundaries.tolist())
+    prefixes = [values[start : end + 1] for start, stop in edges for end in range(start, stop)]
+    return torch.cat([read(prefix, boundaries_of([len(prefix)])) for prefix in prefixes])
