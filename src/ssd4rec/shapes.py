@@ -25,6 +25,7 @@ Scores = Float[Tensor, "B V"]  # column j scores item number j + 1
 
 Channels = Float[Tensor, "T channels"]  # what the convolution reads: [x, B, C]
 Values = Float[Tensor, "T H P"]  # x, and y
+LastValues = Float[Tensor, "B H P"]  # y at the read-out
 StepSizes = Float[Tensor, "T H"]  # dt > 0
 LogDecays = Float[Tensor, "T H"]  # dt * A <= 0
 Rates = Float[Tensor, "H"]  # A < 0; also D, the skip weight of each head

@@ -18,7 +18,7 @@ from ssd4rec.ops.chunked import chunked_scan
 from ssd4rec.ops.convolution import convolve
 from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, States, StepSizes, Values
+from ssd4rec.shapes import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
 
 
 class Projected(NamedTuple):
@@ -131,7 +131,7 @@ class Mamba2Mixer(nn.Module):
         x, B, C = self.split(channels)
         return chunked_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
-    def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> Values:
+    def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> LastValues:
         channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
         x, B, C = self.split(channels)
         return last_of_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
 from ssd4rec.ops.segments import Chunks, Layout, by_head, sum_of_head
-from ssd4rec.shapes import Channels, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
 def backward_of_every_prefix(
@@ -64,7 +64,7 @@ def last_of_scan(
     layout: Layout,
     *,
     reverse: bool = False,
-) -> Values:
+) -> LastValues:
     """Y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
 
     y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum of the events: no state is built.
