@@ -1,0 +1,174 @@
+"""Reading at one place, and at the end of every prefix, equals running the scan as often as it takes."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from rows import ScanInputs, boundaries_of, mirrored, one_by_one, relative_error, scan_inputs
+from ssd4rec.ops.prefixes import backward_of_every_prefix, cumulative_sum, last_of_scan
+from ssd4rec.ops.scan import scan
+from ssd4rec.ops.segments import lay_out
+
+EXACT = 1e-12  # float64, relative to the largest number
+ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
+
+DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+ROWS = pytest.mark.parametrize(
+    "lengths",
+    [[1], [2], [3], [4], [15], [16], [17], [53], [1, 2, 3, 4, 15, 16, 17, 53], [53, 17, 16, 15, 4, 3, 2, 1, 1]],
+    ids=str,
+)
+lengths_of_histories = st.lists(st.integers(1, 40), min_size=1, max_size=8)
+
+
+def running_sum(values: Tensor, boundaries: Tensor, *, reverse: bool) -> Tensor:
+    values = mirrored(values, boundaries) if reverse else values
+    total = one_by_one(lambda row, _: row.cumsum(0), values, boundaries)
+    return mirrored(total, boundaries) if reverse else total
+
+
+def test_cumulative_sum_by_hand() -> None:
+    """1 2 | 3 4 5 sums to 1 3 | 3 7 12, and from the end to 3 2 | 12 9 5, in chunks of two."""
+    row, layout = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]]), lay_out(torch.tensor([0, 2, 5]), chunk=2)
+    assert cumulative_sum(row, layout).flatten().tolist() == [1, 3, 3, 7, 12]
+    assert cumulative_sum(row, layout, reverse=True).flatten().tolist() == [3, 2, 12, 9, 5]
+
+
+@DIRECTIONS
+@given(lengths=lengths_of_histories, Q=st.sampled_from([2, 8, 16, 64]))
+def test_cumulative_sum_equals_a_loop(lengths: list[int], Q: int, reverse: bool) -> None:
+    """The sums are those of each history alone, whatever the chunk."""
+    boundaries = boundaries_of(lengths)
+    row = torch.randn(sum(lengths), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = cumulative_sum(row, lay_out(boundaries, chunk=Q), reverse=reverse)
+    torch.testing.assert_close(found, running_sum(row, boundaries, reverse=reverse), rtol=EXACT, atol=EXACT)
+
+
+@DIRECTIONS
+def test_gradient_of_the_cumulative_sum(reverse: bool) -> None:
+    """The gradient is the sum from the other end."""
+    layout = lay_out(boundaries_of([2, 9]), chunk=4)
+    row = torch.randn(11, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda values: cumulative_sum(values, layout, reverse=reverse), row)
+
+
+@DIRECTIONS
+def test_a_large_neighbour_does_not_round_a_sum(reverse: bool) -> None:
+    """Beside a history of 1e8s, ones sum to 1, 2, 3, … exactly in float32: no sum is the difference of two longer ones."""
+    row = torch.cat([torch.full((20, 1), 1e8), torch.ones(20, 1), torch.full((20, 1), 1e8)])
+    found = cumulative_sum(row, lay_out(boundaries_of([20, 20, 20]), chunk=8), reverse=reverse)[20:40].flatten().tolist()
+    assert found == list(range(20, 0, -1) if reverse else range(1, 21))
+
+
+def last_by_definition(inputs: ScanInputs, boundaries: Tensor, *, reverse: bool) -> Tensor:
+    x, dt, A, B, C, D = inputs
+    if reverse:
+        x, dt, B, C = (mirrored(values, boundaries) for values in (x, dt, B, C))
+    return scan(x, dt, A, B, C, D, boundaries)[0][boundaries[1:] - 1]
+
+
+@DIRECTIONS
+@ROWS
+def test_last_of_scan_equals_the_scan(lengths: list[int], reverse: bool) -> None:
+    """The weighted sum is the scan's y where the scan ends: at the last event, backwards at the first."""
+    inputs, boundaries = scan_inputs(lengths), boundaries_of(lengths)
+    found = last_of_scan(*inputs, lay_out(boundaries, chunk=16), reverse=reverse)
+    assert relative_error(found, last_by_definition(inputs, boundaries, reverse=reverse)) < EXACT
+
+
+@DIRECTIONS
+def test_gradients_of_last_of_scan_equal_those_of_the_scan(reverse: bool) -> None:
+    """All six gradients are those of the scan's y where the scan ends."""
+    lengths = [1, 2, 3, 4, 15, 16, 17, 53]
+    inputs, boundaries = ScanInputs(*(values.requires_grad_() for values in scan_inputs(lengths))), boundaries_of(lengths)
+    found = torch.autograd.grad(
+        last_of_scan(*inputs, lay_out(boundaries, chunk=16), reverse=reverse).square().sum(), list(inputs)
+    )
+    expected = torch.autograd.grad(last_by_definition(inputs, boundaries, reverse=reverse).square().sum(), list(inputs))
+    assert max(map(relative_error, found, expected)) < EXACT
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("log_decay", [0.0, -0.001, -10.0, -1000.0])
+def test_last_of_scan_in_float32(log_decay: float, reverse: bool) -> None:
+    """In float32 it is right to rounding for every strength of decay."""
+    lengths = [1, 2, 70, 200, 3]
+    inputs = scan_inputs(lengths, dtype=torch.float32)
+    inputs = inputs._replace(dt=torch.ones_like(inputs.dt), A=torch.full_like(inputs.A, log_decay))
+    expected = last_by_definition(ScanInputs(*(values.double() for values in inputs)), boundaries_of(lengths), reverse=reverse)
+    assert relative_error(last_of_scan(*inputs, lay_out(boundaries_of(lengths)), reverse=reverse), expected) < ROUNDED
+
+
+class Mixer:
+    """Random numbers for what comes before the scan; 2 heads of width 3, state 4, so 14 channels."""
+
+    def __init__(self, total: int, conv_width: int, dtype: torch.dtype = torch.float64) -> None:
+        _, self.dt, self.A, _, _, self.D = scan_inputs([total], dtype=dtype)
+        random = torch.Generator().manual_seed(conv_width)
+        shapes = [(total, 14), (14, conv_width), (14,)]
+        self.channels, self.weight, self.bias = (torch.randn(shape, generator=random, dtype=dtype) for shape in shapes)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        return [self.channels, self.weight, self.bias, self.dt, self.A, self.D]
+
+    def one_pass(self, lengths: list[int], Q: int = 16) -> Tensor:
+        return backward_of_every_prefix(*self.parts, lay_out(boundaries_of(lengths), chunk=Q), 4)
+
+    def every_prefix(self, lengths: list[int]) -> Tensor:
+        """Each prefix mirrored, convolved, scanned, and read at its end, which is event 1."""
+        outputs = []
+        for start, stop in pairwise(boundaries_of(lengths).tolist()):
+            for end in range(start, stop):
+                mirror, dt = self.channels[start : end + 1].flip(0), self.dt[start : end + 1].flip(0)
+                padded = F.pad(mirror.T, (self.weight.shape[1] - 1, 0))[None]
+                convolved = F.silu(F.conv1d(padded, self.weight[:, None], self.bias, groups=14))[0].T
+                x, B, C = convolved.split([6, 4, 4], dim=1)
+                y, _ = scan(x.unflatten(1, (2, 3)), dt, self.A, B, C, self.D, boundaries_of([end + 1 - start]))
+                outputs.append(y[-1])
+        return torch.stack(outputs)
+
+    def double(self) -> "Mixer":
+        wide = Mixer(len(self.channels), self.weight.shape[1])
+        wide.channels, wide.weight, wide.bias, wide.dt, wide.A, wide.D = (values.double() for values in self.parts)
+        return wide
+
+
+@pytest.mark.parametrize("conv_width", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("lengths", [[1], [2], [1, 3], [4], [5], [20], [1, 2, 3, 4, 5, 20, 1]], ids=str)
+def test_backward_of_every_prefix_equals_each_prefix_alone(lengths: list[int], conv_width: int) -> None:
+    """One pass gives the y that the reversed scan of each prefix ends with."""
+    mixer = Mixer(sum(lengths), conv_width)
+    assert relative_error(mixer.one_pass(lengths), mixer.every_prefix(lengths)) < EXACT
+
+
+@pytest.mark.xfail(reason="the slice [: T - k] counts from the end when k > T", raises=RuntimeError)
+@pytest.mark.parametrize(("total", "conv_width"), [(3, 5), (4, 6), (5, 8)])
+def test_a_row_shorter_than_the_convolution(total: int, conv_width: int) -> None:
+    """A row of fewer events than the convolution is wide is read with the taps that it reaches."""
+    mixer = Mixer(total, conv_width)
+    assert relative_error(mixer.one_pass([total]), mixer.every_prefix([total])) < EXACT
+
+
+@pytest.mark.parametrize("conv_width", [1, 4])
+def test_gradients_of_backward_of_every_prefix(conv_width: int) -> None:
+    """All six gradients are those of running each prefix alone."""
+    lengths = [1, 2, 3, 4, 5, 20, 1]
+    mixer = Mixer(sum(lengths), conv_width)
+    for part in mixer.parts:
+        part.requires_grad_()
+    found = torch.autograd.grad(mixer.one_pass(lengths).square().sum(), mixer.parts)
+    expected = torch.autograd.grad(mixer.every_prefix(lengths).square().sum(), mixer.parts)
+    assert max(map(relative_error, found, expected)) < EXACT
+
+
+def test_backward_of_every_prefix_in_float32() -> None:
+    """In float32 one pass is right to rounding, over several histories in a chunk and several chunks in a history."""
+    lengths = [3, 1, 7, 40]
+    mixer = Mixer(sum(lengths), 4, dtype=torch.float32)
+    assert relative_error(mixer.one_pass(lengths, Q=16), mixer.double().every_prefix(lengths)) < ROUNDED
