@@ -145,13 +145,12 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
         delay = len(partial) - 1
         dy = grad.reshape(-1, inner)
         d_strength = torch.zeros_like(strength)
-        d_first = channels.new_zeros(delay + 1, layout.boundaries.shape[0] - 1, channels.shape[1])  # of SiLU(taps)
+        starts = layout.boundaries[:-1]
+        lengths = layout.boundaries[1:] - starts
         slot = _slot(delay, layout)
+        d_first_C = channels.new_zeros((delay + 1) * starts.shape[0], state_dim)
 
-        d_channels = torch.zeros_like(channels)
-        d_weight = torch.zeros_like(weight)
-        d_reached = torch.zeros_like(channels)  # of the taps k and more, summed from the last tap down
-        d_all = []
+        d_out = []  # of SiLU(taps), for each k
         for k, event in enumerate(reached):
             d_term = _ahead(dy, k)
             if k == delay:
@@ -159,26 +158,25 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
             d_weights = sum_of_head(d_term * event.values, heads)
             d_strength += d_weights * event.match
             d_match = (d_weights * strength).sum(1, keepdim=True)
-            d_out = torch.zeros_like(channels)
-            d_out[:, :inner] = by_head(d_term, strength * event.match)
-            d_out[:, inner : inner + state_dim] = d_match * event.reads
-            d_all.append(d_out)
-            d_reads = d_match * event.writes
-            if k == delay:  # every event is read with the C_1 of a complete convolution
-                d_first[delay].index_add_(0, layout.history, torch.nn.functional.pad(d_reads, (inner + state_dim, 0)))
-            else:
-                target = _ahead(slot, k)
-                followed = _followed(k, layout)[:, None]
-                d_first.view(-1, channels.shape[1]).index_add_(
-                    0, target, torch.nn.functional.pad(d_reads * followed, (inner + state_dim, 0))
-                )
-        d_first.view(-1, channels.shape[1])[:, :inner].index_add_(0, slot, by_head(dy, D.expand_as(strength)))
+            d_event = torch.zeros_like(channels)
+            d_event[:, :inner] = by_head(d_term, strength * event.match)
+            d_event[:, inner : inner + state_dim] = d_match * event.reads
+            # The first event's x and C, as the prefixes that end k events after it hear them (k = K-1: and all later ones).
+            heard = d_term[starts] * (lengths > k)[:, None]
+            d_event[starts, :inner] += by_head(heard, D.expand(len(heard), heads))
+            followed = _followed(k, layout)[:, None]
+            reader = delay * starts.shape[0] + layout.history if k == delay else _ahead(slot, k)
+            d_first_C.index_add_(0, reader, d_match * event.writes * (followed if k < delay else 1))
+            d_out.append(d_event)
+        for k, d_event in enumerate(d_out):
+            d_event[starts, inner + state_dim :] = d_first_C.view(delay + 1, -1, state_dim)[k]
         dD = sum_of_head(dy * first_x, heads).sum(0)
 
+        d_channels, d_weight = torch.zeros_like(channels), torch.zeros_like(weight)
+        d_reached = torch.zeros_like(channels)  # of the taps k and more, summed from the last tap down
         width = weight.shape[1]
         for k in range(delay, -1, -1):
-            d_all[k][layout.boundaries[:-1]] += d_first[k]
-            d_reached += torch.ops.aten.silu_backward(d_all[k], partial[k])
+            d_reached += torch.ops.aten.silu_backward(d_out[k], partial[k])
             if k == 0:
                 d_weight[:, width - 1] = (d_reached * channels).sum(0)
                 d_channels += d_reached * weight[:, width - 1]

@@ -1,11 +1,12 @@
 """The training step as a LightningModule: batches, masking, optimiser, validation."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
 from ssd4rec.config import TrainingConfig
@@ -68,9 +69,10 @@ class NextItemTraining(pl.LightningModule):
         current = self.trainer.current_epoch
         return EpochBatches(self.histories, self.split, self.config, current, done if epoch == current else 0)
 
-    def val_dataloader(self) -> list[PackedBatch]:
+    def val_dataloader(self) -> DataLoader[PackedBatch]:
         """The validation part, a target a history."""
-        return list(pack(self.histories, self.split.validation.prefixes(), 4 * self.config.token_budget))
+        batches = list(pack(self.histories, self.split.validation.prefixes(), 4 * self.config.token_budget))
+        return DataLoader(cast("Dataset[PackedBatch]", batches), batch_size=None)
 
     def transfer_batch_to_device(self, batch: PackedBatch, device: torch.device, dataloader_idx: int) -> PackedBatch:
         """Lightning's hook."""
