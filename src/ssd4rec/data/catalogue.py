@@ -1,0 +1,127 @@
+"""Item id <-> item number; number 0 is the mask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from ssd4rec.errors import DataError
+
+Numbers = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that can be recommended: number j (1 … V) is `ids[j - 1]`."""
+
+    ids: pl.Series
+    titles: pl.Series | None = None  # beside ids; null where an item has none
+
+    def __len__(self) -> int:
+        """V."""
+        return len(self.ids)
+
+    def numbers(self, ids: Sequence[object] | pl.Series) -> Numbers:
+        """Item numbers of ids; 0 where an id is unknown. The text "7" is not the number 7: see `parse`."""
+        if isinstance(ids, pl.Series):
+            # Few distinct ids, many rows: Python looks each id up once.
+            codes, distinct = encode(ids)
+            return self.numbers(distinct.to_list())[codes] if len(ids) else np.zeros(0, dtype=np.int64)
+        number_of = self._number_of
+        return np.fromiter((number_of.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
+
+    def parse(self, texts: Sequence[str]) -> pl.Series:
+        """Texts, e.g. of the command line, as ids of the catalogue's own type; null where a text is none of that type."""
+        return as_type(pl.Series("id", list(texts), dtype=pl.String), self.ids.dtype)
+
+    def ids_of(self, numbers: Numbers | Sequence[int]) -> pl.Series:
+        """Ids of item numbers.
+
+        Raises:
+            DataError: a number outside of 1 … V.
+        """
+        return self.ids.gather(self._places(numbers))
+
+    def titles_of(self, numbers: Numbers | Sequence[int]) -> pl.Series | None:
+        """Titles of item numbers, null where an item has none; None for a catalogue without titles.
+
+        Raises:
+            DataError: a number outside of 1 … V.
+        """
+        return None if self.titles is None else self.titles.gather(self._places(numbers))
+
+    def with_titles(self, frame: pl.DataFrame) -> "Catalogue":
+        """The same items with titles.
+
+        Args:
+            frame: columns id and title; text ids are read as the catalogue's own type. The first title of an id counts.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        missing = [name for name in ("id", "title") if name not in frame.columns]
+        if missing:
+            raise DataError(f"titles need the columns id and title, found {', '.join(frame.columns)}; see read_titles")
+        titles = frame.select(as_type(frame["id"], self.ids.dtype).alias("id"), pl.col("title").cast(pl.String))
+        titles = titles.drop_nulls("id").unique("id", keep="first")
+        joined = pl.DataFrame({"id": self.ids}).join(titles, on="id", how="left", maintain_order="left")
+        return Catalogue(self.ids, joined["title"])
+
+    def write(self, path: str | Path) -> None:
+        """Write as Parquet: columns id and title, row j is item number j + 1."""
+        titles = pl.Series("title", [None] * len(self), dtype=pl.String) if self.titles is None else self.titles.alias("title")
+        pl.DataFrame([self.ids.alias("id"), titles]).write_parquet(path)
+
+    @staticmethod
+    def read(path: str | Path) -> "Catalogue":
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: the file is missing, damaged, or no catalogue.
+        """
+        try:
+            frame = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{path} cannot be read as a catalogue: {error}") from error
+        if frame.columns != ["id", "title"]:
+            raise DataError(f"{path} is no catalogue: expected the columns id, title, found {', '.join(frame.columns)}")
+        titles = frame["title"]
+        return Catalogue(frame["id"], None if titles.null_count() == len(titles) else titles)
+
+    @cached_property
+    def _number_of(self) -> dict[object, int]:
+        return dict(zip(self.ids.to_list(), range(1, len(self) + 1), strict=True))
+
+    def _places(self, numbers: Numbers | Sequence[int]) -> pl.Series:
+        places = np.asarray(numbers, dtype=np.int64) - 1
+        outside = (places < 0) | (places >= len(self))
+        if outside.any():
+            found = int(places[outside][0]) + 1
+            raise DataError(f"no item has the number {found}; item numbers are 1 … {len(self)} (0 is the mask)")
+        return pl.Series(places)
+
+
+def encode(values: pl.Series) -> tuple[Codes, pl.Series]:
+    """Values as codes: code c stands for `distinct[c]`, numbered by first appearance.
+
+    ["b", "a", "b"] -> [0, 1, 0], ["b", "a"]
+    """
+    plain = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    arrow = cast("pa.DictionaryArray", plain.dictionary_encode(null_encoding="encode"))
+    distinct = pl.Series(values.name, arrow.dictionary, dtype=values.dtype)
+    return arrow.indices.to_numpy(zero_copy_only=True), distinct
+
+
+def as_type(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Ids in another type, null where they have no equal in it: "7" is 7, "x" and 7.5 are no integers."""
+    converted = ids.cast(dtype, strict=False)
+    if ids.dtype.is_float() and dtype.is_integer():
+        return converted.set(converted.cast(ids.dtype) != ids, None)
+    return converted

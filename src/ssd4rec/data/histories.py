@@ -1,0 +1,265 @@
+"""One time-ordered history a user: flat items and times, and where each history begins."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ssd4rec.data.catalogue import Catalogue, Codes, encode
+from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.times import FILE_ORDER, Clock
+from ssd4rec.errors import DataError
+
+FORMAT = 1
+ARRAYS = ("items", "times", "offsets")
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many of each there are."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """What the k-core did."""
+
+    k: int
+    rounds: int  # passes that removed something
+    came: Counts
+    removed: Counts
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the histories hold."""
+
+    users: int
+    items: int
+    interactions: int
+    mean_length: float  # events a user
+    longest: int  # events
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Every user's events in the order of time, end to end.
+
+    User "u2" met items 5 7 2, then user "u1" met 9:  items [5, 7, 2, 9]  offsets [0, 3, 4]  users ["u2", "u1"]
+    """
+
+    items: npt.NDArray[np.int32]  # [events] item numbers, 1 … V
+    times: Numbers  # [events] ticks of `clock`, never falling inside a history
+    offsets: Numbers  # [users + 1]; history u is items[offsets[u]:offsets[u + 1]]
+    users: pl.Series  # [users] ids as they came, by first appearance in the file
+    filtering: Filtering
+    clock: Clock
+
+    @property
+    def kept(self) -> Kept:
+        """What is here: the `data.kept` part of a report."""
+        lengths = np.diff(self.offsets)
+        users, events = len(lengths), len(self.items)
+        items = int(np.count_nonzero(np.bincount(self.items)))
+        return Kept(users, items, events, events / max(users, 1), int(lengths.max(initial=0)))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over items, times and offsets: equal for equal histories, on any machine."""
+        digest = hashlib.sha256()
+        for name, kind in zip(ARRAYS, ("<i4", "<i8", "<i8"), strict=True):
+            digest.update(np.ascontiguousarray(getattr(self, name), dtype=kind).data)
+        return digest.hexdigest()
+
+    def save(self, directory: str | Path) -> None:
+        """Write as a folder that `open` maps into memory; it appears whole or not at all.
+
+        Raises:
+            DataError: something is there already, or it cannot be written.
+        """
+        target = Path(directory)
+        if target.exists():
+            raise DataError(f"{target} is there already; name a folder that is not, or remove it")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+                whole = Path(temporary) / "whole"
+                whole.mkdir()
+                self._write(whole)
+                whole.rename(target)
+        except OSError as error:
+            raise DataError(f"cannot write histories to {target}: {error.strerror or error}") from error
+
+    @staticmethod
+    def open(directory: str | Path, *, mmap: bool = True) -> "Histories":
+        """Read what `save` wrote.
+
+        Args:
+            directory: the folder.
+            mmap: leave items and times on disk and read what is asked for.
+
+        Raises:
+            DataError: the folder is missing, damaged or of another format.
+        """
+        folder = Path(directory)
+        try:
+            about = json.loads((folder / "histories.json").read_text(encoding="utf-8"))
+            _check_format(folder, about)
+            mode: Literal["r"] | None = "r" if mmap else None
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in ARRAYS}
+            users = pl.read_parquet(folder / "users.parquet")["user"]
+            filtered = about["filtering"]
+            came, removed = Counts(**filtered["came"]), Counts(**filtered["removed"])
+            filtering = Filtering(filtered["k"], filtered["rounds"], came, removed)
+            clock = Clock(**about["clock"])
+        except DataError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{folder} cannot be read as histories ({error}); build the histories again") from error
+        return Histories(**arrays, users=users, filtering=filtering, clock=clock)
+
+    def _write(self, folder: Path) -> None:
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        pl.DataFrame({"user": self.users}).write_parquet(folder / "users.parquet")
+        about = {"format": FORMAT, "filtering": asdict(self.filtering), "clock": asdict(self.clock)}
+        (folder / "histories.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def build_histories(interactions: Interactions, min_interactions: int = 5) -> tuple[Histories, Catalogue]:
+    """Filter by the k-core, number users and items, and lay each user's events in the order of time.
+
+    Args:
+        interactions: from `read_interactions`.
+        min_interactions: k; rows of users or items with fewer rows are removed until none is left. 1 keeps all.
+
+    Returns:
+        The histories (stable order: exact time, then the order of the file) and the items that are left. Users and items
+        are numbered by their first row that is kept.
+
+    Raises:
+        DataError: nothing is left after the k-core, or k is below 1.
+    """
+    if min_interactions < 1:
+        raise DataError(f"min_interactions must be 1 or more, found {min_interactions}; 1 keeps everything")
+    table = interactions.table
+    user_codes, users = encode(table["user"])
+    item_codes, items = encode(table["item"])
+    came = Counts(len(users), len(items), len(user_codes))
+    rows, steps = k_core(user_codes, item_codes, min_interactions)
+    if not len(rows):
+        raise DataError(_nothing_left(interactions.read.source, min_interactions, came, steps))
+    user, users = _renumbered(user_codes[rows], users)
+    item, items = _renumbered(item_codes[rows], items)
+    time = table["time"].to_numpy()[rows]
+    order = time_order(user, time)
+    left = Counts(len(users), len(items), len(rows))
+    removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
+    histories = Histories(
+        items=item[order] + np.int32(1),
+        times=time[order],
+        offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(user))]),
+        users=users,
+        filtering=Filtering(min_interactions, len(steps), came, removed),
+        clock=interactions.read.clock,
+    )
+    return histories, Catalogue(items.alias("id"))
+
+
+def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
+    """The largest set of rows in which each user and each item has at least k rows; repeats count.
+
+    Args:
+        users: [rows] codes from 0.
+        items: [rows] codes from 0.
+        k: the threshold.
+
+    Returns:
+        The rows kept, ascending; and for each round what it removed.
+    """
+    rows: Numbers = np.arange(len(users), dtype=np.int64)
+    steps: list[Counts] = []
+    while len(rows):
+        of_user, of_item = np.bincount(users), np.bincount(items)
+        few_users, few_items = of_user < k, of_item < k
+        stay = ~(few_users[users] | few_items[items])
+        gone = len(rows) - int(np.count_nonzero(stay))
+        if not gone:
+            break
+        steps.append(
+            Counts(int(np.count_nonzero(few_users & (of_user > 0))), int(np.count_nonzero(few_items & (of_item > 0))), gone)
+        )
+        rows, users, items = rows[stay], users[stay], items[stay]
+    return rows, steps
+
+
+def time_order(users: Codes, times: Numbers) -> Numbers:
+    """Rows by user, then by time, ties in the order of the file."""
+    if not len(times):
+        return np.zeros(0, dtype=np.int64)
+    first, last = int(times.min()), int(times.max())
+    span = last - first + 1
+    if span * (int(users.max()) + 1) < 2**63:  # one key for both sorts twice as fast
+        return np.argsort(users.astype(np.int64) * span + (times - first), kind="stable")
+    return np.lexsort((times, users))
+
+
+def describe(interactions: Interactions, histories: Histories) -> dict[str, object]:
+    """The `data` part of a report: what was read, what was dropped and why, what was kept."""
+    read, filtering = interactions.read, histories.filtering
+    return {
+        "read": {
+            "source": read.source,
+            "rows": read.rows,
+            "users": read.users,
+            "items": read.items,
+            "columns": read.columns,
+            "time": read.time,
+            "notes": list(read.notes),
+        },
+        "dropped": {
+            **asdict(filtering.removed),
+            "rounds": filtering.rounds,
+            "why": f"users and items with fewer than {filtering.k} interactions, again and again until none is left",
+        },
+        "kept": asdict(histories.kept),
+    }
+
+
+def times_are_real(histories: Histories) -> bool:
+    """Whether the times came from the data, and are not just the order of the rows."""
+    return histories.clock.kind != FILE_ORDER
+
+
+def _renumbered(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
+    """Codes 0, 1, 2, … by first appearance among the rows that are left."""
+    new_codes, old_codes = encode(pl.Series(codes))
+    return new_codes, distinct.gather(old_codes)
+
+
+def _nothing_left(source: str, k: int, came: Counts, steps: list[Counts]) -> str:
+    shown = [
+        f"round {number} removed {step.users:,} users and {step.items:,} items with fewer than {k} ({step.interactions:,} rows)"
+        for number, step in enumerate(steps[:5], start=1)
+    ]
+    more = f"; … {len(steps)} rounds in all" if len(steps) > len(shown) else ""
+    return (
+        f"{source}: nothing is left when every user and every item must have {k} interactions: of {came.users:,} users, "
+        f"{came.items:,} items and {came.interactions:,} rows, {'; '.join(shown)}{more}; "
+        f"lower it with --set data.min_interactions={max(k - 1, 1)} or less"
+    )
+
+
+def _check_format(folder: Path, about: dict[str, Any]) -> None:
+    if about["format"] != FORMAT:
+        raise DataError(f"{folder} has format {about['format']}, expected {FORMAT}; build the histories again")

@@ -1,0 +1,248 @@
+"""Files and frames as tables of chosen columns: CSV, TSV, RecBole atomic files, Parquet, each also gzip; polars and pandas."""
+
+import codecs
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from ssd4rec.errors import DataError
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".item", ".txt", ".dat", ".data")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+SEPARATORS = ("\t", ",", ";")
+UTF8_MARK, UTF16_MARKS = codecs.BOM_UTF8, (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+GZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
+CHECKED_AT_ONCE = 1 << 24  # bytes
+LONGEST_LINE = 1 << 24  # bytes
+
+# The header as written -> for each role the place of its column.
+Choose = Callable[[Sequence[str]], Mapping[str, int]]
+Source = str | Path | pl.DataFrame | pl.LazyFrame | Any  # Any: a pandas frame; pandas is imported by those who have one
+
+
+@dataclass(frozen=True)
+class Table:
+    """The chosen columns of a file or frame, renamed to their roles."""
+
+    frame: pl.DataFrame
+    source: str  # a path, or the kind of frame
+    names: Mapping[str, str]  # for each role the column's name as written
+    where: Callable[[int], str]  # 0-based row -> "line 7" of a text file, or "row 6" of anything else
+
+
+def read_table(source: Source, choose: Choose) -> Table:
+    """Read the columns that `choose` picks.
+
+    Args:
+        source: a path, or a polars or pandas frame.
+        choose: picks columns by the header; raises DataError when it cannot.
+
+    Returns:
+        The columns. Text files give text exactly as written, anything else the types that it has.
+
+    Raises:
+        DataError: the file is missing, a folder, empty, without rows, of an unknown kind, not UTF-8, ragged,
+            cut short or otherwise damaged; the object is no frame.
+    """
+    if isinstance(source, pl.DataFrame | pl.LazyFrame):
+        return _from_frame(source.lazy(), "polars frame", choose)
+    if type(source).__module__.partition(".")[0] == "pandas":
+        return _from_pandas(source, choose)
+    if not isinstance(source, str | Path):
+        raise DataError(f"cannot read a {type(source).__name__}; expected a path, a polars frame or a pandas frame")
+    path = Path(source)
+    suffix = _suffix(path)
+    data = _read_bytes(path)
+    if suffix in PARQUET_SUFFIXES:
+        return _from_parquet(path, data, choose)
+    return _from_text(str(path), data, choose)
+
+
+def _suffix(path: Path) -> str:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file, name one inside it")
+    if not path.exists():
+        raise DataError(f"no such file: {path}")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "none")
+    if suffix not in TEXT_SUFFIXES + PARQUET_SUFFIXES:
+        known = ", ".join(TEXT_SUFFIXES + PARQUET_SUFFIXES)
+        raise DataError(f"{path}: unknown kind of file (suffix {suffix}); expected one of {known}, each also with .gz; rename it")
+    return suffix
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if data[:2] == GZIP_MAGIC:
+        data = _unzipped(path, data)
+    if not data:
+        raise DataError(f"{path} is empty; expected a header and rows of user, item and time")
+    return data
+
+
+def _unzipped(path: Path, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except EOFError as error:
+        raise DataError(f"{path}: the gzip file is cut short after {len(data):,} bytes; copy or download it again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is damaged ({error}); copy or download it again") from error
+
+
+def _from_parquet(path: Path, data: bytes, choose: Choose) -> Table:
+    if not data.startswith(PARQUET_MAGIC):
+        raise DataError(f"{path} is not a Parquet file: it begins with {data[:4]!r}, not {PARQUET_MAGIC!r}")
+    if not data.endswith(PARQUET_MAGIC):
+        raise DataError(f"{path}: the Parquet file is cut short after {len(data):,} bytes; copy or write it again")
+    try:
+        return _from_frame(pl.scan_parquet(io.BytesIO(data)), str(path), choose)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: the Parquet file is damaged ({_first_line(error)}); copy or write it again") from error
+
+
+def _from_pandas(source: Any, choose: Choose) -> Table:
+    try:
+        frame = pl.from_pandas(source)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"the pandas frame cannot be read ({_first_line(error)}); give each column one type") from error
+    return _from_frame(frame.lazy(), "pandas frame", choose)
+
+
+def _from_frame(lazy: pl.LazyFrame, source: str, choose: Choose) -> Table:
+    header = lazy.collect_schema().names()
+    names = {role: header[place] for role, place in choose(header).items()}
+    frame = lazy.select(pl.col(name).alias(role) for role, name in names.items()).collect()
+    if not frame.height:
+        raise DataError(f"{source} has no rows, only the columns {', '.join(header)}")
+    return Table(frame, source, names, lambda row: f"row {row + 1}")
+
+
+def _from_text(source: str, data: bytes, choose: Choose) -> Table:
+    check_utf8(source, data)
+    header_line, header_end = _first_full_line(source, data)
+    separator, header = _split_header(header_line)
+    chosen = choose(header)
+    if not data[header_end:].strip():
+        raise DataError(f"{source} has a header and no rows: {', '.join(header)}")
+    quoted = _quotes_are_marks(data, separator)
+    frame = _parse(source, data, header_end, header, chosen, separator=separator, quoted=quoted)
+
+    def where(row: int) -> str:
+        return f"line {_line_of_row(data, separator, row, quoted=quoted)}"
+
+    return Table(frame, source, {role: header[place] for role, place in chosen.items()}, where)
+
+
+def check_utf8(source: str, data: bytes) -> None:
+    """Raise DataError, naming line and byte, unless the bytes are UTF-8 text."""
+    if data.startswith(UTF16_MARKS):
+        raise DataError(f"{source} is UTF-16 text; expected UTF-8: save it as UTF-8")
+    if data.isascii():
+        return
+    decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
+    for start in range(0, len(data), CHECKED_AT_ONCE):
+        chunk = data[start : start + CHECKED_AT_ONCE]
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(chunk, final=start + CHECKED_AT_ONCE >= len(data))
+        except UnicodeDecodeError as error:
+            done = start - pending + error.start
+            line = data.count(b"\n", 0, done) + 1
+            raise DataError(
+                f"{source}: line {line} is not UTF-8 text (byte {data[done]:#04x} at offset {done:,}); "
+                f"save the file as UTF-8, e.g. iconv -f latin1 -t utf8"
+            ) from error
+
+
+def _first_full_line(source: str, data: bytes) -> tuple[str, int]:
+    start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        stop = len(data) if end < 0 else end + 1
+        line = data[start:stop].strip(b"\r\n")
+        if line.strip():
+            return line.decode(), stop
+        start = stop
+    raise DataError(f"{source} holds blank lines only; expected a header and rows of user, item and time")
+
+
+def _split_header(line: str) -> tuple[str, list[str]]:
+    """The separator that gives the most columns; a tab where none does."""
+    splits = {separator: next(csv.reader([line], delimiter=separator)) for separator in SEPARATORS}
+    separator = max(SEPARATORS, key=lambda each: len(splits[each]))
+    return separator, splits[separator]
+
+
+def _quotes_are_marks(data: bytes, separator: str) -> bool:
+    r"""Whether `"` encloses fields. Between tabs it may also be a letter like any other: 7\t"Great" film."""
+    if b'"' not in data or separator != "\t":
+        return True
+    return not any("\n" in field for fields in _rows(data, separator, quoted=True) for field in fields[1])
+
+
+def _parse(
+    source: str, data: bytes, start: int, header: Sequence[str], chosen: Mapping[str, int], *, separator: str, quoted: bool
+) -> pl.DataFrame:
+    names = [str(place) for place in range(len(header))]  # a header may hold one name twice
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(pa.py_buffer(data).slice(start)),
+            pa_csv.ReadOptions(column_names=names, block_size=LONGEST_LINE, use_threads=False),
+            pa_csv.ParseOptions(
+                delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted and b'"' in data
+            ),
+            pa_csv.ConvertOptions(
+                check_utf8=False,
+                column_types=dict.fromkeys(names, pa.large_string()),
+                strings_can_be_null=False,
+                include_columns=[str(place) for place in chosen.values()],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise DataError(_what_is_ragged(source, data, header, separator, quoted=quoted) or f"{source}: {error}") from error
+    frame = cast("pl.DataFrame", pl.from_arrow(table))
+    return frame.select(pl.col(str(place)).alias(role) for role, place in chosen.items())
+
+
+def _what_is_ragged(source: str, data: bytes, header: Sequence[str], separator: str, *, quoted: bool) -> str | None:
+    try:
+        for line, fields in _rows(data, separator, quoted=quoted):
+            if len(fields) != len(header):
+                return (
+                    f"{source}: line {line} has {len(fields)} fields, expected {len(header)} as in the header "
+                    f"({', '.join(header)}); correct or remove the line"
+                )
+    except csv.Error as error:
+        return f"{source}: a quoted field is not closed ({error}); quotes inside a quoted field are written twice"
+    return None
+
+
+def _line_of_row(data: bytes, separator: str, row: int, *, quoted: bool) -> int:
+    rows = iter(_rows(data, separator, quoted=quoted))
+    next(rows)  # the header
+    return next(line for place, (line, _) in enumerate(rows) if place == row)
+
+
+def _rows(data: bytes, separator: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """1-based number of the last line and the fields of each row, the header first. Slow: for messages only."""
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    for fields in reader:
+        if fields:
+            yield reader.line_num, fields
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,196 @@
+"""Which prefix predicts which item: train, validation and test."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ssd4rec.config import DataConfig
+from ssd4rec.data.histories import Histories
+from ssd4rec.data.times import FILE_ORDER, moment, show_moment
+from ssd4rec.errors import DataError
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Views into the flat histories: for row r and every t in first_target[r] … stop[r] - 1, items[start[r]:t] predict items[t].
+
+    start < first_target < stop in every row; positions are absolute.
+    """
+
+    user: Numbers  # [rows] whose history
+    start: Numbers  # [rows] the first event that is read
+    first_target: Numbers  # [rows] the first event that is asked for
+    stop: Numbers  # [rows] one past the last event that is asked for
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self.user)
+
+    @property
+    def targets(self) -> int:
+        """How many events are asked for."""
+        return int((self.stop - self.first_target).sum())
+
+    @property
+    def tokens_one_pass(self) -> int:
+        """Events read when each row is read once."""
+        return int((self.stop - 1 - self.start).sum())
+
+    @property
+    def tokens_prefix(self) -> int:
+        """Events read when each target's prefix is read by itself: the sum of t - start over all targets."""
+        shortest, longest = self.first_target - self.start, self.stop - 1 - self.start
+        return int(((shortest + longest) * (longest - shortest + 1) // 2).sum())
+
+    def prefixes(self) -> "Examples":
+        """The same targets, one a row, in the same order."""
+        asked = self.stop - self.first_target
+        row = np.repeat(np.arange(len(self)), asked)
+        before = np.cumsum(asked) - asked
+        target = np.arange(len(row)) + (self.first_target - before)[row]
+        return Examples(self.user[row], self.start[row], target, target + 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Train reads and asks for nothing that comes later; each row of validation and test asks for one event."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    protocol: str  # "leave-last-out", or "time: validation from …, test from …"
+
+
+def make_split(histories: Histories, config: DataConfig) -> Split:
+    """Split as the settings say, and read at most `max_length` events.
+
+    Raises:
+        DataError: see `leave_last_out` and `split_by_time`.
+    """
+    if config.split == "time":
+        split = split_by_time(histories, config.validation_from, config.test_from)
+    else:
+        split = leave_last_out(histories)
+    if config.max_length is None:
+        return split
+    train, validation, test = (truncate(part, config.max_length) for part in (split.train, split.validation, split.test))
+    return Split(train, validation, test, split.protocol)
+
+
+def leave_last_out(histories: Histories) -> Split:
+    """The last event of each user is the test, the one before it the validation, what is left the training.
+
+    Users with fewer than three events are trained on as far as they go: two events give one target, one event none.
+
+    Raises:
+        DataError: no user has three events, or no user has a target to train on.
+    """
+    begin, end = histories.offsets[:-1], histories.offsets[1:]
+    user = np.arange(len(begin))
+    length = end - begin
+    measured = length >= 3
+    if not measured.any():
+        longest = int(length.max(initial=0))
+        raise DataError(
+            f"no user has three events (the longest history has {longest}), so nothing can be left out for validation and test; "
+            "give longer histories"
+        )
+    known = np.where(measured, end - 2, end)  # training ends here
+    trained = known - begin >= 2
+    if not trained.any():
+        raise DataError(
+            "no user has four events, so leaving two out leaves nothing to train on; give longer histories, or split by time"
+        )
+    return Split(
+        train=_examples(user, begin, begin + 1, known, trained),
+        validation=_examples(user, begin, end - 2, end - 1, measured),
+        test=_examples(user, begin, end - 1, end, measured),
+        protocol="leave-last-out",
+    )
+
+
+def split_by_time(histories: Histories, validation_from: str | None = None, test_from: str | None = None) -> Split:
+    """Train before a moment, validate between it and a second one, test after that: nothing of the future leaks.
+
+    Each event from a moment on is predicted from everything of its user before it, so later test events read earlier ones.
+
+    Args:
+        histories: with real times.
+        validation_from: ISO date (UTC) or number in the unit of the file; None: when 80 % of the events are over.
+        test_from: likewise; None: when 90 % of the events are over.
+
+    Raises:
+        DataError: the times are only the order of the file, a moment cannot be read, the moments are not in order,
+            or a part comes out empty.
+    """
+    clock = histories.clock
+    if clock.kind == FILE_ORDER:
+        raise DataError(
+            "a split by time needs times, and the data have none (the rows' own order was taken); "
+            'give a time column, or use split = "leave-last-out"'
+        )
+    moments = [
+        moment(clock, text) if text is not None else _when_over(histories.times, share)
+        for text, share in ((validation_from, 0.8), (test_from, 0.9))
+    ]
+    shown = [show_moment(clock, each) for each in moments]
+    if moments[0] >= moments[1]:
+        raise DataError(f"validation from {shown[0]} must come before test from {shown[1]}; name both moments, in this order")
+    begin, end = histories.offsets[:-1], histories.offsets[1:]
+    user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
+    first, second = (begin + _events_before(histories, each) for each in moments)
+    parts = {
+        "train": _examples(user, begin, begin + 1, first, everyone),
+        "validation": _examples(user, begin, np.maximum(first, begin + 1), second, everyone).prefixes(),
+        "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
+    }
+    for name, part in parts.items():
+        if not len(part):
+            raise DataError(_empty_part(name, shown, histories))
+    return Split(**parts, protocol=f"time: validation from {shown[0]}, test from {shown[1]}")
+
+
+def truncate(examples: Examples, max_length: int) -> Examples:
+    """Read only the last `max_length` events of each row.
+
+    A row with one target keeps it. A row with several keeps those that follow an event which is still read, so each is
+    predicted from at most `max_length` events; take `prefixes()` first to keep every target.
+
+    Raises:
+        DataError: max_length is below 1.
+    """
+    if max_length < 1:
+        raise DataError(f"max_length must be 1 or more, found {max_length}")
+    start = np.maximum(examples.start, examples.stop - 1 - max_length)
+    return Examples(examples.user, start, np.maximum(examples.first_target, start + 1), examples.stop)
+
+
+def _examples(user: Numbers, start: Numbers, first: Numbers, stop: Numbers, chosen: npt.NDArray[np.bool_]) -> Examples:
+    """The chosen rows that ask for something."""
+    rows = chosen & (first < stop)
+    return Examples(user[rows], start[rows], first[rows], stop[rows])
+
+
+def _when_over(times: Numbers, share: float) -> int:
+    """The moment before which at most this share of the events lies."""
+    place = int(share * len(times))
+    return int(np.partition(times, place)[place])
+
+
+def _events_before(histories: Histories, moment_: int) -> Numbers:
+    """[users] events strictly before a moment."""
+    counted: Numbers = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(histories.times < moment_)])
+    return counted[histories.offsets[1:]] - counted[histories.offsets[:-1]]
+
+
+def _empty_part(name: str, shown: list[str], histories: Histories) -> str:
+    earliest, latest = (show_moment(histories.clock, int(each)) for each in (histories.times.min(), histories.times.max()))
+    lies = {
+        "train": f"no user has two events before {shown[0]}",
+        "validation": f"no event from {shown[0]} on and before {shown[1]} has an earlier one of the same user",
+        "test": f"no event from {shown[1]} on has an earlier one of the same user",
+    }[name]
+    return f"the {name} part is empty: {lies}; the times go from {earliest} to {latest}, name other moments"

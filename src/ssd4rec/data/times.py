@@ -1,0 +1,217 @@
+"""Times as exact integers: what a column of times means, and the moments that a person names."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from ssd4rec.errors import DataError
+
+FILE_ORDER = "file order"
+NUMBER = "number"
+
+# Ticks of each kind in a second. A number below 1e8 (March 1973 in seconds) is not taken for a moment.
+PER_SECOND = {
+    "seconds": 1,
+    "milliseconds": 10**3,
+    "microseconds": 10**6,
+    "nanoseconds": 10**9,
+    "date": 1,
+    "datetime": 1,
+}
+SMALLEST = {"nanoseconds": 10**17, "microseconds": 10**14, "milliseconds": 10**11, "seconds": 10**8}
+LARGEST = 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXPECTED = "whole or decimal numbers, ISO dates (2016-01-31) or ISO date-times (2016-01-31T18:05:00Z)"
+
+# 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00; without a zone: UTC
+ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|[+-]\d{2}:?\d{2})?)?$"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What the integers of a `time` column stand for.
+
+    Seconds such as 1650882384.975 are kept as 1650882384975: kind "seconds", 1,000 ticks each.
+    """
+
+    kind: str  # "seconds", "milliseconds", "microseconds", "nanoseconds", "date", "datetime", "number" or "file order"
+    ticks: int = 1  # ticks in one unit of the kind; in a second, if the kind is "date" or "datetime"
+
+    @property
+    def ticks_per_second(self) -> int | None:
+        """None when the times are no moments of a calendar."""
+        return PER_SECOND[self.kind] * self.ticks if self.kind in PER_SECOND else None
+
+
+class UnreadableTimeError(DataError):
+    """A value that is no time; `row` is its 0-based place in the column."""
+
+    def __init__(self, row: int, value: object) -> None:
+        super().__init__(f"{value!r} is not a time")
+        self.row, self.value = row, value
+
+
+def exact_times(column: pl.Series) -> tuple[pl.Series, Clock]:
+    """Times as integers that keep order and ties exactly.
+
+    Args:
+        column: integers, floats, dates, date-times, or text that holds any of them.
+
+    Returns:
+        The times as Int64 and what they stand for.
+
+    Raises:
+        UnreadableTimeError: a value is missing or not a time.
+        DataError: a column of a type that holds no times, or decimals too fine to be kept apart.
+    """
+    dtype = column.dtype
+    if column.null_count():
+        raise UnreadableTimeError(int(column.is_null().arg_max() or 0), None)
+    if dtype.is_integer():
+        return _integers(column)
+    if dtype.is_float():
+        return _floats(column.cast(pl.Float64))
+    if dtype == pl.Date:
+        return column.cast(pl.Int32).cast(pl.Int64) * 86_400, Clock("date")
+    if isinstance(dtype, pl.Datetime):
+        ticks = {"ms": 10**3, "us": 10**6, "ns": 10**9}[dtype.time_unit]
+        return column.cast(pl.Int64), Clock("datetime", ticks)
+    if dtype.is_decimal() or isinstance(dtype, pl.Categorical | pl.Enum):
+        return _texts(column.cast(pl.String))
+    if dtype == pl.String:
+        return _texts(column)
+    raise DataError(f"a column of type {dtype} holds no times; expected {EXPECTED}")
+
+
+def moment(clock: Clock, text: str) -> int:
+    """The moment that a person names, in the ticks of a clock.
+
+    Args:
+        clock: what the ticks stand for.
+        text: an ISO date or date-time (UTC where no zone is given), or a number in the unit of the file (dates: seconds).
+
+    Raises:
+        DataError: neither a date nor a number, or a date for times that are plain numbers.
+    """
+    stripped = text.strip()
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", stripped):
+        whole, _, fraction = stripped.partition(".")
+        unit: int = 10 ** len(fraction)
+        return -(-int(whole + fraction) * clock.ticks // unit)  # up: events before the moment stay before it
+    try:
+        named = datetime.fromisoformat(stripped)
+    except ValueError as error:
+        raise DataError(f"cannot read the moment {text!r}: expected an ISO date such as 2016-01-31, or a number") from error
+    if clock.ticks_per_second is None:
+        raise DataError(f"the moment {text!r} is a date, but the times of this data set are plain numbers; name a number instead")
+    since = (named if named.tzinfo else named.replace(tzinfo=UTC)) - EPOCH
+    microseconds: int = since // timedelta(microseconds=1)
+    ticks: int = -(-microseconds * clock.ticks_per_second // 10**6)
+    return ticks
+
+
+def show_moment(clock: Clock, ticks: int) -> str:
+    """Ticks as a person reads them: an ISO date-time where the kind allows it, else the number of the file."""
+    per_second = clock.ticks_per_second
+    if per_second is None:
+        return str(ticks if clock.ticks == 1 else ticks / clock.ticks)
+    try:
+        named = EPOCH + timedelta(seconds=ticks // per_second, microseconds=ticks % per_second * 10**6 // per_second)
+    except OverflowError:
+        return str(ticks)
+    return named.isoformat().replace("T00:00:00+00:00", "").replace("+00:00", "Z")
+
+
+def _integers(column: pl.Series) -> tuple[pl.Series, Clock]:
+    exact = column.cast(pl.Int64, strict=False)
+    if exact.null_count():
+        row = int(exact.is_null().arg_max() or 0)
+        raise UnreadableTimeError(row, column[row])
+    return exact, Clock(_kind_of_numbers(exact))
+
+
+def _floats(column: pl.Series) -> tuple[pl.Series, Clock]:
+    readable = column.is_finite() & (column.abs() < LARGEST)
+    if not readable.all():
+        row = int((~readable).arg_max() or 0)
+        raise UnreadableTimeError(row, column[row])
+    kind = _kind_of_numbers(column)
+    if (column == column.floor()).all():
+        return column.cast(pl.Int64), Clock(kind)
+    values, largest = column.to_numpy(), _largest(column)  # numpy: polars divides by multiplying, which rounds twice
+    scaled, ticks = np.floor(values).astype(np.int64), 1
+    for candidate in (10**3, 10**6, 10**9):
+        if largest * candidate >= LARGEST:
+            break
+        scaled, ticks = np.rint(values * candidate).astype(np.int64), candidate
+        if np.array_equal(scaled / ticks, values):
+            return pl.Series(scaled), Clock(kind, ticks)
+    # Binary fractions such as 0.1 + 0.2: not decimal, yet apart.
+    if pl.Series(scaled).n_unique() < column.n_unique():
+        raise DataError("times lie closer together than 64-bit integers can keep apart; give them in a coarser unit")
+    return pl.Series(scaled), Clock(kind, ticks)
+
+
+def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
+    stripped = column.str.strip_chars()
+    integers = stripped.cast(pl.Int64, strict=False)
+    if not integers.null_count():
+        return _integers(integers)
+    floats = stripped.cast(pl.Float64, strict=False)
+    if not floats.null_count():
+        return _floats(floats)
+    dates = _iso_dates(stripped)
+    if not dates["seconds"].null_count():
+        return _ticks_of_dates(dates)
+    # The majority tells what the column holds, and so which value is the odd one.
+    readings = (integers.is_null() & floats.is_null(), dates["seconds"].is_null())
+    unread = min(readings, key=lambda unreadable: int(unreadable.sum()))
+    row = int(unread.arg_max() or 0)
+    raise UnreadableTimeError(row, column[row])
+
+
+def _iso_dates(column: pl.Series) -> pl.DataFrame:
+    """Columns seconds (null: not a date), fraction (nanoseconds), timed (whether it had a time of day)."""
+    part = [column.str.extract(ISO, group) for group in range(1, 7)]
+    date, hour, minute, second, fraction, zone = part
+    clock_time = [text.cast(pl.Int64, strict=False).fill_null(0) for text in (hour, minute, second)]
+    offset = (
+        zone.str.slice(1, 2).cast(pl.Int64, strict=False) * 3600 + zone.str.slice(-2).cast(pl.Int64, strict=False) * 60
+    ).fill_null(0)
+    frame = pl.DataFrame(
+        {
+            "days": date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64),
+            "hour": clock_time[0],
+            "minute": clock_time[1],
+            "second": clock_time[2],
+            "fraction": fraction.str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0),
+            "offset": offset,
+            "zone": zone,
+            "timed": hour.is_not_null(),
+        }
+    )
+    sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
+    within = (pl.col("hour") < 24) & (pl.col("minute") < 60) & (pl.col("second") < 60)
+    seconds = pl.col("days") * 86_400 + pl.col("hour") * 3600 + pl.col("minute") * 60 + pl.col("second")
+    return frame.select(pl.when(within).then(seconds - sign * pl.col("offset")).alias("seconds"), "fraction", "timed")
+
+
+def _ticks_of_dates(dates: pl.DataFrame) -> tuple[pl.Series, Clock]:
+    fraction = dates["fraction"]
+    kind = "datetime" if dates["timed"].any() else "date"
+    ticks = next(each for each in (1, 10**3, 10**6, 10**9) if not (fraction % (10**9 // each)).any())
+    exact = dates["seconds"] * ticks + fraction // (10**9 // ticks)
+    return exact.cast(pl.Int64), Clock(kind, ticks)
+
+
+def _kind_of_numbers(column: pl.Series) -> str:
+    largest = _largest(column)
+    return next((kind for kind, smallest in SMALLEST.items() if largest >= smallest), NUMBER)
+
+
+def _largest(column: pl.Series) -> float:
+    ends = [column.min(), column.max()]
+    return max((abs(end) for end in ends if isinstance(end, int | float)), default=0)
