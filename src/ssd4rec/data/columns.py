@@ -22,7 +22,8 @@ USUAL: Mapping[str, tuple[frozenset[str], ...]] = {
             "parentasin artistid",
         ),
         "time": (
-            "timestamp timestamps time ts unixreviewtime unixtime unixtimestamp timems timestampms eventtime datetime createdat",
+            "timestamp timestamps time ts unixreviewtime unixtime unixtimestamp timems timestampms eventtime datetime createdat "
+            "reviewtimestamp transactiontimestamp purchasetime",
             "date day reviewdate",
         ),
         "title": (

@@ -69,7 +69,7 @@ def read_interactions(source: Source, columns: Columns = Columns()) -> Interacti
         items=items.n_unique(),
         columns={role: bare_name(name) for role, name in table.names.items()},
         clock=clock,
-        notes=_notes(table.frame, clock, times),
+        notes=_notes(table, clock, times),
     )
     return Interactions(pl.DataFrame({"user": users, "item": items, "time": times}), report)
 
@@ -128,16 +128,16 @@ def _times(table: Table) -> tuple[pl.Series, Clock]:
         raise DataError(f"{table.source}: column {name!r}: {error}") from error
 
 
-def _notes(frame: pl.DataFrame, clock: Clock, times: pl.Series) -> tuple[str, ...]:
+def _notes(table: Table, clock: Clock, times: pl.Series) -> tuple[str, ...]:
     notes = []
     if clock.kind == FILE_ORDER:
-        notes.append("no time column: the rows' own order is taken")
+        notes.append(f"no time column: the rows' own order is taken (columns {', '.join(table.header)}; --time names one)")
     if clock.kind == NUMBER:
         ends = f"{show_moment(clock, int(times.to_numpy().min()))} to {show_moment(clock, int(times.to_numpy().max()))}"
         notes.append(f"times from {ends} are taken as plain numbers, not as moments of a calendar")
     notes += [
-        f"{role} ids are decimal numbers such as {frame[role][0]!r} and are kept so; cast them if they stand for integers"
+        f"{role} ids are decimal numbers such as {table.frame[role][0]!r} and are kept so; cast them if they stand for integers"
         for role in ("user", "item")
-        if frame[role].dtype.is_float()
+        if table.frame[role].dtype.is_float()
     ]
     return tuple(notes)

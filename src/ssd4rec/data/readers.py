@@ -35,6 +35,7 @@ class Table:
 
     frame: pl.DataFrame
     source: str  # a path, or the kind of frame
+    header: Sequence[str]  # all columns' names as written
     names: Mapping[str, str]  # for each role the column's name as written
     where: Callable[[int], str]  # 0-based row -> "line 7" of a text file, or "row 6" of anything else
 
@@ -126,7 +127,7 @@ def _from_frame(lazy: pl.LazyFrame, source: str, choose: Choose) -> Table:
     frame = lazy.select(pl.col(name).alias(role) for role, name in names.items()).collect()
     if not frame.height:
         raise DataError(f"{source} has no rows, only the columns {', '.join(header)}")
-    return Table(frame, source, names, lambda row: f"row {row + 1}")
+    return Table(frame, source, header, names, lambda row: f"row {row + 1}")
 
 
 def _from_text(source: str, data: bytes, choose: Choose) -> Table:
@@ -142,7 +143,7 @@ def _from_text(source: str, data: bytes, choose: Choose) -> Table:
     def where(row: int) -> str:
         return f"line {_line_of_row(data, separator, row, quoted=quoted)}"
 
-    return Table(frame, source, {role: header[place] for role, place in chosen.items()}, where)
+    return Table(frame, source, header, {role: header[place] for role, place in chosen.items()}, where)
 
 
 def check_utf8(source: str, data: bytes) -> None:
