@@ -145,7 +145,7 @@ def build_histories(interactions: Interactions, min_interactions: int = 5) -> tu
 
     Returns:
         The histories (stable order: exact time, then the order of the file) and the items that are left. Users and items
-        are numbered by their first row that is kept.
+        are numbered by their first appearance in the file.
 
     Raises:
         DataError: nothing is left after the k-core, or k is below 1.
@@ -242,9 +242,11 @@ def times_are_real(histories: Histories) -> bool:
 
 
 def _renumbered(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
-    """Codes 0, 1, 2, … by first appearance among the rows that are left."""
-    new_codes, old_codes = encode(pl.Series(codes))
-    return new_codes, distinct.gather(old_codes)
+    """Codes without gaps for the values that are left, in the order that they had."""
+    left = np.bincount(codes, minlength=len(distinct)) > 0
+    if left.all():
+        return codes, distinct
+    return (np.cumsum(left, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(left))
 
 
 def _nothing_left(source: str, k: int, came: Counts, steps: list[Counts]) -> str:
