@@ -1,0 +1,121 @@
+"""Our model against a restatement of the authors' forward pass, written from MODEL.md section 2 alone: one history, one loop.
+
+Nothing of ssd4rec.ops is used; the weights are read by name.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rows import boundaries_of, relative_error, shaken
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import BackboneConfig, load_config
+from ssd4rec.model import NextItemModel, count_parameters
+
+HISTORIES = [[3], [7, 2], [5, 5, 1], [9, 8, 7, 6], [0, 4, 10, 0, 2, 3, 1, 1, 6, 8, 9, 2], list(range(1, 11)) * 7]  # 0: masked
+
+
+def layer_norm(vector: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    centred = vector - vector.mean()
+    return centred / (centred.square().mean() + 1e-12).sqrt() * weight + bias
+
+
+def silu(values: Tensor) -> Tensor:
+    return values / (1 + torch.exp(-values))
+
+
+def gelu(values: Tensor) -> Tensor:
+    return values * (1 + torch.erf(values / math.sqrt(2))) / 2
+
+
+def mixer(history: list[Tensor], weights: dict[str, Tensor], config: BackboneConfig) -> list[Tensor]:
+    """Section 2.8: one output for each event, read from first to last."""
+    E, N, P, K = config.expand * config.width, config.state_dim, config.head_width, config.conv_width
+    H = E // P
+    projected = [weights["in_proj.weight"] @ event for event in history]
+    gates = [z[:E] for z in projected]
+    inputs = [xBC[E : 2 * E + 2 * N] for xBC in projected]
+    steps = [dt[2 * E + 2 * N :] for dt in projected]
+    states = [torch.zeros(P, N, dtype=torch.float64) for _ in range(H)]
+    outputs = []
+    for t in range(len(history)):
+        convolved = weights["conv_bias"].clone()
+        for back in range(K):
+            if t - back >= 0:
+                convolved = convolved + weights["conv_weight"][:, K - 1 - back] * inputs[t - back]
+        x, B, C = silu(convolved).split([E, N, N])
+        y = torch.zeros(E, dtype=torch.float64)
+        for h in range(H):
+            dt = torch.log1p(torch.exp(steps[t][h] + weights["dt_bias"][h]))
+            A = -torch.exp(weights["A_log"][h])
+            x_h = x[h * P : (h + 1) * P]
+            states[h] = torch.exp(dt * A) * states[h] + dt * torch.outer(x_h, B)
+            y[h * P : (h + 1) * P] = states[h] @ C + weights["D"][h] * x_h
+        gated = y * silu(gates[t])
+        normed = gated / (gated.square().mean() + 1e-5).sqrt() * weights["norm.weight"]
+        outputs.append(weights["out_proj.weight"] @ normed)
+    return outputs
+
+
+def under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def official_scores(items: list[int], weights: dict[str, Tensor], config: BackboneConfig) -> Tensor:
+    """Sections 2.4 to 2.7 for one history, in evaluation; item 0 is no candidate (D2)."""
+    H0 = [weights["table.weight"][item] for item in items]
+    if config.norm_embedding:
+        H0 = [layer_norm(h, weights["backbone.norm.weight"], weights["backbone.norm.bias"]) for h in H0]
+    for number in range(config.layers):
+        layer = under(weights, f"backbone.layers.{number}.")
+        forward = mixer(H0, under(layer, "mixer."), config)
+        backward = mixer(H0[::-1], under(layer, "mixer."), config)  # added as it comes out: not mirrored back
+        above = []
+        for h, f, k in zip(H0, forward, backward, strict=True):
+            H1 = layer_norm(f + config.backward_weight * k + h, layer["norm.weight"], layer["norm.bias"])
+            network = under(layer, "feed_forward.")
+            inner = gelu(network["widen.weight"] @ H1 + network["widen.bias"])
+            outer = network["narrow.weight"] @ inner + network["narrow.bias"]
+            above.append(layer_norm(H1 + outer, network["norm.weight"], network["norm.bias"]))
+        H0 = above
+    return weights["table.weight"][1:] @ H0[-1]
+
+
+def official_model(layers: int, *, norm_embedding: bool) -> tuple[NextItemModel, BackboneConfig]:
+    config = BackboneConfig(
+        width=6, state_dim=3, head_width=4, layers=layers, norm_embedding=norm_embedding, bidirectional="all", backward_weight=0.7
+    )
+    torch.manual_seed(0)
+    return shaken(NextItemModel(SSD4Rec(config), catalogue_size=10)), config
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("norm_embedding", [False, True], ids=["plain", "normed"])
+def test_scores_equal_the_official_forward(layers: int, norm_embedding: bool) -> None:
+    """Packed histories of 1 to 70 events get, in float64, the scores of the authors' forward pass on each alone."""
+    model, config = official_model(layers, norm_embedding=norm_embedding)
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    items = torch.tensor([item for history in HISTORIES for item in history])
+    with torch.no_grad():
+        found = model.score(model.encode(items, boundaries_of([len(history) for history in HISTORIES])))
+    expected = torch.stack([official_scores(history, weights, config) for history in HISTORIES])
+    assert expected.std(dim=1).min() > 0.1
+    assert relative_error(found, expected) < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("preset", "catalogue_size", "parameters"),
+    [
+        ("kuairand-pure", 7_111, 3_750_336),
+        ("ml-1m", 3_416, 2_804_416),
+        ("amazon-beauty", 12_101, 4_063_200),
+        ("amazon-video-games", 10_672, 3_697_376),
+    ],
+)
+def test_size_of_the_papers_models(preset: str, catalogue_size: int, parameters: int) -> None:
+    """Each preset has exactly (items + 1) * 256 + 512 + layers * 964,576 parameters (MODEL.md section 2)."""
+    backbone = SSD4Rec(load_config(preset).backbone)
+    assert count_parameters(NextItemModel(backbone, catalogue_size)) == parameters
+    assert parameters == (catalogue_size + 1) * 256 + 512 + len(backbone.layers) * 964_576

@@ -1,0 +1,34 @@
+"""The exception tree."""
+
+import pytest
+
+from ssd4rec import errors
+from ssd4rec.errors import ArtefactError, BackendError, ConfigError, DataError, ShapeError, SSD4RecError
+
+
+@pytest.mark.parametrize(
+    ("error", "built_in"),
+    [
+        (ConfigError, ValueError),
+        (DataError, ValueError),
+        (ShapeError, ValueError),
+        (ArtefactError, RuntimeError),
+        (BackendError, RuntimeError),
+    ],
+)
+def test_every_error_is_ours_and_a_built_in(error: type[Exception], built_in: type[Exception]) -> None:
+    """Each can be caught as SSD4RecError, or as the built-in that says the same."""
+    assert issubclass(error, SSD4RecError)
+    assert issubclass(error, built_in)
+
+
+def test_the_tree_is_drawn_whole() -> None:
+    """The drawing at the top of the module names every exception, and nothing else raises on purpose."""
+    ours = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, SSD4RecError)}
+    assert ours == {"SSD4RecError", "ConfigError", "DataError", "ShapeError", "ArtefactError", "BackendError"}
+    assert all(name in (errors.__doc__ or "") for name in ours)
+
+
+def test_the_base_is_no_error_of_python() -> None:
+    """Catching SSD4RecError catches no mistake of our own."""
+    assert SSD4RecError.__bases__ == (Exception,)
