@@ -32,7 +32,7 @@ class Catalogue:
         """Item numbers of ids; 0 where an id is unknown. The text "7" is not the number 7: see `parse`."""
         if isinstance(ids, pl.Series):
             # Few distinct ids, many rows: Python looks each id up once.
-            codes, distinct = encode(ids)
+            codes, distinct = encode(plain_ids(ids))
             return self.numbers(distinct.to_list())[codes] if len(ids) else np.zeros(0, dtype=np.int64)
         number_of = self._number_of
         return np.fromiter((number_of.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
@@ -106,6 +106,11 @@ class Catalogue:
             found = int(places[outside][0]) + 1
             raise DataError(f"no item has the number {found}; item numbers are 1 … {len(self)} (0 is the mask)")
         return pl.Series(places)
+
+
+def plain_ids(ids: pl.Series) -> pl.Series:
+    """Categories as the texts that they stand for; anything else as it is."""
+    return ids.cast(pl.String) if isinstance(ids.dtype, pl.Categorical | pl.Enum) else ids
 
 
 def encode(values: pl.Series) -> tuple[Codes, pl.Series]:

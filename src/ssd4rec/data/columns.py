@@ -6,31 +6,30 @@ from dataclasses import dataclass
 
 from ssd4rec.errors import DataError
 
+ITEM_NAMES = (
+    "itemid item iid itemidx",
+    "movieid movie asin productid product videoid articleid bookid songid trackid gameid newsid businessid sku isbn",
+    "parentasin artistid",
+)
 # Usual names, without case and without "_", "-", "." and spaces. The first group of which the table has a name decides;
 # two names of one group are ambiguous.
-USUAL: Mapping[str, tuple[frozenset[str], ...]] = {
-    role: tuple(frozenset(group.split()) for group in groups)
-    for role, groups in {
-        "user": (
-            "userid user uid useridx",
-            "customerid customer reviewerid visitorid memberid accountid clientid householdid authorid",
-            "sessionid session",
-        ),
-        "item": (
-            "itemid item iid itemidx",
-            "movieid movie asin productid product videoid articleid bookid songid trackid gameid newsid businessid sku isbn",
-            "parentasin artistid",
-        ),
-        "time": (
-            "timestamp timestamps time ts unixreviewtime unixtime unixtimestamp timems timestampms eventtime datetime createdat "
-            "reviewtimestamp transactiontimestamp purchasetime",
-            "date day reviewdate",
-        ),
-        "title": (
-            "title movietitle itemtitle producttitle videotitle booktitle",
-            "name itemname productname moviename",
-        ),
-    }.items()
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "user": (
+        "userid user uid useridx",
+        "customerid customer reviewerid visitorid memberid accountid clientid householdid authorid",
+        "sessionid session",
+    ),
+    "item": ITEM_NAMES,
+    "time": (
+        "timestamp timestamps time ts unixreviewtime unixtime unixtimestamp timems timestampms eventtime datetime createdat "
+        "reviewtimestamp transactiontimestamp purchasetime",
+        "date day reviewdate",
+    ),
+    "id": (*ITEM_NAMES, "id"),
+    "title": (
+        "title movietitle itemtitle producttitle videotitle booktitle",
+        "name itemname productname moviename",
+    ),
 }
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 OPTIONAL = ("time",)
@@ -79,17 +78,12 @@ def choose_title_columns(header: Sequence[str], source: str) -> dict[str, int]:
     Raises:
         DataError: one of them is missing or ambiguous; the columns found are listed.
     """
-    chosen = {"id": _find_usual(header, "item", source), "title": _find_usual(header, "title", source)}
-    if chosen["id"] is None and "id" in [bare_name(name).lower() for name in header]:
-        chosen["id"] = [bare_name(name).lower() for name in header].index("id")
-    places = {role: place for role, place in chosen.items() if place is not None}
-    if len(places) < len(chosen):
-        missing = " and ".join(sorted(set(chosen) - set(places)))
-        raise DataError(
-            f"{source}: no column of item {missing} found among {_listed(header)}; "
-            f"name the columns item_id and title, e.g. in the first line of the file"
-        )
-    return places
+    found = {role: _find_usual(header, role, source) for role in ("id", "title")}
+    chosen = {role: place for role, place in found.items() if place is not None}
+    if len(chosen) < len(found):
+        missing = " and ".join(f"item {role}s" for role in found if role not in chosen)
+        raise DataError(f"{source}: no column of {missing} found among {_listed(header)}; call the columns item_id and title")
+    return chosen
 
 
 def bare_name(name: str) -> str:
@@ -112,7 +106,7 @@ def _find_named(header: Sequence[str], role: str, name: str, source: str) -> int
 def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
     plain = [_plain(bare_name(name)) for name in header]
     for group in USUAL[role]:
-        places = [place for place, name in enumerate(plain) if name in group]
+        places = [place for place, name in enumerate(plain) if name in group.split()]
         if len(places) > 1:
             found = " and ".join(repr(header[place]) for place in places)
             raise DataError(f"{source}: the {role} column could be {found}; {_flag(role)}")

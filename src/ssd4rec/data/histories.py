@@ -126,6 +126,8 @@ class Histories:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{folder} cannot be read as histories ({error}); build the histories again") from error
+        if not len(arrays["items"]) == len(arrays["times"]) == arrays["offsets"][-1] or len(users) + 1 != len(arrays["offsets"]):
+            raise DataError(f"{folder} cannot be read as histories: its files do not fit each other; build the histories again")
         return Histories(**arrays, users=users, filtering=filtering, clock=clock)
 
     def _write(self, folder: Path) -> None:

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from ssd4rec.data.catalogue import plain_ids
 from ssd4rec.data.columns import Columns, bare_name, choose_columns, choose_title_columns
 from ssd4rec.data.readers import Source, Table, read_table
 from ssd4rec.data.times import EXPECTED, FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
 from ssd4rec.errors import DataError
 
 __all__ = ["Columns", "Interactions", "ReadReport", "read_interactions", "read_titles"]
+
+INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
+ID_TYPES = frozenset({*INTEGERS, pl.Float32, pl.Float64, pl.String})
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def read_interactions(source: Source, columns: Columns = Columns()) -> Interacti
     for role in ("user", "item"):
         _check_ids(table, role)
     times, clock = _times(table)
-    users, items = table.frame["user"], table.frame["item"]
+    users, items = plain_ids(table.frame["user"]), plain_ids(table.frame["item"])
     report = ReadReport(
         source=table.source,
         rows=table.frame.height,
@@ -89,7 +93,7 @@ def read_titles(source: Source) -> pl.DataFrame:
     table = read_table(source, lambda header: choose_title_columns(header, _name_of(source)))
     _check_ids(table, "id")
     title = pl.col("title").cast(pl.String)
-    return table.frame.select("id", pl.when(title != "").then(title).alias("title"))
+    return table.frame.select(plain_ids(table.frame["id"]), pl.when(title != "").then(title).alias("title"))
 
 
 def _name_of(source: Source) -> str:
@@ -97,9 +101,9 @@ def _name_of(source: Source) -> str:
 
 
 def _check_ids(table: Table, role: str) -> None:
-    ids = table.frame[role]
-    if ids.dtype.is_nested() or ids.dtype in {pl.Null, pl.Object}:
-        raise DataError(f"{table.source}: column {table.names[role]!r} holds {ids.dtype} values; ids must be text or numbers")
+    ids = plain_ids(table.frame[role])
+    if ids.dtype not in ID_TYPES:
+        raise DataError(f"{table.source}: column {table.names[role]!r} holds {ids.dtype}; ids must be text or numbers, cast it")
     missing = ids.is_null()
     if ids.dtype == pl.String:
         missing = missing | (ids == "")

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from ssd4rec.data.histories import Histories
-from ssd4rec.data.split import Examples
 from torch import Tensor
 
+from ssd4rec.data.histories import Histories
+from ssd4rec.data.split import Examples
 from ssd4rec.shapes import Boundaries, Items, Targets
 
 OPEN_BATCHES = 16  # how many unfilled batches an example may still be put into

@@ -23,6 +23,7 @@ UTF8_MARK, UTF16_MARKS = codecs.BOM_UTF8, (codecs.BOM_UTF16_LE, codecs.BOM_UTF16
 GZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
 CHECKED_AT_ONCE = 1 << 24  # bytes
 LONGEST_LINE = 1 << 24  # bytes
+EXPECTED = "expected a line of column names and rows of user, item and time"
 
 # The header as written -> for each role the place of its column.
 Choose = Callable[[Sequence[str]], Mapping[str, int]]
@@ -61,56 +62,62 @@ def read_table(source: Source, choose: Choose) -> Table:
     if not isinstance(source, str | Path):
         raise DataError(f"cannot read a {type(source).__name__}; expected a path, a polars frame or a pandas frame")
     path = Path(source)
-    suffix = _suffix(path)
-    data = _read_bytes(path)
-    if suffix in PARQUET_SUFFIXES:
-        return _from_parquet(path, data, choose)
-    return _from_text(str(path), data, choose)
+    kind = _kind_of_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(PARQUET_MAGIC))
+        if (kind == "parquet" or head == PARQUET_MAGIC) and not head.startswith(GZIP_MAGIC):
+            return _from_parquet(path, path, choose)  # left on disk: only the chosen columns are read
+        data = _unzipped(path) if head.startswith(GZIP_MAGIC) else path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return _from_parquet(path, data, choose) if kind == "parquet" else _from_text(str(path), data, choose)
 
 
-def _suffix(path: Path) -> str:
+def _kind_of_file(path: Path) -> str:
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file, name one inside it")
     if not path.exists():
         raise DataError(f"no such file: {path}")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "none")
+    suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "none")
     if suffix not in TEXT_SUFFIXES + PARQUET_SUFFIXES:
         known = ", ".join(TEXT_SUFFIXES + PARQUET_SUFFIXES)
         raise DataError(f"{path}: unknown kind of file (suffix {suffix}); expected one of {known}, each also with .gz; rename it")
-    return suffix
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty; {EXPECTED}")
+    return "parquet" if suffix in PARQUET_SUFFIXES else "text"
 
 
-def _read_bytes(path: Path) -> bytes:
+def _unzipped(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if data[:2] == GZIP_MAGIC:
-        data = _unzipped(path, data)
-    if not data:
-        raise DataError(f"{path} is empty; expected a header and rows of user, item and time")
-    return data
-
-
-def _unzipped(path: Path, data: bytes) -> bytes:
-    try:
-        return gzip.decompress(data)
+        return gzip.decompress(path.read_bytes())
     except EOFError as error:
-        raise DataError(f"{path}: the gzip file is cut short after {len(data):,} bytes; copy or download it again") from error
+        size = path.stat().st_size
+        raise DataError(f"{path}: the gzip file is cut short after {size:,} bytes; copy or download it again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip file is damaged ({error}); copy or download it again") from error
 
 
-def _from_parquet(path: Path, data: bytes, choose: Choose) -> Table:
-    if not data.startswith(PARQUET_MAGIC):
-        raise DataError(f"{path} is not a Parquet file: it begins with {data[:4]!r}, not {PARQUET_MAGIC!r}")
-    if not data.endswith(PARQUET_MAGIC):
-        raise DataError(f"{path}: the Parquet file is cut short after {len(data):,} bytes; copy or write it again")
+def _from_parquet(path: Path, data: Path | bytes, choose: Choose) -> Table:
+    head, tail, size = _ends(data)
+    if head != PARQUET_MAGIC:
+        raise DataError(f"{path} is not a Parquet file: it begins with {head!r}, expected {PARQUET_MAGIC!r}")
+    if tail != PARQUET_MAGIC:
+        raise DataError(f"{path}: the Parquet file is cut short after {size:,} bytes; copy or write it again")
     try:
-        return _from_frame(pl.scan_parquet(io.BytesIO(data)), str(path), choose)
+        lazy = pl.scan_parquet(io.BytesIO(data) if isinstance(data, bytes) else data, glob=False)
+        return _from_frame(lazy, str(path), choose)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: the Parquet file is damaged ({_first_line(error)}); copy or write it again") from error
+
+
+def _ends(data: Path | bytes) -> tuple[bytes, bytes, int]:
+    """The first and the last four bytes, and how many there are."""
+    with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+        head = file.read(len(PARQUET_MAGIC))
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(size - len(PARQUET_MAGIC), 0))
+        return head, file.read(), size
 
 
 def _from_pandas(source: Any, choose: Choose) -> Table:
@@ -132,6 +139,8 @@ def _from_frame(lazy: pl.LazyFrame, source: str, choose: Choose) -> Table:
 
 def _from_text(source: str, data: bytes, choose: Choose) -> Table:
     check_utf8(source, data)
+    if not data:
+        raise DataError(f"{source} is empty; {EXPECTED}")
     header_line, header_end = _first_full_line(source, data)
     separator, header = _split_header(header_line)
     chosen = choose(header)
@@ -173,10 +182,12 @@ def _first_full_line(source: str, data: bytes) -> tuple[str, int]:
         end = data.find(b"\n", start)
         stop = len(data) if end < 0 else end + 1
         line = data[start:stop].strip(b"\r\n")
+        if b"\r" in line:
+            raise DataError(f"{source} ends its lines with a carriage return alone; save it with Unix or Windows line ends")
         if line.strip():
             return line.decode(), stop
         start = stop
-    raise DataError(f"{source} holds blank lines only; expected a header and rows of user, item and time")
+    raise DataError(f"{source} holds blank lines only; {EXPECTED}")
 
 
 def _split_header(line: str) -> tuple[str, list[str]]:
@@ -190,7 +201,10 @@ def _quotes_are_marks(data: bytes, separator: str) -> bool:
     r"""Whether `"` encloses fields. Between tabs it may also be a letter like any other: 7\t"Great" film."""
     if b'"' not in data or separator != "\t":
         return True
-    return not any("\n" in field for fields in _rows(data, separator, quoted=True) for field in fields[1])
+    try:
+        return not any("\n" in field for _, fields in _rows(data, separator, quoted=True) for field in fields)
+    except csv.Error:
+        return False
 
 
 def _parse(
@@ -200,7 +214,7 @@ def _parse(
     try:
         table = pa_csv.read_csv(
             pa.BufferReader(pa.py_buffer(data).slice(start)),
-            pa_csv.ReadOptions(column_names=names, block_size=LONGEST_LINE, use_threads=False),
+            pa_csv.ReadOptions(column_names=names, block_size=LONGEST_LINE),
             pa_csv.ParseOptions(
                 delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted and b'"' in data
             ),
@@ -221,9 +235,11 @@ def _what_is_ragged(source: str, data: bytes, header: Sequence[str], separator: 
     try:
         for line, fields in _rows(data, separator, quoted=quoted):
             if len(fields) != len(header):
+                found = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
+                broken = any("\n" in field for field in fields)
                 return (
-                    f"{source}: line {line} has {len(fields)} fields, expected {len(header)} as in the header "
-                    f"({', '.join(header)}); correct or remove the line"
+                    f"{source}: line {line} has {found}, expected {len(header)} as in the header ({', '.join(header)}); "
+                    f"{'close the quote that is opened there' if broken else 'correct or remove the line'}"
                 )
     except csv.Error as error:
         return f"{source}: a quoted field is not closed ({error}); quotes inside a quoted field are written twice"
@@ -237,12 +253,14 @@ def _line_of_row(data: bytes, separator: str, row: int, *, quoted: bool) -> int:
 
 
 def _rows(data: bytes, separator: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """1-based number of the last line and the fields of each row, the header first. Slow: for messages only."""
+    """1-based number of the first line and the fields of each row, the header first. Slow: for messages only."""
     text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
     reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    line = 1
     for fields in reader:
         if fields:
-            yield reader.line_num, fields
+            yield line, fields
+        line = reader.line_num + 1
 
 
 def _first_line(error: Exception) -> str:

@@ -202,7 +202,7 @@ def _iso_dates(column: pl.Series) -> pl.DataFrame:
 def _ticks_of_dates(dates: pl.DataFrame) -> tuple[pl.Series, Clock]:
     fraction = dates["fraction"]
     kind = "datetime" if dates["timed"].any() else "date"
-    ticks = next(each for each in (1, 10**3, 10**6, 10**9) if not (fraction % (10**9 // each)).any())
+    ticks = next(each for each in (1, 10**3, 10**6, 10**9) if (fraction % (10**9 // each) == 0).all())
     exact = dates["seconds"] * ticks + fraction // (10**9 // ticks)
     return exact.cast(pl.Int64), Clock(kind, ticks)
 

@@ -23,7 +23,7 @@ class LayerState(NamedTuple):
 
     scan: Tensor  # [B, H, P, N]
     recent: Tensor  # [B, K-1, E + 2N]: inputs of the convolution of the last K-1 events, the newest last
-    count: Tensor  # [B]: events read
+    events: Tensor  # [B]: events read
     # the rest serves the backward direction
     settled: Tensor  # [B, E]: sum over the events whose reversed convolution is complete
     strengths: Tensor  # [B, K-1, H]: exp(S_{s-1}) dt_s of the last K-1 events
@@ -40,7 +40,7 @@ def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
     return LayerState(
         scan=like(histories, mixer.heads, mixer.inner // mixer.heads, mixer.state_dim),
         recent=like(histories, width - 1, channels),
-        count=torch.zeros(histories, dtype=torch.int64, device=mixer.conv_weight.device),
+        events=torch.zeros(histories, dtype=torch.int64, device=mixer.conv_weight.device),
         settled=like(histories, mixer.inner),
         strengths=like(histories, width - 1, mixer.heads),
         decay=like(histories, mixer.heads),
@@ -67,7 +67,7 @@ def step(layer: BiSSDLayer, state: LayerState, hidden: States) -> tuple[LayerSta
     scan = torch.exp(dt * mixer.A)[..., None, None] * state.scan + (dt[..., None] * x)[..., None] * B[:, None, None]
     y = (scan @ C[:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x
     mixed = mixer.gated(y, gate)
-    new = state._replace(scan=scan, recent=window[:, 1:], count=state.count + 1)
+    new = state._replace(scan=scan, recent=window[:, 1:], events=state.events + 1)
     if layer.bidirectional and mixer.mirror_back:
         mixed = mixed + mixer.backward_weight * mixer.gated(mixer.alone(channels, dt), gate)
     elif layer.bidirectional:
@@ -82,8 +82,8 @@ def _step_back(
     # the same terms as ops.prefixes.backward_of_every_prefix, for one t
     width = window.shape[1]
     weight, bias = mixer.conv_weight, mixer.conv_bias
-    before = old.count[:, None]  # events before this one
-    tap = weight.T[(width - 1 - old.count).clamp(min=0)]  # the first event hears the event `count` places after it
+    before = old.events[:, None]  # events before this one
+    tap = weight.T[(width - 1 - old.events).clamp(min=0)]  # the first event hears the event `events` places after it
     heard = torch.where(before == 0, bias, old.first) + tap * window[:, -1]
     first = torch.where(before < width, heard, old.first)
     first_x, _, first_C = mixer.split(F.silu(first))

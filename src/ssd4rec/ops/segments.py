@@ -106,7 +106,8 @@ def _relays(waits: Tensor) -> tuple[Tensor, ...]:
     depth[1:] -= torch.where(waits, 0, link[1:]).cummax(0).values
     order = depth.argsort(stable=True)
     sizes: list[int] = torch.bincount(depth).tolist()
-    return order.split(sizes)[1:]
+    relays: tuple[Tensor, ...] = order.split(sizes)[1:]
+    return relays
 
 
 def by_head(values: Tensor, factor: Tensor) -> Tensor:

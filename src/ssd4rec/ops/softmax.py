@@ -30,7 +30,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
     Returns:
         The loss, a scalar; differentiable in states and table. Memory O(block + V D).
     """
-    loss: Tensor = _LinearCrossEntropy.apply(states, table, targets)
+    loss: Tensor = _LinearCrossEntropy.apply(states, table, targets)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
 

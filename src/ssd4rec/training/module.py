@@ -13,8 +13,7 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import PackedBatch, lay_end_to_end, pack
 from ssd4rec.data.split import Split
-from ssd4rec.evaluation.metrics import ndcg
-from ssd4rec.evaluation.ranks import rank_targets
+from ssd4rec.evaluation.ranks import ranks_of_states
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.objective import next_item_loss, plan_pass
 
@@ -91,8 +90,8 @@ class NextItemTraining(pl.LightningModule):
         """Rank the targets of one batch."""
         del batch_idx
         states = self.model.encode(batch.items, batch.boundaries)
-        ranks = rank_targets(self.model.score(states), batch.targets[batch.boundaries[1:] - 1])
-        self.watched.update(ndcg(ranks, 10))
+        ranks = ranks_of_states(states, self.model.item_vectors, batch.targets[batch.boundaries[1:] - 1])
+        self.watched.update(torch.where(ranks <= 10, 1 / torch.log2(ranks + 1.0), 0.0))  # evaluation.metrics.ndcg, on the device
 
     def on_validation_epoch_end(self) -> None:
         """Publish the epoch's figures for early stopping, the best weights and the course."""

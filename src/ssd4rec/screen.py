@@ -1,0 +1,87 @@
+"""What a person sees: tables of data, figures and recommendations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def show_data(console: Console, data: Mapping[str, Any]) -> None:
+    """What was read, what was dropped and why, what is left; `data` is that part of a report."""
+    table = Table(title=f"Data: {data['read']['source']}")
+    for name in ("", "users", "items", "interactions", "mean length", "longest"):
+        table.add_column(name, justify="left" if not name else "right")
+    read, dropped, kept = data["read"], data["dropped"], data["kept"]
+    table.add_row("read", f"{read['users']:,}", f"{read['items']:,}", f"{read['rows']:,}", "", "")
+    table.add_row("dropped", f"{dropped['users']:,}", f"{dropped['items']:,}", f"{dropped['interactions']:,}", "", "")
+    table.add_row(
+        "kept",
+        f"{kept['users']:,}",
+        f"{kept['items']:,}",
+        f"{kept['interactions']:,}",
+        f"{kept['mean_length']:.1f}",
+        f"{kept['longest']:,}",
+    )
+    console.print(table)
+    if dropped["interactions"]:
+        console.print(f"dropped: {dropped['why']}")
+    for note in read["notes"]:
+        console.print(f"note: {note}")
+
+
+def show_figures(console: Console, report: Mapping[str, Any]) -> None:
+    """The test figures of the model beside popularity, their protocol, and where the model lies."""
+    popularity = report.get("popularity", {}).get("test", {})
+    table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")
+    for name in ("metric", "SSD4Rec", "popularity", "ratio"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, value in report["test"].items():
+        other = popularity.get(name)
+        ratio = f"{value / other:.1f}x" if other else ""
+        table.add_row(name, f"{value:.4f}", "" if other is None else f"{other:.4f}", ratio)
+    console.print(table)
+    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in report["protocol"].items()))
+    for title, groups in report.get("test_groups", {}).items():
+        _show_groups(console, title, groups)
+
+
+def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title={"by_length": "By length of the history", "by_popularity": "By popularity of the target"}[title])
+    for name in ("group", "targets", "hr", "ndcg"):
+        table.add_column(name, justify="left" if name == "group" else "right")
+    for group in groups:
+        table.add_row(group["name"], f"{group['targets']:,}", f"{group['hit_rate']:.4f}", f"{group['ndcg']:.4f}")
+    console.print(table)
+
+
+def show_recommendations(
+    console: Console, rows: Sequence[Mapping[str, Any]], history: Sequence[str] = (), title: str = ""
+) -> None:
+    """Recommendations; beside them the end of the history that they follow, the newest last."""
+    table = Table(title=title or None)
+    if history:
+        table.add_column("the history ends with")
+    for name in ("rank", "item", "title", "score"):
+        table.add_column(name, justify="right" if name in ("rank", "score") else "left")
+    for place in range(max(len(rows), len(history))):
+        cells = [history[place] if place < len(history) else ""] if history else []
+        if place < len(rows):
+            row = rows[place]
+            cells += [str(row["rank"]), str(row["item"]), row["title"] or "", f"{row['score']:.2f}"]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar for work that takes longer than two seconds; silent where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

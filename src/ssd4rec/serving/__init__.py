@@ -1,0 +1,1 @@
+"""From a finished model to recommendations."""
