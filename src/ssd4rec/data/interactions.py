@@ -13,7 +13,7 @@ from ssd4rec.errors import DataError
 __all__ = ["Columns", "Interactions", "ReadReport", "read_interactions", "read_titles"]
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
-ID_TYPES = frozenset({*INTEGERS, pl.Float32, pl.Float64, pl.String})
+ID_TYPES = frozenset({*INTEGERS, pl.Float32, pl.Float64, pl.String, pl.Null})  # Null: all are missing
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,10 @@ def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
         return _integers(integers)
     floats = stripped.cast(pl.Float64, strict=False)
     if not floats.null_count():
-        return _floats(floats)
+        try:
+            return _floats(floats)
+        except UnreadableTimeError as error:
+            raise UnreadableTimeError(error.row, column[error.row]) from error
     dates = _iso_dates(stripped)
     if not dates["seconds"].null_count():
         return _ticks_of_dates(dates)
