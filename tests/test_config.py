@@ -165,7 +165,7 @@ def test_overrides_may_depend_on_each_other() -> None:
     [
         ("[backbone]\nwidht = 3", r"settings: unknown setting 'backbone\.widht'; did you mean 'backbone\.width'\?"),
         ("[training]\nmax_epoch = 3", r"unknown setting 'training\.max_epoch'; did you mean 'training\.max_epochs'\?"),
-        ("[zzz]\nq = 3", r"unknown setting 'zzz'; known settings: data\.user, .*evaluation\.token_budget"),
+        ("[zzz]\nq = 3", r"unknown setting 'zzz'; known settings: data"),
         ("[backbone]\nwidth = 0", r"backbone\.width = 0: Input should be greater than or equal to 1"),
         ('[backbone]\nwidth = "wide"', r"backbone\.width = 'wide': Input should be a valid integer"),
         ("[backbone]\ndropout = 1.0", r"backbone\.dropout = 1\.0: Input should be less than 1"),
