@@ -60,7 +60,7 @@ def read_table(source: Source, choose: Choose) -> Table:
     if type(source).__module__.partition(".")[0] == "pandas":
         return _from_pandas(source, choose)
     if not isinstance(source, str | Path):
-        raise DataError(f"cannot read a {type(source).__name__}; expected a path, a polars frame or a pandas frame")
+        raise DataError(f"cannot read a value of type {type(source).__name__}; expected a path, a polars frame or a pandas frame")
     path = Path(source)
     kind = _kind_of_file(path)
     try:

@@ -1,0 +1,217 @@
+"""Every kind of file gives the same rows; every bad file gives one clear sentence."""
+
+import gzip
+import io
+
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd4rec.data.readers import check_utf8, read_table
+from ssd4rec.errors import DataError
+
+HEADER = b"user_id,item_id,timestamp\n"
+ROWS = [("u1", "007", "5"), ("u2", "7", "6"), ("u1", " 7", "5")]
+
+
+def choose(header):
+    return {"user": header.index("user_id"), "item": header.index("item_id"), "time": header.index("timestamp")}
+
+
+def rows_of(path):
+    table = read_table(path, choose)
+    return table.frame.select("user", "item", "time").rows()
+
+
+def written(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def text(separator=",", end="\n", rows=ROWS):
+    lines = [["user_id", "item_id", "timestamp"], *rows]
+    return "".join(separator.join(line) + end for line in lines).encode()
+
+
+def parquet(frame=None):
+    buffer = io.BytesIO()
+    (frame if frame is not None else pl.DataFrame(ROWS, schema=["user_id", "item_id", "timestamp"], orient="row")).write_parquet(
+        buffer
+    )
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("log.csv", text()),
+        ("log.CSV", text()),
+        ("log.tsv", text("\t")),
+        ("log.inter", text("\t")),
+        ("log.txt", text(";")),
+        ("log.csv", text("\t")),
+        ("windows.csv", text(end="\r\n")),
+        ("mark.csv", b"\xef\xbb\xbf" + text()),
+        ("no-last-line-end.csv", text()[:-1]),
+        ("trailing-blank.csv", text() + b"\n\r\n\n"),
+        ("blank-between.csv", b"\n" + text().replace(b"\n", b"\r\n\r\n")),
+        ("log.csv.gz", gzip.compress(text())),
+        ("log.inter.gz", gzip.compress(text("\t"))),
+        ("gzip-without-saying.csv", gzip.compress(text())),
+        ("two-members.csv.gz", gzip.compress(text()[:20]) + gzip.compress(text()[20:])),
+        ("named-gz-but-plain.csv.gz", text()),
+        ("quoted.csv", text(rows=[(f'"{user}"', item, f'"{time}"') for user, item, time in ROWS])),
+        ("log.parquet", parquet()),
+        ("log[1].pq", parquet()),
+        ("log.parquet.gz", gzip.compress(parquet())),
+        ("parquet-without-saying.csv", parquet()),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path, name, data):
+    """Ids stay exactly as written: "007", "7" and " 7" are three."""
+    assert rows_of(written(tmp_path, name, data)) == ROWS
+
+
+def test_frames_give_the_same_rows():
+    frame = pl.DataFrame(ROWS, schema=["user_id", "item_id", "timestamp"], orient="row")
+    assert rows_of(frame) == ROWS
+    assert rows_of(frame.lazy()) == ROWS
+    assert rows_of(pd.DataFrame(ROWS, columns=["user_id", "item_id", "timestamp"])) == ROWS
+
+
+def test_columns_may_lie_in_any_order(tmp_path):
+    path = written(tmp_path, "log.csv", b",timestamp,rating,item_id,user_id\n0,5,1,007,u1\n")
+    assert rows_of(path) == [("u1", "007", "5")]
+
+
+def test_quoted_fields_hold_separators_quotes_and_line_ends(tmp_path):
+    path = written(tmp_path, "log.csv", HEADER + b'"a,b","say ""x""",5\n"two\nlines",x,6\n')
+    assert rows_of(path) == [("a,b", 'say "x"', "5"), ("two\nlines", "x", "6")]
+
+
+def test_a_quote_inside_a_field_is_a_letter(tmp_path):
+    assert rows_of(written(tmp_path, "log.csv", HEADER + b'u,7" single,5\n')) == [("u", '7" single', "5")]
+
+
+def test_tab_separated_files_may_use_quotes_as_letters(tmp_path):
+    """Only where quotes would swallow a line end; "enclosed" fields are unwrapped."""
+    head = HEADER.replace(b",", b"\t")
+    assert rows_of(written(tmp_path, "a.tsv", head + b'u\t"7\t5\nv\t"8\t6\n')) == [("u", '"7', "5"), ("v", '"8', "6")]
+    assert rows_of(written(tmp_path, "b.tsv", head + b'u\t"7\t8"\t5\n')) == [("u", "7\t8", "5")]
+    assert rows_of(written(tmp_path, "c.tsv", head + b'u\t"' + b"7" * 200_000 + b"\t5\n"))[0][0] == "u"
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters='\r\n\t,;"\ufeff\x00'), min_size=1)
+
+
+@given(st.lists(st.tuples(names, names, names), min_size=1, max_size=20), st.sampled_from([",", "\t", ";"]))
+def test_any_text_is_read_as_written(tmp_path_factory, rows, separator):
+    path = tmp_path_factory.mktemp("any") / "log.csv"
+    path.write_bytes(text(separator, rows=rows))
+    assert rows_of(path) == rows
+
+
+def test_rows_are_named_by_line_in_text_and_by_row_elsewhere(tmp_path):
+    """Blank lines and quoted line ends count as lines."""
+    table = read_table(written(tmp_path, "log.csv", b"\n" + HEADER + b'\n"a\nb",2,3\n4,5,6\n'), choose)
+    assert [table.where(0), table.where(1)] == ["line 4", "line 6"]
+    assert read_table(pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [3]}), choose).where(0) == "row 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.csv", b"", r"empty.csv is empty; expected a line of column names and rows"),
+        ("empty.parquet", b"", r"empty.parquet is empty; expected"),
+        ("empty.csv.gz", gzip.compress(b""), r"empty.csv.gz is empty; expected"),
+        ("blank.csv", b"\n\r\n", r"blank.csv holds blank lines only; expected"),
+        ("header.csv", HEADER, r"header.csv has a header and no rows: user_id, item_id, timestamp"),
+        ("header.csv", HEADER + b"\r\n\n", r"has a header and no rows"),
+        ("rows.parquet", parquet(pl.DataFrame({"user_id": [], "item_id": [], "timestamp": []})), r"has no rows, only the columns"),
+        ("few.csv", HEADER + b"1,2,3\n1,2\n", r"few.csv: line 3 has 2 fields, expected 3 as in the header \(user_id, item_id"),
+        ("many.csv", HEADER + b"1,2,3\n\n1,2,3,4\n", r"many.csv: line 4 has 4 fields, expected 3 .*correct or remove the line"),
+        ("one.tsv", HEADER.replace(b",", b"\t") + b"1\r\n", r"line 2 has 1 field, expected 3"),
+        ("quote.csv", HEADER + b'1,"2,3\n1,2,3\n', r"line 2 has 2 fields, .*close the quote that is opened there"),
+        ("long.csv", HEADER + b'1,"' + b"2" * 200_000, r"a quoted field is not closed"),
+        ("latin.csv", HEADER + b"1,caf\xe9,3\n", r"latin.csv: line 2 is not UTF-8 text \(byte 0xe9 at offset 31\); save"),
+        ("other.csv", b"user_id,item_id,timestamp,title\n1,2,3,\xff\n", r"line 2 is not UTF-8 text"),
+        ("utf16.csv", HEADER.decode().encode("utf-16"), r"utf16.csv is UTF-16 text; expected UTF-8"),
+        ("mac.csv", b"user_id,item_id\r1,2\r", r"ends its lines with a carriage return alone"),
+        ("cut.csv.gz", gzip.compress(text() * 99)[:-9], r"cut.csv.gz: the gzip file is cut short after \d+ bytes"),
+        ("bad.csv.gz", gzip.compress(text())[:12] + b"\0" * 40, r"bad.csv.gz: the gzip file is damaged \(.*copy or download"),
+        ("cut.parquet", parquet()[:-30], r"cut.parquet: the Parquet file is cut short after [\d,]+ bytes"),
+        ("cut.parquet.gz", gzip.compress(parquet()[:-30]), r"the Parquet file is cut short"),
+        ("bad.parquet", b"PAR1" + b"\0" * 99 + b"PAR1", r"bad.parquet: the Parquet file is damaged \(.*copy or write it again"),
+        ("text.parquet", HEADER, r"text.parquet is not a Parquet file: it begins with b'user', expected b'PAR1'"),
+        ("log.xlsx", b"PK", r"log.xlsx: unknown kind of file \(suffix .xlsx\); expected one of .csv, .tsv, .inter"),
+        ("log.gz", gzip.compress(text()), r"unknown kind of file \(suffix none\)"),
+    ],
+)
+def test_bad_files_are_named_with_what_to_do(tmp_path, name, data, message):
+    path = written(tmp_path, name, data)
+    with pytest.raises(DataError, match=message) as raised:
+        read_table(path, choose)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_parquet_file_damaged_in_its_middle(tmp_path):
+    frame = pl.DataFrame({name: [str(number) for number in range(5000)] for name in ("user_id", "item_id", "timestamp")})
+    data = parquet(frame)
+    path = written(tmp_path, "mid.parquet", data[:20] + b"\xff" * 400 + data[420:])
+    with pytest.raises(DataError, match=r"mid.parquet: the Parquet file is damaged"):
+        read_table(path, choose)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(DataError, match=r"no such file: .*nothing.csv"):
+        read_table(tmp_path / "nothing.csv", choose)
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(DataError, match=r"is a folder; expected a file"):
+        read_table(str(tmp_path), choose)
+
+
+def test_a_file_that_the_system_refuses(tmp_path, monkeypatch):
+    """As when its permissions forbid it."""
+    path = written(tmp_path, "log.csv", text())
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(DataError, match=r"log.csv cannot be read: Permission denied"):
+        read_table(path, choose)
+
+
+def test_what_is_neither_path_nor_frame():
+    with pytest.raises(DataError, match=r"cannot read a value of type list; expected a path, a polars frame or a pandas frame"):
+        read_table([1, 2], choose)
+
+
+def test_a_pandas_column_of_several_types():
+    with pytest.raises(DataError, match=r"the pandas frame cannot be read .*give each column one type"):
+        read_table(pd.DataFrame({"user_id": ["a", 3], "item_id": [1, 2], "timestamp": [1, 2]}), choose)
+
+
+@given(st.text(max_size=40), st.integers(0, 200))
+def test_broken_utf8_is_found_at_its_byte(good, cut):
+    """Also across the pieces in which a large file is checked."""
+    lead = (good + "\n").encode()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="is not UTF-8") as raised:
+        patch.setattr("ssd4rec.data.readers.CHECKED_AT_ONCE", 1 + cut % 7)
+        check_utf8("log.csv", lead + b"\xff and more")
+    assert f"line {lead.count(10) + 1} " in str(raised.value)
+    assert f"offset {len(lead)})" in str(raised.value)
+
+
+@given(st.text(max_size=60), st.integers(1, 7))
+def test_whole_utf8_passes_in_pieces(good, piece):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssd4rec.data.readers.CHECKED_AT_ONCE", piece)
+        if not good.encode().startswith((b"\xff\xfe", b"\xfe\xff")):
+            check_utf8("log.csv", good.encode())

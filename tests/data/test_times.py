@@ -1,0 +1,202 @@
+"""Times stay exact: order, ties and the moments that a person names."""
+
+import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd4rec.data.times import Clock, UnreadableTimeError, exact_times, moment, show_moment
+from ssd4rec.errors import DataError
+
+
+def read(values, dtype=None):
+    times, clock = exact_times(pl.Series("time", values, dtype=dtype))
+    assert times.dtype == pl.Int64
+    return times.to_list(), clock
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (978_300_760, "seconds"),
+        (1_650_882_384_975, "milliseconds"),
+        (1_650_882_384_975_123, "microseconds"),
+        (1_650_882_384_975_123_457, "nanoseconds"),
+        (20_220_408, "number"),
+        (2_277, "number"),
+        (-978_300_760, "seconds"),
+    ],
+)
+def test_integers_are_kept_as_they_came(number, kind):
+    """The largest number tells the unit; neighbours stay apart even beyond what a float can tell."""
+    assert read([number, number + 1, number]) == ([number, number + 1, number], Clock(kind))
+
+
+def test_text_integers_are_exact():
+    """2^53 + 1 is no float."""
+    assert read(["1650882384975123457", "1650882384975123458"]) == (
+        [1650882384975123457, 1650882384975123458],
+        Clock("nanoseconds"),
+    )
+
+
+@pytest.mark.parametrize("values", [[978300760.0, 978300761.0], ["978300760.0", "978300761"], [" 978300760 ", "9.78300761e8"]])
+def test_whole_floats_are_integers(values):
+    """RecBole writes 978300760.0."""
+    assert read(values) == ([978300760, 978300761], Clock("seconds"))
+
+
+def test_decimal_seconds_become_ticks():
+    """Three decimals are milliseconds, exactly: 1650882384.975 is no binary fraction."""
+    assert read(["1650882384.975", "1650882384.976", "1650882385"]) == (
+        [1650882384975, 1650882384976, 1650882385000],
+        Clock("seconds", 1000),
+    )
+    assert read([1650882384.000001, 1650882384.5]) == ([1650882384000001, 1650882384500000], Clock("seconds", 10**6))
+
+
+def test_small_decimals_are_numbers():
+    """Half steps of a counter."""
+    assert read([0.5, 1.5, 2.0]) == ([500, 1500, 2000], Clock("number", 1000))
+
+
+@given(st.lists(st.floats(1.5e9, 1.7e9), min_size=1, max_size=30))
+def test_floats_keep_order_and_ties(values):
+    """Whatever the decimals: earlier stays earlier, equal stays equal."""
+    ticks, _ = read(values, pl.Float64)
+    assert np.array_equal(np.sign(np.subtract.outer(values, values)), np.sign(np.subtract.outer(ticks, ticks)))
+
+
+def test_dates_are_seconds():
+    """2016-01-31 is day 16,831 since 1970."""
+    expected = [16_831 * 86_400, 16_832 * 86_400]
+    assert read(["2016-01-31", "2016-02-01"]) == (expected, Clock("date"))
+    assert read([datetime.date(2016, 1, 31), datetime.date(2016, 2, 1)]) == (expected, Clock("date"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2016-01-31", 0),
+        ("2016-01-31T18:05", 18 * 3600 + 5 * 60),
+        ("2016-01-31 18:05:07", 18 * 3600 + 5 * 60 + 7),
+        ("2016-01-31T18:05:07Z", 18 * 3600 + 5 * 60 + 7),
+        ("2016-01-31T18:05:07+02:00", 16 * 3600 + 5 * 60 + 7),
+        ("2016-01-31 18:05:07 -0530", 23 * 3600 + 35 * 60 + 7),
+    ],
+)
+def test_iso_date_times_are_utc(text, seconds):
+    """With a zone: moved to UTC. Without: taken as UTC."""
+    assert read([text, "2016-01-31T00:00"]) == ([16_831 * 86_400 + seconds, 16_831 * 86_400], Clock("datetime"))
+
+
+@pytest.mark.parametrize(("fraction", "ticks", "found"), [("25", 10**3, 250), ("000001", 10**6, 1), ("000000001", 10**9, 1)])
+def test_fractions_of_a_second_decide_the_tick(fraction, ticks, found):
+    """No coarser than what is written."""
+    assert read([f"1970-01-01T00:00:00.{fraction}", "1970-01-01"]) == ([found, 0], Clock("datetime", ticks))
+
+
+@pytest.mark.parametrize(("unit", "ticks"), [("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
+def test_date_time_columns_keep_their_unit(unit, ticks):
+    """A frame's Datetime is an integer already."""
+    column = pl.Series([datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)], dtype=pl.Datetime(unit, "UTC"))
+    assert exact_times(column)[0].to_list() == [86_400 * ticks]
+    assert exact_times(column)[1] == Clock("datetime", ticks)
+
+
+def test_categories_and_decimals_are_read_as_text():
+    """Parquet files hold them."""
+    assert read(["2016-01-31", "2016-01-31"], pl.Categorical) == ([16_831 * 86_400] * 2, Clock("date"))
+    assert read(["978300760.25"], pl.Decimal(20, 2)) == ([978300760250], Clock("seconds", 1000))
+
+
+@pytest.mark.parametrize(
+    ("values", "row", "value"),
+    [
+        (["2016-01-31", "2016-02-30"], 1, "2016-02-30"),
+        (["2016-01-31T10:00", "2016-01-31T24:00"], 1, "2016-01-31T24:00"),
+        (["1", "2", "soon"], 2, "soon"),
+        (["1", "", "2"], 1, ""),
+        (["1", "nan"], 1, "nan"),
+        (["99999999999999999999"], 0, "99999999999999999999"),
+        (["31/01/2016"], 0, "31/01/2016"),
+        ([1, None], 1, None),
+        ([1.5, float("inf")], 1, float("inf")),
+    ],
+)
+def test_what_is_no_time_is_named(values, row, value):
+    """The first value that cannot be read, and its place."""
+    with pytest.raises(UnreadableTimeError, match="is not a time") as raised:
+        read(values)
+    assert (raised.value.row, raised.value.value) == (row, value)
+
+
+def test_unsigned_integers_beyond_64_bits_are_no_times():
+    with pytest.raises(UnreadableTimeError, match="18446744073709551615 is not a time"):
+        read([1, 2**64 - 1], pl.UInt64)
+
+
+def test_a_list_holds_no_times():
+    with pytest.raises(DataError, match=r"type List\(Int64\) holds no times"):
+        read([[1]])
+
+
+def test_times_that_integers_cannot_keep_apart_are_refused():
+    with pytest.raises(DataError, match="closer together than 64-bit integers"):
+        read([0.1, 1e-12, 2e-12])
+
+
+@pytest.mark.parametrize(
+    ("clock", "text", "expected"),
+    [
+        (Clock("seconds"), "1970-01-02", 86_400),
+        (Clock("seconds"), "86400", 86_400),
+        (Clock("seconds", 1000), "86400.5", 86_400_500),
+        (Clock("milliseconds"), "1970-01-02", 86_400_000),
+        (Clock("milliseconds"), "86400", 86_400),
+        (Clock("date"), "1970-01-02", 86_400),
+        (Clock("datetime", 10**6), "1970-01-02T00:00:00.5+00:00", 86_400_500_000),
+        (Clock("number"), "317", 317),
+        (Clock("number"), "316.5", 317),
+        (Clock("seconds"), "1970-01-01T00:00:00.5", 1),
+        (Clock("seconds"), " -1.5 ", -1),
+        (Clock("file order"), "3", 3),
+    ],
+)
+def test_moments_are_ticks_rounded_up(clock, text, expected):
+    """Events before the moment are exactly those with fewer ticks."""
+    assert moment(clock, text) == expected
+
+
+def test_a_moment_must_be_a_date_or_a_number():
+    with pytest.raises(DataError, match="cannot read the moment 'yesterday'"):
+        moment(Clock("seconds"), "yesterday")
+
+
+def test_plain_numbers_have_no_dates():
+    with pytest.raises(DataError, match="is a date, but the times of this data set are plain numbers"):
+        moment(Clock("number"), "2016-01-31")
+
+
+@pytest.mark.parametrize(
+    ("clock", "ticks", "shown"),
+    [
+        (Clock("seconds"), 86_400, "1970-01-02"),
+        (Clock("milliseconds"), 86_400_500, "1970-01-02T00:00:00.500000Z"),
+        (Clock("number"), 317, "317"),
+        (Clock("number", 1000), 1500, "1.5"),
+        (Clock("seconds"), 10**15, "1000000000000000"),
+    ],
+)
+def test_moments_are_shown_as_a_person_writes_them(clock, ticks, shown):
+    assert show_moment(clock, ticks) == shown
+
+
+@given(st.integers(-(10**12), 10**13))
+def test_shown_moments_are_read_back(ticks):
+    """What is printed can be typed."""
+    clock = Clock("milliseconds")
+    assert moment(clock, show_moment(clock, ticks)) == ticks
