@@ -43,7 +43,9 @@ def test_named_columns_come_first():
     assert chosen("user_id buyer:token item_id", user="buyer:token") == {"user": 1, "item": 2}
 
 
-@pytest.mark.parametrize(("name", "bare"), [("a:token", "a"), ("a:float_seq", "a"), ("a:b", "a:b"), ("a", "a"), ("12:30", "12:30")])
+@pytest.mark.parametrize(
+    ("name", "bare"), [("a:token", "a"), ("a:float_seq", "a"), ("a:b", "a:b"), ("a", "a"), ("12:30", "12:30")]
+)
 def test_only_recbole_types_are_cut_off(name, bare):
     assert bare_name(name) == bare
 

@@ -110,9 +110,9 @@ def _check_ids(table: Table, role: str) -> None:
     if ids.dtype.is_float():
         missing = missing | ids.is_nan()
     if missing.any():
-        first = table.where(int(missing.arg_max() or 0))
+        whose, first = "item" if role == "id" else role, table.where(int(missing.arg_max() or 0))
         raise DataError(
-            f"{table.source}: {int(missing.sum()):,} of {len(ids):,} {role} ids (column {table.names[role]!r}) are missing, "
+            f"{table.source}: {int(missing.sum()):,} of {len(ids):,} {whose} ids (column {table.names[role]!r}) are missing, "
             f"the first in {first}; remove these rows or fill in the ids"
         )
 

@@ -1,0 +1,284 @@
+"""The k-core against its definition, order and ties, what is kept and what was dropped, and the way to disk and back."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd4rec.data.histories import Histories, Kept, build_histories, describe, k_core, time_order
+from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.times import Clock
+from ssd4rec.errors import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+def interactions(rows, times=True):
+    names = ["user_id", "item_id", "time"]
+    frame = pl.DataFrame(rows, schema=names, orient="row")
+    return read_interactions(frame if times else frame.drop("time"))
+
+
+def listed(histories, catalogue):
+    """{user id: [(item id, time), …]}, users in their order."""
+    ids = catalogue.ids_of(histories.items.astype(np.int64)).to_list()
+    pairs = list(zip(ids, histories.times.tolist(), strict=True))
+    bounds = histories.offsets.tolist()
+    return {user: pairs[bounds[at] : bounds[at + 1]] for at, user in enumerate(histories.users.to_list())}
+
+
+def core_by_definition(rows, k):
+    """Drop every row of a user or item with fewer than k rows, until none is left to drop."""
+    while True:
+        of_user, of_item = Counter(row[0] for row in rows), Counter(row[1] for row in rows)
+        left = [row for row in rows if of_user[row[0]] >= k and of_item[row[1]] >= k]
+        if len(left) == len(rows):
+            return left
+        rows = left
+
+
+def test_histories_by_hand():
+    """u2 met 5 7 2, then u1 met 9: the file is not sorted."""
+    rows = [("u2", "five", 3), ("u1", "nine", 1), ("u2", "two", 8), ("u2", "seven", 4)]
+    histories, catalogue = build_histories(interactions(rows), min_interactions=1)
+    assert catalogue.ids.to_list() == ["five", "nine", "two", "seven"]
+    assert histories.items.tolist() == [1, 4, 3, 2]
+    assert histories.times.tolist() == [3, 4, 8, 1]
+    assert histories.offsets.tolist() == [0, 3, 4]
+    assert histories.users.to_list() == ["u2", "u1"]
+    assert histories.clock == Clock("number")
+    assert (histories.items.dtype, histories.times.dtype, histories.offsets.dtype) == (np.int32, np.int64, np.int64)
+    assert histories.kept == Kept(users=2, items=4, interactions=4, mean_length=2.0, longest=3)
+
+
+def test_the_core_is_taken_again_and_again():
+    """k = 2: item z goes, then user c, then item y, then user b, and a with x is left, a repeat counting."""
+    rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3), ("b", "y", 4), ("c", "y", 5), ("c", "z", 6)]
+    histories, catalogue = build_histories(interactions(rows), min_interactions=2)
+    assert listed(histories, catalogue) == {"a": [("x", 1), ("x", 2)]}
+    assert histories.filtering.rounds == 4
+    assert (histories.filtering.came.users, histories.filtering.came.items, histories.filtering.came.interactions) == (3, 3, 6)
+    assert (histories.filtering.removed.users, histories.filtering.removed.items) == (2, 2)
+    assert histories.filtering.removed.interactions == 4
+
+
+@given(events, st.integers(1, 5))
+def test_the_core_equals_its_definition(rows, k):
+    users, items = (np.array([row[place] for row in rows], dtype=np.int32) for place in (0, 1))
+    kept, steps = k_core(users, items, k)
+    numbered = [(*row, place) for place, row in enumerate(rows)]
+    assert kept.tolist() == [row[3] for row in core_by_definition(numbered, k)]
+    assert sum(step.interactions for step in steps) == len(rows) - len(kept)
+    assert all(step.interactions for step in steps)
+
+
+def test_the_core_properties_see_more_than_trivial_cores():
+    """The inputs above: some lose a part, some all, some nothing."""
+    random = np.random.default_rng(0)
+    sizes = set()
+    for _ in range(50):
+        users, items = random.integers(0, 6, (2, 40), dtype=np.int32)
+        sizes.add(len(k_core(users, items, 5)[0]))
+    assert 0 in sizes
+    assert len(sizes) > 5
+
+
+@given(events, st.integers(1, 4))
+def test_histories_equal_their_definition(rows, k):
+    """Per user: kept rows, sorted by time, ties in the order of the file; users and items by first appearance."""
+    left = core_by_definition(rows, k)
+    if not left:
+        with pytest.raises(DataError, match="nothing is left"):
+            build_histories(interactions(rows), k)
+        return
+    histories, catalogue = build_histories(interactions(rows), k)
+    users = [user for user in dict.fromkeys(row[0] for row in rows) if user in {row[0] for row in left}]
+    items = [item for item in dict.fromkeys(row[1] for row in rows) if item in {row[1] for row in left}]
+    expected = {
+        user: [(row[1], row[2]) for row in sorted((row for row in left if row[0] == user), key=lambda row: row[2])]
+        for user in users
+    }
+    found = listed(histories, catalogue)
+    assert found == expected
+    assert list(found) == users
+    assert catalogue.ids.to_list() == items
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-(2**62), 2**62, 0, 1])), max_size=30))
+def test_order_is_stable_whatever_the_span_of_times(rows):
+    """Also where user and time do not fit one 64-bit key."""
+    users = np.array([row[0] for row in rows], dtype=np.int32)
+    times = np.array([row[1] for row in rows], dtype=np.int64)
+    assert time_order(users, times).tolist() == sorted(range(len(rows)), key=lambda place: rows[place])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=30))
+def test_order_is_stable_among_ties(rows):
+    users = np.array([row[0] for row in rows], dtype=np.int32)
+    times = np.array([row[1] for row in rows], dtype=np.int64)
+    assert time_order(users, times).tolist() == sorted(range(len(rows)), key=lambda place: rows[place])
+
+
+def test_without_times_the_file_is_the_order():
+    rows = [("a", "x", 9), ("b", "y", 5), ("a", "z", 1)]
+    histories, catalogue = build_histories(interactions(rows, times=False), 1)
+    assert listed(histories, catalogue) == {"a": [("x", 0), ("z", 2)], "b": [("y", 1)]}
+
+
+def test_nothing_left_says_which_threshold_removed_how_much():
+    rows = [("a", "x", 1), ("a", "y", 2), ("b", "y", 3)]
+    message = (
+        r"polars frame: nothing is left when every user and every item must have 3 interactions: of 2 users, 2 items and 3 rows, "
+        r"round 1 removed 2 users and 2 items with fewer than 3 \(3 rows\); lower it with --set data.min_interactions=2 or less"
+    )
+    with pytest.raises(DataError, match=message):
+        build_histories(interactions(rows), 3)
+
+
+def test_long_falls_are_shortened():
+    """A chain u1-i1-u2-i2-… loses one link a round."""
+    rows = [(place // 2, (place + 1) // 2, place) for place in range(40)]
+    with pytest.raises(DataError, match=r"round 5 removed .*; … \d+ rounds in all; lower it"):
+        build_histories(interactions(rows), 2)
+
+
+def test_the_threshold_must_be_positive():
+    with pytest.raises(DataError, match="min_interactions must be 1 or more, found 0; 1 keeps everything"):
+        build_histories(interactions([("a", "x", 1)]), 0)
+
+
+def test_describe_is_the_data_part_of_a_report():
+    rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3)]
+    read = interactions(rows)
+    described = describe(read, build_histories(read, 2)[0])
+    assert json.loads(json.dumps(described)) == described
+    assert described["read"] == {
+        "source": "polars frame",
+        "rows": 3,
+        "users": 2,
+        "items": 1,
+        "columns": {"user": "user_id", "item": "item_id", "time": "time"},
+        "time": "number",
+        "notes": ["times from 1 to 3 are taken as plain numbers, not as moments of a calendar"],
+    }
+    assert described["dropped"] == {
+        "users": 1,
+        "items": 0,
+        "interactions": 1,
+        "rounds": 1,
+        "why": "users and items with fewer than 2 interactions, again and again until none is left",
+    }
+    assert described["kept"] == {"users": 1, "items": 1, "interactions": 2, "mean_length": 2.0, "longest": 2}
+
+
+@pytest.fixture
+def small():
+    return build_histories(interactions([("a", "x", 1), ("b", "y", 2), ("a", "y", 3)]), 1)[0]
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_histories_come_back_from_disk(tmp_path, small, mmap):
+    small.save(tmp_path / "deep" / "saved")
+    found = Histories.open(tmp_path / "deep" / "saved", mmap=mmap)
+    for name in ("items", "times", "offsets"):
+        assert np.array_equal(getattr(found, name), getattr(small, name))
+        assert isinstance(getattr(found, name), np.memmap) == mmap
+    assert found.users.to_list() == small.users.to_list()
+    assert (found.filtering, found.clock, found.kept) == (small.filtering, small.clock, small.kept)
+    assert found.fingerprint() == small.fingerprint()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["saved"]
+
+
+def test_a_folder_in_the_way_is_not_overwritten(tmp_path, small):
+    with pytest.raises(DataError, match="is there already; name a folder that is not"):
+        small.save(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, small):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write histories to .*saved"):
+        small.save(tmp_path / "file" / "saved")
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, small, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DataError, match=r"cannot write histories to .*: No space left on device"):
+        small.save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["items.npy", "users.parquet", "histories.json"])
+@pytest.mark.parametrize("mmap", [True, False])
+def test_damaged_folders_are_refused(tmp_path, small, name, mmap):
+    small.save(tmp_path / "saved")
+    path = tmp_path / "saved" / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match="saved cannot be read as histories"):
+        Histories.open(tmp_path / "saved", mmap=mmap)
+
+
+def test_parts_of_different_histories_are_refused(tmp_path, small):
+    small.save(tmp_path / "saved")
+    np.save(tmp_path / "saved" / "times.npy", np.zeros(2, dtype=np.int64))
+    with pytest.raises(DataError, match="its files do not fit each other"):
+        Histories.open(tmp_path / "saved")
+
+
+def test_missing_folders_and_other_formats_are_refused(tmp_path, small):
+    with pytest.raises(DataError, match="nothing cannot be read as histories"):
+        Histories.open(tmp_path / "nothing")
+    small.save(tmp_path / "saved")
+    about = tmp_path / "saved" / "histories.json"
+    about.write_text(about.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(DataError, match="has format 2, expected 1; build the histories again"):
+        Histories.open(tmp_path / "saved")
+
+
+def test_a_pickle_in_an_array_is_not_opened(tmp_path, small):
+    small.save(tmp_path / "saved")
+    np.save(tmp_path / "saved" / "items.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(DataError, match="cannot be read as histories"):
+        Histories.open(tmp_path / "saved", mmap=False)
+
+
+def test_the_fingerprint_tells_histories_apart(small):
+    """Users' names are left out: only what a model reads counts."""
+    rows = [("A", "X", 1), ("B", "Y", 2), ("A", "Y", 3)]
+    assert build_histories(interactions(rows), 1)[0].fingerprint() == small.fingerprint()
+    for place, row in enumerate(rows):
+        changed = [*rows[:place], (row[0], row[1], row[2] + 10), *rows[place + 1 :]]
+        assert build_histories(interactions(changed), 1)[0].fingerprint() != small.fingerprint()
+    assert len(small.fingerprint()) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items", "events", "mean", "longest"),
+    [
+        ("ml-1m", 6_040, 3_416, 999_611, 165.5, 2_277),
+        ("amazon-beauty", 22_363, 12_101, 198_502, 8.88, 204),
+        ("amazon-video-games", 24_303, 10_672, 231_780, 9.54, 773),
+        ("ml-100k", 943, 1_349, 99_287, 105.29, 648),
+        ("movietweetings-100k", 4_333, 2_414, 68_055, 15.71, 275),
+        ("kuairand-pure-late", 15_989, 4_151, 200_825, 12.56, 132),
+    ],
+)
+def test_published_counts_after_the_5_core(name, users, items, events, mean, longest):
+    """MODEL.md section 4, and the README of the shared files."""
+    path = SHARED / f"{name}.inter.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    histories, catalogue = build_histories(read_interactions(path), min_interactions=5)
+    kept = histories.kept
+    assert (kept.users, kept.items, kept.interactions, kept.longest) == (users, items, events, longest)
+    assert kept.mean_length == pytest.approx(mean, abs=0.051)
+    assert len(catalogue) == items

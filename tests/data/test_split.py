@@ -1,0 +1,237 @@
+"""Which prefix predicts which item, against lists made by hand and by loops."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssd4rec.config import DataConfig
+from ssd4rec.data.histories import build_histories
+from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, truncate
+from ssd4rec.errors import DataError
+
+
+def world(histories, times=True):
+    """{"a": "xyz"} or {"a": [("x", 3), …]}; every letter of one user comes one tick after the one before."""
+    rows = [
+        (user, *(event if isinstance(event, tuple) else (event, place)))
+        for user, events in histories.items()
+        for place, event in enumerate(events)
+    ]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row")
+    return build_histories(read_interactions(frame if times else frame.drop("time")), 1)
+
+
+def asked(histories, catalogue, examples):
+    """[(user, what is read, what is asked for), …], by loops."""
+    letters = catalogue.ids_of(histories.items.astype(np.int64)).to_list()
+    return [
+        (histories.users[int(user)], "".join(letters[start:target]), letters[target])
+        for user, start, first, stop in zip(examples.user, examples.start, examples.first_target, examples.stop, strict=True)
+        for target in range(first, stop)
+    ]
+
+
+@st.composite
+def some_examples(draw):
+    rows = draw(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4), st.integers(1, 6)), max_size=12))
+    start = np.array([row[0] for row in rows], dtype=np.int64)
+    first = start + np.array([row[1] for row in rows], dtype=np.int64)
+    stop = first + np.array([row[2] for row in rows], dtype=np.int64)
+    return Examples(np.arange(len(rows)), start, first, stop)
+
+
+def every_target(examples):
+    """[(row, start, target), …], by loops."""
+    return [
+        (user, start, target)
+        for user, start, first, stop in zip(examples.user, examples.start, examples.first_target, examples.stop, strict=True)
+        for target in range(first, stop)
+    ]
+
+
+@given(some_examples())
+def test_examples_count_what_loops_count(examples):
+    targets = every_target(examples)
+    assert len(examples) == len(examples.user)
+    assert examples.targets == len(targets)
+    assert examples.tokens_prefix == sum(target - start for _, start, target in targets)
+    assert examples.tokens_one_pass == sum(
+        stop - 1 - start for start, stop in zip(examples.start.tolist(), examples.stop.tolist(), strict=True)
+    )
+
+
+@given(some_examples())
+def test_prefixes_ask_for_the_same_one_a_row(examples):
+    prefixes = examples.prefixes()
+    assert every_target(prefixes) == every_target(examples)
+    assert len(prefixes) == examples.targets
+    assert prefixes.tokens_one_pass == prefixes.tokens_prefix == examples.tokens_prefix
+    assert all(part.dtype == np.int64 for part in (prefixes.user, prefixes.start, prefixes.first_target, prefixes.stop))
+
+
+@given(some_examples(), st.integers(1, 8))
+def test_truncated_prefixes_read_the_last_events(examples, longest):
+    """Every target stays, with at most `longest` events before it."""
+    found = every_target(truncate(examples.prefixes(), longest))
+    assert found == [(user, max(start, target - longest), target) for user, start, target in every_target(examples)]
+
+
+@given(some_examples(), st.integers(1, 8))
+def test_truncated_rows_read_the_last_events(examples, longest):
+    """A row keeps the targets after the events that it still reads."""
+    found = truncate(examples, longest)
+    expected = [
+        (user, max(start, stop - 1 - longest), target)
+        for user, start, first, stop in zip(examples.user, examples.start, examples.first_target, examples.stop, strict=True)
+        for target in range(max(first, max(start, stop - 1 - longest) + 1), stop)
+    ]
+    assert every_target(found) == expected
+    assert len(found) == len(examples)
+    assert (found.stop - 1 - found.start <= longest).all()
+
+
+def test_truncate_needs_an_event_to_read():
+    with pytest.raises(DataError, match="max_length must be 1 or more, found 0"):
+        truncate(Examples(*(np.ones(1, dtype=np.int64),) * 4), 0)
+
+
+def test_leave_last_out_by_hand():
+    """Five, four, three, two, one event."""
+    histories, catalogue = world({"a": "vwxyz", "b": "vwxy", "c": "xyz", "d": "wz", "e": "z"})
+    split = leave_last_out(histories)
+    assert asked(histories, catalogue, split.train) == [("a", "v", "w"), ("a", "vw", "x"), ("b", "v", "w"), ("d", "w", "z")]
+    assert asked(histories, catalogue, split.validation) == [("a", "vwx", "y"), ("b", "vw", "x"), ("c", "x", "y")]
+    assert asked(histories, catalogue, split.test) == [("a", "vwxy", "z"), ("b", "vwx", "y"), ("c", "xy", "z")]
+    assert split.protocol == "leave-last-out"
+    assert (split.train.targets, split.train.tokens_one_pass, split.train.tokens_prefix) == (4, 4, 5)
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=12).filter(lambda lengths: max(lengths) >= 4))
+def test_leave_last_out_against_its_definition(lengths):
+    """Train never reads or asks for what validation or test asks for."""
+    letters = "stuvwxy"
+    histories, catalogue = world({str(user): letters[:length] for user, length in enumerate(lengths)})
+    split = leave_last_out(histories)
+    expected = {"train": [], "validation": [], "test": []}
+    for user, length in enumerate(lengths):
+        known = length - 2 if length >= 3 else length
+        expected["train"] += [(str(user), letters[:target], letters[target]) for target in range(1, known)]
+        if length >= 3:
+            expected["validation"].append((str(user), letters[: length - 2], letters[length - 2]))
+            expected["test"].append((str(user), letters[: length - 1], letters[length - 1]))
+    assert {name: asked(histories, catalogue, getattr(split, name)) for name in expected} == expected
+
+
+def test_no_user_with_three_events():
+    with pytest.raises(DataError, match=r"no user has three events \(the longest history has 2\)"):
+        leave_last_out(world({"a": "xy", "b": "x"})[0])
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(DataError, match="no user has four events, so leaving two out leaves nothing to train on"):
+        leave_last_out(world({"a": "xyz", "b": "x"})[0])
+
+
+def test_split_by_time_by_hand():
+    """Validation from 4, test from 6; a user who is new in a later part begins with an event that nothing precedes."""
+    histories, catalogue = world(
+        {
+            "a": [("u", 1), ("v", 2), ("w", 4), ("x", 5), ("y", 6), ("z", 9)],
+            "b": [("u", 5), ("v", 6), ("w", 6)],
+            "c": [("u", 3), ("v", 4)],
+            "d": [("u", 6)],
+        }
+    )
+    split = split_by_time(histories, "4", "6")
+    assert asked(histories, catalogue, split.train) == [("a", "u", "v")]
+    assert asked(histories, catalogue, split.validation) == [("a", "uv", "w"), ("a", "uvw", "x"), ("c", "u", "v")]
+    assert asked(histories, catalogue, split.test) == [
+        ("a", "uvwx", "y"),
+        ("a", "uvwxy", "z"),
+        ("b", "u", "v"),
+        ("b", "uv", "w"),
+    ]
+    assert len(split.test) == split.test.targets == 4
+    assert split.protocol == "time: validation from 4, test from 6"
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8).map(sorted), min_size=3, max_size=8),
+    st.integers(1, 8),
+    st.integers(1, 8),
+)
+def test_split_by_time_against_its_definition(times, validation_from, gap):
+    """Train sees nothing from the first moment on; every later event with a past is asked for once."""
+    test_from = validation_from + gap
+    histories, catalogue = world({str(user): [(str(tick), tick) for tick in ticks] for user, ticks in enumerate(times)})
+    expected = {"train": [], "validation": [], "test": []}
+    for user, ticks in enumerate(times):
+        for place in range(1, len(ticks)):
+            part = "train" if ticks[place] < validation_from else "validation" if ticks[place] < test_from else "test"
+            expected[part].append((str(user), "".join(map(str, ticks[:place])), str(ticks[place])))
+    if not all(expected.values()):
+        with pytest.raises(DataError, match=r"the (train|validation|test) part is empty"):
+            split_by_time(histories, str(validation_from), str(test_from))
+        return
+    split = split_by_time(histories, str(validation_from), str(test_from))
+    assert {name: asked(histories, catalogue, getattr(split, name)) for name in expected} == expected
+
+
+def test_without_moments_80_and_90_percent_are_over():
+    """Ten events at 0 … 9 of one user: eight before validation, one in it, one after."""
+    histories, catalogue = world({"a": [(letter, tick) for tick, letter in enumerate("qrstuvwxyz")]})
+    split = split_by_time(histories)
+    assert split.protocol == "time: validation from 8, test from 9"
+    assert (split.train.targets, split.validation.targets, split.test.targets) == (7, 1, 1)
+    assert asked(histories, catalogue, split.test) == [("a", "qrstuvwxy", "z")]
+
+
+def test_dates_split_dates():
+    days = ["2016-01-01", "2016-01-02", "2016-02-01", "2016-03-01T10:00:00"]
+    frame = pl.DataFrame({"user_id": ["a"] * 4, "item_id": list("wxyz"), "time": days})
+    histories, catalogue = build_histories(read_interactions(frame), 1)
+    split = split_by_time(histories, "2016-02-01", "2016-03-01")
+    assert asked(histories, catalogue, split.validation) == [("a", "wx", "y")]
+    assert split.protocol == "time: validation from 2016-02-01, test from 2016-03-01"
+
+
+@pytest.mark.parametrize(
+    ("validation_from", "test_from", "message"),
+    [
+        ("1", "3", r"the train part is empty: no user has two events before 1; the times go from 0 to 4, name other moments"),
+        ("2", "9", r"the test part is empty: no event from 9 on has an earlier one of the same user"),
+        ("5", "6", r"the validation part is empty: no event from 5 on and before 6"),
+        ("4", "2", r"validation from 4 must come before test from 2; name both moments"),
+        ("3", "3", r"validation from 3 must come before test from 3"),
+        ("soon", "3", r"cannot read the moment 'soon'"),
+        ("2016-01-01", "3", r"'2016-01-01' is a date, but the times of this data set are plain numbers"),
+    ],
+)
+def test_moments_that_do_not_split_are_named(validation_from, test_from, message):
+    with pytest.raises(DataError, match=message):
+        split_by_time(world({"a": "vwxyz"})[0], validation_from, test_from)
+
+
+def test_equal_times_cannot_be_split():
+    with pytest.raises(DataError, match="validation from 7 must come before test from 7"):
+        split_by_time(world({"a": [("x", 7), ("y", 7), ("z", 7)]})[0])
+
+
+def test_the_order_of_a_file_is_no_time():
+    with pytest.raises(DataError, match="a split by time needs times, and the data have none"):
+        split_by_time(world({"a": "vwxyz"}, times=False)[0])
+
+
+def test_make_split_follows_the_settings():
+    histories, catalogue = world({"a": "uvwxyz"})
+    by_user = make_split(histories, DataConfig(max_length=2))
+    assert asked(histories, catalogue, by_user.train) == [("a", "v", "w"), ("a", "vw", "x")]
+    assert asked(histories, catalogue, by_user.validation) == [("a", "wx", "y")]
+    assert asked(histories, catalogue, by_user.test) == [("a", "xy", "z")]
+    by_time = make_split(histories, DataConfig(split="time", validation_from="3", test_from="4", max_length=3))
+    assert asked(histories, catalogue, by_time.test) == [("a", "vwx", "y"), ("a", "wxy", "z")]
+    assert by_time.protocol == "time: validation from 3, test from 4"
+    assert make_split(histories, DataConfig()).train.targets == 3
