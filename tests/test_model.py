@@ -121,7 +121,6 @@ def test_items_and_boundaries_that_do_not_fit(read: str, items: Tensor, boundari
         getattr(small_model(), read)(items, boundaries)
 
 
-@pytest.mark.xfail(reason="boundaries[-1] is taken before the size is looked at", raises=IndexError)
 @READS
 def test_no_boundaries_at_all(read: str) -> None:
     """No boundary is no history: refused like any other that does not fit."""

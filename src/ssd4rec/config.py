@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from ssd4rec.errors import ConfigError
 
@@ -23,7 +23,7 @@ Seen = Literal["kept", "filtered"]
 class Settings(BaseModel):
     """What every group of settings shares: frozen, strict about keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class DataConfig(Settings):
@@ -104,7 +104,7 @@ class TrainingConfig(Settings):
 class EvaluationConfig(Settings):
     """What is reported, and under which protocol."""
 
-    cutoffs: tuple[int, ...] = (10, 20)
+    cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)  # TOML knows lists only
     seen: Seen = "kept"
     token_budget: int = Field(32768, ge=1)  # positions read at once; scores are made in blocks of bounded size
 
@@ -225,7 +225,7 @@ def _readable(error: ValidationError) -> str:
 def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":
-        known = _known_keys()
+        known = _known_keys() if len(where) > 1 else list(Config.model_fields)
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known settings: {', '.join(known)}"
         return f"unknown setting {name!r}; {hint}"

@@ -85,7 +85,7 @@ class NextItemModel(nn.Module):
         return linear_cross_entropy(states, self.item_vectors, targets - 1)
 
     def _check(self, items: Items, boundaries: Boundaries) -> None:
-        if items.dim() != 1 or boundaries.dim() != 1 or int(boundaries[-1]) != items.shape[0]:
+        if items.dim() != 1 or boundaries.dim() != 1 or not len(boundaries) or int(boundaries[-1]) != items.shape[0]:
             raise ShapeError(
                 f"items [T] and boundaries [B + 1] must be flat and end together, found shapes {tuple(items.shape)} and "
                 f"{tuple(boundaries.shape)}, boundaries ending with {boundaries.flatten()[-1:].tolist()}"

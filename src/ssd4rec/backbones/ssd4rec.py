@@ -17,7 +17,7 @@ class SSD4Rec(nn.Module):
     """Whole histories of any length, read in time linear in their length.
 
     `bidirectional` says which layers read both ways: "all" is the paper's wiring; with "top" the layers below are causal, and
-    one pass over a history gives the exact state of each of its prefixes; with "none" the model can be fed event by event.
+    one pass over a history gives the exact state of each of its prefixes; such a model can also be fed event by event.
 
     Args:
         config: sizes, dropout and wiring.

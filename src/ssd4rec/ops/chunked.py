@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import Chunks, Layout, by_head, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, by_head, full, sum_of_head
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 SMALLEST_BLOCK = 8
@@ -59,7 +59,8 @@ def chunked_scan(
     Returns:
         y [T, H, P].
     """
-    y: Values = _ChunkedScan.apply(x, dt, A, B, C, D, layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+    with torch.autocast(x.device.type, enabled=False):
+        y: Values = _ChunkedScan.apply(*full(x, dt, A, B, C, D), layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 
@@ -105,12 +106,14 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     halves = []
     half = Q // 2
     while half >= size:
-        row_a, column_a = _sides(a.view(-1, 2, half, heads), reverse=reverse)
+        row_decay, column_decay = _sides(log_decay.view(-1, 2, half, heads), reverse=reverse)
         row_h, column_h = _sides(history.view(-1, 2, half), reverse=reverse)
-        edge = slice(0, 1) if reverse else slice(-1, None)
-        edge_a, edge_h = column_a[:, edge], column_h[:, edge]
-        row = (row_a - edge_a).masked_fill((row_h != edge_h)[..., None], -torch.inf).exp()
-        column = (edge_a - column_a).masked_fill((column_h != edge_h)[..., None], -torch.inf).exp()
+        edge_h = column_h[:, slice(0, 1) if reverse else slice(-1, None)]
+        # Sums from the edge on, not differences of sums over the chunk, which a strong decay elsewhere would round.
+        row = (_since(half, reverse=reverse, like=a) @ row_decay).masked_fill((row_h != edge_h)[..., None], -torch.inf).exp()
+        column = (
+            (_until(half, reverse=reverse, like=a) @ column_decay).masked_fill((column_h != edge_h)[..., None], -torch.inf).exp()
+        )
         halves.append(_Block(half, row, column))
         half //= 2
 
@@ -125,8 +128,21 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     carried = history[source, exit_][:, None]
     into = a[target].masked_fill((history[target] != carried)[..., None], -torch.inf).exp()
     final = a[source, exit_]
-    out_of = (final[:, None] - a[source]).masked_fill((history[source] != carried)[..., None], -torch.inf).exp()
+    rest = _until(Q, reverse=reverse, like=a) @ log_decay.view(-1, Q, heads)[source]
+    out_of = rest.masked_fill((history[source] != carried)[..., None], -torch.inf).exp()
     return _Decays(halves, base, inside, into, out_of, final.exp(), summed)
+
+
+def _since(size: int, *, reverse: bool, like: Tensor) -> Tensor:
+    # [size, size]: 1 where j is read no later than i
+    ones = like.new_ones(size, size)
+    return ones.triu() if reverse else ones.tril()
+
+
+def _until(size: int, *, reverse: bool, like: Tensor) -> Tensor:
+    # [size, size]: 1 where j is read after i
+    ones = like.new_ones(size, size)
+    return ones.tril(-1) if reverse else ones.triu(1)
 
 
 def _ends(chunks: Chunks, *, reverse: bool) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
-from ssd4rec.ops.segments import Chunks, Layout, by_head, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, by_head, full, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -48,9 +48,11 @@ def backward_of_every_prefix(
     Returns:
         y [T, H, P].
     """
+    channels, weight, bias, dt, A, D = full(channels, weight, bias, dt, A, D)
     log_decay = dt * A
     strength = dt * torch.exp(cumulative_sum(log_decay, layout) - log_decay)  # exp(S_{s-1}) dt_s
-    y: Values = _BackwardOfEveryPrefix.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
+    with torch.autocast(dt.device.type, enabled=False):
+        y: Values = _BackwardOfEveryPrefix.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 
@@ -82,6 +84,7 @@ def last_of_scan(
     Returns:
         y [B, H, P].
     """
+    x, dt, A, B, C, D = full(x, dt, A, B, C, D)
     log_decay = dt * A
     past = cumulative_sum(log_decay, layout, reverse=not reverse) - log_decay  # what decays after (before) each event
     at = layout.boundaries[:-1] if reverse else layout.read_out
@@ -98,7 +101,8 @@ def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False) -> 
     Chunks of Q positions are summed by a product with a matrix of ones, so that no history's sum is the difference of two
     longer sums.
     """
-    total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+    with torch.autocast(values.device.type, enabled=False):
+        total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return total
 
 
@@ -129,9 +133,10 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
         y = by_head(first_x, D.expand_as(strength))
         settled = by_head(reached[-1].values, strength * reached[-1].match)
         settled = _cumulative(settled, layout.chunks, reverse=False)
-        y[delay:] += settled[: len(y) - delay] * _followed(delay, layout)[: len(y) - delay, None]
+        rows = max(len(y) - delay, 0)
+        y[delay:] += settled[:rows] * _followed(delay, layout)[:rows, None]
         for k, event in enumerate(reached[:-1]):
-            y[k:] += by_head(event.values, strength * event.match)[: len(y) - k]
+            y[k:] += by_head(event.values, strength * event.match)[: max(len(y) - k, 0)]
         return y.view(*strength.shape, -1)
 
     @staticmethod
@@ -181,7 +186,8 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
                 d_weight[:, width - 1] = (d_reached * channels).sum(0)
                 d_channels += d_reached * weight[:, width - 1]
                 continue
-            inside = d_reached[: len(channels) - k] * _followed(k, layout)[: len(channels) - k, None]
+            rows = max(len(channels) - k, 0)
+            inside = d_reached[:rows] * _followed(k, layout)[:rows, None]
             d_weight[:, width - 1 - k] = (inside * channels[k:]).sum(0)
             d_channels[k:] += inside * weight[:, width - 1 - k]
         return d_channels, d_weight, d_reached.sum(0), d_strength, dD, None, None

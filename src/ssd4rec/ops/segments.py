@@ -11,6 +11,11 @@ from ssd4rec.shapes import Boundaries, Positions
 CHUNK = 64  # Q: positions that are worked on as one matrix
 
 
+def full(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """At least float32: what is summed over a history is not summed in half precision."""
+    return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
+
+
 @dataclass(frozen=True)
 class Chunks:
     """The row cut into C chunks of Q positions, and the links over which a history runs on from one to the next.
@@ -66,16 +71,15 @@ def lay_out(boundaries: Boundaries, chunk: int = CHUNK) -> Layout:
 
     Args:
         boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1].
-        chunk: Q, a power of two.
+        chunk: Q, a power of two of 8 or more.
 
     Raises:
         ShapeError: boundaries do not start at 0 or do not rise (an empty history has nothing to read out).
     """
-    lengths = boundaries[1:] - boundaries[:-1]
-    if boundaries.dim() != 1 or boundaries.shape[0] < 2 or int(boundaries[0]) != 0 or int(lengths.min()) < 1:
+    if boundaries.dim() != 1 or boundaries.shape[0] < 2 or int(boundaries[0]) != 0 or int(boundaries.diff().min()) < 1:
         shown = boundaries.flatten()[:8].tolist()
         raise ShapeError(f"boundaries must be [0, …] and rise by 1 or more at each step, found {shown}…")
-    history = torch.repeat_interleave(lengths)
+    history = torch.repeat_interleave(boundaries.diff())
     first, last = boundaries[:-1][history], boundaries[1:][history] - 1
     place = torch.arange(history.shape[0], device=history.device) - first
     return Layout(boundaries, first, last, place, history, _chunks(history, chunk))

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.errors import ShapeError
+from ssd4rec.ops.segments import full
+
 BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, which stay in a core's cache
 
 
@@ -30,7 +33,13 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
     Returns:
         The loss, a scalar; differentiable in states and table. Memory O(block + V D).
     """
-    loss: Tensor = _LinearCrossEntropy.apply(states, table, targets)  # type: ignore[no-untyped-call]  # torch has no types here
+    if targets.shape != states.shape[:1]:
+        raise ShapeError(
+            f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
+        )
+    with torch.autocast(states.device.type, enabled=False):
+        states, table = full(states, table)
+        loss: Tensor = _LinearCrossEntropy.apply(states, table, targets)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
 
@@ -38,6 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
         rows, classes = states.shape[0], table.shape[0]
+        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_states, d_table = torch.empty_like(states), torch.zeros_like(table)
         loss = states.new_zeros(())
         size = max(BLOCK_ELEMENTS // classes, 32)
@@ -49,6 +59,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss -= scores.gather(1, target).sum()
             total = scores.exp_().sum(dim=1, keepdim=True)
             loss += total.log().sum()
+            if not learning:
+                continue
             scores /= total
             scores.scatter_add_(1, target, scores.new_full((), -1.0).expand(target.shape))
             torch.mm(scores, table, out=d_states[start : start + size])
