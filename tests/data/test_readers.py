@@ -139,6 +139,12 @@ def test_rows_are_named_by_line_in_text_and_by_row_elsewhere(tmp_path):
         ("many.csv", HEADER + b"1,2,3\n\n1,2,3,4\n", r"many.csv: line 4 has 4 fields, expected 3 .*correct or remove the line"),
         ("one.tsv", HEADER.replace(b",", b"\t") + b"1\r\n", r"line 2 has 1 field, expected 3"),
         ("quote.csv", HEADER + b'1,"2,3\n1,2,3\n', r"line 2 has 2 fields, .*close the quote that is opened there"),
+        (
+            "open.csv",
+            HEADER + b'1,2,3\n1,2,"3\n1,2,4\n',
+            r"a quoted field that begins after line 2 is not closed .*a quote inside",
+        ),
+        ("two.csv", HEADER + b'1,2,"3\n1,2,"4\n', r"a quoted field that begins after line 1 is not closed"),
         ("long.csv", HEADER + b'1,"' + b"2" * 200_000, r"a quoted field is not closed"),
         ("latin.csv", HEADER + b"1,caf\xe9,3\n", r"latin.csv: line 2 is not UTF-8 text \(byte 0xe9 at offset 31\); save"),
         ("other.csv", b"user_id,item_id,timestamp,title\n1,2,3,\xff\n", r"line 2 is not UTF-8 text"),

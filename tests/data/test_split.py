@@ -1,5 +1,7 @@
 """Which prefix predicts which item, against lists made by hand and by loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd4rec.config import DataConfig
-from ssd4rec.data.histories import build_histories
+from ssd4rec.data.histories import Kept, build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, truncate
 from ssd4rec.errors import DataError
@@ -218,6 +220,17 @@ def test_moments_that_do_not_split_are_named(validation_from, test_from, message
 def test_equal_times_cannot_be_split():
     with pytest.raises(DataError, match="validation from 7 must come before test from 7"):
         split_by_time(world({"a": [("x", 7), ("y", 7), ("z", 7)]})[0])
+
+
+def test_no_events_cannot_be_split():
+    """As when a saved model knows none of a file's items."""
+    histories = world({"a": "xyz"})[0]
+    nothing = replace(histories, items=histories.items[:0], times=histories.times[:0], offsets=np.zeros(2, dtype=np.int64))
+    with pytest.raises(DataError, match="there are no events to split"):
+        split_by_time(nothing)
+    with pytest.raises(DataError, match=r"no user has three events \(the longest history has 0\)"):
+        leave_last_out(nothing)
+    assert nothing.kept == Kept(users=1, items=0, interactions=0, mean_length=0.0, longest=0)
 
 
 def test_the_order_of_a_file_is_no_time():

@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,10 +145,12 @@ def _from_text(source: str, data: bytes, choose: Choose) -> Table:
     header_line, header_end = _first_full_line(source, data)
     separator, header = _split_header(header_line)
     chosen = choose(header)
-    if not data[header_end:].strip():
+    if not re.compile(rb"\S").search(data, header_end):  # no copy of a large file
         raise DataError(f"{source} has a header and no rows: {', '.join(header)}")
     quoted = _quotes_are_marks(data, separator)
     frame = _parse(source, data, header_end, header, chosen, separator=separator, quoted=quoted)
+    if quoted and b'"' in data and frame.height != data.count(b"\n", header_end) + (not data.endswith(b"\n")):
+        _check_quotes(source, data, separator)  # some field runs over several lines: on purpose, or for want of a quote
 
     def where(row: int) -> str:
         return f"line {_line_of_row(data, separator, row, quoted=quoted)}"
@@ -246,16 +249,29 @@ def _what_is_ragged(source: str, data: bytes, header: Sequence[str], separator: 
     return None
 
 
+def _check_quotes(source: str, data: bytes, separator: str) -> None:
+    """Raise DataError, naming the line, unless every quoted field is closed where a field ends."""
+    last = 0
+    try:
+        for last, _ in _rows(data, separator, quoted=True, strict=True):  # noqa: B007 - needed when the next row fails
+            pass
+    except csv.Error as error:
+        raise DataError(
+            f"{source}: a quoted field that begins after line {last} is not closed where it should be ({error}); close it, and "
+            "write a quote inside a quoted field twice"
+        ) from error
+
+
 def _line_of_row(data: bytes, separator: str, row: int, *, quoted: bool) -> int:
     rows = iter(_rows(data, separator, quoted=quoted))
     next(rows)  # the header
     return next(line for place, (line, _) in enumerate(rows) if place == row)
 
 
-def _rows(data: bytes, separator: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def _rows(data: bytes, separator: str, *, quoted: bool, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
     """1-based number of the first line and the fields of each row, the header first. Slow: for messages only."""
     text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
-    reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=strict)
     line = 1
     for fields in reader:
         if fields:

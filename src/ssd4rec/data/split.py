@@ -123,8 +123,8 @@ def split_by_time(histories: Histories, validation_from: str | None = None, test
         test_from: likewise; None: when 90 % of the events are over.
 
     Raises:
-        DataError: the times are only the order of the file, a moment cannot be read, the moments are not in order,
-            or a part comes out empty.
+        DataError: the times are only the order of the file, there are no events, a moment cannot be read, the moments are
+            not in order, or a part comes out empty.
     """
     clock = histories.clock
     if clock.kind == FILE_ORDER:
@@ -132,6 +132,8 @@ def split_by_time(histories: Histories, validation_from: str | None = None, test
             "a split by time needs times, and the data have none (the rows' own order was taken); "
             'give a time column, or use split = "leave-last-out"'
         )
+    if not len(histories.times):
+        raise DataError("there are no events to split; give longer histories")
     moments = [
         moment(clock, text) if text is not None else _when_over(histories.times, share)
         for text, share in ((validation_from, 0.8), (test_from, 0.9))
