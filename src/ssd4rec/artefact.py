@@ -1,29 +1,36 @@
 """A finished model on disk: a folder that is whole or absent, without pickle.
 
 weights.safetensors   config.toml   catalogue.parquet   popularity.npy   report.json
-manifest.json: format version, SHA-256 of each file
+manifest.json: format version, version of the package, SHA-256 of each file and of the manifest itself
+
+DIR is written as .DIR.new-PID beside it and takes its name at the end; an artefact that was there steps aside as .DIR.old.
+Killed between the two renames, .DIR.old is all there is: it is read in place of DIR, and is put back by the next save.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
-from ssd4rec.errors import ArtefactError, SSD4RecError
+from ssd4rec.errors import ArtefactError, BackendError, SSD4RecError
 from ssd4rec.model import NextItemModel
 
 FORMAT = 1
@@ -66,35 +73,36 @@ def save_artefact(
         model: its weights are written.
         catalogue: ids and titles.
         config: all settings.
-        report: metrics, seconds, course, versions; JSON-able.
+        report: metrics, seconds, course, versions; JSON-able, a figure that is not a number becomes null.
         training_counts: [V + 1], for users of whom nothing is known.
 
     Raises:
-        ArtefactError: the folder cannot be written, or holds something that is not an artefact.
+        ArtefactError: the folder cannot be written, or holds something that is not an artefact; model, catalogue and counts
+            are not of the same items.
     """
-    target = Path(directory).absolute()
+    if not len(catalogue) == model.catalogue_size == len(training_counts) - 1:
+        raise ArtefactError(
+            f"a model of {model.catalogue_size} items, a catalogue of {len(catalogue)} and training counts of "
+            f"{len(training_counts)} (items + 1 expected) do not belong together; save what one training made"
+        )
+    target = Path(directory).resolve()
     check_writable(target)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    fresh = target.with_name(f"{_fresh_prefix(target)}{os.getpid()}")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / WEIGHTS)
-        (temporary / CONFIG).write_text(dump_config(config), encoding="utf-8")
-        catalogue.write(temporary / CATALOGUE)
-        np.save(temporary / POPULARITY, training_counts, allow_pickle=False)
-        (temporary / REPORT).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
-        manifest = {
-            "format": FORMAT,
-            "ssd4rec": metadata.version("ssd4rec"),
-            "sha256": {name: _sha256(temporary / name) for name in FILES},
-        }
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        for name in (*FILES, MANIFEST):
-            _sync(temporary / name)
-        _rename_over(temporary, target)
-    except OSError as error:
+        _tidy(target)
+        fresh.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, fresh / WEIGHTS)
+        (fresh / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        catalogue.write(fresh / CATALOGUE)
+        np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
+        (fresh / REPORT).write_text(_json(_without_nan(report)), encoding="utf-8")
+        (fresh / MANIFEST).write_text(_json(_manifest(fresh)), encoding="utf-8")
+        _sync(fresh / name for name in (*FILES, MANIFEST, "."))
+        _rename_over(fresh, target)
+    except (OSError, safetensors.SafetensorError, pl.exceptions.PolarsError) as error:
         raise ArtefactError(f"cannot write the model to {target}: {error}; give another folder, or free some space") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def check_writable(directory: str | Path) -> None:
@@ -103,7 +111,7 @@ def check_writable(directory: str | Path) -> None:
     Raises:
         ArtefactError: it cannot, or the folder holds something that is not an artefact.
     """
-    target = Path(directory).absolute()
+    target = Path(directory).resolve()
     if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
         raise ArtefactError(f"{target} exists and is not an ssd4rec model; it is left alone: give another folder")
     try:
@@ -123,8 +131,12 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
 
     Raises:
         ArtefactError: no such folder, a file is missing or changed, another format version, parts that do not fit.
+        BackendError: there is no such device.
     """
-    folder = Path(directory)
+    _check_device(device)
+    folder = Path(directory).resolve()
+    if not folder.exists() and _aside(folder).is_dir():
+        folder = _aside(folder)
     _check_manifest(folder)
     try:
         config = parse_config((folder / CONFIG).read_text(encoding="utf-8"), source=str(folder / CONFIG))
@@ -132,15 +144,37 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         counts = np.load(folder / POPULARITY, allow_pickle=False)
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS, device=device)
-    except (SSD4RecError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
-    model = NextItemModel(SSD4Rec(config.backbone), len(catalogue)).to(device)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ArtefactError(f"{folder}: weights, settings and catalogue do not fit together: {reason}") from error
+    with torch.device("meta"):  # no initial weights are drawn, only to be replaced
+        model = NextItemModel(SSD4Rec(config.backbone), len(catalogue))
+    expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
+    if misfits := _misfits(expected, {**weights, POPULARITY: counts}):
+        raise ArtefactError(
+            f"{folder}: weights, settings and the catalogue of {len(catalogue)} items do not fit together: {'; '.join(misfits)}; "
+            f"copy the model again, or train it again"
+        )
+    model.load_state_dict(weights, assign=True)
     return Artefact(model.eval(), catalogue, config, report, counts)
+
+
+def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
+    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    problems = [f"{name} is missing" for name in expected if name not in shapes]
+    problems += [f"{name} is not expected" for name in shapes if name not in expected]
+    problems += [
+        f"{name} has the shape {shapes[name]}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in shapes and shapes[name] != list(tensor.shape)
+    ]
+    return problems[:4]
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise BackendError(f'the device "{device}" is not available on this machine; use "cpu"') from error
 
 
 def _check_manifest(folder: Path) -> None:
@@ -151,13 +185,15 @@ def _check_manifest(folder: Path) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, hashes = manifest["format"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{folder / MANIFEST} is damaged: {error}; copy the model again, or train it again") from error
     if version != FORMAT:
         raise ArtefactError(
             f"{folder} has format {version}, this ssd4rec reads format {FORMAT}; use the ssd4rec that wrote it "
             f"({manifest.get('ssd4rec', 'unknown')}), or train again"
         )
+    if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
+        raise ArtefactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
     for name in FILES:
         if not (folder / name).is_file():
             raise ArtefactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
@@ -168,19 +204,61 @@ def _check_manifest(folder: Path) -> None:
             )
 
 
-def _rename_over(temporary: Path, target: Path) -> None:
-    # The old artefact steps aside, the new one takes its name, the old one goes. Killed in between, one of them is whole.
-    aside = target.parent / f".{target.name}.old"
+def _manifest(folder: Path) -> dict[str, Any]:
+    hashes = {name: _sha256(folder / name) for name in FILES}
+    manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
+    return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
+
+
+def _hash_of_manifest(manifest: Mapping[str, Any]) -> str:
+    """Of everything that it says, but for this hash."""
+    others = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
+
+
+def _fresh_prefix(target: Path) -> str:
+    return f".{target.name}.new-"
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _tidy(target: Path) -> None:
+    """Undo what a save that was killed has left: an old artefact that nothing replaced comes back, half a new one goes."""
+    aside = _aside(target)
+    if aside.is_dir() and not target.exists():
+        aside.rename(target)
     shutil.rmtree(aside, ignore_errors=True)
+    for entry in target.parent.iterdir():
+        if entry.name.startswith(_fresh_prefix(target)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _rename_over(fresh: Path, target: Path) -> None:
+    aside = _aside(target)
     if target.exists():
         target.rename(aside)
     try:
-        temporary.rename(target)
+        fresh.rename(target)
     except OSError:
         if aside.exists():
             aside.rename(target)
         raise
+    _sync([target.parent])
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def _sha256(path: Path) -> str:
@@ -188,9 +266,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(paths: Iterable[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

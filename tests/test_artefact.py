@@ -1,0 +1,349 @@
+"""A finished model on disk: whole or absent, exact, and never believed without its hashes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ssd4rec import artefact as module
+from ssd4rec.artefact import FILES, FORMAT, MANIFEST, check_writable, load_artefact, save_artefact
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import BackboneConfig, Config, DataConfig
+from ssd4rec.data.catalogue import Catalogue
+from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.model import NextItemModel
+
+ITEMS = 5
+COUNTS = np.array([0, 4, 3, 3, 1, 0])
+CONFIG = Config(
+    data=DataConfig(min_interactions=3),
+    backbone=BackboneConfig(width=8, state_dim=4, head_width=4, layers=2, dropout=0.5, norm_embedding=True),
+)
+
+
+def catalogue_of(items: int = ITEMS) -> Catalogue:
+    titles = pl.Series("title", ["Alpha", None, "Gamma, the third", "Δ", "E"], dtype=pl.String)[:items]
+    return Catalogue(pl.Series("id", ["007", "7", "x", "é", "z"])[:items], titles)
+
+
+def save(directory: Path, report: dict[str, object] | None = None, seed: int = 0) -> NextItemModel:
+    torch.manual_seed(seed)
+    model = NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS)
+    save_artefact(directory, model, catalogue_of(), CONFIG, {"run": 1} if report is None else report, COUNTS)
+    return model
+
+
+def scores(model: NextItemModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.score(model.eval().encode(torch.tensor([1, 2, 3, 5, 4]), torch.tensor([0, 3, 5])))
+
+
+def seal(directory: Path) -> None:
+    """Write the manifest that a save of these very files would have written."""
+    (directory / MANIFEST).write_text(json.dumps(module._manifest(directory)), encoding="utf-8")
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_loaded_model_gives_the_same_scores_bit_for_bit(tmp_path: Path) -> None:
+    """Saved and loaded, a model scores as it did, without dropout."""
+    model = save(tmp_path / "model")
+    loaded = load_artefact(tmp_path / "model").model
+    assert not loaded.training
+    assert torch.equal(scores(loaded), scores(model))
+
+
+def test_everything_else_comes_back_too(saved: Path) -> None:
+    """Ids and titles, settings, report and training counts are what they were."""
+    loaded = load_artefact(saved)
+    assert loaded.catalogue.ids.to_list() == ["007", "7", "x", "é", "z"]
+    assert loaded.catalogue.titles is not None
+    assert loaded.catalogue.titles.to_list() == ["Alpha", None, "Gamma, the third", "Δ", "E"]
+    assert loaded.config == CONFIG
+    assert loaded.report == {"run": 1}
+    assert loaded.training_counts.tolist() == COUNTS.tolist()
+
+
+def test_loading_draws_no_random_numbers(saved: Path) -> None:
+    """The weights come from the file: torch's generator stands where it stood."""
+    before = torch.get_rng_state()
+    load_artefact(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loaded_weights_can_be_trained_on(saved: Path) -> None:
+    """Every weight is a parameter that asks for its gradient."""
+    parameters = list(load_artefact(saved, device="cpu").model.parameters())
+    assert len(parameters) > 5
+    assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in parameters)
+
+
+def test_figures_that_are_not_numbers_become_null(tmp_path: Path) -> None:
+    """A model is not lost over a NaN in its report, and the report stays JSON."""
+    save(tmp_path / "model", {"ndcg@10": float("nan"), "course": [{"loss": float("inf")}, 1.5], "file": Path("a")})
+    assert load_artefact(tmp_path / "model").report == {"ndcg@10": None, "course": [{"loss": None}, 1.5], "file": "a"}
+
+
+def test_a_second_model_replaces_the_first(saved: Path) -> None:
+    """The second one wins, and nothing is left beside it."""
+    second = save(saved, seed=1)
+    assert torch.equal(scores(load_artefact(saved).model), scores(second))
+    assert names_in(saved.parent) == ["model"]
+    assert names_in(saved) == sorted([*FILES, MANIFEST])
+
+
+def test_missing_parents_and_an_empty_folder_are_taken(tmp_path: Path) -> None:
+    """The folder may lie in folders that are not there yet, and may be there if it is empty."""
+    (tmp_path / "empty").mkdir()
+    for directory in (tmp_path / "a" / "b", tmp_path / "empty"):
+        save(directory)
+        assert load_artefact(directory).report == {"run": 1}
+
+
+def test_a_link_is_followed(saved: Path) -> None:
+    """Saving through a symbolic link replaces what it points to; the link stays."""
+    link = saved.with_name("latest")
+    link.symlink_to(saved)
+    save(link, {"run": 2})
+    assert link.is_symlink()
+    assert load_artefact(saved).report == {"run": 2}
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_one_flipped_bit_is_found(saved: Path, name: str) -> None:
+    """A bit at the beginning, in the middle or near the end of any file: the file is named and not believed."""
+    original = (saved / name).read_bytes()
+    for place in (0, len(original) // 2, len(original) - 2):
+        changed = bytearray(original)
+        changed[place] ^= 1
+        (saved / name).write_bytes(changed)
+        with pytest.raises(ArtefactError, match=rf"{name}.*(was changed|is damaged).*copy the model again"):
+            load_artefact(saved)
+
+
+def test_no_byte_of_the_manifest_is_free(saved: Path) -> None:
+    """The manifest holds its own hash: not even the version of the package in it can be changed."""
+    original = (saved / MANIFEST).read_bytes()
+    for place in range(0, len(original), 3):
+        (saved / MANIFEST).write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
+        with pytest.raises(ArtefactError):
+            load_artefact(saved)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_a_file_cut_short_is_found(saved: Path, name: str) -> None:
+    """Half of a file is not the file."""
+    (saved / name).write_bytes((saved / name).read_bytes()[: (saved / name).stat().st_size // 2])
+    with pytest.raises(ArtefactError, match=rf"{name}.*(was changed or cut short|is damaged)"):
+        load_artefact(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    """Half an artefact is none."""
+    (saved / name).unlink()
+    with pytest.raises(ArtefactError, match=rf"incomplete: {name} is missing; copy the model again"):
+        load_artefact(saved)
+
+
+def test_no_folder_and_another_folder_are_told_apart(tmp_path: Path) -> None:
+    """The message says what to give, or the command that makes it."""
+    with pytest.raises(ArtefactError, match=r"there is no such folder; `ssd4rec train DATA --out .*nothing` makes one"):
+        load_artefact(tmp_path / "nothing")
+    with pytest.raises(ArtefactError, match=r"is not an ssd4rec model: it has no manifest\.json; give the folder that"):
+        load_artefact(tmp_path)
+
+
+def test_a_later_format_is_refused(saved: Path) -> None:
+    """What a later ssd4rec wrote is not guessed at; the version that wrote it is named."""
+    manifest = json.loads((saved / MANIFEST).read_text(encoding="utf-8"))
+    (saved / MANIFEST).write_text(json.dumps({**manifest, "format": FORMAT + 1, "ssd4rec": "9.1"}), encoding="utf-8")
+    with pytest.raises(ArtefactError, match=rf"has format {FORMAT + 1}, this ssd4rec reads format {FORMAT}; use the .*9\.1"):
+        load_artefact(saved)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"format": 1, "sha256": 3}'])
+def test_what_is_no_manifest_is_damaged(saved: Path, content: str) -> None:
+    """Nothing, or JSON of another shape, is said to be damaged."""
+    (saved / MANIFEST).write_text(content, encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"manifest\.json is damaged"):
+        load_artefact(saved)
+
+
+def test_missing_and_surplus_weights_are_named(saved: Path) -> None:
+    """Hashes that hold do not make other weights fit."""
+    weights = load_file(saved / module.WEIGHTS)
+    weights["stranger"] = weights.pop("table.weight")
+    save_file(weights, saved / module.WEIGHTS)
+    seal(saved)
+    with pytest.raises(ArtefactError, match=r"do not fit together: table.weight is missing; stranger is not expected"):
+        load_artefact(saved)
+
+
+def test_a_catalogue_of_another_size_does_not_fit(saved: Path) -> None:
+    """Four items cannot name the five that the weights score."""
+    catalogue_of(4).write(saved / module.CATALOGUE)
+    seal(saved)
+    with pytest.raises(
+        ArtefactError, match=r"catalogue of 4 items do not fit.*table.weight has the shape \[6, 8\], expected \[5, 8\]"
+    ):
+        load_artefact(saved)
+
+
+def test_settings_that_this_version_does_not_know_are_refused(saved: Path) -> None:
+    """An unknown setting is named, and what to do."""
+    (saved / module.CONFIG).write_text("[backbone]\nwings = 2\n", encoding="utf-8")
+    seal(saved)
+    with pytest.raises(ArtefactError, match=r"cannot be read: .*unknown setting 'backbone\.wings'.*train the model again"):
+        load_artefact(saved)
+
+
+def test_a_device_that_is_not_there_is_an_error(saved: Path) -> None:
+    """The device is named, and one that is always there."""
+    with pytest.raises(BackendError, match=r'the device "warp" is not available on this machine; use "cpu"'):
+        load_artefact(saved, device="warp")
+
+
+def test_parts_of_different_trainings_are_not_saved(tmp_path: Path) -> None:
+    """Five items in the model, four in the catalogue: nothing is written."""
+    model = NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS)
+    with pytest.raises(ArtefactError, match=r"a model of 5 items, a catalogue of 4 .* do not belong together"):
+        save_artefact(tmp_path / "model", model, catalogue_of(4), CONFIG, {}, COUNTS)
+    assert names_in(tmp_path) == []
+
+
+def test_what_is_no_artefact_is_left_alone(tmp_path: Path) -> None:
+    """A folder of somebody's letters, or a file, is not overwritten."""
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    (tmp_path / "file").write_text("x")
+    for name in ("letters", "file"):
+        with pytest.raises(ArtefactError, match=rf"{name} exists and is not an ssd4rec model; it is left alone"):
+            save(tmp_path / name)
+    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
+    assert names_in(tmp_path) == ["file", "letters"]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    """A file stands where a folder is needed."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtefactError, match=r"cannot write to .*file: .*; give another folder"):
+        check_writable(tmp_path / "file" / "model")
+
+
+# Files may not grow past a limit, which is what a full disk does to a program.
+SAVE_WITHOUT_SPACE = """
+import resource, signal, sys
+from pathlib import Path
+import test_artefact
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for limit in (100, 1000, 5000, 20000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        test_artefact.save(Path(sys.argv[1]), {"long": "x" * 30000})
+    except test_artefact.ArtefactError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
+    """Whichever file is too much: one clear error, the old model, nothing beside it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_WITHOUT_SPACE, saved], env=beside(), capture_output=True, check=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert all("cannot write the model to" in line and "give another folder, or free some space" in line for line in lines)
+    assert load_artefact(saved).report == {"run": 1}
+    assert names_in(saved.parent) == ["model"]
+
+
+def test_an_interrupted_save_leaves_the_old_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the files are written: the old model, nothing beside it."""
+    monkeypatch.setattr(module, "_sync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(saved, {"run": 2})
+    assert load_artefact(saved).report == {"run": 1}
+    assert names_in(saved.parent) == ["model"]
+
+
+def test_killed_between_the_renames_the_old_model_is_read_and_put_back(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only .model.old and a new one that has no name yet are there: the old one is read, and not lost by a save that fails."""
+    saved.rename(saved.with_name(".model.old"))
+    shutil.copytree(saved.with_name(".model.old"), saved.with_name(".model.new-1"))
+    assert load_artefact(saved).report == {"run": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_sync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            save(saved, {"run": 2})
+    assert names_in(saved.parent) == ["model"]
+    assert load_artefact(saved).report == {"run": 1}
+
+
+# Importing torch takes seconds: one process imports, and forks of it, which no thread of torch has touched yet, are killed.
+SAVE_FOREVER = """
+import os, sys
+from pathlib import Path
+import test_artefact
+for line in sys.stdin:
+    run = int(line)
+    if child := os.fork():
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("gone", flush=True)
+        continue
+    while True:
+        run += 1
+        test_artefact.save(Path(sys.argv[1]), {"run": run})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork")
+def test_killed_while_saving_there_is_always_a_whole_model(tmp_path: Path) -> None:
+    """A process that saves over and over is killed at thirty arbitrary moments: a whole model is there each time."""
+    directory, chance, runs = tmp_path / "model", np.random.default_rng(7), [0]
+    save(directory, {"run": 0})
+    command = [sys.executable, "-c", SAVE_FOREVER, directory]
+    with subprocess.Popen(command, env=beside(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        for _ in range(30):
+            parent.stdin.write(f"{runs[-1]}\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            time.sleep(chance.uniform(0.03, 0.1))
+            os.kill(child, signal.SIGKILL)
+            assert parent.stdout.readline() == "gone\n"
+            runs.append(load_artefact(directory).report["run"])
+        parent.stdin.close()
+    assert runs == sorted(runs)
+    assert len(set(runs)) > 3
+    save(directory)
+    assert names_in(tmp_path) == ["model"]
+
+
+def beside() -> dict[str, str]:
+    """The environment of a process that can import this file."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
