@@ -201,7 +201,7 @@ def list_data(*, as_json: JsonOption = False) -> None:
         table.add_column(column, justify="right" if column in ("users", "items", "interactions") else "left", overflow="fold")
     for name, known in KNOWN.items():
         counts = (f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}")
-        table.add_row(name, *counts, known.download, known.licence)
+        table.add_row(name, *counts, escape(known.download), escape(known.licence))
     out_console.print(table)
     out_console.print("Counts are after the 5-core: users and items with at least five interactions.")
 
@@ -218,11 +218,13 @@ def describe_data(
     as_json: JsonOption = False,
 ) -> None:
     """Read DATA and say what is in it, what the k-core drops, and what a pass of training costs."""
-    from ssd4rec import experiment
     from ssd4rec.config import load_config
 
     chosen = load_config(config, [*(settings or []), *_columns_as_settings(user, item, time)])
     interactions, titles = _open(data, chosen, None)
+
+    from ssd4rec import experiment
+
     prepared = experiment.prepare(interactions, titles, chosen)
     description = {**prepared.description, "pass": experiment.describe_pass(prepared, chosen)}
     if as_json:
@@ -266,9 +268,10 @@ def main() -> None:
 
 
 def _prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
+    interactions, item_titles = _open(data, config, titles)  # before torch is imported: a mistake is answered at once
+
     from ssd4rec import experiment
 
-    interactions, item_titles = _open(data, config, titles)
     prepared = experiment.prepare(interactions, item_titles, config)
     screen.show_data(err_console, prepared.description)
     return prepared

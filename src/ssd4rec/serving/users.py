@@ -78,7 +78,8 @@ def recommend_users(
     except OSError as error:
         raise DataError(f"cannot write {target}: {error.strerror or error}; give another file") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return {"users": len(users), "rows": rows, "unknown_interactions": unknown, "popular_users": popular}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save_file
 
 from ssd4rec.config import TrainingConfig
@@ -134,9 +135,7 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback])
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches
         )
-    except Exception as error:
-        if "accelerator" not in str(error).lower():
-            raise
+    except MisconfigurationException as error:
         raise BackendError(
             f'training.accelerator = "{config.accelerator}" is not available on this machine; use "auto" or "cpu"'
         ) from error

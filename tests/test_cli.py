@@ -1,0 +1,224 @@
+"""The command line, as a person or a script uses it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import worlds
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from ssd4rec import cli
+
+RUN = CliRunner()
+SMALL = [
+    "--set", "data.min_interactions=1", "--set", "backbone.width=16", "--set", "backbone.state_dim=8",
+    "--set", "training.token_budget=256",
+]  # fmt: skip
+
+
+def run(*arguments):
+    """The command with its exit code, as the entry point gives it."""
+    result = RUN.invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def command(*arguments, **options):
+    """The installed command in a process of its own."""
+    code = "import sys; from ssd4rec.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A CSV of the cycle world with titles, and a model trained on it."""
+    folder = tmp_path_factory.mktemp("cli")
+    table = worlds.frame(worlds.cycle()).with_columns(pl.col("item_id").map_elements(lambda item: f"m{item:02}", pl.String))
+    table.write_csv(folder / "cycle.csv")
+    pl.DataFrame({"item_id": [f"m{item:02}" for item in range(12)], "title": [f"Film {item}" for item in range(12)]}).write_csv(
+        folder / "titles.csv"
+    )
+    result = run(
+        "train", folder / "cycle.csv", "--titles", folder / "titles.csv", "--out", folder / "model", "--json",
+        *SMALL, "--set", "training.learning_rate=1e-2", "--set", "training.max_epochs=10", "--set", "training.mask_ratio=0.0",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (folder / "report.json").write_text(result.stdout)
+    return folder
+
+
+def test_train_prints_one_json_object(folder):
+    """Standard output is the report, with the keys that scripts rely on."""
+    report = json.loads((folder / "report.json").read_text())
+    assert {"data", "model", "protocol", "validation", "test", "popularity", "seconds", "artefact"} <= report.keys()
+    assert report["data"]["kept"]["users"] == 60
+    assert {"users", "items", "interactions", "mean_length", "longest"} <= report["data"]["kept"].keys()
+    assert set(report["test"]) == {"hr@10", "ndcg@10", "mrr@10", "hr@20", "ndcg@20", "mrr@20"}
+    assert report["test"]["ndcg@10"] > report["popularity"]["test"]["ndcg@10"]
+    assert report["protocol"]["ties"] == "worst rank"
+    assert report["model"]["parameters"] > 0
+    assert report["artefact"] == str(folder / "model")
+    assert not Path(f"{report['artefact']}.training").exists()
+
+
+def test_evaluate_shows_what_training_found(folder):
+    """Without data the kept figures are shown, with the same data they are measured anew and equal."""
+    report = json.loads((folder / "report.json").read_text())
+    kept = json.loads(run("evaluate", folder / "model", "--json").stdout)
+    anew = json.loads(run("evaluate", folder / "model", folder / "cycle.csv", "--json").stdout)
+    assert kept["test"] == report["test"]
+    assert anew["test"] == pytest.approx(report["test"])
+    assert anew["notes"] == []
+    table = run("evaluate", folder / "model").stdout
+    assert "popularity" in table
+    assert "seen kept" in table
+
+
+def test_evaluate_takes_another_protocol(folder):
+    """With seen items filtered the protocol says so."""
+    found = json.loads(
+        run("evaluate", folder / "model", folder / "cycle.csv", "--set", "evaluation.seen=filtered", "--json").stdout
+    )
+    assert found["protocol"]["seen"] == "filtered"
+
+
+def test_evaluate_on_other_data_says_what_it_left_out(folder, tmp_path):
+    """Items that the model does not know are left out of the histories, and counted."""
+    table = pl.read_csv(folder / "cycle.csv").with_columns(pl.col("item_id").replace({"m00": "new"}))
+    table.write_csv(tmp_path / "other.csv")
+    found = json.loads(run("evaluate", folder / "model", tmp_path / "other.csv", "--json").stdout)
+    unknown = int((table["item_id"] == "new").sum())
+    assert found["notes"][0].startswith(f"{unknown} interactions with items that the model does not know")
+    assert found["protocol"]["targets"] > 0
+
+
+def test_recommend_names_the_next_item(folder):
+    """After m03, m04, m05 comes m06, with its title; an unknown item is reported."""
+    answer = json.loads(run("recommend", folder / "model", "--history", "m03,m04,nothing,m05", "-k", "2", "--json").stdout)
+    assert answer["recommendations"][0]["item"] == "m06"
+    assert answer["recommendations"][0]["title"] == "Film 6"
+    assert len(answer["recommendations"]) == 2
+    assert answer["unknown_items"] == ["nothing"]
+    assert "Film 6" in run("recommend", folder / "model", "--history", "m03,m04,m05").stdout
+
+
+def test_recommend_writes_a_file_for_every_user(folder, tmp_path):
+    """Parquet with user_id, item_id, score and rank."""
+    result = run(
+        "recommend",
+        folder / "model",
+        "--users",
+        folder / "cycle.csv",
+        "--out",
+        tmp_path / "recs.parquet",
+        "-k",
+        "3",
+        "--keep-seen",
+    )
+    assert "to 60 users" in result.stdout
+    found = pl.read_parquet(tmp_path / "recs.parquet")
+    assert found.columns == ["user_id", "item_id", "score", "rank"]
+    assert found["user_id"].n_unique() == 60
+    assert found["user_id"].dtype == pl.String
+
+
+def test_data_describe_counts_and_prices(folder):
+    """What is read, what is kept, what a pass costs."""
+    found = json.loads(run("data", "describe", folder / "cycle.csv", "--json", *SMALL).stdout)
+    assert found["read"]["rows"] == found["kept"]["interactions"] + found["dropped"]["interactions"]
+    assert found["pass"]["prefix_tokens"] > found["pass"]["one_pass_tokens"] == found["pass"]["targets"]
+    assert 0 < found["pass"]["fill"] <= 1
+    assert "a pass has" in run("data", "describe", folder / "cycle.csv", *SMALL).stdout
+
+
+def test_data_list_names_the_built_in_set():
+    """With its counts after the 5-core."""
+    assert json.loads(run("data", "list", "--json").stdout)["movielens-latest-small"]["kept"]["interactions"] == 90072
+    assert "movielens" in run("data", "list").stdout
+
+
+def test_doctor_says_what_is_in_use():
+    """Versions and the device."""
+    findings = json.loads(run("doctor", "--json").stdout)
+    assert findings["torch"]
+    assert "device" in findings
+    assert "scan" in run("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.csv"], "nowhere.csv"),
+        (["train", "movielens"], "neither a file nor a named data set"),
+        (["train", "FILE", "--set", "training.epochs=3"], "unknown setting 'training.epochs'"),
+        (["train", "FILE", "--config", "slow"], "no settings named 'slow'"),
+        (["train", "FILE", "--user", "nobody"], "nobody"),
+        (["train", "FILE", "--set", "data.min_interactions=1000"], "nothing is left"),
+        (["train", "FILE", "--resume", "--out", "MISSING", *SMALL], "nothing to resume"),
+        (["evaluate", "MISSING"], "there is no such folder"),
+        (["evaluate", "MODEL", "--set", "evaluation.seen=filtered"], "give the data too"),
+        (["recommend", "MODEL"], "either --history"),
+        (["recommend", "MODEL", "--users", "FILE"], "add --out"),
+        (["recommend", "MODEL", "--history", "m01", "-k", "0"], "1 or more"),
+        (["recommend", "MODEL", "--history", "x", "--unknown", "raise"], "not in the catalogue"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(folder, tmp_path, arguments, message):
+    """Each raises one of our errors, whose message names what was wrong."""
+    places = {"FILE": folder / "cycle.csv", "MODEL": folder / "model", "MISSING": tmp_path / "missing"}
+    with pytest.raises(cli.SSD4RecError) as caught:
+        run(*(places.get(argument, argument) for argument in arguments))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_mistake_exits_with_2_and_one_line(tmp_path):
+    """In a process of its own: one line on standard error, nothing on standard output, nothing written."""
+    (tmp_path / "empty.csv").write_text("")
+    result = command("train", "empty.csv", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert "empty.csv" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["empty.csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(folder, tmp_path, how, code):
+    """A real process is killed, or interrupted, in mid-training; --resume ends with the weights of an uninterrupted run."""
+    settings = [*SMALL, "--set", "training.max_epochs=8", "--set", "training.patience=8"]
+    options = ["train", folder / "cycle.csv", *settings]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(*options, "--out", whole).exit_code == 0
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from ssd4rec.cli import main; sys.exit(main())", *map(str, options), "--out", broken],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("epoch   2"):
+            child.send_signal(how)
+            break
+    rest = child.stderr.read()
+    child.stderr.close()
+    assert child.wait() == code
+    assert not broken.exists()
+    assert how == signal.SIGKILL or "--resume" in rest
+    result = run(*options, "--out", broken, "--resume")
+    assert result.exit_code == 0
+    first, second = load_file(whole / "weights.safetensors"), load_file(broken / "weights.safetensors")
+    assert all(first[name].equal(second[name]) for name in first)

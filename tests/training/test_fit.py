@@ -1,0 +1,123 @@
+"""Training: repeatable, resumable, and ending with its best weights."""
+
+import pytest
+import torch
+import worlds
+from lightning.pytorch import Callback
+
+from ssd4rec.config import BackboneConfig, Config
+from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.evaluation.evaluate import evaluate
+from ssd4rec.experiment import make_model
+from ssd4rec.training import fit as module
+from ssd4rec.training.fit import fit
+
+SETTINGS = Config(
+    data=worlds.config().data,
+    backbone=BackboneConfig(width=16, state_dim=8, head_width=8, dropout=0.3),
+    training=worlds.config(max_epochs=4, token_budget=128, mask_ratio=0.2).training,
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return worlds.world(worlds.cycle(users=40))
+
+
+def train(world, settings=SETTINGS, **options):
+    model = make_model(settings, len(world.catalogue))
+    report = fit(model, world.histories, world.split, settings.training, **options)
+    return model.state_dict(), report
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Stop(Callback):
+    """Breaks off a training after so many steps, as a power cut would."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.steps:
+            raise ConnectionAbortedError("power cut")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(world):
+    return train(world)
+
+
+def test_one_seed_gives_the_same_weights_bit_for_bit(world, uninterrupted):
+    """Twice the same, with dropout and masking; another seed differs."""
+    weights, report = train(world)
+    assert equal(weights, uninterrupted[0])
+    assert [epoch.loss for epoch in report.course] == [epoch.loss for epoch in uninterrupted[1].course]
+    other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
+    assert not equal(train(world, other)[0], weights)
+
+
+def test_training_leaves_the_random_numbers_of_the_caller_alone(world):
+    """torch's generator is where it was."""
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    train(world)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("between", [0.0, 1e9], ids=["each batch", "each epoch"])
+@pytest.mark.parametrize("steps", [3, 9])
+def test_a_broken_off_training_resumes_to_the_same_weights(world, uninterrupted, tmp_path, monkeypatch, between, steps):
+    """Whether the last checkpoint was in mid-epoch or at an epoch's end, the weights become those of an uninterrupted run."""
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", between)
+    with pytest.raises(ConnectionAbortedError):
+        train(world, directory=tmp_path, callbacks=[Stop(steps)])
+    if not (tmp_path / module.LAST).exists():
+        pytest.skip("cut before the first checkpoint")
+    weights, report = train(world, directory=tmp_path, resume=True)
+    assert equal(weights, uninterrupted[0])
+    assert [(epoch.epoch, epoch.loss, epoch.ndcg) for epoch in report.course] == [
+        (epoch.epoch, epoch.loss, epoch.ndcg) for epoch in uninterrupted[1].course
+    ]
+
+
+def test_the_best_weights_are_kept(world):
+    """The model that fit leaves behind has the best validation NDCG@10 of the course."""
+    model = make_model(SETTINGS, len(world.catalogue))
+    report = fit(model, world.histories, world.split, SETTINGS.training)
+    found = evaluate(model, world.histories, world.split.validation).ndcg[10]
+    assert report.best_ndcg == max(epoch.ndcg for epoch in report.course)
+    assert found == pytest.approx(report.best_ndcg, abs=1e-6)
+
+
+def test_training_stops_when_nothing_gets_better(world):
+    """With a learning rate of next to nothing, patience 2 ends it after few epochs."""
+    settings = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 2})
+    report = fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings)
+    assert report.stopped == "patience"
+    assert len(report.course) < 10
+
+
+def test_nothing_to_resume_is_an_error(world, tmp_path):
+    """An empty folder has no state."""
+    with pytest.raises(ArtefactError, match="nothing to resume"):
+        train(world, directory=tmp_path, resume=True)
+
+
+def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
+    """Another seed is another training."""
+    train(world, directory=tmp_path)
+    other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
+    with pytest.raises(ArtefactError, match="state of a training with other training"):
+        train(world, other, directory=tmp_path, resume=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there_is_an_error(world):
+    """Asking for a GPU without one says what to do."""
+    settings = SETTINGS.training.model_copy(update={"accelerator": "gpu"})
+    with pytest.raises(BackendError, match=r'training\.accelerator = "gpu" is not available'):
+        fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings)

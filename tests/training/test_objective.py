@@ -1,0 +1,86 @@
+"""What a pass asks, what it costs, and that both objectives ask the same."""
+
+import numpy as np
+import pytest
+import torch
+import worlds
+
+from ssd4rec.config import TrainingConfig
+from ssd4rec.data.packing import lay_end_to_end
+from ssd4rec.experiment import make_model
+from ssd4rec.training.objective import cost_of_pass, masked, next_item_loss, plan_pass
+
+HISTORIES = worlds.cycle(users=7)
+
+
+def whole_pass(objective, **settings):
+    world = worlds.world(HISTORIES)
+    config = TrainingConfig(objective=objective, mask_ratio=0.0, token_budget=10_000, **settings)
+    plan = plan_pass(world.split.train, config, epoch=0)
+    assert len(plan.batches) == 1
+    return world, config, lay_end_to_end(world.histories, plan.examples, plan.batches[0])
+
+
+def test_one_pass_has_the_loss_and_gradients_of_every_prefix():
+    """In float64 the two objectives are one, to 1e-12."""
+    losses, gradients = [], []
+    for objective in ("one-pass", "prefix"):
+        world, config, batch = whole_pass(objective)
+        model = make_model(worlds.config(), len(world.catalogue)).double()
+        loss = next_item_loss(model, batch, config)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+    assert gradients[0].abs().max() > 1e-3
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
+
+
+def test_masking_spares_targets_and_hits_its_share():
+    """A quarter of the inputs becomes item 0, the rest stays."""
+    torch.manual_seed(0)
+    items = torch.arange(1, 40_001)
+    found = masked(items, 0.25)
+    assert (found == 0).double().mean() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(found[found > 0], items[found > 0])
+    assert torch.equal(masked(items, 0.0), items)
+
+
+def test_a_plan_is_a_function_of_seed_and_epoch():
+    """Equal for equal (seed, epoch), different for another epoch."""
+    world = worlds.world(worlds.cycle())
+    config = TrainingConfig(token_budget=64)
+    first, again, other = (plan_pass(world.split.train, config, epoch) for epoch in (3, 3, 4))
+    assert [rows.tolist() for rows in first.batches] == [rows.tolist() for rows in again.batches]
+    assert [rows.tolist() for rows in first.batches] != [rows.tolist() for rows in other.batches]
+
+
+def test_sampled_prefixes_are_so_many_of_each_history():
+    """Two prefixes a history, anew each epoch."""
+    world = worlds.world(HISTORIES)
+    config = TrainingConfig(objective="prefix", prefixes_per_history=2)
+    plans = [plan_pass(world.split.train, config, epoch).examples for epoch in (0, 1)]
+    targets = world.split.train.stop - world.split.train.first_target
+    for examples in plans:
+        assert np.bincount(examples.user, minlength=7).tolist() == np.minimum(targets, 2).tolist()
+    assert plans[0].stop.tolist() != plans[1].stop.tolist()
+
+
+def test_the_cost_of_both_objectives_is_counted():
+    """One history of 6 events trains 3 targets: 3 tokens in one pass, 1 + 2 + 3 by prefixes."""
+    world = worlds.world([[1, 2, 3, 4, 5, 6]])
+    once = cost_of_pass(world.split.train, TrainingConfig())
+    every = cost_of_pass(world.split.train, TrainingConfig(objective="prefix"))
+    assert (once.targets, once.tokens, once.tokens_of_other) == (3, 3, 6)
+    assert (every.targets, every.tokens, every.tokens_of_other) == (3, 6, 3)
+    assert every.advice(TrainingConfig(objective="prefix")) is None
+
+
+def test_a_dear_objective_is_answered_with_the_cheap_one():
+    """A history of 102 events costs 50 times the tokens by prefixes: the advice names the setting."""
+    world = worlds.world([list(range(102))])
+    config = TrainingConfig(objective="prefix")
+    advice = cost_of_pass(world.split.train, config).advice(config)
+    assert advice is not None
+    assert "50 times" in advice
+    assert "training.objective=one-pass" in advice
