@@ -9,10 +9,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import worlds
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import worlds
 from ssd4rec import cli
 
 RUN = CliRunner()

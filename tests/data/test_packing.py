@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import worlds
 from hypothesis import given
 from hypothesis import strategies as st
 
+import worlds
 from ssd4rec.data.packing import lay_end_to_end, pack, plan_batches
 
 

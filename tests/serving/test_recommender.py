@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import worlds
 
+import worlds
 from ssd4rec.artefact import Artefact
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.experiment import make_model, training_counts

@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-import worlds
 
+import worlds
 from ssd4rec.artefact import Artefact
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.experiment import make_model, training_counts

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import worlds
 from lightning.pytorch import Callback
 
+import worlds
 from ssd4rec.config import BackboneConfig, Config
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-import worlds
 
+import worlds
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import lay_end_to_end
 from ssd4rec.experiment import make_model
