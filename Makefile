@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/ssd4rec demo
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
 lint: install
 	$(BIN)/ruff check .
@@ -42,5 +42,5 @@ bench: install
 	$(BIN)/python benchmarks/run.py
 
 check: lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 	bash .ci/check-wheel

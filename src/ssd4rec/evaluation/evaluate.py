@@ -1,6 +1,7 @@
 """Rank every target of a part of the split, and report under a protocol."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Protocol as Interface
 
@@ -12,7 +13,7 @@ from ssd4rec.config import Seen
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import Numbers, pack
 from ssd4rec.data.split import Examples
-from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
 from ssd4rec.evaluation.ranks import ranks_of_states
 from ssd4rec.shapes import Boundaries, Items, States
@@ -42,6 +43,7 @@ class Protocol:
     seen: Seen  # whether items of the history stay among the candidates
     ties: str  # whose favour equal scores count in
     k_core: int  # k of the filter before the split
+    max_length: int | None  # events read of a longer history; None: every history was read whole
     targets: int  # how many were ranked
 
     def as_dict(self) -> dict[str, object]:
@@ -142,38 +144,62 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         The ranks in the order of the examples, and the figures.
 
     Raises:
+        ConfigError: there is no cut-off, or one below 1.
         DataError: there is nothing to rank, or the model's scores are not numbers.
+        ShapeError: histories and model are not of the same catalogue.
     """
+    if not cutoffs or min(cutoffs) < 1:
+        raise ConfigError(f"cutoffs are ranks, 1 or more, e.g. (10, 20); found {tuple(cutoffs)}")
     single = examples.prefixes()
     if not len(single):
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
-    ranks = []
+    ranks = _rank(model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence)
+    protocol = Protocol(
+        split=split,
+        candidates=f"whole catalogue, {model.item_vectors.shape[0]} items",
+        seen=seen,
+        ties="worst rank",
+        k_core=histories.filtering.k,
+        max_length=_longest_cut(histories, single),
+        targets=len(ranks),
+    )
+    by_popularity: Iterable[Group] = ()
+    if training_counts is not None:
+        popularity = training_counts[histories.items[single.first_target]]
+        by_popularity = _by_popularity(ranks, popularity, training_counts, cutoffs[0])
+    by_length = _by_length(ranks, single.first_target - single.start, cutoffs[0])
+    return Ranking(ranks, tuple(cutoffs), protocol, tuple(by_length), tuple(by_popularity))
+
+
+def _rank(
+    model: Ranker, histories: Histories, single: Examples, token_budget: int, *, filtered: bool, progress: Progress
+) -> Ranks:
+    ranks, done = [], 0
     with torch.inference_mode(), _evaluating(model):
         vectors = model.item_vectors
-        done = 0
-        for batch in pack(histories, single, token_budget):
-            on_device = batch.to(vectors.device)
-            states = model.encode(on_device.items, on_device.boundaries)
-            targets = on_device.targets[on_device.boundaries[1:] - 1]
-            lengths = on_device.boundaries.diff()
-            rows = torch.repeat_interleave(lengths) if seen == "filtered" else None
-            ranks.append(ranks_of_states(states, vectors, targets, on_device.items if rows is not None else None, rows).cpu())
+        _check_catalogue(histories, vectors.shape[0])
+        for packed in pack(histories, single, token_budget):
+            batch = packed.to(vectors.device)
+            targets = batch.targets[batch.boundaries[1:] - 1]
+            seen = (batch.items, torch.repeat_interleave(batch.boundaries.diff())) if filtered else ()
+            ranks.append(ranks_of_states(model.encode(batch.items, batch.boundaries), vectors, targets, *seen).cpu())
             done += len(targets)
-            if progress:
-                progress(done, len(single))
-    found = torch.cat(ranks).numpy()
-    candidates = f"whole catalogue, {vectors.shape[0]} items"
-    protocol = Protocol(split, candidates, seen, "worst rank", histories.filtering.k, len(found))
-    first = cutoffs[0]
-    lengths_read = single.stop - 1 - single.start
-    popularity = None if training_counts is None else training_counts[histories.items[single.stop - 1]]
-    return Ranking(
-        found,
-        tuple(cutoffs),
-        protocol,
-        tuple(_by_length(found, lengths_read, first)),
-        () if popularity is None or training_counts is None else tuple(_by_popularity(found, popularity, training_counts, first)),
-    )
+            progress(done, len(single))
+    return torch.cat(ranks).numpy()
+
+
+def _check_catalogue(histories: Histories, items: int) -> None:
+    if (largest := int(histories.items.max())) > items:
+        raise ShapeError(
+            f"the histories have item numbers up to {largest}, the model scores {items} items; "
+            f"give histories of the catalogue that the model was made for"
+        )
+
+
+def _longest_cut(histories: Histories, single: Examples) -> int | None:
+    """How much was read of the histories that were not read from their first event."""
+    cut = single.start > histories.offsets[single.user]
+    return int((single.first_target - single.start)[cut].max()) if cut.any() else None
 
 
 def _by_length(ranks: Ranks, lengths: Numbers, cutoff: int) -> Iterator[Group]:
@@ -184,15 +210,17 @@ def _by_length(ranks: Ranks, lengths: Numbers, cutoff: int) -> Iterator[Group]:
 
 
 def _by_popularity(ranks: Ranks, popularity: Numbers, counts: Numbers, cutoff: int) -> Iterator[Group]:
-    """Head: the items that together make up a third of the training events; middle: the next third; tail: the rest."""
+    """Head: the fewest items that make up a third of the training events; middle: those up to two thirds; tail: the rest.
+
+    Items with equally many events are in one group.
+    """
     yield from _group("never seen in training", ranks[popularity == 0], cutoff)
-    rising = np.sort(counts[1:])
-    share = np.cumsum(rising) / max(rising.sum(), 1)
-    edges = np.searchsorted(share, [1 / 3, 2 / 3]).clip(max=len(rising) - 1)
-    low, high = rising[edges].tolist()
-    yield from _group(f"tail, 1-{low} training events", ranks[(popularity > 0) & (popularity <= low)], cutoff)
-    yield from _group(f"middle, {low + 1}-{high} training events", ranks[(popularity > low) & (popularity <= high)], cutoff)
-    yield from _group(f"head, more than {high} training events", ranks[popularity > high], cutoff)
+    falling = np.sort(counts[1:])[::-1]
+    thirds = np.searchsorted(3 * np.cumsum(falling), [falling.sum(), 2 * falling.sum()])
+    head, middle = np.maximum(falling[thirds], 1).tolist()
+    yield from _group(f"tail, 1-{middle - 1} training events", ranks[(popularity > 0) & (popularity < middle)], cutoff)
+    yield from _group(f"middle, {middle}-{head - 1} training events", ranks[(popularity >= middle) & (popularity < head)], cutoff)
+    yield from _group(f"head, {head}+ training events", ranks[popularity >= head], cutoff)
 
 
 def _group(name: str, ranks: Ranks, cutoff: int) -> Iterator[Group]:
@@ -200,17 +228,19 @@ def _group(name: str, ranks: Ranks, cutoff: int) -> Iterator[Group]:
         yield Group(name, len(ranks), hit_rate(ranks, cutoff), ndcg(ranks, cutoff))
 
 
-class _evaluating:  # noqa: N801 - reads as a word of the with statement
-    """Dropout off inside, and afterwards as it was."""
+@contextmanager
+def _evaluating(model: Ranker) -> Iterator[None]:
+    """Dropout off inside; afterwards every part is in the mode that it was in."""
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        if isinstance(model, torch.nn.Module):
+            model.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
-    def __init__(self, model: Ranker) -> None:
-        self._module = model if isinstance(model, torch.nn.Module) else None
 
-    def __enter__(self) -> None:
-        if self._module is not None:
-            self._was_training = self._module.training
-            self._module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        if self._module is not None:
-            self._module.train(self._was_training)
+def _in_silence(done: int, total: int) -> None:
+    del done, total

@@ -1,15 +1,18 @@
 """The rank of a target among the whole catalogue."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from ssd4rec.errors import DataError
+from ssd4rec.errors import DataError, ShapeError
 from ssd4rec.shapes import Scores, States
 
 BLOCK_ELEMENTS = 1 << 24  # scores held at once: 64 MiB in float32
+BLOCK_ITEMS = 2048  # items worked on at once: what is made of a block of their scores stays in the cache
 
 
-def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None) -> Tensor:
+def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None, rounding: Tensor | None = None) -> Tensor:
     """1-based rank of each target, ties counted against it: how many candidates score at least as high, itself included.
 
     A model that scores everything alike earns V, the worst rank.
@@ -18,28 +21,45 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None)
         scores: [B, V]; column j scores item number j + 1.
         targets: int64 [B] item numbers, 1 … V.
         removed: bool [B, V], candidates that are left out; the target never is. None: all V are candidates.
+        rounding: [B], scores that are below the target's by no more than this are equal to it. None: only equal ones are.
 
     Returns:
         int64 [B].
 
     Raises:
         DataError: a score is not a finite number.
+        ShapeError: a target is not one of the V items.
     """
-    own = scores.gather(1, targets[:, None] - 1)
-    if not torch.isfinite(scores).all():
-        bad = int((~torch.isfinite(scores)).any(dim=1).sum())
+    _check_targets(targets, scores.shape[1])
+    place = targets[:, None] - 1
+    own = scores.gather(1, place)
+    if rounding is not None:
+        own -= rounding[:, None]
+    ranks = torch.zeros_like(targets)
+    total = scores.new_zeros(len(scores))  # finite only if every score is
+    for first in range(0, scores.shape[1], BLOCK_ITEMS):
+        columns = slice(first, first + BLOCK_ITEMS)
+        block = scores[:, columns]
+        total += block.sum(dim=1)
+        at_least = block >= own
+        if removed is not None:
+            at_least &= ~removed[:, columns]
+        ranks += at_least.sum(dim=1)
+    if not torch.isfinite(total).all():
+        bad = int((~torch.isfinite(total)).sum())
         raise DataError(f"the model gave scores that are not numbers for {bad} of {len(scores)} histories; it has diverged")
-    above = scores >= own
     if removed is not None:
-        above &= ~removed
-        above.scatter_(1, targets[:, None] - 1, value=True)
-    return above.sum(dim=1)
+        ranks += removed.gather(1, place).squeeze(1)
+    return ranks
 
 
 def ranks_of_states(
     states: States, item_vectors: Tensor, targets: Tensor, seen: Tensor | None = None, seen_rows: Tensor | None = None
 ) -> Tensor:
     """`rank_targets` of states @ item_vectors^T, a block of histories at a time, so that memory does not grow with B.
+
+    Scores that rounding alone can tell apart are equal: equal item vectors do not get equal scores to the last bit in every
+    column of a matrix product, and a model whose vectors are all alike must earn the worst rank.
 
     Args:
         states: [B, D].
@@ -53,18 +73,51 @@ def ranks_of_states(
 
     Raises:
         DataError: a score is not a finite number.
+        ShapeError: a target is not one of the V items.
     """
-    classes = item_vectors.shape[0]
-    size = max(BLOCK_ELEMENTS // classes, 1)
+    _check_targets(targets, item_vectors.shape[0])
+    states = states.to(item_vectors.dtype)  # under autocast they may be bfloat16
+    lengths = states.norm(dim=1) * item_vectors[targets - 1].norm(dim=1)
+    rounding = 4 * torch.finfo(states.dtype).eps * lengths
     ranks = []
-    for start in range(0, states.shape[0], size):
-        block = slice(start, start + size)
-        scores = states[block] @ item_vectors.T
+    for rows, scores in score_blocks(states, item_vectors):
         removed = None
         if seen is not None and seen_rows is not None:
-            first, last = torch.searchsorted(seen_rows, torch.tensor([start, start + size], device=seen_rows.device)).tolist()
-            removed = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            edges = torch.tensor([rows.start, rows.stop], device=seen_rows.device)
+            first, last = torch.searchsorted(seen_rows, edges).tolist()
             known = seen[first:last] > 0
-            removed[seen_rows[first:last][known] - start, seen[first:last][known] - 1] = True
-        ranks.append(rank_targets(scores, targets[block], removed))
+            removed = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            removed[seen_rows[first:last][known] - rows.start, seen[first:last][known] - 1] = True
+        ranks.append(rank_targets(scores, targets[rows], removed, rounding[rows]))
     return torch.cat(ranks)
+
+
+def score_blocks(states: States, item_vectors: Tensor) -> Iterator[tuple[slice, Scores]]:
+    """The scores of a few histories at a time.
+
+    Args:
+        states: [B, D].
+        item_vectors: [V, D].
+
+    Yields:
+        Which rows, and their scores [rows, V]; these are overwritten when the next ones are asked for.
+    """
+    states, item_vectors = states.detach(), item_vectors.detach()
+    histories, items = states.shape[0], item_vectors.shape[0]
+    size = max(BLOCK_ELEMENTS // items, 1)
+    memory = states.new_empty(min(size, histories), items)
+    for start in range(0, histories, size):
+        rows = slice(start, min(start + size, histories))
+        scores = memory[: rows.stop - start]
+        for first in range(0, items, BLOCK_ITEMS):
+            columns = slice(first, first + BLOCK_ITEMS)
+            torch.mm(states[rows], item_vectors[columns].T, out=scores[:, columns])
+        yield rows, scores
+
+
+def _check_targets(targets: Tensor, items: int) -> None:
+    if outside := targets[(targets < 1) | (targets > items)].tolist():
+        raise ShapeError(
+            f"a target is one of the item numbers 1 … {items} that the model scores, found {outside[0]}; "
+            f"give histories of the catalogue that the model was made for"
+        )
