@@ -8,7 +8,8 @@ import torch
 
 import worlds
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.data.split import truncate
+from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.evaluate import evaluate, refuse_other_protocol
 from ssd4rec.experiment import make_model, training_counts
 
@@ -94,3 +95,80 @@ def test_figures_of_other_protocols_are_not_compared(world):
     refuse_other_protocol(kept, kept)
     with pytest.raises(ConfigError, match="seen 'kept' against 'filtered'"):
         refuse_other_protocol(kept, filtered)
+
+
+def test_a_protocol_says_how_much_of_a_history_was_read(world):
+    """All histories have four events before the test target: cut at 2 it says 2, cut at 4 nothing is cut."""
+    model, part = Popularity(counts_of(world)), world.split.test
+    assert evaluate(model, world.histories, part).protocol.max_length is None
+    assert evaluate(model, world.histories, truncate(part, 4)).protocol.max_length is None
+    assert evaluate(model, world.histories, truncate(part, 2)).protocol.max_length == 2
+
+
+def test_a_protocol_names_everything_that_decides_the_number(world):
+    """Split, candidates, seen items, ties, k-core, length, and how many targets."""
+    assert evaluate(Popularity(counts_of(world)), world.histories, world.split.test).protocol.as_dict() == {
+        "split": "leave-last-out",
+        "candidates": "whole catalogue, 4 items",
+        "seen": "kept",
+        "ties": "worst rank",
+        "k_core": 1,
+        "max_length": None,
+        "targets": 3,
+    }
+
+
+def test_each_part_of_the_model_is_left_in_the_mode_it_was_in(world):
+    """A part that was frozen by its owner stays so, while the rest goes on training."""
+    model = make_model(worlds.config(), len(world.catalogue)).train()
+    model.table.eval()
+    evaluate(model, world.histories, world.split.test)
+    assert model.backbone.training
+    assert not model.table.training
+
+
+def test_several_targets_a_row_are_ranked_one_by_one(world):
+    """The training part asks for 2 targets a user: 20 10 | 20 30 | 30 10 rank 3 1 | 3 3 | 3 1 by popularity."""
+    ranking = evaluate(Popularity(counts_of(world)), world.histories, world.split.train)
+    assert ranking.ranks.tolist() == [3, 1, 3, 3, 3, 1]
+
+
+def test_the_head_is_the_fewest_items_that_hold_a_third_of_the_events(world):
+    """Counts 5 2 2 0: item 10 alone holds 5 of 9, 20 and 30 hold the next third, 40 was never seen."""
+    ranking = evaluate(Popularity(counts_of(world)), world.histories, world.split.test, training_counts=counts_of(world))
+    assert [(group.name, group.targets) for group in ranking.by_popularity] == [
+        ("never seen in training", 1),
+        ("middle, 2-4 training events", 1),
+        ("head, 5+ training events", 1),
+    ]
+
+
+def test_groups_by_length_count_the_events_that_are_read(world):
+    """Four events are read before each test target, two when cut at two."""
+    model = Popularity(counts_of(world))
+    assert [group.name for group in evaluate(model, world.histories, world.split.test).by_length] == ["1-4 events"]
+    group = evaluate(model, world.histories, world.split.test, cutoffs=(1,)).by_length[0]
+    assert (group.targets, group.hit_rate, group.ndcg) == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_progress_counts_targets(world):
+    """The calls rise to all targets."""
+    calls = []
+    evaluate(
+        Popularity(counts_of(world)), world.histories, world.split.test, token_budget=4, progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_histories_of_another_catalogue_are_an_error(world):
+    """A model of three items cannot rank histories of four."""
+    model = make_model(worlds.config(), 3)
+    with pytest.raises(ShapeError, match="item numbers up to 4, the model scores 3 items; give histories of the catalogue"):
+        evaluate(model, world.histories, world.split.test)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (0, 10)])
+def test_cutoffs_are_ranks(world, cutoffs):
+    """None at all, or a rank of 0, is an error."""
+    with pytest.raises(ConfigError, match="cutoffs are ranks, 1 or more"):
+        evaluate(Popularity(counts_of(world)), world.histories, world.split.test, cutoffs=cutoffs)

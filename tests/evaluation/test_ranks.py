@@ -1,11 +1,14 @@
 """Ranks, pessimistic and exact."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd4rec.errors import DataError
+from ssd4rec.errors import DataError, ShapeError
 from ssd4rec.evaluation import ranks as module
 from ssd4rec.evaluation.ranks import rank_targets, ranks_of_states
 
@@ -57,3 +60,45 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
         patch.setattr(module, "BLOCK_ELEMENTS", classes * data.draw(st.integers(1, 4)))
         assert ranks_of_states(states, vectors, targets, seen, rows).tolist() == expected
         assert ranks_of_states(states, vectors, targets).tolist() == kept
+
+
+@pytest.mark.parametrize("target", [0, 4])
+def test_a_target_outside_of_the_catalogue_is_an_error(target):
+    """Three items are numbered 1, 2, 3: there is no 0 and no 4."""
+    with pytest.raises(ShapeError, match=rf"item numbers 1 … 3 that the model scores, found {target}; give histories"):
+        rank_targets(torch.zeros(2, 3), torch.tensor([1, target]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [7, 2049, 4100])
+@pytest.mark.parametrize("width", [3, 64, 256])
+def test_item_vectors_that_are_all_alike_earn_the_worst_rank(classes, width, dtype):
+    """A matrix product gives equal vectors scores that differ in the last bits from column to column; they still tie."""
+    states, vector = torch.randn(17, width, dtype=dtype), torch.randn(width, dtype=dtype)
+    targets = torch.randint(1, classes + 1, (17,))
+    assert ranks_of_states(states, vector.expand(classes, width).contiguous(), targets).tolist() == [classes] * 17
+
+
+def test_scores_further_apart_than_rounding_do_not_tie():
+    """One part in ten thousand is no rounding: the item that scores more is alone at rank 1."""
+    states, vectors = torch.randn(1, 64), torch.randn(64)
+    better = vectors + 1e-4 * torch.sign(states[0]) * vectors.abs()
+    assert ranks_of_states(states, torch.stack([vectors, better]), torch.tensor([2])).tolist() == [1]
+
+
+PEAK = """
+import resource, torch
+from ssd4rec.evaluation.ranks import ranks_of_states
+torch.set_num_threads(1)
+states, vectors, targets = torch.randn(2000, 2), torch.randn(200_000, 2), torch.randint(1, 200_001, (2000,))
+seen, rows = torch.randint(1, 200_001, (20_000,)), torch.arange(2000).repeat_interleave(10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ranks_of_states(states, vectors, targets, seen, rows)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_histories():
+    """2,000 histories over 200,000 items have 1,600 MB of scores; at most 200 MB are held at once, seen items removed too."""
+    done = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 200 * 1024
