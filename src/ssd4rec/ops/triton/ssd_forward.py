@@ -1,6 +1,6 @@
 """The scan's forward kernels: sums of decays, the states that spans hand on, and y."""
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201, ANN202, FBT001, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import no_type_check
 
@@ -99,7 +99,7 @@ def read(
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr, RANGE: tl.constexpr,
     REVERSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y of one span and tile; the state stays in registers from chunk to chunk."""
+    """Y of one span and tile; the state stays in registers from chunk to chunk."""
     tiles = tl.cdiv(H, HG)
     span = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles

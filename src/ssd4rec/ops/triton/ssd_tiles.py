@@ -7,7 +7,7 @@ is <= 0 wherever it counts, and is replaced by -inf before exp wherever it does 
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
 # mypy: warn_return_any = False
-# ruff: noqa: ANN001, ANN201, ANN202, FBT001, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import no_type_check
 
