@@ -151,7 +151,11 @@ def test_rows_are_named_by_line_in_text_and_by_row_elsewhere(tmp_path):
         ("utf16.csv", HEADER.decode().encode("utf-16"), r"utf16.csv is UTF-16 text; expected UTF-8"),
         ("mac.csv", b"user_id,item_id\r1,2\r", r"ends its lines with a carriage return alone"),
         ("cut.csv.gz", gzip.compress(text() * 99, mtime=0)[:-9], r"cut.csv.gz: the gzip file is cut short after \d+ bytes"),
-        ("bad.csv.gz", gzip.compress(text(), mtime=0)[:12] + b"\0" * 40, r"bad.csv.gz: the gzip file is damaged \(.*copy or download"),
+        (
+            "bad.csv.gz",
+            gzip.compress(text(), mtime=0)[:12] + b"\0" * 40,
+            r"bad.csv.gz: the gzip file is damaged \(.*copy or download",
+        ),
         ("cut.parquet", parquet()[:-30], r"cut.parquet: the Parquet file is cut short after [\d,]+ bytes"),
         ("cut.parquet.gz", gzip.compress(parquet()[:-30], mtime=0), r"the Parquet file is cut short"),
         ("bad.parquet", b"PAR1" + b"\0" * 99 + b"PAR1", r"bad.parquet: the Parquet file is damaged \(.*copy or write it again"),

@@ -1,0 +1,102 @@
+"""What every bench shares: a clock that waits and repeats, the machine, and where results go."""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated runs, warm-up left out."""
+
+    median: float
+    spread: float  # (largest - smallest) / median
+
+    def __str__(self) -> str:
+        return f"{self.median * 1e3:.1f} ms +-{self.spread / 2:.0%}"
+
+
+def measure(work: Callable[[], Any], repeats: int = 5, warm_up: int = 1) -> Timing:
+    """Time a piece of work; the device is waited for on both sides."""
+    seconds = []
+    for run in range(warm_up + repeats):
+        _wait()
+        began = time.perf_counter()
+        work()
+        _wait()
+        if run >= warm_up:
+            seconds.append(time.perf_counter() - began)
+    middle = statistics.median(seconds)
+    return Timing(middle, (max(seconds) - min(seconds)) / middle)
+
+
+def gemm_rate(size: int = 1024) -> float:
+    """GFLOP/s of a square float32 matrix product in this run."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / measure(lambda: left @ right, repeats=9, warm_up=2).median / 1e9
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """--threads, fixed and stated; --save to keep the result under results/."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save", action="store_true", help="write results/<bench>_<machine>_<date>.{md,json}")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
+    """Print a table and one JSON line; with --save also write both."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+    where = {
+        "bench": name,
+        "machine": f"{platform.system()} {platform.machine()} {_processor()}",
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "ssd4rec": metadata.version("ssd4rec"),
+        "commit": _commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+    result = json.dumps({**where, "rows": list(rows), "notes": list(notes)})
+    print("\n".join([f"# {name}", "", *lines, "", *notes]))
+    print(result)
+    if options.save:
+        stem = RESULTS / f"{name}_{platform.machine()}-{options.threads}threads_{where['date']}"
+        heading = ", ".join(f"{key} {value}" for key, value in where.items())
+        stem.with_suffix(".md").write_text("\n".join([f"# {name}", "", heading, "", *lines, "", *notes, ""]), encoding="utf-8")
+        stem.with_suffix(".json").write_text(result + "\n", encoding="utf-8")
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), "")
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,32 @@
+"""`make bench`: each bench behind the green tests of what it measures; a red test means no figure."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+GUARDS = {
+    "bench_ssd.py": ["tests/ops/test_chunked.py"],
+    "bench_step.py": ["tests/training/test_objective.py", "tests/ops/test_softmax.py"],
+    "bench_length.py": ["tests/backbones/test_ssd4rec.py"],
+    "bench_step_latency.py": ["tests/layers/test_step.py"],
+    "bench_data.py": ["tests/data/test_histories.py"],
+}
+
+
+def main() -> int:
+    """Run what is green; the exit code is 1 if anything was red."""
+    red = []
+    for bench, guards in GUARDS.items():
+        print(f"== {bench}", flush=True)
+        tests = subprocess.run([sys.executable, "-m", "pytest", "-q", *guards], cwd=HERE.parent, check=False, capture_output=True)
+        if tests.returncode:
+            red.append(bench)
+            print(f"refused: {' '.join(guards)} is red", flush=True)
+            continue
+        subprocess.run([sys.executable, bench, *sys.argv[1:]], cwd=HERE, check=True)
+    return 1 if red else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
