@@ -56,8 +56,8 @@ def main() -> None:
 
 def write_interactions(path: Path, rows: int, users: int, items: int, *, text_ids: bool) -> None:
     """Write a made-up log: ids as numbers or text, times in seconds, rows in no order."""
-    import numpy as np  # noqa: PLC0415 - the measuring process must not pay for it
-    import polars as pl  # noqa: PLC0415
+    import numpy as np
+    import polars as pl
 
     rng = np.random.default_rng(2024)
     frame = pl.DataFrame(
@@ -77,9 +77,9 @@ def write_interactions(path: Path, rows: int, users: int, items: int, *, text_id
 def measure(path: Path) -> dict[str, Any]:
     """Run the pipeline once; seconds a stage and the peak resident memory of this process."""
     start = time.perf_counter()
-    from ssd4rec.data.histories import build_histories  # noqa: PLC0415 - importing is part of what a user waits for
-    from ssd4rec.data.interactions import read_interactions  # noqa: PLC0415
-    from ssd4rec.data.split import leave_last_out  # noqa: PLC0415
+    from ssd4rec.data.histories import build_histories
+    from ssd4rec.data.interactions import read_interactions
+    from ssd4rec.data.split import leave_last_out
 
     marks = {"import": time.perf_counter()}
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -104,7 +104,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 def _skewed(rng: Any, choices: int, rows: int, exponent: float) -> Any:
     """Draws with weights 1 / rank^exponent, the ranks in no order."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     edges = np.cumsum(1.0 / np.arange(1, choices + 1) ** exponent)
     drawn = np.searchsorted(edges, rng.random(rows) * edges[-1])

@@ -1,7 +1,7 @@
 """How fast is the scan, forward and backward, beside its definition and HF transformers' Mamba-2 on the CPU?
 
 The peer needs `pip install transformers` in the environment that runs this; without it its rows are left out.
-The peer's `mamba2_chunk_scan` is given the same numbers; it knows no histories, so it reads the row as one, which costs it the same.
+The peer's `mamba2_chunk_scan` is given the same numbers; it knows no histories and reads the row as one.
 """
 
 from itertools import accumulate

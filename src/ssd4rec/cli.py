@@ -196,14 +196,16 @@ def list_data(*, as_json: JsonOption = False) -> None:
     if as_json:
         _print_json({name: asdict(known) for name, known in KNOWN.items()})
         return
-    table = Table()
-    for column in ("name", "users", "items", "interactions", "where it comes from", "terms"):
-        table.add_column(column, justify="right" if column in ("users", "items", "interactions") else "left", overflow="fold")
+    table = Table(title="Named data sets, after the 5-core")
+    for column in ("name", "users", "items", "interactions"):
+        table.add_column(column, justify="left" if column == "name" else "right", no_wrap=True)
     for name, known in KNOWN.items():
-        counts = (f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}")
-        table.add_row(name, *counts, escape(known.download), escape(known.licence))
+        table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}")
     out_console.print(table)
-    out_console.print("Counts are after the 5-core: users and items with at least five interactions.")
+    for name, known in KNOWN.items():
+        out_console.print(
+            f"[bold]{name}[/]: {escape(known.title)}. From {escape(known.download)}. Terms: {escape(known.licence)}."
+        )
 
 
 @data_app.command("describe")
