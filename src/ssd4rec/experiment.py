@@ -26,7 +26,7 @@ from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Examples, Split, make_split
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, evaluate
 from ssd4rec.model import NextItemModel, count_parameters
-from ssd4rec.training.fit import fit
+from ssd4rec.training.fit import LAST, fit
 from ssd4rec.training.objective import cost_of_pass, plan_pass
 
 Say = Callable[[str], None]
@@ -91,6 +91,8 @@ def train(
 
     model = make_model(config, len(data.catalogue))
     state = Path(f"{out}.training")
+    if not resume and (state / LAST).exists():
+        say(f"{state} holds an interrupted training; it is begun anew (interrupt now and add --resume to go on with it)")
     training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
 
     say("ranking the whole catalogue for the test part")
