@@ -58,7 +58,9 @@ def main() -> None:
     """Print the table."""
     options = arguments(__doc__)
     rate = gemm_rate()
-    rows = []
+    few, short = inputs(256, 8.0), row(256)
+    slow = measure(lambda: both(lambda: scan(*few, short)[0], few), repeats=1)
+    rows = [_line("definition", 256, 8.0, slow, "")]
     for total in (4096, 16384):
         boundaries = row(total)
         layout = lay_out(boundaries)
@@ -67,9 +69,6 @@ def main() -> None:
             ours = measure(lambda: both(lambda: chunked_scan(*tensors, layout), tensors), repeats=7)  # noqa: B023
             share = operations(total, 64) / ours.median / rate
             rows.append(_line("ours", total, steepest, ours, f"{share:.0%}"))
-        if total == 4096:
-            slow = measure(lambda: both(lambda: scan(*tensors, boundaries)[0], tensors), repeats=1, warm_up=0)  # noqa: B023
-            rows.append(_line("definition", total, steepest, slow, ""))
         for chunk in (256, 64):
             peer = _transformers(total, chunk)
             if peer is not None:

@@ -1,18 +1,22 @@
 """Recommendations for histories of ids."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import worlds
 from ssd4rec.artefact import Artefact
-from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.errors import ConfigError, DataError, ShapeError
+from ssd4rec.evaluation import ranks
 from ssd4rec.experiment import make_model, training_counts
-from ssd4rec.serving import recommender as module
-from ssd4rec.serving.recommender import Recommender
+from ssd4rec.serving.best import largest
+from ssd4rec.serving.recommender import Recommender, as_frame
 from ssd4rec.training.fit import fit
 
 
@@ -55,7 +59,8 @@ def test_blocks_do_not_change_the_answer(cycle, monkeypatch):
     """One history a block gives what all together give."""
     histories = [[3, 4], [5], [6, 7, 8]]
     together = [items(found) for found in cycle.recommend(histories)]
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(ranks, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(ranks, "BLOCK_ITEMS", 5)
     assert [items(found) for found in cycle.recommend(histories)] == together
 
 
@@ -95,10 +100,30 @@ def test_unknown_items_raise_when_asked_to(cycle):
 def test_where_nothing_is_known_the_popular_items_come(cycle, history, option):
     """They are the most frequent of training, and it is said."""
     counts = cycle.artefact.training_counts[1:]
-    found = cycle.recommend(history, k=3, unknown_items=option)
+    found = cycle.recommend(history, k=3, exclude_seen=False, unknown_items=option)
     assert found.source == "popular"
     assert [each.score for each in found.items] == sorted(counts.tolist(), reverse=True)[:3]
     assert "popular" in found.notes[-1]
+
+
+def test_popular_items_are_chosen_as_any_others_are(cycle):
+    """Seen ones are left out, denied ones too, and equal counts are ordered by item number."""
+    counts = dict(zip(cycle.artefact.catalogue.ids.to_list(), cycle.artefact.training_counts[1:].tolist(), strict=True))
+    order = sorted(counts, key=lambda item: -counts[item])
+    found = cycle.recommend([order[0], 777], k=3, deny=[order[2]], unknown_items="popular")
+    assert items(found) == [order[1], order[3], order[4]]
+    assert found.notes == (
+        "1 items of the history are not in the catalogue so that nothing was read",
+        "unknown items in the history: the popular items are given",
+    )
+
+
+def test_each_history_of_a_batch_falls_back_on_its_own(cycle):
+    """Known, unknown, empty, known: the model, the popular items twice, the model."""
+    many = cycle.recommend([[3, 4, 5], [777], [], [11]], k=1)
+    assert [found.source for found in many] == ["model", "popular", "popular", "model"]
+    assert (items(many[0]), items(many[3])) == ([6], [0])
+    assert many[1].items == many[2].items == cycle.recommend([], k=1).items
 
 
 def test_equal_scores_are_ordered_by_item_number(cycle):
@@ -130,3 +155,94 @@ def test_slips_are_answered(cycle):
         cycle.recommend([3, [4]])
     with pytest.raises(DataError, match="expected a list of item ids, found the string '4'"):
         cycle.recommend([3], allow="4")
+
+
+@pytest.mark.parametrize("history", [5, None, {3, 4}, {"a": 1}, b"34", pl.DataFrame({"item": [3, 4]})])
+def test_what_has_no_order_is_no_history(cycle, history):
+    """A number, nothing, a set, a mapping, bytes, a frame: the error names the type and says what to give."""
+    with pytest.raises(DataError, match=rf"oldest first.*found {type(history).__name__}: give a list, a tuple, an array"):
+        cycle.recommend(history)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, "3", None])
+def test_k_is_a_whole_number_from_one(cycle, k):
+    """Anything else is shown as it came."""
+    with pytest.raises(ConfigError, match=f"k is how many items to recommend, 1 or more; found {k!r}"):
+        cycle.recommend([3], k=k)
+
+
+def test_an_id_is_a_text_or_a_number(cycle):
+    """A record is none."""
+    with pytest.raises(DataError, match=r"an item id is a text or a number, found \{'item': 3\}; give the ids alone"):
+        cycle.recommend([{"item": 3}])
+
+
+def test_texts_for_numbers_are_noticed(cycle):
+    """The text "3" is not the number 3; the note and the error say so."""
+    hint = r"ids here are int such as \d+, this is str; see Catalogue.parse"
+    found = cycle.recommend(["3", "4"], k=1)
+    assert found.source == "popular"
+    assert re.search(hint, found.notes[0])
+    with pytest.raises(DataError, match=hint):
+        cycle.recommend(["3"], unknown_items="raise")
+    assert items(cycle.recommend(cycle.artefact.catalogue.parse(["3", "4", "5"]), k=1)) == [6]
+
+
+def test_no_candidates_are_an_empty_answer(cycle):
+    """Nothing allowed, or everything seen: no items, and a note."""
+    for found in (cycle.recommend([3], k=2, allow=[]), cycle.recommend(list(range(12)), k=2)):
+        assert found.items == ()
+        assert found.notes == ("only 0 candidates were left, 2 were asked for",)
+
+
+def test_more_than_there_is_gives_all(cycle):
+    """Twelve items, one seen: of a million eleven come, each once, ranks 1 to 11."""
+    found = cycle.recommend([3], k=10**6)
+    assert sorted(items(found)) == [item for item in range(12) if item != 3]
+    assert [each.rank for each in found.items] == list(range(1, 12))
+
+
+def test_a_diverged_model_recommends_nothing(cycle):
+    """Scores that are not numbers are an error, not an order."""
+    model = make_model(worlds.config(), len(cycle.artefact.catalogue))
+    with torch.no_grad():
+        model.table.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="scores that are not numbers"):
+        Recommender(replace(cycle.artefact, model=model.eval())).recommend([3])
+
+
+def test_a_frame_has_a_row_for_each_recommended_item(cycle):
+    """Columns user_id, item_id, score, rank; users are 0, 1, … unless they are named."""
+    many = cycle.recommend([[3, 4, 5], [11]], k=2)
+    frame = as_frame(many, ["ann", "bob"])
+    assert frame.columns == ["user_id", "item_id", "score", "rank"]
+    assert frame["user_id"].to_list() == ["ann", "ann", "bob", "bob"]
+    assert frame["item_id"].to_list() == [*items(many[0]), *items(many[1])]
+    assert frame["rank"].to_list() == [1, 2, 1, 2]
+    assert as_frame(many)["user_id"].to_list() == [0, 0, 1, 1]
+    assert as_frame([]).columns == frame.columns
+    with pytest.raises(ShapeError, match="one user for each of the 2 histories, found 1"):
+        as_frame(many, ["ann"])
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([-torch.inf, -1.0, 0.0, 0.5, 2.0]), min_size=6, max_size=6), min_size=1), st.integers(1, 8)
+)
+def test_the_largest_are_those_of_a_stable_sort(rows, k):
+    """By score, then by item number, without what is forbidden (-inf): ties at the edge included."""
+    found = largest(torch.tensor(rows), k)
+    for row, (numbers, scores) in zip(rows, found, strict=True):
+        expected = [place for place in sorted(range(6), key=lambda place: -row[place]) if row[place] > -torch.inf][:k]
+        assert numbers.tolist() == [place + 1 for place in expected]
+        assert scores.tolist() == [row[place] for place in expected]
+
+
+@given(st.lists(st.lists(st.integers(0, 14), max_size=20), min_size=1, max_size=8), st.booleans(), st.integers(1, 12))
+def test_a_batch_equals_one_by_one(cycle, histories, exclude_seen, k):
+    """Whatever the neighbours, unknown items (12, 13, 14) and empty histories among them."""
+    together = cycle.recommend(histories, k=k, exclude_seen=exclude_seen)
+    for history, found in zip(histories, together, strict=True):
+        alone = cycle.recommend(history, k=k, exclude_seen=exclude_seen)
+        assert items(found) == items(alone)
+        assert (found.source, found.notes, found.unknown_items) == (alone.source, alone.notes, alone.unknown_items)
+        assert [each.score for each in found.items] == pytest.approx([each.score for each in alone.items], rel=1e-4, abs=1e-4)

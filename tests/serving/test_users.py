@@ -1,5 +1,9 @@
 """Recommendations for every user of a file."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import polars as pl
 import pytest
 
@@ -14,6 +18,10 @@ from ssd4rec.serving.users import recommend_users
 
 @pytest.fixture(scope="module")
 def recommender():
+    return fresh()
+
+
+def fresh():
     world, config = worlds.world(worlds.cycle()), worlds.config()
     counts = training_counts(world.histories, world.split.train, len(world.catalogue))
     return Recommender(Artefact(make_model(config, len(world.catalogue)).eval(), world.catalogue, config, {}, counts))
@@ -71,3 +79,60 @@ def test_slips_are_answered(recommender, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
         recommend_users(recommender, FRAME, tmp_path / "file" / "recs.parquet")
+    with pytest.raises(DataError, match="it is a folder; give the name of a file"):
+        recommend_users(recommender, FRAME, tmp_path)
+    with pytest.raises(DataError, match=r"1 interactions are with items that are not in the catalogue, the first 777; leave"):
+        recommend_users(recommender, FRAME, tmp_path / "recs.parquet", unknown_items="raise")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_allow_deny_and_the_fall_back_go_for_every_user(recommender, tmp_path):
+    """Only 6 and 8 are allowed, 8 is denied; every user who met something unknown is given what is popular."""
+    frame = pl.concat([FRAME, pl.DataFrame({"user_id": ["d"], "item_id": [778], "timestamp": [2]})])
+    counts = recommend_users(recommender, frame, tmp_path / "recs.parquet", allow=[6, 8], deny=[8], unknown_items="popular")
+    assert counts == {"users": 4, "rows": 4, "unknown_interactions": 2, "popular_users": 2}
+    assert pl.read_parquet(tmp_path / "recs.parquet")["item_id"].to_list() == [6] * 4
+
+
+def test_text_ids_come_back_as_text(recommender, tmp_path):
+    """A CSV file has the item ids as text: they are read as the catalogue's own type, the users stay as they are."""
+    FRAME.with_columns(pl.format("0{}", "user_id").alias("user_id")).write_csv(tmp_path / "log.csv")
+    recommend_users(recommender, tmp_path / "log.csv", tmp_path / "recs.parquet", k=1)
+    found = pl.read_parquet(tmp_path / "recs.parquet")
+    assert found["user_id"].to_list() == ["0b", "0a", "0c", "0d"]
+    assert found.schema == {"user_id": pl.String, "item_id": pl.Int64, "score": pl.Float64, "rank": pl.Int64}
+
+
+def test_a_user_to_whom_nothing_is_left_has_no_rows(recommender, tmp_path):
+    """Users a and b have seen neither 5 nor 6, user d has seen 5: with only 5 allowed, d has no row."""
+    recommend_users(recommender, FRAME, tmp_path / "recs.parquet", allow=[5])
+    assert pl.read_parquet(tmp_path / "recs.parquet")["user_id"].to_list() == ["b", "a", "c"]
+
+
+KILLED = """
+import sys, time
+import polars as pl
+sys.path[:0] = sys.argv[2:]
+import test_users
+users = [user for user in range(20) for _ in range(3)]
+frame = pl.DataFrame({"user_id": users, "item_id": [1, 2, 3] * 20, "timestamp": [1, 2, 3] * 20})
+test_users.module.USERS_AT_ONCE = 2
+def wait(done, total):
+    print(done, flush=True)
+    time.sleep(60 if done == 10 else 0)
+test_users.module.recommend_users(test_users.fresh(), frame, sys.argv[1], k=2, progress=wait)
+"""
+
+
+def test_a_process_killed_in_the_middle_leaves_no_file_of_that_name(recommender, tmp_path):
+    """Killed after ten of twenty users there is no half of a file, and the next run is not disturbed by what is left."""
+    target = tmp_path / "recs.parquet"
+    command = [sys.executable, "-c", KILLED, target, str(Path(__file__).parent), *sys.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        while child.stdout.readline() not in {"10\n", ""}:
+            pass
+        child.kill()
+    assert not target.exists()
+    recommend_users(recommender, FRAME, target, k=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recs.parquet"]

@@ -1,24 +1,23 @@
 """Recommendations for histories of item ids, of users whom the model need not have seen."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 
 from ssd4rec.artefact import Artefact, load_artefact
-from ssd4rec.data.packing import Numbers, plan_batches
-from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.data.packing import Numbers
+from ssd4rec.errors import ConfigError, DataError, ShapeError
+from ssd4rec.serving.best import Best, Request, best_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
+UNKNOWN_ITEMS = get_args(UnknownItems)
 Ids = Sequence[object]
-BLOCK_ELEMENTS = 1 << 24  # scores held at once: 64 MiB in float32
-TOKEN_BUDGET = 32768  # events read at once
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Recommendations:
 
     items: tuple[Recommendation, ...]
     unknown_items: tuple[object, ...]  # ids of the history that the catalogue does not know
-    source: Literal["model", "popular"]  # "popular": nothing known was left to read
+    source: Literal["model", "popular"]  # "popular": nothing was read, because nothing was known, or something was not
     notes: tuple[str, ...] = ()
 
 
@@ -50,7 +49,6 @@ class Recommender:
 
     def __init__(self, artefact: Artefact) -> None:
         self.artefact = artefact
-        self._model, self._catalogue = artefact.model, artefact.catalogue
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu") -> "Recommender":
@@ -58,6 +56,7 @@ class Recommender:
 
         Raises:
             ArtefactError: it is missing, damaged, or of another version.
+            BackendError: there is no such device.
         """
         return cls(load_artefact(directory, device))
 
@@ -112,148 +111,136 @@ class Recommender:
 
         Raises:
             ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
-            DataError: an unknown item under "raise", ids that are one string, an unknown id in `allow`.
+            DataError: an unknown item under "raise", an unknown id in `allow`, what is no list of ids; the model has diverged.
         """
-        if k < 1:
-            raise ConfigError(f"k is how many items to recommend, 1 or more; found {k}")
-        if unknown_items not in ("skip", "raise", "popular"):
-            raise ConfigError(f'unknown_items is "skip", "raise" or "popular"; found {unknown_items!r}')
+        request = self.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         many, one = _as_histories(histories)
-        numbers, unknown = self._numbers(many, unknown_items)
-        if unknown_items == "popular":
-            numbers = [np.empty(0, dtype=np.int64) if missing else known for known, missing in zip(numbers, unknown, strict=True)]
-        forbidden = self._forbidden(allow, deny)
-        found = self.top(numbers, k, exclude_seen=exclude_seen, forbidden=forbidden)
+        numbers = self._numbers(many, unknown_items)
         results = [
-            self._result(items, scores, known, missing, k)
-            for (items, scores), known, missing in zip(found, numbers, unknown, strict=True)
+            self._result(history, part, best, request)
+            for history, part, best in zip(many, numbers, self.best(numbers, request), strict=True)
         ]
         return results[0] if one else results
 
-    def top(
-        self, histories: Sequence[Numbers], k: int, *, exclude_seen: bool, forbidden: npt.NDArray[np.bool_] | None = None
-    ) -> list[tuple[Numbers, npt.NDArray[np.float64]]]:
-        """The k best item numbers and scores of each history of item numbers; an empty history gets popular items.
+    def request(self, k: int, *, exclude_seen: bool, allow: Ids | None, deny: Ids | None, unknown_items: UnknownItems) -> Request:
+        """Check what `recommend` was asked for, and put it into item numbers.
 
-        Args:
-            histories: int64 arrays of item numbers 1 … V.
-            k: how many at most.
-            exclude_seen: leave out items of the history.
-            forbidden: bool [V], items that are no candidates.
+        Raises:
+            ConfigError: see `recommend`.
+            DataError: see `recommend`.
         """
-        found: list[tuple[Numbers, npt.NDArray[np.float64]]] = [self._popular(k, forbidden)] * len(histories)
-        rows = np.array([row for row, history in enumerate(histories) if len(history)], dtype=np.int64)
-        lengths = np.array([len(histories[row]) for row in rows], dtype=np.int64)
-        limit = max(BLOCK_ELEMENTS // len(self._catalogue), 1)
-        for places in plan_batches(lengths, TOKEN_BUDGET, batch_size=limit):
-            block = rows[places].tolist()
-            best = self._best([histories[row] for row in block], k, forbidden, exclude_seen=exclude_seen)
-            for row, result in zip(block, best, strict=True):
-                found[row] = result
-        return found
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ConfigError(f"k is how many items to recommend, 1 or more; found {k!r}")
+        if unknown_items not in UNKNOWN_ITEMS:
+            raise ConfigError(f'unknown_items is "skip", "raise" or "popular"; found {unknown_items!r}')
+        return Request(int(k), exclude_seen, self._forbidden(allow, deny), trust_only_known=unknown_items == "popular")
 
-    def _best(
-        self, histories: list[Numbers], k: int, forbidden: npt.NDArray[np.bool_] | None, *, exclude_seen: bool
-    ) -> list[tuple[Numbers, npt.NDArray[np.float64]]]:
-        device = self._model.item_vectors.device
-        lengths = torch.tensor([len(history) for history in histories])
-        items = torch.from_numpy(np.concatenate(histories))
-        boundaries = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        with torch.inference_mode():
-            scores = self._model.score(self._model.encode(items.to(device), boundaries.to(device))).cpu()
-        scores = scores.clone()  # an inference tensor may not be changed outside of its mode
-        if exclude_seen:
-            scores[torch.repeat_interleave(lengths), items - 1] = -torch.inf
-        if forbidden is not None:
-            scores[:, torch.from_numpy(forbidden)] = -torch.inf
-        # sorted by score, then by item number: a stable sort of the candidates that topk found, ties at the edge included
-        results = []
-        for row in scores:
-            edge = row.topk(min(k, len(row))).values[-1]
-            candidates = (row >= edge).nonzero().squeeze(1) if edge > -torch.inf else row.isfinite().nonzero().squeeze(1)
-            order = row[candidates].sort(descending=True, stable=True)
-            chosen = candidates[order.indices[:k]]
-            results.append(((chosen + 1).numpy(), row[chosen].double().numpy()))
-        return results
+    def best(self, histories: Sequence[Numbers], request: Request) -> list[Best]:
+        """What comes next, in item numbers: see `best_items`."""
+        return best_items(self.artefact.model, self.artefact.training_counts, histories, request)
 
-    def _popular(self, k: int, forbidden: npt.NDArray[np.bool_] | None) -> tuple[Numbers, npt.NDArray[np.float64]]:
-        counts = self.artefact.training_counts[1:]
-        order = np.argsort(-counts, kind="stable")
-        if forbidden is not None:
-            order = order[~forbidden[order]]
-        return order[:k] + 1, counts[order[:k]].astype(np.float64)
-
-    def _numbers(self, histories: list[Ids], unknown_items: UnknownItems) -> tuple[list[Numbers], list[tuple[object, ...]]]:
+    def _numbers(self, histories: list[list[object]], unknown_items: UnknownItems) -> list[Numbers]:
         flat = [item for history in histories for item in history]
-        numbers = self._catalogue.numbers(flat) if flat else np.empty(0, dtype=np.int64)
-        if unknown_items == "raise" and (missing := [item for item, number in zip(flat, numbers, strict=True) if not number]):
-            raise DataError(
-                f"{len(missing)} of {len(flat)} items are not in the catalogue, the first {missing[0]!r}; leave them out, or "
-                f'choose unknown_items="skip" or "popular"'
-            )
+        numbers = self.artefact.catalogue.numbers(flat)
+        if unknown_items == "raise":
+            self._refuse_unknown(flat, numbers, "items", 'leave them out, or choose unknown_items="skip" or "popular"')
         edges = np.cumsum([0, *(len(history) for history in histories)])
-        parts = [numbers[start:stop] for start, stop in pairwise(edges.tolist())]
-        unknown = [
-            tuple(item for item, number in zip(history, part, strict=True) if not number)
-            for history, part in zip(histories, parts, strict=True)
-        ]
-        return [part[part > 0] for part in parts], unknown
+        return [numbers[start:stop] for start, stop in pairwise(edges.tolist())]
 
     def _forbidden(self, allow: Ids | None, deny: Ids | None) -> npt.NDArray[np.bool_] | None:
         if allow is None and deny is None:
             return None
-        forbidden = np.zeros(len(self._catalogue) + 1, dtype=np.bool_)
+        catalogue = self.artefact.catalogue
+        forbidden = np.zeros(len(catalogue) + 1, dtype=np.bool_)
         if allow is not None:
-            numbers = self._catalogue.numbers(_as_ids(allow))
-            if missing := [item for item, number in zip(allow, numbers, strict=True) if not number]:
-                raise DataError(
-                    f"{len(missing)} items of `allow` are not in the catalogue, the first {missing[0]!r}; leave them out"
-                )
+            allowed = _as_ids(allow)
+            numbers = catalogue.numbers(allowed)
+            self._refuse_unknown(allowed, numbers, "items of `allow`", "leave them out")
             forbidden[:] = True
             forbidden[numbers] = False
-        if deny is not None and len(deny):
-            forbidden[self._catalogue.numbers(_as_ids(deny))] = True  # an unknown item is not recommended anyway
+        if deny is not None:
+            forbidden[catalogue.numbers(_as_ids(deny))] = True  # what is not in the catalogue is not recommended anyway
         return forbidden[1:]
 
-    def _result(
-        self, items: Numbers, scores: npt.NDArray[np.float64], known: Numbers, unknown: tuple[object, ...], k: int
-    ) -> Recommendations:
-        ids, titles = self._catalogue.ids_of(items), self._catalogue.titles_of(items)
+    def _refuse_unknown(self, ids: list[object], numbers: Numbers, what: str, advice: str) -> None:
+        if missing := [item for item, number in zip(ids, numbers.tolist(), strict=True) if not number]:
+            first = f"{missing[0]!r}{self._hint(missing[0])}"
+            raise DataError(f"{len(missing)} of {len(ids)} {what} are not in the catalogue, the first {first}; {advice}")
+
+    def _hint(self, item: object) -> str:
+        """The text "7" is not the number 7: the slip that makes every id unknown."""
+        known = self.artefact.catalogue.ids[0]
+        if isinstance(item, type(known)):
+            return ""
+        return f" (ids here are {type(known).__name__} such as {known!r}, this is {type(item).__name__}; see Catalogue.parse)"
+
+    def _result(self, history: list[object], numbers: Numbers, best: Best, request: Request) -> Recommendations:
+        catalogue = self.artefact.catalogue
+        unknown = tuple(item for item, number in zip(history, numbers.tolist(), strict=True) if not number)
+        ids, titles = catalogue.ids_of(best.items), catalogue.titles_of(best.items)
+        rows = zip(ids, [None] * len(ids) if titles is None else titles, best.scores.tolist(), strict=True)
+        items = tuple(Recommendation(item, title, score, rank) for rank, (item, title, score) in enumerate(rows, start=1))
         notes = []
         if unknown:
-            notes.append(f"{len(unknown)} items of the history are not in the catalogue and were skipped")
-        if not len(known):
-            notes.append("nothing known in the history: the popular items are given")
-        if len(items) < k:
-            notes.append(f"only {len(items)} candidates were left, {k} were asked for")
-        return Recommendations(
-            tuple(
-                Recommendation(item, title, score, place + 1)
-                for place, (item, title, score) in enumerate(
-                    zip(ids, titles if titles is not None else [None] * len(items), scores.tolist(), strict=True)
-                )
-            ),
-            unknown,
-            "model" if len(known) else "popular",
-            tuple(notes),
-        )
+            came_of_it = "and were skipped" if best.source == "model" else "so that nothing was read"
+            notes.append(f"{len(unknown)} items of the history are not in the catalogue {came_of_it}{self._hint(unknown[0])}")
+        if best.source == "popular":
+            why = "nothing known in the history" if len(unknown) == len(history) else "unknown items in the history"
+            notes.append(f"{why}: the popular items are given")
+        if len(items) < request.k:
+            notes.append(f"only {len(items)} candidates were left, {request.k} were asked for")
+        return Recommendations(items, unknown, best.source, tuple(notes))
 
 
-def _as_histories(histories: Ids | Sequence[Ids]) -> tuple[list[Ids], bool]:
+def as_frame(many: Sequence[Recommendations], users: Sequence[object] | pl.Series | None = None) -> pl.DataFrame:
+    """Recommendations as a table.
+
+    Args:
+        many: of `recommend` for a list of histories.
+        users: whose they are; None: 0, 1, 2, …
+
+    Returns:
+        Columns user_id, item_id, score, rank (1-based): a row for each recommended item.
+
+    Raises:
+        ShapeError: not one user for each history.
+    """
+    owners = list(range(len(many)) if users is None else users)
+    if len(owners) != len(many):
+        raise ShapeError(f"expected one user for each of the {len(many)} histories, found {len(owners)} users")
+    rows = [(user, each.item, each.score, each.rank) for user, found in zip(owners, many, strict=True) for each in found.items]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "score", "rank"], orient="row", infer_schema_length=None)
+
+
+def _as_histories(histories: Ids | Sequence[Ids]) -> tuple[list[list[object]], bool]:
+    """The histories, and whether it was one alone."""
     if isinstance(histories, str):
         raise DataError(f"a history is a list of item ids, found the string {histories!r}; write [{histories!r}]")
-    entries = list(histories)
-    nested = [entry for entry in entries if isinstance(entry, list | tuple | np.ndarray | pl.Series)]
-    if nested and len(nested) == len(entries):
-        return [_as_ids(entry) for entry in nested], False
-    if nested:
+    entries = _in_order(histories)
+    nested = [isinstance(entry, list | tuple | np.ndarray | pl.Series) for entry in entries]
+    if entries and all(nested):
+        return [_as_ids(cast("Ids", entry)) for entry in entries], False
+    if any(nested):
         raise DataError(
             "expected item ids, or lists of item ids, found both in one list; give one history, or a list of histories"
         )
     return [_as_ids(entries)], True
 
 
-def _as_ids(ids: Iterable[object]) -> list[object]:
+def _as_ids(ids: Ids) -> list[object]:
     if isinstance(ids, str):
         raise DataError(f"expected a list of item ids, found the string {ids!r}; write [{ids!r}]")
-    return [entry.item() if isinstance(entry, np.generic) else entry for entry in ids]
+    found = [entry.item() if isinstance(entry, np.generic) else entry for entry in _in_order(ids)]
+    if strange := [entry for entry in found if not isinstance(entry, Hashable)]:
+        raise DataError(f"an item id is a text or a number, found {strange[0]!r}; give the ids alone, oldest first")
+    return found
+
+
+def _in_order(values: object) -> list[object]:
+    # Sets have no order, mappings and frames are more than a list.
+    if isinstance(values, bytes | Mapping | Set | pl.DataFrame) or not isinstance(values, Iterable):
+        raise DataError(
+            f"expected a list of item ids, oldest first, or a list of such lists; found {type(values).__name__}: "
+            f"give a list, a tuple, an array or a polars series"
+        )
+    return list(values)

@@ -1,7 +1,8 @@
 """Recommendations for every user of a file, streamed to Parquet."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,20 +11,21 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssd4rec.data.catalogue import as_type, encode
+from ssd4rec.data.catalogue import Catalogue, as_type, encode
 from ssd4rec.data.histories import time_order
 from ssd4rec.data.interactions import Columns, read_interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.readers import Source
-from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.serving.recommender import Recommender
+from ssd4rec.errors import DataError
+from ssd4rec.serving.best import Best
+from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
 
 USERS_AT_ONCE = 1024
 
 Progress = Callable[[int, int], None]  # (users done, all)
 
 
-def recommend_users(
+def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from and where to
     recommender: Recommender,
     source: Source,
     out: str | Path,
@@ -31,9 +33,14 @@ def recommend_users(
     k: int = 100,
     columns: Columns = Columns(),  # noqa: B008 - a frozen value
     exclude_seen: bool = True,
+    allow: Ids | None = None,
+    deny: Ids | None = None,
+    unknown_items: UnknownItems = "skip",
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Recommend to every user of a table of interactions, whether the model has seen the user or not.
+
+    The interactions lie in memory, the recommendations of 1,024 users at a time.
 
     Args:
         recommender: of a finished model.
@@ -42,67 +49,92 @@ def recommend_users(
         k: how many items a user at most.
         columns: names of the columns of `source`.
         exclude_seen: leave out items of the user's history.
+        allow: only these items are candidates; None: the whole catalogue.
+        deny: these are not.
+        unknown_items: see `Recommender.recommend`.
         progress: called with (users done, all users).
 
     Returns:
-        Counts: users, rows, unknown_interactions (of items that the catalogue does not know; they are skipped),
-        popular_users (who had nothing else and were given the popular items).
+        Counts: users, rows, unknown_interactions (of items that the catalogue does not know), popular_users (who were given
+        the popular items).
 
     Raises:
-        DataError: the file cannot be read or `out` cannot be written.
-        ConfigError: k is not 1 or more.
+        ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
+        DataError: the file cannot be read or `out` cannot be written, an unknown item under "raise", an unknown id in `allow`.
     """
-    if k < 1:
-        raise ConfigError(f"k is how many items to recommend, 1 or more; found {k}")
-    users, items, offsets, unknown = _histories(recommender, source, columns)
-    target = Path(out)
-    partial = target.with_name(f".{target.name}.partial")
-    popular = rows = 0
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            writer: pq.ParquetWriter | None = None
-            for first in range(0, len(users), USERS_AT_ONCE):
-                edges = offsets[first : first + USERS_AT_ONCE + 1]
-                known = [part[part > 0] for part in (items[start:stop] for start, stop in pairwise(edges.tolist()))]
-                popular += sum(not len(history) for history in known)
-                found = recommender.top(known, k, exclude_seen=exclude_seen)
-                table = _table(users[first : first + USERS_AT_ONCE], found, recommender)
-                rows += len(table)
-                if writer is None:
-                    writer = stack.enter_context(pq.ParquetWriter(partial, table.schema))
-                writer.write_table(table)
-                if progress:
-                    progress(min(first + USERS_AT_ONCE, len(users)), len(users))
-        partial.replace(target)
-    except OSError as error:
-        raise DataError(f"cannot write {target}: {error.strerror or error}; give another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    return {"users": len(users), "rows": rows, "unknown_interactions": unknown, "popular_users": popular}
-
-
-def _histories(recommender: Recommender, source: Source, columns: Columns) -> tuple[pl.Series, Numbers, Numbers, int]:
-    """Users, item numbers (0 = unknown) by user and time, offsets, and how many interactions are unknown."""
+    request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
     catalogue = recommender.artefact.catalogue
+    popular = rows = 0
+    with _whole_or_absent(Path(out)) as partial:
+        histories = _read(catalogue, source, columns)
+        if unknown_items == "raise" and histories.unknown:
+            raise DataError(
+                f"{histories.unknown:,} interactions are with items that are not in the catalogue, the first "
+                f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
+            )
+        users = len(histories.users)
+        schema = _table(catalogue, histories.users[:0], []).schema
+        with pq.ParquetWriter(partial, schema) as writer:
+            for first in range(0, users, USERS_AT_ONCE):
+                edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
+                found = recommender.best([histories.items[start:stop] for start, stop in pairwise(edges)], request)
+                table = _table(catalogue, histories.users[first : first + USERS_AT_ONCE], found)
+                writer.write_table(table)
+                rows += len(table)
+                popular += sum(best.source == "popular" for best in found)
+                if progress:
+                    progress(min(first + USERS_AT_ONCE, users), users)
+    return {"users": users, "rows": rows, "unknown_interactions": histories.unknown, "popular_users": popular}
+
+
+@dataclass(frozen=True)
+class _Histories:
+    users: pl.Series
+    items: Numbers  # [events] by user and time; 0 = unknown
+    offsets: Numbers  # [users + 1]
+    unknown: int  # interactions
+    first_unknown: object
+
+
+def _read(catalogue: Catalogue, source: Source, columns: Columns) -> _Histories:
     table = read_interactions(source, columns).table
     codes, users = encode(table["user"])
     numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
     order = time_order(codes, table["time"].to_numpy())
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))]).astype(np.int64)
-    return users, numbers[order], offsets, int(np.count_nonzero(numbers == 0))
+    unknown = np.flatnonzero(numbers == 0)
+    return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
 
 
-def _table(users: pl.Series, found: list[tuple[Numbers, np.ndarray]], recommender: Recommender) -> pa.Table:
-    lengths = np.array([len(items) for items, _ in found], dtype=np.int64)
-    items = np.concatenate([items for items, _ in found])
+@contextlib.contextmanager
+def _whole_or_absent(target: Path) -> Iterator[Path]:
+    """A file beside the target, which takes its name at the end, and is removed if there is no good end."""
+    if target.is_dir():
+        raise DataError(
+            f"cannot write {target}: it is a folder; give the name of a file, e.g. {target / 'recommendations.parquet'}"
+        )
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        yield partial
+        partial.replace(target)
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}; give another file, or free some space") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _table(catalogue: Catalogue, users: pl.Series, found: list[Best]) -> pa.Table:
+    lengths = np.array([len(best.items) for best in found], dtype=np.int64)
+    items = np.concatenate([np.zeros(0, dtype=np.int64), *(best.items for best in found)])
     ranks = np.arange(len(items)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
     return pl.DataFrame(
         {
             "user_id": users.gather(np.repeat(np.arange(len(users)), lengths)),
-            "item_id": recommender.artefact.catalogue.ids_of(items),
-            "score": np.concatenate([scores for _, scores in found]),
+            "item_id": catalogue.ids_of(items),
+            "score": np.concatenate([np.zeros(0), *(best.scores for best in found)]),
             "rank": ranks,
         }
     ).to_arrow(compat_level=pl.CompatLevel.oldest())
