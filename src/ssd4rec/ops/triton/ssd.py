@@ -1,7 +1,7 @@
 """The scan on a GPU: `chunked_scan` as Triton kernels, differentiable in its six inputs.
 
 forward    sum_decays -> hand_on (the state that comes into each span) -> read (y)
-backward   hand_on of the gradient -> read_backward -> decays_backward; sums over chunks and parts by torch
+backward   hand_on of the gradient -> reads_backward, writes_backward, pass_backward -> decays_backward; the rest by torch
 
 No atomics: the same inputs give the same bits. Heads are merged into one Q x Q matrix wherever the chunk's decays fit the range
 of the operands, else each head gets its own; both are exact (`ssd_forward.read_apart`).
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import Layout
-from ssd4rec.ops.triton.ssd_backward import decays_backward, read_backward
+from ssd4rec.ops.triton.ssd_backward import decays_backward, pass_backward, reads_backward, writes_backward
 from ssd4rec.ops.triton.ssd_forward import hand_on, read, sum_decays
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
@@ -125,8 +125,8 @@ def _plan(x: Tensor, B: Tensor, tile: Tile) -> _Plan:
 
 
 def precision() -> str:
-    """How float32 products are rounded: as torch's own are (`torch.set_float32_matmul_precision`)."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    """How float32 operands are rounded: as torch does (`torch.set_float32_matmul_precision`); tf32x3 is float32 in three parts."""
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 class _Scan(torch.autograd.Function):
@@ -178,18 +178,24 @@ class _Scan(torch.autograd.Function):
             **plan.sizes, ADJOINT=True, **common,
         )  # fmt: skip
         dx = torch.empty_like(dy)
-        of_events = [torch.empty_like(a) for _ in range(3)]  # x_du, net, left
-        of_chunks = [a.new_empty(plan.chunks, plan.heads) for _ in range(2)]  # passed, dD
+        x_du, net, left = (torch.empty_like(a) for _ in range(3))
+        passed, dD = (a.new_empty(plan.chunks, plan.heads) for _ in range(2))
         dB, dC = (a.new_empty(plan.splits, plan.length, plan.states) for _ in range(2))
-        read_backward[(plan.spans * plan.splits,)](
-            x, dt, a, B, C, D, dy, carry, d_carry, *edges, dx, *of_events, *of_chunks, dB, dC,
-            plan.length, x.stride(0), dt.stride(0), B.stride(0), C.stride(0), plan.heads, plan.splits,
-            **plan.sizes, RANGE=RANGE[x.dtype], **common,
+        sizes = plan.length, x.stride(0), dt.stride(0), B.stride(0), C.stride(0), plan.heads
+        grid, limit = (plan.spans * plan.splits,), RANGE[x.dtype]
+        reads_backward[grid](
+            x, dt, a, B, C, dy, carry, *edges, net, dC, *sizes, plan.splits, **plan.sizes, RANGE=limit, **common
+        )
+        writes_backward[grid](
+            x, dt, a, B, C, D, dy, d_carry, *edges, dx, x_du, net, left, dD, dB, *sizes, plan.splits,
+            **plan.sizes, RANGE=limit, **common,
         )  # fmt: skip
-        passed, dD = of_chunks
+        pass_backward[(plan.chunks * plan.tiles,)](
+            x, dt, a, B, C, dy, carry, d_carry, *edges, passed, *sizes, **plan.sizes, **common
+        )
         d_dt, dA = torch.empty_like(a), torch.empty_like(passed)
         decays_backward[(plan.chunks, -(-plan.heads // HEADS_AT_ONCE))](
-            dt, A, *of_events, passed, *edges, d_dt, dA, plan.length, dt.stride(0), plan.heads,
+            dt, A, x_du, net, left, passed, *edges, d_dt, dA, plan.length, dt.stride(0), plan.heads,
             HEADS=HEADS_AT_ONCE, Q=plan.tile.length, REVERSE=reverse,
         )  # fmt: skip
         return dx, d_dt, dA.sum(0), dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dD.sum(0), None, None, None

@@ -84,7 +84,7 @@ def read_apart(
 ):  # fmt: skip
     """[Q, HG * P]: what events read of their own chunk, with a Q x Q matrix of decays for each head. Any decay."""
     read = tl.zeros((Q, HG * P), dtype=tl.float32)
-    for head in tl.static_range(HG):
+    for head in range(HG):
         own = tl.sum(tl.where(tl.arange(0, HG)[None, :] == head, sums, 0.0), axis=1)
         decay = tl.exp(tl.where(allowed, own[:, None] - own[None, :], float("-inf")))
         mine = (tl.arange(0, HG * P) // P == head)[None, :]

@@ -1,0 +1,167 @@
+"""Softmax cross-entropy over the whole catalogue on a GPU; the scores of a tile exist in registers only.
+
+forward    one program a (block of rows, part of the classes): running maximum and sum, and the target's score
+backward   for a block of rows the scores are worked out again and become (p - onehot) g / M in the operands' type; two matrix
+           products, which torch does best, turn them into the gradients of the block's states and of the table
+
+The block of rows is as large as a GPU's cache or larger, never all rows: no [M, V] exists.
+"""
+# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
+# ruff: noqa: ANN001, ANN202, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+
+from typing import Any, NamedTuple, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssd4rec.errors import ShapeError
+
+
+class Tile(NamedTuple):
+    """What one program works on. The defaults are estimates, not measurements."""
+
+    rows: int = 128
+    classes: int = 128
+    width: int = 64  # of D at once
+    programs: int = 1024  # wanted at least in the forward pass; below it the classes are divided
+    block_elements: int = 1 << 24  # of (p - onehot) held at once: 32 MiB in bfloat16
+    block_rows: int = 2048  # at least: the table's gradient is read and written once a block
+    warps: int = 8
+
+
+DEFAULT = Tile()
+
+
+def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: Tile = DEFAULT) -> Tensor:
+    """Mean over the rows of -log softmax(state . table^T)[target].
+
+    Args:
+        states: [M, D], one row a target; float32, bfloat16 or float16: the type of the products' operands.
+        table: [V, D], one row a class.
+        targets: int64 [M], 0-based rows of the table.
+        tile: what one program works on.
+
+    Returns:
+        The loss, a float32 scalar; differentiable in states and table.
+
+    Raises:
+        ShapeError: states and targets are not of one length.
+    """
+    if targets.shape != states.shape[:1]:
+        raise ShapeError(
+            f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
+        )
+    with torch.autocast(states.device.type, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(states, table.to(states.dtype), targets, tile)  # type: ignore[no-untyped-call]  # torch has no types here
+    return loss
+
+
+@triton.jit
+@no_type_check
+def _scores(
+    states, table, rows, classes, M, V, D,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, CLASSES] float32; a class past the end scores -inf."""
+    scores = tl.zeros((ROWS, CLASSES), dtype=tl.float32)
+    for start in range(0, D, WIDTH):
+        at = start + tl.arange(0, WIDTH)
+        left = tl.load(states + rows[:, None] * D + at[None, :], mask=(rows < M)[:, None] & (at < D)[None, :], other=0.0)
+        right = tl.load(table + classes[None, :] * D + at[:, None], mask=(classes < V)[None, :] & (at < D)[:, None], other=0.0)
+        scores += tl.dot(left, right, input_precision=PRECISION)
+    return tl.where((classes < V)[None, :], scores, float("-inf"))
+
+
+@triton.jit(do_not_specialize=["M"])
+@no_type_check
+def _forward(
+    states, table, targets, log_sum, target_score, M, V, D, PARTS,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """log_sum [PARTS, M] = log of the sum of exp(scores) over a part of the classes; target_score [PARTS, M]: 0 elsewhere."""
+    part = tl.program_id(0) % PARTS
+    rows = (tl.program_id(0) // PARTS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    target = tl.load(targets + rows, mask=rows < M, other=-1)
+    highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((ROWS,), dtype=tl.float32)
+    hit = tl.zeros((ROWS,), dtype=tl.float32)
+    for start in range(part * CLASSES, V, PARTS * CLASSES):
+        classes = (start + tl.arange(0, CLASSES)).to(tl.int64)
+        scores = _scores(states, table, rows, classes, M, V, D, ROWS, CLASSES, WIDTH, PRECISION)
+        hit += tl.sum(tl.where(classes[None, :] == target[:, None], scores, 0.0), axis=1)
+        higher = tl.maximum(highest, tl.max(scores, axis=1))
+        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(scores - higher[:, None]), axis=1)
+        highest = higher
+    at = part.to(tl.int64) * M + rows
+    tl.store(log_sum + at, highest + tl.log(total), mask=rows < M)
+    tl.store(target_score + at, hit, mask=rows < M)
+
+
+@triton.jit(do_not_specialize=["M"])
+@no_type_check
+def _errors(
+    states, table, targets, log_sum, scale, errors, M, V, D,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """errors [M, V] = (p - onehot) scale, of the rows of one block."""
+    parts = tl.cdiv(V, CLASSES)
+    rows = (tl.program_id(0) // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    classes = (tl.program_id(0) % parts).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)
+    scores = _scores(states, table, rows, classes, M, V, D, ROWS, CLASSES, WIDTH, PRECISION)
+    target = tl.load(targets + rows, mask=rows < M, other=-1)
+    total = tl.load(log_sum + rows, mask=rows < M, other=0.0)
+    p = tl.exp(scores - total[:, None])
+    error = (p - tl.where(classes[None, :] == target[:, None], 1.0, 0.0)) * tl.load(scale)
+    inside = (rows < M)[:, None] & (classes < V)[None, :]
+    tl.store(errors + rows[:, None] * V + classes[None, :], error.to(errors.dtype.element_ty), mask=inside)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, tile: Tile) -> Tensor:
+        states, table, targets = states.contiguous(), table.contiguous(), targets.contiguous()
+        count, width = states.shape
+        classes = table.shape[0]
+        blocks = triton.cdiv(count, tile.rows)
+        parts = max(1, min(triton.cdiv(classes, tile.classes), triton.cdiv(tile.programs, blocks)))
+        log_sums, scores = (states.new_empty((parts, count), dtype=torch.float32) for _ in range(2))
+        _forward[(blocks * parts,)](
+            states, table, targets, log_sums, scores, count, classes, width, parts, **_constants(tile), num_warps=tile.warps
+        )
+        log_sum = log_sums.logsumexp(0)
+        ctx.save_for_backward(states, table, targets, log_sum)
+        ctx.tile = tile
+        return (log_sum - scores.sum(0)).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        states, table, targets, log_sum = ctx.saved_tensors
+        tile, count, classes = ctx.tile, states.shape[0], table.shape[0]
+        # In half precision p / M of a large batch is too small for float16: the loss's own scale is multiplied at the end.
+        one = states.new_ones((), dtype=torch.float32)
+        d_states = torch.empty_like(states)
+        d_table = torch.zeros_like(table, dtype=torch.float32)
+        size = min(max(tile.block_elements // classes, tile.block_rows), count)
+        scratch = states.new_empty(size, classes)
+        for start in range(0, count, size):
+            block = slice(start, min(start + size, count))
+            rows = states[block]
+            errors = scratch[: rows.shape[0]]
+            _errors[(triton.cdiv(rows.shape[0], tile.rows) * triton.cdiv(classes, tile.classes),)](
+                rows, table, targets[block], log_sum[block], one, errors, rows.shape[0], classes, states.shape[1],
+                **_constants(tile), num_warps=tile.warps,
+            )  # fmt: skip
+            torch.mm(errors, table, out=d_states[block])
+            d_table += errors.T @ rows
+        scale = grad / count
+        return (d_states * scale).to(states.dtype), (d_table * scale).to(table.dtype), None, None
+
+
+def _constants(tile: Tile) -> dict[str, Any]:
+    # float32 operands are rounded as torch rounds its own
+    precision = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return {"ROWS": tile.rows, "CLASSES": tile.classes, "WIDTH": tile.width, "PRECISION": precision}
