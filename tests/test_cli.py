@@ -207,6 +207,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(folder, tmp_pat
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as conftest has it here: sums of other threads round otherwise
     )
     assert child.stderr is not None
     for line in child.stderr:

@@ -71,7 +71,8 @@ def fit(
         split: train and validation parts.
         config: objective, optimiser, when to stop.
         directory: where the state of the training is kept (each epoch, and each minute in an epoch); None: nowhere.
-        resume: go on from the state in `directory`; the weights become those of an uninterrupted run.
+        resume: go on from the state in `directory`; on the same machine with as many threads the weights become those of an
+            uninterrupted run, bit for bit.
         callbacks: Lightning callbacks on top, e.g. a progress bar.
 
     Returns:
