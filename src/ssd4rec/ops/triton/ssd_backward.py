@@ -25,6 +25,7 @@ from ssd4rec.ops.triton.ssd_tiles import (
     per_column,
     per_head,
     places,
+    put_rows,
     reads_of,
     rows_of,
 )
@@ -80,9 +81,9 @@ def reads_backward(
     valid = comes_in(first, last, begin, begin + Q * G, T, REVERSE)
     for chunk in range(G):
         start = begin + (G - 1 - chunk if REVERSE else chunk) * Q
-        rows, here, begins, enters, _ = places(first, last, start, T, Q, REVERSE)
-        writes = rows_of(B, rows, here, stride_B, states, N)
-        reads = rows_of(C, rows, here, stride_C, states, N)
+        here, begins, enters, _ = places(first, last, start, T, Q, REVERSE)
+        writes = rows_of(B, start, here, stride_B, states, N, Q)
+        reads = rows_of(C, start, here, stride_C, states, N, Q)
         allowed = reads_of(begins, Q, REVERSE)
         allowed_t = reads_of(begins, Q, not REVERSE)
         weights = tl.where(allowed, tl.dot(reads, tl.trans(writes), input_precision=PRECISION), 0.0)
@@ -99,10 +100,10 @@ def reads_backward(
                     state, x, dt, a, B, first, last, at, T, stride_x, stride_dt, stride_B, H, columns, heads,
                     HG, P, N, Q, REVERSE, False, PRECISION,
                 )  # fmt: skip
-            sums = of_events(a, rows, here, H, heads, H)
-            grad = rows_of(dy, rows, here, width, columns, width).to(tl.float32)
-            u = rows_of(x, rows, here, stride_x, columns, width).to(tl.float32)
-            u *= per_column(of_events(dt, rows, here, stride_dt, heads, H), Q, HG, P)
+            sums = of_events(a, start, here, H, heads, H, Q)
+            grad = rows_of(dy, start, here, width, columns, width, Q).to(tl.float32)
+            u = rows_of(x, start, here, stride_x, columns, width, Q).to(tl.float32)
+            u *= per_column(of_events(dt, start, here, stride_dt, heads, H, Q), Q, HG, P)
             if tl.min(tl.min(sums, axis=0), axis=0) >= -2 * RANGE:
                 of_row, of_column = factors(sums, Q, HG, P)
                 row = (grad * of_row).to(OPERAND)
@@ -124,11 +125,10 @@ def reads_backward(
             row = (grad * into).to(OPERAND)
             read += row.to(tl.float32) * tl.dot(reads, state.to(OPERAND), input_precision=PRECISION)
             d_reads += tl.dot(state.to(OPERAND), tl.trans(row), input_precision=PRECISION)
-            inside = here[:, None] & (heads < H)[None, :]
-            tl.store(net + rows[:, None] * H + heads[None, :], per_head(read, Q, HG, P), mask=inside)
+            put_rows(net, per_head(read, Q, HG, P), start, here, heads, H, Q)
         d_reads += tl.dot(tl.trans(writes), d_weights_t.to(OPERAND), input_precision=PRECISION)
-        event = (part.to(tl.int64) * T + rows[None, :]) * N + states[:, None]
-        tl.store(dC + event, d_reads, mask=here[None, :])
+        event = tl.arange(0, Q)[None, :] * N + states[:, None]
+        tl.store(dC + (part.to(tl.int64) * T + start) * N + event, d_reads, mask=here[None, :])
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -153,9 +153,9 @@ def writes_backward(
     valid = comes_in(first, last, begin, begin + Q * G, T, not REVERSE)
     for chunk in range(G):  # against the direction of reading
         start = begin + (chunk if REVERSE else G - 1 - chunk) * Q
-        rows, here, begins, _, leaves = places(first, last, start, T, Q, REVERSE)
-        writes = rows_of(B, rows, here, stride_B, states, N)
-        reads = rows_of(C, rows, here, stride_C, states, N)
+        here, begins, _, leaves = places(first, last, start, T, Q, REVERSE)
+        writes = rows_of(B, start, here, stride_B, states, N, Q)
+        reads = rows_of(C, start, here, stride_C, states, N, Q)
         allowed = reads_of(begins, Q, REVERSE)
         allowed_t = reads_of(begins, Q, not REVERSE)
         weights_t = tl.where(allowed_t, tl.dot(writes, tl.trans(reads), input_precision=PRECISION), 0.0)
@@ -171,13 +171,11 @@ def writes_backward(
                     d_state, dy, dt, a, C, first, last, at, T, width, stride_dt, stride_C, H, columns, heads,
                     HG, P, N, Q, REVERSE, True, PRECISION,
                 )  # fmt: skip
-            sums = of_events(a, rows, here, H, heads, H)
-            grad = rows_of(dy, rows, here, width, columns, width).to(tl.float32)
-            values = rows_of(x, rows, here, stride_x, columns, width).to(tl.float32)
-            steps = per_column(of_events(dt, rows, here, stride_dt, heads, H), Q, HG, P)
+            sums = of_events(a, start, here, H, heads, H, Q)
+            grad = rows_of(dy, start, here, width, columns, width, Q).to(tl.float32)
+            values = rows_of(x, start, here, stride_x, columns, width, Q).to(tl.float32)
+            steps = per_column(of_events(dt, start, here, stride_dt, heads, H, Q), Q, HG, P)
             u = values * steps
-            of_head = rows[:, None] * H + heads[None, :]
-            inside = here[:, None] & (heads < H)[None, :]
             if tl.min(tl.min(sums, axis=0), axis=0) >= -2 * RANGE:
                 of_row, of_column = factors(sums, Q, HG, P)
                 row = (grad * of_row).to(OPERAND)
@@ -196,25 +194,24 @@ def writes_backward(
                     more = tl.dot(row, tl.trans(column), input_precision=PRECISION)
                     d_weights += more * decay_of_head(sums, head, allowed, HG)
                 given = u.to(OPERAND).to(tl.float32) * du
-            read = tl.load(net + of_head, mask=inside, other=0.0)
-            tl.store(net + of_head, read - per_head(given, Q, HG, P), mask=inside)
+            read = of_events(net, start, here, H, heads, H, Q)
+            put_rows(net, read - per_head(given, Q, HG, P), start, here, heads, H, Q)
 
             total, kept = across(a, first, last, start, T, heads, H, Q, REVERSE)
             out_of = per_column(tl.exp(tl.where(leaves[:, None], total[None, :] - sums, float("-inf"))), Q, HG, P)
             column = (u * out_of).to(OPERAND)
             later = tl.dot(writes, d_state.to(OPERAND), input_precision=PRECISION)
             d_writes += tl.dot(d_state.to(OPERAND), tl.trans(column), input_precision=PRECISION)
-            tl.store(left + of_head, per_head(column.to(tl.float32) * later, Q, HG, P), mask=inside)
+            put_rows(left, per_head(column.to(tl.float32) * later, Q, HG, P), start, here, heads, H, Q)
             du += later * out_of
 
             skip = tl.load(D + columns // P, mask=columns < width, other=0.0)
-            d_values = (du * steps + grad * skip[None, :]).to(OPERAND)
-            tl.store(dx + rows[:, None] * width + columns[None, :], d_values, mask=here[:, None] & (columns < width)[None, :])
-            tl.store(x_du + of_head, per_head(values * du, Q, HG, P), mask=inside)
+            put_rows(dx, du * steps + grad * skip[None, :], start, here, columns, width, Q)
+            put_rows(x_du, per_head(values * du, Q, HG, P), start, here, heads, H, Q)
             tl.store(dD + (start // Q) * H + heads, tl.sum(per_head(values * grad, Q, HG, P), axis=0), mask=heads < H)
         d_writes += tl.dot(tl.trans(reads), d_weights.to(OPERAND), input_precision=PRECISION)
-        event = (part.to(tl.int64) * T + rows[None, :]) * N + states[:, None]
-        tl.store(dB + event, d_writes, mask=here[None, :])
+        event = tl.arange(0, Q)[None, :] * N + states[:, None]
+        tl.store(dB + (part.to(tl.int64) * T + start) * N + event, d_writes, mask=here[None, :])
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -270,17 +267,17 @@ def decays_backward(
     """D dt [T, H] and dA [chunks, H], to be summed over the chunks."""
     chunk = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    rows, here, begins, _, leaves = places(first, last, chunk * Q, T, Q, REVERSE)
+    start = chunk * Q
+    here, begins, _, leaves = places(first, last, start, T, Q, REVERSE)
     rate = tl.load(A + heads, mask=heads < H, other=0.0)
     read_from_here = reads_of(begins, Q, not REVERSE).to(tl.float32)  # the row's event, and those that are read after it
     read_before = 1.0 - read_from_here
     read_before = tl.where(begins[:, None] == begins[None, :], read_before, 0.0)
-    d_decay = tl.dot(read_from_here, of_events(net, rows, here, H, heads, H), input_precision="ieee")
+    d_decay = tl.dot(read_from_here, of_events(net, start, here, H, heads, H, Q), input_precision="ieee")
     handed = tl.load(passed + chunk * H + heads, mask=heads < H, other=0.0)
-    beyond = tl.dot(read_before, of_events(left, rows, here, H, heads, H), input_precision="ieee") + handed[None, :]
+    beyond = tl.dot(read_before, of_events(left, start, here, H, heads, H, Q), input_precision="ieee") + handed[None, :]
     d_decay += tl.where(leaves[:, None], beyond, 0.0)
-    steps = of_events(dt, rows, here, stride_dt, heads, H)
-    direct = of_events(x_du, rows, here, H, heads, H)
-    inside = here[:, None] & (heads < H)[None, :]
-    tl.store(d_dt + rows[:, None] * H + heads[None, :], direct + d_decay * rate[None, :], mask=inside)
+    steps = of_events(dt, start, here, stride_dt, heads, H, Q)
+    direct = of_events(x_du, start, here, H, heads, H, Q)
+    put_rows(d_dt, direct + d_decay * rate[None, :], start, here, heads, H, Q)
     tl.store(dA + chunk * H + heads, tl.sum(d_decay * steps, axis=0), mask=heads < H)

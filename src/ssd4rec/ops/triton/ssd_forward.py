@@ -14,6 +14,7 @@ from ssd4rec.ops.triton.ssd_tiles import (
     pass_on,
     per_column,
     places,
+    put_rows,
     reads_of,
     rows_of,
 )
@@ -25,12 +26,12 @@ def sum_decays(dt, A, first, last, a, T, stride_dt, H, HEADS: tl.constexpr, Q: t
     """a_i = sum of dt_j A over the events j of the same history and chunk that are read no later than i."""
     start = tl.program_id(0).to(tl.int64) * Q
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    rows, here, begins, _, _ = places(first, last, start, T, Q, REVERSE)
+    here, begins, _, _ = places(first, last, start, T, Q, REVERSE)
     rate = tl.load(A + heads, mask=heads < H, other=0.0)
-    decays = of_events(dt, rows, here, stride_dt, heads, H) * rate[None, :]
+    decays = of_events(dt, start, here, stride_dt, heads, H, Q) * rate[None, :]
     # Sums of a history's own decays, not differences of sums over the chunk, which a strong decay elsewhere would round.
     sums = tl.dot(reads_of(begins, Q, REVERSE).to(tl.float32), decays, input_precision="ieee")
-    tl.store(a + rows[:, None] * H + heads[None, :], sums, mask=here[:, None] & (heads[None, :] < H))
+    put_rows(a, sums, start, here, heads, H, Q)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -72,8 +73,8 @@ def hand_on(
                     HG, P, N, Q, REVERSE, ADJOINT, PRECISION,
                 )  # fmt: skip
             target = (at - 1 if BACK else at + 1).to(tl.int64)
-            offsets = target * N * H * P + states[:, None] * (H * P) + columns[None, :]
-            tl.store(carry + offsets, state, mask=(columns < H * P)[None, :])
+            offsets = states[:, None] * (H * P) + columns[None, :]
+            tl.store(carry + target * N * H * P + offsets, state, mask=(columns < H * P)[None, :])
 
 
 @triton.jit
@@ -112,12 +113,12 @@ def read(
     state = entering_state(carry, span, valid, columns, H * P, N)
     for chunk in range(G):
         start = begin + (G - 1 - chunk if REVERSE else chunk) * Q
-        rows, here, begins, enters, _ = places(first, last, start, T, Q, REVERSE)
-        sums = of_events(a, rows, here, H, heads, H)
-        values = rows_of(x, rows, here, stride_x, columns, H * P).to(tl.float32)
-        u = values * per_column(of_events(dt, rows, here, stride_dt, heads, H), Q, HG, P)
-        writes = rows_of(B, rows, here, stride_B, tl.arange(0, N), N)
-        reads = rows_of(C, rows, here, stride_C, tl.arange(0, N), N)
+        here, begins, enters, _ = places(first, last, start, T, Q, REVERSE)
+        sums = of_events(a, start, here, H, heads, H, Q)
+        values = rows_of(x, start, here, stride_x, columns, H * P, Q).to(tl.float32)
+        u = values * per_column(of_events(dt, start, here, stride_dt, heads, H, Q), Q, HG, P)
+        writes = rows_of(B, start, here, stride_B, tl.arange(0, N), N, Q)
+        reads = rows_of(C, start, here, stride_C, tl.arange(0, N), N, Q)
         allowed = reads_of(begins, Q, REVERSE)
         weights = tl.where(allowed, tl.dot(reads, tl.trans(writes), input_precision=PRECISION), 0.0)
         lowest = tl.min(sums, axis=0)
@@ -131,8 +132,7 @@ def read(
         into = tl.exp(tl.where(enters[:, None], sums, float("-inf")))
         read_before = tl.dot(reads, state.to(OPERAND), input_precision=PRECISION) * per_column(into, Q, HG, P)
         out = read_here + read_before + values * skip[None, :]
-        inside = here[:, None] & (columns < H * P)[None, :]
-        tl.store(y + rows[:, None] * (H * P) + columns[None, :], out.to(OPERAND), mask=inside)
+        put_rows(y, out, start, here, columns, H * P, Q)
         state = pass_on(
             state, x, dt, a, B, first, last, start, T, stride_x, stride_dt, stride_B, H, columns, heads,
             HG, P, N, Q, REVERSE, False, PRECISION,

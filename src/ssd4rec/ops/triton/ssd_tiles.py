@@ -20,7 +20,7 @@ NO_EVENT = tl.constexpr(-1)
 @triton.jit
 @no_type_check
 def places(first, last, start, T, Q: tl.constexpr, REVERSE: tl.constexpr):
-    """(rows [Q] int64, inside the row?, where its history starts, enters?, leaves?) of the chunk at `start`."""
+    """(inside the row?, where its history starts, enters?, leaves?), each [Q], of the chunk at `start`."""
     rows = start + tl.arange(0, Q)
     here = rows < T
     begins = tl.load(first + rows, mask=here, other=NO_EVENT)
@@ -28,8 +28,8 @@ def places(first, last, start, T, Q: tl.constexpr, REVERSE: tl.constexpr):
     before = here & (begins < start)
     after = here & (ends >= start + Q)
     if REVERSE:
-        return rows, here, begins, after, before
-    return rows, here, begins, before, after
+        return here, begins, after, before
+    return here, begins, before, after
 
 
 @triton.jit
@@ -73,18 +73,27 @@ def per_head(of_columns, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def of_events(values, rows, here, stride, heads, H):
+def of_events(values, start, here, stride, heads, H, Q: tl.constexpr):
     """[Q, HG] numbers of the chunk's events and the tile's heads, in float32; zero past the row's end."""
-    inside = here[:, None] & (heads[None, :] < H)
-    return tl.load(values + rows[:, None] * stride + heads[None, :], mask=inside, other=0.0).to(tl.float32)
+    return rows_of(values, start, here, stride, heads, H, Q).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def rows_of(values, rows, here, stride, columns, width):
+def rows_of(values, start, here, stride, columns, width, Q: tl.constexpr):
     """[Q, columns] of a matrix of T rows, in its own type; zero past its edges."""
-    inside = here[:, None] & (columns[None, :] < width)
-    return tl.load(values + rows[:, None] * stride + columns[None, :], mask=inside, other=0.0)
+    # The chunk's place is a 64-bit scalar, the places inside it are 32-bit: half the registers.
+    offsets = tl.arange(0, Q)[:, None] * stride + columns[None, :]
+    return tl.load(values + start * stride + offsets, mask=here[:, None] & (columns < width)[None, :], other=0.0)
+
+
+@triton.jit
+@no_type_check
+def put_rows(values, numbers, start, here, columns, width, Q: tl.constexpr):
+    """Write [Q, columns] into a contiguous matrix of T rows, in its type."""
+    offsets = tl.arange(0, Q)[:, None] * width + columns[None, :]
+    inside = here[:, None] & (columns < width)[None, :]
+    tl.store(values + start * width + offsets, numbers.to(values.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -92,8 +101,8 @@ def rows_of(values, rows, here, stride, columns, width):
 def entering_state(carry, span, valid, columns, width, N: tl.constexpr):
     """[N, columns] float32: the state that comes into the span; zero where nothing does (nothing was written there)."""
     states = tl.arange(0, N)
-    offsets = span.to(tl.int64) * N * width + states[:, None] * width + columns[None, :]
-    return tl.load(carry + offsets, mask=(columns[None, :] < width) & valid, other=0.0)
+    offsets = states[:, None] * width + columns[None, :]
+    return tl.load(carry + span.to(tl.int64) * N * width + offsets, mask=(columns[None, :] < width) & valid, other=0.0)
 
 
 @triton.jit
@@ -116,16 +125,16 @@ def pass_on(
 
     ADJOINT: the gradient of the state before the chunk from that after it; x is then dy, `writes` is C and dt is not read.
     """
-    rows, here, _, enters, leaves = places(first, last, start, T, Q, REVERSE)
-    values = rows_of(x, rows, here, stride_x, columns, H * P)
-    sums = of_events(a, rows, here, H, heads, H)
+    here, begins, enters, leaves = places(first, last, start, T, Q, REVERSE)
+    values = rows_of(x, start, here, stride_x, columns, H * P, Q)
+    sums = of_events(a, start, here, H, heads, H, Q)
     total, kept = across(a, first, last, start, T, heads, H, Q, REVERSE)
     if ADJOINT:
         factor = tl.exp(tl.where(enters[:, None], sums, float("-inf")))
     else:
         factor = tl.exp(tl.where(leaves[:, None], total[None, :] - sums, float("-inf")))
-        factor *= of_events(dt, rows, here, stride_dt, heads, H)
+        factor *= of_events(dt, start, here, stride_dt, heads, H, Q)
     added = (values.to(tl.float32) * per_column(factor, Q, HG, P)).to(values.dtype)
-    written = rows_of(writes, rows, here, stride_writes, tl.arange(0, N), N)
+    written = rows_of(writes, start, here, stride_writes, tl.arange(0, N), N, Q)
     kept_columns = tl.reshape(tl.broadcast_to(kept[:, None], (HG, P)), (HG * P,))
     return state * kept_columns[None, :] + tl.dot(tl.trans(written), added, input_precision=PRECISION)

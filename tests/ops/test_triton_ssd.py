@@ -1,0 +1,172 @@
+"""The scan's Triton kernels are the scan, run by Triton's interpreter: logic and masks, not races nor tensor cores.
+
+tests/gpu holds the same at real sizes on a GPU, tests/ops/test_triton_compiles.py that the compiler takes the kernels.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
+from ssd4rec.errors import ShapeError
+from ssd4rec.ops.scan import scan
+from ssd4rec.ops.segments import lay_out
+
+if torch.cuda.is_available():
+    pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
+os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
+pytest.importorskip("triton", reason="Triton is not installed")
+from ssd4rec.ops.triton import ssd  # noqa: E402
+
+ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
+HALF = 4e-3  # float16 operands: 2^-11 a product, a few in a row
+Q = 16
+TILE = ssd.Tile(length=Q, chunks=2, columns=64, programs=1, warps=4)
+LENGTHS = [1, 2, 3, 4, Q - 1, Q, Q + 1, 3 * Q + 5]
+DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel does not write is NaN, so that nothing passes on zeros that happened to be there."""
+    for owner, name in ((Tensor, "new_empty"), (torch, "empty_like")):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def made(*arguments: Any, **settings: Any) -> Tensor:
+        values = make(*arguments, **settings)
+        return values.fill_(torch.nan) if values.is_floating_point() else values
+
+    return made
+
+
+class Run(NamedTuple):
+    y: Tensor
+    gradients: dict[str, Tensor]
+
+
+def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
+    boundaries = boundaries_of(lengths)
+    if not reverse:
+        return scan(*inputs, boundaries)[0]
+    x, dt, A, B, C, D = inputs
+    x, dt, B, C = (mirrored(values, boundaries) for values in (x, dt, B, C))
+    return mirrored(scan(x, dt, A, B, C, D, boundaries)[0], boundaries)
+
+
+def run(inputs: ScanInputs, lengths: list[int], *, reverse: bool, tile: ssd.Tile = TILE) -> Run:
+    ours = ScanInputs(*(values.detach().clone().requires_grad_() for values in inputs))
+    return with_gradients(ssd.scan(*ours, lay_out(boundaries_of(lengths)), reverse=reverse, tile=tile), ours)
+
+
+def expected_run(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Run:
+    theirs = ScanInputs(*(values.detach().double().requires_grad_() for values in inputs))
+    return with_gradients(definition(theirs, lengths, reverse=reverse), theirs)
+
+
+def with_gradients(y: Tensor, inputs: ScanInputs) -> Run:
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
+    gradients = torch.autograd.grad(y, list(inputs), weights)
+    return Run(y.detach(), dict(zip(ScanInputs._fields, gradients, strict=True)))
+
+
+def errors(found: Run, expected: Run, inputs: ScanInputs) -> dict[str, float]:
+    """The error of y and of each gradient in units of its largest number.
+
+    The gradient of a log-decay is the small difference of large terms <x, dx>, so the unit of d(dt) and dA is at least theirs.
+    """
+    terms = (inputs.x.double() * expected.gradients["x"]).sum(-1).abs()
+    least = {"dt": float((inputs.A.abs() * terms).max()), "A": float((inputs.dt * terms).sum(0).max())}
+    by_name = {"y": relative_error(found.y, expected.y)}
+    for name, gradient in expected.gradients.items():
+        assert torch.isfinite(found.gradients[name]).all(), name
+        unit = max(float(gradient.abs().max()), least.get(name, 0.0))
+        assert unit > 0, name
+        by_name[name] = float((found.gradients[name].double() - gradient).abs().max()) / unit
+    return by_name
+
+
+def of_all_decays(dtype: torch.dtype = torch.float32) -> ScanInputs:
+    """Five heads: decays of exp(-0.005 … -2.4), then 0, -0.001, -10 and -50 at each step."""
+    inputs = scan_inputs(LENGTHS, heads=5, head_width=16, state_dim=16, dtype=dtype)
+    inputs.dt[:, 1:] = 1.0
+    inputs.A[1:] = torch.tensor([0.0, -0.001, -10.0, -50.0])
+    return inputs
+
+
+@DIRECTIONS
+def test_values_and_gradients_are_those_of_the_definition(reverse: bool) -> None:
+    """Histories of all lengths around a chunk, spans of two chunks, heads that forget nothing beside heads that forget all."""
+    inputs = of_all_decays()
+    found = errors(run(inputs, LENGTHS, reverse=reverse), expected_run(inputs, LENGTHS, reverse=reverse), inputs)
+    assert max(found.values()) < ROUNDED, found
+
+
+@pytest.mark.parametrize(("head_width", "state_dim", "reverse"), [(32, 32, False), (64, 64, True), (16, 128, False)])
+def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, reverse: bool) -> None:
+    """P of 32 and 64, N of 32, 64 and 128, a span of one chunk."""
+    lengths = [3, 2 * Q + 1, 1]
+    inputs = scan_inputs(lengths, heads=1, head_width=head_width, state_dim=state_dim, dtype=torch.float32)
+    tile = ssd.Tile(length=Q, chunks=1, columns=64, programs=1, warps=4)
+    found = errors(
+        run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs
+    )
+    assert max(found.values()) < ROUNDED, found
+
+
+def test_spans_of_four_chunks() -> None:
+    """A history that begins in one span and ends in the next but one."""
+    lengths, tile = [60, 72, 3], TILE._replace(chunks=4)
+    inputs = scan_inputs(lengths, heads=1, head_width=16, state_dim=16, dtype=torch.float32)
+    found = errors(run(inputs, lengths, reverse=True, tile=tile), expected_run(inputs, lengths, reverse=True), inputs)
+    assert max(found.values()) < ROUNDED, found
+
+
+def test_columns_divided_among_programs() -> None:
+    """Two tiles of columns in two programs or in one: the same gradients, and the same bits a second time."""
+    lengths = [5, Q]
+    inputs = scan_inputs(lengths, heads=3, head_width=16, state_dim=16, dtype=torch.float32)
+    one = run(inputs, lengths, reverse=False)
+    two = run(inputs, lengths, reverse=False, tile=TILE._replace(programs=100))
+    again = run(inputs, lengths, reverse=False, tile=TILE._replace(programs=100))
+    assert relative_error(two.gradients["B"], one.gradients["B"]) < ROUNDED
+    assert relative_error(two.gradients["C"], one.gradients["C"]) < ROUNDED
+    for name, gradient in again.gradients.items():
+        assert torch.equal(gradient, two.gradients[name]), name
+
+
+def test_half_precision() -> None:
+    """float16 x, B and C with float32 decays: values and gradients of the definition on the same numbers, to HALF."""
+    lengths = [3, 2 * Q + 1]
+    inputs = scan_inputs(lengths, heads=2, head_width=16, state_dim=16, dtype=torch.float32)
+    inputs = inputs._replace(x=inputs.x.half(), B=inputs.B.half(), C=inputs.C.half())
+    ours = run(inputs, lengths, reverse=False)
+    assert ours.y.dtype == torch.float16
+    found = errors(ours, expected_run(inputs, lengths, reverse=False), inputs)
+    assert max(found.values()) < HALF, found
+
+
+def test_strided_inputs() -> None:
+    """Slices of one wide projection, whose rows lie apart in memory, are read as their copies are."""
+    lengths = [3, Q]
+    x, dt, A, B, C, D = scan_inputs(lengths, heads=2, head_width=16, state_dim=16, dtype=torch.float32)
+    wide = torch.cat([x.flatten(1), B, C, dt], dim=1)
+    sliced_x, sliced_B, sliced_C, sliced_dt = wide.split([32, 16, 16, 2], dim=1)
+    assert not sliced_x.is_contiguous()
+    layout = lay_out(boundaries_of(lengths))
+    found = ssd.scan(sliced_x.unflatten(1, (2, 16)), sliced_dt, A, sliced_B, sliced_C, D, layout, tile=TILE)
+    assert torch.equal(found, ssd.scan(x, dt, A, B, C, D, layout, tile=TILE))
+
+
+@pytest.mark.parametrize(("head_width", "state_dim"), [(8, 16), (16, 24)])
+def test_sizes_without_a_kernel(head_width: int, state_dim: int) -> None:
+    """P = 8 and N = 24 are refused, and the way out is named."""
+    inputs = scan_inputs([3], head_width=head_width, state_dim=state_dim, dtype=torch.float32)
+    assert not ssd.supports(inputs.x, inputs.B)
+    with pytest.raises(ShapeError, match=r"the scan's kernels take P in .* use ops\.chunked\.chunked_scan"):
+        ssd.scan(*inputs, lay_out(boundaries_of([3])))
