@@ -3,6 +3,7 @@
 The interpreter forgives what the compiler refuses (a loop that changes a variable's type), and knows no registers.
 """
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -71,8 +72,7 @@ KERNELS = 2 * 9 + 6
 @pytest.mark.parametrize("kind", ["bf16", "fp32"])
 def test_every_kernel_compiles(kind: str) -> None:
     """Forwards and backwards, in bfloat16 and float32 at P=16, N=64."""
-    import os  # the environment of this process may ask for the interpreter
-
+    # The environment of this process may ask for the interpreter.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, kind], env=environment, capture_output=True, text=True, timeout=600, check=False

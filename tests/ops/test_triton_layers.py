@@ -19,7 +19,7 @@ if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="Triton is not installed")
-from ssd4rec.ops.triton import convolution, gate, softmax  # noqa: E402
+from ssd4rec.ops.triton import convolution, gate, softmax
 
 ROUNDED = 1e-6  # float32 against float64 on the same numbers, relative to the largest number
 LENGTHS = [1, 2, 3, 4, 5, 31, 32, 33]

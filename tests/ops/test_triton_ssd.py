@@ -20,7 +20,7 @@ if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="Triton is not installed")
-from ssd4rec.ops.triton import ssd  # noqa: E402
+from ssd4rec.ops.triton import ssd
 
 ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
 HALF = 4e-3  # float16 operands: 2^-11 a product, a few in a row
@@ -113,9 +113,7 @@ def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, revers
     lengths = [3, 2 * Q + 1, 1]
     inputs = scan_inputs(lengths, heads=1, head_width=head_width, state_dim=state_dim, dtype=torch.float32)
     tile = ssd.Tile(length=Q, chunks=1, columns=64, programs=1, warps=4)
-    found = errors(
-        run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs
-    )
+    found = errors(run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs)
     assert max(found.values()) < ROUNDED, found
 
 

@@ -1,8 +1,8 @@
 """The door to Triton: everything that imports it is in this folder, and is imported only when a kernel is asked for.
 
-    serves(x)           may the kernels be used for this tensor? (a CUDA tensor, Triton installed)
-    available()         is Triton installed?
-    scan, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
+serves(x)           may the kernels be used for this tensor? (a CUDA tensor, Triton installed)
+available()         is Triton installed?
+scan, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
 """
 
 from importlib.util import find_spec

@@ -4,7 +4,7 @@ out[t] = SiLU(bias + sum_k weight[K-1-k] in[t -+ k]) over the events of the same
 gradient before SiLU (the convolution again) and its share of the weights' gradients, and `_spread` convolves it the other way.
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN202, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import Any, no_type_check
 

@@ -7,7 +7,7 @@ backward   for a block of rows the scores are worked out again and become (p - o
 The block of rows is as large as a GPU's cache or larger, never all rows: no [M, V] exists.
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
-# ruff: noqa: ANN001, ANN202, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import Any, NamedTuple, no_type_check
 
@@ -106,7 +106,7 @@ def _errors(
     states, table, targets, log_sum, scale, errors, M, V, D,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """errors [M, V] = (p - onehot) scale, of the rows of one block."""
+    """Errors [M, V] = (p - onehot) scale, of the rows of one block."""
     parts = tl.cdiv(V, CLASSES)
     rows = (tl.program_id(0) // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     classes = (tl.program_id(0) % parts).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)

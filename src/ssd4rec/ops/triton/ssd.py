@@ -126,13 +126,13 @@ def _plan(x: Tensor, B: Tensor, tile: Tile) -> _Plan:
 
 
 def precision() -> str:
-    """How float32 operands are rounded: as torch does (`torch.set_float32_matmul_precision`); tf32x3 is float32 in three parts."""
+    """How float32 operands are rounded: as torch rounds its own; tf32x3 keeps float32 in three parts, on tensor cores."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913 - a scan has six inputs
+    def forward(
         ctx: Any,
         x: Tensor,
         dt: Tensor,
@@ -184,9 +184,7 @@ class _Scan(torch.autograd.Function):
         dB, dC = (a.new_empty(plan.splits, plan.length, plan.states) for _ in range(2))
         sizes = plan.length, x.stride(0), dt.stride(0), B.stride(0), C.stride(0), plan.heads
         grid, limit = (plan.spans * plan.splits,), RANGE[x.dtype]
-        reads_backward[grid](
-            x, dt, a, B, C, dy, carry, *edges, net, dC, *sizes, plan.splits, **plan.sizes, RANGE=limit, **common
-        )
+        reads_backward[grid](x, dt, a, B, C, dy, carry, *edges, net, dC, *sizes, plan.splits, **plan.sizes, RANGE=limit, **common)
         writes_backward[grid](
             x, dt, a, B, C, D, dy, d_carry, *edges, dx, x_du, net, left, dD, dB, *sizes, plan.splits,
             **plan.sizes, RANGE=limit, **common,

@@ -9,7 +9,7 @@ What events read (dC) and what was read of them (dx, dB) are two kernels: togeth
 transpose is a product of its own: a transposed result fed into a product is silently wrong on some GPUs.
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import no_type_check
 
@@ -197,7 +197,7 @@ def writes_backward(
             read = of_events(net, start, here, H, heads, H, Q)
             put_rows(net, read - per_head(given, Q, HG, P), start, here, heads, H, Q)
 
-            total, kept = across(a, first, last, start, T, heads, H, Q, REVERSE)
+            total, _kept = across(a, first, last, start, T, heads, H, Q, REVERSE)
             out_of = per_column(tl.exp(tl.where(leaves[:, None], total[None, :] - sums, float("-inf"))), Q, HG, P)
             column = (u * out_of).to(OPERAND)
             later = tl.dot(writes, d_state.to(OPERAND), input_precision=PRECISION)
@@ -221,7 +221,7 @@ def pass_backward(
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr,
     REVERSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """passed [chunks, H]: what later chunks read of earlier ones through a chunk that one history fills; else 0."""
+    """Passed [chunks, H]: what later chunks read of earlier ones through a chunk that one history fills; else 0."""
     tiles = tl.cdiv(H, HG)
     place = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles

@@ -1,6 +1,6 @@
 """The scan's forward kernels: sums of decays, the states that spans hand on, and y."""
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import no_type_check
 

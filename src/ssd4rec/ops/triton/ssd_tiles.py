@@ -7,7 +7,7 @@ is <= 0 wherever it counts, and is replaced by -inf before exp wherever it does 
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
 # mypy: warn_return_any = False
-# ruff: noqa: ANN001, ANN201, PLR0913 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201 - kernels: pointers and constexprs carry no types that Python knows
 
 from typing import no_type_check
 
@@ -125,7 +125,7 @@ def pass_on(
 
     ADJOINT: the gradient of the state before the chunk from that after it; x is then dy, `writes` is C and dt is not read.
     """
-    here, begins, enters, leaves = places(first, last, start, T, Q, REVERSE)
+    here, _, enters, leaves = places(first, last, start, T, Q, REVERSE)
     values = rows_of(x, start, here, stride_x, columns, H * P, Q)
     sums = of_events(a, start, here, H, heads, H, Q)
     total, kept = across(a, first, last, start, T, heads, H, Q, REVERSE)

@@ -1,0 +1,164 @@
+"""The Triton kernels on a GPU at real shapes, in float32 and bfloat16, against torch's own forms in float64.
+
+Run: python -m pytest -m gpu tests/gpu
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rows import ScanInputs, boundaries_of, relative_error, scan_inputs
+from ssd4rec.ops import triton
+from ssd4rec.ops.chunked import chunked_scan
+from ssd4rec.ops.convolution import convolve
+from ssd4rec.ops.segments import Layout, lay_out
+from ssd4rec.ops.softmax import linear_cross_entropy_definition
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
+]
+
+# Against float64 on the same numbers, relative to the largest number (float32: products in three TF32 parts).
+ROUNDED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+# Beauty-like and ML-1M-like: many short histories, some of 1 to 4 events, and one that runs over many spans.
+LENGTHS = [
+    1,
+    2,
+    3,
+    4,
+    31,
+    32,
+    33,
+    127,
+    128,
+    129,
+    2277,
+    *[5 + place % 17 for place in range(400)],
+    *[90 + place for place in range(60)],
+]
+
+
+def check(
+    found: Callable[..., Any], expected: Callable[..., Any], inputs: list[Tensor], bound: float, least: Callable[..., list[float]]
+) -> None:
+    """`found` on the inputs and `expected` in float64 give the same values and gradients; `least`: the least units of each."""
+    ours = [values.clone().requires_grad_() for values in inputs]
+    theirs = [values.double().requires_grad_() for values in inputs]
+    out, wanted = as_tuple(found(*ours)), as_tuple(expected(*theirs))
+    random = torch.Generator(device=inputs[0].device).manual_seed(1)
+    weights = [
+        torch.randn(v.shape, generator=random, dtype=torch.float64, device=v.device).to(o.dtype) for v, o in zip(wanted, out)
+    ]
+    gradients = torch.autograd.grad(out, ours, weights)
+    wanted_gradients = torch.autograd.grad(wanted, theirs, [weight.double() for weight in weights])
+    for value, truth in zip(out, wanted, strict=True):
+        assert relative_error(value, truth) < bound
+    for value, truth, unit in zip(gradients, wanted_gradients, least(*theirs, *wanted_gradients), strict=True):
+        assert torch.isfinite(value).all()
+        error = float((value.double() - truth).abs().max()) / max(float(truth.abs().max()), unit)
+        assert error < bound, (tuple(value.shape), error)
+
+
+def as_tuple(values: Any) -> tuple[Tensor, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def nothing(*tensors: Tensor) -> list[float]:
+    return [0.0] * (len(tensors) // 2)
+
+
+def of_decays(x: Tensor, dt: Tensor, A: Tensor, *rest: Tensor) -> list[float]:
+    # The gradient of a log-decay is the small difference of large terms <x, dx>: the unit of d(dt) and dA is at least theirs.
+    terms = (x * rest[3]).sum(-1).abs()
+    return [0.0, float((A.abs() * terms).max()), float((dt * terms).sum(0).max()), 0.0, 0.0, 0.0]
+
+
+def layout_on_gpu() -> Layout:
+    return lay_out(boundaries_of(LENGTHS).cuda())
+
+
+def scan_on_gpu(heads: int, head_width: int, state_dim: int, dtype: torch.dtype) -> list[Tensor]:
+    """Decays of exp(-0.005 … -2.4) a step; the last three heads 0, -10 and -50 at each step."""
+    inputs = scan_inputs(LENGTHS, heads=heads, head_width=head_width, state_dim=state_dim, dtype=torch.float32)
+    inputs.dt[:, -3:] = 1.0
+    inputs.A[-3:] = torch.tensor([0.0, -10.0, -50.0])
+    narrow = inputs._replace(x=inputs.x.to(dtype), B=inputs.B.to(dtype) / 8, C=inputs.C.to(dtype) / 8)
+    return [values.cuda() for values in narrow]
+
+
+@DTYPES
+@DIRECTIONS
+@pytest.mark.parametrize(("heads", "head_width", "state_dim"), [(32, 16, 64), (8, 64, 128), (5, 32, 16), (9, 16, 32)])
+def test_scan(heads: int, head_width: int, state_dim: int, reverse: bool, dtype: torch.dtype) -> None:
+    """D = 256 at P = 16 and 64, and heads that do not fill a tile."""
+    layout = layout_on_gpu()
+    check(
+        lambda *six: triton.scan(*six, layout, reverse=reverse),
+        lambda *six: chunked_scan(*six, layout, reverse=reverse),
+        scan_on_gpu(heads, head_width, state_dim, dtype),
+        ROUNDED[dtype],
+        of_decays,
+    )
+
+
+@DTYPES
+def test_the_same_bits_twice(dtype: torch.dtype) -> None:
+    """Nothing is summed in the order in which programs happen to end."""
+    layout, inputs = layout_on_gpu(), scan_on_gpu(32, 16, 64, dtype)
+
+    def gradients() -> tuple[Tensor, ...]:
+        ours = ScanInputs(*(values.clone().requires_grad_() for values in inputs))
+        return torch.autograd.grad(triton.scan(*ours, layout).float().square().sum(), list(ours))
+
+    for first, second in zip(gradients(), gradients(), strict=True):
+        assert torch.equal(first, second)
+
+
+@DTYPES
+def test_convolution_both_ways(dtype: torch.dtype) -> None:
+    """E + 2N = 640 channels, width 4."""
+    layout = layout_on_gpu()
+    row, weight, bias = torch.randn(sum(LENGTHS), 640), torch.randn(640, 4), torch.randn(640)
+    check(
+        lambda *three: triton.convolve_both_ways(*three, layout),
+        lambda *three: (convolve(*three, layout), convolve(*three, layout, reverse=True)),
+        [row.to(dtype).cuda(), weight.cuda(), bias.cuda()],
+        ROUNDED[dtype],
+        nothing,
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize("width", [128, 512])
+def test_gated_norm(width: int, dtype: torch.dtype) -> None:
+    """E of 128 and 512."""
+    check(
+        lambda y, z, weight: triton.gated_norm(y, z, weight, 1e-5),
+        lambda y, z, weight: F.rms_norm(y * F.silu(z), (width,), weight, 1e-5),
+        [torch.randn(4001, width).to(dtype).cuda(), torch.randn(4001, width).to(dtype).cuda(), torch.randn(width).cuda()],
+        ROUNDED[dtype],
+        nothing,
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize("classes", [3416, 12_101])
+def test_cross_entropy(classes: int, dtype: torch.dtype) -> None:
+    """The catalogues of ML-1M and Beauty, D = 256, more rows than one block."""
+    targets = torch.randint(classes, (4100,)).cuda()
+    check(
+        lambda states, table: triton.linear_cross_entropy(states, table, targets),
+        lambda states, table: linear_cross_entropy_definition(states, table, targets),
+        [torch.randn(4100, 256).to(dtype).cuda(), (0.1 * torch.randn(classes, 256)).to(dtype).cuda()],
+        ROUNDED[dtype],
+        nothing,
+    )
