@@ -56,7 +56,8 @@ def check(
     out, wanted = as_tuple(found(*ours)), as_tuple(expected(*theirs))
     random = torch.Generator(device=inputs[0].device).manual_seed(1)
     weights = [
-        torch.randn(v.shape, generator=random, dtype=torch.float64, device=v.device).to(o.dtype) for v, o in zip(wanted, out)
+        torch.randn(v.shape, generator=random, dtype=torch.float64, device=v.device).to(o.dtype)
+        for v, o in zip(wanted, out, strict=True)
     ]
     gradients = torch.autograd.grad(out, ours, weights)
     wanted_gradients = torch.autograd.grad(wanted, theirs, [weight.double() for weight in weights])

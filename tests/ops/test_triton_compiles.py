@@ -41,11 +41,10 @@ def build(kernel, kind, constants):
             return "i32"
         return "*" + (kind if name in OPERANDS else "fp32")
     source = ASTSource(kernel, {name: kind_of(name) for name in kernel.arg_names}, constexprs=constants)
-    warps = constants.get("warps", 4)
-    triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "num_stages": 2})
     print(kernel.__name__, kind)
 
-kind, group, precision = sys.argv[1], *{"bf16": (4, "ieee"), "fp32": (2, "tf32x3")}[sys.argv[1]]
+kind, group, precision = sys.argv[1], *{"bf16": (4, "ieee"), "fp32": (2, "tf32x3")}[sys.argv[1]]  # HG, forwards
 for reverse in (False, True):
     of_scan = {"HG": group, "P": 16, "N": 64, "Q": ssd.DEFAULT.length, "G": ssd.DEFAULT.chunks,
                "REVERSE": reverse, "PRECISION": precision}
@@ -53,9 +52,10 @@ for reverse in (False, True):
     build(ssd_backward.decays_backward, kind, {"HEADS": 16, "Q": ssd.DEFAULT.length, "REVERSE": reverse})
     for adjoint in (False, True):
         build(ssd_forward.hand_on, kind, of_scan | {"ADJOINT": adjoint})
-    for kernel in (ssd_forward.read, ssd_backward.reads_backward, ssd_backward.writes_backward):
-        build(kernel, kind, of_scan | {"RANGE": 40.0})
-    build(ssd_backward.pass_backward, kind, of_scan)
+    build(ssd_forward.read, kind, of_scan | {"RANGE": 40.0})
+    for kernel in (ssd_backward.reads_backward, ssd_backward.writes_backward):
+        build(kernel, kind, of_scan | {"RANGE": 40.0, "HG": group // 2})
+    build(ssd_backward.pass_backward, kind, of_scan | {"HG": group // 2})
     build(convolution._before, kind, {"K": 4, "BACK": reverse, "ROWS": convolution.ROWS, "COLUMNS": convolution.COLUMNS,
                                       "BLOCKS": convolution.BLOCKS_A_PROGRAM})
 for kernel in (convolution._forward, convolution._spread):

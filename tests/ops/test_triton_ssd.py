@@ -25,7 +25,7 @@ from ssd4rec.ops.triton import ssd
 ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
 HALF = 4e-3  # float16 operands: 2^-11 a product, a few in a row
 Q = 16
-TILE = ssd.Tile(length=Q, chunks=2, columns=64, programs=1, warps=4)
+TILE = ssd.Tile(length=Q, chunks=2, columns=128, programs=1)
 LENGTHS = [1, 2, 3, 4, Q - 1, Q, Q + 1, 3 * Q + 5]
 DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
 
@@ -112,7 +112,7 @@ def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, revers
     """P of 32 and 64, N of 32, 64 and 128, a span of one chunk."""
     lengths = [3, 2 * Q + 1, 1]
     inputs = scan_inputs(lengths, heads=1, head_width=head_width, state_dim=state_dim, dtype=torch.float32)
-    tile = ssd.Tile(length=Q, chunks=1, columns=64, programs=1, warps=4)
+    tile = TILE._replace(chunks=1)
     found = errors(run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs)
     assert max(found.values()) < ROUNDED, found
 

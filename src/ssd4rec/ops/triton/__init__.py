@@ -1,6 +1,6 @@
 """The door to Triton: everything that imports it is in this folder, and is imported only when a kernel is asked for.
 
-serves(x)           may the kernels be used for this tensor? (a CUDA tensor, Triton installed)
+serves(x)           may the kernels be used for this tensor? (on CUDA, of at most 32 bits; Triton installed)
 available()         is Triton installed?
 scan, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
 """
@@ -20,8 +20,8 @@ def available() -> bool:
 
 
 def serves(x: Tensor) -> bool:
-    """Can the kernels of this folder work on x: is it on a CUDA device, and is Triton installed?"""
-    return x.is_cuda and available()
+    """Can the kernels of this folder work on x: is it on a CUDA device, of at most 32 bits, and is Triton installed?"""
+    return x.is_cuda and x.is_floating_point() and x.element_size() <= 4 and available()
 
 
 def scan(

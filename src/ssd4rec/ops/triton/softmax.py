@@ -39,7 +39,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: T
     """Mean over the rows of -log softmax(state . table^T)[target].
 
     Args:
-        states: [M, D], one row a target; float32, bfloat16 or float16: the type of the products' operands.
+        states: [M, D], one row a target; its type, or autocast's, is that of the products' operands.
         table: [V, D], one row a class.
         targets: int64 [M], 0-based rows of the table.
         tile: what one program works on.
@@ -54,7 +54,10 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: T
         raise ShapeError(
             f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
         )
-    with torch.autocast(states.device.type, enabled=False):
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        states = states.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
         loss: Tensor = _LinearCrossEntropy.apply(states, table.to(states.dtype), targets, tile)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 

@@ -32,9 +32,10 @@ class Tile(NamedTuple):
 
     length: int = 32  # Q: events in a chunk
     chunks: int = 4  # G: chunks in a span, between which states are kept in memory
-    columns: int = 64  # of x at once: 64 / P heads; float32 takes half as many
+    columns: int = 64  # of x at once: 64 / P heads; the backward pass takes half as many, float32 half of either
     programs: int = 1024  # wanted at least; below it the backward pass divides the columns among several
     warps: int = 4
+    stages: int = 2
 
 
 DEFAULT = Tile()
@@ -149,7 +150,7 @@ class _Scan(torch.autograd.Function):
         plan = _plan(x, B, tile)
         a, carry = x.new_empty(dt.shape, dtype=torch.float32), _states(x, plan)
         by_chunk = (plan.chunks, -(-plan.heads // HEADS_AT_ONCE))
-        common = {"REVERSE": reverse, "PRECISION": precision(), "num_warps": tile.warps}
+        common = {"REVERSE": reverse, "PRECISION": precision(), "num_warps": tile.warps, "num_stages": tile.stages}
         edges = layout.first, layout.last
         sum_decays[by_chunk](
             dt, A, *edges, a, plan.length, dt.stride(0), plan.heads, HEADS=HEADS_AT_ONCE, Q=tile.length, REVERSE=reverse
@@ -163,16 +164,17 @@ class _Scan(torch.autograd.Function):
             **plan.sizes, RANGE=RANGE[x.dtype], **common,
         )  # fmt: skip
         ctx.save_for_backward(x, dt, A, B, C, D, a, carry)
-        ctx.layout, ctx.reverse, ctx.plan = layout, reverse, plan
+        ctx.layout, ctx.reverse, ctx.tile = layout, reverse, tile
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, dt, A, B, C, D, a, carry = ctx.saved_tensors
-        plan, reverse, edges = ctx.plan, ctx.reverse, (ctx.layout.first, ctx.layout.last)
+        reverse, edges = ctx.reverse, (ctx.layout.first, ctx.layout.last)
+        plan = _plan(x, B, ctx.tile._replace(columns=ctx.tile.columns // 2))
         dy = grad.to(x.dtype).contiguous()
-        common = {"REVERSE": reverse, "PRECISION": precision(), "num_warps": plan.tile.warps}
+        common = {"REVERSE": reverse, "PRECISION": precision(), "num_warps": plan.tile.warps, "num_stages": plan.tile.stages}
         d_carry = torch.empty_like(carry)
         hand_on[(plan.spans * plan.tiles,)](
             dy, dt, a, C, *edges, d_carry, plan.length, dy.stride(0), dt.stride(0), C.stride(0), plan.heads,
