@@ -80,7 +80,8 @@ def main() -> int:
     rows += [step_row(mix, width) for mix in MIXES for width in (64, WIDTH)]
     notes = [
         f"{torch.cuda.get_device_name()}: copy {machine.copied / 1e12:.2f} TB/s, bfloat16 product "
-        f"{machine.multiplied / 1e12:.0f} TFLOP/s, timed in this run; D={WIDTH}, N={STATES}, bfloat16 operands, float32 decays and states",
+        f"{machine.multiplied / 1e12:.0f} TFLOP/s, timed in this run; D={WIDTH}, N={STATES}, "
+        "bfloat16 operands, float32 decays and states",
         f"mamba-ssm {'measured' if _mamba() else 'not importable, not measured'}",
     ]
     publish("bench_cuda", rows, options, notes)

@@ -34,7 +34,7 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
     Returns:
         [T, channels] in the channels' type.
     """
-    with torch.autocast(channels.device.type, enabled=False):
+    with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
         out: tuple[Channels, ...] = _Convolve.apply(channels, weight, bias, layout, (reverse,))  # type: ignore[no-untyped-call]  # torch has no types here
     return out[0]
 
@@ -51,7 +51,7 @@ def convolve_both_ways(channels: Channels, weight: Tensor, bias: Tensor, layout:
     Returns:
         Two of [T, channels] in the channels' type.
     """
-    with torch.autocast(channels.device.type, enabled=False):
+    with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
         both: tuple[Channels, Channels] = _Convolve.apply(channels, weight, bias, layout, (False, True))  # type: ignore[no-untyped-call]  # torch has no types here
     return both
 

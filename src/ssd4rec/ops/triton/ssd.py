@@ -82,7 +82,7 @@ def scan(
             f"the scan's kernels take P in {HEAD_WIDTHS}, N in {STATE_SIZES} and {[str(dtype) for dtype in RANGE]}, "
             f"found P={x.shape[2]}, N={B.shape[1]}, {x.dtype}: use ops.chunked.chunked_scan"
         )
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
         y: Values = _Scan.apply(x, dt.float(), A.float(), B.to(x.dtype), C.to(x.dtype), D.float(), layout, reverse, tile)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
