@@ -158,8 +158,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 rows, table, targets[block], log_sum[block], one, errors, rows.shape[0], classes, states.shape[1],
                 **_constants(tile), num_warps=tile.warps,
             )  # fmt: skip
-            torch.mm(errors, table, out=d_states[block])
-            d_table += errors.T @ rows
+            with torch.autocast(states.device.type, enabled=False):
+                torch.mm(errors, table, out=d_states[block])
+                d_table += errors.T @ rows
         scale = grad / count
         return (d_states * scale).to(states.dtype), (d_table * scale).to(table.dtype), None, None
 
