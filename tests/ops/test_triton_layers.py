@@ -1,6 +1,7 @@
 """The convolution, the gate with its norm, and the loss as Triton kernels, run by Triton's interpreter."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from ssd4rec.ops.softmax import linear_cross_entropy_definition
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
+if "triton" in sys.modules and "TRITON_INTERPRET" not in os.environ:
+    pytest.skip("Triton was imported for GPUs: set TRITON_INTERPRET=1, or run this file alone", allow_module_level=True)
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="Triton is not installed")
 from ssd4rec.ops.triton import convolution, gate, softmax

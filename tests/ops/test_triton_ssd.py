@@ -4,6 +4,7 @@ tests/gpu holds the same at real sizes on a GPU, tests/ops/test_triton_compiles.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from ssd4rec.ops.segments import lay_out
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
+if "triton" in sys.modules and "TRITON_INTERPRET" not in os.environ:
+    pytest.skip("Triton was imported for GPUs: set TRITON_INTERPRET=1, or run this file alone", allow_module_level=True)
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="Triton is not installed")
 from ssd4rec.ops.triton import ssd
