@@ -1,0 +1,46 @@
+"""The command line: results on standard output, progress and notes on standard error.
+
+Exit code 0 on success, 2 on the user's mistake with one clear line, 1 on ours, 130 when interrupted.
+torch takes seconds to import, so each command imports what it needs when it runs.
+"""
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from ssd4rec.cli.data import describe_data, list_data
+from ssd4rec.cli.doctor import doctor
+from ssd4rec.cli.evaluate import evaluate
+from ssd4rec.cli.recommend import recommend
+from ssd4rec.cli.shared import err_console
+from ssd4rec.cli.train import demo, train
+from ssd4rec.errors import SSD4RecError
+
+app = typer.Typer(
+    help="Sequential recommendation with SSD4Rec: train on a log of who met what when, measure, recommend.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data sets before training.", no_args_is_help=True)
+data_app.command("list")(list_data)
+data_app.command("describe")(describe_data)
+app.command()(train)
+app.command()(demo)
+app.command()(evaluate)
+app.command()(recommend)
+app.add_typer(data_app, name="data")
+app.command()(doctor)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except SSD4RecError as error:
+        err_console.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err_console.print("interrupted")
+        sys.exit(130)

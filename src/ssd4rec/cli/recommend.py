@@ -1,0 +1,107 @@
+"""`recommend`: what comes next, after a history or for every user of a file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from ssd4rec import screen
+from ssd4rec.cli.shared import (
+    DirArgument,
+    ItemOption,
+    JsonOption,
+    TimeOption,
+    UserOption,
+    columns,
+    err_console,
+    out_console,
+    print_json,
+    reporter,
+    say,
+)
+from ssd4rec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ssd4rec.data.interactions import Columns
+    from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
+
+
+def recommend(  # noqa: PLR0913 - each is an option of the command
+    directory: DirArgument,
+    *,
+    history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help="Item ids, oldest first.")] = None,
+    users: Annotated[str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --users: the Parquet file to write.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="How many items: 10, with --users 100.")] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Items of the history may come again.")] = False,
+    allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help="Only these items.")] = None,
+    deny: Annotated[str | None, typer.Option("--deny", metavar="ID,ID,…", help="Not these items.")] = None,
+    unknown: Annotated[str, typer.Option("--unknown", help="Items the model does not know: skip, raise or popular.")] = "skip",
+    user: UserOption = None,
+    item: ItemOption = None,
+    time: TimeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recommend what comes next after a history, or to every user of a file."""
+    if (history is None) == (users is None):
+        raise ConfigError("give either --history ID,ID,… or --users DATA --out FILE")
+    if users is not None and out is None:
+        raise ConfigError("--users writes a file: add --out recommendations.parquet")
+
+    from ssd4rec.serving.recommender import Recommender
+
+    recommender = Recommender.load(directory)
+    if users is not None and out is not None:
+        if allow is not None or deny is not None:
+            raise ConfigError("--allow and --deny go with --history; filter the file that --users writes")
+        _recommend_users(recommender, users, out, k or 100, columns(user, item, time), keep_seen=keep_seen, as_json=as_json)
+        return
+    ids = _ids(recommender, history or "")
+    found = recommender.recommend(
+        ids,
+        10 if k is None else k,
+        exclude_seen=not keep_seen,
+        allow=None if allow is None else _ids(recommender, allow),
+        deny=None if deny is None else _ids(recommender, deny),
+        unknown_items=cast("UnknownItems", unknown),  # recommend says which three there are
+    )
+    rows = as_rows(found)
+    if as_json:
+        unknown_items = [str(each) for each in found.unknown_items]
+        answer = {"recommendations": rows, "unknown_items": unknown_items, "source": found.source, "notes": list(found.notes)}
+        print_json(answer)
+        return
+    for note in found.notes:
+        say(f"note: {note}")
+    screen.show_recommendations(out_console, rows)
+
+
+def _ids(recommender: "Recommender", texts: str) -> list[object]:
+    """Ids of the command line in the catalogue's own type; a text that is none of that type stays as it is, and unknown."""
+    given = [text for text in texts.split(",") if text]
+    parsed = recommender.artefact.catalogue.parse(given)
+    return [text if each is None else each for text, each in zip(given, parsed, strict=True)]
+
+
+def _recommend_users(
+    recommender: "Recommender", users: str, out: Path, k: int, columns: "Columns", *, keep_seen: bool, as_json: bool
+) -> None:
+    from ssd4rec.serving.users import recommend_users
+
+    with screen.progress_bar(err_console) as bar:
+        counts = recommend_users(
+            recommender, users, out, k=k, columns=columns, exclude_seen=not keep_seen, progress=reporter(bar, "users")
+        )
+    if as_json:
+        print_json({**counts, "out": str(out)})
+        return
+    out_console.print(f"{counts['rows']:,} recommendations to {counts['users']:,} users in {out}")
+    if counts["unknown_interactions"]:
+        say(f"note: {counts['unknown_interactions']:,} interactions with items that the model does not know were skipped")
+    if counts["popular_users"]:
+        say(f"note: {counts['popular_users']:,} users had no known item and were given the popular ones")
+
+
+def as_rows(found: "Recommendations") -> list[dict[str, Any]]:
+    """Recommendations as `screen` and --json show them."""
+    return [{"item": each.item, "title": each.title, "score": each.score, "rank": each.rank} for each in found.items]

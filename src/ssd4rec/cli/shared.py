@@ -1,0 +1,108 @@
+"""What the commands share: consoles, options, and opening the data that a person names."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ssd4rec import screen
+from ssd4rec.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ssd4rec.config import Config
+    from ssd4rec.data.interactions import Columns, Interactions
+    from ssd4rec.experiment import Prepared
+
+
+out_console = Console(highlight=False)
+err_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="A file (CSV, TSV, Parquet, .inter, each also .gz) or a named data set.")
+]
+DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished model.")]
+UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not a usual one.")]
+ItemOption = Annotated[str | None, typer.Option("--item", help="Name of the item column.")]
+TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time column.")]
+TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file of item ids and titles.")]
+ConfigOption = Annotated[str, typer.Option("--config", help="A preset or a TOML file; `quick` trains in minutes on a laptop.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
+
+
+def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
+    """Read what a person named, as histories and a split; show what is in it."""
+    interactions, item_titles = open_data(data, config, titles)  # before torch is imported: a mistake is answered at once
+
+    from ssd4rec import experiment
+
+    prepared = experiment.prepare(interactions, item_titles, config)
+    screen.show_data(err_console, prepared.description)
+    return prepared
+
+
+def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
+    """A named data set, or a file with the titles beside it."""
+    from ssd4rec.data.interactions import read_interactions, read_titles
+    from ssd4rec.data.known import KNOWN, open_known
+
+    if data in KNOWN:
+        opened = open_known(data, cache())
+        return opened.interactions, opened.titles
+    if not Path(data).exists() and not Path(data).suffix:
+        raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
+    interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
+    if titles is None and (titles := _titles_beside(Path(data))) is not None:
+        say(f"titles: {titles}")
+    return interactions, None if titles is None else read_titles(titles)
+
+
+def _titles_beside(path: Path) -> Path | None:
+    # RecBole keeps NAME.item beside NAME.inter
+    stem = path.name.removesuffix(".gz").removesuffix(".inter")
+    candidates = [path.with_name(f"{stem}.item"), path.with_name(f"{stem}.item.gz")]
+    return next((each for each in candidates if path.name.startswith(f"{stem}.inter") and each.is_file()), None)
+
+
+def columns(user: str | None, item: str | None, time: str | None) -> "Columns":
+    """The columns that a person named."""
+    from ssd4rec.data.interactions import Columns
+
+    return Columns(user=user, item=item, time=time)
+
+
+def columns_as_settings(user: str | None, item: str | None, time: str | None) -> list[str]:
+    """Named columns as settings, for `load_config`."""
+    names = {"user": user, "item": item, "time": time}
+    return [f"data.{role}={json.dumps(name)}" for role, name in names.items() if name is not None]
+
+
+def cache() -> Path:
+    """Where data may be cached."""
+    from ssd4rec.data.known import cache_folder
+
+    return cache_folder(os.environ)
+
+
+def reporter(bar: Any, description: str) -> Callable[[int, int], None]:
+    """What long work calls with (done, total): a bar that appears with the first call."""
+    task = bar.add_task(description, total=None, visible=False)
+    return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def say(line: str) -> None:
+    """One line for people, on standard error."""
+    err_console.print(escape(line))
+
+
+def print_json(value: Any) -> None:
+    """The one JSON object of --json, on standard output."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")

@@ -1,0 +1,108 @@
+"""`train` and `demo`: from a log to a measured model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssd4rec import screen
+from ssd4rec.cli.recommend import as_rows
+from ssd4rec.cli.shared import (
+    ConfigOption,
+    DataArgument,
+    ItemOption,
+    JsonOption,
+    SetOption,
+    TimeOption,
+    TitlesOption,
+    UserOption,
+    columns_as_settings,
+    err_console,
+    out_console,
+    prepare,
+    print_json,
+    reporter,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ssd4rec.config import Config
+    from ssd4rec.experiment import Prepared
+    from ssd4rec.serving.recommender import Recommender
+
+DEMO = "movielens-latest-small"
+DEMO_USERS = 3
+HISTORY_SHOWN = 10
+
+
+def train(  # noqa: PLR0913 - each is an option of the command
+    data: DataArgument,
+    *,
+    config: ConfigOption = "quick",
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/model"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training of the same --out.")] = False,
+    user: UserOption = None,
+    item: ItemOption = None,
+    time: TimeOption = None,
+    titles: TitlesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on DATA, measure on each user's last event beside popularity, keep the model in --out."""
+    from ssd4rec.config import load_config
+
+    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)])
+    prepared = prepare(data, chosen, titles)
+    report = _train(prepared, chosen, out, resume=resume)
+    if as_json:
+        print_json(report)
+        return
+    screen.show_figures(out_console, report)
+    say(f"the model lies in {out}; try: ssd4rec recommend {out} --history ID,ID,…")
+
+
+def demo(out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/demo")) -> None:
+    """Train on the built-in MovieLens data and show what three users are recommended."""
+    from ssd4rec.config import load_config
+    from ssd4rec.data.known import find_known
+    from ssd4rec.serving.recommender import Recommender
+
+    chosen = load_config("quick")
+    say(f"data: {find_known(DEMO).licence}")
+    prepared = prepare(DEMO, chosen, None)
+    report = _train(prepared, chosen, out, resume=False)
+    screen.show_figures(out_console, report)
+    _show_examples(prepared, Recommender.load(out))
+    out_console.print(f"The model lies in {out}. Yours: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…")
+
+
+def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
+    from ssd4rec import experiment
+    from ssd4rec.training.progress import TrainingProgress
+
+    try:
+        with screen.progress_bar(err_console) as bar:
+            return experiment.train(
+                prepared,
+                config,
+                out,
+                resume=resume,
+                say=say,
+                callbacks=[TrainingProgress(err_console)],
+                progress=reporter(bar, "ranking"),
+            )
+    except KeyboardInterrupt:
+        say("interrupted; the same command with --resume goes on from the last checkpoint (one an epoch, one a minute)")
+        raise
+
+
+def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:
+    histories, catalogue = prepared.histories, prepared.catalogue
+    users = len(histories.users)
+    for user in range(0, users, max(users // DEMO_USERS, 1))[:DEMO_USERS]:
+        numbers = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
+        ids, titles = catalogue.ids_of(numbers).to_list(), catalogue.titles_of(numbers)
+        names = [str(title or each) for each, title in zip(ids, titles if titles is not None else ids, strict=True)]
+        rows = as_rows(recommender.recommend(ids, 10))
+        title = f"User {histories.users[user]}, {len(ids)} events"
+        screen.show_recommendations(out_console, rows, names[-HISTORY_SHOWN:], title)
