@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common import measure, publish
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, TrainingConfig
+from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops import chunked, softmax, triton
@@ -127,7 +127,7 @@ def cross_entropy_row(machine: Machine, classes: int, rows: int) -> dict[str, An
 def step_row(mix: str, width: int, length: int = 1 << 16) -> dict[str, Any]:
     """One training step, one pass, through the front doors, in bfloat16."""
     mean, items = MIXES[mix]
-    model = NextItemModel(SSD4Rec(BackboneConfig(width=width)), items).cuda()
+    model = NextItemModel(SSD4Rec(SSD4RecConfig(width=width)), items).cuda()
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     boundaries = torch.tensor([0, *accumulate(lengths_of(mean, length))], device="cuda")
     drawn = torch.randint(1, items + 1, (2, length), device="cuda")

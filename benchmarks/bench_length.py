@@ -6,7 +6,7 @@ import torch
 
 from common import arguments, measure, publish
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 
 LENGTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 EVENTS = 20_000
@@ -15,7 +15,7 @@ EVENTS = 20_000
 def main() -> None:
     """Print the table and the fitted exponent of cost = length^exponent for a whole history."""
     options = arguments(__doc__)
-    backbone = SSD4Rec(BackboneConfig(width=64, dropout=0.0))
+    backbone = SSD4Rec(SSD4RecConfig(width=64, dropout=0.0))
     rows, costs = [], []
     for length in LENGTHS:
         boundaries = torch.arange(0, EVENTS + 1, length)

@@ -9,7 +9,7 @@ import torch
 
 from common import arguments, gemm_rate, measure, publish
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, TrainingConfig
+from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.objective import next_item_loss
@@ -29,7 +29,7 @@ def batch(mean: int, items: int) -> PackedBatch:
     return PackedBatch(drawn_items[0], torch.tensor([0, *accumulate(lengths)]), drawn_items[1])
 
 
-def gflop(config: BackboneConfig, items: int) -> float:
+def gflop(config: SSD4RecConfig, items: int) -> float:
     """Matrix work of one step, forward and backward, in GFLOP: projections, feed-forward, scan, prefix sums, softmax."""
     D, E, N, H, Q = config.width, config.inner_width, config.state_dim, config.heads, 64
     layer = D * (2 * E + 2 * N + H) + E * D + 8 * D * D + Q / 2 * (N + E) + 2 * N * E + Q * E
@@ -43,7 +43,7 @@ def main() -> None:
     rows = []
     for name, (mean, items) in WORLDS.items():
         for width in (64, 256):
-            config = BackboneConfig(width=width, dropout=0.2)
+            config = SSD4RecConfig(width=width, dropout=0.2)
             model = NextItemModel(SSD4Rec(config), items)
             optimiser = torch.optim.Adam(model.parameters(), fused=True)
             packed = batch(mean, items)

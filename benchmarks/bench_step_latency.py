@@ -4,7 +4,7 @@ import torch
 
 from common import arguments, measure, publish
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 
 EVENTS = (10, 100, 1_000, 10_000)
 STEPS = 200
@@ -15,7 +15,7 @@ def main() -> None:
     options = arguments(__doc__)
     rows = []
     for width in (64, 256):
-        backbone = SSD4Rec(BackboneConfig(width=width, dropout=0.0)).eval()
+        backbone = SSD4Rec(SSD4RecConfig(width=width, dropout=0.0)).eval()
         with torch.inference_mode():
             state, read = backbone.empty_state(1), 0
             first = None

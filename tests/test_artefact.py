@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ssd4rec import artefact as module
 from ssd4rec.artefact import FILES, FORMAT, MANIFEST, check_writable, load_artefact, save_artefact
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, Config, DataConfig
+from ssd4rec.config import Config, DataConfig, SSD4RecConfig
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.model import NextItemModel
@@ -27,7 +27,7 @@ ITEMS = 5
 COUNTS = np.array([0, 4, 3, 3, 1, 0])
 CONFIG = Config(
     data=DataConfig(min_interactions=3),
-    backbone=BackboneConfig(width=8, state_dim=4, head_width=4, layers=2, dropout=0.5, norm_embedding=True),
+    backbone=SSD4RecConfig(width=8, state_dim=4, head_width=4, layers=2, dropout=0.5, norm_embedding=True),
 )
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ssd4rec.config import (
-    BackboneConfig,
+    BACKBONES,
     Config,
     DataConfig,
     EvaluationConfig,
+    SSD4RecConfig,
     TrainingConfig,
     dump_config,
     load_config,
@@ -34,7 +35,7 @@ configs = st.builds(
         max_length=st.none() | st.integers(1, 500),
     ),
     backbone=st.builds(
-        BackboneConfig,
+        SSD4RecConfig,
         width=st.sampled_from([16, 64, 256]),
         layers=st.integers(1, 3),
         dropout=st.floats(0, 1, exclude_max=True),
@@ -56,7 +57,7 @@ def test_what_is_written_is_read_back(config: Config) -> None:
 
 def test_written_settings_by_hand() -> None:
     """A group a heading, a setting a line, TOML's own words; settings that are None are left out."""
-    written = dump_config(Config(data=DataConfig(user='a "b"'), backbone=BackboneConfig(norm_embedding=True)))
+    written = dump_config(Config(data=DataConfig(user='a "b"'), backbone=SSD4RecConfig(norm_embedding=True)))
     lines = written.splitlines()
     assert lines[:3] == ["[data]", 'user = "a \\"b\\""', "min_interactions = 5"]
     assert "norm_embedding = true" in lines
@@ -131,7 +132,7 @@ def test_a_file(tmp_path: Path) -> None:
     """A path is read as TOML."""
     file = tmp_path / "mine.toml"
     file.write_text("[backbone]\nwidth = 32\n")
-    assert load_config(file) == load_config(str(file)) == Config(backbone=BackboneConfig(width=32))
+    assert load_config(file) == load_config(str(file)) == Config(backbone=SSD4RecConfig(width=32))
 
 
 def test_overrides_come_on_top() -> None:
@@ -251,7 +252,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 
 def test_derived_sizes() -> None:
     """D = 256, expand 2, P = 16: E = 512 and H = 32."""
-    backbone = BackboneConfig(width=256, expand=2, head_width=16)
+    backbone = SSD4RecConfig(width=256, expand=2, head_width=16)
     assert (backbone.inner_width, backbone.heads) == (512, 32)
 
 
@@ -260,7 +261,7 @@ def test_derived_sizes() -> None:
 )
 def test_which_layers_read_both_ways(bidirectional: str, expected: tuple[bool, ...]) -> None:
     """Of three layers, bottom to top."""
-    assert BackboneConfig(layers=3, bidirectional=bidirectional).bidirectional_layers == expected
+    assert SSD4RecConfig(layers=3, bidirectional=bidirectional).bidirectional_layers == expected
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_which_layers_read_both_ways(bidirectional: str, expected: tuple[bool, .
 )
 def test_which_wirings_one_pass_can_read(bidirectional: str, layers: int, expected: bool) -> None:
     """All but several layers that read both ways."""
-    assert BackboneConfig(layers=layers, bidirectional=bidirectional).reads_every_prefix is expected
+    assert SSD4RecConfig(layers=layers, bidirectional=bidirectional).reads_every_prefix is expected
 
 
 def test_a_misspelt_group() -> None:
@@ -283,3 +284,58 @@ def test_settings_of_another_type(text: str) -> None:
     """A truth is no number and a word is no number, as the error of the wrong type promises."""
     with pytest.raises(ConfigError, match="Input should be"):
         parse_config(text)
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_backbone_is_a_class_of_settings(name: str) -> None:
+    """Its name chooses it, its defaults are a whole configuration, and what is written is read back."""
+    config = parse_config(f'[backbone]\nname = "{name}"')
+    assert type(config.backbone) is BACKBONES[name]
+    assert config.backbone.name == name
+    assert config.training.objective == config.backbone.objectives[0]
+    assert parse_config(dump_config(config)) == config
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("preset", presets())
+def test_another_backbone_on_top_of_a_preset(preset: str, name: str) -> None:
+    """What the preset says that the backbone knows holds, what it says only of its own is left out; so with the objective."""
+    config, of_preset = load_config(preset, [f"backbone.name={name}"]), load_config(preset)
+    shared = BACKBONES[name].model_fields.keys() & type(of_preset.backbone).model_fields.keys() - {"name"}
+    assert {"width", "dropout"} <= shared
+    assert all(getattr(config.backbone, key) == getattr(of_preset.backbone, key) for key in shared)
+    assert config.training.objective in config.backbone.objectives
+    assert config.training.model_dump(exclude={"objective"}) == of_preset.training.model_dump(exclude={"objective"})
+
+
+def test_what_a_person_wrote_is_not_left_out(tmp_path: Path) -> None:
+    """A key of another backbone is an error on the command line and in a file; the message says whose it is."""
+    message = r"'backbone\.bidirectional'; .* \(backbone\.bidirectional is a setting of ssd4rec, not of mamba4rec\)"
+    with pytest.raises(ConfigError, match=message):
+        load_config("quick", ["backbone.name=mamba4rec", "backbone.bidirectional=top"])
+    file = tmp_path / "mine.toml"
+    file.write_text('[backbone]\nbidirectional = "top"\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, ["backbone.name=mamba4rec"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[backbone]\nname = "mamba5rec"', r"unknown backbone 'mamba5rec'; did you mean 'mamba4rec'\?"),
+        ('[backbone]\nname = "zzz"', r"unknown backbone 'zzz'; known backbones: ssd4rec, mamba4rec"),
+        ('[backbone]\nname = "mamba4rec"\nwidht = 3', r"unknown setting 'backbone\.widht'; did you mean 'backbone\.width'\?$"),
+        ('[backbone]\nname = "mamba4rec"\nwidth = 0', r"backbone\.width = 0: Input should be greater than or equal to 1"),
+        ("backbone = 3", r"backbone = 3: Input should be a valid dictionary"),
+    ],
+)
+def test_backbones_that_cannot_be(text: str, message: str) -> None:
+    """A wrong name, a wrong key and a wrong value are named without pydantic's own words for the choice."""
+    with pytest.raises(ConfigError, match=message):
+        parse_config(text)
+
+
+def test_settings_without_a_name_are_ssd4recs() -> None:
+    """A file of before there was a choice means what it meant."""
+    assert parse_config("[backbone]\nwidth = 32").backbone == SSD4RecConfig(width=32)
+    assert Config.model_validate({"backbone": {"width": 32}}).backbone == SSD4RecConfig(width=32)

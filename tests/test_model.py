@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rows import boundaries_of, relative_error, shaken
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.model import NextItemModel, count_parameters
 
@@ -32,7 +32,7 @@ class Echo(nn.Module):
 
 def small_model(**settings: object) -> NextItemModel:
     torch.manual_seed(0)
-    return shaken(NextItemModel(SSD4Rec(BackboneConfig(width=6, state_dim=3, head_width=4, **settings)), catalogue_size=4))
+    return shaken(NextItemModel(SSD4Rec(SSD4RecConfig(width=6, state_dim=3, head_width=4, **settings)), catalogue_size=4))
 
 
 def test_encode_reads_the_rows_of_the_table() -> None:
@@ -96,7 +96,7 @@ def test_the_table_is_tied() -> None:
 def test_initial_table() -> None:
     """Every row of the table is N(0, 0.02), that of the mask too."""
     torch.manual_seed(0)
-    weight = NextItemModel(SSD4Rec(BackboneConfig(width=64)), catalogue_size=500).table.weight
+    weight = NextItemModel(SSD4Rec(SSD4RecConfig(width=64)), catalogue_size=500).table.weight
     assert weight.shape == (501, 64)
     assert weight.mean().item() == pytest.approx(0, abs=5e-4)
     assert weight.std().item() == pytest.approx(0.02, rel=0.02)

@@ -9,7 +9,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 IMPORTS = """
 from ssd4rec.artefact import save_artefact
-from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.backbones.make import make_backbone
 from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import leave_last_out

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from ssd4rec.config import BackboneConfig, Config, DataConfig, TrainingConfig
+from ssd4rec.config import Config, DataConfig, SSD4RecConfig, TrainingConfig
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.experiment import Prepared, prepare
 
@@ -26,7 +26,7 @@ def config(**training: object) -> Config:
     settings = {"learning_rate": 1e-2, "max_epochs": 12, "token_budget": 256, "mask_ratio": 0.0, "seed": 7} | training
     return Config(
         data=DataConfig(min_interactions=1),
-        backbone=BackboneConfig(width=32, state_dim=16, head_width=16, dropout=0.0),
+        backbone=SSD4RecConfig(width=32, state_dim=16, head_width=16, dropout=0.0),
         training=TrainingConfig.model_validate(settings),
     )
 

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.backbones.make import make_backbone
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
@@ -147,7 +147,7 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
     except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
     with torch.device("meta"):  # no initial weights are drawn, only to be replaced
-        model = NextItemModel(SSD4Rec(config.backbone), len(catalogue))
+        model = NextItemModel(make_backbone(config.backbone), len(catalogue))
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
     if misfits := _misfits(expected, {**weights, POPULARITY: counts}):
         raise ArtefactError(

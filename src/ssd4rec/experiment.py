@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch import Callback
 
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
+from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import Config
 from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.histories import Histories, build_histories, describe
@@ -102,7 +102,7 @@ def train(
     popularity = measure(Popularity(counts), data, config, counts)
     report = {
         "data": {**data.description, "fingerprint": data.histories.fingerprint()},
-        "model": {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")},
+        "model": _describe_model(model, config),
         "protocol": test.protocol.as_dict(),
         "validation": {"ndcg@10": training.best_ndcg},
         "test": test.as_dict(),
@@ -123,11 +123,15 @@ def train(
     return report
 
 
+def _describe_model(model: NextItemModel, config: Config) -> dict[str, Any]:
+    return {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")}
+
+
 def make_model(config: Config, catalogue_size: int) -> NextItemModel:
     """A fresh model; its initial weights are a function of `training.seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        return NextItemModel(SSD4Rec(config.backbone), catalogue_size)
+        return NextItemModel(make_backbone(config.backbone), catalogue_size)
 
 
 def measure(model: Ranker, data: Prepared, config: Config, counts: Numbers, progress: Progress | None = None) -> Ranking:
@@ -172,6 +176,7 @@ def measure_again(
     popularity = measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
     return {
         "data": data.description,
+        "model": _describe_model(artefact.model, artefact.config),
         "protocol": test.protocol.as_dict(),
         "test": test.as_dict(),
         "test_groups": test.groups_as_dict(),

@@ -34,8 +34,9 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
 def show_figures(console: Console, report: Mapping[str, Any]) -> None:
     """The test figures of the model beside popularity, their protocol, and where the model lies."""
     popularity = report.get("popularity", {}).get("test", {})
+    backbone = report.get("model", {}).get("backbone", {}).get("name", "ssd4rec")
     table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")
-    for name in ("metric", "SSD4Rec", "popularity", "ratio"):
+    for name in ("metric", backbone, "popularity", "ratio"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in report["test"].items():
         other = popularity.get(name)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rows import boundaries_of, every_prefix, one_by_one, relative_error, shaken
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, Bidirectional
+from ssd4rec.config import Bidirectional, SSD4RecConfig
 from ssd4rec.errors import ConfigError, ShapeError
 
 LENGTHS = [1, 5, 2, 6]
@@ -27,7 +27,7 @@ lengths_of_histories = st.lists(st.integers(1, 20), min_size=2, max_size=6)
 def small_backbone(bidirectional: Bidirectional = "all", layers: int = 2, **others: float) -> SSD4Rec:
     sizes = {"width": 6, "state_dim": 3, "head_width": 4, "dropout": 0.3, "backward_weight": 0.7}
     torch.manual_seed(0)
-    return shaken(SSD4Rec(BackboneConfig(**sizes, bidirectional=bidirectional, layers=layers, **others)))
+    return shaken(SSD4Rec(SSD4RecConfig(**sizes, bidirectional=bidirectional, layers=layers, **others)))
 
 
 def random_row(lengths: list[int] = LENGTHS) -> Tensor:
@@ -199,7 +199,7 @@ def test_norm_embedding_norms_what_comes_in() -> None:
 def test_norm_embedding_drops_before_it_norms() -> None:
     """In training H0 = LayerNorm(Dropout(E[v])), in that order: what reaches the first layer has mean 0 and no zeros."""
     torch.manual_seed(0)
-    backbone = SSD4Rec(BackboneConfig(width=8, state_dim=3, head_width=4, dropout=0.5, norm_embedding=True)).train()
+    backbone = SSD4Rec(SSD4RecConfig(width=8, state_dim=3, head_width=4, dropout=0.5, norm_embedding=True)).train()
     seen = []
     backbone.layers[0].mixer.in_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     backbone.encode(torch.randn(14, 8) + 5, boundaries_of(LENGTHS))
@@ -218,7 +218,7 @@ def test_dropout_is_off_in_evaluation() -> None:
 def test_initial_linear_maps() -> None:
     """Every linear map is N(0, 0.02) and its bias 0, in_proj and out_proj included; every LayerNorm is (1, 0)."""
     torch.manual_seed(0)
-    backbone = SSD4Rec(BackboneConfig(width=64, layers=2))
+    backbone = SSD4Rec(SSD4RecConfig(width=64, layers=2))
     maps = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
     assert len(maps) == 2 * 4
     for module in maps:

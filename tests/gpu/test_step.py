@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rows import boundaries_of
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, TrainingConfig
+from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.objective import next_item_loss
@@ -40,7 +40,7 @@ def test_loss_and_gradients(objective: str, precision: str, bound: float) -> Non
     torch.manual_seed(0)
     exact = TrainingConfig.model_validate({"objective": objective, "mask_ratio": 0.0})
     settings = exact.model_copy(update={"precision": precision})
-    model = NextItemModel(SSD4Rec(BackboneConfig(width=64, dropout=0.0)), ITEMS)
+    model = NextItemModel(SSD4Rec(SSD4RecConfig(width=64, dropout=0.0)), ITEMS)
     expected_loss, expected = loss_and_gradients(copy.deepcopy(model).double(), "cpu", exact)
     loss, found = loss_and_gradients(model.cuda(), "cuda", settings)
     assert abs(float(loss) / float(expected_loss) - 1) < bound

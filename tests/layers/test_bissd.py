@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rows import boundaries_of, every_prefix, relative_error, shaken
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.ops.segments import Layout, lay_out
 
@@ -16,7 +16,7 @@ MIRRORS = pytest.mark.parametrize("mirror_back", [False, True], ids=["official",
 
 
 def small_layer(*, bidirectional: bool, mirror_back: bool = False) -> BiSSDLayer:
-    config = BackboneConfig(width=6, state_dim=3, head_width=4, dropout=0.3, backward_weight=0.7, mirror_back=mirror_back)
+    config = SSD4RecConfig(width=6, state_dim=3, head_width=4, dropout=0.3, backward_weight=0.7, mirror_back=mirror_back)
     torch.manual_seed(0)
     return shaken(BiSSDLayer(config, bidirectional=bidirectional))
 
@@ -78,7 +78,7 @@ def test_the_outer_dropout_comes_after_the_norm() -> None:
 
 def test_size_of_a_layer() -> None:
     """At D = 256, N = 64, P = 16 a layer has 437,984 numbers in the mixer, 526,080 in the network, 512 in the norm: 964,576."""
-    config = BackboneConfig(width=256, state_dim=64, conv_width=4, expand=2, head_width=16)
+    config = SSD4RecConfig(width=256, state_dim=64, conv_width=4, expand=2, head_width=16)
     layer = BiSSDLayer(config, bidirectional=True)
     mixer, network, norm = (
         sum(parameter.numel() for parameter in part.parameters()) for part in (layer.mixer, layer.feed_forward, layer.norm)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rows import boundaries_of, every_prefix, mirrored, one_by_one, relative_error, shaken
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.segments import lay_out
 
@@ -16,7 +16,7 @@ MIRRORS = pytest.mark.parametrize("mirror_back", [False, True], ids=["official",
 
 
 def small_mixer(*, mirror_back: bool = False, conv_width: int = 4) -> Mamba2Mixer:
-    config = BackboneConfig(
+    config = SSD4RecConfig(
         width=6, state_dim=3, head_width=4, conv_width=conv_width, backward_weight=0.7, mirror_back=mirror_back
     )
     torch.manual_seed(0)
@@ -129,7 +129,7 @@ def test_the_backward_term_mirrored_back_knows_the_last_item_only() -> None:
 
 def big_mixer() -> Mamba2Mixer:
     torch.manual_seed(0)
-    return Mamba2Mixer(BackboneConfig(width=64, state_dim=64, head_width=1))  # 128 heads, 256 channels
+    return Mamba2Mixer(SSD4RecConfig(width=64, state_dim=64, head_width=1))  # 128 heads, 256 channels
 
 
 def test_initial_decay_rates() -> None:
@@ -185,6 +185,6 @@ def test_shapes_of_the_parameters() -> None:
 def test_any_number_of_heads() -> None:
     """Three heads, one head or five: no multiple of 8 is asked for (MODEL.md section 6)."""
     for width, head_width in ((6, 4), (2, 4), (5, 2)):
-        mixer = shaken(Mamba2Mixer(BackboneConfig(width=width, state_dim=3, head_width=head_width)))
+        mixer = shaken(Mamba2Mixer(SSD4RecConfig(width=width, state_dim=3, head_width=head_width)))
         row = torch.randn(5, width, dtype=torch.float64)
         assert mixer(row, lay_out(boundaries_of([5]))).isfinite().all()

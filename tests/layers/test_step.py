@@ -5,14 +5,12 @@ import torch
 
 from rows import shaken
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 
 
 def backbone(**settings):
-    config = BackboneConfig(
-        width=16, state_dim=8, head_width=8, dropout=0.0, backward_weight=0.7, norm_embedding=True, **settings
-    )
+    config = SSD4RecConfig(width=16, state_dim=8, head_width=8, dropout=0.0, backward_weight=0.7, norm_embedding=True, **settings)
     return shaken(SSD4Rec(config)).double().eval()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rows import boundaries_of, relative_error, shaken
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, load_config
+from ssd4rec.config import SSD4RecConfig, load_config
 from ssd4rec.model import NextItemModel, count_parameters
 
 HISTORIES = [[3], [7, 2], [5, 5, 1], [9, 8, 7, 6], [0, 4, 10, 0, 2, 3, 1, 1, 6, 8, 9, 2], list(range(1, 11)) * 7]  # 0: masked
@@ -30,7 +30,7 @@ def gelu(values: Tensor) -> Tensor:
     return values * (1 + torch.erf(values / math.sqrt(2))) / 2
 
 
-def mixer(history: list[Tensor], weights: dict[str, Tensor], config: BackboneConfig) -> list[Tensor]:
+def mixer(history: list[Tensor], weights: dict[str, Tensor], config: SSD4RecConfig) -> list[Tensor]:
     """Section 2.8: one output for each event, read from first to last."""
     E, N, P, K = config.expand * config.width, config.state_dim, config.head_width, config.conv_width
     H = E // P
@@ -63,7 +63,7 @@ def under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def official_scores(items: list[int], weights: dict[str, Tensor], config: BackboneConfig) -> Tensor:
+def official_scores(items: list[int], weights: dict[str, Tensor], config: SSD4RecConfig) -> Tensor:
     """Sections 2.4 to 2.7 for one history, in evaluation; item 0 is no candidate (D2)."""
     H0 = [weights["table.weight"][item] for item in items]
     if config.norm_embedding:
@@ -83,8 +83,8 @@ def official_scores(items: list[int], weights: dict[str, Tensor], config: Backbo
     return weights["table.weight"][1:] @ H0[-1]
 
 
-def official_model(layers: int, *, norm_embedding: bool) -> tuple[NextItemModel, BackboneConfig]:
-    config = BackboneConfig(
+def official_model(layers: int, *, norm_embedding: bool) -> tuple[NextItemModel, SSD4RecConfig]:
+    config = SSD4RecConfig(
         width=6, state_dim=3, head_width=4, layers=layers, norm_embedding=norm_embedding, bidirectional="all", backward_weight=0.7
     )
     torch.manual_seed(0)

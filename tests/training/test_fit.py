@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback
 
 import worlds
-from ssd4rec.config import BackboneConfig, Config
+from ssd4rec.config import Config, SSD4RecConfig
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import make_model
@@ -14,7 +14,7 @@ from ssd4rec.training.fit import fit
 
 SETTINGS = Config(
     data=worlds.config().data,
-    backbone=BackboneConfig(width=16, state_dim=8, head_width=8, dropout=0.3),
+    backbone=SSD4RecConfig(width=16, state_dim=8, head_width=8, dropout=0.3),
     training=worlds.config(max_epochs=4, token_budget=128, mask_ratio=0.2).training,
 )
 

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.step import LayerState, empty_state, step
@@ -25,7 +25,7 @@ class SSD4Rec(nn.Module):
     Source: arXiv 2409.01192; MODEL.md section 2.
     """
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: SSD4RecConfig) -> None:
         super().__init__()
         self.config = config
         self.width = config.width

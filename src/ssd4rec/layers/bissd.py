@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.segments import Layout
@@ -19,7 +19,7 @@ class BiSSDLayer(nn.Module):
     Source: MODEL.md section 2.5; the paper's Bi-SSD layer.
     """
 
-    def __init__(self, config: BackboneConfig, *, bidirectional: bool) -> None:
+    def __init__(self, config: SSD4RecConfig, *, bidirectional: bool) -> None:
         super().__init__()
         self.bidirectional = bidirectional
         self.mixer = Mamba2Mixer(config)

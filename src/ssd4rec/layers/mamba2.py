@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssd4rec.config import BackboneConfig
+from ssd4rec.config import SSD4RecConfig
 from ssd4rec.ops.chunked import chunked_scan
 from ssd4rec.ops.convolution import convolve
 from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
@@ -37,7 +37,7 @@ class Mamba2Mixer(nn.Module):
     Source: Dao and Gu 2024, "Transformers are SSMs", section 7; MODEL.md section 2.8.
     """
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: SSD4RecConfig) -> None:
         super().__init__()
         self.inner, self.heads, self.state_dim = config.inner_width, config.heads, config.state_dim
         self.backward_weight, self.mirror_back = config.backward_weight, config.mirror_back

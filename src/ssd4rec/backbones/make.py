@@ -1,0 +1,24 @@
+"""From settings to the backbone that they name."""
+
+from typing import assert_never
+
+from torch import nn
+
+from ssd4rec.backbones.mamba4rec import Mamba4Rec
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import BackboneConfig, Mamba4RecConfig, SSD4RecConfig
+
+
+def make_backbone(config: BackboneConfig) -> nn.Module:
+    """A fresh backbone, its initial weights drawn from torch's generator; `experiment.make_model` adds the item table.
+
+    Args:
+        config: one backbone's settings; their class says which backbone.
+    """
+    match config:
+        case SSD4RecConfig():
+            return SSD4Rec(config)
+        case Mamba4RecConfig():
+            return Mamba4Rec(config)
+        case _:
+            assert_never(config)

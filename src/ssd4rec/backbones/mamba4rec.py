@@ -1,0 +1,19 @@
+"""Mamba4Rec: layers of Mamba and a feed-forward network that read forwards only."""
+
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import Mamba4RecConfig
+
+
+class Mamba4Rec(SSD4Rec):
+    """SSD4Rec without its backward direction: embedding, dropout and LayerNorm; layers of mixer, LayerNorm and FFN.
+
+    Every layer is causal, so one pass trains every prefix exactly, and `step` reads event by event.
+
+    Differences from the original: Mamba-2 in place of Mamba; histories are packed, not padded and cut; initial values and the
+    dropout's places are SSD4Rec's, so that the two differ in the backward direction alone.
+
+    Source: Liu, Lin, Wang, Liu and Caverlee 2024, arXiv 2403.03900.
+    """
+
+    def __init__(self, config: Mamba4RecConfig) -> None:
+        super().__init__(config.as_ssd4rec)

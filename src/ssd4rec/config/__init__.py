@@ -1,0 +1,36 @@
+"""Settings: frozen, checked when made, read from and written to TOML. An unknown key is an error that names the nearest.
+
+Config(data=DataConfig(...), backbone=SSD4RecConfig(...), training=TrainingConfig(...), evaluation=...)
+
+Which model is trained is `backbone.name`: each backbone has a class of settings of its own (`config/backbones.py`).
+"""
+
+from ssd4rec.config.backbones import (
+    BACKBONES,
+    BackboneConfig,
+    Bidirectional,
+    Mamba4RecConfig,
+    SSD4RecConfig,
+)
+from ssd4rec.config.base import Objective, Settings
+from ssd4rec.config.settings import Config, DataConfig, EvaluationConfig, Seen, TrainingConfig
+from ssd4rec.config.toml import dump_config, load_config, parse_config, presets
+
+__all__ = [
+    "BACKBONES",
+    "BackboneConfig",
+    "Bidirectional",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "Mamba4RecConfig",
+    "Objective",
+    "SSD4RecConfig",
+    "Seen",
+    "Settings",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "presets",
+]

@@ -1,0 +1,137 @@
+"""One class of settings a backbone, with only the keys that mean something to it; `backbone.name` says which one a run has.
+
+A key that several backbones have means the same in each.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ssd4rec.config.base import Objective, Settings
+
+DEFAULT_BACKBONE = "ssd4rec"  # of settings that name none, such as those of before there was a choice
+
+Bidirectional = Literal["all", "top", "none"]
+
+EVERY_PREFIX: tuple[Objective, ...] = ("one-pass", "prefix")
+
+
+class BackboneSettings(Settings):
+    """What the settings of every backbone can say of themselves."""
+
+    objectives: ClassVar[tuple[Objective, ...]] = EVERY_PREFIX  # that can train it; the first where none is written
+
+    def objection(self, objective: Objective) -> str | None:
+        """Why an objective cannot train this backbone, and what to do; None: it can."""
+        if objective in self.objectives:
+            return None
+        name, ours = type(self).model_fields["name"].default, " or ".join(f'"{each}"' for each in self.objectives)
+        return f'training.objective = "{objective}" cannot train the backbone {name}; set training.objective = {ours}'
+
+
+class SSD4RecConfig(BackboneSettings):
+    """The SSD4Rec backbone, with the paper's letter beside each size."""
+
+    name: Literal["ssd4rec"] = "ssd4rec"
+    width: int = Field(64, ge=1)  # D
+    state_dim: int = Field(64, ge=1)  # N
+    conv_width: int = Field(4, ge=1)  # K
+    expand: int = Field(2, ge=1)  # E = expand * D
+    head_width: int = Field(16, ge=1)  # P
+    layers: int = Field(1, ge=1)
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    norm_embedding: bool = False
+    bidirectional: Bidirectional = "top"  # which layers read both ways; the paper: all
+    backward_weight: float = 0.1  # beta
+    mirror_back: bool = False  # difference D1: the authors add the backward direction as it comes out
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _check_heads(self.expand * self.width, self.head_width)
+        return self
+
+    @property
+    def inner_width(self) -> int:
+        """E: channels that the scan carries."""
+        return self.expand * self.width
+
+    @property
+    def heads(self) -> int:
+        """H = E / P."""
+        return self.inner_width // self.head_width
+
+    @property
+    def bidirectional_layers(self) -> tuple[bool, ...]:
+        """For each layer, bottom to top, whether it reads both ways."""
+        return tuple(
+            self.bidirectional == "all" or (self.bidirectional == "top" and layer == self.layers - 1)
+            for layer in range(self.layers)
+        )
+
+    @property
+    def reads_every_prefix(self) -> bool:
+        """Whether one pass can give the exact state of every prefix: only the top layer may look backwards."""
+        return not any(self.bidirectional_layers[:-1])
+
+    def objection(self, objective: Objective) -> str | None:
+        """Why an objective cannot train this backbone, and what to do; None: it can."""
+        if objective == "one-pass" and not self.reads_every_prefix:
+            return (
+                f'training.objective = "one-pass" needs layers below the top that read forwards only, found '
+                f'backbone.bidirectional = "all" with {self.layers} layers; '
+                f'set backbone.bidirectional = "top" or training.objective = "prefix"'
+            )
+        return super().objection(objective)
+
+
+class Mamba4RecConfig(BackboneSettings):
+    """Mamba4Rec: Mamba-2 layers that read forwards only."""
+
+    name: Literal["mamba4rec"] = "mamba4rec"
+    width: int = Field(64, ge=1)  # D
+    state_dim: int = Field(64, ge=1)  # N
+    conv_width: int = Field(4, ge=1)  # K
+    expand: int = Field(2, ge=1)  # E = expand * D
+    head_width: int = Field(16, ge=1)  # P
+    layers: int = Field(1, ge=1)
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _check_heads(self.expand * self.width, self.head_width)
+        return self
+
+    @property
+    def as_ssd4rec(self) -> SSD4RecConfig:
+        """The same network, said in SSD4Rec's settings."""
+        return SSD4RecConfig(
+            width=self.width,
+            state_dim=self.state_dim,
+            conv_width=self.conv_width,
+            expand=self.expand,
+            head_width=self.head_width,
+            layers=self.layers,
+            dropout=self.dropout,
+            norm_embedding=True,
+            bidirectional="none",
+        )
+
+
+def _name(value: Any) -> str | None:
+    """Which backbone settings are meant for."""
+    if isinstance(value, dict):
+        return str(value.get("name", DEFAULT_BACKBONE))
+    return getattr(value, "name", None)
+
+
+BackboneConfig = Annotated[
+    Annotated[SSD4RecConfig, Tag("ssd4rec")] | Annotated[Mamba4RecConfig, Tag("mamba4rec")],
+    Discriminator(_name),
+]
+
+BACKBONES: dict[str, type[BackboneSettings]] = {"ssd4rec": SSD4RecConfig, "mamba4rec": Mamba4RecConfig}
+
+
+def _check_heads(inner_width: int, head_width: int) -> None:
+    if inner_width % head_width:
+        raise ValueError(f"expand * width = {inner_width} is not a multiple of head_width = {head_width}")

@@ -1,0 +1,13 @@
+"""What every group of settings is made from."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Objective = Literal["one-pass", "prefix"]
+
+
+class Settings(BaseModel):
+    """What every group of settings shares: frozen, strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)

@@ -1,0 +1,162 @@
+"""Settings as TOML: read, changed by overrides, written; what is wrong in them, said so that a person can act on it."""
+
+import copy
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ssd4rec.config.backbones import BACKBONES, DEFAULT_BACKBONE
+from ssd4rec.config.settings import Config
+from ssd4rec.errors import ConfigError
+
+
+def presets() -> list[str]:
+    """Names that `load_config` takes instead of a file."""
+    folder = resources.files("ssd4rec") / "configs"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read settings from a preset or a TOML file.
+
+    Where an override chooses another backbone than a preset's (`backbone.name=sasrec`), what the preset says only of its own
+    backbone is left out. A file's settings are its author's: one that does not fit the backbone is an error.
+
+    Args:
+        name_or_path: a name out of `presets()`, or the path of a TOML file.
+        overrides: settings on top, each `group.key=value` with a TOML value, e.g. `training.max_epochs=3`.
+
+    Raises:
+        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range.
+    """
+    path = Path(name_or_path)
+    preset = str(name_or_path) in presets()
+    if preset:
+        text = (resources.files("ssd4rec") / "configs" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    elif path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8 text: {error}; settings are a TOML file") from error
+    else:
+        raise ConfigError(
+            f"no settings named {str(name_or_path)!r}: neither a file nor one of the presets {', '.join(presets())}"
+        )
+    return parse_config(text, overrides, source=str(name_or_path), preset=preset)
+
+
+def parse_config(text: str, overrides: Sequence[str] = (), source: str = "settings", *, preset: bool = False) -> Config:
+    """Read settings from TOML text; see `load_config`.
+
+    An objective that is not written is the first of those that can train the backbone.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    inherited = copy.deepcopy(values) if preset else {}
+    written = {_override(values, override) for override in overrides}
+    _fit_to_backbone(values, {(group, key) for group, keys in inherited.items() for key in keys} - written)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_readable(error)}") from error
+
+
+def dump_config(config: Config) -> str:
+    """Write settings as TOML that `parse_config` reads back to an equal value; settings that are None are left out."""
+    lines = []
+    for group, settings in config.model_dump(mode="json", exclude_none=True).items():
+        lines.append(f"[{group}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in settings.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # TOML's basic strings escape as JSON does, but for DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(entry) for entry in value) + "]"
+    return repr(value)
+
+
+def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
+    """Change one setting; which one it was."""
+    name, equals, raw = override.partition("=")
+    group, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"cannot read the setting {override!r}: write group.key=value, e.g. training.max_epochs=3")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is a string: objective=prefix
+    entries = values.setdefault(group, {})
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{group!r} is not a group of settings; groups are {', '.join(Config.model_fields)}")
+    if value == "none" and f"{group}.{key}" in _optional_keys():
+        entries.pop(key, None)  # TOML has no null
+    else:
+        entries[key] = value
+    return group, key
+
+
+def _fit_to_backbone(values: dict[str, Any], inherited: set[tuple[str, str]]) -> None:
+    """Leave out what a preset says and another backbone cannot use; choose the objective, if nobody has."""
+    backbone, training = values.get("backbone", {}), values.setdefault("training", {})
+    if not isinstance(backbone, dict) or not isinstance(training, dict):
+        return
+    kind = BACKBONES.get(str(backbone.get("name", DEFAULT_BACKBONE)))
+    if kind is None:
+        return
+    for key in [key for key in backbone if ("backbone", key) in inherited and key not in kind.model_fields]:
+        del backbone[key]
+    own = "objective" in training and ("training", "objective") not in inherited
+    if not own and training.get("objective") not in kind.objectives:
+        training["objective"] = kind.objectives[0]
+
+
+def _readable(error: ValidationError) -> str:
+    return "; ".join(_one_problem(problem["loc"], problem["type"], problem) for problem in error.errors())
+
+
+def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any]) -> str:
+    chosen = str(where[1]) if len(where) > 1 and where[0] == "backbone" else DEFAULT_BACKBONE
+    # a place inside the backbone's settings: ("backbone", "sasrec", "width")
+    place = where[:1] + where[2:] if where[0:1] == ("backbone",) and len(where) > 1 else where
+    name = ".".join(str(part) for part in place)
+    if kind == "extra_forbidden":
+        known = _known_keys(chosen) if len(place) > 1 else list(Config.model_fields)
+        others = [each for each in BACKBONES if name in _known_keys(each)]
+        whose = f" ({name} is a setting of {', '.join(others)}, not of {chosen})" if others else ""
+        return f"unknown setting {name!r}; {_nearest(name, known, 'settings')}{whose}"
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        if not isinstance(problem["input"], dict):
+            return f"{name} = {problem['input']!r}: Input should be a valid dictionary"
+        found = str(problem["input"].get("name"))
+        return f"unknown backbone {found!r}; {_nearest(found, list(BACKBONES), 'backbones')}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{name} = {problem['input']!r}: {message}" if name and kind != "value_error" else message
+
+
+def _nearest(name: str, known: list[str], what: str) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"known {what}: {', '.join(known)}"
+
+
+def _optional_keys() -> set[str]:
+    return {f"{group}.{key}" for group, settings in Config() for key, value in settings if value is None}
+
+
+def _known_keys(backbone: str) -> list[str]:
+    groups = {**{group: type(settings) for group, settings in Config()}, "backbone": BACKBONES[backbone]}
+    return [f"{group}.{key}" for group, settings in groups.items() for key in settings.model_fields]
