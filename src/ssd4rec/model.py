@@ -5,7 +5,7 @@ from typing import Protocol, cast
 from torch import Tensor, nn
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.softmax import linear_cross_entropy
+from ssd4rec.ops.forms import linear_cross_entropy
 from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
 
 

@@ -1,7 +1,5 @@
 """The convolution, the gate with its norm, and the loss as Triton kernels, run by Triton's interpreter."""
 
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,30 +16,14 @@ from ssd4rec.ops.softmax import linear_cross_entropy_definition
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
-if "triton" in sys.modules and "TRITON_INTERPRET" not in os.environ:
-    pytest.skip("Triton was imported for GPUs: set TRITON_INTERPRET=1, or run this file alone", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="Triton is not installed")
 from ssd4rec.ops.triton import convolution, gate, softmax
+
+pytestmark = pytest.mark.usefixtures("_poisoned")
 
 ROUNDED = 1e-6  # float32 against float64 on the same numbers, relative to the largest number
 LENGTHS = [1, 2, 3, 4, 5, 31, 32, 33]
 LAYOUT = lay_out(boundaries_of(LENGTHS))
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel does not write is NaN, so that nothing passes on zeros that happened to be there."""
-    for owner, name in ((Tensor, "new_empty"), (torch, "empty_like")):
-        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
-
-
-def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def made(*arguments: Any, **settings: Any) -> Tensor:
-        values = make(*arguments, **settings)
-        return values.fill_(torch.nan) if values.is_floating_point() else values
-
-    return made
 
 
 def normal(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:

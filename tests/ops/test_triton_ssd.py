@@ -3,10 +3,7 @@
 tests/gpu holds the same at real sizes on a GPU, tests/ops/test_triton_compiles.py that the compiler takes the kernels.
 """
 
-import os
-import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,11 +16,11 @@ from ssd4rec.ops.segments import lay_out
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
-if "triton" in sys.modules and "TRITON_INTERPRET" not in os.environ:
-    pytest.skip("Triton was imported for GPUs: set TRITON_INTERPRET=1, or run this file alone", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the kernels are imported
 pytest.importorskip("triton", reason="Triton is not installed")
+from ssd4rec.ops import triton
 from ssd4rec.ops.triton import ssd
+
+pytestmark = pytest.mark.usefixtures("_poisoned")
 
 ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
 HALF = 4e-3  # float16 operands: 2^-11 a product, a few in a row
@@ -31,21 +28,6 @@ Q = 16
 TILE = ssd.Tile(length=Q, chunks=2, columns=128, programs=1)
 LENGTHS = [1, 2, 3, 4, Q - 1, Q, Q + 1, 3 * Q + 5]
 DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel does not write is NaN, so that nothing passes on zeros that happened to be there."""
-    for owner, name in ((Tensor, "new_empty"), (torch, "empty_like")):
-        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
-
-
-def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def made(*arguments: Any, **settings: Any) -> Tensor:
-        values = make(*arguments, **settings)
-        return values.fill_(torch.nan) if values.is_floating_point() else values
-
-    return made
 
 
 class Run(NamedTuple):
@@ -120,6 +102,7 @@ def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, revers
     assert max(found.values()) < ROUNDED, found
 
 
+@pytest.mark.slow
 def test_spans_of_four_chunks() -> None:
     """A history that begins in one span and ends in the next but one."""
     lengths, tile = [60, 72, 3], TILE._replace(chunks=4)
@@ -168,6 +151,6 @@ def test_strided_inputs() -> None:
 def test_sizes_without_a_kernel(head_width: int, state_dim: int) -> None:
     """P = 8 and N = 24 are refused, and the way out is named."""
     inputs = scan_inputs([3], head_width=head_width, state_dim=state_dim, dtype=torch.float32)
-    assert not ssd.supports(inputs.x, inputs.B)
+    assert not triton.scans(inputs.x, inputs.B)
     with pytest.raises(ShapeError, match=r"the scan's kernels take P in .* use ops\.chunked\.chunked_scan"):
         ssd.scan(*inputs, lay_out(boundaries_of([3])))

@@ -7,15 +7,14 @@ read_out         the same read at the end of each history only: no scan at all
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.config import SSD4RecConfig
-from ssd4rec.ops.chunked import chunked_scan
-from ssd4rec.ops.convolution import convolve
+from ssd4rec.ops import forms
 from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
@@ -61,7 +60,7 @@ class Mamba2Mixer(nn.Module):
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Read each history from first to last; position t has seen events up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        out: Hidden = self.out_proj(self.gated(self._scan(projected, layout, reverse=False), projected.gate))
+        out: Hidden = self.out_proj(self._ahead(projected, layout))
         return out
 
     def both_ways(self, hidden: Hidden, layout: Layout) -> Hidden:
@@ -71,8 +70,9 @@ class Mamba2Mixer(nn.Module):
         out_proj is linear, so the two directions are summed before it.
         """
         projected = self.project(hidden)
-        ahead = self.gated(self._scan(projected, layout, reverse=False), projected.gate)
-        back = self.gated(self._scan(projected, layout, reverse=True), projected.gate)
+        ahead, back = forms.convolve_both_ways(projected.channels, self.conv_weight, self.conv_bias, layout)
+        ahead = self.gated(self._scan(ahead, projected.dt, layout, reverse=False), projected.gate)
+        back = self.gated(self._scan(back, projected.dt, layout, reverse=True), projected.gate)
         if not self.mirror_back:
             back = back[layout.mirror]
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
@@ -81,7 +81,7 @@ class Mamba2Mixer(nn.Module):
     def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Row t: `both_ways` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        ahead = self.gated(self._scan(projected, layout, reverse=False), projected.gate)
+        ahead = self._ahead(projected, layout)
         if self.mirror_back:  # reversed back, the last position of a prefix has been read first: it knows itself only
             back = self.gated(self.alone(projected.channels, projected.dt), projected.gate)
         else:
@@ -126,13 +126,16 @@ class Mamba2Mixer(nn.Module):
         x, B, C = channels.split([self.inner, self.state_dim, self.state_dim], dim=1)
         return x.unflatten(1, (self.heads, -1)), B, C
 
-    def _scan(self, projected: Projected, layout: Layout, *, reverse: bool) -> Values:
-        channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
-        x, B, C = self.split(channels)
-        return chunked_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
+    def _ahead(self, projected: Projected, layout: Layout) -> Hidden:
+        channels = forms.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
+        return self.gated(self._scan(channels, projected.dt, layout, reverse=False), projected.gate)
+
+    def _scan(self, convolved: Channels, dt: StepSizes, layout: Layout, *, reverse: bool) -> Values:
+        x, B, C = self.split(convolved)
+        return forms.scan(x, dt, self.A, B, C, self.D, layout, reverse=reverse)
 
     def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> LastValues:
-        channels = convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
+        channels = forms.convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
         x, B, C = self.split(channels)
         return last_of_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
@@ -143,5 +146,4 @@ class Mamba2Mixer(nn.Module):
 
     def gated(self, y: Values, gate: Hidden) -> Hidden:
         """RMSNorm(y SiLU(z)): [rows, H, P] and [rows, E] -> [rows, E]."""
-        normed: Hidden = self.norm(y.flatten(1) * F.silu(gate))
-        return normed
+        return forms.gated_norm(y.flatten(1), gate, self.norm.weight, cast("float", self.norm.eps))

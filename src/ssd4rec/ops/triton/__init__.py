@@ -1,10 +1,13 @@
 """The door to Triton: everything that imports it is in this folder, and is imported only when a kernel is asked for.
 
 serves(x)           may the kernels be used for this tensor? (on CUDA, of at most 32 bits; Triton installed)
-available()         is Triton installed?
+scans(x, B)         is there a kernel for these sizes?
+version()           of Triton, None if it is not installed
 scan, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
 """
 
+from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 
 from torch import Tensor
@@ -13,10 +16,19 @@ from ssd4rec.errors import BackendError
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 
+HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)  # P and N of the scan's kernels
+SERVED = f"head_width in {HEAD_WIDTHS} and state_dim in {STATE_SIZES}"
 
+
+@cache
 def available() -> bool:
     """Is Triton installed? torch for CUDA on Linux brings it."""
     return find_spec("triton") is not None
+
+
+def version() -> str | None:
+    """Of the installed Triton; None if there is none."""
+    return metadata.version("triton") if available() else None
 
 
 def serves(x: Tensor) -> bool:
@@ -62,12 +74,8 @@ def scan(
 
 
 def scans(x: Values, B: StateInputs) -> bool:
-    """Does `scan` take x [T, H, P] and B [T, N]: their device, type and sizes?"""
-    if not serves(x):
-        return False
-    from ssd4rec.ops.triton import ssd  # noqa: PLC0415 - imports triton
-
-    return ssd.supports(x, B)
+    """Does `scan` take x [T, H, P] and B [T, N]: their type and sizes?"""
+    return x.is_floating_point() and x.element_size() <= 4 and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:

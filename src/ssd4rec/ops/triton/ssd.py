@@ -17,11 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import Layout
+from ssd4rec.ops.triton import HEAD_WIDTHS, STATE_SIZES, scans
 from ssd4rec.ops.triton.ssd_backward import decays_backward, pass_backward, reads_backward, writes_backward
 from ssd4rec.ops.triton.ssd_forward import hand_on, read, sum_decays
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
-HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)
 # exp(+-RANGE) leaves room for the values that it multiplies, 1e-20 … 1e20 of them in float32 and bfloat16.
 RANGE = {torch.float32: 40.0, torch.bfloat16: 40.0, torch.float16: 4.0}
 HEADS_AT_ONCE = 16  # of the kernels that sum decays
@@ -39,11 +39,6 @@ class Tile(NamedTuple):
 
 
 DEFAULT = Tile()
-
-
-def supports(x: Tensor, B: Tensor) -> bool:
-    """Are there kernels for x [T, H, P] and B [T, N]?"""
-    return x.dtype in RANGE and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
 
 
 def scan(
@@ -77,7 +72,7 @@ def scan(
     Raises:
         ShapeError: there are no kernels for these sizes or this type.
     """
-    if not supports(x, B):
+    if not scans(x, B):
         raise ShapeError(
             f"the scan's kernels take P in {HEAD_WIDTHS}, N in {STATE_SIZES} and {[str(dtype) for dtype in RANGE]}, "
             f"found P={x.shape[2]}, N={B.shape[1]}, {x.dtype}: use ops.chunked.chunked_scan"

@@ -1,0 +1,148 @@
+"""The front door of the operations that exist twice: as torch's own form, anywhere, and as Triton's kernels, on a GPU.
+
+Layers and the model ask here and nowhere else. On a CUDA tensor of at most 32 bits, with Triton installed (torch for CUDA brings
+it), the kernels run; for anything else, and for head widths or state sizes that have no kernel, torch's form does. The two
+are held equal by the tests. `backward_of_every_prefix` and `last_of_scan` (`ops/prefixes.py`) exist as torch's form only.
+
+    scan                    every kernel is free of atomics: the same inputs give the same bits on the same device.
+    convolve, convolve_both_ways, gated_norm, linear_cross_entropy      the same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssd4rec.ops import chunked, convolution, softmax, triton
+from ssd4rec.ops.segments import Layout
+from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
+
+Form = Literal["auto", "torch", "triton"]
+
+_asked: ContextVar[Form] = ContextVar("form", default="auto")
+
+
+@contextmanager
+def using(form: Form) -> Iterator[None]:
+    """Choose the form by hand, for tests and benches.
+
+    Args:
+        form: "torch": never a kernel. "triton": kernels for tensors of any device, where there are kernels for the sizes; on a
+            CPU only Triton's interpreter can run them. "auto": by device.
+    """
+    token = _asked.set(form)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def kernels_serve(x: Tensor) -> bool:
+    """Do the kernels work on x, unless they lack its sizes?"""
+    form = _asked.get()
+    return triton.serves(x) if form == "auto" else form == "triton"
+
+
+def scan(
+    x: Values,
+    dt: StepSizes,
+    A: Rates,
+    B: StateInputs,
+    C: StateReads,
+    D: Rates,
+    layout: Layout,
+    *,
+    reverse: bool = False,
+) -> Values:
+    """`ops.scan.scan` of every history of a row; y stays at the event's own position.
+
+    Args:
+        x: [T, H, P] values.
+        dt: [T, H] step sizes, positive.
+        A: [H] decay rates, negative.
+        B: [T, N].
+        C: [T, N].
+        D: [H] skip weights.
+        layout: of the row.
+        reverse: read each history from its last event to its first.
+
+    Returns:
+        y [T, H, P]; the kernels give it in x's type, with decays and states in float32.
+    """
+    if kernels_serve(x) and triton.scans(x, B):
+        return triton.scan(x, dt, A, B, C, D, layout, reverse=reverse)
+    return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
+
+
+def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
+    """out_t = SiLU(bias + sum_k weight[K-1-k] in_{t-k}), over the events t-k of the same history.
+
+    Args:
+        channels: [T, channels].
+        weight: [channels, K], the last column meets the event itself.
+        bias: [channels].
+        layout: of the row.
+        reverse: read t+k in place of t-k, as if each history ran backwards.
+    """
+    form = triton.convolve if kernels_serve(channels) else convolution.convolve
+    return form(channels, weight, bias, layout, reverse=reverse)
+
+
+def convolve_both_ways(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
+    """`convolve` forwards and reversed; the kernels read the channels once for both.
+
+    Args:
+        channels: [T, channels].
+        weight: [channels, K], the last column meets the event itself.
+        bias: [channels].
+        layout: of the row.
+    """
+    if kernels_serve(channels):
+        return triton.convolve_both_ways(channels, weight, bias, layout)
+    ahead, back = (convolution.convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
+    return ahead, back
+
+
+def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
+    """RMSNorm(y SiLU(gate)) weight.
+
+    Args:
+        y: [rows, E].
+        gate: [rows, E], z.
+        weight: [E].
+        eps: of the norm.
+    """
+    if kernels_serve(y):
+        return triton.gated_norm(y, gate, weight, eps)
+    normed: Hidden = F.rms_norm(y * F.silu(gate), weight.shape, weight, eps)
+    return normed
+
+
+def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the rows of -log softmax(state . table^T)[target], without the scores of all rows.
+
+    Args:
+        states: [M, D], one row a target.
+        table: [V, D], one row a class.
+        targets: int64 [M], 0-based rows of the table.
+
+    Raises:
+        ShapeError: states and targets are not of one length.
+    """
+    form = triton.linear_cross_entropy if kernels_serve(states) else softmax.linear_cross_entropy
+    return form(states, table, targets)
+
+
+def in_use() -> str:
+    """A sentence: which form runs on this machine, and why."""
+    installed = triton.version()
+    if not torch.cuda.is_available():
+        there = f"Triton {installed} is installed, and its kernels would run on one" if installed else "Triton is not installed"
+        return f"torch's own form: torch sees no CUDA device ({there})"
+    if installed is None:
+        return "torch's own form: Triton is not installed; torch for CUDA brings it"
+    return f"Triton {installed} kernels for {triton.SERVED} on CUDA tensors; torch's own form for anything else"

@@ -1,0 +1,152 @@
+"""The front door: which form of an operation runs, and that it does not matter which."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rows import boundaries_of, relative_error, scan_inputs
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import SSD4RecConfig, TrainingConfig
+from ssd4rec.data.packing import PackedBatch
+from ssd4rec.model import NextItemModel
+from ssd4rec.ops import forms, triton
+from ssd4rec.ops.chunked import chunked_scan
+from ssd4rec.ops.segments import lay_out
+from ssd4rec.training.objective import next_item_loss
+
+INTERPRETED = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the kernels themselves: tests/gpu"),
+    pytest.mark.skipif(not triton.available(), reason="Triton is not installed"),
+    pytest.mark.usefixtures("_poisoned"),
+]
+LENGTHS = [1, 3, 35]
+ITEMS = 20
+
+
+def refuse(*_: Any, **__: Any) -> Tensor:
+    raise AssertionError("this form was not to run")
+
+
+def kernels() -> list[str]:
+    return ["scan", "convolve", "convolve_both_ways", "gated_norm", "linear_cross_entropy"]
+
+
+def batch() -> PackedBatch:
+    items = torch.randint(1, ITEMS + 1, (2, sum(LENGTHS)), generator=torch.Generator().manual_seed(0))
+    return PackedBatch(items[0], boundaries_of(LENGTHS), items[1])
+
+
+def loss_and_gradients(form: forms.Form, objective: str, **settings: Any) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    model = NextItemModel(SSD4Rec(SSD4RecConfig(width=16, state_dim=16, dropout=0.0, **settings)), ITEMS)
+    config = TrainingConfig.model_validate({"objective": objective, "mask_ratio": 0.0})
+    with forms.using(form):
+        loss = next_item_loss(model, batch(), config)
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    names = [name for name, _ in model.named_parameters()]
+    found = {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+    return {"loss": loss, **found}
+
+
+def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Float32 rounding; the gradients of dt and A are small differences of large terms."""
+    assert found.keys() == expected.keys()
+    assert len(found) > 10
+    for name, value in expected.items():
+        bound = 1e-3 if name.endswith(("A_log", "dt_bias")) else 1e-5
+        assert relative_error(found[name], value) < bound, name
+
+
+def test_a_cpu_takes_the_torch_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether Triton is installed or not, no kernel is asked for a CPU tensor, in any operation of a training step."""
+    for name in kernels():
+        monkeypatch.setattr(triton, name, refuse)
+    assert torch.isfinite(loss_and_gradients("auto", "one-pass")["loss"])
+    assert torch.isfinite(loss_and_gradients("auto", "prefix", layers=2, bidirectional="all")["loss"])
+
+
+@pytest.mark.parametrize("objective", ["one-pass", "prefix"])
+def test_each_kernel_is_in_the_training_path(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With kernels on, two layers ask for every kernel: both directions where a layer reads both ways, one where it does not."""
+    asked = set()
+    for name in kernels():
+
+        def form(*arguments: Any, name: str = name, **keywords: Any) -> Any:
+            asked.add((name, keywords.get("reverse", False)))
+            with forms.using("torch"):
+                return getattr(forms, name)(*arguments, **keywords)
+
+        monkeypatch.setattr(triton, name, form)
+    bidirectional = "top" if objective == "one-pass" else "all"
+    loss_and_gradients("triton", objective, layers=2, bidirectional=bidirectional)
+    expected = {(name, False) for name in kernels()} | {("scan", True), ("convolve", True)}
+    if objective == "one-pass":  # the top layer's backward direction is `backward_of_every_prefix`
+        expected -= {("convolve_both_ways", False), ("scan", True), ("convolve", True)}
+    assert asked == expected
+
+
+def test_sizes_without_a_kernel() -> None:
+    """P = 8 has no kernel: the torch form is taken even where kernels are asked for."""
+    inputs, layout = scan_inputs([3, 4], head_width=8, state_dim=16, dtype=torch.float32), lay_out(boundaries_of([3, 4]))
+    with forms.using("triton"):
+        assert torch.equal(forms.scan(*inputs, layout), chunked_scan(*inputs, layout))
+
+
+def test_the_choice_ends_with_its_block() -> None:
+    """Also when the block ends in an error."""
+    with forms.using("triton"):
+        assert forms.kernels_serve(torch.ones(1))
+    with pytest.raises(AssertionError, match="was not to run"), forms.using("triton"):
+        refuse()
+    assert not forms.kernels_serve(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "version", "expected"),
+    [
+        (False, None, r"torch's own form: torch sees no CUDA device \(Triton is not installed\)"),
+        (False, "3.7.1", r"sees no CUDA device \(Triton 3.7.1 is installed, and its kernels would run on one\)"),
+        (True, None, "torch's own form: Triton is not installed; torch for CUDA brings it"),
+        (True, "3.7.1", r"Triton 3.7.1 kernels for head_width in \(16, 32, 64\) and state_dim in \(16, 32, 64, 128\)"),
+    ],
+)
+def test_what_is_in_use_and_why(cuda: bool, version: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`doctor` says which form runs, and what it depends on."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(triton, "version", lambda: version)
+    assert re.search(expected, forms.in_use())
+
+
+def interpreted(test: Callable[..., None]) -> Callable[..., None]:
+    for mark in INTERPRETED:
+        test = mark(test)
+    return test
+
+
+@interpreted
+def test_a_step_with_kernels_is_the_step_without() -> None:
+    """One pass, one layer that reads both ways: the same loss and gradients, all kernels of the step in a row."""
+    check(loss_and_gradients("triton", "one-pass"), loss_and_gradients("torch", "one-pass"))
+
+
+@interpreted
+@pytest.mark.slow
+def test_a_step_of_prefixes_with_kernels_is_the_step_without() -> None:
+    """Prefixes, two layers that both read both ways: the scan and the convolution in both directions."""
+    settings = {"layers": 2, "bidirectional": "all"}
+    check(loss_and_gradients("triton", "prefix", **settings), loss_and_gradients("torch", "prefix", **settings))
+
+
+@interpreted
+def test_half_precision_goes_through() -> None:
+    """Under autocast to float16 (bfloat16 is beyond the interpreter) decays stay float32 and the loss is right to 1e-2."""
+    with torch.autocast("cpu", torch.float16):
+        found = loss_and_gradients("triton", "one-pass")
+    assert found["loss"].dtype == torch.float32
+    expected = loss_and_gradients("torch", "one-pass")
+    assert relative_error(found["loss"], expected["loss"]) < 1e-2
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
