@@ -1,12 +1,17 @@
 """Tiny worlds whose right answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
+import pytest
 
 from ssd4rec.config import Config, DataConfig, SSD4RecConfig, TrainingConfig
+from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.experiment import Prepared, prepare
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 MARKER, END = 98, 99
 
 
@@ -34,6 +39,14 @@ def config(**training: object) -> Config:
 def world(histories: list[list[int]], settings: Config | None = None) -> Prepared:
     """Histories, catalogue and split of a world."""
     return prepare(read_interactions(frame(histories)), None, settings or config())
+
+
+def real(name: str) -> Histories:
+    """A real data set after the 5-core; the test is skipped where the file is not at hand."""
+    path = SHARED / f"{name}.inter.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    return build_histories(read_interactions(path), 5)[0]
 
 
 def cycle(users: int = 60, items: int = 12) -> list[list[int]]:

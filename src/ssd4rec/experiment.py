@@ -190,15 +190,13 @@ def measure_again(
 def describe_pass(data: Prepared, config: Config) -> dict[str, float]:
     """What a pass over the training part costs under each objective, and how full its batches are."""
     plan = plan_pass(data.split.train, config.training, epoch=0)
-    tokens = plan.examples.stop - 1 - plan.examples.start
-    budget = max(config.training.token_budget, 1)
-    sizes = np.array([tokens[rows].sum() for rows in plan.batches])
+    sizes = sum(batch.size for batch in plan.batches)
     return {
         "targets": data.split.train.targets,
         "one_pass_tokens": data.split.train.tokens_one_pass,
         "prefix_tokens": data.split.train.tokens_prefix,
-        "batches": len(sizes),
-        "fill": float(sizes.sum() / np.maximum(sizes, budget).sum()),
+        "batches": len(plan.batches),
+        "fill": float(plan.examples.lengths.sum() / sizes),
     }
 
 

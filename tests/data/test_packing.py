@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
-from ssd4rec.data.packing import lay_end_to_end, pack, plan_batches
+from ssd4rec.data.packing import Placed, best_fit, consecutive, lay_end_to_end, pack, plan_batches, spread
+from ssd4rec.data.split import leave_last_out
 
 
 def test_targets_follow_their_inputs():
@@ -28,38 +29,90 @@ def test_a_prefix_is_asked_for_its_last_target_only():
     assert batch.targets.tolist() == [2, 0, 3]
 
 
+LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=80)
+
+
 def test_a_history_longer_than_the_budget_is_a_batch_of_its_own():
-    """Nothing is cut."""
-    batches = plan_batches(np.array([3, 50, 4]), 10, rng=np.random.default_rng(0))
-    assert sorted(map(sorted, (rows.tolist() for rows in batches))) == [[0, 2], [1]]
+    """Nothing is cut, and nothing shares its batch."""
+    batches = plan_batches(np.array([3, 50, 4]), 10, np.random.default_rng(0))
+    assert sorted(sorted(batch.rows.tolist()) for batch in batches) == [[0, 2], [1]]
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 64), st.none() | st.integers(1, 5), st.booleans())
-def test_every_example_is_in_one_batch_within_its_limits(lengths, budget, batch_size, shuffled):
-    """Each row once; no batch of several rows is over the budget or the batch size."""
+@given(LENGTHS, st.integers(1, 300), st.none() | st.integers(1, 5))
+def test_every_example_lies_in_one_batch_apart_from_the_others(lengths, budget, batch_size):
+    """Each row once; examples do not overlap; no batch of several rows is over the budget or the batch size."""
     sizes = np.array(lengths)
-    rng = np.random.default_rng(0) if shuffled else None
-    batches = plan_batches(sizes, budget, batch_size=batch_size, rng=rng)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    for rows in batches:
-        assert len(rows) == 1 or sizes[rows].sum() <= budget
-        assert batch_size is None or len(rows) <= batch_size
-    if not shuffled:
-        assert np.concatenate(batches).tolist() == list(range(len(lengths)))
+    batches = plan_batches(sizes, budget, np.random.default_rng(0), batch_size=batch_size)
+    assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        end = batch.start + sizes[batch.rows]
+        assert (batch.start[1:] >= end[:-1]).all()
+        assert batch.start[0] >= 0
+        assert end[-1] <= batch.size
+        assert len(batch.rows) == 1 or batch.size <= budget
+        assert batch_size is None or len(batch.rows) <= batch_size
 
 
-def test_short_histories_fill_a_batch():
-    """First fit over a few open batches leaves less than 5 % of the row empty."""
-    lengths = np.random.default_rng(0).geometric(0.1, 5000)
-    batches = plan_batches(lengths, 2048, rng=np.random.default_rng(1))
-    assert lengths.sum() / (2048 * len(batches)) > 0.95
+@given(LENGTHS, st.integers(64, 1000), st.none() | st.integers(1, 5))
+def test_no_short_history_lies_across_two_chunks(lengths, budget, batch_size):
+    """At most 64 events: all in one chunk of 64."""
+    sizes = np.array(lengths)
+    for batch in plan_batches(sizes, budget, np.random.default_rng(0), batch_size=batch_size):
+        last = batch.start + sizes[batch.rows] - 1
+        assert ((batch.start // 64 == last // 64) | (sizes[batch.rows] > 64)).all()
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_batches_are_of_one_size(lengths, budget):
+    """All but those of one longer example: whole chunks within the budget."""
+    batches = plan_batches(np.array(lengths), budget, np.random.default_rng(0))
+    sizes = {batch.size for batch in batches if batch.size <= budget}
+    assert len(sizes) <= 1
+    assert all(len(batch.rows) == 1 for batch in batches if batch.size > budget)
+
+
+@pytest.mark.parametrize("name", ["amazon-beauty", "amazon-video-games", "ml-1m"])
+def test_batches_are_full(name):
+    """On Beauty, Games and ML-1M at least 96 % of the positions hold an event."""
+    lengths = leave_last_out(worlds.real(name)).train.lengths
+    batches = plan_batches(lengths, 4096, np.random.default_rng(1))
+    assert lengths.sum() / sum(batch.size for batch in batches) > 0.96
+
+
+def test_a_thing_goes_where_it_leaves_the_least_room():
+    """5 and 7 open bins of 10; 3 fills the second; 4 goes to the first; 2 opens a third."""
+    bins, before = best_fit(np.array([5, 7, 3, 4, 2]), 10)
+    assert (bins.tolist(), before.tolist()) == ([0, 1, 1, 0, 2], [0, 0, 7, 5, 0])
+
+
+def test_bins_become_equally_full():
+    """9 is alone; 4 | 3 3 | then both 2 on the 4: two bins of 8 and 6."""
+    bins, before = spread(np.array([9, 4, 3, 3, 2, 2]), 8)
+    assert bins.tolist() == [0, 1, 2, 2, 1, 1]
+    assert before.tolist() == [0, 0, 0, 3, 4, 6]
+
+
+def test_what_is_free_becomes_fillers():
+    """A filler before, between and after: item 0, nothing asked, boundaries of its own."""
+    world = worlds.world([[5, 7, 2, 9, 8], [1, 4, 6, 3]])
+    batch = lay_end_to_end(world.histories, world.split.train, Placed(np.array([1, 0]), np.array([1, 4]), 8))
+    assert batch.items.tolist() == [0, 6, 0, 0, 1, 2, 0, 0]
+    assert batch.boundaries.tolist() == [0, 1, 2, 4, 6, 8]
+    assert batch.targets.tolist() == [0, 7, 0, 0, 2, 3, 0, 0]
+
+
+def test_runs_of_examples_keep_their_order():
+    """4 and 5 fit 10, 6 and 4 too, 12 is alone."""
+    assert [run.tolist() for run in consecutive(np.array([4, 5, 6, 4, 12, 1]), 10)] == [[0, 1], [2, 3], [4], [5]]
 
 
 @pytest.mark.parametrize("rows", [[0], [1, 0], [2, 0, 1]])
 def test_rows_come_in_the_order_that_was_asked_for(rows):
     """lay_end_to_end keeps the order of its rows."""
     world = worlds.world(worlds.cycle(users=3))
-    batch = lay_end_to_end(world.histories, world.split.test, np.array(rows))
+    lengths = world.split.test.lengths[rows]
+    placed = Placed(np.array(rows), np.cumsum(lengths) - lengths, int(lengths.sum()))
+    batch = lay_end_to_end(world.histories, world.split.test, placed)
     expected = [world.histories.items[world.split.test.start[row] : world.split.test.stop[row] - 1] for row in rows]
     assert batch.items.tolist() == np.concatenate(expected).tolist()
     assert [batch.targets[end - 1].item() for end in batch.boundaries[1:]] == [

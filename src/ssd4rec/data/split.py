@@ -30,6 +30,11 @@ class Examples:
         return len(self.user)
 
     @property
+    def lengths(self) -> Numbers:
+        """[rows] how many events each row reads, up to its last target."""
+        return self.stop - 1 - self.start
+
+    @property
     def targets(self) -> int:
         """How many events are asked for."""
         return int((self.stop - self.first_target).sum())
@@ -37,7 +42,7 @@ class Examples:
     @property
     def tokens_one_pass(self) -> int:
         """Events read when each row is read once."""
-        return int((self.stop - 1 - self.start).sum())
+        return int(self.lengths.sum())
 
     @property
     def tokens_prefix(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssd4rec.data.packing import Numbers, plan_batches
+from ssd4rec.data.packing import Numbers, consecutive
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
@@ -86,8 +86,7 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
 
 def _by_model(model: NextItemModel, histories: list[Numbers], request: Request) -> list[Best]:
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    # without an rng, batches hold the histories in their order
-    batches = plan_batches(lengths, TOKEN_BUDGET)
+    batches = consecutive(lengths, TOKEN_BUDGET)
     return [best for batch in batches for best in _read(model, [histories[place] for place in batch], request)]
 
 

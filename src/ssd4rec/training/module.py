@@ -32,8 +32,8 @@ class EpochBatches:
         return len(self._plan.batches)
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        for rows in self._plan.batches[self._done :]:
-            yield lay_end_to_end(self._histories, self._plan.examples, rows)
+        for placed in self._plan.batches[self._done :]:
+            yield lay_end_to_end(self._histories, self._plan.examples, placed)
 
 
 class NextItemTraining(pl.LightningModule):

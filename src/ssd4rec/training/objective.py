@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec.config import TrainingConfig
-from ssd4rec.data.packing import Numbers, PackedBatch, plan_batches
+from ssd4rec.data.packing import Numbers, PackedBatch, Placed, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.model import NextItemModel
 from ssd4rec.shapes import Items
@@ -27,7 +27,8 @@ def next_item_loss(model: NextItemModel, batch: PackedBatch, config: TrainingCon
     items = masked(batch.items, config.mask_ratio)
     if config.objective == "prefix":
         targets = batch.targets[batch.boundaries[1:] - 1]
-        return model.loss(model.encode(items, batch.boundaries), targets)
+        asked = targets.nonzero().squeeze(1)  # all but the fillers
+        return model.loss(model.encode(items, batch.boundaries)[asked], targets[asked])
     states = model.encode_prefixes(items, batch.boundaries)
     asked = batch.targets.nonzero().squeeze(1)
     return model.loss(states[asked], batch.targets[asked])
@@ -35,24 +36,22 @@ def next_item_loss(model: NextItemModel, batch: PackedBatch, config: TrainingCon
 
 @dataclass(frozen=True)
 class Plan:
-    """One pass over the training part: its examples, and which of them share a batch."""
+    """One pass over the training part: its examples, and where each lies in which batch."""
 
     examples: Examples
-    batches: list[Numbers]
+    batches: list[Placed]
 
 
 def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
     """Lay out one pass; a function of the seed and the epoch alone, so that a resumed run sees the same batches."""
     rng = np.random.default_rng((config.seed, epoch))
     if config.objective == "one-pass":
-        return Plan(train, plan_batches(train.stop - 1 - train.start, config.token_budget, rng=rng))
+        return Plan(train, plan_batches(train.lengths, config.token_budget, rng))
     examples = train.prefixes()
     if config.prefixes_per_history is not None:
         rows = _sampled(examples.user, config.prefixes_per_history, rng)
         examples = Examples(examples.user[rows], examples.start[rows], examples.first_target[rows], examples.stop[rows])
-    lengths = examples.stop - 1 - examples.start
-    batches = plan_batches(lengths, config.token_budget, batch_size=config.batch_size, rng=rng)
-    return Plan(examples, batches)
+    return Plan(examples, plan_batches(examples.lengths, config.token_budget, rng, batch_size=config.batch_size))
 
 
 def _sampled(users: Numbers, count: int, rng: np.random.Generator) -> Numbers:
