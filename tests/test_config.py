@@ -323,7 +323,7 @@ def test_what_a_person_wrote_is_not_left_out(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('[backbone]\nname = "mamba5rec"', r"unknown backbone 'mamba5rec'; did you mean 'mamba4rec'\?"),
-        ('[backbone]\nname = "zzz"', r"unknown backbone 'zzz'; known backbones: ssd4rec, mamba4rec"),
+        ('[backbone]\nname = "zzz"', r"unknown backbone 'zzz'; known backbones: ssd4rec, sasrec, .*mamba4rec"),
         ('[backbone]\nname = "mamba4rec"\nwidht = 3', r"unknown setting 'backbone\.widht'; did you mean 'backbone\.width'\?$"),
         ('[backbone]\nname = "mamba4rec"\nwidth = 0', r"backbone\.width = 0: Input should be greater than or equal to 1"),
         ("backbone = 3", r"backbone = 3: Input should be a valid dictionary"),

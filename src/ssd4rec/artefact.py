@@ -143,7 +143,8 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         catalogue = Catalogue.read(folder / CATALOGUE)
         counts = np.load(folder / POPULARITY, allow_pickle=False)
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS, device=device)
+        # copied to where torch would put them: a matrix product of numbers that begin elsewhere may round in another order
+        weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
     except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
     with torch.device("meta"):  # no initial weights are drawn, only to be replaced

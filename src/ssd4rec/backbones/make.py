@@ -4,9 +4,11 @@ from typing import assert_never
 
 from torch import nn
 
+from ssd4rec.backbones.gru4rec import GRU4Rec
 from ssd4rec.backbones.mamba4rec import Mamba4Rec
+from ssd4rec.backbones.sasrec import SASRec
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, Mamba4RecConfig, SSD4RecConfig
+from ssd4rec.config import BackboneConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
 
 
 def make_backbone(config: BackboneConfig) -> nn.Module:
@@ -18,6 +20,10 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
     match config:
         case SSD4RecConfig():
             return SSD4Rec(config)
+        case SASRecConfig():
+            return SASRec(config)
+        case GRU4RecConfig():
+            return GRU4Rec(config)
         case Mamba4RecConfig():
             return Mamba4Rec(config)
         case _:

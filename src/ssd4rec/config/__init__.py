@@ -9,7 +9,9 @@ from ssd4rec.config.backbones import (
     BACKBONES,
     BackboneConfig,
     Bidirectional,
+    GRU4RecConfig,
     Mamba4RecConfig,
+    SASRecConfig,
     SSD4RecConfig,
 )
 from ssd4rec.config.base import Objective, Settings
@@ -23,8 +25,10 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "GRU4RecConfig",
     "Mamba4RecConfig",
     "Objective",
+    "SASRecConfig",
     "SSD4RecConfig",
     "Seen",
     "Settings",

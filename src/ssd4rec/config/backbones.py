@@ -117,6 +117,33 @@ class Mamba4RecConfig(BackboneSettings):
         )
 
 
+class SASRecConfig(BackboneSettings):
+    """SASRec: causal self-attention."""
+
+    name: Literal["sasrec"] = "sasrec"
+    width: int = Field(64, ge=1)  # D
+    heads: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1)
+    max_length: int = Field(200, ge=1)  # events that are read at once; positions are learned up to here
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        return self
+
+
+class GRU4RecConfig(BackboneSettings):
+    """GRU4Rec: a gated recurrent network."""
+
+    name: Literal["gru4rec"] = "gru4rec"
+    width: int = Field(64, ge=1)  # D
+    hidden: int = Field(128, ge=1)  # width of the recurrent state
+    layers: int = Field(1, ge=1)
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+
 def _name(value: Any) -> str | None:
     """Which backbone settings are meant for."""
     if isinstance(value, dict):
@@ -125,11 +152,19 @@ def _name(value: Any) -> str | None:
 
 
 BackboneConfig = Annotated[
-    Annotated[SSD4RecConfig, Tag("ssd4rec")] | Annotated[Mamba4RecConfig, Tag("mamba4rec")],
+    Annotated[SSD4RecConfig, Tag("ssd4rec")]
+    | Annotated[SASRecConfig, Tag("sasrec")]
+    | Annotated[GRU4RecConfig, Tag("gru4rec")]
+    | Annotated[Mamba4RecConfig, Tag("mamba4rec")],
     Discriminator(_name),
 ]
 
-BACKBONES: dict[str, type[BackboneSettings]] = {"ssd4rec": SSD4RecConfig, "mamba4rec": Mamba4RecConfig}
+BACKBONES: dict[str, type[BackboneSettings]] = {
+    "ssd4rec": SSD4RecConfig,
+    "sasrec": SASRecConfig,
+    "gru4rec": GRU4RecConfig,
+    "mamba4rec": Mamba4RecConfig,
+}
 
 
 def _check_heads(inner_width: int, head_width: int) -> None:

@@ -1,0 +1,74 @@
+"""SASRec: causal self-attention over the last events of each history."""
+
+import math
+
+import torch
+from torch import nn
+
+from ssd4rec.config import SASRecConfig
+from ssd4rec.layers.transformer import TransformerLayer
+from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
+from ssd4rec.ops.segments import lay_out
+from ssd4rec.shapes import Boundaries, Hidden, States
+
+
+class SASRec(nn.Module):
+    """Item vectors plus learned positions, causal attention, a LayerNorm at the end.
+
+    Position 0 is the oldest event that is read; at most `max_length` are. One pass trains every prefix: exactly, for the first
+    `max_length` events of a history. A longer history is read in windows that overlap by half, so that each of its later
+    targets is still trained, from the last max_length / 2 to max_length events before it.
+
+    Differences from the original: softmax over the whole catalogue in place of one sampled negative; an inner width of 4D with
+    GELU in place of D with ReLU; queries, keys and values all from behind the LayerNorm; no dropout of attention weights;
+    histories are packed, not padded on the left.
+
+    Source: Kang and McAuley 2018, arXiv 1808.09781.
+    """
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        self.positions = nn.Embedding(config.max_length, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.heads, config.dropout, causal=True) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.apply(initialise)
+
+    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+        """What the model knows at the end of each history, from its last `max_length` events. [T, D] -> [B, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        lay_out(boundaries)
+        rows, shorter = last_events(boundaries, self.config.max_length)
+        return self._read(embedded[rows], shorter)[shorter[1:] - 1]
+
+    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        lay_out(boundaries)
+        windows = cut_into_windows(boundaries, self.config.max_length)
+        return self._read(embedded[windows.rows], windows.boundaries)[windows.answers]
+
+    def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        places, tables = lay_out(boundaries).place, lay_in_tables(boundaries)
+        hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(places))
+        for layer in self.layers:
+            hidden = layer(hidden, tables)
+        out: Hidden = self.norm(hidden)
+        return out
+
+
+def initialise(module: nn.Module) -> None:
+    """Linear and Embedding N(0, 0.02), biases 0; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        torch.nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        torch.nn.init.zeros_(module.bias)

@@ -1,0 +1,42 @@
+"""The layer of SASRec and BERT4Rec: self-attention and a feed-forward network, each behind its LayerNorm."""
+
+from torch import nn
+from torch.nn import functional as F
+
+from ssd4rec.ops.attention import Tables, attend
+from ssd4rec.shapes import Hidden
+
+
+class TransformerLayer(nn.Module):
+    """h + Dropout(W_o Attention(LayerNorm(h))), and then the same with W2 Dropout(GELU(W1 h + b1)) + b2, inner width 4D.
+
+    Attention weights are not dropped out: so torch's fused kernels need memory linear in the length.
+
+    Args:
+        width: D.
+        heads: of attention.
+        dropout: of both parts.
+        causal: whether a position hears only what came before it.
+
+    Source: Vaswani et al. 2017; the LayerNorms in front as in Kang and McAuley 2018 (SASRec).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.attention_norm = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Hidden, tables: Tables) -> Hidden:
+        """[T, D] -> [T, D]."""
+        projected = self.queries_keys_values(self.attention_norm(hidden)).unflatten(1, (3, self.heads, -1))
+        queries, keys, values = projected.unbind(1)
+        heard = attend(queries, keys, values, tables, causal=self.causal)
+        hidden = hidden + self.dropout(self.attention_out(heard.flatten(1)))
+        out: Hidden = hidden + self.dropout(self.narrow(self.dropout(F.gelu(self.widen(self.norm(hidden))))))
+        return out

@@ -1,0 +1,116 @@
+"""Attention inside each history of a packed row.
+
+Attention wants tables, a history a row; histories are of any length. So those of like length share a table: a table's rows are
+between half as long as its widest and as long, padding is at most half of it, and there are few tables.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssd4rec.shapes import Boundaries, Values
+
+NARROWEST = 8  # histories up to this length share one table
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Where each position of the row lies in which table; T stands for padding.
+
+    boundaries [0, 2, 3] -> cells ([[0, 1], [2, 3]],), place [0, 1, 2]: two histories of 2 and 1 events, one cell of padding.
+    """
+
+    cells: tuple[Tensor, ...]  # each [histories, length]: a position of the row, or T
+    place: Tensor  # [T]: which cell a position lies in, all cells counted through
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Long histories cut into overlapping windows.
+
+    boundaries [0, 5], length 2 -> rows [0, 1, 1, 2, 2, 3, 3, 4], boundaries [0, 2, 4, 6, 8], answers [0, 1, 3, 5, 7].
+    """
+
+    rows: Tensor  # [T'] the positions that are read
+    boundaries: Boundaries  # [windows + 1] in rows
+    answers: Tensor  # [T]: the place in `rows` at which position t has read the most
+
+
+def lay_in_tables(boundaries: Boundaries) -> Tables:
+    """Put histories of like length into tables."""
+    start, length = boundaries[:-1], boundaries.diff()
+    total = int(boundaries[-1])
+    kind = torch.ceil(torch.log2(length.clamp(min=NARROWEST).to(torch.float64))).to(torch.int64)
+    cells, place, before = [], boundaries.new_empty(total), 0
+    for each in kind.unique().tolist():
+        chosen = (kind == each).nonzero().squeeze(1)
+        column = torch.arange(int(length[chosen].max()), device=boundaries.device)
+        inside = column < length[chosen, None]
+        table = torch.where(inside, start[chosen, None] + column, total)
+        place[table[inside]] = before + inside.flatten().nonzero().squeeze(1)
+        cells.append(table)
+        before += table.numel()
+    return Tables(tuple(cells), place)
+
+
+def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, causal: bool) -> Values:
+    """softmax(Q K^T / sqrt(P)) V inside each history, for each head.
+
+    Args:
+        queries: [T, H, P].
+        keys: [T, H, P].
+        values: [T, H, P].
+        tables: of the row.
+        causal: whether a position hears itself and what came before it only.
+
+    Returns:
+        [T, H, P]. Memory O(T) where torch has a fused kernel (CPU and CUDA).
+    """
+    padded = torch.stack([queries, keys, values])  # [3, T, H, P]
+    padded = torch.cat([padded, padded.new_zeros(3, 1, *padded.shape[2:])], dim=1)
+    found = []
+    for cells in tables.cells:
+        query, key, value = padded[:, cells].transpose(2, 3)  # each [histories, H, length, P]
+        # padding comes last, so what reads backwards only never hears it
+        heard = None if causal else (cells < queries.shape[0])[:, None, None, :]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=heard, is_causal=causal)
+        found.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found)[tables.place]
+
+
+def last_events(boundaries: Boundaries, length: int) -> tuple[Tensor, Boundaries]:
+    """The last `length` events of each history: their positions, and the boundaries of what is left."""
+    kept = boundaries.diff().clamp(max=length)
+    return _ranges(boundaries[1:] - kept, kept), _edges(kept)
+
+
+def cut_into_windows(boundaries: Boundaries, length: int) -> Windows:
+    """Windows of at most `length` events; in a longer history each begins half a window after the one before it.
+
+    A position is answered by the first window that holds it, so it has read all of its history if it is one of the first
+    `length`, and otherwise at least the last half of `length`, at most all of `length`.
+    """
+    stride = (length + 1) // 2
+    lengths = boundaries.diff()
+    count = 1 + (lengths - length).clamp(min=0).add(stride - 1) // stride
+    history = torch.repeat_interleave(count)
+    begins = (torch.arange(len(history), device=boundaries.device) - _edges(count)[history]) * stride
+    sizes = (lengths[history] - begins).clamp(max=length)
+    edges = _edges(sizes)
+    of_position = torch.repeat_interleave(lengths)
+    place = torch.arange(len(of_position), device=boundaries.device) - boundaries[of_position]
+    which = torch.where(place < length, 0, (place - length) // stride + 1)
+    answers = edges[_edges(count)[of_position] + which] + place - which * stride
+    return Windows(_ranges(boundaries[history] + begins, sizes), edges, answers)
+
+
+def _edges(sizes: Tensor) -> Tensor:
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
+def _ranges(start: Tensor, sizes: Tensor) -> Tensor:
+    """[5, 0], [2, 3] -> [5, 6, 0, 1, 2]."""
+    shift = start - _edges(sizes)[:-1]
+    return torch.arange(int(sizes.sum()), device=start.device) + torch.repeat_interleave(shift, sizes)

@@ -1,0 +1,91 @@
+"""Attention inside each history, and windows over long ones."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rows import boundaries_of, one_by_one, relative_error
+from ssd4rec.ops.attention import attend, cut_into_windows, last_events, lay_in_tables
+
+lengths_of_histories = st.lists(st.integers(1, 40), min_size=1, max_size=8)
+
+
+def definition(row: Tensor, boundaries: Tensor, *, causal: bool) -> Tensor:
+    """softmax(Q K^T / sqrt(P)) V, one history at a time; row [T, 3, H, P]."""
+
+    def one(part: Tensor, _: Tensor) -> Tensor:
+        query, key, value = part.permute(1, 2, 0, 3)
+        scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+        return (scores.softmax(-1) @ value).transpose(0, 1)
+
+    return one_by_one(one, row, boundaries)
+
+
+@given(lengths=lengths_of_histories, causal=st.booleans())
+def test_attention_is_its_definition(lengths: list[int], causal: bool) -> None:
+    """Values and gradients are those of the formula on each history alone, in float64."""
+    boundaries = boundaries_of(lengths)
+    row = torch.randn(sum(lengths), 3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.randn(sum(lengths), 2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours, theirs = row.clone().requires_grad_(), row.clone().requires_grad_()
+    found = attend(*ours.unbind(1), lay_in_tables(boundaries), causal=causal)
+    expected = definition(theirs, boundaries, causal=causal)
+    assert relative_error(found, expected) < 1e-12
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert relative_error(ours.grad, theirs.grad) < 1e-11
+
+
+def test_tables_by_hand() -> None:
+    """Two short histories share a table with one cell of padding, which is the number after the last position."""
+    tables = lay_in_tables(torch.tensor([0, 2, 3]))
+    assert [cells.tolist() for cells in tables.cells] == [[[0, 1], [2, 3]]]
+    assert tables.place.tolist() == [0, 1, 2]
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=30))
+def test_padding_is_less_than_half_above_the_narrowest(lengths: list[int]) -> None:
+    """Every position has one cell, and a table of histories above 8 events is at least half full."""
+    tables = lay_in_tables(boundaries_of(lengths))
+    flat = torch.cat([cells.flatten() for cells in tables.cells])
+    assert torch.equal(flat[tables.place], torch.arange(sum(lengths)))
+    for cells in tables.cells:
+        if cells.shape[1] > 8:
+            assert (cells < sum(lengths)).double().mean() >= 0.5
+
+
+def test_the_last_events_by_hand() -> None:
+    """Of 3 and 1 events at most two each."""
+    rows, boundaries = last_events(torch.tensor([0, 3, 4]), 2)
+    assert (rows.tolist(), boundaries.tolist()) == ([1, 2, 3], [0, 2, 3])
+
+
+def test_windows_by_hand() -> None:
+    """Five events in windows of two, each one event after the one before it."""
+    windows = cut_into_windows(torch.tensor([0, 5]), 2)
+    assert windows.rows.tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert windows.boundaries.tolist() == [0, 2, 4, 6, 8]
+    assert windows.answers.tolist() == [0, 1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 16, 100])
+@given(lengths=lengths_of_histories)
+def test_each_position_is_answered_once_from_enough_events(length: int, lengths: list[int]) -> None:
+    """A position is answered where it is read; it has read its whole past, or half a window of it at least and one at most."""
+    boundaries = boundaries_of(lengths)
+    windows = cut_into_windows(boundaries, length)
+    assert torch.equal(windows.rows[windows.answers], torch.arange(sum(lengths)))
+    assert int(windows.boundaries.diff().max()) <= length
+    assert int(windows.boundaries.diff().min()) >= 1
+    assert len(windows.rows) <= 2 * sum(lengths)
+    begins = windows.boundaries[torch.searchsorted(windows.boundaries, windows.answers, right=True) - 1]
+    read = windows.answers - begins + 1
+    place = torch.cat([torch.arange(each) for each in lengths]) + 1
+    assert torch.equal(read[place <= length], place[place <= length])
+    assert ((read >= (length + 1) // 2) & (read <= length))[place > length].all()
