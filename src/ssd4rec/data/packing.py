@@ -151,7 +151,7 @@ def spread(sizes: Numbers, capacity: int) -> tuple[Numbers, Numbers]:
     Returns:
         For each thing its bin, and how much of the bin was taken before it.
     """
-    alone = np.count_nonzero(sizes > capacity)
+    alone = int(np.count_nonzero(sizes > capacity))
     rest = sizes[alone:].tolist()
     bins = -(-sum(rest) // capacity)
     taken = [(0, index) for index in range(bins)]
