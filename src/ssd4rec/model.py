@@ -55,7 +55,8 @@ class NextItemModel(nn.Module):
 
         Args:
             items: int64 [T] item numbers, 0 = masked.
-            boundaries: int64 [B + 1]; history u is items[boundaries[u]:boundaries[u + 1]].
+            boundaries: int64 [B + 1]; history u is items[boundaries[u]:boundaries[u + 1]]. They may stay on the CPU while the
+                items are on a GPU; nothing then waits for the GPU.
 
         Returns:
             [B, D]: one state a history.

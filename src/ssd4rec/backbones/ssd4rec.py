@@ -39,7 +39,8 @@ class SSD4Rec(nn.Module):
 
         Args:
             embedded: [T, D] item vectors of the packed row.
-            boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1].
+            boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1]. On the CPU, nothing waits
+                for the device that the vectors are on.
 
         Returns:
             [B, D].
@@ -47,7 +48,7 @@ class SSD4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        layout = lay_out(boundaries)
+        layout = lay_out(boundaries, device=embedded.device)
         *below, top = self._layers
         hidden = self._normed(embedded)
         for layer in below:
@@ -69,7 +70,7 @@ class SSD4Rec(nn.Module):
             ShapeError: boundaries do not rise from 0.
         """
         self._check_causal_below("one pass over a history")
-        layout = lay_out(boundaries)
+        layout = lay_out(boundaries, device=embedded.device)
         *below, top = self._layers
         hidden = self._normed(embedded)
         for layer in below:

@@ -20,6 +20,7 @@ da_i = <dy_i, y_i> - <u_i, du_i> for each head.
 Source: the block decomposition is Dao and Gu 2024, "Transformers are SSMs", section 6; merged heads: PERFORMANCE.md section 3.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -99,7 +100,7 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     a = summed @ log_decay.view(-1, Q, heads)
 
     limit = 2 * RANGE[log_decay.dtype]
-    steepest = float(-log_decay.min()) if log_decay.numel() else 0.0
+    steepest = _steepest(log_decay)
     size = Q
     while size > SMALLEST_BLOCK and size * steepest > limit:
         size //= 2
@@ -131,6 +132,13 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     rest = _until(Q, reverse=reverse, like=a) @ log_decay.view(-1, Q, heads)[source]
     out_of = rest.masked_fill((history[source] != carried)[..., None], -torch.inf).exp()
     return _Decays(halves, base, inside, into, out_of, final.exp(), summed)
+
+
+def _steepest(log_decay: Tensor) -> float:
+    # On a CPU, where a number can be looked at; another device would be waited for, and takes what serves any decay.
+    if log_decay.device.type != "cpu":
+        return math.inf
+    return float(-log_decay.min()) if log_decay.numel() else 0.0
 
 
 def _since(size: int, *, reverse: bool, like: Tensor) -> Tensor:

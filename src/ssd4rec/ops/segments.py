@@ -66,46 +66,67 @@ class Layout:
         return self.first + self.last - torch.arange(self.first.shape[0], device=self.first.device)
 
 
-def lay_out(boundaries: Boundaries, chunk: int = CHUNK) -> Layout:
+def lay_out(boundaries: Boundaries, chunk: int = CHUNK, device: torch.device | None = None) -> Layout:
     """Work out the places of a packed row.
+
+    What depends on the numbers in boundaries is worked out on the CPU. With boundaries there, nothing waits for the device;
+    boundaries on a GPU are fetched once.
 
     Args:
         boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1].
         chunk: Q, a power of two of 8 or more.
+        device: where the layout is wanted; None: where boundaries are.
 
     Raises:
         ShapeError: boundaries do not start at 0 or do not rise (an empty history has nothing to read out).
     """
-    if boundaries.dim() != 1 or boundaries.shape[0] < 2 or int(boundaries[0]) != 0 or int(boundaries.diff().min()) < 1:
-        shown = boundaries.flatten()[:8].tolist()
+    edges = boundaries.cpu()
+    if edges.dim() != 1 or edges.shape[0] < 2 or int(edges[0]) != 0 or int(edges.diff().min()) < 1:
+        shown = edges.flatten()[:8].tolist()
         raise ShapeError(f"boundaries must be [0, …] and rise by 1 or more at each step, found {shown}…")
-    history = torch.repeat_interleave(boundaries.diff())
-    first, last = boundaries[:-1][history], boundaries[1:][history] - 1
-    place = torch.arange(history.shape[0], device=history.device) - first
-    return Layout(boundaries, first, last, place, history, _chunks(history, chunk))
+    device = device or boundaries.device
+    length = int(edges[-1])
+    left, waits = _links(edges, chunk)
+    relays = _relays(waits)
+    relays_back = tuple(left.shape[0] - 1 - links for links in _relays(waits.flip(0)))
+    here, left, *links = _sent_together([edges, left, *relays, *relays_back], device)
+
+    history = torch.repeat_interleave(here.diff(), output_size=length)
+    first, last = here[:-1][history], here[1:][history] - 1
+    place = torch.arange(length, device=device) - first
+    table = torch.full((-(-length // chunk) * chunk,), -1, dtype=history.dtype, device=device)
+    table[:length] = history
+    chunks = Chunks(chunk, table.view(-1, chunk), left, tuple(links[: len(relays)]), tuple(links[len(relays) :]))
+    return Layout(here, first, last, place, history, chunks)
 
 
-def _chunks(history: Tensor, length: int) -> Chunks:
-    count = -(-history.shape[0] // length)
-    padded = torch.full((count * length,), -1, dtype=history.dtype, device=history.device)
-    padded[: history.shape[0]] = history
-    table = padded.view(count, length)
-    left = (table[1:, 0] == table[:-1, -1]).nonzero().squeeze(1)
-    one_history = table[:, 0] == table[:, -1]
-    neighbours = left[1:] == left[:-1] + 1
-    waits = neighbours & one_history[left[1:]]  # link l + 1 begins where link l ends, and the history fills that chunk
-    return Chunks(
-        length=length,
-        history=table,
-        left=left,
-        relays=_relays(waits),
-        relays_back=tuple(left.shape[0] - 1 - links for links in _relays(waits.flip(0))),
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """The values on a device; a GPU fetches them while the CPU goes on."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def _sent_together(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    if tensors[0].device == device:
+        return tensors
+    return list(sent(torch.cat(tensors), device).split([len(tensor) for tensor in tensors]))
+
+
+def _links(edges: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """(left [links], waits [links - 1]): link l + 1 begins where link l ends, and the history fills the chunk between."""
+    starts = torch.arange(0, int(edges[-1]), chunk)
+    begins, ends = (
+        torch.searchsorted(edges, at, right=True)  # the history, 1-based, of each chunk's first and last position
+        for at in (starts, (starts + chunk - 1).clamp(max=int(edges[-1]) - 1))
     )
+    left = (begins[1:] == ends[:-1]).nonzero().squeeze(1)
+    return left, (left[1:] == left[:-1] + 1) & (begins == ends)[left[1:]]
 
 
 def _relays(waits: Tensor) -> tuple[Tensor, ...]:
     # waits [T, T, F, T]: depth of the links [0, 1, 2, 0, 1] -> relays ([1, 4], [2])
-    link = torch.arange(waits.shape[0] + 1, device=waits.device)
+    link = torch.arange(waits.shape[0] + 1)
     depth = link.clone()
     depth[1:] -= torch.where(waits, 0, link[1:]).cummax(0).values
     order = depth.argsort(stable=True)

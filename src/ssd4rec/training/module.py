@@ -15,7 +15,7 @@ from ssd4rec.data.packing import PackedBatch, lay_end_to_end, pack
 from ssd4rec.data.split import Split
 from ssd4rec.evaluation.ranks import ranks_of_states
 from ssd4rec.model import NextItemModel
-from ssd4rec.training.objective import next_item_loss, plan_pass
+from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
 
 WATCHED = "ndcg@10"  # what early stopping and the best weights go by, on the validation part
 
@@ -25,15 +25,16 @@ class EpochBatches:
 
     def __init__(self, histories: Histories, split: Split, config: TrainingConfig, epoch: int, done: int) -> None:
         self._histories = histories
+        self._config = config
         self._plan = plan_pass(split.train, config, epoch)
         self._done = done
 
     def __len__(self) -> int:
         return len(self._plan.batches)
 
-    def __iter__(self) -> Iterator[PackedBatch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         for placed in self._plan.batches[self._done :]:
-            yield lay_end_to_end(self._histories, self._plan.examples, placed)
+            yield prepare(lay_end_to_end(self._histories, self._plan.examples, placed), self._config)
 
 
 class NextItemTraining(pl.LightningModule):
@@ -53,7 +54,7 @@ class NextItemTraining(pl.LightningModule):
         super().__init__()
         self.model, self.histories, self.split, self.config = model, histories, split, config
         self.watched = MeanMetric()
-        self.course_loss = MeanMetric()
+        self.course_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the device at each step
         self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learnt)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -73,12 +74,14 @@ class NextItemTraining(pl.LightningModule):
         batches = list(pack(self.histories, self.split.validation.prefixes(), 4 * self.config.token_budget))
         return DataLoader(cast("Dataset[PackedBatch]", batches), batch_size=None)
 
-    def transfer_batch_to_device(self, batch: PackedBatch, device: torch.device, dataloader_idx: int) -> PackedBatch:
+    def transfer_batch_to_device(
+        self, batch: TrainingBatch | PackedBatch, device: torch.device, dataloader_idx: int
+    ) -> TrainingBatch | PackedBatch:
         """Lightning's hook."""
         del dataloader_idx
         return batch.to(device)
 
-    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         torch.manual_seed((self.config.seed << 32) + self.global_step)
         self.read_in_epoch = (self.trainer.current_epoch, batch_idx + 1)

@@ -5,6 +5,7 @@ prefix     each prefix is an example of its own, read up to its end: the authors
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import Numbers, PackedBatch, Placed, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.model import NextItemModel
-from ssd4rec.shapes import Items
+from ssd4rec.ops.segments import sent
+from ssd4rec.shapes import Boundaries, Items
 
 
 def masked(items: Items, ratio: float) -> Items:
@@ -22,16 +24,42 @@ def masked(items: Items, ratio: float) -> Items:
     return torch.where(torch.rand(items.shape, device=items.device) < ratio, 0, items) if ratio else items
 
 
-def next_item_loss(model: NextItemModel, batch: PackedBatch, config: TrainingConfig) -> Tensor:
-    """Mean cross-entropy over everything that the batch asks for; items are masked, targets never are."""
-    items = masked(batch.items, config.mask_ratio)
+class TrainingBatch(NamedTuple):
+    """What a training step reads. All that depends on its numbers was worked out on the CPU, so that no step waits for a GPU."""
+
+    items: Items  # [T]
+    boundaries: Boundaries  # [B + 1], on the CPU wherever the rest is
+    asked: Tensor  # [M] one-pass: the positions that are asked for the next item; prefix: the histories
+    targets: Tensor  # [M] item numbers
+
+    def to(self, device: torch.device | str) -> "TrainingBatch":
+        """The same batch on a device, but for its boundaries; a GPU fetches it while the CPU goes on."""
+        return self._replace(items=sent(self.items, device), asked=sent(self.asked, device), targets=sent(self.targets, device))
+
+
+def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
+    """Find out what a batch asks for, once and on the CPU."""
+    targets = batch.targets.cpu()
+    boundaries = batch.boundaries.cpu()
     if config.objective == "prefix":
-        targets = batch.targets[batch.boundaries[1:] - 1]
-        asked = targets.nonzero().squeeze(1)  # all but the fillers
-        return model.loss(model.encode(items, batch.boundaries)[asked], targets[asked])
-    states = model.encode_prefixes(items, batch.boundaries)
-    asked = batch.targets.nonzero().squeeze(1)
-    return model.loss(states[asked], batch.targets[asked])
+        targets = targets[boundaries[1:] - 1]
+    asked = targets.nonzero().squeeze(1)
+    return TrainingBatch(batch.items.cpu(), boundaries, asked, targets[asked]).to(batch.items.device)
+
+
+def next_item_loss(model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig) -> Tensor:
+    """Mean cross-entropy over everything that the batch asks for; items are masked, targets never are.
+
+    Args:
+        model: in training or evaluation mode.
+        batch: from `prepare`; or a packed batch, which is prepared here (a GPU is then waited for).
+        config: the objective and the mask ratio.
+    """
+    if isinstance(batch, PackedBatch):
+        batch = prepare(batch, config)
+    items = masked(batch.items, config.mask_ratio)
+    read = model.encode if config.objective == "prefix" else model.encode_prefixes
+    return model.loss(read(items, batch.boundaries)[batch.asked], batch.targets)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""A training step reads no number off its device: on a GPU each such read would wait for everything before it.
+
+The meta device holds shapes and no numbers: what asks for one is an error there, so a step that runs there waits for nothing.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rows import boundaries_of
+from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.config import SSD4RecConfig, TrainingConfig
+from ssd4rec.data.packing import PackedBatch
+from ssd4rec.model import NextItemModel
+from ssd4rec.ops import forms
+from ssd4rec.ops.segments import lay_out
+from ssd4rec.training.objective import next_item_loss, prepare
+
+LENGTHS = [1, 2, 3, 70, 300, 5, 64]
+ITEMS = 50
+WAITING = {  # operations whose result's size, or whose Python value, is in the numbers
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.bincount.default,
+    torch.ops.aten._unique2.default,
+}
+
+
+class Watched(TorchDispatchMode):
+    """Notes every operation on a tensor of the device that waits for it."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device, self.waited, self.seen = device, list[str](), 0
+
+    def __torch_dispatch__(self, function: Any, _: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        out = function(*arguments, **(keywords or {}))
+        tensors = [value for value in arguments if isinstance(value, Tensor) and value.device.type == self.device]
+        self.seen += bool(tensors)
+        copied = isinstance(out, Tensor) and bool(tensors) and out.device.type != self.device
+        chosen = arguments[1] if "index" in str(function) and len(arguments) > 1 and isinstance(arguments[1], list) else []
+        by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in chosen)
+        if tensors and (function in WAITING or copied or by_mask):
+            self.waited.append(str(function))
+        return out
+
+
+def batch() -> PackedBatch:
+    items = torch.randint(1, ITEMS + 1, (2, sum(LENGTHS)), generator=torch.Generator().manual_seed(0))
+    return PackedBatch(items[0], boundaries_of(LENGTHS), items[1])
+
+
+def model(**settings: Any) -> NextItemModel:
+    return NextItemModel(SSD4Rec(SSD4RecConfig(width=16, state_dim=16, **settings)), ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        ("one-pass", {}),
+        ("one-pass", {"layers": 2, "norm_embedding": True, "mirror_back": True}),
+        ("prefix", {"layers": 2, "bidirectional": "all"}),
+    ],
+    ids=["one-pass", "mirrored-back", "prefix"],
+)
+def test_a_step_waits_for_nothing(objective: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward of a prepared batch on a device without numbers, with the torch form that any device can take."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the meta device
+    config = TrainingConfig.model_validate({"objective": objective})
+    prepared = prepare(batch(), config).to("meta")
+    ours = model(**settings).to("meta")
+    with forms.using("torch"), Watched("meta") as watched:
+        next_item_loss(ours, prepared, config).backward()
+    assert watched.seen > 100
+    assert watched.waited == []
+    assert ours.table.weight.grad is not None
+
+
+def test_a_batch_that_was_not_prepared_waits() -> None:
+    """What the test above would find: asking for the positions of the targets on the device is refused there."""
+    on_device = batch().to("meta")
+    with pytest.raises(NotImplementedError):
+        next_item_loss(model().to("meta"), on_device, TrainingConfig())
+
+
+def test_a_read_is_seen() -> None:
+    """The watch sees `.item()` and a choice by mask, and nothing in a sum."""
+    with Watched("cpu") as watched:
+        torch.ones(3).sum()
+        assert watched.waited == []
+        torch.ones(3)[torch.tensor([True, False, True])]
+        torch.ones(()).item()
+    assert any("index" in name for name in watched.waited)
+    assert any("_local_scalar_dense" in name for name in watched.waited)
+
+
+def test_a_layout_is_made_without_waiting() -> None:
+    """From boundaries on the CPU the layout on another device is made of operations that wait for nothing; its shapes are those
+    of the layout on the CPU."""
+    expected = lay_out(boundaries_of(LENGTHS))
+    with Watched("meta") as watched:
+        found = lay_out(boundaries_of(LENGTHS), device=torch.device("meta"))
+    assert watched.waited == []
+    assert found.history.shape == expected.history.shape
+    assert found.chunks.left.shape == expected.chunks.left.shape
+    assert [len(links) for links in found.chunks.relays] == [len(links) for links in expected.chunks.relays]
+    assert found.first.device.type == "meta"
