@@ -84,6 +84,35 @@ def test_a_broken_off_training_resumes_to_the_same_weights(world, uninterrupted,
     ]
 
 
+class Rates(Callback):
+    """Writes down the learning rate of each step."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_before_optimizer_step(self, trainer, _, optimizer):
+        self.seen[trainer.global_step] = optimizer.param_groups[0]["lr"]
+
+
+def test_a_cosine_brings_the_learning_rate_to_zero_and_survives_a_power_cut(world, tmp_path, monkeypatch):
+    """It begins at the setting, is half of it in the middle, nearly 0 at the end; a resumed training sees the same rates."""
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    training = SETTINGS.training.model_copy(update={"schedule": "cosine"})
+    settings = SETTINGS.model_copy(update={"training": training})
+    whole, parts = Rates(), Rates()
+    weights, _ = train(world, settings, callbacks=[whole])
+    rates = [rate / training.learning_rate for _, rate in sorted(whole.seen.items())]
+    assert rates[0] == 1.0
+    assert rates[len(rates) // 2] == pytest.approx(0.5, abs=0.01)
+    assert 0 < rates[-1] < 0.05
+    assert rates == sorted(rates, reverse=True)
+    with pytest.raises(ConnectionAbortedError):
+        train(world, settings, directory=tmp_path, callbacks=[parts, Stop(len(rates) // 2 + 1)])
+    resumed, _ = train(world, settings, directory=tmp_path, resume=True, callbacks=[parts])
+    assert parts.seen == whole.seen
+    assert equal(resumed, weights)
+
+
 def test_the_best_weights_are_kept(world):
     """The model that fit leaves behind has the best validation NDCG@10 of the course."""
     model = make_model(SETTINGS, len(world.catalogue))

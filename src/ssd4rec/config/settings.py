@@ -32,6 +32,7 @@ class TrainingConfig(Settings):
     token_budget: int = Field(8192, ge=1)  # positions a batch
     mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho
     learning_rate: float = Field(1e-3, gt=0.0)
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10

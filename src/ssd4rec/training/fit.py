@@ -190,9 +190,10 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _prepare(folder: Path, config: TrainingConfig, histories: Histories, *, resume: bool) -> None:
-    # What a state belongs to; max_epochs and patience may change on a resume.
+    # What a state belongs to; patience may change on a resume, and max_epochs where the learning rate does not follow it.
+    free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
     identity = {
-        "training": config.model_dump(mode="json", exclude={"max_epochs", "patience", "accelerator"}),
+        "training": config.model_dump(mode="json", exclude=free),
         "data": histories.fingerprint(),
     }
     stamp = folder / "identity.json"
@@ -223,6 +224,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
             warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+            # NextItemTraining.train_dataloader gives what is left of the pass, from `read_in_epoch` of the checkpoint.
+            warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
             yield
     finally:
         logger.setLevel(level)

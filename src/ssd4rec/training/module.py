@@ -1,5 +1,6 @@
 """The training step as a LightningModule: batches, masking, optimiser, validation."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -84,10 +85,19 @@ class NextItemTraining(pl.LightningModule):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         torch.manual_seed((self.config.seed << 32) + self.global_step)
+        if self.config.schedule != "constant":
+            self._set_learning_rate(batch_idx)
         self.read_in_epoch = (self.trainer.current_epoch, batch_idx + 1)
         loss = next_item_loss(self.model, batch, self.config)
         self.course_loss.update(loss.detach())
         return loss
+
+    def _set_learning_rate(self, batch_idx: int) -> None:
+        # a function of the place in the training alone, so a resumed run goes on as it would have
+        done = (self.trainer.current_epoch + batch_idx / self.trainer.num_training_batches) / self.config.max_epochs
+        for optimiser in self.trainer.optimizers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Rank the targets of one batch."""
