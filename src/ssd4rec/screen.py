@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 
@@ -77,10 +86,19 @@ def show_recommendations(
 
 def progress_bar(console: Console) -> Progress:
     """A bar for work that takes longer than two seconds; silent where there is no terminal."""
+    return _bar(console, MofNCompleteColumn())
+
+
+def download_bar(console: Console) -> Progress:
+    """The same for bytes, with their speed."""
+    return _bar(console, DownloadColumn(), TransferSpeedColumn())
+
+
+def _bar(console: Console, *columns: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *columns,
         TimeRemainingColumn(),
         console=console,
         transient=True,

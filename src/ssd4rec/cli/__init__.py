@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from ssd4rec.cli.data import describe_data, list_data
+from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
 from ssd4rec.cli.recommend import recommend
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets before training.", no_args_is_help=True)
 data_app.command("list")(list_data)
+data_app.command("fetch")(fetch_data)
 data_app.command("describe")(describe_data)
 app.command()(train)
 app.command()(demo)

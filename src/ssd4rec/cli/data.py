@@ -1,5 +1,8 @@
-"""`data list` and `data describe`: data sets before training."""
+"""`data list`, `data fetch` and `data describe`: data sets before training."""
 
+from typing import Annotated
+
+import typer
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,32 +15,76 @@ from ssd4rec.cli.shared import (
     SetOption,
     TimeOption,
     UserOption,
+    cache,
     columns_as_settings,
+    err_console,
     open_data,
     out_console,
     print_json,
+    reporter,
+    say,
 )
 
 
 def list_data(*, as_json: JsonOption = False) -> None:
-    """Show the data sets that ssd4rec knows by name."""
+    """Show the data sets that ssd4rec knows by name, and which of them are here."""
     from dataclasses import asdict
 
-    from ssd4rec.data.known import KNOWN
+    from ssd4rec.data.known import BUILT_IN, KNOWN, folder_of, where
+    from ssd4rec.data.store import is_stored
 
+    fetched = {name: is_stored(folder_of(known, cache())) for name, known in KNOWN.items()}
     if as_json:
-        print_json({name: asdict(known) for name, known in KNOWN.items()})
+        print_json({name: {**asdict(known), "fetched": fetched[name]} for name, known in KNOWN.items()})
         return
     table = Table(title="Named data sets, after the 5-core")
-    for column in ("name", "users", "items", "interactions"):
-        table.add_column(column, justify="left" if column == "name" else "right", no_wrap=True)
+    for column in ("name", "users", "items", "interactions", "here"):
+        table.add_column(column, justify="left" if column in {"name", "here"} else "right", no_wrap=True)
     for name, known in KNOWN.items():
-        table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}")
+        here = "yes" if fetched[name] else "with the extra demo" if name == BUILT_IN else "no"
+        table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}", here)
     out_console.print(table)
     for name, known in KNOWN.items():
-        out_console.print(
-            f"[bold]{name}[/]: {escape(known.title)}. From {escape(known.download)}. Terms: {escape(known.licence)}."
-        )
+        line = f"[bold]{name}[/]: {escape(known.title)}. From {escape(where(known))}. Terms: {escape(known.licence)}."
+        out_console.print(line, soft_wrap=True)
+
+
+def fetch_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A named data set: ssd4rec data list shows them.")],
+    *,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FILE", help="A file that you have, or another http address of it, instead of a download."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a named data set here: download it from its publisher, or take a file; check that it is the right one."""
+    from dataclasses import asdict
+
+    from ssd4rec.data.fetch import fetch
+    from ssd4rec.data.known import find_known
+
+    known = find_known(name)
+    say(f"terms of {known.name}: {known.licence}")
+    with screen.download_bar(err_console) as bar:
+        fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
+    if as_json:
+        print_json(asdict(fetched))
+        return
+    for note in fetched.notes:
+        say(f"note: {note}")
+    if fetched.was_there:
+        say(f"it was here already; remove {fetched.folder} to fetch it again, or give a file with --from")
+    raw, kept = fetched.raw, fetched.kept
+    out_console.print(
+        f"{known.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "
+        f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as it should be; {fetched.titles:,} titles",
+        soft_wrap=True,
+    )
+    out_console.print(f"from {escape(fetched.source)}; checked: {fetched.checked}; in {escape(fetched.folder)}", soft_wrap=True)
+    out_console.print(f"next: ssd4rec train {known.name}")
 
 
 def describe_data(

@@ -52,24 +52,18 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
     """A named data set, or a file with the titles beside it."""
     from ssd4rec.data.interactions import read_interactions, read_titles
-    from ssd4rec.data.known import KNOWN, open_known
+    from ssd4rec.data.known import KNOWN, is_known, open_known
+    from ssd4rec.data.published import titles_beside
 
-    if data in KNOWN:
+    if is_known(data):
         opened = open_known(data, cache())
         return opened.interactions, opened.titles
     if not Path(data).exists() and not Path(data).suffix:
         raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
     interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
-    if titles is None and (titles := _titles_beside(Path(data))) is not None:
+    if titles is None and (titles := titles_beside(Path(data))) is not None:
         say(f"titles: {titles}")
     return interactions, None if titles is None else read_titles(titles)
-
-
-def _titles_beside(path: Path) -> Path | None:
-    # RecBole keeps NAME.item beside NAME.inter
-    stem = path.name.removesuffix(".gz").removesuffix(".inter")
-    candidates = [path.with_name(f"{stem}.item"), path.with_name(f"{stem}.item.gz")]
-    return next((each for each in candidates if path.name.startswith(f"{stem}.inter") and each.is_file()), None)
 
 
 def columns(user: str | None, item: str | None, time: str | None) -> "Columns":
@@ -92,7 +86,7 @@ def cache() -> Path:
     return cache_folder(os.environ)
 
 
-def reporter(bar: Any, description: str) -> Callable[[int, int], None]:
+def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
     """What long work calls with (done, total): a bar that appears with the first call."""
     task = bar.add_task(description, total=None, visible=False)
     return lambda done, total: bar.update(task, completed=done, total=total, visible=True)

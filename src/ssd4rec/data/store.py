@@ -1,0 +1,95 @@
+"""Data sets that were fetched, kept as Parquet: a folder each, whole or absent.
+
+interactions.parquet (user, item, time)   titles.parquet (id, title; where there are any)   manifest.json
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ssd4rec.data.interactions import Interactions, ReadReport
+from ssd4rec.data.times import Clock
+from ssd4rec.errors import DataError
+
+FORMAT = 1
+INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a folder held."""
+
+    interactions: Interactions
+    titles: pl.DataFrame | None  # columns id, title
+    about: Mapping[str, Any]  # as it was given
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a data set lies there; `load_dataset` tells whether it is whole."""
+    return (folder / MANIFEST).is_file()
+
+
+def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame | None, about: Mapping[str, Any]) -> None:
+    """Write a data set as a folder that appears whole or not at all; one that was there is replaced.
+
+    Args:
+        folder: the folder to make.
+        interactions: the rows keep their order.
+        titles: columns id and title.
+        about: where it came from; JSON-able.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            interactions.table.write_parquet(whole / INTERACTIONS)
+            if titles is not None:
+                titles.write_parquet(whole / TITLES)
+            hashes = {path.name: _hash_of(path) for path in sorted(whole.iterdir())}
+            manifest = {"format": FORMAT, "about": dict(about), "read": asdict(interactions.read), "sha256": hashes}
+            (whole / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            if folder.exists():
+                folder.rename(Path(temporary) / "old")
+            whole.rename(folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot write {folder}: {reason}; make room, or set XDG_CACHE_HOME to a folder that can be") from error
+
+
+def load_dataset(folder: Path) -> Stored:
+    """Read what `save_dataset` wrote.
+
+    Raises:
+        DataError: the folder is missing, damaged or of another format.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise DataError(f"{folder} has format {manifest['format']}, expected {FORMAT}; fetch the data set again")
+        changed = [name for name, expected in manifest["sha256"].items() if _hash_of(folder / name) != expected]
+        if changed:
+            raise DataError(f"{folder}: {', '.join(changed)} was changed since it was written; fetch the data set again")
+        read = manifest["read"]
+        report = ReadReport(**{**read, "clock": Clock(**read["clock"]), "notes": tuple(read["notes"])})
+        table = pl.read_parquet(folder / INTERACTIONS)
+        titles = pl.read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
+        return Stored(Interactions(table, report), titles, manifest["about"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
