@@ -142,8 +142,8 @@ def test_data_describe_counts_and_prices(folder):
 
 def test_data_list_names_the_built_in_set():
     """With its counts after the 5-core."""
-    assert json.loads(run("data", "list", "--json").stdout)["movielens-latest-small"]["kept"]["interactions"] == 90072
-    assert "movielens" in run("data", "list").stdout
+    assert json.loads(run("data", "list", "--json").stdout)["ml-latest-small"]["kept"]["interactions"] == 90072
+    assert "ml-latest-small" in run("data", "list").stdout
 
 
 def test_doctor_says_what_is_in_use():

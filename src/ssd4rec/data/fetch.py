@@ -14,6 +14,7 @@ from ssd4rec.data.store import Stored, is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
 
 COUNTS_ONLY = "counts only"
+CHECKSUM_NAMES = {"md5": "MD5", "sha256": "SHA-256"}
 # A file's name -> what is called with the bytes of it that are there and the bytes in all.
 ProgressOf = Callable[[str], Progress]
 
@@ -147,4 +148,4 @@ def _checksum_of_given(known: KnownDataset, path: Path) -> str:
 
 
 def _as_stated(checksum: str) -> str:
-    return f"{checksum.partition(':')[0].upper()} as the publisher states it"
+    return f"{CHECKSUM_NAMES[checksum.partition(':')[0]]} as the publisher states it"

@@ -1,0 +1,177 @@
+"""Downloads against a server on this machine: cut, resumed, changed, refused."""
+
+import hashlib
+import resource
+import socket
+import sys
+
+import pytest
+
+from file_server import serving
+from ssd4rec.data.download import download
+from ssd4rec.errors import DataError
+
+CONTENT = bytes(range(256)) * 1000  # 256,000 bytes
+MD5 = f"md5:{hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()}"
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("checksum", [None, MD5, SHA256])
+def test_a_file_arrives_whole_and_its_progress_is_told(tmp_path, checksum):
+    seen = []
+    with serving({"a.zip": CONTENT}) as server:
+        download(f"{server.address}/a.zip", tmp_path / "new" / "a.zip", checksum, lambda *progress: seen.append(progress))
+    assert (tmp_path / "new" / "a.zip").read_bytes() == CONTENT
+    assert names(tmp_path / "new") == ["a.zip"]
+    assert (seen[0], seen[-1]) == ((0, 256_000), (256_000, 256_000))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_cut_download_goes_on_where_it_was_cut(tmp_path):
+    """Three answers break off after 100, 1 and 50,000 bytes: those stay, and the next call asks for the rest only."""
+    seen = []
+    with serving({"a.zip": CONTENT}, cuts=[100, 1, 50_000]) as server:
+        message = r"the connection ended after 50,101 of 256,000 bytes; 50,101 bytes are kept in .*a\.zip\.part: run it again"
+        with pytest.raises(DataError, match=message):
+            download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+        assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:50_101]
+        assert not (tmp_path / "a.zip").exists()
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5, lambda *progress: seen.append(progress))
+    assert [request.get("range") for request in server.requests] == [None, "bytes=100-", "bytes=101-", "bytes=50101-"]
+    assert [request.get("if-range") for request in server.requests] == [None, '"one"', '"one"', '"one"']
+    assert seen[0] == (50_101, 256_000)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_a_file_that_changed_meanwhile_is_begun_again(tmp_path):
+    """No checksum is known: the ETag alone tells the two apart."""
+    with serving({"a.csv": b"old" * 1000}, cuts=[10, 10, 10]) as server:
+        with pytest.raises(DataError, match="are kept in"):
+            download(f"{server.address}/a.csv", tmp_path / "a.csv")
+        server.files["a.csv"], server.etag = b"new" * 500, '"two"'
+        download(f"{server.address}/a.csv", tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == b"new" * 500
+
+
+def test_a_server_without_ranges_sends_the_whole_file_again(tmp_path):
+    with serving({"a.zip": CONTENT}, ranges=False, cuts=[1000, 2000]) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip")
+    assert len(server.requests) == 3
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_without_etag_and_checksum_nothing_is_pieced_together(tmp_path):
+    """The kept bytes could be of another copy; with a checksum a wrong piece would be found out, so they are used."""
+    for checksum, ranges in ((None, [None, None]), (MD5, [None, "bytes=1000-"])):
+        with serving({"a.zip": CONTENT}, etag="", cuts=[1000]) as server:
+            download(f"{server.address}/a.zip", tmp_path / f"{checksum}.zip", checksum)
+        assert [request.get("range") for request in server.requests] == ranges
+        assert (tmp_path / f"{checksum}.zip").read_bytes() == CONTENT
+
+
+def test_a_part_that_is_whole_already_is_taken(tmp_path):
+    """Killed after the last byte: the server answers that there is nothing after it."""
+    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    with serving({"a.zip": CONTENT}) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert [request.get("range") for request in server.requests] == ["bytes=256000-"]
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_a_part_that_is_longer_than_the_file_is_begun_again(tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
+    with serving({"a.zip": CONTENT}) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_file_of_another_checksum_is_removed(tmp_path):
+    with (
+        serving({"a.zip": CONTENT[:-1] + b"!"}) as server,
+        pytest.raises(
+            DataError, match=rf"a\.zip: the file has md5:\w+, its publisher states {MD5}; it was removed: run it again"
+        ),
+    ):
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_is_here_is_not_asked_for(tmp_path):
+    """With the right checksum; another one is downloaded again."""
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    with serving({"a.zip": CONTENT}) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+        assert server.requests == []
+        (tmp_path / "a.zip").write_bytes(b"other")
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with (
+        serving({}) as server,
+        pytest.raises(DataError, match=r"http://.*/a\.zip answered 404 Not Found; try later, or give the file.*--from"),
+    ):
+        download(f"{server.address}/a.zip", tmp_path / "a.zip")
+    assert names(tmp_path) == []
+
+
+def test_no_answer_is_said(tmp_path):
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/a.zip"
+        with pytest.raises(DataError, match=rf"no answer from {address} \(.*refused\); check the network and run it again"):
+            download(address, tmp_path / "a.zip")
+    assert names(tmp_path) == []
+
+
+def test_only_http_is_asked(tmp_path):
+    with pytest.raises(DataError, match="file:///etc/hosts is no http or https address"):
+        download("file:///etc/hosts", tmp_path / "hosts")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    """A file where the folder should be: refused even to root."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write .*/file/a\.zip\.part: .*; set XDG_CACHE_HOME"):
+        download("http://127.0.0.1:9/a.zip", tmp_path / "file" / "a.zip")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of a file are POSIX's")
+def test_a_full_disk_keeps_what_came(tmp_path):
+    """The limit on the size of a file stands in for the disk: 100,000 bytes go, the rest does not, and later it goes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with serving({"a.zip": CONTENT}) as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with pytest.raises(DataError, match=r"cannot write .*a\.zip\.part: .*; 100,000 bytes are kept: make room"):
+                download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert server.requests[-1]["range"] == "bytes=100000-"
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file locks are POSIX's")
+def test_two_downloads_do_not_write_one_file(tmp_path):
+    """The second is refused while the first is in the middle of it."""
+
+    def second(done, _total):
+        if done:
+            with pytest.raises(DataError, match=r"a\.zip\.part is being downloaded by another process; wait for it"):
+                download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+            tried.append(done)
+
+    tried = []
+    with serving({"a.zip": CONTENT}) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5, second)
+    assert tried
+    assert len(server.requests) == 1
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
