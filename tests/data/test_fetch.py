@@ -284,7 +284,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     """A file where the folder should be: refused even to root."""
     (tmp_path / "file").write_text("")
     (tmp_path / "x.csv").write_bytes(lines(","))
-    with pytest.raises(DataError, match="/file: .*; make room, or set XDG_CACHE_HOME to a folder that can be written"):
+    with pytest.raises(DataError, match=r"/file: .*; make room, or set XDG_CACHE_HOME to a folder that can be written"):
         fetch(KNOWN["amazon-beauty"], tmp_path / "file", str(tmp_path / "x.csv"))
 
 
