@@ -49,11 +49,30 @@ def gemm_rate(size: int = 1024) -> float:
     return 2 * size**3 / measure(lambda: left @ right, repeats=9, warm_up=2).median / 1e9
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """--threads, fixed and stated; --save to keep the result under results/."""
+def peak_memory(work: Callable[[], Any], warm_up: Callable[[], Any]) -> int:
+    """Bytes that a piece of work adds to the resident memory of this process at its peak (Linux).
+
+    `warm_up`, the same in small, starts the threads and libraries first. The process should have done nothing large before:
+    memory that was freed and kept would not be counted.
+    """
+    warm_up()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew at what is resident now
+    before = _status("VmRSS")
+    work()
+    return 1024 * (_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def arguments(description: str | None, add: Callable[[argparse.ArgumentParser], None] = lambda _: None) -> argparse.Namespace:
+    """--threads, fixed and stated; --save to keep the result under results/; and what `add` adds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", action="store_true", help="write results/<bench>_<machine>_<date>.{md,json}")
+    add(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     return chosen
