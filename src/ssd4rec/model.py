@@ -1,11 +1,12 @@
 """A next-item model: an item table, a backbone that reads histories of its vectors, and the same table to score with."""
 
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
-from ssd4rec.errors import ShapeError
+from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.ops.forms import linear_cross_entropy
+from ssd4rec.ops.segments import append
 from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
 
 
@@ -20,6 +21,15 @@ class Backbone(Protocol):
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """[T, D] -> [T, D]: the same for the prefix that ends at each position."""
+        ...
+
+
+@runtime_checkable
+class FillsBlanks(Protocol):
+    """What a backbone that hears both ways in each layer has in place of `encode_prefixes`."""
+
+    def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """[T, D] -> [T, D]: what it knows of each position, from what comes before and after it."""
         ...
 
 
@@ -51,7 +61,7 @@ class NextItemModel(nn.Module):
         return self.table.weight[1:]
 
     def encode(self, items: Items, boundaries: Boundaries) -> States:
-        """Read packed histories.
+        """Read packed histories. A backbone that fills in blanks is asked for one: item 0 is appended to each history.
 
         Args:
             items: int64 [T] item numbers, 0 = masked.
@@ -65,12 +75,28 @@ class NextItemModel(nn.Module):
             ShapeError: items and boundaries do not fit.
         """
         self._check(items, boundaries)
+        if isinstance(self.backbone, FillsBlanks):
+            items, boundaries = append(items, boundaries, items.new_zeros(len(boundaries) - 1))
         return self._reader.encode(self.table(items), boundaries)
 
     def encode_prefixes(self, items: Items, boundaries: Boundaries) -> Hidden:
         """Read packed histories; row t is the state of the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, boundaries)
         return self._reader.encode_prefixes(self.table(items), boundaries)
+
+    def fill_in(self, items: Items, boundaries: Boundaries) -> Hidden:
+        """Read packed histories with blanks (item 0); row t is what is known of position t. [T] -> [T, D].
+
+        Raises:
+            ConfigError: the backbone does not fill in blanks.
+            ShapeError: items and boundaries do not fit.
+        """
+        self._check(items, boundaries)
+        if not isinstance(self.backbone, FillsBlanks):
+            raise ConfigError(
+                f'{type(self.backbone).__name__} does not fill in blanks; use the objective "one-pass" or "prefix" for it'
+            )
+        return self.backbone.encode_positions(self.table(items), boundaries)
 
     def score(self, states: States) -> Scores:
         """[B, D] -> [B, V]: column j scores item number j + 1."""

@@ -4,7 +4,7 @@ from torch import nn
 
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.gru import PackedGRU
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import sent
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
@@ -34,7 +34,7 @@ class GRU4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        states: States = self.encode_prefixes(embedded, boundaries)[boundaries[1:] - 1]
+        states: States = self.encode_prefixes(embedded, boundaries)[sent(boundaries[1:] - 1, embedded.device)]
         return states
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
@@ -43,5 +43,5 @@ class GRU4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        found: Hidden = self.out(self.gru(self.dropout(embedded), lay_out(boundaries)))
+        found: Hidden = self.out(self.gru(self.dropout(embedded), boundaries))
         return found

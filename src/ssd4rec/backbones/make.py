@@ -4,11 +4,12 @@ from typing import assert_never
 
 from torch import nn
 
+from ssd4rec.backbones.bert4rec import BERT4Rec
 from ssd4rec.backbones.gru4rec import GRU4Rec
 from ssd4rec.backbones.mamba4rec import Mamba4Rec
 from ssd4rec.backbones.sasrec import SASRec
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
+from ssd4rec.config import BackboneConfig, BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
 
 
 def make_backbone(config: BackboneConfig) -> nn.Module:
@@ -22,6 +23,8 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
             return SSD4Rec(config)
         case SASRecConfig():
             return SASRec(config)
+        case BERT4RecConfig():
+            return BERT4Rec(config)
         case GRU4RecConfig():
             return GRU4Rec(config)
         case Mamba4RecConfig():

@@ -8,7 +8,7 @@ from torch import nn
 from ssd4rec.config import SASRecConfig
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import check, lay_out, sent
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
@@ -43,9 +43,10 @@ class SASRec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        lay_out(boundaries)
+        check(boundaries)
         rows, shorter = last_events(boundaries, self.config.max_length)
-        return self._read(embedded[rows], shorter)[shorter[1:] - 1]
+        device = embedded.device
+        return self._read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
@@ -53,12 +54,14 @@ class SASRec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        lay_out(boundaries)
+        check(boundaries)
         windows = cut_into_windows(boundaries, self.config.max_length)
-        return self._read(embedded[windows.rows], windows.boundaries)[windows.answers]
+        device = embedded.device
+        return self._read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
 
     def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
-        places, tables = lay_out(boundaries).place, lay_in_tables(boundaries)
+        tables = lay_in_tables(boundaries, embedded.device)
+        places = lay_out(boundaries, device=embedded.device).place
         hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(places))
         for layer in self.layers:
             hidden = layer(hidden, tables)

@@ -8,6 +8,7 @@ Which model is trained is `backbone.name`: each backbone has a class of settings
 from ssd4rec.config.backbones import (
     BACKBONES,
     BackboneConfig,
+    BERT4RecConfig,
     Bidirectional,
     GRU4RecConfig,
     Mamba4RecConfig,
@@ -20,6 +21,7 @@ from ssd4rec.config.toml import dump_config, load_config, parse_config, presets
 
 __all__ = [
     "BACKBONES",
+    "BERT4RecConfig",
     "BackboneConfig",
     "Bidirectional",
     "Config",

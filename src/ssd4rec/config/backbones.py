@@ -129,8 +129,25 @@ class SASRecConfig(BackboneSettings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        _check_attention(self.width, self.heads)
+        return self
+
+
+class BERT4RecConfig(BackboneSettings):
+    """BERT4Rec: self-attention in both directions."""
+
+    objectives: ClassVar[tuple[Objective, ...]] = ("cloze", "prefix")
+
+    name: Literal["bert4rec"] = "bert4rec"
+    width: int = Field(64, ge=1)  # D
+    heads: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1)
+    max_length: int = Field(200, ge=1)  # places that are read at once, the blank too; positions are learned up to here
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _check_attention(self.width, self.heads)
         return self
 
 
@@ -154,6 +171,7 @@ def _name(value: Any) -> str | None:
 BackboneConfig = Annotated[
     Annotated[SSD4RecConfig, Tag("ssd4rec")]
     | Annotated[SASRecConfig, Tag("sasrec")]
+    | Annotated[BERT4RecConfig, Tag("bert4rec")]
     | Annotated[GRU4RecConfig, Tag("gru4rec")]
     | Annotated[Mamba4RecConfig, Tag("mamba4rec")],
     Discriminator(_name),
@@ -162,9 +180,15 @@ BackboneConfig = Annotated[
 BACKBONES: dict[str, type[BackboneSettings]] = {
     "ssd4rec": SSD4RecConfig,
     "sasrec": SASRecConfig,
+    "bert4rec": BERT4RecConfig,
     "gru4rec": GRU4RecConfig,
     "mamba4rec": Mamba4RecConfig,
 }
+
+
+def _check_attention(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"width = {width} is not a multiple of heads = {heads}")
 
 
 def _check_heads(inner_width: int, head_width: int) -> None:

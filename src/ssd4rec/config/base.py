@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Objective = Literal["one-pass", "prefix"]
+Objective = Literal["one-pass", "prefix", "cloze"]
 
 
 class Settings(BaseModel):

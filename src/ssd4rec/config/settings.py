@@ -30,7 +30,7 @@ class TrainingConfig(Settings):
     prefixes_per_history: int | None = Field(None, ge=1)  # objective = "prefix": sampled anew each epoch; None: all
     batch_size: int | None = Field(None, ge=1)  # objective = "prefix": examples a batch; None: what token_budget holds
     token_budget: int = Field(8192, ge=1)  # positions a batch
-    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho
+    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho; objective = "cloze": the items asked for, beside the last
     learning_rate: float = Field(1e-3, gt=0.0)
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)

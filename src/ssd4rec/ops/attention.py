@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssd4rec.ops.segments import sent
 from ssd4rec.shapes import Boundaries, Values
 
 NARROWEST = 8  # histories up to this length share one table
@@ -38,21 +39,28 @@ class Windows:
     answers: Tensor  # [T]: the place in `rows` at which position t has read the most
 
 
-def lay_in_tables(boundaries: Boundaries) -> Tables:
-    """Put histories of like length into tables."""
+def lay_in_tables(boundaries: Boundaries, device: torch.device | None = None) -> Tables:
+    """Put histories of like length into tables.
+
+    Args:
+        boundaries: [B + 1]; on the CPU, nothing waits for the device.
+        device: where the tables are wanted; None: where boundaries are.
+    """
+    device = device or boundaries.device
+    boundaries = boundaries.cpu()
     start, length = boundaries[:-1], boundaries.diff()
     total = int(boundaries[-1])
     kind = torch.ceil(torch.log2(length.clamp(min=NARROWEST).to(torch.float64))).to(torch.int64)
     cells, place, before = [], boundaries.new_empty(total), 0
     for each in kind.unique().tolist():
         chosen = (kind == each).nonzero().squeeze(1)
-        column = torch.arange(int(length[chosen].max()), device=boundaries.device)
+        column = torch.arange(int(length[chosen].max()))
         inside = column < length[chosen, None]
         table = torch.where(inside, start[chosen, None] + column, total)
         place[table[inside]] = before + inside.flatten().nonzero().squeeze(1)
-        cells.append(table)
+        cells.append(sent(table, device))
         before += table.numel()
-    return Tables(tuple(cells), place)
+    return Tables(tuple(cells), sent(place, device))
 
 
 def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, causal: bool) -> Values:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.shapes import Boundaries, Positions
+from ssd4rec.shapes import Boundaries, Items, Positions
 
 CHUNK = 64  # Q: positions that are worked on as one matrix
 
@@ -81,9 +81,7 @@ def lay_out(boundaries: Boundaries, chunk: int = CHUNK, device: torch.device | N
         ShapeError: boundaries do not start at 0 or do not rise (an empty history has nothing to read out).
     """
     edges = boundaries.cpu()
-    if edges.dim() != 1 or edges.shape[0] < 2 or int(edges[0]) != 0 or int(edges.diff().min()) < 1:
-        shown = edges.flatten()[:8].tolist()
-        raise ShapeError(f"boundaries must be [0, …] and rise by 1 or more at each step, found {shown}…")
+    check(edges)
     device = device or boundaries.device
     length = int(edges[-1])
     left, waits = _links(edges, chunk)
@@ -98,6 +96,37 @@ def lay_out(boundaries: Boundaries, chunk: int = CHUNK, device: torch.device | N
     table[:length] = history
     chunks = Chunks(chunk, table.view(-1, chunk), left, tuple(links[: len(relays)]), tuple(links[len(relays) :]))
     return Layout(here, first, last, place, history, chunks)
+
+
+def check(boundaries: Boundaries) -> None:
+    """See whether boundaries can be those of a packed row.
+
+    Raises:
+        ShapeError: they do not start at 0 or do not rise (an empty history has nothing to read out).
+    """
+    edges = boundaries.cpu()
+    if edges.dim() != 1 or edges.shape[0] < 2 or int(edges[0]) != 0 or int(edges.diff().min()) < 1:
+        shown = edges.flatten()[:8].tolist()
+        raise ShapeError(f"boundaries must be [0, …] and rise by 1 or more at each step, found {shown}…")
+
+
+def append(items: Items, boundaries: Boundaries, ends: Tensor) -> tuple[Tensor, Boundaries]:
+    """One more place at the end of each history.
+
+    Args:
+        items: [T].
+        boundaries: [B + 1]; they may stay on the CPU.
+        ends: [B] what the new places hold.
+
+    Returns:
+        Items [T + B] and their boundaries: items [5, 7, 2], boundaries [0, 2, 3], ends [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
+    """
+    longer = boundaries + torch.arange(len(boundaries), device=boundaries.device)
+    shift = torch.repeat_interleave(boundaries.diff(), output_size=len(items))
+    out = items.new_empty(len(items) + len(ends))
+    out[sent(torch.arange(len(items), device=boundaries.device) + shift, items.device)] = items
+    out[sent(longer[1:] - 1, items.device)] = ends
+    return out, longer
 
 
 def sent(values: Tensor, device: torch.device | str) -> Tensor:

@@ -1,7 +1,8 @@
-"""The two ways to ask for the next item, and what each costs.
+"""The ways to ask for the next item, and what each costs.
 
 one-pass   each history is read once, and the state of each of its prefixes is asked for the item that follows it
 prefix     each prefix is an example of its own, read up to its end: the authors' way, for any wiring
+cloze      each history is read once, with random items and its last one hidden, and is asked for those: for BERT4Rec
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import Numbers, PackedBatch, Placed, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.model import NextItemModel
-from ssd4rec.ops.segments import sent
+from ssd4rec.ops.segments import append, sent
 from ssd4rec.shapes import Boundaries, Items
 
 
@@ -29,7 +30,7 @@ class TrainingBatch(NamedTuple):
 
     items: Items  # [T]
     boundaries: Boundaries  # [B + 1], on the CPU wherever the rest is
-    asked: Tensor  # [M] one-pass: the positions that are asked for the next item; prefix: the histories
+    asked: Tensor  # [M] positions that are asked for the next item; prefix: histories; cloze: positions that can be hidden
     targets: Tensor  # [M] item numbers
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
@@ -41,6 +42,11 @@ def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
     """Find out what a batch asks for, once and on the CPU."""
     targets = batch.targets.cpu()
     boundaries = batch.boundaries.cpu()
+    if config.objective == "cloze":
+        # the target of the last event belongs to the history: it is the item that is always hidden
+        items, boundaries = append(batch.items.cpu(), boundaries, targets[boundaries[1:] - 1])
+        asked = items.nonzero().squeeze(1)  # all but the fillers
+        return TrainingBatch(items, boundaries, asked, items[asked]).to(batch.items.device)
     if config.objective == "prefix":
         targets = targets[boundaries[1:] - 1]
     asked = targets.nonzero().squeeze(1)
@@ -57,9 +63,21 @@ def next_item_loss(model: NextItemModel, batch: PackedBatch | TrainingBatch, con
     """
     if isinstance(batch, PackedBatch):
         batch = prepare(batch, config)
+    if config.objective == "cloze":
+        return _cloze_loss(model, batch, config.mask_ratio)
     items = masked(batch.items, config.mask_ratio)
     read = model.encode if config.objective == "prefix" else model.encode_prefixes
     return model.loss(read(items, batch.boundaries)[batch.asked], batch.targets)
+
+
+def _cloze_loss(model: NextItemModel, batch: TrainingBatch, ratio: float) -> Tensor:
+    # how many are hidden is known on the device alone: a GPU is waited for here
+    last = torch.zeros_like(batch.items, dtype=torch.bool)
+    last[sent(batch.boundaries[1:] - 1, last.device)] = True
+    hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < ratio)
+    blanks = batch.asked[hidden]
+    states = model.fill_in(batch.items.index_fill(0, blanks, 0), batch.boundaries)
+    return model.loss(states[blanks], batch.targets[hidden])
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,7 @@ class Plan:
 def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
     """Lay out one pass; a function of the seed and the epoch alone, so that a resumed run sees the same batches."""
     rng = np.random.default_rng((config.seed, epoch))
-    if config.objective == "one-pass":
+    if config.objective != "prefix":
         return Plan(train, plan_batches(train.lengths, config.token_budget, rng))
     examples = train.prefixes()
     if config.prefixes_per_history is not None:
@@ -105,7 +123,7 @@ class Cost:
         ratio = self.tokens / self.tokens_of_other
         return (
             f'training.objective = "prefix" reads {self.tokens:,} tokens a pass, {ratio:.0f} times the {self.tokens_of_other:,} '
-            f'of "one-pass"; try --set training.objective=one-pass --set backbone.bidirectional=top, '
+            f'of "one-pass"; try --set training.objective=one-pass (SSD4Rec: with backbone.bidirectional=top), '
             f"or --set training.prefixes_per_history=1"
         )
 
@@ -115,6 +133,8 @@ def cost_of_pass(train: Examples, config: TrainingConfig) -> Cost:
     once, every = train.tokens_one_pass, train.tokens_prefix
     if config.objective == "one-pass":
         return Cost(once, train.targets, every)
+    if config.objective == "cloze":
+        return Cost(once + len(train), len(train) + int(config.mask_ratio * once), every)
     if config.prefixes_per_history is None:
         return Cost(every, train.targets, once)
     share = np.minimum(config.prefixes_per_history / (train.stop - train.first_target), 1.0)

@@ -1,0 +1,81 @@
+"""BERT4Rec: self-attention in both directions, trained to fill in blanks."""
+
+from torch import nn
+from torch.nn import functional as F
+
+from ssd4rec.backbones.sasrec import initialise
+from ssd4rec.config import BERT4RecConfig
+from ssd4rec.errors import ConfigError
+from ssd4rec.layers.transformer import TransformerLayer
+from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
+from ssd4rec.ops.segments import check, lay_out, sent
+from ssd4rec.shapes import Boundaries, Hidden, States
+
+
+class BERT4Rec(nn.Module):
+    """Item vectors plus learned positions, attention to the whole history, and LayerNorm(GELU(W h + b)) at the end.
+
+    A position has seen what follows it too, so its state may answer only for an item that was hidden from it. `NextItemModel`
+    appends item 0 to each history, and the state of this blank answers for the next item.
+
+    Differences from the original: LayerNorms in front of each part, not behind; no bias for each item in the softmax; no
+    dropout of attention weights; the last item of every history is always hidden in training, beside the random ones (the
+    original adds copies of the data in which it alone is); a history above `max_length` is trained in windows that overlap by
+    half.
+
+    Source: Sun et al. 2019, arXiv 1904.06690.
+    """
+
+    def __init__(self, config: BERT4RecConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        self.positions = nn.Embedding(config.max_length, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.heads, config.dropout, causal=False) for _ in range(config.layers)
+        )
+        self.out = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.apply(initialise)
+
+    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+        """The state of the last of the at most `max_length` places that are read of each history. [T, D] -> [B, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        check(boundaries)
+        rows, shorter = last_events(boundaries, self.config.max_length)
+        device = embedded.device
+        return self._read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
+
+    def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """The state of every position, which has seen its whole history, or a window of `max_length` of it. [T, D] -> [T, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        check(boundaries)
+        windows = cut_into_windows(boundaries, self.config.max_length)
+        device = embedded.device
+        return self._read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
+
+    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """One pass cannot give the state of every prefix.
+
+        Raises:
+            ConfigError: always; every position has seen what follows it.
+        """
+        raise ConfigError(
+            f"BERT4Rec reads both ways in each layer, so {len(boundaries) - 1} histories of {len(embedded)} events cannot be "
+            f'read for all their prefixes at once; train with the objective "cloze" or "prefix"'
+        )
+
+    def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        tables = lay_in_tables(boundaries, embedded.device)
+        places = lay_out(boundaries, device=embedded.device).place
+        hidden = self.dropout(embedded + self.positions(places))
+        for layer in self.layers:
+            hidden = layer(hidden, tables)
+        out: Hidden = self.norm(F.gelu(self.out(hidden)))
+        return out
