@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernels import run_programs_backwards
 from rows import boundaries_of, relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.convolution import convolve
@@ -123,3 +124,23 @@ def test_targets_of_another_number() -> None:
     states, table = normal((3, 5), (6, 5))
     with pytest.raises(ShapeError, match="must be of one length"):
         softmax.linear_cross_entropy(states, table, torch.tensor([0, 1]))
+
+
+def test_the_order_of_programs_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs run from the last to the first give the same bits: none reads or adds to what another has written."""
+    targets = torch.randint(30, (40,), generator=torch.Generator().manual_seed(2))
+    drawn = normal((sum(LENGTHS), 20), (20, 4), (20,), (20,), (30, 20))
+    monkeypatch.setattr(gate, "ELEMENTS", 32)  # one row a block: many programs
+    monkeypatch.setattr(gate, "BLOCKS_A_PROGRAM", 2)
+    monkeypatch.setattr(convolution, "BLOCKS_A_PROGRAM", 1)
+
+    def gradients() -> tuple[Tensor, ...]:
+        inputs = [values.clone().requires_grad_() for values in drawn]
+        both = convolution.convolve_both_ways(*inputs[:3], LAYOUT)
+        normed = gate.gated_norm(*both, inputs[3], 1e-5)
+        return torch.autograd.grad(softmax.linear_cross_entropy(normed[:40], inputs[4], targets, SMALL), inputs)
+
+    forwards = gradients()
+    run_programs_backwards(monkeypatch)
+    for first, second in zip(forwards, gradients(), strict=True):
+        assert torch.equal(first, second)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels import run_programs_backwards
 from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.scan import scan
@@ -100,6 +101,20 @@ def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, revers
     tile = TILE._replace(chunks=1)
     found = errors(run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs)
     assert max(found.values()) < ROUNDED, found
+
+
+@DIRECTIONS
+def test_the_order_of_programs_does_not_matter(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs run from the last to the first give the same bits: none builds on what another of its kernel wrote."""
+    lengths = [5, 2 * Q + 3]
+    inputs = scan_inputs(lengths, heads=3, head_width=16, state_dim=16, dtype=torch.float32)
+    tile = TILE._replace(columns=32, chunks=1, programs=100)
+    forwards = run(inputs, lengths, reverse=reverse, tile=tile)
+    run_programs_backwards(monkeypatch)
+    backwards = run(inputs, lengths, reverse=reverse, tile=tile)
+    assert torch.equal(forwards.y, backwards.y)
+    for name, gradient in forwards.gradients.items():
+        assert torch.equal(gradient, backwards.gradients[name]), name
 
 
 @pytest.mark.slow

@@ -59,6 +59,21 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(world, uninterrupted):
     assert not equal(train(world, other)[0], weights)
 
 
+def test_deterministic_training(world):
+    """It is on in each step, gives the same weights twice, and is over with the training."""
+    settings = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"deterministic": True})})
+    seen = set()
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_):
+            seen.add(torch.are_deterministic_algorithms_enabled())
+
+    weights, _ = train(world, settings, callbacks=[Look()])
+    assert seen == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert equal(train(world, settings)[0], weights)
+
+
 def test_training_leaves_the_random_numbers_of_the_caller_alone(world):
     """torch's generator is where it was."""
     torch.manual_seed(5)

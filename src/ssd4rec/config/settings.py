@@ -39,6 +39,7 @@ class TrainingConfig(Settings):
     seed: int = Field(2024, ge=0)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway
 
 
 class EvaluationConfig(Settings):

@@ -106,7 +106,7 @@ def _fit(
         WATCHED, mode="max", patience=config.patience, check_on_train_epoch_end=True, check_finite=True, min_delta=0.0
     )
     module = NextItemTraining(model, histories, split, config)
-    with _quiet(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with _quiet(), _algorithms_left_alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         trainer = _trainer(config, folder, [stopping, *callbacks, keeper])
         checkpoint = folder / LAST
         try:
@@ -126,6 +126,7 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback])
             accelerator=config.accelerator,
             devices=1,
             precision=config.precision,
+            deterministic=config.deterministic or None,  # None: what the caller asked torch for holds
             max_epochs=config.max_epochs,
             callbacks=callbacks,
             default_root_dir=folder,
@@ -211,6 +212,16 @@ def _prepare(folder: Path, config: TrainingConfig, histories: Histories, *, resu
             f"{folder} holds the state of a training with other {' and '.join(different)}; resume with what it was begun with, "
             f"or train without --resume"
         )
+
+
+@contextmanager
+def _algorithms_left_alone() -> Iterator[None]:
+    # training.deterministic holds for the training, not for the process
+    asked, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=warn_only)
 
 
 @contextmanager
