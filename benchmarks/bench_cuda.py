@@ -1,44 +1,25 @@
 """How fast are the Triton kernels on this GPU, beside torch's own form, mamba-ssm's kernels and what the machine can do?
 
-Run: python benchmarks/bench_cuda.py [--quick] [--save]        exit code 2 without a CUDA device
+Run: python benchmarks/bench_cuda.py [--out FILE] [--quick]      exit code 2 without a CUDA device (see gpu_session.md)
+     TRITON_INTERPRET=1 python benchmarks/bench_cuda.py --smoke      tiny sizes on a CPU: does it run? its times mean nothing
 
 The floor of a kernel is the larger of its bytes over the rate of a copy and its operations over the rate of a matrix product,
-both timed in this run (bfloat16). mamba-ssm is measured where it can be imported; what does not fit into memory shows as "-".
+both timed in this run (bfloat16). mamba-ssm is measured where it can be imported; "-": it does not fit, or has no kernel.
+Each form is compared with the torch form in this run before it is timed.
 """
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable
-from itertools import accumulate, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from common import measure, publish
-from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import SSD4RecConfig, TrainingConfig
-from ssd4rec.data.packing import PackedBatch
-from ssd4rec.model import NextItemModel
-from ssd4rec.ops import chunked, softmax, triton
-from ssd4rec.ops.segments import Layout, full, lay_out
-from ssd4rec.training.objective import next_item_loss
-
-MIXES = {"Beauty-like": (9, 12_101), "ML-1M-like": (165, 3_416)}  # mean events of a history, items
-WIDTH, STATES = 256, 64  # D, N
-OPERAND = torch.bfloat16
-
-
-class Machine(NamedTuple):
-    """What this GPU reaches in this run."""
-
-    copied: float  # bytes a second, read and written
-    multiplied: float  # operations a second, bfloat16
-
-    def floor(self, moved: float, operations: float) -> float:
-        """Seconds that moving and working cannot go below."""
-        return max(moved / self.copied, operations / self.multiplied)
+from cuda_common import MIXES, Bench, arguments, boundaries_of, milliseconds, timed, tolerance
+from ssd4rec.ops import forms, softmax
+from ssd4rec.ops.segments import Layout, lay_out
 
 
 class Sizes(NamedTuple):
@@ -47,154 +28,176 @@ class Sizes(NamedTuple):
     length: int  # T
     heads: int  # H
     head_width: int  # P
+    states: int  # N
+    element: int  # bytes of an operand
 
     @property
     def forward_bytes(self) -> int:
         """X, B, C and dt are read, y is written."""
-        return self.length * (2 * 2 * self.heads * self.head_width + 2 * 2 * STATES + 4 * self.heads)
+        return self.length * (2 * self.element * self.heads * self.head_width + 2 * self.element * self.states + 4 * self.heads)
 
     @property
     def all_bytes(self) -> int:
         """The same, and backward: x, dy, B, C and dt are read, their gradients but that of dy written."""
-        values = 3 * 2 * self.heads * self.head_width
-        return self.forward_bytes + self.length * (values + 2 * 2 * 2 * STATES + 2 * 4 * self.heads)
+        values = 3 * self.element * self.heads * self.head_width
+        return self.forward_bytes + self.length * (values + 2 * 2 * self.element * self.states + 2 * 4 * self.heads)
 
 
 def main() -> int:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="64k positions only")
-    parser.add_argument("--save", action="store_true", help="write results/bench_cuda_*.{md,json}")
-    options = parser.parse_args()
-    options.threads = torch.get_num_threads()
-    if not torch.cuda.is_available() or not triton.available():
-        print("bench_cuda: needs a CUDA device and Triton, found none; run it on a GPU machine", file=sys.stderr)
+    """Print a table; write it after each row, so that a bench that is stopped has kept what it measured."""
+    options = arguments(__doc__)
+    bench = Bench.begin("bench_cuda", options)
+    if bench is None:
         return 2
-    torch.manual_seed(0)
-    machine = Machine(_copy_rate(), _product_rate())
-    lengths = [1 << 16] if options.quick else [1 << 16, 1 << 20]
-    rows = []
+    smoke = options.smoke
+    lengths = [96] if smoke else [1 << 16] if options.quick else [1 << 16, 1 << 20]
     for mix, length, head_width in product(MIXES, lengths, (16, 64)):
-        rows += scan_rows(machine, mix, length, head_width)
-    rows += [cross_entropy_row(machine, classes, min(lengths[-1], 1 << 17)) for classes in (3_416, 12_101, 100_000)]
-    rows += [step_row(mix, width) for mix in MIXES for width in (64, WIDTH)]
-    notes = [
-        f"{torch.cuda.get_device_name()}: copy {machine.copied / 1e12:.2f} TB/s, bfloat16 product "
-        f"{machine.multiplied / 1e12:.0f} TFLOP/s, timed in this run; D={WIDTH}, N={STATES}, "
-        "bfloat16 operands, float32 decays and states",
-        f"mamba-ssm {'measured' if _mamba() else 'not importable, not measured'}",
-    ]
-    publish("bench_cuda", rows, options, notes)
+        for row in scan_rows(bench, mix, length, head_width):
+            bench.add(row)
+    for length in lengths:
+        bench.add(convolution_row(bench, length))
+        bench.add(gate_row(bench, length))
+    for classes in (40,) if smoke else (3_416, 12_101, 100_000):
+        bench.add(cross_entropy_row(bench, classes, 64 if smoke else 1 << 17))
+    bench.end(f"mamba-ssm {'measured' if _mamba() else 'not importable, not measured'}")
     return 0
 
 
-def scan_rows(machine: Machine, mix: str, length: int, head_width: int) -> list[dict[str, Any]]:
-    """Forward, then forward and backward, of the scan in one direction."""
-    sizes = Sizes(length, 2 * WIDTH // head_width, head_width)
-    layout = lay_out(torch.tensor([0, *accumulate(lengths_of(MIXES[mix][0], length))], device="cuda"))
-    inputs = scan_inputs(sizes)
+def scan_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict[str, Any]]:
+    """Forward, then forward and backward, of the scan in both directions, beside mamba-ssm's, which has one."""
+    width, states = (32, 16) if bench.smoke else (512, 64)  # E, N
+    sizes = Sizes(length, max(width // head_width, 1), head_width, states, bench.operand.itemsize)
+    layout = lay_out(boundaries_of(mix, length, bench.device))
+    inputs = scan_inputs(bench, sizes)
     upstream = torch.randn_like(inputs[0])
-    operations = 2 * length * (2 * STATES * 2 * WIDTH)  # into the state and out of it
-    ahead = False  # not reversed
-    forms = {
-        "torch": lambda *six: chunked._ChunkedScan.apply(*full(*six), layout.chunks, ahead),  # noqa: SLF001 - not the front door
-        "triton": lambda *six: triton.scan(*six, layout),
-        "mamba-ssm": _mamba_scan(layout),
-    }
+    operations = 2 * length * (2 * states * sizes.heads * head_width)  # into the state and out of it
     rows = []
-    for name, moved, work in (("forward", sizes.forward_bytes, operations), ("both", sizes.all_bytes, 3 * operations)):
-        seconds = {}
-        for form, scan in forms.items():
-            seconds[form] = _seconds(_pass(scan, inputs, upstream, backward=name == "both")) if scan else None
-        rows.append(_row(f"scan {name}, {mix}, T={length:,}, P={head_width}", seconds, machine.floor(moved, work)))
+    for reverse in (False, True):
+        scans: dict[str, Callable[..., Tensor] | None] = {
+            form: under(form, lambda *six, reverse=reverse: forms.scan(*six, layout, reverse=reverse))
+            for form in ("torch", "triton")
+        }
+        if not reverse:
+            scans["mamba-ssm"] = _mamba_scan(layout)
+        for name, moved, work in (
+            ("forward", sizes.forward_bytes, operations),
+            ("both", sizes.all_bytes, 3 * operations),
+        ):
+            passes = {
+                form: pass_of(scan, inputs, upstream, backward=name == "both") for form, scan in scans.items() if scan is not None
+            }
+            seconds, error = timed(bench, passes)
+            direction = "backwards" if reverse else "forwards"
+            what = f"scan {name} {direction}, {mix}, T={length:,}, P={head_width}"
+            rows.append(row_of(what, seconds, bench.floor(moved, work), error))
     return rows
 
 
-def cross_entropy_row(machine: Machine, classes: int, rows: int) -> dict[str, Any]:
+def convolution_row(bench: Bench, length: int) -> dict[str, Any]:
+    """The convolution and SiLU in both directions, forward and backward."""
+    channels = 20 if bench.smoke else 640
+    layout = lay_out(boundaries_of("Beauty-like", length, bench.device))
+    row = torch.randn(length, channels, device=bench.device, dtype=bench.operand, requires_grad=True)
+    inputs = (
+        row,
+        torch.randn(channels, 4, device=bench.device, requires_grad=True),
+        torch.randn(channels, device=bench.device, requires_grad=True),
+    )
+
+    def both_ways(*three: Tensor) -> tuple[Tensor, ...]:
+        out = forms.convolve_both_ways(*three, layout)
+        return (*out, *torch.autograd.grad(out, three, [torch.ones_like(values) for values in out]))
+
+    seconds, error = timed(bench, {form: lambda form=form: under(form, both_ways)(*inputs) for form in ("torch", "triton")})
+    moved = 7 * length * channels * bench.operand.itemsize  # in, two out; in, two gradients, one gradient out
+    return row_of(f"convolution both ways, both, T={length:,}, {channels} channels", seconds, bench.floor(moved, 0), error)
+
+
+def gate_row(bench: Bench, length: int) -> dict[str, Any]:
+    """Gate and RMSNorm, forward and backward."""
+    width = 32 if bench.smoke else 512
+    y, gate = (torch.randn(length, width, device=bench.device, dtype=bench.operand, requires_grad=True) for _ in range(2))
+    weight = torch.ones(width, device=bench.device, requires_grad=True)
+
+    def gated() -> tuple[Tensor, ...]:
+        out = forms.gated_norm(y, gate, weight, 1e-5)
+        return (out, *torch.autograd.grad(out, (y, gate, weight), torch.ones_like(out)))
+
+    seconds, error = timed(bench, {form: under(form, gated) for form in ("torch", "triton")})
+    moved = 8 * length * width * bench.operand.itemsize
+    return row_of(f"gate and norm, both, T={length:,}, E={width}", seconds, bench.floor(moved, 0), error)
+
+
+def cross_entropy_row(bench: Bench, classes: int, rows: int) -> dict[str, Any]:
     """Loss and both gradients."""
-    states = torch.randn(rows, WIDTH, device="cuda", dtype=OPERAND, requires_grad=True)
-    table = (0.05 * torch.randn(classes, WIDTH, device="cuda")).to(OPERAND).requires_grad_()
-    targets = torch.randint(classes, (rows,), device="cuda")
-    forms: dict[str, Callable[[], Tensor]] = {
-        "torch": lambda: softmax._LinearCrossEntropy.apply(*full(states, table), targets),  # noqa: SLF001 - not the front door
-        "triton": lambda: triton.linear_cross_entropy(states, table, targets),
-    }
-    seconds = {form: _seconds(lambda loss=loss: torch.autograd.grad(loss(), (states, table))) for form, loss in forms.items()}
-    floor = machine.floor(0, 3 * 2 * rows * classes * WIDTH)
-    return _row(f"cross-entropy both, M={rows:,}, V={classes:,}", seconds, floor)
+    width = 16 if bench.smoke else 256
+    states = torch.randn(rows, width, device=bench.device, dtype=bench.operand, requires_grad=True)
+    table = (0.05 * torch.randn(classes, width, device=bench.device)).to(bench.operand).requires_grad_()
+    targets = torch.randint(classes, (rows,), device=bench.device)
+
+    def all_of(loss: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+        def run() -> tuple[Tensor, ...]:
+            value = loss(states, table, targets)
+            return (value, *torch.autograd.grad(value, (states, table)))
+
+        return run
+
+    losses = {form: under(form, all_of(forms.linear_cross_entropy)) for form in ("torch", "triton")}
+    losses["all scores"] = all_of(softmax.linear_cross_entropy_definition)
+    seconds, error = timed(bench, losses)
+    floor = bench.floor(0, 3 * 2 * rows * classes * width)
+    return row_of(f"cross-entropy both, M={rows:,}, V={classes:,}, D={width}", seconds, floor, error)
 
 
-def step_row(mix: str, width: int, length: int = 1 << 16) -> dict[str, Any]:
-    """One training step, one pass, through the front doors, in bfloat16."""
-    mean, items = MIXES[mix]
-    model = NextItemModel(SSD4Rec(SSD4RecConfig(width=width)), items).cuda()
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    boundaries = torch.tensor([0, *accumulate(lengths_of(mean, length))], device="cuda")
-    drawn = torch.randint(1, items + 1, (2, length), device="cuda")
-    batch = PackedBatch(drawn[0], boundaries, drawn[1])
+def under(form: forms.Form, work: Callable[..., Any]) -> Callable[..., Any]:
+    """The work with a form chosen by hand."""
 
-    def step() -> None:
-        optimiser.zero_grad()
-        with torch.autocast("cuda", OPERAND):
-            loss = next_item_loss(model, batch, TrainingConfig())
-        loss.backward()
-        optimiser.step()
+    def run(*arguments: Any) -> Any:
+        with forms.using(form):
+            return work(*arguments)
 
-    seconds = _seconds(step)
-    shown = "-" if seconds is None else f"{length / seconds:,.0f}"
-    return {**_row(f"training step, {mix}, T={length:,}, D={width}", {"front door": seconds}, None), "events/s": shown}
+    return run
 
 
-def lengths_of(mean: int, total: int) -> list[int]:
-    """Lengths of about `mean` events, three at least, that fill a row of `total` positions."""
-    random = torch.Generator().manual_seed(0)
-    drawn = 3 + (torch.empty(total // 3 + 1).exponential_(generator=random) * (mean - 3)).long()
-    ends = drawn.cumsum(0)
-    kept = int((ends < total).sum())
-    return [*drawn[:kept].tolist(), total - (int(ends[kept - 1]) if kept else 0)]
-
-
-def scan_inputs(sizes: Sizes) -> list[Tensor]:
+def scan_inputs(bench: Bench, sizes: Sizes) -> list[Tensor]:
     """Values of a freshly initialised mixer: x, dt, A, B, C, D."""
-    x = torch.randn(sizes, device="cuda", dtype=OPERAND)
-    dt = torch.rand(sizes.length, sizes.heads, device="cuda") * 0.1 + 1e-3
-    A = -1 - 15 * torch.rand(sizes.heads, device="cuda")
-    B, C = (torch.randn(sizes.length, STATES, device="cuda", dtype=OPERAND) / 8 for _ in range(2))
-    return [values.requires_grad_() for values in (x, dt, A, B, C, torch.ones(sizes.heads, device="cuda"))]
+    device = bench.device
+    x = torch.randn(sizes.length, sizes.heads, sizes.head_width, device=device, dtype=bench.operand)
+    dt = torch.rand(sizes.length, sizes.heads, device=device) * 0.1 + 1e-3
+    A = -1 - 15 * torch.rand(sizes.heads, device=device)
+    B, C = (torch.randn(sizes.length, sizes.states, device=device, dtype=bench.operand) / 8 for _ in range(2))
+    return [values.requires_grad_() for values in (x, dt, A, B, C, torch.ones(sizes.heads, device=device))]
 
 
-def _pass(scan: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor, *, backward: bool) -> Callable[[], None]:
-    def forward() -> None:
+def pass_of(
+    scan: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor, *, backward: bool
+) -> Callable[[], tuple[Tensor, ...]]:
+    """One forward pass, or one with its backward pass; returns what it computed, the large results only."""
+
+    def forward() -> tuple[Tensor, ...]:
         with torch.no_grad():
-            scan(*inputs)
+            return (scan(*inputs),)
 
-    def both() -> None:
+    def both() -> tuple[Tensor, ...]:
         y = scan(*inputs)
-        torch.autograd.grad(y, inputs, upstream.to(y.dtype).view_as(y))
+        gradients = torch.autograd.grad(y, inputs, upstream.to(y.dtype).view_as(y))
+        return y.detach(), gradients[0], gradients[3], gradients[4]
 
     return both if backward else forward
 
 
-def _seconds(work: Callable[[], Any]) -> float | None:
-    """None: it does not fit into memory."""
-    try:
-        return measure(work, repeats=7, warm_up=3).median
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
-
-
-def _row(what: str, seconds: dict[str, float | None], floor: float | None) -> dict[str, Any]:
-    row = {"what": what, **{form: "-" if taken is None else f"{taken * 1e3:.2f} ms" for form, taken in seconds.items()}}
+def row_of(what: str, seconds: dict[str, float | None], floor: float | None, error: float | None) -> dict[str, Any]:
+    """One line of the table: milliseconds, the floor, and ratios."""
+    row: dict[str, Any] = {"what": what, **{form: milliseconds(taken) for form, taken in seconds.items()}}
+    row["floor"] = milliseconds(floor)
     ours = seconds.get("triton")
-    if floor is not None:
-        row["floor"] = f"{floor * 1e3:.2f} ms"
-    if ours is not None and floor is not None:
-        row["of floor"] = f"{ours / floor:.1f}x"
-    for other in ("torch", "mamba-ssm"):
-        theirs = seconds.get(other)
-        if ours is not None and theirs is not None:
-            row[f"faster than {other}"] = f"{theirs / ours:.1f}x"
+    if ours is not None:
+        row["of floor"] = f"{ours / floor:.1f}x" if floor is not None else "-"
+        for other in ("torch", "mamba-ssm", "all scores"):
+            theirs = seconds.get(other)
+            if theirs is not None:
+                row[f"faster than {other}"] = f"{theirs / ours:.1f}x"
+    row["triton against torch"] = "-" if error is None else f"{error:.0e} of the largest, {tolerance(error)}"
     return row
 
 
@@ -215,20 +218,9 @@ def _mamba_scan(layout: Layout) -> Callable[..., Tensor] | None:
         out: Tensor = module.mamba_chunk_scan_combined(
             x[None], dt[None], A, B[None, :, None], C[None, :, None], chunk_size=256, D=D, seq_idx=history
         )
-        return out
+        return out[0]
 
     return scan
-
-
-def _copy_rate(size: int = 1 << 29) -> float:
-    source = torch.empty(size, dtype=OPERAND, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * size * source.element_size() / measure(lambda: target.copy_(source), repeats=9, warm_up=3).median
-
-
-def _product_rate(size: int = 8192) -> float:
-    left, right = (torch.randn(size, size, dtype=OPERAND, device="cuda") for _ in range(2))
-    return 2 * size**3 / measure(lambda: left @ right, repeats=9, warm_up=3).median
 
 
 if __name__ == "__main__":

@@ -83,23 +83,27 @@ def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespa
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
-    where = {
+    place = {**where(name), "threads": options.threads}
+    result = json.dumps({**place, "rows": list(rows), "notes": list(notes)})
+    print("\n".join([f"# {name}", "", *lines, "", *notes]))
+    print(result)
+    if options.save:
+        stem = RESULTS / f"{name}_{platform.machine()}-{options.threads}threads_{place['date']}"
+        heading = ", ".join(f"{key} {value}" for key, value in place.items())
+        stem.with_suffix(".md").write_text("\n".join([f"# {name}", "", heading, "", *lines, "", *notes, ""]), encoding="utf-8")
+        stem.with_suffix(".json").write_text(result + "\n", encoding="utf-8")
+
+
+def where(name: str) -> dict[str, Any]:
+    """On what and with what a bench ran."""
+    return {
         "bench": name,
         "machine": f"{platform.system()} {platform.machine()} {_processor()}",
-        "threads": options.threads,
         "torch": torch.__version__,
         "ssd4rec": metadata.version("ssd4rec"),
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
-    result = json.dumps({**where, "rows": list(rows), "notes": list(notes)})
-    print("\n".join([f"# {name}", "", *lines, "", *notes]))
-    print(result)
-    if options.save:
-        stem = RESULTS / f"{name}_{platform.machine()}-{options.threads}threads_{where['date']}"
-        heading = ", ".join(f"{key} {value}" for key, value in where.items())
-        stem.with_suffix(".md").write_text("\n".join([f"# {name}", "", heading, "", *lines, "", *notes, ""]), encoding="utf-8")
-        stem.with_suffix(".json").write_text(result + "\n", encoding="utf-8")
 
 
 def _wait() -> None:

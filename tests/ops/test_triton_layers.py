@@ -130,7 +130,7 @@ def test_the_order_of_programs_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
     """Programs run from the last to the first give the same bits: none reads or adds to what another has written."""
     targets = torch.randint(30, (40,), generator=torch.Generator().manual_seed(2))
     drawn = normal((sum(LENGTHS), 20), (20, 4), (20,), (20,), (30, 20))
-    monkeypatch.setattr(gate, "ELEMENTS", 32)  # one row a block: many programs
+    monkeypatch.setattr(gate, "ELEMENTS", 8 * 32)  # eight rows a block: many programs
     monkeypatch.setattr(gate, "BLOCKS_A_PROGRAM", 2)
     monkeypatch.setattr(convolution, "BLOCKS_A_PROGRAM", 1)
 

@@ -78,10 +78,10 @@ def errors(found: Run, expected: Run, inputs: ScanInputs) -> dict[str, float]:
 
 
 def of_all_decays(dtype: torch.dtype = torch.float32) -> ScanInputs:
-    """Five heads: decays of exp(-0.005 … -2.4), then 0, -0.001, -10 and -50 at each step."""
-    inputs = scan_inputs(LENGTHS, heads=5, head_width=16, state_dim=16, dtype=dtype)
+    """Four heads: decays of exp(-0.005 … -2.4), then 0, -10 and -50 at each step."""
+    inputs = scan_inputs(LENGTHS, heads=4, head_width=16, state_dim=16, dtype=dtype)
     inputs.dt[:, 1:] = 1.0
-    inputs.A[1:] = torch.tensor([0.0, -0.001, -10.0, -50.0])
+    inputs.A[1:] = torch.tensor([0.0, -10.0, -50.0])
     return inputs
 
 
@@ -103,10 +103,10 @@ def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, revers
     assert max(found.values()) < ROUNDED, found
 
 
-@DIRECTIONS
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forwards", "backwards"])
 def test_the_order_of_programs_does_not_matter(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs run from the last to the first give the same bits: none builds on what another of its kernel wrote."""
-    lengths = [5, 2 * Q + 3]
+    lengths = [5, Q + 3]
     inputs = scan_inputs(lengths, heads=3, head_width=16, state_dim=16, dtype=torch.float32)
     tile = TILE._replace(columns=32, chunks=1, programs=100)
     forwards = run(inputs, lengths, reverse=reverse, tile=tile)
@@ -126,6 +126,7 @@ def test_spans_of_four_chunks() -> None:
     assert max(found.values()) < ROUNDED, found
 
 
+@pytest.mark.slow
 def test_columns_divided_among_programs() -> None:
     """Two tiles of columns in two programs or in one: the same gradients, and the same bits a second time."""
     lengths = [5, Q]
