@@ -69,7 +69,7 @@ def _status(name: str) -> int:
 
 def arguments(description: str | None, add: Callable[[argparse.ArgumentParser], None] = lambda _: None) -> argparse.Namespace:
     """--threads, fixed and stated; --save to keep the result under results/; and what `add` adds."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", action="store_true", help="write results/<bench>_<machine>_<date>.{md,json}")
     add(parser)
@@ -101,7 +101,7 @@ def where(name: str) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()} {_processor()}",
         "torch": torch.__version__,
         "ssd4rec": metadata.version("ssd4rec"),
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
@@ -118,7 +118,8 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), "")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this tree."""
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )

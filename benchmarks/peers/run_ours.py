@@ -1,0 +1,78 @@
+"""ssd4rec as `ssd4rec train --config quick` trains it; for `bench_peers.py`."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from shared import Clock, Stopwatch, check_targets, options, peak_bytes, read, report, versions
+
+from ssd4rec.config import load_config
+from ssd4rec.data.histories import Histories
+from ssd4rec.data.split import Examples, make_split
+from ssd4rec.evaluation.evaluate import evaluate
+from ssd4rec.experiment import make_model
+from ssd4rec.model import count_parameters
+from ssd4rec.training.fit import fit
+
+
+class Reporter(pl.Callback):
+    """Times learning and validation apart, reports each epoch and ends the training in time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.learning = self.validation = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Learning begins."""
+        self.began = Stopwatch()
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Learning is over, validation begins."""
+        self.learning, self.began = self.began.seconds, Stopwatch()
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Validation is over."""
+        self.validation = self.began.seconds
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Report, and stop in time."""
+        trainer.should_stop = trainer.should_stop or not self.clock.epoch(self.learning)
+        ndcg = float(trainer.callback_metrics["ndcg@10"])
+        report("epoch", epoch=self.clock.done, seconds=self.learning, evaluation_seconds=self.validation, ndcg=ndcg)
+
+
+def main() -> None:
+    """Train, report each epoch, measure the best weights."""
+    chosen = options()
+    torch.set_num_threads(chosen.threads)
+    shared = read(chosen.histories)
+    prepared = Stopwatch()
+    settings = (f"training.max_epochs={chosen.epochs}", "training.accelerator=cpu")
+    config = load_config("quick", settings)
+    histories = Histories.open(chosen.histories)
+    split = make_split(histories, config.data)
+    model = make_model(config, int(histories.items.max()))
+    parts = {"validation": (split.validation, 2), "test": (split.test, 1)}
+    report(
+        "start",
+        library=versions("ssd4rec"),
+        prepare_seconds=prepared.seconds,
+        catalogue=model.catalogue_size,
+        targets={name: check_targets(shared, name, back, _targets(histories, part)) for name, (part, back) in parts.items()},
+        examples=split.train.targets,
+        events=split.train.tokens_one_pass,
+        positions=split.train.tokens_one_pass,
+        parameters=count_parameters(model),
+    )
+    fit(model, histories, split, config.training, callbacks=[Reporter(Clock(chosen.epochs, chosen.minutes))])
+    report("end", test_ndcg=evaluate(model, histories, split.test).ndcg[10], peak_bytes=peak_bytes())
+
+
+def _targets(histories: Histories, part: Examples) -> dict[int, int]:
+    assert len(np.unique(part.user)) == len(part), "a user is asked twice"
+    return dict(zip(part.user.tolist(), histories.items[part.first_target].tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""RecTools' SASRec: full softmax, every position of a history's last events in one pass; for `bench_peers.py`."""
+
+import logging
+import warnings
+
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+from shared import (
+    LONGEST,
+    SEED,
+    WIDTH,
+    Clock,
+    Histories,
+    Stopwatch,
+    ndcg_at_10,
+    options,
+    peak_bytes,
+    read,
+    report,
+    versions,
+)
+
+EPOCHS: list[float] = []  # seconds; the model deep-copies its trainer, so that a callback cannot hold them
+
+
+class Timer(Callback):
+    """Seconds of each epoch of learning."""
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Begin."""
+        self.began = Stopwatch()
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        """End."""
+        EPOCHS.append(self.began.seconds)
+
+
+def main() -> None:
+    """Train, measure after each epoch, report."""
+    chosen = options()
+    torch.set_num_threads(chosen.threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    histories = read(chosen.histories)
+    seed_everything(SEED, verbose=False)
+    prepared = Stopwatch()
+    train, validation, test = (_dataset(histories, left_out) for left_out in (2, 2, 1))
+    model = SASRecModel(
+        n_factors=WIDTH,
+        n_blocks=2,
+        session_max_len=LONGEST,
+        loss="softmax",
+        verbose=0,
+        get_trainer_func=_trainer,
+        recommend_torch_device="cpu",
+    )
+    known = set(histories.items[histories.place_of < histories.training_lengths[histories.user_of]].tolist())
+    parts = {"validation": (validation, 2), "test": (test, 1)}
+    read_events = np.minimum(histories.training_lengths - 1, LONGEST)
+    start = {
+        "library": versions("rectools"),
+        "prepare_seconds": prepared.seconds,
+        "targets": {name: _check(histories, name, part, back) for name, (part, back) in parts.items()},
+        "examples": int(read_events.sum()),
+        "events": int(read_events.sum()),
+        "positions": histories.users * LONGEST,
+    }
+    clock, best, test_ndcg, going = Clock(chosen.epochs, chosen.minutes), -1.0, 0.0, True
+    while going:
+        model.fit_partial(train, min_epochs=1, max_epochs=1)
+        if not clock.done:
+            catalogue = model.data_preparator.get_known_item_ids()
+            unknown = [int((~np.isin(histories.targets(back), catalogue)).sum()) for _, back in parts.values()]
+            parameters = sum(parameter.numel() for parameter in model.torch_model.parameters())
+            report("start", **start, catalogue=len(catalogue), unreachable=unknown, parameters=parameters)
+            assert set(catalogue) <= known
+        evaluation = Stopwatch()
+        ndcg = ndcg_at_10(_ranks(model, histories, validation, 2))
+        evaluation_seconds = evaluation.seconds
+        if ndcg > best:
+            best, test_ndcg = ndcg, ndcg_at_10(_ranks(model, histories, test, 1))
+        seconds = EPOCHS[-1]
+        going = clock.epoch(seconds)
+        report("epoch", epoch=clock.done, seconds=seconds, evaluation_seconds=evaluation_seconds, ndcg=ndcg)
+    report("end", test_ndcg=test_ndcg, peak_bytes=peak_bytes())
+
+
+def _trainer() -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Timer()],
+    )
+
+
+def _dataset(histories: Histories, left_out: int) -> Dataset:
+    """All histories without their last events; the time of an event is its place, so the order is ours."""
+    kept = histories.place_of < (np.diff(histories.offsets) - left_out)[histories.user_of]
+    frame = pd.DataFrame(
+        {
+            Columns.User: histories.user_of[kept],
+            Columns.Item: histories.items[kept],
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.Timestamp("2000-01-01") + pd.to_timedelta(histories.place_of[kept], unit="s"),
+        }
+    )
+    return Dataset.construct(frame)
+
+
+def _check(histories: Histories, name: str, dataset: Dataset, back: int) -> int:
+    """How many targets there are; the histories that are read for them are ours, so what follows them is."""
+    held = dataset.get_raw_interactions().sort_values([Columns.User, Columns.Datetime])
+    kept = histories.place_of < (np.diff(histories.offsets) - back)[histories.user_of]
+    same = np.array_equal(held[Columns.User], histories.user_of[kept]) and np.array_equal(
+        held[Columns.Item], histories.items[kept]
+    )
+    assert same, f"{name}: RecTools holds other histories"
+    return histories.users
+
+
+def _ranks(model: SASRecModel, histories: Histories, dataset: Dataset, back: int) -> np.ndarray:
+    """Ranks among what it recommends, seen items kept; below the tenth: past the end of the catalogue."""
+    users = np.arange(histories.users)
+    found = model.recommend(users=users, dataset=dataset, k=10, filter_viewed=False)
+    ranks = np.full(histories.users, len(histories.items), dtype=np.int64)
+    hits = found[found[Columns.Item].to_numpy() == histories.targets(back)[found[Columns.User].to_numpy()]]
+    ranks[hits[Columns.User].to_numpy()] = hits[Columns.Rank].to_numpy()
+    return ranks
+
+
+if __name__ == "__main__":
+    main()
