@@ -1,4 +1,4 @@
-"""What would a user pick instead? RecBole's SASRec and GRU4Rec and RecTools' SASRec beside ours, on one file and the same targets.
+"""What would a user pick instead? RecBole's SASRec and GRU4Rec and RecTools' SASRec beside ours, on one file, the same targets.
 
 Run: python benchmarks/bench_peers.py [--only ours --only recbole-gru4rec ...] [--threads 2] [--save]
 
@@ -206,7 +206,7 @@ def explain(pieces: dict[str, Piece]) -> list[str]:
             slower = result["anomaly"]["batch_seconds_anomaly"] / result["anomaly"]["batch_seconds"]
             epoch = _median(result, "seconds")
             notes.append(
-                f"{name}: measured with autograd's anomaly mode off; importing it switches the mode on, {slower:.2f} times slower "
+                f"{name}: measured with autograd's anomaly mode off; importing it switches it on, {slower:.2f} times slower "
                 f"(median of {result['anomaly']['batches']} batches each way): {epoch * slower:.0f} s an epoch, not {epoch:.0f} s"
             )
     return notes

@@ -11,7 +11,10 @@ GUARDS = {
     "bench_length.py": ["tests/backbones/test_ssd4rec.py"],
     "bench_step_latency.py": ["tests/layers/test_step.py"],
     "bench_data.py": ["tests/data/test_histories.py"],
+    "bench_objective.py": ["tests/training/test_objective.py"],
+    "bench_peers.py": ["tests/training/test_fit.py", "tests/evaluation/test_ranks.py"],
 }
+ALSO = {"bench_peers.py": ["--no-install"]}  # the peers need the network and environments of their own
 
 
 def main() -> int:
@@ -24,7 +27,7 @@ def main() -> int:
             red.append(bench)
             print(f"refused: {' '.join(guards)} is red", flush=True)
             continue
-        subprocess.run([sys.executable, bench, *sys.argv[1:]], cwd=HERE, check=True)
+        subprocess.run([sys.executable, bench, *ALSO.get(bench, []), *sys.argv[1:]], cwd=HERE, check=True)
     return 1 if red else 0
 
 
