@@ -1,10 +1,11 @@
 """How much sooner does one pass over each history teach what one example for every prefix teaches?
 
-Run: python benchmarks/bench_objective.py [--only games ...] [--seconds 240] [--threads 2] [--save]
+Run: python benchmarks/bench_objective.py [--only games-one-pass --only games-prefix ...] [--seconds 150] [--threads 2] [--save]
 
-The same model (preset quick: D = 64, one layer, where "top" and "all" are the same wiring), seed, learning rate and tokens a batch; both
-objectives learn for the same seconds, validation apart, which is made at moments that grow by a factor. A pass that is not
-finished has read a random part of its batches, so its seconds follow from the tokens that were read.
+The same model (preset quick: D = 64, one layer, where "top" and "all" are the same wiring), seed and learning rate. `prefix`
+has as many positions in a batch as `one-pass`, so more and smaller steps; `prefix-2048` the authors' 2,048 examples. All learn
+for the same seconds, validation apart, which is made at moments that grow by a factor. A pass that is not finished has read a
+random part of its batches, so its seconds follow from the tokens that were read.
 """
 
 import argparse
@@ -29,7 +30,12 @@ from ssd4rec.training.objective import cost_of_pass, next_item_loss, plan_pass
 
 FILES = {"games": "amazon-video-games.inter.gz", "ml-1m": "ml-1m.inter.gz", "beauty": "amazon-beauty.inter.gz"}
 TARGETS = {"games": 4, "ml-1m": 50, "beauty": 4}  # times less time to equal NDCG@10: PERFORMANCE.md, section 6
-OBJECTIVES = ("one-pass", "prefix")
+VARIANTS = {
+    "one-pass": ("training.objective=one-pass",),
+    "prefix": ("training.objective=prefix",),
+    "prefix-2048": ("training.objective=prefix", "training.batch_size=2048", "training.token_budget=1048576"),
+}
+TOKENS = 4096  # positions a batch, the preset's
 FACTOR, EARLIEST = 1.5, 150  # moments of validation: the last is the end, the first at 1 / 150 of it
 VALIDATED = 2000  # users, the same for both objectives
 
@@ -38,30 +44,32 @@ def main() -> None:
     """Measure what is asked for, print the table."""
     options = arguments(__doc__, _add_options)
     rows, notes = [], []
-    for name in chosen(list(FILES), options.only):
-        file = options.data / FILES[name]
-        if not file.is_file():
-            notes.append(f"{name}: left out, there is no {file}; name its folder with --data")
+    names = chosen([f"{data}-{variant}" for data in FILES for variant in VARIANTS], options.only)
+    for data, file_name in FILES.items():
+        variants = [variant for variant in VARIANTS if f"{data}-{variant}" in names]
+        file = options.data / file_name
+        if variants and not file.is_file():
+            notes.append(f"{data}: left out, there is no {file}; name its folder with --data")
             continue
-        pieces = {objective: one(name, file, objective, options) for objective in OBJECTIVES}
-        rows += compare(name, pieces)
-        notes += [f"{name} {objective}: {_course(each)}" for objective, each in pieces.items()]
+        pieces = {variant: one(f"{data}-{variant}", file, VARIANTS[variant], options) for variant in variants}
+        rows += compare(data, {variant: each.result for variant, each in pieces.items()})
+        notes += [f"{data} {variant}: {_course(each)}" for variant, each in pieces.items()]
     notes.append(
-        f"each objective learns for {options.seconds:.0f} s, {options.tokens} tokens a batch; planning a pass is not counted"
+        f"each learns for {options.seconds:.0f} s; {TOKENS} positions a batch, but for prefix-2048; planning is not counted"
     )
     publish("bench_objective", rows, options, notes)
 
 
-def one(name: str, file: Path, objective: str, options: argparse.Namespace) -> Piece:
-    """One objective on one file."""
-    config = load_config("quick", [f"training.objective={objective}", f"training.token_budget={options.tokens}"])
+def one(name: str, file: Path, variant: tuple[str, ...], options: argparse.Namespace) -> Piece:
+    """One variant on one file."""
+    config = load_config("quick", [f"training.token_budget={TOKENS}", *variant])
     settings = {
         "seconds": options.seconds,
         "threads": options.threads,
         "config": config.model_dump(mode="json"),
         "file": [file.name, file.stat().st_size],
     }
-    return piece(f"{name}-{objective}", settings, options, lambda: learn(_read(file, config), config, options.seconds))
+    return piece(name, settings, options, lambda: learn(_read(file, config), config, options.seconds))
 
 
 def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def moments(seconds: float) -> Iterator[float]:
 
 
 def seconds_to(course: list[dict[str, float]], ndcg: float) -> float:
-    """Seconds of learning until validation reaches `ndcg`: linear between the moment before and the moment at which it was seen."""
+    """Seconds of learning until validation reaches `ndcg`: linear between two moments."""
     before = {"seconds": 0.0, "ndcg": 0.0}
     for point in course:
         if point["ndcg"] >= ndcg:
@@ -115,38 +123,48 @@ def seconds_to(course: list[dict[str, float]], ndcg: float) -> float:
     return float("inf")
 
 
-def compare(name: str, pieces: dict[str, Piece]) -> list[dict[str, Any]]:
-    """A row an objective; the second with the ratios."""
-    results = {objective: each.result for objective, each in pieces.items()}
-    level = min(max(point["ndcg"] for point in result["course"]) for result in results.values())
-    rows = []
-    for objective, result in results.items():
-        last = result["course"][-1]
-        token = last["seconds"] / last["tokens"]
-        passes = last["tokens"] / result["tokens_a_pass"]
-        rows.append(
-            {
-                "data": name,
-                "objective": objective,
-                "tokens a pass": f"{result['tokens_a_pass']:,}",
-                "us a token": f"{token * 1e6:.0f}",
-                "s a pass": f"{token * result['tokens_a_pass']:,.0f}" + (" (extrapolated)" if passes < 1 else ""),
-                "s learnt": f"{last['seconds']:.0f}",
-                "passes": f"{passes:.3g}",
-                "NDCG@10 then": f"{last['ndcg']:.4f}",
-                "best": f"{max(point['ndcg'] for point in result['course']):.4f}",
-                "s to equal NDCG@10": f"{seconds_to(result['course'], level):.1f}",
-            }
-        )
-    one, every = (results[objective] for objective in OBJECTIVES)
-    ratio = seconds_to(every["course"], level) / seconds_to(one["course"], level)
-    seconds = [
-        result["course"][-1]["seconds"] / result["course"][-1]["tokens"] * result["tokens_a_pass"] for result in (one, every)
-    ]
-    rows[1]["times one pass: tokens"] = f"{every['tokens_a_pass'] / one['tokens_a_pass']:.0f}"
-    rows[1]["s a pass, ratio"] = f"{seconds[1] / seconds[0]:.1f}"
-    rows[1]["s to equal NDCG@10, ratio"] = f"{ratio:.1f} at {level:.4f} (asked for: {TARGETS[name]})"
-    return rows
+def compare(data: str, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a variant; those of the prefixes with their ratio to one pass."""
+    return [_row(data, variant, result, results.get("one-pass")) for variant, result in results.items()]
+
+
+def _row(data: str, variant: str, result: dict[str, Any], one_pass: dict[str, Any] | None) -> dict[str, Any]:
+    last, best = result["course"][-1], _best(result)
+    passes = last["tokens"] / result["tokens_a_pass"]
+    row = {
+        "data": data,
+        "objective": variant,
+        "tokens a pass": f"{result['tokens_a_pass']:,}",
+        "targets a step": f"{last['targets'] / last['steps']:.0f}",
+        "us a token": f"{last['seconds'] / last['tokens'] * 1e6:.0f}",
+        "s a pass": f"{_pass_seconds(result):,.0f}" + (" (extrapolated)" if passes < 1 else ""),
+        "s learnt": f"{last['seconds']:.0f}",
+        "passes": f"{passes:.3g}",
+        "NDCG@10 then": f"{last['ndcg']:.4f}",
+        "best": f"{best:.4f}",
+    }
+    if one_pass is None or variant == "one-pass":
+        return row
+    level = min(best, _best(one_pass))
+    theirs, ours = seconds_to(result["course"], level), seconds_to(one_pass["course"], level)
+    return {
+        **row,
+        "tokens, times one pass": f"{result['tokens_a_pass'] / one_pass['tokens_a_pass']:.0f}",
+        "s a pass, times": f"{_pass_seconds(result) / _pass_seconds(one_pass):.1f}",
+        "equal NDCG@10": f"{level:.4f}",
+        "s to it": f"{theirs:.1f}",
+        "one pass": f"{ours:.1f}",
+        "times": f"{theirs / ours:.1f} (asked for: {TARGETS[data]})",
+    }
+
+
+def _best(result: dict[str, Any]) -> float:
+    return float(max(point["ndcg"] for point in result["course"]))
+
+
+def _pass_seconds(result: dict[str, Any]) -> float:
+    last = result["course"][-1]
+    return float(last["seconds"] / last["tokens"] * result["tokens_a_pass"])
 
 
 def _step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: PackedBatch, config: Config, step: int) -> None:
@@ -184,8 +202,7 @@ def _course(of: Piece) -> str:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
     parser.add_argument("--data", type=Path, default=SHARED, help="the folder of the files")
-    parser.add_argument("--seconds", type=float, default=240, help="of learning, for each objective")
-    parser.add_argument("--tokens", type=int, default=4096, help="positions a batch")
+    parser.add_argument("--seconds", type=float, default=150, help="of learning, for each piece")
 
 
 if __name__ == "__main__":
