@@ -22,11 +22,12 @@ from common import arguments, publish
 from pieces import SHARED, Piece, add_options, chosen, piece
 from ssd4rec.config import Config, load_config
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.packing import PackedBatch, lay_end_to_end
+from ssd4rec.data.packing import lay_end_to_end
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import Prepared, make_model, prepare
-from ssd4rec.training.objective import cost_of_pass, next_item_loss, plan_pass
+from ssd4rec.training.objective import TrainingBatch, cost_of_pass, next_item_loss, plan_pass
+from ssd4rec.training.objective import prepare as prepare_batch
 
 FILES = {"games": "amazon-video-games.inter.gz", "ml-1m": "ml-1m.inter.gz", "beauty": "amazon-beauty.inter.gz"}
 TARGETS = {"games": 4, "ml-1m": 50, "beauty": 4}  # times less time to equal NDCG@10: PERFORMANCE.md, section 6
@@ -55,7 +56,7 @@ def main() -> None:
         rows += compare(data, {variant: each.result for variant, each in pieces.items()})
         notes += [f"{data} {variant}: {_course(each)}" for variant, each in pieces.items()]
     notes.append(
-        f"each learns for {options.seconds:.0f} s; {TOKENS} positions a batch, but for prefix-2048; planning is not counted"
+        f"each learns for {options.seconds:.0f} s, planning and laying out not counted; {TOKENS} positions a batch in one-pass"
     )
     publish("bench_objective", rows, options, notes)
 
@@ -82,12 +83,12 @@ def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
     course: list[dict[str, float]] = []
     tokens = targets = 0
     spent = 0.0
-    for step, batch in enumerate(batches(data, config)):
+    for step, (batch, read) in enumerate(batches(data, config)):
         began = time.perf_counter()
         _step(model, optimiser, batch, config, step)
         spent += time.perf_counter() - began
-        tokens += len(batch.items)
-        targets += len(batch.boundaries) - 1 if config.training.objective == "prefix" else int(batch.targets.count_nonzero())
+        tokens += read
+        targets += len(batch.targets)
         if spent >= due[0]:
             ndcg = evaluate(model, data.histories, asked, cutoffs=(10,)).ndcg[10]
             course.append({"seconds": spent, "steps": step + 1, "tokens": tokens, "targets": targets, "ndcg": ndcg})
@@ -98,12 +99,13 @@ def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
     return {"course": course, "tokens_a_pass": cost.tokens, "targets_a_pass": cost.targets, "validated": len(asked)}
 
 
-def batches(data: Prepared, config: Config) -> Iterator[PackedBatch]:
-    """Pass after pass, as training lays them out."""
+def batches(data: Prepared, config: Config) -> Iterator[tuple[TrainingBatch, int]]:
+    """Pass after pass, as training lays them out; and how many events each batch reads."""
     for epoch in count():
         plan = plan_pass(data.split.train, config.training, epoch)
-        for rows in plan.batches:
-            yield lay_end_to_end(data.histories, plan.examples, rows)
+        for placed in plan.batches:
+            packed = lay_end_to_end(data.histories, plan.examples, placed)
+            yield prepare_batch(packed, config.training), int(plan.examples.lengths[placed.rows].sum())
 
 
 def moments(seconds: float) -> Iterator[float]:
@@ -167,7 +169,7 @@ def _pass_seconds(result: dict[str, Any]) -> float:
     return float(last["seconds"] / last["tokens"] * result["tokens_a_pass"])
 
 
-def _step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: PackedBatch, config: Config, step: int) -> None:
+def _step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: TrainingBatch, config: Config, step: int) -> None:
     """As `training.module` does it."""
     torch.manual_seed((config.training.seed << 32) + step)
     optimiser.zero_grad()
@@ -178,7 +180,7 @@ def _step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: Packe
 def _warm_up(data: Prepared, config: Config) -> None:
     model = make_model(config, len(data.catalogue))
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    for step, batch in zip(range(2), batches(data, config), strict=False):
+    for step, (batch, _) in zip(range(2), batches(data, config), strict=False):
         _step(model, optimiser, batch, config, step)
 
 

@@ -1,0 +1,94 @@
+"""What the benches compute themselves."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssd4rec.evaluation.metrics import ndcg
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A module of benchmarks/ by its name."""
+    for folder in (BENCHMARKS, BENCHMARKS / "peers"):
+        monkeypatch.syspath_prepend(folder)
+    return importlib.import_module
+
+
+def test_the_peers_are_measured_by_our_definition(load):
+    """NDCG@10 in the peers' environments is that of ssd4rec.evaluation.metrics: 1, .5, 1 / log2 11 and nothing past the tenth."""
+    ranks = np.array([1, 3, 10, 11])
+    assert load("shared").ndcg_at_10(ranks) == pytest.approx((1 + 0.5 + 1 / np.log2(11)) / 4)
+    assert load("shared").ndcg_at_10(ranks) == ndcg(ranks, 10)
+
+
+def test_other_targets_end_a_run(load):
+    """A user whose target is not ours stops the runner; equal targets are counted."""
+    shared = load("shared")
+    histories = shared.Histories(np.array([5, 7, 2, 9, 1, 3, 4, 8]), np.array([0, 4, 8]))
+    assert shared.check_targets(histories, "test", 1, {0: 9, 1: 8}) == 2
+    assert shared.check_targets(histories, "validation", 2, {0: 2, 1: 4}) == 2
+    with pytest.raises(SystemExit, match=r"test: 1 of 2 users have another target, the first is user 1"):
+        shared.check_targets(histories, "test", 1, {0: 9, 1: 4})
+
+
+def test_a_run_ends_before_an_epoch_that_does_not_fit(load):
+    """Epochs of 20 s in a minute: three; with two epochs asked for: two."""
+    clock, short = load("shared").Clock(9, 1), load("shared").Clock(2, 1)
+    assert [clock.epoch(20.0) for _ in range(3)] == [True, True, False]
+    assert [short.epoch(20.0) for _ in range(2)] == [True, False]
+
+
+def test_seconds_to_a_figure_lie_between_two_moments(load):
+    """.02 lies half way between .01 at 4 s and .03 at 8 s; what was never reached takes for ever."""
+    course = [{"seconds": 4.0, "ndcg": 0.01}, {"seconds": 8.0, "ndcg": 0.03}]
+    seconds_to = load("bench_objective").seconds_to
+    assert seconds_to(course, 0.02) == pytest.approx(6.0)
+    assert seconds_to(course, 0.005) == pytest.approx(2.0)
+    assert seconds_to(course, 0.04) == float("inf")
+
+
+def test_equal_ndcg_is_what_the_weaker_reaches(load):
+    """A peer reaches .03 in its second epoch of 10 s, ours .05 in its first of 2 s: 20 s against 2 s, 10 times."""
+    epochs = {"ours": [(2, 0.05), (2, 0.06)], "peer": [(10, 0.01), (10, 0.03)]}
+    results = {
+        name: {
+            "start": {"parameters": 1, "examples": 1, "events": 1, "positions": 1},
+            "epochs": [{"seconds": seconds, "evaluation_seconds": 1.0, "ndcg": figure} for seconds, figure in course],
+            "end": {"test_ndcg": 0.0, "peak_bytes": 1},
+        }
+        for name, course in epochs.items()
+    }
+    bench = load("bench_peers")
+    ours, peer = bench.rows({name: bench.Piece(result, "today") for name, result in results.items()})
+    assert "s to it" not in ours
+    assert (peer["equal NDCG@10"], peer["s to it"], peer["ours to it"], peer["times ours to it"]) == (
+        "0.0300",
+        "20.0",
+        "2.0",
+        "10.0",
+    )
+
+
+def test_a_finished_piece_is_kept_and_a_failed_one_is_not(load, tmp_path):
+    """The second call does not work; other settings, --anew and a failure do."""
+    pieces = load("pieces")
+    options, calls = argparse.Namespace(state=tmp_path, anew=False), []
+
+    def work():
+        calls.append(1)
+        return {"seconds": len(calls)}
+
+    kept = [pieces.piece("p", {"a": 1}, options, work).result["seconds"] for _ in range(2)]
+    other = pieces.piece("p", {"a": 2}, options, work).result["seconds"]
+    options.anew = True
+    anew = pieces.piece("p", {"a": 1}, options, work).result["seconds"]
+    assert (kept, other, anew) == ([1, 1], 2, 3)
+    options.anew = False
+    failed = [pieces.piece("q", {}, options, lambda: {"failed": f"{work()}"}).result["failed"] for _ in range(2)]
+    assert failed == ["{'seconds': 4}", "{'seconds': 5}"]
