@@ -1,4 +1,4 @@
-"""How fast is the scan, and the whole mixer, beside the definition and HF transformers' Mamba-2 on the CPU, and in how much memory?
+"""How fast is the scan, and the whole mixer, beside the definition and HF transformers' Mamba-2 on the CPU, in how much memory?
 
 Forward and backward. The peer (the extra `bench`) is given the same numbers; it knows no histories and reads the row as one.
 Seconds are taken in one process, one after the other; memory is what each adds to the peak of a process of its own.
@@ -62,7 +62,7 @@ def operator(who: str, total: int, steepest: float) -> Work:
         return _both(lambda: chunked_scan(*tensors, layout), tensors)
     from transformers.models.mamba2 import modeling_mamba2 as peer
 
-    chunk = int(who.split()[-1])
+    chunk = int(who.rsplit(maxsplit=1)[-1])
     return _both(
         lambda: peer.mamba2_chunk_scan(x[None], dt[None], A, B[None, :, None], C[None, :, None], chunk_size=chunk, D=D)[0],
         tensors,
@@ -87,7 +87,7 @@ def mixer(who: str, total: int, steepest: float) -> Work:
         state_size=STATE,
         n_groups=1,
         expand=2,
-        chunk_size=int(who.split()[-1]),
+        chunk_size=int(who.rsplit(maxsplit=1)[-1]),
         num_hidden_layers=1,
         use_bias=False,
     )
