@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from ssd4rec.backbones.sasrec import initialise
 from ssd4rec.config import BERT4RecConfig
 from ssd4rec.errors import ConfigError
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
 from ssd4rec.ops.segments import check, lay_out, sent
@@ -30,7 +31,7 @@ class BERT4Rec(nn.Module):
         super().__init__()
         self.config, self.width = config, config.width
         self.positions = nn.Embedding(config.max_length, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(config.width, config.heads, config.dropout, causal=False) for _ in range(config.layers)
         )

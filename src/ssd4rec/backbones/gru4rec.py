@@ -3,6 +3,7 @@
 from torch import nn
 
 from ssd4rec.config import GRU4RecConfig
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.ops.segments import sent
 from ssd4rec.shapes import Boundaries, Hidden, States
@@ -24,7 +25,7 @@ class GRU4Rec(nn.Module):
     def __init__(self, config: GRU4RecConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.gru = PackedGRU(config.width, config.hidden, config.layers, config.dropout)
         self.out = nn.Linear(config.hidden, config.width)
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ssd4rec.config import SASRecConfig
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
 from ssd4rec.ops.segments import check, lay_out, sent
@@ -30,7 +31,7 @@ class SASRec(nn.Module):
         super().__init__()
         self.config, self.width = config, config.width
         self.positions = nn.Embedding(config.max_length, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(config.width, config.heads, config.dropout, causal=True) for _ in range(config.layers)
         )

@@ -8,6 +8,7 @@ from torch import nn
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.step import LayerState, empty_state, step
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.shapes import Boundaries, Hidden, States
@@ -29,7 +30,7 @@ class SSD4Rec(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.width
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even where norm_embedding is off, as in the authors' code
         self.layers = nn.ModuleList(BiSSDLayer(config, bidirectional=both) for both in config.bidirectional_layers)
         self.apply(_initialise)

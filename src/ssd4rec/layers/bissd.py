@@ -3,6 +3,7 @@
 from torch import nn
 
 from ssd4rec.config import SSD4RecConfig
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.segments import Layout
@@ -24,7 +25,7 @@ class BiSSDLayer(nn.Module):
         self.bidirectional = bidirectional
         self.mixer = Mamba2Mixer(config)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.feed_forward = FeedForward(config.width, config.dropout)
 
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:

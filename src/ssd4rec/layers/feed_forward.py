@@ -3,6 +3,7 @@
 from torch import nn
 from torch.nn import functional as F
 
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.shapes import Hidden
 
 
@@ -17,7 +18,7 @@ class FeedForward(nn.Module):
         self.widen = nn.Linear(width, 4 * width)
         self.narrow = nn.Linear(4 * width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Hidden) -> Hidden:
         """[rows, D] -> [rows, D]."""

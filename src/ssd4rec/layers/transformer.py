@@ -3,6 +3,7 @@
 from torch import nn
 from torch.nn import functional as F
 
+from ssd4rec.layers.dropout import Dropout
 from ssd4rec.ops.attention import Tables, attend
 from ssd4rec.shapes import Hidden
 
@@ -30,7 +31,7 @@ class TransformerLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, 4 * width)
         self.narrow = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Hidden, tables: Tables) -> Hidden:
         """[T, D] -> [T, D]."""

@@ -1,0 +1,13 @@
+"""Dropout as a module."""
+
+from torch import Tensor, nn
+
+from ssd4rec.ops.dropout import dropout
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` with the random numbers of `ops.dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Any shape."""
+        return dropout(input, self.p, training=self.training)

@@ -1,0 +1,50 @@
+"""Dropout whose random numbers do not hold up a CPU: torch draws a Bernoulli number at a time, this four from each 64 bits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+LEVELS = 1 << 16  # values of the 16 bits that decide over one element
+
+
+def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
+    """Set each element to 0 with probability p, independently, and scale the others so that the mean stays.
+
+    On a CPU p is rounded to a multiple of 1/65536, and the scale is that of the rounded p; anywhere else this is torch's own.
+    What is dropped follows from torch's generator (`torch.manual_seed`). Only the mask is kept for the backward pass.
+
+    Args:
+        x: floating point, any shape.
+        p: 0 … 1.
+        training: if not, x is returned as it is.
+
+    Source: Srivastava et al. 2014.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p, training)
+    kept = round((1 - p) * LEVELS)  # of all levels
+    if not training or kept == LEVELS:
+        return x
+    dropped: Tensor = _Dropout.apply(x, kept)  # type: ignore[no-untyped-call]  # torch has no types here
+    return dropped
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: int) -> Tensor:
+        # each int64 is four int16, -32768 … 32767, all alike
+        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        mask = drawn.view(torch.int16)[: x.numel()].view(x.shape) < kept - LEVELS // 2
+        ctx.save_for_backward(mask)
+        scale = ctx.scale = LEVELS / max(kept, 1)
+        return (x * scale).mul_(mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        dropped: Tensor = (grad * ctx.scale).mul_(mask)
+        return dropped, None
