@@ -5,14 +5,25 @@ from typing import assert_never
 from torch import nn
 
 from ssd4rec.backbones.bert4rec import BERT4Rec
+from ssd4rec.backbones.caser import Caser
 from ssd4rec.backbones.gru4rec import GRU4Rec
 from ssd4rec.backbones.mamba4rec import Mamba4Rec
 from ssd4rec.backbones.sasrec import SASRec
+from ssd4rec.backbones.sigma import SIGMA
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.config import BackboneConfig, BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
+from ssd4rec.config import (
+    BackboneConfig,
+    BERT4RecConfig,
+    CaserConfig,
+    GRU4RecConfig,
+    Mamba4RecConfig,
+    SASRecConfig,
+    SIGMAConfig,
+    SSD4RecConfig,
+)
 
 
-def make_backbone(config: BackboneConfig) -> nn.Module:
+def make_backbone(config: BackboneConfig) -> nn.Module:  # noqa: PLR0911 - one for each backbone
     """A fresh backbone, its initial weights drawn from torch's generator; `experiment.make_model` adds the item table.
 
     Args:
@@ -27,6 +38,10 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
             return BERT4Rec(config)
         case GRU4RecConfig():
             return GRU4Rec(config)
+        case CaserConfig():
+            return Caser(config)
+        case SIGMAConfig():
+            return SIGMA(config)
         case Mamba4RecConfig():
             return Mamba4Rec(config)
         case _:

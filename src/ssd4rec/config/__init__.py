@@ -10,9 +10,11 @@ from ssd4rec.config.backbones import (
     BackboneConfig,
     BERT4RecConfig,
     Bidirectional,
+    CaserConfig,
     GRU4RecConfig,
     Mamba4RecConfig,
     SASRecConfig,
+    SIGMAConfig,
     SSD4RecConfig,
 )
 from ssd4rec.config.base import Objective, Settings
@@ -24,6 +26,7 @@ __all__ = [
     "BERT4RecConfig",
     "BackboneConfig",
     "Bidirectional",
+    "CaserConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "Mamba4RecConfig",
     "Objective",
     "SASRecConfig",
+    "SIGMAConfig",
     "SSD4RecConfig",
     "Seen",
     "Settings",

@@ -161,6 +161,49 @@ class GRU4RecConfig(BackboneSettings):
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
 
 
+class CaserConfig(BackboneSettings):
+    """Caser: convolutions over the last few events."""
+
+    name: Literal["caser"] = "caser"
+    width: int = Field(64, ge=1)  # D
+    window: int = Field(5, ge=1)  # events that are read: L in its paper
+    horizontal: int = Field(16, ge=1)  # filters of each height 1 … window
+    vertical: int = Field(4, ge=1)  # filters along a channel
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+
+class SIGMAConfig(BackboneSettings):
+    """SIGMA: a mixer over the history and over the history partly reversed, and a GRU."""
+
+    objectives: ClassVar[tuple[Objective, ...]] = ("prefix",)
+
+    name: Literal["sigma"] = "sigma"
+    width: int = Field(64, ge=1)  # D
+    state_dim: int = Field(64, ge=1)  # N
+    conv_width: int = Field(4, ge=1)  # K
+    expand: int = Field(2, ge=1)  # E = expand * D
+    head_width: int = Field(16, ge=1)  # P
+    layers: int = Field(1, ge=1)
+    kept: int = Field(5, ge=0)  # events at the end that are not reversed: r in its paper
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _check_heads(self.expand * self.width, self.head_width)
+        return self
+
+    @property
+    def mixer(self) -> SSD4RecConfig:
+        """The sizes of its mixer."""
+        return SSD4RecConfig(
+            width=self.width,
+            state_dim=self.state_dim,
+            conv_width=self.conv_width,
+            expand=self.expand,
+            head_width=self.head_width,
+        )
+
+
 def _name(value: Any) -> str | None:
     """Which backbone settings are meant for."""
     if isinstance(value, dict):
@@ -173,7 +216,9 @@ BackboneConfig = Annotated[
     | Annotated[SASRecConfig, Tag("sasrec")]
     | Annotated[BERT4RecConfig, Tag("bert4rec")]
     | Annotated[GRU4RecConfig, Tag("gru4rec")]
-    | Annotated[Mamba4RecConfig, Tag("mamba4rec")],
+    | Annotated[CaserConfig, Tag("caser")]
+    | Annotated[Mamba4RecConfig, Tag("mamba4rec")]
+    | Annotated[SIGMAConfig, Tag("sigma")],
     Discriminator(_name),
 ]
 
@@ -182,7 +227,9 @@ BACKBONES: dict[str, type[BackboneSettings]] = {
     "sasrec": SASRecConfig,
     "bert4rec": BERT4RecConfig,
     "gru4rec": GRU4RecConfig,
+    "caser": CaserConfig,
     "mamba4rec": Mamba4RecConfig,
+    "sigma": SIGMAConfig,
 }
 
 

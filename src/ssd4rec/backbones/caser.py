@@ -1,0 +1,64 @@
+"""Caser: convolutions over the last few events as over an image of events by channels."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssd4rec.config import CaserConfig
+from ssd4rec.layers.dropout import Dropout
+from ssd4rec.ops.segments import check, sent
+from ssd4rec.shapes import Boundaries, Hidden, States
+
+
+class Caser(nn.Module):
+    """The last `window` events: horizontal filters of every height with max-pooling, vertical filters, two linear layers.
+
+    In front of a history's first event lie vectors of zeros, `window - 1` of them, so the first prefixes are read too and no
+    filter reaches over a boundary. All prefixes share one convolution along the row.
+
+    Differences from the original: no user embedding, for a user who was not trained on has none (it is the one large loss), so
+    nothing is joined to the first linear layer's output before the second; item vectors shared with the softmax, over the whole
+    catalogue, in place of a separate output table and sampled negatives; one target a window in place of the next few.
+
+    Source: Tang and Wang 2018, arXiv 1809.07426.
+    """
+
+    def __init__(self, config: CaserConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        window, width = config.window, config.width
+        self.horizontal = nn.ModuleList(nn.Conv1d(width, config.horizontal, height) for height in range(1, window + 1))
+        self.vertical = nn.Conv1d(1, config.vertical, window)  # the same for each of the D channels
+        self.dropout = Dropout(config.dropout)
+        self.mix = nn.Linear(config.vertical * width + config.horizontal * window, width)
+        self.out = nn.Linear(width, width)
+
+    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+        """What the model knows at the end of each history, from its last `window` events. [T, D] -> [B, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        states: States = self.encode_prefixes(embedded, boundaries)[sent(boundaries[1:] - 1, embedded.device)]
+        return states
+
+    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """What the model knows at the end of every prefix. [T, D] -> [T, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        check(boundaries)
+        window, length = self.config.window, embedded.shape[0]
+        # boundaries [0, 2, 3] in windows of 3 -> [0 0 a b 0 0 c]: a window that ends at an event of the row holds nothing else's
+        history = torch.repeat_interleave(boundaries.diff(), output_size=length)
+        ends = sent(torch.arange(length, device=boundaries.device) + (history + 1) * (window - 1), embedded.device)
+        row = embedded.new_zeros(length + (len(boundaries) - 1) * (window - 1), self.width).index_copy(0, ends, embedded)
+        image = row.T[None]  # [1, D, places]
+        at = ends - (window - 1)  # the window that ends there begins here
+        filtered = [torch.relu(filters(image)) for filters in self.horizontal]
+        heights = [F.max_pool1d(each, window - height, stride=1)[0] for height, each in enumerate(filtered)]
+        across = torch.cat(heights).T[at]  # [T, horizontal * window]
+        along = torch.relu(self.vertical(row.T[:, None])).flatten(0, 1).T[at]  # [T, D * vertical]
+        found: Hidden = self.out(torch.relu(self.mix(self.dropout(torch.cat([along, across], dim=1)))))
+        return found

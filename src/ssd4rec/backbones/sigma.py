@@ -1,0 +1,127 @@
+"""SIGMA: one Mamba over the history and over the history partly reversed, gated, beside a recurrent network."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssd4rec.backbones.sasrec import initialise
+from ssd4rec.config import SIGMAConfig
+from ssd4rec.errors import ConfigError
+from ssd4rec.layers.dropout import Dropout
+from ssd4rec.layers.feed_forward import FeedForward
+from ssd4rec.layers.gru import PackedGRU
+from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.ops.segments import Layout, lay_out
+from ssd4rec.shapes import Boundaries, Hidden, Positions, States
+
+
+class SIGMA(nn.Module):
+    """LayerNorm(Dropout(E)), then layers of G-Mamba and a feed-forward network, read at the last event.
+
+    G-Mamba is the weighted sum of three readings of a history, projected:
+    M(H), the mixer forwards; M(flip H), the same mixer where all but the last `kept` events are reversed; and a GRU over a
+    convolution of width 3. The first two are multiplied by 1 + a gate (the dense selective gate): W1 SiLU(h) + W2 sigmoid(h),
+    h = H + W H + b.
+
+    The reversed part differs from prefix to prefix, so only the objective "prefix" trains it.
+
+    Differences from the original: Mamba-2 in place of Mamba; the last `kept` events of each history stay in place, where the
+    authors' code reverses the first 45 of 50 padded places, whatever the history's length; the weights of the sum are learned
+    through their softmax and begin at .8, .1 and .1 (the authors' stay as they begin); the residual is there with one layer
+    too; each gate reads its own input.
+
+    Source: Liu et al. 2024, arXiv 2408.11451, and what its authors' code does.
+    """
+
+    def __init__(self, config: SIGMAConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        self.dropout = Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.layers = nn.ModuleList(GMambaLayer(config) for _ in range(config.layers))
+        self.apply(initialise)
+
+    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+        """What the model knows at the end of each history. [T, D] -> [B, D].
+
+        Raises:
+            ShapeError: boundaries do not rise from 0.
+        """
+        layout = lay_out(boundaries, device=embedded.device)
+        flip = partly_flipped(layout, self.config.kept)
+        hidden = self.norm(self.dropout(embedded))
+        for layer in cast("list[GMambaLayer]", list(self.layers)):
+            hidden = layer(hidden, boundaries, layout, flip)
+        states: States = hidden[layout.read_out]
+        return states
+
+    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+        """One pass cannot give the state of every prefix.
+
+        Raises:
+            ConfigError: always; what is reversed differs from prefix to prefix.
+        """
+        raise ConfigError(
+            f"SIGMA reverses another part of each prefix, so {len(boundaries) - 1} histories of {len(embedded)} events cannot be "
+            f'read for all their prefixes at once; train with the objective "prefix"'
+        )
+
+
+class GMambaLayer(nn.Module):
+    """H1 = LayerNorm(H + Dropout(W (w0 M + w1 M_flipped + w2 GRU) + b)), and the feed-forward network."""
+
+    def __init__(self, config: SIGMAConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.mixer = Mamba2Mixer(config.mixer)
+        self.gate, self.flipped_gate = SelectiveGate(width), SelectiveGate(width)
+        self.convolution = nn.Linear(3 * width, width)  # the event before, the event, the event after
+        self.gru = PackedGRU(width, width, bias=False)
+        self.shares = nn.Parameter(torch.tensor([0.8, 0.1, 0.1]).log())
+        self.project = nn.Linear(width, width)
+        self.dropout = Dropout(config.dropout)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.feed_forward = FeedForward(width, config.dropout)
+
+    def forward(self, hidden: Hidden, boundaries: Boundaries, layout: Layout, flip: Positions) -> Hidden:
+        """[T, D] -> [T, D]."""
+        flipped = hidden[flip]
+        ahead = self.mixer(hidden, layout) * (1 + self.gate(hidden))
+        back = self.mixer(flipped, layout) * (1 + self.flipped_gate(flipped))
+        recurrent = self.gru(self.convolution(_with_neighbours(hidden, layout)), boundaries)
+        shares = self.shares.softmax(0)
+        mixed = self.project(shares[0] * ahead + shares[1] * back + shares[2] * recurrent)
+        out: Hidden = self.feed_forward(self.norm(hidden + self.dropout(mixed)))
+        return out
+
+
+class SelectiveGate(nn.Module):
+    """W1 SiLU(h) + W2 sigmoid(h), h = x + W x + b."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense, self.smooth, self.sharp = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, hidden: Hidden) -> Hidden:
+        """[T, D] -> [T, D]."""
+        dense = hidden + self.dense(hidden)
+        gate: Hidden = self.smooth(F.silu(dense)) + self.sharp(torch.sigmoid(dense))
+        return gate
+
+
+def partly_flipped(layout: Layout, kept: int) -> Positions:
+    """Each history reversed but for its last `kept` events: boundaries [0, 5], kept 2 -> [2, 1, 0, 3, 4]."""
+    reversed_events = layout.last - layout.first + 1 - kept
+    turned = torch.where(layout.place < reversed_events, reversed_events - 1 - layout.place, layout.place)
+    return layout.first + turned
+
+
+def _with_neighbours(hidden: Hidden, layout: Layout) -> Tensor:
+    # [T, 3 D]; zeros where a history begins or ends
+    inside = (layout.place[1:] > 0)[:, None]
+    none = hidden.new_zeros(1, hidden.shape[1])
+    before = torch.cat([none, hidden[:-1] * inside])
+    after = torch.cat([hidden[1:] * inside, none])
+    return torch.cat([before, hidden, after], dim=1)
