@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.ops import forms
+from ssd4rec.ops.gather import mirrored, of_first
 from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
@@ -74,7 +75,7 @@ class Mamba2Mixer(nn.Module):
         ahead = self.gated(self._scan(ahead, projected.dt, layout, reverse=False), projected.gate)
         back = self.gated(self._scan(back, projected.dt, layout, reverse=True), projected.gate)
         if not self.mirror_back:
-            back = back[layout.mirror]
+            back = mirrored(back, layout)
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
 
@@ -95,7 +96,7 @@ class Mamba2Mixer(nn.Module):
                 layout,
                 self.state_dim,
             )
-            back = self.gated(y, projected.gate[layout.first])
+            back = self.gated(y, of_first(projected.gate, layout))
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
 

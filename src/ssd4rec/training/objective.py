@@ -67,7 +67,7 @@ def next_item_loss(model: NextItemModel, batch: PackedBatch | TrainingBatch, con
         return _cloze_loss(model, batch, config.mask_ratio)
     items = masked(batch.items, config.mask_ratio)
     read = model.encode if config.objective == "prefix" else model.encode_prefixes
-    return model.loss(read(items, batch.boundaries)[batch.asked], batch.targets)
+    return model.loss(read(items, batch.boundaries).index_select(0, batch.asked), batch.targets)
 
 
 def _cloze_loss(model: NextItemModel, batch: TrainingBatch, ratio: float) -> Tensor:
