@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rows import ScanInputs, boundaries_of, relative_error, scan_inputs
-from ssd4rec.ops import triton
+from ssd4rec.ops import forms, triton
 from ssd4rec.ops.chunked import chunked_scan
 from ssd4rec.ops.convolution import convolve
 from ssd4rec.ops.segments import Layout, lay_out
@@ -139,6 +139,41 @@ def test_convolution_both_ways(dtype: torch.dtype) -> None:
 
 
 @DTYPES
+@DIRECTIONS
+@pytest.mark.parametrize("channels", [256, 640])
+def test_convolution(channels: int, reverse: bool, dtype: torch.dtype) -> None:
+    """One direction; D = 64 and 256."""
+    layout = layout_on_gpu()
+    row, weight, bias = torch.randn(sum(LENGTHS), channels), torch.randn(channels, 4), torch.randn(channels)
+    check(
+        lambda *three: triton.convolve(*three, layout, reverse=reverse),
+        lambda *three: convolve(*three, layout, reverse=reverse),
+        [row.to(dtype).cuda(), weight.cuda(), bias.cuda()],
+        ROUNDED[dtype],
+        nothing,
+    )
+
+
+@DTYPES
+@DIRECTIONS
+def test_scan_of_a_million_positions(reverse: bool, dtype: torch.dtype) -> None:
+    """T = 2^20 at D = 256: T times E needs more than 31 bits in bytes, T times the states more than that."""
+    lengths = [165] * ((1 << 20) // 165)
+    layout = lay_out(boundaries_of(lengths).cuda())
+    total = sum(lengths)
+    x, B, C = (torch.randn(total, *shape, device="cuda", dtype=dtype) for shape in ((32, 16), (64,), (64,)))
+    dt, A = torch.rand(total, 32, device="cuda") * 0.1, -1 - torch.rand(32, device="cuda")
+    inputs = [x, dt, A, B / 8, C / 8, torch.ones(32, device="cuda")]
+    found, expected = [], []
+    for form, kept in (("triton", found), ("torch", expected)):
+        ours = [values.detach().clone().requires_grad_() for values in inputs]
+        with forms.using(form):
+            y = forms.scan(*ours, layout, reverse=reverse)
+        kept += [y.detach(), *torch.autograd.grad(y, [ours[0], ours[3], ours[4]], torch.ones_like(y))]
+    assert max(map(relative_error, found, expected)) < ROUNDED[dtype]
+
+
+@DTYPES
 @pytest.mark.parametrize("width", [128, 512])
 def test_gated_norm(width: int, dtype: torch.dtype) -> None:
     """E of 128 and 512."""
@@ -152,9 +187,9 @@ def test_gated_norm(width: int, dtype: torch.dtype) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("classes", [3416, 12_101])
+@pytest.mark.parametrize("classes", [3416, 12_101, 100_000])
 def test_cross_entropy(classes: int, dtype: torch.dtype) -> None:
-    """The catalogues of ML-1M and Beauty, D = 256, more rows than one block."""
+    """The catalogues of ML-1M and Beauty and one of 100,000, D = 256, more rows than one block."""
     targets = torch.randint(classes, (4100,)).cuda()
     check(
         lambda states, table: triton.linear_cross_entropy(states, table, targets),
