@@ -54,13 +54,14 @@ def main() -> None:
     """Run what is asked for, print the table."""
     options = arguments(__doc__, _add_options)
     names = chosen(list(RUNNERS), options.only)
+    if not options.data.is_file():
+        print(f"left out: there is no {options.data}; name a file with --data")
+        return
     pythons = {name: find_python(name, options) for name in RECIPES if any(RUNNERS[each].environment == name for each in names)}
     if options.no_install and pythons and not any(path.is_file() for path in pythons.values()):
         missing = " and ".join(map(str, pythons.values()))
         print(f"left out: {missing} are not there; without --no-install this bench makes them (docs/guides/benchmarks.md)")
         return
-    if not options.data.is_file():
-        sys.exit(f"{options.data}: no such file; name one with --data")
     pieces = {}
     with tempfile.TemporaryDirectory() as folder:
         histories, catalogue = build_histories(read_interactions(options.data), min_interactions=5)
@@ -81,7 +82,7 @@ def find_python(name: str, options: argparse.Namespace) -> Path:
     """The Python of an environment, made first where that is allowed and needed."""
     given: Path | None = getattr(options, name)
     folder = cache_folder(os.environ) / "peers" / name
-    python = given or folder / "bin" / "python"
+    python = (given or folder / "bin" / "python").absolute()  # not resolved: the link is the environment
     if given is not None or python.is_file() or options.no_install:
         return python
     say(f"{name}: making the environment {folder}: {RECIPES[name]}")
@@ -106,7 +107,7 @@ def run(runner: Runner, pythons: dict[str, Path], folder: str, options: argparse
     """The lines of one runner, by kind; "failed" says why there are none."""
     python = Path(sys.executable) if runner.environment is None else pythons[runner.environment]
     if not python.is_file():
-        return {"failed": f"not installed: {python} does not exist; run this bench without --no-install, or name another Python"}
+        return {"failed": f"not installed: {python} does not exist; docs/guides/benchmarks.md says how it is made"}
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     limits = ["--threads", str(options.threads), "--epochs", str(runner.epochs), "--minutes", str(runner.minutes)]
     command = [python, HERE / "peers" / runner.script, "--histories", f"{folder}/histories", "--model", runner.model, *limits]
