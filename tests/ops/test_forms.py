@@ -106,19 +106,29 @@ def test_the_choice_ends_with_its_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "version", "expected"),
+    ("cuda", "version", "capability", "expected"),
     [
-        (False, None, r"torch's own form: torch sees no CUDA device \(Triton is not installed\)"),
-        (False, "3.7.1", r"sees no CUDA device \(Triton 3.7.1 is installed, and its kernels would run on one\)"),
-        (True, None, "torch's own form: Triton is not installed; torch for CUDA brings it"),
-        (True, "3.7.1", r"Triton 3.7.1 kernels for head_width in \(16, 32, 64\) and state_dim in \(16, 32, 64, 128\)"),
+        (False, None, None, r"torch's own form: torch sees no CUDA device \(Triton is not installed\)"),
+        (False, "3.7.1", None, r"sees no CUDA device \(Triton 3.7.1 is installed, and its kernels would run on one\)"),
+        (True, None, (9, 0), "torch's own form: Triton is not installed; torch for CUDA brings it"),
+        (True, "3.7.1", (7, 5), r"torch's own form: Triton's kernels take NVIDIA GPUs of compute capability 8.0 or later"),
+        (True, "3.7.1", (9, 0), r"Triton 3.7.1 kernels for head_width in \(16, 32, 64\) and state_dim in \(16, 32, 64, 128\)"),
     ],
 )
-def test_what_is_in_use_and_why(cuda: bool, version: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_use_and_why(
+    cuda: bool, version: str | None, capability: tuple[int, int] | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`doctor` says which form runs, and what it depends on."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(triton, "version", lambda: version)
-    assert re.search(expected, forms.in_use())
+    triton.capable.cache_clear()
+    try:
+        assert re.search(expected, forms.in_use())
+    finally:
+        triton.capable.cache_clear()
 
 
 def interpreted(test: Callable[..., None]) -> Callable[..., None]:

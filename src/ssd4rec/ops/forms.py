@@ -145,4 +145,7 @@ def in_use() -> str:
         return f"torch's own form: torch sees no CUDA device ({there})"
     if installed is None:
         return "torch's own form: Triton is not installed; torch for CUDA brings it"
+    if not triton.capable(torch.cuda.current_device()):
+        least = ".".join(map(str, triton.LEAST))
+        return f"torch's own form: Triton's kernels take NVIDIA GPUs of compute capability {least} or later"
     return f"Triton {installed} kernels for {triton.SERVED} on CUDA tensors; torch's own form for anything else"

@@ -1,6 +1,6 @@
 """The door to Triton: everything that imports it is in this folder, and is imported only when a kernel is asked for.
 
-serves(x)           may the kernels be used for this tensor? (on CUDA, of at most 32 bits; Triton installed)
+serves(x)           may the kernels be used for this tensor? (on a capable GPU, of at most 32 bits; Triton installed)
 scans(x, B)         is there a kernel for these sizes?
 version()           of Triton, None if it is not installed
 scan, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
@@ -10,6 +10,7 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 from ssd4rec.errors import BackendError
@@ -17,6 +18,7 @@ from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 
 HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)  # P and N of the scan's kernels
+LEAST = (8, 0)  # compute capability (A100): bfloat16 and TF32 products
 SERVED = f"head_width in {HEAD_WIDTHS} and state_dim in {STATE_SIZES}"
 
 
@@ -31,9 +33,15 @@ def version() -> str | None:
     return metadata.version("triton") if available() else None
 
 
+@cache
+def capable(device: int) -> bool:
+    """Is this an NVIDIA GPU of LEAST or later? Asked once a device."""
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= LEAST
+
+
 def serves(x: Tensor) -> bool:
-    """Can the kernels of this folder work on x: is it on a CUDA device, of at most 32 bits, and is Triton installed?"""
-    return x.is_cuda and x.is_floating_point() and x.element_size() <= 4 and available()
+    """Can the kernels of this folder work on x: is it on a capable GPU, of at most 32 bits, and is Triton installed?"""
+    return x.is_cuda and x.is_floating_point() and x.element_size() <= 4 and available() and capable(x.device.index)
 
 
 def scan(
