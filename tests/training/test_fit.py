@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback
 
 import worlds
-from ssd4rec.config import Config, SSD4RecConfig
+from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import make_model
@@ -156,6 +156,14 @@ def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
     with pytest.raises(ArtefactError, match="state of a training with other training"):
+        train(world, other, directory=tmp_path, resume=True)
+
+
+def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
+    """Another network is refused before its weights are found not to fit."""
+    train(world, directory=tmp_path)
+    other = SETTINGS.model_copy(update={"backbone": SASRecConfig(width=16)})
+    with pytest.raises(ArtefactError, match="state of a training with other network; resume with what it was begun with"):
         train(world, other, directory=tmp_path, resume=True)
 
 

@@ -100,7 +100,7 @@ def _fit(
     resume: bool,
     callbacks: Sequence[pl.Callback],
 ) -> TrainingReport:
-    _prepare(folder, config, histories, resume=resume)
+    _prepare(folder, model, config, histories, resume=resume)
     keeper = _Keeper(folder, model)
     stopping = EarlyStopping(
         WATCHED, mode="max", patience=config.patience, check_on_train_epoch_end=True, check_finite=True, min_delta=0.0
@@ -190,12 +190,13 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     partial.replace(path)
 
 
-def _prepare(folder: Path, config: TrainingConfig, histories: Histories, *, resume: bool) -> None:
+def _prepare(folder: Path, model: NextItemModel, config: TrainingConfig, histories: Histories, *, resume: bool) -> None:
     # What a state belongs to; patience may change on a resume, and max_epochs where the learning rate does not follow it.
     free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
     identity = {
         "training": config.model_dump(mode="json", exclude=free),
         "data": histories.fingerprint(),
+        "network": repr(model),  # its modules and their sizes, as torch prints them
     }
     stamp = folder / "identity.json"
     if not resume:
