@@ -5,15 +5,17 @@ from torch import nn
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
-from ssd4rec.ops.segments import sent
+from ssd4rec.ops.attention import cut_into_windows, last_events
+from ssd4rec.ops.segments import check, sent
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
 class GRU4Rec(nn.Module):
     """Dropout, GRU of the width `hidden`, and a linear map back to D.
 
-    It reads histories whole and one event after the other, so a pass takes as many steps as the longest history of a batch has
-    events. One pass trains every prefix exactly.
+    It reads one event after the other, so a batch takes as many steps as its longest history has events: `max_length` at most.
+    One pass trains every prefix: exactly, for the first `max_length` events of a history. A longer history is read in windows
+    that overlap by half, as SASRec reads it: each later target is trained from the last max_length / 2 to max_length events.
 
     Differences from the original: softmax over the whole catalogue in place of BPR or TOP1 on the other items of a batch; item
     vectors in place of one-hot input, shared with the softmax; each history starts afresh. It is the network that RecBole has,
@@ -30,19 +32,27 @@ class GRU4Rec(nn.Module):
         self.out = nn.Linear(config.hidden, config.width)
 
     def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
-        """What the model knows at the end of each history. [T, D] -> [B, D].
+        """What the model knows at the end of each history, from its last `max_length` events. [T, D] -> [B, D].
 
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        states: States = self.encode_prefixes(embedded, boundaries)[sent(boundaries[1:] - 1, embedded.device)]
-        return states
+        check(boundaries)
+        rows, shorter = last_events(boundaries, self.config.max_length)
+        device = embedded.device
+        return self._read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
-        """What the model knows at the end of every prefix. [T, D] -> [T, D].
+        """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
 
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
+        check(boundaries)
+        windows = cut_into_windows(boundaries, self.config.max_length)
+        device = embedded.device
+        return self._read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
+
+    def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         found: Hidden = self.out(self.gru(self.dropout(embedded), boundaries))
         return found

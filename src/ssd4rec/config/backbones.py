@@ -158,6 +158,7 @@ class GRU4RecConfig(BackboneSettings):
     width: int = Field(64, ge=1)  # D
     hidden: int = Field(128, ge=1)  # width of the recurrent state
     layers: int = Field(1, ge=1)
+    max_length: int = Field(200, ge=1)  # events that are read one after the other
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
 
 
