@@ -1,0 +1,165 @@
+"""Softmax cross-entropy against a sample of the catalogue, for catalogues whose every item is too many to score.
+
+    loss_i = -s_i,t + log( exp(s_i,t) + sum over negatives j != t of exp(s_i,j) / E[j] )
+
+E[j], how often item j is expected among the negatives of a batch, makes the sum an unbiased estimate of that over the whole
+catalogue: the correction by log Q. All rows share the negatives. Where each item is a negative once, this is the full loss.
+
+Source: Bengio and Senecal 2008 (importance sampling of the partition function); Yi et al. 2019 (the correction in a recommender).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssd4rec.errors import ShapeError
+from ssd4rec.ops.segments import full
+from ssd4rec.ops.softmax import BLOCK_ELEMENTS
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How often each item is a negative, and how to draw.
+
+    Items lie on a line, the most frequent first, each as long as it is expected to be drawn (at most 1); one point is drawn in
+    each unit of the line. So an item of length 1 is drawn once, any other at most twice, and all by their expectation exactly.
+    """
+
+    items: Tensor  # int64 [V], 0-based, the most frequent first
+    edges: Tensor  # float64 [V]: where each of them ends on the line; the last edge is the number of negatives
+    log_expected: Tensor  # float32 [V]: log E of each of them
+    count: int  # negatives a draw
+
+    def to(self, device: torch.device | str) -> "Proposal":
+        """The same on another device."""
+        return Proposal(self.items.to(device), self.edges.to(device), self.log_expected.to(device), self.count)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Draw the negatives of one batch with torch's generator.
+
+        Returns:
+            int64 [count] 0-based items, and float32 [count] the log of how often each was expected.
+        """
+        device = self.edges.device
+        points = torch.arange(self.count, device=device) + torch.rand(self.count, device=device, dtype=torch.float64)
+        places = torch.searchsorted(self.edges, points, right=True).clamp_(max=len(self.edges) - 1)
+        return self.items[places], self.log_expected[places]
+
+
+def propose(counts: Tensor, power: float, negatives: int) -> Proposal:
+    """Negatives by popularity: E[j] = min(1, c counts[j]^power), with c such that they sum to `negatives`.
+
+    Args:
+        counts: [V] training events of each item; less than one counts as one, so that every item can be drawn.
+        power: 0: uniform; 1: as popular in the sample as in the data.
+        negatives: a draw; more than V are V, and each item is then drawn exactly once.
+    """
+    weights, items = counts.double().clamp(min=1).pow(power).sort(descending=True, stable=True)
+    size, count = len(weights), min(negatives, len(weights))
+    # With the first n at E = 1, c = (count - n) / (sum of the other weights); the smallest n that leaves no E above 1.
+    rest = weights.flip(0).cumsum(0).flip(0)
+    scale = (count - torch.arange(size, dtype=torch.float64)) / rest
+    certain = int((scale * weights > 1).long().cumprod(0).sum())
+    expected = torch.ones_like(weights)
+    if certain < size:
+        expected[certain:] = (scale[certain] * weights[certain:]).clamp(max=1)
+    edges = expected.cumsum(0)
+    edges[:certain] = torch.arange(1, certain + 1, dtype=torch.float64)
+    return Proposal(items, edges, expected.log().float(), count)
+
+
+def sampled_cross_entropy(  # noqa: PLR0913 - three things each of targets and of negatives
+    states: Tensor, target_rows: Tensor, targets: Tensor, negative_rows: Tensor, negatives: Tensor, log_expected: Tensor
+) -> Tensor:
+    """Mean over the rows of the loss above, without the scores of all rows.
+
+    Args:
+        states: [M, D].
+        target_rows: [M, D], the vectors of the targets.
+        targets: int64 [M], the items themselves; a negative that is the target of a row does not count in that row.
+        negative_rows: [K, D], the vectors of the negatives.
+        negatives: int64 [K].
+        log_expected: [K], log E of each negative.
+
+    Returns:
+        The loss, a scalar; differentiable in states and in both kinds of rows. Memory O(block + (M + K) D).
+
+    Raises:
+        ShapeError: rows and items are not of one length.
+    """
+    if not (states.shape == target_rows.shape and targets.shape == states.shape[:1]):
+        raise ShapeError(
+            f"states [M, D], target_rows [M, D] and targets [M] must fit, found {tuple(states.shape)}, "
+            f"{tuple(target_rows.shape)} and {tuple(targets.shape)}"
+        )
+    if not negatives.shape == negative_rows.shape[:1] == log_expected.shape:
+        raise ShapeError(
+            f"negative_rows [K, D], negatives [K] and log_expected [K] must fit, found {tuple(negative_rows.shape)}, "
+            f"{tuple(negatives.shape)} and {tuple(log_expected.shape)}"
+        )
+    with torch.autocast(states.device.type, enabled=False):
+        states, target_rows, negative_rows = full(states, target_rows, negative_rows)
+        correction = log_expected.to(states.dtype)
+        loss: Tensor = _SampledCrossEntropy.apply(states, target_rows, targets, negative_rows, negatives, correction)  # type: ignore[no-untyped-call]  # torch has no types here
+    return loss
+
+
+def sampled_cross_entropy_definition(  # noqa: PLR0913 - as the function that it defines
+    states: Tensor, target_rows: Tensor, targets: Tensor, negative_rows: Tensor, negatives: Tensor, log_expected: Tensor
+) -> Tensor:
+    """The definition: all scores at once; see `sampled_cross_entropy`."""
+    own = (states * target_rows).sum(1, keepdim=True)
+    others = states @ negative_rows.T - log_expected
+    others = others.masked_fill(negatives == targets[:, None], -torch.inf)
+    return (torch.cat([own, others], dim=1).logsumexp(1) - own[:, 0]).mean()
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0913, PLR0914 - as the function in front of it
+        ctx: Any,
+        states: Tensor,
+        target_rows: Tensor,
+        targets: Tensor,
+        negative_rows: Tensor,
+        negatives: Tensor,
+        log_expected: Tensor,
+    ) -> Tensor:
+        rows, count = states.shape[0], negatives.shape[0]
+        d_states, d_targets = torch.empty_like(states), torch.empty_like(target_rows)
+        d_negatives = torch.zeros_like(negative_rows)
+        loss = states.new_zeros(())
+        size = max(BLOCK_ELEMENTS // count, 32)
+        scratch = states.new_empty(min(size, rows), count)
+        narrow, wanted = negatives.int(), targets.int()  # compared faster than int64
+        for start in range(0, rows, size):
+            part = slice(start, start + size)
+            block, own_rows = states[part], target_rows[part]
+            others = torch.mm(block, negative_rows.T, out=scratch[: block.shape[0]])
+            others -= log_expected
+            others.masked_fill_(narrow == wanted[part, None], -torch.inf)
+            own = (block * own_rows).sum(dim=1, keepdim=True)
+            top = torch.maximum(own, others.amax(dim=1, keepdim=True))
+            others -= top
+            own = own - top
+            total = others.exp_().sum(dim=1, keepdim=True) + own.exp()
+            loss += (total.log() - own).sum()
+            others /= total
+            wrong = own.exp() / total - 1  # the share of the target that it lacks
+            torch.mm(others, negative_rows, out=d_states[part])
+            d_states[part].addcmul_(wrong, own_rows)
+            torch.mul(block, wrong, out=d_targets[part])
+            d_negatives.addmm_(others.T, block)
+        ctx.save_for_backward(d_states, d_targets, d_negatives)
+        ctx.rows = rows
+        return loss / rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None, None]:
+        d_states, d_targets, d_negatives = ctx.saved_tensors
+        scale = grad / ctx.rows
+        return d_states * scale, d_targets * scale, None, d_negatives * scale, None, None
