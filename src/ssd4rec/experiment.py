@@ -18,12 +18,12 @@ from lightning.pytorch import Callback
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.config import Config
+from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config
 from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.histories import Histories, build_histories, describe
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
-from ssd4rec.data.split import Examples, Split, make_split
+from ssd4rec.data.split import Split, make_split, training_counts
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, evaluate
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
@@ -87,6 +87,8 @@ def train(
     check_writable(out)
     cost = cost_of_pass(data.split.train, config.training)
     say(f"one pass: {cost.targets:,} targets, {cost.tokens:,} tokens ({config.training.objective})")
+    if config.training.samples(len(data.catalogue)):
+        say(_describe_sampling(config, len(data.catalogue)))
     if advice := cost.advice(config.training):
         say(advice)
 
@@ -122,6 +124,15 @@ def train(
     save_artefact(out, model, data.catalogue, config, report, counts)
     shutil.rmtree(state, ignore_errors=True)
     return report
+
+
+def _describe_sampling(config: Config, catalogue_size: int) -> str:
+    chosen, sampled = config.training, min(config.training.negatives, catalogue_size)
+    why = f" as there are more than {FULL_SOFTMAX_UP_TO:,}; training.softmax=full scores all" if chosen.softmax == "auto" else ""
+    return (
+        f"softmax: sampled, {sampled:,} of {catalogue_size:,} items a batch, drawn by training counts to the power "
+        f"{chosen.negative_power:g}{why}; ranking is over all items"
+    )
 
 
 def _describe_model(model: NextItemModel, config: Config) -> dict[str, Any]:
@@ -219,12 +230,3 @@ def versions() -> dict[str, str]:
         **{name: metadata.version(name) for name in names},
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }
-
-
-def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:
-    """[V + 1]: how often each item number occurs in the training part."""
-    edges = np.zeros(len(histories.items) + 1, dtype=np.int64)
-    np.add.at(edges, train.start, 1)
-    np.add.at(edges, train.stop, -1)
-    in_training = np.cumsum(edges[:-1]) > 0
-    return np.bincount(histories.items[in_training], minlength=catalogue_size + 1).astype(np.int64)

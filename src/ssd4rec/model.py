@@ -2,11 +2,13 @@
 
 from typing import Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.ops.forms import linear_cross_entropy
-from ssd4rec.ops.segments import append
+from ssd4rec.ops.sampled_softmax import Proposal, sampled_cross_entropy
+from ssd4rec.ops.segments import append, sent
 from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
 
 
@@ -102,14 +104,20 @@ class NextItemModel(nn.Module):
         """[B, D] -> [B, V]: column j scores item number j + 1."""
         return states @ self.item_vectors.T
 
-    def loss(self, states: States, targets: Tensor) -> Tensor:
-        """Mean softmax cross-entropy over the catalogue.
+    def loss(self, states: States, targets: Tensor, proposal: Proposal | None = None) -> Tensor:
+        """Mean softmax cross-entropy over the catalogue, or over a sample of it.
 
         Args:
             states: [M, D].
             targets: int64 [M] item numbers, 1 … V.
+            proposal: how negatives are drawn; None: all items are scored.
         """
-        return linear_cross_entropy(states, self.item_vectors, targets - 1)
+        if proposal is None:
+            return linear_cross_entropy(states, self.item_vectors, targets - 1)
+        drawn, log_expected = (sent(each, states.device) for each in proposal.draw())
+        rows = self.table(torch.cat([targets, drawn + 1]))  # one lookup: one gradient of the table
+        asked = len(targets)
+        return sampled_cross_entropy(states, rows[:asked], targets, rows[asked:], drawn + 1, log_expected)
 
     def _check(self, items: Items, boundaries: Boundaries) -> None:
         if items.dim() != 1 or boundaries.dim() != 1 or not len(boundaries) or int(boundaries[-1]) != items.shape[0]:

@@ -173,3 +173,30 @@ def test_an_accelerator_that_is_not_there_is_an_error(world):
     settings = SETTINGS.training.model_copy(update={"accelerator": "gpu"})
     with pytest.raises(BackendError, match=r'training\.accelerator = "gpu" is not available'):
         fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings)
+
+
+@pytest.mark.parametrize("rows", ["all", "touched"])
+def test_a_sampled_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, rows):
+    """Negatives and the moments of the touched rows are those of an uninterrupted run, also after a power cut in mid-epoch."""
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    sampled = {"softmax": "sampled", "negatives": 5, "updated_rows": rows}
+    settings = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update=sampled)})
+    weights, report = train(world, settings)
+    assert not equal(weights, train(world)[0])
+    with pytest.raises(ConnectionAbortedError):
+        train(world, settings, directory=tmp_path, callbacks=[Stop(9)])
+    resumed, again = train(world, settings, directory=tmp_path, resume=True)
+    assert equal(resumed, weights)
+    assert [epoch.loss for epoch in again.course] == [epoch.loss for epoch in report.course]
+
+
+def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
+    """With every item as a negative the losses of the epochs are those of the full softmax, to rounding."""
+    sampled = {"softmax": "sampled", "negatives": 10_000, "mask_ratio": 0.0}
+    settings = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update=sampled)})
+    full = settings.model_copy(update={"training": settings.training.model_copy(update={"softmax": "full"})})
+    full = full.model_copy(update={"backbone": full.backbone.model_copy(update={"dropout": 0.0})})
+    settings = settings.model_copy(update={"backbone": full.backbone})
+    found, expected = (train(world, each)[1] for each in (settings, full))
+    losses = [[epoch.loss for epoch in each.course] for each in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -18,11 +18,12 @@ from ssd4rec.config.backbones import (
     SSD4RecConfig,
 )
 from ssd4rec.config.base import Objective, Settings
-from ssd4rec.config.settings import Config, DataConfig, EvaluationConfig, Seen, TrainingConfig
+from ssd4rec.config.settings import FULL_SOFTMAX_UP_TO, Config, DataConfig, EvaluationConfig, Seen, TrainingConfig
 from ssd4rec.config.toml import dump_config, load_config, parse_config, presets
 
 __all__ = [
     "BACKBONES",
+    "FULL_SOFTMAX_UP_TO",
     "BERT4RecConfig",
     "BackboneConfig",
     "Bidirectional",

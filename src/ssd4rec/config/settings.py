@@ -9,6 +9,8 @@ from ssd4rec.config.base import Objective, Settings
 
 Seen = Literal["kept", "filtered"]
 
+FULL_SOFTMAX_UP_TO = 50_000  # items, where training.softmax = "auto"
+
 
 class DataConfig(Settings):
     """How a table of interactions becomes histories and examples."""
@@ -34,12 +36,34 @@ class TrainingConfig(Settings):
     learning_rate: float = Field(1e-3, gt=0.0)
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)
+    softmax: Literal["auto", "full", "sampled"] = "auto"  # auto: sampled above 50,000 items; ranking is always over all
+    negatives: int = Field(4096, ge=1)  # softmax = "sampled": shared by all targets of a batch
+    negative_power: float = Field(0.5, ge=0.0, le=1.0)  # drawn by training counts to this power; 0: all items alike
+    updated_rows: Literal["all", "touched"] = "all"  # of the item table in a step; touched: read, asked for or drawn, others rest
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10
     seed: int = Field(2024, ge=0)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway
+
+    @model_validator(mode="after")
+    def _touched_rows_are_few(self) -> Self:
+        if self.updated_rows == "touched" and self.softmax != "sampled":
+            raise ValueError(
+                f'training.updated_rows = "touched" needs training.softmax = "sampled", found "{self.softmax}": '
+                f"the full softmax touches every row; set training.softmax=sampled or training.updated_rows=all"
+            )
+        if self.updated_rows == "touched" and self.weight_decay:
+            raise ValueError(
+                f'training.updated_rows = "touched" cannot decay rows that it leaves alone, found training.weight_decay = '
+                f"{self.weight_decay}; set training.weight_decay=0.0 or training.updated_rows=all"
+            )
+        return self
+
+    def samples(self, catalogue_size: int) -> bool:
+        """Whether a catalogue of so many items is learnt from a sample of it."""
+        return self.softmax == "sampled" or (self.softmax == "auto" and catalogue_size > FULL_SOFTMAX_UP_TO)
 
 
 class EvaluationConfig(Settings):

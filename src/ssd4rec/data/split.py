@@ -201,3 +201,12 @@ def _empty_part(name: str, shown: list[str], histories: Histories) -> str:
         "test": f"no event from {shown[1]} on has an earlier one of the same user",
     }[name]
     return f"the {name} part is empty: {lies}; the times go from {earliest} to {latest}, name other moments"
+
+
+def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:
+    """[V + 1]: how often each item number occurs in the training part."""
+    edges = np.zeros(len(histories.items) + 1, dtype=np.int64)
+    np.add.at(edges, train.start, 1)
+    np.add.at(edges, train.stop, -1)
+    in_training = np.cumsum(edges[:-1]) > 0
+    return np.bincount(histories.items[in_training], minlength=catalogue_size + 1).astype(np.int64)

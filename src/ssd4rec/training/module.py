@@ -13,10 +13,12 @@ from torchmetrics import MeanMetric
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import PackedBatch, lay_end_to_end, pack
-from ssd4rec.data.split import Split
+from ssd4rec.data.split import Split, training_counts
 from ssd4rec.evaluation.ranks import ranks_of_states
 from ssd4rec.model import NextItemModel
+from ssd4rec.ops.sampled_softmax import Proposal, propose
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
+from ssd4rec.training.row_adam import RowAdam
 
 WATCHED = "ndcg@10"  # what early stopping and the best weights go by, on the validation part
 
@@ -57,9 +59,18 @@ class NextItemTraining(pl.LightningModule):
         self.watched = MeanMetric()
         self.course_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the device at each step
         self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learnt)
+        self.proposal: Proposal | None = None
+        if config.samples(model.catalogue_size):
+            counts = torch.from_numpy(training_counts(histories, split.train, model.catalogue_size))[1:]
+            self.proposal = propose(counts, config.negative_power, config.negatives)
+        model.table.sparse = config.updated_rows == "touched"
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, as the authors have it."""
+        """Adam, as the authors have it; where only touched rows are updated, `RowAdam`."""
+        if self.config.updated_rows == "touched":
+            table = self.model.table.weight
+            others = [each for each in self.parameters() if each is not table]
+            return RowAdam(others, table, self.config.learning_rate)
         return torch.optim.Adam(
             self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
@@ -88,7 +99,7 @@ class NextItemTraining(pl.LightningModule):
         if self.config.schedule != "constant":
             self._set_learning_rate(batch_idx)
         self.read_in_epoch = (self.trainer.current_epoch, batch_idx + 1)
-        loss = next_item_loss(self.model, batch, self.config)
+        loss = next_item_loss(self.model, batch, self.config, self.proposal)
         self.course_loss.update(loss.detach())
         return loss
 

@@ -16,6 +16,7 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import Numbers, PackedBatch, Placed, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.model import NextItemModel
+from ssd4rec.ops.sampled_softmax import Proposal
 from ssd4rec.ops.segments import append, sent
 from ssd4rec.shapes import Boundaries, Items
 
@@ -53,31 +54,34 @@ def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
     return TrainingBatch(batch.items.cpu(), boundaries, asked, targets[asked]).to(batch.items.device)
 
 
-def next_item_loss(model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig) -> Tensor:
+def next_item_loss(
+    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, proposal: Proposal | None = None
+) -> Tensor:
     """Mean cross-entropy over everything that the batch asks for; items are masked, targets never are.
 
     Args:
         model: in training or evaluation mode.
         batch: from `prepare`; or a packed batch, which is prepared here (a GPU is then waited for).
         config: the objective and the mask ratio.
+        proposal: how negatives are drawn; None: every item of the catalogue is one.
     """
     if isinstance(batch, PackedBatch):
         batch = prepare(batch, config)
     if config.objective == "cloze":
-        return _cloze_loss(model, batch, config.mask_ratio)
+        return _cloze_loss(model, batch, config.mask_ratio, proposal)
     items = masked(batch.items, config.mask_ratio)
     read = model.encode if config.objective == "prefix" else model.encode_prefixes
-    return model.loss(read(items, batch.boundaries).index_select(0, batch.asked), batch.targets)
+    return model.loss(read(items, batch.boundaries).index_select(0, batch.asked), batch.targets, proposal)
 
 
-def _cloze_loss(model: NextItemModel, batch: TrainingBatch, ratio: float) -> Tensor:
+def _cloze_loss(model: NextItemModel, batch: TrainingBatch, ratio: float, proposal: Proposal | None) -> Tensor:
     # how many are hidden is known on the device alone: a GPU is waited for here
     last = torch.zeros_like(batch.items, dtype=torch.bool)
     last[sent(batch.boundaries[1:] - 1, last.device)] = True
     hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < ratio)
     blanks = batch.asked[hidden]
     states = model.fill_in(batch.items.index_fill(0, blanks, 0), batch.boundaries)
-    return model.loss(states[blanks], batch.targets[hidden])
+    return model.loss(states[blanks], batch.targets[hidden], proposal)
 
 
 @dataclass(frozen=True)
