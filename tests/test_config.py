@@ -186,6 +186,17 @@ def test_overrides_may_depend_on_each_other() -> None:
             r'backbone\.bidirectional = "all" with 2 layers; '
             r'set backbone\.bidirectional = "top" or training\.objective = "prefix"',
         ),
+        ("[training]\nnegatives = 0", r"training\.negatives = 0: Input should be greater than or equal to 1"),
+        ("[training]\nnegative_power = 1.5", r"training\.negative_power = 1\.5: Input should be less than or equal to 1"),
+        ('[training]\nsoftmax = "some"', r"training\.softmax = 'some': Input should be 'auto', 'full' or 'sampled'"),
+        (
+            '[training]\nupdated_rows = "touched"',
+            r'training\.updated_rows = "touched" needs training\.softmax = "sampled", found "auto": the full softmax',
+        ),
+        (
+            '[training]\nsoftmax = "sampled"\nupdated_rows = "touched"\nweight_decay = 0.1',
+            r'training\.updated_rows = "touched" cannot decay rows .* found training\.weight_decay = 0\.1; set',
+        ),
     ],
 )
 def test_settings_that_cannot_be(text: str, message: str) -> None:
@@ -339,3 +350,11 @@ def test_settings_without_a_name_are_ssd4recs() -> None:
     """A file of before there was a choice means what it meant."""
     assert parse_config("[backbone]\nwidth = 32").backbone == SSD4RecConfig(width=32)
     assert Config.model_validate({"backbone": {"width": 32}}).backbone == SSD4RecConfig(width=32)
+
+
+def test_the_catalogue_is_sampled_above_fifty_thousand_items() -> None:
+    """auto: 50,000 items are all scored, one more are sampled; "full" and "sampled" do as they say."""
+    auto, full, sampled = (TrainingConfig(softmax=choice) for choice in ("auto", "full", "sampled"))
+    assert [auto.samples(items) for items in (50_000, 50_001)] == [False, True]
+    assert not full.samples(1_000_000)
+    assert sampled.samples(10)

@@ -11,6 +11,7 @@ from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.model import NextItemModel, count_parameters
+from ssd4rec.ops.sampled_softmax import Proposal, propose
 
 ITEMS = torch.tensor([3, 1, 2, 0, 4])
 BOUNDARIES = boundaries_of([2, 3])
@@ -63,6 +64,31 @@ def test_loss_by_hand() -> None:
     state = torch.tensor([[math.log(3), 0.0]])
     assert model.loss(state, torch.tensor([1])).item() == pytest.approx(math.log(4))
     assert model.loss(state, torch.tensor([2])).item() == pytest.approx(math.log(4 / 3))
+
+
+def test_a_sampled_loss_by_hand() -> None:
+    """Scores 0, ln 3, ln 3 for items 1 … 3, item 2 the only negative, expected 1/2 a time: item 1 costs ln(1 + 2 * 3)."""
+    model = NextItemModel(Echo(), catalogue_size=3)
+    with torch.no_grad():
+        model.table.weight.copy_(torch.tensor([[9.0, 9], [0, 0], [1, 0], [1, 0]]))
+    proposal = Proposal(torch.tensor([1]), torch.ones(1, dtype=torch.float64), torch.tensor([0.5]).log(), 1)
+    state = torch.tensor([[math.log(3), 0.0]])
+    assert model.loss(state, torch.tensor([1]), proposal).item() == pytest.approx(math.log(7))
+    assert model.loss(state, torch.tensor([2]), proposal).item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_sampled_loss_teaches_the_full_one_where_all_items_are_drawn(sparse: bool) -> None:
+    """Loss and the gradient of the table, dense or of the touched rows, are those of the full softmax; the mask has none."""
+    model, states, targets = small_model(), torch.randn(3, 6, dtype=torch.float64), torch.tensor([1, 2, 4])
+    full = model.loss(states, targets)
+    expected = torch.autograd.grad(full, model.table.weight)[0]
+    model.table.sparse = sparse
+    sampled = model.loss(states, targets, propose(torch.ones(model.catalogue_size), 0.0, model.catalogue_size))
+    found = torch.autograd.grad(sampled, model.table.weight)[0]
+    assert found.is_sparse == sparse
+    assert sampled.item() == pytest.approx(full.item(), rel=1e-12)
+    torch.testing.assert_close(found.to_dense() if sparse else found, expected)
 
 
 def test_the_mask_is_never_a_candidate() -> None:

@@ -24,7 +24,8 @@ class RowAdam(torch.optim.Adam):
 
     def __init__(self, others: list[nn.Parameter], table: Tensor, learning_rate: float) -> None:
         self.table = table
-        super().__init__([{"params": others}, {"params": [table]}], lr=learning_rate, fused=True)
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": [table]}]
+        super().__init__(groups, lr=learning_rate, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
