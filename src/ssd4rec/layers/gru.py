@@ -2,14 +2,16 @@
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
-from ssd4rec.ops.segments import lay_out, sent
+from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.shapes import Boundaries, Channels, Hidden
 
 
 class PackedGRU(nn.Module):
-    """`nn.GRU` that reads each history from its beginning, without padding.
+    """`nn.GRU` that reads each history from its beginning.
+
+    Histories of like length are read side by side, with padding behind the shorter ones. A `PackedSequence` needs no padding, but
+    on a CPU each of its steps makes a gradient of the whole row, so that its price is the square of the length (docs/log.md).
 
     Args:
         width: of what is read.
@@ -25,12 +27,8 @@ class PackedGRU(nn.Module):
 
     def forward(self, row: Hidden, boundaries: Boundaries) -> Channels:
         """[T, width] -> [T, hidden]: the state after each event. Boundaries may stay on the CPU."""
-        # torch wants all first events, then all second ones, the longest history first:
-        # boundaries [0, 1, 4] -> order [1, 0, 2, 3], 2 + 1 + 1 events a step
-        layout = lay_out(boundaries.cpu())
-        lengths = layout.boundaries.diff()
-        seat = lengths.argsort(descending=True, stable=True).argsort()
-        order = (layout.place * len(lengths) + seat[layout.history]).argsort()
-        states, _ = self.gru(PackedSequence(row[sent(order, row.device)], torch.bincount(layout.place)))
-        found: Channels = states.data[sent(order.argsort(), row.device)]
+        tables = lay_in_tables(boundaries, row.device)
+        padded = torch.cat([row, row.new_zeros(1, row.shape[1])])
+        states = [self.gru(padded[cells.T])[0].transpose(0, 1).flatten(0, 1) for cells in tables.cells]
+        found: Channels = torch.cat(states)[tables.place]
         return found
