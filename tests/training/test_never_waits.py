@@ -17,6 +17,7 @@ from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops import forms
+from ssd4rec.ops.sampled_softmax import propose
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.training.objective import next_item_loss, prepare
 
@@ -80,6 +81,17 @@ def test_a_step_waits_for_nothing(objective: str, settings: dict[str, Any], monk
     assert watched.seen > 100
     assert watched.waited == []
     assert ours.table.weight.grad is not None
+
+
+def test_a_sampled_softmax_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negatives are drawn on the CPU: their number and their probabilities are known there."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    prepared = prepare(batch(), TrainingConfig()).to("meta")
+    proposal = propose(torch.ones(ITEMS), power=0.5, negatives=10)
+    with Watched("meta") as watched:
+        next_item_loss(model().to("meta"), prepared, TrainingConfig(), proposal).backward()
+    assert watched.seen > 100
+    assert watched.waited == []
 
 
 def test_a_batch_that_was_not_prepared_waits() -> None:
