@@ -336,6 +336,8 @@ def test_what_a_person_wrote_is_not_left_out(tmp_path: Path) -> None:
         ('[backbone]\nname = "mamba5rec"', r"unknown backbone 'mamba5rec'; did you mean 'mamba4rec'\?"),
         ('[backbone]\nname = "zzz"', r"unknown backbone 'zzz'; known backbones: ssd4rec, sasrec, .*mamba4rec"),
         ('[backbone]\nname = "mamba4rec"\nwidht = 3', r"unknown setting 'backbone\.widht'; did you mean 'backbone\.width'\?$"),
+        ("[backbone]\nlearning_rate = 3", r"'backbone\.learning_rate'; did you mean 'training\.learning_rate'\?"),
+        ("[backbone]\nzzz = 3", r"unknown setting 'backbone\.zzz'; known settings: data\.user, "),
         ('[backbone]\nname = "mamba4rec"\nwidth = 0', r"backbone\.width = 0: Input should be greater than or equal to 1"),
         ("backbone = 3", r"backbone = 3: Input should be a valid dictionary"),
     ],

@@ -149,8 +149,11 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
 
 
 def _nearest(name: str, known: list[str], what: str) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {nearest[0]!r}?" if nearest else f"known {what}: {', '.join(known)}"
+    # by the last part, whose group may be the wrong one; of equal ones that in the same group
+    group, _, key = name.rpartition(".")
+    last = {each.rpartition(".")[2]: each for each in sorted(known, key=lambda each: each.startswith(f"{group}."))}
+    nearest = difflib.get_close_matches(key, list(last), n=1, cutoff=0.5)
+    return f"did you mean {last[nearest[0]]!r}?" if nearest else f"known {what}: {', '.join(known)}"
 
 
 def _optional_keys() -> set[str]:
