@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 GUARDS = {
     "bench_ssd.py": ["tests/ops/test_chunked.py"],
     "bench_step.py": ["tests/training/test_objective.py", "tests/ops/test_softmax.py"],
+    "bench_softmax.py": ["tests/ops/test_softmax.py", "tests/ops/test_sampled_softmax.py"],
     "bench_length.py": ["tests/backbones/test_ssd4rec.py"],
     "bench_step_latency.py": ["tests/layers/test_step.py"],
     "bench_data.py": ["tests/data/test_histories.py"],
