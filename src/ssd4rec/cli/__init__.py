@@ -13,6 +13,7 @@ from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
 from ssd4rec.cli.recommend import recommend
+from ssd4rec.cli.reproduce import reproduce
 from ssd4rec.cli.shared import err_console
 from ssd4rec.cli.train import demo, train
 from ssd4rec.errors import SSD4RecError
@@ -32,6 +33,7 @@ app.command()(demo)
 app.command()(evaluate)
 app.command()(recommend)
 app.add_typer(data_app, name="data")
+app.command()(reproduce)
 app.command()(doctor)
 
 

@@ -43,6 +43,7 @@ class SSD4RecConfig(BackboneSettings):
     norm_embedding: bool = False
     bidirectional: Bidirectional = "top"  # which layers read both ways; the paper: all
     backward_weight: float = 0.1  # beta
+    feed_forward: bool = True  # false: an ablation of the paper
     mirror_back: bool = False  # difference D1: the authors add the backward direction as it comes out
 
     @model_validator(mode="after")

@@ -13,6 +13,8 @@ from ssd4rec.shapes import Hidden, States
 class BiSSDLayer(nn.Module):
     """H1 = Dropout(LayerNorm(F + beta K + H)); H2 = FeedForward(H1), which has its own residual, LayerNorm and dropout.
 
+    Without `feed_forward`, an ablation, H2 = H1.
+
     Args:
         config: sizes and beta.
         bidirectional: whether this layer reads both ways; if not, K is left out.
@@ -26,7 +28,7 @@ class BiSSDLayer(nn.Module):
         self.mixer = Mamba2Mixer(config)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = Dropout(config.dropout)
-        self.feed_forward = FeedForward(config.width, config.dropout)
+        self.feed_forward = FeedForward(config.width, config.dropout) if config.feed_forward else nn.Identity()
 
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Every position of the row, with both directions over the whole history. [T, D] -> [T, D]."""

@@ -1,0 +1,73 @@
+"""`reproduce`: the paper's tables and figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssd4rec import screen
+from ssd4rec.cli.shared import JsonOption, SetOption, cache, err_console, out_console, print_json, say
+
+
+def reproduce(  # noqa: PLR0913 - each is an option of the command
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="accuracy, efficiency, ablation, beta, rho, length, or all.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files or named data sets.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs and the report.")] = Path("artefacts/reproduce"),
+    budget: Annotated[
+        str, typer.Option("--budget", help="small (minutes), medium (hours) or paper (its own settings).")
+    ] = "small",
+    models: Annotated[
+        str | None, typer.Option("--models", help="Of accuracy and efficiency, comma-separated; none: all.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="At most so many, whatever the budget says.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="So many seeds.")] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the paper's tables and figures on DATA: OUT/report.html, report.md, results.json.
+
+    Every run is kept under the hash of its settings. The same command goes on where it was stopped, and other budgets
+    or studies in the same --out leave what is there and use what they share.
+
+    accuracy    models side by side, published figures, paired tests
+    efficiency  seconds and memory
+    ablation    what each part is worth
+    beta, rho, length    the paper's Figures 3 to 5
+    """
+    from ssd4rec.reproduce.studies import STUDIES, find, make_budget
+
+    find(study, (*STUDIES, "all"), "study")
+    chosen = make_budget(budget, epochs, seeds, width)
+    from ssd4rec.reproduce.sweep import carry_out, plan
+
+    names = [name.strip() for name in models.split(",")] if models else []
+    sweep = plan(study, _checked(data), chosen, out, cache(), models=names, settings=settings or [])
+    try:
+        with screen.progress_bar(err_console) as bar:
+            task = bar.add_task("runs", total=len(sweep.runs))
+            results = carry_out(
+                sweep, say, lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+            )
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command goes on where this one stopped. So far: {out / 'report.html'}")
+        raise
+    if as_json:
+        print_json(results)
+    else:
+        out_console.print(f"The report: {out / 'report.html'} (and report.md, results.json)")
+    failed = [title for key, (title, _) in sweep.runs.items() if not sweep.finished(key)]
+    if failed:
+        say(f"{len(failed)} runs failed, the report says why: {'; '.join(failed)}")
+        raise typer.Exit(1)
+
+
+def _checked(data: list[str]) -> list[str]:
+    from ssd4rec.data.known import KNOWN, is_known
+    from ssd4rec.reproduce.studies import find
+
+    for each in data:
+        if not is_known(each) and not Path(each).exists():
+            find(each, tuple(KNOWN), "file or data set")
+    return data

@@ -1,0 +1,57 @@
+"""What padding costs: the same model, each history filled up to the longest of its batch."""
+
+import torch
+from torch import Tensor
+
+from ssd4rec.evaluation.evaluate import Ranker
+from ssd4rec.shapes import Boundaries, Items, States
+
+PLACES = 65_536  # at once, filled places included: what bounds memory
+
+
+class Padded:
+    """Reads what a padded batch reads and gives what a packed one gives.
+
+    After each history stands a filler of item 0 up to the longest of the batch, as a history of its own from which nothing
+    is read. So the figures cannot change, and the time is that of a padded batch of the same histories in the same order.
+
+    Args:
+        model: reads packed histories.
+    """
+
+    def __init__(self, model: Ranker) -> None:
+        self.model = model
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """[V, D]."""
+        return self.model.item_vectors
+
+    def encode(self, items: Items, boundaries: Boundaries) -> States:
+        """[T] -> [B, D]."""
+        lengths = boundaries.diff().tolist()
+        states, first = [], 0
+        while first < len(lengths):
+            last, longest = first, 0
+            while last < len(lengths) and max(longest, lengths[last]) * (last + 1 - first) <= max(PLACES, lengths[first]):
+                longest = max(longest, lengths[last])
+                last += 1
+            states.append(self._filled(items, boundaries[first : last + 1], longest))
+            first = last
+        return torch.cat(states)
+
+    def _filled(self, items: Items, boundaries: Boundaries, longest: int) -> States:
+        # lengths [1, 3], longest 3: items [a 0 0 b c d], histories of 1, 2 and 3 events; the second is not read
+        lengths = boundaries.diff()
+        starts = torch.arange(len(lengths)) * longest
+        rows = torch.repeat_interleave(starts - boundaries[:-1].cpu(), lengths.cpu())
+        places = rows + torch.arange(int(boundaries[0]), int(boundaries[-1]))
+        filled = torch.zeros(len(lengths) * longest, dtype=items.dtype, device=items.device)
+        filled[places.to(items.device)] = items[int(boundaries[0]) : int(boundaries[-1])]
+        ends = torch.stack([starts + lengths.cpu(), starts + longest], dim=1).flatten()
+        edges = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+        real = torch.zeros(len(ends), dtype=torch.bool)
+        real[::2] = True
+        kept = edges.diff() > 0  # no filler after the longest
+        edges = torch.cat([edges[:1], edges[1:][kept]])
+        return self.model.encode(filled, edges.to(boundaries.device))[real[kept].to(items.device)]

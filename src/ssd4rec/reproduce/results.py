@@ -1,0 +1,156 @@
+"""What results.json holds: for each study and data set one row a point, means over seeds, the published figure beside."""
+
+import json
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssd4rec.errors import DataError
+from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.reproduce.compare import paired_bootstrap
+from ssd4rec.reproduce.published import PUBLISHED, Published, published_row
+from ssd4rec.reproduce.runs import FAILURE, POPULARITY, Run, ranks_of, result_of
+from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Budget, Point
+
+if TYPE_CHECKING:
+    from ssd4rec.reproduce.sweep import Part
+
+RESULTS = "results.json"
+COSTS = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
+
+
+def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, Any]:
+    """The parts of this sweep as far as they are finished, and other studies that an earlier one left in the folder."""
+    studies = _earlier(out)
+    for part in parts:
+        studies.setdefault(part.study, {})[part.data.name] = _part(part, budget, out)
+    return {
+        "commit": _commit(),
+        "studies": {name: studies[name] for name in STUDIES if name in studies},
+    }
+
+
+def _earlier(out: Path) -> dict[str, Any]:
+    path = out / RESULTS
+    try:
+        studies: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["studies"]
+    except FileNotFoundError:
+        return {}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a result of reproduce ({error}); move it away, or choose another --out") from error
+    return studies
+
+
+def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
+    rows = [_row(point, part, out) for point in part.points]
+    finished = [seed for row in rows for seed in row["seeds"] if seed["state"] == "finished"]
+    first = result_of(out / "runs" / finished[0]["key"]) if finished else None
+    _add_popularity(rows, first)
+    if part.study == "accuracy":
+        _add_tests(rows, out, finished[0]["key"] if finished else None)
+    if part.study == "ablation":
+        rows.extend(_padded(rows))
+    ours = {row["model"] for row in rows}
+    others = PUBLISHED.get(part.data.known or "", {}) if part.study == "accuracy" else {}
+    return {
+        "source": part.data.source,
+        "known": part.data.known,
+        "fingerprint": part.data.fingerprint,
+        "kept": part.data.description["kept"],
+        "budget": asdict(budget),
+        "reduced": budget.name != "paper",
+        "axis": STUDIES[part.study].axis,
+        "protocol": first["protocol"] if first else None,
+        "versions": first["versions"] if first else None,
+        "device": first["efficiency"]["device"] if first else None,
+        "rows": rows,
+        "published_only": {name: _published(row) for name, row in others.items() if name not in ours},
+    }
+
+
+def _row(point: Point, part: "Part", out: Path) -> dict[str, Any]:
+    seeds, results = [], []
+    for config in point.configs:
+        run = Run(part.data, config)
+        folder = out / "runs" / run.key
+        result = result_of(folder)
+        seed: dict[str, Any] = {"seed": config.training.seed, "key": run.key, "state": "missing"}
+        if result is not None:
+            seed |= {"state": "finished", "test": result["test"], "best_epoch": result["course"]["best_epoch"]}
+            results.append(result)
+        elif (folder / FAILURE).is_file():
+            seed |= {"state": "failed", "why": (folder / FAILURE).read_text(encoding="utf-8")}
+        seeds.append(seed)
+    known = part.data.known if point.label in (point.model, "SSD4Rec") else None
+    return {
+        "label": point.label,
+        "model": point.model,
+        "x": point.x,
+        "metrics": {name: _spread([each["test"][name] for each in results]) for name in (results[0]["test"] if results else ())},
+        "costs": _costs(results),
+        "parameters": results[0]["model"]["parameters"] if results else None,
+        "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
+        "published": _published(published_row(known, point.model)),
+        "seeds": seeds,
+    }
+
+
+def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    costs = {}
+    for name in COSTS:
+        values = [each["efficiency"][name] for each in results if each["efficiency"][name] is not None]
+        costs[name] = statistics.median(values) if values else None
+    return costs
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean and standard deviation (n - 1) over seeds."""
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
+def _published(row: Published | None) -> dict[str, Any] | None:
+    return None if row is None else {"figures": dict(row.figures), "grade": row.grade, "source": row.source}
+
+
+def _add_popularity(rows: Sequence[dict[str, Any]], first: Mapping[str, Any] | None) -> None:
+    for row in rows:
+        if row["model"] == "popularity" and first is not None:
+            row["metrics"] = {name: _spread([value]) for name, value in first["popularity"]["test"].items()}
+
+
+def _add_tests(rows: Sequence[dict[str, Any]], out: Path, first: str | None) -> None:
+    """Beside each wiring of ours: the paired test against the best model that is not ours."""
+    done = [row for row in rows if row["metrics"]]
+    baselines = [row for row in done if row["model"] not in WIRINGS]
+    if first is None or not baselines:
+        return
+    best = max(baselines, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
+    for row in done:
+        if row["model"] in WIRINGS:
+            test = paired_bootstrap(_ranks(row, out, first), _ranks(best, out, first))
+            row["against_best_baseline"] = {"baseline": best["label"], **test}
+
+
+def _ranks(row: Mapping[str, Any], out: Path, first: str) -> list[Ranks]:
+    if row["model"] == "popularity":
+        return [ranks_of(out / "runs" / first, POPULARITY)]
+    return [ranks_of(out / "runs" / seed["key"]) for seed in row["seeds"] if seed["state"] == "finished"]
+
+
+def _padded(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The whole model again with the time of padded inference; its figures are the same by construction."""
+    whole = next(row for row in rows if row["label"] == "SSD4Rec")
+    costs = dict.fromkeys(COSTS) | {"inference_seconds": whole["costs"]["padded_inference_seconds"]}
+    return [{**whole, "label": "padded instead of packed (inference)", "published": None, "costs": costs}]
+
+
+def _commit() -> str | None:
+    """Of the working copy that the package lies in; None: it was installed."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed arguments
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,105 @@
+"""One run: settings and data in, figures and ranks out, kept under the hash of what decided them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssd4rec.config import Config
+from ssd4rec.data.histories import build_histories, describe
+from ssd4rec.data.interactions import Columns, Interactions, read_interactions
+from ssd4rec.data.known import KNOWN, is_known, open_known
+from ssd4rec.errors import DataError
+from ssd4rec.evaluation.metrics import Ranks
+
+NUMERICS = 1  # raised when a change of the code changes what a run with the same settings gives
+SPEC, RESULT, RANKS, POPULARITY, FAILURE = "run.json", "result.json", "ranks.npy", "popularity.npy", "failure.txt"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a person named, looked at."""
+
+    source: str  # a name, or an absolute path
+    name: str  # that of the report
+    known: str | None  # the named data set whose counts after the 5-core it has
+    fingerprint: str
+    description: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a data set and all settings, the seed among them."""
+
+    data: Dataset
+    config: Config
+
+    @property
+    def key(self) -> str:
+        """The name of its folder: the hash of all that decides its figures."""
+        decides = {
+            "settings": self.config.model_dump(mode="json"),
+            "data": self.data.fingerprint,
+            "numerics": [NUMERICS, metadata.version("ssd4rec")],
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def open_interactions(source: str, config: Config, cache: Path) -> Interactions:
+    """A named data set, or a file.
+
+    Raises:
+        DataError: it is neither, or cannot be read.
+    """
+    if is_known(source):
+        return open_known(source, cache).interactions
+    columns = Columns(user=config.data.user, item=config.data.item, time=config.data.time)
+    return read_interactions(source, columns)
+
+
+def look_at(source: str, config: Config, cache: Path) -> Dataset:
+    """Read a data set once, to know what it is; which one it is is told by its counts, not by its name.
+
+    Raises:
+        DataError: it cannot be read, or nothing is left after the k-core.
+    """
+    interactions = open_interactions(source, config, cache)
+    histories, _ = build_histories(interactions, config.data.min_interactions)
+    description = json.loads(json.dumps(describe(interactions, histories), default=str))
+    kept = description["kept"]
+    counts = (kept["users"], kept["items"], kept["interactions"])
+    known = next(
+        (each.name for each in KNOWN.values() if (each.kept.users, each.kept.items, each.kept.interactions) == counts), None
+    )
+    name = source if is_known(source) else Path(source).name
+    return Dataset(source if is_known(source) else str(Path(source).resolve()), name, known, histories.fingerprint(), description)
+
+
+def result_of(folder: Path) -> dict[str, Any] | None:
+    """What a run gave; None: it is not finished."""
+    try:
+        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{folder / RESULT} is not JSON: {error}; remove {folder} and give the command again") from error
+    return found
+
+
+def ranks_of(folder: Path, name: str = RANKS) -> Ranks:
+    """1-based rank of each user's test item, in the order of users."""
+    ranks: Ranks = np.load(folder / name, allow_pickle=False)
+    return ranks
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or absent."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)  # noqa: PTH105 - the atomic one, by its name

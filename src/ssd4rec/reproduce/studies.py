@@ -1,0 +1,185 @@
+"""Which runs make up each table and figure, and the budgets that scale them to a machine."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ssd4rec.config import BACKBONES, Config, load_config, presets
+from ssd4rec.errors import ConfigError
+
+WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
+MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), "popularity")
+BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a study may cost; `paper` takes the presets as they are."""
+
+    name: str
+    width: int
+    epochs: int
+    seeds: int
+
+
+BUDGETS: Mapping[str, Budget] = {
+    "small": Budget("small", width=32, epochs=3, seeds=1),
+    "medium": Budget("medium", width=64, epochs=30, seeds=3),
+    "paper": Budget("paper", width=256, epochs=300, seeds=3),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of a table, or one point of a figure: the same settings under each seed."""
+
+    label: str
+    model: str
+    configs: tuple[Config, ...]  # one a seed; none: popularity, which the runs of the others measure
+    x: float | None = None  # in a figure; None in one: the whole history
+
+
+def find(name: str, among: Sequence[str], what: str) -> str:
+    """The name itself.
+
+    Raises:
+        ConfigError: there is none; the nearest is named.
+    """
+    if name in among:
+        return name
+    near = difflib.get_close_matches(name, among, 1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"no {what} named {name!r}{meant} There are {', '.join(among)}")
+
+
+def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None) -> Budget:
+    """A named budget with what was asked for instead.
+
+    Raises:
+        ConfigError: no such budget, or less than one of something.
+    """
+    budget = BUDGETS[find(name, tuple(BUDGETS), "budget")]
+    for what, value in (("epochs", epochs), ("seeds", seeds), ("width", width)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{what} must be 1 or more, found {value}")
+    changed = replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
+    return changed if changed == budget else replace(changed, name=f"{name}, changed")
+
+
+def points(study: str, known: str | None, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:
+    """The rows or points of a study on one data set.
+
+    Raises:
+        ConfigError: no such study, or settings that do not fit.
+    """
+    plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
+    return plan(_Recipe(known, budget, tuple(settings)), models)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    known: str | None
+    budget: Budget
+    settings: tuple[str, ...]
+
+    def point(self, label: str, model: str, changes: Sequence[str] = (), x: float | None = None) -> Point:
+        if model == "popularity":
+            return Point(label, model, ())
+        first = self._config(model, changes)
+        seeds = range(first.training.seed, first.training.seed + self.budget.seeds)
+        configs = tuple(first.model_copy(update={"training": first.training.model_copy(update={"seed": seed})}) for seed in seeds)
+        return Point(label, model, configs, x)
+
+    @property
+    def layers(self) -> int:
+        config = self._config("ssd4rec", ()).backbone
+        return int(getattr(config, "layers", 1))
+
+    def _config(self, model: str, changes: Sequence[str]) -> Config:
+        name = "ssd4rec" if model in WIRINGS else model
+        base = self.known if self.known in presets() else None
+        paper = self.budget.name.startswith("paper")
+        chosen = [f'backbone.name="{name}"', f"backbone.width={self.budget.width}", f"training.max_epochs={self.budget.epochs}"]
+        if name == "ssd4rec":
+            chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')
+        if not paper:
+            chosen += self._economies(name, base)
+        # a setting of a backbone is for those that have it: --set backbone.state_dim=8 says nothing to SASRec
+        asked = [each for each in self.settings if _applies(each, name)]
+        return load_config(base if paper and base else "quick", [*chosen, *asked, *changes])
+
+    def _economies(self, name: str, base: str | None) -> list[str]:
+        objectives = BACKBONES[name].objectives
+        objective = "one-pass" if "one-pass" in objectives else objectives[0]
+        chosen = [f'training.objective="{objective}"']
+        if objective == "prefix":
+            chosen.append("training.prefixes_per_history=8")
+        if "state_dim" in BACKBONES[name].model_fields:
+            chosen.append(f"backbone.state_dim={min(self.budget.width, 64)}")
+        if base is not None:
+            preset = load_config(base)
+            chosen += [f"backbone.dropout={preset.backbone.dropout}", f"training.mask_ratio={preset.training.mask_ratio}"]
+        return chosen
+
+
+def _applies(setting: str, name: str) -> bool:
+    group, _, key = setting.partition("=")[0].partition(".")
+    everywhere = {key for each in BACKBONES.values() for key in each.model_fields}
+    return group != "backbone" or key in BACKBONES[name].model_fields or key not in everywhere
+
+
+def _models(recipe: _Recipe, models: Sequence[str]) -> list[Point]:
+    one_layer = recipe.layers == 1  # then "all" is "top": the same network twice would say nothing
+    return [recipe.point(model, model) for model in models if not (one_layer and model == "ssd4rec-all" and "ssd4rec" in models)]
+
+
+def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
+    rows = {
+        "SSD4Rec": (),
+        "no backward direction": ('backbone.bidirectional="none"',),
+        "backward, mirrored back": ("backbone.mirror_back=true",),
+        "no mask": ("training.mask_ratio=0.0",),
+        "no feed-forward network": ("backbone.feed_forward=false",),
+        "truncated to 50": ("data.max_length=50",),
+        "truncated to 200": ("data.max_length=200",),
+    }
+    return [recipe.point(label, "ssd4rec", changes) for label, changes in rows.items()]
+
+
+def _beta(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
+    return [recipe.point(f"beta {beta}", "ssd4rec", [f"backbone.backward_weight={beta}"], beta) for beta in BETAS]
+
+
+def _rho(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
+    return [recipe.point(f"rho {rho}", "ssd4rec", [f"training.mask_ratio={rho}"], rho) for rho in RHOS]
+
+
+def _length(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
+    return [
+        recipe.point(f"last {length}" if length else "whole", "ssd4rec", [f"data.max_length={length}"] if length else [], length)
+        for length in LENGTHS
+    ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One table or figure."""
+
+    title: str
+    about: str
+    plan: Callable[[_Recipe, Sequence[str]], list[Point]]
+    axis: str | None = None  # of its figure
+
+
+STUDIES: Mapping[str, Study] = {
+    "accuracy": Study("Accuracy", "data sets x models, mean and standard deviation over seeds", _models),
+    "efficiency": Study("Efficiency", "seconds an epoch, to the best epoch and of inference; peak memory", _models),
+    "ablation": Study("Ablation", "what each part is worth", _ablation),
+    "beta": Study("Backward weight (Figure 3)", "beta from 0 to 1", _beta, "beta"),
+    "rho": Study("Mask ratio (Figure 4)", "rho from 0 to 0.6", _rho, "rho"),
+    "length": Study(
+        "Maximum length (Figure 5)", "10 events to whole histories", _length, "events read (right end: whole histories)"
+    ),
+}

@@ -1,0 +1,146 @@
+"""The tables of the report and what is said above them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ssd4rec.reproduce.published import METRICS
+
+MIB = 1024 * 1024
+
+
+class Table(NamedTuple):
+    """Text in rows."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Note(NamedTuple):
+    """One line above the tables."""
+
+    text: str
+    warning: bool = False
+
+
+def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
+    """The tables of one study on one data set."""
+    if study == "efficiency":
+        return [_costs(part)]
+    found = [_figures(part)]
+    if study == "accuracy":
+        found += [each for each in (_beside_published(part), _tests(part)) if each.rows]
+    if study == "ablation":
+        found.append(_costs(part))
+    return found
+
+
+def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
+    """Data, budget, protocol, machine, and what is missing or failed."""
+    kept, budget = part["kept"], part["budget"]
+    known = part["known"]
+    what = f"the counts of {known}" if known else "no named data set has these counts, so nothing is published for it"
+    found = [
+        Note(
+            f"{part['source']}: {kept['users']:,} users, {kept['items']:,} items, {kept['interactions']:,} interactions ({what})."
+        ),
+        Note(f"Budget {budget['name']}: width {budget['width']}, at most {budget['epochs']} epochs, {budget['seeds']} seeds."),
+    ]
+    if part["reduced"]:
+        found.append(
+            Note("Reduced budget: these figures do not say what the models reach under the paper's settings.", warning=True)
+        )
+    if part["protocol"]:
+        found.append(Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in part["protocol"].items()) + "."))
+        found.append(
+            Note(
+                f"Machine of the first run: {part['device']}; " + ", ".join(f"{k} {v}" for k, v in part["versions"].items()) + "."
+            )
+        )
+    labels = {row["label"] for row in part["rows"]}
+    if study in ("accuracy", "efficiency") and "ssd4rec" in labels and "ssd4rec-all" not in labels:
+        found.append(
+            Note("ssd4rec reads backwards in its top layer only; ssd4rec-all was not run (with one layer the two are the same).")
+        )
+    if study in ("efficiency", "ablation"):
+        found.append(
+            Note(
+                "Seconds an epoch: median, learning and validation. Peak memory: of the run's whole process. Padded: each "
+                "history filled to the longest of its batch, inference only; its figures are the same by construction."
+            )
+        )
+    seeds = [(row["label"], seed) for row in part["rows"] for seed in row["seeds"]]
+    for state in ("missing", "failed"):
+        names = [f"{label} (seed {seed['seed']})" for label, seed in seeds if seed["state"] == state]
+        if names:
+            found.append(Note(f"{state.capitalize()}: {', '.join(names)}.", warning=True))
+    found += [
+        Note(f"{label}, seed {seed['seed']}: {seed['why']}", warning=True) for label, seed in seeds if seed["state"] == "failed"
+    ]
+    return found
+
+
+def _figures(part: Mapping[str, Any]) -> Table:
+    names = list(dict.fromkeys(name for row in part["rows"] for name in row["metrics"])) or list(METRICS)
+    rows = []
+    for row in part["rows"]:
+        cells = [_spread(row["metrics"].get(name)) for name in names]
+        done = sum(seed["state"] == "finished" for seed in row["seeds"])
+        rows.append((row["label"], *cells, f"{done}/{len(row['seeds'])}" if row["seeds"] else "-"))
+    return Table("Test, mean ± standard deviation over seeds", ("", *(name.upper() for name in names), "seeds"), tuple(rows))
+
+
+def _beside_published(part: Mapping[str, Any]) -> Table:
+    rows = []
+    for row in part["rows"]:
+        for name, theirs in (row["published"] or {"figures": {}})["figures"].items():
+            ours = row["metrics"].get(name, {}).get("mean")
+            difference = ("-", "-") if ours is None else (f"{ours - theirs:+.4f}", f"{100 * (ours / theirs - 1):+.1f} %")
+            source = f"{row['published']['grade']}: {row['published']['source']}"
+            rows.append((row["label"], name.upper(), _figure(ours), _figure(theirs), *difference, source))
+    for label, published in part["published_only"].items():
+        source = f"{published['grade']}: {published['source']}"
+        rows += [(label, name.upper(), "-", _figure(theirs), "-", "-", source) for name, theirs in published["figures"].items()]
+    return Table(
+        "Beside the published figures",
+        ("", "metric", "ours", "published", "difference", "relative", "grade, source"),
+        tuple(rows),
+    )
+
+
+def _tests(part: Mapping[str, Any]) -> Table:
+    rows = []
+    for row in part["rows"]:
+        if (test := row.get("against_best_baseline")) is not None:
+            interval = f"{test['low']:+.4f} … {test['high']:+.4f}"
+            rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
+    head = ("", "best baseline", "NDCG@10 difference", "95 % interval", "p")
+    return Table("Paired bootstrap over users", head, tuple(rows))
+
+
+def _costs(part: Mapping[str, Any]) -> Table:
+    rows = []
+    for row in part["rows"]:
+        costs = row["costs"]
+        seconds = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds")
+        memory = ("peak_memory", "peak_gpu_memory")
+        rows.append(
+            (
+                row["label"],
+                f"{row['parameters']:,}" if row["parameters"] else "-",
+                *(f"{costs[name]:.2f}" if costs[name] is not None else "-" for name in seconds),
+                *(f"{costs[name] / MIB:,.0f}" if costs[name] is not None else "-" for name in memory),
+            )
+        )
+    head = ("", "parameters", "s an epoch", "s to best", "s inference", "s padded inference", "peak MiB", "peak GPU MiB")
+    return Table("Cost, median over seeds", head, tuple(rows))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _spread(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value['mean']:.4f}" + (f" ± {value['sd']:.4f}" if value["sd"] is not None else "")

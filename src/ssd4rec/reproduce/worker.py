@@ -1,0 +1,108 @@
+"""A process for one run: `python -m ssd4rec.reproduce.worker FOLDER`, with the run in FOLDER/run.json.
+
+A process of its own, so that its peak memory means something and its death costs one run.
+"""
+
+import json
+import os
+import platform
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from ssd4rec import experiment
+from ssd4rec.artefact import Artefact, load_artefact
+from ssd4rec.backbones.popularity import Popularity
+from ssd4rec.config import Config
+from ssd4rec.reproduce.padded import Padded
+from ssd4rec.reproduce.runs import POPULARITY, RANKS, RESULT, SPEC, open_interactions, write_whole
+from ssd4rec.training.fit import LAST
+
+
+def work(folder: Path) -> None:
+    """Train, go on with what an earlier process left, measure, write result.json last."""
+    spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+    config = Config.model_validate(spec["settings"])
+    data = experiment.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
+    resume = (folder / f"model.training/{LAST}").is_file()
+    report = experiment.train(data, config, folder / "model", resume=resume, callbacks=[_Tell()])
+    device = "cuda" if torch.cuda.is_available() and config.training.accelerator in ("auto", "gpu") else "cpu"
+    artefact = load_artefact(folder / "model", device=device)
+    began = _now()
+    ranking = experiment.measure(artefact.model, data, config, artefact.training_counts)
+    inference = _now() - began
+    popularity = experiment.measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
+    memory = _peak_memory()  # before padding, which needs its own
+    np.save(folder / RANKS, ranking.ranks)
+    np.save(folder / POPULARITY, popularity.ranks)
+    epochs = [epoch["seconds"] for epoch in report["course"]["course"]]
+    result = {
+        **report,
+        "test": ranking.as_dict(),
+        "popularity": {"test": popularity.as_dict()},
+        "settings": spec["settings"],
+        "efficiency": {
+            "epochs": len(epochs),
+            "seconds_an_epoch": float(np.median(epochs)),
+            "seconds_to_best": float(sum(epochs[: report["course"]["best_epoch"]])),
+            "inference_seconds": inference,
+            "padded_inference_seconds": _padded_seconds(artefact, data, config),
+            **memory,
+            "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+            "resumed": resume,
+        },
+    }
+    write_whole(folder / RESULT, json.dumps(result, default=str))
+
+
+def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:
+    if config.backbone.name != "ssd4rec":
+        return None  # the others may pad inside themselves
+    began = _now()
+    experiment.measure(Padded(artefact.model), data, config, artefact.training_counts)
+    return _now() - began
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+def _peak_memory() -> dict[str, int | None]:
+    """Bytes: of the whole process, and what torch held on the GPU."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "peak_gpu_memory": gpu}
+
+
+def _processor() -> str:
+    return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
+
+
+class _Tell(pl.Callback):
+    """One line an epoch on standard output, for the sweep's bar."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        sys.stdout.write(f"epoch {trainer.current_epoch + 1}\n")
+        sys.stdout.flush()
+
+
+def _end_with_parent() -> None:
+    # The sweep holds the other end of standard input: it closes however the sweep ends, SIGKILL included.
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # past the thread that still waits on standard input
