@@ -97,6 +97,11 @@ class _Recipe:
         config = self._config("ssd4rec", ()).backbone
         return int(getattr(config, "layers", 1))
 
+    @property
+    def main(self) -> str:
+        """The wiring that is taken apart: the paper's under its own settings, else the one that one pass can train."""
+        return "ssd4rec-all" if self.budget.name.startswith("paper") and self.known in presets() else "ssd4rec"
+
     def _config(self, model: str, changes: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
         base = self.known if self.known in presets() else None
@@ -145,20 +150,22 @@ def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
         "truncated to 50": ("data.max_length=50",),
         "truncated to 200": ("data.max_length=200",),
     }
-    return [recipe.point(label, "ssd4rec", changes) for label, changes in rows.items()]
+    return [recipe.point(label, recipe.main, changes) for label, changes in rows.items()]
 
 
 def _beta(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
-    return [recipe.point(f"beta {beta}", "ssd4rec", [f"backbone.backward_weight={beta}"], beta) for beta in BETAS]
+    return [recipe.point(f"beta {beta}", recipe.main, [f"backbone.backward_weight={beta}"], beta) for beta in BETAS]
 
 
 def _rho(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
-    return [recipe.point(f"rho {rho}", "ssd4rec", [f"training.mask_ratio={rho}"], rho) for rho in RHOS]
+    return [recipe.point(f"rho {rho}", recipe.main, [f"training.mask_ratio={rho}"], rho) for rho in RHOS]
 
 
 def _length(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
     return [
-        recipe.point(f"last {length}" if length else "whole", "ssd4rec", [f"data.max_length={length}"] if length else [], length)
+        recipe.point(
+            f"last {length}" if length else "whole", recipe.main, [f"data.max_length={length}"] if length else [], length
+        )
         for length in LENGTHS
     ]
 
