@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rows import shaken
+from rows import boundaries_of, shaken
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
+from ssd4rec.layers.step import join, take
 
 
 def backbone(**settings):
@@ -62,3 +63,44 @@ def test_layers_that_all_read_backwards_cannot_step():
     model = backbone(layers=2, bidirectional="all")
     with pytest.raises(ConfigError, match="reading event by event needs layers below the top that read forwards only"):
         model.step(model.empty_state(1), torch.ones(1, 16, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("conv_width", [1, 2, 4])
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        {"layers": 1, "bidirectional": "all"},
+        {"layers": 2, "bidirectional": "top"},
+        {"layers": 2, "bidirectional": "top", "mirror_back": True},
+        {"layers": 3, "bidirectional": "none"},
+    ],
+    ids=lambda wiring: "-".join(map(str, wiring.values())),
+)
+def test_a_prefilled_state_is_the_one_that_steps_come_to(conv_width, wiring):
+    """Histories of 1 … 5, 63, 64, 65 and 130 events at once: each number of the state to 1e-11, and the next step too."""
+    model = backbone(conv_width=conv_width, **wiring)
+    lengths = [1, 2, 3, 4, 5, 63, 64, 65, 130]
+    hidden = torch.randn(sum(lengths), 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    state, states = model.prefill(hidden, boundaries_of(lengths))
+    torch.testing.assert_close(states, model.encode(hidden, boundaries_of(lengths)), rtol=0, atol=1e-12)
+    event = torch.randn(1, 16, dtype=torch.float64)
+    for row, events in enumerate(hidden.split(lengths)):
+        stepped = model.empty_state(1)
+        for each in events:
+            stepped, _ = model.step(stepped, each[None])
+        found = take(state, [row])
+        for layer, expected in zip(found, stepped, strict=True):
+            for name in expected._fields:
+                torch.testing.assert_close(getattr(layer, name), getattr(expected, name), rtol=0, atol=1e-11, msg=name)
+        assert stepped[0].scan.abs().max() > 1e-3
+        torch.testing.assert_close(model.step(found, event)[1], model.step(stepped, event)[1], rtol=0, atol=1e-11)
+
+
+def test_states_are_taken_apart_and_joined():
+    """The states of three histories, taken one by one in another order and joined, are those of that order."""
+    model = backbone(layers=2)
+    hidden = torch.randn(9, 16, dtype=torch.float64)
+    state, _ = model.prefill(hidden, boundaries_of([2, 3, 4]))
+    joined = join([take(state, [2]), take(state, [0, 1])])
+    for layer, expected in zip(joined, take(state, [2, 0, 1]), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(layer, expected, strict=True))

@@ -9,7 +9,7 @@ from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.layers.step import LayerState, empty_state, step
+from ssd4rec.layers.step import LayerState, empty_state, state_after, step
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.shapes import Boundaries, Hidden, States
 
@@ -97,6 +97,30 @@ class SSD4Rec(nn.Module):
             present, hidden = step(layer, past, hidden)
             new.append(present)
         return new, hidden
+
+    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[list[LayerState], States]:
+        """Read whole histories at once: what `step` would have come to, event by event.
+
+        Args:
+            embedded: [T, D] item vectors of the packed row.
+            boundaries: int64 [B + 1].
+
+        Returns:
+            The state of the B histories, and [B, D] what `encode` gives.
+
+        Raises:
+            ConfigError: a layer below the top reads backwards.
+            ShapeError: boundaries do not rise from 0.
+        """
+        self._check_causal_below("reading event by event")
+        layout = lay_out(boundaries, device=embedded.device)
+        *below, top = self._layers
+        hidden, state = self._normed(embedded), []
+        for layer in below:
+            state.append(state_after(layer, hidden, layout))
+            hidden = layer(hidden, layout)
+        state.append(state_after(top, hidden, layout))
+        return state, top.read_out(hidden, layout)
 
     def empty_state(self, histories: int) -> list[LayerState]:
         """What the layers remember, bottom to top, of histories that have not begun."""

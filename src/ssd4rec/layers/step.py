@@ -4,6 +4,8 @@ The forward direction needs the scan's state and the last K-1 inputs of the conv
 of the history, needs no second scan: its weights do not depend on where the history ends (`ops/prefixes.py`), so E sums carry it.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,10 @@ from torch.nn import functional as F
 
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
-from ssd4rec.shapes import States
+from ssd4rec.ops.convolution import convolve, taps
+from ssd4rec.ops.prefixes import cumulative_sum
+from ssd4rec.ops.segments import Layout
+from ssd4rec.shapes import Hidden, States
 
 
 class LayerState(NamedTuple):
@@ -46,6 +51,58 @@ def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
         decay=like(histories, mixer.heads),
         first=like(histories, channels),
         first_gate=like(histories, mixer.inner),
+    )
+
+
+def take(state: Sequence[LayerState], rows: Sequence[int]) -> list[LayerState]:
+    """The states of some histories out of a batch, layer by layer."""
+    return [LayerState(*(part[list(rows)] for part in layer)) for layer in state]
+
+
+def join(states: Sequence[Sequence[LayerState]]) -> list[LayerState]:
+    """Batches of states as one batch, in their order."""
+    return [LayerState(*map(torch.cat, zip(*layers, strict=True))) for layers in zip(*states, strict=True)]
+
+
+def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState:
+    """The state after whole histories, worked out at once: what `step` would have come to, event by event.
+
+    Args:
+        layer: in evaluation mode.
+        hidden: [T, D] the events of the packed row.
+        layout: of the row.
+    """
+    mixer = layer.mixer
+    gate, channels, dt = mixer.project(hidden)
+    log_decay = dt * mixer.A
+    so_far = cumulative_sum(log_decay, layout)
+    to_come = cumulative_sum(log_decay, layout, reverse=True) - log_decay
+    x, B, _ = mixer.split(convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
+    written = (x * (dt * torch.exp(to_come))[..., None]).flatten(1)
+    edges = layout.boundaries.tolist()
+    scan = torch.stack([written[start:stop].T @ B[start:stop] for start, stop in pairwise(edges)])
+
+    starts, lengths = layout.boundaries[:-1], layout.boundaries.diff()
+    back = torch.arange(mixer.conv_weight.shape[1] - 2, -1, -1, device=hidden.device)  # the newest last
+    there = (back < lengths[:, None])[..., None]
+    last = (layout.read_out[:, None] - back).clamp(min=0)
+    new = empty_state(layer, len(lengths))._replace(
+        scan=scan.view(len(lengths), mixer.heads, -1, mixer.state_dim), recent=channels[last] * there, events=lengths
+    )
+    if not layer.bidirectional or mixer.mirror_back:
+        return new
+    strength = dt * torch.exp(so_far - log_decay)
+    heard = taps(channels, mixer.conv_weight, mixer.conv_bias, layout, reverse=True)[-1]
+    x, B, C = mixer.split(F.silu(heard))
+    complete = layout.last - layout.first - layout.place >= len(back)
+    weights = strength * ((C[layout.first] * B).sum(1) * complete)[:, None]
+    settled = torch.segment_reduce((x * weights[..., None]).flatten(1), "sum", lengths=lengths, axis=0, unsafe=True)
+    return new._replace(
+        settled=settled,
+        strengths=strength[last] * there,
+        decay=so_far[layout.read_out],
+        first=heard[starts],
+        first_gate=gate[starts],
     )
 
 
