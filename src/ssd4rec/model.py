@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd4rec.errors import ConfigError, ShapeError
+from ssd4rec.layers.step import State
 from ssd4rec.ops.forms import linear_cross_entropy
 from ssd4rec.ops.sampled_softmax import Proposal, sampled_cross_entropy
 from ssd4rec.ops.segments import append, sent
@@ -32,6 +33,28 @@ class FillsBlanks(Protocol):
 
     def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """[T, D] -> [T, D]: what it knows of each position, from what comes before and after it."""
+        ...
+
+
+@runtime_checkable
+class ReadsEventByEvent(Protocol):
+    """A backbone that can read one more event of a history without the events before it."""
+
+    def empty_state(self, histories: int) -> State:
+        """What it remembers of histories that have not begun."""
+        ...
+
+    def step(self, state: State, embedded: States) -> tuple[State, States]:
+        """One more event of each history: the new state, and [B, D] what `encode` gives with it."""
+        ...
+
+    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[State, States]:
+        """The same after whole histories, at once."""
+        ...
+
+    @property
+    def steps(self) -> bool:
+        """Whether its wiring allows it."""
         ...
 
 
@@ -99,6 +122,62 @@ class NextItemModel(nn.Module):
                 f'{type(self.backbone).__name__} does not fill in blanks; use the objective "one-pass" or "prefix" for it'
             )
         return self.backbone.encode_positions(self.table(items), boundaries)
+
+    @property
+    def steps(self) -> bool:
+        """Whether `empty_state`, `step` and `prefill` work: no layer below the top reads backwards."""
+        return isinstance(self.backbone, ReadsEventByEvent) and self.backbone.steps
+
+    def empty_state(self, histories: int) -> State:
+        """What the model remembers of histories that have not begun.
+
+        Raises:
+            ConfigError: the backbone does not read event by event.
+        """
+        return self._stepper.empty_state(histories)
+
+    def step(self, state: State, items: Items) -> tuple[State, Scores]:
+        """Read one more event of each history, at a price that does not depend on how many were read before.
+
+        Args:
+            state: of B histories, from `empty_state`, `prefill` or an earlier step; it is not changed.
+            items: int64 [B] item numbers.
+
+        Returns:
+            The new state, and [B, V] the scores that `encode` and `score` give for the histories with the new event.
+
+        Raises:
+            ConfigError: the backbone does not read event by event.
+        """
+        new, states = self.advance(state, items)
+        return new, self.score(states)
+
+    def advance(self, state: State, items: Items) -> tuple[State, States]:
+        """`step` without the scores: the new state, and [B, D] what `encode` gives."""
+        return self._stepper.step(state, self.table(items))
+
+    def prefill(self, items: Items, boundaries: Boundaries) -> tuple[State, States]:
+        """Read whole histories at once: what `advance` would have come to, event by event.
+
+        Args:
+            items: int64 [T] item numbers.
+            boundaries: int64 [B + 1].
+
+        Raises:
+            ConfigError: the backbone does not read event by event.
+            ShapeError: items and boundaries do not fit.
+        """
+        self._check(items, boundaries)
+        return self._stepper.prefill(self.table(items), boundaries)
+
+    @property
+    def _stepper(self) -> ReadsEventByEvent:
+        if not isinstance(self.backbone, ReadsEventByEvent):
+            raise ConfigError(
+                f"the backbone {type(self.backbone).__name__} does not read event by event; use ssd4rec or mamba4rec, or encode "
+                f"the whole history again"
+            )
+        return self.backbone
 
     def score(self, states: States) -> Scores:
         """[B, D] -> [B, V]: column j scores item number j + 1."""

@@ -9,7 +9,7 @@ from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.layers.step import LayerState, empty_state, state_after, step
+from ssd4rec.layers.step import LayerState, State, empty_state, state_after, step
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.shapes import Boundaries, Hidden, States
 
@@ -78,7 +78,7 @@ class SSD4Rec(nn.Module):
             hidden = layer(hidden, layout)
         return top.every_prefix(hidden, layout)
 
-    def step(self, state: list[LayerState], embedded: States) -> tuple[list[LayerState], States]:
+    def step(self, state: State, embedded: States) -> tuple[list[LayerState], States]:
         """Read one more event of each history, at a price that does not depend on what was read before.
 
         Args:
@@ -126,8 +126,13 @@ class SSD4Rec(nn.Module):
         """What the layers remember, bottom to top, of histories that have not begun."""
         return [empty_state(layer, histories) for layer in self._layers]
 
+    @property
+    def steps(self) -> bool:
+        """Whether `step` and `prefill` work: no layer below the top reads backwards."""
+        return self.config.reads_every_prefix
+
     def _check_causal_below(self, what: str) -> None:
-        if not self.config.reads_every_prefix:
+        if not self.steps:
             raise ConfigError(
                 f'{what} needs layers below the top that read forwards only, found bidirectional = "all" with '
                 f'{self.config.layers} layers; use bidirectional = "top" (or train with the objective "prefix")'

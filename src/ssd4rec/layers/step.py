@@ -37,6 +37,9 @@ class LayerState(NamedTuple):
     first_gate: Tensor  # [B, E]: z of the first event
 
 
+State = Sequence[LayerState]  # of B histories, bottom layer first
+
+
 def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
     """The state before any event, on the layer's device and of its dtype."""
     mixer = layer.mixer
@@ -54,12 +57,12 @@ def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
     )
 
 
-def take(state: Sequence[LayerState], rows: Sequence[int]) -> list[LayerState]:
+def take(state: State, rows: Sequence[int]) -> list[LayerState]:
     """The states of some histories out of a batch, layer by layer."""
     return [LayerState(*(part[list(rows)] for part in layer)) for layer in state]
 
 
-def join(states: Sequence[Sequence[LayerState]]) -> list[LayerState]:
+def join(states: Sequence[State]) -> list[LayerState]:
     """Batches of states as one batch, in their order."""
     return [LayerState(*map(torch.cat, zip(*layers, strict=True))) for layers in zip(*states, strict=True)]
 

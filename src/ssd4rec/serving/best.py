@@ -12,7 +12,7 @@ from ssd4rec.data.packing import Numbers, consecutive
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
-from ssd4rec.shapes import Scores
+from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 TOKEN_BUDGET = 32768  # events read at once
 
@@ -95,11 +95,28 @@ def _read(model: NextItemModel, histories: list[Numbers], request: Request) -> l
     lengths = torch.tensor([len(history) for history in histories], device=device)
     items = torch.from_numpy(np.concatenate(histories)).to(device)
     boundaries = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    history_of = torch.repeat_interleave(lengths)
-    forbidden = None if request.forbidden is None else torch.from_numpy(request.forbidden).to(device)
+    with torch.inference_mode():
+        return best_of_states(model, model.encode(items, boundaries), items, boundaries, request)
+
+
+def best_of_states(model: NextItemModel, states: States, items: Items, boundaries: Boundaries, request: Request) -> list[Best]:
+    """The best candidates of histories that have been read.
+
+    Args:
+        model: scores the states.
+        states: [B, D].
+        items: int64 [T] the histories' item numbers, end to end.
+        boundaries: int64 [B + 1].
+        request: what may be chosen.
+
+    Raises:
+        DataError: a score is not a number.
+    """
+    history_of = torch.repeat_interleave(boundaries.diff())
+    forbidden = None if request.forbidden is None else torch.from_numpy(request.forbidden).to(states.device)
     found: list[Best] = []
     with torch.inference_mode():
-        for rows, scores in score_blocks(model.encode(items, boundaries), model.item_vectors):
+        for rows, scores in score_blocks(states, model.item_vectors):
             if request.exclude_seen:
                 seen = slice(int(boundaries[rows.start]), int(boundaries[rows.stop]))
                 scores[history_of[seen] - rows.start, items[seen] - 1] = -torch.inf

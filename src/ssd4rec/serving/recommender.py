@@ -115,9 +115,9 @@ class Recommender:
         """
         request = self.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         many, one = _as_histories(histories)
-        numbers = self._numbers(many, unknown_items)
+        numbers = self.numbers(many, unknown_items)
         results = [
-            self._result(history, part, best, request)
+            self.answer(history, part, best, request)
             for history, part, best in zip(many, numbers, self.best(numbers, request), strict=True)
         ]
         return results[0] if one else results
@@ -139,7 +139,12 @@ class Recommender:
         """What comes next, in item numbers: see `best_items`."""
         return best_items(self.artefact.model, self.artefact.training_counts, histories, request)
 
-    def _numbers(self, histories: list[list[object]], unknown_items: UnknownItems) -> list[Numbers]:
+    def numbers(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[Numbers]:
+        """Item ids as item numbers, 0 = unknown.
+
+        Raises:
+            DataError: an unknown item under "raise".
+        """
         flat = [item for history in histories for item in history]
         numbers = self.artefact.catalogue.numbers(flat)
         if unknown_items == "raise":
@@ -153,13 +158,13 @@ class Recommender:
         catalogue = self.artefact.catalogue
         forbidden = np.zeros(len(catalogue) + 1, dtype=np.bool_)
         if allow is not None:
-            allowed = _as_ids(allow)
+            allowed = as_ids(allow)
             numbers = catalogue.numbers(allowed)
             self._refuse_unknown(allowed, numbers, "items of `allow`", "leave them out")
             forbidden[:] = True
             forbidden[numbers] = False
         if deny is not None:
-            forbidden[catalogue.numbers(_as_ids(deny))] = True  # what is not in the catalogue is not recommended anyway
+            forbidden[catalogue.numbers(as_ids(deny))] = True  # what is not in the catalogue is not recommended anyway
         return forbidden[1:]
 
     def _refuse_unknown(self, ids: list[object], numbers: Numbers, what: str, advice: str) -> None:
@@ -174,7 +179,15 @@ class Recommender:
             return ""
         return f" (ids here are {type(known).__name__} such as {known!r}, this is {type(item).__name__}; see Catalogue.parse)"
 
-    def _result(self, history: list[object], numbers: Numbers, best: Best, request: Request) -> Recommendations:
+    def answer(self, history: list[object], numbers: Numbers, best: Best, request: Request) -> Recommendations:
+        """Put the best item numbers into ids, titles and notes.
+
+        Args:
+            history: item ids as they came.
+            numbers: their item numbers, 0 = unknown.
+            best: what comes next.
+            request: what was asked for.
+        """
         catalogue = self.artefact.catalogue
         unknown = tuple(item for item, number in zip(history, numbers.tolist(), strict=True) if not number)
         ids, titles = catalogue.ids_of(best.items), catalogue.titles_of(best.items)
@@ -219,15 +232,20 @@ def _as_histories(histories: Ids | Sequence[Ids]) -> tuple[list[list[object]], b
     entries = _in_order(histories)
     nested = [isinstance(entry, list | tuple | np.ndarray | pl.Series) for entry in entries]
     if entries and all(nested):
-        return [_as_ids(cast("Ids", entry)) for entry in entries], False
+        return [as_ids(cast("Ids", entry)) for entry in entries], False
     if any(nested):
         raise DataError(
             "expected item ids, or lists of item ids, found both in one list; give one history, or a list of histories"
         )
-    return [_as_ids(entries)], True
+    return [as_ids(entries)], True
 
 
-def _as_ids(ids: Ids) -> list[object]:
+def as_ids(ids: Ids) -> list[object]:
+    """A history as a list.
+
+    Raises:
+        DataError: it is a single text, has no order, or holds what is no id.
+    """
     if isinstance(ids, str):
         raise DataError(f"expected a list of item ids, found the string {ids!r}; write [{ids!r}]")
     found = [entry.item() if isinstance(entry, np.generic) else entry for entry in _in_order(ids)]

@@ -1,0 +1,177 @@
+"""One user's history as it grows: events in, recommendations out, at a price that does not depend on what came before."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssd4rec.data.packing import Numbers
+from ssd4rec.errors import ArtefactError
+from ssd4rec.layers.step import LayerState, State
+from ssd4rec.model import NextItemModel
+from ssd4rec.serving.best import best_of_states
+from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids
+from ssd4rec.shapes import States
+
+FORMAT = "ssd4rec session 1"
+IN_HALF = ("scan", "recent", "settled", "first", "first_gate")  # the large parts; sums of log-decays stay in float32
+
+
+class Session:
+    """A history that grows event by event.
+
+    A model that reads event by event (`NextItemModel.steps`) keeps a state of constant size and never reads an event twice;
+    any other reads the whole history again when it is asked. The answers are those of `Recommender.recommend`.
+
+    Args:
+        recommender: of a finished model.
+        history: item ids so far, oldest first; unknown ones are remembered, and not read.
+
+    Raises:
+        DataError: the history is no list of ids.
+    """
+
+    def __init__(self, recommender: Recommender, history: Ids = ()) -> None:
+        self._recommender = recommender
+        self._ids = as_ids(history)
+        self._state: State | None = None
+        self._states: States | None = None  # [1, D] what `encode` gives
+        self._catch_up(self._numbers)
+
+    @property
+    def history(self) -> tuple[object, ...]:
+        """Item ids so far, oldest first."""
+        return tuple(self._ids)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the state, in bytes; 0 where the history is read again instead."""
+        return sum(part.nbytes for layer in self._state or () for part in layer)
+
+    def add(self, item: object) -> None:
+        """One more event."""
+        (item,) = as_ids([item])
+        self._ids.append(item)
+        self._catch_up(self._recommender.numbers([[item]])[0])
+
+    def recommend(
+        self,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
+        unknown_items: UnknownItems = "skip",
+    ) -> Recommendations:
+        """What comes next; arguments and errors are those of `Recommender.recommend`."""
+        recommender, numbers = self._recommender, self._numbers
+        request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
+        recommender.numbers([self._ids], unknown_items)
+        known = numbers[numbers > 0]
+        if self._states is None or (request.trust_only_known and len(known) < len(numbers)):
+            (best,) = recommender.best([numbers], request)
+        else:
+            items = torch.from_numpy(known).to(self._states.device)
+            (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request)
+        return recommender.answer(self._ids, numbers, best, request)
+
+    def save(self, path: str | Path, *, half: bool = False) -> None:
+        """Write history and state as a safetensors file, whole or not at all.
+
+        Args:
+            path: the file.
+            half: the large parts of the state in float16, in half the bytes; its rounding (about 5e-4) stays in the state from
+                which the session goes on.
+
+        Raises:
+            ArtefactError: the file cannot be written, or ids are neither texts nor numbers.
+        """
+        path = Path(path)
+        parts = {}
+        for place, layer in enumerate(self._state or ()):
+            for name, part in layer._asdict().items():
+                parts[f"{place}.{name}"] = (part.half() if half and name in IN_HALF else part).contiguous()
+        if self._states is not None:
+            parts["states"] = self._states.contiguous()
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            about = {"format": FORMAT, "model": fingerprint(self._model), "history": json.dumps(self._ids)}
+            save_file(parts, partial, metadata=about)
+            partial.replace(path)
+        except (OSError, TypeError, safetensors.SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise ArtefactError(f"cannot write the session to {path}: {error}; give another path, or free some space") from error
+
+    @classmethod
+    def load(cls, path: str | Path, recommender: Recommender) -> "Session":
+        """Go on with a session that was saved.
+
+        Raises:
+            ArtefactError: the file is missing or damaged, is no session, or is one of another model.
+        """
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ArtefactError(f"cannot read the session {path}: {error}; give a file that Session.save wrote") from error
+        if about.get("format") != FORMAT:
+            raise ArtefactError(f"{path} holds {about.get('format')!r}, expected {FORMAT!r}; give a file that Session.save wrote")
+        model = recommender.artefact.model
+        if about["model"] != fingerprint(model):
+            raise ArtefactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
+        session = cls(recommender)
+        session._ids = json.loads(about["history"])
+        if "states" in parts:
+            session._states = parts.pop("states").to(model.item_vectors)
+            session._state = _layers(parts, model)
+        else:
+            session._catch_up(session._numbers)
+        return session
+
+    @property
+    def _model(self) -> NextItemModel:
+        return self._recommender.artefact.model
+
+    @property
+    def _numbers(self) -> Numbers:
+        return self._recommender.numbers([self._ids])[0]
+
+    def _catch_up(self, numbers: Numbers) -> None:
+        known = numbers[numbers > 0]
+        if not self._model.steps or not len(known):
+            return
+        items = torch.from_numpy(known).to(self._model.item_vectors.device)
+        with torch.inference_mode():
+            if self._state is None:
+                self._state, self._states = self._model.prefill(items, torch.tensor([0, len(items)]))
+                return
+            for item in items:
+                self._state, self._states = self._model.advance(self._state, item[None])
+
+
+def fingerprint(model: NextItemModel) -> str:
+    """SHA-256 of a model's weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _layers(parts: dict[str, Tensor], model: NextItemModel) -> State:
+    """The saved parts as the model's own state; each must have the shape that the model expects."""
+    layers = []
+    for place, empty in enumerate(model.empty_state(1)):
+        saved = {name: parts.get(f"{place}.{name}") for name in LayerState._fields}
+        for name, like in empty._asdict().items():
+            part = saved[name]
+            if part is None or part.shape != like.shape:
+                found = "nothing" if part is None else list(part.shape)
+                raise ArtefactError(f"the session's {name} of layer {place} is {found}, expected {list(like.shape)}")
+        layers.append(LayerState(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
+    return layers

@@ -1,0 +1,155 @@
+"""A history that grows: the answers are those of the whole history."""
+
+import json
+from datetime import date
+
+import pytest
+import torch
+
+import worlds
+from rows import shaken
+from ssd4rec.artefact import Artefact
+from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
+from ssd4rec.errors import ArtefactError, ConfigError, DataError
+from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.serving.recommender import Recommender
+from ssd4rec.serving.session import Session
+
+HISTORY = [3, 4, 5, 9, 1, 0, 11, 2, 2, 7]
+
+
+def recommender(**backbone):
+    """An untrained model with weights large enough that every event matters."""
+    settings = {"width": 16, "state_dim": 8, "head_width": 8, "dropout": 0.0, "layers": 2, "backward_weight": 0.7} | backbone
+    return recommender_of(worlds.config().model_copy(update={"backbone": SSD4RecConfig(**settings)}))
+
+
+def recommender_of(config: Config) -> Recommender:
+    world = worlds.world(worlds.cycle())
+    model = shaken(make_model(config, len(world.catalogue))).eval()
+    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
+    return Recommender(Artefact(model, world.catalogue, config, {}, counts))
+
+
+def same(found, expected):
+    assert [each.item for each in found.items] == [each.item for each in expected.items]
+    scores = [torch.tensor([each.score for each in one.items]) for one in (found, expected)]
+    torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
+    assert (found.unknown_items, found.source, found.notes) == (expected.unknown_items, expected.source, expected.notes)
+
+
+@pytest.mark.parametrize("wiring", ["none", "top", "all"])
+def test_each_answer_is_that_of_the_whole_history(wiring):
+    """Event by event, unknown ones among them; "all" cannot step and reads again."""
+    model = recommender(bidirectional=wiring)
+    session = Session(model)
+    assert session.recommend(3).source == "popular"
+    so_far = []
+    for item in [*HISTORY, "unknown", *HISTORY]:
+        session.add(item)
+        so_far.append(item)
+        same(session.recommend(5), model.recommend(so_far, 5))
+    assert session.history == tuple(so_far)
+    assert (session.bytes > 0) == (wiring != "all")
+
+
+def test_a_session_begins_with_a_whole_history():
+    """The state is that of adding event by event, and does not grow."""
+    model = recommender()
+    whole, grown = Session(model, HISTORY), Session(model)
+    for item in HISTORY:
+        grown.add(item)
+    same(whole.recommend(5), grown.recommend(5))
+    size = whole.bytes
+    whole.add(3)
+    assert whole.bytes == size == grown.bytes
+
+
+def test_requests_are_those_of_recommend():
+    """k, seen items, allowed and denied ones, unknown ones."""
+    model = recommender()
+    for history in (HISTORY, [*HISTORY, "unknown"]):
+        session = Session(model, history)
+        for options in ({"k": 20}, {"exclude_seen": False}, {"allow": [1, 6, 8]}, {"deny": [6]}, {"unknown_items": "popular"}):
+            same(session.recommend(**options), model.recommend(history, **options))
+    with pytest.raises(DataError, match="1 of 11 items are not in the catalogue"):
+        session.recommend(unknown_items="raise")
+    with pytest.raises(ConfigError, match="k is how many"):
+        session.recommend(0)
+
+
+def test_any_backbone_has_sessions():
+    """SASRec reads the history again each time."""
+    model = recommender_of(worlds.config().model_copy(update={"backbone": SASRecConfig(width=16, dropout=0.0)}))
+    session = Session(model, HISTORY)
+    session.add(5)
+    same(session.recommend(5), model.recommend([*HISTORY, 5], 5))
+    with pytest.raises(ConfigError, match="SASRec does not read event by event; use ssd4rec or mamba4rec"):
+        model.artefact.model.empty_state(1)
+
+
+@pytest.mark.parametrize("history", [[], ["unknown"], HISTORY], ids=["empty", "unknown", "ten"])
+def test_a_saved_session_goes_on(history, tmp_path):
+    """Saved, loaded, one more event: bit for bit what the unsaved one gives."""
+    model = recommender()
+    session = Session(model, history)
+    session.save(tmp_path / "user.safetensors")
+    loaded = Session.load(tmp_path / "user.safetensors", model)
+    assert loaded.history == tuple(history)
+    for each in (session, loaded):
+        each.add(5)
+    assert loaded.recommend(5) == session.recommend(5)
+
+
+def test_a_session_in_half_precision_is_half_as_large_and_nearly_the_same(tmp_path):
+    """Under 60 % of the bytes; scores within 1 %."""
+    model = recommender(width=64, state_dim=64)
+    session = Session(model, HISTORY)
+    session.save(tmp_path / "full")
+    session.save(tmp_path / "half", half=True)
+    sizes = [(tmp_path / name).stat().st_size for name in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = Session.load(tmp_path / "half", model)
+    for each in (session, loaded):
+        each.add(5)
+    scores = [torch.tensor([found.score for found in each.recommend(12, exclude_seen=False).items]) for each in (loaded, session)]
+    assert not torch.equal(*scores)
+    torch.testing.assert_close(*scores, rtol=0.01, atol=0.01 * scores[1].abs().max().item())
+
+
+def test_a_session_of_another_model_is_refused(tmp_path):
+    """Its state would mean nothing."""
+    model = recommender()
+    Session(model, HISTORY).save(tmp_path / "user")
+    with torch.no_grad():
+        model.artefact.model.table.weight[3, 0] += 1
+    with pytest.raises(ArtefactError, match="is a session of another model; begin a new one"):
+        Session.load(tmp_path / "user", model)
+
+
+def test_what_is_no_session_is_refused(tmp_path):
+    """Missing, cut short, or something else."""
+    model = recommender()
+    with pytest.raises(ArtefactError, match="cannot read the session"):
+        Session.load(tmp_path / "missing", model)
+    Session(model, HISTORY).save(tmp_path / "user")
+    whole = (tmp_path / "user").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-10])
+    with pytest.raises(ArtefactError, match="cannot read the session"):
+        Session.load(tmp_path / "cut", model)
+    (tmp_path / "json").write_text(json.dumps({"history": [1]}))
+    with pytest.raises(ArtefactError, match="cannot read the session"):
+        Session.load(tmp_path / "json", model)
+    (tmp_path / "other").write_bytes(whole.replace(b"ssd4rec session 1", b"ssd4rec session 9"))
+    with pytest.raises(ArtefactError, match="holds 'ssd4rec session 9', expected 'ssd4rec session 1'"):
+        Session.load(tmp_path / "other", model)
+
+
+def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
+    """The folder is missing, or an id is neither text nor number."""
+    model = recommender()
+    with pytest.raises(ArtefactError, match="cannot write the session"):
+        Session(model, HISTORY).save(tmp_path / "missing" / "user")
+    with pytest.raises(ArtefactError, match="cannot write the session"):
+        Session(model, [date(2026, 1, 1)]).save(tmp_path / "user")
+    assert not list(tmp_path.iterdir())
