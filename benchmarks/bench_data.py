@@ -8,13 +8,11 @@ The file is made up (activity and popularity fall off as in real logs), the pipe
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +36,20 @@ def main() -> None:
         megabytes = path.stat().st_size / 1e6
         command = [sys.executable, __file__, "--measure", str(path)]
         found = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-    result = {
-        "bench": "data",
-        "rows": arguments.rows,
-        "users": arguments.users,
-        "items": arguments.items,
-        "text_ids": arguments.text_ids,
-        "file_megabytes": round(megabytes, 1),
-        **found,
-        **_machine(arguments.threads),
+    from common import publish  # torch is imported only now: it is no part of what was measured
+
+    kept, seconds = found["kept"], found["seconds"]
+    row = {
+        "rows": f"{arguments.rows:,}",
+        "ids": "text" if arguments.text_ids else "integers",
+        "file": f"{megabytes:.0f} MB",
+        "kept": f"{kept['interactions']:,} of {kept['users']:,} users and {kept['items']:,} items",
+        **{name: f"{spent:.2f} s" for name, spent in seconds.items()},
+        "peak": f"{found['peak_bytes'] / 1e9:.2f} GB",
+        "after imports": f"{found['imported_bytes'] / 1e9:.2f} GB",
     }
-    _print_table(result)
-    print(json.dumps(result))
-    if found["seconds"]["all"] > SECONDS_ALLOWED or found["peak_bytes"] > BYTES_ALLOWED:
+    publish("bench_data", [row], arguments)
+    if seconds["all"] > SECONDS_ALLOWED or found["peak_bytes"] > BYTES_ALLOWED:
         sys.exit(f"over the limit of {SECONDS_ALLOWED} s or {BYTES_ALLOWED / 1e9:.0f} GB")
 
 
@@ -111,32 +110,13 @@ def _skewed(rng: Any, choices: int, rows: int, exponent: float) -> Any:
     return rng.permutation(choices)[drawn]
 
 
-def _machine(threads: int) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    versions = {name: metadata.version(name) for name in ("ssd4rec", "polars", "pyarrow", "numpy")}
-    return {
-        "threads": threads,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit,
-    }
-
-
-def _print_table(result: dict[str, Any]) -> None:
-    print(f"{result['rows']:,} rows, {result['users']:,} users, {result['items']:,} items, {result['file_megabytes']} MB")
-    kept = result["kept"]
-    print(f"kept {kept['interactions']:,} of them: {kept['users']:,} users, {kept['items']:,} items, {result['rounds']} rounds")
-    for name, seconds in result["seconds"].items():
-        print(f"  {name:<20}{seconds:>8.2f} s")
-    print(f"  {'peak memory':<20}{result['peak_bytes'] / 1e9:>8.2f} GB ({result['imported_bytes'] / 1e9:.2f} after the imports)")
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save", action="store_true", help="write results/<bench>_<machine>_<date>.{md,json}")
     parser.add_argument("--text-ids", action="store_true", help="ids such as user-17 instead of 17")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -1,34 +1,99 @@
-"""Does an event cost the same in a long history as in a short one? Training step of one layer, D=64, one pass."""
+"""Does an event cost the same in a long history as in a short one? One layer, D=64 and D=256, batches of 20,000 events.
+
+Training: `encode_prefixes`, forward and backward. Reading: `encode`, as in evaluation and recommending.
+The lengths are measured in turns, so that a slow minute of the machine is everybody's.
+"""
 
 import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from common import arguments, measure, publish
+from common import arguments, publish, saved_as
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 
 LENGTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 EVENTS = 20_000
+ROUNDS = 9
 
 
 def main() -> None:
-    """Print the table and the fitted exponent of cost = length^exponent for a whole history."""
+    """Print the table and the fitted exponents of cost = length^exponent for a whole history."""
     options = arguments(__doc__)
-    backbone = SSD4Rec(SSD4RecConfig(width=64, dropout=0.0))
-    rows, costs = [], []
-    for length in LENGTHS:
-        boundaries = torch.arange(0, EVENTS + 1, length)
-        embedded = torch.randn(EVENTS, 64, requires_grad=True)
-        timing = measure(lambda: backbone.encode_prefixes(embedded, boundaries).sum().backward(), repeats=7)  # noqa: B023
-        cost = timing.median / EVENTS * 1e6
-        costs.append(cost)
-        rows.append({"length": length, "us an event": f"{cost:.2f}", "against 50": f"{cost / costs[0]:.2f}", "all": str(timing)})
+    rows, notes, curves = [], [], {}
+    for width in (64, 256):
+        backbone = SSD4Rec(SSD4RecConfig(width=width, dropout=0.0))
+        for name, work in (("training", _train), ("reading", _read)):
+            costs = _in_turns([work(backbone, length) for length in LENGTHS])
+            curves[f"{name}, D={width}"] = costs
+            for length, cost in zip(LENGTHS, costs, strict=True):
+                against = cost / costs[0]
+                row = {"what": name, "D": width, "length": length, "us an event": f"{cost:.2f}", "against 50": f"{against:.2f}"}
+                rows.append(row)
+            exponent, error = _exponent(costs)
+            notes.append(f"{name}, D={width}: a history's cost grows with its length to the power {exponent:.3f} +- {error:.3f}")
+    publish("bench_length", rows, options, notes)
+    if options.save:
+        _plot(curves, saved_as("bench_length", options.threads).with_suffix(".svg"))
+
+
+def _train(backbone: SSD4Rec, length: int) -> Callable[[], Any]:
+    boundaries = torch.arange(0, EVENTS + 1, length)
+    embedded = torch.randn(EVENTS, backbone.width, requires_grad=True)
+    return lambda: backbone.encode_prefixes(embedded, boundaries).sum().backward()
+
+
+def _read(backbone: SSD4Rec, length: int) -> Callable[[], Any]:
+    boundaries = torch.arange(0, EVENTS + 1, length)
+    embedded = torch.randn(EVENTS, backbone.width)
+
+    def work() -> None:
+        with torch.inference_mode():
+            backbone.encode(embedded, boundaries)
+
+    return work
+
+
+def _in_turns(works: list[Callable[[], Any]]) -> list[float]:
+    """Median microseconds an event of each."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for turn in range(ROUNDS + 1):
+        for work, kept in zip(works, seconds, strict=True):
+            began = time.perf_counter()
+            work()
+            if turn:
+                kept.append(time.perf_counter() - began)
+    return [statistics.median(kept) / EVENTS * 1e6 for kept in seconds]
+
+
+def _exponent(costs: list[float]) -> tuple[float, float]:
+    """Least squares of log cost on log length, and the standard error of the slope."""
     x = [math.log(length) for length in LENGTHS]
     y = [math.log(length * cost) for length, cost in zip(LENGTHS, costs, strict=True)]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    exponent = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
-    publish("bench_length", rows, options, [f"cost of a history grows with its length to the power {exponent:.3f}"])
+    mean_x, mean_y = statistics.mean(x), statistics.mean(y)
+    spread = sum((a - mean_x) ** 2 for a in x)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    left = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+    return slope, math.sqrt(left / (len(x) - 2) / spread)
+
+
+def _plot(curves: dict[str, list[float]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, costs in curves.items():
+        axes.plot(LENGTHS, costs, marker="o", label=name)
+    axes.set(xscale="log", xlabel="events in each history", ylabel="microseconds an event", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

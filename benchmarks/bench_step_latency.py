@@ -1,45 +1,79 @@
-"""What does one more event cost a user with 10 … 10,000 events? `SSD4Rec.step`, one layer, both directions, scores left out."""
+"""What does one more event cost a user with 10 … 10,000 events? `NextItemModel.advance`, one layer, both directions.
+
+Beside it what reading the whole history again costs, and scoring the catalogue, which both need. Measured in turns.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from common import arguments, measure, publish
+from common import arguments, publish
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
+from ssd4rec.model import NextItemModel
 
 EVENTS = (10, 100, 1_000, 10_000)
-STEPS = 200
+CATALOGUES = (12_101, 100_000)
+ROUNDS = 300
 
 
 def main() -> None:
     """Print the table."""
     options = arguments(__doc__)
-    rows = []
+    rows, notes = [], []
     for width in (64, 256):
-        backbone = SSD4Rec(SSD4RecConfig(width=width, dropout=0.0)).eval()
+        model = NextItemModel(SSD4Rec(SSD4RecConfig(width=width, dropout=0.0)), max(CATALOGUES)).eval()
         with torch.inference_mode():
-            state, read = backbone.empty_state(1), 0
-            first = None
-            for events in EVENTS:
-                while read < events:
-                    state, _ = backbone.step(state, torch.randn(1, width))
-                    read += 1
-                event = torch.randn(1, width)
-
-                def several() -> None:
-                    for _ in range(STEPS):
-                        backbone.step(state, event)  # noqa: B023 - used in this turn of the loop only
-
-                timing = measure(several, repeats=9)
-                first = first or timing.median
+            histories = [torch.randint(1, max(CATALOGUES), (events,)) for events in EVENTS]
+            steps = [_step(model, history) for history in histories]
+            again = [_again(model, history) for history in histories]
+            one_more, whole = _in_turns(steps, ROUNDS), _in_turns(again, 15)
+            for events, step, read in zip(EVENTS, one_more, whole, strict=True):
                 rows.append(
                     {
                         "D": width,
-                        "events before": events,
-                        "one more event": f"{timing.median / STEPS * 1e6:.0f} us +-{timing.spread / 2:.0%}",
-                        "against 10": f"{timing.median / first:.2f}",
+                        "events before": f"{events:,}",
+                        "one more event": f"{step * 1e6:.0f} us",
+                        "against 10": f"{step / one_more[0]:.2f}",
+                        "the whole history again": f"{read * 1e6:,.0f} us",
+                        "times": f"{read / step:.0f}",
                     }
                 )
-    publish("bench_step_latency", rows, options)
+            scoring = _in_turns([_score(model, items) for items in CATALOGUES], ROUNDS)
+            shown = ", ".join(f"{items:,} items {spent * 1e6:,.0f} us" for items, spent in zip(CATALOGUES, scoring, strict=True))
+            notes.append(f"D={width}: scoring the catalogue costs as much again: {shown}")
+    publish("bench_step_latency", rows, options, notes)
+
+
+def _step(model: NextItemModel, history: torch.Tensor) -> Callable[[], Any]:
+    state, _ = model.prefill(history, torch.tensor([0, len(history)]))
+    event = torch.tensor([7])
+    return lambda: model.advance(state, event)
+
+
+def _again(model: NextItemModel, history: torch.Tensor) -> Callable[[], Any]:
+    boundaries = torch.tensor([0, len(history)])
+    return lambda: model.encode(history, boundaries)
+
+
+def _score(model: NextItemModel, items: int) -> Callable[[], Any]:
+    state, table = torch.randn(1, model.item_vectors.shape[1]), model.item_vectors[:items]
+    return lambda: state @ table.T
+
+
+def _in_turns(works: list[Callable[[], Any]], rounds: int) -> list[float]:
+    """Median seconds of each."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for turn in range(rounds + 3):
+        for work, kept in zip(works, seconds, strict=True):
+            began = time.perf_counter()
+            work()
+            if turn >= 3:
+                kept.append(time.perf_counter() - began)
+    return [statistics.median(kept) for kept in seconds]
 
 
 if __name__ == "__main__":

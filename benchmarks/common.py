@@ -88,10 +88,15 @@ def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespa
     print("\n".join([f"# {name}", "", *lines, "", *notes]))
     print(result)
     if options.save:
-        stem = RESULTS / f"{name}_{platform.machine()}-{options.threads}threads_{place['date']}"
+        stem = saved_as(name, options.threads)
         heading = ", ".join(f"{key} {value}" for key, value in place.items())
         stem.with_suffix(".md").write_text("\n".join([f"# {name}", "", heading, "", *lines, "", *notes, ""]), encoding="utf-8")
         stem.with_suffix(".json").write_text(result + "\n", encoding="utf-8")
+
+
+def saved_as(name: str, threads: int) -> Path:
+    """Where a result is kept, without its suffix."""
+    return RESULTS / f"{name}_{platform.machine()}-{threads}threads_{datetime.now(UTC):%Y-%m-%d}"
 
 
 def where(name: str) -> dict[str, Any]:

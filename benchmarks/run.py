@@ -12,10 +12,15 @@ GUARDS = {
     "bench_length.py": ["tests/backbones/test_ssd4rec.py"],
     "bench_step_latency.py": ["tests/layers/test_step.py"],
     "bench_data.py": ["tests/data/test_histories.py"],
+    "bench_evaluation.py": ["tests/evaluation/test_ranks.py"],
     "bench_objective.py": ["tests/training/test_objective.py"],
     "bench_peers.py": ["tests/training/test_fit.py", "tests/evaluation/test_ranks.py"],
 }
-ALSO = {"bench_peers.py": ["--no-install"]}  # the peers need the network and environments of their own
+ALSO = {
+    "bench_evaluation.py": ["--users", "6000"],
+    # the peers need the network and environments of their own
+    "bench_peers.py": ["--no-install"],
+}
 
 
 def main() -> int:
