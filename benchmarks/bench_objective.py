@@ -5,8 +5,8 @@ Run: python benchmarks/bench_objective.py [--only games-one-pass --only games-pr
 The same model (preset quick: D = 64, one layer, where "top" and "all" are the same wiring), seed and learning rate. `prefix`
 has as many positions in a batch as `one-pass`, so more and smaller steps (a twentieth of the targets on ML-1M); `one-pass-512`
 takes smaller steps too, `prefix-2048` the authors' 2,048 examples. Prefixes are compared with the one pass that is there first.
-All learn for the same seconds, validation apart, which is made at moments that grow by a factor. A pass that is not finished has read a
-random part of its batches, so its seconds follow from the tokens that were read.
+All learn for the same seconds, validation apart, which is made at moments that grow by a factor. A pass that is not finished
+has read a random part of its batches, so its seconds follow from the tokens that were read.
 """
 
 import argparse
