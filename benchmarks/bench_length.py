@@ -1,4 +1,4 @@
-"""Does an event cost the same in a long history as in a short one? One layer, D=64 and D=256, batches of 20,000 events.
+"""Does an event cost the same in a long history as in a short one? One layer, D=64 and D=256, batches of 10,000 events.
 
 Training: `encode_prefixes`, forward and backward. Reading: `encode`, as in evaluation and recommending.
 The lengths are measured in turns, so that a slow minute of the machine is everybody's.
@@ -18,8 +18,8 @@ from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 
 LENGTHS = (50, 100, 500, 1_000, 5_000, 10_000)
-EVENTS = 20_000
-ROUNDS = 9
+EVENTS = 10_000
+ROUNDS = 7
 
 
 def main() -> None:

@@ -64,9 +64,19 @@ def test_padded_leaves_a_full_row_alone() -> None:
 
 
 def test_links_lie_where_a_history_runs_on() -> None:
-    """Ten events fill the chunks 0, 1 and half of 2; two others end chunk 2: links 0|1 and 1|2, none into chunk 3."""
+    """Six events fill chunk 0 and half of 1; then one history a chunk: of four places between chunks only 0|1 is a link."""
+    chunks = lay_out(torch.tensor([0, 6, 8, 12, 16, 18]), chunk=4).chunks
+    assert chunks.left.tolist() == [0]
+    assert [end.tolist() for end in chunks.ends(reverse=False)] == [[0], [1]]
+    assert [end.tolist() for end in chunks.ends(reverse=True)] == [[1], [0]]
+
+
+def test_where_most_chunks_are_linked_all_are() -> None:
+    """Ten events fill the chunks 0, 1 and half of 2; two others end chunk 2: 2|3 comes along and waits for nothing; slices."""
     chunks = lay_out(torch.tensor([0, 10, 12, 14]), chunk=4).chunks
-    assert chunks.left.tolist() == [0, 1]
+    assert chunks.left.tolist() == [0, 1, 2]
+    assert [links.tolist() for links in chunks.relays] == [[1]]
+    assert chunks.ends(reverse=False) == (slice(0, -1), slice(1, None))
 
 
 def test_a_history_that_ends_with_its_chunk_has_no_link() -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import Chunks, Layout, by_head, full, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, add_by_head_, by_head, full, scale_, sum_of_head
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 SMALLEST_BLOCK = 8
@@ -124,7 +124,7 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     middle = local.amin(dim=1, keepdim=True) / 2
     base = _Block(size, (local - middle).exp(), (middle - local).exp())
 
-    source, target = _ends(chunks, reverse=reverse)
+    source, target = chunks.ends(reverse=reverse)
     exit_ = 0 if reverse else Q - 1
     carried = history[source, exit_][:, None]
     into = a[target].masked_fill((history[target] != carried)[..., None], -torch.inf).exp()
@@ -153,11 +153,6 @@ def _until(size: int, *, reverse: bool, like: Tensor) -> Tensor:
     return ones.tril(-1) if reverse else ones.triu(1)
 
 
-def _ends(chunks: Chunks, *, reverse: bool) -> tuple[Tensor, Tensor]:
-    # (the chunk that hands its state over, the chunk that takes it) for each link
-    return (chunks.left + 1, chunks.left) if reverse else (chunks.left, chunks.left + 1)
-
-
 class _ChunkedScan(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0913 - a scan has six inputs
@@ -175,10 +170,9 @@ class _ChunkedScan(torch.autograd.Function):
         values, steps = chunks.padded(x.flatten(1)), chunks.padded(dt)
         writes, reads = chunks.padded(B), chunks.padded(C)
         decays = _decays(steps * A, chunks, reverse=reverse)
-        u = by_head(values, steps)
-        y = by_head(values, D.expand(heads))
-        _read_blocks(y, u, writes, reads, decays, reverse=reverse)
-        carry = _carry(u, writes, decays, chunks, reverse=reverse)
+        y = _read_blocks(values, steps, writes, reads, decays, reverse=reverse)
+        add_by_head_(y, values, D.expand(heads))
+        carry = _carry(values, steps, writes, decays, chunks, reverse=reverse)
         _read_carry(y, carry, reads, decays, chunks, reverse=reverse)
         y = y[:length]
         ctx.save_for_backward(x, dt, A, B, C, D, y, carry)
@@ -196,80 +190,85 @@ class _ChunkedScan(torch.autograd.Function):
         writes, reads = chunks.padded(B), chunks.padded(C)
         dy = chunks.padded(grad.reshape(length, -1))
         decays = _decays(steps * A, chunks, reverse=reverse)
-        u = by_head(values, steps)
-
-        du, d_writes, d_reads = torch.zeros_like(u), torch.zeros_like(writes), torch.zeros_like(reads)
-        _read_blocks_backward((du, d_writes, d_reads), dy, u, writes, reads, decays, reverse=reverse)
-        d_carry = _carry_backward((du, d_writes, d_reads), dy, u, writes, reads, carry, decays, chunks, reverse=reverse)
+        inputs = (values, steps, writes, reads)
+        du, d_writes, d_reads = _read_blocks_backward(dy, inputs, decays, reverse=reverse)
+        d_carry = _carry_backward((du, d_writes, d_reads), dy, inputs, carry, decays, chunks, reverse=reverse)
 
         # y without its skip term is what the decays acted on.
-        dy_x = sum_of_head(dy * values, heads)
-        da = sum_of_head(dy * chunks.padded(y), heads) - D * dy_x - sum_of_head(u * du, heads)
-        da = da.view(-1, Q, heads)
-        source, _ = _ends(chunks, reverse=reverse)
-        da[:, 0 if reverse else Q - 1].index_add_(0, source, sum_of_head((d_carry * carry).sum(1), heads))
+        dy_x, du_x = sum_of_head(dy * values, heads), sum_of_head(du * values, heads)
+        da = (sum_of_head(dy * chunks.padded(y), heads) - D * dy_x - steps * du_x).view(-1, Q, heads)
+        source, _ = chunks.ends(reverse=reverse)
+        add_at_(da[:, 0 if reverse else Q - 1], source, sum_of_head((d_carry * carry).sum(1), heads))
         d_log_decay = (decays.summed.mT @ da).view(-1, heads)
 
-        dx = (by_head(du, steps) + by_head(dy, D.expand(heads)))[:length].view_as(x)
-        d_dt = (sum_of_head(values * du, heads) + d_log_decay * A)[:length]
+        dx = scale_(du, steps)
+        add_by_head_(dx, dy, D.expand(heads))
+        dx = dx[:length].view_as(x)
+        d_dt = (du_x + d_log_decay * A)[:length]
         d_A = (d_log_decay * steps).sum(0)
         return dx, d_dt, d_A, d_writes[:length], d_reads[:length], dy_x.sum(0), None, None
 
 
-def _read_blocks(y: Tensor, u: Tensor, writes: Tensor, reads: Tensor, decays: _Decays, *, reverse: bool) -> None:
-    """Add to y what events read of earlier events of their own chunk."""
-    for block in decays.halves:
-        row_y, _ = _sides(y.view(-1, 2, block.size, y.shape[-1]), reverse=reverse)
-        row_C, _ = _sides(reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
-        _, column_u = _sides(u.view(-1, 2, block.size, u.shape[-1]), reverse=reverse)
-        _, column_B = _sides(writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
-        row_y += by_head((row_C @ column_B.mT) @ by_head(column_u, block.column), block.row)
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]  # x, dt, B and C, each padded to whole chunks
+
+
+def _cut(tensor: Tensor, size: int) -> Tensor:
+    # [rows, width] -> [pairs, 2, size, width]
+    return tensor.view(-1, 2, size, tensor.shape[-1])
+
+
+def _read_blocks(x: Tensor, steps: Tensor, writes: Tensor, reads: Tensor, decays: _Decays, *, reverse: bool) -> Tensor:
+    """What events read of earlier events of their own chunk, and of themselves [C Q, E]."""
     base = decays.base
-    shaped_u, shaped_B, shaped_C = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads))
-    weights = (shaped_C @ shaped_B.mT) * decays.inside
-    y.view(-1, base.size, y.shape[-1]).add_(by_head(weights @ by_head(shaped_u, base.column), base.row))
-
-
-def _read_blocks_backward(
-    grads: tuple[Tensor, Tensor, Tensor],
-    dy: Tensor,
-    u: Tensor,
-    writes: Tensor,
-    reads: Tensor,
-    decays: _Decays,
-    *,
-    reverse: bool,
-) -> None:
-    du, d_writes, d_reads = grads
+    shaped_x, shaped_B, shaped_C = (t.view(-1, base.size, t.shape[-1]) for t in (x, writes, reads))
+    written = base.column * steps.view_as(base.column)
+    weights = (shaped_C @ shaped_B.mT).mul_(decays.inside)
+    y = scale_(weights @ by_head(shaped_x, written), base.row).view_as(x)
     for block in decays.halves:
-        row_dy, _ = _sides(dy.view(-1, 2, block.size, dy.shape[-1]), reverse=reverse)
-        row_C, _ = _sides(reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
-        _, column_u = _sides(u.view(-1, 2, block.size, u.shape[-1]), reverse=reverse)
-        _, column_B = _sides(writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
-        _, column_du = _sides(du.view(-1, 2, block.size, du.shape[-1]), reverse=reverse)
-        _, column_dB = _sides(d_writes.view(-1, 2, block.size, writes.shape[-1]), reverse=reverse)
-        row_dC, _ = _sides(d_reads.view(-1, 2, block.size, reads.shape[-1]), reverse=reverse)
+        row_y, _ = _sides(_cut(y, block.size), reverse=reverse)
+        row_C, _ = _sides(_cut(reads, block.size), reverse=reverse)
+        _, column_x = _sides(_cut(x, block.size), reverse=reverse)
+        _, column_B = _sides(_cut(writes, block.size), reverse=reverse)
+        _, column_steps = _sides(_cut(steps, block.size), reverse=reverse)
+        read = (row_C @ column_B.mT) @ by_head(column_x, block.column * column_steps)
+        add_by_head_(row_y, read, block.row)
+    return y
+
+
+def _read_blocks_backward(dy: Tensor, inputs: Inputs, decays: _Decays, *, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of u = dt x, B and C."""
+    x, steps, writes, reads = inputs
+    base = decays.base
+    shaped_x, shaped_B, shaped_C, shaped_dy = (t.view(-1, base.size, t.shape[-1]) for t in (x, writes, reads, dy))
+    scaled_dy = by_head(shaped_dy, base.row)
+    weights = (shaped_C @ shaped_B.mT).mul_(decays.inside)
+    du = scale_(weights.mT @ scaled_dy, base.column).view_as(x)
+    # Above the diagonal the factors can multiply to inf: such entries are replaced, since 0 * inf is NaN.
+    d_weights = scaled_dy @ by_head(shaped_x, base.column * steps.view_as(base.column)).mT
+    d_weights.masked_fill_(decays.inside.eq(0), 0.0)
+    d_reads, d_writes = (d_weights @ shaped_B).view_as(reads), (d_weights.mT @ shaped_C).view_as(writes)
+    for block in decays.halves:
+        row_dy, _ = _sides(_cut(dy, block.size), reverse=reverse)
+        row_C, _ = _sides(_cut(reads, block.size), reverse=reverse)
+        row_dC, _ = _sides(_cut(d_reads, block.size), reverse=reverse)
+        _, column_x = _sides(_cut(x, block.size), reverse=reverse)
+        _, column_B = _sides(_cut(writes, block.size), reverse=reverse)
+        _, column_steps = _sides(_cut(steps, block.size), reverse=reverse)
+        _, column_du = _sides(_cut(du, block.size), reverse=reverse)
+        _, column_dB = _sides(_cut(d_writes, block.size), reverse=reverse)
         scaled_dy = by_head(row_dy, block.row)
-        column_du += by_head((row_C @ column_B.mT).mT @ scaled_dy, block.column)
-        d_weights = scaled_dy @ by_head(column_u, block.column).mT
+        add_by_head_(column_du, (row_C @ column_B.mT).mT @ scaled_dy, block.column)
+        d_weights = scaled_dy @ by_head(column_x, block.column * column_steps).mT
         row_dC += d_weights @ column_B
         column_dB += d_weights.mT @ row_C
-    base = decays.base
-    shaped_u, shaped_B, shaped_C, shaped_dy = (t.view(-1, base.size, t.shape[-1]) for t in (u, writes, reads, dy))
-    scaled_dy = by_head(shaped_dy, base.row)
-    weights = (shaped_C @ shaped_B.mT) * decays.inside
-    du.view_as(shaped_u).add_(by_head(weights.mT @ scaled_dy, base.column))
-    # Above the diagonal the factors can multiply to inf: such entries are replaced, since 0 * inf is NaN.
-    d_weights = (scaled_dy @ by_head(shaped_u, base.column).mT).masked_fill_(decays.inside.eq(0), 0.0)
-    d_reads.view_as(shaped_C).add_(d_weights @ shaped_B)
-    d_writes.view_as(shaped_B).add_(d_weights.mT @ shaped_C)
+    return du, d_writes, d_reads
 
 
-def _carry(u: Tensor, writes: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool) -> Tensor:
+def _carry(x: Tensor, steps: Tensor, writes: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool) -> Tensor:
     """[links, N, E]: the state that each link hands over."""
-    source, _ = _ends(chunks, reverse=reverse)
+    source, _ = chunks.ends(reverse=reverse)
     Q, before = chunks.length, 1 if reverse else -1
-    leaving = by_head(u.view(-1, Q, u.shape[-1])[source], decays.out_of)
+    leaving = by_head(x.view(-1, Q, x.shape[-1])[source], decays.out_of * steps.view(-1, Q, steps.shape[-1])[source])
     state = writes.view(-1, Q, writes.shape[-1])[source].mT @ leaving
     for links in chunks.relays_back if reverse else chunks.relays:
         state[links] += by_head(state[links + before], decays.across[links][:, None])
@@ -278,18 +277,16 @@ def _carry(u: Tensor, writes: Tensor, decays: _Decays, chunks: Chunks, *, revers
 
 def _read_carry(y: Tensor, carry: Tensor, reads: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool) -> None:
     """Add to y what events read of the state that came over the link."""
-    _, target = _ends(chunks, reverse=reverse)
+    _, target = chunks.ends(reverse=reverse)
     Q = chunks.length
     read = reads.view(-1, Q, reads.shape[-1])[target] @ carry
-    y.view(-1, Q, y.shape[-1]).index_add_(0, target, by_head(read, decays.into))
+    add_at_(y.view(-1, Q, y.shape[-1]), target, scale_(read, decays.into))
 
 
-def _carry_backward(  # noqa: PLR0913 - the saved tensors of one backward pass
+def _carry_backward(
     grads: tuple[Tensor, Tensor, Tensor],
     dy: Tensor,
-    u: Tensor,
-    writes: Tensor,
-    reads: Tensor,
+    inputs: Inputs,
     carry: Tensor,
     decays: _Decays,
     chunks: Chunks,
@@ -298,15 +295,15 @@ def _carry_backward(  # noqa: PLR0913 - the saved tensors of one backward pass
 ) -> Tensor:
     """Add the carry's share to the gradients of u, B and C; return its own [links, N, E]."""
     du, d_writes, d_reads = (grad.view(-1, chunks.length, grad.shape[-1]) for grad in grads)
-    shaped_dy, shaped_u, shaped_B, shaped_C = (t.view(-1, chunks.length, t.shape[-1]) for t in (dy, u, writes, reads))
-    source, target = _ends(chunks, reverse=reverse)
+    shaped_dy, x, steps, writes, reads = (t.view(-1, chunks.length, t.shape[-1]) for t in (dy, *inputs))
+    source, target = chunks.ends(reverse=reverse)
     before = 1 if reverse else -1
     reading = by_head(shaped_dy[target], decays.into)
-    d_carry = shaped_C[target].mT @ reading
-    d_reads.index_add_(0, target, reading @ carry.mT)
+    d_carry = reads[target].mT @ reading
+    add_at_(d_reads, target, reading @ carry.mT)
     for links in reversed(chunks.relays_back if reverse else chunks.relays):
         d_carry[links + before] += by_head(d_carry[links], decays.across[links][:, None])
-    leaving = by_head(shaped_u[source], decays.out_of)
-    du.index_add_(0, source, by_head(shaped_B[source] @ d_carry, decays.out_of))
-    d_writes.index_add_(0, source, leaving @ d_carry.mT)
+    leaving = by_head(x[source], decays.out_of * steps[source])
+    add_at_(du, source, scale_(writes[source] @ d_carry, decays.out_of))
+    add_at_(d_writes, source, leaving @ d_carry.mT)
     return d_carry

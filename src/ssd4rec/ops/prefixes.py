@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
-from ssd4rec.ops.segments import Chunks, Layout, by_head, full, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, by_head, full, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -246,11 +246,11 @@ def _cumulative(values: Tensor, chunks: Chunks, *, reverse: bool) -> Tensor:
     history = chunks.history
     same = (history[:, :, None] == history[:, None, :]).to(values.dtype)
     sums = (same.triu() if reverse else same.tril()) @ chunks.padded(values).view(-1, Q, values.shape[1])
-    source, target = (chunks.left + 1, chunks.left) if reverse else (chunks.left, chunks.left + 1)
+    source, target = chunks.ends(reverse=reverse)
     exit_ = 0 if reverse else Q - 1
-    carry = sums[source, exit_]
+    carry = sums[source, exit_].clone()  # with slices a view
     for links in chunks.relays_back if reverse else chunks.relays:
         carry[links] += carry[links + (1 if reverse else -1)]
     reached = history[target] == history[source, exit_][:, None]
-    sums.index_add_(0, target, carry[:, None] * reached[..., None])
+    add_at_(sums, target, carry[:, None] * reached[..., None])
     return sums.view(-1, values.shape[1])[:length]

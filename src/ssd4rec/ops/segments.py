@@ -25,7 +25,9 @@ class Chunks:
 
     length: int  # Q
     history: Tensor  # [C, Q]: which history a position belongs to; -1 = padding
-    left: Tensor  # [links]: link l lies between the chunks left[l] and left[l] + 1
+    # [links]: link l lies between the chunks left[l] and left[l] + 1. Where most chunks are linked all are: a link over which no
+    # history runs hands over what nobody reads, and slices are cheaper than gathering.
+    left: Tensor
     # A history over the chunks 3, 4, 5, 6 makes three links. What 3|4 hands on is needed before 4|5 can be worked out, and so
     # on: relays lists the links that wait for the link before them, those that can be finished at the same time together.
     relays: tuple[Tensor, ...]
@@ -35,6 +37,14 @@ class Chunks:
     def count(self) -> int:
         """C: how many chunks."""
         return self.history.shape[0]
+
+    def ends(self, *, reverse: bool) -> tuple["Tensor | slice", "Tensor | slice"]:
+        """For each link the chunk that hands its state over, and the one that takes it."""
+        lower: Tensor | slice = self.left
+        upper: Tensor | slice = self.left + 1
+        if self.left.shape[0] == self.count - 1:
+            lower, upper = slice(0, -1), slice(1, None)
+        return (upper, lower) if reverse else (lower, upper)
 
     def padded(self, values: Tensor) -> Tensor:
         """[T, ...] -> [C * Q, ...], zeros after the end."""
@@ -149,8 +159,10 @@ def _links(edges: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         torch.searchsorted(edges, at, right=True)  # the history, 1-based, of each chunk's first and last position
         for at in (starts, (starts + chunk - 1).clamp(max=int(edges[-1]) - 1))
     )
-    left = (begins[1:] == ends[:-1]).nonzero().squeeze(1)
-    return left, (left[1:] == left[:-1] + 1) & (begins == ends)[left[1:]]
+    linked = begins[1:] == ends[:-1]
+    left = torch.arange(len(linked)) if 2 * linked.sum() > len(linked) else linked.nonzero().squeeze(1)
+    runs_on = linked[left[:-1]] & linked[left[1:]] & (left[1:] == left[:-1] + 1)
+    return left, runs_on & (begins == ends)[left[1:]]
 
 
 def _relays(waits: Tensor) -> tuple[Tensor, ...]:
@@ -168,6 +180,26 @@ def by_head(values: Tensor, factor: Tensor) -> Tensor:
     """[..., E] * [..., H]: a head's factor multiplies its P columns."""
     scaled: Tensor = (values.unflatten(-1, (factor.shape[-1], -1)) * factor[..., None]).flatten(-2)
     return scaled
+
+
+def scale_(values: Tensor, factor: Tensor) -> Tensor:
+    """`by_head` in place."""
+    values.unflatten(-1, (factor.shape[-1], -1)).mul_(factor[..., None])
+    return values
+
+
+def add_by_head_(total: Tensor, values: Tensor, factor: Tensor) -> None:
+    """Total += by_head(values, factor), in one go."""
+    heads = factor.shape[-1]
+    total.unflatten(-1, (heads, -1)).addcmul_(values.unflatten(-1, (heads, -1)), factor[..., None])
+
+
+def add_at_(total: Tensor, at: Tensor | slice, values: Tensor) -> None:
+    """total[at] += values; no place twice."""
+    if isinstance(at, slice):
+        total[at] += values
+    else:
+        total.index_add_(0, at, values)
 
 
 def sum_of_head(values: Tensor, heads: int) -> Tensor:
