@@ -9,7 +9,6 @@ from ssd4rec import screen
 from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
     ConfigOption,
-    DataArgument,
     ItemOption,
     JsonOption,
     SetOption,
@@ -24,6 +23,7 @@ from ssd4rec.cli.shared import (
     reporter,
     say,
 )
+from ssd4rec.errors import DataError
 
 if TYPE_CHECKING:
     from ssd4rec.config import Config
@@ -36,9 +36,12 @@ HISTORY_SHOWN = 10
 
 
 def train(  # noqa: PLR0913 - each is an option of the command
-    data: DataArgument,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="A file or a named data set; --recbole may name it.")
+    ] = None,
     *,
     config: ConfigOption = "quick",
+    recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML, instead of --config.")] = None,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/model"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training of the same --out.")] = False,
@@ -51,7 +54,13 @@ def train(  # noqa: PLR0913 - each is an option of the command
     """Train on DATA, measure on each user's last event beside popularity, keep the model in --out."""
     from ssd4rec.config import load_config
 
-    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)])
+    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    if recbole is not None:
+        chosen, data = _from_recbole(recbole, overrides, data)
+    elif data is None:
+        raise DataError("which data? ssd4rec train DATA: a file or a named data set (ssd4rec data list)")
+    else:
+        chosen = load_config(config, overrides)
     prepared = prepare(data, chosen, titles)
     report = _train(prepared, chosen, out, resume=resume)
     if as_json:
@@ -74,6 +83,30 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder of the finished
     screen.show_figures(out_console, report)
     _show_examples(prepared, Recommender.load(out))
     out_console.print(f"The model lies in {out}. Yours: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…")
+
+
+def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
+    """The settings of a RecBole file, and the data that it names where the command line names none."""
+    from ssd4rec.config import read_recbole
+    from ssd4rec.data.known import is_known
+
+    run = read_recbole(path, overrides)
+    for note in run.notes:
+        say(f"warning: {path}: {note}")
+    if data is not None:
+        return run.config, data
+    if run.dataset is None:
+        raise DataError(f"{path} names no dataset; write ssd4rec train DATA --recbole {path}")
+    if run.file is not None:
+        for file in (run.file, Path(f"{run.file}.gz")):
+            if file.is_file():
+                return run.config, str(file)
+    name = run.dataset.lower().replace("_", "-")
+    if is_known(name):
+        return run.config, name
+    raise DataError(
+        f"{path} names the dataset {run.dataset}, but {run.file} does not exist; write ssd4rec train DATA --recbole {path}"
+    )
 
 
 def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from ssd4rec.config.backbones import (
     SSD4RecConfig,
 )
 from ssd4rec.config.base import Objective, Settings
+from ssd4rec.config.recbole import RecBoleRun, read_recbole
 from ssd4rec.config.settings import FULL_SOFTMAX_UP_TO, Config, DataConfig, EvaluationConfig, Seen, TrainingConfig
-from ssd4rec.config.toml import dump_config, load_config, parse_config, presets
+from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
 
 __all__ = [
     "BACKBONES",
@@ -34,14 +35,17 @@ __all__ = [
     "GRU4RecConfig",
     "Mamba4RecConfig",
     "Objective",
+    "RecBoleRun",
     "SASRecConfig",
     "SIGMAConfig",
     "SSD4RecConfig",
     "Seen",
     "Settings",
     "TrainingConfig",
+    "build_config",
     "dump_config",
     "load_config",
     "parse_config",
     "presets",
+    "read_recbole",
 ]

@@ -60,7 +60,15 @@ def parse_config(text: str, overrides: Sequence[str] = (), source: str = "settin
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    return build_config(values, overrides, source, preset=preset)
+
+
+def build_config(
+    values: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings", *, preset: bool = False
+) -> Config:
+    """Settings from groups of them, e.g. {"training": {"max_epochs": 3}}; see `load_config`."""
     inherited = copy.deepcopy(values) if preset else {}
+    values = copy.deepcopy(values)
     written = {_override(values, override) for override in overrides}
     _fit_to_backbone(values, {(group, key) for group, keys in inherited.items() for key in keys} - written)
     try:

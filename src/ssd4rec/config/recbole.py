@@ -1,0 +1,269 @@
+"""RecBole's settings, a YAML file, said in ours. A key that nobody knows is an error; one that means nothing here is named."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssd4rec.config.settings import Config
+from ssd4rec.config.toml import build_config
+from ssd4rec.errors import ConfigError
+
+# RecBole's name of a model -> ours; its sizes: {RecBole's key: (ours, RecBole's own default)}.
+MAMBA: dict[str, tuple[str, Any]] = {
+    "hidden_size": ("width", 64),
+    "num_layers": ("layers", 1),
+    "dropout_prob": ("dropout", 0.2),
+    "d_state": ("state_dim", 64),
+    "d_conv": ("conv_width", 4),
+    "expand": ("expand", 2),
+    "headdim": ("head_width", 16),
+}
+ATTENTION: dict[str, tuple[str, Any]] = {
+    "hidden_size": ("width", 64),
+    "n_layers": ("layers", 2),
+    "n_heads": ("heads", 2),
+    "hidden_dropout_prob": ("dropout", 0.5),
+}
+MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
+    "SSD4Rec": ("ssd4rec", {**MAMBA, "norm_embedding": ("norm_embedding", False), "beta": ("backward_weight", 0.1)}),
+    "Mamba4Rec": ("mamba4rec", {**MAMBA, "d_state": ("state_dim", 32)}),
+    "SIGMA": ("sigma", {**MAMBA, "d_state": ("state_dim", 32)}),
+    "SASRec": ("sasrec", ATTENTION),
+    "BERT4Rec": ("bert4rec", ATTENTION),
+    "GRU4Rec": (
+        "gru4rec",
+        {
+            "embedding_size": ("width", 64),
+            "hidden_size": ("hidden", 128),
+            "num_layers": ("layers", 1),
+            "dropout_prob": ("dropout", 0.3),
+        },
+    ),
+    "Caser": (
+        "caser",
+        {"embedding_size": ("width", 64), "n_h": ("horizontal", 16), "n_v": ("vertical", 8), "dropout_prob": ("dropout", 0.4)},
+    ),
+}
+# RecBole's key -> (ours, RecBole's own default)
+TRAINING = {
+    "train_batch_size": ("batch_size", 2048),
+    "epochs": ("max_epochs", 300),
+    "stopping_step": ("patience", 10),
+    "learning_rate": ("learning_rate", 1e-3),
+    "weight_decay": ("weight_decay", 0.0),
+    "seed": ("seed", 2020),
+}
+READ = {
+    *("model", "dataset", "data_path", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col", "eval_args", "valid_metric"),
+    *("user_inter_num_interval", "item_inter_num_interval", "topk", "metrics", "maskratio", "mask_ratio", "var_len"),
+    *("MAX_ITEM_LIST_LENGTH", "train_neg_sample_args", "neg_sampling", "loss_type", "learner"),
+    *("rm_dup_inter", "clip_grad_norm"),
+}
+INERT = {
+    *(
+        "gpu_id",
+        "use_gpu",
+        "device",
+        "show_progress",
+        "reproducibility",
+        "state",
+        "log_wandb",
+        "wandb_project",
+        "worker",
+        "encoding",
+    ),
+    *("checkpoint_dir", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "enable_amp"),
+    *("enable_scaler", "benchmark_filename", "field_separator", "seq_separator", "eval_batch_size", "eval_step", "eval_type"),
+    *("metric_decimal_place", "valid_metric_bigger", "tensorboard", "shuffle", "repeatable", "config_files"),
+    *(
+        "alias_of_user_id",
+        "alias_of_item_id",
+        "ITEM_LIST_LENGTH_FIELD",
+        "LIST_SUFFIX",
+        "POSITION_FIELD",
+        "LABEL_FIELD",
+        "NEG_PREFIX",
+    ),
+    *("RATING_FIELD", "inner_size", "hidden_act", "layer_norm_eps", "initializer_range", "attn_dropout_prob", "ft_ratio"),
+    *("reg_weight", "numerical_features", "loss_decimal_place", "filter_inter_by_user_or_item", "MODEL_TYPE"),
+}
+METRICS = {"hit", "ndcg", "mrr", "recall"}  # recall is the hit rate where one item is held out
+DEFAULT_LENGTH = 50
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and 1e-3 is a number as in RecBole; YAML 1.1 asks for 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+@dataclass(frozen=True)
+class RecBoleRun:
+    """What a RecBole file asks for."""
+
+    config: Config
+    dataset: str | None  # its name
+    file: Path | None  # where RecBole would read it
+    notes: tuple[str, ...]  # for the user: what was not taken over
+
+
+def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
+    """Read a RecBole configuration as our settings; what it leaves out has RecBole's default.
+
+    Args:
+        path: a YAML file; without the key `model` it is SSD4Rec's, whose authors name the model elsewhere.
+        overrides: settings on top, each `group.key=value`, as `load_config` takes them.
+
+    Returns:
+        The settings, the data set, and notes.
+
+    Raises:
+        ConfigError: no such file, not YAML, a key that is unknown, or a value that cannot be had here.
+    """
+    values, repeated = _load(Path(path))
+    stray = [key for key, value in values.items() if value is None and " " in str(key)]  # "ml-1m setting:", a title
+    given = {str(key): value for key, value in values.items() if key not in stray}
+    model = _one_of(given, "model", "SSD4Rec", list(MODELS))
+    name, sizes = MODELS[model]
+    _check_known(given, sizes, str(path))
+    unsupported = _check_protocol(given)
+    length = None if given.get("var_len") else given.get("MAX_ITEM_LIST_LENGTH") or DEFAULT_LENGTH
+
+    backbone: dict[str, Any] = {"name": name} | _translate(given, sizes)
+    if name == "ssd4rec":
+        backbone["bidirectional"] = "all"
+    if name in {"sasrec", "bert4rec", "gru4rec"} and length is not None:
+        backbone["max_length"] = length
+    training: dict[str, Any] = _translate(given, TRAINING)
+    training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000}
+    training["mask_ratio"] = _mask_ratio(given, name)
+    data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
+    fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
+    data |= {role: given[key] for role, key in fields.items() if given.get(key) is not None}
+    if length is not None:
+        data["max_length"] = length
+    topk = given.get("topk") or [10]
+    evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "seen": "kept"}
+
+    inert = [key for key in given if key in INERT or key in _all_sizes() - set(sizes)] + stray
+    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if given.get("var_len") and "MAX_ITEM_LIST_LENGTH" in given else []
+    notes = [f"without a meaning here: {', '.join(inert + unsupported)}"] if inert + unsupported else []
+    notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
+    groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
+    dataset = None if given.get("dataset") is None else str(given["dataset"])
+    folder = Path(str(given.get("data_path") or "dataset"))
+    file = None if dataset is None else folder / dataset / f"{dataset}.inter"
+    return RecBoleRun(build_config(groups, overrides, str(path)), dataset, file, tuple(notes))
+
+
+def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = {} if node is None else loader.construct_document(node)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; --recbole takes a RecBole YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {values!r}; a RecBole configuration is a table of `key: value`")
+    keys = [] if node is None else [key.value for key, _ in node.value]
+    return values, sorted({str(key) for key in keys if keys.count(key) > 1})
+
+
+def _all_sizes() -> set[str]:
+    return {key for _, sizes in MODELS.values() for key in sizes}
+
+
+def _check_known(given: Mapping[str, Any], sizes: Mapping[str, Any], source: str) -> None:
+    known = READ | INERT | set(TRAINING) | _all_sizes()
+    for key in given:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"sizes of this model are {', '.join(sizes)}"
+            raise ConfigError(f"{source}: unknown RecBole key {key!r}; {hint}")
+
+
+def _translate(given: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    return {ours: default if given.get(key) is None else given[key] for key, (ours, default) in table.items()}
+
+
+def _one_of(given: Mapping[str, Any], key: str, default: str, allowed: list[str]) -> str:
+    value = str(default if given.get(key) is None else given[key])
+    for each in allowed:
+        if value.lower() == each.lower():
+            return each
+    raise ConfigError(f"{key}: {value} is not supported here; supported: {', '.join(allowed)}")
+
+
+def _mask_ratio(given: Mapping[str, Any], name: str) -> Any:
+    default = {"ssd4rec": 0.1, "bert4rec": 0.2}.get(name, 0.0)
+    return given.get("maskratio" if name == "ssd4rec" else "mask_ratio", default)
+
+
+def _check_protocol(given: Mapping[str, Any]) -> list[str]:
+    """Refuse what would give other figures; name what is not reported."""
+    _one_of(given, "loss_type", "CE", ["CE"])
+    _one_of(given, "learner", "adam", ["adam"])
+    for key in ("train_neg_sample_args", "neg_sampling"):
+        sampled = given.get(key)
+        if sampled and not (isinstance(sampled, dict) and str(sampled.get("distribution")).lower() == "none"):
+            raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalogue; write `{key}: ~`")
+    for key in ("rm_dup_inter", "clip_grad_norm"):
+        if given.get(key):
+            raise ConfigError(f"{key}: {given[key]} is not supported here and would change the figures; write `{key}: ~`")
+    arguments = given.get("eval_args") or {}
+    if not isinstance(arguments, dict):
+        raise ConfigError(
+            f"eval_args: {arguments!r} is not a table; write {{split: {{LS: valid_and_test}}, order: TO, mode: full}}"
+        )
+    wanted = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    for key, value in arguments.items():
+        accepted = [wanted.get(key), None] + ([{"valid": "full", "test": "full"}] if key == "mode" else [])
+        if key not in wanted or value not in accepted:
+            raise ConfigError(
+                f"eval_args: {key} {value!r} is not supported; supported is {wanted}: leave-last-out, the whole catalogue ranked"
+            )
+    _check_columns(given)
+    metrics = given.get("metrics") or []
+    named = [str(each) for each in (metrics if isinstance(metrics, list) else [metrics])]
+    left_out = [f"metrics {each}" for each in named if each.lower() not in METRICS]
+    watched = str(given.get("valid_metric") or "NDCG@10")
+    return left_out + ([f"valid_metric {watched} (NDCG@10 is watched)"] if watched.lower() != "ndcg@10" else [])
+
+
+def _check_columns(given: Mapping[str, Any]) -> None:
+    loaded = given.get("load_col")
+    if loaded is None:
+        return
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("inter"), list):
+        raise ConfigError(f"load_col: {loaded!r} has no list `inter`; write {{inter: [user_id, item_id, timestamp]}}")
+    for key, default in (("USER_ID_FIELD", "user_id"), ("ITEM_ID_FIELD", "item_id"), ("TIME_FIELD", "timestamp")):
+        if (name := given.get(key) or default) not in loaded["inter"]:
+            raise ConfigError(f"load_col: inter has {loaded['inter']}, without {name!r} ({key}); user, item and time are needed")
+
+
+def _min_interactions(given: Mapping[str, Any]) -> int:
+    user, item = (_lowest(given, f"{role}_inter_num_interval") for role in ("user", "item"))
+    if user != item:
+        raise ConfigError(
+            f"user_inter_num_interval begins at {user}, item_inter_num_interval at {item}; here both are one k-core"
+        )
+    return user
+
+
+def _lowest(given: Mapping[str, Any], key: str) -> int:
+    if (value := given.get(key)) is None:
+        return 1
+    match = re.fullmatch(r"\s*([\[(])\s*(\d+)\s*,\s*inf\s*[\])]\s*", str(value))
+    if match is None:
+        raise ConfigError(f'{key}: {value!r} is not supported; write "[5,inf)": at least 5, without an upper end')
+    return max(int(match[2]) + (match[1] == "("), 1)

@@ -1,0 +1,136 @@
+"""RecBole's configurations, read as ours."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import worlds
+from ssd4rec import cli
+from ssd4rec.config import load_config, read_recbole
+from ssd4rec.errors import ConfigError
+
+COMMON = """
+gpu_id: '0'
+log_wandb: False
+seed: 2024
+hidden_size: 256
+loss_type: 'CE'
+d_state: 64
+d_conv: 4
+expand: 2
+headdim: 16
+beta: 0.1
+var_len: True
+load_col:
+  inter: [user_id, item_id, timestamp]
+user_inter_num_interval: "[5,inf)"
+item_inter_num_interval: "[5,inf)"
+epochs: 300
+train_batch_size: 1024
+learning_rate: 1e-3
+eval_batch_size: 2048
+stopping_step: 10
+train_neg_sample_args: ~
+eval_args: {split: {LS: valid_and_test}, order: TO, group_by: user, mode: full}
+metrics: [Hit, NDCG, MRR]
+topk: [10, 20]
+valid_metric: NDCG@10
+show_progress: True
+"""
+AUTHORS = {
+    "ml-1m": "num_layers: 2\ndropout_prob: 0.2\nnorm_embedding: True\nmaskratio: 0.1",
+    "amazon-beauty": "num_layers: 1\ndropout_prob: 0.4\nnorm_embedding: False\nmaskratio: 0.2",
+    "amazon-video-games": "num_layers: 1\ndropout_prob: 0.4\nnorm_embedding: False\nmaskratio: 0.1",
+    "kuairand-pure": "num_layers: 2\ndropout_prob: 0.2\nnorm_embedding: True\nmaskratio: 0.2",
+}
+
+
+def written(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name):
+    """Their YAML, with the stray title and 1e-3 as they write it, gives the settings of our preset."""
+    path = written(tmp_path, f"{COMMON}\n{name} setting:\ndataset: {name}\nMAX_ITEM_LIST_LENGTH: 200\n{AUTHORS[name]}\n")
+    run = read_recbole(path)
+    assert run.config == load_config(name)
+    assert run.dataset == name
+    (note,) = run.notes
+    assert f"{name} setting" in note
+    assert "MAX_ITEM_LIST_LENGTH" in note
+    assert "gpu_id" in note
+
+
+def test_without_var_len_histories_are_cut(tmp_path):
+    """MAX_ITEM_LIST_LENGTH is data.max_length; left out, it is RecBole's 50."""
+    assert read_recbole(written(tmp_path, "MAX_ITEM_LIST_LENGTH: 70")).config.data.max_length == 70
+    assert read_recbole(written(tmp_path, "seed: 1")).config.data.max_length == 50
+
+
+def test_a_model_is_chosen_by_its_name(tmp_path):
+    """SASRec's and GRU4Rec's keys become their settings; what is not given has RecBole's default."""
+    sasrec = read_recbole(written(tmp_path, "model: SASRec\nn_layers: 3\nn_heads: 4\nattn_dropout_prob: 0.1")).config
+    assert (sasrec.backbone.name, sasrec.backbone.layers, sasrec.backbone.heads) == ("sasrec", 3, 4)
+    assert (sasrec.backbone.dropout, sasrec.backbone.max_length) == (0.5, 50)
+    gru = read_recbole(written(tmp_path, "model: GRU4Rec\nembedding_size: 48\nhidden_size: 96")).config
+    assert (gru.backbone.name, gru.backbone.width, gru.backbone.hidden, gru.training.batch_size) == ("gru4rec", 48, 96, 2048)
+
+
+@pytest.mark.parametrize("model", ["Mamba4Rec", "SIGMA", "Caser", "BERT4Rec"])
+def test_every_model_has_settings(tmp_path, model):
+    """Each known model's defaults are settings that its backbone takes."""
+    assert read_recbole(written(tmp_path, f"model: {model}")).config.backbone.name == model.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learing_rate: 1", "did you mean 'learning_rate'"),
+        ("loss_type: BPR", "loss_type: BPR is not supported here; supported: CE"),
+        ("model: FPMC", "supported: SSD4Rec, Mamba4Rec"),
+        ("eval_args: {split: {RS: [8, 1, 1]}}", "leave-last-out"),
+        ("eval_args: {mode: uni100}", "whole catalogue"),
+        ("user_inter_num_interval: '[5,inf)'", "one k-core"),
+        ("user_inter_num_interval: '[5,9]'", "upper end"),
+        ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalogue"),
+        ("load_col: {inter: [user_id, item_id]}", "without 'timestamp'"),
+        ("clip_grad_norm: {max_norm: 5}", "would change the figures"),
+        ("a: [", "not valid YAML"),
+        ("just text", "key: value"),
+        ("epochs: many", "training.max_epochs"),
+    ],
+)
+def test_what_cannot_be_had_is_said(tmp_path, text, message):
+    """An unknown key, and a value that would give other figures, is an error that says what is supported."""
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        read_recbole(written(tmp_path, text))
+
+
+def test_what_changes_no_weight_is_a_note(tmp_path):
+    """Another metric, another valid_metric and a key written twice are named, not refused."""
+    run = read_recbole(written(tmp_path, "metrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
+    assert run.config.training.seed == 2
+    assert "GAUC" in run.notes[0]
+    assert "MRR@10" in run.notes[0]
+    assert "seed" in run.notes[1]
+
+
+def test_train_finds_the_data_that_the_file_names(tmp_path):
+    """`train --recbole` reads data_path/dataset/dataset.inter and trains; --set is on top."""
+    folder = tmp_path / "data" / "cycle"
+    folder.mkdir(parents=True)
+    frame = worlds.frame(worlds.cycle(users=20))
+    header = "user_id:token\titem_id:token\ttimestamp:float\n"
+    (folder / "cycle.inter").write_text(header + "\n".join("\t".join(map(str, row)) for row in frame.rows()))
+    text = f"data_path: {tmp_path / 'data'}\ndataset: cycle\nhidden_size: 16\nd_state: 8\nepochs: 9\nUSER_ID_FIELD: user_id"
+    path = written(tmp_path, text)
+    arguments = ["train", "--recbole", str(path), "--out", str(tmp_path / "model"), "--set", "training.max_epochs=1", "--json"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["model"]["backbone"]["width"] == 16
+    assert len(report["course"]["course"]) == 1
