@@ -84,6 +84,25 @@ def show_recommendations(
     console.print(table)
 
 
+def show_trials(console: Console, trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float]) -> None:
+    """The trials of a search, best first, and how much each setting explains."""
+    table = Table(title="Trials: validation NDCG@10, best first")
+    for name in ("trial", "ndcg@10", "epochs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("settings")
+    for trial in trials:
+        values = (
+            f"{name.partition('.')[2]} {value:.3g}" if type(value) is float else f"{name.partition('.')[2]} {value}"
+            for name, value in trial["values"].items()
+        )
+        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}"
+        table.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
+    console.print(table)
+    if importance:
+        shares = (f"{name} {share:.0%}" for name, share in sorted(importance.items(), key=lambda entry: -entry[1]))
+        console.print(f"importance: {', '.join(shares)}")
+
+
 def progress_bar(console: Console) -> Progress:
     """A bar for work that takes longer than two seconds; silent where there is no terminal."""
     return _bar(console, MofNCompleteColumn())

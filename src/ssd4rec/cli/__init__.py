@@ -16,6 +16,7 @@ from ssd4rec.cli.recommend import recommend
 from ssd4rec.cli.reproduce import reproduce
 from ssd4rec.cli.shared import err_console
 from ssd4rec.cli.train import demo, train
+from ssd4rec.cli.tune import tune
 from ssd4rec.errors import SSD4RecError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command()(demo)
 app.command()(evaluate)
 app.command()(recommend)
 app.add_typer(data_app, name="data")
+app.command()(tune)
 app.command()(reproduce)
 app.command()(doctor)
 

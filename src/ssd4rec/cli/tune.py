@@ -1,0 +1,122 @@
+"""`tune`: look for good settings."""
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssd4rec import screen
+from ssd4rec.cli.shared import (
+    ConfigOption,
+    DataArgument,
+    ItemOption,
+    JsonOption,
+    SetOption,
+    TimeOption,
+    UserOption,
+    columns_as_settings,
+    err_console,
+    out_console,
+    prepare,
+    print_json,
+    reporter,
+    say,
+)
+from ssd4rec.errors import BackendError
+
+if TYPE_CHECKING:
+    from ssd4rec.experiment import Prepared
+    from ssd4rec.tuning.search import SearchReport
+
+
+def tune(  # noqa: PLR0913 - each is an option of the command
+    data: DataArgument,
+    *,
+    config: ConfigOption = "quick",
+    settings: SetOption = None,
+    search: Annotated[
+        list[str] | None, typer.Option("--search", metavar="GROUP.KEY=LOW:HIGH[:log]", help="Or =A|B|C. Repeatable.")
+    ] = None,
+    fix: Annotated[list[str] | None, typer.Option("--fix", metavar="GROUP.KEY", help="Leave as --config has it.")] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="In all, those of earlier runs included.")] = 30,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.0, help="Stop this run after so many.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of values.")] = 0,
+    train: Annotated[bool, typer.Option("--train", help="At the end train the best, and measure it on the test part.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the search; the same one goes on.")] = Path("artefacts/search"),
+    user: UserOption = None,
+    item: ItemOption = None,
+    time: TimeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for good settings on DATA by validation NDCG@10; the best are written to OUT/best.toml."""
+    from ssd4rec.config import load_config
+    from ssd4rec.tuning.space import make_space
+
+    if find_spec("optuna") is None:
+        raise BackendError("tune needs the package optuna, which is not installed; pip install 'ssd4rec[tune]'")
+    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)])
+    set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
+    space = make_space(chosen, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
+    prepared = prepare(data, chosen, None)
+
+    from ssd4rec.training.progress import TrainingProgress
+    from ssd4rec.tuning import search as tuning
+
+    say(f"searching {', '.join(str(dimension) for dimension in space)}")
+    say("trials are compared on the validation part; the test part is not looked at")
+    how = f"{out}; the same command goes on with it"
+    try:
+        report = tuning.search(
+            prepared,
+            chosen,
+            space,
+            out,
+            trials=trials,
+            minutes=minutes,
+            seed=seed,
+            say=say,
+            callbacks=[TrainingProgress(err_console)],
+        )
+    except KeyboardInterrupt:
+        say(f"interrupted; the search is kept in {how}")
+        raise
+    if report.stopped == "minutes":
+        say(f"the minutes are over; the search is kept in {how}")
+    trained = _train_best(prepared, report, out) if train else None
+    _show(report, trained, as_json=as_json)
+
+
+def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict[str, Any] | None:
+    from ssd4rec import experiment
+    from ssd4rec.config import load_config
+    from ssd4rec.training.progress import TrainingProgress
+
+    if report.best_file is None or report.stopped != "trials":
+        say("--train waits until all trials are done; the test part was not looked at")
+        return None
+    with screen.progress_bar(err_console) as bar:
+        return experiment.train(
+            prepared,
+            load_config(report.best_file),
+            out / "model",
+            say=say,
+            callbacks=[TrainingProgress(err_console)],
+            progress=reporter(bar, "ranking"),
+        )
+
+
+def _show(report: "SearchReport", trained: dict[str, Any] | None, *, as_json: bool) -> None:
+    if as_json:
+        best = None if report.best_file is None else str(report.best_file)
+        found = {"trials": [asdict(trial) for trial in report.trials], "importance": report.importance, "best": best}
+        print_json({**found, "stopped": report.stopped, "model": trained})
+        return
+    screen.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance)
+    if trained is not None:
+        screen.show_figures(out_console, trained)
+    if report.best_file is None:
+        say("no trial was finished yet")
+    else:
+        say(f"the best settings lie in {report.best_file}; try: ssd4rec train DATA --config {report.best_file}")

@@ -1,0 +1,292 @@
+"""A search for good settings on Optuna: kept in a folder, gone on with after a kill, poor trials stopped early.
+
+Only the validation part is looked at. The one door to the package optuna.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ssd4rec.config import Config, dump_config
+from ssd4rec.errors import ArtefactError
+from ssd4rec.experiment import Prepared, make_model
+from ssd4rec.training.fit import LAST, fit
+from ssd4rec.training.module import WATCHED
+from ssd4rec.tuning.space import Dimension, Value, with_values
+
+DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the median of
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One set of values and what came of it."""
+
+    number: int
+    values: dict[str, Value]
+    ndcg: float  # best validation NDCG@10 of any epoch
+    epochs: int
+    pruned: bool
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What a search has found so far, earlier runs of the same folder included."""
+
+    trials: tuple[TrialResult, ...]  # best first
+    importance: dict[str, float]  # share of the differences that a setting explains; empty below 4 finished trials
+    best_file: Path | None  # None: no trial was finished
+    stopped: str  # "trials" or "minutes"
+
+
+class _OutOfTimeError(Exception):
+    """The minutes are over; what the trial has learnt is kept."""
+
+
+class _Pruning(pl.Callback):
+    """Reports each epoch to the search; stops a trial that is below the median of the others, or when the time is over."""
+
+    def __init__(self, trial: Trial, reported: set[int], deadline: float | None) -> None:
+        self._trial = trial
+        self._reported = reported
+        self._deadline = deadline
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        # here, not at the end: what is interrupted now has its last epoch on disk
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise _OutOfTimeError
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        epoch = int(trainer.current_epoch) + 1
+        if epoch not in self._reported:
+            self._trial.report(float(trainer.callback_metrics[WATCHED]), epoch)
+        if epoch < int(trainer.max_epochs or 0) and self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def search(  # noqa: PLR0913 - each is a choice of the caller
+    data: Prepared,
+    config: Config,
+    space: Sequence[Dimension],
+    folder: str | Path,
+    *,
+    trials: int = 30,
+    minutes: float | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> SearchReport:
+    """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test part is not read.
+
+    Args:
+        data: from `prepare`.
+        config: what every trial has where the space chooses nothing.
+        space: from `make_space`.
+        folder: where the search is kept; a search that is there already is gone on with.
+        trials: finished and pruned trials in all, those of earlier runs included.
+        minutes: of this run; the trial that is under way is gone on with by the next run.
+        seed: of the choice of values; each trial's weights follow `training.seed`.
+        say: receives one line for each trial.
+        callbacks: Lightning callbacks on top.
+
+    Returns:
+        All trials, the importance of each setting, where the best settings lie.
+
+    Raises:
+        ArtefactError: another search is kept there, or another process is at it.
+        KeyboardInterrupt: interrupted; the same call goes on.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    with _alone(place), _quiet():
+        study = _open(place, data, config, space)
+        _take_up(study)
+        stopped = "trials"
+        while len(_finished(study)) < trials:
+            if deadline is not None and time.monotonic() > deadline:
+                stopped = "minutes"
+                break
+            # a trial's values follow from the seed and the trials before it, however often the search was stopped
+            study.sampler = optuna.samplers.TPESampler(seed=seed + len(_finished(study)))
+            trial = study.ask()
+            try:
+                _run(study, trial, data, config, space, place, deadline, callbacks)
+            except (_OutOfTimeError, KeyboardInterrupt) as error:
+                _take_up(study)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                stopped = "minutes"
+                break
+            except Exception:
+                study.tell(trial, state=TrialState.FAIL)
+                raise
+            _write_best(study, config, place)
+            say(_line(study, len(_finished(study)), trials))
+        return _report(study, place, stopped)
+
+
+def _run(
+    study: optuna.Study,
+    trial: Trial,
+    data: Prepared,
+    config: Config,
+    space: Sequence[Dimension],
+    place: Path,
+    deadline: float | None,
+    callbacks: Sequence[pl.Callback],
+) -> None:
+    values = {dimension.name: _suggest(trial, dimension) for dimension in space}
+    same = next((each for each in _finished(study) if each.params == trial.params), None)
+    if same is not None:  # never learnt twice; counted, so that a small space comes to an end
+        trial.set_user_attr("epochs", same.user_attrs["epochs"])
+        trial.set_user_attr("ndcg", same.user_attrs["ndcg"])
+        study.tell(trial, None if same.state is TrialState.PRUNED else same.value, state=same.state)
+        return
+    chosen = with_values(config, values)
+    state = place / TRIALS / hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    resume = (state / LAST).is_file()
+    earlier = _reported_before(study, trial) if resume else {}
+    for epoch, ndcg in earlier.items():
+        trial.report(ndcg, epoch)
+    try:
+        report = fit(
+            make_model(chosen, len(data.catalogue)),
+            data.histories,
+            data.split,
+            chosen.training,
+            directory=state,
+            resume=resume,
+            callbacks=[*callbacks, _Pruning(trial, set(earlier), deadline)],
+        )
+    except optuna.TrialPruned:
+        course = _frozen(study, trial).intermediate_values
+        trial.set_user_attr("epochs", len(course))
+        trial.set_user_attr("ndcg", max(course.values()))
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        trial.set_user_attr("epochs", len(report.course))
+        trial.set_user_attr("ndcg", report.best_ndcg)
+        study.tell(trial, report.best_ndcg)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _suggest(trial: Trial, dimension: Dimension) -> Value:
+    if dimension.choices:
+        chosen: Any = trial.suggest_categorical(dimension.name, dimension.choices)
+        return cast("Value", chosen)
+    if dimension.whole:
+        return trial.suggest_int(dimension.name, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)
+
+
+def _open(place: Path, data: Prepared, config: Config, space: Sequence[Dimension]) -> optuna.Study:
+    study = optuna.create_study(
+        storage=f"sqlite:///{place / DATABASE}",
+        study_name="search",
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS),
+        load_if_exists=True,
+    )
+    chosen = {dimension.name for dimension in space}
+    settings = {
+        f"{group}.{key}": value
+        for group, keys in config.model_dump(mode="json").items()
+        for key, value in keys.items()
+        if f"{group}.{key}" not in chosen
+    }
+    identity = {"data": data.histories.fingerprint(), "space": [str(dimension) for dimension in space], "settings": settings}
+    found: Mapping[str, Any] | None = study.user_attrs.get("identity")
+    if found is None:
+        study.set_user_attr("identity", identity)
+    elif found != identity:
+        different = [key for key in identity if found.get(key) != identity[key]]
+        raise ArtefactError(
+            f"{place} holds a search with other {' and '.join(different)}; go on with the same arguments, or give another --out"
+        )
+    return study
+
+
+def _take_up(study: optuna.Study) -> None:
+    """A trial that was cut off is the next one again, with the same values; its training goes on where it was."""
+    waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        # killed before all values were chosen: none of it was learnt
+        if trial.params and trial.params not in waiting:
+            study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _reported_before(study: optuna.Study, trial: Trial) -> dict[int, float]:
+    courses = [each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params]
+    return max(courses, key=len, default={})
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=DONE)
+
+
+def _frozen(study: optuna.Study, trial: Trial) -> FrozenTrial:
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
+def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
+    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        best = study.best_trial
+        partial = place / f"{BEST}.partial"
+        text = f"# validation NDCG@10 {best.value:.4f}, trial {best.number + 1}\n{dump_config(with_values(config, best.params))}"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(place / BEST)
+
+
+def _line(study: optuna.Study, done: int, trials: int) -> str:
+    last = _finished(study)[-1]
+    best = max((trial.user_attrs["ndcg"] for trial in _finished(study) if trial.state is TrialState.COMPLETE), default=0.0)
+    how = "pruned" if last.state is TrialState.PRUNED else "finished"
+    epochs, ndcg = last.user_attrs["epochs"], last.user_attrs["ndcg"]
+    return f"trial {done} of {trials}: {how} after {epochs} epochs, validation NDCG@10 {ndcg:.4f}, best {best:.4f}"
+
+
+def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
+    results = [
+        TrialResult(trial.number + 1, trial.params, trial.user_attrs["ndcg"], trial.user_attrs["epochs"], trial.state in DONE[1:])
+        for trial in _finished(study)
+    ]
+    results.sort(key=lambda result: (result.pruned, -result.ndcg))
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    enough = len(complete) >= UNPRUNED_TRIALS and len({trial.value for trial in complete}) > 1
+    importance = optuna.importance.get_param_importances(study) if enough else {}
+    return SearchReport(tuple(results), importance, place / BEST if complete else None, stopped)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    # the lock goes with the process, however it ends
+    with (place / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtefactError(f"another search is at work in {place}; wait for it, or give another --out") from error
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)

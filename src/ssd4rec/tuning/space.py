@@ -1,0 +1,158 @@
+"""Which settings a search tries, and between which ends; read from `training.learning_rate=1e-4:1e-2:log`."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssd4rec.config import Config, build_config
+from ssd4rec.errors import ConfigError
+
+Value = bool | int | float | str
+
+# The paper's values lie inside (dropout .2-.4, mask ratio .1-.2, backward weight .1), and so does what docs/log.md found good
+# at small widths: learning rates of 2e-3 and 3e-3, smaller batches.
+DEFAULT_SPACE = (
+    "training.learning_rate=3e-4:1e-2:log",
+    "training.mask_ratio=0.0:0.4",
+    "training.weight_decay=1e-8:1e-3:log",
+    "training.token_budget=2048|4096|8192|16384",
+    "backbone.dropout=0.0:0.6",
+    "backbone.layers=1:2",
+    "backbone.norm_embedding=true|false",
+    "backbone.backward_weight=0.0:1.0",
+)
+HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting that a search chooses: an interval, or a list of choices."""
+
+    name: str  # "training.learning_rate"
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False  # integers only
+    choices: tuple[Value, ...] = ()  # not empty: one of these
+
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """All choices, or both ends."""
+        if self.choices:
+            return self.choices
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"{self.name}={'|'.join(str(choice) for choice in self.choices)}"
+        return f"{self.name}={self.extremes[0]}:{self.extremes[1]}{':log' if self.log else ''}"
+
+
+def with_values(config: Config, values: Mapping[str, Value]) -> Config:
+    """The same settings with some of them changed, e.g. {"training.learning_rate": 1e-3}.
+
+    Raises:
+        ConfigError: an unknown setting, or one out of its range.
+    """
+    groups = config.model_dump(mode="json", exclude_none=True)
+    for name, value in values.items():
+        group, _, key = name.partition(".")
+        groups.setdefault(group, {})[key] = value
+    shown = ", ".join(f"{name}={value}" for name, value in values.items())
+    return build_config(groups, source=f"with {shown}")
+
+
+def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> tuple[Dimension, ...]:
+    """The dimensions of a search around some settings.
+
+    Args:
+        config: what every trial has where the search chooses nothing.
+        search: dimensions on top of `DEFAULT_SPACE`, or in place of those of the same name.
+        fixed: settings that stay as `config` has them, each `group.key`.
+
+    Returns:
+        The dimensions. Of the default ones, those that mean nothing to this backbone or objective are left out.
+
+    Raises:
+        ConfigError: a dimension that cannot be read, or an end or a choice that is no possible setting.
+    """
+    asked = {dimension.name: dimension for dimension in (_read(each, config) for each in search)}
+    usual = {dimension.name: dimension for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, config))}
+    for name in fixed:
+        if name in asked:
+            raise ConfigError(f"{name} is both searched and fixed; leave out one of the two")
+        if not _exists(name, config):
+            raise ConfigError(f"--fix {name}: no such setting of {config.backbone.name}; write GROUP.KEY, e.g. backbone.dropout")
+    for dimension in asked.values():
+        for value in dimension.extremes:
+            with_values(config, {dimension.name: value})
+    usual = {name: dimension for name, dimension in usual.items() if name not in fixed and _possible(dimension, config)}
+    space = tuple((usual | asked).values())
+    if not space:
+        raise ConfigError("every setting is fixed, so there is nothing to search; leave out a --fix or a --set")
+    return space
+
+
+def _read(text: str, config: Config) -> Dimension:
+    name, equals, ends = text.partition("=")
+    name = name.strip()
+    if not (equals and ends):
+        raise ConfigError(f"cannot read --search {text!r}; {HOW}")
+    if name in {"backbone.name", "training.seed"} or name.startswith(("data.", "evaluation.")):
+        raise ConfigError(f"--search {name}: trials would not be comparable; search settings of the backbone or of the training")
+    if not _exists(name, config):
+        with_values(config, {name: 0})  # says which setting is the nearest
+        raise ConfigError(f"--search {name}: no such setting; {HOW}")
+    if "|" in ends:
+        choices = tuple(_value(choice) for choice in ends.split("|"))
+        if len(set(map(repr, choices))) < len(choices):
+            raise ConfigError(f"--search {text!r} names a choice twice")
+        return Dimension(name, choices=choices)
+    low_text, *rest = ends.split(":")
+    if len(rest) not in {1, 2} or rest[1:] not in ([], ["log"]):
+        raise ConfigError(f"cannot read --search {text!r}; {HOW}")
+    low, high = _value(low_text), _value(rest[0])
+    if isinstance(low, bool | str) or isinstance(high, bool | str):
+        raise ConfigError(f"cannot read --search {text!r}: its ends are not numbers; {HOW}")
+    log = rest[1:] == ["log"]
+    if low >= high or (log and low <= 0):
+        raise ConfigError(f"--search {text!r}: the first end must be below the second{' and above 0' if log else ''}")
+    group, _, key = name.partition(".")
+    whole = isinstance(low, int) and isinstance(high, int) and not isinstance(_group(config, group).get(key), float)
+    return Dimension(name, float(low), float(high), log=log, whole=whole)
+
+
+def _value(text: str) -> Value:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    if not isinstance(value, bool | int | float | str):
+        raise ConfigError(f"{text!r} is no single value; {HOW}")
+    return value
+
+
+def _group(config: Config, group: str) -> dict[str, Any]:
+    settings: dict[str, dict[str, Any]] = config.model_dump()
+    return settings.get(group, {})
+
+
+def _exists(name: str, config: Config) -> bool:
+    group, _, key = name.partition(".")
+    return key in _group(config, group)
+
+
+def _fits(text: str, config: Config) -> bool:
+    name = text.partition("=")[0]
+    inert = name == "training.token_budget" and config.training.objective == "prefix" and config.training.batch_size is not None
+    return _exists(name, config) and not inert
+
+
+def _possible(dimension: Dimension, config: Config) -> bool:
+    try:
+        for value in dimension.extremes:
+            with_values(config, {dimension.name: value})
+    except ConfigError:
+        return False
+    return True

@@ -1,0 +1,214 @@
+"""A search finds good settings, stops poor trials, and goes on where it was."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import optuna
+import pytest
+from typer.testing import CliRunner
+
+import worlds
+from ssd4rec import cli
+from ssd4rec.config import load_config
+from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.tuning.search import DATABASE, TRIALS, search
+from ssd4rec.tuning.space import Dimension
+
+RATES = (Dimension("training.learning_rate", 1e-5, 3e-2, log=True),)
+OPTIONS = [
+    "--set", "data.min_interactions=1", "--set", "backbone.width=16", "--set", "backbone.state_dim=8",
+    "--set", "training.token_budget=256", "--set", "training.max_epochs=4", "--set", "training.patience=4",
+    "--search", "training.learning_rate=1e-4:3e-2:log",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world():
+    return worlds.world(worlds.cycle(users=30))
+
+
+def outcome(report):
+    return sorted((trial.values["training.learning_rate"], trial.ndcg, trial.epochs, trial.pruned) for trial in report.trials)
+
+
+def test_the_best_trial_is_written_as_settings(world, tmp_path):
+    """best.toml holds the values of the first line of the table; everything else is as in the settings."""
+    config = worlds.config(max_epochs=2)
+    report = search(world, config, RATES, tmp_path, trials=5)
+    assert len(report.trials) == 5
+    best = load_config(report.best_file)
+    assert best.training.learning_rate == report.trials[0].values["training.learning_rate"]
+    assert best.training.model_copy(update={"learning_rate": config.training.learning_rate}) == config.training
+    assert report.trials[0].ndcg == max(trial.ndcg for trial in report.trials)
+    assert report.trials[0].ndcg > report.trials[-1].ndcg
+    assert report.importance == {"training.learning_rate": 1.0}
+    assert not list((tmp_path / TRIALS).iterdir())
+
+
+def test_the_test_part_is_not_read(world, tmp_path):
+    """A search over data without a test part finds the same."""
+    config = worlds.config(max_epochs=1)
+    blind = type(world)(world.histories, world.catalogue, _without_test(world.split), world.description)
+    assert outcome(search(blind, config, RATES, tmp_path / "a", trials=2)) == outcome(
+        search(world, config, RATES, tmp_path / "b", trials=2)
+    )
+
+
+def _without_test(split):
+    return replace(split, test=None)
+
+
+def test_a_trial_below_the_median_is_stopped_early(world, tmp_path):
+    """After four whole trials the hopeless ones end before their last epoch, and are never the best."""
+    report = search(world, worlds.config(max_epochs=6), RATES, tmp_path, trials=9)
+    pruned = [trial for trial in report.trials if trial.pruned]
+    assert pruned
+    assert all(2 <= trial.epochs < 6 for trial in pruned)
+    assert not report.trials[0].pruned
+
+
+def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path):
+    """Trials of an earlier run count and are not repeated; values follow from the seed and the trials before."""
+    config = worlds.config(max_epochs=1)
+    whole = search(world, config, RATES, tmp_path / "whole", trials=4)
+    search(world, config, RATES, tmp_path / "pieces", trials=2)
+    said = []
+    pieces = search(world, config, RATES, tmp_path / "pieces", trials=4, say=said.append)
+    assert outcome(pieces) == outcome(whole)
+    assert len(said) == 2
+
+
+class Counter(pl.Callback):
+    """Epochs that were learnt."""
+
+    epochs = 0
+
+    def on_train_epoch_end(self, *_):
+        self.epochs += 1
+
+
+def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
+    """A space of two choices is at its end after two trainings, whatever the number of trials."""
+    counter = Counter()
+    space = (Dimension("training.learning_rate", choices=(1e-3, 1e-2)),)
+    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=8, callbacks=[counter])
+    assert len(report.trials) == 8
+    assert counter.epochs == 2
+    assert len(set(outcome(report))) == 2
+
+
+def test_minutes_end_a_run_and_the_next_goes_on(world, tmp_path):
+    """No time gives no trial; the trial that was chosen is the first of the next run."""
+    config = worlds.config(max_epochs=2)
+    assert search(world, config, RATES, tmp_path / "none", minutes=0.0).stopped == "minutes"
+    report = search(world, config, RATES, tmp_path / "none", trials=1)
+    assert (report.stopped, len(report.trials)) == ("trials", 1)
+
+
+def test_minutes_that_end_in_mid_trial_keep_what_was_learnt(world, tmp_path, monkeypatch):
+    """The next run learns the rest of the trial only, and finds what an unbroken search finds."""
+    config, counter, rest = worlds.config(max_epochs=4), Counter(), Counter()
+    clock = SimpleNamespace(monotonic=lambda: 61.0 if counter.epochs >= 2 else 0.0)
+    monkeypatch.setattr("ssd4rec.tuning.search.time", clock)
+    cut = search(world, config, RATES, tmp_path / "cut", trials=1, minutes=1.0, callbacks=[counter])
+    assert (cut.stopped, cut.trials, cut.best_file) == ("minutes", (), None)
+    report = search(world, config, RATES, tmp_path / "cut", trials=1, callbacks=[rest])
+    assert (counter.epochs, rest.epochs) == (2, 2)
+    assert outcome(report) == outcome(search(world, config, RATES, tmp_path / "whole", trials=1))
+
+
+def test_another_search_in_the_same_folder_is_refused(world, tmp_path):
+    """Other settings or another space would mix what cannot be compared."""
+    config = worlds.config(max_epochs=1)
+    search(world, config, RATES, tmp_path, trials=1)
+    with pytest.raises(ArtefactError, match="other settings"):
+        search(world, worlds.config(max_epochs=2), RATES, tmp_path, trials=2)
+    with pytest.raises(ArtefactError, match="other space"):
+        search(world, config, (Dimension("training.learning_rate", 1e-4, 1e-2, log=True),), tmp_path, trials=2)
+
+
+def test_two_processes_in_one_folder_are_refused(world, tmp_path):
+    """The second says who is at work."""
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ArtefactError, match="another search is at work"):
+            search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
+
+
+@pytest.fixture
+def plays(tmp_path):
+    worlds.frame(worlds.cycle(users=30)).write_csv(tmp_path / "plays.csv")
+    return tmp_path / "plays.csv"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_search_that_was_stopped_goes_on(plays, tmp_path, how, code):
+    """A real process is killed, or interrupted, in mid-trial; the same command ends with what an unbroken search finds."""
+    options = ["tune", str(plays), *OPTIONS, "--trials", "3", "--json"]
+    whole = CliRunner().invoke(cli.app, [*options, "--out", str(tmp_path / "whole")])
+    assert whole.exit_code == 0, whole.output
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from ssd4rec.cli import main; sys.exit(main())",
+            *options,
+            "--out",
+            tmp_path / "broken",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    trial = 1
+    for line in child.stderr:
+        trial += line.startswith("trial 1 of 3")
+        if trial == 2 and line.startswith("epoch   2"):
+            child.send_signal(how)
+            break
+    rest = child.stderr.read()
+    child.stderr.close()
+    assert child.wait() == code
+    assert how == signal.SIGKILL or "the same command goes on" in rest
+    result = CliRunner().invoke(cli.app, [*options, "--out", str(tmp_path / "broken")])
+    assert result.exit_code == 0, result.output
+    found, expected = json.loads(result.stdout)["trials"], json.loads(whole.stdout)["trials"]
+    assert [(each["values"], each["ndcg"], each["epochs"]) for each in found] == [
+        (each["values"], each["ndcg"], each["epochs"]) for each in expected
+    ]
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'broken' / DATABASE}")
+    assert [trial.state.name for trial in study.trials].count("FAIL") == 1
+
+
+def test_the_best_settings_train(plays, tmp_path):
+    """best.toml is taken by --config; --train measures it once on the test part."""
+    arguments = ["tune", str(plays), *OPTIONS, "--trials", "2", "--out", str(tmp_path / "search")]
+    result = CliRunner().invoke(cli.app, [*arguments, "--train", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert "ndcg@10" in found["model"]["test"]
+    trained = CliRunner().invoke(
+        cli.app, ["train", str(plays), "--config", found["best"], "--out", str(tmp_path / "model"), "--json"]
+    )
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["validation"]["ndcg@10"] == found["trials"][0]["ndcg"]
+    shown = CliRunner().invoke(cli.app, arguments)
+    assert "best first" in shown.stdout
+    assert f"{found['trials'][0]['ndcg']:.4f}" in shown.stdout
+
+
+def test_without_optuna_it_says_what_to_install(plays, monkeypatch):
+    """The package is an extra."""
+    monkeypatch.setattr(sys.modules["ssd4rec.cli.tune"], "find_spec", lambda _: None)
+    result = CliRunner().invoke(cli.app, ["tune", str(plays)])
+    assert isinstance(result.exception, BackendError)
+    assert "ssd4rec[tune]" in str(result.exception)

@@ -1,0 +1,75 @@
+"""Which settings a search may try."""
+
+import pytest
+
+import worlds
+from ssd4rec.config import load_config
+from ssd4rec.errors import ConfigError
+from ssd4rec.tuning.space import Dimension, make_space, with_values
+
+
+def test_the_default_space_holds_what_the_backbone_has():
+    """SSD4Rec is searched with its backward weight, SASRec without; both with a learning rate."""
+    ours = {dimension.name for dimension in make_space(load_config("quick"))}
+    theirs = {dimension.name for dimension in make_space(load_config("quick", ["backbone.name=sasrec"]))}
+    assert {"backbone.backward_weight", "training.learning_rate", "backbone.dropout"} <= ours
+    assert "training.learning_rate" in theirs
+    assert "backbone.backward_weight" not in theirs
+
+
+def test_a_batch_of_prefixes_leaves_the_token_budget_out():
+    """Where batch_size decides how large a batch is, a token budget would be searched for nothing."""
+    assert "training.token_budget" not in {dimension.name for dimension in make_space(load_config("ml-1m"))}
+
+
+def test_an_interval_and_choices_are_read():
+    """Whole numbers stay whole unless the setting is not; an asked dimension replaces the default one."""
+    asked = ["training.learning_rate=1e-4:1e-2:log", "backbone.layers=1:3", "backbone.width=32|64", "backbone.dropout=0:0.5"]
+    space = {dimension.name: dimension for dimension in make_space(worlds.config(), asked)}
+    assert space["training.learning_rate"] == Dimension("training.learning_rate", 1e-4, 1e-2, log=True)
+    assert space["backbone.layers"].extremes == (1, 3)
+    assert space["backbone.width"].choices == (32, 64)
+    assert space["backbone.dropout"].extremes == (0.0, 0.5)
+
+
+def test_what_is_fixed_is_not_searched():
+    """--fix takes a dimension out."""
+    assert "backbone.dropout" not in {dimension.name for dimension in make_space(worlds.config(), (), ["backbone.dropout"])}
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ("training.learning_rate", "write GROUP.KEY=LOW:HIGH"),
+        ("training.learning_rate=1e-2", "write GROUP.KEY=LOW:HIGH"),
+        ("training.learning_rate=1e-2:1e-4", "the first end must be below the second"),
+        ("training.learning_rate=0:1:log", "above 0"),
+        ("training.learning_rate=1e-4:1e-2:lin", "cannot read"),
+        ("training.learning_rate=low:high", "not numbers"),
+        ("training.learing_rate=1e-4:1e-2", "did you mean"),
+        ("backbone.dropout=0.5:1.5", "backbone.dropout"),
+        ("backbone.width=7|64", "not a multiple"),
+        ("backbone.width=64|64", "twice"),
+        ("data.min_interactions=1:5", "not be comparable"),
+    ],
+)
+def test_a_bad_search_says_what_is_wrong(search, message):
+    """Before anything is learnt."""
+    with pytest.raises(ConfigError, match=message):
+        make_space(worlds.config(), [search])
+
+
+def test_a_bad_fix_says_what_is_wrong():
+    """An unknown setting, one that is searched too, and a space in which nothing is left."""
+    with pytest.raises(ConfigError, match="no such setting"):
+        make_space(worlds.config(), (), ["backbone.depth"])
+    with pytest.raises(ConfigError, match="both searched and fixed"):
+        make_space(worlds.config(), ["backbone.dropout=0.1:0.2"], ["backbone.dropout"])
+    with pytest.raises(ConfigError, match="nothing to search"):
+        make_space(worlds.config(), (), [dimension.name for dimension in make_space(worlds.config())])
+
+
+def test_values_that_are_no_settings_are_named():
+    """The message says which values were tried."""
+    with pytest.raises(ConfigError, match=r"with backbone\.dropout=2\.0"):
+        with_values(worlds.config(), {"backbone.dropout": 2.0})
