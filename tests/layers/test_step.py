@@ -77,9 +77,9 @@ def test_layers_that_all_read_backwards_cannot_step():
     ids=lambda wiring: "-".join(map(str, wiring.values())),
 )
 def test_a_prefilled_state_is_the_one_that_steps_come_to(conv_width, wiring):
-    """Histories of 1 … 5, 63, 64, 65 and 130 events at once: each number of the state to 1e-11, and the next step too."""
+    """Histories of 1 … 5, 63, 64, 65, 130 and 300 events at once: each number of the state to 1e-11, and the next step too."""
     model = backbone(conv_width=conv_width, **wiring)
-    lengths = [1, 2, 3, 4, 5, 63, 64, 65, 130]
+    lengths = [1, 2, 3, 4, 5, 63, 64, 65, 130, 300]
     hidden = torch.randn(sum(lengths), 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     state, states = model.prefill(hidden, boundaries_of(lengths))
     torch.testing.assert_close(states, model.encode(hidden, boundaries_of(lengths)), rtol=0, atol=1e-12)

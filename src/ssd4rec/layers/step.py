@@ -78,8 +78,7 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     mixer = layer.mixer
     gate, channels, dt = mixer.project(hidden)
     log_decay = dt * mixer.A
-    so_far = cumulative_sum(log_decay, layout)
-    to_come = cumulative_sum(log_decay, layout, reverse=True) - log_decay
+    to_come = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
     x, B, _ = mixer.split(convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
     written = (x * (dt * torch.exp(to_come))[..., None]).flatten(1)
     edges = layout.boundaries.tolist()
@@ -94,7 +93,8 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     )
     if not layer.bidirectional or mixer.mirror_back:
         return new
-    strength = dt * torch.exp(so_far - log_decay)
+    before = cumulative_sum(log_decay, layout, inclusive=False)
+    strength = dt * torch.exp(before)
     heard = taps(channels, mixer.conv_weight, mixer.conv_bias, layout, reverse=True)[-1]
     x, B, C = mixer.split(F.silu(heard))
     complete = layout.last - layout.first - layout.place >= len(back)
@@ -103,7 +103,7 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     return new._replace(
         settled=settled,
         strengths=strength[last] * there,
-        decay=so_far[layout.read_out],
+        decay=(before + log_decay)[layout.read_out],
         first=heard[starts],
         first_gate=gate[starts],
     )

@@ -50,7 +50,7 @@ def backward_of_every_prefix(
     """
     channels, weight, bias, dt, A, D = full(channels, weight, bias, dt, A, D)
     log_decay = dt * A
-    strength = dt * torch.exp(cumulative_sum(log_decay, layout) - log_decay)  # exp(S_{s-1}) dt_s
+    strength = dt * torch.exp(cumulative_sum(log_decay, layout, inclusive=False))  # exp(S_{s-1}) dt_s
     with torch.autocast(dt.device.type, enabled=False):
         y: Values = _BackwardOfEveryPrefix.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
@@ -86,7 +86,7 @@ def last_of_scan(
     """
     x, dt, A, B, C, D = full(x, dt, A, B, C, D)
     log_decay = dt * A
-    past = cumulative_sum(log_decay, layout, reverse=not reverse) - log_decay  # what decays after (before) each event
+    past = cumulative_sum(log_decay, layout, reverse=not reverse, inclusive=False)  # what decays after (before) each event
     at = layout.boundaries[:-1] if reverse else layout.read_out
     read = (C[layout.first if reverse else layout.last] * B).sum(1, keepdim=True)
     weighted = x * (dt * torch.exp(past) * read)[..., None]
@@ -95,14 +95,21 @@ def last_of_scan(
     return total.view(-1, *x.shape[1:]) + D[:, None] * x[at]
 
 
-def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False) -> Tensor:
-    """[T, width] -> [T, width]: sums from each history's first event up to and with position t (reversed: from its last).
+def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inclusive: bool = True) -> Tensor:
+    """[T, width] -> [T, width]: sums from each history's first event up to position t (reversed: from its last).
 
     Chunks of Q positions are summed by a product with a matrix of ones, so that no history's sum is the difference of two
     longer sums.
+
+    Args:
+        values: [T, width].
+        layout: of the row.
+        reverse: sum from the last event down.
+        inclusive: with position t itself. The sum without it is not the other one less values[t], which would lose the digits
+            of a small sum before a large value.
     """
     with torch.autocast(values.device.type, enabled=False):
-        total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+        total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse, inclusive)  # type: ignore[no-untyped-call]  # torch has no types here
     return total
 
 
@@ -231,24 +238,26 @@ def _followed(steps: int, layout: Layout) -> Tensor:
 
 class _CumulativeSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool) -> Tensor:  # noqa: FBT001 - apply takes no keywords
-        ctx.chunks, ctx.reverse = chunks, reverse
-        return _cumulative(values, chunks, reverse=reverse)
+    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool, inclusive: bool) -> Tensor:  # noqa: FBT001 - apply takes no keywords
+        ctx.chunks, ctx.reverse, ctx.inclusive = chunks, reverse, inclusive
+        return _cumulative(values, chunks, reverse=reverse, inclusive=inclusive)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _cumulative(grad, ctx.chunks, reverse=not ctx.reverse), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _cumulative(grad, ctx.chunks, reverse=not ctx.reverse, inclusive=ctx.inclusive), None, None, None
 
 
-def _cumulative(values: Tensor, chunks: Chunks, *, reverse: bool) -> Tensor:
+def _cumulative(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: bool = True) -> Tensor:
     length, Q = values.shape[0], chunks.length
     history = chunks.history
     same = (history[:, :, None] == history[:, None, :]).to(values.dtype)
-    sums = (same.triu() if reverse else same.tril()) @ chunks.padded(values).view(-1, Q, values.shape[1])
+    skipped = 0 if inclusive else 1
+    shaped = chunks.padded(values).view(-1, Q, values.shape[1])
+    sums = (same.triu(skipped) if reverse else same.tril(-skipped)) @ shaped
     source, target = chunks.ends(reverse=reverse)
     exit_ = 0 if reverse else Q - 1
-    carry = sums[source, exit_].clone()  # with slices a view
+    carry = sums[source, exit_].clone() if inclusive else sums[source, exit_] + shaped[source, exit_]  # with slices a view
     for links in chunks.relays_back if reverse else chunks.relays:
         carry[links] += carry[links + (1 if reverse else -1)]
     reached = history[target] == history[source, exit_][:, None]
