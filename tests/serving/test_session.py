@@ -7,35 +7,10 @@ import pytest
 import torch
 
 import worlds
-from rows import shaken
-from ssd4rec.artefact import Artefact
-from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
+from served import HISTORY, recommender, recommender_of, same
+from ssd4rec.config import SASRecConfig
 from ssd4rec.errors import ArtefactError, ConfigError, DataError
-from ssd4rec.experiment import make_model, training_counts
-from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
-
-HISTORY = [3, 4, 5, 9, 1, 0, 11, 2, 2, 7]
-
-
-def recommender(**backbone):
-    """An untrained model with weights large enough that every event matters."""
-    settings = {"width": 16, "state_dim": 8, "head_width": 8, "dropout": 0.0, "layers": 2, "backward_weight": 0.7} | backbone
-    return recommender_of(worlds.config().model_copy(update={"backbone": SSD4RecConfig(**settings)}))
-
-
-def recommender_of(config: Config) -> Recommender:
-    world = worlds.world(worlds.cycle())
-    model = shaken(make_model(config, len(world.catalogue))).eval()
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    return Recommender(Artefact(model, world.catalogue, config, {}, counts))
-
-
-def same(found, expected):
-    assert [each.item for each in found.items] == [each.item for each in expected.items]
-    scores = [torch.tensor([each.score for each in one.items]) for one in (found, expected)]
-    torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
-    assert (found.unknown_items, found.source, found.notes) == (expected.unknown_items, expected.source, expected.notes)
 
 
 @pytest.mark.parametrize("wiring", ["none", "top", "all"])
@@ -63,6 +38,32 @@ def test_a_session_begins_with_a_whole_history():
     size = whole.bytes
     whole.add(3)
     assert whole.bytes == size == grown.bytes
+
+
+def test_a_copy_goes_on_by_itself():
+    """What is added to one is not added to the other."""
+    model = recommender()
+    session = Session(model, HISTORY)
+    copy = session.copy()
+    session.add("unknown")
+    session.add(4)
+    copy.add(8)
+    assert copy.history == (*HISTORY, 8)
+    same(copy.recommend(5), model.recommend([*HISTORY, 8], 5))
+    same(session.recommend(5), model.recommend([*HISTORY, "unknown", 4], 5))
+
+
+def test_an_id_is_looked_up_once(monkeypatch):
+    """Ten ids at the beginning, one for each event, none for an answer: its price does not grow with the history."""
+    model, looked_up = recommender(), []
+    look_up = model.numbers
+    monkeypatch.setattr(model, "numbers", lambda many, *rest: looked_up.extend(*many) or look_up(many, *rest))
+    session = Session(model, HISTORY)
+    assert looked_up == HISTORY
+    session.recommend(5)
+    session.add(4)
+    session.recommend(5)
+    assert looked_up == [*HISTORY, 4]
 
 
 def test_requests_are_those_of_recommend():
@@ -115,6 +116,20 @@ def test_a_session_in_half_precision_is_half_as_large_and_nearly_the_same(tmp_pa
     scores = [torch.tensor([found.score for found in each.recommend(12, exclude_seen=False).items]) for each in (loaded, session)]
     assert not torch.equal(*scores)
     torch.testing.assert_close(*scores, rtol=0.01, atol=0.01 * scores[1].abs().max().item())
+
+
+def test_sums_that_never_fade_are_saved_in_full(tmp_path):
+    """In half precision too: saved and loaded twenty times, they are bit for bit what they were."""
+    model = recommender()
+    session, before = Session(model, HISTORY), Session(model, HISTORY)
+    for _ in range(20):
+        session.save(tmp_path / "user", half=True)
+        session = Session.load(tmp_path / "user", model)
+    for found, expected in zip(session._state, before._state, strict=True):
+        assert torch.equal(found.settled, expected.settled)
+        assert torch.equal(found.decay, expected.decay)
+        assert not torch.equal(found.scan, expected.scan)
+    assert before._state[-1].settled.abs().max() > 0
 
 
 def test_a_session_of_another_model_is_refused(tmp_path):

@@ -117,7 +117,7 @@ class Recommender:
         many, one = _as_histories(histories)
         numbers = self.numbers(many, unknown_items)
         results = [
-            self.answer(history, part, best, request)
+            self.answer(len(history), unknown_of(history, part), best, request)
             for history, part, best in zip(many, numbers, self.best(numbers, request), strict=True)
         ]
         return results[0] if one else results
@@ -179,17 +179,16 @@ class Recommender:
             return ""
         return f" (ids here are {type(known).__name__} such as {known!r}, this is {type(item).__name__}; see Catalogue.parse)"
 
-    def answer(self, history: list[object], numbers: Numbers, best: Best, request: Request) -> Recommendations:
+    def answer(self, events: int, unknown: tuple[object, ...], best: Best, request: Request) -> Recommendations:
         """Put the best item numbers into ids, titles and notes.
 
         Args:
-            history: item ids as they came.
-            numbers: their item numbers, 0 = unknown.
+            events: of the history.
+            unknown: its item ids that the catalogue does not know.
             best: what comes next.
             request: what was asked for.
         """
         catalogue = self.artefact.catalogue
-        unknown = tuple(item for item, number in zip(history, numbers.tolist(), strict=True) if not number)
         ids, titles = catalogue.ids_of(best.items), catalogue.titles_of(best.items)
         rows = zip(ids, [None] * len(ids) if titles is None else titles, best.scores.tolist(), strict=True)
         items = tuple(Recommendation(item, title, score, rank) for rank, (item, title, score) in enumerate(rows, start=1))
@@ -198,11 +197,16 @@ class Recommender:
             came_of_it = "and were skipped" if best.source == "model" else "so that nothing was read"
             notes.append(f"{len(unknown)} items of the history are not in the catalogue {came_of_it}{self._hint(unknown[0])}")
         if best.source == "popular":
-            why = "nothing known in the history" if len(unknown) == len(history) else "unknown items in the history"
+            why = "nothing known in the history" if len(unknown) == events else "unknown items in the history"
             notes.append(f"{why}: the popular items are given")
         if len(items) < request.k:
             notes.append(f"only {len(items)} candidates were left, {request.k} were asked for")
         return Recommendations(items, unknown, best.source, tuple(notes))
+
+
+def unknown_of(ids: list[object], numbers: Numbers) -> tuple[object, ...]:
+    """The ids whose item number is 0."""
+    return tuple(ids[place] for place in np.flatnonzero(numbers == 0))
 
 
 def as_frame(many: Sequence[Recommendations], users: Sequence[object] | pl.Series | None = None) -> pl.DataFrame:

@@ -1,9 +1,11 @@
 """One user's history as it grows: events in, recommendations out, at a price that does not depend on what came before."""
 
+import copy
 import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
@@ -14,11 +16,12 @@ from ssd4rec.errors import ArtefactError
 from ssd4rec.layers.step import LayerState, State
 from ssd4rec.model import NextItemModel
 from ssd4rec.serving.best import best_of_states
-from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids
+from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_of
 from ssd4rec.shapes import States
 
 FORMAT = "ssd4rec session 1"
-IN_HALF = ("scan", "recent", "settled", "first", "first_gate")  # the large parts; sums of log-decays stay in float32
+# Sums from which nothing fades, "settled" and "decay", stay in float32: their rounding would grow from snapshot to snapshot.
+IN_HALF = ("scan", "recent", "first", "first_gate")
 
 
 class Session:
@@ -36,11 +39,13 @@ class Session:
     """
 
     def __init__(self, recommender: Recommender, history: Ids = ()) -> None:
-        self._recommender = recommender
-        self._ids = as_ids(history)
+        self.recommender = recommender
+        self._ids: list[object] = []
+        self._numbers: Numbers = np.zeros(0, dtype=np.int64)  # of the ids, 0 = unknown; looked up once, as they come
+        self._unknown: list[object] = []
         self._state: State | None = None
         self._states: States | None = None  # [1, D] what `encode` gives
-        self._catch_up(self._numbers)
+        self._catch_up(self._append(as_ids(history)))
 
     @property
     def history(self) -> tuple[object, ...]:
@@ -54,9 +59,7 @@ class Session:
 
     def add(self, item: object) -> None:
         """One more event."""
-        (item,) = as_ids([item])
-        self._ids.append(item)
-        self._catch_up(self._recommender.numbers([[item]])[0])
+        self._catch_up(self._append(as_ids([item])))
 
     def recommend(
         self,
@@ -68,24 +71,30 @@ class Session:
         unknown_items: UnknownItems = "skip",
     ) -> Recommendations:
         """What comes next; arguments and errors are those of `Recommender.recommend`."""
-        recommender, numbers = self._recommender, self._numbers
+        recommender, numbers = self.recommender, self._numbers
         request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
-        recommender.numbers([self._ids], unknown_items)
-        known = numbers[numbers > 0]
-        if self._states is None or (request.trust_only_known and len(known) < len(numbers)):
+        if self._unknown and unknown_items == "raise":
+            recommender.numbers([self._ids], unknown_items)
+        if self._states is None or (request.trust_only_known and self._unknown):
             (best,) = recommender.best([numbers], request)
         else:
-            items = torch.from_numpy(known).to(self._states.device)
+            items = torch.from_numpy(numbers[numbers > 0]).to(self._states.device)
             (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request)
-        return recommender.answer(self._ids, numbers, best, request)
+        return recommender.answer(len(numbers), tuple(self._unknown), best, request)
+
+    def copy(self) -> "Session":
+        """The same session once more; each goes on by itself, at the price of a list of ids."""
+        other = copy.copy(self)
+        vars(other).update(_ids=list(self._ids), _unknown=list(self._unknown))  # the lists grow in place, the rest does not
+        return other
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write history and state as a safetensors file, whole or not at all.
 
         Args:
             path: the file.
-            half: the large parts of the state in float16, in half the bytes; its rounding (about 5e-4) stays in the state from
-                which the session goes on.
+            half: the large parts of the state in float16, in half the bytes. Who loads it goes on from the rounded state; what
+                that does to scores stays at 2e-4 of their spread, however often it is saved and loaded (docs/log.md).
 
         Raises:
             ArtefactError: the file cannot be written, or ids are neither texts nor numbers.
@@ -125,21 +134,25 @@ class Session:
         if about["model"] != fingerprint(model):
             raise ArtefactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
         session = cls(recommender)
-        session._ids = json.loads(about["history"])
+        numbers = session._append(json.loads(about["history"]))
         if "states" in parts:
             session._states = parts.pop("states").to(model.item_vectors)
             session._state = _layers(parts, model)
         else:
-            session._catch_up(session._numbers)
+            session._catch_up(numbers)
         return session
 
     @property
     def _model(self) -> NextItemModel:
-        return self._recommender.artefact.model
+        return self.recommender.artefact.model
 
-    @property
-    def _numbers(self) -> Numbers:
-        return self._recommender.numbers([self._ids])[0]
+    def _append(self, ids: list[object]) -> Numbers:
+        """Remember more ids; their item numbers."""
+        (numbers,) = self.recommender.numbers([ids])
+        self._ids += ids
+        self._numbers = np.append(self._numbers, numbers)
+        self._unknown += unknown_of(ids, numbers)
+        return numbers
 
     def _catch_up(self, numbers: Numbers) -> None:
         known = numbers[numbers > 0]

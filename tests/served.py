@@ -1,0 +1,34 @@
+"""Recommenders of untrained models that every event matters to, and when two answers are the same."""
+
+import torch
+
+import worlds
+from rows import shaken
+from ssd4rec.artefact import Artefact
+from ssd4rec.config import Config, SSD4RecConfig
+from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.serving.recommender import Recommendations, Recommender
+
+HISTORY = [3, 4, 5, 9, 1, 0, 11, 2, 2, 7]
+
+
+def recommender(**backbone: object) -> Recommender:
+    """An untrained model with weights large enough that every event matters."""
+    settings = {"width": 16, "state_dim": 8, "head_width": 8, "dropout": 0.0, "layers": 2, "backward_weight": 0.7} | backbone
+    return recommender_of(worlds.config().model_copy(update={"backbone": SSD4RecConfig(**settings)}))
+
+
+def recommender_of(config: Config) -> Recommender:
+    """Any settings, the items of the cycle world."""
+    world = worlds.world(worlds.cycle())
+    model = shaken(make_model(config, len(world.catalogue))).eval()
+    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
+    return Recommender(Artefact(model, world.catalogue, config, {}, counts))
+
+
+def same(found: Recommendations, expected: Recommendations) -> None:
+    """The same items, notes and source; scores to 1e-5."""
+    assert [each.item for each in found.items] == [each.item for each in expected.items]
+    scores = [torch.tensor([each.score for each in one.items]) for one in (found, expected)]
+    torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
+    assert (found.unknown_items, found.source, found.notes) == (expected.unknown_items, expected.source, expected.notes)
