@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from rows import boundaries_of, mirrored
+from rows import boundaries_of, mirrored, relative_error
+from ssd4rec.ops import blocks
 from ssd4rec.ops.convolution import convolve, taps
 from ssd4rec.ops.segments import lay_out
 
@@ -104,3 +105,38 @@ def test_entry_k_of_the_reversed_taps_is_what_a_prefix_hears() -> None:
         for k in range(min(4, 9 - s)):
             prefix = taps(row[: s + k + 1], weight, bias, lay_out(boundaries_of([s + k + 1])), reverse=True)[-1]
             torch.testing.assert_close(built_up[k][s], prefix[s])
+
+
+@DIRECTIONS
+@WIDTHS
+@pytest.mark.parametrize("elements", [1, 9, 21, 1 << 18], ids=["one row a block", "3 rows", "7 rows", "one block"])
+def test_blocks_change_nothing(elements: int, width: int, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many blocks a row is worked on in, values and gradients are those of the taps under autograd."""
+    monkeypatch.setattr(blocks, "ELEMENTS", elements)
+    inputs = [values.requires_grad_() for values in random_inputs(23, width)]
+    layout = lay_out(boundaries_of([1, 9, 2, 3, 8]))
+    found = convolve(*inputs, layout, reverse=reverse)
+    expected = F.silu(taps(*inputs, layout, reverse=reverse)[-1])
+    incoming = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=found.dtype)
+    assert relative_error(found, expected) < 1e-14
+    pairs = zip(torch.autograd.grad(found, inputs, incoming), torch.autograd.grad(expected, inputs, incoming), strict=True)
+    assert max(relative_error(*pair) for pair in pairs) < 1e-13
+
+
+def test_half_precision_events_are_summed_in_float32() -> None:
+    """bfloat16 events with float32 weights give float32 values, and a bfloat16 gradient of the events."""
+    row, weight, bias = (values.float() for values in random_inputs(9, 4))
+    row, layout = row.bfloat16().requires_grad_(), lay_out(boundaries_of([4, 5]))
+    found = convolve(row, weight, bias, layout)
+    assert found.dtype == torch.float32
+    assert relative_error(found, convolve(row.float(), weight, bias, layout)) < 1e-6
+    assert torch.autograd.grad(found.sum(), row)[0].dtype == torch.bfloat16
+
+
+def test_a_view_of_a_wider_row() -> None:
+    """Columns cut out of a wider row, which do not lie side by side in memory, give what their copy gives."""
+    wide, (_, weight, bias) = torch.randn(9, 7, dtype=torch.float64, requires_grad=True), random_inputs(9, 4)
+    layout = lay_out(boundaries_of([4, 5]))
+    found = torch.autograd.grad(convolve(wide[:, 2:5], weight, bias, layout).square().sum(), wide)[0]
+    expected = torch.autograd.grad(convolve(wide[:, 2:5].clone(), weight, bias, layout).square().sum(), wide)[0]
+    assert relative_error(found, expected) < 1e-14

@@ -99,6 +99,19 @@ def test_a_repeated_target_gathers_its_gradient() -> None:
     torch.testing.assert_close(tenfold, 10 * once)
 
 
+@pytest.mark.parametrize("tile", [1, 70, 1 << 20])
+@pytest.mark.parametrize("size", [1.0, 40.0], ids=["no score is large", "scores of hundreds"])
+def test_tiles_change_nothing(size: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the catalogue is cut, and with or without the largest score taken off: loss and gradients are the definition's."""
+    monkeypatch.setattr(softmax, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(softmax, "MOST_ROWS", 7)
+    states, table, targets = random_inputs(20, 33)
+    loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_definition))
+    assert relative_error(loss, expected) < 1e-13
+    pairs = zip(*(torch.autograd.grad(each, (states, table)) for each in (loss, expected)), strict=True)
+    assert max(relative_error(*pair) for pair in pairs) < 1e-12
+
+
 def test_targets_of_another_number() -> None:
     """Fewer targets than states is an error, not a smaller loss."""
     states, table, targets = random_inputs(3, 6)

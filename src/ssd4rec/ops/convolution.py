@@ -1,9 +1,16 @@
-"""Depthwise causal convolution inside each history, then SiLU."""
+"""Depthwise causal convolution inside each history, then SiLU.
+
+`taps` is the definition; `convolve` is SiLU of its last entry, block by block, and saves nothing but what it was given.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels
 
@@ -18,7 +25,8 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
         layout: of the row.
         reverse: read t+k in place of t-k, as if each history ran backwards.
     """
-    return F.silu(taps(channels, weight, bias, layout, reverse=reverse)[-1])
+    out: Channels = _Convolution.apply(channels, weight, bias, layout, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+    return out
 
 
 def taps(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> list[Channels]:
@@ -33,11 +41,96 @@ def taps(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, re
         if k >= length:
             partial.append(partial[-1])
             continue
+        inside = _has_neighbour(layout, k, reverse=reverse)
         if reverse:
-            inside = (layout.last[:-k] - layout.first[:-k] - layout.place[:-k]) >= k
-            reached = torch.cat([channels[k:] * inside[:, None], channels.new_zeros(k, channels.shape[1])])
+            reached = torch.cat([channels[k:] * inside[:-k, None], channels.new_zeros(k, channels.shape[1])])
         else:
-            inside = layout.place[k:] >= k
-            reached = torch.cat([channels.new_zeros(k, channels.shape[1]), channels[:-k] * inside[:, None]])
+            reached = torch.cat([channels.new_zeros(k, channels.shape[1]), channels[:-k] * inside[k:, None]])
         partial.append(torch.addcmul(partial[-1], reached, weight[:, width - 1 - k]))
     return partial
+
+
+def _has_neighbour(layout: Layout, k: int, *, reverse: bool) -> Tensor:
+    places = layout.last - layout.first - layout.place if reverse else layout.place
+    return places >= k
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        channels: Channels,
+        weight: Tensor,
+        bias: Tensor,
+        layout: Layout,
+        reverse: bool,  # noqa: FBT001 - apply takes no keywords
+    ) -> Channels:
+        ctx.save_for_backward(channels, weight, bias)
+        ctx.layout, ctx.reverse = layout, reverse
+        row = _Row(channels, weight, bias, layout, reverse=reverse)
+        out = row.empty()
+        for block in blocks(out):
+            F.silu(row.summed(block, out=out[block]), inplace=True)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Channels) -> tuple[Tensor | None, ...]:
+        channels, weight, bias = ctx.saved_tensors
+        row = _Row(channels, weight, bias, ctx.layout, reverse=ctx.reverse)
+        d_channels = row.empty()
+        d_weight, d_bias = torch.zeros_like(row.weight), torch.zeros_like(row.bias)
+        pieces = blocks(d_channels, reverse=ctx.reverse)  # a neighbour's gradient is added to what its own block has set
+        spare = torch.empty_like(row.scratch)
+        for block in pieces:
+            summed = row.summed(block, out=spare[: block.stop - block.start])
+            d_summed = torch.ops.aten.silu_backward(d_out[block].to(summed.dtype), summed, grad_input=summed)
+            d_bias += d_summed.sum(0)
+            torch.mul(d_summed, row.weight[0], out=d_channels[block])
+            d_weight[0] += row.scratch_product(d_summed, channels[block]).sum(0)
+            for k in range(1, row.width):
+                here, there = row.neighbours(block, k)
+                if here.stop <= here.start:
+                    break
+                own = d_summed[here.start - block.start : here.stop - block.start]
+                reached = row.scratch_product(own, row.inside[k - 1][here])
+                d_channels[there].addcmul_(reached, row.weight[k])
+                d_weight[k] += reached.mul_(channels[there]).sum(0)
+        columns = d_weight.flip(0).T
+        return d_channels.to(channels.dtype), columns.to(weight.dtype), d_bias.to(bias.dtype), None, None
+
+
+class _Row:
+    """What a block of the convolution needs: weights by distance, which neighbours are of the same history, and scratch space."""
+
+    def __init__(self, channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool) -> None:
+        kind = torch.promote_types(torch.promote_types(channels.dtype, weight.dtype), bias.dtype)
+        self.channels, self.bias = channels, bias.to(kind)
+        self.weight = weight.to(kind).T.flip(0).contiguous()  # [K, channels]: row k meets the neighbour at distance k
+        self.width, self.step = len(self.weight), 1 if reverse else -1
+        self.inside = [_has_neighbour(layout, k, reverse=reverse).to(kind)[:, None] for k in range(1, self.width)]
+        self.scratch = self.empty(max((block.stop - block.start for block in blocks(channels)), default=0))
+
+    def empty(self, rows: int | None = None) -> Tensor:
+        shape = (self.channels.shape[0] if rows is None else rows, self.channels.shape[1])
+        return self.channels.new_empty(shape, dtype=self.bias.dtype)
+
+    def neighbours(self, block: slice, k: int) -> tuple[slice, slice]:
+        """The rows of a block that have a neighbour k away in the row, and those neighbours."""
+        shift = self.step * k
+        here = slice(max(block.start, -shift), min(block.stop, self.channels.shape[0] - shift))
+        return here, slice(here.start + shift, here.stop + shift)
+
+    def scratch_product(self, values: Tensor, by: Tensor) -> Tensor:
+        return torch.mul(values, by, out=self.scratch[: values.shape[0]])
+
+    def summed(self, block: slice, out: Tensor) -> Tensor:
+        """Bias and all taps of the rows of a block, before SiLU."""
+        torch.addcmul(self.bias, self.channels[block], self.weight[0], out=out)
+        for k in range(1, self.width):
+            here, there = self.neighbours(block, k)
+            if here.stop <= here.start:
+                break
+            reached = self.scratch_product(self.channels[there], self.inside[k - 1][here])
+            out[here.start - block.start : here.stop - block.start].addcmul_(reached, self.weight[k])
+        return out

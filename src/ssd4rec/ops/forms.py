@@ -15,9 +15,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssd4rec.ops import chunked, convolution, softmax, triton
+from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 
@@ -116,10 +116,8 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
         weight: [E].
         eps: of the norm.
     """
-    if kernels_serve(y):
-        return triton.gated_norm(y, gate, weight, eps)
-    normed: Hidden = F.rms_norm(y * F.silu(gate), weight.shape, weight, eps)
-    return normed
+    form = triton.gated_norm if kernels_serve(y) else gated.gated_norm
+    return form(y, gate, weight, eps)
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:

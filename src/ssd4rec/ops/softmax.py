@@ -1,7 +1,7 @@
 """Softmax cross-entropy over the whole catalogue without ever holding the scores of all positions.
 
-A block of rows is scored, turned into probabilities in place and into both gradients at once; then the next block uses the same
-memory. The gradient is therefore ready when the forward pass ends, and backward only scales it.
+A block of rows is scored, and its scores are turned into weights in place and into both gradients at once; then the next block
+uses the same memory. The gradient is therefore ready when the forward pass ends, and backward only scales it.
 """
 
 from typing import Any
@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import full
 
-BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, which stay in a core's cache
+BLOCK_ELEMENTS = 1 << 23  # scores held at once: 32 MiB in float32
+TILE_ELEMENTS = 1 << 20  # scores made by one product, and used at once
+LEAST_ROWS, MOST_ROWS = 64, 512  # of a block: fewer make thin products, more gain nothing
+SAFE_SCORE = 60.0  # exp(+-60) is far from both ends of float32
 
 
 def linear_cross_entropy_definition(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
@@ -44,27 +47,53 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
+    """Both gradients beside the loss.
+
+    With the weights e_ij = exp(score_ij - shift_i) and total_i = sum_j e_ij,
+
+        d_state_i = (sum_j e_ij row_j) / total_i - (row of the target)
+        d_row_j = sum_i e_ij (state_i / total_i) - (states whose target it is)
+
+    The weights e are made and used tile by tile, while they are in the cache; no pass divides them.
+    """
+
     @staticmethod
     def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-        rows, classes = states.shape[0], table.shape[0]
+        rows, (classes, width) = states.shape[0], table.shape
         learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        d_states, d_table = torch.empty_like(states), torch.zeros_like(table)
+        size = min(max(BLOCK_ELEMENTS // classes, LEAST_ROWS), MOST_ROWS, max(rows, 1))
+        step = max(TILE_ELEMENTS // size, 1)
+        spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
+        scratch = states.new_empty(size * classes)
+        unshifted = _cannot_overflow(states, table)
         loss = states.new_zeros(())
-        size = max(BLOCK_ELEMENTS // classes, 32)
-        scratch = states.new_empty(min(size, rows), classes)
+        d_states, d_columns = torch.zeros_like(states), table.new_zeros(width, classes)
         for start in range(0, rows, size):
-            block, target = states[start : start + size], targets[start : start + size, None]
-            scores = torch.mm(block, table.T, out=scratch[: block.shape[0]])
-            scores -= scores.amax(dim=1, keepdim=True)
-            loss -= scores.gather(1, target).sum()
-            total = scores.exp_().sum(dim=1, keepdim=True)
-            loss += total.log().sum()
-            if not learning:
-                continue
-            scores /= total
-            scores.scatter_add_(1, target, scores.new_full((), -1.0).expand(target.shape))
-            torch.mm(scores, table, out=d_states[start : start + size])
-            d_table.addmm_(scores.T, block)
+            block, asked = states[start : start + size], table[targets[start : start + size]]
+            count = block.shape[0]
+            tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
+            total, d_block = states.new_zeros(count, 1), d_states[start : start + count]
+            shift: Tensor | None = None
+            for span, tile in zip(spans, tiles, strict=True):
+                torch.mm(block, table[span].T, out=tile)
+                if unshifted:
+                    _weigh(tile, table[span], total, d_block, learning=learning)
+                else:
+                    peak = tile.amax(dim=1, keepdim=True)
+                    shift = peak if shift is None else torch.maximum(shift, peak)
+            if shift is not None:
+                loss += shift.sum()
+                for span, tile in zip(spans, tiles, strict=True):
+                    _weigh(tile.sub_(shift), table[span], total, d_block, learning=learning)
+            loss += total.log().sum() - (block * asked).sum()
+            if learning:
+                d_block.div_(total).sub_(asked)
+                shares = (block / total).T
+                for span, tile in zip(spans, tiles, strict=True):
+                    d_columns[:, span].addmm_(shares, tile)
+        d_table = d_columns.T.contiguous()
+        if learning:
+            d_table.index_add_(0, targets, states, alpha=-1)
         ctx.save_for_backward(d_states, d_table)
         ctx.rows = rows
         return loss / rows
@@ -75,3 +104,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_states, d_table = ctx.saved_tensors
         scale = grad / ctx.rows
         return d_states * scale, d_table * scale, None
+
+
+def _weigh(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, learning: bool) -> None:
+    """Turn a tile of scores into weights, and add what it gives to their total and to the gradient of the states."""
+    weights = scores.exp_()
+    total += weights.sum(dim=1, keepdim=True)
+    if learning:
+        d_block.addmm_(weights, table)
+
+
+def _cannot_overflow(states: Tensor, table: Tensor) -> bool:
+    # By Cauchy and Schwarz no score is longer than both norms: then exp(score) and its sums need no shift by the largest.
+    # Only on a CPU, where a number can be looked at; another device would be waited for.
+    if states.device.type != "cpu" or not states.numel():
+        return False
+    return float((states.norm(dim=1).amax() * table.norm(dim=1).amax()).detach()) <= SAFE_SCORE
