@@ -13,14 +13,18 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec.config import DataConfig
+from ssd4rec.config import BACKBONES, DataConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.experiment import make_model
 from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.published import published_row
+from ssd4rec.reproduce.recipes import RECIPES
+from ssd4rec.reproduce.results import reduced
+from ssd4rec.reproduce.runs import Dataset
 from ssd4rec.reproduce.studies import find, make_budget, points
+from ssd4rec.reproduce.sweep import Part
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
 OPTIONS = (
@@ -88,7 +92,7 @@ def test_the_report_shows_the_figures_of_results_json(swept):
     """Each row of report.html has the means of results.json, and the page loads nothing."""
     page = Cells()
     page.feed((swept / "out" / "report.html").read_text())
-    shown = {row[0]: row[1:] for row in page.rows if len(row) == 8}
+    shown = {row[0]: row[1:] for row in page.rows if len(row) == 8 and row[-1] in ("1/1", "-")}
     found = figures(json.loads((swept / "out" / "results.json").read_text()))
     assert set(found) == {"ssd4rec", "gru4rec", "popularity"}
     for label, metrics in found.items():
@@ -111,6 +115,73 @@ def test_a_killed_sweep_goes_on_to_the_same_figures(swept):
     assert "2 runs, 1 of them cached" in again.stderr
     whole = json.loads((swept / "out" / "results.json").read_text())
     assert figures(json.loads((out / "results.json").read_text())) == figures(whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_takes_no_other_with_it(swept):
+    """Two at once; the one that cannot write fails, the report says why, the other is finished, the exit code is 1."""
+    out = swept / "broken"
+    whole = json.loads((swept / "out" / "results.json").read_text())
+    (part,) = whole["studies"]["accuracy"].values()
+    broken, sound = (row["seeds"][0]["key"] for row in part["rows"] if row["seeds"])
+    (out / "runs" / broken).mkdir(parents=True)
+    (out / "runs" / broken / "model.training").write_text("a file where the worker needs a folder")
+    done = subprocess.run([*command(swept / "cycle.csv", out), "--jobs", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "1 runs failed, the report says why: cycle.csv, ssd4rec, seed 2024" in done.stderr
+    assert json.loads((out / "runs" / sound / "result.json").read_text())["efficiency"]["jobs"] == 2
+    assert not (out / "runs" / broken / "result.json").exists()
+    report = (out / "report.html").read_text()
+    assert "Failed: ssd4rec (seed 2024)" in report
+    assert "exit code 1, FileExistsError: [Errno 17] File exists" in report
+    assert figures(json.loads((out / "results.json").read_text()))["gru4rec"] == figures(whole)["gru4rec"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_leaves_no_process_and_no_failure(swept):
+    """Ctrl-C ends both runs under way; none of them counts as failed, and the report is there."""
+    out = swept / "interrupted"
+    process = subprocess.Popen(
+        [*command(swept / "cycle.csv", out), "--jobs", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("runs/*/log.txt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on where this one stopped" in said
+    assert len(list(out.glob("runs/*/run.json"))) == 2
+    assert not list(out.glob("runs/*/result.json"))
+    assert not list(out.glob("runs/*/failure.txt"))
+    assert "Missing: ssd4rec (seed 2024), gru4rec (seed 2024)" in (out / "report.html").read_text()
+
+
+def test_each_model_has_its_recipe():
+    """SASRec learns at its own rate, on Beauty with the dropout of its preset; the paper's settings rule SSD4Rec alone."""
+    small, paper = make_budget("small"), make_budget("paper")
+    assert set(RECIPES) == set(BACKBONES)
+    for name, recipe in RECIPES.items():
+        ours, beauty, published = (
+            points("accuracy", known, budget, [name], ())[0].configs[0]
+            for known, budget in ((None, small), ("amazon-beauty", small), ("amazon-beauty", paper))
+        )
+        assert (ours.training.learning_rate, ours.backbone.dropout) == (recipe.learning_rate, recipe.dropout)
+        assert (beauty.training.learning_rate, beauty.backbone.dropout) == (recipe.learning_rate, 0.4)
+        assert (ours.training.schedule, ours.training.patience) == ("cosine", small.epochs)
+        assert (published.training.schedule, published.training.patience) == ("constant", 10)
+        assert published.training.learning_rate == (1e-3 if name == "ssd4rec" else recipe.learning_rate)
+
+
+def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
+    """Nobody published settings for ML-100K: the paper's budget takes our recipe there, and says so."""
+    budget = make_budget("paper")
+    (point,) = points("accuracy", "ml-100k", budget, ["sasrec"], ())
+    assert point.configs[0].training.objective == "one-pass"
+    part, beauty = (Part("accuracy", Dataset("x", "x", known, "", {}), ()) for known in ("ml-100k", "amazon-beauty"))
+    assert "the paper has no settings for these data" in (reduced(part, budget) or "")
+    assert reduced(beauty, budget) is None
+    assert reduced(beauty, make_budget("paper", epochs=1)) == "reduced budget"
 
 
 def test_unknown_names_are_told_the_nearest():

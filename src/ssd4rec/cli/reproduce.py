@@ -1,5 +1,6 @@
 """`reproduce`: the paper's tables and figures."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     epochs: Annotated[int | None, typer.Option("--epochs", help="At most so many, whatever the budget says.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="So many seeds.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Runs at once; they share the processor's cores.")] = 1,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +50,11 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         with screen.progress_bar(err_console) as bar:
             task = bar.add_task("runs", total=len(sweep.runs))
             results = carry_out(
-                sweep, say, lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+                sweep,
+                say,
+                lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                jobs=jobs,
+                threads=max(1, _threads() // jobs) if jobs > 1 else None,
             )
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on where this one stopped. So far: {out / 'report.html'}")
@@ -61,6 +67,13 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     if failed:
         say(f"{len(failed)} runs failed, the report says why: {'; '.join(failed)}")
         raise typer.Exit(1)
+
+
+def _threads() -> int:
+    """What this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else cores
 
 
 def _checked(data: list[str]) -> list[str]:

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssd4rec.config import presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.published import PUBLISHED, Published, published_row
+from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.runs import FAILURE, POPULARITY, Run, ranks_of, result_of
 from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Budget, Point
 
@@ -45,7 +47,7 @@ def _earlier(out: Path) -> dict[str, Any]:
 
 
 def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
-    rows = [_row(point, part, out) for point in part.points]
+    rows = [_row(point, part, budget, out) for point in part.points]
     finished = [seed for row in rows for seed in row["seeds"] if seed["state"] == "finished"]
     first = result_of(out / "runs" / finished[0]["key"]) if finished else None
     _add_popularity(rows, first)
@@ -61,17 +63,25 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "fingerprint": part.data.fingerprint,
         "kept": part.data.description["kept"],
         "budget": asdict(budget),
-        "reduced": budget.name != "paper",
+        "reduced": reduced(part, budget),
         "axis": STUDIES[part.study].axis,
         "protocol": first["protocol"] if first else None,
         "versions": first["versions"] if first else None,
         "device": first["efficiency"]["device"] if first else None,
+        "jobs": max((seed["jobs"] for seed in finished), default=1),
         "rows": rows,
         "published_only": {name: _published(row) for name, row in others.items() if name not in ours},
     }
 
 
-def _row(point: Point, part: "Part", out: Path) -> dict[str, Any]:
+def reduced(part: "Part", budget: Budget) -> str | None:
+    """Why the figures do not say what the paper's settings give; None: they do."""
+    if budget.follows_paper and part.data.known not in presets():
+        return "the paper has no settings for these data, so our recipes were taken"
+    return None if budget.name == "paper" else "reduced budget"
+
+
+def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     seeds, results = [], []
     for config in point.configs:
         run = Run(part.data, config)
@@ -79,7 +89,12 @@ def _row(point: Point, part: "Part", out: Path) -> dict[str, Any]:
         result = result_of(folder)
         seed: dict[str, Any] = {"seed": config.training.seed, "key": run.key, "state": "missing"}
         if result is not None:
-            seed |= {"state": "finished", "test": result["test"], "best_epoch": result["course"]["best_epoch"]}
+            seed |= {
+                "state": "finished",
+                "test": result["test"],
+                "best_epoch": result["course"]["best_epoch"],
+                "jobs": result["efficiency"].get("jobs", 1),
+            }
             results.append(result)
         elif (folder / FAILURE).is_file():
             seed |= {"state": "failed", "why": (folder / FAILURE).read_text(encoding="utf-8")}
@@ -93,9 +108,22 @@ def _row(point: Point, part: "Part", out: Path) -> dict[str, Any]:
         "costs": _costs(results),
         "parameters": results[0]["model"]["parameters"] if results else None,
         "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
+        "recipe": _recipe(point, part.data.known, budget),
         "published": _published(published_row(known, point.model)),
         "seeds": seeds,
     }
+
+
+def _recipe(point: Point, known: str | None, budget: Budget) -> str | None:
+    """Where the settings of a row come from."""
+    if not point.configs:
+        return None
+    model = point.configs[0].backbone.name
+    if known not in presets():
+        return RECIPES[model].source
+    if budget.follows_paper and model == "ssd4rec":
+        return "the paper's preset"
+    return f"{RECIPES[model].source}; dropout of the preset"
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ssd4rec.config import BACKBONES, Config, load_config, presets
 from ssd4rec.errors import ConfigError
+from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), "popularity")
@@ -22,6 +23,11 @@ class Budget:
     width: int
     epochs: int
     seeds: int
+
+    @property
+    def follows_paper(self) -> bool:
+        """Whether the presets rule, one thing or other changed perhaps."""
+        return self.name.startswith("paper")
 
 
 BUDGETS: Mapping[str, Budget] = {
@@ -100,32 +106,34 @@ class _Recipe:
     @property
     def main(self) -> str:
         """The wiring that is taken apart: the paper's under its own settings, else the one that one pass can train."""
-        return "ssd4rec-all" if self.budget.name.startswith("paper") and self.known in presets() else "ssd4rec"
+        return "ssd4rec-all" if self.budget.follows_paper and self.known in presets() else "ssd4rec"
 
     def _config(self, model: str, changes: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
-        base = self.known if self.known in presets() else None
-        paper = self.budget.name.startswith("paper")
+        preset = self.known if self.known in presets() else None
+        published = preset if self.budget.follows_paper else None
         chosen = [f'backbone.name="{name}"', f"backbone.width={self.budget.width}", f"training.max_epochs={self.budget.epochs}"]
         if name == "ssd4rec":
             chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')
-        if not paper:
-            chosen += self._economies(name, base)
+        if name != "ssd4rec" or published is None:
+            chosen += settings_of(name, preset_dropout=load_config(preset).backbone.dropout if preset else None)
+        if published is None:
+            chosen += self._economies(name)
         # a setting of a backbone is for those that have it: --set backbone.state_dim=8 says nothing to SASRec
         asked = [each for each in self.settings if _applies(each, name)]
-        return load_config(base if paper and base else "quick", [*chosen, *asked, *changes])
+        return load_config(published or "quick", [*chosen, *asked, *changes])
 
-    def _economies(self, name: str, base: str | None) -> list[str]:
+    def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
         objective = "one-pass" if "one-pass" in objectives else objectives[0]
-        chosen = [f'training.objective="{objective}"']
+        chosen = [f'training.objective="{objective}"', f"training.token_budget={RECIPES[name].token_budget}"]
         if objective == "prefix":
             chosen.append("training.prefixes_per_history=8")
+        if not self.budget.follows_paper:
+            # the learning rate falls to 0 at the last epoch, so every run goes that far
+            chosen += ['training.schedule="cosine"', f"training.patience={self.budget.epochs}"]
         if "state_dim" in BACKBONES[name].model_fields:
             chosen.append(f"backbone.state_dim={min(self.budget.width, 64)}")
-        if base is not None:
-            preset = load_config(base)
-            chosen += [f"backbone.dropout={preset.backbone.dropout}", f"training.mask_ratio={preset.training.mask_ratio}"]
         return chosen
 
 

@@ -1,24 +1,20 @@
-"""A sweep: the runs of some studies, those that are missing made one after the other, the report rewritten after each."""
+"""A sweep: the runs of some studies, those that are missing made, the report rewritten after each."""
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssd4rec.errors import DataError
+from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
-from ssd4rec.reproduce.runs import FAILURE, RESULT, SPEC, Dataset, Run, look_at, write_whole
+from ssd4rec.reproduce.runs import FAILURE, RESULT, Dataset, Run, look_at
 from ssd4rec.reproduce.studies import MODELS, STUDIES, Budget, Point, find, points
 
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
-ERROR_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -99,18 +95,30 @@ def _points(name: str, data: Dataset, budget: Budget, models: Sequence[str], set
     return points(name, data.known, budget, models, settings)
 
 
-def carry_out(sweep: Sweep, say: Say, watch: Watch = lambda *_: None) -> dict[str, Any]:
-    """Make the runs that are missing; the report in `out` is whole after each.
+def carry_out(
+    sweep: Sweep, say: Say, watch: Watch = lambda *_: None, *, jobs: int = 1, threads: int | None = None
+) -> dict[str, Any]:
+    """Make the runs that are missing, `jobs` at once; the report in `out` is whole after each.
 
     A run that fails is told in the report and tried again by the next call; the others go on.
+
+    Args:
+        sweep: from `plan`.
+        say: receives one line a run.
+        watch: (runs done, all, what is under way), from the threads that wait for the runs.
+        jobs: runs at once, each a process of its own.
+        threads: of each process; None: as many as it takes by itself.
 
     Returns:
         What results.json holds.
 
     Raises:
-        KeyboardInterrupt: interrupted; the same command goes on.
+        KeyboardInterrupt: interrupted; the runs under way are ended, the same command goes on.
+        ConfigError: less than one run at once.
         DataError: the folder cannot be written.
     """
+    if jobs < 1:
+        raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
     runs = sweep.runs
     missing = [key for key in runs if not sweep.finished(key)]
     say(f"{len(runs)} runs, {len(runs) - len(missing)} of them cached in {sweep.out}, {len(missing)} to do")
@@ -120,47 +128,33 @@ def carry_out(sweep: Sweep, say: Say, watch: Watch = lambda *_: None) -> dict[st
         raise DataError(f"{sweep.out} cannot be written: {error.strerror}; choose another --out") from error
     results = _report(sweep)
     began = time.monotonic()
-    for done, key in enumerate(missing):
-        title, run = runs[key]
-        watch(len(runs) - len(missing) + done, len(runs), title)
-        _make(sweep, run, title, partial(watch, len(runs) - len(missing) + done, len(runs)))
-        results = _report(sweep)
-        left = len(missing) - done - 1
-        minutes = (time.monotonic() - began) / (done + 1) * left / 60
-        state = "done" if sweep.finished(key) else f"FAILED, see {sweep.folder(key) / FAILURE}"
-        say(f"{title}: {state}; {left} left" + (f", about {minutes:.0f} min" if left else ""))
+    cached = len(runs) - len(missing)
+    with Processes(jobs, threads) as processes:
+        done = 0
+        waiting = {
+            processes.begin(sweep.folder(key), _spec(sweep, *runs[key]), lambda what: watch(cached + done, len(runs), what)): key
+            for key in missing
+        }
+        for future in processes.ended(waiting):
+            future.result()
+            key = waiting[future]
+            done += 1
+            results = _report(sweep)
+            left = len(missing) - done
+            minutes = (time.monotonic() - began) / done * left / 60
+            state = "done" if sweep.finished(key) else f"FAILED, see {sweep.folder(key) / FAILURE}"
+            say(f"{runs[key][0]}: {state}; {left} left" + (f", about {minutes:.0f} min" if left else ""))
     watch(len(runs), len(runs), "")
     return results
 
 
-def _make(sweep: Sweep, run: Run, title: str, tell: Say) -> None:
-    folder = sweep.folder(run.key)
-    folder.mkdir(exist_ok=True)
-    spec = {
+def _spec(sweep: Sweep, title: str, run: Run) -> dict[str, Any]:
+    return {
         "title": title,
         "data": run.data.source,
         "cache": str(sweep.cache.resolve()),
         "settings": run.config.model_dump(mode="json"),
     }
-    write_whole(folder / SPEC, json.dumps(spec, indent=1))
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "ssd4rec.reproduce.worker", str(folder.resolve())]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)  # noqa: S603 - ours
-        try:
-            for line in process.stdout or ():
-                tell(f"{title}: {line.strip()}")
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-    if sweep.finished(run.key):
-        (folder / FAILURE).unlink(missing_ok=True)
-        return
-    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    write_whole(folder / FAILURE, "\n".join([f"exit code {process.returncode}", *lines[-ERROR_LINES:]]))
 
 
 def _report(sweep: Sweep) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         return [_costs(part)]
     found = [_figures(part)]
     if study == "accuracy":
-        found += [each for each in (_beside_published(part), _tests(part)) if each.rows]
+        found += [each for each in (_beside_published(part), _tests(part), _recipes(part)) if each.rows]
     if study == "ablation":
         found.append(_costs(part))
     return found
@@ -47,9 +47,8 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
         Note(f"Budget {budget['name']}: width {budget['width']}, at most {budget['epochs']} epochs, {budget['seeds']} seeds."),
     ]
     if part["reduced"]:
-        found.append(
-            Note("Reduced budget: these figures do not say what the models reach under the paper's settings.", warning=True)
-        )
+        reason = part["reduced"][:1].upper() + part["reduced"][1:]
+        found.append(Note(f"{reason}: these figures do not say what the models reach under the paper's settings.", warning=True))
     if part["protocol"]:
         found.append(Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in part["protocol"].items()) + "."))
         found.append(
@@ -69,14 +68,19 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
                 "history filled to the longest of its batch, inference only; its figures are the same by construction."
             )
         )
+        if part["jobs"] > 1:
+            found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
     seeds = [(row["label"], seed) for row in part["rows"] for seed in row["seeds"]]
     for state in ("missing", "failed"):
         names = [f"{label} (seed {seed['seed']})" for label, seed in seeds if seed["state"] == state]
         if names:
             found.append(Note(f"{state.capitalize()}: {', '.join(names)}.", warning=True))
-    found += [
-        Note(f"{label}, seed {seed['seed']}: {seed['why']}", warning=True) for label, seed in seeds if seed["state"] == "failed"
-    ]
+    for label, seed in seeds:
+        if seed["state"] == "failed":
+            why = seed["why"].splitlines()
+            found.append(
+                Note(f"{label}, seed {seed['seed']}: {why[0]}, {why[-1]} (runs/{seed['key']}/failure.txt)", warning=True)
+            )
     return found
 
 
@@ -116,6 +120,21 @@ def _tests(part: Mapping[str, Any]) -> Table:
             rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
     head = ("", "best baseline", "NDCG@10 difference", "95 % interval", "p")
     return Table("Paired bootstrap over users", head, tuple(rows))
+
+
+def _recipes(part: Mapping[str, Any]) -> Table:
+    rows = []
+    for row in part["rows"]:
+        if row["settings"] is None:
+            continue
+        backbone, training = row["settings"]["backbone"], row["settings"]["training"]
+        batch = f"{training['batch_size']} examples" if training["batch_size"] else f"{training['token_budget']:,} positions"
+        given = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"])
+        rows.append(
+            (row["label"], *map(str, given), training["objective"], str(backbone.get("layers", "-")), batch, row["recipe"])
+        )
+    head = ("", "learning rate", "schedule", "dropout", "mask ratio", "objective", "layers", "batch", "from")
+    return Table("How each was trained", head, tuple(rows))
 
 
 def _costs(part: Mapping[str, Any]) -> Table:

@@ -21,6 +21,7 @@ from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.config import Config
+from ssd4rec.errors import ArtefactError
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import POPULARITY, RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
@@ -32,7 +33,7 @@ def work(folder: Path) -> None:
     config = Config.model_validate(spec["settings"])
     data = experiment.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
     resume = (folder / f"model.training/{LAST}").is_file()
-    report = experiment.train(data, config, folder / "model", resume=resume, callbacks=[_Tell()])
+    report = _train(data, config, folder, resume=resume)
     device = "cuda" if torch.cuda.is_available() and config.training.accelerator in ("auto", "gpu") else "cpu"
     artefact = load_artefact(folder / "model", device=device)
     began = _now()
@@ -57,9 +58,20 @@ def work(folder: Path) -> None:
             **memory,
             "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
             "resumed": resume,
+            "jobs": spec["jobs"],
         },
     }
     write_whole(folder / RESULT, json.dumps(result, default=str))
+
+
+def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
+    try:
+        return experiment.train(data, config, folder / "model", resume=resume, callbacks=[_Tell()])
+    except ArtefactError:
+        if not resume:
+            raise
+        # what an earlier version of the code left cannot be gone on with: begun anew
+        return experiment.train(data, config, folder / "model", callbacks=[_Tell()])
 
 
 def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:
@@ -97,7 +109,8 @@ class _Tell(pl.Callback):
 
 def _end_with_parent() -> None:
     # The sweep holds the other end of standard input: it closes however the sweep ends, SIGKILL included.
-    sys.stdin.buffer.read()
+    # Read without a buffer: its lock would be held for ever, and the interpreter could not shut down.
+    os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 
 

@@ -1,0 +1,120 @@
+"""Runs as processes of their own, several at once, all ended with the sweep."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ssd4rec.reproduce.runs import FAILURE, RESULT, SPEC, write_whole
+
+Tell = Callable[[str], None]
+ERROR_LINES = 12
+SECONDS_DEAF = 0.2
+
+
+class Processes:
+    """As many processes as may run at once; leaving the block early ends those under way and begins no other.
+
+    A process ends when its standard input is closed, and so with this one, however it ends. A terminal's Ctrl-C reaches this
+    process alone.
+
+    Args:
+        jobs: processes at once.
+        threads: of each; None: as many as each takes by itself.
+    """
+
+    def __init__(self, jobs: int, threads: int | None) -> None:
+        self.jobs, self.threads = jobs, threads
+        self._pool = ThreadPoolExecutor(jobs)
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is not None:
+            with self._lock:
+                self._over = True
+                for process in self._running:
+                    process.kill()
+        self._pool.shutdown(cancel_futures=kind is not None)
+
+    def begin(self, folder: Path, spec: dict[str, Any], tell: Tell) -> Future[None]:
+        """Put a run into the queue; failure.txt says why where it gives no result.
+
+        Args:
+            folder: of the run.
+            spec: what the worker reads.
+            tell: receives each line of the worker, in a thread of its own.
+        """
+        return self._pool.submit(self._make, folder, spec, tell)
+
+    def ended(self, waiting: Iterable[Future[None]]) -> Iterator[Future[None]]:
+        """Each as it ends. Waits are short: after polars is imported, a wait without an end would not hear Ctrl-C."""
+        left = set(waiting)
+        while left:
+            done, left = wait(left, SECONDS_DEAF, FIRST_COMPLETED)
+            yield from done
+
+    def _make(self, folder: Path, spec: dict[str, Any], tell: Tell) -> None:
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
+        with (folder / "log.txt").open("w", encoding="utf-8") as log:
+            process = self._start(folder, log.fileno())
+            if process is None:
+                return
+            try:
+                for line in process.stdout or ():
+                    tell(f"{spec['title']}: {line.strip()}")
+                process.wait()
+            finally:
+                self._end(process)
+        if (folder / RESULT).is_file():
+            (folder / FAILURE).unlink(missing_ok=True)
+        elif not self._over:
+            lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+            write_whole(folder / FAILURE, "\n".join([_ending(process.returncode), *lines[-ERROR_LINES:]]))
+
+    def _start(self, folder: Path, log: int) -> subprocess.Popen[str] | None:
+        command = [sys.executable, "-m", "ssd4rec.reproduce.worker", str(folder.resolve())]
+        count = {"OMP_NUM_THREADS": str(self.threads), "POLARS_MAX_THREADS": str(self.threads)} if self.threads else {}
+        with self._lock:
+            if self._over:
+                return None
+            process = subprocess.Popen(  # noqa: S603 - ours
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **count},
+                start_new_session=True,
+            )
+            self._running.add(process)
+        return process
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        with self._lock:
+            self._running.discard(process)
+
+
+def _ending(code: int) -> str:
+    return (
+        f"killed by signal {-code}" + (", for want of memory perhaps" if code == -signal.SIGKILL else "")
+        if code < 0
+        else f"exit code {code}"
+    )
