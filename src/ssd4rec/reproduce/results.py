@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ssd4rec.reproduce.sweep import Part
 
 RESULTS = "results.json"
+FORMAT = 2  # of results.json; what another version wrote is left out of the report until its command is given again
 COSTS = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
 
 
@@ -30,6 +31,7 @@ def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, A
     for part in parts:
         studies.setdefault(part.study, {})[part.data.name] = _part(part, budget, out)
     return {
+        "format": FORMAT,
         "commit": _commit(),
         "studies": {name: studies[name] for name in STUDIES if name in studies},
     }
@@ -38,10 +40,11 @@ def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, A
 def _earlier(out: Path) -> dict[str, Any]:
     path = out / RESULTS
     try:
-        studies: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["studies"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        studies: dict[str, Any] = found["studies"] if found.get("format") == FORMAT else {}
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, AttributeError, KeyError) as error:
         raise DataError(f"{path} is not a result of reproduce ({error}); move it away, or choose another --out") from error
     return studies
 
