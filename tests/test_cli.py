@@ -31,10 +31,9 @@ def run(*arguments):
 
 
 def command(*arguments, **options):
-    """The installed command in a process of its own."""
-    code = "import sys; from ssd4rec.cli import main; sys.exit(main())"
+    """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+        [sys.executable, "-m", "ssd4rec", *map(str, arguments)], capture_output=True, text=True, check=False, **options
     )
 
 
