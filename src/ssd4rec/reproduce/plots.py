@@ -28,6 +28,8 @@ def plot(rows: Sequence[Mapping[str, Any]], axis: str) -> str | None:
         panel.set_xlabel(axis)
         if longest > 1:
             panel.set_xscale("log")
+            panel.set_xticks(places, ["whole" if row["x"] is None else f"{row['x']:g}" for row in done])
+            panel.minorticks_off()
     text = io.StringIO()
     FigureCanvasSVG(figure)
     figure.savefig(text, format="svg")

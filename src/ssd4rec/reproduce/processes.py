@@ -97,7 +97,7 @@ class Processes:
                 stderr=log,
                 text=True,
                 env={**os.environ, **count},
-                start_new_session=True,
+                process_group=0,  # a new session would have its own share of the processor, whatever nice says
             )
             self._running.add(process)
         return process

@@ -42,8 +42,11 @@ def as_markdown(results: Mapping[str, Any]) -> str:
 def as_html(results: Mapping[str, Any]) -> str:
     """One page: style and plots are in it."""
     parts = [f"<p>Commit {_text(results['commit'] or 'unknown (installed package)')}.</p>"]
+    every = [(f"{study}-{name}", f"{STUDIES[study].title}: {name}") for study, name, _ in _parts(results)]
+    links = " · ".join(f"<a href='#{_text(place)}'>{_text(title)}</a>" for place, title in every)
+    parts.append(f"<nav>{links}</nav>")
     for study, name, part in _parts(results):
-        parts.append(f"<h2>{_text(STUDIES[study].title)}: {_text(name)}</h2>")
+        parts.append(f"<h2 id='{_text(f'{study}-{name}')}'>{_text(STUDIES[study].title)}: {_text(name)}</h2>")
         parts += [f"<p class='{'warn' if note.warning else 'note'}'>{_text(note.text)}</p>" for note in notes(study, part)]
         parts += [_html_table(table) for table in tables(study, part)]
         if part["axis"] is not None and (drawn := plot(part["rows"], part["axis"])) is not None:

@@ -125,8 +125,8 @@ def _recipe(point: Point, known: str | None, budget: Budget) -> str | None:
     if known not in presets():
         return RECIPES[model].source
     if budget.follows_paper and model == "ssd4rec":
-        return "the paper's preset"
-    return f"{RECIPES[model].source}; dropout of the preset"
+        return "preset of the paper"
+    return f"{RECIPES[model].source}, with the dropout of the preset"
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

@@ -194,7 +194,5 @@ STUDIES: Mapping[str, Study] = {
     "ablation": Study("Ablation", "what each part is worth", _ablation),
     "beta": Study("Backward weight (Figure 3)", "beta from 0 to 1", _beta, "beta"),
     "rho": Study("Mask ratio (Figure 4)", "rho from 0 to 0.6", _rho, "rho"),
-    "length": Study(
-        "Maximum length (Figure 5)", "10 events to whole histories", _length, "events read (right end: whole histories)"
-    ),
+    "length": Study("Maximum length (Figure 5)", "10 events to whole histories", _length, "last events read"),
 }

@@ -38,19 +38,23 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
 def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     """Data, budget, protocol, machine, and what is missing or failed."""
     kept, budget = part["kept"], part["budget"]
+    scale = f"width {budget['width']}, {_many(budget['epochs'], 'epoch')}, {_many(budget['seeds'], 'seed')}"
     known = part["known"]
     what = f"the counts of {known}" if known else "no named data set has these counts, so nothing is published for it"
     found = [
         Note(
             f"{part['source']}: {kept['users']:,} users, {kept['items']:,} items, {kept['interactions']:,} interactions ({what})."
         ),
-        Note(f"Budget {budget['name']}: width {budget['width']}, at most {budget['epochs']} epochs, {budget['seeds']} seeds."),
+        Note(f"Budget {budget['name']}: {scale}."),
     ]
     if part["reduced"]:
         reason = part["reduced"][:1].upper() + part["reduced"][1:]
         found.append(Note(f"{reason}: these figures do not say what the models reach under the paper's settings.", warning=True))
     if part["protocol"]:
-        found.append(Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in part["protocol"].items()) + "."))
+        # in the figure of lengths each point reads another number of events; None: whole histories
+        hidden = {"max_length"} if study == "length" else set()
+        protocol = {name: value for name, value in part["protocol"].items() if value is not None and name not in hidden}
+        found.append(Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "."))
         found.append(
             Note(
                 f"Machine of the first run: {part['device']}; " + ", ".join(f"{k} {v}" for k, v in part["versions"].items()) + "."
@@ -70,6 +74,11 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
         )
         if part["jobs"] > 1:
             found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
+    if study in ("length", "ablation"):
+        found.append(Note("Truncated histories are shorter in training too: events that are not read are not asked for either."))
+    if study == "accuracy":
+        sources = dict.fromkeys(row["recipe"] for row in part["rows"] if row["recipe"])
+        found.append(Note(f"Settings (last table): {'; '.join(sources)}."))
     seeds = [(row["label"], seed) for row in part["rows"] for seed in row["seeds"]]
     for state in ("missing", "failed"):
         names = [f"{label} (seed {seed['seed']})" for label, seed in seeds if seed["state"] == state]
@@ -131,7 +140,14 @@ def _recipes(part: Mapping[str, Any]) -> Table:
         batch = f"{training['batch_size']} examples" if training["batch_size"] else f"{training['token_budget']:,} positions"
         given = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"])
         rows.append(
-            (row["label"], *map(str, given), training["objective"], str(backbone.get("layers", "-")), batch, row["recipe"])
+            (
+                row["label"],
+                *map(str, given),
+                training["objective"],
+                str(backbone.get("layers", "-")),
+                batch,
+                _place(row["recipe"]),
+            )
         )
     head = ("", "learning rate", "schedule", "dropout", "mask ratio", "objective", "layers", "batch", "from")
     return Table("How each was trained", head, tuple(rows))
@@ -153,6 +169,15 @@ def _costs(part: Mapping[str, Any]) -> Table:
         )
     head = ("", "parameters", "s an epoch", "s to best", "s inference", "s padded inference", "peak MiB", "peak GPU MiB")
     return Table("Cost, median over seeds", head, tuple(rows))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _place(recipe: str) -> str:
+    """One word for where settings come from; the note above the tables says it whole."""
+    return recipe.split(maxsplit=1)[0]
 
 
 def _figure(value: float | None) -> str:
