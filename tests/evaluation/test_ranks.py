@@ -57,6 +57,7 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
         expected.append(sum(1 for item in range(1, classes + 1) if item not in gone and vectors[item - 1] @ states[row] >= own))
     kept = [int((vectors @ states[row] >= vectors[targets[row] - 1] @ states[row]).sum()) for row in range(histories)]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEAST_ROWS", 1)
         patch.setattr(module, "BLOCK_ELEMENTS", classes * data.draw(st.integers(1, 4)))
         assert ranks_of_states(states, vectors, targets, seen, rows).tolist() == expected
         assert ranks_of_states(states, vectors, targets).tolist() == kept

@@ -59,6 +59,7 @@ def test_blocks_do_not_change_the_answer(cycle, monkeypatch):
     """One history a block gives what all together give."""
     histories = [[3, 4], [5], [6, 7, 8]]
     together = [items(found) for found in cycle.recommend(histories)]
+    monkeypatch.setattr(ranks, "LEAST_ROWS", 1)
     monkeypatch.setattr(ranks, "BLOCK_ELEMENTS", 1)
     monkeypatch.setattr(ranks, "BLOCK_ITEMS", 5)
     assert [items(found) for found in cycle.recommend(histories)] == together

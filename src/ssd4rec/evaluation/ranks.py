@@ -8,7 +8,8 @@ from torch import Tensor
 from ssd4rec.errors import DataError, ShapeError
 from ssd4rec.shapes import Scores, States
 
-BLOCK_ELEMENTS = 1 << 24  # scores held at once: 64 MiB in float32
+BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
+LEAST_ROWS = 32  # histories scored at once however many items there are: fewer make thin products
 BLOCK_ITEMS = 2048  # items worked on at once: what is made of a block of their scores stays in the cache
 
 
@@ -104,7 +105,7 @@ def score_blocks(states: States, item_vectors: Tensor) -> Iterator[tuple[slice, 
     """
     states, item_vectors = states.detach(), item_vectors.detach()
     histories, items = states.shape[0], item_vectors.shape[0]
-    size = max(BLOCK_ELEMENTS // items, 1)
+    size = max(BLOCK_ELEMENTS // items, LEAST_ROWS)
     memory = states.new_empty(min(size, histories), items)
     for start in range(0, histories, size):
         rows = slice(start, min(start + size, histories))
