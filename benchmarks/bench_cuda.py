@@ -53,7 +53,7 @@ def main() -> int:
     lengths = [96] if smoke else [1 << 16] if options.quick else [1 << 16, 1 << 20]
     mixes, widths = (list(MIXES)[:1], [16]) if smoke else (list(MIXES), [16, 64])
     for mix, length, head_width in product(mixes, lengths, widths):
-        for row in scan_rows(bench, mix, length, head_width):
+        for row in (*scan_rows(bench, mix, length, head_width), *prefixes_rows(bench, mix, length, head_width)):
             bench.add(row)
     for length in lengths:
         bench.add(convolution_row(bench, length))
@@ -91,6 +91,34 @@ def scan_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict
             direction = "backwards" if reverse else "forwards"
             what = f"scan {name} {direction}, {mix}, T={length:,}, P={head_width}"
             rows.append(row_of(what, seconds, bench.floor(moved, work), error))
+    return rows
+
+
+def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict[str, Any]]:
+    """The backward direction of one-pass training: forward, then both ways. Its floor is memory moved, no products."""
+    width, states = (32, 16) if bench.smoke else (512, 64)  # E, N
+    heads, channels = width // head_width, width + 2 * states
+    layout = lay_out(boundaries_of(mix, length, bench.device))
+    inputs = [
+        torch.randn(length, channels, device=bench.device, dtype=bench.operand),
+        *(torch.randn(shape, device=bench.device) / 2 for shape in ((channels, 4), (channels,))),
+        torch.rand(length, heads, device=bench.device) * 0.1 + 1e-3,
+        -1 - 15 * torch.rand(heads, device=bench.device),
+        torch.ones(heads, device=bench.device),
+    ]
+    inputs = [values.requires_grad_() for values in inputs]
+    upstream = torch.randn(length, heads, head_width, device=bench.device, dtype=bench.operand)
+    read, written = length * (channels * bench.operand.itemsize + 4 * heads), length * width * bench.operand.itemsize
+    rows = []
+    for name, moved in (("forward", read + written), ("both", 3 * read + 2 * written)):
+
+        def work(*, backward: bool = name == "both") -> tuple[Tensor, ...]:
+            with torch.set_grad_enabled(backward):
+                y = forms.backward_of_every_prefix(*inputs, layout, states)
+            return (y.detach(), *(torch.autograd.grad(y, inputs, upstream.to(y.dtype))[:2] if backward else ()))
+
+        seconds, error = timed(bench, {form: under(form, work) for form in ("torch", "triton")})
+        rows.append(row_of(f"every prefix {name}, {mix}, T={length:,}, P={head_width}", seconds, bench.floor(moved, 0), error))
     return rows
 
 

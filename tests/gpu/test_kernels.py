@@ -16,6 +16,7 @@ from rows import ScanInputs, boundaries_of, relative_error, scan_inputs
 from ssd4rec.ops import forms, triton
 from ssd4rec.ops.chunked import chunked_scan
 from ssd4rec.ops.convolution import convolve
+from ssd4rec.ops.prefixes import backward_of_every_prefix
 from ssd4rec.ops.segments import Layout, lay_out
 from ssd4rec.ops.softmax import linear_cross_entropy_definition
 
@@ -98,9 +99,10 @@ def scan_on_gpu(heads: int, head_width: int, state_dim: int, dtype: torch.dtype)
 
 @DTYPES
 @DIRECTIONS
-@pytest.mark.parametrize(("heads", "head_width", "state_dim"), [(32, 16, 64), (8, 64, 128), (5, 32, 16), (9, 16, 32)])
+@pytest.mark.parametrize("state_dim", [16, 32, 64, 128])
+@pytest.mark.parametrize(("heads", "head_width"), [(32, 16), (9, 32), (8, 64)])
 def test_scan(heads: int, head_width: int, state_dim: int, reverse: bool, dtype: torch.dtype) -> None:
-    """D = 256 at P = 16 and 64, and heads that do not fill a tile."""
+    """Every P with every N: E = 512, and heads that do not fill a tile."""
     layout = layout_on_gpu()
     check(
         lambda *six: triton.scan(*six, layout, reverse=reverse),
@@ -119,6 +121,66 @@ def test_the_same_bits_twice(dtype: torch.dtype) -> None:
     def gradients() -> tuple[Tensor, ...]:
         ours = ScanInputs(*(values.clone().requires_grad_() for values in inputs))
         return torch.autograd.grad(triton.scan(*ours, layout).float().square().sum(), list(ours))
+
+    for first, second in zip(gradients(), gradients(), strict=True):
+        assert torch.equal(first, second)
+
+
+def prefixes_on_gpu(heads: int, head_width: int, state_dim: int, dtype: torch.dtype) -> list[Tensor]:
+    """Channels, weight, bias, dt, A and D; the decays of `scan_on_gpu`."""
+    _, dt, A, _, _, D = scan_on_gpu(heads, head_width, state_dim, dtype)
+    channels = heads * head_width + 2 * state_dim
+    random = torch.Generator().manual_seed(2)
+    row, weight, bias = (torch.randn(shape, generator=random) for shape in ((sum(LENGTHS), channels), (channels, 4), (channels,)))
+    return [row.to(dtype).cuda(), 0.5 * weight.cuda(), 0.5 * bias.cuda(), dt, A, D]
+
+
+def of_prefix_decays(*tensors: Tensor) -> list[float]:
+    # dA is the small difference of large terms, a sum of dt d(dt) / A over all events: its unit is at least that of the terms.
+    _, _, _, dt, A, _ = tensors[:6]
+    return [0.0] * 4 + [float((dt * tensors[9].abs() / A.abs().clamp(min=1)).sum(0).max()), 0.0]
+
+
+@DTYPES
+@pytest.mark.parametrize("state_dim", [16, 32, 64, 128])
+@pytest.mark.parametrize(("heads", "head_width"), [(32, 16), (9, 32), (8, 64)])
+def test_backward_of_every_prefix(heads: int, head_width: int, state_dim: int, dtype: torch.dtype) -> None:
+    """Every P with every N: E = 512, and heads that do not fill a tile."""
+    layout = layout_on_gpu()
+    check(
+        lambda *six: triton.backward_of_every_prefix(*six, layout, state_dim),
+        lambda *six: backward_of_every_prefix(*six, layout, state_dim),
+        prefixes_on_gpu(heads, head_width, state_dim, dtype),
+        ROUNDED[dtype],
+        of_prefix_decays,
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize("mean", [9, 10_000])
+def test_backward_of_every_prefix_of_a_long_row(mean: int, dtype: torch.dtype) -> None:
+    """T = 2^18 at D = 256 in short histories, and in ones of 313 blocks each."""
+    lengths = [mean] * ((1 << 18) // mean)
+    layout, total = lay_out(boundaries_of(lengths).cuda()), sum(lengths)
+    inputs = [torch.randn(total, 640, device="cuda", dtype=dtype), 0.5 * torch.randn(640, 4).cuda(), torch.zeros(640).cuda()]
+    inputs += [torch.rand(total, 32, device="cuda") * 0.1, -1 - torch.rand(32, device="cuda"), torch.ones(32, device="cuda")]
+    found, expected = [], []
+    for form, kept in (("triton", found), ("torch", expected)):
+        ours = [values.detach().clone().requires_grad_() for values in inputs]
+        with forms.using(form):
+            y = forms.backward_of_every_prefix(*ours, layout, 64)
+        kept += [y.detach(), *torch.autograd.grad(y, [ours[0], ours[1], ours[2]], torch.ones_like(y))]
+    assert max(map(relative_error, found, expected)) < ROUNDED[dtype]
+
+
+@DTYPES
+def test_the_same_bits_of_every_prefix_twice(dtype: torch.dtype) -> None:
+    """Nothing is summed in the order in which programs happen to end."""
+    layout, inputs = layout_on_gpu(), prefixes_on_gpu(32, 16, 64, dtype)
+
+    def gradients() -> tuple[Tensor, ...]:
+        ours = [values.clone().requires_grad_() for values in inputs]
+        return torch.autograd.grad(triton.backward_of_every_prefix(*ours, layout, 64).float().square().sum(), ours)
 
     for first, second in zip(gradients(), gradients(), strict=True):
         assert torch.equal(first, second)

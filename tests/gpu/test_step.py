@@ -109,7 +109,7 @@ def test_the_same_bits_twice(objective: str) -> None:
 
 @pytest.mark.skipif(not triton.available(), reason="Triton is not installed")
 def test_the_front_door_opens_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, with nothing asked for, a step of the paper's wiring runs every kernel."""
+    """On a GPU, with nothing asked for, a step of the paper's wiring and one of one pass run every kernel."""
     ran = set()
 
     def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,9 +119,12 @@ def test_the_front_door_opens_to_the_kernels(monkeypatch: pytest.MonkeyPatch) ->
 
         return run
 
-    for name in ("scan", "convolve_both_ways", "convolve", "gated_norm", "linear_cross_entropy"):
+    kernels = "scan", "backward_of_every_prefix", "convolve_both_ways", "convolve", "gated_norm", "linear_cross_entropy"
+    for name in kernels:
         monkeypatch.setattr(triton, name, counted(name, getattr(triton, name)))
     model = NextItemModel(SSD4Rec(SSD4RecConfig(width=64, layers=2, bidirectional="all")), ITEMS).cuda()
     config = TrainingConfig.model_validate({"objective": "prefix"})
     next_item_loss(model, prepare(batch("cpu"), config).to("cuda"), config)
-    assert ran == {"scan", "convolve_both_ways", "convolve", "gated_norm", "linear_cross_entropy"}
+    one_pass = NextItemModel(SSD4Rec(SSD4RecConfig(width=64, layers=2)), ITEMS).cuda()
+    next_item_loss(one_pass, prepare(batch("cpu"), TrainingConfig()).to("cuda"), TrainingConfig())
+    assert ran == set(kernels)

@@ -1,6 +1,7 @@
 """What the tests of the Triton kernels share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,26 @@ from torch import Tensor
 
 
 @pytest.fixture
-def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patched_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Triton's interpreter replaces the functions of its language anew at each call of a kernel's helper, which is most of its
+    time; here once a module that holds kernels, until the test ends."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is not installed")
+    replace, scopes = interpreter._patch_lang, {}
+
+    def once(function: Any) -> SimpleNamespace:
+        module = function.__globals__["__name__"]
+        if module not in scopes:
+            scopes[module] = replace(function)
+        return SimpleNamespace(restore=lambda: None)
+
+    monkeypatch.setattr(interpreter, "_patch_lang", once)
+    yield
+    for scope in reversed(scopes.values()):
+        scope.restore()
+
+
+@pytest.fixture
+def _poisoned(monkeypatch: pytest.MonkeyPatch, _patched_once: None) -> None:
     """What a kernel does not write is NaN, so that nothing passes on zeros that happened to be there."""
     for owner, name in ((Tensor, "new_empty"), (torch, "empty_like")):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))

@@ -15,6 +15,8 @@ from ssd4rec.data.packing import PackedBatch
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops import forms, triton
 from ssd4rec.ops.chunked import chunked_scan
+from ssd4rec.ops.convolution import convolve
+from ssd4rec.ops.prefixes import backward_of_every_prefix
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.training.objective import next_item_loss
 
@@ -32,7 +34,7 @@ def refuse(*_: Any, **__: Any) -> Tensor:
 
 
 def kernels() -> list[str]:
-    return ["scan", "convolve", "convolve_both_ways", "gated_norm", "linear_cross_entropy"]
+    return ["scan", "backward_of_every_prefix", "convolve", "convolve_both_ways", "gated_norm", "linear_cross_entropy"]
 
 
 def batch() -> PackedBatch:
@@ -84,8 +86,10 @@ def test_each_kernel_is_in_the_training_path(objective: str, monkeypatch: pytest
     bidirectional = "top" if objective == "one-pass" else "all"
     loss_and_gradients("triton", objective, layers=2, bidirectional=bidirectional)
     expected = {(name, False) for name in kernels()} | {("scan", True), ("convolve", True)}
-    if objective == "one-pass":  # the top layer's backward direction is `backward_of_every_prefix`
+    if objective == "one-pass":  # the top layer's backward direction is `backward_of_every_prefix`, and a layer below it has none
         expected -= {("convolve_both_ways", False), ("scan", True), ("convolve", True)}
+    else:
+        expected.remove(("backward_of_every_prefix", False))
     assert asked == expected
 
 
@@ -94,6 +98,28 @@ def test_sizes_without_a_kernel() -> None:
     inputs, layout = scan_inputs([3, 4], head_width=8, state_dim=16, dtype=torch.float32), lay_out(boundaries_of([3, 4]))
     with forms.using("triton"):
         assert torch.equal(forms.scan(*inputs, layout), chunked_scan(*inputs, layout))
+
+
+def test_float64_takes_the_torch_form() -> None:
+    """Even where kernels are asked for: they know at most 32 bits, and would round."""
+    inputs, layout = scan_inputs([3, 4], head_width=16, state_dim=16), lay_out(boundaries_of([3, 4]))
+    row, weight, bias = torch.randn(7, 64, dtype=torch.float64), torch.ones(64, 4).double(), torch.ones(64).double()
+    with forms.using("triton"):
+        assert torch.equal(forms.scan(*inputs, layout), chunked_scan(*inputs, layout))
+        assert torch.equal(forms.convolve(row, weight, bias, layout), convolve(row, weight, bias, layout))
+        found = forms.backward_of_every_prefix(row, weight, bias, inputs.dt, inputs.A, inputs.D, layout, 16)
+    assert torch.equal(found, backward_of_every_prefix(row, weight, bias, inputs.dt, inputs.A, inputs.D, layout, 16))
+
+
+@pytest.mark.parametrize(("heads", "state_dim", "conv_width"), [(8, 16, 4), (2, 8, 4), (2, 16, 5)], ids=["P=4", "N=8", "K=5"])
+def test_prefixes_of_sizes_without_a_kernel(heads: int, state_dim: int, conv_width: int) -> None:
+    """They take the torch form even where kernels are asked for."""
+    layout, channels = lay_out(boundaries_of([3, 4])), 32 + 2 * state_dim
+    inputs = torch.randn(7, channels), torch.ones(channels, conv_width), torch.ones(channels)
+    rates = torch.ones(7, heads), -torch.ones(heads), torch.ones(heads)
+    with forms.using("triton"):
+        found = forms.backward_of_every_prefix(*inputs, *rates, layout, state_dim)
+    assert torch.equal(found, backward_of_every_prefix(*inputs, *rates, layout, state_dim))
 
 
 def test_the_choice_ends_with_its_block() -> None:

@@ -1,6 +1,9 @@
 """The door to Triton opens for CUDA tensors only, and says what is missing."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,12 +30,15 @@ def row(layout: Layout) -> Tensor:
     "op",
     [
         lambda layout: triton.scan(*scan_inputs([3]), layout),
+        lambda layout: triton.backward_of_every_prefix(
+            row(layout), *[torch.ones(4)] * 2, row(layout), *[torch.ones(4)] * 2, layout, 1
+        ),
         lambda layout: triton.convolve(row(layout), torch.ones(4, 2), torch.ones(4), layout),
         lambda layout: triton.convolve_both_ways(row(layout), torch.ones(4, 2), torch.ones(4), layout),
         lambda layout: triton.linear_cross_entropy(row(layout), torch.ones(5, 4), torch.zeros(3, dtype=torch.int64)),
         lambda layout: triton.gated_norm(row(layout), row(layout), torch.ones(4), 1e-5),
     ],
-    ids=["scan", "convolve", "convolve_both_ways", "linear_cross_entropy", "gated_norm"],
+    ids=["scan", "backward_of_every_prefix", "convolve", "convolve_both_ways", "linear_cross_entropy", "gated_norm"],
 )
 def test_without_triton(op, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for by name without Triton, a kernel is an error that says what to install."""
@@ -40,6 +46,29 @@ def test_without_triton(op, monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton.version() is None
     with pytest.raises(BackendError, match="need Triton, which is not installed: install torch for CUDA"):
         op(lay_out(boundaries_of([3])))
+
+
+WITHOUT_INTERPRETER = """
+import torch
+from ssd4rec.ops import forms
+from ssd4rec.ops.segments import lay_out
+row = torch.ones(3, 4)
+with forms.using("triton"):
+    forms.convolve(row, torch.ones(4, 2), torch.ones(4), lay_out(torch.tensor([0, 3])))
+"""
+
+
+@pytest.mark.skipif(not triton.available() or torch.cuda.is_available(), reason="needs Triton and no GPU")
+def test_a_cpu_without_the_interpreter() -> None:
+    """Kernels asked for by hand on a CPU where nothing interprets them are an error that says what to do."""
+    # Run apart: in this process the kernels may have been decorated for the interpreter.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_INTERPRETER], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 1
+    assert "BackendError: Triton's kernels were asked for on a CPU tensor" in done.stderr
+    assert "set TRITON_INTERPRET=1" in done.stderr
 
 
 def test_one_door() -> None:

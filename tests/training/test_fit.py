@@ -74,6 +74,25 @@ def test_deterministic_training(world):
     assert equal(train(world, settings)[0], weights)
 
 
+@pytest.mark.parametrize("objective", ["one-pass", "prefix"])
+def test_bf16_training(world, objective):
+    """With precision "bf16-mixed" the weights stay float32 and learn as in float32: the losses to 1 %, NDCG@10 to 0.05."""
+    exact = SETTINGS.training.model_copy(update={"objective": objective, "max_epochs": 2, "mask_ratio": 0.0})
+    backbone = SETTINGS.backbone.model_copy(update={"dropout": 0.0})
+    reports = []
+    for precision in ("32-true", "bf16-mixed"):
+        training = exact.model_copy(update={"precision": precision})
+        weights, report = train(world, SETTINGS.model_copy(update={"training": training, "backbone": backbone}))
+        assert {values.dtype for values in weights.values()} == {torch.float32}
+        reports.append(report)
+    wide, narrow = reports
+    assert narrow.course[-1].loss < narrow.course[0].loss
+    for ours, theirs in zip(narrow.course, wide.course, strict=True):
+        assert ours.loss != theirs.loss
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-2)
+        assert ours.ndcg == pytest.approx(theirs.ndcg, abs=0.05)
+
+
 def test_training_leaves_the_random_numbers_of_the_caller_alone(world):
     """torch's generator is where it was."""
     torch.manual_seed(5)

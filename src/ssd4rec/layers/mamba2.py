@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.ops import forms
 from ssd4rec.ops.gather import mirrored, of_first
-from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
+from ssd4rec.ops.prefixes import last_of_scan
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
 
@@ -86,7 +86,7 @@ class Mamba2Mixer(nn.Module):
         if self.mirror_back:  # reversed back, the last position of a prefix has been read first: it knows itself only
             back = self.gated(self.alone(projected.channels, projected.dt), projected.gate)
         else:
-            y = backward_of_every_prefix(
+            y = forms.backward_of_every_prefix(
                 projected.channels,
                 self.conv_weight,
                 self.conv_bias,

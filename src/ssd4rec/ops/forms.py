@@ -2,10 +2,10 @@
 
 Layers and the model ask here and nowhere else. On a CUDA tensor of at most 32 bits, with Triton installed (torch for CUDA brings
 it), the kernels run; for anything else, and for head widths or state sizes that have no kernel, torch's form does. The two
-are held equal by the tests. `backward_of_every_prefix` and `last_of_scan` (`ops/prefixes.py`) exist as torch's form only.
+are held equal by the tests. `last_of_scan` (`ops/prefixes.py`) exists as torch's form only.
 
     scan                    every kernel is free of atomics: the same inputs give the same bits on the same device.
-    convolve, convolve_both_ways, gated_norm, linear_cross_entropy      the same.
+    backward_of_every_prefix, convolve, convolve_both_ways, gated_norm, linear_cross_entropy      the same.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssd4rec.ops import chunked, convolution, softmax, triton
+from ssd4rec.ops import chunked, convolution, prefixes, softmax, triton
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
@@ -44,7 +44,7 @@ def using(form: Form) -> Iterator[None]:
 def kernels_serve(x: Tensor) -> bool:
     """Do the kernels work on x, unless they lack its sizes?"""
     form = _asked.get()
-    return triton.serves(x) if form == "auto" else form == "triton"
+    return triton.serves(x) if form == "auto" else form == "triton" and triton.knows(x)
 
 
 def scan(
@@ -76,6 +76,36 @@ def scan(
     if kernels_serve(x) and triton.scans(x, B):
         return triton.scan(x, dt, A, B, C, D, layout, reverse=reverse)
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
+
+
+def backward_of_every_prefix(
+    channels: Channels,
+    weight: Tensor,
+    bias: Tensor,
+    dt: StepSizes,
+    A: Rates,
+    D: Rates,
+    layout: Layout,
+    state_dim: int,
+) -> Values:
+    """Y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
+
+    Args:
+        channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
+        weight: [E + 2N, K].
+        bias: [E + 2N].
+        dt: [T, H] step sizes, positive.
+        A: [H] decay rates, negative.
+        D: [H] skip weights.
+        layout: of the row.
+        state_dim: N.
+
+    Returns:
+        y [T, H, P]; the kernels give it in the channels' type, with decays and all sums in float32.
+    """
+    if kernels_serve(channels) and triton.reads_prefixes(channels, weight, dt, state_dim):
+        return triton.backward_of_every_prefix(channels, weight, bias, dt, A, D, layout, state_dim)
+    return prefixes.backward_of_every_prefix(channels, weight, bias, dt, A, D, layout, state_dim)
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:

@@ -1,9 +1,9 @@
 """The door to Triton: everything that imports it is in this folder, and is imported only when a kernel is asked for.
 
-serves(x)           may the kernels be used for this tensor? (on a capable GPU, of at most 32 bits; Triton installed)
-scans(x, B)         is there a kernel for these sizes?
+serves(x), knows(x)  may the kernels be used for this tensor? (on a capable GPU, of at most 32 bits; Triton installed)
+scans(x, B), reads_prefixes(channels, weight, dt, state_dim)         is there a kernel for these sizes?
 version()           of Triton, None if it is not installed
-scan, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
+scan, backward_of_every_prefix, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
 """
 
 from functools import cache
@@ -17,7 +17,8 @@ from ssd4rec.errors import BackendError
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 
-HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)  # P and N of the scan's kernels
+HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)  # P and N of the kernels that have heads and states
+CONVOLUTION_WIDTHS = (1, 2, 3, 4)  # K of `backward_of_every_prefix`, whose kernels are written out for each tap
 LEAST = (8, 0)  # compute capability (A100): bfloat16 and TF32 products
 SERVED = f"head_width in {HEAD_WIDTHS} and state_dim in {STATE_SIZES}"
 
@@ -39,9 +40,14 @@ def capable(device: int) -> bool:
     return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= LEAST
 
 
+def knows(x: Tensor) -> bool:
+    """Is x of a type that the kernels compute with: floating point, at most 32 bits?"""
+    return x.is_floating_point() and x.element_size() <= 4
+
+
 def serves(x: Tensor) -> bool:
     """Can the kernels of this folder work on x: is it on a capable GPU, of at most 32 bits, and is Triton installed?"""
-    return x.is_cuda and x.is_floating_point() and x.element_size() <= 4 and available() and capable(x.device.index)
+    return x.is_cuda and knows(x) and available() and capable(x.device.index)
 
 
 def scan(
@@ -71,10 +77,10 @@ def scan(
         y [T, H, P] in x's type.
 
     Raises:
-        BackendError: Triton is not installed.
+        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
         ShapeError: there are no kernels for these sizes or this type.
     """
-    _require()
+    _require(x)
     from ssd4rec.ops.triton import ssd  # noqa: PLC0415 - imports triton
 
     y: Values = ssd.scan(x, dt, A, B, C, D, layout, reverse=reverse)
@@ -83,7 +89,50 @@ def scan(
 
 def scans(x: Values, B: StateInputs) -> bool:
     """Does `scan` take x [T, H, P] and B [T, N]: their type and sizes?"""
-    return x.is_floating_point() and x.element_size() <= 4 and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
+    return knows(x) and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
+
+
+def backward_of_every_prefix(
+    channels: Channels,
+    weight: Tensor,
+    bias: Tensor,
+    dt: StepSizes,
+    A: Rates,
+    D: Rates,
+    layout: Layout,
+    state_dim: int,
+) -> Values:
+    """`ops.prefixes.backward_of_every_prefix` as kernels; see `prefixes.backward_of_every_prefix`.
+
+    Args:
+        channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
+        weight: [E + 2N, K].
+        bias: [E + 2N].
+        dt: [T, H] step sizes, positive.
+        A: [H] decay rates, negative.
+        D: [H] skip weights.
+        layout: of the row.
+        state_dim: N.
+
+    Returns:
+        y [T, H, P] in the channels' type.
+
+    Raises:
+        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
+        ShapeError: there are no kernels for these sizes or this type.
+    """
+    _require(channels)
+    from ssd4rec.ops.triton import prefixes  # noqa: PLC0415 - imports triton
+
+    y: Values = prefixes.backward_of_every_prefix(channels, weight, bias, dt, A, D, layout, state_dim)
+    return y
+
+
+def reads_prefixes(channels: Channels, weight: Tensor, dt: StepSizes, state_dim: int) -> bool:
+    """Does `backward_of_every_prefix` take channels [T, E + 2N], weight [E + 2N, K] and dt [T, H]: their type and sizes?"""
+    head_width, rest = divmod(channels.shape[1] - 2 * state_dim, dt.shape[1])
+    sizes = not rest and head_width in HEAD_WIDTHS and state_dim in STATE_SIZES and weight.shape[1] in CONVOLUTION_WIDTHS
+    return sizes and knows(channels)
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -97,9 +146,9 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
         reverse: read t+k in place of t-k.
 
     Raises:
-        BackendError: Triton is not installed.
+        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
     """
-    _require()
+    _require(channels)
     from ssd4rec.ops.triton import convolution  # noqa: PLC0415 - imports triton
 
     out: Channels = convolution.convolve(channels, weight, bias, layout, reverse=reverse)
@@ -116,9 +165,9 @@ def convolve_both_ways(channels: Channels, weight: Tensor, bias: Tensor, layout:
         layout: of the row.
 
     Raises:
-        BackendError: Triton is not installed.
+        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
     """
-    _require()
+    _require(channels)
     from ssd4rec.ops.triton import convolution  # noqa: PLC0415 - imports triton
 
     both: tuple[Channels, Channels] = convolution.convolve_both_ways(channels, weight, bias, layout)
@@ -134,10 +183,10 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
         targets: int64 [M], 0-based rows of the table.
 
     Raises:
-        BackendError: Triton is not installed.
+        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
         ShapeError: states and targets are not of one length.
     """
-    _require()
+    _require(states)
     from ssd4rec.ops.triton import softmax  # noqa: PLC0415 - imports triton
 
     return softmax.linear_cross_entropy(states, table, targets)
@@ -153,15 +202,26 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
         eps: of the norm.
 
     Raises:
-        BackendError: Triton is not installed.
+        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
     """
-    _require()
+    _require(y)
     from ssd4rec.ops.triton import gate as kernels  # noqa: PLC0415 - imports triton
 
     out: Hidden = kernels.gated_norm(y, gate, weight, eps)
     return out
 
 
-def _require() -> None:
+def _require(x: Tensor) -> None:
     if not available():
         raise BackendError("the CUDA kernels need Triton, which is not installed: install torch for CUDA, or use a CPU device")
+    if x.device.type == "cpu" and not _interprets():
+        raise BackendError(
+            "Triton's kernels were asked for on a CPU tensor, which only Triton's interpreter takes: set TRITON_INTERPRET=1 "
+            'before Python starts, move the tensors to a GPU, or take torch\'s form (forms.using("auto"))'
+        )
+
+
+def _interprets() -> bool:
+    from ssd4rec.ops.triton import segment_sums  # noqa: PLC0415 - imports triton
+
+    return segment_sums.interpreted()
