@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, add_by_head_, by_head, full, scale_, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, add_by_head_, beside, by_head, full, hand_on_, scale_, sum_of_head
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 SMALLEST_BLOCK = 8
@@ -271,7 +271,7 @@ def _carry(x: Tensor, steps: Tensor, writes: Tensor, decays: _Decays, chunks: Ch
     leaving = by_head(x.view(-1, Q, x.shape[-1])[source], decays.out_of * steps.view(-1, Q, steps.shape[-1])[source])
     state = writes.view(-1, Q, writes.shape[-1])[source].mT @ leaving
     for links in chunks.relays_back if reverse else chunks.relays:
-        state[links] += by_head(state[links + before], decays.across[links][:, None])
+        hand_on_(state, beside(links, before), links, decays.across[links][:, None])
     return state
 
 
@@ -302,7 +302,7 @@ def _carry_backward(
     d_carry = reads[target].mT @ reading
     add_at_(d_reads, target, reading @ carry.mT)
     for links in reversed(chunks.relays_back if reverse else chunks.relays):
-        d_carry[links + before] += by_head(d_carry[links], decays.across[links][:, None])
+        hand_on_(d_carry, links, beside(links, before), decays.across[links][:, None])
     leaving = by_head(x[source], decays.out_of * steps[source])
     add_at_(du, source, scale_(writes[source] @ d_carry, decays.out_of))
     add_at_(d_writes, source, leaving @ d_carry.mT)

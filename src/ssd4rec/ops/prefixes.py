@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, by_head, full, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, beside, by_head, full, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -259,7 +259,7 @@ def _cumulative(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: boo
     exit_ = 0 if reverse else Q - 1
     carry = sums[source, exit_].clone() if inclusive else sums[source, exit_] + shaped[source, exit_]  # with slices a view
     for links in chunks.relays_back if reverse else chunks.relays:
-        carry[links] += carry[links + (1 if reverse else -1)]
+        carry[links] += carry[beside(links, 1 if reverse else -1)]
     reached = history[target] == history[source, exit_][:, None]
     add_at_(sums, target, carry[:, None] * reached[..., None])
     return sums.view(-1, values.shape[1])[:length]

@@ -30,8 +30,9 @@ class Chunks:
     left: Tensor
     # A history over the chunks 3, 4, 5, 6 makes three links. What 3|4 hands on is needed before 4|5 can be worked out, and so
     # on: relays lists the links that wait for the link before them, those that can be finished at the same time together.
-    relays: tuple[Tensor, ...]
-    relays_back: tuple[Tensor, ...]  # the same for a scan from the end of the row to its start: each waits for the next
+    # A link alone is a slice.
+    relays: tuple[Tensor | slice, ...]
+    relays_back: tuple[Tensor | slice, ...]  # the same for a scan from the end of the row to its start: each waits for the next
 
     @property
     def count(self) -> int:
@@ -97,14 +98,20 @@ def lay_out(boundaries: Boundaries, chunk: int = CHUNK, device: torch.device | N
     left, waits = _links(edges, chunk)
     relays = _relays(waits)
     relays_back = tuple(left.shape[0] - 1 - links for links in _relays(waits.flip(0)))
-    here, left, *links = _sent_together([edges, left, *relays, *relays_back], device)
+    shared = [links for links in (*relays, *relays_back) if len(links) > 1]
+    here, left, *shared = _sent_together([edges, left, *shared], device)
+    remaining = iter(shared)
+    forth, back = (
+        tuple(next(remaining) if len(links) > 1 else slice(int(links), int(links) + 1) for links in each)
+        for each in (relays, relays_back)
+    )
 
     history = torch.repeat_interleave(here.diff(), output_size=length)
     first, last = here[:-1][history], here[1:][history] - 1
     place = torch.arange(length, device=device) - first
     table = torch.full((-(-length // chunk) * chunk,), -1, dtype=history.dtype, device=device)
     table[:length] = history
-    chunks = Chunks(chunk, table.view(-1, chunk), left, tuple(links[: len(relays)]), tuple(links[len(relays) :]))
+    chunks = Chunks(chunk, table.view(-1, chunk), left, forth, back)
     return Layout(here, first, last, place, history, chunks)
 
 
@@ -200,6 +207,19 @@ def add_at_(total: Tensor, at: Tensor | slice, values: Tensor) -> None:
         total[at] += values
     else:
         total.index_add_(0, at, values)
+
+
+def beside(links: Tensor | slice, step: int) -> Tensor | slice:
+    """The links `step` further on."""
+    return slice(links.start + step, links.stop + step) if isinstance(links, slice) else links + step
+
+
+def hand_on_(total: Tensor, source: Tensor | slice, to: Tensor | slice, factor: Tensor) -> None:
+    """total[to] += by_head(total[source], factor), for links that do not wait for each other."""
+    if isinstance(to, slice):
+        add_by_head_(total[to], total[source], factor)
+    else:
+        total[to] += by_head(total[source], factor)
 
 
 def sum_of_head(values: Tensor, heads: int) -> Tensor:
