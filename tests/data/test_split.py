@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ssd4rec.config import DataConfig
 from ssd4rec.data.histories import Kept, build_histories
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, truncate
+from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time
 from ssd4rec.errors import DataError
 
 
@@ -75,29 +75,25 @@ def test_prefixes_ask_for_the_same_one_a_row(examples):
 
 
 @given(some_examples(), st.integers(1, 8))
-def test_truncated_prefixes_read_the_last_events(examples, longest):
+def test_prefixes_of_a_greatest_length_read_the_last_events(examples, longest):
     """Every target stays, with at most `longest` events before it."""
-    found = every_target(truncate(examples.prefixes(), longest))
+    found = every_target(replace(examples, max_length=longest).prefixes())
     assert found == [(user, max(start, target - longest), target) for user, start, target in every_target(examples)]
 
 
 @given(some_examples(), st.integers(1, 8))
-def test_truncated_rows_read_the_last_events(examples, longest):
-    """A row keeps the targets after the events that it still reads."""
-    found = truncate(examples, longest)
-    expected = [
-        (user, max(start, stop - 1 - longest), target)
-        for user, start, first, stop in zip(examples.user, examples.start, examples.first_target, examples.stop, strict=True)
-        for target in range(max(first, max(start, stop - 1 - longest) + 1), stop)
-    ]
-    assert every_target(found) == expected
-    assert len(found) == len(examples)
-    assert (found.stop - 1 - found.start <= longest).all()
-
-
-def test_truncate_needs_an_event_to_read():
-    with pytest.raises(DataError, match="max_length must be 1 or more, found 0"):
-        truncate(Examples(*(np.ones(1, dtype=np.int64),) * 4), 0)
+def test_windows_ask_for_every_target_once(examples, longest):
+    """In the same order; from all events before it, or from half to all of the last `longest`."""
+    cut = replace(examples, max_length=longest)
+    windows = cut.windows()
+    assert [(user, target) for user, _, target in every_target(windows)] == [(u, t) for u, _, t in every_target(examples)]
+    assert (windows.lengths <= longest).all()
+    assert (windows.start < windows.first_target).all()
+    for (_, read_from, target), (_, start, _) in zip(every_target(windows), every_target(examples), strict=True):
+        assert read_from == start or longest // 2 < target - read_from <= longest
+    assert cut.tokens_one_pass == windows.lengths.sum()
+    assert cut.targets == examples.targets
+    assert examples.windows() is examples
 
 
 def test_leave_last_out_by_hand():
@@ -241,10 +237,10 @@ def test_the_order_of_a_file_is_no_time():
 def test_make_split_follows_the_settings():
     histories, catalogue = world({"a": "uvwxyz"})
     by_user = make_split(histories, DataConfig(max_length=2))
-    assert asked(histories, catalogue, by_user.train) == [("a", "v", "w"), ("a", "vw", "x")]
-    assert asked(histories, catalogue, by_user.validation) == [("a", "wx", "y")]
-    assert asked(histories, catalogue, by_user.test) == [("a", "xy", "z")]
+    assert asked(histories, catalogue, by_user.train.prefixes()) == [("a", "u", "v"), ("a", "uv", "w"), ("a", "vw", "x")]
+    assert asked(histories, catalogue, by_user.validation.prefixes()) == [("a", "wx", "y")]
+    assert asked(histories, catalogue, by_user.test.prefixes()) == [("a", "xy", "z")]
     by_time = make_split(histories, DataConfig(split="time", validation_from="3", test_from="4", max_length=3))
-    assert asked(histories, catalogue, by_time.test) == [("a", "vwx", "y"), ("a", "wxy", "z")]
+    assert asked(histories, catalogue, by_time.test.prefixes()) == [("a", "vwx", "y"), ("a", "wxy", "z")]
     assert by_time.protocol == "time: validation from 3, test from 4"
     assert make_split(histories, DataConfig()).train.targets == 3

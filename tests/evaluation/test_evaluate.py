@@ -8,7 +8,6 @@ import torch
 
 import worlds
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.data.split import truncate
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.evaluate import evaluate, refuse_other_protocol
 from ssd4rec.experiment import make_model, training_counts
@@ -101,8 +100,8 @@ def test_a_protocol_says_how_much_of_a_history_was_read(world):
     """All histories have four events before the test target: cut at 2 it says 2, cut at 4 nothing is cut."""
     model, part = Popularity(counts_of(world)), world.split.test
     assert evaluate(model, world.histories, part).protocol.max_length is None
-    assert evaluate(model, world.histories, truncate(part, 4)).protocol.max_length is None
-    assert evaluate(model, world.histories, truncate(part, 2)).protocol.max_length == 2
+    assert evaluate(model, world.histories, replace(part, max_length=4)).protocol.max_length is None
+    assert evaluate(model, world.histories, replace(part, max_length=2)).protocol.max_length == 2
 
 
 def test_a_protocol_names_everything_that_decides_the_number(world):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec.config import TrainingConfig
+from ssd4rec.config import DataConfig, TrainingConfig
 from ssd4rec.data.packing import lay_end_to_end
+from ssd4rec.data.split import make_split
 from ssd4rec.experiment import make_model
 from ssd4rec.training.objective import cost_of_pass, masked, next_item_loss, plan_pass
 
@@ -92,6 +93,19 @@ def test_the_cost_of_both_objectives_is_counted():
     assert (once.targets, once.tokens, once.tokens_of_other) == (3, 3, 6)
     assert (every.targets, every.tokens, every.tokens_of_other) == (3, 6, 3)
     assert every.advice(TrainingConfig(objective="prefix")) is None
+
+
+def test_a_greatest_length_bounds_what_is_read_under_either_objective():
+    """12 events train 9 targets, each from at most 4 events: 4 + 4 + 4 + 3 in windows, 1 + 2 + 3 + 6 x 4 by prefixes."""
+    train = make_split(worlds.world([list(range(12))]).histories, DataConfig(max_length=4)).train
+    for objective, tokens in (("one-pass", 15), ("prefix", 30)):
+        config = TrainingConfig(objective=objective)
+        cost = cost_of_pass(train, config)
+        assert (cost.targets, cost.tokens) == (9, tokens)
+        examples = plan_pass(train, config, epoch=0).examples
+        assert (examples.targets, int(examples.lengths.sum()), int(examples.lengths.max())) == (9, tokens, 4)
+    sampled = cost_of_pass(train, TrainingConfig(objective="prefix", prefixes_per_history=9))
+    assert (sampled.targets, sampled.tokens) == (9, 30)
 
 
 def test_a_dear_objective_is_answered_with_the_cheap_one():

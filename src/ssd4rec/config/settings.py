@@ -22,7 +22,7 @@ class DataConfig(Settings):
     split: Literal["leave-last-out", "time"] = "leave-last-out"
     validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over
     test_from: str | None = None  # None: when 90 % of the events are over
-    max_length: int | None = Field(None, ge=1)  # only the last events of a history are read; None: all of them
+    max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it; None: from all
 
 
 class TrainingConfig(Settings):

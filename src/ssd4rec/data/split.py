@@ -1,6 +1,6 @@
 """Which prefix predicts which item: train, validation and test."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,15 @@ Numbers = npt.NDArray[np.int64]
 class Examples:
     """Views into the flat histories: for row r and every t in first_target[r] … stop[r] - 1, items[start[r]:t] predict items[t].
 
-    start < first_target < stop in every row; positions are absolute.
+    start < first_target < stop in every row; positions are absolute. With `max_length` at most so many events before t are read;
+    `windows()` and `prefixes()` say the same in rows that are read from their start.
     """
 
     user: Numbers  # [rows] whose history
     start: Numbers  # [rows] the first event that is read
     first_target: Numbers  # [rows] the first event that is asked for
     stop: Numbers  # [rows] one past the last event that is asked for
+    max_length: int | None = None  # events that are read before a target
 
     def __len__(self) -> int:
         """How many rows."""
@@ -41,22 +43,40 @@ class Examples:
 
     @property
     def tokens_one_pass(self) -> int:
-        """Events read when each row is read once."""
-        return int(self.lengths.sum())
+        """Events read when each row, or window of one, is read once."""
+        return int(self.windows().lengths.sum())
 
     @property
     def tokens_prefix(self) -> int:
-        """Events read when each target's prefix is read by itself: the sum of t - start over all targets."""
-        shortest, longest = self.first_target - self.start, self.stop - 1 - self.start
-        return int(((shortest + longest) * (longest - shortest + 1) // 2).sum())
+        """Events read when each target's prefix is read by itself."""
+        return int(self.prefixes().lengths.sum())
 
     def prefixes(self) -> "Examples":
-        """The same targets, one a row, in the same order."""
+        """The same targets, one a row, in the same order; each row reads at most `max_length` events."""
         asked = self.stop - self.first_target
         row = np.repeat(np.arange(len(self)), asked)
         before = np.cumsum(asked) - asked
         target = np.arange(len(row)) + (self.first_target - before)[row]
-        return Examples(self.user[row], self.start[row], target, target + 1)
+        start = self.start[row] if self.max_length is None else np.maximum(self.start[row], target - self.max_length)
+        return Examples(self.user[row], start, target, target + 1)
+
+    def windows(self) -> "Examples":
+        """The same targets in rows that read at most `max_length` events: windows that overlap by half.
+
+        Each target is asked for once, by the first window that reaches it: in the first window from all events before it, later
+        from the last max_length / 2 to max_length events (difference D10).
+        """
+        if self.max_length is None:
+            return self
+        stride = (self.max_length + 1) // 2
+        count = 1 + np.maximum(self.lengths - self.max_length + stride - 1, 0) // stride
+        row = np.repeat(np.arange(len(self)), count)
+        start = self.start[row] + (np.arange(len(row)) - (np.cumsum(count) - count)[row]) * stride
+        stop = np.minimum(start + self.max_length + 1, self.stop[row])
+        new_from = np.where(start == self.start[row], start + 1, start + 1 + self.max_length - stride)
+        first = np.maximum(self.first_target[row], new_from)
+        asks = first < stop
+        return Examples(self.user[row][asks], start[asks], first[asks], stop[asks])
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,7 @@ class Split:
 
 
 def make_split(histories: Histories, config: DataConfig) -> Split:
-    """Split as the settings say, and read at most `max_length` events.
+    """Split as the settings say. With `max_length` every target stays, and is predicted from at most so many events.
 
     Raises:
         DataError: see `leave_last_out` and `split_by_time`.
@@ -79,9 +99,9 @@ def make_split(histories: Histories, config: DataConfig) -> Split:
         split = split_by_time(histories, config.validation_from, config.test_from)
     else:
         split = leave_last_out(histories)
-    if config.max_length is None:
-        return split
-    train, validation, test = (truncate(part, config.max_length) for part in (split.train, split.validation, split.test))
+    train, validation, test = (
+        replace(part, max_length=config.max_length) for part in (split.train, split.validation, split.test)
+    )
     return Split(train, validation, test, split.protocol)
 
 
@@ -158,21 +178,6 @@ def split_by_time(histories: Histories, validation_from: str | None = None, test
         if not len(part):
             raise DataError(_empty_part(name, shown, histories))
     return Split(**parts, protocol=f"time: validation from {shown[0]}, test from {shown[1]}")
-
-
-def truncate(examples: Examples, max_length: int) -> Examples:
-    """Read only the last `max_length` events of each row.
-
-    A row with one target keeps it. A row with several keeps those that follow an event which is still read, so each is
-    predicted from at most `max_length` events; take `prefixes()` first to keep every target.
-
-    Raises:
-        DataError: max_length is below 1.
-    """
-    if max_length < 1:
-        raise DataError(f"max_length must be 1 or more, found {max_length}")
-    start = np.maximum(examples.start, examples.stop - 1 - max_length)
-    return Examples(examples.user, start, np.maximum(examples.first_target, start + 1), examples.stop)
 
 
 def _examples(user: Numbers, start: Numbers, first: Numbers, stop: Numbers, chosen: npt.NDArray[np.bool_]) -> Examples:

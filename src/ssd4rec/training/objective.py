@@ -96,7 +96,8 @@ def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
     """Lay out one pass; a function of the seed and the epoch alone, so that a resumed run sees the same batches."""
     rng = np.random.default_rng((config.seed, epoch))
     if config.objective != "prefix":
-        return Plan(train, plan_batches(train.lengths, config.token_budget, rng))
+        windows = train.windows()
+        return Plan(windows, plan_batches(windows.lengths, config.token_budget, rng))
     examples = train.prefixes()
     if config.prefixes_per_history is not None:
         rows = _sampled(examples.user, config.prefixes_per_history, rng)
@@ -141,7 +142,6 @@ def cost_of_pass(train: Examples, config: TrainingConfig) -> Cost:
         return Cost(once + len(train), len(train) + int(config.mask_ratio * once), every)
     if config.prefixes_per_history is None:
         return Cost(every, train.targets, once)
-    share = np.minimum(config.prefixes_per_history / (train.stop - train.first_target), 1.0)
-    mean_prefix = (train.first_target + train.stop - 1) / 2 - train.start
-    targets = share * (train.stop - train.first_target)
-    return Cost(int((targets * mean_prefix).sum()), int(targets.sum()), once)
+    asked = train.stop - train.first_target
+    share = np.repeat(np.minimum(config.prefixes_per_history / asked, 1.0), asked)
+    return Cost(int((share * train.prefixes().lengths).sum()), int(share.sum()), once)
