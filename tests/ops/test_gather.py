@@ -36,6 +36,17 @@ def test_of_first(lengths: list[int]) -> None:
     assert relative_error(*(torch.autograd.grad(out, values, upstream)[0] for out in (found, expected))) < 1e-14
 
 
+@given(lengths=lengths_of_histories)
+def test_sum_of_history(lengths: list[int]) -> None:
+    """Values and gradients are those of a loop over the histories."""
+    values, boundaries = row(sum(lengths)), boundaries_of(lengths)
+    found = gather.sum_of_history(values, lay_out(boundaries))
+    expected = torch.stack([part.sum(0) for part in values.split(lengths)])
+    assert relative_error(found, expected) < 1e-14
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.equal(*(torch.autograd.grad(out, values, upstream)[0] for out in (found, expected)))
+
+
 def test_half_precision_is_summed_in_float32() -> None:
     """4,096 gradients of one add up to 4,096; in bfloat16 the sum would end at 256."""
     values = torch.zeros(4096, 1, dtype=torch.bfloat16, requires_grad=True)

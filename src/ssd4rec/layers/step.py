@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.convolution import convolve, taps
+from ssd4rec.ops.gather import sum_of_history
 from ssd4rec.ops.prefixes import cumulative_sum
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Hidden, States
@@ -99,7 +100,7 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     x, B, C = mixer.split(F.silu(heard))
     complete = layout.last - layout.first - layout.place >= len(back)
     weights = strength * ((C[layout.first] * B).sum(1) * complete)[:, None]
-    settled = torch.segment_reduce((x * weights[..., None]).flatten(1), "sum", lengths=lengths, axis=0, unsafe=True)
+    settled = sum_of_history((x * weights[..., None]).flatten(1), layout)
     return new._replace(
         settled=settled,
         strengths=strength[last] * there,

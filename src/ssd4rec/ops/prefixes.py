@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.ops.convolution import taps
+from ssd4rec.ops.gather import sum_of_history
 from ssd4rec.ops.segments import Chunks, Layout, add_at_, beside, by_head, full, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
@@ -90,8 +91,7 @@ def last_of_scan(
     at = layout.boundaries[:-1] if reverse else layout.read_out
     read = (C[layout.first if reverse else layout.last] * B).sum(1, keepdim=True)
     weighted = x * (dt * torch.exp(past) * read)[..., None]
-    lengths = layout.boundaries[1:] - layout.boundaries[:-1]
-    total = torch.segment_reduce(weighted.flatten(1), "sum", lengths=lengths, axis=0, unsafe=True)
+    total = sum_of_history(weighted.flatten(1), layout)
     return total.view(-1, *x.shape[1:]) + D[:, None] * x[at]
 
 
