@@ -69,6 +69,16 @@ def test_the_metrics_are_those_of_the_kept_ranks(swept):
             assert row["metrics"][f"mrr@{cutoff}"]["mean"] == mrr(ranks, cutoff)
 
 
+@pytest.mark.slow
+def test_each_run_keeps_the_course_of_its_epochs(swept):
+    """Two epochs, two lines with loss and validation figure."""
+    logs = list((swept / "out").glob("runs/*/log.txt"))
+    assert len(logs) == 2
+    for log in logs:
+        lines = [line for line in log.read_text().splitlines() if line.startswith("epoch")]
+        assert [line.split()[:5:2] for line in lines] == [["epoch", "loss", "validation"]] * 2
+
+
 class Cells(HTMLParser):
     """The cells of all tables, in order, and addresses that a page would load."""
 

@@ -68,7 +68,7 @@ class Processes:
     def _make(self, folder: Path, spec: dict[str, Any], tell: Tell) -> None:
         folder.mkdir(exist_ok=True)
         write_whole(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
-        with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        with (folder / "log.txt").open("a", encoding="utf-8") as log:
             process = self._start(folder, log.fileno())
             if process is None:
                 return

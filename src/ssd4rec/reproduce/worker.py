@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from rich.console import Console
 
 from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
@@ -25,6 +26,7 @@ from ssd4rec.errors import ArtefactError
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import POPULARITY, RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
+from ssd4rec.training.progress import TrainingProgress
 
 
 def work(folder: Path) -> None:
@@ -66,12 +68,12 @@ def work(folder: Path) -> None:
 
 def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
     try:
-        return experiment.train(data, config, folder / "model", resume=resume, callbacks=[_Tell()])
+        return experiment.train(data, config, folder / "model", resume=resume, callbacks=_watching())
     except ArtefactError:
         if not resume:
             raise
         # what an earlier version of the code left cannot be gone on with: begun anew
-        return experiment.train(data, config, folder / "model", callbacks=[_Tell()])
+        return experiment.train(data, config, folder / "model", callbacks=_watching())
 
 
 def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:
@@ -99,11 +101,15 @@ def _processor() -> str:
     return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
 
 
+def _watching() -> list[pl.Callback]:
+    return [_Tell(), TrainingProgress(Console(stderr=True))]  # standard error is log.txt in the run's folder
+
+
 class _Tell(pl.Callback):
     """One line an epoch on standard output, for the sweep's bar."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        sys.stdout.write(f"epoch {trainer.current_epoch + 1}\n")
+        sys.stdout.write(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}\n")
         sys.stdout.flush()
 
 
