@@ -18,13 +18,14 @@ from lightning.pytorch import Callback
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.popularity import Popularity
+from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config
 from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.histories import Histories, build_histories, describe
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
-from ssd4rec.data.split import Split, make_split, training_counts
-from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, evaluate
+from ssd4rec.data.split import Split, make_split, training_counts, training_part
+from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import LAST, fit
@@ -146,7 +147,7 @@ def make_model(config: Config, catalogue_size: int) -> NextItemModel:
         return NextItemModel(make_backbone(config.backbone), catalogue_size)
 
 
-def measure(model: Ranker, data: Prepared, config: Config, counts: Numbers, progress: Progress | None = None) -> Ranking:
+def measure(model: Ranker | Scorer, data: Prepared, config: Config, counts: Numbers, progress: Progress | None = None) -> Ranking:
     """Rank the test part under the protocol of the settings."""
     return evaluate(
         model,
@@ -159,6 +160,11 @@ def measure(model: Ranker, data: Prepared, config: Config, counts: Numbers, prog
         training_counts=counts,
         progress=progress,
     )
+
+
+def count_transitions(data: Prepared) -> Transitions:
+    """The baseline that counts what followed what in the training part."""
+    return Transitions(*training_part(data.histories, data.split.train), len(data.catalogue))
 
 
 def measure_again(

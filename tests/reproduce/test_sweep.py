@@ -28,8 +28,8 @@ from ssd4rec.reproduce.sweep import Part
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
 OPTIONS = (
-    "--models", "ssd4rec,gru4rec,popularity", "--epochs", "2", "--width", "16", "--set", "data.min_interactions=1", "--set",
-    "training.token_budget=256",
+    "--models", "ssd4rec,gru4rec,popularity,transitions", "--epochs", "2", "--width", "16",
+    "--set", "data.min_interactions=1", "--set", "training.token_budget=256",
 )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_the_report_shows_the_figures_of_results_json(swept):
     page.feed((swept / "out" / "report.html").read_text())
     shown = {row[0]: row[1:] for row in page.rows if len(row) == 8 and row[-1] in ("1/1", "-")}
     found = figures(json.loads((swept / "out" / "results.json").read_text()))
-    assert set(found) == {"ssd4rec", "gru4rec", "popularity"}
+    assert set(found) == {"ssd4rec", "gru4rec", "popularity", "transitions"}
     for label, metrics in found.items():
         assert shown[label][:-1] == [f"{each['mean']:.4f}" for each in metrics.values()]
     assert page.loaded == []

@@ -208,6 +208,14 @@ def _empty_part(name: str, shown: list[str], histories: Histories) -> str:
     return f"the {name} part is empty: {lies}; the times go from {earliest} to {latest}, name other moments"
 
 
+def training_part(histories: Histories, train: Examples) -> tuple[Numbers, Numbers]:
+    """(items [T], boundaries [B + 1]): what the training part reads or asks for, packed."""
+    lengths = train.stop - train.start
+    boundaries = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    place = np.arange(boundaries[-1]) + np.repeat(train.start - boundaries[:-1], lengths)
+    return histories.items[place].astype(np.int64), boundaries
+
+
 def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:
     """[V + 1]: how often each item number occurs in the training part."""
     edges = np.zeros(len(histories.items) + 1, dtype=np.int64)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from ssd4rec.data.packing import Numbers, pack
 from ssd4rec.data.split import Examples
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
-from ssd4rec.evaluation.ranks import ranks_of_states
-from ssd4rec.shapes import Boundaries, Items, States
+from ssd4rec.evaluation.ranks import ranks_of_blocks, ranks_of_states
+from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 Progress = Callable[[int, int], None]  # (done, all)
 
@@ -31,6 +32,17 @@ class Ranker(Interface):
 
     def encode(self, items: Items, boundaries: Boundaries) -> States:
         """[T] packed histories -> [B, D]; the score of an item is the product with its vector."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Interface):
+    """What can be measured although its scores are no products."""
+
+    catalogue_size: int
+
+    def score_blocks(self, items: Items, boundaries: Boundaries) -> Iterator[tuple[slice, Scores]]:
+        """[T] packed histories -> which of them, and their scores [rows, V], a few at a time."""
         ...
 
 
@@ -115,7 +127,7 @@ def refuse_other_protocol(ours: Protocol, theirs: Protocol) -> None:
 
 
 def evaluate(  # noqa: PLR0913 - the parts of a protocol
-    model: Ranker,
+    model: Ranker | Scorer,
     histories: Histories,
     examples: Examples,
     *,
@@ -156,7 +168,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     ranks = _rank(model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence)
     protocol = Protocol(
         split=split,
-        candidates=f"whole catalogue, {model.item_vectors.shape[0]} items",
+        candidates=f"whole catalogue, {_catalogue_size(model)} items",
         seen=seen,
         ties="worst rank",
         k_core=histories.filtering.k,
@@ -172,20 +184,28 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
 
 
 def _rank(
-    model: Ranker, histories: Histories, single: Examples, token_budget: int, *, filtered: bool, progress: Progress
+    model: Ranker | Scorer, histories: Histories, single: Examples, token_budget: int, *, filtered: bool, progress: Progress
 ) -> Ranks:
     ranks, done = [], 0
     with torch.inference_mode(), _evaluating(model):
-        vectors = model.item_vectors
-        _check_catalogue(histories, vectors.shape[0])
+        _check_catalogue(histories, _catalogue_size(model))
+        device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
         for packed in pack(histories, single, token_budget):
-            batch = packed.to(vectors.device)
-            targets = batch.targets[batch.boundaries[1:] - 1]
+            batch = packed.to(device)
+            read, targets = (batch.items, batch.boundaries), batch.targets[batch.boundaries[1:] - 1]
             seen = (batch.items, torch.repeat_interleave(batch.boundaries.diff())) if filtered else ()
-            ranks.append(ranks_of_states(model.encode(batch.items, batch.boundaries), vectors, targets, *seen).cpu())
+            if isinstance(model, Scorer):
+                ranked = ranks_of_blocks(model.score_blocks(*read), targets, *seen)
+            else:
+                ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, *seen)
+            ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))
     return torch.cat(ranks).numpy()
+
+
+def _catalogue_size(model: Ranker | Scorer) -> int:
+    return model.catalogue_size if isinstance(model, Scorer) else int(model.item_vectors.shape[0])
 
 
 def _check_catalogue(histories: Histories, items: int) -> None:
@@ -229,7 +249,7 @@ def _group(name: str, ranks: Ranks, cutoff: int) -> Iterator[Group]:
 
 
 @contextmanager
-def _evaluating(model: Ranker) -> Iterator[None]:
+def _evaluating(model: Ranker | Scorer) -> Iterator[None]:
     """Dropout off inside; afterwards every part is in the mode that it was in."""
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     modes = [module.training for module in modules]

@@ -1,6 +1,6 @@
 """The rank of a target among the whole catalogue."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -80,8 +80,34 @@ def ranks_of_states(
     states = states.to(item_vectors.dtype)  # under autocast they may be bfloat16
     lengths = states.norm(dim=1) * item_vectors[targets - 1].norm(dim=1)
     rounding = 4 * torch.finfo(states.dtype).eps * lengths
+    return ranks_of_blocks(score_blocks(states, item_vectors), targets, seen, seen_rows, rounding)
+
+
+def ranks_of_blocks(
+    blocks: Iterable[tuple[slice, Scores]],
+    targets: Tensor,
+    seen: Tensor | None = None,
+    seen_rows: Tensor | None = None,
+    rounding: Tensor | None = None,
+) -> Tensor:
+    """`rank_targets` of scores that are made a few histories at a time.
+
+    Args:
+        blocks: which rows, and their scores [rows, V], in order.
+        targets: int64 [B] item numbers.
+        seen: int64 [events] item numbers that are left out of the candidates of the history in `seen_rows`.
+        seen_rows: int64 [events], rising.
+        rounding: [B], scores that are below the target's by no more than this are equal to it.
+
+    Returns:
+        int64 [B].
+
+    Raises:
+        DataError: a score is not a finite number.
+        ShapeError: a target is not one of the V items.
+    """
     ranks = []
-    for rows, scores in score_blocks(states, item_vectors):
+    for rows, scores in blocks:
         removed = None
         if seen is not None and seen_rows is not None:
             edges = torch.tensor([rows.start, rows.stop], device=seen_rows.device)
@@ -89,7 +115,7 @@ def ranks_of_states(
             known = seen[first:last] > 0
             removed = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
             removed[seen_rows[first:last][known] - rows.start, seen[first:last][known] - 1] = True
-        ranks.append(rank_targets(scores, targets[rows], removed, rounding[rows]))
+        ranks.append(rank_targets(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
     return torch.cat(ranks)
 
 

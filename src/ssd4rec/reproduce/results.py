@@ -14,8 +14,8 @@ from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.published import PUBLISHED, Published, published_row
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.runs import FAILURE, POPULARITY, Run, ranks_of, result_of
-from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Budget, Point
+from ssd4rec.reproduce.runs import FAILURE, Run, ranks_of, result_of
+from ssd4rec.reproduce.studies import COUNTED, STUDIES, WIRINGS, Budget, Point
 
 if TYPE_CHECKING:
     from ssd4rec.reproduce.sweep import Part
@@ -53,9 +53,10 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     rows = [_row(point, part, budget, out) for point in part.points]
     finished = [seed for row in rows for seed in row["seeds"] if seed["state"] == "finished"]
     first = result_of(out / "runs" / finished[0]["key"]) if finished else None
-    _add_popularity(rows, first)
+    counted = _counted(finished, out)
+    _add_counted(rows, counted, out)
     if part.study == "accuracy":
-        _add_tests(rows, out, finished[0]["key"] if finished else None)
+        _add_tests(rows, out, counted)
     if part.study == "ablation":
         rows.extend(_padded(rows))
     ours = {row["model"] for row in rows}
@@ -146,28 +147,39 @@ def _published(row: Published | None) -> dict[str, Any] | None:
     return None if row is None else {"figures": dict(row.figures), "grade": row.grade, "source": row.source}
 
 
-def _add_popularity(rows: Sequence[dict[str, Any]], first: Mapping[str, Any] | None) -> None:
+def _counted(finished: Sequence[Mapping[str, Any]], out: Path) -> dict[str, str]:
+    """A run that has measured each baseline that is only counted, the same figures in all of them."""
+    found = {}
+    for name in COUNTED:
+        keys = (seed["key"] for seed in finished if (out / "runs" / seed["key"] / f"{name}.npy").is_file())
+        if key := next(keys, None):
+            found[name] = key
+    return found
+
+
+def _add_counted(rows: Sequence[dict[str, Any]], counted: Mapping[str, str], out: Path) -> None:
     for row in rows:
-        if row["model"] == "popularity" and first is not None:
-            row["metrics"] = {name: _spread([value]) for name, value in first["popularity"]["test"].items()}
+        if row["model"] in counted:
+            result = result_of(out / "runs" / counted[row["model"]]) or {}
+            row["metrics"] = {name: _spread([value]) for name, value in result[row["model"]]["test"].items()}
 
 
-def _add_tests(rows: Sequence[dict[str, Any]], out: Path, first: str | None) -> None:
+def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Mapping[str, str]) -> None:
     """Beside each wiring of ours: the paired test against the best model that is not ours."""
     done = [row for row in rows if row["metrics"]]
     baselines = [row for row in done if row["model"] not in WIRINGS]
-    if first is None or not baselines:
+    if not baselines:
         return
     best = max(baselines, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
     for row in done:
         if row["model"] in WIRINGS:
-            test = paired_bootstrap(_ranks(row, out, first), _ranks(best, out, first))
+            test = paired_bootstrap(_ranks(row, out, counted), _ranks(best, out, counted))
             row["against_best_baseline"] = {"baseline": best["label"], **test}
 
 
-def _ranks(row: Mapping[str, Any], out: Path, first: str) -> list[Ranks]:
-    if row["model"] == "popularity":
-        return [ranks_of(out / "runs" / first, POPULARITY)]
+def _ranks(row: Mapping[str, Any], out: Path, counted: Mapping[str, str]) -> list[Ranks]:
+    if row["model"] in counted:
+        return [ranks_of(out / "runs" / counted[row["model"]], f"{row['model']}.npy")]
     return [ranks_of(out / "runs" / seed["key"]) for seed in row["seeds"] if seed["state"] == "finished"]
 
 

@@ -19,7 +19,7 @@ from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 
 NUMERICS = 1  # raised when a change of the code changes what a run with the same settings gives
-SPEC, RESULT, RANKS, POPULARITY, FAILURE = "run.json", "result.json", "ranks.npy", "popularity.npy", "failure.txt"
+SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
 
 @dataclass(frozen=True)

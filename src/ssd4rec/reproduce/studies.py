@@ -9,7 +9,8 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
-MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), "popularity")
+COUNTED = ("popularity", "transitions")  # nothing is learnt: every run measures them beside its own model
+MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
@@ -43,7 +44,7 @@ class Point:
 
     label: str
     model: str
-    configs: tuple[Config, ...]  # one a seed; none: popularity, which the runs of the others measure
+    configs: tuple[Config, ...]  # one a seed; none: counted, which the runs of the others measure
     x: float | None = None  # in a figure; None in one: the whole history
 
 
@@ -91,7 +92,7 @@ class _Recipe:
     settings: tuple[str, ...]
 
     def point(self, label: str, model: str, changes: Sequence[str] = (), x: float | None = None) -> Point:
-        if model == "popularity":
+        if model in COUNTED:
             return Point(label, model, ())
         first = self._config(model, changes)
         seeds = range(first.training.seed, first.training.seed + self.budget.seeds)

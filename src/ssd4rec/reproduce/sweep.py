@@ -11,7 +11,7 @@ from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import FAILURE, RESULT, Dataset, Run, look_at
-from ssd4rec.reproduce.studies import MODELS, STUDIES, Budget, Point, find, points
+from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, find, points
 
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
@@ -91,7 +91,7 @@ def plan(
 
 def _points(name: str, data: Dataset, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:
     if name == "efficiency":
-        models = [model for model in models if model != "popularity"]  # nothing to time
+        models = [model for model in models if model not in COUNTED]  # nothing to time
     return points(name, data.known, budget, models, settings)
 
 

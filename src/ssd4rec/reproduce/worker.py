@@ -24,7 +24,7 @@ from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import POPULARITY, RANKS, RESULT, SPEC, open_interactions, write_whole
+from ssd4rec.reproduce.runs import RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
 from ssd4rec.training.progress import TrainingProgress
 
@@ -44,12 +44,15 @@ def work(folder: Path) -> None:
     popularity = experiment.measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
     memory = _peak_memory()  # before padding, which needs its own
     np.save(folder / RANKS, ranking.ranks)
-    np.save(folder / POPULARITY, popularity.ranks)
+    transitions = experiment.measure(experiment.count_transitions(data), data, config, artefact.training_counts)
+    for name, counted in (("popularity", popularity), ("transitions", transitions)):
+        np.save(folder / f"{name}.npy", counted.ranks)
     epochs = [epoch["seconds"] for epoch in report["course"]["course"]]
     result = {
         **report,
         "test": ranking.as_dict(),
         "popularity": {"test": popularity.as_dict()},
+        "transitions": {"test": transitions.as_dict()},
         "settings": spec["settings"],
         "efficiency": {
             "epochs": len(epochs),

@@ -1,0 +1,71 @@
+"""The counted baseline, against loops."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import worlds
+from ssd4rec.backbones import transitions
+from ssd4rec.backbones.transitions import BACKWARDS, FADE, POPULARITY_POWER, REACH, READ, Transitions
+from ssd4rec.evaluation.evaluate import evaluate
+from ssd4rec.experiment import Prepared, count_transitions
+
+histories = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=14), min_size=1, max_size=5)
+
+
+def packed(rows):
+    return np.array([item for row in rows for item in row], dtype=np.int64), np.cumsum([0, *map(len, rows)])
+
+
+def scores_of(baseline, rows):
+    items, boundaries = packed(rows)
+    blocks = list(baseline.score_blocks(torch.from_numpy(items), torch.from_numpy(boundaries)))
+    assert [place.start for place, _ in blocks] == [0, *(place.stop for place, _ in blocks[:-1])]
+    return torch.cat([scores for _, scores in blocks])
+
+
+def by_loops(train, rows, size):
+    pairs = np.zeros((size, size))
+    events = np.ones(size)
+    for row in train:
+        for place, item in enumerate(row):
+            events[item - 1] += 1
+            for apart, later in enumerate(row[place + 1 : place + 1 + REACH]):
+                pairs[item - 1, later - 1] += FADE**apart
+                pairs[later - 1, item - 1] += BACKWARDS * FADE**apart
+    pairs /= np.outer(events, events) ** POPULARITY_POWER
+    found = np.zeros((len(rows), size))
+    for user, row in enumerate(rows):
+        for back, item in enumerate(row[::-1][:READ]):
+            if item:
+                found[user] += FADE**back * pairs[item - 1]
+    return found
+
+
+@given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 20))
+def test_scores_are_those_of_loops(train, rows, cells):
+    """Masked items (0) tell nothing; blocks of any size give the same."""
+    before = transitions.BLOCK_ELEMENTS
+    try:
+        transitions.BLOCK_ELEMENTS = cells
+        found = scores_of(Transitions(*packed(train), 6), rows)
+    finally:
+        transitions.BLOCK_ELEMENTS = before
+    np.testing.assert_allclose(found.numpy(), by_loops(train, rows, 6), rtol=1e-12, atol=0)
+
+
+def test_it_finds_the_cycle():
+    """One successor each: the first rank for every user, and item + 1 after each item alone."""
+    world = worlds.world(worlds.cycle())
+    baseline = count_transitions(Prepared(world.histories, world.catalogue, world.split, {}))
+    assert evaluate(baseline, world.histories, world.split.test).ndcg[10] == 1.0
+    filtered = evaluate(baseline, world.histories, world.split.test, seen="filtered")
+    assert filtered.protocol.candidates == f"whole catalogue, {len(world.catalogue)} items"
+
+
+def test_it_counts_nothing_of_validation_and_test():
+    """Of 1 2 3 4 the last two are held out: only 1 and 2 are a pair."""
+    world = worlds.world([[1, 2, 3, 4]])
+    baseline = count_transitions(Prepared(world.histories, world.catalogue, world.split, {}))
+    assert (scores_of(baseline, [[1], [2], [3], [4]]) > 0).sum(dim=1).tolist() == [1, 1, 0, 0]
