@@ -108,6 +108,7 @@ def test_the_report_shows_the_figures_of_results_json(swept):
     for label, metrics in found.items():
         assert shown[label][:-1] == [f"{each['mean']:.4f}" for each in metrics.values()]
     assert page.loaded == []
+    assert "Paired bootstrap over 60 users: too few" in (swept / "out" / "report.html").read_text()
 
 
 @pytest.mark.slow

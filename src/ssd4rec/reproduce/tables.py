@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ssd4rec.reproduce.published import METRICS
 
 MIB = 1024 * 1024
+FEW_USERS = 200  # a bootstrap of fewer says little: one user more or less moves the mean by half a per cent
 
 
 class Table(NamedTuple):
@@ -128,7 +129,9 @@ def _tests(part: Mapping[str, Any]) -> Table:
             interval = f"{test['low']:+.4f} … {test['high']:+.4f}"
             rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
     head = ("", "best baseline", "NDCG@10 difference", "95 % interval", "p")
-    return Table("Paired bootstrap over users", head, tuple(rows))
+    users = part["kept"]["users"]
+    few = "" if users >= FEW_USERS else ": too few for the figures below to mean much"
+    return Table(f"Paired bootstrap over {users:,} users{few}", head, tuple(rows))
 
 
 def _recipes(part: Mapping[str, Any]) -> Table:
