@@ -47,6 +47,15 @@ def test_sum_of_history(lengths: list[int]) -> None:
     assert torch.equal(*(torch.autograd.grad(out, values, upstream)[0] for out in (found, expected)))
 
 
+@given(lengths=lengths_of_histories, place=st.integers(0, 4))
+def test_summed_from_a_place(lengths: list[int], place: int) -> None:
+    """The events before the place are left out; a history that is no longer than it sums to zero."""
+    values = row(sum(lengths)).detach()
+    found = gather.summed_from(values, lay_out(boundaries_of(lengths)), place)
+    expected = torch.stack([part[place:].sum(0) for part in values.split(lengths)])
+    assert relative_error(found + 1, expected + 1) < 1e-14
+
+
 def test_half_precision_is_summed_in_float32() -> None:
     """4,096 gradients of one add up to 4,096; in bfloat16 the sum would end at 256."""
     values = torch.zeros(4096, 1, dtype=torch.bfloat16, requires_grad=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rows import ScanInputs, boundaries_of, mirrored, one_by_one, relative_error, scan_inputs
+from ssd4rec.ops import blocks
 from ssd4rec.ops.prefixes import backward_of_every_prefix, cumulative_sum, last_of_scan
 from ssd4rec.ops.scan import scan
 from ssd4rec.ops.segments import lay_out
@@ -187,6 +188,21 @@ def test_gradients_of_backward_of_every_prefix(conv_width: int) -> None:
     found = torch.autograd.grad(mixer.one_pass(lengths).square().sum(), mixer.parts)
     expected = torch.autograd.grad(mixer.every_prefix(lengths).square().sum(), mixer.parts)
     assert max(map(relative_error, found, expected)) < EXACT
+
+
+@pytest.mark.parametrize("elements", [1, 56, 200], ids=["one row a block", "2 rows", "7 rows"])
+def test_blocks_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many blocks a row is worked on in, values and gradients are those of one block."""
+    lengths = [1, 2, 9, 4, 5, 20, 1]
+    mixer = Mixer(sum(lengths), 4)
+    for part in mixer.parts:
+        part.requires_grad_()
+    whole = mixer.one_pass(lengths)
+    expected = torch.autograd.grad(whole.square().sum(), mixer.parts)
+    monkeypatch.setattr(blocks, "ELEMENTS", elements)
+    found = mixer.one_pass(lengths)
+    assert relative_error(found, whole) < EXACT
+    assert max(map(relative_error, torch.autograd.grad(found.square().sum(), mixer.parts), expected)) < EXACT
 
 
 def test_backward_of_every_prefix_in_float32() -> None:

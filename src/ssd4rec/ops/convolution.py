@@ -3,6 +3,7 @@
 `taps` is the definition; `convolve` is SiLU of its last entry, block by block, and saves nothing but what it was given.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class _Convolution(torch.autograd.Function):
     ) -> Channels:
         ctx.save_for_backward(channels, weight, bias)
         ctx.layout, ctx.reverse = layout, reverse
-        row = _Row(channels, weight, bias, layout, reverse=reverse)
+        row = Taps(channels, weight, bias, layout, reverse=reverse)
         out = row.empty()
         for block in blocks(out):
             F.silu(row.summed(block, out=out[block]), inplace=True)
@@ -77,7 +78,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Channels) -> tuple[Tensor | None, ...]:
         channels, weight, bias = ctx.saved_tensors
-        row = _Row(channels, weight, bias, ctx.layout, reverse=ctx.reverse)
+        row = Taps(channels, weight, bias, ctx.layout, reverse=ctx.reverse)
         d_channels = row.empty()
         d_weight, d_bias = torch.zeros_like(row.weight), torch.zeros_like(row.bias)
         pieces = blocks(d_channels, reverse=ctx.reverse)  # a neighbour's gradient is added to what its own block has set
@@ -89,19 +90,13 @@ class _Convolution(torch.autograd.Function):
             torch.mul(d_summed, row.weight[0], out=d_channels[block])
             d_weight[0] += row.scratch_product(d_summed, channels[block]).sum(0)
             for k in range(1, row.width):
-                here, there = row.neighbours(block, k)
-                if here.stop <= here.start:
-                    break
-                own = d_summed[here.start - block.start : here.stop - block.start]
-                reached = row.scratch_product(own, row.inside[k - 1][here])
-                d_channels[there].addcmul_(reached, row.weight[k])
-                d_weight[k] += reached.mul_(channels[there]).sum(0)
+                row.add_gradients(block, k, d_summed, d_channels, d_weight)
         columns = d_weight.flip(0).T
         return d_channels.to(channels.dtype), columns.to(weight.dtype), d_bias.to(bias.dtype), None, None
 
 
-class _Row:
-    """What a block of the convolution needs: weights by distance, which neighbours are of the same history, and scratch space."""
+class Taps:
+    """`taps` a block of rows at a time, in scratch space, and their gradients."""
 
     def __init__(self, channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool) -> None:
         kind = torch.promote_types(torch.promote_types(channels.dtype, weight.dtype), bias.dtype)
@@ -112,6 +107,7 @@ class _Row:
         self.scratch = self.empty(max((block.stop - block.start for block in blocks(channels)), default=0))
 
     def empty(self, rows: int | None = None) -> Tensor:
+        """[rows, channels]; None: as many as the row has."""
         shape = (self.channels.shape[0] if rows is None else rows, self.channels.shape[1])
         return self.channels.new_empty(shape, dtype=self.bias.dtype)
 
@@ -122,15 +118,32 @@ class _Row:
         return here, slice(here.start + shift, here.stop + shift)
 
     def scratch_product(self, values: Tensor, by: Tensor) -> Tensor:
+        """The product, until the next one is asked for."""
         return torch.mul(values, by, out=self.scratch[: values.shape[0]])
 
     def summed(self, block: slice, out: Tensor) -> Tensor:
         """Bias and all taps of the rows of a block, before SiLU."""
+        for _ in self.building_up(block, out):
+            pass
+        return out
+
+    def building_up(self, block: slice, out: Tensor) -> Iterator[Tensor]:
+        """The same after each tap: with no neighbour, with one, … with K-1; each time the same memory."""
         torch.addcmul(self.bias, self.channels[block], self.weight[0], out=out)
+        yield out
         for k in range(1, self.width):
             here, there = self.neighbours(block, k)
-            if here.stop <= here.start:
-                break
-            reached = self.scratch_product(self.channels[there], self.inside[k - 1][here])
-            out[here.start - block.start : here.stop - block.start].addcmul_(reached, self.weight[k])
-        return out
+            if here.start < here.stop:
+                reached = self.scratch_product(self.channels[there], self.inside[k - 1][here])
+                out[here.start - block.start : here.stop - block.start].addcmul_(reached, self.weight[k])
+            yield out
+
+    def add_gradients(self, block: slice, k: int, d_summed: Tensor, d_channels: Tensor, d_weight: Tensor) -> None:
+        """What tap k hands on of a block's gradient: to the neighbours k away and to its weight, [K, channels]."""
+        here, there = self.neighbours(block, k)
+        if here.start >= here.stop:
+            return
+        own = d_summed[here.start - block.start : here.stop - block.start]
+        reached = self.scratch_product(own, self.inside[k - 1][here]) if k else own
+        d_channels[there].addcmul_(reached, self.weight[k])
+        d_weight[k] += self.scratch_product(reached, self.channels[there]).sum(0)

@@ -88,6 +88,13 @@ class _SumOfHistory(torch.autograd.Function):
         return grad.index_select(0, ctx.history), None
 
 
+def summed_from(values: Tensor, layout: Layout, place: int) -> Tensor:
+    """Row b: the sum of the rows of history b from a 0-based place in it on; no gradient. [T, width] -> [B, width]."""
+    starts, ends = layout.boundaries[:-1], layout.boundaries[1:]
+    edges = torch.stack([starts, torch.minimum(starts + place, ends)], dim=1).flatten()
+    return _summed(values, torch.cat([edges, layout.boundaries[-1:]]))[1::2]
+
+
 def _summed(values: Tensor, boundaries: Boundaries) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
     total: Tensor = F.embedding_bag(rows, values, boundaries, mode="sum", include_last_offset=True)

@@ -11,6 +11,7 @@ C_1 and x_1 while t < K, are worked out with the taps that are inside it.
 Source: PERFORMANCE.md section 2 (derived for this project); tests hold it to running each prefix on its own.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ssd4rec.ops.convolution import taps
-from ssd4rec.ops.gather import sum_of_history
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, beside, by_head, full, sum_of_head
+from ssd4rec.ops.blocks import blocks
+from ssd4rec.ops.convolution import Taps
+from ssd4rec.ops.gather import sum_of_history, summed_from
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, add_by_head_, beside, by_head, full, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -113,19 +115,10 @@ def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inc
     return total
 
 
-class _Reached(NamedTuple):
-    """What event s contributes to the prefix that ends k events after it."""
-
-    values: Tensor  # x [T, E]
-    writes: Tensor  # B [T, N]
-    reads: Tensor  # C_1 of that prefix [T, N], zero where the history ends before it
-    match: Tensor  # C_1 . B_s [T, 1]
-
-
 class _BackwardOfEveryPrefix(torch.autograd.Function):
     """The sum above, its terms k = t - s apart: k = 0 … K-2 one by one, all of k >= K-1 as a cumulative sum.
 
-    Saves its inputs only; the events' convolutions are worked out again in backward.
+    Saves its inputs only; the events' convolutions are worked out again in backward, block by block in either direction.
     """
 
     @staticmethod
@@ -134,105 +127,198 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(channels, weight, bias, strength, D)
         ctx.layout, ctx.state_dim = layout, state_dim
-        partial = taps(channels, weight, bias, layout, reverse=True)
-        first_x, reached = _reached(partial, layout, state_dim)
-        delay = len(partial) - 1
-        y = by_head(first_x, D.expand_as(strength))
-        settled = by_head(reached[-1].values, strength * reached[-1].match)
+        terms = _Terms(channels, weight, bias, strength, layout, state_dim)
+        own = by_head(terms.first.x, D.expand(len(terms.first.x), -1))
+        y, settled = terms.empty(), terms.empty()
+        for block in terms.blocks:  # from the last: a term is added to rows that a later block has set
+            torch.index_select(own, 0, terms.slots(block, 0), out=y[block])
+            for k, summed in enumerate(terms.taps(block)):
+                event = terms.heard(block, k, summed)
+                if k == terms.delay:
+                    torch.mul(*terms.beside_heads(event.values, event.weights), out=terms.headed(settled[block]))
+                else:
+                    rows = y[block.start + k : block.stop + k]
+                    add_by_head_(rows, event.values[: len(rows)], event.weights[: len(rows)])
         settled = _cumulative(settled, layout.chunks, reverse=False)
-        rows = max(len(y) - delay, 0)
-        y[delay:] += settled[:rows] * _followed(delay, layout)[:rows, None]
-        for k, event in enumerate(reached[:-1]):
-            y[k:] += by_head(event.values, strength * event.match)[: max(len(y) - k, 0)]
+        if len(y) > terms.delay:
+            y[terms.delay :].addcmul_(settled[: len(y) - terms.delay], terms.followed[-1][: len(y) - terms.delay])
         return y.view(*strength.shape, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         channels, weight, bias, strength, D = ctx.saved_tensors
-        layout, state_dim = ctx.layout, ctx.state_dim
-        heads, inner = D.shape[0], channels.shape[1] - 2 * state_dim
-        partial = taps(channels, weight, bias, layout, reverse=True)
-        first_x, reached = _reached(partial, layout, state_dim)
-        delay = len(partial) - 1
-        dy = grad.reshape(-1, inner)
+        terms = _Terms(channels, weight, bias, strength, ctx.layout, ctx.state_dim)
+        dy = grad.reshape(-1, terms.inner)
+        d_settled = terms.empty()
+        for block in terms.blocks:
+            torch.mul(terms.ahead(dy, block, terms.delay), terms.followed[-1][block], out=d_settled[block])
+        d_settled = _cumulative(d_settled, ctx.layout.chunks, reverse=True)
         d_strength = torch.zeros_like(strength)
-        starts = layout.boundaries[:-1]
-        lengths = layout.boundaries[1:] - starts
-        slot = _slot(delay, layout)
-        d_first_C = channels.new_zeros((delay + 1) * starts.shape[0], state_dim)
-
-        d_out = []  # of SiLU(taps), for each k
-        for k, event in enumerate(reached):
-            d_term = _ahead(dy, k)
-            if k == delay:
-                d_term = _cumulative(d_term * _followed(delay, layout)[:, None], layout.chunks, reverse=True)
-            d_weights = sum_of_head(d_term * event.values, heads)
-            d_strength += d_weights * event.match
-            d_match = (d_weights * strength).sum(1, keepdim=True)
-            d_event = torch.zeros_like(channels)
-            d_event[:, :inner] = by_head(d_term, strength * event.match)
-            d_event[:, inner : inner + state_dim] = d_match * event.reads
-            # The first event's x and C, as the prefixes that end k events after it hear them (k = K-1: and all later ones).
-            heard = d_term[starts] * (lengths > k)[:, None]
-            d_event[starts, :inner] += by_head(heard, D.expand(len(heard), heads))
-            followed = _followed(k, layout)[:, None]
-            reader = delay * starts.shape[0] + layout.history if k == delay else _ahead(slot, k)
-            d_first_C.index_add_(0, reader, d_match * event.writes * (followed if k < delay else 1))
-            d_out.append(d_event)
-        for k, d_event in enumerate(d_out):
-            d_event[starts, inner + state_dim :] = d_first_C.view(delay + 1, -1, state_dim)[k]
-        dD = sum_of_head(dy * first_x, heads).sum(0)
-
-        d_channels, d_weight = torch.zeros_like(channels), torch.zeros_like(weight)
-        d_reached = torch.zeros_like(channels)  # of the taps k and more, summed from the last tap down
-        width = weight.shape[1]
-        for k in range(delay, -1, -1):
-            d_reached += torch.ops.aten.silu_backward(d_out[k], partial[k])
-            if k == 0:
-                d_weight[:, width - 1] = (d_reached * channels).sum(0)
-                d_channels += d_reached * weight[:, width - 1]
-                continue
-            rows = max(len(channels) - k, 0)
-            inside = d_reached[:rows] * _followed(k, layout)[:rows, None]
-            d_weight[:, width - 1 - k] = (inside * channels[k:]).sum(0)
-            d_channels[k:] += inside * weight[:, width - 1 - k]
-        return d_channels, d_weight, d_reached.sum(0), d_strength, dD, None, None
+        d_taps = _Gradients(terms)
+        for block in terms.blocks:
+            d_summed = terms.scratch("d_summed", block).zero_()
+            summed = [terms.scratch(f"summed {k}", block).copy_(each) for k, each in enumerate(terms.taps(block))]
+            for k in range(terms.delay, -1, -1):
+                event = terms.heard(block, k, summed[k])
+                d_term = d_settled[block] if k == terms.delay else terms.ahead(dy, block, k)
+                d_weights = sum_of_head(d_term * event.values, terms.heads)
+                d_strength[block] += d_weights * event.match
+                d_match = (d_weights * strength[block]).sum(1, keepdim=True)
+                if k < terms.delay:
+                    d_match *= terms.followed[k][block]
+                d_event = terms.scratch("d_event", block)
+                torch.mul(*terms.beside_heads(d_term, event.weights), out=terms.headed(d_event[:, : terms.inner]))
+                torch.mul(event.reads, d_match, out=d_event[:, terms.inner : -terms.states])
+                d_event[:, -terms.states :] = 0  # C is heard as the first event's alone
+                d_taps.of_reads(block, k, event.writes * d_match)
+                d_summed += torch.ops.aten.silu_backward(d_event, summed[k], grad_input=d_event)
+                d_taps.of_tap(block, k, d_summed)
+        dD = d_taps.of_first(dy, D)
+        return d_taps.channels, d_taps.weight.flip(0).T, d_taps.bias, d_strength, dD, None, None
 
 
-def _reached(partial: list[Tensor], layout: Layout, state_dim: int) -> tuple[Tensor, list[_Reached]]:
-    """(x_1 of the prefix that ends at t [T, E], and for each k what event s contributes k events later)."""
-    delay = len(partial) - 1
-    inner = partial[0].shape[1] - 2 * state_dim
-    out = [F.silu(values) for values in partial]
-    first = torch.stack([values[layout.boundaries[:-1]] for values in out]).flatten(0, 1)
-    slot = _slot(delay, layout)
-    first_C = first[:, inner + state_dim :][slot]
-    reached = []
-    for k, values in enumerate(out):
-        x, B = values[:, :inner], values[:, inner : inner + state_dim]
-        if k == delay:
-            reads = first[delay * (layout.boundaries.shape[0] - 1) :, inner + state_dim :][layout.history]
-        else:
-            reads = _ahead(first_C, k) * _followed(k, layout)[:, None]
-        reached.append(_Reached(x, B, reads, (reads * B).sum(1, keepdim=True)))
-    return first[:, :inner][slot], reached
+class _First(NamedTuple):
+    """The first event of each history as the prefixes hear it: row j * histories + b, with j neighbours."""
+
+    summed: Tensor  # before SiLU [K * B, E + 2N]
+    x: Tensor  # [K * B, E]
+    C: Tensor  # [K * B, N]
 
 
-def _slot(delay: int, layout: Layout) -> Tensor:
-    # row of [K * B] that holds the first event as the prefix ending at t hears it
-    return layout.place.clamp(max=delay) * (layout.boundaries.shape[0] - 1) + layout.history
+class _Heard(NamedTuple):
+    """What the events of a block contribute to the prefixes that end k events after them."""
+
+    values: Tensor  # x [rows, E]
+    writes: Tensor  # B [rows, N]
+    reads: Tensor  # C_1 of that prefix [rows, N]
+    match: Tensor  # C_1 . B_s [rows, 1], zero where the history ends before
+    weights: Tensor  # of the values, by head [rows, H]
 
 
-def _ahead(values: Tensor, steps: int) -> Tensor:
-    # row s becomes row s + steps; what lies past the end is zero
-    if not steps:
-        return values
-    return torch.cat([values[steps:], values.new_zeros(min(steps, len(values)), *values.shape[1:])])
+class _Terms:
+    """The events of a row, block by block, as the prefixes hear them."""
+
+    def __init__(self, channels: Tensor, weight: Tensor, bias: Tensor, strength: Tensor, layout: Layout, state_dim: int) -> None:
+        self.row = Taps(channels, weight, bias, layout, reverse=True)
+        self.strength, self.layout, self.states = strength, layout, state_dim
+        self.heads, self.inner = strength.shape[1], channels.shape[1] - 2 * state_dim
+        self.delay = weight.shape[1] - 1
+        self.blocks = blocks(channels, reverse=True, arrays=2)
+        self.followed = [_followed(k, layout).to(channels.dtype)[:, None] for k in range(self.delay + 1)]
+        self.starts = layout.boundaries[:-1]
+        self.first = self._first()
+        self._scratch: dict[str, Tensor] = {}
+
+    def empty(self) -> Tensor:
+        return self.strength.new_empty(len(self.strength), self.inner)
+
+    def scratch(self, name: str, block: slice) -> Tensor:
+        """[rows, E + 2N], the same memory for each block."""
+        if name not in self._scratch:
+            self._scratch[name] = self.row.empty(max(each.stop - each.start for each in self.blocks))
+        return self._scratch[name][: block.stop - block.start]
+
+    def headed(self, values: Tensor) -> Tensor:
+        """[rows, H, P]."""
+        split: Tensor = values.unflatten(-1, (self.heads, -1))
+        return split
+
+    def beside_heads(self, values: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """[rows, H, P] and [rows, H, 1]."""
+        return self.headed(values), factor[..., None]
+
+    def ahead(self, values: Tensor, block: slice, k: int) -> Tensor:
+        """Rows k further on than the block's; what lies past the end is zero."""
+        rows = values[block.start + k : block.stop + k]
+        missing = block.stop - block.start - len(rows)
+        return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
+
+    def taps(self, block: slice) -> Iterator[Tensor]:
+        """The convolution of a block as it builds up, entry k with k neighbours; each is overwritten by the next."""
+        return self.row.building_up(block, self.scratch("summed", block))
+
+    def heard(self, block: slice, k: int, summed: Tensor) -> _Heard:
+        out: Tensor = torch.ops.aten.silu.out(summed, out=self.scratch("heard", block))
+        values, writes = out[:, : self.inner], out[:, self.inner : -self.states]
+        reads = self.first.C.index_select(0, self.slots(block, k))
+        match = (reads * writes).sum(1, keepdim=True)
+        if k < self.delay:  # later ones are cut off where the settled sums are handed out
+            match *= self.followed[k][block]
+        return _Heard(values, writes, reads, match, self.strength[block] * match)
+
+    def slots(self, block: slice, k: int) -> Tensor:
+        """Row of `first` that the prefix hears which ends k events after each event of a block."""
+        place = (self.layout.place[block] + k).clamp(max=self.delay)
+        return place * len(self.starts) + self.layout.history[block]
+
+    def neighbours_of_first(self, j: int) -> tuple[Tensor, Tensor]:
+        """[B] the event j after each first one, and [B, 1] whether it is of the same history."""
+        there = self.layout.boundaries.diff() > j
+        return (self.starts + j).clamp(max=len(self.strength) - 1), there[:, None]
+
+    def _first(self) -> _First:
+        summed = [self.row.bias.expand(len(self.starts), -1)]
+        for j in range(self.delay + 1):
+            rows, there = self.neighbours_of_first(j)
+            summed.append(summed[-1] + self.row.channels[rows] * there * self.row.weight[j])
+        before = torch.cat(summed[1:])
+        out = F.silu(before)
+        return _First(before, out[:, : self.inner].contiguous(), out[:, -self.states :].contiguous())
+
+
+class _Gradients:
+    """The gradients of channels, weight and bias, as they are gathered."""
+
+    def __init__(self, terms: _Terms) -> None:
+        self.terms = terms
+        row = terms.row
+        self.channels, self.weight, self.bias = map(torch.zeros_like, (row.channels, row.weight, row.bias))
+        self.reads = torch.zeros_like(terms.first.C)
+        self.settled_reads = terms.strength.new_zeros(len(terms.strength), terms.states)
+
+    def of_tap(self, block: slice, k: int, d_summed: Tensor) -> None:
+        """Entry k of the taps and all after it have read the neighbour k away."""
+        self.terms.row.add_gradients(block, k, d_summed, self.channels, self.weight)
+        if k == 0:
+            self.bias += d_summed.sum(0)
+
+    def of_reads(self, block: slice, k: int, d_reads: Tensor) -> None:
+        """Of C_1: prefixes of K events and more hear the same one, summed over each history at the end."""
+        terms = self.terms
+        early = terms.layout.place[block] < terms.delay - k
+        if k < terms.delay:
+            rows = early.nonzero().squeeze(1)
+            self.reads.index_add_(0, terms.slots(block, k)[rows], d_reads[rows])
+        self.settled_reads[block].addcmul_(d_reads, ~early[:, None])
+
+    def of_first(self, dy: Tensor, D: Tensor) -> Tensor:
+        """The first events' share, and the gradient of D."""
+        terms, histories = self.terms, len(self.terms.starts)
+        latest = slice(terms.delay * histories, None)
+        self.reads[latest] += summed_from(self.settled_reads, terms.layout, 0)
+        d_values = torch.cat(
+            [dy[rows] * there for rows, there in map(terms.neighbours_of_first, range(terms.delay))]
+            + [summed_from(dy, terms.layout, terms.delay)]
+        )
+        dD = sum_of_head(d_values * terms.first.x, terms.heads).sum(0)
+        d_first = torch.zeros_like(terms.first.summed)
+        d_first[:, : terms.inner] = by_head(d_values, D.expand(len(d_values), -1))
+        d_first[:, -terms.states :] = self.reads
+        d_first = torch.ops.aten.silu_backward(d_first, terms.first.summed).view(terms.delay + 1, histories, -1)
+        d_summed = torch.zeros_like(d_first[0])
+        for j in range(terms.delay, -1, -1):
+            d_summed += d_first[j]
+            rows, there = terms.neighbours_of_first(j)
+            inside = d_summed * there
+            self.channels.index_add_(0, rows, inside * terms.row.weight[j])
+            self.weight[j] += (inside * terms.row.channels[rows]).sum(0)
+        self.bias += d_summed.sum(0)
+        return dD
 
 
 def _followed(steps: int, layout: Layout) -> Tensor:
-    # 1 where the history goes on for `steps` more events
+    # whether the history goes on for `steps` more events
     return layout.last - layout.first - layout.place >= steps
 
 
