@@ -275,7 +275,6 @@ class _Gradients:
         row = terms.row
         self.channels, self.weight, self.bias = map(torch.zeros_like, (row.channels, row.weight, row.bias))
         self.reads = torch.zeros_like(terms.first.C)
-        self.settled_reads = terms.strength.new_zeros(len(terms.strength), terms.states)
 
     def of_tap(self, block: slice, k: int, d_summed: Tensor) -> None:
         """Entry k of the taps and all after it have read the neighbour k away."""
@@ -284,19 +283,12 @@ class _Gradients:
             self.bias += d_summed.sum(0)
 
     def of_reads(self, block: slice, k: int, d_reads: Tensor) -> None:
-        """Of C_1: prefixes of K events and more hear the same one, summed over each history at the end."""
-        terms = self.terms
-        early = terms.layout.place[block] < terms.delay - k
-        if k < terms.delay:
-            rows = early.nonzero().squeeze(1)
-            self.reads.index_add_(0, terms.slots(block, k)[rows], d_reads[rows])
-        self.settled_reads[block].addcmul_(d_reads, ~early[:, None])
+        """Of C_1, as the prefixes heard it that end k events after those of the block."""
+        self.reads.index_add_(0, self.terms.slots(block, k), d_reads)
 
     def of_first(self, dy: Tensor, D: Tensor) -> Tensor:
         """The first events' share, and the gradient of D."""
         terms, histories = self.terms, len(self.terms.starts)
-        latest = slice(terms.delay * histories, None)
-        self.reads[latest] += summed_from(self.settled_reads, terms.layout, 0)
         d_values = torch.cat(
             [dy[rows] * there for rows, there in map(terms.neighbours_of_first, range(terms.delay))]
             + [summed_from(dy, terms.layout, terms.delay)]
