@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.convolution import convolve, taps
+from ssd4rec.ops.cumulative import cumulative_sum
 from ssd4rec.ops.gather import sum_of_history
-from ssd4rec.ops.prefixes import cumulative_sum
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Hidden, States
 

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.convolution import Taps
+from ssd4rec.ops.cumulative import cumulate, cumulative_sum
 from ssd4rec.ops.gather import sum_of_history, summed_from
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, add_by_head_, beside, by_head, full, sum_of_head
+from ssd4rec.ops.segments import Layout, add_by_head_, by_head, full, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -97,24 +98,6 @@ def last_of_scan(
     return total.view(-1, *x.shape[1:]) + D[:, None] * x[at]
 
 
-def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inclusive: bool = True) -> Tensor:
-    """[T, width] -> [T, width]: sums from each history's first event up to position t (reversed: from its last).
-
-    Chunks of Q positions are summed by a product with a matrix of ones, so that no history's sum is the difference of two
-    longer sums.
-
-    Args:
-        values: [T, width].
-        layout: of the row.
-        reverse: sum from the last event down.
-        inclusive: with position t itself. The sum without it is not the other one less values[t], which would lose the digits
-            of a small sum before a large value.
-    """
-    with torch.autocast(values.device.type, enabled=False):
-        total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse, inclusive)  # type: ignore[no-untyped-call]  # torch has no types here
-    return total
-
-
 class _BackwardOfEveryPrefix(torch.autograd.Function):
     """The sum above, its terms k = t - s apart: k = 0 … K-2 one by one, all of k >= K-1 as a cumulative sum.
 
@@ -139,7 +122,7 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
                 else:
                     rows = y[block.start + k : block.stop + k]
                     add_by_head_(rows, event.values[: len(rows)], event.weights[: len(rows)])
-        settled = _cumulative(settled, layout.chunks, reverse=False)
+        settled = cumulate(settled, layout.chunks, reverse=False)
         if len(y) > terms.delay:
             y[terms.delay :].addcmul_(settled[: len(y) - terms.delay], terms.followed[-1][: len(y) - terms.delay])
         return y.view(*strength.shape, -1)
@@ -153,7 +136,7 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
         d_settled = terms.empty()
         for block in terms.blocks:
             torch.mul(terms.ahead(dy, block, terms.delay), terms.followed[-1][block], out=d_settled[block])
-        d_settled = _cumulative(d_settled, ctx.layout.chunks, reverse=True)
+        d_settled = cumulate(d_settled, ctx.layout.chunks, reverse=True)
         d_strength = torch.zeros_like(strength)
         d_taps = _Gradients(terms)
         for block in terms.blocks:
@@ -312,32 +295,3 @@ class _Gradients:
 def _followed(steps: int, layout: Layout) -> Tensor:
     # whether the history goes on for `steps` more events
     return layout.last - layout.first - layout.place >= steps
-
-
-class _CumulativeSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool, inclusive: bool) -> Tensor:  # noqa: FBT001 - apply takes no keywords
-        ctx.chunks, ctx.reverse, ctx.inclusive = chunks, reverse, inclusive
-        return _cumulative(values, chunks, reverse=reverse, inclusive=inclusive)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _cumulative(grad, ctx.chunks, reverse=not ctx.reverse, inclusive=ctx.inclusive), None, None, None
-
-
-def _cumulative(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: bool = True) -> Tensor:
-    length, Q = values.shape[0], chunks.length
-    history = chunks.history
-    same = (history[:, :, None] == history[:, None, :]).to(values.dtype)
-    skipped = 0 if inclusive else 1
-    shaped = chunks.padded(values).view(-1, Q, values.shape[1])
-    sums = (same.triu(skipped) if reverse else same.tril(-skipped)) @ shaped
-    source, target = chunks.ends(reverse=reverse)
-    exit_ = 0 if reverse else Q - 1
-    carry = sums[source, exit_].clone() if inclusive else sums[source, exit_] + shaped[source, exit_]  # with slices a view
-    for links in chunks.relays_back if reverse else chunks.relays:
-        carry[links] += carry[beside(links, 1 if reverse else -1)]
-    reached = history[target] == history[source, exit_][:, None]
-    add_at_(sums, target, carry[:, None] * reached[..., None])
-    return sums.view(-1, values.shape[1])[:length]
