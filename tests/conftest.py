@@ -1,10 +1,15 @@
 """Runs before any test module is imported, so that the shapes in the signatures are executed."""
 
 import os
+import signal
 
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# A shell starts a job in the background deaf to SIGINT, and so would be every process that a test starts to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if not torch.cuda.is_available():  # a GPU runs the kernels themselves: tests/gpu
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported and when a kernel is decorated
