@@ -77,7 +77,9 @@ def test_prefixes_ask_for_the_same_one_a_row(examples):
 @given(some_examples(), st.integers(1, 8))
 def test_prefixes_of_a_greatest_length_read_the_last_events(examples, longest):
     """Every target stays, with at most `longest` events before it."""
-    found = every_target(replace(examples, max_length=longest).prefixes())
+    cut = replace(examples, max_length=longest)
+    found = every_target(cut.prefixes())
+    assert cut.tokens_prefix == sum(target - start for _, start, target in found)
     assert found == [(user, max(start, target - longest), target) for user, start, target in every_target(examples)]
 
 

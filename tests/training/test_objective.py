@@ -104,6 +104,8 @@ def test_a_greatest_length_bounds_what_is_read_under_either_objective():
         assert (cost.targets, cost.tokens) == (9, tokens)
         examples = plan_pass(train, config, epoch=0).examples
         assert (examples.targets, int(examples.lengths.sum()), int(examples.lengths.max())) == (9, tokens, 4)
+    cloze = cost_of_pass(train, TrainingConfig(objective="cloze", mask_ratio=0.0))
+    assert (cloze.targets, cloze.tokens) == (4, 15 + 4)  # each of the four windows gets a blank at its end
     sampled = cost_of_pass(train, TrainingConfig(objective="prefix", prefixes_per_history=9))
     assert (sampled.targets, sampled.tokens) == (9, 30)
 

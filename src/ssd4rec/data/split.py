@@ -49,7 +49,18 @@ class Examples:
     @property
     def tokens_prefix(self) -> int:
         """Events read when each target's prefix is read by itself."""
-        return int(self.prefixes().lengths.sum())
+        return int(self.tokens_of_prefixes.sum())
+
+    @property
+    def tokens_of_prefixes(self) -> Numbers:
+        """[rows] the same for each row, without making its prefixes: they may be many."""
+        shortest, longest = self.first_target - self.start, self.lengths
+        return self._tokens_up_to(longest) - self._tokens_up_to(shortest - 1)
+
+    def _tokens_up_to(self, length: Numbers) -> Numbers:
+        """1 + 2 + … + length, no term above `max_length`."""
+        rising = length if self.max_length is None else np.minimum(length, self.max_length)
+        return rising * (rising + 1) // 2 + (length - rising) * rising
 
     def prefixes(self) -> "Examples":
         """The same targets, one a row, in the same order; each row reads at most `max_length` events."""

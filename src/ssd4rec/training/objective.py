@@ -139,9 +139,10 @@ def cost_of_pass(train: Examples, config: TrainingConfig) -> Cost:
     if config.objective == "one-pass":
         return Cost(once, train.targets, every)
     if config.objective == "cloze":
-        return Cost(once + len(train), len(train) + int(config.mask_ratio * once), every)
+        rows = len(train.windows())
+        return Cost(once + rows, rows + int(config.mask_ratio * once), every)
     if config.prefixes_per_history is None:
         return Cost(every, train.targets, once)
     asked = train.stop - train.first_target
-    share = np.repeat(np.minimum(config.prefixes_per_history / asked, 1.0), asked)
-    return Cost(int((share * train.prefixes().lengths).sum()), int(share.sum()), once)
+    share = np.minimum(config.prefixes_per_history / asked, 1.0)
+    return Cost(int((share * train.tokens_of_prefixes).sum()), int((share * asked).sum()), once)
