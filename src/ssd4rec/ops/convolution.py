@@ -103,7 +103,7 @@ class Taps:
         self.channels, self.bias = channels, bias.to(kind)
         self.weight = weight.to(kind).T.flip(0).contiguous()  # [K, channels]: row k meets the neighbour at distance k
         self.width, self.step = len(self.weight), 1 if reverse else -1
-        self.inside = [_has_neighbour(layout, k, reverse=reverse).to(kind)[:, None] for k in range(1, self.width)]
+        self.inside = [_has_neighbour(layout, k, reverse=reverse).to(kind)[:, None] for k in range(self.width)]
         self.scratch = self.empty(max((block.stop - block.start for block in blocks(channels)), default=0))
 
     def empty(self, rows: int | None = None) -> Tensor:
@@ -134,7 +134,7 @@ class Taps:
         for k in range(1, self.width):
             here, there = self.neighbours(block, k)
             if here.start < here.stop:
-                reached = self.scratch_product(self.channels[there], self.inside[k - 1][here])
+                reached = self.scratch_product(self.channels[there], self.inside[k][here])
                 out[here.start - block.start : here.stop - block.start].addcmul_(reached, self.weight[k])
             yield out
 
@@ -144,6 +144,6 @@ class Taps:
         if here.start >= here.stop:
             return
         own = d_summed[here.start - block.start : here.stop - block.start]
-        reached = self.scratch_product(own, self.inside[k - 1][here]) if k else own
+        reached = self.scratch_product(own, self.inside[k][here]) if k else own
         d_channels[there].addcmul_(reached, self.weight[k])
         d_weight[k] += self.scratch_product(reached, self.channels[there]).sum(0)

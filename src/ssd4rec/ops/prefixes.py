@@ -188,7 +188,7 @@ class _Terms:
         self.heads, self.inner = strength.shape[1], channels.shape[1] - 2 * state_dim
         self.delay = weight.shape[1] - 1
         self.blocks = blocks(channels, reverse=True, arrays=2)
-        self.followed = [_followed(k, layout).to(channels.dtype)[:, None] for k in range(self.delay + 1)]
+        self.followed = self.row.inside  # entry k: whether the history goes on for k more events
         self.starts = layout.boundaries[:-1]
         self.first = self._first()
         self._scratch: dict[str, Tensor] = {}
@@ -290,8 +290,3 @@ class _Gradients:
             self.weight[j] += (inside * terms.row.channels[rows]).sum(0)
         self.bias += d_summed.sum(0)
         return dD
-
-
-def _followed(steps: int, layout: Layout) -> Tensor:
-    # whether the history goes on for `steps` more events
-    return layout.last - layout.first - layout.place >= steps
