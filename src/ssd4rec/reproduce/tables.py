@@ -76,7 +76,7 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
         if part["jobs"] > 1:
             found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
     if study in ("length", "ablation"):
-        found.append(Note("Truncated histories are shorter in training too: events that are not read are not asked for either."))
+        found.append(Note("A truncated history trains every target too: in one pass from windows that overlap by half."))
     if study == "accuracy":
         sources = dict.fromkeys(row["recipe"] for row in part["rows"] if row["recipe"])
         found.append(Note(f"Settings (last table): {'; '.join(sources)}."))
