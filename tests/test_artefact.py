@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssd4rec import artefact as module
-from ssd4rec.artefact import FILES, FORMAT, MANIFEST, check_writable, load_artefact, save_artefact
+from ssd4rec.artefact import FILES, FORMAT, MANIFEST, TRANSITIONS, check_writable, load_artefact, save_artefact
 from ssd4rec.backbones.ssd4rec import SSD4Rec
+from ssd4rec.backbones.transitions import TransitionPrior, Transitions
 from ssd4rec.config import Config, DataConfig, SSD4RecConfig
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.errors import ArtefactError, BackendError
@@ -347,3 +348,50 @@ def test_killed_while_saving_there_is_always_a_whole_model(tmp_path: Path) -> No
 def beside() -> dict[str, str]:
     """The environment of a process that can import this file."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+
+
+def prior_of(items: int) -> TransitionPrior:
+    packed = np.array([1, 2, 3, 1, 2, 4]), np.array([0, 3, 6])
+    return TransitionPrior(Transitions.count(*packed, items), 1.5)
+
+
+def save_with_prior(directory: Path, items: int = ITEMS) -> TransitionPrior:
+    prior = prior_of(items)
+    save_artefact(directory, NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, prior)
+    return prior
+
+
+def test_counted_transitions_come_back_bit_for_bit(tmp_path: Path) -> None:
+    """With their weight; a model that was saved without any has none, also where it takes the place of one that had."""
+    prior = save_with_prior(tmp_path / "model")
+    loaded = load_artefact(tmp_path / "model").prior
+    assert loaded is not None
+    assert loaded.weight == prior.weight
+    for name in ("edges", "columns", "weights"):
+        found, expected = (getattr(each.transitions, name) for each in (loaded, prior))
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    save(tmp_path / "model")
+    assert load_artefact(tmp_path / "model").prior is None
+
+
+def test_counted_transitions_that_were_changed_are_refused(tmp_path: Path) -> None:
+    """They have a hash like every other file; a file that the manifest does not name is not read."""
+    save_with_prior(tmp_path / "model")
+    content = (tmp_path / "model" / TRANSITIONS).read_bytes()
+    (tmp_path / "model" / TRANSITIONS).write_bytes(content[:-1] + b"x")
+    with pytest.raises(ArtefactError, match="was changed or cut short"):
+        load_artefact(tmp_path / "model")
+    (tmp_path / "model" / TRANSITIONS).unlink()
+    with pytest.raises(ArtefactError, match=f"{TRANSITIONS} is missing"):
+        load_artefact(tmp_path / "model")
+    save(tmp_path / "other")
+    (tmp_path / "other" / TRANSITIONS).write_bytes(content)
+    assert load_artefact(tmp_path / "other").prior is None
+
+
+def test_counted_transitions_of_other_items_are_refused(tmp_path: Path) -> None:
+    """A prior over more items than the model scores cannot be added to its scores."""
+    save_with_prior(tmp_path / "model", ITEMS + 2)
+    with pytest.raises(ArtefactError, match="do not fit together"):
+        load_artefact(tmp_path / "model")

@@ -227,7 +227,9 @@ def test_overrides_that_cannot_be(override: str, message: str) -> None:
 
 def test_an_override_of_what_is_no_group() -> None:
     """A file that gives a number where a group belongs cannot be overridden inside it."""
-    with pytest.raises(ConfigError, match="'data' is not a group of settings; groups are data, backbone, training, evaluation"):
+    with pytest.raises(
+        ConfigError, match="'data' is not a group of settings; groups are data, backbone, training, prior, evaluation"
+    ):
         parse_config("data = 3", ["data.user=me"])
 
 

@@ -4,7 +4,9 @@ import pytest
 
 import worlds
 from ssd4rec import experiment
+from ssd4rec.artefact import load_artefact
 from ssd4rec.config import settings
+from ssd4rec.data.interactions import read_interactions
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +39,26 @@ def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, tmp_path):
     assert line == (
         f"softmax: sampled, {items} of {items} items a batch, drawn by training counts to the power 0; ranking is over all items"
     )
+
+
+def test_counted_transitions_are_measured_with_the_model_and_without(prepared, tmp_path):
+    """The report says what each is worth; the artefact gives the figures of both together again."""
+    asked = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
+        update={"prior": settings.PriorConfig(transitions="validated")}
+    )
+    report = experiment.train(prepared, asked, tmp_path / "model")
+    part = report["transitions"]
+    assert part["weight"] > 0
+    assert part["validation"][str(part["weight"])] == max(part["validation"].values()) > part["validation"]["0.0"]
+    assert part["test"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
+    artefact = load_artefact(tmp_path / "model")
+    again = experiment.measure_again(artefact, read_interactions(worlds.frame(worlds.cycle())), asked)
+    assert again["test"] == report["test"]
+    assert again["transitions"]["model_alone"] == part["model_alone"]
+
+
+def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
+    """Nothing is tried then."""
+    asked = worlds.config(max_epochs=1).model_copy(update={"prior": settings.PriorConfig(transitions=0.5)})
+    part = experiment.train(prepared, asked, tmp_path / "model")["transitions"]
+    assert (part["weight"], part["validation"]) == (0.5, {})

@@ -1,6 +1,7 @@
 """A finished model on disk: a folder that is whole or absent, without pickle.
 
 weights.safetensors   config.toml   catalogue.parquet   popularity.npy   report.json
+transitions.safetensors, where counted transitions add to the scores: edges, columns, weights (backbones/transitions.py), weight
 manifest.json: format version, version of the package, SHA-256 of each file and of the manifest itself
 
 DIR is written as .DIR.new-PID beside it and takes its name at the end; an artefact that was there steps aside as .DIR.old.
@@ -23,10 +24,13 @@ import numpy as np
 import polars as pl
 import safetensors
 import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.backbones.make import make_backbone
+from ssd4rec.backbones.transitions import TransitionPrior, Transitions
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
@@ -43,6 +47,7 @@ WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT = (
     "report.json",
 )
 FILES = (WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT)
+TRANSITIONS = "transitions.safetensors"  # the one file that need not be there
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Artefact:
     config: Config
     report: Mapping[str, Any]
     training_counts: Numbers  # [V + 1] training events of each item number
+    prior: TransitionPrior | None = None  # what was counted, added to the model's scores
 
 
 def save_artefact(
@@ -63,6 +69,7 @@ def save_artefact(
     config: Config,
     report: Mapping[str, object],
     training_counts: Numbers,
+    prior: TransitionPrior | None = None,
 ) -> None:
     """Write a finished model as a folder that is whole or absent.
 
@@ -75,6 +82,7 @@ def save_artefact(
         config: all settings.
         report: metrics, seconds, course, versions; JSON-able, a figure that is not a number becomes null.
         training_counts: [V + 1], for users of whom nothing is known.
+        prior: what was counted, added to the model's scores wherever it is measured or asked.
 
     Raises:
         ArtefactError: the folder cannot be written, or holds something that is not an artefact; model, catalogue and counts
@@ -96,8 +104,10 @@ def save_artefact(
         catalogue.write(fresh / CATALOGUE)
         np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
         (fresh / REPORT).write_text(_json(_without_nan(report)), encoding="utf-8")
+        if prior:
+            _write_prior(prior, fresh / TRANSITIONS)
         (fresh / MANIFEST).write_text(_json(_manifest(fresh)), encoding="utf-8")
-        _sync(fresh / name for name in (*FILES, MANIFEST, "."))
+        _sync([*fresh.iterdir(), fresh])
         _rename_over(fresh, target)
     except (OSError, safetensors.SafetensorError, pl.exceptions.PolarsError) as error:
         raise ArtefactError(f"cannot write the model to {target}: {error}; give another folder, or free some space") from error
@@ -137,7 +147,7 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
     folder = Path(directory).resolve()
     if not folder.exists() and _aside(folder).is_dir():
         folder = _aside(folder)
-    _check_manifest(folder)
+    files = _check_manifest(folder)
     try:
         config = parse_config((folder / CONFIG).read_text(encoding="utf-8"), source=str(folder / CONFIG))
         catalogue = Catalogue.read(folder / CATALOGUE)
@@ -145,18 +155,34 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         # copied to where torch would put them: a matrix product of numbers that begin elsewhere may round in another order
         weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
+        prior = _read_prior(folder / TRANSITIONS) if TRANSITIONS in files else None
     except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
     with torch.device("meta"):  # no initial weights are drawn, only to be replaced
         model = NextItemModel(make_backbone(config.backbone), len(catalogue))
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
-    if misfits := _misfits(expected, {**weights, POPULARITY: counts}):
+    found = {**weights, POPULARITY: counts}
+    if prior:
+        expected[TRANSITIONS], found[TRANSITIONS] = model.table.weight[:, 0], prior.transitions.edges
+    if misfits := _misfits(expected, found):
         raise ArtefactError(
             f"{folder}: weights, settings and the catalogue of {len(catalogue)} items do not fit together: {'; '.join(misfits)}; "
             f"copy the model again, or train it again"
         )
     model.load_state_dict(weights, assign=True)
-    return Artefact(model.eval(), catalogue, config, report, counts)
+    return Artefact(model.eval(), catalogue, config, report, counts, prior)
+
+
+def _write_prior(prior: TransitionPrior, path: Path) -> None:
+    counted = prior.transitions
+    parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
+    save_arrays(parts, path, metadata={"weight": repr(prior.weight)})
+
+
+def _read_prior(path: Path) -> TransitionPrior:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        weight = float(file.metadata()["weight"])
+    return TransitionPrior(Transitions(**load_arrays(path)), weight)
 
 
 def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
@@ -178,7 +204,8 @@ def _check_device(device: str) -> None:
         raise BackendError(f'the device "{device}" is not available on this machine; use "cpu"') from error
 
 
-def _check_manifest(folder: Path) -> None:
+def _check_manifest(folder: Path) -> set[str]:
+    """The files of an artefact that is whole."""
     if not folder.is_dir():
         raise ArtefactError(f"no model at {folder}: there is no such folder; `ssd4rec train DATA --out {folder}` makes one")
     if not (folder / MANIFEST).is_file():
@@ -195,7 +222,8 @@ def _check_manifest(folder: Path) -> None:
         )
     if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
         raise ArtefactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
-    for name in FILES:
+    files = {*FILES, *hashes}
+    for name in sorted(files):
         if not (folder / name).is_file():
             raise ArtefactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
         if (found := _sha256(folder / name)) != hashes.get(name):
@@ -203,10 +231,11 @@ def _check_manifest(folder: Path) -> None:
                 f"{folder / name} was changed or cut short: SHA-256 {found[:12]}…, expected {str(hashes.get(name))[:12]}…; "
                 f"copy the model again, or train it again"
             )
+    return files
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    hashes = {name: _sha256(folder / name) for name in FILES}
+    hashes = {name: _sha256(folder / name) for name in (*FILES, TRANSITIONS) if (folder / name).is_file()}
     manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
     return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
 

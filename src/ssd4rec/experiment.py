@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.backbones.transitions import Transitions
+from ssd4rec.backbones.transitions import TransitionPrior, Transitions
 from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config
 from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.histories import Histories, build_histories, describe
@@ -26,6 +26,7 @@ from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate
+from ssd4rec.evaluation.prior import choose_prior
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import LAST, fit
@@ -99,10 +100,11 @@ def train(
         say(f"{state} holds an interrupted training; it is begun anew (interrupt now and add --resume to go on with it)")
     training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
 
-    say("ranking the whole catalogue for the test part")
     trained = time.monotonic()
     counts = training_counts(data.histories, data.split.train, len(data.catalogue))
-    test = measure(model, data, config, counts, progress)
+    prior, about_prior = make_prior(model, data, config, counts, say, progress)
+    say("ranking the whole catalogue for the test part")
+    test = measure(model, data, config, counts, progress, prior)
     popularity = measure(Popularity(counts), data, config, counts)
     report = {
         "data": {**data.description, "fingerprint": data.histories.fingerprint()},
@@ -112,6 +114,7 @@ def train(
         "test": test.as_dict(),
         "test_groups": test.groups_as_dict(),
         "popularity": {"test": popularity.as_dict()},
+        **about_prior,
         "course": training.as_dict(),
         "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
         "seconds": {
@@ -122,7 +125,7 @@ def train(
         "versions": versions(),
         "artefact": str(out),
     }
-    save_artefact(out, model, data.catalogue, config, report, counts)
+    save_artefact(out, model, data.catalogue, config, report, counts, prior)
     shutil.rmtree(state, ignore_errors=True)
     return report
 
@@ -147,7 +150,14 @@ def make_model(config: Config, catalogue_size: int) -> NextItemModel:
         return NextItemModel(make_backbone(config.backbone), catalogue_size)
 
 
-def measure(model: Ranker | Scorer, data: Prepared, config: Config, counts: Numbers, progress: Progress | None = None) -> Ranking:
+def measure(
+    model: Ranker | Scorer,
+    data: Prepared,
+    config: Config,
+    counts: Numbers,
+    progress: Progress | None = None,
+    prior: TransitionPrior | None = None,
+) -> Ranking:
     """Rank the test part under the protocol of the settings."""
     return evaluate(
         model,
@@ -159,12 +169,46 @@ def measure(model: Ranker | Scorer, data: Prepared, config: Config, counts: Numb
         split=data.split.protocol,
         training_counts=counts,
         progress=progress,
+        prior=prior,
     )
 
 
 def count_transitions(data: Prepared) -> Transitions:
     """The baseline that counts what followed what in the training part."""
-    return Transitions(*training_part(data.histories, data.split.train), len(data.catalogue))
+    return Transitions.count(*training_part(data.histories, data.split.train), len(data.catalogue))
+
+
+def make_prior(
+    model: NextItemModel, data: Prepared, config: Config, counts: Numbers, say: Say, progress: Progress | None = None
+) -> tuple[TransitionPrior | None, dict[str, Any]]:
+    """What `prior.transitions` asks for, and what the report says of it."""
+    asked = config.prior.transitions
+    if not asked:
+        return None, {}
+    say("counting what came soon after what")
+    transitions, budget = count_transitions(data), config.evaluation.token_budget
+    validation: dict[float, float] = {}
+    prior: TransitionPrior | None
+    if asked == "validated":
+        chosen = choose_prior(model, transitions, data.histories, data.split.validation, token_budget=budget, progress=progress)
+        prior, validation = chosen.prior, dict(chosen.ndcg)
+        weight = prior.weight if prior else 0
+        say(f"prior.transitions = {weight:g}: validation ndcg@10 {validation[weight]:.4f}, the model alone {validation[0.0]:.4f}")
+    else:
+        prior = TransitionPrior(transitions, asked)
+    about = _beside_prior(model, transitions, prior.weight if prior else 0.0, data, config, counts)
+    return prior, {"transitions": {**about, "validation": {str(weight): figure for weight, figure in validation.items()}}}
+
+
+def _beside_prior(
+    model: NextItemModel, transitions: Transitions, weight: float, data: Prepared, config: Config, counts: Numbers
+) -> dict[str, Any]:
+    """The test figures of the counts alone and of the model alone."""
+    return {
+        "weight": weight,
+        "test": measure(transitions, data, config, counts).as_dict(),
+        "model_alone": measure(model, data, config, counts).as_dict(),
+    }
 
 
 def measure_again(
@@ -190,8 +234,12 @@ def measure_again(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
     data = Prepared(histories, artefact.catalogue, make_split(histories, config.data), describe(interactions, histories))
-    test = measure(artefact.model, data, config, artefact.training_counts, progress)
+    test = measure(artefact.model, data, config, artefact.training_counts, progress, artefact.prior)
     popularity = measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
+    beside = {}
+    if prior := artefact.prior:
+        about = _beside_prior(artefact.model, prior.transitions, prior.weight, data, config, artefact.training_counts)
+        beside = {"transitions": about}
     return {
         "data": data.description,
         "model": _describe_model(artefact.model, artefact.config),
@@ -199,6 +247,7 @@ def measure_again(
         "test": test.as_dict(),
         "test_groups": test.groups_as_dict(),
         "popularity": {"test": popularity.as_dict()},
+        **beside,
         "seconds": {"total": time.monotonic() - began},
         "notes": notes,
     }

@@ -41,16 +41,23 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def show_figures(console: Console, report: Mapping[str, Any]) -> None:
-    """The test figures of the model beside popularity, their protocol, and where the model lies."""
-    popularity = report.get("popularity", {}).get("test", {})
+    """The test figures of the model beside popularity and counted transitions, their protocol, and where the model lies."""
     backbone = report.get("model", {}).get("backbone", {}).get("name", "ssd4rec")
+    columns = {backbone: report["test"], "popularity": report.get("popularity", {}).get("test", {})}
+    if transitions := report.get("transitions"):
+        columns = {
+            f"{backbone} + transitions": report["test"],
+            f"{backbone} alone": transitions["model_alone"],
+            "transitions": transitions["test"],
+            "popularity": columns["popularity"],
+        }
     table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")
-    for name in ("metric", backbone, "popularity", "ratio"):
+    for name in ("metric", *columns, "ratio"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in report["test"].items():
-        other = popularity.get(name)
-        ratio = f"{value / other:.1f}x" if other else ""
-        table.add_row(name, f"{value:.4f}", "" if other is None else f"{other:.4f}", ratio)
+        cells = [figures.get(name) for figures in columns.values()]
+        ratio = f"{value / cells[-1]:.1f}x" if cells[-1] else ""
+        table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
     console.print(table)
     console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in report["protocol"].items()))
     for title, groups in report.get("test_groups", {}).items():

@@ -1,10 +1,12 @@
-"""What came soon after what: the baseline that counts where models learn."""
+"""What came soon after what: the baseline that counts where models learn, and the prior that it makes for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ssd4rec.shapes import Boundaries, Items, Scores
 
@@ -16,6 +18,7 @@ READ = 10  # last events of a history that are looked up
 FADE = 0.7  # an event further apart, or further back, counts so much less
 BACKWARDS = 0.5  # what a pair counts for the item that came first
 POPULARITY_POWER = 0.2  # of the events of either item, that its pairs are divided by
+FLOOR = 0.01  # a score of so much raises a model's score by weight * log 2
 BLOCK_ELEMENTS = 1 << 21  # scores held at once
 
 
@@ -29,16 +32,27 @@ class Transitions:
     Nothing is learnt. The five numbers were chosen by hand by validation NDCG@10 on Amazon Beauty (docs/log.md).
 
     Args:
-        items: int64 [T] the training part, packed.
-        boundaries: int64 [B + 1] of its histories.
-        catalogue_size: V.
+        edges: int64 [V + 1]; the pairs of item number i are those from edges[i - 1] to edges[i].
+        columns: int32 [pairs] the other item's number less one, rising for each item.
+        weights: float32 [pairs] S.
 
     Source: sequential rules (Kamehkhosh, Jannach and Ludewig 2017), read from several items with fading weights
     (Garg et al. 2019, "Sequence and Time Aware Neighborhood"), pairs counted in both directions.
     """
 
-    def __init__(self, items: Numbers, boundaries: Numbers, catalogue_size: int) -> None:
-        self.catalogue_size = catalogue_size
+    def __init__(self, edges: Numbers, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
+        self.edges, self.columns, self.weights = edges, columns, weights
+        self.catalogue_size = len(edges) - 1
+
+    @classmethod
+    def count(cls, items: Numbers, boundaries: Numbers, catalogue_size: int) -> "Transitions":
+        """Count histories.
+
+        Args:
+            items: int64 [T] the training part, packed.
+            boundaries: int64 [B + 1] of its histories.
+            catalogue_size: V.
+        """
         history = np.repeat(np.arange(len(boundaries) - 1), np.diff(boundaries))
         keys: Numbers = np.zeros(0, dtype=np.int64)
         weights: Weights = np.zeros(0)
@@ -51,10 +65,11 @@ class Transitions:
             )
             added = np.concatenate([weights, weight, BACKWARDS * weight])
             weights = np.bincount(place, added, minlength=len(keys)).astype(np.float64)
-        row, self._column = keys // catalogue_size, keys % catalogue_size
+        row, column = keys // catalogue_size, keys % catalogue_size
         events = (1.0 + np.bincount(items - 1, minlength=catalogue_size)) ** -POPULARITY_POWER
-        self._weight = weights * events[row] * events[self._column]
-        self._edges = np.searchsorted(row, np.arange(catalogue_size + 1))
+        edges = np.searchsorted(row, np.arange(catalogue_size + 1))
+        found = (weights * events[row] * events[column]).astype(np.float32)
+        return cls(edges, column.astype(np.int32), found)
 
     def score_blocks(self, items: Items, boundaries: Boundaries) -> Iterator[tuple[slice, Scores]]:
         """The scores of a few histories at a time.
@@ -66,23 +81,70 @@ class Transitions:
         Yields:
             Which histories, and their scores, float64 [rows, V]; 0 where nothing is known.
         """
-        edges, read = boundaries.cpu().numpy(), items.cpu().numpy()
         size = max(1, BLOCK_ELEMENTS // self.catalogue_size)
-        for first in range(0, len(edges) - 1, size):
-            rows = slice(first, min(first + size, len(edges) - 1))
-            yield rows, self._scores(read, edges[rows.start : rows.stop + 1])
+        histories = len(boundaries) - 1
+        for first in range(0, histories, size):
+            rows = slice(first, min(first + size, histories))
+            yield rows, torch.from_numpy(self._scores(items, boundaries, rows)).view(-1, self.catalogue_size)
 
-    def _scores(self, items: Numbers, edges: Numbers) -> Scores:
-        histories = len(edges) - 1
-        scores = np.zeros(histories * self.catalogue_size)
+    def raises(self, items: Items, boundaries: Boundaries, rows: slice) -> tuple[Tensor, Tensor]:
+        """By how much a few histories' scores are raised at weight 1: log(1 + score / FLOOR), where it is not 0.
+
+        Args:
+            items: int64 [T] packed histories.
+            boundaries: int64 [B + 1].
+            rows: which histories.
+
+        Returns:
+            int64 [n] places in [rows, V], counted through, none of them twice; float32 [n] by how much.
+        """
+        scores = self._scores(items, boundaries, rows)
+        places = np.flatnonzero(scores)
+        return torch.from_numpy(places), torch.from_numpy(np.log1p(scores[places] / FLOOR).astype(np.float32))
+
+    def _scores(self, items: Items, boundaries: Boundaries, rows: slice) -> Weights:
+        """[rows * V]: the scores of a few histories, end to end."""
+        edges = boundaries[rows.start : rows.stop + 1].cpu().numpy()
+        read = items[edges[0] : edges[-1]].cpu().numpy()
+        first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
+        scores = np.zeros(len(first) * self.catalogue_size)
         for back in range(READ):
-            place = edges[1:] - 1 - back
-            there = np.flatnonzero(place >= edges[:-1])
-            there = there[items[place[there]] > 0]
-            item = items[place[there]] - 1
-            found = self._edges[item + 1] - self._edges[item]
+            there = np.flatnonzero(last - back >= first)
+            there = there[read[last[there] - back] > 0]
+            item = read[last[there] - back] - 1
+            found = self.edges[item + 1] - self.edges[item]
             before = np.cumsum(found) - found
-            entry = np.arange(found.sum()) + np.repeat(self._edges[item] - before, found)
-            cell = np.repeat(there, found) * self.catalogue_size + self._column[entry]
-            scores[cell] += FADE**back * self._weight[entry]  # no cell twice: a history has one event in each place
-        return torch.from_numpy(scores).view(histories, self.catalogue_size)
+            entry = np.arange(found.sum()) + np.repeat(self.edges[item] - before, found)
+            place = np.repeat(there, found) * self.catalogue_size + self.columns[entry]
+            scores[place] += FADE**back * self.weights[entry]  # no place twice: a history has one event so far back
+        return scores
+
+
+@dataclass(frozen=True)
+class TransitionPrior:
+    """Raises a trained model's scores by what was counted: what it says where it knows, the model everywhere else.
+
+        score(j) = state . v_j + weight * log(1 + transitions(j) / FLOOR)
+
+    In probabilities: the model's times a power of the counted ones, normalised (a product of experts, Hinton 2002). A model of D
+    numbers an item cannot hold an opinion on every pair that was ever seen; counts can, and know nothing else.
+    """
+
+    transitions: Transitions
+    weight: float
+
+    def raised(
+        self, blocks: Iterable[tuple[slice, Scores]], items: Items, boundaries: Boundaries
+    ) -> Iterator[tuple[slice, Scores]]:
+        """A model's scores, a few histories at a time, raised in place.
+
+        Args:
+            blocks: which histories, and their scores [rows, V], contiguous.
+            items: int64 [T] the histories, packed.
+            boundaries: int64 [B + 1].
+        """
+        for rows, scores in blocks:
+            places, by = self.transitions.raises(items, boundaries, rows)
+            flat = scores.view(-1)
+            flat[places.to(flat.device)] += self.weight * by.to(flat)
+            yield rows, scores

@@ -19,7 +19,7 @@ from ssd4rec.config.backbones import (
 )
 from ssd4rec.config.base import Objective, Settings
 from ssd4rec.config.recbole import RecBoleRun, read_recbole
-from ssd4rec.config.settings import FULL_SOFTMAX_UP_TO, Config, DataConfig, EvaluationConfig, Seen, TrainingConfig
+from ssd4rec.config.settings import FULL_SOFTMAX_UP_TO, Config, DataConfig, EvaluationConfig, PriorConfig, Seen, TrainingConfig
 from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "GRU4RecConfig",
     "Mamba4RecConfig",
     "Objective",
+    "PriorConfig",
     "RecBoleRun",
     "SASRecConfig",
     "SIGMAConfig",

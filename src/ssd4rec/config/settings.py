@@ -66,6 +66,13 @@ class TrainingConfig(Settings):
         return self.softmax == "sampled" or (self.softmax == "auto" and catalogue_size > FULL_SOFTMAX_UP_TO)
 
 
+class PriorConfig(Settings):
+    """What was counted, added to what was learnt; it is kept with the model and served with it."""
+
+    # weight of `backbones.transitions`, what came soon after what; validated: the best of a few by validation NDCG@10
+    transitions: Annotated[float, Field(ge=0.0)] | Literal["validated"] = 0.0
+
+
 class EvaluationConfig(Settings):
     """What is reported, and under which protocol."""
 
@@ -86,6 +93,7 @@ class Config(Settings):
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = SSD4RecConfig()
     training: TrainingConfig = TrainingConfig()
+    prior: PriorConfig = PriorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

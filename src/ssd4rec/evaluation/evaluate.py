@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Protocol as Interface
 from typing import runtime_checkable
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd4rec.backbones.transitions import TransitionPrior
 from ssd4rec.config import Seen
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import Numbers, pack
@@ -137,6 +139,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     token_budget: int = 32768,
     training_counts: Numbers | None = None,
     progress: Progress | None = None,
+    prior: TransitionPrior | None = None,
 ) -> Ranking:
     """Rank every target among the whole catalogue, in memory that does not grow with the number of users.
 
@@ -151,6 +154,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         token_budget: events read at once.
         training_counts: [V + 1] training events of each item number, for the groups by popularity.
         progress: called with (targets ranked, all targets).
+        prior: what was counted, added to the scores of a `Ranker`.
 
     Returns:
         The ranks in the order of the examples, and the figures.
@@ -165,7 +169,9 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     single = examples.prefixes()
     if not len(single):
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
-    ranks = _rank(model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence)
+    ranks = _rank(
+        model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence, prior=prior
+    )
     protocol = Protocol(
         split=split,
         candidates=f"whole catalogue, {_catalogue_size(model)} items",
@@ -184,20 +190,28 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
 
 
 def _rank(
-    model: Ranker | Scorer, histories: Histories, single: Examples, token_budget: int, *, filtered: bool, progress: Progress
+    model: Ranker | Scorer,
+    histories: Histories,
+    single: Examples,
+    token_budget: int,
+    *,
+    filtered: bool,
+    progress: Progress,
+    prior: TransitionPrior | None,
 ) -> Ranks:
     ranks, done = [], 0
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         _check_catalogue(histories, _catalogue_size(model))
         device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
         for packed in pack(histories, single, token_budget):
             batch = packed.to(device)
             read, targets = (batch.items, batch.boundaries), batch.targets[batch.boundaries[1:] - 1]
-            seen = (batch.items, torch.repeat_interleave(batch.boundaries.diff())) if filtered else ()
+            seen, rows = (batch.items, torch.repeat_interleave(batch.boundaries.diff())) if filtered else (None, None)
             if isinstance(model, Scorer):
-                ranked = ranks_of_blocks(model.score_blocks(*read), targets, *seen)
+                ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen, rows)
             else:
-                ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, *seen)
+                raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries) if prior else None
+                ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, seen, rows, raised)
             ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))
@@ -249,7 +263,7 @@ def _group(name: str, ranks: Ranks, cutoff: int) -> Iterator[Group]:
 
 
 @contextmanager
-def _evaluating(model: Ranker | Scorer) -> Iterator[None]:
+def evaluating(model: Ranker | Scorer) -> Iterator[None]:
     """Dropout off inside; afterwards every part is in the mode that it was in."""
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     modes = [module.training for module in modules]

@@ -1,6 +1,6 @@
 """The rank of a target among the whole catalogue."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from ssd4rec.shapes import Scores, States
 BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
 LEAST_ROWS = 32  # histories scored at once however many items there are: fewer make thin products
 BLOCK_ITEMS = 2048  # items worked on at once: what is made of a block of their scores stays in the cache
+Blocks = Iterable[tuple[slice, Scores]]  # which histories, and their scores [rows, V], a few at a time
 
 
 def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None, rounding: Tensor | None = None) -> Tensor:
@@ -55,7 +56,12 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
 
 
 def ranks_of_states(
-    states: States, item_vectors: Tensor, targets: Tensor, seen: Tensor | None = None, seen_rows: Tensor | None = None
+    states: States,
+    item_vectors: Tensor,
+    targets: Tensor,
+    seen: Tensor | None = None,
+    seen_rows: Tensor | None = None,
+    raised: Callable[[Blocks], Blocks] | None = None,
 ) -> Tensor:
     """`rank_targets` of states @ item_vectors^T, a block of histories at a time, so that memory does not grow with B.
 
@@ -68,6 +74,7 @@ def ranks_of_states(
         targets: int64 [B] item numbers.
         seen: int64 [events] item numbers that are left out of the candidates of the history in `seen_rows`.
         seen_rows: int64 [events], rising.
+        raised: what is added to the scores, in place; None: nothing.
 
     Returns:
         int64 [B].
@@ -78,13 +85,20 @@ def ranks_of_states(
     """
     _check_targets(targets, item_vectors.shape[0])
     states = states.to(item_vectors.dtype)  # under autocast they may be bfloat16
-    lengths = states.norm(dim=1) * item_vectors[targets - 1].norm(dim=1)
-    rounding = 4 * torch.finfo(states.dtype).eps * lengths
-    return ranks_of_blocks(score_blocks(states, item_vectors), targets, seen, seen_rows, rounding)
+    blocks: Blocks = score_blocks(states, item_vectors)
+    if raised is not None:
+        blocks = raised(blocks)
+    return ranks_of_blocks(blocks, targets, seen, seen_rows, rounding_of(states, item_vectors, targets))
+
+
+def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor:
+    """[B] by how much rounding can part two scores of a history that are equal to its target's."""
+    lengths: Tensor = states.norm(dim=1) * item_vectors[targets - 1].norm(dim=1)
+    return 4 * torch.finfo(states.dtype).eps * lengths
 
 
 def ranks_of_blocks(
-    blocks: Iterable[tuple[slice, Scores]],
+    blocks: Blocks,
     targets: Tensor,
     seen: Tensor | None = None,
     seen_rows: Tensor | None = None,

@@ -81,6 +81,10 @@ def points(study: str, known: str | None, budget: Budget, models: Sequence[str],
     Raises:
         ConfigError: no such study, or settings that do not fit.
     """
+    if given := [setting for setting in settings if setting.startswith("prior.")]:
+        raise ConfigError(
+            f"reproduce measures each model without and with counted transitions anyway; leave out --set {given[0]}"
+        )
     plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
     return plan(_Recipe(known, budget, tuple(settings)), models)
 
@@ -113,7 +117,12 @@ class _Recipe:
         name = "ssd4rec" if model in WIRINGS else model
         preset = self.known if self.known in presets() else None
         published = preset if self.budget.follows_paper else None
-        chosen = [f'backbone.name="{name}"', f"backbone.width={self.budget.width}", f"training.max_epochs={self.budget.epochs}"]
+        chosen = [
+            f'backbone.name="{name}"',
+            f"backbone.width={self.budget.width}",
+            f"training.max_epochs={self.budget.epochs}",
+            "prior.transitions=0.0",
+        ]
         if name == "ssd4rec":
             chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')
         if name != "ssd4rec" or published is None:

@@ -30,7 +30,7 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         return [_costs(part)]
     found = [_figures(part)]
     if study == "accuracy":
-        found += [each for each in (_beside_published(part), _tests(part), _recipes(part)) if each.rows]
+        found += [each for each in (_with_transitions(part), _beside_published(part), _tests(part), _recipes(part)) if each.rows]
     if study == "ablation":
         found.append(_costs(part))
     return found
@@ -102,6 +102,20 @@ def _figures(part: Mapping[str, Any]) -> Table:
         done = sum(seed["state"] == "finished" for seed in row["seeds"])
         rows.append((row["label"], *cells, f"{done}/{len(row['seeds'])}" if row["seeds"] else "-"))
     return Table("Test, mean ± standard deviation over seeds", ("", *(name.upper() for name in names), "seeds"), tuple(rows))
+
+
+def _with_transitions(part: Mapping[str, Any]) -> Table:
+    rows = []
+    for row in part["rows"]:
+        if together := row["with_transitions"]:
+            cells = [_spread(figures) for figures in together["metrics"].values()]
+            alone = row["metrics"]["ndcg@10"]["mean"]
+            gain = f"{together['metrics']['ndcg@10']['mean'] / alone - 1:+.0%}" if alone else "-"
+            weights = ", ".join(f"{weight:g}" for weight in dict.fromkeys(together["weights"]))
+            rows.append((row["label"], *cells, gain, weights))
+    names = tuple(dict.fromkeys(name.upper() for row in part["rows"] for name in row["metrics"]))
+    title = "The same models with counted transitions added to their scores (prior.transitions, weight by validation)"
+    return Table(title, ("", *names, "NDCG@10 against alone", "weight"), tuple(rows))
 
 
 def _beside_published(part: Mapping[str, Any]) -> Table:

@@ -23,6 +23,7 @@ from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
+from ssd4rec.evaluation.prior import choose_prior
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
@@ -44,15 +45,20 @@ def work(folder: Path) -> None:
     popularity = experiment.measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
     memory = _peak_memory()  # before padding, which needs its own
     np.save(folder / RANKS, ranking.ranks)
-    transitions = experiment.measure(experiment.count_transitions(data), data, config, artefact.training_counts)
-    for name, counted in (("popularity", popularity), ("transitions", transitions)):
-        np.save(folder / f"{name}.npy", counted.ranks)
+    counted = experiment.count_transitions(data)
+    transitions = experiment.measure(counted, data, config, artefact.training_counts)
+    budget = config.evaluation.token_budget
+    prior = choose_prior(artefact.model, counted, data.histories, data.split.validation, token_budget=budget).prior
+    together = experiment.measure(artefact.model, data, config, artefact.training_counts, prior=prior)
+    for name, other in (("popularity", popularity), ("transitions", transitions), ("with_transitions", together)):
+        np.save(folder / f"{name}.npy", other.ranks)
     epochs = [epoch["seconds"] for epoch in report["course"]["course"]]
     result = {
         **report,
         "test": ranking.as_dict(),
         "popularity": {"test": popularity.as_dict()},
         "transitions": {"test": transitions.as_dict()},
+        "with_transitions": {"test": together.as_dict(), "weight": prior.weight if prior else 0.0},
         "settings": spec["settings"],
         "efficiency": {
             "epochs": len(epochs),

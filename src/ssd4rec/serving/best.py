@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ssd4rec.backbones.transitions import TransitionPrior
 from ssd4rec.data.packing import Numbers, consecutive
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.ranks import score_blocks
@@ -35,7 +36,13 @@ class Best(NamedTuple):
     source: Literal["model", "popular"]
 
 
-def best_items(model: NextItemModel, training_counts: Numbers, histories: Sequence[Numbers], request: Request) -> list[Best]:
+def best_items(
+    model: NextItemModel,
+    training_counts: Numbers,
+    histories: Sequence[Numbers],
+    request: Request,
+    prior: TransitionPrior | None = None,
+) -> list[Best]:
     """Read histories and choose the best candidates of each; where nothing is known, the most popular ones.
 
     Args:
@@ -43,6 +50,7 @@ def best_items(model: NextItemModel, training_counts: Numbers, histories: Sequen
         training_counts: [V + 1] training events of each item number.
         histories: item numbers, oldest first; 0 stands for an unknown item, which is not read.
         request: what may be chosen.
+        prior: what was counted, added to the model's scores.
 
     Returns:
         One for each history; fewer than k items where there are fewer candidates.
@@ -53,7 +61,10 @@ def best_items(model: NextItemModel, training_counts: Numbers, histories: Sequen
     fall_back = [_falls_back(history, request) for history in histories]
     known = [history[history > 0] for history, falls in zip(histories, fall_back, strict=True) if not falls]
     unknown = [history for history, falls in zip(histories, fall_back, strict=True) if falls]
-    by_model, by_popularity = iter(_by_model(model, known, request)), iter(_by_popularity(training_counts, unknown, request))
+    by_model, by_popularity = (
+        iter(_by_model(model, known, request, prior)),
+        iter(_by_popularity(training_counts, unknown, request)),
+    )
     return [next(by_popularity if falls else by_model) for falls in fall_back]
 
 
@@ -84,22 +95,29 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
     return [(numbers[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(best)]
 
 
-def _by_model(model: NextItemModel, histories: list[Numbers], request: Request) -> list[Best]:
+def _by_model(model: NextItemModel, histories: list[Numbers], request: Request, prior: TransitionPrior | None) -> list[Best]:
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     batches = consecutive(lengths, TOKEN_BUDGET)
-    return [best for batch in batches for best in _read(model, [histories[place] for place in batch], request)]
+    return [best for batch in batches for best in _read(model, [histories[place] for place in batch], request, prior)]
 
 
-def _read(model: NextItemModel, histories: list[Numbers], request: Request) -> list[Best]:
+def _read(model: NextItemModel, histories: list[Numbers], request: Request, prior: TransitionPrior | None) -> list[Best]:
     device = model.item_vectors.device
     lengths = torch.tensor([len(history) for history in histories], device=device)
     items = torch.from_numpy(np.concatenate(histories)).to(device)
     boundaries = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     with torch.inference_mode():
-        return best_of_states(model, model.encode(items, boundaries), items, boundaries, request)
+        return best_of_states(model, model.encode(items, boundaries), items, boundaries, request, prior)
 
 
-def best_of_states(model: NextItemModel, states: States, items: Items, boundaries: Boundaries, request: Request) -> list[Best]:
+def best_of_states(
+    model: NextItemModel,
+    states: States,
+    items: Items,
+    boundaries: Boundaries,
+    request: Request,
+    prior: TransitionPrior | None = None,
+) -> list[Best]:
     """The best candidates of histories that have been read.
 
     Args:
@@ -108,6 +126,7 @@ def best_of_states(model: NextItemModel, states: States, items: Items, boundarie
         items: int64 [T] the histories' item numbers, end to end.
         boundaries: int64 [B + 1].
         request: what may be chosen.
+        prior: what was counted, added to the model's scores.
 
     Raises:
         DataError: a score is not a number.
@@ -116,7 +135,8 @@ def best_of_states(model: NextItemModel, states: States, items: Items, boundarie
     forbidden = None if request.forbidden is None else torch.from_numpy(request.forbidden).to(states.device)
     found: list[Best] = []
     with torch.inference_mode():
-        for rows, scores in score_blocks(states, model.item_vectors):
+        blocks = score_blocks(states, model.item_vectors)
+        for rows, scores in prior.raised(blocks, items, boundaries) if prior else blocks:
             if request.exclude_seen:
                 seen = slice(int(boundaries[rows.start]), int(boundaries[rows.stop]))
                 scores[history_of[seen] - rows.start, items[seen] - 1] = -torch.inf

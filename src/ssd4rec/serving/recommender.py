@@ -137,7 +137,7 @@ class Recommender:
 
     def best(self, histories: Sequence[Numbers], request: Request) -> list[Best]:
         """What comes next, in item numbers: see `best_items`."""
-        return best_items(self.artefact.model, self.artefact.training_counts, histories, request)
+        return best_items(self.artefact.model, self.artefact.training_counts, histories, request, self.artefact.prior)
 
     def numbers(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[Numbers]:
         """Item ids as item numbers, 0 = unknown.

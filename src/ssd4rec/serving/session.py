@@ -79,7 +79,8 @@ class Session:
             (best,) = recommender.best([numbers], request)
         else:
             items = torch.from_numpy(numbers[numbers > 0]).to(self._states.device)
-            (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request)
+            prior = recommender.artefact.prior
+            (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request, prior)
         return recommender.answer(len(numbers), tuple(self._unknown), best, request)
 
     def copy(self) -> "Session":
