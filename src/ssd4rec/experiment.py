@@ -173,9 +173,9 @@ def measure(
     )
 
 
-def count_transitions(data: Prepared) -> Transitions:
+def count_transitions(data: Prepared, progress: Progress | None = None) -> Transitions:
     """The baseline that counts what followed what in the training part."""
-    return Transitions.count(*training_part(data.histories, data.split.train), len(data.catalogue))
+    return Transitions.count(*training_part(data.histories, data.split.train), len(data.catalogue), progress)
 
 
 def make_prior(
@@ -186,7 +186,7 @@ def make_prior(
     if not asked:
         return None, {}
     say("counting what came soon after what")
-    transitions, budget = count_transitions(data), config.evaluation.token_budget
+    transitions, budget = count_transitions(data, progress), config.evaluation.token_budget
     validation: dict[float, float] = {}
     prior: TransitionPrior | None
     if asked == "validated":

@@ -1,6 +1,7 @@
 """The counted baseline, against loops."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,31 @@ def test_scores_are_those_of_loops(train, rows, cells):
     finally:
         transitions.BLOCK_ELEMENTS = before
     np.testing.assert_allclose(found.numpy(), by_loops(train, rows, 6), rtol=1e-6, atol=0)
+
+
+@given(histories, st.integers(1, 30))
+def test_counting_a_few_items_at_a_time_changes_nothing(train, pairs):
+    """Not a bit, however few pairs are held at once."""
+    expected = Transitions.count(*packed(train), 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transitions, "PAIRS_AT_ONCE", pairs)
+        found = Transitions.count(*packed(train), 6)
+    for name in ("edges", "columns", "weights"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+@given(histories, st.integers(1, 6))
+def test_the_strongest_pairs_of_each_item_are_kept(train, most):
+    """The largest S of each row, of equal ones the smaller item number; nothing else changes."""
+    whole = scores_of(Transitions.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transitions, "NEIGHBOURS", most)
+        found = scores_of(Transitions.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+    for row, kept in zip(whole, found, strict=True):
+        order = np.argsort(-row, kind="stable")[:most]
+        expected = np.zeros(6)
+        expected[order] = row[order]
+        np.testing.assert_array_equal(kept, expected)
 
 
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 3))

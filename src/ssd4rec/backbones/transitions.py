@@ -1,6 +1,6 @@
 """What came soon after what: the baseline that counts where models learn, and the prior that it makes for them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ READ = 10  # last events of a history that are looked up
 FADE = 0.7  # an event further apart, or further back, counts so much less
 BACKWARDS = 0.5  # what a pair counts for the item that came first
 POPULARITY_POWER = 0.2  # of the events of either item, that its pairs are divided by
+NEIGHBOURS = 300  # the strongest pairs of an item that are kept; 100 to all give the same figures (docs/log.md)
 FLOOR = 0.01  # a score of so much raises a model's score by weight * log 2
 BLOCK_ELEMENTS = 1 << 21  # scores held at once
+PAIRS_AT_ONCE = 1 << 20  # while counting, of as many items as that is enough for
 
 
 class Transitions:
@@ -28,6 +30,8 @@ class Transitions:
         score(j) = sum over the last READ events i, k events back, of FADE^k S[i, j]
         S[i, j]  = (A[i, j] + BACKWARDS A[j, i]) / (n_i n_j)^POPULARITY_POWER        n_i = 1 + training events of i
         A[i, j]  = sum of FADE^(d - 1) over training events i that j follows d events later, d <= REACH
+
+    Of each item's S only the NEIGHBOURS largest are kept, of equal ones those of smaller item number.
 
     Nothing is learnt. The five numbers were chosen by hand by validation NDCG@10 on Amazon Beauty (docs/log.md).
 
@@ -45,31 +49,38 @@ class Transitions:
         self.catalogue_size = len(edges) - 1
 
     @classmethod
-    def count(cls, items: Numbers, boundaries: Numbers, catalogue_size: int) -> "Transitions":
+    def count(
+        cls,
+        items: Numbers,
+        boundaries: Numbers,
+        catalogue_size: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Transitions":
         """Count histories.
 
         Args:
             items: int64 [T] the training part, packed.
             boundaries: int64 [B + 1] of its histories.
             catalogue_size: V.
+            progress: called with (items whose pairs are counted, V).
         """
+        events = np.bincount(items - 1, minlength=catalogue_size)
+        share = (1.0 + events) ** -POPULARITY_POWER
+        by_item, first_place = np.argsort(items, kind="stable"), np.concatenate([[0], np.cumsum(events)])
         history = np.repeat(np.arange(len(boundaries) - 1), np.diff(boundaries))
-        keys: Numbers = np.zeros(0, dtype=np.int64)
-        weights: Weights = np.zeros(0)
-        for apart in range(1, REACH + 1):
-            together = history[apart:] == history[:-apart]
-            earlier, later = items[:-apart][together] - 1, items[apart:][together] - 1
-            weight = np.full(len(earlier), FADE ** (apart - 1))
-            keys, place = np.unique(
-                np.concatenate([keys, earlier * catalogue_size + later, later * catalogue_size + earlier]), return_inverse=True
-            )
-            added = np.concatenate([weights, weight, BACKWARDS * weight])
-            weights = np.bincount(place, added, minlength=len(keys)).astype(np.float64)
-        row, column = keys // catalogue_size, keys % catalogue_size
-        events = (1.0 + np.bincount(items - 1, minlength=catalogue_size)) ** -POPULARITY_POWER
-        edges = np.searchsorted(row, np.arange(catalogue_size + 1))
-        found = (weights * events[row] * events[column]).astype(np.float32)
-        return cls(edges, column.astype(np.int32), found)
+        lengths, columns, weights = [], [], []
+        for first, last in _ranges(2 * REACH * events, PAIRS_AT_ONCE):
+            places = by_item[first_place[first] : first_place[last]]
+            row, column, weight = _pairs(items - 1, history, places, catalogue_size)
+            weight *= share[row] * share[column]
+            kept = _strongest(row, weight)
+            lengths.append(np.bincount(row[kept] - first, minlength=last - first))
+            columns.append(column[kept].astype(np.int32))
+            weights.append(weight[kept].astype(np.float32))
+            if progress:
+                progress(last, catalogue_size)
+        edges = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        return cls(edges, np.concatenate(columns), np.concatenate(weights))
 
     def score_blocks(self, items: Items, boundaries: Boundaries) -> Iterator[tuple[slice, Scores]]:
         """The scores of a few histories at a time.
@@ -118,6 +129,36 @@ class Transitions:
             place = np.repeat(there, found) * self.catalogue_size + self.columns[entry]
             scores[place] += FADE**back * self.weights[entry]  # no place twice: a history has one event so far back
         return scores
+
+
+def _ranges(sizes: Numbers, most: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring items in groups whose sizes come to `most` at most, or that are one item."""
+    ends, first = np.cumsum(sizes), 0
+    while first < len(sizes):
+        before = ends[first] - sizes[first]
+        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield first, last
+        first = last
+
+
+def _pairs(items: Numbers, history: Numbers, places: Numbers, catalogue_size: int) -> tuple[Numbers, Numbers, Weights]:
+    """Each pair of an item at one of some places and any other, in order, and A[i, j] + BACKWARDS A[j, i]."""
+    keys, weights = [], []
+    for apart in (*range(-REACH, 0), *range(1, REACH + 1)):
+        inside = places[(places + apart >= 0) & (places + apart < len(items))]
+        near = inside[history[inside] == history[inside + apart]]
+        keys.append(items[near] * catalogue_size + items[near + apart])
+        weights.append(np.full(len(near), FADE ** (abs(apart) - 1) * (1.0 if apart > 0 else BACKWARDS)))
+    found, place = np.unique(np.concatenate(keys), return_inverse=True)
+    summed = np.bincount(place, np.concatenate(weights), minlength=len(found)).astype(np.float64)
+    return found // catalogue_size, found % catalogue_size, summed
+
+
+def _strongest(row: Numbers, weight: Weights) -> Numbers:
+    """Where the NEIGHBOURS largest weights of each row are, in the order of the pairs; `row` rises."""
+    falling = np.lexsort((-weight, row))
+    starts = np.searchsorted(row, row)  # of each pair's row
+    return np.sort(falling[np.arange(len(row)) - starts < NEIGHBOURS])
 
 
 @dataclass(frozen=True)

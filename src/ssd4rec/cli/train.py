@@ -122,7 +122,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
                 resume=resume,
                 say=say,
                 callbacks=[TrainingProgress(err_console)],
-                progress=reporter(bar, "ranking"),
+                progress=reporter(bar, "measuring"),
             )
     except KeyboardInterrupt:
         say("interrupted; the same command with --resume goes on from the last checkpoint (one an epoch, one a minute)")

@@ -103,7 +103,7 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
             out / "model",
             say=say,
             callbacks=[TrainingProgress(err_console)],
-            progress=reporter(bar, "ranking"),
+            progress=reporter(bar, "measuring"),
         )
 
 
