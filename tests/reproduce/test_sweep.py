@@ -237,5 +237,12 @@ def test_a_paired_test_tells_a_better_model_from_an_equal_one():
 
 def test_published_figures_are_those_of_the_paper():
     """KuaiRand's row of SSD4Rec, and none for data that nobody published."""
-    assert published_row("kuairand-pure", "ssd4rec-all").figures["ndcg@10"] == 0.0593
-    assert published_row(None, "ssd4rec") is None
+    assert published_row("kuairand-pure", "ssd4rec-all", "kept").figures["ndcg@10"] == 0.0593
+    assert published_row(None, "ssd4rec", "kept") is None
+
+
+def test_published_figures_stand_beside_the_same_protocol_only():
+    """A table made with seen items kept says nothing beside one that removes them."""
+    assert published_row("ml-1m", "sasrec", "kept").figures["ndcg@10"] == 0.1687
+    assert published_row("ml-1m", "sasrec", "filtered") is None
+    assert published_row("ml-1m", "hstu-large", "filtered").seen == "filtered"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd4rec.config import presets
+from ssd4rec.config import Seen, presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
@@ -59,7 +59,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         _add_tests(rows, out, counted)
     if part.study == "ablation":
         rows.extend(_padded(rows))
-    ours = {row["model"] for row in rows}
+    beside = {"ssd4rec" if row["model"] in WIRINGS else row["model"] for row in rows if row["published"]}
     others = PUBLISHED.get(part.data.known or "", {}) if part.study == "accuracy" else {}
     return {
         "source": part.data.source,
@@ -74,7 +74,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "device": first["efficiency"]["device"] if first else None,
         "jobs": max((seed["jobs"] for seed in finished), default=1),
         "rows": rows,
-        "published_only": {name: _published(row) for name, row in others.items() if name not in ours},
+        "published_only": {name: _published(row) for name, row in others.items() if name not in beside},
     }
 
 
@@ -114,7 +114,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         "parameters": results[0]["model"]["parameters"] if results else None,
         "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
         "recipe": _recipe(point, part.data.known, budget),
-        "published": _published(published_row(known, point.model)),
+        "published": _published(published_row(known, point.model, _seen(point))),
         "seeds": seeds,
     }
 
@@ -156,7 +156,13 @@ def _spread(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _published(row: Published | None) -> dict[str, Any] | None:
-    return None if row is None else {"figures": dict(row.figures), "grade": row.grade, "source": row.source}
+    if row is None:
+        return None
+    return {"figures": dict(row.figures), "grade": row.grade, "source": f"{row.source}; seen items {row.seen}"}
+
+
+def _seen(point: Point) -> Seen:
+    return point.configs[0].evaluation.seen if point.configs else "kept"
 
 
 def _counted(finished: Sequence[Mapping[str, Any]], out: Path) -> dict[str, str]:
