@@ -24,13 +24,11 @@ import numpy as np
 import polars as pl
 import safetensors
 import torch
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.backbones.make import make_backbone
-from ssd4rec.backbones.transitions import TransitionPrior, Transitions
+from ssd4rec.backbones.transitions import TransitionPrior
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
@@ -105,7 +103,7 @@ def save_artefact(
         np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
         (fresh / REPORT).write_text(_json(_without_nan(report)), encoding="utf-8")
         if prior:
-            _write_prior(prior, fresh / TRANSITIONS)
+            prior.write(fresh / TRANSITIONS)
         (fresh / MANIFEST).write_text(_json(_manifest(fresh)), encoding="utf-8")
         _sync([*fresh.iterdir(), fresh])
         _rename_over(fresh, target)
@@ -155,7 +153,7 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         # copied to where torch would put them: a matrix product of numbers that begin elsewhere may round in another order
         weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
-        prior = _read_prior(folder / TRANSITIONS) if TRANSITIONS in files else None
+        prior = TransitionPrior.read(folder / TRANSITIONS) if TRANSITIONS in files else None
     except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
     with torch.device("meta"):  # no initial weights are drawn, only to be replaced
@@ -171,18 +169,6 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         )
     model.load_state_dict(weights, assign=True)
     return Artefact(model.eval(), catalogue, config, report, counts, prior)
-
-
-def _write_prior(prior: TransitionPrior, path: Path) -> None:
-    counted = prior.transitions
-    parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
-    save_arrays(parts, path, metadata={"weight": repr(prior.weight)})
-
-
-def _read_prior(path: Path) -> TransitionPrior:
-    with safetensors.safe_open(path, framework="numpy") as file:
-        weight = float(file.metadata()["weight"])
-    return TransitionPrior(Transitions(**load_arrays(path)), weight)
 
 
 def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.shapes import Boundaries, Items, Scores
@@ -189,3 +193,16 @@ class TransitionPrior:
             flat = scores.view(-1)
             flat[places.to(flat.device)] += self.weight * by.to(flat)
             yield rows, scores
+
+    def write(self, path: Path) -> None:
+        """Keep it as a safetensors file."""
+        counted = self.transitions
+        parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
+        save_file(parts, path, metadata={"weight": repr(self.weight)})
+
+    @classmethod
+    def read(cls, path: Path) -> "TransitionPrior":
+        """What `write` kept, to the last bit."""
+        with safetensors.safe_open(path, framework="numpy") as file:
+            weight = float(file.metadata()["weight"])
+        return cls(Transitions(**load_file(path)), weight)
