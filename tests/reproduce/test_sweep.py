@@ -21,7 +21,7 @@ from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.results import reduced
+from ssd4rec.reproduce.results import recipe_of, reduced
 from ssd4rec.reproduce.runs import Dataset
 from ssd4rec.reproduce.studies import find, make_budget, points
 from ssd4rec.reproduce.sweep import Part
@@ -193,6 +193,18 @@ def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
     assert "the paper has no settings for these data" in (reduced(part, budget) or "")
     assert reduced(beauty, budget) is None
     assert reduced(beauty, make_budget("paper", epochs=1)) == "reduced budget"
+
+
+def test_a_report_does_not_call_searched_what_was_given():
+    """Settings that --set has changed are named; all others come from the recipe, and a small budget changes none of them."""
+    small = make_budget("small")
+    for known, rest in ((None, ""), ("amazon-beauty", ", with the dropout of the preset")):
+        (as_it_is,) = points("accuracy", known, small, ["sasrec"], ())
+        assert recipe_of(as_it_is, known, small) == RECIPES["sasrec"].source + rest
+        given = ("training.mask_ratio=0.0", "training.token_budget=1024")
+        (changed,) = points("accuracy", known, small, ["sasrec"], given)
+        names = "training.mask_ratio, training.token_budget"
+        assert recipe_of(changed, known, small) == f"changed here ({names}), the rest {RECIPES['sasrec'].source}{rest}"
 
 
 def test_unknown_names_are_told_the_nearest():

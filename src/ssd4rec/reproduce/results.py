@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd4rec.config import Seen, presets
+from ssd4rec.config import Config, Seen, load_config, presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.published import PUBLISHED, Published, published_row
-from ssd4rec.reproduce.recipes import RECIPES
+from ssd4rec.reproduce.recipes import RECIPES, settings_of
 from ssd4rec.reproduce.runs import FAILURE, Run, ranks_of, result_of
 from ssd4rec.reproduce.studies import COUNTED, STUDIES, WIRINGS, Budget, Point
 
@@ -113,22 +113,37 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         "costs": _costs(results),
         "parameters": results[0]["model"]["parameters"] if results else None,
         "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
-        "recipe": _recipe(point, part.data.known, budget),
+        "recipe": recipe_of(point, part.data.known, budget),
         "published": _published(published_row(known, point.model, _seen(point))),
         "seeds": seeds,
     }
 
 
-def _recipe(point: Point, known: str | None, budget: Budget) -> str | None:
+def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
     """Where the settings of a row come from."""
     if not point.configs:
         return None
     model = point.configs[0].backbone.name
-    if known not in presets():
-        return RECIPES[model].source
-    if budget.follows_paper and model == "ssd4rec":
+    if budget.follows_paper and model == "ssd4rec" and known in presets():
         return "preset of the paper"
-    return f"{RECIPES[model].source}, with the dropout of the preset"
+    source = RECIPES[model].source + (", with the dropout of the preset" if known in presets() else "")
+    if not budget.follows_paper and (changed := _changed(point.configs[0], known)):
+        return f"changed here ({', '.join(changed)}), the rest {source}"
+    return source
+
+
+def _changed(config: Config, known: str | None) -> list[str]:
+    """The settings that are not those of the model's recipe."""
+    model = config.backbone.name
+    preset = load_config(known) if known in presets() and known else None
+    recipe = settings_of(model, preset_dropout=preset.backbone.dropout if preset else None)
+    found = []
+    for setting in (*recipe, f"training.token_budget={RECIPES[model].token_budget}"):
+        name, _, value = setting.partition("=")
+        group, _, key = name.partition(".")
+        if float(getattr(getattr(config, group), key)) != float(value):
+            found.append(name)
+    return found
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
