@@ -77,3 +77,9 @@ def published_row(data: str | None, model: str, seen: Seen) -> Published | None:
     name = "ssd4rec" if model.startswith("ssd4rec") else model
     row = PUBLISHED.get(data or "", {}).get(name)
     return row if row is not None and row.seen == seen else None
+
+
+def highest_published(data: str | None, seen: Seen) -> tuple[str, float] | None:
+    """Whose NDCG@10 is the highest in print under this protocol, and what it is; None: nothing is published."""
+    rows = {name: row.figures["ndcg@10"] for name, row in PUBLISHED.get(data or "", {}).items() if row.seen == seen}
+    return max(rows.items(), key=lambda entry: entry[1]) if rows else None

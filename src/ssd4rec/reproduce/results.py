@@ -12,7 +12,7 @@ from ssd4rec.config import Config, Seen, load_config, presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
-from ssd4rec.reproduce.published import PUBLISHED, Published, published_row
+from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 from ssd4rec.reproduce.runs import FAILURE, Run, ranks_of, result_of
 from ssd4rec.reproduce.studies import COUNTED, STUDIES, WIRINGS, Budget, Point
@@ -74,6 +74,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "device": first["efficiency"]["device"] if first else None,
         "jobs": max((seed["jobs"] for seed in finished), default=1),
         "rows": rows,
+        "highest_published": highest_published(part.data.known, _seen(part.points)) if part.study == "accuracy" else None,
         "published_only": {name: _published(row) for name, row in others.items() if name not in beside},
     }
 
@@ -114,7 +115,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         "parameters": results[0]["model"]["parameters"] if results else None,
         "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
         "recipe": recipe_of(point, part.data.known, budget),
-        "published": _published(published_row(known, point.model, _seen(point))),
+        "published": _published(published_row(known, point.model, _seen([point]))),
         "seeds": seeds,
     }
 
@@ -176,8 +177,8 @@ def _published(row: Published | None) -> dict[str, Any] | None:
     return {"figures": dict(row.figures), "grade": row.grade, "source": f"{row.source}; seen items {row.seen}"}
 
 
-def _seen(point: Point) -> Seen:
-    return point.configs[0].evaluation.seen if point.configs else "kept"
+def _seen(points: Sequence[Point]) -> Seen:
+    return next((point.configs[0].evaluation.seen for point in points if point.configs), "kept")
 
 
 def _counted(finished: Sequence[Mapping[str, Any]], out: Path) -> dict[str, str]:

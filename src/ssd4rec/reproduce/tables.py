@@ -105,17 +105,27 @@ def _figures(part: Mapping[str, Any]) -> Table:
 
 
 def _with_transitions(part: Mapping[str, Any]) -> Table:
-    rows = []
+    rows, highest = [], part["highest_published"]
     for row in part["rows"]:
         if together := row["with_transitions"]:
-            cells = [_spread(figures) for figures in together["metrics"].values()]
-            alone = row["metrics"]["ndcg@10"]["mean"]
-            gain = f"{together['metrics']['ndcg@10']['mean'] / alone - 1:+.0%}" if alone else "-"
-            weights = ", ".join(f"{weight:g}" for weight in dict.fromkeys(together["weights"]))
-            rows.append((row["label"], *cells, gain, weights))
+            ndcg = together["metrics"]["ndcg@10"]["mean"]
+            rows.append(
+                (
+                    row["label"],
+                    *(_spread(figures) for figures in together["metrics"].values()),
+                    ", ".join(f"{weight:g}" for weight in dict.fromkeys(together["weights"])),
+                    _relative(ndcg, row["metrics"]["ndcg@10"]["mean"]),
+                    *([_relative(ndcg, highest[1])] if highest else []),
+                )
+            )
     names = tuple(dict.fromkeys(name.upper() for row in part["rows"] for name in row["metrics"]))
+    against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
     title = "The same models with counted transitions added to their scores (prior.transitions, weight by validation)"
-    return Table(title, ("", *names, "NDCG@10 against alone", "weight"), tuple(rows))
+    return Table(title, ("", *names, "weight", "NDCG@10 against alone", *against), tuple(rows))
+
+
+def _relative(value: float, other: float) -> str:
+    return f"{100 * (value / other - 1):+.1f} %" if other else "-"
 
 
 def _beside_published(part: Mapping[str, Any]) -> Table:
@@ -123,7 +133,7 @@ def _beside_published(part: Mapping[str, Any]) -> Table:
     for row in part["rows"]:
         for name, theirs in (row["published"] or {"figures": {}})["figures"].items():
             ours = row["metrics"].get(name, {}).get("mean")
-            difference = ("-", "-") if ours is None else (f"{ours - theirs:+.4f}", f"{100 * (ours / theirs - 1):+.1f} %")
+            difference = ("-", "-") if ours is None else (f"{ours - theirs:+.4f}", _relative(ours, theirs))
             source = f"{row['published']['grade']}: {row['published']['source']}"
             rows.append((row["label"], name.upper(), _figure(ours), _figure(theirs), *difference, source))
     for label, published in part["published_only"].items():
