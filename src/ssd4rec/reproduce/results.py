@@ -127,10 +127,10 @@ def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
     model = point.configs[0].backbone.name
     if budget.follows_paper and model == "ssd4rec" and known in presets():
         return "preset of the paper"
-    source = RECIPES[model].source + (", with the dropout of the preset" if known in presets() else "")
-    if not budget.follows_paper and (changed := _changed(point.configs[0], known)):
-        return f"changed here ({', '.join(changed)}), the rest {source}"
-    return source
+    source, changed = RECIPES[model].source, [] if budget.follows_paper else _changed(point.configs[0], known)
+    if known in presets() and "backbone.dropout" not in changed:
+        source += ", with the dropout of the preset"
+    return f"changed here ({', '.join(changed)}), the rest {source}" if changed else source
 
 
 def _changed(config: Config, known: str | None) -> list[str]:
