@@ -362,3 +362,13 @@ def test_the_catalogue_is_sampled_above_fifty_thousand_items() -> None:
     assert [auto.samples(items) for items in (50_000, 50_001)] == [False, True]
     assert not full.samples(1_000_000)
     assert sampled.samples(10)
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "true", "nan", "inf"])
+def test_a_prior_is_a_weight_or_validated(value: str) -> None:
+    """One line that says what is expected and what came."""
+    with pytest.raises(ConfigError, match=r"prior\.transitions") as caught:
+        load_config("quick", [f"prior.transitions={value}"])
+    assert "constrained" not in str(caught.value)
+    assert load_config("quick", ["prior.transitions=2"]).prior.transitions == 2.0
+    assert load_config("quick").prior.transitions == "validated"

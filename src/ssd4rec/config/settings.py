@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from ssd4rec.config.backbones import BackboneConfig, SSD4RecConfig
 from ssd4rec.config.base import Objective, Settings
@@ -70,7 +70,15 @@ class PriorConfig(Settings):
     """What was counted, added to what was learnt; it is kept with the model and served with it."""
 
     # weight of `backbones.transitions`, what came soon after what; validated: the best of a few by validation NDCG@10
-    transitions: Annotated[float, Field(ge=0.0)] | Literal["validated"] = 0.0
+    transitions: float | Literal["validated"] = 0.0
+
+    @field_validator("transitions", mode="before")
+    @classmethod
+    def _is_weight_or_validated(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value == "validated" or (number and 0.0 <= value < float("inf")):  # type: ignore[operator]  # only numbers are compared
+            return value
+        raise ValueError(f'prior.transitions is a weight, 0 or more, or "validated": chosen by validation; found {value!r}')
 
 
 class EvaluationConfig(Settings):
