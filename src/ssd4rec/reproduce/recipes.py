@@ -9,6 +9,8 @@ ended), so these are sound settings, not the best ones. They were not searched f
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ssd4rec.config import load_config, presets
+
 SEARCHED = "searched on ml-100k, alike for each model (docs/guides/reproduce.md)"
 BY_HAND = "chosen by hand"
 
@@ -36,17 +38,18 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def settings_of(model: str, *, preset_dropout: float | None) -> list[str]:
+def settings_of(model: str, known: str | None) -> list[str]:
     """A recipe as settings `group.key=value`.
 
     Args:
         model: a backbone's name.
-        preset_dropout: that of the data set's preset, which holds for every model alike; None: there is no preset.
+        known: the named data set; where it has a preset, the preset's dropout holds for every model alike.
     """
     recipe = RECIPES[model]
+    dropout = load_config(known).backbone.dropout if known is not None and known in presets() else recipe.dropout
     found = [
         f"training.learning_rate={recipe.learning_rate}",
         f"training.mask_ratio={recipe.mask_ratio}",
-        f"backbone.dropout={recipe.dropout if preset_dropout is None else preset_dropout}",
+        f"backbone.dropout={dropout}",
     ]
     return found if recipe.layers is None else [*found, f"backbone.layers={recipe.layers}"]

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd4rec.config import Config, Seen, load_config, presets
+from ssd4rec.config import Config, Seen, presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
@@ -136,10 +136,8 @@ def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
 def _changed(config: Config, known: str | None) -> list[str]:
     """The settings that are not those of the model's recipe."""
     model = config.backbone.name
-    preset = load_config(known) if known in presets() and known else None
-    recipe = settings_of(model, preset_dropout=preset.backbone.dropout if preset else None)
     found = []
-    for setting in (*recipe, f"training.token_budget={RECIPES[model].token_budget}"):
+    for setting in (*settings_of(model, known), f"training.token_budget={RECIPES[model].token_budget}"):
         name, _, value = setting.partition("=")
         group, _, key = name.partition(".")
         if float(getattr(getattr(config, group), key)) != float(value):

@@ -126,7 +126,7 @@ class _Recipe:
         if name == "ssd4rec":
             chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')
         if name != "ssd4rec" or published is None:
-            chosen += settings_of(name, preset_dropout=load_config(preset).backbone.dropout if preset else None)
+            chosen += settings_of(name, self.known)
         if published is None:
             chosen += self._economies(name)
         # a setting of a backbone is for those that have it: --set backbone.state_dim=8 says nothing to SASRec
