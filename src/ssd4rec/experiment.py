@@ -3,7 +3,7 @@
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
@@ -102,9 +102,10 @@ def train(
 
     trained = time.monotonic()
     counts = training_counts(data.histories, data.split.train, len(data.catalogue))
-    prior, about_prior = make_prior(model, data, config, counts, say, progress)
+    prior, weights = make_prior(model, data, config, say, progress)
+    in_use = prior if prior and prior.weight else None
     say("ranking the whole catalogue for the test part")
-    test = measure(model, data, config, counts, progress, prior)
+    test = measure(model, data, config, counts, progress, in_use)
     popularity = measure(Popularity(counts), data, config, counts)
     report = {
         "data": {**data.description, "fingerprint": data.histories.fingerprint()},
@@ -114,7 +115,7 @@ def train(
         "test": test.as_dict(),
         "test_groups": test.groups_as_dict(),
         "popularity": {"test": popularity.as_dict()},
-        **about_prior,
+        **_beside_prior(model, prior, test, data, config, counts, weights),
         "course": training.as_dict(),
         "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
         "seconds": {
@@ -125,7 +126,7 @@ def train(
         "versions": versions(),
         "artefact": str(out),
     }
-    save_artefact(out, model, data.catalogue, config, report, counts, prior)
+    save_artefact(out, model, data.catalogue, config, report, counts, in_use)
     shutil.rmtree(state, ignore_errors=True)
     return report
 
@@ -179,36 +180,42 @@ def count_transitions(data: Prepared, progress: Progress | None = None) -> Trans
 
 
 def make_prior(
-    model: NextItemModel, data: Prepared, config: Config, counts: Numbers, say: Say, progress: Progress | None = None
-) -> tuple[TransitionPrior | None, dict[str, Any]]:
-    """What `prior.transitions` asks for, and what the report says of it."""
+    model: NextItemModel, data: Prepared, config: Config, say: Say, progress: Progress | None = None
+) -> tuple[TransitionPrior | None, dict[float, float]]:
+    """What `prior.transitions` asks for, and validation NDCG@10 at each weight that was tried; its weight may be 0."""
     asked = config.prior.transitions
     if not asked:
         return None, {}
     say("counting what came soon after what")
     transitions, budget = count_transitions(data, progress), config.evaluation.token_budget
-    validation: dict[float, float] = {}
-    prior: TransitionPrior | None
-    if asked == "validated":
-        chosen = choose_prior(model, transitions, data.histories, data.split.validation, token_budget=budget, progress=progress)
-        prior, validation = chosen.prior, dict(chosen.ndcg)
-        weight = prior.weight if prior else 0
-        say(f"prior.transitions = {weight:g}: validation ndcg@10 {validation[weight]:.4f}, the model alone {validation[0.0]:.4f}")
-    else:
-        prior = TransitionPrior(transitions, asked)
-    about = _beside_prior(model, transitions, prior.weight if prior else 0.0, data, config, counts)
-    return prior, {"transitions": {**about, "validation": {str(weight): figure for weight, figure in validation.items()}}}
+    if asked != "validated":
+        return TransitionPrior(transitions, asked), {}
+    chosen = choose_prior(model, transitions, data.histories, data.split.validation, token_budget=budget, progress=progress)
+    tried, weight = dict(chosen.ndcg), chosen.prior.weight if chosen.prior else 0.0
+    say(f"prior.transitions = {weight:g}: validation ndcg@10 {tried[weight]:.4f}, the model alone {tried[0.0]:.4f}")
+    return TransitionPrior(transitions, weight), tried
 
 
 def _beside_prior(
-    model: NextItemModel, transitions: Transitions, weight: float, data: Prepared, config: Config, counts: Numbers
+    model: NextItemModel,
+    prior: TransitionPrior | None,
+    test: Ranking,
+    data: Prepared,
+    config: Config,
+    counts: Numbers,
+    weights: Mapping[float, float],
 ) -> dict[str, Any]:
-    """The test figures of the counts alone and of the model alone."""
-    return {
-        "weight": weight,
-        "test": measure(transitions, data, config, counts).as_dict(),
-        "model_alone": measure(model, data, config, counts).as_dict(),
+    """The `transitions` part of a report: the figures of the counts alone and of the model alone; empty without a prior."""
+    if prior is None:
+        return {}
+    alone = measure(model, data, config, counts) if prior.weight else test
+    about = {
+        "weight": prior.weight,
+        "test": measure(prior.transitions, data, config, counts).as_dict(),
+        "model_alone": alone.as_dict(),
+        "validation": {str(weight): figure for weight, figure in weights.items()},
     }
+    return {"transitions": about}
 
 
 def measure_again(
@@ -236,10 +243,6 @@ def measure_again(
     data = Prepared(histories, artefact.catalogue, make_split(histories, config.data), describe(interactions, histories))
     test = measure(artefact.model, data, config, artefact.training_counts, progress, artefact.prior)
     popularity = measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
-    beside = {}
-    if prior := artefact.prior:
-        about = _beside_prior(artefact.model, prior.transitions, prior.weight, data, config, artefact.training_counts)
-        beside = {"transitions": about}
     return {
         "data": data.description,
         "model": _describe_model(artefact.model, artefact.config),
@@ -247,7 +250,7 @@ def measure_again(
         "test": test.as_dict(),
         "test_groups": test.groups_as_dict(),
         "popularity": {"test": popularity.as_dict()},
-        **beside,
+        **_beside_prior(artefact.model, artefact.prior, test, data, config, artefact.training_counts, {}),
         "seconds": {"total": time.monotonic() - began},
         "notes": notes,
     }

@@ -52,7 +52,7 @@ def show_figures(console: Console, report: Mapping[str, Any]) -> None:
             "popularity": columns["popularity"],
         }
     table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")
-    for name in ("metric", *columns, "ratio"):
+    for name in ("metric", *columns, "over popularity"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in report["test"].items():
         cells = [figures.get(name) for figures in columns.values()]
