@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssd4rec import artefact as module
-from ssd4rec.artefact import FILES, FORMAT, MANIFEST, TRANSITIONS, check_writable, load_artefact, save_artefact
+from ssd4rec.artefact import FILES, FORMAT, MANIFEST, PRIOR, check_writable, load_artefact, save_artefact
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.backbones.transitions import TransitionPrior, Transitions
+from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.config import Config, DataConfig, SSD4RecConfig
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.errors import ArtefactError, BackendError
@@ -350,23 +352,23 @@ def beside() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
 
 
-def prior_of(items: int) -> TransitionPrior:
+def prior_of(items: int) -> Prior:
     packed = np.array([1, 2, 3, 1, 2, 4]), np.array([0, 3, 6])
-    return TransitionPrior(Transitions.count(*packed, items), 1.5)
+    return Prior(Transitions.count(*packed, items), 1.5, -2.0)
 
 
-def save_with_prior(directory: Path, items: int = ITEMS) -> TransitionPrior:
+def save_with_prior(directory: Path, items: int = ITEMS) -> Prior:
     prior = prior_of(items)
     save_artefact(directory, NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, prior)
     return prior
 
 
-def test_counted_transitions_come_back_bit_for_bit(tmp_path: Path) -> None:
-    """With their weight; a model that was saved without any has none, also where it takes the place of one that had."""
+def test_a_prior_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    """Counts and both numbers; a model that was saved without any has none, also where it takes the place of one that had."""
     prior = save_with_prior(tmp_path / "model")
     loaded = load_artefact(tmp_path / "model").prior
     assert loaded is not None
-    assert loaded.weight == prior.weight
+    assert (loaded.weight, loaded.repeats) == (prior.weight, prior.repeats)
     for name in ("edges", "columns", "weights"):
         found, expected = (getattr(each.transitions, name) for each in (loaded, prior))
         assert found.dtype == expected.dtype
@@ -375,23 +377,50 @@ def test_counted_transitions_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert load_artefact(tmp_path / "model").prior is None
 
 
-def test_counted_transitions_that_were_changed_are_refused(tmp_path: Path) -> None:
-    """They have a hash like every other file; a file that the manifest does not name is not read."""
+def test_a_prior_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """It has a hash like every other file; a file that the manifest does not name is not read."""
     save_with_prior(tmp_path / "model")
-    content = (tmp_path / "model" / TRANSITIONS).read_bytes()
-    (tmp_path / "model" / TRANSITIONS).write_bytes(content[:-1] + b"x")
+    content = (tmp_path / "model" / PRIOR).read_bytes()
+    (tmp_path / "model" / PRIOR).write_bytes(content[:-1] + b"x")
     with pytest.raises(ArtefactError, match="was changed or cut short"):
         load_artefact(tmp_path / "model")
-    (tmp_path / "model" / TRANSITIONS).unlink()
-    with pytest.raises(ArtefactError, match=f"{TRANSITIONS} is missing"):
+    (tmp_path / "model" / PRIOR).unlink()
+    with pytest.raises(ArtefactError, match=f"{PRIOR} is missing"):
         load_artefact(tmp_path / "model")
     save(tmp_path / "other")
-    (tmp_path / "other" / TRANSITIONS).write_bytes(content)
+    (tmp_path / "other" / PRIOR).write_bytes(content)
     assert load_artefact(tmp_path / "other").prior is None
 
 
-def test_counted_transitions_of_other_items_are_refused(tmp_path: Path) -> None:
+def test_a_prior_of_other_items_is_refused(tmp_path: Path) -> None:
     """A prior over more items than the model scores cannot be added to its scores."""
     save_with_prior(tmp_path / "model", ITEMS + 2)
     with pytest.raises(ArtefactError, match="do not fit together"):
+        load_artefact(tmp_path / "model")
+
+
+def test_counts_that_are_not_used_are_not_kept(tmp_path: Path) -> None:
+    """Of a prior that only knows of repeats a few bytes are written, and it does what it did."""
+    prior = replace(prior_of(ITEMS), weight=0.0)
+    save_artefact(tmp_path / "model", NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, prior)
+    loaded = load_artefact(tmp_path / "model").prior
+    assert loaded is not None
+    assert (loaded.weight, loaded.repeats, len(loaded.transitions.columns)) == (0.0, -2.0, 0)
+    raised = []
+    for each in (prior, loaded):
+        scores = torch.zeros(1, ITEMS)
+        list(each.raised([(slice(0, 1), scores)], torch.tensor([1, 2, 1]), torch.tensor([0, 3])))
+        raised.append(scores.tolist())
+    assert raised[0] == raised[1] == [[-2.0, -2.0, *[0.0] * (ITEMS - 2)]]
+
+
+def test_a_file_of_another_version_is_not_passed_over(tmp_path: Path) -> None:
+    """A model that is whole only with a file that this version cannot read is refused, not read without it."""
+    save_with_prior(tmp_path / "model")
+    (tmp_path / "model" / PRIOR).rename(tmp_path / "model" / "later.safetensors")
+    manifest = json.loads((tmp_path / "model" / MANIFEST).read_text())
+    manifest["sha256"]["later.safetensors"] = manifest["sha256"].pop(PRIOR)
+    manifest["sha256"][MANIFEST] = module._hash_of_manifest(manifest)
+    (tmp_path / "model" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=r"holds later\.safetensors, which this ssd4rec cannot read"):
         load_artefact(tmp_path / "model")

@@ -41,24 +41,29 @@ def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, tmp_path):
     )
 
 
-def test_counted_transitions_are_measured_with_the_model_and_without(prepared, tmp_path):
+def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     """The report says what each is worth; the artefact gives the figures of both together again."""
     asked = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
         update={"prior": settings.PriorConfig(transitions="validated")}
     )
     report = experiment.train(prepared, asked, tmp_path / "model")
-    part = report["transitions"]
-    assert part["weight"] > 0
-    assert part["validation"][str(part["weight"])] == max(part["validation"].values()) > part["validation"]["0.0"]
-    assert part["test"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
+    part = report["prior"]
+    assert part["transitions"] > 0
+    tried = part["validation"]["transitions"]
+    assert tried[f"{part['transitions']:g}"] == max(tried.values()) > part["validation"]["model_alone"]
+    assert part["validation"]["repeats"].keys() == {"0"}
+    assert part["counts_alone"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
     artefact = load_artefact(tmp_path / "model")
     again = experiment.measure_again(artefact, read_interactions(worlds.frame(worlds.cycle())), asked)
     assert again["test"] == report["test"]
-    assert again["transitions"]["model_alone"] == part["model_alone"]
+    assert again["prior"]["model_alone"] == part["model_alone"]
 
 
 def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
-    """Nothing is tried then."""
-    asked = worlds.config(max_epochs=1).model_copy(update={"prior": settings.PriorConfig(transitions=0.5)})
-    part = experiment.train(prepared, asked, tmp_path / "model")["transitions"]
-    assert (part["weight"], part["validation"]) == (0.5, {})
+    """Nothing else is tried then; counts that have no weight are neither kept nor shown again."""
+    asked = worlds.config(max_epochs=1).model_copy(update={"prior": settings.PriorConfig(repeats=-3)})
+    part = experiment.train(prepared, asked, tmp_path / "model")["prior"]
+    assert (part["transitions"], part["repeats"]) == (0.0, -3.0)
+    assert (part["validation"]["transitions"].keys(), part["validation"]["repeats"].keys()) == ({"0"}, {"-3"})
+    again = experiment.measure_again(load_artefact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), asked)
+    assert "counts_alone" not in again["prior"]

@@ -1,7 +1,7 @@
 """A finished model on disk: a folder that is whole or absent, without pickle.
 
 weights.safetensors   config.toml   catalogue.parquet   popularity.npy   report.json
-transitions.safetensors, where counted transitions add to the scores: edges, columns, weights (backbones/transitions.py), weight
+prior.safetensors, where a prior changes the scores: what backbones/prior.py and backbones/transitions.py say
 manifest.json: format version, version of the package, SHA-256 of each file and of the manifest itself
 
 DIR is written as .DIR.new-PID beside it and takes its name at the end; an artefact that was there steps aside as .DIR.old.
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.backbones.make import make_backbone
-from ssd4rec.backbones.transitions import TransitionPrior
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
@@ -45,7 +45,7 @@ WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT = (
     "report.json",
 )
 FILES = (WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT)
-TRANSITIONS = "transitions.safetensors"  # the one file that need not be there
+PRIOR = "prior.safetensors"  # the one file that need not be there
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Artefact:
     config: Config
     report: Mapping[str, Any]
     training_counts: Numbers  # [V + 1] training events of each item number
-    prior: TransitionPrior | None = None  # what was counted, added to the model's scores
+    prior: Prior | None = None  # what is known without learning, added to the model's scores
 
 
 def save_artefact(
@@ -67,7 +67,7 @@ def save_artefact(
     config: Config,
     report: Mapping[str, object],
     training_counts: Numbers,
-    prior: TransitionPrior | None = None,
+    prior: Prior | None = None,
 ) -> None:
     """Write a finished model as a folder that is whole or absent.
 
@@ -80,7 +80,7 @@ def save_artefact(
         config: all settings.
         report: metrics, seconds, course, versions; JSON-able, a figure that is not a number becomes null.
         training_counts: [V + 1], for users of whom nothing is known.
-        prior: what was counted, added to the model's scores wherever it is measured or asked.
+        prior: what is known without learning, added to the model's scores wherever it is measured or asked.
 
     Raises:
         ArtefactError: the folder cannot be written, or holds something that is not an artefact; model, catalogue and counts
@@ -103,7 +103,7 @@ def save_artefact(
         np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
         (fresh / REPORT).write_text(_json(_without_nan(report)), encoding="utf-8")
         if prior:
-            prior.write(fresh / TRANSITIONS)
+            prior.write(fresh / PRIOR)
         (fresh / MANIFEST).write_text(_json(_manifest(fresh)), encoding="utf-8")
         _sync([*fresh.iterdir(), fresh])
         _rename_over(fresh, target)
@@ -153,7 +153,7 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         # copied to where torch would put them: a matrix product of numbers that begin elsewhere may round in another order
         weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
-        prior = TransitionPrior.read(folder / TRANSITIONS) if TRANSITIONS in files else None
+        prior = Prior.read(folder / PRIOR) if PRIOR in files else None
     except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
     with torch.device("meta"):  # no initial weights are drawn, only to be replaced
@@ -161,7 +161,7 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
     found = {**weights, POPULARITY: counts}
     if prior:
-        expected[TRANSITIONS], found[TRANSITIONS] = model.table.weight[:, 0], prior.transitions.edges
+        expected[PRIOR], found[PRIOR] = model.table.weight[:, 0], prior.transitions.edges
     if misfits := _misfits(expected, found):
         raise ArtefactError(
             f"{folder}: weights, settings and the catalogue of {len(catalogue)} items do not fit together: {'; '.join(misfits)}; "
@@ -209,6 +209,11 @@ def _check_manifest(folder: Path) -> set[str]:
     if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
         raise ArtefactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
     files = {*FILES, *hashes}
+    if unknown := sorted(files - {*FILES, PRIOR}):
+        raise ArtefactError(
+            f"{folder} holds {', '.join(unknown)}, which this ssd4rec cannot read; use the ssd4rec that wrote it "
+            f"({manifest.get('ssd4rec', 'unknown')}), or train again"
+        )
     for name in sorted(files):
         if not (folder / name).is_file():
             raise ArtefactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
@@ -221,7 +226,7 @@ def _check_manifest(folder: Path) -> set[str]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    hashes = {name: _sha256(folder / name) for name in (*FILES, TRANSITIONS) if (folder / name).is_file()}
+    hashes = {name: _sha256(folder / name) for name in (*FILES, PRIOR) if (folder / name).is_file()}
     manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
     return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
 

@@ -3,7 +3,7 @@
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
@@ -18,7 +18,8 @@ from lightning.pytorch import Callback
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.backbones.transitions import TransitionPrior, Transitions
+from ssd4rec.backbones.prior import Prior
+from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config
 from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.histories import Histories, build_histories, describe
@@ -26,7 +27,7 @@ from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate
-from ssd4rec.evaluation.prior import choose_prior
+from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, choose_prior
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import LAST, fit
@@ -102,20 +103,17 @@ def train(
 
     trained = time.monotonic()
     counts = training_counts(data.histories, data.split.train, len(data.catalogue))
-    prior, weights = make_prior(model, data, config, say, progress)
-    in_use = prior if prior and prior.weight else None
+    chosen = make_prior(model, data, config, say, progress)
+    prior = chosen.prior if chosen else None
     say("ranking the whole catalogue for the test part")
-    test = measure(model, data, config, counts, progress, in_use)
-    popularity = measure(Popularity(counts), data, config, counts)
+    measured = _measure_beside(model, data, config, counts, prior, progress)
+    if chosen:
+        measured["prior"]["validation"] = chosen.as_dict()
     report = {
         "data": {**data.description, "fingerprint": data.histories.fingerprint()},
         "model": _describe_model(model, config),
-        "protocol": test.protocol.as_dict(),
         "validation": {"ndcg@10": training.best_ndcg},
-        "test": test.as_dict(),
-        "test_groups": test.groups_as_dict(),
-        "popularity": {"test": popularity.as_dict()},
-        **_beside_prior(model, prior, test, data, config, counts, weights),
+        **measured,
         "course": training.as_dict(),
         "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
         "seconds": {
@@ -126,7 +124,7 @@ def train(
         "versions": versions(),
         "artefact": str(out),
     }
-    save_artefact(out, model, data.catalogue, config, report, counts, in_use)
+    save_artefact(out, model, data.catalogue, config, report, counts, prior or None)
     shutil.rmtree(state, ignore_errors=True)
     return report
 
@@ -157,7 +155,7 @@ def measure(
     config: Config,
     counts: Numbers,
     progress: Progress | None = None,
-    prior: TransitionPrior | None = None,
+    prior: Prior | None = None,
 ) -> Ranking:
     """Rank the test part under the protocol of the settings."""
     return evaluate(
@@ -181,41 +179,49 @@ def count_transitions(data: Prepared, progress: Progress | None = None) -> Trans
 
 def make_prior(
     model: NextItemModel, data: Prepared, config: Config, say: Say, progress: Progress | None = None
-) -> tuple[TransitionPrior | None, dict[float, float]]:
-    """What `prior.transitions` asks for, and validation NDCG@10 at each weight that was tried; its weight may be 0."""
-    asked = config.prior.transitions
-    if not asked:
-        return None, {}
+) -> ChosenPrior | None:
+    """What `prior.transitions` and `prior.repeats` ask for, measured on the validation part; None: nothing."""
+    asked = config.prior
+    if not asked.transitions and not asked.repeats:
+        return None
     say("counting what came soon after what")
-    transitions, budget = count_transitions(data, progress), config.evaluation.token_budget
-    if asked != "validated":
-        return TransitionPrior(transitions, asked), {}
-    chosen = choose_prior(model, transitions, data.histories, data.split.validation, token_budget=budget, progress=progress)
-    tried, weight = dict(chosen.ndcg), chosen.prior.weight if chosen.prior else 0.0
-    say(f"prior.transitions = {weight:g}: validation ndcg@10 {tried[weight]:.4f}, the model alone {tried[0.0]:.4f}")
-    return TransitionPrior(transitions, weight), tried
+    chosen = choose_prior(
+        model,
+        count_transitions(data, progress),
+        data.histories,
+        data.split.validation,
+        weights=WEIGHTS if asked.transitions == "validated" else (asked.transitions,),
+        repeats=REPEATS if asked.repeats == "validated" else (asked.repeats,),
+        token_budget=config.evaluation.token_budget,
+        progress=progress,
+    )
+    prior = chosen.prior
+    say(
+        f"prior.transitions = {prior.weight:g}, prior.repeats = {prior.repeats:g}: "
+        f"validation ndcg@10 {chosen.ndcg:.4f}, the model alone {chosen.alone:.4f}"
+    )
+    if prior.repeats > 0:
+        say("items recur in these data: `ssd4rec recommend --keep-seen` recommends them again")
+    return chosen
 
 
-def _beside_prior(
-    model: NextItemModel,
-    prior: TransitionPrior | None,
-    test: Ranking,
-    data: Prepared,
-    config: Config,
-    counts: Numbers,
-    weights: Mapping[float, float],
+def _measure_beside(
+    model: NextItemModel, data: Prepared, config: Config, counts: Numbers, prior: Prior | None, progress: Progress | None
 ) -> dict[str, Any]:
-    """The `transitions` part of a report: the figures of the counts alone and of the model alone; empty without a prior."""
-    if prior is None:
-        return {}
-    alone = measure(model, data, config, counts) if prior.weight else test
-    about = {
-        "weight": prior.weight,
-        "test": measure(prior.transitions, data, config, counts).as_dict(),
-        "model_alone": alone.as_dict(),
-        "validation": {str(weight): figure for weight, figure in weights.items()},
+    """The figures of a report: the model with its prior, beside popularity, the model alone and the counts alone."""
+    test = measure(model, data, config, counts, progress, prior)
+    found: dict[str, Any] = {
+        "protocol": test.protocol.as_dict(),
+        "test": test.as_dict(),
+        "test_groups": test.groups_as_dict(),
+        "popularity": {"test": measure(Popularity(counts), data, config, counts).as_dict()},
     }
-    return {"transitions": about}
+    if prior is not None:
+        alone = measure(model, data, config, counts) if prior else test
+        found["prior"] = {"transitions": prior.weight, "repeats": prior.repeats, "model_alone": alone.as_dict()}
+        if len(prior.transitions.columns):  # an artefact keeps the counts only where they are used
+            found["prior"]["counts_alone"] = measure(prior.transitions, data, config, counts).as_dict()
+    return found
 
 
 def measure_again(
@@ -241,16 +247,10 @@ def measure_again(
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
     data = Prepared(histories, artefact.catalogue, make_split(histories, config.data), describe(interactions, histories))
-    test = measure(artefact.model, data, config, artefact.training_counts, progress, artefact.prior)
-    popularity = measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
     return {
         "data": data.description,
         "model": _describe_model(artefact.model, artefact.config),
-        "protocol": test.protocol.as_dict(),
-        "test": test.as_dict(),
-        "test_groups": test.groups_as_dict(),
-        "popularity": {"test": popularity.as_dict()},
-        **_beside_prior(artefact.model, artefact.prior, test, data, config, artefact.training_counts, {}),
+        **_measure_beside(artefact.model, data, config, artefact.training_counts, artefact.prior, progress),
         "seconds": {"total": time.monotonic() - began},
         "notes": notes,
     }

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import worlds
 from ssd4rec.backbones import transitions
-from ssd4rec.backbones.transitions import BACKWARDS, FADE, FLOOR, POPULARITY_POWER, REACH, READ, TransitionPrior, Transitions
+from ssd4rec.backbones.prior import Prior
+from ssd4rec.backbones.transitions import BACKWARDS, FADE, FLOOR, POPULARITY_POWER, REACH, READ, Transitions
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import Prepared, count_transitions
 
@@ -83,15 +84,16 @@ def test_the_strongest_pairs_of_each_item_are_kept(train, most):
 
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 3))
 def test_a_prior_raises_scores_by_a_logarithm(train, rows, size):
-    """score + weight * log(1 + counted / FLOOR), however many histories are scored at a time."""
+    """score + weight * log(1 + counted / FLOOR) + repeats where the item was had, however many histories are scored at a time."""
     items, boundaries = (torch.from_numpy(part) for part in packed(rows))
     scores = torch.randn(len(rows), 6)
     blocks = (
         (slice(first, min(first + size, len(rows))), scores[first : first + size].clone()) for first in range(0, len(rows), size)
     )
-    prior = TransitionPrior(Transitions.count(*packed(train), 6), 1.5)
+    prior = Prior(Transitions.count(*packed(train), 6), 1.5, -2.0)
     found = torch.cat([raised for _, raised in prior.raised(blocks, items, boundaries)])
-    expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / FLOOR)
+    had = np.array([[item in row for item in range(1, 7)] for row in rows])
+    expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / FLOOR) - 2.0 * had
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 

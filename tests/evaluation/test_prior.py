@@ -1,4 +1,4 @@
-"""The weight of the counted transitions: chosen by validation, the same wherever a model is asked."""
+"""Counted transitions and repeats beside a model: chosen by validation, the same wherever the model is asked."""
 
 import pytest
 import torch
@@ -6,9 +6,10 @@ import torch
 import worlds
 from rows import shaken
 from ssd4rec.artefact import Artefact
-from ssd4rec.backbones.transitions import TransitionPrior
+from ssd4rec.backbones.prior import Prior
+from ssd4rec.evaluation import prior as module
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.evaluation.prior import WEIGHTS, choose_prior
+from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, choose_prior
 from ssd4rec.experiment import count_transitions, make_model, training_counts
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
@@ -40,33 +41,61 @@ class Knowing(torch.nn.Module):
         return 1e4 * self.item_vectors[items[boundaries[1:] - 1] % len(self.item_vectors)]
 
 
-def test_each_weight_ranks_as_a_prior_of_that_weight(world, untrained, counted):
-    """One reading for all weights gives what an evaluation with each one gives."""
+def test_each_prior_ranks_as_an_evaluation_with_it(world, untrained, counted):
+    """One reading for all gives what an evaluation with each one gives; the best ones are chosen."""
     found = choose_prior(untrained, counted, world.histories, world.split.validation, token_budget=64)
-    assert list(found.ndcg) == list(WEIGHTS)
-    for weight in WEIGHTS:
-        prior = TransitionPrior(counted, weight) if weight else None
-        alone = evaluate(untrained, world.histories, world.split.validation, prior=prior)
-        assert found.ndcg[weight] == pytest.approx(alone.ndcg[10], abs=1e-12)
+    assert (list(found.by_weight), list(found.by_repeats)) == (list(WEIGHTS), list(REPEATS))
+    first = max(WEIGHTS, key=lambda weight: ndcg_of(untrained, world, Prior(counted, weight)))
+    for repeat, figure in found.by_repeats.items():
+        assert figure == pytest.approx(ndcg_of(untrained, world, Prior(counted, first, repeat)), abs=1e-12)
+    for weight, figure in found.by_weight.items():
+        assert figure == pytest.approx(ndcg_of(untrained, world, Prior(counted, weight, found.prior.repeats)), abs=1e-12)
+    assert found.alone == pytest.approx(ndcg_of(untrained, world, None), abs=1e-12)
+    assert found.ndcg == max(found.by_weight.values()) == found.by_weight[found.prior.weight]
+
+
+def ndcg_of(model, world, prior):
+    return evaluate(model, world.histories, world.split.validation, prior=prior).ndcg[10]
 
 
 def test_a_model_that_knows_nothing_trusts_the_counts(world, counted):
     """In the cycle counting knows all; the first weight at which nothing is wrong is taken."""
     found = choose_prior(make_model(worlds.config(), len(world.catalogue)), counted, world.histories, world.split.validation)
-    assert found.prior is not None
-    assert found.ndcg[found.prior.weight] == 1.0
-    assert all(figure < 1.0 for weight, figure in found.ndcg.items() if weight < found.prior.weight)
+    assert found.ndcg == 1.0
+    assert found.prior.weight > 0
+    assert all(figure < 1.0 for weight, figure in found.by_weight.items() if weight < found.prior.weight)
 
 
-def test_a_model_that_knows_all_needs_no_counts(world, counted):
-    """Of equally good weights the smallest is taken: none."""
-    assert choose_prior(Knowing(len(world.catalogue)), counted, world.histories, world.split.validation).prior is None
+def test_a_model_that_knows_all_needs_no_prior(world, counted):
+    """Of equally good ones the first is taken: none."""
+    found = choose_prior(Knowing(len(world.catalogue)), counted, world.histories, world.split.validation)
+    assert not found.prior
+    assert (found.prior.weight, found.prior.repeats) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("rows", "sign"), [([[1, 2, 3, 4], [4, 3, 1, 2], [2, 4, 1, 3]], -1), ([[1, 2, 1, 2], [3, 4, 3, 4]], 1)])
+def test_whether_items_recur_is_found_out(rows, sign):
+    """Nobody has anything twice, or everybody everything: a model that knows nothing learns which from a handful of users."""
+    data = worlds.world(rows * 5)
+    silent = Knowing(len(data.catalogue))
+    silent.item_vectors = torch.zeros_like(silent.item_vectors)
+    found = choose_prior(silent, count_transitions(data), data.histories, data.split.validation, weights=(0.0,))
+    assert found.prior.repeats * sign > 0
+    assert found.ndcg > found.alone
+
+
+def test_many_targets_are_thinned(world, untrained, counted, monkeypatch):
+    """Every other user decides, where half of all may."""
+    monkeypatch.setattr(module, "TARGETS", len(world.split.validation) // 2)
+    asked = []
+    choose_prior(untrained, counted, world.histories, world.split.validation, progress=lambda *each: asked.append(each))
+    assert {total for _, total in asked} == {len(world.split.validation) // 2}
 
 
 def test_recommendations_follow_the_raised_scores(world, untrained, counted):
     """Alone and as a session that grows: model and counts together, in the order of their sum."""
     counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    prior = TransitionPrior(counted, 2.0)
+    prior = Prior(counted, 2.0, -1.0)
     recommender = Recommender(Artefact(untrained, world.catalogue, worlds.config(), {}, counts, prior))
     history = [3, 4, 5, "unknown", 6]
     numbers = torch.tensor([number for number in recommender.numbers([history])[0].tolist() if number])

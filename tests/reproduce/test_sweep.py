@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,23 @@ def test_a_killed_sweep_goes_on_to_the_same_figures(swept):
     assert "2 runs, 1 of them cached" in again.stderr
     whole = json.loads((swept / "out" / "results.json").read_text())
     assert figures(json.loads((out / "results.json").read_text())) == figures(whole)
+
+
+@pytest.mark.slow
+def test_a_model_that_was_measured_otherwise_is_measured_again_not_trained(swept):
+    """Of a result of another version the cost of its training is kept; figures and log of epochs are what they were."""
+    out = swept / "older"
+    shutil.copytree(swept / "out", out)
+    first = next(out.glob("runs/*/result.json"))
+    before, log = json.loads(first.read_text()), (first.parent / "log.txt").read_text()
+    first.write_text(json.dumps({**before, "measured": 0, "test": {}}))
+    again = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=True)
+    assert "2 runs, 1 of them cached" in again.stderr
+    assert json.loads(first.read_text()) == before
+    epochs = [
+        [line for line in text.splitlines() if line.startswith("epoch")] for text in (log, (first.parent / "log.txt").read_text())
+    ]
+    assert epochs[0] == epochs[1] != []
 
 
 @pytest.mark.slow

@@ -1,15 +1,10 @@
-"""What came soon after what: the baseline that counts where models learn, and the prior that it makes for them."""
+"""What came soon after what: the baseline that counts where models learn."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import torch
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.shapes import Boundaries, Items, Scores
@@ -163,46 +158,3 @@ def _strongest(row: Numbers, weight: Weights) -> Numbers:
     falling = np.lexsort((-weight, row))
     starts = np.searchsorted(row, row)  # of each pair's row
     return np.sort(falling[np.arange(len(row)) - starts < NEIGHBOURS])
-
-
-@dataclass(frozen=True)
-class TransitionPrior:
-    """Raises a trained model's scores by what was counted: what it says where it knows, the model everywhere else.
-
-        score(j) = state . v_j + weight * log(1 + transitions(j) / FLOOR)
-
-    In probabilities: the model's times a power of the counted ones, normalised (a product of experts, Hinton 2002). A model of D
-    numbers an item cannot hold an opinion on every pair that was ever seen; counts can, and know nothing else.
-    """
-
-    transitions: Transitions
-    weight: float
-
-    def raised(
-        self, blocks: Iterable[tuple[slice, Scores]], items: Items, boundaries: Boundaries
-    ) -> Iterator[tuple[slice, Scores]]:
-        """A model's scores, a few histories at a time, raised in place.
-
-        Args:
-            blocks: which histories, and their scores [rows, V], contiguous.
-            items: int64 [T] the histories, packed.
-            boundaries: int64 [B + 1].
-        """
-        for rows, scores in blocks:
-            places, by = self.transitions.raises(items, boundaries, rows)
-            flat = scores.view(-1)
-            flat[places.to(flat.device)] += self.weight * by.to(flat)
-            yield rows, scores
-
-    def write(self, path: Path) -> None:
-        """Keep it as a safetensors file."""
-        counted = self.transitions
-        parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
-        save_file(parts, path, metadata={"weight": repr(self.weight)})
-
-    @classmethod
-    def read(cls, path: Path) -> "TransitionPrior":
-        """What `write` kept, to the last bit."""
-        with safetensors.safe_open(path, framework="numpy") as file:
-            weight = float(file.metadata()["weight"])
-        return cls(Transitions(**load_file(path)), weight)

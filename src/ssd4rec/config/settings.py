@@ -1,8 +1,9 @@
 """The groups of settings of a run, and `Config`, which holds them all."""
 
+from math import inf, isfinite
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from ssd4rec.config.backbones import BackboneConfig, SSD4RecConfig
 from ssd4rec.config.base import Objective, Settings
@@ -71,14 +72,18 @@ class PriorConfig(Settings):
 
     # weight of `backbones.transitions`, what came soon after what; validated: the best of a few by validation NDCG@10
     transitions: float | Literal["validated"] = 0.0
+    # added to the scores of the items of the history; below 0: what was had is not wanted again
+    repeats: float | Literal["validated"] = 0.0
 
-    @field_validator("transitions", mode="before")
+    @field_validator("transitions", "repeats", mode="before")
     @classmethod
-    def _is_weight_or_validated(cls, value: object) -> object:
+    def _is_number_or_validated(cls, value: object, about: ValidationInfo) -> object:
+        least = 0.0 if about.field_name == "transitions" else -inf
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value == "validated" or (number and 0.0 <= value < float("inf")):  # type: ignore[operator]  # only numbers are compared
+        if value == "validated" or (number and isfinite(value) and value >= least):  # type: ignore[arg-type, operator]
             return value
-        raise ValueError(f'prior.transitions is a weight, 0 or more, or "validated": chosen by validation; found {value!r}')
+        what = "a weight, 0 or more" if about.field_name == "transitions" else "a number that is added to scores"
+        raise ValueError(f'prior.{about.field_name} is {what}, or "validated": chosen by validation; found {value!r}')
 
 
 class EvaluationConfig(Settings):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd4rec.backbones.transitions import TransitionPrior
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Seen
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import Numbers, pack
@@ -139,7 +139,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     token_budget: int = 32768,
     training_counts: Numbers | None = None,
     progress: Progress | None = None,
-    prior: TransitionPrior | None = None,
+    prior: Prior | None = None,
 ) -> Ranking:
     """Rank every target among the whole catalogue, in memory that does not grow with the number of users.
 
@@ -154,7 +154,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         token_budget: events read at once.
         training_counts: [V + 1] training events of each item number, for the groups by popularity.
         progress: called with (targets ranked, all targets).
-        prior: what was counted, added to the scores of a `Ranker`.
+        prior: what is known without learning, added to the scores of a `Ranker`.
 
     Returns:
         The ranks in the order of the examples, and the figures.
@@ -197,7 +197,7 @@ def _rank(
     *,
     filtered: bool,
     progress: Progress,
-    prior: TransitionPrior | None,
+    prior: Prior | None,
 ) -> Ranks:
     ranks, done = [], 0
     with torch.inference_mode(), evaluating(model):

@@ -1,30 +1,44 @@
-"""How much the counted transitions should add to a trained model's scores."""
+"""How much what was counted, and what was had before, should change a trained model's scores: validation decides."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ssd4rec.backbones.transitions import TransitionPrior, Transitions
+from ssd4rec.backbones.prior import Prior
+from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import pack
+from ssd4rec.data.packing import PackedBatch, pack
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import Progress, Ranker, evaluating
 from ssd4rec.evaluation.metrics import ndcg
 from ssd4rec.evaluation.ranks import rank_targets, rounding_of, score_blocks
 
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # those that are tried
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of transitions, those that are tried
+REPEATS = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
 CUTOFF = 10
+TARGETS = 25_000  # that decide at most, spread evenly over the users: each of some thirty priors ranks all of them
 
 
 @dataclass(frozen=True)
 class ChosenPrior:
     """The prior that did best, and how the others did."""
 
-    prior: TransitionPrior | None  # None: the model alone is best
-    ndcg: Mapping[float, float]  # NDCG@10 at each weight
+    prior: Prior  # of weight 0 and repeats 0: the model alone is best
+    alone: float  # NDCG@10 of the model alone
+    ndcg: float  # with the prior
+    by_weight: Mapping[float, float]  # NDCG@10 at each weight that was tried, with the chosen repeats
+    by_repeats: Mapping[float, float]  # at each number for repeats, with the weight that was best without
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-able figures."""
+        return {
+            "model_alone": self.alone,
+            "transitions": {f"{each:g}": figure for each, figure in self.by_weight.items()},
+            "repeats": {f"{each:g}": figure for each, figure in self.by_repeats.items()},
+        }
 
 
 def choose_prior(
@@ -33,40 +47,93 @@ def choose_prior(
     histories: Histories,
     examples: Examples,
     *,
+    weights: Sequence[float] = WEIGHTS,
+    repeats: Sequence[float] = REPEATS,
     token_budget: int = 32768,
     progress: Progress | None = None,
 ) -> ChosenPrior:
-    """Rank the targets at each of WEIGHTS, reading the histories once; of equally good weights the smallest.
+    """Rank the targets at each weight, then with each number for repeats, then at each weight again.
+
+    The second and third step take the best of the step before, the first of equally good ones. The histories are read once.
 
     Args:
         model: reads histories and scores items.
         transitions: what was counted, in what the model learnt from.
         histories: where the items lie.
         examples: the validation part. Items of the history stay candidates.
+        weights: of transitions, those to choose from.
+        repeats: the numbers to choose from; the first one holds in the first step.
         token_budget: events read at once.
-        progress: called with (targets ranked, all targets).
+        progress: called with (targets done, all targets): while they are read, and while they are ranked in each step.
 
     Raises:
         DataError: the model's scores are not numbers.
     """
-    single, done = examples.prefixes(), 0
-    ranks: dict[float, list[torch.Tensor]] = {weight: [] for weight in WEIGHTS}
-    with torch.inference_mode(), evaluating(model):
-        for packed in pack(histories, single, token_budget):
-            batch = packed.to(model.item_vectors.device)
-            targets = batch.targets[batch.boundaries[1:] - 1]
-            states = model.encode(batch.items, batch.boundaries).to(model.item_vectors.dtype)
-            rounding = rounding_of(states, model.item_vectors, targets)
-            for rows, scores in score_blocks(states, model.item_vectors):
-                places, by = transitions.raises(batch.items, batch.boundaries, rows)
-                places, by = places.to(scores.device), by.to(scores)
-                flat = scores.view(-1)
-                for before, weight in pairwise((0.0, *WEIGHTS)):
-                    flat[places] += (weight - before) * by
-                    ranks[weight].append(rank_targets(scores, targets[rows], rounding=rounding[rows]).cpu())
-            done += len(targets)
-            if progress:
-                progress(done, len(single))
-    found = {weight: ndcg(torch.cat(each).numpy(), CUTOFF) for weight, each in ranks.items()}
-    best = WEIGHTS[int(np.argmax(list(found.values())))]
-    return ChosenPrior(TransitionPrior(transitions, best) if best else None, found)
+    asked = _Asked(model, transitions, histories, _thinned(examples.prefixes()), token_budget, progress)
+
+    def at_weights(repeat: float) -> dict[float, float]:
+        return dict(zip(weights, asked.ndcg([(weight, repeat) for weight in weights]), strict=True))
+
+    by_weight = at_weights(repeats[0])
+    best = max(by_weight, key=by_weight.__getitem__)
+    alone, *found = asked.ndcg([(0.0, 0.0), *((best, repeat) for repeat in repeats)])
+    by_repeats = dict(zip(repeats, found, strict=True))
+    repeat = max(by_repeats, key=by_repeats.__getitem__)
+    if repeat != repeats[0]:
+        by_weight = at_weights(repeat)
+        best = max(by_weight, key=by_weight.__getitem__)
+    return ChosenPrior(Prior(transitions, best, repeat), alone, by_weight[best], by_weight, by_repeats)
+
+
+class _Asked:
+    """Histories that were read once, to be ranked with many priors of the same transitions."""
+
+    def __init__(
+        self,
+        model: Ranker,
+        transitions: Transitions,
+        histories: Histories,
+        single: Examples,
+        token_budget: int,
+        progress: Progress | None,
+    ) -> None:
+        self.vectors, self.transitions = model.item_vectors, transitions
+        self.histories, self.single, self.token_budget = histories, single, token_budget
+        self.progress = progress
+        with torch.inference_mode(), evaluating(model):
+            read = (model.encode(batch.items, batch.boundaries) for batch in self._batches())
+            self.states = [states.to(self.vectors.dtype) for states in read]
+
+    def ndcg(self, tried: Sequence[tuple[float, float]]) -> list[float]:
+        """NDCG@10 with each (weight, repeats)."""
+        ranks: list[list[Tensor]] = [[] for _ in tried]
+        with torch.inference_mode():
+            for batch, states in zip(self._batches(), self.states, strict=True):
+                targets = batch.targets[batch.boundaries[1:] - 1]
+                rounding = rounding_of(states, self.vectors, targets)
+                for rows, scores in score_blocks(states, self.vectors):
+                    places = Prior(self.transitions, 0.0).look_up(batch.items, batch.boundaries, rows)
+                    counted, seen, raised = torch.zeros_like(scores), torch.zeros_like(scores), torch.empty_like(scores)
+                    counted.view(-1)[places.counted] = places.by.to(scores)
+                    seen.view(-1)[places.seen] = 1.0
+                    for found, (weight, repeat) in zip(ranks, tried, strict=True):
+                        torch.add(scores, counted, alpha=weight, out=raised).add_(seen, alpha=repeat)
+                        found.append(rank_targets(raised, targets[rows], rounding=rounding[rows]).cpu())
+        return [ndcg(torch.cat(found).numpy(), CUTOFF) for found in ranks]
+
+    def _batches(self) -> Iterator[PackedBatch]:
+        done = 0
+        for packed in pack(self.histories, self.single, self.token_budget):
+            yield packed.to(self.vectors.device)
+            done += len(packed.boundaries) - 1
+            if self.progress:
+                self.progress(done, len(self.single))
+
+
+def _thinned(single: Examples) -> Examples:
+    if len(single) <= TARGETS:
+        return single
+    rows = np.linspace(0, len(single) - 1, TARGETS).astype(np.int64)
+    return replace(
+        single, user=single.user[rows], start=single.start[rows], first_target=single.first_target[rows], stop=single.stop[rows]
+    )

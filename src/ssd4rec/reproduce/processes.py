@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ssd4rec.reproduce.runs import FAILURE, RESULT, SPEC, write_whole
+from ssd4rec.reproduce.runs import FAILURE, SPEC, result_of, write_whole
 
 Tell = Callable[[str], None]
 ERROR_LINES = 12
@@ -78,7 +78,7 @@ class Processes:
                 process.wait()
             finally:
                 self._end(process)
-        if (folder / RESULT).is_file():
+        if result_of(folder) is not None:
             (folder / FAILURE).unlink(missing_ok=True)
         elif not self._over:
             lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()

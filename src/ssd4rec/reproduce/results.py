@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssd4rec.reproduce.sweep import Part
 
 RESULTS = "results.json"
-FORMAT = 3  # of results.json; what another version wrote is left out of the report until its command is given again
+FORMAT = 4  # of results.json; what another version wrote is left out of the report until its command is given again
 COSTS = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
 
 
@@ -110,7 +110,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         "model": point.model,
         "x": point.x,
         "metrics": {name: _spread([each["test"][name] for each in results]) for name in (results[0]["test"] if results else ())},
-        "with_transitions": _with_transitions(results),
+        "with_prior": _with_prior(results),
         "costs": _costs(results),
         "parameters": results[0]["model"]["parameters"] if results else None,
         "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
@@ -153,14 +153,15 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return costs
 
 
-def _with_transitions(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The same models with what was counted added to their scores, at the weight that each seed's validation chose."""
+def _with_prior(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The same models with what is known without learning added to their scores, as each seed's validation chose."""
     if not results:
         return None
-    found = [each["with_transitions"] for each in results]
+    found = [each["with_prior"] for each in results]
     return {
         "metrics": {name: _spread([each["test"][name] for each in found]) for name in found[0]["test"]},
-        "weights": [each["weight"] for each in found],
+        "transitions": [each["transitions"] for each in found],
+        "repeats": [each["repeats"] for each in found],
     }
 
 

@@ -18,7 +18,8 @@ from ssd4rec.data.known import KNOWN, is_known, open_known
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 
-NUMERICS = 2  # raised when a change of the code changes what a run with the same settings gives
+NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
+MEASURED = 1  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
 
@@ -44,7 +45,7 @@ class Run:
     def key(self) -> str:
         """The name of its folder: the hash of all that decides its figures."""
         decides = {
-            "settings": self.config.model_dump(mode="json"),
+            "settings": self.config.model_dump(mode="json", exclude={"prior"}),  # every run is measured without and with one
             "data": self.data.fingerprint,
             "numerics": [NUMERICS, metadata.version("ssd4rec")],
         }
@@ -82,14 +83,14 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
-    """What a run gave; None: it is not finished."""
+    """What a run gave; None: it is not finished, or was measured in another way than now."""
     try:
         found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{folder / RESULT} is not JSON: {error}; remove {folder} and give the command again") from error
-    return found
+    return found if found.get("measured") == MEASURED else None
 
 
 def ranks_of(folder: Path, name: str = RANKS) -> Ranks:

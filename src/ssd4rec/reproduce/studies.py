@@ -82,9 +82,7 @@ def points(study: str, known: str | None, budget: Budget, models: Sequence[str],
         ConfigError: no such study, or settings that do not fit.
     """
     if given := [setting for setting in settings if setting.startswith("prior.")]:
-        raise ConfigError(
-            f"reproduce measures each model without and with counted transitions anyway; leave out --set {given[0]}"
-        )
+        raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {given[0]}")
     plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
     return plan(_Recipe(known, budget, tuple(settings)), models)
 
@@ -122,6 +120,7 @@ class _Recipe:
             f"backbone.width={self.budget.width}",
             f"training.max_epochs={self.budget.epochs}",
             "prior.transitions=0.0",
+            "prior.repeats=0.0",
         ]
         if name == "ssd4rec":
             chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')

@@ -10,7 +10,7 @@ from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
-from ssd4rec.reproduce.runs import FAILURE, RESULT, Dataset, Run, look_at
+from ssd4rec.reproduce.runs import FAILURE, Dataset, Run, look_at, result_of
 from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, find, points
 
 Say = Callable[[str], None]
@@ -57,7 +57,7 @@ class Sweep:
 
     def finished(self, key: str) -> bool:
         """Whether a run's result is there."""
-        return (self.folder(key) / RESULT).is_file()
+        return result_of(self.folder(key)) is not None
 
 
 def plan(

@@ -30,7 +30,7 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         return [_costs(part)]
     found = [_figures(part)]
     if study == "accuracy":
-        found += [each for each in (_with_transitions(part), _beside_published(part), _tests(part), _recipes(part)) if each.rows]
+        found += [each for each in (_with_prior(part), _beside_published(part), _tests(part), _recipes(part)) if each.rows]
     if study == "ablation":
         found.append(_costs(part))
     return found
@@ -104,24 +104,24 @@ def _figures(part: Mapping[str, Any]) -> Table:
     return Table("Test, mean ± standard deviation over seeds", ("", *(name.upper() for name in names), "seeds"), tuple(rows))
 
 
-def _with_transitions(part: Mapping[str, Any]) -> Table:
+def _with_prior(part: Mapping[str, Any]) -> Table:
     rows, highest = [], part["highest_published"]
     for row in part["rows"]:
-        if together := row["with_transitions"]:
+        if together := row["with_prior"]:
             ndcg = together["metrics"]["ndcg@10"]["mean"]
             rows.append(
                 (
                     row["label"],
                     *(_spread(figures) for figures in together["metrics"].values()),
-                    ", ".join(f"{weight:g}" for weight in dict.fromkeys(together["weights"])),
+                    *(", ".join(f"{each:g}" for each in dict.fromkeys(together[name])) for name in ("transitions", "repeats")),
                     _relative(ndcg, row["metrics"]["ndcg@10"]["mean"]),
                     *([_relative(ndcg, highest[1])] if highest else []),
                 )
             )
     names = tuple(dict.fromkeys(name.upper() for row in part["rows"] for name in row["metrics"]))
     against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
-    title = "The same models with counted transitions added to their scores (prior.transitions, weight by validation)"
-    return Table(title, ("", *names, "weight", "NDCG@10 against alone", *against), tuple(rows))
+    title = "The same models with a prior added to their scores: counted transitions, repeats (prior.*, chosen by validation)"
+    return Table(title, ("", *names, "transitions", "repeats", "NDCG@10 against alone", *against), tuple(rows))
 
 
 def _relative(value: float, other: float) -> str:

@@ -25,7 +25,7 @@ from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
 from ssd4rec.evaluation.prior import choose_prior
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import RANKS, RESULT, SPEC, open_interactions, write_whole
+from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
 from ssd4rec.training.progress import TrainingProgress
 
@@ -36,9 +36,12 @@ def work(folder: Path) -> None:
     config = Config.model_validate(spec["settings"])
     data = experiment.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
     resume = (folder / f"model.training/{LAST}").is_file()
-    report = _train(data, config, folder, resume=resume)
     device = "cuda" if torch.cuda.is_available() and config.training.accelerator in ("auto", "gpu") else "cpu"
-    artefact = load_artefact(folder / "model", device=device)
+    artefact, before = _trained(folder, device), _cost_before(folder)
+    if artefact is None:
+        _train(data, config, folder, resume=resume)
+        artefact, before = load_artefact(folder / "model", device=device), {}
+    report = artefact.report
     began = _now()
     ranking = experiment.measure(artefact.model, data, config, artefact.training_counts)
     inference = _now() - began
@@ -50,7 +53,7 @@ def work(folder: Path) -> None:
     budget = config.evaluation.token_budget
     prior = choose_prior(artefact.model, counted, data.histories, data.split.validation, token_budget=budget).prior
     together = experiment.measure(artefact.model, data, config, artefact.training_counts, prior=prior)
-    for name, other in (("popularity", popularity), ("transitions", transitions), ("with_transitions", together)):
+    for name, other in (("popularity", popularity), ("transitions", transitions), ("with_prior", together)):
         np.save(folder / f"{name}.npy", other.ranks)
     epochs = [epoch["seconds"] for epoch in report["course"]["course"]]
     result = {
@@ -58,7 +61,8 @@ def work(folder: Path) -> None:
         "test": ranking.as_dict(),
         "popularity": {"test": popularity.as_dict()},
         "transitions": {"test": transitions.as_dict()},
-        "with_transitions": {"test": together.as_dict(), "weight": prior.weight if prior else 0.0},
+        "with_prior": {"test": together.as_dict(), "transitions": prior.weight, "repeats": prior.repeats},
+        "measured": MEASURED,
         "settings": spec["settings"],
         "efficiency": {
             "epochs": len(epochs),
@@ -70,19 +74,37 @@ def work(folder: Path) -> None:
             "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
             "resumed": resume,
             "jobs": spec["jobs"],
+            **before,
         },
     }
     write_whole(folder / RESULT, json.dumps(result, default=str))
 
 
-def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
+def _trained(folder: Path, device: str) -> Artefact | None:
+    """What an earlier process has trained but not measured, or measured in another way than now."""
     try:
-        return experiment.train(data, config, folder / "model", resume=resume, callbacks=_watching())
+        return load_artefact(folder / "model", device=device)
+    except ArtefactError:
+        return None
+
+
+def _cost_before(folder: Path) -> dict[str, Any]:
+    """What training and inference cost when a model was trained that is only measured now; unknown if nobody wrote it down."""
+    try:
+        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))["efficiency"]
+    except FileNotFoundError:
+        return {"peak_memory": None, "peak_gpu_memory": None}
+    return found
+
+
+def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> None:
+    try:
+        experiment.train(data, config, folder / "model", resume=resume, callbacks=_watching())
     except ArtefactError:
         if not resume:
             raise
         # what an earlier version of the code left cannot be gone on with: begun anew
-        return experiment.train(data, config, folder / "model", callbacks=_watching())
+        experiment.train(data, config, folder / "model", callbacks=_watching())
 
 
 def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:

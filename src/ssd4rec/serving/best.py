@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ssd4rec.backbones.transitions import TransitionPrior
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.data.packing import Numbers, consecutive
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.ranks import score_blocks
@@ -41,7 +41,7 @@ def best_items(
     training_counts: Numbers,
     histories: Sequence[Numbers],
     request: Request,
-    prior: TransitionPrior | None = None,
+    prior: Prior | None = None,
 ) -> list[Best]:
     """Read histories and choose the best candidates of each; where nothing is known, the most popular ones.
 
@@ -50,7 +50,7 @@ def best_items(
         training_counts: [V + 1] training events of each item number.
         histories: item numbers, oldest first; 0 stands for an unknown item, which is not read.
         request: what may be chosen.
-        prior: what was counted, added to the model's scores.
+        prior: what is known without learning, added to the model's scores.
 
     Returns:
         One for each history; fewer than k items where there are fewer candidates.
@@ -95,13 +95,13 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
     return [(numbers[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(best)]
 
 
-def _by_model(model: NextItemModel, histories: list[Numbers], request: Request, prior: TransitionPrior | None) -> list[Best]:
+def _by_model(model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None) -> list[Best]:
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     batches = consecutive(lengths, TOKEN_BUDGET)
     return [best for batch in batches for best in _read(model, [histories[place] for place in batch], request, prior)]
 
 
-def _read(model: NextItemModel, histories: list[Numbers], request: Request, prior: TransitionPrior | None) -> list[Best]:
+def _read(model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None) -> list[Best]:
     device = model.item_vectors.device
     lengths = torch.tensor([len(history) for history in histories], device=device)
     items = torch.from_numpy(np.concatenate(histories)).to(device)
@@ -116,7 +116,7 @@ def best_of_states(
     items: Items,
     boundaries: Boundaries,
     request: Request,
-    prior: TransitionPrior | None = None,
+    prior: Prior | None = None,
 ) -> list[Best]:
     """The best candidates of histories that have been read.
 
@@ -126,7 +126,7 @@ def best_of_states(
         items: int64 [T] the histories' item numbers, end to end.
         boundaries: int64 [B + 1].
         request: what may be chosen.
-        prior: what was counted, added to the model's scores.
+        prior: what is known without learning, added to the model's scores.
 
     Raises:
         DataError: a score is not a number.

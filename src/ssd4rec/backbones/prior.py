@@ -1,0 +1,100 @@
+"""What is known without learning, added to a trained model's scores: what came soon after what, and whether items recur."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from ssd4rec.backbones.transitions import Transitions
+from ssd4rec.shapes import Boundaries, Items, Scores
+
+
+class Places(NamedTuple):
+    """Which of the scores [rows, V] of a few histories are raised, places counted through, none twice in a part."""
+
+    counted: Tensor  # int64 [n] items that came soon after or before others of the history
+    by: Tensor  # float32 [n] log(1 + transitions / FLOOR) of these
+    seen: Tensor  # int64 [m] items of the history
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Raises a trained model's scores, counts where they know something, the model everywhere else.
+
+        score(j) = state . v_j + weight * log(1 + transitions(j) / FLOOR) + repeats * [item j is in the history]
+
+    In probabilities: the model's times a power of the counted ones, times e^repeats for what was had before, normalised (a
+    product of experts, Hinton 2002). A model of D numbers an item cannot hold an opinion on every pair that was ever seen;
+    counts can, and know nothing else. And it hardly learns that nobody rates a film twice, which is one number (Ren et al.
+    2019, "RepeatNet", learn when to repeat and when to explore).
+    """
+
+    transitions: Transitions
+    weight: float  # 0 or more
+    repeats: float = 0.0  # below 0: what was had is not wanted again
+
+    def __bool__(self) -> bool:
+        """Whether it changes any score."""
+        return self.weight != 0.0 or self.repeats != 0.0
+
+    def raised(
+        self, blocks: Iterable[tuple[slice, Scores]], items: Items, boundaries: Boundaries
+    ) -> Iterator[tuple[slice, Scores]]:
+        """A model's scores, a few histories at a time, raised in place.
+
+        Args:
+            blocks: which histories, and their scores [rows, V], contiguous.
+            items: int64 [T] the histories, packed.
+            boundaries: int64 [B + 1].
+        """
+        for rows, scores in blocks:
+            self.add(scores, self.look_up(items, boundaries, rows))
+            yield rows, scores
+
+    def look_up(self, items: Items, boundaries: Boundaries, rows: slice) -> "Places":
+        """What `add` needs to know of a few histories; priors of the same transitions can share it.
+
+        Args:
+            items: int64 [T] the histories, packed; 0 stands for no item.
+            boundaries: int64 [B + 1].
+            rows: which histories.
+        """
+        edges = boundaries[rows.start : rows.stop + 1]
+        read = items[int(edges[0]) : int(edges[-1])]
+        history = torch.repeat_interleave(edges.diff())
+        known = read > 0
+        seen = torch.unique(history[known] * self.transitions.catalogue_size + read[known] - 1)
+        counted, by = self.transitions.raises(items, boundaries, rows)
+        return Places(counted.to(items.device), by.to(items.device), seen)
+
+    def add(self, scores: Scores, places: "Places") -> None:
+        """Raise the scores of a few histories.
+
+        Args:
+            scores: [rows, V], contiguous; changed in place.
+            places: of the same histories, on the same device.
+        """
+        flat = scores.view(-1)
+        flat[places.counted] += self.weight * places.by.to(flat)
+        flat[places.seen] += self.repeats
+
+    def write(self, path: Path) -> None:
+        """Keep it as a safetensors file, the counts only where they are used."""
+        counted = self.transitions
+        parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
+        if not self.weight:
+            parts = {name: np.zeros(len(part) if name == "edges" else 0, part.dtype) for name, part in parts.items()}
+        save_file(parts, path, metadata={"weight": repr(self.weight), "repeats": repr(self.repeats)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Prior":
+        """What `write` kept, to the last bit."""
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = file.metadata()
+        return cls(Transitions(**load_file(path)), float(about["weight"]), float(about["repeats"]))
