@@ -67,3 +67,15 @@ def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
     assert (part["validation"]["transitions"].keys(), part["validation"]["repeats"].keys()) == ({"0"}, {"-3"})
     again = experiment.measure_again(load_artefact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), asked)
     assert "counts_alone" not in again["prior"]
+
+
+def test_a_person_hears_that_items_recur(tmp_path):
+    """Seen items are no candidates of `recommend` by default, which is wrong where they come again."""
+    data = worlds.world([[1, 2, 1, 2, 1, 2], [3, 4, 3, 4, 3, 4]] * 5)
+    prepared = experiment.Prepared(data.histories, data.catalogue, data.split, {"kept": {}})
+    lines = []
+    asked = worlds.config(max_epochs=1).model_copy(update={"prior": settings.PriorConfig(repeats=2.0)})
+    experiment.train(prepared, asked, tmp_path / "model", say=lines.append)
+    assert [line for line in lines if "recur" in line] == [
+        "items recur in these data: `ssd4rec recommend --keep-seen` recommends them again"
+    ]
