@@ -52,7 +52,7 @@ def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     tried = part["validation"]["transitions"]
     assert tried[f"{part['transitions']:g}"] == max(tried.values()) > part["validation"]["model_alone"]
     assert part["validation"]["repeats"].keys() == {"0"}
-    assert part["counts_alone"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
+    assert part["prior_alone"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
     artefact = load_artefact(tmp_path / "model")
     again = experiment.measure_again(artefact, read_interactions(worlds.frame(worlds.cycle())), asked)
     assert again["test"] == report["test"]
@@ -66,7 +66,7 @@ def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
     assert (part["transitions"], part["repeats"]) == (0.0, -3.0)
     assert (part["validation"]["transitions"].keys(), part["validation"]["repeats"].keys()) == ({"0"}, {"-3"})
     again = experiment.measure_again(load_artefact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), asked)
-    assert "counts_alone" not in again["prior"]
+    assert "prior_alone" not in again["prior"]
 
 
 def test_a_person_hears_that_items_recur(tmp_path):

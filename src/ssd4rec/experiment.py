@@ -27,7 +27,7 @@ from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate
-from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, choose_prior
+from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import LAST, fit
@@ -208,7 +208,7 @@ def make_prior(
 def _measure_beside(
     model: NextItemModel, data: Prepared, config: Config, counts: Numbers, prior: Prior | None, progress: Progress | None
 ) -> dict[str, Any]:
-    """The figures of a report: the model with its prior, beside popularity, the model alone and the counts alone."""
+    """The figures of a report: the model with its prior, beside popularity, the model alone and the prior alone."""
     test = measure(model, data, config, counts, progress, prior)
     found: dict[str, Any] = {
         "protocol": test.protocol.as_dict(),
@@ -219,8 +219,8 @@ def _measure_beside(
     if prior is not None:
         alone = measure(model, data, config, counts) if prior else test
         found["prior"] = {"transitions": prior.weight, "repeats": prior.repeats, "model_alone": alone.as_dict()}
-        if len(prior.transitions.columns):  # an artefact keeps the counts only where they are used
-            found["prior"]["counts_alone"] = measure(prior.transitions, data, config, counts).as_dict()
+        if prior.weight:
+            found["prior"]["prior_alone"] = measure(Silent(model.catalogue_size), data, config, counts, prior=prior).as_dict()
     return found
 
 

@@ -41,14 +41,14 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def show_figures(console: Console, report: Mapping[str, Any]) -> None:
-    """The test figures of the model beside itself without its prior and what is only counted; their protocol."""
+    """The test figures of the model with its prior, of either alone and of popularity; their protocol."""
     backbone = report.get("model", {}).get("backbone", {}).get("name", "ssd4rec")
     columns = {backbone: report["test"], "popularity": report.get("popularity", {}).get("test", {})}
     if prior := report.get("prior"):
         columns = {
             f"{backbone} + prior": report["test"],
             f"{backbone} alone": prior["model_alone"],
-            **({"transitions": prior["counts_alone"]} if "counts_alone" in prior else {}),
+            **({"prior alone": prior["prior_alone"]} if "prior_alone" in prior else {}),
             "popularity": columns["popularity"],
         }
     table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")

@@ -9,7 +9,7 @@ from ssd4rec.artefact import Artefact
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.evaluation import prior as module
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, choose_prior
+from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, Silent, choose_prior
 from ssd4rec.experiment import count_transitions, make_model, training_counts
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
@@ -114,3 +114,11 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
         torch.testing.assert_close(
             torch.tensor([each.score for each in answer.items], dtype=raised.dtype), expected, rtol=1e-5, atol=1e-5
         )
+
+
+def test_a_silent_model_lets_the_prior_speak(world, counted):
+    """Counts in place of a model rank as the counting baseline does; with nothing counted everything ties."""
+    asked = (world.histories, world.split.validation)
+    silent = Silent(len(world.catalogue))
+    assert (evaluate(silent, *asked, prior=Prior(counted, 1.0)).ranks == evaluate(counted, *asked).ranks).all()
+    assert (evaluate(silent, *asked).ranks == len(world.catalogue)).all()

@@ -113,6 +113,18 @@ def test_the_report_shows_the_figures_of_results_json(swept):
 
 
 @pytest.mark.slow
+def test_each_model_stands_with_a_prior_and_so_do_the_counts(swept):
+    """The cycle is all counts: with them everything is found, by the models and without one."""
+    results = json.loads((swept / "out" / "results.json").read_text())
+    (part,) = results["studies"]["accuracy"].values()
+    found = {row["label"]: row["with_prior"] for row in part["rows"]}
+    assert found.pop("popularity") is None
+    assert {label: each["metrics"]["ndcg@10"]["mean"] for label, each in found.items()} == dict.fromkeys(found, 1.0)
+    assert found["transitions"]["transitions"] == [1.0]
+    assert "prior added to their scores" in (swept / "out" / "report.md").read_text()
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_figures(swept):
     """Killed after its first run, the same command makes the other one only, and ends with the uninterrupted figures."""
     out = swept / "killed"

@@ -15,6 +15,7 @@ from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import Progress, Ranker, evaluating
 from ssd4rec.evaluation.metrics import ndcg
 from ssd4rec.evaluation.ranks import rank_targets, rounding_of, score_blocks
+from ssd4rec.shapes import Boundaries, Items, States
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of transitions, those that are tried
 REPEATS = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
@@ -83,6 +84,21 @@ def choose_prior(
         by_weight = at_weights(repeat)
         best = max(by_weight, key=by_weight.__getitem__)
     return ChosenPrior(Prior(transitions, best, repeat), alone, by_weight[best], by_weight, by_repeats)
+
+
+class Silent:
+    """A model that knows nothing, so that a prior can be asked alone: every score is 0.
+
+    Args:
+        catalogue_size: V.
+    """
+
+    def __init__(self, catalogue_size: int) -> None:
+        self.item_vectors = torch.zeros(catalogue_size, 1)
+
+    def encode(self, items: Items, boundaries: Boundaries) -> States:  # noqa: ARG002 - a Ranker reads items
+        """[T] packed histories -> [B, 1] zeros."""
+        return self.item_vectors.new_zeros(len(boundaries) - 1, 1)
 
 
 class _Asked:

@@ -110,7 +110,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         "model": point.model,
         "x": point.x,
         "metrics": {name: _spread([each["test"][name] for each in results]) for name in (results[0]["test"] if results else ())},
-        "with_prior": _with_prior(results),
+        "with_prior": _with_prior([each["with_prior"] for each in results]),
         "costs": _costs(results),
         "parameters": results[0]["model"]["parameters"] if results else None,
         "settings": point.configs[0].model_dump(mode="json") if point.configs else None,
@@ -153,11 +153,10 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return costs
 
 
-def _with_prior(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _with_prior(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The same models with what is known without learning added to their scores, as each seed's validation chose."""
-    if not results:
+    if not found:
         return None
-    found = [each["with_prior"] for each in results]
     return {
         "metrics": {name: _spread([each["test"][name] for each in found]) for name in found[0]["test"]},
         "transitions": [each["transitions"] for each in found],
@@ -194,7 +193,9 @@ def _add_counted(rows: Sequence[dict[str, Any]], counted: Mapping[str, str], out
     for row in rows:
         if row["model"] in counted:
             result = result_of(out / "runs" / counted[row["model"]]) or {}
-            row["metrics"] = {name: _spread([value]) for name, value in result[row["model"]]["test"].items()}
+            figures = result[row["model"]]
+            row["metrics"] = {name: _spread([value]) for name, value in figures["test"].items()}
+            row["with_prior"] = _with_prior([figures["with_prior"]] if "with_prior" in figures else [])
 
 
 def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Mapping[str, str]) -> None:

@@ -21,9 +21,11 @@ from rich.console import Console
 from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.backbones.popularity import Popularity
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
-from ssd4rec.evaluation.prior import choose_prior
+from ssd4rec.evaluation.evaluate import Ranking
+from ssd4rec.evaluation.prior import Silent, choose_prior
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
@@ -51,8 +53,12 @@ def work(folder: Path) -> None:
     counted = experiment.count_transitions(data)
     transitions = experiment.measure(counted, data, config, artefact.training_counts)
     budget = config.evaluation.token_budget
-    prior = choose_prior(artefact.model, counted, data.histories, data.split.validation, token_budget=budget).prior
+    asked = (counted, data.histories, data.split.validation)
+    prior = choose_prior(artefact.model, *asked, token_budget=budget).prior
     together = experiment.measure(artefact.model, data, config, artefact.training_counts, prior=prior)
+    silent = Silent(len(data.catalogue))
+    only_prior = choose_prior(silent, *asked, weights=(1.0,), token_budget=budget).prior
+    counts_and_repeats = experiment.measure(silent, data, config, artefact.training_counts, prior=only_prior)
     for name, other in (("popularity", popularity), ("transitions", transitions), ("with_prior", together)):
         np.save(folder / f"{name}.npy", other.ranks)
     epochs = [epoch["seconds"] for epoch in report["course"]["course"]]
@@ -60,8 +66,8 @@ def work(folder: Path) -> None:
         **report,
         "test": ranking.as_dict(),
         "popularity": {"test": popularity.as_dict()},
-        "transitions": {"test": transitions.as_dict()},
-        "with_prior": {"test": together.as_dict(), "transitions": prior.weight, "repeats": prior.repeats},
+        "transitions": {"test": transitions.as_dict(), "with_prior": _with_prior(counts_and_repeats, only_prior)},
+        "with_prior": _with_prior(together, prior),
         "measured": MEASURED,
         "settings": spec["settings"],
         "efficiency": {
@@ -78,6 +84,10 @@ def work(folder: Path) -> None:
         },
     }
     write_whole(folder / RESULT, json.dumps(result, default=str))
+
+
+def _with_prior(ranking: Ranking, prior: Prior) -> dict[str, Any]:
+    return {"test": ranking.as_dict(), "transitions": prior.weight, "repeats": prior.repeats}
 
 
 def _trained(folder: Path, device: str) -> Artefact | None:
