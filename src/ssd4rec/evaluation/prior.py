@@ -20,7 +20,7 @@ from ssd4rec.shapes import Boundaries, Items, States
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of transitions, those that are tried
 REPEATS = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
 CUTOFF = 10
-TARGETS = 25_000  # that decide at most, spread evenly over the users: each of some thirty priors ranks all of them
+TARGETS = 10_000  # that decide at most, spread evenly over the users: each of some thirty priors ranks all of them
 
 
 @dataclass(frozen=True)
