@@ -26,6 +26,7 @@ from ssd4rec.reproduce.results import recipe_of, reduced
 from ssd4rec.reproduce.runs import Dataset
 from ssd4rec.reproduce.studies import find, make_budget, points
 from ssd4rec.reproduce.sweep import Part
+from ssd4rec.reproduce.tables import notes
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
 OPTIONS = (
@@ -122,6 +123,20 @@ def test_each_model_stands_with_a_prior_and_so_do_the_counts(swept):
     assert {label: each["metrics"]["ndcg@10"]["mean"] for label, each in found.items()} == dict.fromkeys(found, 1.0)
     assert found["transitions"]["transitions"] == [1.0]
     assert "prior added to their scores" in (swept / "out" / "report.md").read_text()
+
+
+def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
+    """Where seen items are candidates and a prior puts them down; not where they are none, or where they recur."""
+    row = {"label": "SASRec", "recipe": None, "seeds": [], "with_prior": {"repeats": [0.0, -8.0]}}
+    part = {
+        "source": "x", "kept": {"users": 1, "items": 1, "interactions": 1}, "known": None, "reduced": None, "jobs": 1,
+        "rows": [row], "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": {"seen": "kept"},
+        "device": "CPU", "versions": {},
+    }  # fmt: skip
+    warned = [note.warning for note in notes("accuracy", part) if "had to learn that" in note.text]
+    assert warned == [True]
+    for other in (part | {"protocol": {"seen": "filtered"}}, part | {"rows": [row | {"with_prior": {"repeats": [0.0, 2.0]}}]}):
+        assert not [note for note in notes("accuracy", other) if "had to learn that" in note.text]
 
 
 @pytest.mark.slow

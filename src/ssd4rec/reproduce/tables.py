@@ -80,6 +80,15 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     if study == "accuracy":
         sources = dict.fromkeys(row["recipe"] for row in part["rows"] if row["recipe"])
         found.append(Note(f"Settings (last table): {'; '.join(sources)}."))
+    told = [row for row in part["rows"] if row["with_prior"] and min(row["with_prior"]["repeats"]) < 0]
+    if study == "accuracy" and told and (part["protocol"] or {}).get("seen") == "kept":
+        found.append(
+            Note(
+                "Seen items stay among the candidates, but a prior with repeats below 0 knows that they hardly come again; the "
+                "models without it, the published ones among them, had to learn that.",
+                warning=True,
+            )
+        )
     seeds = [(row["label"], seed) for row in part["rows"] for seed in row["seeds"]]
     for state in ("missing", "failed"):
         names = [f"{label} (seed {seed['seed']})" for label, seed in seeds if seed["state"] == state]
