@@ -62,7 +62,9 @@ def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
 def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
     """Nothing else is tried then; counts that have no weight are neither kept nor shown again."""
     asked = worlds.config(max_epochs=1).model_copy(update={"prior": settings.PriorConfig(repeats=-3)})
-    part = experiment.train(prepared, asked, tmp_path / "model")["prior"]
+    lines = []
+    part = experiment.train(prepared, asked, tmp_path / "model", say=lines.append)["prior"]
+    assert not [line for line in lines if "counting" in line]
     assert (part["transitions"], part["repeats"]) == (0.0, -3.0)
     assert (part["validation"]["transitions"].keys(), part["validation"]["repeats"].keys()) == ({"0"}, {"-3"})
     again = experiment.measure_again(load_artefact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), asked)

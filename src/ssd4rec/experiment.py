@@ -184,10 +184,14 @@ def make_prior(
     asked = config.prior
     if not asked.transitions and not asked.repeats:
         return None
-    say("counting what came soon after what")
+    if asked.transitions:
+        say("counting what came soon after what")
+        transitions = count_transitions(data, progress)
+    else:
+        transitions = Transitions.nothing(model.catalogue_size)
     chosen = choose_prior(
         model,
-        count_transitions(data, progress),
+        transitions,
         data.histories,
         data.split.validation,
         weights=WEIGHTS if asked.transitions == "validated" else (asked.transitions,),

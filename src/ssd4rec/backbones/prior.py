@@ -86,10 +86,8 @@ class Prior:
 
     def write(self, path: Path) -> None:
         """Keep it as a safetensors file, the counts only where they are used."""
-        counted = self.transitions
+        counted = self.transitions if self.weight else Transitions.nothing(self.transitions.catalogue_size)
         parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
-        if not self.weight:
-            parts = {name: np.zeros(len(part) if name == "edges" else 0, part.dtype) for name, part in parts.items()}
         save_file(parts, path, metadata={"weight": repr(self.weight), "repeats": repr(self.repeats)})
 
     @classmethod

@@ -48,6 +48,11 @@ class Transitions:
         self.catalogue_size = len(edges) - 1
 
     @classmethod
+    def nothing(cls, catalogue_size: int) -> "Transitions":
+        """No pair was counted: every score is 0."""
+        return cls(np.zeros(catalogue_size + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+    @classmethod
     def count(
         cls,
         items: Numbers,
