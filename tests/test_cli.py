@@ -164,6 +164,7 @@ def test_doctor_says_what_is_in_use():
         (["train", "FILE", "--user", "nobody"], "nobody"),
         (["train", "FILE", "--set", "data.min_interactions=1000"], "nothing is left"),
         (["train", "FILE", "--resume", "--out", "MISSING", *SMALL], "nothing to resume"),
+        (["demo", "--resume", "--out", "MISSING"], "nothing to resume"),
         (["evaluate", "MISSING"], "there is no such folder"),
         (["evaluate", "MODEL", "--set", "evaluation.seen=filtered"], "give the data too"),
         (["recommend", "MODEL"], "either --history"),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEMO = "ml-latest-small"
 DEMO_USERS = 3
 HISTORY_SHOWN = 10
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training of the same --out.")]
 
 
 def train(  # noqa: PLR0913 - each is an option of the command
@@ -44,7 +45,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML, instead of --config.")] = None,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/model"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training of the same --out.")] = False,
+    resume: ResumeOption = False,
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
@@ -70,7 +71,11 @@ def train(  # noqa: PLR0913 - each is an option of the command
     say(f"the model lies in {out}; try: ssd4rec recommend {out} --history ID,ID,…")
 
 
-def demo(out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/demo")) -> None:
+def demo(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/demo"),
+    resume: ResumeOption = False,
+) -> None:
     """Train on the built-in MovieLens data and show what three users are recommended."""
     from ssd4rec.config import load_config
     from ssd4rec.data.known import find_known
@@ -79,7 +84,7 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder of the finished
     chosen = load_config("quick")
     say(f"data: {find_known(DEMO).licence}")
     prepared = prepare(DEMO, chosen, None)
-    report = _train(prepared, chosen, out, resume=False)
+    report = _train(prepared, chosen, out, resume=resume)
     screen.show_figures(out_console, report)
     _show_examples(prepared, Recommender.load(out))
     out_console.print(f"The model lies in {out}. Yours: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…")
