@@ -49,7 +49,7 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
     targets = torch.randint(1, classes + 1, (histories,), generator=generator)
     lengths = torch.randint(1, 4, (histories,), generator=generator)
     seen = torch.randint(0, classes + 1, (int(lengths.sum()),), generator=generator)
-    rows = torch.repeat_interleave(lengths)
+    rows, boundaries = torch.repeat_interleave(lengths), torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     expected = []
     for row in range(histories):
         own = vectors[targets[row] - 1] @ states[row]
@@ -59,7 +59,7 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LEAST_ROWS", 1)
         patch.setattr(module, "BLOCK_ELEMENTS", classes * data.draw(st.integers(1, 4)))
-        assert ranks_of_states(states, vectors, targets, seen, rows).tolist() == expected
+        assert ranks_of_states(states, vectors, targets, (seen, boundaries)).tolist() == expected
         assert ranks_of_states(states, vectors, targets).tolist() == kept
 
 
@@ -92,9 +92,9 @@ import resource, torch
 from ssd4rec.evaluation.ranks import ranks_of_states
 torch.set_num_threads(1)
 states, vectors, targets = torch.randn(2000, 2), torch.randn(200_000, 2), torch.randint(1, 200_001, (2000,))
-seen, rows = torch.randint(1, 200_001, (20_000,)), torch.arange(2000).repeat_interleave(10)
+seen, boundaries = torch.randint(1, 200_001, (20_000,)), torch.arange(0, 20_001, 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ranks_of_states(states, vectors, targets, seen, rows)
+ranks_of_states(states, vectors, targets, (seen, boundaries))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

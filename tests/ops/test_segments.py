@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rows import boundaries_of, mirrored
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.segments import _relays, lay_out
+from ssd4rec.ops.segments import _relays, cells_of_items, lay_out
 
 lengths_of_histories = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
@@ -110,3 +110,10 @@ def test_boundaries_that_do_not_rise_from_zero(boundaries: list[int]) -> None:
     shown = ", ".join(map(str, boundaries))
     with pytest.raises(ShapeError, match=rf"boundaries must be \[0, …\] and rise by 1 or more at each step, found \[{shown}\]…"):
         lay_out(torch.tensor(boundaries))
+
+
+def test_the_cells_of_items_are_counted_through_from_the_first_row() -> None:
+    """Items 3 | 1, none | 2, 2 of three: cell 2 of the first row, 0 of the second, 1 of the third twice."""
+    items, boundaries = torch.tensor([3, 1, 0, 2, 2]), torch.tensor([0, 1, 3, 5])
+    assert cells_of_items(items, boundaries, slice(0, 3), 3).tolist() == [2, 3, 7, 7]
+    assert cells_of_items(items, boundaries, slice(1, 3), 3).tolist() == [0, 4, 4]

@@ -7,20 +7,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
-import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.backbones.transitions import Transitions
+from ssd4rec.ops.segments import cells_of_items, sent
 from ssd4rec.shapes import Boundaries, Items, Scores
 
 
 class Places(NamedTuple):
-    """Which of the scores [rows, V] of a few histories are raised, places counted through, none twice in a part."""
+    """Which of the scores [rows, V] of a few histories are raised, places counted through."""
 
-    counted: Tensor  # int64 [n] items that came soon after or before others of the history
+    counted: Tensor  # int64 [n] items that came soon after or before others of the history, none of them twice
     by: Tensor  # float32 [n] log(1 + transitions / FLOOR) of these
-    seen: Tensor  # int64 [m] items of the history
+    seen: Tensor  # int64 [m] items of the history, as often as they are in it
+
+
+def look_up(transitions: Transitions, items: Items, boundaries: Boundaries, rows: slice) -> Places:
+    """What `Prior.add` needs to know of a few histories; all priors of the same transitions can share it.
+
+    Args:
+        transitions: what was counted.
+        items: int64 [T] the histories, packed; 0 stands for no item.
+        boundaries: int64 [B + 1].
+        rows: which histories.
+    """
+    counted, by = transitions.raises(items, boundaries, rows)
+    seen = cells_of_items(items, boundaries, rows, transitions.catalogue_size)
+    return Places(sent(counted, items.device), sent(by, items.device), seen)
 
 
 @dataclass(frozen=True)
@@ -54,26 +68,10 @@ class Prior:
             boundaries: int64 [B + 1].
         """
         for rows, scores in blocks:
-            self.add(scores, self.look_up(items, boundaries, rows))
+            self.add(scores, look_up(self.transitions, items, boundaries, rows))
             yield rows, scores
 
-    def look_up(self, items: Items, boundaries: Boundaries, rows: slice) -> "Places":
-        """What `add` needs to know of a few histories; priors of the same transitions can share it.
-
-        Args:
-            items: int64 [T] the histories, packed; 0 stands for no item.
-            boundaries: int64 [B + 1].
-            rows: which histories.
-        """
-        edges = boundaries[rows.start : rows.stop + 1]
-        read = items[int(edges[0]) : int(edges[-1])]
-        history = torch.repeat_interleave(edges.diff())
-        known = read > 0
-        seen = torch.unique(history[known] * self.transitions.catalogue_size + read[known] - 1)
-        counted, by = self.transitions.raises(items, boundaries, rows)
-        return Places(counted.to(items.device), by.to(items.device), seen)
-
-    def add(self, scores: Scores, places: "Places") -> None:
+    def add(self, scores: Scores, places: Places) -> None:
         """Raise the scores of a few histories.
 
         Args:
@@ -82,7 +80,7 @@ class Prior:
         """
         flat = scores.view(-1)
         flat[places.counted] += self.weight * places.by.to(flat)
-        flat[places.seen] += self.repeats
+        flat[places.seen] += self.repeats  # once, also where a place is named twice
 
     def write(self, path: Path) -> None:
         """Keep it as a safetensors file, the counts only where they are used."""

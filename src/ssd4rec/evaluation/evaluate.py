@@ -206,12 +206,12 @@ def _rank(
         for packed in pack(histories, single, token_budget):
             batch = packed.to(device)
             read, targets = (batch.items, batch.boundaries), batch.targets[batch.boundaries[1:] - 1]
-            seen, rows = (batch.items, torch.repeat_interleave(batch.boundaries.diff())) if filtered else (None, None)
+            seen = read if filtered else None
             if isinstance(model, Scorer):
-                ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen, rows)
+                ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen)
             else:
                 raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries) if prior else None
-                ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, seen, rows, raised)
+                ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, seen, raised)
             ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd4rec.backbones.prior import Prior
+from ssd4rec.backbones.prior import Prior, look_up
 from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import PackedBatch, pack
@@ -128,7 +128,7 @@ class _Asked:
                 targets = batch.targets[batch.boundaries[1:] - 1]
                 rounding = rounding_of(states, self.vectors, targets)
                 for rows, scores in score_blocks(states, self.vectors):
-                    places = Prior(self.transitions, 0.0).look_up(batch.items, batch.boundaries, rows)
+                    places = look_up(self.transitions, batch.items, batch.boundaries, rows)
                     counted, seen, raised = torch.zeros_like(scores), torch.zeros_like(scores), torch.empty_like(scores)
                     counted.view(-1)[places.counted] = places.by.to(scores)
                     seen.view(-1)[places.seen] = 1.0

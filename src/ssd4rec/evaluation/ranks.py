@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ssd4rec.errors import DataError, ShapeError
-from ssd4rec.shapes import Scores, States
+from ssd4rec.ops.segments import cells_of_items
+from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
 LEAST_ROWS = 32  # histories scored at once however many items there are: fewer make thin products
@@ -59,8 +60,7 @@ def ranks_of_states(
     states: States,
     item_vectors: Tensor,
     targets: Tensor,
-    seen: Tensor | None = None,
-    seen_rows: Tensor | None = None,
+    seen: tuple[Items, Boundaries] | None = None,
     raised: Callable[[Blocks], Blocks] | None = None,
 ) -> Tensor:
     """`rank_targets` of states @ item_vectors^T, a block of histories at a time, so that memory does not grow with B.
@@ -72,8 +72,7 @@ def ranks_of_states(
         states: [B, D].
         item_vectors: [V, D].
         targets: int64 [B] item numbers.
-        seen: int64 [events] item numbers that are left out of the candidates of the history in `seen_rows`.
-        seen_rows: int64 [events], rising.
+        seen: packed histories, whose items are left out of the candidates; None: they stay.
         raised: what is added to the scores, in place; None: nothing.
 
     Returns:
@@ -88,7 +87,7 @@ def ranks_of_states(
     blocks: Blocks = score_blocks(states, item_vectors)
     if raised is not None:
         blocks = raised(blocks)
-    return ranks_of_blocks(blocks, targets, seen, seen_rows, rounding_of(states, item_vectors, targets))
+    return ranks_of_blocks(blocks, targets, seen, rounding_of(states, item_vectors, targets))
 
 
 def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor:
@@ -100,8 +99,7 @@ def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor
 def ranks_of_blocks(
     blocks: Blocks,
     targets: Tensor,
-    seen: Tensor | None = None,
-    seen_rows: Tensor | None = None,
+    seen: tuple[Items, Boundaries] | None = None,
     rounding: Tensor | None = None,
 ) -> Tensor:
     """`rank_targets` of scores that are made a few histories at a time.
@@ -109,8 +107,7 @@ def ranks_of_blocks(
     Args:
         blocks: which rows, and their scores [rows, V], in order.
         targets: int64 [B] item numbers.
-        seen: int64 [events] item numbers that are left out of the candidates of the history in `seen_rows`.
-        seen_rows: int64 [events], rising.
+        seen: packed histories, whose items are left out of the candidates; None: they stay.
         rounding: [B], scores that are below the target's by no more than this are equal to it.
 
     Returns:
@@ -123,12 +120,9 @@ def ranks_of_blocks(
     ranks = []
     for rows, scores in blocks:
         removed = None
-        if seen is not None and seen_rows is not None:
-            edges = torch.tensor([rows.start, rows.stop], device=seen_rows.device)
-            first, last = torch.searchsorted(seen_rows, edges).tolist()
-            known = seen[first:last] > 0
+        if seen is not None:
             removed = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-            removed[seen_rows[first:last][known] - rows.start, seen[first:last][known] - 1] = True
+            removed.view(-1)[cells_of_items(*seen, rows, scores.shape[1])] = True
         ranks.append(rank_targets(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
     return torch.cat(ranks)
 

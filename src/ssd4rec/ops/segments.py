@@ -146,6 +146,25 @@ def append(items: Items, boundaries: Boundaries, ends: Tensor) -> tuple[Tensor, 
     return out, longer
 
 
+def cells_of_items(items: Items, boundaries: Boundaries, rows: slice, catalogue_size: int) -> Tensor:
+    """Where the items of a few histories stand in a table of scores [rows, V].
+
+    Args:
+        items: int64 [T] packed histories; 0 stands for no item.
+        boundaries: int64 [B + 1]; they may stay on the CPU.
+        rows: which histories.
+        catalogue_size: V.
+
+    Returns:
+        int64 [n] cells, counted through; an item that a history has twice stands twice. Items [3, 1, 0], boundaries [0, 1, 3],
+        both rows, V = 3 -> [2, 3].
+    """
+    edges = boundaries[rows.start : rows.stop + 1]
+    read = items[int(edges[0]) : int(edges[-1])]
+    history = sent(torch.repeat_interleave(edges.diff()), read.device)
+    return (history * catalogue_size + read - 1)[read > 0]
+
+
 def sent(values: Tensor, device: torch.device | str) -> Tensor:
     """The values on a device; a GPU fetches them while the CPU goes on."""
     if torch.device(device).type == "cuda" and values.device.type == "cpu":

@@ -13,6 +13,7 @@ from ssd4rec.data.packing import Numbers, consecutive
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
+from ssd4rec.ops.segments import cells_of_items
 from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 TOKEN_BUDGET = 32768  # events read at once
@@ -131,15 +132,13 @@ def best_of_states(
     Raises:
         DataError: a score is not a number.
     """
-    history_of = torch.repeat_interleave(boundaries.diff())
     forbidden = None if request.forbidden is None else torch.from_numpy(request.forbidden).to(states.device)
     found: list[Best] = []
     with torch.inference_mode():
         blocks = score_blocks(states, model.item_vectors)
         for rows, scores in prior.raised(blocks, items, boundaries) if prior else blocks:
             if request.exclude_seen:
-                seen = slice(int(boundaries[rows.start]), int(boundaries[rows.stop]))
-                scores[history_of[seen] - rows.start, items[seen] - 1] = -torch.inf
+                scores.view(-1)[cells_of_items(items, boundaries, rows, scores.shape[1])] = -torch.inf
             if forbidden is not None:
                 scores.masked_fill_(forbidden, -torch.inf)
             found += (Best(numbers, values, "model") for numbers, values in largest(scores, request.k))
