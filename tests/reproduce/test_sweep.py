@@ -252,6 +252,20 @@ def test_a_report_does_not_call_searched_what_was_given():
         assert recipe_of(changed, known, small) == f"changed here ({names}), the rest {RECIPES['sasrec'].source}{rest}"
 
 
+def test_a_report_does_not_call_the_papers_what_was_changed():
+    """The paper's budget with --set names what was set, for our model and for the others."""
+    paper = make_budget("paper", epochs=40)
+    for model, source in (("ssd4rec-all", "preset of the paper"), ("ssd4rec", "preset of the paper"), ("sasrec", "searched")):
+        (as_it_is,) = points("accuracy", "amazon-beauty", paper, [model], ())
+        assert str(recipe_of(as_it_is, "amazon-beauty", paper)).startswith(source)
+        given = ("training.objective=one-pass", "training.token_budget=1152")
+        (changed,) = points("accuracy", "amazon-beauty", paper, [model], given)
+        said = str(recipe_of(changed, "amazon-beauty", paper))
+        assert said.startswith("changed here (")
+        assert "training.token_budget" in said.partition(")")[0]
+        assert f"the rest {source}" in said
+
+
 def test_unknown_names_are_told_the_nearest():
     """A misspelt study names the one that was meant."""
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):

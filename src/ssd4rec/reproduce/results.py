@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd4rec.config import Config, Seen, presets
+from ssd4rec.config import Config, Seen, load_config, presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
@@ -121,16 +121,30 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
 
 
 def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
-    """Where the settings of a row come from."""
+    """Where the settings of a row come from, and which of them were changed."""
     if not point.configs:
         return None
-    model = point.configs[0].backbone.name
+    config = point.configs[0]
+    model = config.backbone.name
     if budget.follows_paper and model == "ssd4rec" and known in presets():
-        return "preset of the paper"
-    source, changed = RECIPES[model].source, [] if budget.follows_paper else _changed(point.configs[0], known)
-    if known in presets() and "backbone.dropout" not in changed:
-        source += ", with the dropout of the preset"
+        source, changed = "preset of the paper", _unlike(load_config(known), config)
+    else:
+        source, changed = RECIPES[model].source, _changed(config, known)
+        if known in presets() and "backbone.dropout" not in changed:
+            source += ", with the dropout of the preset"
     return f"changed here ({', '.join(changed)}), the rest {source}" if changed else source
+
+
+def _unlike(preset: Config, config: Config) -> list[str]:
+    """The settings that are not those of the preset, but for what the budget and the row's label say."""
+    told = {"width", "bidirectional", "max_epochs", "seed"}
+    groups = ("data", "backbone", "training", "evaluation")
+    return [
+        f"{group}.{key}"
+        for group in groups
+        for key, value in getattr(config, group)
+        if key not in told and value != getattr(getattr(preset, group), key)
+    ]
 
 
 def _changed(config: Config, known: str | None) -> list[str]:
@@ -140,7 +154,8 @@ def _changed(config: Config, known: str | None) -> list[str]:
     for setting in (*settings_of(model, known), f"training.token_budget={RECIPES[model].token_budget}"):
         name, _, value = setting.partition("=")
         group, _, key = name.partition(".")
-        if float(getattr(getattr(config, group), key)) != float(value):
+        inert = key == "token_budget" and config.training.objective == "prefix" and config.training.batch_size is not None
+        if not inert and float(getattr(getattr(config, group), key)) != float(value):
             found.append(name)
     return found
 

@@ -173,7 +173,8 @@ def _recipes(part: Mapping[str, Any]) -> Table:
         if row["settings"] is None:
             continue
         backbone, training = row["settings"]["backbone"], row["settings"]["training"]
-        batch = f"{training['batch_size']} examples" if training["batch_size"] else f"{training['token_budget']:,} positions"
+        drawn = training["batch_size"] if training["objective"] == "prefix" else None  # the others fill a row
+        batch = f"{drawn} examples" if drawn else f"{training['token_budget']:,} positions"
         given = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"])
         rows.append(
             (
