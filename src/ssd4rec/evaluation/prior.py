@@ -129,11 +129,9 @@ class _Asked:
                 rounding = rounding_of(states, self.vectors, targets)
                 for rows, scores in score_blocks(states, self.vectors):
                     places = look_up(self.transitions, batch.items, batch.boundaries, rows)
-                    counted, seen, raised = torch.zeros_like(scores), torch.zeros_like(scores), torch.empty_like(scores)
-                    counted.view(-1)[places.counted] = places.by.to(scores)
-                    seen.view(-1)[places.seen] = 1.0
+                    raised = torch.empty_like(scores)
                     for found, (weight, repeat) in zip(ranks, tried, strict=True):
-                        torch.add(scores, counted, alpha=weight, out=raised).add_(seen, alpha=repeat)
+                        Prior(self.transitions, weight, repeat).add(raised.copy_(scores), places)
                         found.append(rank_targets(raised, targets[rows], rounding=rounding[rows]).cpu())
         return [ndcg(torch.cat(found).numpy(), CUTOFF) for found in ranks]
 
