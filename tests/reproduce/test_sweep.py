@@ -14,7 +14,10 @@ import pytest
 import torch
 
 import worlds
+from ssd4rec.artefact import load_artefact
 from ssd4rec.config import BACKBONES, DataConfig
+from ssd4rec.data.histories import build_histories
+from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ConfigError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.experiment import make_model
@@ -123,6 +126,28 @@ def test_each_model_stands_with_a_prior_and_so_do_the_counts(swept):
     assert {label: each["metrics"]["ndcg@10"]["mean"] for label, each in found.items()} == dict.fromkeys(found, 1.0)
     assert found["transitions"]["transitions"] == [1.0]
     assert "prior added to their scores" in (swept / "out" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_each_model_is_measured_with_seen_items_removed_too(swept):
+    """Scores of the kept model, a history at a time, without what is in the history but for the target: those of the report."""
+    results = json.loads((swept / "out" / "results.json").read_text())
+    (part,) = results["studies"]["accuracy"].values()
+    rows = {row["label"]: row for row in part["rows"]}
+    artefact = load_artefact(swept / "out" / "runs" / rows["gru4rec"]["seeds"][0]["key"] / "model")
+    histories, _ = build_histories(read_interactions(swept / "cycle.csv"), 1)
+    ranks = []
+    with torch.inference_mode():
+        for user in range(len(histories.users)):
+            *read, target = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
+            scores = artefact.model.item_vectors @ artefact.model.encode(torch.tensor(read), torch.tensor([0, len(read)]))[0]
+            others = [item for item in range(1, len(scores) + 1) if item != target and item not in read]
+            ranks.append(1 + sum(bool(scores[item - 1] >= scores[target - 1]) for item in others))
+    found = rows["gru4rec"]["seen_removed"]
+    assert found["ndcg@10"]["mean"] == pytest.approx(ndcg(np.array(ranks), 10))
+    assert found["hr@10"]["mean"] > rows["gru4rec"]["metrics"]["hr@10"]["mean"]
+    assert set(rows["transitions"]["with_prior"]["seen_removed"]) == set(rows["popularity"]["seen_removed"]) == set(found)
+    assert "seen items removed from the candidates" in (swept / "out" / "report.md").read_text()
 
 
 def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():

@@ -75,6 +75,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "jobs": max((seed["jobs"] for seed in finished), default=1),
         "rows": rows,
         "highest_published": highest_published(part.data.known, _seen(part.points)) if part.study == "accuracy" else None,
+        "highest_published_seen_removed": highest_published(part.data.known, "filtered") if part.study == "accuracy" else None,
         "published_only": {name: _published(row) for name, row in others.items() if name not in beside},
     }
 
@@ -109,7 +110,8 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         "label": point.label,
         "model": point.model,
         "x": point.x,
-        "metrics": {name: _spread([each["test"][name] for each in results]) for name in (results[0]["test"] if results else ())},
+        "metrics": _figures(results, "test"),
+        "seen_removed": _figures(results, "seen_removed"),
         "with_prior": _with_prior([each["with_prior"] for each in results]),
         "costs": _costs(results),
         "parameters": results[0]["model"]["parameters"] if results else None,
@@ -168,12 +170,18 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return costs
 
 
+def _figures(found: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
+    """Mean and spread of each metric over seeds; nothing where nothing was measured."""
+    return {name: _spread([each[kind][name] for each in found]) for name in (found[0].get(kind, ()) if found else ())}
+
+
 def _with_prior(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The same models with what is known without learning added to their scores, as each seed's validation chose."""
     if not found:
         return None
     return {
-        "metrics": {name: _spread([each["test"][name] for each in found]) for name in found[0]["test"]},
+        "metrics": _figures(found, "test"),
+        "seen_removed": _figures(found, "seen_removed"),
         "transitions": [each["transitions"] for each in found],
         "repeats": [each["repeats"] for each in found],
     }
@@ -209,7 +217,7 @@ def _add_counted(rows: Sequence[dict[str, Any]], counted: Mapping[str, str], out
         if row["model"] in counted:
             result = result_of(out / "runs" / counted[row["model"]]) or {}
             figures = result[row["model"]]
-            row["metrics"] = {name: _spread([value]) for name, value in figures["test"].items()}
+            row["metrics"], row["seen_removed"] = _figures([figures], "test"), _figures([figures], "seen_removed")
             row["with_prior"] = _with_prior([figures["with_prior"]] if "with_prior" in figures else [])
 
 

@@ -19,7 +19,7 @@ from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
-MEASURED = 2  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
+MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
 

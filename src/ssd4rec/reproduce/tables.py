@@ -30,7 +30,8 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         return [_costs(part)]
     found = [_figures(part)]
     if study == "accuracy":
-        found += [each for each in (_with_prior(part), _beside_published(part), _tests(part), _recipes(part)) if each.rows]
+        more = (_with_prior(part), _seen_removed(part), _beside_published(part), _tests(part), _recipes(part))
+        found += [each for each in more if each.rows]
     if study == "ablation":
         found.append(_costs(part))
     return found
@@ -131,6 +132,21 @@ def _with_prior(part: Mapping[str, Any]) -> Table:
     against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
     title = "The same models with a prior added to their scores: counted transitions, repeats (prior.*, chosen by validation)"
     return Table(title, ("", *names, "transitions", "repeats", "NDCG@10 against alone", *against), tuple(rows))
+
+
+def _seen_removed(part: Mapping[str, Any]) -> Table:
+    """The other protocol; a prior's repeats mean nothing here."""
+    names, highest = ("hr@10", "ndcg@10", "mrr@10"), part.get("highest_published_seen_removed")
+    rows = []
+    for row in part["rows"]:
+        if alone := row.get("seen_removed"):  # an earlier version did not measure it
+            together = (row["with_prior"] or {}).get("seen_removed", {})
+            cells = [_spread(each.get(name)) for each in (alone, together) for name in names]
+            best = (together or alone)["ndcg@10"]["mean"]
+            rows.append((row["label"], *cells, *([_relative(best, highest[1])] if highest else [])))
+    head = (*(name.upper() for name in names), *(f"{name.upper()} with transitions" for name in names))
+    against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
+    return Table("The same models with seen items removed from the candidates", ("", *head, *against), tuple(rows))
 
 
 def _relative(value: float, other: float) -> str:

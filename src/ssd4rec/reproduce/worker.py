@@ -24,7 +24,7 @@ from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
-from ssd4rec.evaluation.evaluate import Ranking
+from ssd4rec.evaluation.evaluate import Ranker, Scorer
 from ssd4rec.evaluation.prior import Silent, choose_prior
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, write_whole
@@ -43,37 +43,19 @@ def work(folder: Path) -> None:
     if artefact is None:
         _train(data, config, folder, resume=resume)
         artefact, before = load_artefact(folder / "model", device=device), {}
-    report = artefact.report
     began = _now()
     ranking = experiment.measure(artefact.model, data, config, artefact.training_counts)
     inference = _now() - began
-    popularity = experiment.measure(Popularity(artefact.training_counts), data, config, artefact.training_counts)
-    memory = _peak_memory()  # before padding, which needs its own
     np.save(folder / RANKS, ranking.ranks)
-    counted = experiment.count_transitions(data)
-    transitions = experiment.measure(counted, data, config, artefact.training_counts)
-    budget = config.evaluation.token_budget
-    asked = (counted, data.histories, data.split.validation)
-    prior = choose_prior(artefact.model, *asked, token_budget=budget).prior
-    together = experiment.measure(artefact.model, data, config, artefact.training_counts, prior=prior)
-    silent = Silent(len(data.catalogue))
-    only_prior = choose_prior(silent, *asked, weights=(1.0,), token_budget=budget).prior
-    counts_and_repeats = experiment.measure(silent, data, config, artefact.training_counts, prior=only_prior)
-    for name, other in (("popularity", popularity), ("transitions", transitions), ("with_prior", together)):
-        np.save(folder / f"{name}.npy", other.ranks)
-    epochs = [epoch["seconds"] for epoch in report["course"]["course"]]
+    memory = _peak_memory()  # before the other measurements, which need their own
     result = {
-        **report,
+        **artefact.report,
         "test": ranking.as_dict(),
-        "popularity": {"test": popularity.as_dict()},
-        "transitions": {"test": transitions.as_dict(), "with_prior": _with_prior(counts_and_repeats, only_prior)},
-        "with_prior": _with_prior(together, prior),
+        **_measure_others(artefact, data, config, folder),
         "measured": MEASURED,
         "settings": spec["settings"],
         "efficiency": {
-            "epochs": len(epochs),
-            "seconds_an_epoch": float(np.median(epochs)),
-            "seconds_to_best": float(sum(epochs[: report["course"]["best_epoch"]])),
+            **_seconds(artefact.report["course"]),
             "inference_seconds": inference,
             "padded_inference_seconds": _padded_seconds(artefact, data, config),
             **memory,
@@ -86,8 +68,46 @@ def work(folder: Path) -> None:
     write_whole(folder / RESULT, json.dumps(result, default=str))
 
 
-def _with_prior(ranking: Ranking, prior: Prior) -> dict[str, Any]:
-    return {"test": ranking.as_dict(), "transitions": prior.weight, "repeats": prior.repeats}
+def _measure_others(artefact: Artefact, data: experiment.Prepared, config: Config, folder: Path) -> dict[str, Any]:
+    """What only counts, and the prior, without a model and beside it, their ranks kept; and all again with seen items removed."""
+    counts = artefact.training_counts
+    removed = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"seen": "filtered"})})
+
+    def figures(name: str, model: Ranker | Scorer, prior: Prior | None = None) -> dict[str, Any]:
+        kept = experiment.measure(model, data, config, counts, prior=prior)
+        np.save(folder / f"{name}.npy", kept.ranks)
+        return {"test": kept.as_dict(), **without_seen(model, prior)}
+
+    def without_seen(model: Ranker | Scorer, prior: Prior | None = None) -> dict[str, Any]:
+        if config.evaluation.seen == "filtered":
+            return {}
+        return {"seen_removed": experiment.measure(model, data, removed, counts, prior=prior).as_dict()}
+
+    def with_prior(name: str, model: Ranker, **limits: Any) -> dict[str, Any]:
+        prior = choose_prior(
+            model, counted, data.histories, data.split.validation, token_budget=config.evaluation.token_budget, **limits
+        ).prior
+        return {"transitions": prior.weight, "repeats": prior.repeats, **figures(name, model, prior)}
+
+    counted = experiment.count_transitions(data)
+    return {
+        **without_seen(artefact.model),
+        "with_prior": with_prior("with_prior", artefact.model),
+        "popularity": figures("popularity", Popularity(counts)),
+        "transitions": {
+            **figures("transitions", counted),
+            "with_prior": with_prior("transitions_with_prior", Silent(len(data.catalogue)), weights=(1.0,)),
+        },
+    }
+
+
+def _seconds(course: dict[str, Any]) -> dict[str, float]:
+    epochs = [epoch["seconds"] for epoch in course["course"]]
+    return {
+        "epochs": len(epochs),
+        "seconds_an_epoch": float(np.median(epochs)),
+        "seconds_to_best": float(sum(epochs[: course["best_epoch"]])),
+    }
 
 
 def _trained(folder: Path, device: str) -> Artefact | None:
