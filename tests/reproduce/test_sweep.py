@@ -295,10 +295,33 @@ def test_unknown_names_are_told_the_nearest():
     """A misspelt study names the one that was meant."""
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
         find("acuracy", ("accuracy", "beta"), "study")
-    with pytest.raises(ConfigError, match="no budget named 'tiny'"):
+    with pytest.raises(ConfigError, match=r"no budget named 'tiny'\. There are small, medium, paper"):
         make_budget("tiny")
     with pytest.raises(ConfigError, match="--seeds must be 1 or more"):
         make_budget("small", seeds=0)
+
+
+def test_a_setting_is_for_all_models_or_for_one():
+    """`sasrec:` sets it for SASRec alone, after what is set for all; a mask for all is none for BERT4Rec, which needs it."""
+    budget, names = make_budget("small"), ["ssd4rec", "sasrec", "bert4rec"]
+    given = (
+        "sasrec:training.learning_rate=5e-4",
+        "training.learning_rate=2e-3",
+        "training.mask_ratio=0.0",
+        "data.user=a:b",
+    )
+    found = {point.label: point.configs[0] for point in points("accuracy", None, budget, names, given)}
+    assert [found[name].training.learning_rate for name in names] == [2e-3, 5e-4, 2e-3]
+    assert [found[name].training.mask_ratio for name in names] == [0.0, 0.0, RECIPES["bert4rec"].mask_ratio]
+    assert [found[name].data.user for name in names] == ["a:b"] * 3
+    (alone,) = points("accuracy", None, budget, ["bert4rec"], ["bert4rec:training.mask_ratio=0.5"])
+    assert alone.configs[0].training.mask_ratio == 0.5
+    with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
+        points("accuracy", None, budget, names, ["sasrek:training.learning_rate=1"])
+    with pytest.raises(ConfigError, match="with a prior anyway"):
+        points("accuracy", None, budget, names, ["sasrec:prior.repeats=1"])
+    with pytest.raises(ConfigError, match="the same data and the same protocol"):
+        points("accuracy", None, budget, names, ["sasrec:data.min_interactions=2"])
 
 
 def test_studies_are_the_papers():

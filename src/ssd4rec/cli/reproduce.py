@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ssd4rec import screen
-from ssd4rec.cli.shared import JsonOption, SetOption, cache, err_console, out_console, print_json, say
+from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, say
 
 
 def reproduce(  # noqa: PLR0913 - each is an option of the command
@@ -25,7 +25,12 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     seeds: Annotated[int | None, typer.Option("--seeds", help="So many seeds.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Runs at once; they share the processor's cores.")] = 1,
-    settings: SetOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="[MODEL:]GROUP.KEY=VALUE", help="Change a setting of all models that have it, or of one; repeatable."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make the paper's tables and figures on DATA: OUT/report.html, report.md, results.json.

@@ -57,7 +57,7 @@ def find(name: str, among: Sequence[str], what: str) -> str:
     if name in among:
         return name
     near = difflib.get_close_matches(name, among, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    meant = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigError(f"no {what} named {name!r}{meant} There are {', '.join(among)}")
 
 
@@ -81,8 +81,14 @@ def points(study: str, known: str | None, budget: Budget, models: Sequence[str],
     Raises:
         ConfigError: no such study, or settings that do not fit.
     """
-    if given := [setting for setting in settings if setting.startswith("prior.")]:
-        raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {given[0]}")
+    for setting in settings:
+        model, name = _addressed(setting)
+        if name.startswith("prior."):
+            raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {setting}")
+        if model is not None:
+            find(model, [each for each in MODELS if each not in COUNTED], "model that learns")
+            if name.startswith(("data.", "evaluation.")):
+                raise ConfigError(f"all models get the same data and the same protocol; give --set {name} without {model}:")
     plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
     return plan(_Recipe(known, budget, tuple(settings)), models)
 
@@ -128,9 +134,10 @@ class _Recipe:
             chosen += settings_of(name, self.known)
         if published is None:
             chosen += self._economies(name)
-        # a setting of a backbone is for those that have it: --set backbone.state_dim=8 says nothing to SASRec
-        asked = [each for each in self.settings if _applies(each, name)]
-        return load_config(published or "quick", [*chosen, *asked, *changes])
+        addressed = [_addressed(each) for each in self.settings]
+        for_all = [setting for who, setting in addressed if who is None and _applies(setting, name)]
+        for_it = [setting for who, setting in addressed if who == model]
+        return load_config(published or "quick", [*chosen, *for_all, *for_it, *changes])
 
     def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
@@ -146,9 +153,23 @@ class _Recipe:
         return chosen
 
 
+def _addressed(setting: str) -> tuple[str | None, str]:
+    """`sasrec:backbone.layers=2` -> the model it is for, the setting; None: for all."""
+    head, equals, value = setting.partition("=")
+    model, colon, name = head.rpartition(":")
+    return (model if colon else None), f"{name}{equals}{value}"
+
+
 def _applies(setting: str, name: str) -> bool:
+    """Whether a setting for all is one for this backbone.
+
+    Settings of a backbone are for those that have them: --set backbone.state_dim=8 says nothing to SASRec. And what BERT4Rec
+    masks is what it learns from, not noise: without a mask it would learn from the last item of a history alone.
+    """
     group, _, key = setting.partition("=")[0].partition(".")
     everywhere = {key for each in BACKBONES.values() for key in each.model_fields}
+    if group == "training" and key == "mask_ratio":
+        return BACKBONES[name].objectives[0] != "cloze"
     return group != "backbone" or key in BACKBONES[name].model_fields or key not in everywhere
 
 
