@@ -199,6 +199,20 @@ def test_a_model_that_was_measured_otherwise_is_measured_again_not_trained(swept
 
 
 @pytest.mark.slow
+def test_what_needs_no_learning_is_measured_once_and_again_where_it_is_gone(swept):
+    """One folder for both runs; without it both are measured again, and the rows of the report are what they were."""
+    out = swept / "uncounted"
+    shutil.copytree(swept / "out", out)
+    (counted,) = (out / "counted").iterdir()
+    shutil.rmtree(counted)
+    again = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=True)
+    assert "2 runs, 0 of them cached" in again.stderr
+    assert counted.is_dir()
+    found, whole = (json.loads((folder / "results.json").read_text())["studies"]["accuracy"] for folder in (out, swept / "out"))
+    assert [part["rows"] for part in found.values()] == [part["rows"] for part in whole.values()]
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_takes_no_other_with_it(swept):
     """Two at once; the one that cannot write fails, the report says why, the other is finished, the exit code is 1."""
     out = swept / "broken"

@@ -14,7 +14,7 @@ from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
-from ssd4rec.reproduce.runs import FAILURE, Run, ranks_of, result_of
+from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, ranks_of, result_of
 from ssd4rec.reproduce.studies import COUNTED, STUDIES, WIRINGS, Budget, Point
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     rows = [_row(point, part, budget, out) for point in part.points]
     finished = [seed for row in rows for seed in row["seeds"] if seed["state"] == "finished"]
     first = result_of(out / "runs" / finished[0]["key"]) if finished else None
-    counted = _counted(finished, out)
-    _add_counted(rows, counted, out)
+    counted = _add_counted(rows, part, out)
     if part.study == "accuracy":
         _add_tests(rows, out, counted)
     if part.study == "ablation":
@@ -202,26 +201,19 @@ def _seen(points: Sequence[Point]) -> Seen:
     return next((point.configs[0].evaluation.seen for point in points if point.configs), "kept")
 
 
-def _counted(finished: Sequence[Mapping[str, Any]], out: Path) -> dict[str, str]:
-    """A run that has measured each baseline that is only counted, the same figures in all of them."""
-    found = {}
-    for name in COUNTED:
-        keys = (seed["key"] for seed in finished if (out / "runs" / seed["key"] / f"{name}.npy").is_file())
-        if key := next(keys, None):
-            found[name] = key
-    return found
-
-
-def _add_counted(rows: Sequence[dict[str, Any]], counted: Mapping[str, str], out: Path) -> None:
+def _add_counted(rows: Sequence[dict[str, Any]], part: "Part", out: Path) -> Path:
+    """The rows of what is not learnt, and the folder of their ranks."""
+    first = next((run for _, run in part.runs), None)
+    folder = out / COUNTED_IN / (first.counted if first else "")
+    found = counted_in(folder) if first else {}
     for row in rows:
-        if row["model"] in counted:
-            result = result_of(out / "runs" / counted[row["model"]]) or {}
-            figures = result[row["model"]]
+        if figures := found.get(row["model"]):
             row["metrics"], row["seen_removed"] = _figures([figures], "test"), _figures([figures], "seen_removed")
             row["with_prior"] = _with_prior([figures["with_prior"]] if "with_prior" in figures else [])
+    return folder
 
 
-def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Mapping[str, str]) -> None:
+def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
     """Beside each wiring of ours: the paired test against the best model that is not ours."""
     done = [row for row in rows if row["metrics"]]
     baselines = [row for row in done if row["model"] not in WIRINGS]
@@ -234,9 +226,9 @@ def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Mapping[str, 
             row["against_best_baseline"] = {"baseline": best["label"], **test}
 
 
-def _ranks(row: Mapping[str, Any], out: Path, counted: Mapping[str, str]) -> list[Ranks]:
-    if row["model"] in counted:
-        return [ranks_of(out / "runs" / counted[row["model"]], f"{row['model']}.npy")]
+def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:
+    if row["model"] in COUNTED:
+        return [ranks_of(counted, f"{row['model']}.npy")]
     return [ranks_of(out / "runs" / seed["key"]) for seed in row["seeds"] if seed["state"] == "finished"]
 
 

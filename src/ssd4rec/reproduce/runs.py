@@ -20,6 +20,7 @@ from ssd4rec.evaluation.metrics import Ranks
 
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
+COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
 
@@ -44,12 +45,18 @@ class Run:
     @property
     def key(self) -> str:
         """The name of its folder: the hash of all that decides its figures."""
-        decides = {
-            "settings": self.config.model_dump(mode="json", exclude={"prior"}),  # every run is measured without and with one
-            "data": self.data.fingerprint,
-            "numerics": [NUMERICS, metadata.version("ssd4rec")],
-        }
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        decides = self.config.model_dump(mode="json", exclude={"prior"})  # every run is measured without and with one
+        return _key({"settings": decides, "data": self.data.fingerprint, "numerics": [NUMERICS, metadata.version("ssd4rec")]})
+
+    @property
+    def counted(self) -> str:
+        """The name of the folder of what is not learnt, which all runs on these data under this protocol share."""
+        decides = self.config.model_dump(mode="json", include={"data", "evaluation"})
+        return _key({"settings": decides, "data": self.data.fingerprint, "measured": [MEASURED, metadata.version("ssd4rec")]})
+
+
+def _key(decides: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_interactions(source: str, config: Config, cache: Path) -> Interactions:
@@ -91,6 +98,12 @@ def result_of(folder: Path) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{folder / RESULT} is not JSON: {error}; remove {folder} and give the command again") from error
     return found if found.get("measured") == MEASURED else None
+
+
+def counted_in(folder: Path) -> dict[str, Any]:
+    """The figures of what is not learnt, by name; empty: no run has measured them yet."""
+    path = folder / RESULT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def ranks_of(folder: Path, name: str = RANKS) -> Ranks:

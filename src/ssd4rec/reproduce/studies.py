@@ -9,7 +9,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
-COUNTED = ("popularity", "transitions")  # nothing is learnt: every run measures them beside its own model
+COUNTED = ("popularity", "transitions")  # nothing is learnt: one run measures them for all on the same data
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

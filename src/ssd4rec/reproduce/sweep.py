@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
-from ssd4rec.reproduce.runs import FAILURE, Dataset, Run, look_at, result_of
+from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
 from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, find, points
 
 Say = Callable[[str], None]
@@ -42,7 +43,7 @@ class Sweep:
     out: Path
     cache: Path  # of named data sets
 
-    @property
+    @cached_property
     def runs(self) -> dict[str, tuple[str, Run]]:
         """Each run once, by its key, with a title; studies share runs."""
         found: dict[str, tuple[str, Run]] = {}
@@ -56,8 +57,13 @@ class Sweep:
         return self.out / "runs" / key
 
     def finished(self, key: str) -> bool:
-        """Whether a run's result is there."""
-        return result_of(self.folder(key)) is not None
+        """Whether a run's result is there, and what its data give without learning."""
+        _, run = self.runs[key]
+        return result_of(self.folder(key)) is not None and bool(counted_in(self.counted(run)))
+
+    def counted(self, run: Run) -> Path:
+        """Where that lies which needs no learning."""
+        return self.out / COUNTED_IN / run.counted
 
 
 def plan(
@@ -153,6 +159,7 @@ def _spec(sweep: Sweep, title: str, run: Run) -> dict[str, Any]:
         "title": title,
         "data": run.data.source,
         "cache": str(sweep.cache.resolve()),
+        "counted": str(sweep.counted(run).resolve()),
         "settings": run.config.model_dump(mode="json"),
     }
 

@@ -20,12 +20,9 @@ from rich.console import Console
 
 from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
-from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
-from ssd4rec.evaluation.evaluate import Ranker, Scorer
-from ssd4rec.evaluation.prior import Silent, choose_prior
+from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, write_whole
 from ssd4rec.training.fit import LAST
@@ -48,10 +45,13 @@ def work(folder: Path) -> None:
     inference = _now() - began
     np.save(folder / RANKS, ranking.ranks)
     memory = _peak_memory()  # before the other measurements, which need their own
+    measure = Measure(data, config, artefact.training_counts)
+    count(measure, Path(spec["counted"]))
     result = {
         **artefact.report,
         "test": ranking.as_dict(),
-        **_measure_others(artefact, data, config, folder),
+        **measure.seen_removed(artefact.model),
+        "with_prior": measure.with_prior(folder, "with_prior", artefact.model),
         "measured": MEASURED,
         "settings": spec["settings"],
         "efficiency": {
@@ -66,39 +66,6 @@ def work(folder: Path) -> None:
         },
     }
     write_whole(folder / RESULT, json.dumps(result, default=str))
-
-
-def _measure_others(artefact: Artefact, data: experiment.Prepared, config: Config, folder: Path) -> dict[str, Any]:
-    """What only counts, and the prior, without a model and beside it, their ranks kept; and all again with seen items removed."""
-    counts = artefact.training_counts
-    removed = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"seen": "filtered"})})
-
-    def figures(name: str, model: Ranker | Scorer, prior: Prior | None = None) -> dict[str, Any]:
-        kept = experiment.measure(model, data, config, counts, prior=prior)
-        np.save(folder / f"{name}.npy", kept.ranks)
-        return {"test": kept.as_dict(), **without_seen(model, prior)}
-
-    def without_seen(model: Ranker | Scorer, prior: Prior | None = None) -> dict[str, Any]:
-        if config.evaluation.seen == "filtered":
-            return {}
-        return {"seen_removed": experiment.measure(model, data, removed, counts, prior=prior).as_dict()}
-
-    def with_prior(name: str, model: Ranker, **limits: Any) -> dict[str, Any]:
-        prior = choose_prior(
-            model, counted, data.histories, data.split.validation, token_budget=config.evaluation.token_budget, **limits
-        ).prior
-        return {"transitions": prior.weight, "repeats": prior.repeats, **figures(name, model, prior)}
-
-    counted = experiment.count_transitions(data)
-    return {
-        **without_seen(artefact.model),
-        "with_prior": with_prior("with_prior", artefact.model),
-        "popularity": figures("popularity", Popularity(counts)),
-        "transitions": {
-            **figures("transitions", counted),
-            "with_prior": with_prior("transitions_with_prior", Silent(len(data.catalogue)), weights=(1.0,)),
-        },
-    }
 
 
 def _seconds(course: dict[str, Any]) -> dict[str, float]:
