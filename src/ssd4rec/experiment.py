@@ -52,7 +52,7 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
     Raises:
         DataError: nothing is left after the k-core, or a part of the split is empty.
     """
-    histories, catalogue = build_histories(interactions, config.data.min_interactions)
+    histories, catalogue = build_histories(interactions, config.data.min_interactions, same_time=config.data.same_time)
     if titles is not None:
         catalogue = catalogue.with_titles(titles)
     split = make_split(histories, config.data)
@@ -239,7 +239,7 @@ def measure_again(
         DataError: nothing that the model knows is left.
     """
     began = time.monotonic()
-    histories, found = build_histories(interactions, config.data.min_interactions)
+    histories, found = build_histories(interactions, config.data.min_interactions, same_time=config.data.same_time)
     numbers = np.concatenate([[0], artefact.catalogue.numbers(as_type(found.ids, artefact.catalogue.ids.dtype))])[histories.items]
     known = numbers > 0
     notes = []

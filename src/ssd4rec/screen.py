@@ -38,6 +38,14 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
         console.print(f"dropped: {dropped['why']}")
     for note in read["notes"]:
         console.print(f"note: {note}")
+    same = data["same_time"]
+    if same["interactions"] >= kept["interactions"] / 100:
+        share = 100 * same["interactions"] / kept["interactions"]
+        by = "in the file" if same["order"] == "file" else "of the items' ids"
+        console.print(
+            f"note: {share:.0f} % of the interactions are at the same time as the one before; their order is that {by} "
+            "(data.same_time), and figures depend on it"
+        )
 
 
 def show_figures(console: Console, report: Mapping[str, Any]) -> None:

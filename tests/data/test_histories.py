@@ -1,6 +1,7 @@
 """The k-core against its definition, order and ties, what is kept and what was dropped, and the way to disk and back."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -124,6 +125,29 @@ def test_order_is_stable_among_ties(rows):
     users = np.array([row[0] for row in rows], dtype=np.int32)
     times = np.array([row[1] for row in rows], dtype=np.int64)
     assert time_order(users, times).tolist() == sorted(range(len(rows)), key=lambda place: rows[place])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)), max_size=30))
+def test_ties_can_have_an_order_of_their_own(rows):
+    """By user, time, then the third; what is equal in all three stays in the order of the file."""
+    users, times, then = (np.array([row[place] for row in rows], dtype=np.int64) for place in range(3))
+    assert time_order(users.astype(np.int32), times, then).tolist() == sorted(range(len(rows)), key=lambda place: rows[place])
+
+
+@pytest.mark.parametrize("ids", [[10, 9, 100, 8], ["b", "a", "c", "B"]])
+def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path):
+    """Numbers as numbers, text letter by letter; time comes first, and which rows the file has first says nothing."""
+    rows = [("u", item, 5) for item in ids] + [("v", ids[0], 2), ("u", ids[1], 1)]
+    for file in (rows, rows[::-1]):
+        histories, catalogue = build_histories(interactions(file), 1, same_time="item")
+        assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *sorted(ids)]
+        assert histories.at_same_time == 3
+        histories.save(tmp_path / "saved")
+        assert Histories.open(tmp_path / "saved").same_time == "item"
+        shutil.rmtree(tmp_path / "saved")
+    histories, catalogue = build_histories(interactions(rows), 1)
+    assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *ids]
+    assert describe(interactions(rows), histories)["same_time"] == {"interactions": 3, "order": "file"}
 
 
 def test_without_times_the_file_is_the_order():

@@ -105,13 +105,14 @@ def test_a_protocol_says_how_much_of_a_history_was_read(world):
 
 
 def test_a_protocol_names_everything_that_decides_the_number(world):
-    """Split, candidates, seen items, ties, k-core, length, and how many targets."""
+    """Split, candidates, seen items, ties, k-core, what orders equal times, length, and how many targets."""
     assert evaluate(Popularity(counts_of(world)), world.histories, world.split.test).protocol.as_dict() == {
         "split": "leave-last-out",
         "candidates": "whole catalogue, 4 items",
         "seen": "kept",
         "ties": "worst rank",
         "k_core": 1,
+        "same_time": "file",
         "max_length": None,
         "targets": 3,
     }

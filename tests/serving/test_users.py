@@ -9,6 +9,7 @@ import pytest
 
 import worlds
 from ssd4rec.artefact import Artefact
+from ssd4rec.config import DataConfig
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.experiment import make_model, training_counts
 from ssd4rec.serving import users as module
@@ -47,6 +48,20 @@ def test_each_user_gets_what_the_history_gets(recommender, tmp_path, monkeypatch
     expected = recommender.recommend([[2, 3], [1, 4], [777], [5]], k=3)
     assert found["item_id"].to_list() == [each.item for result in expected for each in result.items]
     assert found["user_id"].to_list() == [user for user in "bacd" for _ in range(3)]
+
+
+def test_events_of_one_time_are_read_in_the_order_that_the_model_learnt(tmp_path):
+    """A model of `data.same_time = "item"` reads 4 1 3, all of one moment, as 1 3 4, also where the file has its ids as text."""
+    world, config = worlds.world(worlds.cycle()), worlds.config()
+    config = config.model_copy(update={"data": DataConfig(min_interactions=1, same_time="item")})
+    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
+    model = make_model(config, len(world.catalogue)).eval()
+    recommender = Recommender(Artefact(model, world.catalogue, config, {}, counts))
+    frame = pl.DataFrame({"user_id": ["u"] * 4, "item_id": [4, 1, 777, 3], "timestamp": [1] * 4})
+    expected = [each.score for each in recommender.recommend([[1, 3, 4]], k=3)[0].items]
+    for each in (frame, frame.with_columns(pl.col("item_id").cast(pl.String))):
+        recommend_users(recommender, each, tmp_path / "recs.parquet", k=3)
+        assert pl.read_parquet(tmp_path / "recs.parquet")["score"].to_list() == pytest.approx(expected)
 
 
 def test_progress_counts_users(recommender, tmp_path):

@@ -19,7 +19,16 @@ from ssd4rec.config.backbones import (
 )
 from ssd4rec.config.base import Objective, Settings
 from ssd4rec.config.recbole import RecBoleRun, read_recbole
-from ssd4rec.config.settings import FULL_SOFTMAX_UP_TO, Config, DataConfig, EvaluationConfig, PriorConfig, Seen, TrainingConfig
+from ssd4rec.config.settings import (
+    FULL_SOFTMAX_UP_TO,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    PriorConfig,
+    SameTime,
+    Seen,
+    TrainingConfig,
+)
 from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
 
 __all__ = [
@@ -40,6 +49,7 @@ __all__ = [
     "SASRecConfig",
     "SIGMAConfig",
     "SSD4RecConfig",
+    "SameTime",
     "Seen",
     "Settings",
     "TrainingConfig",

@@ -9,6 +9,7 @@ from ssd4rec.config.backbones import BackboneConfig, SSD4RecConfig
 from ssd4rec.config.base import Objective, Settings
 
 Seen = Literal["kept", "filtered"]
+SameTime = Literal["file", "item"]
 
 FULL_SOFTMAX_UP_TO = 50_000  # items, where training.softmax = "auto"
 
@@ -24,6 +25,7 @@ class DataConfig(Settings):
     validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over
     test_from: str | None = None  # None: when 90 % of the events are over
     max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it; None: from all
+    same_time: SameTime = "file"  # events of a user at the same time: in the order of the file, or of their items' ids
 
 
 class TrainingConfig(Settings):

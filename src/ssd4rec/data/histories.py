@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ssd4rec.config import SameTime
 from ssd4rec.data.catalogue import Catalogue, Codes, encode
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.times import FILE_ORDER, Clock
@@ -65,6 +66,7 @@ class Histories:
     users: pl.Series  # [users] ids as they came, by first appearance in the file
     filtering: Filtering
     clock: Clock
+    same_time: SameTime = "file"  # what orders a user's events at the same time
 
     @property
     def kept(self) -> Kept:
@@ -73,6 +75,13 @@ class Histories:
         users, events = len(lengths), len(self.items)
         items = int(np.count_nonzero(np.bincount(self.items)))
         return Kept(users, items, events, events / max(users, 1), int(lengths.max(initial=0)))
+
+    @property
+    def at_same_time(self) -> int:
+        """Events at the time of the one before, whose place in the history `same_time` decides."""
+        same = np.diff(self.times) == 0
+        same[self.offsets[1:-1] - 1] = False
+        return int(np.count_nonzero(same))
 
     def fingerprint(self) -> str:
         """SHA-256 over items, times and offsets: equal for equal histories, on any machine."""
@@ -122,31 +131,35 @@ class Histories:
             came, removed = Counts(**filtered["came"]), Counts(**filtered["removed"])
             filtering = Filtering(filtered["k"], filtered["rounds"], came, removed)
             clock = Clock(**about["clock"])
+            same_time: SameTime = about.get("same_time", "file")
         except DataError:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{folder} cannot be read as histories ({error}); build the histories again") from error
         if not len(arrays["items"]) == len(arrays["times"]) == arrays["offsets"][-1] or len(users) + 1 != len(arrays["offsets"]):
             raise DataError(f"{folder} cannot be read as histories: its files do not fit each other; build the histories again")
-        return Histories(**arrays, users=users, filtering=filtering, clock=clock)
+        return Histories(**arrays, users=users, filtering=filtering, clock=clock, same_time=same_time)
 
     def _write(self, folder: Path) -> None:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         pl.DataFrame({"user": self.users}).write_parquet(folder / "users.parquet")
-        about = {"format": FORMAT, "filtering": asdict(self.filtering), "clock": asdict(self.clock)}
+        about = {"format": FORMAT, "filtering": asdict(self.filtering), "clock": asdict(self.clock), "same_time": self.same_time}
         (folder / "histories.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def build_histories(interactions: Interactions, min_interactions: int = 5) -> tuple[Histories, Catalogue]:
+def build_histories(
+    interactions: Interactions, min_interactions: int = 5, *, same_time: SameTime = "file"
+) -> tuple[Histories, Catalogue]:
     """Filter by the k-core, number users and items, and lay each user's events in the order of time.
 
     Args:
         interactions: from `read_interactions`.
         min_interactions: k; rows of users or items with fewer rows are removed until none is left. 1 keeps all.
+        same_time: what orders a user's events at the same time, the file or their items' ids.
 
     Returns:
-        The histories (stable order: exact time, then the order of the file) and the items that are left. Users and items
+        The histories (exact time, then `same_time`, then the order of the file) and the items that are left. Users and items
         are numbered by their first appearance in the file.
 
     Raises:
@@ -164,7 +177,7 @@ def build_histories(interactions: Interactions, min_interactions: int = 5) -> tu
     user, users = _renumbered(user_codes[rows], users)
     item, items = _renumbered(item_codes[rows], items)
     time = table["time"].to_numpy()[rows]
-    order = time_order(user, time)
+    order = time_order(user, time, ranks(items)[item] if same_time == "item" else None)
     left = Counts(len(users), len(items), len(rows))
     removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
     histories = Histories(
@@ -174,6 +187,7 @@ def build_histories(interactions: Interactions, min_interactions: int = 5) -> tu
         users=users,
         filtering=Filtering(min_interactions, len(steps), came, removed),
         clock=interactions.read.clock,
+        same_time=same_time,
     )
     return histories, Catalogue(items.alias("id"))
 
@@ -205,10 +219,17 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
     return rows, steps
 
 
-def time_order(users: Codes, times: Numbers) -> Numbers:
-    """Rows by user, then by time, ties in the order of the file."""
+def ranks(ids: pl.Series) -> Numbers:
+    """The place of each id among all: numbers as numbers, text letter by letter."""
+    return ids.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+
+
+def time_order(users: Codes, times: Numbers, then: Numbers | None = None) -> Numbers:
+    """Rows by user, then by time, ties by `then` if there is such, and then in the order of the file."""
     if not len(times):
         return np.zeros(0, dtype=np.int64)
+    if then is not None:
+        return np.lexsort((then, times, users))
     first, last = int(times.min()), int(times.max())
     span = last - first + 1
     if span * (int(users.max()) + 1) < 2**63:  # one key for both sorts twice as fast
@@ -235,6 +256,7 @@ def describe(interactions: Interactions, histories: Histories) -> dict[str, obje
             "why": f"users and items with fewer than {filtering.k} interactions, again and again until none is left",
         },
         "kept": asdict(histories.kept),
+        "same_time": {"interactions": histories.at_same_time, "order": histories.same_time},
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec.backbones.prior import Prior
-from ssd4rec.config import Seen
+from ssd4rec.config import SameTime, Seen
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import Numbers, pack
 from ssd4rec.data.split import Examples
@@ -57,6 +57,7 @@ class Protocol:
     seen: Seen  # whether items of the history stay among the candidates
     ties: str  # whose favour equal scores count in
     k_core: int  # k of the filter before the split
+    same_time: SameTime  # what orders a user's events at the same time, and so decides which is the last one
     max_length: int | None  # events read of a longer history; None: every history was read whole
     targets: int  # how many were ranked
 
@@ -178,6 +179,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         seen=seen,
         ties="worst rank",
         k_core=histories.filtering.k,
+        same_time=histories.same_time,
         max_length=_longest_cut(histories, single),
         targets=len(ranks),
     )

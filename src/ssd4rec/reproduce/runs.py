@@ -78,7 +78,7 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
         DataError: it cannot be read, or nothing is left after the k-core.
     """
     interactions = open_interactions(source, config, cache)
-    histories, _ = build_histories(interactions, config.data.min_interactions)
+    histories, _ = build_histories(interactions, config.data.min_interactions, same_time=config.data.same_time)
     description = json.loads(json.dumps(describe(interactions, histories), default=str))
     kept = description["kept"]
     counts = (kept["users"], kept["items"], kept["interactions"])

@@ -11,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ssd4rec.config import SameTime
 from ssd4rec.data.catalogue import Catalogue, as_type, encode
-from ssd4rec.data.histories import time_order
+from ssd4rec.data.histories import ranks, time_order
 from ssd4rec.data.interactions import Columns, read_interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.readers import Source
@@ -66,7 +67,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     catalogue = recommender.artefact.catalogue
     popular = rows = 0
     with _whole_or_absent(Path(out)) as partial:
-        histories = _read(catalogue, source, columns)
+        histories = _read(catalogue, source, columns, recommender.artefact.config.data.same_time)
         if unknown_items == "raise" and histories.unknown:
             raise DataError(
                 f"{histories.unknown:,} interactions are with items that are not in the catalogue, the first "
@@ -96,11 +97,12 @@ class _Histories:
     first_unknown: object
 
 
-def _read(catalogue: Catalogue, source: Source, columns: Columns) -> _Histories:
+def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: SameTime) -> _Histories:
     table = read_interactions(source, columns).table
     codes, users = encode(table["user"])
-    numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
-    order = time_order(codes, table["time"].to_numpy())
+    ids = as_type(table["item"], catalogue.ids.dtype)
+    numbers = catalogue.numbers(ids)
+    order = time_order(codes, table["time"].to_numpy(), ranks(ids) if same_time == "item" else None)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))]).astype(np.int64)
     unknown = np.flatnonzero(numbers == 0)
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
