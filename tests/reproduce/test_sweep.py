@@ -26,9 +26,7 @@ from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.results import recipe_of, reduced
-from ssd4rec.reproduce.runs import Dataset
 from ssd4rec.reproduce.studies import find, make_budget, points
-from ssd4rec.reproduce.sweep import Part
 from ssd4rec.reproduce.tables import notes
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
@@ -273,10 +271,16 @@ def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
     budget = make_budget("paper")
     (point,) = points("accuracy", "ml-100k", budget, ["sasrec"], ())
     assert point.configs[0].training.objective == "one-pass"
-    part, beauty = (Part("accuracy", Dataset("x", "x", known, "", {}), ()) for known in ("ml-100k", "amazon-beauty"))
-    assert "the paper has no settings for these data" in (reduced(part, budget) or "")
-    assert reduced(beauty, budget) is None
-    assert reduced(beauty, make_budget("paper", epochs=1)) == "reduced budget"
+    assert "the paper has no settings for these data" in (reduced("ml-100k", budget, 18) or "")
+
+
+def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
+    """The paper's width, and an end by validation: whole, whatever --epochs allowed; cut short or narrower: reduced."""
+    assert reduced("amazon-beauty", make_budget("paper"), 300) is None
+    assert reduced("amazon-beauty", make_budget("paper", epochs=40, seeds=1), 18) is None
+    assert reduced("amazon-beauty", make_budget("paper", epochs=40), 40) == "a run was cut short after 40 epochs"
+    for budget in (make_budget("paper", width=128), make_budget("medium", width=256), make_budget("small")):
+        assert reduced("amazon-beauty", budget, 3) == "reduced budget"
 
 
 def test_a_report_does_not_call_searched_what_was_given():

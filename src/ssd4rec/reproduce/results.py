@@ -15,7 +15,7 @@ from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, ranks_of, result_of
-from ssd4rec.reproduce.studies import COUNTED, STUDIES, WIRINGS, Budget, Point
+from ssd4rec.reproduce.studies import BUDGETS, COUNTED, STUDIES, WIRINGS, Budget, Point
 
 if TYPE_CHECKING:
     from ssd4rec.reproduce.sweep import Part
@@ -66,7 +66,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "fingerprint": part.data.fingerprint,
         "kept": part.data.description["kept"],
         "budget": asdict(budget),
-        "reduced": reduced(part, budget),
+        "reduced": reduced(part.data.known, budget, max((seed["epochs"] for seed in finished), default=0)),
         "axis": STUDIES[part.study].axis,
         "protocol": first["protocol"] if first else None,
         "versions": first["versions"] if first else None,
@@ -79,11 +79,21 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     }
 
 
-def reduced(part: "Part", budget: Budget) -> str | None:
-    """Why the figures do not say what the paper's settings give; None: they do."""
-    if budget.follows_paper and part.data.known not in presets():
+def reduced(known: str | None, budget: Budget, epochs: int) -> str | None:
+    """Why the figures do not say what the paper's settings give; None: they do.
+
+    Args:
+        known: the named data set.
+        budget: what the runs may cost.
+        epochs: of the longest run; as many as the budget has: it was cut short, not ended by its validation.
+    """
+    if budget.follows_paper and known not in presets():
         return "the paper has no settings for these data, so our recipes were taken"
-    return None if budget.name == "paper" else "reduced budget"
+    whole = BUDGETS["paper"]
+    if not budget.follows_paper or budget.width < whole.width:
+        return "reduced budget"
+    cut = epochs >= budget.epochs < whole.epochs
+    return f"a run was cut short after {budget.epochs} epochs" if cut else None
 
 
 def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
@@ -98,6 +108,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
                 "state": "finished",
                 "test": result["test"],
                 "best_epoch": result["course"]["best_epoch"],
+                "epochs": result["efficiency"]["epochs"],
                 "jobs": result["efficiency"].get("jobs", 1),
             }
             results.append(result)
