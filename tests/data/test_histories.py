@@ -134,13 +134,14 @@ def test_ties_can_have_an_order_of_their_own(rows):
     assert time_order(users.astype(np.int32), times, then).tolist() == sorted(range(len(rows)), key=lambda place: rows[place])
 
 
-@pytest.mark.parametrize("ids", [[10, 9, 100, 8], ["b", "a", "c", "B"]])
+@pytest.mark.parametrize("ids", [[10, 9, 100, 8], ["b", "a", "c", "B"], ["10", "9", "100", "8"], ["10", "9", "x", "8"]])
 def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path):
-    """Numbers as numbers, text letter by letter; time comes first, and which rows the file has first says nothing."""
+    """Numbers as numbers, other text letter by letter; time comes first, and which rows the file has first says nothing."""
     rows = [("u", item, 5) for item in ids] + [("v", ids[0], 2), ("u", ids[1], 1)]
     for file in (rows, rows[::-1]):
         histories, catalogue = build_histories(interactions(file), 1, same_time="item")
-        assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *sorted(ids)]
+        sorted_ids = sorted(ids, key=int) if str(ids[2]) == "100" else sorted(ids)
+        assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *sorted_ids]
         assert histories.at_same_time == 3
         histories.save(tmp_path / "saved")
         assert Histories.open(tmp_path / "saved").same_time == "item"

@@ -220,7 +220,9 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
 
 
 def ranks(ids: pl.Series) -> Numbers:
-    """The place of each id among all: numbers as numbers, text letter by letter."""
+    """The place of each id among all: numbers as numbers, also where they came as text; other text letter by letter."""
+    if ids.dtype == pl.String and ids.str.contains("^[0-9]+$").all():
+        ids = ids.str.zfill(int(ids.str.len_bytes().max() or 0))  # type: ignore[arg-type]  # of lengths it is a number
     return ids.rank("dense").fill_null(0).to_numpy().astype(np.int64)
 
 

@@ -100,9 +100,9 @@ class _Histories:
 def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: SameTime) -> _Histories:
     table = read_interactions(source, columns).table
     codes, users = encode(table["user"])
-    ids = as_type(table["item"], catalogue.ids.dtype)
-    numbers = catalogue.numbers(ids)
-    order = time_order(codes, table["time"].to_numpy(), ranks(ids) if same_time == "item" else None)
+    numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
+    by_id = np.concatenate([[0], ranks(catalogue.ids)])[numbers] if same_time == "item" else None
+    order = time_order(codes, table["time"].to_numpy(), by_id)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))]).astype(np.int64)
     unknown = np.flatnonzero(numbers == 0)
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
