@@ -266,6 +266,24 @@ def test_each_model_has_its_recipe():
         assert published.training.learning_rate == (1e-3 if name == "ssd4rec" else recipe.learning_rate)
 
 
+def test_the_papers_settings_can_be_had_with_each_history_read_once():
+    """Width, rates, dropout and mask of the preset; not for SIGMA, nor where layers below the top read backwards."""
+    budget, paper = make_budget("paper-one-pass", epochs=40), make_budget("paper", epochs=40)
+    names = ["ssd4rec", "ssd4rec-all", "sasrec", "bert4rec", "sigma"]
+    for known in ("amazon-beauty", "ml-1m"):
+        once, every = (points("accuracy", known, each, names, ()) for each in (budget, paper))
+        read = {point.label: point.configs[0].training.objective for point in once}
+        expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "prefix"}
+        assert read == expected | ({"ssd4rec-all": "prefix"} if known == "ml-1m" else {})
+        for ours, theirs in zip(once, every, strict=True):
+            same = {"objective": "prefix", "token_budget": theirs.configs[0].training.token_budget}
+            training = ours.configs[0].training.model_copy(update=same)
+            assert (ours.configs[0].backbone, training) == (theirs.configs[0].backbone, theirs.configs[0].training)
+    (whole, *_) = points("ablation", "ml-1m", budget, (), ())
+    assert whole.model == "ssd4rec"
+    assert str(recipe_of(once[0], "ml-1m", budget)).startswith("changed here (training.objective, training.token_budget)")
+
+
 def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
     """Nobody published settings for ML-100K: the paper's budget takes our recipe there, and says so."""
     budget = make_budget("paper")

@@ -16,7 +16,11 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the runs and the report.")] = Path("artefacts/reproduce"),
     budget: Annotated[
-        str, typer.Option("--budget", help="small (minutes), medium (hours) or paper (its own settings).")
+        str,
+        typer.Option(
+            "--budget",
+            help="small (minutes), medium (hours), paper (its own settings), or paper-one-pass (these, each history read once).",
+        ),
     ] = "small",
     models: Annotated[
         str | None, typer.Option("--models", help="Of accuracy and efficiency, comma-separated; none: all.")

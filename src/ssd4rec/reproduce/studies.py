@@ -13,12 +13,13 @@ COUNTED = ("popularity", "transitions")  # nothing is learnt: one run measures t
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a study may cost; `paper` takes the presets as they are."""
+    """How much a study may cost; `paper` takes the presets as they are, `paper-one-pass` reads each history once."""
 
     name: str
     width: int
@@ -30,11 +31,17 @@ class Budget:
         """Whether the presets rule, one thing or other changed perhaps."""
         return self.name.startswith("paper")
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether the presets rule, but for how a history is read."""
+        return self.name.startswith("paper-one-pass")
+
 
 BUDGETS: Mapping[str, Budget] = {
     "small": Budget("small", width=32, epochs=3, seeds=1),
     "medium": Budget("medium", width=64, epochs=30, seeds=3),
     "paper": Budget("paper", width=256, epochs=300, seeds=3),
+    "paper-one-pass": Budget("paper-one-pass", width=256, epochs=300, seeds=3),
 }
 
 
@@ -115,7 +122,8 @@ class _Recipe:
     @property
     def main(self) -> str:
         """The wiring that is taken apart: the paper's under its own settings, else the one that one pass can train."""
-        return "ssd4rec-all" if self.budget.follows_paper and self.known in presets() else "ssd4rec"
+        papers = self.budget.follows_paper and self.known in presets() and not self.budget.one_pass
+        return "ssd4rec-all" if papers else "ssd4rec"
 
     def _config(self, model: str, changes: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
@@ -134,10 +142,18 @@ class _Recipe:
             chosen += settings_of(name, self.known)
         if published is None:
             chosen += self._economies(name)
+        elif self.budget.one_pass:
+            chosen += self._read_once(model, name)
         addressed = [_addressed(each) for each in self.settings]
         for_all = [setting for who, setting in addressed if who is None and _applies(setting, name)]
         for_it = [setting for who, setting in addressed if who == model]
         return load_config(published or "quick", [*chosen, *for_all, *for_it, *changes])
+
+    def _read_once(self, model: str, name: str) -> list[str]:
+        objective = BACKBONES[name].objectives[0]
+        if objective == "prefix" or (model == "ssd4rec-all" and self.layers > 1):
+            return []  # each prefix is a reading of its own
+        return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
 
     def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
