@@ -84,6 +84,17 @@ def test_whether_items_recur_is_found_out(rows, sign):
     assert found.ndcg > found.alone
 
 
+@pytest.mark.parametrize("repeats", [-8.0, 8.0])
+def test_repeats_do_not_point_at_the_target_where_seen_items_are_removed(repeats):
+    """Items recur; with the others removed the target is the only seen candidate: a number for seen items would name it."""
+    world = worlds.world([[10 * user + event % 4 for event in range(9)] for user in range(12)])
+    model, counted = shaken(make_model(worlds.config(), len(world.catalogue))).eval(), count_transitions(world)
+    asked = (model, world.histories, world.split.test)
+    with_it = evaluate(*asked, seen="filtered", prior=Prior(counted, 0.5, repeats)).ranks
+    assert with_it.tolist() == evaluate(*asked, seen="filtered", prior=Prior(counted, 0.5)).ranks.tolist()
+    assert evaluate(*asked, prior=Prior(counted, 0.5, repeats)).ranks.tolist() != evaluate(*asked).ranks.tolist()
+
+
 def test_many_targets_are_thinned(world, untrained, counted, monkeypatch):
     """Every other user decides, where half of all may."""
     monkeypatch.setattr(module, "TARGETS", len(world.split.validation) // 2)

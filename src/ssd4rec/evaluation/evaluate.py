@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Protocol as Interface
 from typing import runtime_checkable
@@ -155,7 +155,8 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         token_budget: events read at once.
         training_counts: [V + 1] training events of each item number, for the groups by popularity.
         progress: called with (targets ranked, all targets).
-        prior: what is known without learning, added to the scores of a `Ranker`.
+        prior: what is known without learning, added to the scores of a `Ranker`. Where seen items are filtered its `repeats`
+            are left out: the target is the only seen item among the candidates, and they would point at it.
 
     Returns:
         The ranks in the order of the examples, and the figures.
@@ -170,6 +171,8 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     single = examples.prefixes()
     if not len(single):
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
+    if seen == "filtered" and prior is not None:
+        prior = replace(prior, repeats=0.0)
     ranks = _rank(
         model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence, prior=prior
     )
