@@ -239,7 +239,9 @@ def measure_again(
         DataError: nothing that the model knows is left.
     """
     began = time.monotonic()
-    histories, found = build_histories(interactions, config.data.min_interactions, same_time=config.data.same_time)
+    histories, found = build_histories(
+        interactions, config.data.min_interactions, same_time=config.data.same_time, known=artefact.catalogue
+    )
     numbers = np.concatenate([[0], artefact.catalogue.numbers(as_type(found.ids, artefact.catalogue.ids.dtype))])[histories.items]
     known = numbers > 0
     notes = []

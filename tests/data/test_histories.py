@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.histories import Histories, Kept, build_histories, describe, k_core, time_order
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.times import Clock
@@ -137,7 +139,7 @@ def test_ties_can_have_an_order_of_their_own(rows):
 @pytest.mark.parametrize("ids", [[10, 9, 100, 8], ["b", "a", "c", "B"], ["10", "9", "100", "8"], ["10", "9", "x", "8"]])
 def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path):
     """Numbers as numbers, other text letter by letter; time comes first, and which rows the file has first says nothing."""
-    rows = [("u", item, 5) for item in ids] + [("v", ids[0], 2), ("u", ids[1], 1)]
+    rows = [("u", item, 5) for item in ids] + [("v", ids[0], 5), ("u", ids[1], 1)]
     for file in (rows, rows[::-1]):
         histories, catalogue = build_histories(interactions(file), 1, same_time="item")
         sorted_ids = sorted(ids, key=int) if str(ids[2]) == "100" else sorted(ids)
@@ -149,6 +151,21 @@ def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path)
     histories, catalogue = build_histories(interactions(rows), 1)
     assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *ids]
     assert describe(interactions(rows), histories)["same_time"] == {"interactions": 3, "order": "file"}
+
+
+def test_a_history_without_events_is_at_no_time(small):
+    """What a model does not know is left out of histories, and may leave nothing: first, in the middle or last."""
+    for offsets, expected in (([0, 0, 3], 2), ([0, 3, 3], 2), ([0, 1, 1, 3], 1), ([0, 0, 1, 2, 3, 3], 0)):
+        found = replace(small, times=np.full(3, 7), offsets=np.array(offsets))
+        assert found.at_same_time == expected
+
+
+def test_a_file_of_other_ids_is_ordered_as_the_model_learnt():
+    """An id that is no number does not make text out of the others; what the catalogue does not have comes first."""
+    known = Catalogue(pl.Series("id", ["100", "9", "20"]))
+    rows = [("u", item, 5) for item in ("x", "100", "20", "9")]
+    histories, catalogue = build_histories(interactions(rows), 1, same_time="item", known=known)
+    assert [item for item, _ in listed(histories, catalogue)["u"]] == ["x", "9", "20", "100"]
 
 
 def test_without_times_the_file_is_the_order():

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec.config import SameTime
-from ssd4rec.data.catalogue import Catalogue, Codes, encode
+from ssd4rec.data.catalogue import Catalogue, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.times import FILE_ORDER, Clock
 from ssd4rec.errors import DataError
@@ -79,8 +79,9 @@ class Histories:
     @property
     def at_same_time(self) -> int:
         """Events at the time of the one before, whose place in the history `same_time` decides."""
-        same = np.diff(self.times) == 0
-        same[self.offsets[1:-1] - 1] = False
+        same = np.zeros(len(self.times) + 1, dtype=bool)
+        same[1:-1] = np.diff(self.times) == 0
+        same[self.offsets] = False  # the first of each history; one may be empty
         return int(np.count_nonzero(same))
 
     def fingerprint(self) -> str:
@@ -149,7 +150,7 @@ class Histories:
 
 
 def build_histories(
-    interactions: Interactions, min_interactions: int = 5, *, same_time: SameTime = "file"
+    interactions: Interactions, min_interactions: int = 5, *, same_time: SameTime = "file", known: Catalogue | None = None
 ) -> tuple[Histories, Catalogue]:
     """Filter by the k-core, number users and items, and lay each user's events in the order of time.
 
@@ -157,6 +158,7 @@ def build_histories(
         interactions: from `read_interactions`.
         min_interactions: k; rows of users or items with fewer rows are removed until none is left. 1 keeps all.
         same_time: what orders a user's events at the same time, the file or their items' ids.
+        known: of a model that will read the histories; ids are then in its order, those that it does not know first.
 
     Returns:
         The histories (exact time, then `same_time`, then the order of the file) and the items that are left. Users and items
@@ -177,7 +179,8 @@ def build_histories(
     user, users = _renumbered(user_codes[rows], users)
     item, items = _renumbered(item_codes[rows], items)
     time = table["time"].to_numpy()[rows]
-    order = time_order(user, time, ranks(items)[item] if same_time == "item" else None)
+    by_id = id_order(items, known or Catalogue(items.alias("id")))[item] if same_time == "item" else None
+    order = time_order(user, time, by_id)
     left = Counts(len(users), len(items), len(rows))
     removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
     histories = Histories(
@@ -219,11 +222,13 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
     return rows, steps
 
 
-def ranks(ids: pl.Series) -> Numbers:
-    """The place of each id among all: numbers as numbers, also where they came as text; other text letter by letter."""
-    if ids.dtype == pl.String and ids.str.contains("^[0-9]+$").all():
-        ids = ids.str.zfill(int(ids.str.len_bytes().max() or 0))  # type: ignore[arg-type]  # of lengths it is a number
-    return ids.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+def id_order(ids: pl.Series, catalogue: Catalogue) -> Numbers:
+    """The place of each id among those of a catalogue, whole numbers as numbers, also where they came as text; 0: not in it."""
+    known = catalogue.ids
+    if known.dtype == pl.String and known.str.contains("^[0-9]+$").all():
+        known = known.str.zfill(int(known.str.len_bytes().max() or 0))  # type: ignore[arg-type]  # of lengths it is a number
+    places = np.concatenate([[0], known.rank("dense").to_numpy()]).astype(np.int64)
+    return places[catalogue.numbers(as_type(ids, catalogue.ids.dtype))]
 
 
 def time_order(users: Codes, times: Numbers, then: Numbers | None = None) -> Numbers:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ssd4rec.config import SameTime
 from ssd4rec.data.catalogue import Catalogue, as_type, encode
-from ssd4rec.data.histories import ranks, time_order
+from ssd4rec.data.histories import id_order, time_order
 from ssd4rec.data.interactions import Columns, read_interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.readers import Source
@@ -101,7 +101,7 @@ def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: Sam
     table = read_interactions(source, columns).table
     codes, users = encode(table["user"])
     numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
-    by_id = np.concatenate([[0], ranks(catalogue.ids)])[numbers] if same_time == "item" else None
+    by_id = id_order(table["item"], catalogue) if same_time == "item" else None
     order = time_order(codes, table["time"].to_numpy(), by_id)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))]).astype(np.int64)
     unknown = np.flatnonzero(numbers == 0)
