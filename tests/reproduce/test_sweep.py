@@ -1,5 +1,6 @@
 """A sweep as a person runs it: killed, resumed, reported."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -18,15 +20,19 @@ from ssd4rec.artefact import load_artefact
 from ssd4rec.config import BACKBONES, DataConfig
 from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.errors import ConfigError
+from ssd4rec.data.split import training_counts
+from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.experiment import make_model
 from ssd4rec.reproduce.compare import paired_bootstrap
+from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.results import recipe_of, reduced
+from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, counted_in, ranks_of
 from ssd4rec.reproduce.studies import find, make_budget, points
+from ssd4rec.reproduce.sweep import plan
 from ssd4rec.reproduce.tables import notes
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
@@ -198,16 +204,44 @@ def test_a_model_that_was_measured_otherwise_is_measured_again_not_trained(swept
 
 @pytest.mark.slow
 def test_what_needs_no_learning_is_measured_once_and_again_where_it_is_gone(swept):
-    """One folder for both runs; without it both are measured again, and the rows of the report are what they were."""
+    """One folder for both runs; without it only that is measured, and the rows of the report are what they were."""
     out = swept / "uncounted"
     shutil.copytree(swept / "out", out)
     (counted,) = (out / "counted").iterdir()
     shutil.rmtree(counted)
     again = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=True)
     assert "2 runs, 0 of them cached" in again.stderr
-    assert counted.is_dir()
+    assert all(path.stat().st_mtime < counted.stat().st_mtime for path in out.glob("runs/*/result.json"))  # and nothing else
     found, whole = (json.loads((folder / "results.json").read_text())["studies"]["accuracy"] for folder in (out, swept / "out"))
     assert [part["rows"] for part in found.values()] == [part["rows"] for part in whole.values()]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_a_failure_whatever_an_earlier_one_left(swept):
+    """Results are there, what needs no learning is not, and every worker dies: told as failed; the next call mends it."""
+    out = swept / "dying"
+    shutil.copytree(swept / "out", out)
+    shutil.rmtree(out / "counted")
+    (out / "sitecustomize.py").write_text("import os, sys\nif 'ssd4rec.reproduce.worker' in sys.orig_argv: os._exit(3)\n")
+    dying = os.environ | {"PYTHONPATH": str(out)}
+    failed = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=False, env=dying)
+    assert (failed.returncode, failed.stderr.count("FAILED, see")) == (1, 2)
+    assert "Failed: ssd4rec (seed 2024), gru4rec (seed 2024)" in (out / "report.md").read_text()
+    subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=True)
+    assert "Failed" not in (out / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_file_in_the_way_of_what_is_kept_is_named(swept):
+    """Before anything is done: one line, exit code 2."""
+    out = swept / "in-the-way"
+    shutil.copytree(swept / "out", out)
+    (counted,) = (out / "counted").iterdir()
+    shutil.rmtree(counted)
+    counted.write_text("in the way")
+    refused = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert f"remove {counted} and give the command again" in refused.stderr.replace("\n", " ")
 
 
 @pytest.mark.slow
@@ -281,7 +315,12 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
             assert (ours.configs[0].backbone, training) == (theirs.configs[0].backbone, theirs.configs[0].training)
     (whole, *_) = points("ablation", "ml-1m", budget, (), ())
     assert whole.model == "ssd4rec"
-    assert str(recipe_of(once[0], "ml-1m", budget)).startswith("changed here (training.objective, training.token_budget)")
+    said = [str(recipe_of(point, "ml-1m", budget)) for point in once]
+    assert ["each history read once" in each for each in said] == [True, False, True, True, False]
+    deeper = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all", "ssd4rec"], ["ssd4rec:backbone.layers=2"])
+    assert [point.configs[0].training.objective for point in deeper] == ["one-pass", "one-pass"]
+    (every,) = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all"], ["ssd4rec-all:backbone.layers=2"])
+    assert every.configs[0].training.objective == "prefix"
 
 
 def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
@@ -307,9 +346,9 @@ def test_a_report_does_not_call_searched_what_was_given():
     for known, rest in ((None, ""), ("amazon-beauty", ", with the dropout of the preset")):
         (as_it_is,) = points("accuracy", known, small, ["sasrec"], ())
         assert recipe_of(as_it_is, known, small) == RECIPES["sasrec"].source + rest
-        given = ("training.mask_ratio=0.0", "training.token_budget=1024")
+        given = ("training.mask_ratio=0.0", "training.token_budget=1024", "training.weight_decay=0.1", "sasrec:backbone.width=16")
         (changed,) = points("accuracy", known, small, ["sasrec"], given)
-        names = "training.mask_ratio, training.token_budget"
+        names = "backbone.width, training.token_budget, training.mask_ratio, training.weight_decay"
         assert recipe_of(changed, known, small) == f"changed here ({names}), the rest {RECIPES['sasrec'].source}{rest}"
 
 
@@ -357,7 +396,63 @@ def test_a_setting_is_for_all_models_or_for_one():
     with pytest.raises(ConfigError, match="with a prior anyway"):
         points("accuracy", None, budget, names, ["sasrec:prior.repeats=1"])
     with pytest.raises(ConfigError, match="the same data and the same protocol"):
-        points("accuracy", None, budget, names, ["sasrec:data.min_interactions=2"])
+        points("accuracy", None, budget, names, ["sasrec: data.min_interactions=2"])
+    for setting, option in (("backbone.width=8", "--width"), ("ssd4rec:backbone.bidirectional=none", "--models")):
+        with pytest.raises(ConfigError, match=f"is what {option} says"):
+            points("accuracy", None, budget, names, [setting])
+    (prefix,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], ["training.mask_ratio=0.0"])
+    assert (prefix.configs[0].training.objective, prefix.configs[0].training.mask_ratio) == ("prefix", 0.0)
+
+
+def test_what_cannot_be_asked_for_is_said_before_anything_is_trained(tmp_path):
+    """A setting for a model that no row is of, no model beside what is counted, no cut-off for the tables."""
+    worlds.frame(worlds.cycle()).write_csv(tmp_path / "cycle.csv")
+    asked = {"sources": [str(tmp_path / "cycle.csv")], "budget": make_budget("small"), "out": tmp_path / "out", "cache": tmp_path}
+    with pytest.raises(ConfigError, match=r"--set caser: is for no row of this; the rows are of .*gru4rec"):
+        plan("accuracy", **asked, models=["gru4rec"], settings=["data.min_interactions=1", "caser:training.learning_rate=1e-3"])
+    with pytest.raises(ConfigError, match="popularity and transitions are measured beside a model"):
+        plan("accuracy", **asked, models=["popularity"], settings=["data.min_interactions=1"])
+    with pytest.raises(ConfigError, match=r"evaluation.cutoffs must have 10, found \(5,\)"):
+        plan("accuracy", **asked, models=["gru4rec"], settings=["evaluation.cutoffs=[5]"])
+
+
+def test_runs_of_versions_without_an_order_of_equal_times_are_found():
+    """What is younger than a run, and says what was the rule then, is not in its key; any other order is."""
+    data = Dataset("x", "x", None, "fingerprint", {})
+    (point,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ())
+    older = point.configs[0].model_dump(mode="json", exclude={"prior": True, "data": {"same_time"}})
+    decides = {"settings": older, "data": "fingerprint", "numerics": [NUMERICS, metadata.version("ssd4rec")]}
+    assert Run(data, point.configs[0]).key == hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    (other,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ["data.same_time=item"])
+    assert Run(data, other.configs[0]).key != Run(data, point.configs[0]).key
+    assert Run(data, other.configs[0]).counted != Run(data, point.configs[0]).counted
+
+
+def test_what_needs_no_learning_appears_whole_and_once(tmp_path):
+    """Measured once; where another run was first, its figures stay; nothing half-made is left, and a broken file is named."""
+    world = worlds.world(worlds.cycle())
+    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
+    measure, folder = Measure(world, worlds.config(), counts), tmp_path / "counted" / "key"
+    count(measure, folder)
+    found = counted_in(folder)
+    assert found["transitions"]["with_prior"]["seen_removed"] == found["transitions"]["seen_removed"]
+    assert ndcg(ranks_of(folder, "popularity.npy"), 10) == pytest.approx(found["popularity"]["test"]["ndcg@10"])
+    count(None, folder)  # measures nothing
+
+    class Overtaken(Measure):
+        def with_prior(self, *_, **__):
+            shutil.copytree(folder, tmp_path / "counted" / "other", dirs_exist_ok=True)
+            return {"mine": 1}
+
+    count(Overtaken(world, worlds.config(), counts), tmp_path / "counted" / "other")
+    assert counted_in(tmp_path / "counted" / "other") == found
+    assert sorted(path.name for path in (tmp_path / "counted").iterdir()) == ["key", "other"]
+    (folder / "result.json").write_text("")
+    with pytest.raises(DataError, match=r"result\.json cannot be read"):
+        counted_in(folder)
+    (folder / "popularity.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"popularity\.npy cannot be read"):
+        ranks_of(folder, "popularity.npy")
 
 
 def test_studies_are_the_papers():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -50,16 +51,27 @@ class Measure:
 
 
 def count(measure: Measure, folder: Path) -> None:
-    """What is not learnt is the same in every run: the first one of a data set and protocol measures it, into `folder`."""
-    if (folder / RESULT).is_file():
+    """What is not learnt is the same in every run: the first one of a data set and protocol measures it.
+
+    The folder appears whole or not at all; of two runs that measure at once the first one's stays.
+    """
+    if folder.is_dir():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     silent = Silent(len(measure.data.catalogue))  # beside it, the weight of counts changes no rank
-    found = {
-        "popularity": measure.figures(folder, "popularity", Popularity(measure.counts)),
-        "transitions": {
-            **measure.figures(folder, "transitions", measure.counted),
-            "with_prior": measure.with_prior(folder, "transitions_with_prior", silent, weights=(1.0,)),
-        },
-    }
-    write_whole(folder / RESULT, json.dumps(found))
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        found = {
+            "popularity": measure.figures(whole, "popularity", Popularity(measure.counts)),
+            "transitions": {
+                **measure.figures(whole, "transitions", measure.counted),
+                "with_prior": measure.with_prior(whole, "transitions_with_prior", silent, weights=(1.0,)),
+            },
+        }
+        write_whole(whole / RESULT, json.dumps(found))
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise

@@ -78,7 +78,7 @@ class Processes:
                 process.wait()
             finally:
                 self._end(process)
-        if result_of(folder) is not None:
+        if process.returncode == 0 and result_of(folder) is not None:
             (folder / FAILURE).unlink(missing_ok=True)
         elif not self._over:
             lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()

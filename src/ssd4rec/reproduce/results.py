@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd4rec.config import Config, Seen, load_config, presets
+from ssd4rec.config import Config, Seen, presets
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.reproduce.compare import paired_bootstrap
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
-from ssd4rec.reproduce.recipes import RECIPES, settings_of
+from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, ranks_of, result_of
 from ssd4rec.reproduce.studies import BUDGETS, COUNTED, STUDIES, WIRINGS, Budget, Point
 
@@ -101,7 +101,8 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
     for config in point.configs:
         run = Run(part.data, config)
         folder = out / "runs" / run.key
-        result = result_of(folder)
+        failed = (folder / FAILURE).is_file()
+        result = None if failed else result_of(folder)
         seed: dict[str, Any] = {"seed": config.training.seed, "key": run.key, "state": "missing"}
         if result is not None:
             seed |= {
@@ -112,7 +113,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
                 "jobs": result["efficiency"].get("jobs", 1),
             }
             results.append(result)
-        elif (folder / FAILURE).is_file():
+        elif failed:
             seed |= {"state": "failed", "why": (folder / FAILURE).read_text(encoding="utf-8")}
         seeds.append(seed)
     known = part.data.known if point.label in (point.model, "SSD4Rec") else None
@@ -133,43 +134,30 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
 
 
 def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
-    """Where the settings of a row come from, and which of them were changed."""
-    if not point.configs:
+    """Where the settings of a row come from, and which of them --set has changed."""
+    if not point.configs or point.unset is None:
         return None
     config = point.configs[0]
-    model = config.backbone.name
-    if budget.follows_paper and model == "ssd4rec" and known in presets():
-        source, changed = "preset of the paper", _unlike(load_config(known), config)
+    changed = _unlike(point.unset, config)
+    if budget.follows_paper and config.backbone.name == "ssd4rec" and known in presets():
+        source = "preset of the paper"
     else:
-        source, changed = RECIPES[model].source, _changed(config, known)
+        source = RECIPES[config.backbone.name].source
         if known in presets() and "backbone.dropout" not in changed:
             source += ", with the dropout of the preset"
+    if budget.one_pass and known in presets() and config.training.objective != "prefix":
+        source += ", each history read once"
     return f"changed here ({', '.join(changed)}), the rest {source}" if changed else source
 
 
-def _unlike(preset: Config, config: Config) -> list[str]:
-    """The settings that are not those of the preset, but for what the budget and the row's label say."""
-    told = {"width", "bidirectional", "max_epochs", "seed"}
-    groups = ("data", "backbone", "training", "evaluation")
+def _unlike(one: Config, other: Config) -> list[str]:
+    """The settings in which two differ, but for the seed."""
     return [
         f"{group}.{key}"
-        for group in groups
-        for key, value in getattr(config, group)
-        if key not in told and value != getattr(getattr(preset, group), key)
+        for group in ("data", "backbone", "training", "evaluation")
+        for key, value in getattr(one, group)
+        if key != "seed" and value != getattr(getattr(other, group), key)
     ]
-
-
-def _changed(config: Config, known: str | None) -> list[str]:
-    """The settings that are not those of the model's recipe."""
-    model = config.backbone.name
-    found = []
-    for setting in (*settings_of(model, known), f"training.token_budget={RECIPES[model].token_budget}"):
-        name, _, value = setting.partition("=")
-        group, _, key = name.partition(".")
-        inert = key == "token_budget" and config.training.objective == "prefix" and config.training.batch_size is not None
-        if not inert and float(getattr(getattr(config, group), key)) != float(value):
-            found.append(name)
-    return found
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

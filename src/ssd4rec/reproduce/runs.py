@@ -45,14 +45,22 @@ class Run:
     @property
     def key(self) -> str:
         """The name of its folder: the hash of all that decides its figures."""
-        decides = self.config.model_dump(mode="json", exclude={"prior"})  # every run is measured without and with one
+        settings = self.config.model_dump(mode="json", exclude={"prior"})  # every run is measured without and with one
+        decides = _older(settings)
         return _key({"settings": decides, "data": self.data.fingerprint, "numerics": [NUMERICS, metadata.version("ssd4rec")]})
 
     @property
     def counted(self) -> str:
         """The name of the folder of what is not learnt, which all runs on these data under this protocol share."""
-        decides = self.config.model_dump(mode="json", include={"data", "evaluation"})
+        decides = _older(self.config.model_dump(mode="json", include={"data", "evaluation"}))
         return _key({"settings": decides, "data": self.data.fingerprint, "measured": [MEASURED, metadata.version("ssd4rec")]})
+
+
+def _older(settings: dict[str, Any]) -> dict[str, Any]:
+    """As the first runs had them, which are worth keeping: without what is younger and says what was the rule then."""
+    if settings["data"]["same_time"] == "file":
+        del settings["data"]["same_time"]
+    return settings
 
 
 def _key(decides: Mapping[str, Any]) -> str:
@@ -91,24 +99,31 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
 
 def result_of(folder: Path) -> dict[str, Any] | None:
     """What a run gave; None: it is not finished, or was measured in another way than now."""
+    found = _read(folder)
+    return found if found is not None and found.get("measured") == MEASURED else None
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{folder / RESULT} is not JSON: {error}; remove {folder} and give the command again") from error
-    return found if found.get("measured") == MEASURED else None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{folder / RESULT} cannot be read: {error}; remove {folder} and give the command again") from error
+    return found
 
 
 def counted_in(folder: Path) -> dict[str, Any]:
     """The figures of what is not learnt, by name; empty: no run has measured them yet."""
-    path = folder / RESULT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _read(folder) or {}
 
 
 def ranks_of(folder: Path, name: str = RANKS) -> Ranks:
     """1-based rank of each user's test item, in the order of users."""
-    ranks: Ranks = np.load(folder / name, allow_pickle=False)
+    try:
+        ranks: Ranks = np.load(folder / name, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{folder / name} cannot be read: {error}; remove {folder} and give the command again") from error
     return ranks
 
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ssd4rec.config import BACKBONES, Config, load_config, presets
+from ssd4rec.config import BACKBONES, Config, SSD4RecConfig, load_config, presets
 from ssd4rec.errors import ConfigError
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
@@ -15,6 +15,12 @@ BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
+DECIDED = {
+    "backbone.name": "--models",
+    "backbone.bidirectional": "--models",
+    "backbone.width": "--width",
+    "training.max_epochs": "--epochs",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Point:
     model: str
     configs: tuple[Config, ...]  # one a seed; none: counted, which the runs of the others measure
     x: float | None = None  # in a figure; None in one: the whole history
+    unset: Config | None = None  # what it would be without --set
 
 
 def find(name: str, among: Sequence[str], what: str) -> str:
@@ -89,13 +96,7 @@ def points(study: str, known: str | None, budget: Budget, models: Sequence[str],
         ConfigError: no such study, or settings that do not fit.
     """
     for setting in settings:
-        model, name = _addressed(setting)
-        if name.startswith("prior."):
-            raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {setting}")
-        if model is not None:
-            find(model, [each for each in MODELS if each not in COUNTED], "model that learns")
-            if name.startswith(("data.", "evaluation.")):
-                raise ConfigError(f"all models get the same data and the same protocol; give --set {name} without {model}:")
+        _check(setting)
     plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
     return plan(_Recipe(known, budget, tuple(settings)), models)
 
@@ -109,15 +110,10 @@ class _Recipe:
     def point(self, label: str, model: str, changes: Sequence[str] = (), x: float | None = None) -> Point:
         if model in COUNTED:
             return Point(label, model, ())
-        first = self._config(model, changes)
+        first = self._config(model, changes, self.settings)
         seeds = range(first.training.seed, first.training.seed + self.budget.seeds)
         configs = tuple(first.model_copy(update={"training": first.training.model_copy(update={"seed": seed})}) for seed in seeds)
-        return Point(label, model, configs, x)
-
-    @property
-    def layers(self) -> int:
-        config = self._config("ssd4rec", ()).backbone
-        return int(getattr(config, "layers", 1))
+        return Point(label, model, configs, x, unset=self._config(model, changes, ()))
 
     @property
     def main(self) -> str:
@@ -125,7 +121,7 @@ class _Recipe:
         papers = self.budget.follows_paper and self.known in presets() and not self.budget.one_pass
         return "ssd4rec-all" if papers else "ssd4rec"
 
-    def _config(self, model: str, changes: Sequence[str]) -> Config:
+    def _config(self, model: str, changes: Sequence[str], settings: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
         preset = self.known if self.known in presets() else None
         published = preset if self.budget.follows_paper else None
@@ -142,18 +138,24 @@ class _Recipe:
             chosen += settings_of(name, self.known)
         if published is None:
             chosen += self._economies(name)
-        elif self.budget.one_pass:
-            chosen += self._read_once(model, name)
-        addressed = [_addressed(each) for each in self.settings]
-        for_all = [setting for who, setting in addressed if who is None and _applies(setting, name)]
-        for_it = [setting for who, setting in addressed if who == model]
-        return load_config(published or "quick", [*chosen, *for_all, *for_it, *changes])
+        asked = [
+            (who, setting) for who, setting in map(_addressed, settings) if who == model or (who is None and _has(name, setting))
+        ]
 
-    def _read_once(self, model: str, name: str) -> list[str]:
+        def load() -> Config:
+            given = [setting for for_it in (False, True) for who, setting in asked if (who is not None) == for_it]
+            return load_config(published or "quick", [*chosen, *given, *changes])
+
+        config = load()
         objective = BACKBONES[name].objectives[0]
-        if objective == "prefix" or (model == "ssd4rec-all" and self.layers > 1):
-            return []  # each prefix is a reading of its own
-        return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
+        if published and self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None:
+            chosen += [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
+            config = load()
+        if config.training.objective == "cloze":
+            # what is masked is what is learnt from, not noise: without it only the last item of a history would be
+            asked = [(who, setting) for who, setting in asked if who or not setting.startswith("training.mask_ratio=")]
+            config = load()
+        return config
 
     def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
@@ -169,29 +171,53 @@ class _Recipe:
         return chosen
 
 
+def _check(setting: str) -> None:
+    model, name = _addressed(setting)
+    key = name.partition("=")[0]
+    if model is not None:
+        find(model, [each for each in MODELS if each not in COUNTED], "model that learns")
+    if key.startswith("prior."):
+        raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {setting}")
+    if model is not None and key.startswith(("data.", "evaluation.")):
+        raise ConfigError(f"all models get the same data and the same protocol; give --set {name} without {model}:")
+    if key in DECIDED and (model is None or DECIDED[key] == "--models"):
+        raise ConfigError(f"{key} is what {DECIDED[key]} says; leave out --set {setting}")
+
+
+def addressees(settings: Sequence[str]) -> set[str]:
+    """The models that settings name."""
+    return {model for model, _ in map(_addressed, settings) if model is not None}
+
+
 def _addressed(setting: str) -> tuple[str | None, str]:
     """`sasrec:backbone.layers=2` -> the model it is for, the setting; None: for all."""
     head, equals, value = setting.partition("=")
     model, colon, name = head.rpartition(":")
-    return (model if colon else None), f"{name}{equals}{value}"
+    return (model.strip() if colon else None), f"{name.strip()}{equals}{value}"
 
 
-def _applies(setting: str, name: str) -> bool:
-    """Whether a setting for all is one for this backbone.
-
-    Settings of a backbone are for those that have them: --set backbone.state_dim=8 says nothing to SASRec. And what BERT4Rec
-    masks is what it learns from, not noise: without a mask it would learn from the last item of a history alone.
-    """
+def _has(name: str, setting: str) -> bool:
+    """Settings of a backbone are for those that have them: --set backbone.state_dim=8 says nothing to SASRec."""
     group, _, key = setting.partition("=")[0].partition(".")
     everywhere = {key for each in BACKBONES.values() for key in each.model_fields}
-    if group == "training" and key == "mask_ratio":
-        return BACKBONES[name].objectives[0] != "cloze"
     return group != "backbone" or key in BACKBONES[name].model_fields or key not in everywhere
 
 
 def _models(recipe: _Recipe, models: Sequence[str]) -> list[Point]:
-    one_layer = recipe.layers == 1  # then "all" is "top": the same network twice would say nothing
-    return [recipe.point(model, model) for model in models if not (one_layer and model == "ssd4rec-all" and "ssd4rec" in models)]
+    found = {model: recipe.point(model, model) for model in models}
+    if (
+        "ssd4rec" in found
+        and "ssd4rec-all" in found
+        and _one_network(found["ssd4rec"].configs[0], found["ssd4rec-all"].configs[0])
+    ):
+        del found["ssd4rec-all"]
+    return list(found.values())
+
+
+def _one_network(top: Config, every: Config) -> bool:
+    """With one layer "all" is "top": the same network twice would say nothing."""
+    twin = every.model_copy(update={"backbone": every.backbone.model_copy(update={"bidirectional": "top"})})
+    return twin == top and isinstance(top.backbone, SSD4RecConfig) and top.backbone.layers == 1
 
 
 def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:

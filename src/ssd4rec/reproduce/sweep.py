@@ -12,8 +12,9 @@ from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
-from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, find, points
+from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, addressees, find, points
 
+CUTOFF = 10
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
 
@@ -59,7 +60,8 @@ class Sweep:
     def finished(self, key: str) -> bool:
         """Whether a run's result is there, and what its data give without learning."""
         _, run = self.runs[key]
-        return result_of(self.folder(key)) is not None and bool(counted_in(self.counted(run)))
+        failed = (self.folder(key) / FAILURE).is_file()
+        return not failed and result_of(self.folder(key)) is not None and bool(counted_in(self.counted(run)))
 
     def counted(self, run: Run) -> Path:
         """Where that lies which needs no learning."""
@@ -90,8 +92,17 @@ def plan(
     parts = []
     for source in sources:
         first = points("ablation", None, budget, (), settings)[0].configs[0]
+        if CUTOFF not in first.evaluation.cutoffs:
+            raise ConfigError(
+                f"the tables compare NDCG@{CUTOFF}: evaluation.cutoffs must have {CUTOFF}, found {first.evaluation.cutoffs}"
+            )
         data = look_at(source, first, cache)
         parts += [Part(name, data, tuple(_points(name, data, budget, chosen, settings))) for name in names]
+    rows = {point.model for part in parts for point in part.points}
+    if unused := addressees(settings) - rows:
+        raise ConfigError(f"--set {min(unused)}: is for no row of this; the rows are of {', '.join(sorted(rows))}")
+    if not any(part.points and any(point.configs for point in part.points) for part in parts):
+        raise ConfigError(f"{' and '.join(COUNTED)} are measured beside a model; name one with them in --models")
     return Sweep(tuple(parts), budget, out, cache)
 
 

@@ -135,7 +135,7 @@ def _with_prior(part: Mapping[str, Any]) -> Table:
 
 
 def _seen_removed(part: Mapping[str, Any]) -> Table:
-    """The other protocol; a prior's repeats mean nothing here."""
+    """The other protocol. Of a prior, which was chosen with seen items kept, the transitions alone."""
     names, highest = ("hr@10", "ndcg@10", "mrr@10"), part.get("highest_published_seen_removed")
     rows = []
     for row in part["rows"]:

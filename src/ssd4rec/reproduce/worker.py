@@ -21,10 +21,11 @@ from rich.console import Console
 from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.config import Config
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, write_whole
+from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, result_of, write_whole
 from ssd4rec.training.fit import LAST
 from ssd4rec.training.progress import TrainingProgress
 
@@ -34,6 +35,10 @@ def work(folder: Path) -> None:
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     config = Config.model_validate(spec["settings"])
     data = experiment.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
+    if result_of(folder) is not None:  # then what needs no learning is all that is missing
+        counts = training_counts(data.histories, data.split.train, len(data.catalogue))
+        count(Measure(data, config, counts), Path(spec["counted"]))
+        return
     resume = (folder / f"model.training/{LAST}").is_file()
     device = "cuda" if torch.cuda.is_available() and config.training.accelerator in ("auto", "gpu") else "cpu"
     artefact, before = _trained(folder, device), _cost_before(folder)
