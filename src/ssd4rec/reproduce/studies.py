@@ -15,7 +15,7 @@ BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
-DECIDED = {
+DECIDED = {  # settings that an option of the command decides
     "backbone.name": "--models",
     "backbone.bidirectional": "--models",
     "backbone.width": "--width",
