@@ -213,16 +213,21 @@ def _add_counted(rows: Sequence[dict[str, Any]], part: "Part", out: Path) -> Pat
 
 
 def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
-    """Beside each wiring of ours: the paired test against the best model that is not ours."""
+    """Beside each wiring of ours: paired tests against the best model that is not ours, and the best of these that is learnt."""
     done = [row for row in rows if row["metrics"]]
     baselines = [row for row in done if row["model"] not in WIRINGS]
-    if not baselines:
-        return
-    best = max(baselines, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
+    learnt = [row for row in baselines if row["model"] not in COUNTED]
+    best = {_best(among)["label"]: _best(among) for among in (baselines, learnt) if among}
     for row in done:
         if row["model"] in WIRINGS:
-            test = paired_bootstrap(_ranks(row, out, counted), _ranks(best, out, counted))
-            row["against_best_baseline"] = {"baseline": best["label"], **test}
+            row["against_baselines"] = [
+                {"baseline": label, **paired_bootstrap(_ranks(row, out, counted), _ranks(other, out, counted))}
+                for label, other in best.items()
+            ]
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
 
 
 def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:

@@ -174,10 +174,11 @@ def _beside_published(part: Mapping[str, Any]) -> Table:
 def _tests(part: Mapping[str, Any]) -> Table:
     rows = []
     for row in part["rows"]:
-        if (test := row.get("against_best_baseline")) is not None:
+        earlier = row.get("against_best_baseline")  # as an earlier version wrote it
+        for test in row.get("against_baselines", [earlier] if earlier else []):
             interval = f"{test['low']:+.4f} … {test['high']:+.4f}"
             rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
-    head = ("", "best baseline", "NDCG@10 difference", "95 % interval", "p")
+    head = ("", "baseline", "NDCG@10 difference", "95 % interval", "p")
     users = part["kept"]["users"]
     few = "" if users >= FEW_USERS else ": too few for the figures below to mean much"
     return Table(f"Paired bootstrap over {users:,} users{few}", head, tuple(rows))
