@@ -179,8 +179,11 @@ def build_histories(
     user, users = _renumbered(user_codes[rows], users)
     item, items = _renumbered(item_codes[rows], items)
     time = table["time"].to_numpy()[rows]
-    by_id = id_order(items, known or Catalogue(items.alias("id")))[item] if same_time == "item" else None
-    order = time_order(user, time, by_id)
+    then = None
+    if same_time == "item":
+        model = known or Catalogue(items.alias("id"))
+        then = id_order(model)[model.numbers(as_type(items, model.ids.dtype))][item]
+    order = time_order(user, time, then)
     left = Counts(len(users), len(items), len(rows))
     removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
     histories = Histories(
@@ -222,13 +225,12 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
     return rows, steps
 
 
-def id_order(ids: pl.Series, catalogue: Catalogue) -> Numbers:
-    """The place of each id among those of a catalogue, whole numbers as numbers, also where they came as text; 0: not in it."""
+def id_order(catalogue: Catalogue) -> Numbers:
+    """[V + 1] by item number, its id's place among all: whole numbers as numbers, also where they came as text; 0 comes first."""
     known = catalogue.ids
     if known.dtype == pl.String and known.str.contains("^[0-9]+$").all():
         known = known.str.zfill(int(known.str.len_bytes().max() or 0))  # type: ignore[arg-type]  # of lengths it is a number
-    places = np.concatenate([[0], known.rank("dense").to_numpy()]).astype(np.int64)
-    return places[catalogue.numbers(as_type(ids, catalogue.ids.dtype))]
+    return np.concatenate([[0], known.rank("dense").to_numpy()]).astype(np.int64)
 
 
 def time_order(users: Codes, times: Numbers, then: Numbers | None = None) -> Numbers:

@@ -101,8 +101,8 @@ def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: Sam
     table = read_interactions(source, columns).table
     codes, users = encode(table["user"])
     numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
-    by_id = id_order(table["item"], catalogue) if same_time == "item" else None
-    order = time_order(codes, table["time"].to_numpy(), by_id)
+    then = id_order(catalogue)[numbers] if same_time == "item" else None
+    order = time_order(codes, table["time"].to_numpy(), then)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))]).astype(np.int64)
     unknown = np.flatnonzero(numbers == 0)
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
