@@ -67,6 +67,7 @@ class Processes:
 
     def _make(self, folder: Path, spec: dict[str, Any], tell: Tell) -> None:
         folder.mkdir(exist_ok=True)
+        (folder / FAILURE).unlink(missing_ok=True)
         write_whole(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
         with (folder / "log.txt").open("a", encoding="utf-8") as log:
             process = self._start(folder, log.fileno())
@@ -78,9 +79,7 @@ class Processes:
                 process.wait()
             finally:
                 self._end(process)
-        if process.returncode == 0 and result_of(folder) is not None:
-            (folder / FAILURE).unlink(missing_ok=True)
-        elif not self._over:
+        if (process.returncode != 0 or result_of(folder) is None) and not self._over:
             lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
             write_whole(folder / FAILURE, "\n".join([_ending(process.returncode), *lines[-ERROR_LINES:]]))
 

@@ -101,8 +101,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
     for config in point.configs:
         run = Run(part.data, config)
         folder = out / "runs" / run.key
-        failed = (folder / FAILURE).is_file()
-        result = None if failed else result_of(folder)
+        result = result_of(folder)
         seed: dict[str, Any] = {"seed": config.training.seed, "key": run.key, "state": "missing"}
         if result is not None:
             seed |= {
@@ -113,7 +112,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
                 "jobs": result["efficiency"].get("jobs", 1),
             }
             results.append(result)
-        elif failed:
+        elif (folder / FAILURE).is_file():
             seed |= {"state": "failed", "why": (folder / FAILURE).read_text(encoding="utf-8")}
         seeds.append(seed)
     known = part.data.known if point.label in (point.model, "SSD4Rec") else None

@@ -98,8 +98,8 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
-    """What a run gave; None: it is not finished, or was measured in another way than now."""
-    found = _read(folder)
+    """What a run gave; None: it is not finished, failed when it was last tried, or was measured in another way than now."""
+    found = None if (folder / FAILURE).is_file() else _read(folder)
     return found if found is not None and found.get("measured") == MEASURED else None
 
 

@@ -60,8 +60,7 @@ class Sweep:
     def finished(self, key: str) -> bool:
         """Whether a run's result is there, and what its data give without learning."""
         _, run = self.runs[key]
-        failed = (self.folder(key) / FAILURE).is_file()
-        return not failed and result_of(self.folder(key)) is not None and bool(counted_in(self.counted(run)))
+        return result_of(self.folder(key)) is not None and bool(counted_in(self.counted(run)))
 
     def counted(self, run: Run) -> Path:
         """Where that lies which needs no learning."""
@@ -101,7 +100,7 @@ def plan(
     rows = {point.model for part in parts for point in part.points}
     if unused := addressees(settings) - rows:
         raise ConfigError(f"--set {min(unused)}: is for no row of this; the rows are of {', '.join(sorted(rows))}")
-    if not any(part.points and any(point.configs for point in part.points) for part in parts):
+    if not any(point.configs for part in parts for point in part.points):
         raise ConfigError(f"{' and '.join(COUNTED)} are measured beside a model; name one with them in --models")
     return Sweep(tuple(parts), budget, out, cache)
 
