@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 
 import pandas as pd
 import polars as pl
@@ -36,6 +37,11 @@ def text(separator=",", end="\n", rows=ROWS):
     return "".join(separator.join(line) + end for line in lines).encode()
 
 
+def json_lines(rows=ROWS, end="\n"):
+    named = (dict(zip(("user_id", "item_id", "timestamp"), row, strict=True)) for row in rows)
+    return "".join(json.dumps({"text": 'so,\n"good"', "images": [{"url": 1}], **row}) + end for row in named).encode()
+
+
 def parquet(frame=None):
     buffer = io.BytesIO()
     (frame if frame is not None else pl.DataFrame(ROWS, schema=["user_id", "item_id", "timestamp"], orient="row")).write_parquet(
@@ -52,6 +58,9 @@ def parquet(frame=None):
         ("log.tsv", text("\t")),
         ("log.inter", text("\t")),
         ("log.txt", text(";")),
+        ("log.jsonl", json_lines()),
+        ("log.json", b"\xef\xbb\xbf" + json_lines(end="\r\n")),
+        ("log.ndjson.gz", gzip.compress(json_lines(end="\n\n")[:-2])),
         ("log.csv", text("\t")),
         ("windows.csv", text(end="\r\n")),
         ("mark.csv", b"\xef\xbb\xbf" + text()),
@@ -114,6 +123,20 @@ def test_any_text_is_read_as_written(tmp_path_factory, rows, separator):
     assert rows_of(path) == rows
 
 
+def test_json_lines_take_the_type_that_suits_every_line(tmp_path):
+    late = json_lines([("a", 1, 5)] * 500 + [("b", "x", 5.5)])
+    table = read_table(written(tmp_path, "log.jsonl", late), choose)
+
+    assert table.frame.row(0) == ("a", "1", 5.0)
+    assert table.frame.row(500) == ("b", "x", 5.5)
+
+
+def test_a_field_that_a_json_line_lacks_is_missing(tmp_path):
+    path = written(tmp_path, "log.jsonl", b'{"user_id": 1, "item_id": 2}\n{"user_id": 3, "item_id": 4, "timestamp": 5}\n')
+
+    assert rows_of(path) == [(1, 2, None), (3, 4, 5)]
+
+
 def test_rows_are_named_by_line_in_text_and_by_row_elsewhere(tmp_path):
     """Blank lines and quoted line ends count as lines."""
     table = read_table(written(tmp_path, "log.csv", b"\n" + HEADER + b'\n"a\nb",2,3\n4,5,6\n'), choose)
@@ -160,6 +183,11 @@ def test_rows_are_named_by_line_in_text_and_by_row_elsewhere(tmp_path):
         ("cut.parquet.gz", gzip.compress(parquet()[:-30], mtime=0), r"the Parquet file is cut short"),
         ("bad.parquet", b"PAR1" + b"\0" * 99 + b"PAR1", r"bad.parquet: the Parquet file is damaged \(.*copy or write it again"),
         ("text.parquet", HEADER, r"text.parquet is not a Parquet file: it begins with b'user', expected b'PAR1'"),
+        ("cut.jsonl", json_lines()[:-5], r"cut.jsonl: line 3 is not JSON \(.*expected one object a line"),
+        ("array.json", b"[" + json_lines()[:-1].replace(b"\n", b",\n") + b"]", r"line 1 is not JSON"),
+        ("numbers.jsonl", json_lines() + b"\n7\n", r"line 5 is a JSON int; expected one object a line"),
+        ("blank.jsonl", b"\n \n", r"blank.jsonl is empty; expected an object a line"),
+        ("latin.jsonl", json_lines() + b'{"user_id": "caf\xe9"}\n', r"latin.jsonl: line 4 is not UTF-8 text"),
         ("log.xlsx", b"PK", r"log.xlsx: unknown kind of file \(suffix .xlsx\); expected one of .csv, .tsv, .inter"),
         ("log.gz", gzip.compress(text(), mtime=0), r"unknown kind of file \(suffix none\)"),
     ],

@@ -26,7 +26,7 @@ out_console = Console(highlight=False)
 err_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="A file (CSV, TSV, Parquet, .inter, each also .gz) or a named data set.")
+    str, typer.Argument(metavar="DATA", help="A file (CSV, TSV, JSON Lines, Parquet, .inter, each also .gz) or a named data set.")
 ]
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished model.")]
 UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not a usual one.")]

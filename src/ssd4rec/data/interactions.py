@@ -50,7 +50,7 @@ def read_interactions(source: Source, columns: Columns = Columns()) -> Interacti
     """Read a table of interactions.
 
     Args:
-        source: a path (CSV, TSV, Parquet, RecBole `.inter`, each also gzip) or a polars or pandas frame.
+        source: a path (CSV, TSV, JSON Lines, Parquet, RecBole `.inter`, each also gzip) or a polars or pandas frame.
         columns: names of the columns that are not found by their usual names (`user_id`, `movieId`, `timestamp`, …).
 
     Returns:
@@ -82,7 +82,7 @@ def read_titles(source: Source) -> pl.DataFrame:
     """Read item titles.
 
     Args:
-        source: a path (RecBole `.item`, CSV, TSV, Parquet, each also gzip) or a polars or pandas frame.
+        source: a path (RecBole `.item`, CSV, TSV, JSON Lines, Parquet, each also gzip) or a polars or pandas frame.
 
     Returns:
         Columns id (as they came) and title (text, null where there is none).

@@ -1,9 +1,10 @@
-"""Files and frames as tables of chosen columns: CSV, TSV, RecBole atomic files, Parquet, each also gzip; polars and pandas."""
+"""Files and frames as tables of chosen columns: CSV, TSV, RecBole's, JSON Lines, Parquet, each also gzip; polars and pandas."""
 
 import codecs
 import csv
 import gzip
 import io
+import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +18,11 @@ import pyarrow.csv as pa_csv
 
 from ssd4rec.errors import DataError
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".item", ".txt", ".dat", ".data")
-PARQUET_SUFFIXES = (".parquet", ".pq")
+KINDS = (
+    dict.fromkeys((".csv", ".tsv", ".inter", ".item", ".txt", ".dat", ".data"), "text")
+    | dict.fromkeys((".jsonl", ".ndjson", ".json"), "json")
+    | dict.fromkeys((".parquet", ".pq"), "parquet")
+)
 SEPARATORS = ("\t", ",", ";")
 UTF8_MARK, UTF16_MARKS = codecs.BOM_UTF8, (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 GZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
@@ -72,7 +76,9 @@ def read_table(source: Source, choose: Choose) -> Table:
         data = _unzipped(path) if head.startswith(GZIP_MAGIC) else path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return _from_parquet(path, data, choose) if kind == "parquet" else _from_text(str(path), data, choose)
+    if kind == "parquet":
+        return _from_parquet(path, data, choose)
+    return _from_json_lines(str(path), data, choose) if kind == "json" else _from_text(str(path), data, choose)
 
 
 def _kind_of_file(path: Path) -> str:
@@ -81,12 +87,12 @@ def _kind_of_file(path: Path) -> str:
     if not path.exists():
         raise DataError(f"no such file: {path}")
     suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "none")
-    if suffix not in TEXT_SUFFIXES + PARQUET_SUFFIXES:
-        known = ", ".join(TEXT_SUFFIXES + PARQUET_SUFFIXES)
+    if suffix not in KINDS:
+        known = ", ".join(KINDS)
         raise DataError(f"{path}: unknown kind of file (suffix {suffix}); expected one of {known}, each also with .gz; rename it")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty; {EXPECTED}")
-    return "parquet" if suffix in PARQUET_SUFFIXES else "text"
+    return KINDS[suffix]
 
 
 def _unzipped(path: Path) -> bytes:
@@ -136,6 +142,28 @@ def _from_frame(lazy: pl.LazyFrame, source: str, choose: Choose) -> Table:
     if not frame.height:
         raise DataError(f"{source} has no rows, only the columns {', '.join(header)}")
     return Table(frame, source, header, names, lambda row: f"row {row + 1}")
+
+
+def _from_json_lines(source: str, data: bytes, choose: Choose) -> Table:
+    check_utf8(source, data)
+    data = data.removeprefix(UTF8_MARK)
+    if not data.strip():
+        raise DataError(f"{source} is empty; expected an object a line, with user, item and time")
+    try:  # the types that suit all lines; only the chosen columns are kept
+        return _from_frame(pl.scan_ndjson(io.BytesIO(data), infer_schema_length=None), source, choose)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(_what_is_no_object(source, data) or f"{source}: {_first_line(error)}") from error
+
+
+def _what_is_no_object(source: str, data: bytes) -> str | None:
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        try:
+            value = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError as error:
+            return f"{source}: line {number} is not JSON ({error}); expected one object a line (JSON Lines)"
+        if not isinstance(value, dict):
+            return f"{source}: line {number} is a JSON {type(value).__name__}; expected one object a line (JSON Lines)"
+    return None
 
 
 def _from_text(source: str, data: bytes, choose: Choose) -> Table:
