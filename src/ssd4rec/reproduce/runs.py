@@ -99,11 +99,12 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
 
 def result_of(folder: Path) -> dict[str, Any] | None:
     """What a run gave; None: it is not finished, failed when it was last tried, or was measured in another way than now."""
-    found = None if (folder / FAILURE).is_file() else _read(folder)
+    found = None if (folder / FAILURE).is_file() else last_result_of(folder)
     return found if found is not None and found.get("measured") == MEASURED else None
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def last_result_of(folder: Path) -> dict[str, Any] | None:
+    """What a run gave when it was last finished, however it was measured then."""
     try:
         found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -115,7 +116,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 def counted_in(folder: Path) -> dict[str, Any]:
     """The figures of what is not learnt, by name; empty: no run has measured them yet."""
-    return _read(folder) or {}
+    return last_result_of(folder) or {}
 
 
 def ranks_of(folder: Path, name: str = RANKS) -> Ranks:

@@ -25,7 +25,7 @@ from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, open_interactions, result_of, write_whole
+from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, last_result_of, open_interactions, result_of, write_whole
 from ssd4rec.training.fit import LAST
 from ssd4rec.training.progress import TrainingProgress
 
@@ -92,11 +92,9 @@ def _trained(folder: Path, device: str) -> Artefact | None:
 
 def _cost_before(folder: Path) -> dict[str, Any]:
     """What training and inference cost when a model was trained that is only measured now; unknown if nobody wrote it down."""
-    try:
-        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))["efficiency"]
-    except FileNotFoundError:
-        return {"peak_memory": None, "peak_gpu_memory": None}
-    return found
+    found = last_result_of(folder)
+    cost: dict[str, Any] = found["efficiency"] if found else {"peak_memory": None, "peak_gpu_memory": None}
+    return cost
 
 
 def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> None:
