@@ -39,8 +39,9 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Make the paper's tables and figures on DATA: OUT/report.html, report.md, results.json.
 
-    Every run is kept under the hash of its settings. The same command goes on where it was stopped, and other budgets
-    or studies in the same --out leave what is there and use what they share.
+    Every run is kept under the hash of its settings: the same command goes on where it was stopped, and others in the same
+    --out use what they share. Other studies, data and protocols leave the tables that are there; the same study on the same
+    data again, with other models or another budget, takes the place of its tables.
 
     accuracy    models side by side, published figures, paired tests
     efficiency  seconds and memory

@@ -1,6 +1,7 @@
 """What is measured of each model beside its figures: with a prior, with seen items removed; and what needs no model."""
 
 import json
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ from ssd4rec.config import Config
 from ssd4rec.data.packing import Numbers
 from ssd4rec.evaluation.evaluate import Ranker, Scorer
 from ssd4rec.evaluation.prior import Silent, choose_prior
-from ssd4rec.reproduce.runs import RESULT, write_whole
+from ssd4rec.reproduce.runs import RESULT, counted_in, write_whole
 
 
 class Measure:
@@ -55,7 +56,7 @@ def count(measure: Measure, folder: Path) -> None:
 
     The folder appears whole or not at all; of two runs that measure at once the first one's stays.
     """
-    if folder.is_dir():
+    if counted_in(folder):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     silent = Silent(len(measure.data.catalogue))  # beside it, the weight of counts changes no rank
@@ -70,6 +71,8 @@ def count(measure: Measure, folder: Path) -> None:
             },
         }
         write_whole(whole / RESULT, json.dumps(found))
+        if folder.is_dir() and not counted_in(folder):
+            shutil.rmtree(folder)  # somebody took away what says that it is whole
         try:
             whole.rename(folder)
         except OSError:

@@ -233,6 +233,30 @@ def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
     return [recipe.point(label, recipe.main, changes) for label, changes in rows.items()]
 
 
+def changing(planned: Sequence[Point], longest: int) -> tuple[list[Point], list[str]]:
+    """The points of a study that differ on data whose longest history has so many events, and the labels of the others.
+
+    Of several that are the same, the one that reads whole histories stays, else the first.
+    """
+
+    def whole(point: Point) -> bool:
+        return bool(point.configs) and point.configs[0].data.max_length is None
+
+    def effect(point: Point) -> tuple[Config, ...]:
+        return tuple(
+            config.model_copy(update={"data": config.data.model_copy(update={"max_length": None})})
+            if (config.data.max_length or 0) >= longest
+            else config
+            for config in point.configs
+        )
+
+    first: dict[tuple[Config, ...], Point] = {}
+    for point in sorted(planned, key=whole, reverse=True):
+        first.setdefault(effect(point), point)
+    kept = [point for point in planned if first[effect(point)] is point]
+    return kept, [point.label for point in planned if first[effect(point)] is not point]
+
+
 def _beta(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
     return [recipe.point(f"beta {beta}", recipe.main, [f"backbone.backward_weight={beta}"], beta) for beta in BETAS]
 

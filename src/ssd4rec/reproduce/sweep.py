@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.locks import alone
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
-from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, addressees, find, points
+from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, addressees, changing, find, points
 
 CUTOFF = 10
 Say = Callable[[str], None]
@@ -26,6 +27,7 @@ class Part:
     study: str
     data: Dataset
     points: tuple[Point, ...]
+    without: tuple[str, ...] = ()  # labels of points that change nothing on these data
 
     @property
     def runs(self) -> Iterator[tuple[str, Run]]:
@@ -89,20 +91,39 @@ def plan(
     chosen = [find(model, MODELS, "model") for model in models] or list(MODELS)
     names = list(STUDIES) if study == "all" else [study]
     parts = []
-    for source in sources:
+    for source in dict.fromkeys(sources):
         first = points("ablation", None, budget, (), settings)[0].configs[0]
         if CUTOFF not in first.evaluation.cutoffs:
             raise ConfigError(
                 f"the tables compare NDCG@{CUTOFF}: evaluation.cutoffs must have {CUTOFF}, found {first.evaluation.cutoffs}"
             )
         data = look_at(source, first, cache)
-        parts += [Part(name, data, tuple(_points(name, data, budget, chosen, settings))) for name in names]
+        parts += [_part(name, data, _points(name, data, budget, chosen, settings)) for name in names]
+    parts = _told_apart(parts)
     rows = {point.model for part in parts for point in part.points}
     if unused := addressees(settings) - rows:
         raise ConfigError(f"--set {min(unused)}: is for no row of this; the rows are of {', '.join(sorted(rows))}")
     if not any(point.configs for part in parts for point in part.points):
         raise ConfigError(f"{' and '.join(COUNTED)} are measured beside a model; name one with them in --models")
     return Sweep(tuple(parts), budget, out, cache)
+
+
+def _part(study: str, data: Dataset, planned: Sequence[Point]) -> Part:
+    if study not in ("ablation", "length"):
+        return Part(study, data, tuple(planned))
+    kept, without = changing(planned, data.description["kept"]["longest"])
+    return Part(study, data, tuple(kept), tuple(without))
+
+
+def _told_apart(parts: Sequence[Part]) -> list[Part]:
+    """Two files of one name are called by their paths."""
+    sources: dict[str, set[str]] = {}
+    for part in parts:
+        sources.setdefault(part.data.name, set()).add(part.data.source)
+    return [
+        replace(part, data=replace(part.data, name=part.data.source)) if len(sources[part.data.name]) > 1 else part
+        for part in parts
+    ]
 
 
 def _points(name: str, data: Dataset, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:
@@ -131,17 +152,25 @@ def carry_out(
     Raises:
         KeyboardInterrupt: interrupted; the runs under way are ended, the same command goes on.
         ConfigError: less than one run at once.
-        DataError: the folder cannot be written.
+        DataError: the folder cannot be written, or another process is at work in it.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
+    busy = DataError(f"another sweep is at work in {sweep.out}; wait for it, or choose another --out")
+    try:
+        (sweep.out / "runs").mkdir(parents=True, exist_ok=True)
+        with alone(sweep.out / "lock", busy):
+            return _make_what_is_missing(sweep, say, watch, jobs, threads)
+    except OSError as error:
+        raise DataError(
+            f"{sweep.out} cannot be written: {error.strerror or error}; make room, or choose another --out"
+        ) from error
+
+
+def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threads: int | None) -> dict[str, Any]:
     runs = sweep.runs
     missing = [key for key in runs if not sweep.finished(key)]
     say(f"{len(runs)} runs, {len(runs) - len(missing)} of them cached in {sweep.out}, {len(missing)} to do")
-    try:
-        (sweep.out / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{sweep.out} cannot be written: {error.strerror}; choose another --out") from error
     results = _report(sweep)
     began = time.monotonic()
     cached = len(runs) - len(missing)
@@ -168,6 +197,7 @@ def _spec(sweep: Sweep, title: str, run: Run) -> dict[str, Any]:
     return {
         "title": title,
         "data": run.data.source,
+        "fingerprint": run.data.fingerprint,
         "cache": str(sweep.cache.resolve()),
         "counted": str(sweep.counted(run).resolve()),
         "settings": run.config.model_dump(mode="json"),

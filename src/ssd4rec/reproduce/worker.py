@@ -22,7 +22,7 @@ from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
-from ssd4rec.errors import ArtefactError
+from ssd4rec.errors import ArtefactError, DataError
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, last_result_of, open_interactions, result_of, write_whole
@@ -35,6 +35,8 @@ def work(folder: Path) -> None:
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     config = Config.model_validate(spec["settings"])
     data = experiment.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
+    if data.histories.fingerprint() != spec["fingerprint"]:  # under that of the others these figures would be found again
+        raise DataError(f"{spec['data']} has changed since the sweep began; give the command again")
     if result_of(folder) is not None:  # then what needs no learning is all that is missing
         counts = training_counts(data.histories, data.split.train, len(data.catalogue))
         count(Measure(data, config, counts), Path(spec["counted"]))
@@ -123,9 +125,16 @@ def _now() -> float:
 
 def _peak_memory() -> dict[str, int | None]:
     """Bytes: of the whole process, and what torch held on the GPU."""
-    unit = 1 if platform.system() == "Darwin" else 1024
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    return {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "peak_gpu_memory": gpu}
+    return {"peak_memory": _peak_resident(), "peak_gpu_memory": gpu}
+
+
+def _peak_resident() -> int:
+    try:  # what getrusage says begins on Linux with what the process that started this one held
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def _processor() -> str:

@@ -1,0 +1,29 @@
+"""One process at a time: a lock on a file that goes with the process, however it ends."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextmanager
+def alone(path: Path, busy: Exception) -> Iterator[None]:
+    """Hold the file's lock inside the block. Windows has no such lock: there nobody is kept out.
+
+    Args:
+        path: of the lock; made where it is not there, and left.
+        busy: raised where another process holds it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with path.open("a") as file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise busy from None
+        yield
