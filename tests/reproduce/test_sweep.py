@@ -17,23 +17,18 @@ import torch
 
 import worlds
 from ssd4rec.artefact import load_artefact
-from ssd4rec.config import BACKBONES, DataConfig
 from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.experiment import make_model
-from ssd4rec.reproduce.compare import paired_bootstrap
+from ssd4rec.locks import alone
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.published import published_row
-from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.results import recipe_of, reduced
 from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, counted_in, ranks_of
-from ssd4rec.reproduce.studies import find, make_budget, points
-from ssd4rec.reproduce.sweep import plan
-from ssd4rec.reproduce.tables import notes
+from ssd4rec.reproduce.studies import make_budget, points
+from ssd4rec.reproduce.sweep import carry_out, plan
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
 OPTIONS = (
@@ -157,20 +152,6 @@ def test_each_model_is_measured_with_seen_items_removed_too(swept):
     assert "seen items removed from the candidates" in (swept / "out" / "report.md").read_text()
 
 
-def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
-    """Where seen items are candidates and a prior puts them down; not where they are none, or where they recur."""
-    row = {"label": "SASRec", "recipe": None, "seeds": [], "with_prior": {"repeats": [0.0, -8.0]}}
-    part = {
-        "source": "x", "kept": {"users": 1, "items": 1, "interactions": 1}, "known": None, "reduced": None, "jobs": 1,
-        "rows": [row], "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": {"seen": "kept"},
-        "device": "CPU", "versions": {},
-    }  # fmt: skip
-    warned = [note.warning for note in notes("accuracy", part) if "had to learn that" in note.text]
-    assert warned == [True]
-    for other in (part | {"protocol": {"seen": "filtered"}}, part | {"rows": [row | {"with_prior": {"repeats": [0.0, 2.0]}}]}):
-        assert not [note for note in notes("accuracy", other) if "had to learn that" in note.text]
-
-
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_figures(swept):
     """Killed after its first run, the same command makes the other one only, and ends with the uninterrupted figures."""
@@ -287,126 +268,6 @@ def test_an_interrupted_sweep_leaves_no_process_and_no_failure(swept):
     assert "Missing: ssd4rec (seed 2024), gru4rec (seed 2024)" in (out / "report.html").read_text()
 
 
-def test_each_model_has_its_recipe():
-    """SASRec learns at its own rate, on Beauty with the dropout of its preset; the paper's settings rule SSD4Rec alone."""
-    small, paper = make_budget("small"), make_budget("paper")
-    assert set(RECIPES) == set(BACKBONES)
-    for name, recipe in RECIPES.items():
-        ours, beauty, published = (
-            points("accuracy", known, budget, [name], ())[0].configs[0]
-            for known, budget in ((None, small), ("amazon-beauty", small), ("amazon-beauty", paper))
-        )
-        assert (ours.training.learning_rate, ours.backbone.dropout) == (recipe.learning_rate, recipe.dropout)
-        assert (beauty.training.learning_rate, beauty.backbone.dropout) == (recipe.learning_rate, 0.4)
-        assert (ours.training.schedule, ours.training.patience) == ("cosine", small.epochs)
-        assert (published.training.schedule, published.training.patience) == ("constant", 10)
-        assert published.training.learning_rate == (1e-3 if name == "ssd4rec" else recipe.learning_rate)
-
-
-def test_the_papers_settings_can_be_had_with_each_history_read_once():
-    """Width, rates, dropout and mask of the preset; not for SIGMA, nor where layers below the top read backwards."""
-    budget, paper = make_budget("paper-one-pass", epochs=40), make_budget("paper", epochs=40)
-    names = ["ssd4rec", "ssd4rec-all", "sasrec", "bert4rec", "sigma"]
-    for known in ("amazon-beauty", "ml-1m"):
-        once, every = (points("accuracy", known, each, names, ()) for each in (budget, paper))
-        read = {point.label: point.configs[0].training.objective for point in once}
-        expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "prefix"}
-        assert read == expected | ({"ssd4rec-all": "prefix"} if known == "ml-1m" else {})
-        for ours, theirs in zip(once, every, strict=True):
-            same = {"objective": "prefix", "token_budget": theirs.configs[0].training.token_budget}
-            training = ours.configs[0].training.model_copy(update=same)
-            assert (ours.configs[0].backbone, training) == (theirs.configs[0].backbone, theirs.configs[0].training)
-    (whole, *_) = points("ablation", "ml-1m", budget, (), ())
-    assert whole.model == "ssd4rec"
-    said = [str(recipe_of(point, "ml-1m", budget)) for point in once]
-    assert ["each history read once" in each for each in said] == [True, False, True, True, False]
-    deeper = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all", "ssd4rec"], ["ssd4rec:backbone.layers=2"])
-    assert [point.configs[0].training.objective for point in deeper] == ["one-pass", "one-pass"]
-    (every,) = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all"], ["ssd4rec-all:backbone.layers=2"])
-    assert every.configs[0].training.objective == "prefix"
-
-
-def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
-    """Nobody published settings for ML-100K: the paper's budget takes our recipe there, and says so."""
-    budget = make_budget("paper")
-    (point,) = points("accuracy", "ml-100k", budget, ["sasrec"], ())
-    assert point.configs[0].training.objective == "one-pass"
-    assert "the paper has no settings for these data" in (reduced("ml-100k", budget, 18) or "")
-
-
-def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
-    """The paper's width, and an end by validation: whole, whatever --epochs allowed; cut short or narrower: reduced."""
-    assert reduced("amazon-beauty", make_budget("paper"), 300) is None
-    assert reduced("amazon-beauty", make_budget("paper", epochs=40, seeds=1), 18) is None
-    assert reduced("amazon-beauty", make_budget("paper", epochs=40), 40) == "a run was cut short after 40 epochs"
-    for budget in (make_budget("paper", width=128), make_budget("medium", width=256), make_budget("small")):
-        assert reduced("amazon-beauty", budget, 3) == "reduced budget"
-
-
-def test_a_report_does_not_call_searched_what_was_given():
-    """Settings that --set has changed are named; all others come from the recipe, and a small budget changes none of them."""
-    small = make_budget("small")
-    for known, rest in ((None, ""), ("amazon-beauty", ", with the dropout of the preset")):
-        (as_it_is,) = points("accuracy", known, small, ["sasrec"], ())
-        assert recipe_of(as_it_is, known, small) == RECIPES["sasrec"].source + rest
-        given = ("training.mask_ratio=0.0", "training.token_budget=1024", "training.weight_decay=0.1", "sasrec:backbone.width=16")
-        (changed,) = points("accuracy", known, small, ["sasrec"], given)
-        names = "backbone.width, training.token_budget, training.mask_ratio, training.weight_decay"
-        assert recipe_of(changed, known, small) == f"changed here ({names}), the rest {RECIPES['sasrec'].source}{rest}"
-
-
-def test_a_report_does_not_call_the_papers_what_was_changed():
-    """The paper's budget with --set names what was set, for our model and for the others."""
-    paper = make_budget("paper", epochs=40)
-    for model, source in (("ssd4rec-all", "preset of the paper"), ("ssd4rec", "preset of the paper"), ("sasrec", "searched")):
-        (as_it_is,) = points("accuracy", "amazon-beauty", paper, [model], ())
-        assert str(recipe_of(as_it_is, "amazon-beauty", paper)).startswith(source)
-        given = ("training.objective=one-pass", "training.token_budget=1152")
-        (changed,) = points("accuracy", "amazon-beauty", paper, [model], given)
-        said = str(recipe_of(changed, "amazon-beauty", paper))
-        assert said.startswith("changed here (")
-        assert "training.token_budget" in said.partition(")")[0]
-        assert f"the rest {source}" in said
-
-
-def test_unknown_names_are_told_the_nearest():
-    """A misspelt study names the one that was meant."""
-    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
-        find("acuracy", ("accuracy", "beta"), "study")
-    with pytest.raises(ConfigError, match=r"no budget named 'tiny'\. There are small, medium, paper"):
-        make_budget("tiny")
-    with pytest.raises(ConfigError, match="--seeds must be 1 or more"):
-        make_budget("small", seeds=0)
-
-
-def test_a_setting_is_for_all_models_or_for_one():
-    """`sasrec:` sets it for SASRec alone, after what is set for all; a mask for all is none for BERT4Rec, which needs it."""
-    budget, names = make_budget("small"), ["ssd4rec", "sasrec", "bert4rec"]
-    given = (
-        "sasrec:training.learning_rate=5e-4",
-        "training.learning_rate=2e-3",
-        "training.mask_ratio=0.0",
-        "data.user=a:b",
-    )
-    found = {point.label: point.configs[0] for point in points("accuracy", None, budget, names, given)}
-    assert [found[name].training.learning_rate for name in names] == [2e-3, 5e-4, 2e-3]
-    assert [found[name].training.mask_ratio for name in names] == [0.0, 0.0, RECIPES["bert4rec"].mask_ratio]
-    assert [found[name].data.user for name in names] == ["a:b"] * 3
-    (alone,) = points("accuracy", None, budget, ["bert4rec"], ["bert4rec:training.mask_ratio=0.5"])
-    assert alone.configs[0].training.mask_ratio == 0.5
-    with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
-        points("accuracy", None, budget, names, ["sasrek:training.learning_rate=1"])
-    with pytest.raises(ConfigError, match="with a prior anyway"):
-        points("accuracy", None, budget, names, ["sasrec:prior.repeats=1"])
-    with pytest.raises(ConfigError, match="the same data and the same protocol"):
-        points("accuracy", None, budget, names, ["sasrec: data.min_interactions=2"])
-    for setting, option in (("backbone.width=8", "--width"), ("ssd4rec:backbone.bidirectional=none", "--models")):
-        with pytest.raises(ConfigError, match=f"is what {option} says"):
-            points("accuracy", None, budget, names, [setting])
-    (prefix,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], ["training.mask_ratio=0.0"])
-    assert (prefix.configs[0].training.objective, prefix.configs[0].training.mask_ratio) == ("prefix", 0.0)
-
-
 def test_what_cannot_be_asked_for_is_said_before_anything_is_trained(tmp_path):
     """A setting for a model that no row is of, no model beside what is counted, no cut-off for the tables."""
     worlds.frame(worlds.cycle()).write_csv(tmp_path / "cycle.csv")
@@ -431,6 +292,59 @@ def test_runs_of_versions_without_an_order_of_equal_times_are_found():
     assert Run(data, other.configs[0]).counted != Run(data, point.configs[0]).counted
 
 
+def test_two_files_of_one_name_in_one_command_are_called_by_their_paths(tmp_path):
+    """In tables and in the lines that tell how far the sweep is."""
+    for place, users in (("a", 50), ("b", 60)):
+        (tmp_path / place).mkdir()
+        worlds.frame(worlds.cycle(users)).write_csv(tmp_path / place / "log.csv")
+    sources = [str(tmp_path / place / "log.csv") for place in "ab"]
+    asked = {"budget": make_budget("small"), "out": tmp_path / "out", "cache": tmp_path, "models": ["sasrec"], "settings": ()}
+    sweep = plan("accuracy", [*sources, sources[0]], **asked)
+    assert [part.data.name for part in sweep.parts] == sources
+    assert [title for title, _ in sweep.runs.values()] == [f"{source}, sasrec, seed 2024" for source in sources]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    """It is a file, it is under a file, its disk refuses the report, another sweep is at work in it."""
+    worlds.frame(worlds.cycle()).write_csv(tmp_path / "cycle.csv")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "out" / "report.md.partial").mkdir(parents=True)
+    asked = {"budget": make_budget("small"), "cache": tmp_path, "models": ["sasrec"], "settings": ["data.min_interactions=1"]}
+    for out in ("file", "file/out", "out"):
+        sweep = plan("accuracy", [str(tmp_path / "cycle.csv")], out=tmp_path / out, **asked)
+        with pytest.raises(DataError, match=f"{out} cannot be written: .*choose another --out"):
+            carry_out(sweep, lambda _: None)
+    with (
+        alone(tmp_path / "out" / "lock", ValueError()),
+        pytest.raises(DataError, match=r"another sweep is at work in .*wait for it"),
+    ):
+        carry_out(sweep, lambda _: None)
+
+
+@pytest.mark.slow
+def test_data_that_change_under_a_sweep_are_refused(swept):
+    """Else the figures of other data would be found under this one's key for ever."""
+    data = swept / "changing.csv"
+    worlds.frame(worlds.cycle()).write_csv(data)
+    asked = {"budget": make_budget("small", epochs=1, width=16), "out": swept / "changed", "cache": swept}
+    sweep = plan("accuracy", [str(data)], **asked, models=["sasrec"], settings=["data.min_interactions=1"])
+    worlds.frame(worlds.cycle(users=50)).write_csv(data)
+    (part,) = carry_out(sweep, lambda _: None)["studies"]["accuracy"].values()
+    assert "has changed since the sweep began; give the command again" in part["rows"][0]["seeds"][0]["why"]
+    assert not list((swept / "changed" / "counted").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system says it right")
+def test_peak_memory_is_that_of_the_run_not_of_the_sweep():
+    """A process that holds a gibibyte starts one that holds no more than torch."""
+    child = "from ssd4rec.reproduce.worker import _peak_resident; print(_peak_resident())"
+    start = f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    parent = f"import subprocess, sys; held = bytearray(b'x') * (1 << 30); {start}"
+    found = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 1 << 26 < int(found.stdout) < 1 << 30
+
+
 def test_what_needs_no_learning_appears_whole_and_once(tmp_path):
     """Measured once; where another run was first, its figures stay; nothing half-made is left, and a broken file is named."""
     world = worlds.world(worlds.cycle())
@@ -450,6 +364,9 @@ def test_what_needs_no_learning_appears_whole_and_once(tmp_path):
     count(Overtaken(world, worlds.config(), counts), tmp_path / "counted" / "other")
     assert counted_in(tmp_path / "counted" / "other") == found
     assert sorted(path.name for path in (tmp_path / "counted").iterdir()) == ["key", "other"]
+    (folder / "result.json").unlink()
+    count(measure, folder)  # what says that it is whole was taken away
+    assert counted_in(folder) == found
     (folder / "result.json").write_text("")
     with pytest.raises(DataError, match=r"result\.json cannot be read"):
         counted_in(folder)
@@ -458,44 +375,9 @@ def test_what_needs_no_learning_appears_whole_and_once(tmp_path):
         ranks_of(folder, "popularity.npy")
 
 
-def test_studies_are_the_papers():
-    """Beta runs from 0 to 1, rho to 0.6, and lengths to whole histories; each seed is a run."""
-    budget = make_budget("small", seeds=2)
-    betas, rhos, lengths = (points(name, None, budget, (), ()) for name in ("beta", "rho", "length"))
-    assert [point.x for point in betas][:: len(betas) - 1] == [0.0, 1.0]
-    assert [point.configs[0].training.mask_ratio for point in rhos] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    assert [point.configs[1].data for point in lengths][-1] == DataConfig()
-    assert [config.training.seed for config in betas[0].configs] == [2024, 2025]
-    without = points("ablation", None, budget, (), ())[4]
-    assert without.label == "no feed-forward network"
-    assert without.configs[0].backbone.feed_forward is False
-
-
 def test_padding_changes_no_state():
     """A padded batch reads out what a packed one does."""
     model = make_model(worlds.config(), 12).eval()
     items, boundaries = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([0, 1, 4, 6])
     with torch.inference_mode():
         torch.testing.assert_close(Padded(model).encode(items, boundaries), model.encode(items, boundaries))
-
-
-def test_a_paired_test_tells_a_better_model_from_an_equal_one():
-    """First everywhere against third everywhere differs by 1 - 1/2; against itself by 0."""
-    first, third = np.full(50, 1), np.full(50, 3)
-    better = paired_bootstrap([first], [third])
-    assert (better["difference"], better["low"]) == (0.5, 0.5)
-    assert better["p"] < 0.01
-    assert paired_bootstrap([first], [first])["p"] == 1.0
-
-
-def test_published_figures_are_those_of_the_paper():
-    """KuaiRand's row of SSD4Rec, and none for data that nobody published."""
-    assert published_row("kuairand-pure", "ssd4rec-all", "kept").figures["ndcg@10"] == 0.0593
-    assert published_row(None, "ssd4rec", "kept") is None
-
-
-def test_published_figures_stand_beside_the_same_protocol_only():
-    """A table made with seen items kept says nothing beside one that removes them."""
-    assert published_row("ml-1m", "sasrec", "kept").figures["ndcg@10"] == 0.1687
-    assert published_row("ml-1m", "sasrec", "filtered") is None
-    assert published_row("ml-1m", "hstu-large", "filtered").seen == "filtered"

@@ -1,11 +1,15 @@
-"""Whether one model is better than another for the same users."""
+"""Whether one model is better than another for the same users, and which rows of a table are asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.reproduce.runs import ranks_of
+from ssd4rec.reproduce.studies import COUNTED, WIRINGS
 
 RESAMPLES = 2000
 
@@ -43,3 +47,40 @@ def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str
         "high": high,
         "p": min(1.0, max(p, 1 / RESAMPLES)),
     }
+
+
+def add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
+    """Beside each wiring of ours: paired tests against the best model that is not ours, and the best of these that is learnt.
+
+    Beside the first wiring also tests against the others.
+    """
+    done = [row for row in rows if row["metrics"]]
+    ours = [row for row in done if row["model"] in WIRINGS]
+    baselines = [row for row in done if row["model"] not in WIRINGS]
+    learnt = [row for row in baselines if row["model"] not in COUNTED]
+    best = {_best(among)["label"]: _best(among) for among in (baselines, learnt) if among}
+    for row in ours:
+        wirings = {other["label"]: other for other in ours[1:]} if row is ours[0] else {}
+        row["against_baselines"] = [
+            {"baseline": label, **paired_bootstrap(_ranks(row, out, counted), _ranks(other, out, counted))}
+            for label, other in (best | wirings).items()
+        ]
+
+
+def add_worth(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """Beside each model with something taken away: a paired test against the whole one."""
+    whole, *others = rows
+    for row in others:
+        if row["metrics"] and whole["metrics"]:
+            test = paired_bootstrap(_ranks(row, out, out), _ranks(whole, out, out))
+            row["against_baselines"] = [{"baseline": whole["label"], **test}]
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
+
+
+def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:
+    if row["model"] in COUNTED:
+        return [ranks_of(counted, f"{row['model']}.npy")]
+    return [ranks_of(out / "runs" / seed["key"]) for seed in row["seeds"] if seed["state"] == "finished"]

@@ -8,20 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssd4rec.config import Config, Seen, presets
+from ssd4rec.config import DataConfig, EvaluationConfig, Seen, presets
 from ssd4rec.errors import DataError
-from ssd4rec.evaluation.metrics import Ranks
-from ssd4rec.reproduce.compare import paired_bootstrap
+from ssd4rec.reproduce.compare import add_tests, add_worth
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, ranks_of, result_of
-from ssd4rec.reproduce.studies import BUDGETS, COUNTED, STUDIES, WIRINGS, Budget, Point
+from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, result_of
+from ssd4rec.reproduce.studies import BUDGETS, STUDIES, WIRINGS, Budget, Point
 
 if TYPE_CHECKING:
     from ssd4rec.reproduce.sweep import Part
 
 RESULTS = "results.json"
 FORMAT = 4  # of results.json; what another version wrote is left out of the report until its command is given again
+PROTOCOL = frozenset(
+    f"{group}.{key}"
+    for group, settings in (("data", DataConfig), ("evaluation", EvaluationConfig))
+    for key in settings.model_fields
+    if f"{group}.{key}" not in ("data.user", "data.item", "data.time", "evaluation.token_budget")
+)
 COSTS = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
 
 
@@ -29,12 +34,23 @@ def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, A
     """The parts of this sweep as far as they are finished, and other studies that an earlier one left in the folder."""
     studies = _earlier(out)
     for part in parts:
-        studies.setdefault(part.study, {})[part.data.name] = _part(part, budget, out)
+        sections = studies.setdefault(part.study, {})
+        sections[_name(part, sections)] = _part(part, budget, out)
     return {
         "format": FORMAT,
         "commit": _commit(),
         "studies": {name: studies[name] for name in STUDIES if name in studies},
     }
+
+
+def _name(part: "Part", sections: Mapping[str, Any]) -> str:
+    """Of its section: the data, and what --set changed of the protocol. Other data of the same name keep theirs."""
+    first = next((point for point in part.points if point.unset), None)
+    changed = [f"{name}={_value(first, name)}" for name in _changed(first) if name in PROTOCOL] if first else []
+    name = " ".join([part.data.name, *changed])
+    there = sections.get(name)
+    other = there is not None and there["source"] != part.data.source and there["fingerprint"] != part.data.fingerprint
+    return " ".join([part.data.source, *changed]) if other else name
 
 
 def _earlier(out: Path) -> dict[str, Any]:
@@ -55,37 +71,55 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     first = result_of(out / "runs" / finished[0]["key"]) if finished else None
     counted = _add_counted(rows, part, out)
     if part.study == "accuracy":
-        _add_tests(rows, out, counted)
+        add_tests(rows, out, counted)
     if part.study == "ablation":
+        add_worth(rows, out)
         rows.extend(_padded(rows))
     beside = {"ssd4rec" if row["model"] in WIRINGS else row["model"] for row in rows if row["published"]}
-    others = PUBLISHED.get(part.data.known or "", {}) if part.study == "accuracy" else {}
+    known = _known_to_print(part)
+    others = PUBLISHED.get(known or "", {}) if part.study == "accuracy" else {}
     return {
         "source": part.data.source,
         "known": part.data.known,
         "fingerprint": part.data.fingerprint,
         "kept": part.data.description["kept"],
         "budget": asdict(budget),
-        "reduced": reduced(part.data.known, budget, max((seed["epochs"] for seed in finished), default=0)),
+        "reduced": reduced(
+            part.data.known, budget, max((seed["epochs"] for seed in finished), default=0), _learnt_otherwise(part)
+        ),
+        "without": part.without,
         "axis": STUDIES[part.study].axis,
         "protocol": first["protocol"] if first else None,
         "versions": first["versions"] if first else None,
         "device": first["efficiency"]["device"] if first else None,
         "jobs": max((seed["jobs"] for seed in finished), default=1),
         "rows": rows,
-        "highest_published": highest_published(part.data.known, _seen(part.points)) if part.study == "accuracy" else None,
-        "highest_published_seen_removed": highest_published(part.data.known, "filtered") if part.study == "accuracy" else None,
+        "highest_published": highest_published(known, _seen(part.points)) if part.study == "accuracy" else None,
+        "highest_published_seen_removed": highest_published(known, "filtered") if part.study == "accuracy" else None,
         "published_only": {name: _published(row) for name, row in others.items() if name not in beside},
     }
 
 
-def reduced(known: str | None, budget: Budget, epochs: int) -> str | None:
+def _known_to_print(part: "Part") -> str | None:
+    """The data set whose published figures stand under this protocol: all are of the last event left out."""
+    split = {config.data.split for point in part.points for config in point.configs}
+    return part.data.known if split <= {"leave-last-out"} else None
+
+
+def _learnt_otherwise(part: "Part") -> list[str]:
+    """What --set changed of how some row is built or trained."""
+    changed = {name for point in part.points if point.unset for name in _changed(point)}
+    return sorted(name for name in changed if not name.startswith(("data.", "evaluation.")))
+
+
+def reduced(known: str | None, budget: Budget, epochs: int, changed: Sequence[str] = ()) -> str | None:
     """Why the figures do not say what the paper's settings give; None: they do.
 
     Args:
         known: the named data set.
         budget: what the runs may cost.
         epochs: of the longest run; as many as the budget has: it was cut short, not ended by its validation.
+        changed: settings of model and training that --set changed.
     """
     if budget.follows_paper and known not in presets():
         return "the paper has no settings for these data, so our recipes were taken"
@@ -93,7 +127,9 @@ def reduced(known: str | None, budget: Budget, epochs: int) -> str | None:
     if not budget.follows_paper or budget.width < whole.width:
         return "reduced budget"
     cut = epochs >= budget.epochs < whole.epochs
-    return f"a run was cut short after {budget.epochs} epochs" if cut else None
+    if cut:
+        return f"a run was cut short after {budget.epochs} epochs"
+    return f"settings were changed ({', '.join(changed)})" if changed else None
 
 
 def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
@@ -115,7 +151,7 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
         elif (folder / FAILURE).is_file():
             seed |= {"state": "failed", "why": (folder / FAILURE).read_text(encoding="utf-8")}
         seeds.append(seed)
-    known = part.data.known if point.label in (point.model, "SSD4Rec") else None
+    known = _known_to_print(part) if point.label in (point.model, "SSD4Rec") else None
     return {
         "label": point.label,
         "model": point.model,
@@ -136,8 +172,7 @@ def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
     """Where the settings of a row come from, and which of them --set has changed."""
     if not point.configs or point.unset is None:
         return None
-    config = point.configs[0]
-    changed = _unlike(point.unset, config)
+    config, changed = point.configs[0], _changed(point)
     if budget.follows_paper and config.backbone.name == "ssd4rec" and known in presets():
         source = "preset of the paper"
     else:
@@ -149,14 +184,19 @@ def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
     return f"changed here ({', '.join(changed)}), the rest {source}" if changed else source
 
 
-def _unlike(one: Config, other: Config) -> list[str]:
-    """The settings in which two differ, but for the seed."""
+def _changed(point: Point) -> list[str]:
+    """The settings that --set changed, but for the seed."""
     return [
         f"{group}.{key}"
         for group in ("data", "backbone", "training", "evaluation")
-        for key, value in getattr(one, group)
-        if key != "seed" and value != getattr(getattr(other, group), key)
+        for key, value in getattr(point.unset, group)
+        if key != "seed" and value != _value(point, f"{group}.{key}")
     ]
+
+
+def _value(point: Point, name: str) -> Any:
+    group, _, key = name.partition(".")
+    return getattr(getattr(point.configs[0], group), key)
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -209,30 +249,6 @@ def _add_counted(rows: Sequence[dict[str, Any]], part: "Part", out: Path) -> Pat
             row["metrics"], row["seen_removed"] = _figures([figures], "test"), _figures([figures], "seen_removed")
             row["with_prior"] = _with_prior([figures["with_prior"]] if "with_prior" in figures else [])
     return folder
-
-
-def _add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
-    """Beside each wiring of ours: paired tests against the best model that is not ours, and the best of these that is learnt."""
-    done = [row for row in rows if row["metrics"]]
-    baselines = [row for row in done if row["model"] not in WIRINGS]
-    learnt = [row for row in baselines if row["model"] not in COUNTED]
-    best = {_best(among)["label"]: _best(among) for among in (baselines, learnt) if among}
-    for row in done:
-        if row["model"] in WIRINGS:
-            row["against_baselines"] = [
-                {"baseline": label, **paired_bootstrap(_ranks(row, out, counted), _ranks(other, out, counted))}
-                for label, other in best.items()
-            ]
-
-
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(rows, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
-
-
-def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:
-    if row["model"] in COUNTED:
-        return [ranks_of(counted, f"{row['model']}.npy")]
-    return [ranks_of(out / "runs" / seed["key"]) for seed in row["seeds"] if seed["state"] == "finished"]
 
 
 def _padded(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

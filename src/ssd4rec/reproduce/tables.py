@@ -1,6 +1,6 @@
 """The tables of the report and what is said above them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ssd4rec.reproduce.published import METRICS
@@ -33,35 +33,16 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         more = (_with_prior(part), _seen_removed(part), _beside_published(part), _tests(part), _recipes(part))
         found += [each for each in more if each.rows]
     if study == "ablation":
+        found += [each for each in (_tests(part),) if each.rows]
         found.append(_costs(part))
     return found
 
 
 def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     """Data, budget, protocol, machine, and what is missing or failed."""
-    kept, budget = part["kept"], part["budget"]
-    scale = f"width {budget['width']}, {_many(budget['epochs'], 'epoch')}, {_many(budget['seeds'], 'seed')}"
-    known = part["known"]
-    what = f"the counts of {known}" if known else "no named data set has these counts, so nothing is published for it"
-    found = [
-        Note(
-            f"{part['source']}: {kept['users']:,} users, {kept['items']:,} items, {kept['interactions']:,} interactions ({what})."
-        ),
-        Note(f"Budget {budget['name']}: {scale}."),
-    ]
-    if part["reduced"]:
-        reason = part["reduced"][:1].upper() + part["reduced"][1:]
-        found.append(Note(f"{reason}: these figures do not say what the models reach under the paper's settings.", warning=True))
-    if part["protocol"]:
-        # in the figure of lengths each point reads another number of events; None: whole histories
-        hidden = {"max_length"} if study == "length" else set()
-        protocol = {name: value for name, value in part["protocol"].items() if value is not None and name not in hidden}
-        found.append(Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + "."))
-        found.append(
-            Note(
-                f"Machine of the first run: {part['device']}; " + ", ".join(f"{k} {v}" for k, v in part["versions"].items()) + "."
-            )
-        )
+    found = [*_asked(part), *_protocol(study, part)]
+    if part.get("without"):
+        found.append(Note(f"Left out, for it changes nothing on these data: {', '.join(part['without'])}."))
     labels = {row["label"] for row in part["rows"]}
     if study in ("accuracy", "efficiency") and "ssd4rec" in labels and "ssd4rec-all" not in labels:
         found.append(
@@ -79,29 +60,58 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     if study in ("length", "ablation"):
         found.append(Note("A truncated history trains every target too: in one pass from windows that overlap by half."))
     if study == "accuracy":
-        sources = dict.fromkeys(row["recipe"] for row in part["rows"] if row["recipe"])
-        found.append(Note(f"Settings (last table): {'; '.join(sources)}."))
+        found += _how_to_read(part)
+    return [*found, *_unfinished(part)]
+
+
+def _asked(part: Mapping[str, Any]) -> Iterator[Note]:
+    kept, budget = part["kept"], part["budget"]
+    scale = f"width {budget['width']}, {_many(budget['epochs'], 'epoch')}, {_many(budget['seeds'], 'seed')}"
+    known = part["known"]
+    what = f"the counts of {known}" if known else "no named data set has these counts, so nothing is published for it"
+    yield Note(
+        f"{part['source']}: {kept['users']:,} users, {kept['items']:,} items, {kept['interactions']:,} interactions ({what})."
+    )
+    yield Note(f"Budget {budget['name']}: {scale}.")
+    if part["reduced"]:
+        reason = part["reduced"][:1].upper() + part["reduced"][1:]
+        yield Note(f"{reason}: these figures do not say what the models reach under the paper's settings.", warning=True)
+
+
+def _protocol(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
+    if part["protocol"]:
+        # in the figure of lengths each point reads another number of events; None: whole histories
+        hidden = {"max_length"} if study == "length" else set()
+        protocol = {name: value for name, value in part["protocol"].items() if value is not None and name not in hidden}
+        yield Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + ".")
+        versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
+        yield Note(f"Machine of the first run: {part['device']}; {versions}.")
+        if part["known"] and part["protocol"]["split"] == "time":
+            yield Note("Published figures leave the last event out, so none stands beside a split by time.")
+
+
+def _how_to_read(part: Mapping[str, Any]) -> Iterator[Note]:
+    sources = dict.fromkeys(row["recipe"] for row in part["rows"] if row["recipe"])
+    yield Note(f"Settings (last table): {'; '.join(sources)}.")
     told = [row for row in part["rows"] if row["with_prior"] and min(row["with_prior"]["repeats"]) < 0]
-    if study == "accuracy" and told and (part["protocol"] or {}).get("seen") == "kept":
-        found.append(
-            Note(
-                "Seen items stay among the candidates, but a prior with repeats below 0 knows that they hardly come again; the "
-                "models without it, the published ones among them, had to learn that.",
-                warning=True,
-            )
+    if told and (part["protocol"] or {}).get("seen") == "kept":
+        yield Note(
+            "Seen items stay among the candidates, but a prior with repeats below 0 knows that they hardly come again; the "
+            "models without it, the published ones among them, had to learn that.",
+            warning=True,
         )
+
+
+def _unfinished(part: Mapping[str, Any]) -> Iterator[Note]:
     seeds = [(row["label"], seed) for row in part["rows"] for seed in row["seeds"]]
     for state in ("missing", "failed"):
         names = [f"{label} (seed {seed['seed']})" for label, seed in seeds if seed["state"] == state]
         if names:
-            found.append(Note(f"{state.capitalize()}: {', '.join(names)}.", warning=True))
+            yield Note(f"{state.capitalize()}: {', '.join(names)}.", warning=True)
     for label, seed in seeds:
         if seed["state"] == "failed":
             why = seed["why"].splitlines()
-            found.append(
-                Note(f"{label}, seed {seed['seed']}: {why[0]}, {why[-1]} (runs/{seed['key']}/failure.txt)", warning=True)
-            )
-    return found
+            yield Note(f"{label}, seed {seed['seed']}: {why[0]}, {why[-1]} (runs/{seed['key']}/failure.txt)", warning=True)
 
 
 def _figures(part: Mapping[str, Any]) -> Table:
@@ -178,10 +188,12 @@ def _tests(part: Mapping[str, Any]) -> Table:
         for test in row.get("against_baselines", [earlier] if earlier else []):
             interval = f"{test['low']:+.4f} … {test['high']:+.4f}"
             rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
-    head = ("", "baseline", "NDCG@10 difference", "95 % interval", "p")
-    users = part["kept"]["users"]
-    few = "" if users >= FEW_USERS else ": too few for the figures below to mean much"
-    return Table(f"Paired bootstrap over {users:,} users{few}", head, tuple(rows))
+    head = ("", "against", "NDCG@10 difference", "95 % interval", "p")
+    protocol = part["protocol"] or {"targets": part["kept"]["users"], "split": "leave-last-out"}
+    by_time = protocol["split"] == "time"
+    over = f"{protocol['targets']:,} {'targets, as if no two were of one user' if by_time else 'users'}"
+    few = "" if protocol["targets"] >= FEW_USERS else ": too few for the figures below to mean much"
+    return Table(f"Paired bootstrap over {over}{few}; what another seed would change is not in it", head, tuple(rows))
 
 
 def _recipes(part: Mapping[str, Any]) -> Table:
@@ -200,10 +212,24 @@ def _recipes(part: Mapping[str, Any]) -> Table:
                 training["objective"],
                 str(backbone.get("layers", "-")),
                 batch,
+                str(training["max_epochs"]),
+                str(training["patience"]),
                 _place(row["recipe"]),
             )
         )
-    head = ("", "learning rate", "schedule", "dropout", "mask ratio", "objective", "layers", "batch", "from")
+    head = (
+        "",
+        "learning rate",
+        "schedule",
+        "dropout",
+        "mask ratio",
+        "objective",
+        "layers",
+        "batch",
+        "epochs",
+        "patience",
+        "from",
+    )
     return Table("How each was trained", head, tuple(rows))
 
 

@@ -1,0 +1,163 @@
+"""What a report says of its figures, what it sets beside them, and what it tests."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+
+from ssd4rec.reproduce.compare import add_tests, add_worth, paired_bootstrap
+from ssd4rec.reproduce.published import published_row
+from ssd4rec.reproduce.recipes import RECIPES
+from ssd4rec.reproduce.results import recipe_of, reduced, summarise
+from ssd4rec.reproduce.runs import Dataset
+from ssd4rec.reproduce.studies import make_budget, points
+from ssd4rec.reproduce.sweep import Part
+from ssd4rec.reproduce.tables import notes
+
+KEPT = {"users": 9, "items": 9, "interactions": 99}
+
+
+def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=100, source=None, models=("ssd4rec", "sasrec")):
+    """A part whose data nobody has read."""
+    source = source or str(tmp_path / name)
+    data = Dataset(source, name, known, f"fingerprint of {source}", {"kept": {"users": 9, "items": 9, "longest": longest}})
+    return Part(study, data, tuple(points(study, known, make_budget("small"), models, settings)))
+
+
+def sections(tmp_path, *parts):
+    """The names of the sections after these were written one after the other."""
+    for part in parts:
+        results = summarise([part], make_budget("small"), tmp_path)
+        (tmp_path / "results.json").write_text(json.dumps(results))
+    return list(results["studies"]["accuracy"])
+
+
+def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
+    """Nobody published settings for ML-100K: the paper's budget takes our recipe there, and says so."""
+    budget = make_budget("paper")
+    (point,) = points("accuracy", "ml-100k", budget, ["sasrec"], ())
+    assert point.configs[0].training.objective == "one-pass"
+    assert "the paper has no settings for these data" in (reduced("ml-100k", budget, 18) or "")
+
+
+def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
+    """The paper's width, and an end by validation: whole, whatever --epochs allowed; cut short or narrower: reduced."""
+    assert reduced("amazon-beauty", make_budget("paper"), 300) is None
+    assert reduced("amazon-beauty", make_budget("paper", epochs=40, seeds=1), 18) is None
+    assert reduced("amazon-beauty", make_budget("paper", epochs=40), 40) == "a run was cut short after 40 epochs"
+    for budget in (make_budget("paper", width=128), make_budget("medium", width=256), make_budget("small")):
+        assert reduced("amazon-beauty", budget, 3) == "reduced budget"
+
+
+def test_a_report_does_not_call_searched_what_was_given():
+    """Settings that --set has changed are named; all others come from the recipe, and a small budget changes none of them."""
+    small = make_budget("small")
+    for known, rest in ((None, ""), ("amazon-beauty", ", with the dropout of the preset")):
+        (as_it_is,) = points("accuracy", known, small, ["sasrec"], ())
+        assert recipe_of(as_it_is, known, small) == RECIPES["sasrec"].source + rest
+        given = ("training.mask_ratio=0.0", "training.token_budget=1024", "training.weight_decay=0.1", "sasrec:backbone.width=16")
+        (changed,) = points("accuracy", known, small, ["sasrec"], given)
+        names = "backbone.width, training.token_budget, training.mask_ratio, training.weight_decay"
+        assert recipe_of(changed, known, small) == f"changed here ({names}), the rest {RECIPES['sasrec'].source}{rest}"
+
+
+def test_a_report_does_not_call_the_papers_what_was_changed():
+    """The paper's budget with --set names what was set, for our model and for the others."""
+    paper = make_budget("paper", epochs=40)
+    for model, source in (("ssd4rec-all", "preset of the paper"), ("ssd4rec", "preset of the paper"), ("sasrec", "searched")):
+        (as_it_is,) = points("accuracy", "amazon-beauty", paper, [model], ())
+        assert str(recipe_of(as_it_is, "amazon-beauty", paper)).startswith(source)
+        given = ("training.objective=one-pass", "training.token_budget=1152")
+        (changed,) = points("accuracy", "amazon-beauty", paper, [model], given)
+        said = str(recipe_of(changed, "amazon-beauty", paper))
+        assert said.startswith("changed here (")
+        assert "training.token_budget" in said.partition(")")[0]
+        assert f"the rest {source}" in said
+
+
+def test_no_section_takes_the_place_of_other_data_or_another_protocol(tmp_path):
+    """Files of one name stand side by side, and so do two protocols; the same again, from another folder too, replaces."""
+    first, second = (part_of("accuracy", tmp_path, source=f"{where}/log.csv") for where in "ab")
+    moved = replace(first, data=replace(first.data, source="c/log.csv"))
+    by_item = part_of("accuracy", tmp_path, source="a/log.csv", settings=["data.same_time=item"])
+    named = ["log.csv", "b/log.csv", "log.csv data.same_time=item"]
+    assert sections(tmp_path, first, second, by_item, moved, first, second) == named
+
+
+def test_published_figures_stand_beside_the_last_event_left_out_only(tmp_path):
+    """None beside a split by time; the report says why."""
+    whole, by_time = (
+        summarise([part_of("accuracy", tmp_path, known="ml-1m", settings=settings)], make_budget("small"), tmp_path)
+        for settings in ((), ("data.split=time",))
+    )
+    (part,) = whole["studies"]["accuracy"].values()
+    assert part["rows"][1]["published"]["figures"]["ndcg@10"] == 0.1687
+    assert part["highest_published"][0] == "sigma"
+    (part,) = by_time["studies"]["accuracy"].values()
+    assert [row["published"] for row in part["rows"]] == [None, None]
+    assert (part["highest_published"], part["highest_published_seen_removed"], part["published_only"]) == (None, None, {})
+    part = json.loads(json.dumps(part)) | {"protocol": {"split": "time", "targets": 300}, "versions": {}}
+    assert "Published figures leave the last event out" in " ".join(
+        note.text for note in notes("accuracy", part | {"kept": KEPT})
+    )
+
+
+def test_published_figures_are_those_of_the_paper():
+    """KuaiRand's row of SSD4Rec, and none for data that nobody published."""
+    assert published_row("kuairand-pure", "ssd4rec-all", "kept").figures["ndcg@10"] == 0.0593
+    assert published_row(None, "ssd4rec", "kept") is None
+
+
+def test_published_figures_stand_beside_the_same_protocol_only():
+    """A table made with seen items kept says nothing beside one that removes them."""
+    assert published_row("ml-1m", "sasrec", "kept").figures["ndcg@10"] == 0.1687
+    assert published_row("ml-1m", "sasrec", "filtered") is None
+    assert published_row("ml-1m", "hstu-large", "filtered").seen == "filtered"
+
+
+def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
+    """Where seen items are candidates and a prior puts them down; not where they are none, or where they recur."""
+    row = {"label": "SASRec", "recipe": None, "seeds": [], "with_prior": {"repeats": [0.0, -8.0]}}
+    part = {
+        "source": "x", "kept": {"users": 1, "items": 1, "interactions": 1}, "known": None, "reduced": None, "jobs": 1,
+        "rows": [row], "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": {"seen": "kept"},
+        "device": "CPU", "versions": {},
+    }  # fmt: skip
+    warned = [note.warning for note in notes("accuracy", part) if "had to learn that" in note.text]
+    assert warned == [True]
+    for other in (part | {"protocol": {"seen": "filtered"}}, part | {"rows": [row | {"with_prior": {"repeats": [0.0, 2.0]}}]}):
+        assert not [note for note in notes("accuracy", other) if "had to learn that" in note.text]
+
+
+def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_the_whole(tmp_path):
+    """Whose ranks are whose: 1 against 3 is a difference of one half."""
+    for key, rank in {"top": 1, "none": 3, "sasrec": 3, "caser": 7}.items():
+        (tmp_path / "runs" / key).mkdir(parents=True)
+        np.save(tmp_path / "runs" / key / "ranks.npy", np.full(20, rank))
+
+    def row(label, model, mean):
+        metrics = {"ndcg@10": {"mean": mean}}
+        return {"label": label, "model": model, "metrics": metrics, "seeds": [{"key": label, "state": "finished"}]}
+
+    rows = [
+        row("top", "ssd4rec", 1.0),
+        row("none", "ssd4rec-none", 0.5),
+        row("sasrec", "sasrec", 0.5),
+        row("caser", "caser", 0.3),
+    ]
+    add_tests(rows, tmp_path, tmp_path)
+    found = [[(test["baseline"], test["difference"]) for test in each.get("against_baselines", ())] for each in rows]
+    assert found == [[("sasrec", 0.5), ("none", 0.5)], [("sasrec", 0.0)], [], []]
+    rows = [row("top", "ssd4rec", 1.0), row("none", "ssd4rec", 0.5), {**row("missing", "ssd4rec", 0.0), "metrics": {}}]
+    add_worth(rows, tmp_path)
+    assert [test["difference"] for test in rows[1]["against_baselines"]] == [-0.5]
+    assert "against_baselines" not in rows[0] | rows[2]
+
+
+def test_a_paired_test_tells_a_better_model_from_an_equal_one():
+    """First everywhere against third everywhere differs by 1 - 1/2; against itself by 0."""
+    first, third = np.full(50, 1), np.full(50, 3)
+    better = paired_bootstrap([first], [third])
+    assert (better["difference"], better["low"]) == (0.5, 0.5)
+    assert better["p"] < 0.01
+    assert paired_bootstrap([first], [first])["p"] == 1.0

@@ -1,0 +1,110 @@
+"""Which runs a study is made of, and what --set changes of them."""
+
+import pytest
+
+from ssd4rec.config import BACKBONES, DataConfig
+from ssd4rec.errors import ConfigError
+from ssd4rec.reproduce.recipes import RECIPES
+from ssd4rec.reproduce.results import recipe_of
+from ssd4rec.reproduce.studies import changing, find, make_budget, points
+
+
+def test_each_model_has_its_recipe():
+    """SASRec learns at its own rate, on Beauty with the dropout of its preset; the paper's settings rule SSD4Rec alone."""
+    small, paper = make_budget("small"), make_budget("paper")
+    assert set(RECIPES) == set(BACKBONES)
+    for name, recipe in RECIPES.items():
+        ours, beauty, published = (
+            points("accuracy", known, budget, [name], ())[0].configs[0]
+            for known, budget in ((None, small), ("amazon-beauty", small), ("amazon-beauty", paper))
+        )
+        assert (ours.training.learning_rate, ours.backbone.dropout) == (recipe.learning_rate, recipe.dropout)
+        assert (beauty.training.learning_rate, beauty.backbone.dropout) == (recipe.learning_rate, 0.4)
+        assert (ours.training.schedule, ours.training.patience) == ("cosine", small.epochs)
+        assert (published.training.schedule, published.training.patience) == ("constant", 10)
+        assert published.training.learning_rate == (1e-3 if name == "ssd4rec" else recipe.learning_rate)
+
+
+def test_the_papers_settings_can_be_had_with_each_history_read_once():
+    """Width, rates, dropout and mask of the preset; not for SIGMA, nor where layers below the top read backwards."""
+    budget, paper = make_budget("paper-one-pass", epochs=40), make_budget("paper", epochs=40)
+    names = ["ssd4rec", "ssd4rec-all", "sasrec", "bert4rec", "sigma"]
+    for known in ("amazon-beauty", "ml-1m"):
+        once, every = (points("accuracy", known, each, names, ()) for each in (budget, paper))
+        read = {point.label: point.configs[0].training.objective for point in once}
+        expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "prefix"}
+        assert read == expected | ({"ssd4rec-all": "prefix"} if known == "ml-1m" else {})
+        for ours, theirs in zip(once, every, strict=True):
+            same = {"objective": "prefix", "token_budget": theirs.configs[0].training.token_budget}
+            training = ours.configs[0].training.model_copy(update=same)
+            assert (ours.configs[0].backbone, training) == (theirs.configs[0].backbone, theirs.configs[0].training)
+    (whole, *_) = points("ablation", "ml-1m", budget, (), ())
+    assert whole.model == "ssd4rec"
+    said = [str(recipe_of(point, "ml-1m", budget)) for point in once]
+    assert ["each history read once" in each for each in said] == [True, False, True, True, False]
+    deeper = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all", "ssd4rec"], ["ssd4rec:backbone.layers=2"])
+    assert [point.configs[0].training.objective for point in deeper] == ["one-pass", "one-pass"]
+    (every,) = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all"], ["ssd4rec-all:backbone.layers=2"])
+    assert every.configs[0].training.objective == "prefix"
+
+
+def test_unknown_names_are_told_the_nearest():
+    """A misspelt study names the one that was meant."""
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
+        find("acuracy", ("accuracy", "beta"), "study")
+    with pytest.raises(ConfigError, match=r"no budget named 'tiny'\. There are small, medium, paper"):
+        make_budget("tiny")
+    with pytest.raises(ConfigError, match="--seeds must be 1 or more"):
+        make_budget("small", seeds=0)
+
+
+def test_a_setting_is_for_all_models_or_for_one():
+    """`sasrec:` sets it for SASRec alone, after what is set for all; a mask for all is none for BERT4Rec, which needs it."""
+    budget, names = make_budget("small"), ["ssd4rec", "sasrec", "bert4rec"]
+    given = (
+        "sasrec:training.learning_rate=5e-4",
+        "training.learning_rate=2e-3",
+        "training.mask_ratio=0.0",
+        "data.user=a:b",
+    )
+    found = {point.label: point.configs[0] for point in points("accuracy", None, budget, names, given)}
+    assert [found[name].training.learning_rate for name in names] == [2e-3, 5e-4, 2e-3]
+    assert [found[name].training.mask_ratio for name in names] == [0.0, 0.0, RECIPES["bert4rec"].mask_ratio]
+    assert [found[name].data.user for name in names] == ["a:b"] * 3
+    (alone,) = points("accuracy", None, budget, ["bert4rec"], ["bert4rec:training.mask_ratio=0.5"])
+    assert alone.configs[0].training.mask_ratio == 0.5
+    with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
+        points("accuracy", None, budget, names, ["sasrek:training.learning_rate=1"])
+    with pytest.raises(ConfigError, match="with a prior anyway"):
+        points("accuracy", None, budget, names, ["sasrec:prior.repeats=1"])
+    with pytest.raises(ConfigError, match="the same data and the same protocol"):
+        points("accuracy", None, budget, names, ["sasrec: data.min_interactions=2"])
+    for setting, option in (("backbone.width=8", "--width"), ("ssd4rec:backbone.bidirectional=none", "--models")):
+        with pytest.raises(ConfigError, match=f"is what {option} says"):
+            points("accuracy", None, budget, names, [setting])
+    (prefix,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], ["training.mask_ratio=0.0"])
+    assert (prefix.configs[0].training.objective, prefix.configs[0].training.mask_ratio) == ("prefix", 0.0)
+
+
+def test_what_changes_nothing_on_these_data_is_left_out():
+    """No window longer than the longest history; no second row for a mask that is not there."""
+    budget = make_budget("small")
+    kept, without = changing(points("length", None, budget, (), ()), 60)
+    assert [point.label for point in kept] == ["last 10", "last 20", "last 50", "whole"]
+    assert without == ["last 100", "last 200", "last 400"]
+    kept, without = changing(points("ablation", None, budget, (), ["training.mask_ratio=0.0"]), 100)
+    assert without == ["no mask", "truncated to 200"]
+    assert [point.label for point in kept][:2] == ["SSD4Rec", "no backward direction"]
+
+
+def test_studies_are_the_papers():
+    """Beta runs from 0 to 1, rho to 0.6, and lengths to whole histories; each seed is a run."""
+    budget = make_budget("small", seeds=2)
+    betas, rhos, lengths = (points(name, None, budget, (), ()) for name in ("beta", "rho", "length"))
+    assert [point.x for point in betas][:: len(betas) - 1] == [0.0, 1.0]
+    assert [point.configs[0].training.mask_ratio for point in rhos] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert [point.configs[1].data for point in lengths][-1] == DataConfig()
+    assert [config.training.seed for config in betas[0].configs] == [2024, 2025]
+    without = points("ablation", None, budget, (), ())[4]
+    assert without.label == "no feed-forward network"
+    assert without.configs[0].backbone.feed_forward is False
