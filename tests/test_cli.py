@@ -162,6 +162,12 @@ def test_doctor_says_what_is_in_use():
         (["train", "FILE", "--set", "training.epochs=3"], "unknown setting 'training.epochs'"),
         (["train", "FILE", "--config", "slow"], "no settings named 'slow'"),
         (["train", "FILE", "--user", "nobody"], "nobody"),
+        (["train", "ml-100k", "--user", "nobody"], 'ml-100k is a named data set, its columns are known, but data.user="nobody"'),
+        (["train", "ml-100k", "--set", "data.item = x"], "leave out --item (or --set data.item), it is for files"),
+        (["train", "ml-100k", "--recbole", "YAML", "--item", "x"], "leave out --item"),
+        (["data", "describe", "movielens-latest-small", "--time", "x"], "leave out --time"),
+        (["tune", "ml-100k", "--user", "x"], "leave out --user"),
+        (["evaluate", "MODEL", "ml-100k", "--user", "x"], "leave out --user"),
         (["train", "FILE", "--set", "data.min_interactions=1000"], "nothing is left"),
         (["train", "FILE", "--resume", "--out", "MISSING", *SMALL], "nothing to resume"),
         (["demo", "--resume", "--out", "MISSING"], "nothing to resume"),
@@ -175,7 +181,13 @@ def test_doctor_says_what_is_in_use():
 )
 def test_a_mistake_is_one_clear_error(folder, tmp_path, arguments, message):
     """Each raises one of our errors, whose message names what was wrong."""
-    places = {"FILE": folder / "cycle.csv", "MODEL": folder / "model", "MISSING": tmp_path / "missing"}
+    places = {
+        "FILE": folder / "cycle.csv",
+        "MODEL": folder / "model",
+        "MISSING": tmp_path / "missing",
+        "YAML": tmp_path / "x.yaml",
+    }
+    places["YAML"].write_text("USER_ID_FIELD: user_id\nmodel: SASRec\n")
     with pytest.raises(cli.SSD4RecError) as caught:
         run(*(places.get(argument, argument) for argument in arguments))
     assert message in str(caught.value)

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 
 from file_server import serving
 from ssd4rec import cli
+from ssd4rec.cli.shared import open_data
+from ssd4rec.config import load_config
 from ssd4rec.data import known as known_module
 from ssd4rec.data.fetch import fetch
 from ssd4rec.data.histories import Counts
@@ -373,6 +375,19 @@ def test_the_command_fetches_and_lists(tmp_path, monkeypatch):
     listed = json.loads(run("data", "list", "--json"))
     assert [name for name, about in listed.items() if about["fetched"]] == ["ml-100k"]
     assert json.loads(run("data", "describe", "ml-100k", "--json"))["kept"]["interactions"] == 99_287
+
+
+def test_titles_that_are_given_take_the_place_of_the_stored_ones(small, tmp_path, monkeypatch):
+    """`train ml-1m --titles FILE`; a file that is not there is named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "ml-1m.zip").write_bytes(ml_1m()["ml-1m.zip"])
+    fetch(small("ml-1m", ml_1m(), "http://127.0.0.1:9"), tmp_path / "ssd4rec", str(tmp_path / "ml-1m.zip"))
+    (tmp_path / "mine.csv").write_text("item_id,title\n1,One\n")
+    config = load_config("quick")
+    assert open_data("ml-1m", config, None)[1]["title"].to_list() == TITLES
+    assert open_data("ml-1m", config, tmp_path / "mine.csv")[1].rows() == [("1", "One")]
+    with pytest.raises(DataError, match=r"no such file: .*/none\.csv"):
+        open_data("ml-1m", config, tmp_path / "none.csv")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is a signal on POSIX")

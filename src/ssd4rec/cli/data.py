@@ -21,6 +21,7 @@ from ssd4rec.cli.shared import (
     open_data,
     out_console,
     print_json,
+    refuse_columns,
     reporter,
     say,
 )
@@ -100,7 +101,9 @@ def describe_data(
     """Read DATA and say what is in it, what the k-core drops, and what a pass of training costs."""
     from ssd4rec.config import load_config
 
-    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)])
+    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    chosen = load_config(config, overrides)
+    refuse_columns(data, overrides)
     interactions, titles = open_data(data, chosen, None)
 
     from ssd4rec import experiment

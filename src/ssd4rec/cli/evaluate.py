@@ -17,6 +17,7 @@ from ssd4rec.cli.shared import (
     open_data,
     out_console,
     print_json,
+    refuse_columns,
     reporter,
     say,
 )
@@ -46,6 +47,7 @@ def evaluate(
     else:
         overrides = [*(settings or []), *columns_as_settings(user, item, time)]
         chosen = parse_config(dump_config(artefact.config), overrides, source=str(directory))
+        refuse_columns(data, overrides)
         interactions, _ = open_data(data, chosen, None)
         with screen.progress_bar(err_console) as bar:
             report = experiment.measure_again(artefact, interactions, chosen, progress=reporter(bar, "ranking"))

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ssd4rec import screen
-from ssd4rec.errors import DataError
+from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,14 +50,14 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
 
 
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
-    """A named data set, or a file with the titles beside it."""
+    """A named data set with its titles, or a file with those beside it; titles that are given take their place."""
     from ssd4rec.data.interactions import read_interactions, read_titles
     from ssd4rec.data.known import KNOWN, is_known, open_known
     from ssd4rec.data.published import titles_beside
 
     if is_known(data):
         opened = open_known(data, cache())
-        return opened.interactions, opened.titles
+        return opened.interactions, opened.titles if titles is None else read_titles(titles)
     if not Path(data).exists() and not Path(data).suffix:
         raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
     interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
@@ -77,6 +77,23 @@ def columns_as_settings(user: str | None, item: str | None, time: str | None) ->
     """Named columns as settings, for `load_config`."""
     names = {"user": user, "item": item, "time": time}
     return [f"data.{role}={json.dumps(name)}" for role, name in names.items() if name is not None]
+
+
+def refuse_columns(data: str, overrides: Sequence[str]) -> None:
+    """A person names no columns of a named data set; a TOML file or a RecBole YAML may, it serves files too.
+
+    Raises:
+        ConfigError: `overrides` name one.
+    """
+    from ssd4rec.data.known import is_known
+
+    for override in overrides if is_known(data) else ():
+        group, _, role = override.partition("=")[0].strip().partition(".")
+        if group == "data" and role in {"user", "item", "time"}:
+            raise ConfigError(
+                f"{data} is a named data set, its columns are known, but {override} names one; leave out --{role} (or --set "
+                f"data.{role}), it is for files"
+            )
 
 
 def cache() -> Path:

@@ -20,6 +20,7 @@ from ssd4rec.cli.shared import (
     out_console,
     prepare,
     print_json,
+    refuse_columns,
     reporter,
     say,
 )
@@ -62,6 +63,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
         raise DataError("which data? ssd4rec train DATA: a file or a named data set (ssd4rec data list)")
     else:
         chosen = load_config(config, overrides)
+    refuse_columns(data, overrides)
     prepared = prepare(data, chosen, titles)
     report = _train(prepared, chosen, out, resume=resume)
     if as_json:

@@ -21,6 +21,7 @@ from ssd4rec.cli.shared import (
     out_console,
     prepare,
     print_json,
+    refuse_columns,
     reporter,
     say,
 )
@@ -56,7 +57,9 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
     if find_spec("optuna") is None:
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'ssd4rec[tune]'")
-    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)])
+    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    chosen = load_config(config, overrides)
+    refuse_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
     space = make_space(chosen, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
     prepared = prepare(data, chosen, None)
