@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 
 @dataclass
@@ -22,7 +23,7 @@ class FileServer:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.requests.append({name.lower(): value for name, value in handler.headers.items()})
-        content = self.files.get(handler.path.rpartition("/")[2])
+        content = self.files.get(urlsplit(handler.path).path.rpartition("/")[2])
         if content is None:
             handler.send_error(404)
             return

@@ -257,8 +257,9 @@ def test_another_address_may_be_given(small, tmp_path):
         assert fetch(known, tmp_path, f"{server.address}/ml-1m.zip").checked == "MD5 as the publisher states it"
         assert fetch(known, tmp_path, f"{server.address}/copy.zip").checked == "counts only"
         server.files["ml-1m.zip"] += b" "
-        with pytest.raises(DataError, match="its publisher states md5:"):
-            fetch(known, tmp_path, f"{server.address}/ml-1m.zip")
+        for asked in ("", "?download=1", "?to=a/b", "#a/b"):
+            with pytest.raises(DataError, match="its publisher states md5:"):
+                fetch(known, tmp_path, f"{server.address}/ml-1m.zip{asked}")
     assert open_known("ml-1m", tmp_path).interactions.read.rows == 26  # what was there stays
 
 

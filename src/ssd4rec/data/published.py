@@ -13,6 +13,7 @@ from typing import IO
 
 import polars as pl
 
+from ssd4rec.data.addresses import file_name
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
 from ssd4rec.errors import DataError
 
@@ -29,8 +30,8 @@ class PublishedFile:
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
-        return self.address.rpartition("/")[2]
+        """The last part of the address, without what may be asked of it."""
+        return file_name(self.address)
 
 
 @dataclass(frozen=True)
