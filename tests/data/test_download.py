@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from file_server import serving
-from ssd4rec.data.download import download
+from ssd4rec.data.download import discard, download
 from ssd4rec.errors import DataError
 
 CONTENT = bytes(range(256)) * 1000  # 256,000 bytes
@@ -26,7 +26,7 @@ def test_a_file_arrives_whole_and_its_progress_is_told(tmp_path, checksum):
     with serving({"a.zip": CONTENT}) as server:
         download(f"{server.address}/a.zip", tmp_path / "new" / "a.zip", checksum, lambda *progress: seen.append(progress))
     assert (tmp_path / "new" / "a.zip").read_bytes() == CONTENT
-    assert names(tmp_path / "new") == ["a.zip"]
+    assert names(tmp_path / "new") == ["a.zip", "a.zip.origin"]
     assert (seen[0], seen[-1]) == ((0, 256_000), (256_000, 256_000))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
@@ -45,7 +45,8 @@ def test_a_cut_download_goes_on_where_it_was_cut(tmp_path):
     assert [request.get("if-range") for request in server.requests] == [None, '"one"', '"one"', '"one"']
     assert seen[0] == (50_101, 256_000)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert names(tmp_path) == ["a.zip"]
+    discard(tmp_path / "a.zip")
+    assert names(tmp_path) == []
 
 
 def test_a_file_that_changed_meanwhile_is_begun_again(tmp_path):
@@ -80,7 +81,8 @@ def test_a_part_that_is_whole_already_is_taken(tmp_path):
     with serving({"a.zip": CONTENT}) as server:
         download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
     assert [request.get("range") for request in server.requests] == ["bytes=256000-"]
-    assert names(tmp_path) == ["a.zip"]
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert not (tmp_path / "a.zip.part").exists()
 
 
 def test_a_part_that_is_longer_than_the_file_is_begun_again(tmp_path):
@@ -110,6 +112,33 @@ def test_a_file_that_is_here_is_not_asked_for(tmp_path):
         (tmp_path / "a.zip").write_bytes(b"other")
         download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_file_of_another_address_is_not_taken_for_this_one(tmp_path):
+    """No checksum: the address alone tells; one that is not known is another."""
+    with serving({"a.zip": CONTENT}) as server, serving({}) as other:
+        for address in (f"{server.address}/b/a.zip", f"{server.address}/a.zip"):
+            download(address, tmp_path / "a.zip")
+            download(address, tmp_path / "a.zip")
+        assert len(server.requests) == 2
+        with pytest.raises(DataError, match="answered 404"):
+            download(f"{other.address}/a.zip", tmp_path / "a.zip")
+        assert names(tmp_path) == []
+        (tmp_path / "a.zip").write_bytes(CONTENT)
+        download(f"{server.address}/a.zip", tmp_path / "a.zip")
+        assert len(server.requests) == 3
+
+
+def test_a_part_of_another_address_is_begun_again(tmp_path):
+    """The same ETag at two addresses; with a checksum a wrong piece would be found out, so it is used."""
+    for checksum, ranges in ((None, [None]), (MD5, ["bytes=1000-"])):
+        target = tmp_path / f"{checksum}.zip"
+        with serving({"a.zip": CONTENT}, cuts=[1000, 0, 0, 0]) as server, pytest.raises(DataError, match="are kept"):
+            download(f"{server.address}/a.zip", target, checksum)
+        with serving({"a.zip": CONTENT[::-1] if checksum is None else CONTENT}) as server:
+            download(f"{server.address}/a.zip", target, checksum)
+        assert [request.get("range") for request in server.requests] == ranges
+        assert target.read_bytes() == (CONTENT[::-1] if checksum is None else CONTENT)
 
 
 def test_a_missing_file_is_named(tmp_path):

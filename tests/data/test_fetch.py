@@ -24,6 +24,7 @@ from ssd4rec import cli
 from ssd4rec.cli.shared import open_data
 from ssd4rec.config import load_config
 from ssd4rec.data import known as known_module
+from ssd4rec.data.download import download
 from ssd4rec.data.fetch import fetch
 from ssd4rec.data.histories import Counts
 from ssd4rec.data.interactions import read_interactions, read_titles
@@ -261,6 +262,19 @@ def test_another_address_may_be_given(small, tmp_path):
             with pytest.raises(DataError, match="its publisher states md5:"):
                 fetch(known, tmp_path, f"{server.address}/ml-1m.zip{asked}")
     assert open_known("ml-1m", tmp_path).interactions.read.rows == 26  # what was there stays
+
+
+def test_what_a_killed_command_left_is_not_the_file_of_another_address(small, tmp_path):
+    """Killed after the download, before it was read; then a mirror that has no such file."""
+    with serving({"copy.zip": ml_1m()["ml-1m.zip"]}) as server, serving({}) as other:
+        known = small("ml-1m", ml_1m(), "http://127.0.0.1:9")
+        download(f"{server.address}/copy.zip", tmp_path / "downloads" / "ml-1m" / "copy.zip")
+        with pytest.raises(DataError, match=f"{other.address}/copy.zip answered 404"):
+            fetch(known, tmp_path, f"{other.address}/copy.zip")
+        assert files_under(tmp_path) == []
+        download(f"{server.address}/copy.zip", tmp_path / "downloads" / "ml-1m" / "copy.zip")
+        assert fetch(known, tmp_path, f"{server.address}/copy.zip").source == f"{server.address}/copy.zip"
+        assert len(server.requests) == 2  # what was left is used
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Downloads that go on where they were cut: NAME.part grows by HTTP ranges, is checked, and then takes its name."""
+"""Downloads that go on where they were cut: NAME.part grows by HTTP ranges, is checked, and then takes its name.
+
+NAME.origin stays beside both: the address that they came from and, in a second line, the ETag or date of that copy.
+"""
 
 import hashlib
 import http.client
@@ -38,7 +41,7 @@ class _Part:
 
     address: str
     path: Path  # NAME.part
-    version: Path  # NAME.part.version: the ETag or date of the copy that NAME.part is a piece of
+    origin: Path  # NAME.origin
     file: FileIO  # opened to append
 
     @property
@@ -47,7 +50,7 @@ class _Part:
 
     def empty(self) -> None:
         self.file.truncate(0)
-        self.version.unlink(missing_ok=True)
+        self.origin.unlink(missing_ok=True)
 
     def append(self, block: bytes) -> None:
         left = memoryview(block)
@@ -66,7 +69,8 @@ def download(address: str, target: Path, checksum: str | None = None, progress: 
     Args:
         address: http or https.
         target: the file to make; `target`.part is what there is of it until it is whole.
-        checksum: "md5:…" or "sha256:…"; None: nothing but the length is checked.
+        checksum: "md5:…" or "sha256:…"; None: nothing but the length is checked, and what is here already is taken only if it
+            came from the same address.
         progress: called with the bytes that are there and the bytes in all.
 
     Raises:
@@ -77,19 +81,24 @@ def download(address: str, target: Path, checksum: str | None = None, progress: 
         raise DataError(f"{address} is no http or https address; name a file, or an address of that kind")
     kind = (checksum or "").partition(":")[0]
     if target.exists():
-        if checksum is None or hash_of(target, kind) == checksum:
+        if hash_of(target, kind) == checksum if checksum else _came_from(_origin_of(target))[0] == address:
             return
-        target.unlink()
+        discard(target)
     with _part_of(address, target) as part:
         _fill(part, progress or (lambda _done, _total: None), checked=checksum is not None)
     if checksum is not None and (found := hash_of(part.path, kind)) != checksum:
         part.path.unlink()
-        part.version.unlink(missing_ok=True)
+        part.origin.unlink(missing_ok=True)
         raise DataError(
             f"{address}: the file has {found}, its publisher states {checksum}; it was removed: run it again, {OTHERWISE}"
         )
     part.path.replace(target)
-    part.version.unlink(missing_ok=True)
+
+
+def discard(target: Path) -> None:
+    """Remove a file that was downloaded, if it is there."""
+    target.unlink(missing_ok=True)
+    _origin_of(target).unlink(missing_ok=True)
 
 
 def hash_of(path: Path, kind: str) -> str:
@@ -112,13 +121,23 @@ def _part_of(address: str, target: Path) -> Iterator[_Part]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise DataError(f"{path} is being downloaded by another process; wait for it") from error
-        part = _Part(address, path, path.with_name(f"{path.name}.version"), file)
+        part = _Part(address, path, _origin_of(target), file)
         try:
             yield part
         finally:
             if not part.size:
                 path.unlink(missing_ok=True)
-                part.version.unlink(missing_ok=True)
+                part.origin.unlink(missing_ok=True)
+
+
+def _origin_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.origin")
+
+
+def _came_from(origin: Path) -> tuple[str, str]:
+    """An address and a version; empty where they are not known."""
+    address, _, version = (origin.read_text(encoding="utf-8", errors="replace") if origin.exists() else "").partition("\n")
+    return address, version
 
 
 def _fill(part: _Part, progress: Progress, *, checked: bool) -> None:
@@ -136,8 +155,8 @@ def _fill(part: _Part, progress: Progress, *, checked: bool) -> None:
 
 def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
     """Ask for what is missing and append it."""
-    version = part.version.read_text(encoding="utf-8") if part.version.exists() else ""
-    if part.size and not version and not checked:
+    address, version = _came_from(part.origin)
+    if part.size and not checked and (address != part.address or not version):
         part.empty()  # it could be a piece of another copy, and nothing would tell
     done = part.size
     headers = {"User-Agent": f"ssd4rec/{metadata.version('ssd4rec')}", "Accept-Encoding": "identity"}
@@ -161,7 +180,7 @@ def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
             part.empty()
             done = 0
         if not done:
-            part.version.write_text(_version(response.headers), encoding="utf-8")
+            part.origin.write_text(f"{part.address}\n{_version(response.headers)}", encoding="utf-8")
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
         progress(done, total)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ssd4rec.data.download import Progress, download, hash_of
+from ssd4rec.data.download import Progress, discard, download, hash_of
 from ssd4rec.data.histories import Counts
 from ssd4rec.data.known import BUILT_IN, CHECKED_HASH, KnownDataset, check_counts, folder_of, open_known, where
 from ssd4rec.data.published import Given, PublishedFile, read_given
@@ -82,15 +82,15 @@ def _download_and_keep(known: KnownDataset, cache: Path, files: Sequence[Publish
         given = _read(known, paths, cache)
         checked = _check(known, given, " ".join(file.address for file in files), _as_stated(stated[0]) if stated else COUNTS_ONLY)
     except DataError:
-        _remove(paths)  # it is not what it should be, and would not be the next time
+        _discard(paths)  # it is not what it should be, and would not be the next time
         raise
     _keep(known, cache, checked)
-    _remove(paths)
+    _discard(paths)
 
 
-def _remove(paths: Sequence[Path]) -> None:
+def _discard(paths: Sequence[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        discard(path)
 
 
 def _read(known: KnownDataset, paths: Sequence[Path], cache: Path) -> Given:
