@@ -277,6 +277,17 @@ def test_what_a_killed_command_left_is_not_the_file_of_another_address(small, tm
         assert len(server.requests) == 2  # what was left is used
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="file locks are POSIX's")
+def test_what_a_killed_command_had_in_hand_is_removed(small, tmp_path):
+    """Unpacked tables and half-written data sets; the next fetch leaves nothing but the data set."""
+    for left in (tmp_path / ".reading.abc", tmp_path / "data" / ".ml-1m.abc" / "whole"):
+        left.mkdir(parents=True)
+        (left / "ratings.dat").write_text("1::")
+    (tmp_path / "mine.zip").write_bytes(ml_1m()["ml-1m.zip"])
+    fetch(small("ml-1m", ml_1m(), "http://127.0.0.1:9"), tmp_path, str(tmp_path / "mine.zip"))
+    assert sorted(path.name for path in [*tmp_path.iterdir(), *(tmp_path / "data").iterdir()]) == ["data", "mine.zip", "ml-1m"]
+
+
 @pytest.mark.parametrize(
     ("name", "file", "data", "message"),
     [

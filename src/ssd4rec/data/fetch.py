@@ -1,7 +1,6 @@
 """Fetch a named data set: download or take a file, read the publisher's form, check its counts, keep it as Parquet."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from ssd4rec.data.histories import Counts
 from ssd4rec.data.known import BUILT_IN, CHECKED_HASH, KnownDataset, check_counts, folder_of, open_known, where
 from ssd4rec.data.published import Given, PublishedFile, read_given
 from ssd4rec.data.store import Stored, is_stored, load_dataset, save_dataset
+from ssd4rec.data.workspace import workspace
 from ssd4rec.errors import DataError
 
 COUNTS_ONLY = "counts only"
@@ -94,9 +94,8 @@ def _discard(paths: Sequence[Path]) -> None:
 
 
 def _read(known: KnownDataset, paths: Sequence[Path], cache: Path) -> Given:
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".reading.") as workspace:
-        return read_given(paths, known.table, known.titles, Path(workspace))
+    with workspace(cache, ".reading.") as folder:
+        return read_given(paths, known.table, known.titles, folder)
 
 
 def _check(known: KnownDataset, given: Given, source: str, checked: str) -> Stored:

@@ -5,7 +5,6 @@ interactions.parquet (user, item, time)   titles.parquet (id, title; where there
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import polars as pl
 
 from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.times import Clock
+from ssd4rec.data.workspace import workspace
 from ssd4rec.errors import DataError
 
 FORMAT = 1
@@ -48,9 +48,8 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
         DataError: the folder cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            whole = Path(temporary) / "whole"
+        with workspace(folder.parent, f".{folder.name}.") as temporary:
+            whole = temporary / "whole"
             whole.mkdir()
             interactions.table.write_parquet(whole / INTERACTIONS)
             if titles is not None:
@@ -59,7 +58,7 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
             manifest = {"format": FORMAT, "about": dict(about), "read": asdict(interactions.read), "sha256": hashes}
             (whole / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             if folder.exists():
-                folder.rename(Path(temporary) / "old")
+                folder.rename(temporary / "old")
             whole.rename(folder)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
