@@ -19,11 +19,19 @@ class FileServer:
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)  # for each answer to come: after how many bytes it breaks off
     stall: threading.Event | None = None  # after a cut's bytes the connection stays open until this is set
+    length: str | None = None  # what it says instead of the length
+    moved: str | None = None  # it sends everybody on to this address
     requests: list[dict[str, str]] = field(default_factory=list)  # the headers of each
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.requests.append({name.lower(): value for name, value in handler.headers.items()})
         content = self.files.get(urlsplit(handler.path).path.rpartition("/")[2])
+        if self.moved is not None:
+            handler.send_response(302)
+            handler.send_header("Location", self.moved)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         if content is None:
             handler.send_error(404)
             return
@@ -40,7 +48,7 @@ class FileServer:
             handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if self.etag:
             handler.send_header("ETag", self.etag)
-        handler.send_header("Content-Length", str(len(body)))
+        handler.send_header("Content-Length", str(len(body)) if self.length is None else self.length)
         handler.end_headers()
         handler.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)
         handler.wfile.flush()

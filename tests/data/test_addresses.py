@@ -1,8 +1,8 @@
-"""Addresses of files: names."""
+"""Addresses of files: names, and the letters that HTTP has."""
 
 import pytest
 
-from ssd4rec.data.addresses import file_name
+from ssd4rec.data.addresses import as_asked, file_name
 from ssd4rec.errors import DataError
 
 
@@ -27,6 +27,31 @@ def test_an_address_of_no_file_is_refused(address):
         file_name(address)
 
 
-def test_what_is_no_address_is_refused():
-    with pytest.raises(DataError, match=r"http://\[::1/x cannot be read as an address \(Invalid IPv6 URL\); correct it"):
-        file_name("http://[::1/x")
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("https://a.org:80/b%20c/d.zip?e=f&g=%2F#h", "https://a.org:80/b%20c/d.zip?e=f&g=%2F"),
+        ("http://[::1]:8000/d.zip", "http://[::1]:8000/d.zip"),
+        ("http://\u00e4.org/\u00f6 b.zip?c=\u00fc", "http://xn--4ca.org/%C3%B6%20b.zip?c=%C3%BC"),
+    ],
+)
+def test_an_address_is_asked_for_in_the_letters_of_http(address, asked):
+    """What is quoted already stays; what a browser keeps to itself is left out."""
+    assert as_asked(address) == asked
+    assert as_asked(asked) == asked
+
+
+@pytest.mark.parametrize("read", [file_name, as_asked])
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://[::1/x", "Invalid IPv6 URL"),
+        ("http://a.org:99999/x", "Port out of range 0-65535"),
+        ("http://a.org:port/x", "Port could not be cast"),
+        ("http://a..org/x", "label empty"),
+        ("http://a.org/\udcff.zip", "surrogates not allowed"),
+    ],
+)
+def test_what_is_no_address_is_refused(read, address, reason):
+    with pytest.raises(DataError, match=f"cannot be read as an address .*{reason}.*; correct it"):
+        read(address)

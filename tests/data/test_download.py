@@ -1,6 +1,7 @@
 """Downloads against a server on this machine: cut, resumed, changed, refused."""
 
 import hashlib
+import re
 import resource
 import socket
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from file_server import serving
+from ssd4rec.data import download as download_module
 from ssd4rec.data.download import discard, download
 from ssd4rec.errors import DataError
 
@@ -148,6 +150,55 @@ def test_a_missing_file_is_named(tmp_path):
     ):
         download(f"{server.address}/a.zip", tmp_path / "a.zip")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", ["abc", "256000, 256000", "-5", "1, 2", "9" * 5000])
+def test_a_length_that_cannot_be_read_is_not_needed(tmp_path, length):
+    """One that a proxy doubled is the length; of any other all that comes is taken."""
+    seen = []
+    with serving({"a.zip": CONTENT}, length=length) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5, lambda *progress: seen.append(progress))
+    assert seen[-1] == (256_000, 256_000 if "256000" in length else None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    with serving({"a.zip": b""}) as server, pytest.raises(DataError, match=r"a\.zip answered with an empty file; try later"):
+        download(f"{server.address}/a.zip", tmp_path / "a.zip")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("moved", "message"),
+    [
+        ("/a.zip", "answered 302 The HTTP server returned a redirect error that would lead to an infinite loop"),
+        ("file:///etc/hosts", "answered 302 .*is not allowed"),
+    ],
+)
+def test_an_answer_that_leads_nowhere_is_one_line(tmp_path, moved, message):
+    with serving({}, moved=moved) as server, pytest.raises(DataError, match=message) as caught:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip")
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("Invalid IPv6 URL"), OverflowError("port must be 0-65535"), OSError("two\nlines")])
+def test_an_answer_that_leads_to_no_address_is_one_line(tmp_path, monkeypatch, error):
+    """What urllib raises when it is sent on to http://[::1/a.zip, and leaves the first connection open."""
+
+    def sent_on(*_, **__):
+        raise error
+
+    monkeypatch.setattr(download_module, "urlopen", sent_on)
+    message = f"no answer from http://a.org/a.zip ({' '.join(str(error).split())}); check the network"
+    with pytest.raises(DataError, match=re.escape(message)):
+        download("http://a.org/a.zip", tmp_path / "a.zip")
+
+
+def test_letters_that_http_lacks_are_quoted(tmp_path):
+    with serving({"%C3%A4.zip": CONTENT}) as server:
+        download(f"{server.address}/\u00e4.zip", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_no_answer_is_said(tmp_path):

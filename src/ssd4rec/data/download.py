@@ -6,6 +6,7 @@ NAME.origin stays beside both: the address that they came from and, in a second 
 import hashlib
 import http.client
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from ssd4rec.data.addresses import as_asked
 from ssd4rec.errors import DataError
 
 if sys.platform != "win32":
@@ -25,6 +27,7 @@ if sys.platform != "win32":
 BLOCK = 1 << 16  # bytes
 TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 3
+NUMBER = "[0-9]{1,18}"  # of bytes
 OTHERWISE = "or give the file, or another address of it, with --from"
 
 # (bytes there, bytes in all), None where the server does not say how many
@@ -75,10 +78,11 @@ def download(address: str, target: Path, checksum: str | None = None, progress: 
 
     Raises:
         DataError: no answer, an answer other than the file, a connection that ends early again and again, a file of another
-            checksum (it is removed), a folder that cannot be written, another process at the same file.
+            checksum (it is removed), an empty file, a folder that cannot be written, another process at the same file.
     """
     if not address.startswith(("http://", "https://")):
         raise DataError(f"{address} is no http or https address; name a file, or an address of that kind")
+    address = as_asked(address)
     kind = (checksum or "").partition(":")[0]
     if target.exists():
         if hash_of(target, kind) == checksum if checksum else _came_from(_origin_of(target))[0] == address:
@@ -86,6 +90,8 @@ def download(address: str, target: Path, checksum: str | None = None, progress: 
         discard(target)
     with _part_of(address, target) as part:
         _fill(part, progress or (lambda _done, _total: None), checked=checksum is not None)
+        if not part.size:
+            raise DataError(f"{address} answered with an empty file; try later, {OTHERWISE}")
     if checksum is not None and (found := hash_of(part.path, kind)) != checksum:
         part.path.unlink()
         part.origin.unlink(missing_ok=True)
@@ -159,30 +165,17 @@ def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
     if part.size and not checked and (address != part.address or not version):
         part.empty()  # it could be a piece of another copy, and nothing would tell
     done = part.size
-    headers = {"User-Agent": f"ssd4rec/{metadata.version('ssd4rec')}", "Accept-Encoding": "identity"}
-    if done:
-        headers |= {"Range": f"bytes={done}-", **({"If-Range": version} if version else {})}
-    try:
-        response = urlopen(Request(part.address, headers=headers), timeout=TIMEOUT)  # noqa: S310 - http or https, see download
-    except HTTPError as error:
-        error.close()
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
-            if error.headers.get("Content-Range") == f"bytes */{done}":
-                return
-            part.empty()  # longer than the file
-            raise _CutError("the kept part does not fit the file") from error
-        raise DataError(f"{part.address} answered {error.code} {error.reason}; try later, {OTHERWISE}") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise DataError(f"no answer from {part.address} ({reason}); check the network and run it again, {OTHERWISE}") from error
+    response = _ask(part, done, version)
+    if response is None:
+        return
     with response:
         if done and not _goes_on(response.status, response.headers, done):
             part.empty()
             done = 0
         if not done:
             part.origin.write_text(f"{part.address}\n{_version(response.headers)}", encoding="utf-8")
-        length = response.headers.get("Content-Length")
-        total = None if length is None else done + int(length)
+        length = _length(response.headers)
+        total = None if length is None else done + length
         progress(done, total)
         for block in _blocks(response):
             part.append(block)
@@ -192,9 +185,45 @@ def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
         raise _CutError(f"the connection ended after {done:,} of {total:,} bytes")
 
 
+def _ask(part: _Part, done: int, version: str) -> http.client.HTTPResponse | None:
+    """The answer to a request for what comes after the first `done` bytes; None: nothing does."""
+    headers = {"User-Agent": f"ssd4rec/{metadata.version('ssd4rec')}", "Accept-Encoding": "identity"}
+    if done:
+        headers |= {"Range": f"bytes={done}-", **({"If-Range": version} if version else {})}
+    request = Request(part.address, headers=headers)  # noqa: S310 - http or https, see download
+    try:
+        answer: http.client.HTTPResponse = urlopen(request, timeout=TIMEOUT)  # noqa: S310 - the same
+    except HTTPError as error:
+        error.close()
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
+            if error.headers.get("Content-Range") == f"bytes */{done}":
+                return None
+            part.empty()  # longer than the file
+            raise _CutError("the kept part does not fit the file") from error
+        raise DataError(f"{part.address} answered {error.code} {_one_line(error.reason)}; try later, {OTHERWISE}") from error
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:  # the last two: where it is sent on to
+        reason = error.reason if isinstance(error, URLError) else error
+        raise DataError(
+            f"no answer from {part.address} ({_one_line(reason)}); check the network and run it again, {OTHERWISE}"
+        ) from error
+    else:
+        return answer
+
+
 def _goes_on(status: int, headers: Message, done: int) -> bool:
     """Whether the answer is the rest of the same file; a server without ranges sends the whole one."""
     return status == http.client.PARTIAL_CONTENT and str(headers.get("Content-Range")).startswith(f"bytes {done}-")
+
+
+def _length(headers: Message) -> int | None:
+    """Content-Length, which a proxy may have doubled ("857703, 857703"); None where there is none that can be read."""
+    stated = {each.strip() for each in str(headers.get("Content-Length", "")).split(",")}
+    length = stated.pop()
+    return int(length) if not stated and re.fullmatch(NUMBER, length) else None
+
+
+def _one_line(reason: object) -> str:
+    return " ".join(str(reason).split())
 
 
 def _version(headers: Message) -> str:

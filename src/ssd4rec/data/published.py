@@ -1,6 +1,7 @@
 """Publishers' own files: which table lies in which archive, and how it becomes one that `read_interactions` takes."""
 
 import gzip
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -19,6 +20,7 @@ from ssd4rec.errors import DataError
 
 ZIP_MAGIC, GZIP_MAGIC = b"PK\x03\x04", b"\x1f\x8b"
 AT_ONCE = 1 << 24  # bytes
+DAMAGED = (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,12 @@ def read_given(paths: Sequence[Path], table: PublishedTable, titles: PublishedTa
         return _read(paths, table, titles, workspace)
     except DataError as error:  # a file in the workspace is named as the part of the archive that it was
         raise DataError(str(error).replace(f"{workspace}/", f"{paths[0]}: ")) from error
-    except (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, UnicodeDecodeError) as error:
+    except DAMAGED as error:
         raise DataError(f"{paths[0]} cannot be read ({error}); copy or download it again") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DataError(f"{paths[0]} cannot be unpacked ({error}); copy or download it again") from error  # bzip2's way to say it
 
 
 def titles_beside(path: Path) -> Path | None:
@@ -113,7 +119,15 @@ def _read_titles(path: Path | None, titles: PublishedTable | None, workspace: Pa
     if path is None or titles is None:
         return None
     unpacked = _unpacked(path, titles, workspace)
-    return read_titles(pl.read_parquet(unpacked).rename(dict(titles.rename)) if titles.rename else unpacked)
+    return read_titles(_renamed(unpacked, titles) if titles.rename else unpacked)
+
+
+def _renamed(path: Path, table: PublishedTable) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path).rename(dict(table.rename))
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path} is not the publisher's {table.name} ({reason}); replace or remove it") from error
 
 
 def _named(paths: Sequence[Path], table: PublishedTable) -> Path | None:
@@ -169,7 +183,7 @@ def _maybe_zipped(path: Path) -> Iterator[IO[bytes]]:
 def _opened(path: Path, table: PublishedTable) -> Iterator[IO[bytes]]:
     """The table inside the archive, found by its path or, in an archive packed again, by its name."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, archive.open(_member(archive.namelist(), path, table)) as file:
+        with _opened_in_zip(path, table) as file:
             yield file
         return
     with path.open("rb") as head:
@@ -181,6 +195,14 @@ def _opened(path: Path, table: PublishedTable) -> Iterator[IO[bytes]]:
             raise DataError(f"{path}: {table.path} is not a file; expected the publisher's archive")
         with taken as file:
             yield file
+
+
+def _opened_in_zip(path: Path, table: PublishedTable) -> IO[bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.open(_member(archive.namelist(), path, table))  # it stays open when the archive is closed
+    except RuntimeError as error:  # encrypted; NotImplementedError, which is one: packed in a way that Python does not know
+        raise DataError(f"{path} cannot be unpacked ({error}); unpack it with another program and give {table.name}") from error
 
 
 def _member(names: Sequence[str], path: Path, table: PublishedTable) -> str:
