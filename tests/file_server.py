@@ -19,6 +19,8 @@ class FileServer:
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)  # for each answer to come: after how many bytes it breaks off
     stall: threading.Event | None = None  # after a cut's bytes the connection stays open until this is set
+    largest: int | None = None  # a range holds no more bytes than these
+    total: str | None = None  # what a range says instead of the bytes in all
     length: str | None = None  # what it says instead of the length
     moved: str | None = None  # it sends everybody on to this address
     requests: list[dict[str, str]] = field(default_factory=list)  # the headers of each
@@ -45,7 +47,8 @@ class FileServer:
         handler.send_response(200 if start is None else 206)
         body = content[start or 0 :]
         if start is not None:
-            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            body = body[: self.largest]
+            handler.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{self.total or len(content)}")
         if self.etag:
             handler.send_header("ETag", self.etag)
         handler.send_header("Content-Length", str(len(body)) if self.length is None else self.length)

@@ -34,26 +34,53 @@ def test_a_file_arrives_whole_and_its_progress_is_told(tmp_path, checksum):
 
 
 def test_a_cut_download_goes_on_where_it_was_cut(tmp_path):
-    """Three answers break off after 100, 1 and 50,000 bytes: those stay, and the next call asks for the rest only."""
+    """Three bring something, three nothing: those end it, what came stays, and the next call asks for the rest only."""
     seen = []
-    with serving({"a.zip": CONTENT}, cuts=[100, 1, 50_000]) as server:
+    with serving({"a.zip": CONTENT}, cuts=[100, 1, 50_000, 0, 0, 0]) as server:
         message = r"the connection ended after 50,101 of 256,000 bytes; 50,101 bytes are kept in .*a\.zip\.part: run it again"
         with pytest.raises(DataError, match=message):
             download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
         assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:50_101]
         assert not (tmp_path / "a.zip").exists()
         download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5, lambda *progress: seen.append(progress))
-    assert [request.get("range") for request in server.requests] == [None, "bytes=100-", "bytes=101-", "bytes=50101-"]
-    assert [request.get("if-range") for request in server.requests] == [None, '"one"', '"one"', '"one"']
+    assert [request.get("range") for request in server.requests] == [None, "bytes=100-", "bytes=101-", *4 * ["bytes=50101-"]]
+    assert [request.get("if-range") for request in server.requests] == [None, *6 * ['"one"']]
     assert seen[0] == (50_101, 256_000)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     discard(tmp_path / "a.zip")
     assert names(tmp_path) == []
 
 
+def test_lost_connections_that_brought_something_do_not_end_it(tmp_path):
+    with serving({"a.zip": CONTENT}, cuts=[1000, 0, 0, 1000, 0, 0, 1000]) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert len(server.requests) == 8
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("total", "requests"), [(None, 4), ("*", 5)])
+def test_an_answer_that_holds_less_than_was_asked_for_is_not_the_end(tmp_path, total, requests):
+    """100,000 bytes at most, after the first 1,000: asked again; of how many, if that is not said, the last answer tells."""
+    seen = []
+    with serving({"a.zip": CONTENT}, cuts=[1000], largest=100_000, total=total) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", None, lambda *progress: seen.append(progress))
+    ranges = [None, "bytes=1000-", "bytes=101000-", "bytes=201000-", "bytes=256000-"]
+    assert [request.get("range") for request in server.requests] == ranges[:requests]
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert seen[-1] == (256_000, None if total else 256_000)
+
+
+def test_an_answer_that_is_another_part_is_not_used(tmp_path):
+    """The kept bytes are dropped, and the whole file is asked for."""
+    with serving({"a.zip": CONTENT}, cuts=[1000], total="?") as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert [request.get("range") for request in server.requests] == [None, "bytes=1000-", None]
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
 def test_a_file_that_changed_meanwhile_is_begun_again(tmp_path):
     """No checksum is known: the ETag alone tells the two apart."""
-    with serving({"a.csv": b"old" * 1000}, cuts=[10, 10, 10]) as server:
+    with serving({"a.csv": b"old" * 1000}, cuts=[10, 10, 10, 0, 0, 0]) as server:
         with pytest.raises(DataError, match="are kept in"):
             download(f"{server.address}/a.csv", tmp_path / "a.csv")
         server.files["a.csv"], server.etag = b"new" * 500, '"two"'

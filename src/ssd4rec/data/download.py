@@ -26,7 +26,7 @@ if sys.platform != "win32":
 
 BLOCK = 1 << 16  # bytes
 TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 3
+ATTEMPTS = 3  # in a row that bring nothing
 NUMBER = "[0-9]{1,18}"  # of bytes
 OTHERWISE = "or give the file, or another address of it, with --from"
 
@@ -147,11 +147,14 @@ def _came_from(origin: Path) -> tuple[str, str]:
 
 
 def _fill(part: _Part, progress: Progress, *, checked: bool) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
+    most, in_vain = part.size, 0
+    while True:
         try:
             _receive(part, progress, checked=checked)
         except _CutError as error:
-            if attempt == ATTEMPTS:
+            in_vain = 0 if part.size > most else in_vain + 1
+            most = max(most, part.size)
+            if in_vain == ATTEMPTS:
                 raise DataError(
                     f"{part.address}: {error}; {part.size:,} bytes are kept in {part.path}: run it again to go on, {OTHERWISE}"
                 ) from error
@@ -169,13 +172,12 @@ def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
     if response is None:
         return
     with response:
-        if done and not _goes_on(response.status, response.headers, done):
+        if response.status == http.client.PARTIAL_CONTENT:
+            total = _total_of_range(part, response.headers, done)
+        else:  # the whole file: it is another one by now, or the server has no ranges
             part.empty()
-            done = 0
-        if not done:
+            done, total = 0, _length(response.headers)
             part.origin.write_text(f"{part.address}\n{_version(response.headers)}", encoding="utf-8")
-        length = _length(response.headers)
-        total = None if length is None else done + length
         progress(done, total)
         for block in _blocks(response):
             part.append(block)
@@ -183,6 +185,8 @@ def _receive(part: _Part, progress: Progress, *, checked: bool) -> None:
             progress(done, total)
     if total is not None and done < total:
         raise _CutError(f"the connection ended after {done:,} of {total:,} bytes")
+    if total is None and response.status == http.client.PARTIAL_CONTENT:
+        raise _CutError(f"of how many bytes these {done:,} are was not said")  # the next answer tells whether there are more
 
 
 def _ask(part: _Part, done: int, version: str) -> http.client.HTTPResponse | None:
@@ -210,9 +214,16 @@ def _ask(part: _Part, done: int, version: str) -> http.client.HTTPResponse | Non
         return answer
 
 
-def _goes_on(status: int, headers: Message, done: int) -> bool:
-    """Whether the answer is the rest of the same file; a server without ranges sends the whole one."""
-    return status == http.client.PARTIAL_CONTENT and str(headers.get("Content-Range")).startswith(f"bytes {done}-")
+def _total_of_range(part: _Part, headers: Message, done: int) -> int | None:
+    """The bytes of the whole file; the answer may hold fewer than were asked for.
+
+    Content-Range: bytes 200000-299999/857703; an asterisk where the server does not know.
+    """
+    found = re.fullmatch(rf"bytes ({NUMBER})-{NUMBER}/({NUMBER}|\*)", str(headers.get("Content-Range")).strip())
+    if not done or not found or int(found[1]) != done:
+        part.empty()
+        raise _CutError("another part of the file came than was asked for")
+    return None if found[2] == "*" else int(found[2])
 
 
 def _length(headers: Message) -> int | None:
