@@ -51,6 +51,8 @@ def test_what_is_fixed_is_not_searched():
         ("backbone.width=7|64", "not a multiple"),
         ("backbone.width=64|64", "twice"),
         ("data.min_interactions=1:5", "not be comparable"),
+        ("prior.transitions=0.0:4.0", r"chosen by validation after training.*--set prior\.transitions=validated"),
+        ("prior.repeats=-4|0", "chosen by validation after training"),
     ],
 )
 def test_a_bad_search_says_what_is_wrong(search, message):

@@ -101,6 +101,11 @@ def _read(text: str, config: Config) -> Dimension:
         raise ConfigError(f"cannot read --search {text!r}; {HOW}")
     if name in {"backbone.name", "training.seed"} or name.startswith(("data.", "evaluation.")):
         raise ConfigError(f"--search {name}: trials would not be comparable; search settings of the backbone or of the training")
+    if name.startswith("prior."):
+        raise ConfigError(
+            f"--search {name}: it is chosen by validation after training, so every trial would have the same figure; "
+            f"write --set {name}=validated"
+        )
     if not _exists(name, config):
         with_values(config, {name: 0})  # says which setting is the nearest
         raise ConfigError(f"--search {name}: no such setting; {HOW}")
