@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ssd4rec.training.module import WATCHED
 
+NOTHING_YET = (-math.inf, 0)  # the best score, and its epoch
+
 
 class TrainingProgress(pl.Callback):
     """A bar for the batches of the current epoch on a terminal, and a line for each finished epoch anywhere.
@@ -30,7 +32,11 @@ class TrainingProgress(pl.Callback):
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._best = (-math.inf, 0)
+        self._best = NOTHING_YET
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Lightning's hook, before a checkpoint is loaded: what another training reached does not count."""
+        self._best = NOTHING_YET
 
     def on_train_start(self, *_: Any) -> None:
         """Lightning's hook."""
@@ -52,9 +58,9 @@ class TrainingProgress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Lightning's hook."""
         epoch, loss, score = trainer.current_epoch + 1, trainer.callback_metrics["loss"], float(trainer.callback_metrics[WATCHED])
+        mark = f"best {self._best[0]:.4f} in epoch {self._best[1]}"
         if score > self._best[0]:
-            self._best = (score, epoch)
-        mark = "best so far" if self._best[1] == epoch else f"best {self._best[0]:.4f} in epoch {self._best[1]}"
+            self._best, mark = (score, epoch), "best so far"
         self._console.print(
             f"epoch {epoch:3d}   loss {float(loss):.4f}   validation {WATCHED} {score:.4f}   {mark}", highlight=False
         )
