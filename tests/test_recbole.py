@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import worlds
 from ssd4rec import cli
-from ssd4rec.config import load_config, read_recbole
+from ssd4rec.config import Mamba4RecConfig, load_config, read_recbole
 from ssd4rec.errors import ConfigError
 
 COMMON = """
@@ -59,7 +59,8 @@ def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name
     run = read_recbole(path)
     assert run.config == load_config(name)
     assert run.dataset == name
-    (note,) = run.notes
+    guessed, note = run.notes
+    assert guessed.startswith("names no model; taken as SSD4Rec")
     assert f"{name} setting" in note
     assert "MAX_ITEM_LIST_LENGTH" in note
     assert "gpu_id" in note
@@ -67,8 +68,8 @@ def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name
 
 def test_without_var_len_histories_are_cut(tmp_path):
     """MAX_ITEM_LIST_LENGTH is data.max_length; left out, it is RecBole's 50."""
-    assert read_recbole(written(tmp_path, "MAX_ITEM_LIST_LENGTH: 70")).config.data.max_length == 70
-    assert read_recbole(written(tmp_path, "seed: 1")).config.data.max_length == 50
+    assert read_recbole(written(tmp_path, "model: SSD4Rec\nMAX_ITEM_LIST_LENGTH: 70")).config.data.max_length == 70
+    assert read_recbole(written(tmp_path, "model: SSD4Rec\nseed: 1")).config.data.max_length == 50
 
 
 def test_a_model_is_chosen_by_its_name(tmp_path):
@@ -78,6 +79,28 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
     assert (sasrec.backbone.dropout, sasrec.backbone.max_length) == (0.5, 50)
     gru = read_recbole(written(tmp_path, "model: GRU4Rec\nembedding_size: 48\nhidden_size: 96")).config
     assert (gru.backbone.name, gru.backbone.width, gru.backbone.hidden, gru.training.batch_size) == ("gru4rec", 48, 96, 2048)
+
+
+MAMBA4RECS = "hidden_size: 64\nnum_layers: 1\ndropout_prob: 0.2\nd_state: 32\nd_conv: 4\nexpand: 2\nMAX_ITEM_LIST_LENGTH: 200"
+
+
+def test_without_a_model_the_keys_say_which(tmp_path):
+    """Mamba4Rec's authors name the model elsewhere, as SSD4Rec's do; which one was taken is said."""
+    run = read_recbole(written(tmp_path, MAMBA4RECS))
+    assert run.config.backbone == Mamba4RecConfig(state_dim=32)
+    assert run.config.training.mask_ratio == 0.0
+    assert run.notes[0].startswith("names no model; taken as Mamba4Rec, for it has d_conv, d_state, expand; write `model:`")
+    run = read_recbole(written(tmp_path, f"{MAMBA4RECS}\nbeta: 0.2"))
+    assert (run.config.backbone.name, run.config.backbone.backward_weight) == ("ssd4rec", 0.2)
+    assert run.notes[0].startswith("names no model; taken as SSD4Rec, for it has beta")
+    assert not read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}")).notes
+
+
+@pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
+def test_a_model_that_cannot_be_known_is_asked_for(tmp_path, text):
+    """Keys that several models have, or those of a third, are no reason to take one."""
+    with pytest.raises(ConfigError, match="names no model.*write `model:` with one of SSD4Rec, Mamba4Rec"):
+        read_recbole(written(tmp_path, text))
 
 
 @pytest.mark.parametrize("model", ["Mamba4Rec", "SIGMA", "Caser", "BERT4Rec"])
@@ -106,13 +129,14 @@ def test_every_model_has_settings(tmp_path, model):
 )
 def test_what_cannot_be_had_is_said(tmp_path, text, message):
     """An unknown key, and a value that would give other figures, is an error that says what is supported."""
+    named = ":" not in text or "model" in text
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
-        read_recbole(written(tmp_path, text))
+        read_recbole(written(tmp_path, text if named else f"model: SSD4Rec\n{text}"))
 
 
 def test_what_changes_no_weight_is_a_note(tmp_path):
     """Another metric, another valid_metric and a key written twice are named, not refused."""
-    run = read_recbole(written(tmp_path, "metrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
+    run = read_recbole(written(tmp_path, "model: SSD4Rec\nmetrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
     assert run.config.training.seed == 2
     assert "GAUC" in run.notes[0]
     assert "MRR@10" in run.notes[0]
@@ -126,7 +150,7 @@ def test_train_finds_the_data_that_the_file_names(tmp_path):
     frame = worlds.frame(worlds.cycle(users=20))
     header = "user_id:token\titem_id:token\ttimestamp:float\n"
     (folder / "cycle.inter").write_text(header + "\n".join("\t".join(map(str, row)) for row in frame.rows()))
-    text = f"data_path: {tmp_path / 'data'}\ndataset: cycle\nhidden_size: 16\nd_state: 8\nepochs: 9\nUSER_ID_FIELD: user_id"
+    text = f"data_path: {tmp_path / 'data'}\ndataset: cycle\nmodel: SSD4Rec\nhidden_size: 16\nd_state: 8\nepochs: 9\nUSER_ID_FIELD: user_id"
     path = written(tmp_path, text)
     arguments = ["train", "--recbole", str(path), "--out", str(tmp_path / "model"), "--set", "training.max_epochs=1", "--json"]
     result = CliRunner().invoke(cli.app, arguments)

@@ -49,6 +49,8 @@ MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
         {"embedding_size": ("width", 64), "n_h": ("horizontal", 16), "n_v": ("vertical", 8), "dropout_prob": ("dropout", 0.4)},
     ),
 }
+# By whose keys a file without `model:` is known: that of Mamba4Rec's authors has the first alone.
+MAMBAS, SSD4RECS = {"d_state", "d_conv", "expand"}, {"beta", "maskratio", "headdim", "norm_embedding", "var_len"}
 # RecBole's key -> (ours, RecBole's own default)
 TRAINING = {
     "train_batch_size": ("batch_size", 2048),
@@ -112,14 +114,15 @@ class RecBoleRun:
     config: Config
     dataset: str | None  # its name
     file: Path | None  # where RecBole would read it
-    notes: tuple[str, ...]  # for the user: what was not taken over
+    notes: tuple[str, ...]  # for the user: what was guessed, what was not taken over
 
 
 def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     """Read a RecBole configuration as our settings; what it leaves out has RecBole's default.
 
     Args:
-        path: a YAML file; without the key `model` it is SSD4Rec's, whose authors name the model elsewhere.
+        path: a YAML file; without the key `model`, which SSD4Rec's and Mamba4Rec's authors write elsewhere, it is the one of
+            the two that its other keys are of.
         overrides: settings on top, each `group.key=value`, as `load_config` takes them.
 
     Returns:
@@ -131,7 +134,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     values, repeated = _load(Path(path))
     stray = [key for key, value in values.items() if value is None and " " in str(key)]  # "ml-1m setting:", a title
     given = {str(key): value for key, value in values.items() if key not in stray}
-    model = _one_of(given, "model", "SSD4Rec", list(MODELS))
+    model, guessed = _which_model(given, str(path))
     name, sizes = MODELS[model]
     _check_known(given, sizes, str(path))
     unsupported = _check_protocol(given)
@@ -155,7 +158,8 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
 
     inert = [key for key in given if key in INERT or key in _all_sizes() - set(sizes)] + stray
     inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if given.get("var_len") and "MAX_ITEM_LIST_LENGTH" in given else []
-    notes = [f"without a meaning here: {', '.join(inert + unsupported)}"] if inert + unsupported else []
+    notes = [guessed] if guessed else []
+    notes += [f"without a meaning here: {', '.join(inert + unsupported)}"] if inert + unsupported else []
     notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
     groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
     dataset = None if given.get("dataset") is None else str(given["dataset"])
@@ -181,6 +185,19 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
 
 def _all_sizes() -> set[str]:
     return {key for _, sizes in MODELS.values() for key in sizes}
+
+
+def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None]:
+    """The model, and a note where it is a guess."""
+    if given.get("model") is not None:
+        return _one_of(given, "model", "", list(MODELS)), None
+    keys = set(given)
+    others = keys & (_all_sizes() - set(MAMBA) - SSD4RECS)
+    for model, own in (("SSD4Rec", SSD4RECS), ("Mamba4Rec", MAMBAS)):
+        if keys & own and not others:
+            found = ", ".join(sorted(keys & own))
+            return model, f"names no model; taken as {model}, for it has {found}; write `model:` where it is another"
+    raise ConfigError(f"{source} names no model, and its keys do not say which; write `model:` with one of {', '.join(MODELS)}")
 
 
 def _check_known(given: Mapping[str, Any], sizes: Mapping[str, Any], source: str) -> None:
