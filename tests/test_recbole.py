@@ -81,6 +81,37 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
     assert (gru.backbone.name, gru.backbone.width, gru.backbone.hidden, gru.training.batch_size) == ("gru4rec", 48, 96, 2048)
 
 
+@pytest.mark.parametrize(
+    ("text", "ratio", "unread"),
+    [
+        ("model: SSD4Rec\nmaskratio: 0.3", 0.3, None),
+        ("model: SSD4Rec\nmaskratio: ~", 0.1, None),
+        ("model: SSD4Rec\nmask_ratio: 0.3", 0.1, "mask_ratio"),
+        ("model: BERT4Rec\nmask_ratio: 0.3", 0.3, None),
+        ("model: BERT4Rec\nmask_ratio: ~", 0.2, None),
+        ("model: BERT4Rec\nmaskratio: 0.3", 0.2, "maskratio"),
+        ("model: Mamba4Rec\nmaskratio: 0.3", 0.0, "maskratio"),
+        ("model: SASRec\nmask_ratio: 0.3", 0.0, "mask_ratio"),
+    ],
+)
+def test_each_model_has_its_own_key_for_the_mask(tmp_path, text, ratio, unread):
+    """RecBole's SASRec masks nothing, whatever the file says; a key that another model would read is named."""
+    run = read_recbole(written(tmp_path, text))
+    assert run.config.training.mask_ratio == ratio
+    assert list(run.notes) == ([f"without a meaning here: {unread}"] if unread else [])
+
+
+def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
+    """Text is read as what it says; another model cuts its histories, and the key is named."""
+    lengths = {"True": None, "'true'": None, "False": 70, "'False'": 70, "~": 70}
+    for value, length in lengths.items():
+        text = f"model: SSD4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: {value}"
+        assert read_recbole(written(tmp_path, text)).config.data.max_length == length, value
+    run = read_recbole(written(tmp_path, "model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True"))
+    assert run.config.data.max_length == 70
+    assert run.notes == ("without a meaning here: var_len",)
+
+
 MAMBA4RECS = "hidden_size: 64\nnum_layers: 1\ndropout_prob: 0.2\nd_state: 32\nd_conv: 4\nexpand: 2\nMAX_ITEM_LIST_LENGTH: 200"
 
 
@@ -99,7 +130,7 @@ def test_without_a_model_the_keys_say_which(tmp_path):
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
 def test_a_model_that_cannot_be_known_is_asked_for(tmp_path, text):
     """Keys that several models have, or those of a third, are no reason to take one."""
-    with pytest.raises(ConfigError, match="names no model.*write `model:` with one of SSD4Rec, Mamba4Rec"):
+    with pytest.raises(ConfigError, match=r"names no model.*write `model:` with one of SSD4Rec, Mamba4Rec"):
         read_recbole(written(tmp_path, text))
 
 
@@ -122,6 +153,7 @@ def test_every_model_has_settings(tmp_path, model):
         ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalogue"),
         ("load_col: {inter: [user_id, item_id]}", "without 'timestamp'"),
         ("clip_grad_norm: {max_norm: 5}", "would change the figures"),
+        ("var_len: perhaps", "neither True nor False"),
         ("a: [", "not valid YAML"),
         ("just text", "key: value"),
         ("epochs: many", "training.max_epochs"),
@@ -150,8 +182,8 @@ def test_train_finds_the_data_that_the_file_names(tmp_path):
     frame = worlds.frame(worlds.cycle(users=20))
     header = "user_id:token\titem_id:token\ttimestamp:float\n"
     (folder / "cycle.inter").write_text(header + "\n".join("\t".join(map(str, row)) for row in frame.rows()))
-    text = f"data_path: {tmp_path / 'data'}\ndataset: cycle\nmodel: SSD4Rec\nhidden_size: 16\nd_state: 8\nepochs: 9\nUSER_ID_FIELD: user_id"
-    path = written(tmp_path, text)
+    sizes = "model: SSD4Rec\nhidden_size: 16\nd_state: 8\nepochs: 9\nUSER_ID_FIELD: user_id"
+    path = written(tmp_path, f"data_path: {tmp_path / 'data'}\ndataset: cycle\n{sizes}")
     arguments = ["train", "--recbole", str(path), "--out", str(tmp_path / "model"), "--set", "training.max_epochs=1", "--json"]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output

@@ -49,6 +49,8 @@ MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
         {"embedding_size": ("width", 64), "n_h": ("horizontal", 16), "n_v": ("vertical", 8), "dropout_prob": ("dropout", 0.4)},
     ),
 }
+# Models that mask their training: RecBole's key of the ratio, and its own default.
+MASKS = {"SSD4Rec": ("maskratio", 0.1), "BERT4Rec": ("mask_ratio", 0.2)}
 # By whose keys a file without `model:` is known: that of Mamba4Rec's authors has the first alone.
 MAMBAS, SSD4RECS = {"d_state", "d_conv", "expand"}, {"beta", "maskratio", "headdim", "norm_embedding", "var_len"}
 # RecBole's key -> (ours, RecBole's own default)
@@ -62,7 +64,7 @@ TRAINING = {
 }
 READ = {
     *("model", "dataset", "data_path", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col", "eval_args", "valid_metric"),
-    *("user_inter_num_interval", "item_inter_num_interval", "topk", "metrics", "maskratio", "mask_ratio", "var_len"),
+    *("user_inter_num_interval", "item_inter_num_interval", "topk", "metrics"),
     *("MAX_ITEM_LIST_LENGTH", "train_neg_sample_args", "neg_sampling", "loss_type", "learner"),
     *("rm_dup_inter", "clip_grad_norm"),
 }
@@ -136,9 +138,11 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     given = {str(key): value for key, value in values.items() if key not in stray}
     model, guessed = _which_model(given, str(path))
     name, sizes = MODELS[model]
-    _check_known(given, sizes, str(path))
+    own = _keys_of(model)
+    _check_known(given, own, str(path))
     unsupported = _check_protocol(given)
-    length = None if given.get("var_len") else given.get("MAX_ITEM_LIST_LENGTH") or DEFAULT_LENGTH
+    whole = "var_len" in own and _is_on(given, "var_len")
+    length = None if whole else given.get("MAX_ITEM_LIST_LENGTH") or DEFAULT_LENGTH
 
     backbone: dict[str, Any] = {"name": name} | _translate(given, sizes)
     if name == "ssd4rec":
@@ -147,7 +151,8 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
         backbone["max_length"] = length
     training: dict[str, Any] = _translate(given, TRAINING)
     training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000}
-    training["mask_ratio"] = _mask_ratio(given, name)
+    key, default = MASKS.get(model, (None, 0.0))
+    training["mask_ratio"] = default if key is None or given.get(key) is None else given[key]
     data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
     fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
     data |= {role: given[key] for role, key in fields.items() if given.get(key) is not None}
@@ -156,8 +161,8 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     topk = given.get("topk") or [10]
     evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "seen": "kept"}
 
-    inert = [key for key in given if key in INERT or key in _all_sizes() - set(sizes)] + stray
-    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if given.get("var_len") and "MAX_ITEM_LIST_LENGTH" in given else []
+    inert = [key for key in given if key in INERT | _keys_of(*MODELS) - own] + stray
+    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and "MAX_ITEM_LIST_LENGTH" in given else []
     notes = [guessed] if guessed else []
     notes += [f"without a meaning here: {', '.join(inert + unsupported)}"] if inert + unsupported else []
     notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
@@ -183,8 +188,10 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
     return values, sorted({str(key) for key in keys if keys.count(key) > 1})
 
 
-def _all_sizes() -> set[str]:
-    return {key for _, sizes in MODELS.values() for key in sizes}
+def _keys_of(*models: str) -> set[str]:
+    """What these models read of their own: sizes, the ratio of the mask, and SSD4Rec's switch for histories that are not cut."""
+    sizes = {key for model in models for key in MODELS[model][1]}
+    return sizes | {MASKS[model][0] for model in models if model in MASKS} | ({"var_len"} if "SSD4Rec" in models else set())
 
 
 def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None]:
@@ -192,7 +199,7 @@ def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None
     if given.get("model") is not None:
         return _one_of(given, "model", "", list(MODELS)), None
     keys = set(given)
-    others = keys & (_all_sizes() - set(MAMBA) - SSD4RECS)
+    others = keys & (_keys_of(*MODELS) - _keys_of("SSD4Rec"))
     for model, own in (("SSD4Rec", SSD4RECS), ("Mamba4Rec", MAMBAS)):
         if keys & own and not others:
             found = ", ".join(sorted(keys & own))
@@ -200,12 +207,12 @@ def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None
     raise ConfigError(f"{source} names no model, and its keys do not say which; write `model:` with one of {', '.join(MODELS)}")
 
 
-def _check_known(given: Mapping[str, Any], sizes: Mapping[str, Any], source: str) -> None:
-    known = READ | INERT | set(TRAINING) | _all_sizes()
+def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
+    known = READ | INERT | set(TRAINING) | _keys_of(*MODELS)
     for key in given:
         if key not in known:
             nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"sizes of this model are {', '.join(sizes)}"
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"this model's own are {', '.join(sorted(own))}"
             raise ConfigError(f"{source}: unknown RecBole key {key!r}; {hint}")
 
 
@@ -221,9 +228,12 @@ def _one_of(given: Mapping[str, Any], key: str, default: str, allowed: list[str]
     raise ConfigError(f"{key}: {value} is not supported here; supported: {', '.join(allowed)}")
 
 
-def _mask_ratio(given: Mapping[str, Any], name: str) -> Any:
-    default = {"ssd4rec": 0.1, "bert4rec": 0.2}.get(name, 0.0)
-    return given.get("maskratio" if name == "ssd4rec" else "mask_ratio", default)
+def _is_on(given: Mapping[str, Any], key: str) -> bool:
+    """A switch, which RecBole's files may hold as text; left out, it is off."""
+    value = str(given.get(key)).lower()
+    if value not in {"true", "false", "none"}:
+        raise ConfigError(f"{key}: {given[key]!r} is neither True nor False; write one of them")
+    return value == "true"
 
 
 def _check_protocol(given: Mapping[str, Any]) -> list[str]:
