@@ -190,3 +190,11 @@ def test_train_finds_the_data_that_the_file_names(tmp_path):
     report = json.loads(result.stdout)
     assert report["model"]["backbone"]["width"] == 16
     assert len(report["course"]["course"]) == 1
+
+
+def test_settings_come_from_one_place(tmp_path):
+    """--config beside --recbole would be dropped unread: it is refused."""
+    path = written(tmp_path, "model: SASRec")
+    result = CliRunner().invoke(cli.app, ["train", "plays.csv", "--recbole", str(path), "--config", "ml-1m"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--config ml-1m and --recbole" in str(result.exception)

@@ -33,7 +33,8 @@ UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user
 ItemOption = Annotated[str | None, typer.Option("--item", help="Name of the item column.")]
 TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time column.")]
 TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file of item ids and titles.")]
-ConfigOption = Annotated[str, typer.Option("--config", help="A preset or a TOML file; `quick` trains in minutes on a laptop.")]
+CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
+ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
 

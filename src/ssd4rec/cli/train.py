@@ -8,7 +8,7 @@ import typer
 from ssd4rec import screen
 from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
-    ConfigOption,
+    CONFIG_HELP,
     ItemOption,
     JsonOption,
     SetOption,
@@ -24,7 +24,7 @@ from ssd4rec.cli.shared import (
     reporter,
     say,
 )
-from ssd4rec.errors import DataError
+from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ssd4rec.config import Config
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ssd4rec.serving.recommender import Recommender
 
 DEMO = "ml-latest-small"
+DEFAULT_CONFIG = "quick"
 DEMO_USERS = 3
 HISTORY_SHOWN = 10
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training of the same --out.")]
@@ -42,7 +43,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
         str | None, typer.Argument(metavar="[DATA]", help="A file or a named data set; --recbole may name it.")
     ] = None,
     *,
-    config: ConfigOption = "quick",
+    config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_CONFIG)] = None,
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML, instead of --config.")] = None,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/model"),
@@ -57,12 +58,14 @@ def train(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.config import load_config
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    if recbole is not None and config is not None:
+        raise ConfigError(f"--config {config} and --recbole {recbole} both hold all settings; leave out one of the two")
     if recbole is not None:
         chosen, data = _from_recbole(recbole, overrides, data)
     elif data is None:
         raise DataError("which data? ssd4rec train DATA: a file or a named data set (ssd4rec data list)")
     else:
-        chosen = load_config(config, overrides)
+        chosen = load_config(config or DEFAULT_CONFIG, overrides)
     refuse_columns(data, overrides)
     prepared = prepare(data, chosen, titles)
     report = _train(prepared, chosen, out, resume=resume)
