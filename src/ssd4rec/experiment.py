@@ -31,7 +31,7 @@ from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choo
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import LAST, fit
-from ssd4rec.training.objective import cost_of_pass, plan_pass
+from ssd4rec.training.objective import cost_of_pass, cut_batches, plan_pass
 
 Say = Callable[[str], None]
 
@@ -94,6 +94,8 @@ def train(
         say(_describe_sampling(config, len(data.catalogue)))
     if advice := cost.advice(config.training):
         say(advice)
+    if cut := cut_batches(data.split.train, config.training):
+        say(f"warning: {cut}")
 
     model = make_model(config, len(data.catalogue))
     state = Path(f"{out}.training")

@@ -9,7 +9,7 @@ from ssd4rec.config import DataConfig, TrainingConfig
 from ssd4rec.data.packing import lay_end_to_end
 from ssd4rec.data.split import make_split
 from ssd4rec.experiment import make_model
-from ssd4rec.training.objective import cost_of_pass, masked, next_item_loss, plan_pass
+from ssd4rec.training.objective import cost_of_pass, cut_batches, masked, next_item_loss, plan_pass
 
 HISTORIES = worlds.cycle(users=7)
 
@@ -59,6 +59,23 @@ def test_masking_spares_targets_and_hits_its_share():
     assert (found == 0).double().mean() == pytest.approx(0.25, abs=0.01)
     assert torch.equal(found[found > 0], items[found > 0])
     assert torch.equal(masked(items, 0.0), items)
+
+
+def test_a_batch_that_has_no_room_for_its_examples_is_said():
+    """A history of 101 events has 98 prefixes of 1 to 98 events, 4,851 in all: 50 a batch are 2 batches, and need room."""
+    world = worlds.world([list(range(101))])
+    prefix = TrainingConfig(objective="prefix", batch_size=50, token_budget=10_000)
+    assert cut_batches(world.split.train, prefix) is None
+    enough = prefix.model_copy(update={"token_budget": 5_000})  # under twice the most that 50 could take: it is looked at
+    assert cut_batches(world.split.train, enough) is None
+    small = prefix.model_copy(update={"token_budget": 1_024})
+    sentence = cut_batches(world.split.train, small)
+    batches = len(plan_pass(world.split.train, small, epoch=0).batches)
+    assert batches > 2
+    assert sentence.startswith("training.token_budget = 1,024 has no room for training.batch_size = 50 examples: ")
+    assert f"{batches} batches a pass in place of 2" in sentence
+    assert cut_batches(world.split.train, small.model_copy(update={"objective": "one-pass"})) is None
+    assert cut_batches(world.split.train, small.model_copy(update={"batch_size": None})) is None
 
 
 def shown(plan):

@@ -105,6 +105,23 @@ def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
     return Plan(examples, plan_batches(examples.lengths, config.token_budget, rng, batch_size=config.batch_size))
 
 
+def cut_batches(train: Examples, config: TrainingConfig) -> str | None:
+    """A sentence, when batches hold fewer examples than `batch_size`, for `token_budget` has no room for so many."""
+    longest = min(int(train.lengths.max()), train.max_length or int(train.lengths.max()))
+    # whole chunks are at least half full: below this there is always room, and nothing is planned
+    if config.objective != "prefix" or config.batch_size is None or 2 * config.batch_size * longest <= config.token_budget:
+        return None
+    plan = plan_pass(train, config, epoch=0)
+    asked = -(-len(plan.examples) // config.batch_size)
+    if len(plan.batches) <= asked:
+        return None
+    return (
+        f"training.token_budget = {config.token_budget:,} has no room for training.batch_size = {config.batch_size:,} examples: "
+        f"{len(plan.batches):,} batches a pass in place of {asked:,}; raise training.token_budget where memory allows, "
+        f"or choose a smaller training.batch_size"
+    )
+
+
 def _sampled(users: Numbers, count: int, rng: np.random.Generator) -> Numbers:
     # a random order of the rows, grouped by user: the first `count` of each group
     order = np.lexsort((rng.random(len(users)), users))
