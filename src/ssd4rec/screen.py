@@ -110,7 +110,8 @@ def show_trials(console: Console, trials: Sequence[Mapping[str, Any]], importanc
             f"{name.partition('.')[2]} {value:.3g}" if type(value) is float else f"{name.partition('.')[2]} {value}"
             for name, value in trial["values"].items()
         )
-        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}"
+        learnt = trial["ndcg"] is not None
+        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learnt else "not possible"
         table.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
     console.print(table)
     if importance:

@@ -104,6 +104,39 @@ def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
     assert len(set(outcome(report))) == 2
 
 
+def test_values_that_cannot_be_had_together_are_passed_over(world, tmp_path):
+    """Two channels in every 20 do not make whole heads of 16: it is said, never learnt, and the search goes on."""
+    said, counter = [], Counter()
+    space = (Dimension("backbone.width", choices=(16, 20)), RATES[0])
+    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, say=said.append, callbacks=[counter])
+    refused = [trial for trial in report.trials if trial.values["backbone.width"] == 20]
+    assert 0 < len(refused) < len(report.trials) == 6
+    assert counter.epochs == 6 - len(refused)
+    assert all((trial.ndcg, trial.epochs, trial.pruned) == (None, 0, True) for trial in refused)
+    why = "not possible: expand * width = 40 is not a multiple of head_width = 16"
+    assert {trial.refused for trial in refused} == {why}
+    assert sum(line.endswith(f" of 6: {why}") for line in said) == len(refused)
+    assert report.trials[0].refused is None
+
+
+class Broken(pl.Callback):
+    """A training that cannot be."""
+
+    def on_train_start(self, *_):
+        raise MemoryError("too large")
+
+
+def test_values_that_failed_are_not_chosen_again(world, tmp_path):
+    """The error is raised; the next run tries others, and the failed trial is none of those that are counted."""
+    config = worlds.config(max_epochs=1)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            search(world, config, RATES, tmp_path, trials=1, callbacks=[Broken()])
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / DATABASE}")
+    assert len({trial.params["training.learning_rate"] for trial in study.trials}) == 2
+    assert len(search(world, config, RATES, tmp_path, trials=1).trials) == 1
+
+
 def test_minutes_end_a_run_and_the_next_goes_on(world, tmp_path):
     """No time gives no trial; the trial that was chosen is the first of the next run."""
     config = worlds.config(max_epochs=2)

@@ -3,7 +3,6 @@
 Only the validation part is looked at. The one door to the package optuna.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -19,14 +18,15 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ssd4rec.config import Config, dump_config
-from ssd4rec.errors import ArtefactError
+from ssd4rec.errors import ArtefactError, ConfigError
 from ssd4rec.experiment import Prepared, make_model
 from ssd4rec.training.fit import LAST, fit
 from ssd4rec.training.module import WATCHED
+from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
 from ssd4rec.tuning.space import Dimension, Value, with_values
 
-DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+REFUSED, FAILED = "refused", "failed"  # what is kept of a trial that its settings, or an error, ended
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the median of
 
 
@@ -36,9 +36,10 @@ class TrialResult:
 
     number: int
     values: dict[str, Value]
-    ndcg: float  # best validation NDCG@10 of any epoch
+    ndcg: float | None  # best validation NDCG@10 of any epoch; None: never learnt
     epochs: int
     pruned: bool
+    refused: str | None = None  # why these values cannot be had together
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with _alone(place), _quiet():
+    with alone_in(place), _quiet():
         study = _open(place, data, config, space)
         _take_up(study)
         stopped = "trials"
@@ -119,8 +120,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
             if deadline is not None and time.monotonic() > deadline:
                 stopped = "minutes"
                 break
-            # a trial's values follow from the seed and the trials before it, however often the search was stopped
-            study.sampler = optuna.samplers.TPESampler(seed=seed + len(_finished(study)))
+            study.sampler = _sampler(study, seed)
             trial = study.ask()
             try:
                 _run(study, trial, data, config, space, place, deadline, callbacks)
@@ -130,7 +130,8 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
                     raise
                 stopped = "minutes"
                 break
-            except Exception:
+            except Exception as error:
+                trial.set_user_attr(FAILED, repr(error))
                 study.tell(trial, state=TrialState.FAIL)
                 raise
             _write_best(study, config, place)
@@ -151,11 +152,17 @@ def _run(
     values = {dimension.name: _suggest(trial, dimension) for dimension in space}
     same = next((each for each in _finished(study) if each.params == trial.params), None)
     if same is not None:  # never learnt twice; counted, so that a small space comes to an end
-        trial.set_user_attr("epochs", same.user_attrs["epochs"])
-        trial.set_user_attr("ndcg", same.user_attrs["ndcg"])
+        for name, value in same.user_attrs.items():
+            trial.set_user_attr(name, value)
         study.tell(trial, None if same.state is TrialState.PRUNED else same.value, state=same.state)
         return
-    chosen = with_values(config, values)
+    try:
+        chosen = with_values(config, values, source="not possible")
+        model = make_model(chosen, len(data.catalogue))
+    except ConfigError as error:
+        trial.set_user_attr(REFUSED, str(error))
+        study.tell(trial, state=TrialState.PRUNED)
+        return
     state = place / TRIALS / hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     resume = (state / LAST).is_file()
     earlier = _reported_before(study, trial) if resume else {}
@@ -163,7 +170,7 @@ def _run(
         trial.report(ndcg, epoch)
     try:
         report = fit(
-            make_model(chosen, len(data.catalogue)),
+            model,
             data.histories,
             data.split,
             chosen.training,
@@ -181,6 +188,13 @@ def _run(
         trial.set_user_attr("ndcg", report.best_ndcg)
         study.tell(trial, report.best_ndcg)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def _sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
+    # a trial's values follow from the seed and the trials before it, however often the search was stopped; one that failed
+    # counts, or the same values would fail for ever
+    failed = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILED in trial.user_attrs]
+    return optuna.samplers.TPESampler(seed=seed + len(_finished(study)) + len(failed))
 
 
 def _suggest(trial: Trial, dimension: Dimension) -> Value:
@@ -253,6 +267,8 @@ def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
 
 def _line(study: optuna.Study, done: int, trials: int) -> str:
     last = _finished(study)[-1]
+    if refused := last.user_attrs.get(REFUSED):
+        return f"trial {done} of {trials}: {refused}"
     best = max((trial.user_attrs["ndcg"] for trial in _finished(study) if trial.state is TrialState.COMPLETE), default=0.0)
     how = "pruned" if last.state is TrialState.PRUNED else "finished"
     epochs, ndcg = last.user_attrs["epochs"], last.user_attrs["ndcg"]
@@ -261,25 +277,21 @@ def _line(study: optuna.Study, done: int, trials: int) -> str:
 
 def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
     results = [
-        TrialResult(trial.number + 1, trial.params, trial.user_attrs["ndcg"], trial.user_attrs["epochs"], trial.state in DONE[1:])
+        TrialResult(
+            number=trial.number + 1,
+            values=trial.params,
+            ndcg=trial.user_attrs.get("ndcg"),
+            epochs=trial.user_attrs.get("epochs", 0),
+            pruned=trial.state is TrialState.PRUNED,
+            refused=trial.user_attrs.get(REFUSED),
+        )
         for trial in _finished(study)
     ]
-    results.sort(key=lambda result: (result.pruned, -result.ndcg))
+    results.sort(key=lambda result: (result.pruned, -(result.ndcg or 0.0)))
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     enough = len(complete) >= UNPRUNED_TRIALS and len({trial.value for trial in complete}) > 1
     importance = optuna.importance.get_param_importances(study) if enough else {}
     return SearchReport(tuple(results), importance, place / BEST if complete else None, stopped)
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    # the lock goes with the process, however it ends
-    with (place / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtefactError(f"another search is at work in {place}; wait for it, or give another --out") from error
-        yield
 
 
 @contextmanager

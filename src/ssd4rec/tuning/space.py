@@ -49,8 +49,13 @@ class Dimension:
         return f"{self.name}={self.extremes[0]}:{self.extremes[1]}{':log' if self.log else ''}"
 
 
-def with_values(config: Config, values: Mapping[str, Value]) -> Config:
+def with_values(config: Config, values: Mapping[str, Value], source: str | None = None) -> Config:
     """The same settings with some of them changed, e.g. {"training.learning_rate": 1e-3}.
+
+    Args:
+        config: the settings.
+        values: what is changed.
+        source: with what an error begins; None: with all values.
 
     Raises:
         ConfigError: an unknown setting, or one out of its range.
@@ -60,7 +65,7 @@ def with_values(config: Config, values: Mapping[str, Value]) -> Config:
         group, _, key = name.partition(".")
         groups.setdefault(group, {})[key] = value
     shown = ", ".join(f"{name}={value}" for name, value in values.items())
-    return build_config(groups, source=f"with {shown}")
+    return build_config(groups, source=source or f"with {shown}")
 
 
 def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> tuple[Dimension, ...]:
