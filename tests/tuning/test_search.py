@@ -175,6 +175,29 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
             search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/search"])
+def test_a_folder_that_cannot_be_is_one_line(world, tmp_path, name):
+    """A file, a place below one, and a place where nothing can be made."""
+    (tmp_path / "file").write_text("user_id:token")
+    with pytest.raises(ArtefactError, match=f"{name} cannot be the folder of a search: .*; give another --out"):
+        search(world, worlds.config(max_epochs=1), RATES, tmp_path / name, trials=1)
+
+
+def test_a_damaged_database_is_one_line(world, tmp_path):
+    """What it is, and what to do."""
+    (tmp_path / DATABASE).write_text("not a database at all" * 100)
+    with pytest.raises(ArtefactError, match=r"cannot use .*search\.db: file is not a database; .* give another --out$"):
+        search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
+
+
+def test_a_folder_of_any_name_holds_its_search(world, tmp_path):
+    """What means something in a URL means nothing in a name."""
+    place = tmp_path / "q?a=1 {b}%41#"
+    search(world, worlds.config(max_epochs=1), RATES, place, trials=1)
+    assert (place / DATABASE).is_file()
+    assert [each.name for each in tmp_path.iterdir()] == [place.name]
+
+
 @pytest.fixture
 def plays(tmp_path):
     worlds.frame(worlds.cycle(users=30)).write_csv(tmp_path / "plays.csv")

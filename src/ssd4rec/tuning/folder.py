@@ -1,25 +1,46 @@
-"""The folder of a search: what lies in it, and that one process works in it at a time."""
+"""The folder of a search: what lies in it, whose it is, and that one process works in it at a time."""
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
+from ssd4rec.experiment import Prepared
+from ssd4rec.tuning.space import Dimension
 
 DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
 
 
 @contextmanager
 def alone_in(place: Path) -> Iterator[None]:
-    """Hold the folder of a search; the lock goes with the process, however it ends.
+    """Make the folder of a search and hold it; the lock goes with the process, however it ends.
 
     Raises:
-        ArtefactError: another process holds it.
+        ArtefactError: it cannot be made or written, or another process holds it.
     """
-    with (place / "lock").open("w") as file:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = (place / "lock").open("w")
+    except OSError as error:
+        raise ArtefactError(f"{place} cannot be the folder of a search: {error.strerror}; give another --out") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ArtefactError(f"another search is at work in {place}; wait for it, or give another --out") from error
         yield
+
+
+def identity(data: Prepared, config: Config, space: Sequence[Dimension]) -> dict[str, Any]:
+    """What the trials of one search have in common."""
+    chosen = {dimension.name for dimension in space}
+    settings = {
+        f"{group}.{key}": value
+        for group, keys in config.model_dump(mode="json").items()
+        for key, value in keys.items()
+        if f"{group}.{key}" not in chosen
+    }
+    return {"data": data.histories.fingerprint(), "space": [str(dimension) for dimension in space], "settings": settings}

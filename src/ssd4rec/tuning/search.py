@@ -6,23 +6,26 @@ Only the validation part is looked at. The one door to the package optuna.
 import hashlib
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtefactError, ConfigError
 from ssd4rec.experiment import Prepared, make_model
 from ssd4rec.training.fit import LAST, fit
 from ssd4rec.training.module import WATCHED
-from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
+from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in, identity
 from ssd4rec.tuning.space import Dimension, Value, with_values
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -106,13 +109,12 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
         All trials, the importance of each setting, where the best settings lie.
 
     Raises:
-        ArtefactError: another search is kept there, or another process is at it.
+        ArtefactError: the folder or its database cannot be used, another search is kept there, or another process is at it.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with alone_in(place), _quiet():
+    with alone_in(place), _readable(place / DATABASE), _quiet():
         study = _open(place, data, config, space)
         _take_up(study)
         stopped = "trials"
@@ -207,26 +209,21 @@ def _suggest(trial: Trial, dimension: Dimension) -> Value:
 
 
 def _open(place: Path, data: Prepared, config: Config, space: Sequence[Dimension]) -> optuna.Study:
+    # by a function: in a URL a folder named q?a=1 would be another one
+    connect = partial(sqlite3.connect, place / DATABASE, check_same_thread=False)
     study = optuna.create_study(
-        storage=f"sqlite:///{place / DATABASE}",
+        storage=optuna.storages.RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect}),
         study_name="search",
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS),
         load_if_exists=True,
     )
-    chosen = {dimension.name for dimension in space}
-    settings = {
-        f"{group}.{key}": value
-        for group, keys in config.model_dump(mode="json").items()
-        for key, value in keys.items()
-        if f"{group}.{key}" not in chosen
-    }
-    identity = {"data": data.histories.fingerprint(), "space": [str(dimension) for dimension in space], "settings": settings}
+    ours = identity(data, config, space)
     found: Mapping[str, Any] | None = study.user_attrs.get("identity")
     if found is None:
-        study.set_user_attr("identity", identity)
-    elif found != identity:
-        different = [key for key in identity if found.get(key) != identity[key]]
+        study.set_user_attr("identity", ours)
+    elif found != ours:
+        different = [key for key in ours if found.get(key) != ours[key]]
         raise ArtefactError(
             f"{place} holds a search with other {' and '.join(different)}; go on with the same arguments, or give another --out"
         )
@@ -292,6 +289,15 @@ def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
     enough = len(complete) >= UNPRUNED_TRIALS and len({trial.value for trial in complete}) > 1
     importance = optuna.importance.get_param_importances(study) if enough else {}
     return SearchReport(tuple(results), importance, place / BEST if complete else None, stopped)
+
+
+@contextmanager
+def _readable(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        why = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
+        raise ArtefactError(f"cannot use {database}: {why}; free some space if there is none, or give another --out") from error
 
 
 @contextmanager
