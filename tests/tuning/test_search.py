@@ -85,6 +85,19 @@ def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path):
     assert len(said) == 2
 
 
+def test_neighbouring_seeds_are_other_searches(world, tmp_path):
+    """No trial of one is a trial of the other, moved by one."""
+    config = worlds.config(max_epochs=1)
+    rates = [
+        {
+            trial.values["training.learning_rate"]
+            for trial in search(world, config, RATES, tmp_path / str(seed), trials=3, seed=seed).trials
+        }
+        for seed in (0, 1)
+    ]
+    assert len(rates[0] | rates[1]) == 6
+
+
 class Counter(pl.Callback):
     """Epochs that were learnt."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -196,7 +197,8 @@ def _sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
     # a trial's values follow from the seed and the trials before it, however often the search was stopped; one that failed
     # counts, or the same values would fail for ever
     failed = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILED in trial.user_attrs]
-    return optuna.samplers.TPESampler(seed=seed + len(_finished(study)) + len(failed))
+    mixed = np.random.SeedSequence((seed, len(_finished(study)) + len(failed)))
+    return optuna.samplers.TPESampler(seed=int(mixed.generate_state(1)[0]))
 
 
 def _suggest(trial: Trial, dimension: Dimension) -> Value:
