@@ -1,14 +1,14 @@
 """The folder of a search: what lies in it, whose it is, and that one process works in it at a time."""
 
-import fcntl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
 from ssd4rec.experiment import Prepared
+from ssd4rec.locks import alone
 from ssd4rec.tuning.space import Dimension
 
 DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
@@ -21,16 +21,13 @@ def alone_in(place: Path) -> Iterator[None]:
     Raises:
         ArtefactError: it cannot be made or written, or another process holds it.
     """
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = (place / "lock").open("w")
-    except OSError as error:
-        raise ArtefactError(f"{place} cannot be the folder of a search: {error.strerror}; give another --out") from error
-    with lock as file:
+    busy = ArtefactError(f"another search is at work in {place}; wait for it, or give another --out")
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtefactError(f"another search is at work in {place}; wait for it, or give another --out") from error
+            place.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(place / "lock", busy))
+        except OSError as error:
+            raise ArtefactError(f"{place} cannot be the folder of a search: {error.strerror}; give another --out") from error
         yield
 
 
