@@ -49,6 +49,20 @@ def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
         assert reduced("amazon-beauty", budget, 3) == "reduced budget"
 
 
+def test_a_report_of_the_papers_settings_says_which_rows_had_others(tmp_path):
+    """And of which data: same_time is the protocol's, not how a model learns."""
+    budget = make_budget("paper-one-pass")
+    for settings, told in (
+        (["data.same_time=item"], None),
+        (["training.patience=5"], "settings were changed (training.patience)"),
+        (["sasrec:training.patience=5"], "settings were changed (training.patience of sasrec)"),
+    ):
+        planned = points("accuracy", "amazon-beauty", budget, ("ssd4rec", "sasrec"), settings)
+        part = replace(part_of("accuracy", tmp_path, known="amazon-beauty"), points=tuple(planned))
+        (found,) = summarise([part], budget, tmp_path)["studies"]["accuracy"].values()
+        assert found["reduced"] == told
+
+
 def test_a_report_does_not_call_searched_what_was_given():
     """Settings that --set has changed are named; all others come from the recipe, and a small budget changes none of them."""
     small = make_budget("small")

@@ -107,9 +107,14 @@ def _known_to_print(part: "Part") -> str | None:
 
 
 def _learnt_otherwise(part: "Part") -> list[str]:
-    """What --set changed of how some row is built or trained."""
-    changed = {name for point in part.points if point.unset for name in _changed(point)}
-    return sorted(name for name in changed if not name.startswith(("data.", "evaluation.")))
+    """What --set changed of how rows are built or trained, and of which rows, where not of all."""
+    learnt = [point for point in part.points if point.unset]
+    found: dict[str, list[str]] = {}
+    for point in learnt:
+        for name in _changed(point):
+            if not name.startswith(("data.", "evaluation.")):
+                found.setdefault(name, []).append(point.label)
+    return [name if len(of) == len(learnt) else f"{name} of {', '.join(of)}" for name, of in sorted(found.items())]
 
 
 def reduced(known: str | None, budget: Budget, epochs: int, changed: Sequence[str] = ()) -> str | None:
