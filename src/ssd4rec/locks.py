@@ -11,7 +11,7 @@ if sys.platform != "win32":
 
 @contextmanager
 def alone(path: Path, busy: Exception) -> Iterator[None]:
-    """Hold the file's lock inside the block. Windows has no such lock: there nobody is kept out.
+    """Hold the file's lock inside the block. Where there is none, on Windows and on some network disks, nobody is kept out.
 
     Args:
         path: of the lock; made where it is not there, and left.
@@ -21,9 +21,17 @@ def alone(path: Path, busy: Exception) -> Iterator[None]:
         OSError: the file cannot be opened.
     """
     with path.open("a") as file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise busy from None
+        if not _locked(file.fileno()):
+            raise busy
         yield
+
+
+def _locked(file: int) -> bool:
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # the file system has no locks
+            return True
+    return True

@@ -1,0 +1,35 @@
+"""One process at a time, and never for ever."""
+
+import fcntl
+import subprocess
+import sys
+
+import pytest
+
+from ssd4rec.locks import alone
+
+
+def test_a_second_one_is_told_and_the_lock_goes_with_its_process(tmp_path):
+    """Another process holds it until it is killed; then it can be had, and had again."""
+    hold = "with alone(Path(sys.argv[1]), ValueError()):\n print('held', flush=True); time.sleep(60)"
+    code = f"import sys, time; from pathlib import Path; from ssd4rec.locks import alone\n{hold}"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(ValueError, match="busy"), alone(tmp_path / "lock", ValueError("busy")):
+        pass
+    other.kill()
+    other.communicate()
+    for _ in range(2):
+        with alone(tmp_path / "lock", ValueError("busy")):
+            pass
+
+
+def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    """Some network disks refuse: that is no reason to refuse the work."""
+
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path / "lock", ValueError("busy")):
+        pass
