@@ -7,9 +7,8 @@ import hashlib
 import http.client
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from importlib import metadata
@@ -20,9 +19,7 @@ from urllib.request import Request, urlopen
 
 from ssd4rec.data.addresses import as_asked
 from ssd4rec.errors import DataError
-
-if sys.platform != "win32":
-    import fcntl
+from ssd4rec.locks import alone
 
 BLOCK = 1 << 16  # bytes
 TIMEOUT = 60.0  # seconds without a byte
@@ -116,17 +113,16 @@ def hash_of(path: Path, kind: str) -> str:
 @contextmanager
 def _part_of(address: str, target: Path) -> Iterator[_Part]:
     path = target.with_name(f"{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab", buffering=0)  # what came is on the disk, whatever happens next
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be") from error
-    with file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise DataError(f"{path} is being downloaded by another process; wait for it") from error
+    busy = DataError(f"{path} is being downloaded by another process; wait for it")
+    with ExitStack() as held:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(path, busy))
+            file = held.enter_context(path.open("ab", buffering=0))  # what came is on the disk, whatever happens next
+        except OSError as error:
+            raise DataError(
+                f"cannot write {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be"
+            ) from error
         part = _Part(address, path, _origin_of(target), file)
         try:
             yield part
