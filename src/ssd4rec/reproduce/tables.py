@@ -28,14 +28,12 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
     """The tables of one study on one data set."""
     if study == "efficiency":
         return [_costs(part)]
-    found = [_figures(part)]
-    if study == "accuracy":
-        more = (_with_prior(part), _seen_removed(part), _beside_published(part), _tests(part), _recipes(part))
-        found += [each for each in more if each.rows]
-    if study == "ablation":
-        found += [each for each in (_tests(part),) if each.rows]
-        found.append(_costs(part))
-    return found
+    more = {
+        "accuracy": (_with_prior, _seen_removed, _beside_published, _tests, _recipes),
+        "ablation": (_tests, _costs),
+    }
+    found = [make(part) for make in more.get(study, ())]
+    return [_figures(part), *(each for each in found if each.rows)]
 
 
 def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
