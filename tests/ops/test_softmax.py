@@ -112,6 +112,36 @@ def test_tiles_change_nothing(size: float, tile: int, monkeypatch: pytest.Monkey
     assert max(relative_error(*pair) for pair in pairs) < 1e-12
 
 
+@pytest.mark.parametrize("size", [1.0, 40.0], ids=["no score is large", "scores of hundreds"])
+def test_bf16_autocast(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast to bfloat16, in many blocks and tiles: loss and gradients are the definition's to two digits."""
+    monkeypatch.setattr(softmax, "TILE_ELEMENTS", 70)
+    monkeypatch.setattr(softmax, "MOST_ROWS", 7)
+    states, table, targets = random_inputs(200, 33, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_definition))
+    assert loss.dtype == torch.float32
+    assert relative_error(loss, expected) < 1e-2
+    pairs = zip(*(torch.autograd.grad(each, (states, table)) for each in (loss, expected)), strict=True)
+    assert max(relative_error(*pair) for pair in pairs) < 2e-2
+
+
+def test_bf16_sums_are_float32() -> None:
+    """4,099 equal scores: bfloat16, which has no number between 4,096 and 4,112, would lose the last three."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(torch.zeros(1, 2), torch.randn(4099, 2), torch.tensor([9]))
+    assert loss.item() == pytest.approx(math.log(4099), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_float16_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    """float16 cannot hold the weights of unshifted scores, so its autocast is not followed."""
+    states, table, targets = random_inputs(20, 33, dtype=dtype)
+    with torch.autocast("cpu", torch.float16):
+        found = linear_cross_entropy(states, table, targets)
+    assert found == linear_cross_entropy(states, table, targets)
+
+
 def test_targets_of_another_number() -> None:
     """Fewer targets than states is an error, not a smaller loss."""
     states, table, targets = random_inputs(3, 6)

@@ -33,6 +33,8 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
         table: [V, D], one row a class.
         targets: int64 [M], 0-based rows of the table.
 
+    Under autocast to bfloat16 the operands and the results of the products are bfloat16, all sums over tiles float32.
+
     Returns:
         The loss, a scalar; differentiable in states and table. Memory O(block + V D).
     """
@@ -40,9 +42,12 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
         raise ShapeError(
             f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
         )
-    with torch.autocast(states.device.type, enabled=False):
+    device = states.device.type
+    halved = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    with torch.autocast(device, enabled=False):
         states, table = full(states, table)
-        loss: Tensor = _LinearCrossEntropy.apply(states, table, targets)  # type: ignore[no-untyped-call]  # torch has no types here
+        operands = torch.bfloat16 if halved else states.dtype
+        loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, operands)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
 
@@ -58,39 +63,40 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, operands: torch.dtype) -> Tensor:
         rows, (classes, width) = states.shape[0], table.shape
+        factors = table.to(operands)
         learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         size = min(max(BLOCK_ELEMENTS // classes, LEAST_ROWS), MOST_ROWS, max(rows, 1))
         step = max(TILE_ELEMENTS // size, 1)
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
-        scratch = states.new_empty(size * classes)
+        scratch = factors.new_empty(size * classes)
         unshifted = _cannot_overflow(states, table)
         loss = states.new_zeros(())
         d_states, d_columns = torch.zeros_like(states), table.new_zeros(width, classes)
         for start in range(0, rows, size):
             block, asked = states[start : start + size], table[targets[start : start + size]]
-            count = block.shape[0]
+            left, count = block.to(operands), block.shape[0]
             tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
             total, d_block = states.new_zeros(count, 1), d_states[start : start + count]
             shift: Tensor | None = None
             for span, tile in zip(spans, tiles, strict=True):
-                torch.mm(block, table[span].T, out=tile)
+                torch.mm(left, factors[span].T, out=tile)
                 if unshifted:
-                    _weigh(tile, table[span], total, d_block, learning=learning)
+                    _weigh(tile, factors[span], total, d_block, learning=learning)
                 else:
                     peak = tile.amax(dim=1, keepdim=True)
                     shift = peak if shift is None else torch.maximum(shift, peak)
             if shift is not None:
-                loss += shift.sum()
+                loss += shift.sum(dtype=loss.dtype)
                 for span, tile in zip(spans, tiles, strict=True):
-                    _weigh(tile.sub_(shift), table[span], total, d_block, learning=learning)
+                    _weigh(tile.sub_(shift), factors[span], total, d_block, learning=learning)
             loss += total.log().sum() - (block * asked).sum()
             if learning:
                 d_block.div_(total).sub_(asked)
-                shares = (block / total).T
+                shares = (block / total).T.to(operands)
                 for span, tile in zip(spans, tiles, strict=True):
-                    d_columns[:, span].addmm_(shares, tile)
+                    _add_product(d_columns[:, span], shares, tile)
         d_table = d_columns.T.contiguous()
         if learning:
             d_table.index_add_(0, targets, states, alpha=-1)
@@ -100,18 +106,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_states, d_table = ctx.saved_tensors
         scale = grad / ctx.rows
-        return d_states * scale, d_table * scale, None
+        return d_states * scale, d_table * scale, None, None
 
 
 def _weigh(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, learning: bool) -> None:
     """Turn a tile of scores into weights, and add what it gives to their total and to the gradient of the states."""
     weights = scores.exp_()
-    total += weights.sum(dim=1, keepdim=True)
+    total += weights.sum(dim=1, keepdim=True, dtype=total.dtype)
     if learning:
-        d_block.addmm_(weights, table)
+        _add_product(d_block, weights, table)
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == out.dtype:
+        out.addmm_(left, right)
+    else:
+        out += left @ right
 
 
 def _cannot_overflow(states: Tensor, table: Tensor) -> bool:
