@@ -187,6 +187,29 @@ def test_a_model_that_was_measured_otherwise_is_measured_again_not_trained(swept
 
 
 @pytest.mark.slow
+def test_figures_and_ranks_are_enough_to_go_on_elsewhere(swept):
+    """Without the models nothing is trained again, and another model is tested against the ranks that are there."""
+    kept = swept / "kept"
+    for path in [*(swept / "out").glob("runs/*/*"), *(swept / "out").glob("counted/*/*")]:
+        if path.name in ("run.json", "result.json") or (path.suffix == ".npy" and path.name != "with_prior.npy"):
+            (kept / path.relative_to(swept / "out")).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, kept / path.relative_to(swept / "out"))
+    elsewhere = swept / "elsewhere.csv"
+    shutil.copy(swept / "cycle.csv", elsewhere)
+    again = subprocess.run(command(elsewhere, kept), capture_output=True, text=True, check=True)
+    assert "2 runs, 2 of them cached" in again.stderr
+    whole = figures(json.loads((swept / "out" / "results.json").read_text()))
+    assert figures(json.loads((kept / "results.json").read_text())) == whole
+    more = [*command(elsewhere, kept), "--models", "ssd4rec,ssd4rec-none"]
+    further = subprocess.run(more, capture_output=True, text=True, check=True)
+    assert "2 runs, 1 of them cached" in further.stderr
+    (part,) = json.loads((kept / "results.json").read_text())["studies"]["accuracy"].values()
+    ours = part["rows"][0]
+    assert (ours["label"], ours["metrics"]) == ("ssd4rec", whole["ssd4rec"])
+    assert [test["baseline"] for test in ours["against_baselines"]] == ["ssd4rec-none"]
+
+
+@pytest.mark.slow
 def test_what_needs_no_learning_is_measured_once_and_again_where_it_is_gone(swept):
     """One folder for both runs; without it only that is measured, and the rows of the report are what they were."""
     out = swept / "uncounted"

@@ -6,8 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from ssd4rec import experiment
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
@@ -15,7 +13,7 @@ from ssd4rec.config import Config
 from ssd4rec.data.packing import Numbers
 from ssd4rec.evaluation.evaluate import Ranker, Scorer
 from ssd4rec.evaluation.prior import Silent, choose_prior
-from ssd4rec.reproduce.runs import RESULT, counted_in, write_whole
+from ssd4rec.reproduce.runs import RESULT, counted_in, keep_ranks, write_whole
 
 
 class Measure:
@@ -34,7 +32,7 @@ class Measure:
     def figures(self, folder: Path, name: str, model: Ranker | Scorer, prior: Prior | None = None) -> dict[str, Any]:
         """Of one model: `test`, and `seen_removed`."""
         ranking = experiment.measure(model, self.data, self.config, self.counts, prior=prior)
-        np.save(folder / f"{name}.npy", ranking.ranks)
+        keep_ranks(folder, f"{name}.npy", ranking.ranks)
         return {"test": ranking.as_dict(), **self.seen_removed(model, prior)}
 
     def seen_removed(self, model: Ranker | Scorer, prior: Prior | None = None) -> dict[str, Any]:

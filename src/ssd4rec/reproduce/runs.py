@@ -119,10 +119,15 @@ def counted_in(folder: Path) -> dict[str, Any]:
     return last_result_of(folder) or {}
 
 
+def keep_ranks(folder: Path, name: str, ranks: Ranks) -> None:
+    """Write them for `ranks_of`, as int32: no catalogue has more items, and runs are kept in great number."""
+    np.save(folder / name, ranks.astype(np.int32), allow_pickle=False)
+
+
 def ranks_of(folder: Path, name: str = RANKS) -> Ranks:
     """1-based rank of each user's test item, in the order of users."""
     try:
-        ranks: Ranks = np.load(folder / name, allow_pickle=False)
+        ranks: Ranks = np.load(folder / name, allow_pickle=False).astype(np.int64)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder / name} cannot be read: {error}; remove {folder} and give the command again") from error
     return ranks

@@ -25,7 +25,17 @@ from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError, DataError
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import MEASURED, RANKS, RESULT, SPEC, last_result_of, open_interactions, result_of, write_whole
+from ssd4rec.reproduce.runs import (
+    MEASURED,
+    RANKS,
+    RESULT,
+    SPEC,
+    keep_ranks,
+    last_result_of,
+    open_interactions,
+    result_of,
+    write_whole,
+)
 from ssd4rec.training.fit import LAST
 from ssd4rec.training.progress import TrainingProgress
 
@@ -50,7 +60,7 @@ def work(folder: Path) -> None:
     began = _now()
     ranking = experiment.measure(artefact.model, data, config, artefact.training_counts)
     inference = _now() - began
-    np.save(folder / RANKS, ranking.ranks)
+    keep_ranks(folder, RANKS, ranking.ranks)
     memory = _peak_memory()  # before the other measurements, which need their own
     measure = Measure(data, config, artefact.training_counts)
     count(measure, Path(spec["counted"]))
