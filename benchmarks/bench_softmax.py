@@ -7,6 +7,7 @@ more of them its lead grows, for the gradient of the table costs the same for an
     cross_entropy          torch.nn.functional.cross_entropy of all scores
     linear_cross_entropy   torch's, in chunks (torch 2.13 or later, with default options)
     ours                   ops.softmax.linear_cross_entropy
+    ours, bfloat16         the same under autocast, as `training.precision = "bf16-mixed"` has it
     sampled                4,096 negatives; a dense gradient of the table (`updated_rows = "all"`)
     sampled, touched       the same, the gradient of the touched rows only
 """
@@ -27,7 +28,7 @@ from ssd4rec.ops.sampled_softmax import propose
 from ssd4rec.ops.softmax import linear_cross_entropy
 
 CATALOGUES, WIDTHS = (3_416, 12_101, 100_000, 500_000), (64, 256)
-FORMS = ("cross_entropy", "linear_cross_entropy", "ours", "sampled", "sampled, touched")
+FORMS = ("cross_entropy", "linear_cross_entropy", "ours", "ours, bfloat16", "sampled", "sampled, touched")
 MOST_ROWS = 8_192
 NEGATIVES = 4_096
 REPEATS = 5
@@ -55,8 +56,9 @@ def work_of(form: str, items: int, width: int, rows: int) -> Callable[[], None]:
             return F.cross_entropy(states @ model.item_vectors.T, targets)
         if form == "linear_cross_entropy":
             return F.linear_cross_entropy(states, model.item_vectors, targets, options=nn.LinearCrossEntropyOptions())
-        if form == "ours":
-            return linear_cross_entropy(states, model.item_vectors, targets)
+        if form.startswith("ours"):
+            with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in form):
+                return linear_cross_entropy(states, model.item_vectors, targets)
         return model.loss(states, targets + 1, proposal)
 
     def work() -> None:

@@ -151,6 +151,7 @@ def test_doctor_says_what_is_in_use():
     assert findings["torch"]
     assert "device" in findings
     assert "own form" in findings["kernels"] or "CUDA tensors" in findings["kernels"]
+    assert "times as fast as in float32" in findings["bfloat16"]
     assert "kernels" in run("doctor").stdout
 
 

