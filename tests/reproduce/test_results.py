@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.compare import add_tests, add_worth, paired_bootstrap
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.results import recipe_of, reduced, summarise
 from ssd4rec.reproduce.runs import Dataset
-from ssd4rec.reproduce.studies import make_budget, points
+from ssd4rec.reproduce.studies import points
 from ssd4rec.reproduce.sweep import Part
 from ssd4rec.reproduce.tables import notes
 

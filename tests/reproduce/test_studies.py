@@ -4,9 +4,10 @@ import pytest
 
 from ssd4rec.config import BACKBONES, DataConfig
 from ssd4rec.errors import ConfigError
+from ssd4rec.reproduce.budgets import as_options, find, make_budget
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.results import recipe_of
-from ssd4rec.reproduce.studies import changing, find, make_budget, points
+from ssd4rec.reproduce.studies import changing, points
 
 
 def test_each_model_has_its_recipe():
@@ -46,6 +47,22 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
     assert [point.configs[0].training.objective for point in deeper] == ["one-pass", "one-pass"]
     (every,) = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all"], ["ssd4rec-all:backbone.layers=2"])
     assert every.configs[0].training.objective == "prefix"
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({"name": "small"}, ["--budget", "small"]),
+        ({"name": "paper", "seeds": 3}, ["--budget", "paper"]),
+        (
+            {"name": "medium", "epochs": 8, "seeds": 1, "width": 32},
+            ["--budget", "medium", "--epochs", "8", "--seeds", "1", "--width", "32"],
+        ),
+    ],
+)
+def test_a_budget_as_options(asked, options):
+    """What differs from the named budget, so that the command of a report makes it again."""
+    assert as_options(make_budget(**asked)) == options
 
 
 def test_unknown_names_are_told_the_nearest():

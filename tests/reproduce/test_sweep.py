@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,10 +25,11 @@ from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.experiment import make_model
 from ssd4rec.locks import alone
+from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, counted_in, ranks_of
-from ssd4rec.reproduce.studies import make_budget, points
+from ssd4rec.reproduce.studies import points
 from ssd4rec.reproduce.sweep import carry_out, plan
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
@@ -184,6 +186,20 @@ def test_a_model_that_was_measured_otherwise_is_measured_again_not_trained(swept
         [line for line in text.splitlines() if line.startswith("epoch")] for text in (log, (first.parent / "log.txt").read_text())
     ]
     assert epochs[0] == epochs[1] != []
+
+
+@pytest.mark.slow
+def test_the_command_that_the_report_prints_makes_it_again(swept):
+    """Given again with the same --out, it finds all runs made and changes nothing."""
+    before = (swept / "out" / "results.json").read_text()
+    (part,) = json.loads(before)["studies"]["accuracy"].values()
+    for page in ("report.md", "report.html"):
+        assert part["command"] in (swept / "out" / page).read_text()
+    words = [*shlex.split(part["command"]), "--out", str(swept / "out")]
+    assert words[0] == "ssd4rec"
+    again = subprocess.run([sys.executable, "-c", CODE, *words[1:]], capture_output=True, text=True, check=True)
+    assert "2 runs, 2 of them cached" in again.stderr
+    assert (swept / "out" / "results.json").read_text() == before
 
 
 @pytest.mark.slow

@@ -32,6 +32,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     lines = ["# Reproduction of SSD4Rec", "", f"Commit {results['commit'] or 'unknown (installed package)'}.", ""]
     for study, name, part in _parts(results):
         lines += [f"## {STUDIES[study].title}: {name}", ""]
+        if command := part.get("command"):
+            lines += ["```", command, "```", ""]
         for note in notes(study, part):
             lines += [f"{'**' if note.warning else ''}{note.text}{'**' if note.warning else ''}", ""]
         for table in tables(study, part):
@@ -47,6 +49,8 @@ def as_html(results: Mapping[str, Any]) -> str:
     parts.append(f"<nav>{links}</nav>")
     for study, name, part in _parts(results):
         parts.append(f"<h2 id='{_text(f'{study}-{name}')}'>{_text(STUDIES[study].title)}: {_text(name)}</h2>")
+        if command := part.get("command"):
+            parts.append(f"<pre>{_text(command)}</pre>")
         parts += [f"<p class='{'warn' if note.warning else 'note'}'>{_text(note.text)}</p>" for note in notes(study, part)]
         parts += [_html_table(table) for table in tables(study, part)]
         if part["axis"] is not None and (drawn := plot(part["rows"], part["axis"])) is not None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ssd4rec.config import DataConfig, EvaluationConfig, Seen, presets
 from ssd4rec.errors import DataError
+from ssd4rec.reproduce.budgets import BUDGETS, Budget
 from ssd4rec.reproduce.compare import add_tests, add_worth
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, result_of
-from ssd4rec.reproduce.studies import BUDGETS, STUDIES, WIRINGS, Budget, Point
+from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Point
 
 if TYPE_CHECKING:
     from ssd4rec.reproduce.sweep import Part
@@ -80,6 +81,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     others = PUBLISHED.get(known or "", {}) if part.study == "accuracy" else {}
     return {
         "source": part.data.source,
+        "command": part.command,
         "known": part.data.known,
         "fingerprint": part.data.fingerprint,
         "kept": part.data.description["kept"],

@@ -1,11 +1,11 @@
-"""Which runs make up each table and figure, and the budgets that scale them to a machine."""
+"""Which runs make up each table and figure."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ssd4rec.config import BACKBONES, Config, SSD4RecConfig, load_config, presets
 from ssd4rec.errors import ConfigError
+from ssd4rec.reproduce.budgets import Budget, find
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
@@ -24,34 +24,6 @@ DECIDED = {  # settings that an option of the command decides
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How much a study may cost; `paper` takes the presets as they are, `paper-one-pass` reads each history once."""
-
-    name: str
-    width: int
-    epochs: int
-    seeds: int
-
-    @property
-    def follows_paper(self) -> bool:
-        """Whether the presets rule, one thing or other changed perhaps."""
-        return self.name.startswith("paper")
-
-    @property
-    def one_pass(self) -> bool:
-        """Whether the presets rule, but for how a history is read."""
-        return self.name.startswith("paper-one-pass")
-
-
-BUDGETS: Mapping[str, Budget] = {
-    "small": Budget("small", width=32, epochs=3, seeds=1),
-    "medium": Budget("medium", width=64, epochs=30, seeds=3),
-    "paper": Budget("paper", width=256, epochs=300, seeds=3),
-    "paper-one-pass": Budget("paper-one-pass", width=256, epochs=300, seeds=3),
-}
-
-
-@dataclass(frozen=True)
 class Point:
     """One row of a table, or one point of a figure: the same settings under each seed."""
 
@@ -60,33 +32,6 @@ class Point:
     configs: tuple[Config, ...]  # one a seed; none: counted, which the runs of the others measure
     x: float | None = None  # in a figure; None in one: the whole history
     unset: Config | None = None  # what it would be without --set
-
-
-def find(name: str, among: Sequence[str], what: str) -> str:
-    """The name itself.
-
-    Raises:
-        ConfigError: there is none; the nearest is named.
-    """
-    if name in among:
-        return name
-    near = difflib.get_close_matches(name, among, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"no {what} named {name!r}{meant} There are {', '.join(among)}")
-
-
-def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None) -> Budget:
-    """A named budget with what was asked for instead.
-
-    Raises:
-        ConfigError: no such budget, or less than one of something.
-    """
-    budget = BUDGETS[find(name, tuple(BUDGETS), "budget")]
-    for what, value in (("epochs", epochs), ("seeds", seeds), ("width", width)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{what} must be 1 or more, found {value}")
-    changed = replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
-    return changed if changed == budget else replace(changed, name=f"{name}, changed")
 
 
 def points(study: str, known: str | None, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:

@@ -1,5 +1,6 @@
 """A sweep: the runs of some studies, those that are missing made, the report rewritten after each."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +10,12 @@ from typing import Any
 
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.locks import alone
+from ssd4rec.reproduce.budgets import Budget, as_options, find
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
-from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Budget, Point, addressees, changing, find, points
+from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Point, addressees, changing, points
 
 CUTOFF = 10
 Say = Callable[[str], None]
@@ -28,6 +30,7 @@ class Part:
     data: Dataset
     points: tuple[Point, ...]
     without: tuple[str, ...] = ()  # labels of points that change nothing on these data
+    command: str = ""  # that makes it again, but for --out and --jobs
 
     @property
     def runs(self) -> Iterator[tuple[str, Run]]:
@@ -98,7 +101,9 @@ def plan(
                 f"the tables compare NDCG@{CUTOFF}: evaluation.cutoffs must have {CUTOFF}, found {first.evaluation.cutoffs}"
             )
         data = look_at(source, first, cache)
-        parts += [_part(name, data, _points(name, data, budget, chosen, settings)) for name in names]
+        for name in names:
+            part = _part(name, data, _points(name, data, budget, chosen, settings))
+            parts.append(replace(part, command=_command(name, source, budget, models, settings)))
     parts = _told_apart(parts)
     rows = {point.model for part in parts for point in part.points}
     if unused := addressees(settings) - rows:
@@ -113,6 +118,12 @@ def _part(study: str, data: Dataset, planned: Sequence[Point]) -> Part:
         return Part(study, data, tuple(planned))
     kept, without = changing(planned, data.description["kept"]["longest"])
     return Part(study, data, tuple(kept), tuple(without))
+
+
+def _command(study: str, source: str, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> str:
+    chosen = ["--models", ",".join(models)] if models and study in ("accuracy", "efficiency") else []
+    changed = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["ssd4rec", "reproduce", study, source, *as_options(budget), *chosen, *changed])
 
 
 def _told_apart(parts: Sequence[Part]) -> list[Part]:
