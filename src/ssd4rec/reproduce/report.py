@@ -17,7 +17,7 @@ table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;
 text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}caption{text-align:left;font-weight:600}
 .warn{background:#fff3cd;padding:.4rem .8rem;border-left:4px solid #d39e00}svg{max-width:100%;height:auto}
-pre{background:#f6f6f6;padding:.6rem;overflow-x:auto}"""
+pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap}"""
 
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:

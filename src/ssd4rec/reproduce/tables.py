@@ -89,8 +89,12 @@ def _protocol(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
 
 
 def _how_to_read(part: Mapping[str, Any]) -> Iterator[Note]:
-    sources = dict.fromkeys(row["recipe"] for row in part["rows"] if row["recipe"])
-    yield Note(f"Settings (last table): {'; '.join(sources)}.")
+    sources: dict[str, list[str]] = {}
+    for row in part["rows"]:
+        if row["recipe"]:
+            sources.setdefault(row["recipe"], []).append(row["label"])
+    said = [f"{', '.join(labels)}: {source}" for source, labels in sources.items()]
+    yield Note(f"Settings (last table): {'; '.join(said)}.")
     told = [row for row in part["rows"] if row["with_prior"] and min(row["with_prior"]["repeats"]) < 0]
     if told and (part["protocol"] or {}).get("seen") == "kept":
         yield Note(
