@@ -30,8 +30,9 @@ from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evalu
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
 from ssd4rec.model import NextItemModel, count_parameters
 from ssd4rec.ops import forms
-from ssd4rec.training.fit import LAST, fit
+from ssd4rec.training.fit import fit
 from ssd4rec.training.objective import cost_of_pass, cut_batches, plan_pass
+from ssd4rec.training.state import LAST, folder_beside
 
 Say = Callable[[str], None]
 
@@ -98,7 +99,7 @@ def train(
         say(f"warning: {cut}")
 
     model = make_model(config, len(data.catalogue))
-    state = Path(f"{out}.training")
+    state = folder_beside(out)
     if not resume and (state / LAST).exists():
         say(f"{state} holds an interrupted training; it is begun anew (interrupt now and add --resume to go on with it)")
     training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)

@@ -6,10 +6,11 @@ from lightning.pytorch import Callback
 
 import worlds
 from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
+from ssd4rec.data.split import make_split
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import make_model
-from ssd4rec.training import fit as module
+from ssd4rec.training import state as module
 from ssd4rec.training.fit import fit
 
 SETTINGS = Config(
@@ -174,7 +175,9 @@ def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
     """Another seed is another training."""
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
-    with pytest.raises(ArtefactError, match="state of a training with other training"):
+    with pytest.raises(
+        ArtefactError, match=r"state of another training: training\.seed was 7, now 8\. Resume with what it was begun with"
+    ):
         train(world, other, directory=tmp_path, resume=True)
 
 
@@ -182,16 +185,85 @@ def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
     """Another network is refused before its weights are found not to fit."""
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"backbone": SASRecConfig(width=16)})
-    with pytest.raises(ArtefactError, match="state of a training with other network; resume with what it was begun with"):
+    with pytest.raises(ArtefactError, match=r"state of another training: backbone\.name was 'ssd4rec', now 'sasrec'; "):
         train(world, other, directory=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"data": {"split": "time"}}, "the split was 'leave-last-out', now 'time: validation from"),
+        ({"data": {"max_length": 3}}, "other examples of the same histories"),
+        ({"backbone": {"backward_weight": 5.0}}, r"backbone\.backward_weight was 0\.1, now 5\.0"),
+        ({"backbone": {"mirror_back": True}}, r"backbone\.mirror_back was False, now True"),
+    ],
+)
+def test_what_the_weights_do_not_show_is_not_resumed_either(world, tmp_path, changed, expected):
+    """Another split, and settings of the backbone that change no size of a weight: the state is of another training."""
+    train(world, directory=tmp_path)
+    groups = {name: getattr(SETTINGS, name).model_copy(update=values) for name, values in changed.items()}
+    other = SETTINGS.model_copy(update=groups)
+    split = make_split(world.histories, other.data)
+    with pytest.raises(ArtefactError, match=expected):
+        fit(make_model(other, len(world.catalogue)), world.histories, split, other.training, directory=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "expected"),
+    [
+        (module.LAST, lambda path: path.write_bytes(path.read_bytes()[:20_000]), r"last\.ckpt is damaged"),
+        (module.LAST, lambda path: path.write_text("{bad"), r"last\.ckpt is damaged"),
+        (module.BEST, lambda path: path.unlink(), r"best\.safetensors is missing"),
+        (module.BEST, lambda path: path.write_bytes(path.read_bytes()[:100]), r"best\.safetensors is damaged"),
+    ],
+)
+def test_a_damaged_state_is_named(world, tmp_path, file, harm, expected):
+    """Cut short, written over or removed: one line that says which file and what to do."""
+    train(world, directory=tmp_path)
+    harm(tmp_path / file)
+    with pytest.raises(ArtefactError, match=f"{expected}.*train without --resume"):
+        train(world, directory=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 0), (30, 3)])
+def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epochs):
+    """Stopped by a patience of 1: resumed with it nothing is learnt, the same weights; with more patience it goes on."""
+    asked = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 1})
+    weights, report = train(world, SETTINGS.model_copy(update={"training": asked}), directory=tmp_path)
+    further = asked.model_copy(update={"patience": patience, "max_epochs": len(report.course) + 3})
+    again, resumed = train(world, SETTINGS.model_copy(update={"training": further}), directory=tmp_path, resume=True)
+    assert len(resumed.course) == len(report.course) + epochs
+    assert equal(again, weights) or epochs
+
+
+def test_two_trainings_do_not_share_a_folder(world, tmp_path):
+    """The second one is told, and the first one's state is left alone."""
+
+    class Another(Callback):
+        def on_train_epoch_start(self, *_):
+            with pytest.raises(ArtefactError, match="another training is at work"):
+                train(world, directory=tmp_path)
+
+    train(world, directory=tmp_path, callbacks=[Another()])
+    assert (tmp_path / module.LAST).is_file()
+
+
+def test_a_new_training_takes_an_old_ones_place_with_its_first_checkpoint(world, tmp_path):
+    """Broken off before it, the old state can still be gone on with."""
+    weights, _ = train(world, directory=tmp_path)
+    other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
+    with pytest.raises(ConnectionAbortedError):
+        train(world, other, directory=tmp_path, callbacks=[Stop(0)])
+    assert equal(train(world, directory=tmp_path, resume=True)[0], weights)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_an_accelerator_that_is_not_there_is_an_error(world):
+def test_an_accelerator_that_is_not_there_is_an_error(world, tmp_path):
     """Asking for a GPU without one says what to do."""
     settings = SETTINGS.training.model_copy(update={"accelerator": "gpu"})
     with pytest.raises(BackendError, match=r'training\.accelerator = "gpu" is not available'):
-        fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings)
+        fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings, directory=tmp_path / "state")
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("rows", ["all", "touched"])

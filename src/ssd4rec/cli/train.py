@@ -122,6 +122,7 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
 def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
     from ssd4rec import experiment
     from ssd4rec.training.progress import TrainingProgress
+    from ssd4rec.training.state import LAST, folder_beside
 
     try:
         with screen.progress_bar(err_console) as bar:
@@ -135,7 +136,10 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
                 progress=reporter(bar, "measuring"),
             )
     except KeyboardInterrupt:
-        say("interrupted; the same command with --resume goes on from the last checkpoint (one an epoch, one a minute)")
+        if (folder_beside(out) / LAST).is_file():
+            say("interrupted; the same command with --resume goes on from the last checkpoint (one an epoch, one a minute)")
+        else:
+            say("interrupted before the first checkpoint (one an epoch, one a minute): there is nothing to go on with")
         raise
 
 

@@ -1,5 +1,6 @@
 """Which prefix predicts which item: train, validation and test."""
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,6 +99,15 @@ class Split:
     validation: Examples
     test: Examples
     protocol: str  # "leave-last-out", or "time: validation from …, test from …"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the rows of all parts: equal splits of equal histories have equal ones."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            digest.update(str(part.max_length).encode())
+            for rows in (part.user, part.start, part.first_target, part.stop):
+                digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
+        return digest.hexdigest()
 
 
 def make_split(histories: Histories, config: DataConfig) -> Split:

@@ -43,7 +43,11 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
             f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
         )
     device = states.device.type
-    halved = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    halved = (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) == torch.bfloat16
+    )
     with torch.autocast(device, enabled=False):
         states, table = full(states, table)
         operands = torch.bfloat16 if halved else states.dtype

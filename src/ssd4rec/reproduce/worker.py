@@ -36,8 +36,8 @@ from ssd4rec.reproduce.runs import (
     result_of,
     write_whole,
 )
-from ssd4rec.training.fit import LAST
 from ssd4rec.training.progress import TrainingProgress
+from ssd4rec.training.state import LAST
 
 
 def work(folder: Path) -> None:

@@ -1,12 +1,10 @@
 """From a model and its examples to trained weights: epochs, early stop, the best weights, resuming."""
 
-import json
 import logging
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +13,17 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.locks import alone
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.module import WATCHED, NextItemTraining
-
-LAST, BEST = "last.ckpt", "best.safetensors"
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the course of training."""
-
-    epoch: int  # 1 is the first
-    loss: float  # mean over the epoch's batches, nats a target
-    ndcg: float  # validation NDCG@10
-    seconds: float  # learning and validation
+from ssd4rec.training.state import BEST, LAST, Epoch, Keeper, identity_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,8 @@ def fit(
         The course of training.
 
     Raises:
-        ArtefactError: nothing to resume in `directory`, or the state there is of other settings.
+        ArtefactError: nothing to resume in `directory`, or what is there is damaged or of another training; another one is at
+            work there; it cannot be written.
         BackendError: the accelerator that was asked for is not there.
         KeyboardInterrupt: interrupted by the user; the state in `directory` is whole.
     """
@@ -100,24 +89,66 @@ def _fit(
     resume: bool,
     callbacks: Sequence[pl.Callback],
 ) -> TrainingReport:
-    _prepare(folder, model, config, histories, resume=resume)
-    keeper = _Keeper(folder, model)
-    stopping = EarlyStopping(
-        WATCHED, mode="max", patience=config.patience, check_on_train_epoch_end=True, check_finite=True, min_delta=0.0
-    )
-    module = NextItemTraining(model, histories, split, config)
+    keeper = Keeper(folder, model, identity_of(model, histories, split, config))
     with _quiet(), _algorithms_left_alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        trainer = _trainer(config, folder, [stopping, *callbacks, keeper])
-        checkpoint = folder / LAST
-        try:
-            trainer.fit(module, ckpt_path=checkpoint if resume else None, weights_only=True)
-        except SystemExit as error:  # Lightning turns Ctrl-C into an exit of the whole process
-            raise KeyboardInterrupt from error
-    model.load_state_dict(load_file(folder / BEST))
+        trainer = _trainer(config, folder, [_Patience(config), *callbacks, keeper])
+        with _place(folder):
+            if resume:
+                keeper.look()
+            if not _is_over(keeper.course, config):
+                _learn(trainer, NextItemTraining(model, histories, split, config), folder / LAST if resume else None)
+            model.load_state_dict(_best_weights(folder))
     course = tuple(keeper.course)
     best = max(course, key=lambda epoch: epoch.ndcg)
     stopped = "patience" if len(course) < config.max_epochs else "max_epochs"
     return TrainingReport(course, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in course))
+
+
+class _Patience(EarlyStopping):
+    """Stops by the patience that was asked for now, also where a state was kept under another one."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__(WATCHED, mode="max", patience=config.patience, check_on_train_epoch_end=True, min_delta=0.0)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+
+def _is_over(course: Sequence[Epoch], config: TrainingConfig) -> bool:
+    """Whether a training ended with its last epoch, as `_Patience` and the trainer end it."""
+    if not course:
+        return False
+    best = max(course, key=lambda epoch: epoch.ndcg)  # the first of equals
+    return len(course) >= config.max_epochs or len(course) - best.epoch >= config.patience
+
+
+@contextmanager
+def _place(folder: Path) -> Iterator[None]:
+    """The folder, made where it is not there, and held against other trainings."""
+    busy = ArtefactError(f"another training is at work in {folder}; wait for it, or give another --out")
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(folder / "lock", busy))
+        except OSError as error:
+            raise ArtefactError(
+                f"the state of the training cannot be kept in {folder}: {error.strerror or error}; give another --out"
+            ) from error
+        yield
+
+
+def _learn(trainer: pl.Trainer, module: NextItemTraining, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # Lightning turns Ctrl-C into an exit of the whole process
+        raise KeyboardInterrupt from error
+
+
+def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / BEST)
+    except SafetensorError as error:
+        raise ArtefactError(f"{folder / BEST} is damaged ({error}); train without --resume") from error
 
 
 def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -141,78 +172,6 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback])
         raise BackendError(
             f'training.accelerator = "{config.accelerator}" is not available on this machine; use "auto" or "cpu"'
         ) from error
-
-
-class _Keeper(pl.Callback):
-    """Keeps the state of the training and its best weights on disk, each file whole or absent."""
-
-    def __init__(self, folder: Path, model: NextItemModel) -> None:
-        self.folder, self.model = folder, model
-        self.course: list[Epoch] = []
-        self._saved = self._began = time.monotonic()
-        self._before = 0.0  # seconds of this epoch before the resume
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            self._save(trainer)
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self._began = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        seconds = self._before + time.monotonic() - self._began
-        loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics[WATCHED])
-        best = max((epoch.ndcg for epoch in self.course), default=-1.0)
-        self.course.append(Epoch(len(self.course) + 1, loss, score, seconds))
-        self._before, self._began = 0.0, time.monotonic()
-        if score > best:
-            _replace(self.folder / BEST, lambda path: save_file(self.model.state_dict(), path))
-        self._save(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "course": [asdict(epoch) for epoch in self.course],
-            "seconds": self._before + time.monotonic() - self._began,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.course = [Epoch(**epoch) for epoch in state_dict["course"]]
-        self._before = float(state_dict["seconds"])
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        _replace(self.folder / LAST, trainer.save_checkpoint)
-        self._saved = time.monotonic()
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_suffix(".partial")
-    write(partial)
-    partial.replace(path)
-
-
-def _prepare(folder: Path, model: NextItemModel, config: TrainingConfig, histories: Histories, *, resume: bool) -> None:
-    # What a state belongs to; patience may change on a resume, and max_epochs where the learning rate does not follow it.
-    free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
-    identity = {
-        "training": config.model_dump(mode="json", exclude=free),
-        "data": histories.fingerprint(),
-        "network": repr(model),  # its modules and their sizes, as torch prints them
-    }
-    stamp = folder / "identity.json"
-    if not resume:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (LAST, BEST):
-            (folder / name).unlink(missing_ok=True)
-        stamp.write_text(json.dumps(identity), encoding="utf-8")
-        return
-    if not (folder / LAST).is_file() or not stamp.is_file():
-        raise ArtefactError(f"nothing to resume: {folder / LAST} does not exist; train without --resume first")
-    if (found := json.loads(stamp.read_text(encoding="utf-8"))) != identity:
-        different = [key for key in identity if found.get(key) != identity[key]]
-        raise ArtefactError(
-            f"{folder} holds the state of a training with other {' and '.join(different)}; resume with what it was begun with, "
-            f"or train without --resume"
-        )
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtefactError, ConfigError
 from ssd4rec.experiment import Prepared, make_model
-from ssd4rec.training.fit import LAST, fit
+from ssd4rec.training.fit import fit
 from ssd4rec.training.module import WATCHED
+from ssd4rec.training.state import LAST
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in, identity
 from ssd4rec.tuning.space import Dimension, Value, with_values
 

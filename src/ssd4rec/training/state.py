@@ -1,0 +1,165 @@
+"""What a training keeps on disk while it runs, so that it can be gone on with: whole files, and what they belong to."""
+
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ssd4rec.config import TrainingConfig
+from ssd4rec.data.histories import Histories
+from ssd4rec.data.split import Split
+from ssd4rec.errors import ArtefactError
+from ssd4rec.model import NextItemModel
+
+LAST, BEST = "last.ckpt", "best.safetensors"
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the course of training."""
+
+    epoch: int  # 1 is the first
+    loss: float  # mean over the epoch's batches, nats a target
+    ndcg: float  # validation NDCG@10
+    seconds: float  # learning and validation
+
+
+def folder_beside(out: str | Path) -> Path:
+    """Where the state of the training is kept whose artefact will lie in `out`."""
+    path = Path(out)
+    path = path if path.name not in ("", "..") else path.resolve()
+    return path.with_name(f"{path.name}.training")
+
+
+def identity_of(model: NextItemModel, histories: Histories, split: Split, config: TrainingConfig) -> dict[str, Any]:
+    """What decides the weights of a training. Patience may change on a resume; the number of epochs where no rate follows it."""
+    free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
+    settings = getattr(model.backbone, "config", None)
+    return {
+        "training": config.model_dump(mode="json", exclude=free),
+        "backbone": settings.model_dump(mode="json") if settings is not None else {},
+        "network": repr(model),  # its modules and their sizes, as torch prints them
+        "histories": histories.fingerprint(),
+        "split": split.fingerprint(),
+        "protocol": split.protocol,
+    }
+
+
+class Keeper(pl.Callback):
+    """Keeps the state of a training and its best weights on disk, each file whole or absent.
+
+    Args:
+        folder: where; it is there.
+        model: what is trained.
+        identity: of the training.
+    """
+
+    state_key = "keeper"
+
+    def __init__(self, folder: Path, model: NextItemModel, identity: Mapping[str, Any]) -> None:
+        self.folder, self.model, self.identity = folder, model, identity
+        self.course: list[Epoch] = []
+        self._saved = self._began = time.monotonic()
+        self._before = 0.0  # seconds of this epoch before the resume
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """A checkpoint a minute."""
+        if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
+            self._save(trainer)
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """The epoch's clock begins."""
+        self._began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """One more line of the course; the weights, if they are the best so far; a checkpoint."""
+        seconds = self._before + time.monotonic() - self._began
+        loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics["ndcg@10"])
+        best = max((epoch.ndcg for epoch in self.course), default=-1.0)
+        self.course.append(Epoch(len(self.course) + 1, loss, score, seconds))
+        self._before, self._began = 0.0, time.monotonic()
+        if score > best:
+            _replace(self.folder / BEST, lambda path: save_file(self.model.state_dict(), path))
+        self._save(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs, and what it must be of."""
+        return {
+            "identity": dict(self.identity),
+            "course": [asdict(epoch) for epoch in self.course],
+            "seconds": self._before + time.monotonic() - self._began,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self.course = [Epoch(**epoch) for epoch in state_dict["course"]]
+        self._before = float(state_dict["seconds"])
+
+    def look(self) -> None:
+        """See that the folder holds a state of this training, and know its course.
+
+        Raises:
+            ArtefactError: there is none, it is damaged, or of another training.
+        """
+        if not (self.folder / LAST).is_file():
+            raise ArtefactError(f"nothing to resume: {self.folder / LAST} does not exist; train without --resume first")
+        try:
+            kept = torch.load(self.folder / LAST, map_location="cpu", weights_only=True, mmap=True)["callbacks"][self.state_key]
+            self.load_state_dict(kept)
+            found = dict(kept["identity"])
+        except UNREADABLE as error:
+            raise ArtefactError(
+                f"{self.folder / LAST} is damaged or of another version of ssd4rec ({_first_line(error)}); train without --resume"
+            ) from error
+        if different := _differences(found, self.identity):
+            raise ArtefactError(
+                f"{self.folder} holds the state of another training: {'; '.join(different)}. Resume with what it was begun with, "
+                f"or train without --resume"
+            )
+        if self.course and not (self.folder / BEST).is_file():
+            raise ArtefactError(f"{self.folder / BEST} is missing, so the best weights so far are lost; train without --resume")
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        _replace(self.folder / LAST, trainer.save_checkpoint)
+        self._saved = time.monotonic()
+
+
+def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """In words; of settings those that differ, of the rest the first thing that does."""
+    different = [
+        f"{group}.{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for group in ("training", "backbone")
+        for before, now in [(found.get(group, {}), asked[group])]
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+    if different:
+        return different
+    if found.get("protocol") != asked["protocol"]:
+        return [f"the split was {found.get('protocol')!r}, now {asked['protocol']!r}"]
+    said = {"histories": "other histories", "split": "other examples of the same histories", "network": "another network"}
+    return [what for key, what in said.items() if found.get(key) != asked[key]][:1]
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(
+            f"the state of the training cannot be written: {path}: {error}; make room, and go on with --resume"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
