@@ -63,6 +63,13 @@ class Examples:
         rising = length if self.max_length is None else np.minimum(length, self.max_length)
         return rising * (rising + 1) // 2 + (length - rising) * rising
 
+    def fingerprint(self) -> str:
+        """SHA-256 over the rows: equal for equal examples of equal histories, on any machine."""
+        digest = hashlib.sha256(str(self.max_length).encode())
+        for rows in (self.user, self.start, self.first_target, self.stop):
+            digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
+        return digest.hexdigest()
+
     def prefixes(self) -> "Examples":
         """The same targets, one a row, in the same order; each row reads at most `max_length` events."""
         asked = self.stop - self.first_target
@@ -99,15 +106,6 @@ class Split:
     validation: Examples
     test: Examples
     protocol: str  # "leave-last-out", or "time: validation from …, test from …"
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the rows of all parts: equal splits of equal histories have equal ones."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
-            digest.update(str(part.max_length).encode())
-            for rows in (part.user, part.start, part.first_target, part.stop):
-                digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
-        return digest.hexdigest()
 
 
 def make_split(histories: Histories, config: DataConfig) -> Split:

@@ -49,7 +49,7 @@ def identity_of(model: NextItemModel, histories: Histories, split: Split, config
         "backbone": settings.model_dump(mode="json") if settings is not None else {},
         "network": repr(model),  # its modules and their sizes, as torch prints them
         "histories": histories.fingerprint(),
-        "split": split.fingerprint(),
+        "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # the test part is nothing to a training
         "protocol": split.protocol,
     }
 
@@ -146,7 +146,7 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
         return different
     if found.get("protocol") != asked["protocol"]:
         return [f"the split was {found.get('protocol')!r}, now {asked['protocol']!r}"]
-    said = {"histories": "other histories", "split": "other examples of the same histories", "network": "another network"}
+    said = {"histories": "other histories", "examples": "other examples of the same histories", "network": "another network"}
     return [what for key, what in said.items() if found.get(key) != asked[key]][:1]
 
 
