@@ -13,7 +13,7 @@ def definition(backbone: Caser, image: Tensor) -> Tensor:
     """The state of one window [L, D], filter by filter."""
     window, width = image.shape
     along = [
-        torch.relu(sum(filters[0, row] * image[row] for row in range(window)) + bias)
+        sum(filters[0, row] * image[row] for row in range(window)) + bias
         for filters, bias in zip(backbone.vertical.weight, backbone.vertical.bias, strict=True)
     ]
     across = []

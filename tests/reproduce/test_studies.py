@@ -36,7 +36,7 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
         expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "prefix"}
         assert read == expected | ({"ssd4rec-all": "prefix"} if known == "ml-1m" else {})
         for ours, theirs in zip(once, every, strict=True):
-            same = {"objective": "prefix", "token_budget": theirs.configs[0].training.token_budget}
+            same = {"objective": theirs.configs[0].training.objective, "token_budget": theirs.configs[0].training.token_budget}
             training = ours.configs[0].training.model_copy(update=same)
             assert (ours.configs[0].backbone, training) == (theirs.configs[0].backbone, theirs.configs[0].training)
     (whole, *_) = points("ablation", "ml-1m", budget, (), ())
@@ -63,6 +63,26 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
 def test_a_budget_as_options(asked, options):
     """What differs from the named budget, so that the command of a report makes it again."""
     assert as_options(make_budget(**asked)) == options
+
+
+def test_every_model_can_have_two_layers():
+    """ssd4rec-all, which no single pass can train then, is trained every prefix apart; with one layer it is read once."""
+    for layers, objective in ((1, "one-pass"), (2, "prefix")):
+        rows = points("accuracy", None, make_budget("small"), ["ssd4rec-all", "sasrec"], [f"backbone.layers={layers}"])
+        assert [point.configs[0].training.objective for point in rows] == [objective, "one-pass"]
+
+
+def test_the_papers_budget_without_a_preset():
+    """Its patience, and a GRU of twice the width, as at D = 64."""
+    (point,) = points("accuracy", None, make_budget("paper"), ["gru4rec"], ())
+    assert (point.configs[0].training.patience, point.configs[0].backbone.hidden) == (10, 512)
+
+
+def test_every_prefix_is_drawn_as_the_paper_draws_it_where_it_is_asked_for():
+    """Under paper-one-pass with the objective set back: 1,024 examples, not as many as one pass has positions."""
+    (point,) = points("accuracy", "amazon-beauty", make_budget("paper-one-pass"), ["ssd4rec"], ["training.objective=prefix"])
+    (paper,) = points("accuracy", "amazon-beauty", make_budget("paper"), ["ssd4rec"], ())
+    assert point.configs == paper.configs
 
 
 def test_unknown_names_are_told_the_nearest():
@@ -99,8 +119,9 @@ def test_a_setting_is_for_all_models_or_for_one():
     for setting, option in (("backbone.width=8", "--width"), ("ssd4rec:backbone.bidirectional=none", "--models")):
         with pytest.raises(ConfigError, match=f"is what {option} says"):
             points("accuracy", None, budget, names, [setting])
-    (prefix,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], ["training.mask_ratio=0.0"])
-    assert (prefix.configs[0].training.objective, prefix.configs[0].training.mask_ratio) == ("prefix", 0.0)
+    prefix = ["training.mask_ratio=0.0", "training.objective=prefix"]
+    (next_item,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], prefix)
+    assert (next_item.configs[0].training.objective, next_item.configs[0].training.mask_ratio) == ("prefix", 0.0)
 
 
 def test_what_changes_nothing_on_these_data_is_left_out():

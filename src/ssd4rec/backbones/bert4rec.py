@@ -19,7 +19,8 @@ class BERT4Rec(nn.Module):
     A position has seen what follows it too, so its state may answer only for an item that was hidden from it. `NextItemModel`
     appends item 0 to each history, and the state of this blank answers for the next item.
 
-    Differences from the original: LayerNorms in front of each part, not behind; no bias for each item in the softmax; no
+    Differences from the original: LayerNorms in front of each part, not behind, and none on the sum of item and position; every
+    hidden item is a blank (of the original's some are another item, or stay); no bias for each item in the softmax; no
     dropout of attention weights; the last item of every history is always hidden in training, beside the random ones (the
     original adds copies of the data in which it alone is); a history above `max_length` is trained in windows that overlap by
     half.

@@ -18,7 +18,8 @@ class Caser(nn.Module):
 
     Differences from the original: no user embedding, for a user who was not trained on has none (it is the one large loss), so
     nothing is joined to the first linear layer's output before the second; item vectors shared with the softmax, over the whole
-    catalogue, in place of a separate output table and sampled negatives; one target a window in place of the next few.
+    catalogue, in place of a separate output table with a bias for each item and sampled negatives; one target a window in place
+    of the next few; no weight decay unless it is set.
 
     Source: Tang and Wang 2018, arXiv 1809.07426.
     """
@@ -59,6 +60,6 @@ class Caser(nn.Module):
         filtered = [torch.relu(filters(image)) for filters in self.horizontal]
         heights = [F.max_pool1d(each, window - height, stride=1)[0] for height, each in enumerate(filtered)]
         across = torch.cat(heights).T[at]  # [T, horizontal * window]
-        along = torch.relu(self.vertical(row.T[:, None])).flatten(0, 1).T[at]  # [T, D * vertical]
+        along = self.vertical(row.T[:, None]).flatten(0, 1).T[at]  # [T, D * vertical]
         found: Hidden = self.out(torch.relu(self.mix(self.dropout(torch.cat([along, across], dim=1)))))
         return found

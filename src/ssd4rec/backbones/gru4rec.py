@@ -19,7 +19,7 @@ class GRU4Rec(nn.Module):
 
     Differences from the original: softmax over the whole catalogue in place of BPR or TOP1 on the other items of a batch; item
     vectors in place of one-hot input, shared with the softmax; each history starts afresh. It is the network that RecBole has,
-    but for biases in the gates.
+    but for biases in the gates, dropout between several layers and torch's own initial values of the GRU (RecBole: Xavier's).
 
     Source: Hidasi, Karatzoglou, Baltrunas and Tikk 2016, arXiv 1511.06939; Tan, Xu and Liu 2016, arXiv 1606.08117.
     """

@@ -9,8 +9,10 @@ class Mamba4Rec(SSD4Rec):
 
     Every layer is causal, so one pass trains every prefix exactly, and `step` reads event by event.
 
-    Differences from the original: Mamba-2 in place of Mamba; histories are packed, not padded and cut; initial values and the
-    dropout's places are SSD4Rec's, so that the two differ in the backward direction alone.
+    Differences from the original: Mamba-2 in place of Mamba; a residual with one layer too; histories are packed, not padded and
+    cut; initial values and the dropout's places are SSD4Rec's, so that with equal settings the two differ in the backward
+    direction alone. Where the paper's presets have no `norm_embedding` the settings are not equal: this one always has it, and
+    `ssd4rec-none` of `reproduce` is SSD4Rec without its backward direction there.
 
     Source: Liu, Lin, Wang, Liu and Caverlee 2024, arXiv 2403.03900.
     """

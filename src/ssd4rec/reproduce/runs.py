@@ -19,6 +19,7 @@ from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
 
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
+NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
@@ -47,7 +48,8 @@ class Run:
         """The name of its folder: the hash of all that decides its figures."""
         settings = self.config.model_dump(mode="json", exclude={"prior"})  # every run is measured without and with one
         decides = _older(settings)
-        return _key({"settings": decides, "data": self.data.fingerprint, "numerics": [NUMERICS, metadata.version("ssd4rec")]})
+        numerics = NUMERICS_OF.get(self.config.backbone.name, NUMERICS)
+        return _key({"settings": decides, "data": self.data.fingerprint, "numerics": [numerics, metadata.version("ssd4rec")]})
 
     @property
     def counted(self) -> str:

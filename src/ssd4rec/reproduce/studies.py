@@ -14,6 +14,7 @@ MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
+PATIENCE = 10  # the paper's
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
 DECIDED = {  # settings that an option of the command decides
     "backbone.name": "--models",
@@ -81,6 +82,8 @@ class _Recipe:
             chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')
         if name != "ssd4rec" or published is None:
             chosen += settings_of(name, self.known)
+        if name == "gru4rec":
+            chosen.append(f"backbone.hidden={2 * self.budget.width}")  # as 128 is to 64, its recipe's
         if published is None:
             chosen += self._economies(name)
         asked = [
@@ -91,9 +94,15 @@ class _Recipe:
             given = [setting for for_it in (False, True) for who, setting in asked if (who is not None) == for_it]
             return load_config(published or "quick", [*chosen, *given, *changes])
 
+        if published is None and model == "ssd4rec-all":
+            # nothing but every prefix apart can train several layers that read backwards; how many there are --set may say
+            top = load_config("quick", [*chosen, 'backbone.bidirectional="top"', *(setting for _, setting in asked)])
+            if isinstance(top.backbone, SSD4RecConfig) and top.backbone.layers > 1:
+                chosen += ['training.objective="prefix"', "training.prefixes_per_history=8"]
         config = load()
         objective = BACKBONES[name].objectives[0]
-        if published and self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None:
+        once = self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None
+        if published and (once or objective == "cloze") and not _objective_is_set(asked):
             chosen += [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
             config = load()
         if config.training.objective == "cloze":
@@ -111,9 +120,15 @@ class _Recipe:
         if not self.budget.follows_paper:
             # the learning rate falls to 0 at the last epoch, so every run goes that far
             chosen += ['training.schedule="cosine"', f"training.patience={self.budget.epochs}"]
+        else:
+            chosen.append(f"training.patience={PATIENCE}")
         if "state_dim" in BACKBONES[name].model_fields:
             chosen.append(f"backbone.state_dim={min(self.budget.width, 64)}")
         return chosen
+
+
+def _objective_is_set(asked: Sequence[tuple[str | None, str]]) -> bool:
+    return any(setting.startswith("training.objective=") for _, setting in asked)
 
 
 def _check(setting: str) -> None:

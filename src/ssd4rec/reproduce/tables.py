@@ -27,7 +27,7 @@ class Note(NamedTuple):
 def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
     """The tables of one study on one data set."""
     if study == "efficiency":
-        return [_costs(part)]
+        return [_costs(part), _recipes(part)]
     more = {
         "accuracy": (_with_prior, _seen_removed, _beside_published, _tests, _recipes),
         "ablation": (_tests, _costs),
@@ -56,7 +56,12 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
         if part["jobs"] > 1:
             found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
     if study in ("length", "ablation"):
-        found.append(Note("A truncated history trains every target too: in one pass from windows that overlap by half."))
+        found.append(
+            Note(
+                "A truncated history trains every target too: in one pass from windows that overlap by half, so the shorter the "
+                "windows, the more batches and steps an epoch has, up to twice as many as whole histories."
+            )
+        )
     if study == "accuracy":
         found += _how_to_read(part)
     return [*found, *_unfinished(part)]
@@ -204,14 +209,17 @@ def _recipes(part: Mapping[str, Any]) -> Table:
         if row["settings"] is None:
             continue
         backbone, training = row["settings"]["backbone"], row["settings"]["training"]
-        drawn = training["batch_size"] if training["objective"] == "prefix" else None  # the others fill a row
-        batch = f"{drawn} examples" if drawn else f"{training['token_budget']:,} positions"
+        prefix = training["objective"] == "prefix"  # the others fill a row, and read each history once
+        batch = f"{training['token_budget']:,} positions"
+        if prefix and training["batch_size"]:
+            batch = f"{training['batch_size']:,} examples, at most {batch}"
+        sampled = f", {training['prefixes_per_history']} of a history" if prefix and training["prefixes_per_history"] else ""
         given = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"])
         rows.append(
             (
                 row["label"],
                 *map(str, given),
-                training["objective"],
+                training["objective"] + sampled,
                 str(backbone.get("layers", "-")),
                 batch,
                 str(training["max_epochs"]),

@@ -111,12 +111,12 @@ def _cost_before(folder: Path) -> dict[str, Any]:
 
 def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> None:
     try:
-        experiment.train(data, config, folder / "model", resume=resume, callbacks=_watching())
+        experiment.train(data, config, folder / "model", resume=resume, say=_say, callbacks=_watching())
     except ArtefactError:
         if not resume:
             raise
         # what an earlier version of the code left cannot be gone on with: begun anew
-        experiment.train(data, config, folder / "model", callbacks=_watching())
+        experiment.train(data, config, folder / "model", say=_say, callbacks=_watching())
 
 
 def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:
@@ -149,6 +149,10 @@ def _peak_resident() -> int:
 
 def _processor() -> str:
     return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")  # log.txt
 
 
 def _watching() -> list[pl.Callback]:
