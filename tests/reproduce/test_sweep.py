@@ -283,7 +283,7 @@ def test_a_run_that_fails_takes_no_other_with_it(swept):
     assert not (out / "runs" / broken / "result.json").exists()
     report = (out / "report.html").read_text()
     assert "Failed: ssd4rec (seed 2024)" in report
-    assert "exit code 1, FileExistsError: [Errno 17] File exists" in report
+    assert "ArtefactError: the state of the training cannot be kept in " in report
     assert figures(json.loads((out / "results.json").read_text()))["gru4rec"] == figures(whole)["gru4rec"]
 
 
