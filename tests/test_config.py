@@ -19,6 +19,7 @@ from ssd4rec.config import (
     parse_config,
     presets,
 )
+from ssd4rec.data.times import Clock, moment
 from ssd4rec.errors import ConfigError
 
 PAPER = ["amazon-beauty", "amazon-video-games", "kuairand-pure", "ml-1m"]
@@ -30,6 +31,7 @@ configs = st.builds(
         DataConfig,
         user=st.none() | words,
         item=st.none() | words,
+        validation_from=st.none() | words | st.dates() | st.datetimes() | st.integers() | st.floats(-1e300, 1e300),
         min_interactions=st.integers(1, 20),
         split=st.sampled_from(["leave-last-out", "time"]),
         max_length=st.none() | st.integers(1, 500),
@@ -149,6 +151,44 @@ def test_overrides_come_on_top() -> None:
     )
     assert (config.training.max_epochs, config.training.objective) == (3, "prefix")
     assert (config.data.user, config.evaluation.cutoffs, config.backbone.dropout) == ("who", (1, 5), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("1998-01-01", "1998-01-01"),
+        ('"1998-01-01"', "1998-01-01"),
+        ("1998-01-01T12:30:00Z", "1998-01-01T12:30:00+00:00"),
+        ("1998-01-01 12:30:00.5", "1998-01-01T12:30:00.500000"),
+        ("884000000", "884000000"),
+        ("-5", "-5"),
+        ("884000000.25", "884000000.25"),
+        ("1e18", "1000000000000000000"),
+    ],
+)
+@pytest.mark.parametrize("key", ["validation_from", "test_from"])
+def test_a_moment_may_be_a_date_or_a_number_of_toml(key: str, written: str, text: str) -> None:
+    """On the command line and in a file; it is kept as text that a split reads, and that is read back."""
+    config = load_config("quick", [f"data.{key}={written}"])
+    assert getattr(config.data, key) == text
+    assert parse_config(f"[data]\n{key} = {written}").data == config.data
+    assert parse_config(dump_config(config)) == config
+    moment(Clock("seconds", 100), text)
+
+
+@pytest.mark.parametrize("value", ["true", "nan", "inf", "12:30:00", "[1]"])
+def test_what_is_no_moment_is_refused(value: str) -> None:
+    """The message says what is expected."""
+    with pytest.raises(ConfigError, match=r"data\.test_from is a moment: an ISO date such as 2016-01-31, or a number .* found "):
+        load_config("quick", [f"data.test_from={value}"])
+
+
+def test_a_column_may_be_called_123() -> None:
+    """What TOML takes for a number is the name of a column; a truth is not."""
+    data = load_config("quick", ["data.user=123", "data.item=7", "data.time=0"]).data
+    assert (data.user, data.item, data.time) == ("123", "7", "0")
+    with pytest.raises(ConfigError, match=r"data\.user = True: Input should be a valid string"):
+        load_config("quick", ["data.user=true"])
 
 
 def test_an_override_can_take_a_setting_away() -> None:

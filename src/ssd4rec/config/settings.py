@@ -1,5 +1,7 @@
 """The groups of settings of a run, and `Config`, which holds them all."""
 
+from datetime import date
+from decimal import Decimal
 from math import inf, isfinite
 from typing import Annotated, Literal, Self
 
@@ -26,6 +28,26 @@ class DataConfig(Settings):
     test_from: str | None = None  # None: when 90 % of the events are over
     max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it; None: from all
     same_time: SameTime = "file"  # events of a user at the same time: in the order of the file, or of their items' ids
+
+    @field_validator("user", "item", "time", mode="before")
+    @classmethod
+    def _name_is_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # a column may be called 123
+
+    @field_validator("validation_from", "test_from", mode="before")
+    @classmethod
+    def _moment_is_text(cls, value: object, about: ValidationInfo) -> object:
+        """TOML has dates and numbers of its own: 1998-01-01 -> "1998-01-01", 1e9 -> "1000000000"."""
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, date):  # a date-time is one too
+            return value.isoformat()
+        if isinstance(value, int | float) and not isinstance(value, bool) and (number := Decimal(str(value))).is_finite():
+            return f"{number:f}"
+        raise ValueError(
+            f"data.{about.field_name} is a moment: an ISO date such as 2016-01-31, or a number in the unit of the file's times; "
+            f"found {value!r}"
+        )
 
 
 class TrainingConfig(Settings):
