@@ -113,6 +113,10 @@ def test_bad_values_are_named(frame, message):
             r"log.csv: the time in line 4 \(column 'time'\) is 'soon'; expected .* ISO dates",
         ),
         ("user,item,time\na,x,1\na,x,\n", r"log.csv: the time in line 3 \(column 'time'\) is missing"),
+        (
+            "user,item,time\na,x,2020-01-01T00:00:00.123456789\na,x,9999-12-31\n",
+            r"log.csv: the time in line 3 \(column 'time'\) is '9999-12-31'; expected at most 7 decimals of a second",
+        ),
         ("user,rating\na,x\n", r"log.csv: no item column found"),
     ],
 )

@@ -99,6 +99,32 @@ def test_fractions_of_a_second_decide_the_tick(fraction, ticks, found):
     assert read([f"1970-01-01T00:00:00.{fraction}", "1970-01-01"]) == ([found, 0], Clock("datetime", ticks))
 
 
+@pytest.mark.parametrize(("far", "sign"), [("0001-01-01T00:00:00.0000000", -1), ("9999-12-31T23:59:59.9999999", 1)])
+def test_far_moments_keep_their_order(far, sign):
+    """Seven decimals, as .NET writes them, are exact in ticks of 100 nanoseconds: 64 bits of nanoseconds end in 2262."""
+    ticks, clock = read(["2020-01-01T00:00:00.1234567", far, "2020-01-01T00:00:00.1234568"])
+    assert clock == Clock("datetime", 10**7)
+    assert ticks[0] == 1_577_836_800 * 10**7 + 1_234_567
+    assert ticks[2] == ticks[0] + 1
+    assert ticks[1] == (-62_135_596_800 * 10**7 if sign < 0 else 253_402_300_800 * 10**7 - 1)
+    assert show_moment(clock, ticks[1]).startswith(far[:19] if sign > 0 else far[:10])
+
+
+def test_far_moments_without_decimals_are_read():
+    """Whole seconds and up to six decimals reach over all years."""
+    assert read(["0001-01-01T00:00:00", "9999-12-31T00:00:00.000001"])[1] == Clock("datetime", 10**6)
+    assert read(["2262-01-01T00:00:00.000000001", "1678-01-01"])[1] == Clock("datetime", 10**9)
+
+
+@pytest.mark.parametrize("far", ["0001-01-01T00:00:00.0000000", "9999-12-31"])
+def test_far_moments_beside_nanoseconds_are_no_times(far):
+    """Nine decimals and nine thousand years do not fit into 64 bits: the value is named, nothing wraps around."""
+    with pytest.raises(UnreadableTimeError, match=f"'{far}' is not a time") as raised:
+        read(["2020-01-01T00:00:00.123456789", "2020-01-01", far])
+    assert raised.value.row == 2
+    assert "at most 7 decimals of a second" in raised.value.expected
+
+
 @pytest.mark.parametrize(("unit", "ticks"), [("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
 def test_date_time_columns_keep_their_unit(unit, ticks):
     """A frame's Datetime is an integer already."""

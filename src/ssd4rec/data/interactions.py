@@ -7,7 +7,7 @@ import polars as pl
 from ssd4rec.data.catalogue import plain_ids
 from ssd4rec.data.columns import Columns, bare_name, choose_columns, choose_title_columns
 from ssd4rec.data.readers import Source, Table, read_table
-from ssd4rec.data.times import EXPECTED, FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
+from ssd4rec.data.times import FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
 from ssd4rec.errors import DataError
 
 __all__ = ["Columns", "Interactions", "ReadReport", "read_interactions", "read_titles"]
@@ -126,7 +126,7 @@ def _times(table: Table) -> tuple[pl.Series, Clock]:
     except UnreadableTimeError as error:
         found = "is missing" if error.value in {None, ""} else f"is {error.value!r}"
         raise DataError(
-            f"{table.source}: the time in {table.where(error.row)} (column {name!r}) {found}; expected {EXPECTED}"
+            f"{table.source}: the time in {table.where(error.row)} (column {name!r}) {found}; expected {error.expected}"
         ) from error
     except DataError as error:
         raise DataError(f"{table.source}: column {name!r}: {error}") from error

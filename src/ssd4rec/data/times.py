@@ -25,6 +25,7 @@ SMALLEST = {"nanoseconds": 10**17, "microseconds": 10**14, "milliseconds": 10**1
 LARGEST = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EXPECTED = "whole or decimal numbers, ISO dates (2016-01-31) or ISO date-times (2016-01-31T18:05:00Z)"
+EXPECTED_WHERE_FINE = "at most 7 decimals of a second in the whole column, or times between 1678 and 2261 (64 bits hold no more)"
 
 # 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00; without a zone: UTC
 ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|[+-]\d{2}:?\d{2})?)?$"
@@ -47,11 +48,11 @@ class Clock:
 
 
 class UnreadableTimeError(DataError):
-    """A value that is no time; `row` is its 0-based place in the column."""
+    """A value that is no time; `row` is its 0-based place in the column, `expected` what would be one."""
 
-    def __init__(self, row: int, value: object) -> None:
+    def __init__(self, row: int, value: object, expected: str = EXPECTED) -> None:
         super().__init__(f"{value!r} is not a time")
-        self.row, self.value = row, value
+        self.row, self.value, self.expected = row, value, expected
 
 
 def exact_times(column: pl.Series) -> tuple[pl.Series, Clock]:
@@ -168,7 +169,7 @@ def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
             raise UnreadableTimeError(error.row, column[error.row]) from error
     dates = _iso_dates(stripped)
     if not dates["seconds"].null_count():
-        return _ticks_of_dates(dates)
+        return _ticks_of_dates(dates, column)
     # The majority tells what the column holds, and so which value is the odd one.
     readings = (integers.is_null() & floats.is_null(), dates["seconds"].is_null())
     unread = min(readings, key=lambda unreadable: int(unreadable.sum()))
@@ -202,12 +203,16 @@ def _iso_dates(column: pl.Series) -> pl.DataFrame:
     return frame.select(pl.when(within).then(seconds - sign * pl.col("offset")).alias("seconds"), "fraction", "timed")
 
 
-def _ticks_of_dates(dates: pl.DataFrame) -> tuple[pl.Series, Clock]:
-    fraction = dates["fraction"]
+def _ticks_of_dates(dates: pl.DataFrame, column: pl.Series) -> tuple[pl.Series, Clock]:
+    seconds, fraction = dates["seconds"], dates["fraction"]
     kind = "datetime" if dates["timed"].any() else "date"
-    ticks = next(each for each in (1, 10**3, 10**6, 10**9) if (fraction % (10**9 // each) == 0).all())
-    exact = dates["seconds"] * ticks + fraction // (10**9 // ticks)
-    return exact.cast(pl.Int64), Clock(kind, ticks)
+    furthest = int(seconds.abs().arg_max() or 0)
+    # 64 bits of nanoseconds end in 2262; seven decimals reach over all years: .NET writes 0001-01-01T00:00:00.0000000
+    for ticks in (1, 10**3, 10**6, 10**9, 10**7):
+        if abs(seconds[furthest]) < LARGEST // ticks and (fraction % (10**9 // ticks) == 0).all():
+            exact = seconds * ticks + fraction // (10**9 // ticks)
+            return exact.cast(pl.Int64), Clock(kind, ticks)
+    raise UnreadableTimeError(furthest, column[furthest], EXPECTED_WHERE_FINE)
 
 
 def _kind_of_numbers(column: pl.Series) -> str:
