@@ -117,6 +117,19 @@ def test_a_second_model_replaces_the_first(saved: Path) -> None:
     assert names_in(saved) == sorted([*FILES, MANIFEST])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_who_may_read_one_file_may_read_all(tmp_path: Path, umask: int, mode: int) -> None:
+    """Every file has the mode that the account gives its files, the weights and the prior too: a service may be another's."""
+    before = os.umask(umask)
+    try:
+        save_with_prior(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == dict.fromkeys([*FILES, PRIOR, MANIFEST], mode)
+
+
 def test_missing_parents_and_an_empty_folder_are_taken(tmp_path: Path) -> None:
     """The folder may lie in folders that are not there yet, and may be there if it is empty."""
     (tmp_path / "empty").mkdir()

@@ -104,6 +104,8 @@ def save_artefact(
         (fresh / REPORT).write_text(_json(_without_nan(report)), encoding="utf-8")
         if prior:
             prior.write(fresh / PRIOR)
+        for name in (WEIGHTS, PRIOR) if prior else (WEIGHTS,):
+            shutil.copymode(fresh / CONFIG, fresh / name)  # safetensors lets nobody else read what it writes
         (fresh / MANIFEST).write_text(_json(_manifest(fresh)), encoding="utf-8")
         _sync([*fresh.iterdir(), fresh])
         _rename_over(fresh, target)
