@@ -109,6 +109,16 @@ def test_figures_that_are_not_numbers_become_null(tmp_path: Path) -> None:
     assert load_artefact(tmp_path / "model").report == {"ndcg@10": None, "course": [{"loss": None}, 1.5], "file": "a"}
 
 
+def test_a_file_name_that_is_no_text_does_not_lose_the_model(tmp_path: Path) -> None:
+    """The bytes of a name that are no UTF-8 are written as a person can read them."""
+    name = "caf\udce9.csv"  # as Python reads the file b"caf\xe9.csv"
+    save(tmp_path / "model", {"data": {"read": {"source": name}}, "from": Path(name), "notes": [name, "caf\u00e9"]})
+    report = load_artefact(tmp_path / "model").report
+    shown = "caf\\udce9.csv"
+    assert report == {"data": {"read": {"source": shown}}, "from": shown, "notes": [shown, "caf\u00e9"]}
+    assert json.dumps(report, ensure_ascii=False).encode()
+
+
 def test_a_second_model_replaces_the_first(saved: Path) -> None:
     """The second one wins, and nothing is left beside it."""
     second = save(saved, seed=1)

@@ -101,7 +101,7 @@ def save_artefact(
         (fresh / CONFIG).write_text(dump_config(config), encoding="utf-8")
         catalogue.write(fresh / CATALOGUE)
         np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
-        (fresh / REPORT).write_text(_json(_without_nan(report)), encoding="utf-8")
+        (fresh / REPORT).write_text(_json(_writable(report)), encoding="utf-8")
         if prior:
             prior.write(fresh / PRIOR)
         for name in (WEIGHTS, PRIOR) if prior else (WEIGHTS,):
@@ -272,11 +272,14 @@ def _rename_over(fresh: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _without_nan(value: object) -> object:
+def _writable(value: object) -> object:
+    """As JSON and UTF-8 can say it: no number that is none, no path whose bytes are no text."""
     if isinstance(value, Mapping):
-        return {str(name): _without_nan(each) for name, each in value.items()}
+        return {str(name): _writable(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
+        return [_writable(each) for each in value]
+    if isinstance(value, str | Path):
+        return str(value).encode(errors="backslashreplace").decode()  # the file b"caf\xe9.csv" -> caf\udce9.csv
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
