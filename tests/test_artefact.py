@@ -1,5 +1,6 @@
 """A finished model on disk: whole or absent, exact, and never believed without its hashes."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -200,6 +202,63 @@ def test_no_folder_and_another_folder_are_told_apart(tmp_path: Path) -> None:
         load_artefact(tmp_path / "nothing")
     with pytest.raises(ArtefactError, match=r"is not an ssd4rec model: it has no manifest\.json; give the folder that"):
         load_artefact(tmp_path)
+
+
+def test_a_file_in_place_of_a_model_is_said_to_be_one(tmp_path: Path) -> None:
+    """The data where the model belongs: nobody is told to make a model of that name."""
+    (tmp_path / "small.csv").write_text("user,item\n")
+    with pytest.raises(ArtefactError, match=r"small\.csv is a file, not the folder of a model; give the folder that") as raised:
+        load_artefact(tmp_path / "small.csv")
+    assert "no such folder" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [*FILES, PRIOR, MANIFEST])
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is not damaged: the message says what the system says, of which file."""
+    save_with_prior(tmp_path / "model")
+    opened = Path.open
+
+    def refuse(path: Path, *how: Any, **more: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        ArtefactError, match=rf"model/{name} cannot be read: Permission denied; let this account read it"
+    ) as raised:
+        load_artefact(tmp_path / "model")
+    assert "damaged" not in str(raised.value)
+
+
+def test_a_folder_that_may_not_be_searched_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a model to read nor a place for a new one."""
+    looked = Path.stat
+
+    def refuse(path: Path, **how: Any) -> Any:
+        if saved in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path, **how)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(ArtefactError, match=r"model/manifest\.json cannot be read: Permission denied; let this account read it"):
+        load_artefact(saved)
+    with pytest.raises(ArtefactError, match=r"cannot write to .*model: Permission denied; give another folder"):
+        check_writable(saved)
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    """Of a model to read, and of one to make."""
+    with pytest.raises(ArtefactError, match=r"aaa cannot be read: File name too long; give another folder"):
+        load_artefact(tmp_path / ("a" * 300))
+    with pytest.raises(ArtefactError, match=r"cannot write to .*aaa: File name too long; give another folder"):
+        check_writable(tmp_path / ("a" * 300))
+
+
+def test_a_folder_whose_name_is_no_text_is_found_before_training(tmp_path: Path) -> None:
+    """safetensors cannot read what it has written there."""
+    with pytest.raises(ArtefactError, match=r"the name is no UTF-8 text.*; give another folder"):
+        check_writable(tmp_path / "mod\udce9l")
 
 
 def test_a_later_format_is_refused(saved: Path) -> None:

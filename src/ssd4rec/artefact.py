@@ -122,14 +122,18 @@ def check_writable(directory: str | Path) -> None:
         ArtefactError: it cannot, or the folder holds something that is not an artefact.
     """
     target = Path(directory).resolve()
-    if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
-        raise ArtefactError(f"{target} exists and is not an ssd4rec model; it is left alone: give another folder")
+    if _escaped(str(target)) != str(target):
+        raise ArtefactError(f"cannot write to {target}: the name is no UTF-8 text, as safetensors needs it; give another folder")
+    place = target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent):
+        if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
+            raise ArtefactError(f"{target} exists and is not an ssd4rec model; it is left alone: give another folder")
+        place = target.parent
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise ArtefactError(f"cannot write to {target.parent}: {error.strerror or error}; give another folder") from error
+        raise ArtefactError(f"cannot write to {place}: {error.strerror or error}; give another folder") from error
 
 
 def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
@@ -145,10 +149,10 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
     """
     _check_device(device)
     folder = Path(directory).resolve()
-    if not folder.exists() and _aside(folder).is_dir():
-        folder = _aside(folder)
-    files = _check_manifest(folder)
     try:
+        if not folder.exists() and _aside(folder).is_dir():
+            folder = _aside(folder)
+        files = _check_manifest(folder)
         config = parse_config((folder / CONFIG).read_text(encoding="utf-8"), source=str(folder / CONFIG))
         catalogue = Catalogue.read(folder / CATALOGUE)
         counts = np.load(folder / POPULARITY, allow_pickle=False)
@@ -156,7 +160,12 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
         # copied to where torch would put them: a matrix product of numbers that begin elsewhere may round in another order
         weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
         prior = Prior.read(folder / PRIOR) if PRIOR in files else None
-    except (OSError, SSD4RecError, ValueError, safetensors.SafetensorError) as error:
+    except ArtefactError:
+        raise
+    except OSError as error:
+        advice = "let this account read it" if isinstance(error, PermissionError) else "give another folder"
+        raise ArtefactError(f"{error.filename or folder} cannot be read: {error.strerror or error}; {advice}") from error
+    except (SSD4RecError, ValueError, safetensors.SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
     with torch.device("meta"):  # no initial weights are drawn, only to be replaced
         model = NextItemModel(make_backbone(config.backbone), len(catalogue))
@@ -193,7 +202,9 @@ def _check_device(device: str) -> None:
 
 
 def _check_manifest(folder: Path) -> set[str]:
-    """The files of an artefact that is whole."""
+    """The files of an artefact that is whole; OSError where the system refuses one."""
+    if folder.is_file():
+        raise ArtefactError(f"{folder} is a file, not the folder of a model; give the folder that `ssd4rec train --out` wrote")
     if not folder.is_dir():
         raise ArtefactError(f"no model at {folder}: there is no such folder; `ssd4rec train DATA --out {folder}` makes one")
     if not (folder / MANIFEST).is_file():
@@ -201,7 +212,7 @@ def _check_manifest(folder: Path) -> set[str]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, hashes = manifest["format"], dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{folder / MANIFEST} is damaged: {error}; copy the model again, or train it again") from error
     if version != FORMAT:
         raise ArtefactError(
@@ -279,8 +290,13 @@ def _writable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_writable(each) for each in value]
     if isinstance(value, str | Path):
-        return str(value).encode(errors="backslashreplace").decode()  # the file b"caf\xe9.csv" -> caf\udce9.csv
+        return _escaped(str(value))
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _escaped(text: str) -> str:
+    r"""Paths need not be text: the file b"caf\xe9.csv" -> caf\udce9.csv."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _json(value: object) -> str:
