@@ -142,6 +142,47 @@ def test_who_may_read_one_file_may_read_all(tmp_path: Path, umask: int, mode: in
     assert modes == dict.fromkeys([*FILES, PRIOR, MANIFEST], mode)
 
 
+def lay_beside(directory: Path) -> None:
+    """What a person may keep with a model."""
+    (directory / "notes.md").write_text("the one of May")
+    (directory / "plots").mkdir()
+    (directory / "plots" / "loss.svg").write_text("<svg/>")
+    (directory / "data").symlink_to("../elsewhere.csv")  # of something that is not there
+
+
+def check_beside(directory: Path) -> None:
+    assert names_in(directory) == sorted([*FILES, MANIFEST, "notes.md", "plots", "data"])
+    assert (directory / "notes.md").read_text() == "the one of May"
+    assert (directory / "plots" / "loss.svg").read_text() == "<svg/>"
+    assert (directory / "data").readlink() == Path("../elsewhere.csv")
+
+
+def test_what_lies_beside_a_model_is_kept(tmp_path: Path) -> None:
+    """A second model takes the place of the first one's files alone; a prior that it does not have goes."""
+    save_with_prior(tmp_path / "model")
+    lay_beside(tmp_path / "model")
+    save(tmp_path / "model", {"run": 2})
+    assert load_artefact(tmp_path / "model").report == {"run": 2}
+    check_beside(tmp_path / "model")
+    assert names_in(tmp_path) == ["model"]
+
+
+def test_what_lies_beside_a_model_outlives_a_kill(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the renames and before it was moved: the new model is there, and the next save brings it over."""
+    lay_beside(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_clear_away", interrupt)
+        patch.setattr(module, "_tidy", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            save(saved, {"run": 2})
+    assert load_artefact(saved).report == {"run": 2}
+    assert names_in(saved.parent) == [".model.old", "model"]
+    save(saved, {"run": 3})
+    assert load_artefact(saved).report == {"run": 3}
+    check_beside(saved)
+    assert names_in(saved.parent) == ["model"]
+
+
 def test_missing_parents_and_an_empty_folder_are_taken(tmp_path: Path) -> None:
     """The folder may lie in folders that are not there yet, and may be there if it is empty."""
     (tmp_path / "empty").mkdir()

@@ -6,6 +6,7 @@ manifest.json: format version, version of the package, SHA-256 of each file and 
 
 DIR is written as .DIR.new-PID beside it and takes its name at the end; an artefact that was there steps aside as .DIR.old.
 Killed between the two renames, .DIR.old is all there is: it is read in place of DIR, and is put back by the next save.
+What a person has laid beside an artefact's files moves from .DIR.old into the new DIR; killed before that, by the next save.
 """
 
 import hashlib
@@ -71,7 +72,7 @@ def save_artefact(
 ) -> None:
     """Write a finished model as a folder that is whole or absent.
 
-    An artefact that is already there is replaced by renaming; anything else that is there is left alone.
+    An artefact that is already there is replaced by renaming; other files beside it are kept, any other folder is left alone.
 
     Args:
         directory: the folder to make.
@@ -263,7 +264,7 @@ def _tidy(target: Path) -> None:
     aside = _aside(target)
     if aside.is_dir() and not target.exists():
         aside.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    _clear_away(aside, target)
     for entry in target.parent.iterdir():
         if entry.name.startswith(_fresh_prefix(target)):
             shutil.rmtree(entry, ignore_errors=True)
@@ -280,6 +281,16 @@ def _rename_over(fresh: Path, target: Path) -> None:
             aside.rename(target)
         raise
     _sync([target.parent])
+    _clear_away(aside, target)
+
+
+def _clear_away(aside: Path, target: Path) -> None:
+    """Remove an artefact that was replaced; what else lies there moves to the new one, unless something has its name by now."""
+    if not aside.is_dir():
+        return
+    for entry in list(aside.iterdir()):
+        if entry.name not in {*FILES, PRIOR, MANIFEST} and not os.path.lexists(target / entry.name):
+            entry.rename(target / entry.name)
     shutil.rmtree(aside, ignore_errors=True)
 
 
