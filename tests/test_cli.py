@@ -160,6 +160,8 @@ def test_doctor_says_what_is_in_use():
     [
         (["train", "nowhere.csv"], "nowhere.csv"),
         (["train", "movielens"], "neither a file nor a named data set"),
+        (["data", "describe", "a" * 300], "cannot be read: File name too long"),
+        (["train", "FILE", "--config", "a" * 300], "cannot be read: File name too long"),
         (["train", "FILE", "--set", "training.epochs=3"], "unknown setting 'training.epochs'"),
         (["train", "FILE", "--config", "slow"], "no settings named 'slow'"),
         (["train", "FILE", "--user", "nobody"], "nobody"),

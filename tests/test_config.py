@@ -288,6 +288,29 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what the system says."""
+    file = tmp_path / "mine.toml"
+    file.write_text("[backbone]\nwidth = 32\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"mine\.toml cannot be read: Permission denied; give another file, or a preset"):
+        load_config(file)
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    """Too long for a file system, below a file, or with a zero in it."""
+    with pytest.raises(ConfigError, match=r"aaa cannot be read: File name too long; give another file, or a preset"):
+        load_config("a" * 300)
+    (tmp_path / "file").write_text("x")
+    for name in (tmp_path / "file" / "mine.toml", "a\0b"):
+        with pytest.raises(ConfigError, match="neither a file nor one of the presets"):
+            load_config(name)
+
+
 def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     """The message names the file and the line."""
     file = tmp_path / "broken.toml"

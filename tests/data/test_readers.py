@@ -230,6 +230,27 @@ def test_a_file_that_the_system_refuses(tmp_path, monkeypatch):
         read_table(path, choose)
 
 
+def test_a_folder_that_may_not_be_searched(tmp_path, monkeypatch):
+    """Whether the file is there cannot be known."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
+    with pytest.raises(DataError, match=r"locked/log.csv cannot be read: Permission denied$"):
+        read_table(tmp_path / "locked" / "log.csv", choose)
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    """Too long for a file system, below a file, or with a zero in it."""
+    with pytest.raises(DataError, match=r"aaa.csv cannot be read: File name too long$"):
+        read_table(tmp_path / ("a" * 300 + ".csv"), choose)
+    written(tmp_path, "file", b"x")
+    for name in ("file/log.csv", "a\0b.csv"):
+        with pytest.raises(DataError, match=r"no such file: "):
+            read_table(tmp_path / name, choose)
+
+
 def test_what_is_neither_path_nor_frame():
     with pytest.raises(DataError, match=r"cannot read a value of type list; expected a path, a polars frame or a pandas frame"):
         read_table([1, 2], choose)

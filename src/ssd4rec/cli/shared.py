@@ -59,12 +59,19 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
     if is_known(data):
         opened = open_known(data, cache())
         return opened.interactions, opened.titles if titles is None else read_titles(titles)
-    if not Path(data).exists() and not Path(data).suffix:
+    if not Path(data).suffix and not _may_be_there(Path(data)):
         raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
     interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
     if titles is None and (titles := titles_beside(Path(data))) is not None:
         say(f"titles: {titles}")
     return interactions, None if titles is None else read_titles(titles)
+
+
+def _may_be_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the system does not say; whoever reads it says why
+        return True
 
 
 def columns(user: str | None, item: str | None, time: str | None) -> "Columns":

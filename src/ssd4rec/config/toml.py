@@ -35,20 +35,25 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range.
     """
-    path = Path(name_or_path)
     preset = str(name_or_path) in presets()
     if preset:
         text = (resources.files("ssd4rec") / "configs" / f"{name_or_path}.toml").read_text(encoding="utf-8")
-    elif path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8 text: {error}; settings are a TOML file") from error
     else:
-        raise ConfigError(
-            f"no settings named {str(name_or_path)!r}: neither a file nor one of the presets {', '.join(presets())}"
-        )
+        text = _read_file(Path(name_or_path))
     return parse_config(text, overrides, source=str(name_or_path), preset=preset)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}; settings are a TOML file") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:  # ValueError: no file has such a name
+        raise ConfigError(
+            f"no settings named {str(path)!r}: neither a file nor one of the presets {', '.join(presets())}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}; give another file, or a preset") from error
 
 
 def parse_config(text: str, overrides: Sequence[str] = (), source: str = "settings", *, preset: bool = False) -> Config:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, cast
 
 import polars as pl
@@ -67,8 +68,8 @@ def read_table(source: Source, choose: Choose) -> Table:
     if not isinstance(source, str | Path):
         raise DataError(f"cannot read a value of type {type(source).__name__}; expected a path, a polars frame or a pandas frame")
     path = Path(source)
-    kind = _kind_of_file(path)
     try:
+        kind = _kind_of_file(path)
         with path.open("rb") as file:
             head = file.read(len(PARQUET_MAGIC))
         if (kind == "parquet" or head == PARQUET_MAGIC) and not head.startswith(GZIP_MAGIC):
@@ -82,15 +83,17 @@ def read_table(source: Source, choose: Choose) -> Table:
 
 
 def _kind_of_file(path: Path) -> str:
-    if path.is_dir():
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no system has a file of that name
+        raise DataError(f"no such file: {path}") from error
+    if S_ISDIR(found.st_mode):
         raise DataError(f"{path} is a folder; expected a file, name one inside it")
-    if not path.exists():
-        raise DataError(f"no such file: {path}")
     suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "none")
     if suffix not in KINDS:
         known = ", ".join(KINDS)
         raise DataError(f"{path}: unknown kind of file (suffix {suffix}); expected one of {known}, each also with .gz; rename it")
-    if not path.stat().st_size:
+    if not found.st_size:
         raise DataError(f"{path} is empty; {EXPECTED}")
     return KINDS[suffix]
 
