@@ -60,6 +60,8 @@ def test_only_recbole_types_are_cut_off(name, bare):
         ("user_id item_id", {"time": "when"}, r"no column 'when' \(asked for as time\) among 'user_id', 'item_id'$"),
         ("user_id item_id", {"item": "itemid"}, r"no column 'itemid' .* did you mean 'item_id'\?"),
         ("a a item_id", {"user": "a"}, r"2 columns are called 'a' \(asked for as user\)"),
+        ("user item item time", {}, r"log.csv: 2 columns are called 'item' \(taken for the item\); rename one of them"),
+        ("user item item item_id", {}, r"the item column could be 'item' and 'item_id'; say which with --item NAME"),
         ("user_id item_id", {"user": "item_id"}, r"column 'item_id' cannot be both user and item"),
         ("1::1193::5::978300760", {}, r"looks like data, .*'1::1193::5::978300760'; .* sed 's/::/"),
         ("196 242 3 881250949", {}, r"the first line looks like data, not like column names: .*put a line of names above it"),
@@ -97,6 +99,7 @@ def test_title_columns(header, found):
     [
         ("item_id genres", r"items.csv: no column of item titles found among 'item_id', 'genres'; call the columns"),
         ("a b", r"no column of item ids and item titles found"),
+        ("item_id title title", r"2 columns are called 'title' \(taken for the title\); rename one of them"),
         ("item_id itemId title", r"the id column could be 'item_id' and 'itemId'; rename or remove one of them"),
     ],
 )

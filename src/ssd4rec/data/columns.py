@@ -33,6 +33,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 }
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 OPTIONAL = ("time",)
+RENAME = "rename one of them, or remove it"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _find_named(header: Sequence[str], role: str, name: str, source: str) -> int
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise DataError(f"{source}: no column {name!r} (asked for as {role}) among {_listed(header)}{hint}")
     if len(places) > 1:
-        raise DataError(f"{source}: {len(places)} columns are called {name!r} (asked for as {role}); rename one of them")
+        raise DataError(f"{source}: {len(places)} columns are called {name!r} (asked for as {role}); {RENAME}")
     return places[0]
 
 
@@ -107,9 +108,11 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
     plain = [_plain(bare_name(name)) for name in header]
     for group in USUAL[role]:
         places = [place for place, name in enumerate(plain) if name in group.split()]
-        if len(places) > 1:
-            found = " and ".join(repr(header[place]) for place in places)
-            raise DataError(f"{source}: the {role} column could be {found}; {_flag(role)}")
+        names = list(dict.fromkeys(header[place] for place in places))
+        if len(names) > 1:
+            raise DataError(f"{source}: the {role} column could be {' and '.join(map(repr, names))}; {_flag(role)}")
+        if len(places) > 1:  # a name would not tell them apart
+            raise DataError(f"{source}: {len(places)} columns are called {names[0]!r} (taken for the {role}); {RENAME}")
         if places:
             return places[0]
     return None
