@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import worlds
 from ssd4rec import cli
+from ssd4rec.artefact import MANIFEST
 from ssd4rec.config import load_config
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.tuning.search import DATABASE, TRIALS, search
@@ -188,12 +189,20 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
             search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
 
 
-@pytest.mark.parametrize("name", ["file", "file/below", "/proc/search"])
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/search", "a" * 300])
 def test_a_folder_that_cannot_be_is_one_line(world, tmp_path, name):
     """A file, a place below one, and a place where nothing can be made."""
     (tmp_path / "file").write_text("user_id:token")
     with pytest.raises(ArtefactError, match=f"{name} cannot be the folder of a search: .*; give another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path / name, trials=1)
+
+
+def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
+    """A finished model is left as it is."""
+    (tmp_path / MANIFEST).write_text("{}")
+    with pytest.raises(ArtefactError, match=r"holds a finished model, .*; give another --out"):
+        search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
+    assert [each.name for each in tmp_path.iterdir()] == [MANIFEST]
 
 
 def test_a_damaged_database_is_one_line(world, tmp_path):

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssd4rec.artefact import MANIFEST
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
 from ssd4rec.experiment import Prepared
@@ -19,11 +20,13 @@ def alone_in(place: Path) -> Iterator[None]:
     """Make the folder of a search and hold it; the lock goes with the process, however it ends.
 
     Raises:
-        ArtefactError: it cannot be made or written, or another process holds it.
+        ArtefactError: it cannot be made or written, holds a finished model, or another process holds it.
     """
     busy = ArtefactError(f"another search is at work in {place}; wait for it, or give another --out")
     with ExitStack() as held:
         try:
+            if (place / MANIFEST).is_file():
+                raise ArtefactError(f"{place} holds a finished model, which a search would be mixed with; give another --out")
             place.mkdir(parents=True, exist_ok=True)
             held.enter_context(alone(place / "lock", busy))
         except OSError as error:
