@@ -217,7 +217,9 @@ def test_overrides_may_depend_on_each_other() -> None:
         ("[training]\nlearning_rate = 0.0", r"training\.learning_rate = 0\.0: Input should be greater than 0"),
         ("[evaluation]\ncutoffs = []", r"cutoffs must be ranks of 1 or more, e\.g\. \[10, 20\], found \[\]"),
         ("[evaluation]\ncutoffs = [10, 0]", r"cutoffs must be ranks of 1 or more, e\.g\. \[10, 20\], found \[10, 0\]"),
-        ("data = 3", r"data = 3: Input should be a valid dictionary"),
+        ("[evaluation]\ncutoffs = 10", r"evaluation\.cutoffs = 10: Input should be a list of numbers such as \[10, 20\]$"),
+        ("data = 3", r"data = 3: Input should be a table \[data\] with a setting a line$"),
+        ("training = 3", r"training = 3: Input should be a table \[training\] with a setting a line$"),
         ("[backbone]\nwidth = 0\nlayers = 0", r"backbone\.width = 0: .*; backbone\.layers = 0: "),
         ("width", r"settings is not valid TOML: Expected '=' after a key"),
         (
@@ -405,7 +407,7 @@ def test_what_a_person_wrote_is_not_left_out(tmp_path: Path) -> None:
         ("[backbone]\nlearning_rate = 3", r"'backbone\.learning_rate'; did you mean 'training\.learning_rate'\?"),
         ("[backbone]\nzzz = 3", r"unknown setting 'backbone\.zzz'; known settings: data\.user, "),
         ('[backbone]\nname = "mamba4rec"\nwidth = 0', r"backbone\.width = 0: Input should be greater than or equal to 1"),
-        ("backbone = 3", r"backbone = 3: Input should be a valid dictionary"),
+        ("backbone = 3", r"backbone = 3: Input should be a table \[backbone\] with a setting a line$"),
     ],
 )
 def test_backbones_that_cannot_be(text: str, message: str) -> None:

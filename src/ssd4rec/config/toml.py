@@ -154,11 +154,19 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
         return f"unknown setting {name!r}; {_nearest(name, known, 'settings')}{whose}"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         if not isinstance(problem["input"], dict):
-            return f"{name} = {problem['input']!r}: Input should be a valid dictionary"
+            return _no_table(name, problem["input"])
         found = str(problem["input"].get("name"))
         return f"unknown backbone {found!r}; {_nearest(found, list(BACKBONES), 'backbones')}"
+    if kind in {"model_type", "model_attributes_type"}:
+        return _no_table(name, problem["input"])
+    if kind == "tuple_type":
+        return f"{name} = {problem['input']!r}: Input should be a list of numbers such as [10, 20]"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{name} = {problem['input']!r}: {message}" if name and kind != "value_error" else message
+
+
+def _no_table(name: str, found: object) -> str:
+    return f"{name} = {found!r}: Input should be a table [{name}] with a setting a line"
 
 
 def _nearest(name: str, known: list[str], what: str) -> str:
