@@ -1,5 +1,6 @@
 """Recommendations for every user of a file."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,65 @@ def test_slips_are_answered(recommender, tmp_path):
     with pytest.raises(DataError, match=r"1 interactions are with items that are not in the catalogue, the first 777; leave"):
         recommend_users(recommender, FRAME, tmp_path / "recs.parquet", unknown_items="raise")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_interactions_are_not_overwritten(recommender, tmp_path, link):
+    """An `out` that is the file which is read, by its own name or by a link, is refused, and the file stays what it was."""
+    source = target = tmp_path / "plays.parquet"
+    FRAME.write_parquet(source)
+    if link:
+        target = tmp_path / "link.parquet"
+        target.symlink_to(source)
+    before = source.read_bytes()
+    with pytest.raises(DataError, match=r"cannot write .*: it is .*plays\.parquet, the interactions that are read; give another"):
+        recommend_users(recommender, source, target)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
+def test_what_is_no_regular_file_is_left_alone(recommender, tmp_path):
+    """A pipe and a link to a device are not replaced by a file."""
+    pipe, device = tmp_path / "pipe.parquet", tmp_path / "null.parquet"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/null")
+    for target in (pipe, device):
+        with pytest.raises(DataError, match="it is a pipe or a device; give the name of a file"):
+            recommend_users(recommender, FRAME, target)
+    assert pipe.is_fifo()
+    assert device.is_symlink()
+
+
+def test_a_name_that_no_file_can_have_is_answered(recommender, tmp_path):
+    """308 letters, 250 (which leave no room for the name until the file is whole), and a link to itself."""
+    loop = tmp_path / "loop.parquet"
+    loop.symlink_to(loop)
+    for target in (tmp_path / f"{'x' * 300}.parquet", tmp_path / f"{'x' * 242}.parquet", loop):
+        with pytest.raises(DataError, match=r"cannot write .*; give another file"):
+            recommend_users(recommender, FRAME, target)
+    assert list(tmp_path.iterdir()) == [loop]
+
+
+def test_a_locked_folder_is_answered(recommender, monkeypatch):
+    """What lies in a folder that may not be looked into cannot be told: one line says so."""
+
+    def locked(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", locked)
+        with pytest.raises(DataError, match=r"cannot write locked.recs\.parquet: Permission denied; give another file"):
+            recommend_users(recommender, FRAME, Path("locked/recs.parquet"))
+
+
+def test_no_folder_is_made_for_what_cannot_be_read(recommender, tmp_path):
+    """Only when the interactions have been read is the folder of `out` made."""
+    target = tmp_path / "new" / "folder" / "recs.parquet"
+    with pytest.raises(DataError, match="no such file"):
+        recommend_users(recommender, tmp_path / "nosuch.csv", target)
+    assert list(tmp_path.iterdir()) == []
+    recommend_users(recommender, FRAME, target, k=1)
+    assert target.is_file()
 
 
 def test_allow_deny_and_the_fall_back_go_for_every_user(recommender, tmp_path):

@@ -1,6 +1,7 @@
 """Recommendations for every user of a file, streamed to Parquet."""
 
 import contextlib
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -61,30 +62,30 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
 
     Raises:
         ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
-        DataError: the file cannot be read or `out` cannot be written, an unknown item under "raise", an unknown id in `allow`.
+        DataError: the file cannot be read; `out` cannot be written, is `source` itself or no regular file; an unknown item
+            under "raise", an unknown id in `allow`.
     """
     request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
-    catalogue = recommender.artefact.catalogue
-    popular = rows = 0
-    with _whole_or_absent(Path(out)) as partial:
-        histories = _read(catalogue, source, columns, recommender.artefact.config.data.same_time)
-        if unknown_items == "raise" and histories.unknown:
-            raise DataError(
-                f"{histories.unknown:,} interactions are with items that are not in the catalogue, the first "
-                f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
-            )
-        users = len(histories.users)
-        schema = _table(catalogue, histories.users[:0], []).schema
-        with pq.ParquetWriter(partial, schema) as writer:
-            for first in range(0, users, USERS_AT_ONCE):
-                edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
-                found = recommender.best([histories.items[start:stop] for start, stop in pairwise(edges)], request)
-                table = _table(catalogue, histories.users[first : first + USERS_AT_ONCE], found)
-                writer.write_table(table)
-                rows += len(table)
-                popular += sum(best.source == "popular" for best in found)
-                if progress:
-                    progress(min(first + USERS_AT_ONCE, users), users)
+    catalogue, target = recommender.artefact.catalogue, Path(out)
+    _check_target(target, source)
+    histories = _read(catalogue, source, columns, recommender.artefact.config.data.same_time)
+    if unknown_items == "raise" and histories.unknown:
+        raise DataError(
+            f"{histories.unknown:,} interactions are with items that are not in the catalogue, the first "
+            f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
+        )
+    users, popular, rows = len(histories.users), 0, 0
+    schema = _table(catalogue, histories.users[:0], []).schema
+    with _whole_or_absent(target) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for first in range(0, users, USERS_AT_ONCE):
+            edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
+            found = recommender.best([histories.items[start:stop] for start, stop in pairwise(edges)], request)
+            table = _table(catalogue, histories.users[first : first + USERS_AT_ONCE], found)
+            writer.write_table(table)
+            rows += len(table)
+            popular += sum(best.source == "popular" for best in found)
+            if progress:
+                progress(min(first + USERS_AT_ONCE, users), users)
     return {"users": users, "rows": rows, "unknown_interactions": histories.unknown, "popular_users": popular}
 
 
@@ -108,13 +109,32 @@ def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: Sam
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
 
 
-@contextlib.contextmanager
-def _whole_or_absent(target: Path) -> Iterator[Path]:
-    """A file beside the target, which takes its name at the end, and is removed if there is no good end."""
-    if target.is_dir():
+def _check_target(target: Path, source: Source) -> None:
+    """Refuse, before anything is read or made, what a file of recommendations must not take the place of."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    if stat.S_ISDIR(mode):
         raise DataError(
             f"cannot write {target}: it is a folder; give the name of a file, e.g. {target / 'recommendations.parquet'}"
         )
+    if not stat.S_ISREG(mode):
+        raise DataError(f"cannot write {target}: it is a pipe or a device; give the name of a file")
+    with contextlib.suppress(OSError):  # a source that cannot be found is answered when it is read
+        if isinstance(source, str | Path) and target.samefile(source):
+            raise DataError(f"cannot write {target}: it is {source}, the interactions that are read; give another file")
+
+
+def _unwritable(target: Path, error: OSError) -> DataError:
+    return DataError(f"cannot write {target}: {error.strerror or error}; give another file, or free some space")
+
+
+@contextlib.contextmanager
+def _whole_or_absent(target: Path) -> Iterator[Path]:
+    """A file beside the target, which takes its name at the end, and is removed if there is no good end."""
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +142,7 @@ def _whole_or_absent(target: Path) -> Iterator[Path]:
         yield partial
         partial.replace(target)
     except OSError as error:
-        raise DataError(f"cannot write {target}: {error.strerror or error}; give another file, or free some space") from error
+        raise _unwritable(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
