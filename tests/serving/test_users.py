@@ -102,6 +102,26 @@ def test_slips_are_answered(recommender, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".TSV", "\t")])
+def test_the_suffix_says_which_kind_of_file_is_written(recommender, tmp_path, monkeypatch, suffix, separator):
+    """CSV and TSV hold what Parquet holds, under one header, a chunk after the other; an id may hold the separator."""
+    monkeypatch.setattr(module, "USERS_AT_ONCE", 2)
+    frame = FRAME.with_columns(pl.format("{},\t7", "user_id").alias("user_id"))
+    recommend_users(recommender, frame, tmp_path / "recs.pq", k=3)
+    recommend_users(recommender, frame, tmp_path / f"recs{suffix}", k=3)
+    found = pl.read_csv(tmp_path / f"recs{suffix}", separator=separator)
+    assert found.equals(pl.read_parquet(tmp_path / "recs.pq"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["recs.pq", f"recs{suffix}"])
+
+
+@pytest.mark.parametrize("name", ["recs.xlsx", "recs.csv.gz", "recs"])
+def test_a_suffix_of_another_kind_is_refused(recommender, tmp_path, name):
+    """No Parquet under a name that says something else."""
+    with pytest.raises(DataError, match=r"its suffix says .*, \.parquet, \.pq, \.csv, \.tsv; give e\.g\. .*\.parquet"):
+        recommend_users(recommender, FRAME, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_the_interactions_are_not_overwritten(recommender, tmp_path, link):
     """An `out` that is the file which is read, by its own name or by a link, is refused, and the file stays what it was."""

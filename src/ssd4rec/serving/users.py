@@ -1,4 +1,4 @@
-"""Recommendations for every user of a file, streamed to Parquet."""
+"""Recommendations for every user of a file, streamed to Parquet, CSV or TSV."""
 
 import contextlib
 import stat
@@ -23,6 +23,8 @@ from ssd4rec.serving.best import Best
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
 
 USERS_AT_ONCE = 1024
+PARQUET = "Parquet"
+KINDS = {".parquet": PARQUET, ".pq": PARQUET, ".csv": ",", ".tsv": "\t"}  # of text: what stands between the columns
 
 Progress = Callable[[int, int], None]  # (users done, all)
 
@@ -47,7 +49,8 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     Args:
         recommender: of a finished model.
         source: as `read_interactions` takes it.
-        out: Parquet file to write: user_id, item_id, score, rank (1-based); it is whole or absent.
+        out: file to write, Parquet, CSV or TSV as its suffix says: user_id, item_id, score, rank (1-based); it is whole or
+            absent.
         k: how many items a user at most.
         columns: names of the columns of `source`.
         exclude_seen: leave out items of the user's history.
@@ -62,8 +65,8 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
 
     Raises:
         ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
-        DataError: the file cannot be read; `out` cannot be written, is `source` itself or no regular file; an unknown item
-            under "raise", an unknown id in `allow`.
+        DataError: the file cannot be read; `out` cannot be written, has another suffix, is `source` itself or no regular
+            file; an unknown item under "raise", an unknown id in `allow`.
     """
     request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
     catalogue, target = recommender.artefact.catalogue, Path(out)
@@ -75,13 +78,13 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
             f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
         )
     users, popular, rows = len(histories.users), 0, 0
-    schema = _table(catalogue, histories.users[:0], []).schema
-    with _whole_or_absent(target) as partial, pq.ParquetWriter(partial, schema) as writer:
+    empty = _table(catalogue, histories.users[:0], [])
+    with _whole_or_absent(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
         for first in range(0, users, USERS_AT_ONCE):
             edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
             found = recommender.best([histories.items[start:stop] for start, stop in pairwise(edges)], request)
             table = _table(catalogue, histories.users[first : first + USERS_AT_ONCE], found)
-            writer.write_table(table)
+            write(table)
             rows += len(table)
             popular += sum(best.source == "popular" for best in found)
             if progress:
@@ -110,11 +113,11 @@ def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: Sam
 
 
 def _check_target(target: Path, source: Source) -> None:
-    """Refuse, before anything is read or made, what a file of recommendations must not take the place of."""
+    """Refuse, before anything is read or made, what a file of recommendations must not be, or take the place of."""
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
-        return
+        mode = stat.S_IFREG  # it will be one
     except OSError as error:
         raise _unwritable(target, error) from error
     if stat.S_ISDIR(mode):
@@ -123,6 +126,11 @@ def _check_target(target: Path, source: Source) -> None:
         )
     if not stat.S_ISREG(mode):
         raise DataError(f"cannot write {target}: it is a pipe or a device; give the name of a file")
+    if target.suffix.lower() not in KINDS:
+        raise DataError(
+            f"cannot write {target}: its suffix says which kind of file it is, {', '.join(KINDS)}; "
+            f"give e.g. {target.with_suffix('.parquet')}"
+        )
     with contextlib.suppress(OSError):  # a source that cannot be found is answered when it is read
         if isinstance(source, str | Path) and target.samefile(source):
             raise DataError(f"cannot write {target}: it is {source}, the interactions that are read; give another file")
@@ -148,7 +156,23 @@ def _whole_or_absent(target: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def _table(catalogue: Catalogue, users: pl.Series, found: list[Best]) -> pa.Table:
+@contextlib.contextmanager
+def _writer(path: Path, kind: str, empty: pl.DataFrame) -> Iterator[Callable[[pl.DataFrame], object]]:
+    """What writes one table after the other to a file; `empty` has their columns."""
+    if kind == PARQUET:
+        with pq.ParquetWriter(path, _arrow(empty).schema) as writer:
+            yield lambda table: writer.write_table(_arrow(table))
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.write(empty.write_csv(separator=kind))  # the header
+            yield lambda table: file.write(table.write_csv(separator=kind, include_header=False))
+
+
+def _arrow(table: pl.DataFrame) -> pa.Table:
+    return table.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _table(catalogue: Catalogue, users: pl.Series, found: list[Best]) -> pl.DataFrame:
     lengths = np.array([len(best.items) for best in found], dtype=np.int64)
     items = np.concatenate([np.zeros(0, dtype=np.int64), *(best.items for best in found)])
     ranks = np.arange(len(items)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
@@ -159,4 +183,4 @@ def _table(catalogue: Catalogue, users: pl.Series, found: list[Best]) -> pa.Tabl
             "score": np.concatenate([np.zeros(0), *(best.scores for best in found)]),
             "rank": ranks,
         }
-    ).to_arrow(compat_level=pl.CompatLevel.oldest())
+    )
