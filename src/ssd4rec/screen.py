@@ -1,4 +1,7 @@
-"""What a person sees: tables of data, figures and recommendations."""
+"""What a person sees: tables of data, figures and recommendations.
+
+The consoles are those of `cli.shared`, which print what they are given to the letter, square brackets too.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -131,7 +134,7 @@ def download_bar(console: Console) -> Progress:
 
 def _bar(console: Console, *columns: ProgressColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *columns,
         TimeRemainingColumn(),

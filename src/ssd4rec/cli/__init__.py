@@ -7,7 +7,7 @@ torch takes seconds to import, so each command imports what it needs when it run
 import sys
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
@@ -44,7 +44,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except SSD4RecError as error:
-        err_console.print(f"[bold red]error:[/] {escape(str(error))}")
+        err_console.print(Text.assemble(("error:", "bold red"), f" {error}"))
         sys.exit(2)
     except KeyboardInterrupt:
         err_console.print("interrupted")

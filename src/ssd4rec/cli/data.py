@@ -3,8 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ssd4rec import screen
 from ssd4rec.cli.shared import (
@@ -46,7 +46,7 @@ def list_data(*, as_json: JsonOption = False) -> None:
         table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}", here)
     out_console.print(table)
     for name, known in KNOWN.items():
-        line = f"[bold]{name}[/]: {escape(known.title)}. From {escape(where(known))}. Terms: {escape(known.licence)}."
+        line = Text.assemble((name, "bold"), f": {known.title}. From {where(known)}. Terms: {known.licence}.")
         out_console.print(line, soft_wrap=True)
 
 
@@ -84,7 +84,7 @@ def fetch_data(
         f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as it should be; {fetched.titles:,} titles",
         soft_wrap=True,
     )
-    out_console.print(f"from {escape(fetched.source)}; checked: {fetched.checked}; in {escape(fetched.folder)}", soft_wrap=True)
+    out_console.print(f"from {fetched.source}; checked: {fetched.checked}; in {fetched.folder}", soft_wrap=True)
     out_console.print(f"next: ssd4rec train {known.name}")
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from ssd4rec import screen
 from ssd4rec.errors import ConfigError, DataError
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
     from ssd4rec.experiment import Prepared
 
 
-out_console = Console(highlight=False)
-err_console = Console(stderr=True, highlight=False, soft_wrap=True)
+# What is printed is mostly not ours: titles, ids, paths. "[red]" and ":heart:" are letters there; a style is a rich Text.
+out_console = Console(highlight=False, markup=False, emoji=False)
+err_console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 DataArgument = Annotated[
     str, typer.Argument(metavar="DATA", help="A file (CSV, TSV, JSON Lines, Parquet, .inter, each also .gz) or a named data set.")
@@ -119,7 +119,7 @@ def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
 
 def say(line: str) -> None:
     """One line for people, on standard error."""
-    err_console.print(escape(line))
+    err_console.print(line)
 
 
 def print_json(value: Any) -> None:

@@ -1,0 +1,49 @@
+"""What a person sees, as it is printed."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ssd4rec import screen
+from ssd4rec.cli import shared
+
+HOSTILE = "Film [/director's cut] [red]x :heart:"
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """What the console of the command line has printed, wide enough for any line."""
+    monkeypatch.setenv("COLUMNS", "300")
+    return lambda: capsys.readouterr().out
+
+
+def data(source="plays.csv", *, same=0, interactions=1000, notes=()):
+    """The `data` part of a report."""
+    counts = {"users": 10, "items": 20, "interactions": interactions}
+    return {
+        "read": {"source": source, "rows": interactions, "users": 10, "items": 20, "notes": list(notes)},
+        "dropped": {**counts, "why": "too few"},
+        "kept": {**counts, "mean_length": 100.0, "longest": 200},
+        "same_time": {"interactions": same, "order": "file"},
+    }
+
+
+def test_data_are_printed_to_the_letter(printed):
+    """Square brackets in titles, ids, headings, histories, paths and notes are letters, and so is the name of an emoji."""
+    row = {"rank": 1, "item": f"[rec] {HOSTILE}", "title": f"[b]{HOSTILE}", "score": 1.0}
+    screen.show_recommendations(shared.out_console, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
+    screen.show_data(shared.out_console, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
+    found = printed()
+    for start in ("[rec] ", "[b]", "[i]", "User [u]", "[red]plays", "note: column [x]"):
+        assert f"{start}{HOSTILE}" in found
+
+
+def test_a_bar_names_its_work_to_the_letter():
+    """A run is called after its file, whatever that is called."""
+    printed = io.StringIO()
+    bar = screen.progress_bar(Console(file=printed, force_terminal=True, width=200, color_system=None))
+    bar.add_task(HOSTILE, total=2)
+    bar.refresh()
+    bar.console.print(bar.get_renderable())
+    assert HOSTILE in printed.getvalue()
