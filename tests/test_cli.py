@@ -130,6 +130,16 @@ def test_recommend_writes_a_file_for_every_user(folder, tmp_path):
     assert found["user_id"].dtype == pl.String
 
 
+def test_recommend_gives_the_users_of_an_unknown_item_what_is_popular_when_it_is_asked_to(folder, tmp_path):
+    """--unknown goes for --users too: u1 met something unknown."""
+    (tmp_path / "other.csv").write_text("user_id,item_id\nu1,m01\nu1,nothing\nu2,m02\n")
+    options = ["recommend", folder / "model", "--users", tmp_path / "other.csv", "--out", tmp_path / "recs.csv"]
+    assert json.loads(run(*options, "--json").stdout)["popular_users"] == 0
+    assert json.loads(run(*options, "--json", "--unknown", "popular").stdout)["popular_users"] == 1
+    assert "1 users had an unknown item or none at all" in run(*options, "--unknown", "popular").stderr
+    assert pl.read_csv(tmp_path / "recs.csv")["user_id"].unique(maintain_order=True).to_list() == ["u1", "u2"]
+
+
 def test_data_describe_counts_and_prices(folder):
     """What is read, what is kept, what a pass costs."""
     found = json.loads(run("data", "describe", folder / "cycle.csv", "--json", *SMALL).stdout)
@@ -176,9 +186,20 @@ def test_doctor_says_what_is_in_use():
         (["demo", "--resume", "--out", "MISSING"], "nothing to resume"),
         (["evaluate", "MISSING"], "there is no such folder"),
         (["evaluate", "MODEL", "--set", "evaluation.seen=filtered"], "give the data too"),
+        (["evaluate", "MODEL", "--user", "x"], "--user, --item or --time says how DATA is read or measured; give the data"),
+        (["evaluate", "MODEL", "FILE", "--set", "prior.repeats=0"], "--set prior.repeats=0 has no effect on a finished model"),
+        (["evaluate", "MODEL", "FILE", "--set", "backbone.width=128"], "those of backbone are for ssd4rec train"),
+        (["evaluate", "MODEL", "FILE", "--set", " training.seed = 5"], "takes settings of data and evaluation alone"),
+        (["evaluate", "MODEL", "FILE", "--set", "evaluate.seen=kept"], "unknown setting 'evaluate'"),
         (["recommend", "MODEL"], "either --history"),
         (["recommend", "MODEL", "--users", "FILE"], "add --out"),
         (["recommend", "MODEL", "--history", "m01", "-k", "0"], "1 or more"),
+        (["recommend", "MODEL", "--history", "m01", "--out", "MISSING"], "goes with --users; --history prints"),
+        (["recommend", "MODEL", "--history", "m01", "--user", "x"], "leave them out with --history"),
+        (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "-k", "0"], "1 or more; found 0"),
+        (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "--unknown", "nonsense"], "found 'nonsense'"),
+        (["recommend", "MODEL", "--users", "OTHER", "--out", "RECS", "--unknown", "raise"], "the first 'nothing'"),
+        (["recommend", "MODEL", "--users", "FILE", "--out", "FILE"], "the interactions that are read"),
         (["recommend", "MODEL", "--history", "x", "--unknown", "raise"], "not in the catalogue"),
     ],
 )
@@ -189,7 +210,10 @@ def test_a_mistake_is_one_clear_error(folder, tmp_path, arguments, message):
         "MODEL": folder / "model",
         "MISSING": tmp_path / "missing",
         "YAML": tmp_path / "x.yaml",
+        "OTHER": tmp_path / "other.csv",
+        "RECS": tmp_path / "missing" / "recs.parquet",
     }
+    places["OTHER"].write_text("user_id,item_id\nu1,m01\nu1,nothing\n")
     places["YAML"].write_text("USER_ID_FIELD: user_id\nmodel: SASRec\n")
     with pytest.raises(cli.SSD4RecError) as caught:
         run(*(places.get(argument, argument) for argument in arguments))

@@ -23,6 +23,8 @@ from ssd4rec.cli.shared import (
 )
 from ssd4rec.errors import ConfigError
 
+LEARNT = ("backbone", "training", "prior")  # groups of settings that a finished model was made with
+
 
 def evaluate(
     directory: DirArgument,
@@ -39,13 +41,15 @@ def evaluate(
     from ssd4rec.artefact import load_artefact
     from ssd4rec.config import dump_config, parse_config
 
+    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    if data is None and overrides:
+        given = "--set" if settings else "--user, --item or --time"
+        raise ConfigError(f"{given} says how DATA is read or measured; give the data too: ssd4rec evaluate DIR DATA …")
+    _refuse_what_is_learnt(settings or [])
     artefact = load_artefact(directory)
     if data is None:
-        if settings:
-            raise ConfigError("--set changes how DATA is measured; give the data too: ssd4rec evaluate DIR DATA --set …")
         report: dict[str, Any] = dict(artefact.report)
     else:
-        overrides = [*(settings or []), *columns_as_settings(user, item, time)]
         chosen = parse_config(dump_config(artefact.config), overrides, source=str(directory))
         refuse_columns(data, overrides)
         interactions, _ = open_data(data, chosen, None)
@@ -58,3 +62,14 @@ def evaluate(
         print_json(report)
     else:
         screen.show_figures(out_console, report)
+
+
+def _refuse_what_is_learnt(settings: list[str]) -> None:
+    """A finished model is measured as it is: only what is asked of it can be set."""
+    for setting in settings:
+        group = setting.partition("=")[0].strip().partition(".")[0]
+        if group in LEARNT:
+            raise ConfigError(
+                f"--set {setting} has no effect on a finished model; evaluate takes settings of data and evaluation alone, "
+                f"those of {group} are for ssd4rec train"
+            )

@@ -31,7 +31,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     *,
     history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help="Item ids, oldest first.")] = None,
     users: Annotated[str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --users: the Parquet file to write.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --users: the file to write, .parquet, .csv or .tsv.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="How many items: 10, with --users 100.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Items of the history may come again.")] = False,
     allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help="Only these items.")] = None,
@@ -47,14 +47,28 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         raise ConfigError("give either --history ID,ID,… or --users DATA --out FILE")
     if users is not None and out is None:
         raise ConfigError("--users writes a file: add --out recommendations.parquet")
+    if users is not None and (allow is not None or deny is not None):
+        raise ConfigError("--allow and --deny go with --history; filter the file that --users writes")
+    if history is not None and out is not None:
+        raise ConfigError(f"--out {out} goes with --users; --history prints, with --json as JSON: leave out --out")
+    if history is not None and (user, item, time) != (None, None, None):
+        raise ConfigError("--user, --item and --time name columns of the file of --users; leave them out with --history")
 
     from ssd4rec.serving.recommender import Recommender
 
     recommender = Recommender.load(directory)
+    unknown_items = cast("UnknownItems", unknown)  # the recommender says which three there are
     if users is not None and out is not None:
-        if allow is not None or deny is not None:
-            raise ConfigError("--allow and --deny go with --history; filter the file that --users writes")
-        _recommend_users(recommender, users, out, k or 100, columns(user, item, time), keep_seen=keep_seen, as_json=as_json)
+        _recommend_users(
+            recommender,
+            users,
+            out,
+            100 if k is None else k,
+            columns(user, item, time),
+            keep_seen=keep_seen,
+            unknown_items=unknown_items,
+            as_json=as_json,
+        )
         return
     ids = _ids(recommender, history or "")
     found = recommender.recommend(
@@ -63,13 +77,12 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         exclude_seen=not keep_seen,
         allow=None if allow is None else _ids(recommender, allow),
         deny=None if deny is None else _ids(recommender, deny),
-        unknown_items=cast("UnknownItems", unknown),  # recommend says which three there are
+        unknown_items=unknown_items,
     )
     rows = as_rows(found)
     if as_json:
-        unknown_items = [str(each) for each in found.unknown_items]
-        answer = {"recommendations": rows, "unknown_items": unknown_items, "source": found.source, "notes": list(found.notes)}
-        print_json(answer)
+        not_known = [str(each) for each in found.unknown_items]
+        print_json({"recommendations": rows, "unknown_items": not_known, "source": found.source, "notes": list(found.notes)})
         return
     for note in found.notes:
         say(f"note: {note}")
@@ -84,13 +97,28 @@ def _ids(recommender: "Recommender", texts: str) -> list[object]:
 
 
 def _recommend_users(
-    recommender: "Recommender", users: str, out: Path, k: int, columns: "Columns", *, keep_seen: bool, as_json: bool
+    recommender: "Recommender",
+    users: str,
+    out: Path,
+    k: int,
+    columns: "Columns",
+    *,
+    keep_seen: bool,
+    unknown_items: "UnknownItems",
+    as_json: bool,
 ) -> None:
     from ssd4rec.serving.users import recommend_users
 
     with screen.progress_bar(err_console) as bar:
         counts = recommend_users(
-            recommender, users, out, k=k, columns=columns, exclude_seen=not keep_seen, progress=reporter(bar, "users")
+            recommender,
+            users,
+            out,
+            k=k,
+            columns=columns,
+            exclude_seen=not keep_seen,
+            unknown_items=unknown_items,
+            progress=reporter(bar, "users"),
         )
     if as_json:
         print_json({**counts, "out": str(out)})
@@ -99,7 +127,8 @@ def _recommend_users(
     if counts["unknown_interactions"]:
         say(f"note: {counts['unknown_interactions']:,} interactions with items that the model does not know were skipped")
     if counts["popular_users"]:
-        say(f"note: {counts['popular_users']:,} users had no known item and were given the popular ones")
+        why = "an unknown item or none at all" if unknown_items == "popular" else "no known item"
+        say(f"note: {counts['popular_users']:,} users had {why} and were given the popular ones")
 
 
 def as_rows(found: "Recommendations") -> list[dict[str, Any]]:
