@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 import worlds
 from ssd4rec import cli
+from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.known import find_known, folder_of
+from ssd4rec.data.store import save_dataset
 
 RUN = CliRunner()
 SMALL = [
@@ -140,6 +143,15 @@ def test_recommend_gives_the_users_of_an_unknown_item_what_is_popular_when_it_is
     assert pl.read_csv(tmp_path / "recs.csv")["user_id"].unique(maintain_order=True).to_list() == ["u1", "u2"]
 
 
+def test_recommend_takes_a_named_data_set(folder, tmp_path, monkeypatch):
+    """--users ml-100k is the data set of that name that lies in the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = folder_of(find_known("ml-100k"), tmp_path / "ssd4rec")
+    save_dataset(place, read_interactions(folder / "cycle.csv"), None, {})
+    counts = json.loads(run("recommend", folder / "model", "--users", "ml-100k", "--out", tmp_path / "r.csv", "--json").stdout)
+    assert (counts["users"], counts["unknown_interactions"]) == (60, 0)
+
+
 def test_data_describe_counts_and_prices(folder):
     """What is read, what is kept, what a pass costs."""
     found = json.loads(run("data", "describe", folder / "cycle.csv", "--json", *SMALL).stdout)
@@ -199,12 +211,17 @@ def test_doctor_says_what_is_in_use():
         (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "-k", "0"], "1 or more; found 0"),
         (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "--unknown", "nonsense"], "found 'nonsense'"),
         (["recommend", "MODEL", "--users", "OTHER", "--out", "RECS", "--unknown", "raise"], "the first 'nothing'"),
+        (["recommend", "MODEL", "--users", "ml-100k", "--out", "RECS"], "ml-100k was not fetched yet"),
+        (["recommend", "MODEL", "--users", "ml-100k", "--out", "RECS", "--item", "x"], "leave out --item"),
+        (["recommend", "MODEL", "--users", "movielens", "--out", "RECS"], "neither a file nor a named data set"),
+        (["recommend", "MODEL", "--users", "x" * 300, "--out", "RECS"], "cannot be read: File name too long"),
         (["recommend", "MODEL", "--users", "FILE", "--out", "FILE"], "the interactions that are read"),
         (["recommend", "MODEL", "--history", "x", "--unknown", "raise"], "not in the catalogue"),
     ],
 )
-def test_a_mistake_is_one_clear_error(folder, tmp_path, arguments, message):
+def test_a_mistake_is_one_clear_error(folder, tmp_path, monkeypatch, arguments, message):
     """Each raises one of our errors, whose message names what was wrong."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     places = {
         "FILE": folder / "cycle.csv",
         "MODEL": folder / "model",

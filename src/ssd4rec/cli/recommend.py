@@ -12,10 +12,14 @@ from ssd4rec.cli.shared import (
     JsonOption,
     TimeOption,
     UserOption,
+    cache,
     columns,
+    columns_as_settings,
     err_console,
     out_console,
     print_json,
+    refuse_columns,
+    refuse_neither,
     reporter,
     say,
 )
@@ -30,7 +34,9 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     directory: DirArgument,
     *,
     history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help="Item ids, oldest first.")] = None,
-    users: Annotated[str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file.")] = None,
+    users: Annotated[
+        str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file or a named data set.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="With --users: the file to write, .parquet, .csv or .tsv.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="How many items: 10, with --users 100.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Items of the history may come again.")] = False,
@@ -53,6 +59,9 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         raise ConfigError(f"--out {out} goes with --users; --history prints, with --json as JSON: leave out --out")
     if history is not None and (user, item, time) != (None, None, None):
         raise ConfigError("--user, --item and --time name columns of the file of --users; leave them out with --history")
+    if users is not None:
+        refuse_neither(users)
+        refuse_columns(users, columns_as_settings(user, item, time))
 
     from ssd4rec.serving.recommender import Recommender
 
@@ -107,12 +116,14 @@ def _recommend_users(
     unknown_items: "UnknownItems",
     as_json: bool,
 ) -> None:
+    from ssd4rec.data.known import is_known, open_known
     from ssd4rec.serving.users import recommend_users
 
+    source = open_known(users, cache()).interactions if is_known(users) else users
     with screen.progress_bar(err_console) as bar:
         counts = recommend_users(
             recommender,
-            users,
+            source,
             out,
             k=k,
             columns=columns,

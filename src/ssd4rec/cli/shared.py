@@ -53,18 +53,29 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
     """A named data set with its titles, or a file with those beside it; titles that are given take their place."""
     from ssd4rec.data.interactions import read_interactions, read_titles
-    from ssd4rec.data.known import KNOWN, is_known, open_known
+    from ssd4rec.data.known import is_known, open_known
     from ssd4rec.data.published import titles_beside
 
     if is_known(data):
         opened = open_known(data, cache())
         return opened.interactions, opened.titles if titles is None else read_titles(titles)
-    if not Path(data).suffix and not _may_be_there(Path(data)):
-        raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
+    refuse_neither(data)
     interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
     if titles is None and (titles := titles_beside(Path(data))) is not None:
         say(f"titles: {titles}")
     return interactions, None if titles is None else read_titles(titles)
+
+
+def refuse_neither(data: str) -> None:
+    """A word that is no file was meant as the name of a data set.
+
+    Raises:
+        DataError: it is no known one.
+    """
+    from ssd4rec.data.known import KNOWN, is_known
+
+    if not (is_known(data) or Path(data).suffix or _may_be_there(Path(data))):
+        raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
 
 
 def _may_be_there(path: Path) -> bool:

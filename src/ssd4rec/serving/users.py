@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ssd4rec.config import SameTime
 from ssd4rec.data.catalogue import Catalogue, as_type, encode
 from ssd4rec.data.histories import id_order, time_order
-from ssd4rec.data.interactions import Columns, read_interactions
+from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.readers import Source
 from ssd4rec.errors import DataError
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]  # (users done, all)
 
 def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from and where to
     recommender: Recommender,
-    source: Source,
+    source: Source | Interactions,
     out: str | Path,
     *,
     k: int = 100,
@@ -48,11 +48,11 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
 
     Args:
         recommender: of a finished model.
-        source: as `read_interactions` takes it.
+        source: as `read_interactions` takes it, or what it gave.
         out: file to write, Parquet, CSV or TSV as its suffix says: user_id, item_id, score, rank (1-based); it is whole or
             absent.
         k: how many items a user at most.
-        columns: names of the columns of `source`.
+        columns: names of the columns of `source`; of no use to what was read already.
         exclude_seen: leave out items of the user's history.
         allow: only these items are candidates; None: the whole catalogue.
         deny: these are not.
@@ -101,8 +101,8 @@ class _Histories:
     first_unknown: object
 
 
-def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: SameTime) -> _Histories:
-    table = read_interactions(source, columns).table
+def _read(catalogue: Catalogue, source: Source | Interactions, columns: Columns, same_time: SameTime) -> _Histories:
+    table = (source if isinstance(source, Interactions) else read_interactions(source, columns)).table
     codes, users = encode(table["user"])
     numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
     then = id_order(catalogue)[numbers] if same_time == "item" else None
@@ -112,7 +112,7 @@ def _read(catalogue: Catalogue, source: Source, columns: Columns, same_time: Sam
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
 
 
-def _check_target(target: Path, source: Source) -> None:
+def _check_target(target: Path, source: Source | Interactions) -> None:
     """Refuse, before anything is read or made, what a file of recommendations must not be, or take the place of."""
     try:
         mode = target.stat().st_mode
