@@ -50,7 +50,10 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
         ranks += at_least.sum(dim=1)
     if not torch.isfinite(total).all():
         bad = int((~torch.isfinite(total)).sum())
-        raise DataError(f"the model gave scores that are not numbers for {bad} of {len(scores)} histories; it has diverged")
+        raise DataError(
+            f"the model gave scores that are not numbers for {bad} of {len(scores)} histories; it has diverged: "
+            f"lower training.learning_rate and train it again"
+        )
     if removed is not None:
         ranks += removed.gather(1, place).squeeze(1)
     return ranks

@@ -84,7 +84,9 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
     """
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     if not (values[:, 0] < torch.inf).all():
-        raise DataError("the model gave scores that are not numbers; it has diverged: train it again")
+        raise DataError(
+            "the model gave scores that are not numbers; it has diverged: lower training.learning_rate and train it again"
+        )
     if values.shape[1] > k:
         # Of equal scores at the edge topk takes any; these rows are sorted whole.
         tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
