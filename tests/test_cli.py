@@ -251,6 +251,20 @@ def test_a_mistake_exits_with_2_and_one_line(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["empty.csv"]
 
 
+def test_a_terminal_without_the_letters_of_a_title_gets_the_rest(tmp_path):
+    """Where standard output is cp1252, what it has no letters for is replaced; JSON is ASCII and loses nothing."""
+    worlds.frame(worlds.cycle()).write_csv(tmp_path / "アキラ.csv")
+    options = ["data", "describe", "アキラ.csv", "--set", "data.min_interactions=1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "1"}
+    shown = command(*options, cwd=tmp_path, env=environment)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Data: ???.csv" in shown.stdout
+    found = command(*options, "--json", cwd=tmp_path, env=environment)
+    assert json.loads(found.stdout)["read"]["source"] == "アキラ.csv"
+    missing = command("train", "アキラアキラ.csv", cwd=tmp_path, env=environment)
+    assert (missing.returncode, missing.stderr) == (2, "error: no such file: ??????.csv\n")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(folder, tmp_path, how, code):

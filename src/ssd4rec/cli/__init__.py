@@ -4,6 +4,7 @@ Exit code 0 on success, 2 on the user's mistake with one clear line, 1 on ours, 
 torch takes seconds to import, so each command imports what it needs when it runs.
 """
 
+import io
 import sys
 
 import typer
@@ -41,6 +42,9 @@ app.command()(doctor)
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a title that the terminal has no letters for is shown as ????
     try:
         app(standalone_mode=True)
     except SSD4RecError as error:
