@@ -113,6 +113,21 @@ def test_recommend_names_the_next_item(folder):
     assert "Film 6" in run("recommend", folder / "model", "--history", "m03,m04,m05").stdout
 
 
+def test_recommend_reads_a_list_of_ids_as_a_line_of_a_csv_file(folder):
+    """A blank after a comma does not count, an id that holds a comma stands in quotes, and the note names what is unknown."""
+
+    def unknown(history):
+        return json.loads(run("recommend", folder / "model", "--history", history, "--json").stdout)["unknown_items"]
+
+    assert unknown("m03, m04,m05") == []
+    assert unknown('m03, "a, b",,"5""disk",5"disk') == ["a, b", '5"disk', '5"disk']
+    assert unknown("") == []
+    shown = run("recommend", folder / "model", "--history", 'm03,"a,b"', "--allow", "m07, m08", "--deny", '"c,d", m07')
+    assert "Film 8" in shown.stdout
+    assert "Film 7" not in shown.stdout
+    assert "1 items of the history are not in the catalogue ('a,b') and were skipped" in shown.stderr
+
+
 def test_recommend_writes_a_file_for_every_user(folder, tmp_path):
     """Parquet with user_id, item_id, score and rank."""
     result = run(
@@ -206,6 +221,8 @@ def test_doctor_says_what_is_in_use():
         (["recommend", "MODEL"], "either --history"),
         (["recommend", "MODEL", "--users", "FILE"], "add --out"),
         (["recommend", "MODEL", "--history", "m01", "-k", "0"], "1 or more"),
+        (["recommend", "MODEL", "--history", 'm01,"m02'], "is no list of ids (unexpected end of data); write ID,ID,"),
+        (["recommend", "MODEL", "--history", "m01", "--deny", '"m02"x'], "--deny '\"m02\"x' is no list of ids"),
         (["recommend", "MODEL", "--history", "m01", "--out", "MISSING"], "goes with --users; --history prints"),
         (["recommend", "MODEL", "--history", "m01", "--user", "x"], "leave them out with --history"),
         (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "-k", "0"], "1 or more; found 0"),

@@ -84,11 +84,13 @@ def test_allow_and_deny_choose_the_candidates(cycle):
 
 
 def test_unknown_items_are_skipped_and_reported(cycle):
-    """The rest of the history decides."""
+    """The rest of the history decides; the first three are named."""
     found = cycle.recommend([777, 3, 888, 4, 5], k=1)
     assert items(found) == [6]
     assert found.unknown_items == (777, 888)
-    assert found.notes == ("2 items of the history are not in the catalogue and were skipped",)
+    assert found.notes == ("2 items of the history are not in the catalogue (777, 888) and were skipped",)
+    (note,) = cycle.recommend([71, 72, 3, 73, 74], k=1).notes
+    assert note == "4 items of the history are not in the catalogue (71, 72, 73, …) and were skipped"
 
 
 def test_unknown_items_raise_when_asked_to(cycle):
@@ -114,7 +116,7 @@ def test_popular_items_are_chosen_as_any_others_are(cycle):
     found = cycle.recommend([order[0], 777], k=3, deny=[order[2]], unknown_items="popular")
     assert items(found) == [order[1], order[3], order[4]]
     assert found.notes == (
-        "1 items of the history are not in the catalogue so that nothing was read",
+        "1 items of the history are not in the catalogue (777) so that nothing was read",
         "unknown items in the history: the popular items are given",
     )
 

@@ -1,5 +1,6 @@
 """`recommend`: what comes next, after a history or for every user of a file."""
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -29,19 +30,21 @@ if TYPE_CHECKING:
     from ssd4rec.data.interactions import Columns
     from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
 
+QUOTES = "An id that holds a comma stands in quotes: '7,\"a, b\"'."
+
 
 def recommend(  # noqa: PLR0913 - each is an option of the command
     directory: DirArgument,
     *,
-    history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help="Item ids, oldest first.")] = None,
+    history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help=f"Item ids, oldest first. {QUOTES}")] = None,
     users: Annotated[
         str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file or a named data set.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="With --users: the file to write, .parquet, .csv or .tsv.")] = None,
     k: Annotated[int | None, typer.Option("-k", help="How many items: 10, with --users 100.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Items of the history may come again.")] = False,
-    allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help="Only these items.")] = None,
-    deny: Annotated[str | None, typer.Option("--deny", metavar="ID,ID,…", help="Not these items.")] = None,
+    allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help=f"Only these items. {QUOTES}")] = None,
+    deny: Annotated[str | None, typer.Option("--deny", metavar="ID,ID,…", help=f"Not these items. {QUOTES}")] = None,
     unknown: Annotated[str, typer.Option("--unknown", help="Items the model does not know: skip, raise or popular.")] = "skip",
     user: UserOption = None,
     item: ItemOption = None,
@@ -79,13 +82,13 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
             as_json=as_json,
         )
         return
-    ids = _ids(recommender, history or "")
+    ids = _ids(recommender, "--history", history or "")
     found = recommender.recommend(
         ids,
         10 if k is None else k,
         exclude_seen=not keep_seen,
-        allow=None if allow is None else _ids(recommender, allow),
-        deny=None if deny is None else _ids(recommender, deny),
+        allow=None if allow is None else _ids(recommender, "--allow", allow),
+        deny=None if deny is None else _ids(recommender, "--deny", deny),
         unknown_items=unknown_items,
     )
     rows = as_rows(found)
@@ -98,9 +101,16 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     screen.show_recommendations(out_console, rows)
 
 
-def _ids(recommender: "Recommender", texts: str) -> list[object]:
+def _ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
     """Ids of the command line in the catalogue's own type; a text that is none of that type stays as it is, and unknown."""
-    given = [text for text in texts.split(",") if text]
+    try:
+        # 7, "a, b",8 -> 7 and a, b and 8
+        given = [text for text in next(csv.reader([texts], skipinitialspace=True, strict=True)) if text]
+    except csv.Error as error:
+        raise ConfigError(
+            f"{option} {texts!r} is no list of ids ({error}); write ID,ID,… and put an id that holds a comma, or begins with a "
+            f'quote, in quotes, its own quotes written twice: 7,"a, b"'
+        ) from error
     parsed = recommender.artefact.catalogue.parse(given)
     return [text if each is None else each for text, each in zip(given, parsed, strict=True)]
 

@@ -17,6 +17,7 @@ from ssd4rec.serving.best import Best, Request, best_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
+UNKNOWN_SHOWN = 3  # of the unknown items in a note
 Ids = Sequence[object]
 
 
@@ -195,7 +196,9 @@ class Recommender:
         notes = []
         if unknown:
             came_of_it = "and were skipped" if best.source == "model" else "so that nothing was read"
-            notes.append(f"{len(unknown)} items of the history are not in the catalogue {came_of_it}{self._hint(unknown[0])}")
+            shown = ", ".join(repr(item) for item in unknown[:UNKNOWN_SHOWN]) + (", …" if len(unknown) > UNKNOWN_SHOWN else "")
+            which = f"{len(unknown)} items of the history are not in the catalogue ({shown})"
+            notes.append(f"{which} {came_of_it}{self._hint(unknown[0])}")
         if best.source == "popular":
             why = "nothing known in the history" if len(unknown) == events else "unknown items in the history"
             notes.append(f"{why}: the popular items are given")
