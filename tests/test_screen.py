@@ -39,6 +39,29 @@ def test_data_are_printed_to_the_letter(printed):
         assert f"{start}{HOSTILE}" in found
 
 
+@pytest.mark.parametrize(
+    ("same", "said"), [(0, None), (3, "3 interactions (0.3 %)"), (394, "394 interactions (39.4 %)"), (1000, "1,000 interactions")]
+)
+def test_interactions_of_one_time_are_counted(printed, same, said):
+    """However few there are."""
+    screen.show_data(shared.out_console, data(same=same))
+    found = printed()
+    assert ("at the same time as the one before" in found) == (said is not None)
+    assert said is None or f"note: {said}" in found
+
+
+def test_the_figures_of_a_group_say_their_cutoff(printed):
+    """It is the first one of the report."""
+    group = {"name": "1-4 events", "targets": 7, "hit_rate": 0.5, "ndcg": 0.25}
+    report = {
+        "test": {"hr@5": 0.5, "ndcg@5": 0.25, "mrr@5": 0.2, "hr@20": 0.6},
+        "protocol": {"split": "leave-last-out"},
+        "test_groups": {"by_length": [group], "by_popularity": [group]},
+    }
+    screen.show_figures(shared.out_console, report)
+    assert printed().count(" hr@5 ┃ ndcg@5 ") == 2
+
+
 def test_a_bar_names_its_work_to_the_letter():
     """A run is called after its file, whatever that is called."""
     printed = io.StringIO()

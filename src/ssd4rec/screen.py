@@ -42,12 +42,12 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
     for note in read["notes"]:
         console.print(f"note: {note}")
     same = data["same_time"]
-    if same["interactions"] >= kept["interactions"] / 100:
-        share = 100 * same["interactions"] / kept["interactions"]
+    if same["interactions"]:
+        share = same["interactions"] / kept["interactions"]
         by = "in the file" if same["order"] == "file" else "of the items' ids"
         console.print(
-            f"note: {share:.0f} % of the interactions are at the same time as the one before; their order is that {by} "
-            "(data.same_time), and figures depend on it"
+            f"note: {same['interactions']:,} interactions ({100 * share:.1f} %) are at the same time as the one before; their "
+            f"order is that {by} (data.same_time), and figures depend on it"
         )
 
 
@@ -70,14 +70,19 @@ def show_figures(console: Console, report: Mapping[str, Any]) -> None:
         ratio = f"{value / cells[-1]:.1f}x" if cells[-1] else ""
         table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
     console.print(table)
-    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in report["protocol"].items()))
+    _show_protocol(console, report["protocol"])
+    cutoff = next(iter(report["test"])).partition("@")[2]  # groups are measured at the first one
     for title, groups in report.get("test_groups", {}).items():
-        _show_groups(console, title, groups)
+        _show_groups(console, title, groups, cutoff)
 
 
-def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]]) -> None:
+def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:
+    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()))
+
+
+def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]], cutoff: str) -> None:
     table = Table(title={"by_length": "By length of the history", "by_popularity": "By popularity of the target"}[title])
-    for name in ("group", "targets", "hr", "ndcg"):
+    for name in ("group", "targets", f"hr@{cutoff}", f"ndcg@{cutoff}"):
         table.add_column(name, justify="left" if name == "group" else "right")
     for group in groups:
         table.add_row(group["name"], f"{group['targets']:,}", f"{group['hit_rate']:.4f}", f"{group['ndcg']:.4f}")
@@ -102,8 +107,10 @@ def show_recommendations(
     console.print(table)
 
 
-def show_trials(console: Console, trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float]) -> None:
-    """The trials of a search, best first, and how much each setting explains."""
+def show_trials(
+    console: Console, trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float], protocol: Mapping[str, Any]
+) -> None:
+    """The trials of a search, best first, what they were compared by, and how much each setting explains."""
     table = Table(title="Trials: validation NDCG@10, best first")
     for name in ("trial", "ndcg@10", "epochs"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -117,6 +124,7 @@ def show_trials(console: Console, trials: Sequence[Mapping[str, Any]], importanc
         score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learnt else "not possible"
         table.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
     console.print(table)
+    _show_protocol(console, protocol)
     if importance:
         shares = (f"{name} {share:.0%}" for name, share in sorted(importance.items(), key=lambda entry: -entry[1]))
         console.print(f"importance: {', '.join(shares)}")

@@ -281,6 +281,12 @@ def test_the_best_settings_train(plays, tmp_path):
     assert json.loads(trained.stdout)["validation"]["ndcg@10"] == found["trials"][0]["ndcg"]
     shown = CliRunner().invoke(cli.app, arguments)
     assert "best first" in shown.stdout
+    assert found["protocol"] == {
+        "compared": "validation ndcg@10 of the best epoch",
+        "data": str(plays),
+        **found["model"]["protocol"],
+    }
+    assert "compared validation ndcg@10 of the best epoch" in shown.stdout
     assert f"{found['trials'][0]['ndcg']:.4f}" in shown.stdout
 
 

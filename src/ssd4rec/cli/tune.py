@@ -88,7 +88,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     if report.stopped == "minutes":
         say(f"the minutes are over; the search is kept in {how}")
     trained = _train_best(prepared, report, out) if train else None
-    _show(report, trained, as_json=as_json)
+    _show(report, trained, _protocol(prepared), as_json=as_json)
 
 
 def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict[str, Any] | None:
@@ -110,13 +110,30 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
         )
 
 
-def _show(report: "SearchReport", trained: dict[str, Any] | None, *, as_json: bool) -> None:
+def _protocol(prepared: "Prepared") -> dict[str, Any]:
+    """What trials are compared by; evaluation.seen and the prior are for the test part, they change nothing here."""
+    validation = prepared.split.validation
+    return {
+        "compared": "validation ndcg@10 of the best epoch",
+        "data": prepared.description["read"]["source"],
+        "split": prepared.split.protocol,
+        "candidates": f"whole catalogue, {len(prepared.catalogue)} items",
+        "seen": "kept",
+        "ties": "worst rank",
+        "k_core": prepared.histories.filtering.k,
+        "same_time": prepared.histories.same_time,
+        "max_length": validation.max_length,
+        "targets": validation.targets,
+    }
+
+
+def _show(report: "SearchReport", trained: dict[str, Any] | None, protocol: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         best = None if report.best_file is None else str(report.best_file)
         found = {"trials": [asdict(trial) for trial in report.trials], "importance": report.importance, "best": best}
-        print_json({**found, "stopped": report.stopped, "model": trained})
+        print_json({"protocol": protocol, **found, "stopped": report.stopped, "model": trained})
         return
-    screen.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance)
+    screen.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance, protocol)
     if trained is not None:
         screen.show_figures(out_console, trained)
     if report.best_file is None:
