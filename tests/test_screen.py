@@ -14,7 +14,7 @@ HOSTILE = "Film [/director's cut] [red]x :heart:"
 @pytest.fixture
 def printed(monkeypatch, capsys):
     """What the console of the command line has printed, wide enough for any line."""
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(shared.out_console, "_width", 300)  # COLUMNS is read when a console is made, long before
     return lambda: capsys.readouterr().out
 
 
