@@ -2,12 +2,17 @@
 
 import pytest
 
+import worlds
 from ssd4rec.config import BACKBONES, DataConfig
+from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ConfigError
+from ssd4rec.experiment import prepare
 from ssd4rec.reproduce.budgets import as_options, find, make_budget
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.results import recipe_of
-from ssd4rec.reproduce.studies import changing, points
+from ssd4rec.reproduce.studies import changing, points, with_equal_steps
+from ssd4rec.reproduce.sweep import plan
+from ssd4rec.training.objective import plan_pass
 
 
 def test_each_model_has_its_recipe():
@@ -122,6 +127,25 @@ def test_a_setting_is_for_all_models_or_for_one():
     prefix = ["training.mask_ratio=0.0", "training.objective=prefix"]
     (next_item,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], prefix)
     assert (next_item.configs[0].training.objective, next_item.configs[0].training.mask_ratio) == ("prefix", 0.0)
+
+
+def test_an_epoch_has_as_many_steps_at_any_length(tmp_path):
+    """Batches grow with the overlap of the windows: as many of them, a few left over apart, whatever is read of a history."""
+    worlds.frame(worlds.cycle(users=2000)).write_csv(tmp_path / "cycle.csv")
+    asked = ["training.token_budget=640", "data.min_interactions=1"]
+    planned = plan("length", [str(tmp_path / "cycle.csv")], make_budget("small"), tmp_path, tmp_path, models=(), settings=asked)
+    (part,) = planned.parts
+    steps, budgets = {}, {}
+    for point in part.points:
+        (config,) = point.configs
+        data = prepare(read_interactions(tmp_path / "cycle.csv"), None, config)
+        steps[point.label] = len(plan_pass(data.split.train, config.training, 0).batches)
+        budgets[point.label] = config.training.token_budget
+        assert recipe_of(point, None, planned.budget) == recipe_of(part.points[-1], None, planned.budget)
+    assert budgets["last 10"] > budgets["whole"] == 640
+    assert max(steps.values()) <= 1.1 * min(steps.values())
+    by_prefix = points("length", None, make_budget("small"), (), ["training.objective=prefix"])
+    assert [with_equal_steps(point, {10: 2.0}) for point in by_prefix] == by_prefix
 
 
 def test_what_changes_nothing_on_these_data_is_left_out():

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from ssd4rec.config import Config
 from ssd4rec.data.histories import build_histories, describe
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.known import KNOWN, is_known, open_known
+from ssd4rec.data.split import make_split
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.reproduce.studies import LENGTHS
 
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
@@ -34,6 +36,7 @@ class Dataset:
     known: str | None  # the named data set whose counts after the 5-core it has
     fingerprint: str
     description: Mapping[str, Any]
+    overlap: Mapping[int, float] = field(default_factory=dict)  # of windows of so many events: how often a pass reads an event
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,11 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
         (each.name for each in KNOWN.values() if (each.kept.users, each.kept.items, each.kept.interactions) == counts), None
     )
     name = source if is_known(source) else Path(source).name
-    return Dataset(source if is_known(source) else str(Path(source).resolve()), name, known, histories.fingerprint(), description)
+    train = make_split(histories, config.data.model_copy(update={"max_length": None})).train
+    windows = {length: replace(train, max_length=length).tokens_one_pass for length in LENGTHS if length is not None}
+    overlap = {length: tokens / train.tokens_one_pass for length, tokens in windows.items()}
+    place = source if is_known(source) else str(Path(source).resolve())
+    return Dataset(place, name, known, histories.fingerprint(), description, overlap)
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Which runs make up each table and figure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssd4rec.config import BACKBONES, Config, SSD4RecConfig, load_config, presets
 from ssd4rec.errors import ConfigError
@@ -215,6 +215,25 @@ def changing(planned: Sequence[Point], longest: int) -> tuple[list[Point], list[
         first.setdefault(effect(point), point)
     kept = [point for point in planned if first[effect(point)] is point]
     return kept, [point.label for point in planned if first[effect(point)] is not point]
+
+
+def with_equal_steps(point: Point, overlap: Mapping[int, float]) -> Point:
+    """A point whose batches hold as many more events as its windows overlap: a pass then has as many steps at any length.
+
+    Args:
+        point: any; without `data.max_length`, or with every prefix apart, it stays as it is.
+        overlap: of a window's length, how often one pass reads an event.
+    """
+
+    def scaled(config: Config) -> Config:
+        length, training = config.data.max_length, config.training
+        if length is None or training.objective == "prefix":
+            return config
+        budget = round(training.token_budget * overlap.get(length, 1.0))
+        return config.model_copy(update={"training": training.model_copy(update={"token_budget": budget})})
+
+    unset = scaled(point.unset) if point.unset is not None else None
+    return replace(point, configs=tuple(map(scaled, point.configs)), unset=unset)
 
 
 def _beta(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:

@@ -15,7 +15,7 @@ from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
-from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Point, addressees, changing, points
+from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Point, addressees, changing, points, with_equal_steps
 
 CUTOFF = 10
 Say = Callable[[str], None]
@@ -116,7 +116,8 @@ def plan(
 def _part(study: str, data: Dataset, planned: Sequence[Point]) -> Part:
     if study not in ("ablation", "length"):
         return Part(study, data, tuple(planned))
-    kept, without = changing(planned, data.description["kept"]["longest"])
+    stepped = [with_equal_steps(point, data.overlap) for point in planned]
+    kept, without = changing(stepped, data.description["kept"]["longest"])
     return Part(study, data, tuple(kept), tuple(without))
 
 

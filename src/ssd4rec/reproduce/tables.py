@@ -58,8 +58,8 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     if study in ("length", "ablation"):
         found.append(
             Note(
-                "A truncated history trains every target too: in one pass from windows that overlap by half, so the shorter the "
-                "windows, the more batches and steps an epoch has, up to twice as many as whole histories."
+                "A truncated history trains every target too: in one pass from windows that overlap by half. The more they "
+                "overlap, the more events a batch holds, so that an epoch has as many steps at any length."
             )
         )
     if study == "accuracy":
