@@ -224,13 +224,14 @@ def with_equal_steps(point: Point, overlap: Mapping[int, float]) -> Point:
         point: any; without `data.max_length`, or with every prefix apart, it stays as it is.
         overlap: of a window's length, how often one pass reads an event.
     """
+    first = point.configs[0]
+    length = first.data.max_length
+    if length is None or first.training.objective == "prefix":
+        return point
 
     def scaled(config: Config) -> Config:
-        length, training = config.data.max_length, config.training
-        if length is None or training.objective == "prefix":
-            return config
-        budget = round(training.token_budget * overlap.get(length, 1.0))
-        return config.model_copy(update={"training": training.model_copy(update={"token_budget": budget})})
+        budget = round(config.training.token_budget * overlap.get(length, 1.0))
+        return config.model_copy(update={"training": config.training.model_copy(update={"token_budget": budget})})
 
     unset = scaled(point.unset) if point.unset is not None else None
     return replace(point, configs=tuple(map(scaled, point.configs)), unset=unset)
