@@ -286,7 +286,7 @@ def test_a_terminal_without_the_letters_of_a_title_gets_the_rest(tmp_path):
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(folder, tmp_path, how, code):
     """A real process is killed, or interrupted, in mid-training; --resume ends with the weights of an uninterrupted run."""
-    settings = [*SMALL, "--set", "training.max_epochs=8", "--set", "training.patience=8"]
+    settings = [*SMALL, "--set", "training.max_epochs=40", "--set", "training.patience=40"]  # not over before the signal comes
     options = ["train", folder / "cycle.csv", *settings]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(*options, "--out", whole).exit_code == 0
