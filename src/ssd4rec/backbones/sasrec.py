@@ -21,9 +21,9 @@ class SASRec(nn.Module):
     targets is still trained, from the last max_length / 2 to max_length events before it.
 
     Differences from the original: softmax over the whole catalogue in place of one sampled negative; an inner width of 4D with
-    GELU in place of D with ReLU; queries, keys and values all from behind the LayerNorm; an output
-    projection behind the heads, and a residual from before the LayerNorm; no dropout of attention weights; initial values
-    N(0, 0.02); histories are packed, not padded on the left, so positions count from the oldest event that is read.
+    GELU in place of D with ReLU; queries, keys and values all from behind the LayerNorm; an output projection behind the
+    heads, and a residual from before the LayerNorm; no dropout of attention weights; initial values N(0, 0.02); histories are
+    packed, not padded on the left, so positions count from the oldest event that is read.
 
     Source: Kang and McAuley 2018, arXiv 1808.09781.
     """
