@@ -17,6 +17,7 @@ from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError
 from ssd4rec.model import NextItemModel
+from ssd4rec.training.module import WATCHED
 
 LAST, BEST = "last.ckpt", "best.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -83,7 +84,7 @@ class Keeper(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """One more line of the course; the weights, if they are the best so far; a checkpoint."""
         seconds = self._before + time.monotonic() - self._began
-        loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics["ndcg@10"])
+        loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics[WATCHED])
         best = max((epoch.ndcg for epoch in self.course), default=-1.0)
         self.course.append(Epoch(len(self.course) + 1, loss, score, seconds))
         self._before, self._began = 0.0, time.monotonic()
