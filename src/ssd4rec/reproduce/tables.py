@@ -56,10 +56,13 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
         if part["jobs"] > 1:
             found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
     if study in ("length", "ablation"):
+        budgets = {row["settings"]["training"]["token_budget"] for row in part["rows"]}
+        # older sections of a report gave all windows one budget
+        steps = " The more they overlap, the more events a batch holds, so that an epoch has as many steps at any length."
         found.append(
             Note(
-                "A truncated history trains every target too: in one pass from windows that overlap by half. The more they "
-                "overlap, the more events a batch holds, so that an epoch has as many steps at any length."
+                "A truncated history trains every target too: in one pass from windows that overlap by half."
+                + (steps if len(budgets) > 1 else "")
             )
         )
     if study == "accuracy":
