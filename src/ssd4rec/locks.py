@@ -1,8 +1,9 @@
 """One process at a time: a lock on a file that goes with the process, however it ends."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -10,20 +11,26 @@ if sys.platform != "win32":
 
 
 @contextmanager
-def alone(path: Path, busy: Exception) -> Iterator[None]:
+def alone(path: Path, busy: Exception, refused: Callable[[str], Exception]) -> Iterator[FileIO]:
     """Hold the file's lock inside the block. Where there is none, on Windows and on some network disks, nobody is kept out.
 
     Args:
-        path: of the lock; made where it is not there, and left.
+        path: of the lock; it and its folder are made where they are not there, and left.
         busy: raised where another process holds it.
+        refused: what to raise where it cannot be made or opened, from the reason.
 
-    Raises:
-        OSError: the file cannot be opened.
+    Yields:
+        The file, opened to append, without a buffer.
     """
-    with path.open("a") as file:
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("ab", buffering=0))
+        except OSError as error:
+            raise refused(error.strerror or str(error)) from error
         if not _locked(file.fileno()):
             raise busy
-        yield
+        yield file
 
 
 def _locked(file: int) -> bool:

@@ -8,7 +8,7 @@ import http.client
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from importlib import metadata
@@ -114,15 +114,11 @@ def hash_of(path: Path, kind: str) -> str:
 def _part_of(address: str, target: Path) -> Iterator[_Part]:
     path = target.with_name(f"{target.name}.part")
     busy = DataError(f"{path} is being downloaded by another process; wait for it")
-    with ExitStack() as held:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(path, busy))
-            file = held.enter_context(path.open("ab", buffering=0))  # what came is on the disk, whatever happens next
-        except OSError as error:
-            raise DataError(
-                f"cannot write {path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be"
-            ) from error
+
+    def refused(why: str) -> DataError:
+        return DataError(f"cannot write {path}: {why}; set XDG_CACHE_HOME to a folder that can be")
+
+    with alone(path, busy, refused) as file:  # what came is on the disk, whatever happens next
         part = _Part(address, path, _origin_of(target), file)
         try:
             yield part

@@ -66,7 +66,7 @@ class Processes:
             yield from done
 
     def _make(self, folder: Path, spec: dict[str, Any], tell: Tell) -> None:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILURE).unlink(missing_ok=True)
         write_whole(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
         with (folder / "log.txt").open("a", encoding="utf-8") as log:

@@ -169,14 +169,15 @@ def carry_out(
     if jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
     busy = DataError(f"another sweep is at work in {sweep.out}; wait for it, or choose another --out")
+
+    def refused(why: str) -> DataError:
+        return DataError(f"{sweep.out} cannot be written: {why}; make room, or choose another --out")
+
     try:
-        (sweep.out / "runs").mkdir(parents=True, exist_ok=True)
-        with alone(sweep.out / "lock", busy):
+        with alone(sweep.out / "lock", busy, refused):
             return _make_what_is_missing(sweep, say, watch, jobs, threads)
     except OSError as error:
-        raise DataError(
-            f"{sweep.out} cannot be written: {error.strerror or error}; make room, or choose another --out"
-        ) from error
+        raise refused(error.strerror or str(error)) from error
 
 
 def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threads: int | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,11 @@ def _is_over(course: Sequence[Epoch], config: TrainingConfig) -> bool:
 def _place(folder: Path) -> Iterator[None]:
     """The folder, made where it is not there, and held against other trainings."""
     busy = ArtefactError(f"another training is at work in {folder}; wait for it, or give another --out")
-    with ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(folder / "lock", busy))
-        except OSError as error:
-            raise ArtefactError(
-                f"the state of the training cannot be kept in {folder}: {error.strerror or error}; give another --out"
-            ) from error
+
+    def refused(why: str) -> ArtefactError:
+        return ArtefactError(f"the state of the training cannot be kept in {folder}: {why}; give another --out")
+
+    with alone(folder / "lock", busy, refused):
         yield
 
 

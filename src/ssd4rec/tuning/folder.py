@@ -1,7 +1,7 @@
 """The folder of a search: what lies in it, whose it is, and that one process works in it at a time."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,17 @@ def alone_in(place: Path) -> Iterator[None]:
         ArtefactError: it cannot be made or written, holds a finished model, or another process holds it.
     """
     busy = ArtefactError(f"another search is at work in {place}; wait for it, or give another --out")
-    with ExitStack() as held:
-        try:
-            if (place / MANIFEST).is_file():
-                raise ArtefactError(f"{place} holds a finished model, which a search would be mixed with; give another --out")
-            place.mkdir(parents=True, exist_ok=True)
-            held.enter_context(alone(place / "lock", busy))
-        except OSError as error:
-            raise ArtefactError(f"{place} cannot be the folder of a search: {error.strerror}; give another --out") from error
+
+    def refused(why: str) -> ArtefactError:
+        return ArtefactError(f"{place} cannot be the folder of a search: {why}; give another --out")
+
+    try:
+        finished = (place / MANIFEST).is_file()
+    except OSError as error:  # a name that is too long
+        raise refused(error.strerror or str(error)) from error
+    if finished:
+        raise ArtefactError(f"{place} holds a finished model, which a search would be mixed with; give another --out")
+    with alone(place / "lock", busy, refused):
         yield
 
 
