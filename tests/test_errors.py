@@ -3,7 +3,7 @@
 import pytest
 
 from ssd4rec import errors
-from ssd4rec.errors import ArtefactError, BackendError, ConfigError, DataError, ShapeError, SSD4RecError
+from ssd4rec.errors import ArtefactError, BackendError, ConfigError, DataError, ShapeError, SSD4RecError, first_line
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,9 @@ def test_the_tree_is_drawn_whole() -> None:
 def test_the_base_is_no_error_of_python() -> None:
     """Catching SSD4RecError catches no mistake of our own."""
     assert SSD4RecError.__bases__ == (Exception,)
+
+
+def test_another_library_s_error_is_quoted_in_one_line() -> None:
+    """Its first line; where it says nothing, what it is."""
+    assert first_line(ValueError("bad header\nbyte 17")) == "bad header"
+    assert first_line(EOFError()) == "EOFError"

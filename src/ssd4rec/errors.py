@@ -1,4 +1,4 @@
-"""Every exception that ssd4rec raises on purpose.
+"""Every exception that ssd4rec raises on purpose, and how one of another library is quoted.
 
 SSD4RecError
 ├── ConfigError    (ValueError)     a setting is unknown, of the wrong type or out of its range
@@ -34,3 +34,8 @@ class ArtefactError(SSD4RecError, RuntimeError):
 
 class BackendError(SSD4RecError, RuntimeError):
     """A device or an optional package was asked for and is not there."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; its kind, where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -48,7 +48,8 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     ablation    what each part is worth
     beta, rho, length    the paper's Figures 3 to 5
     """
-    from ssd4rec.reproduce.budgets import find, make_budget
+    from ssd4rec.names import find
+    from ssd4rec.reproduce.budgets import make_budget
     from ssd4rec.reproduce.studies import STUDIES
 
     find(study, (*STUDIES, "all"), "study")
@@ -89,7 +90,7 @@ def _threads() -> int:
 
 def _checked(data: list[str]) -> list[str]:
     from ssd4rec.data.known import KNOWN, is_known
-    from ssd4rec.reproduce.budgets import find
+    from ssd4rec.names import find
 
     for each in data:
         if not is_known(each) and not Path(each).exists():

@@ -1,6 +1,5 @@
 """RecBole's settings, a YAML file, said in ours. A key that nobody knows is an error; one that means nothing here is named."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import yaml
 from ssd4rec.config.settings import Config
 from ssd4rec.config.toml import build_config
 from ssd4rec.errors import ConfigError
+from ssd4rec.names import nearest
 
 # RecBole's name of a model -> ours; its sizes: {RecBole's key: (ours, RecBole's own default)}.
 MAMBA: dict[str, tuple[str, Any]] = {
@@ -211,8 +211,8 @@ def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
     known = READ | INERT | set(TRAINING) | _keys_of(*MODELS)
     for key in given:
         if key not in known:
-            nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"this model's own are {', '.join(sorted(own))}"
+            near = nearest(key, sorted(known))
+            hint = f"did you mean {near!r}?" if near else f"this model's own are {', '.join(sorted(own))}"
             raise ConfigError(f"{source}: unknown RecBole key {key!r}; {hint}")
 
 

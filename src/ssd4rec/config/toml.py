@@ -1,7 +1,6 @@
 """Settings as TOML: read, changed by overrides, written; what is wrong in them, said so that a person can act on it."""
 
 import copy
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from ssd4rec.config.backbones import BACKBONES, DEFAULT_BACKBONE
 from ssd4rec.config.settings import Config
 from ssd4rec.errors import ConfigError
+from ssd4rec.names import nearest
 
 
 def presets() -> list[str]:
@@ -173,8 +173,8 @@ def _nearest(name: str, known: list[str], what: str) -> str:
     # by the last part, whose group may be the wrong one; of equal ones that in the same group
     group, _, key = name.rpartition(".")
     last = {each.rpartition(".")[2]: each for each in sorted(known, key=lambda each: each.startswith(f"{group}."))}
-    nearest = difflib.get_close_matches(key, list(last), n=1, cutoff=0.5)
-    return f"did you mean {last[nearest[0]]!r}?" if nearest else f"known {what}: {', '.join(known)}"
+    near = nearest(key, last)
+    return f"did you mean {last[near]!r}?" if near else f"known {what}: {', '.join(known)}"
 
 
 def _optional_keys() -> set[str]:

@@ -1,10 +1,10 @@
 """Which column of a table is the user, which the item, which the time."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ssd4rec.errors import DataError
+from ssd4rec.names import nearest
 
 ITEM_NAMES = (
     "itemid item iid itemidx",
@@ -96,8 +96,8 @@ def bare_name(name: str) -> str:
 def _find_named(header: Sequence[str], role: str, name: str, source: str) -> int:
     places = [place for place, found in enumerate(header) if name in {found, bare_name(found)}]
     if not places:
-        nearest = difflib.get_close_matches(name, [bare_name(found) for found in header], n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(name, [bare_name(found) for found in header])
+        hint = f"; did you mean {near!r}?" if near else ""
         raise DataError(f"{source}: no column {name!r} (asked for as {role}) among {_listed(header)}{hint}")
     if len(places) > 1:
         raise DataError(f"{source}: {len(places)} columns are called {name!r} (asked for as {role}); {RENAME}")

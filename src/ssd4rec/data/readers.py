@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from ssd4rec.errors import DataError
+from ssd4rec.errors import DataError, first_line
 
 KINDS = (
     dict.fromkeys((".csv", ".tsv", ".inter", ".item", ".txt", ".dat", ".data"), "text")
@@ -118,7 +118,7 @@ def _from_parquet(path: Path, data: Path | bytes, choose: Choose) -> Table:
         lazy = pl.scan_parquet(io.BytesIO(data) if isinstance(data, bytes) else data, glob=False)
         return _from_frame(lazy, str(path), choose)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: the Parquet file is damaged ({_first_line(error)}); copy or write it again") from error
+        raise DataError(f"{path}: the Parquet file is damaged ({first_line(error)}); copy or write it again") from error
 
 
 def _ends(data: Path | bytes) -> tuple[bytes, bytes, int]:
@@ -134,7 +134,7 @@ def _from_pandas(source: Any, choose: Choose) -> Table:
     try:
         frame = pl.from_pandas(source)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"the pandas frame cannot be read ({_first_line(error)}); give each column one type") from error
+        raise DataError(f"the pandas frame cannot be read ({first_line(error)}); give each column one type") from error
     return _from_frame(frame.lazy(), "pandas frame", choose)
 
 
@@ -155,7 +155,7 @@ def _from_json_lines(source: str, data: bytes, choose: Choose) -> Table:
     try:  # the types that suit all lines; only the chosen columns are kept
         return _from_frame(pl.scan_ndjson(io.BytesIO(data), infer_schema_length=None), source, choose)
     except pl.exceptions.PolarsError as error:
-        raise DataError(_what_is_no_object(source, data) or f"{source}: {_first_line(error)}") from error
+        raise DataError(_what_is_no_object(source, data) or f"{source}: {first_line(error)}") from error
 
 
 def _what_is_no_object(source: str, data: bytes) -> str | None:
@@ -308,7 +308,3 @@ def _rows(data: bytes, separator: str, *, quoted: bool, strict: bool = False) ->
         if fields:
             yield line, fields
         line = reader.line_num + 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

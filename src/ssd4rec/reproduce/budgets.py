@@ -1,10 +1,10 @@
 """How much a study may cost, so that it fits a machine."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ssd4rec.errors import ConfigError
+from ssd4rec.names import find
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,6 @@ BUDGETS: Mapping[str, Budget] = {
     "paper": Budget("paper", width=256, epochs=300, seeds=3),
     "paper-one-pass": Budget("paper-one-pass", width=256, epochs=300, seeds=3),
 }
-
-
-def find(name: str, among: Sequence[str], what: str) -> str:
-    """The name itself.
-
-    Raises:
-        ConfigError: there is none; the nearest is named.
-    """
-    if name in among:
-        return name
-    near = difflib.get_close_matches(name, among, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"no {what} named {name!r}{meant} There are {', '.join(among)}")
 
 
 def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None) -> Budget:

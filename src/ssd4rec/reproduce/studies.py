@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from ssd4rec.config import BACKBONES, Config, SSD4RecConfig, load_config, presets
 from ssd4rec.errors import ConfigError
-from ssd4rec.reproduce.budgets import Budget, find
+from ssd4rec.names import find
+from ssd4rec.reproduce.budgets import Budget
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}

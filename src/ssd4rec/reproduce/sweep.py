@@ -10,7 +10,8 @@ from typing import Any
 
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.locks import alone
-from ssd4rec.reproduce.budgets import Budget, as_options, find
+from ssd4rec.names import find
+from ssd4rec.reproduce.budgets import Budget, as_options
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
-from ssd4rec.errors import ArtefactError
+from ssd4rec.errors import ArtefactError, first_line
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.module import WATCHED
 
@@ -119,7 +119,7 @@ class Keeper(pl.Callback):
             found = dict(kept["identity"])
         except UNREADABLE as error:
             raise ArtefactError(
-                f"{self.folder / LAST} is damaged or of another version of ssd4rec ({_first_line(error)}); train without --resume"
+                f"{self.folder / LAST} is damaged or of another version of ssd4rec ({first_line(error)}); train without --resume"
             ) from error
         if different := _differences(found, self.identity):
             raise ArtefactError(
@@ -160,7 +160,3 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         raise ArtefactError(
             f"the state of the training cannot be written: {path}: {error}; make room, and go on with --resume"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
