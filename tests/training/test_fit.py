@@ -10,6 +10,7 @@ from ssd4rec.data.split import make_split
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import make_model
+from ssd4rec.training import module as step
 from ssd4rec.training import state as module
 from ssd4rec.training.fit import fit
 
@@ -291,3 +292,15 @@ def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
     found, expected = (train(world, each)[1] for each in (settings, full))
     losses = [[epoch.loss for epoch in each.course] for each in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monkeypatch):
+    """A preset of the paper has a budget of a million positions; what is validated is the same in however many pieces."""
+    large = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"token_budget": 1_000_000})})
+    module = step.NextItemTraining(make_model(large, len(world.catalogue)), world.histories, world.split, large.training)
+    whole = list(module.val_dataloader())
+    monkeypatch.setattr(step, "READ_AT_ONCE", 50)
+    pieces = list(module.val_dataloader())
+    assert len(whole) == 1
+    assert max(len(batch.items) for batch in pieces) <= 50
+    assert torch.equal(torch.cat([batch.items for batch in pieces]), whole[0].items)

@@ -20,6 +20,7 @@ from ssd4rec.ops.sampled_softmax import Proposal, propose
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
 from ssd4rec.training.row_adam import RowAdam
 
+READ_AT_ONCE = 32768  # positions of the validation part, at most: a preset of the paper has a batch of 1,000,000
 WATCHED = "ndcg@10"  # what early stopping and the best weights go by, on the validation part
 
 
@@ -83,7 +84,8 @@ class NextItemTraining(pl.LightningModule):
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
         """The validation part, a target a history."""
-        batches = list(pack(self.histories, self.split.validation.prefixes(), 4 * self.config.token_budget))
+        at_once = min(4 * self.config.token_budget, READ_AT_ONCE)
+        batches = list(pack(self.histories, self.split.validation.prefixes(), at_once))
         return DataLoader(cast("Dataset[PackedBatch]", batches), batch_size=None)
 
     def transfer_batch_to_device(
