@@ -169,9 +169,9 @@ def test_overrides_come_on_top() -> None:
 @pytest.mark.parametrize("key", ["validation_from", "test_from"])
 def test_a_moment_may_be_a_date_or_a_number_of_toml(key: str, written: str, text: str) -> None:
     """On the command line and in a file; it is kept as text that a split reads, and that is read back."""
-    config = load_config("quick", [f"data.{key}={written}"])
+    config = load_config("quick", ["data.split=time", f"data.{key}={written}"])
     assert getattr(config.data, key) == text
-    assert parse_config(f"[data]\n{key} = {written}").data == config.data
+    assert parse_config(f'[data]\nsplit = "time"\n{key} = {written}').data == config.data
     assert parse_config(dump_config(config)) == config
     moment(Clock("seconds", 100), text)
 
@@ -194,6 +194,41 @@ def test_a_column_may_be_called_123() -> None:
 def test_an_override_can_take_a_setting_away() -> None:
     """`none` gives an optional setting its default, None."""
     assert load_config("ml-1m", ["training.batch_size=none"]).training.batch_size is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            ["data.test_from=1500"],
+            r"test_from has no effect with data\.split = 'leave-last-out'; .* data\.split=time$",
+        ),
+        (
+            ["training.batch_size=7"],
+            r"training\.batch_size has no effect with training\.objective = 'one-pass'; leave it out, or ",
+        ),
+        (["training.prefixes_per_history=7"], r"prefixes_per_history has no effect with training\.objective = 'one-pass'"),
+        (
+            ["training.softmax=full", "training.negatives=7"],
+            r"negatives has no effect with training\.softmax = 'full'; .*=sampled$",
+        ),
+    ],
+)
+def test_what_nothing_reads_is_refused(asked: list[str], message: str) -> None:
+    """Where the other setting makes it read, in whichever order, it is taken."""
+    with pytest.raises(ConfigError, match=message):
+        load_config("quick", asked)
+    load_config("quick", [*asked, "data.split=time", "training.objective=prefix", "training.softmax=sampled"])
+
+
+def test_what_a_preset_says_may_rest(tmp_path) -> None:
+    """A batch of prefixes is the preset's, not the asker's; a file that names a moment must split by it."""
+    assert load_config("ml-1m", ["training.objective=one-pass", "backbone.bidirectional=top"]).training.batch_size == 1024
+    file = tmp_path / "mine.toml"
+    file.write_text('[data]\ntest_from = "2016-01-31"\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml: data\.test_from has no effect with data\.split = 'leave-last-out'"):
+        load_config(file)
+    assert load_config(file, ["data.split=time"]).data.test_from == "2016-01-31"
 
 
 def test_overrides_may_depend_on_each_other() -> None:

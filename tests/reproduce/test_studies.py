@@ -7,7 +7,8 @@ from ssd4rec.config import BACKBONES, DataConfig
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ConfigError
 from ssd4rec.experiment import prepare
-from ssd4rec.reproduce.budgets import as_options, find, make_budget
+from ssd4rec.names import find
+from ssd4rec.reproduce.budgets import as_options, make_budget
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.results import recipe_of
 from ssd4rec.reproduce.studies import changing, points, with_equal_steps
@@ -170,3 +171,10 @@ def test_studies_are_the_papers():
     without = points("ablation", None, budget, (), ())[4]
     assert without.label == "no feed-forward network"
     assert without.configs[0].backbone.feed_forward is False
+
+
+@pytest.mark.parametrize("study", ["ablation", "beta", "rho", "length"])
+def test_models_are_refused_where_there_is_one(study, tmp_path):
+    """Such a study takes ssd4rec apart; before the data are read."""
+    with pytest.raises(ConfigError, match=f"--models is for accuracy, efficiency and all; {study} is about ssd4rec alone"):
+        plan(study, ["no file"], make_budget("small"), tmp_path, tmp_path, models=("caser",), settings=())

@@ -124,6 +124,16 @@ class EvaluationConfig(Settings):
         return self
 
 
+READ_WITH = {  # settings that are read with one value, or some, of another alone
+    "data.validation_from": ("data.split", ("time",)),
+    "data.test_from": ("data.split", ("time",)),
+    "training.prefixes_per_history": ("training.objective", ("prefix",)),
+    "training.batch_size": ("training.objective", ("prefix",)),
+    "training.negatives": ("training.softmax", ("sampled", "auto")),
+    "training.negative_power": ("training.softmax", ("sampled", "auto")),
+}
+
+
 class Config(Settings):
     """Everything that decides a run."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssd4rec.config.backbones import BACKBONES, DEFAULT_BACKBONE
-from ssd4rec.config.settings import Config
+from ssd4rec.config.settings import READ_WITH, Config
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import nearest
 
@@ -33,14 +33,18 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         overrides: settings on top, each `group.key=value` with a TOML value, e.g. `training.max_epochs=3`.
 
     Raises:
-        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range.
+        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range, an override that nothing reads.
     """
     preset = str(name_or_path) in presets()
     if preset:
         text = (resources.files("ssd4rec") / "configs" / f"{name_or_path}.toml").read_text(encoding="utf-8")
     else:
         text = _read_file(Path(name_or_path))
-    return parse_config(text, overrides, source=str(name_or_path), preset=preset)
+    config = parse_config(text, overrides, source=str(name_or_path), preset=preset)
+    for moment in ("validation_from", "test_from"):
+        if getattr(config.data, moment) is not None:  # of the protocol: a file must not seem to split by time, either
+            _check_read(config, f"data.{moment}", str(name_or_path))
+    return config
 
 
 def _read_file(path: Path) -> str:
@@ -77,9 +81,24 @@ def build_config(
     written = {_override(values, override) for override in overrides}
     _fit_to_backbone(values, {(group, key) for group, keys in inherited.items() for key in keys} - written)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_readable(error)}") from error
+    for group, key in sorted(written):
+        if key in values.get(group, {}):
+            _check_read(config, f"{group}.{key}", source)
+    return config
+
+
+def _check_read(config: Config, name: str, source: str) -> None:
+    """A setting that somebody asked for and nothing reads is a mistake."""
+    other, wanted = READ_WITH.get(name, ("", ()))
+    if not other:
+        return
+    group, _, key = other.partition(".")
+    found = getattr(getattr(config, group), key)
+    if found not in wanted:
+        raise ConfigError(f"{source}: {name} has no effect with {other} = {found!r}; leave it out, or set {other}={wanted[0]}")
 
 
 def dump_config(config: Config) -> str:

@@ -19,6 +19,7 @@ from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in
 from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Point, addressees, changing, points, with_equal_steps
 
 CUTOFF = 10
+COMPARING = ("accuracy", "efficiency")  # studies that compare models
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
 
@@ -93,6 +94,8 @@ def plan(
     """
     find(study, (*STUDIES, "all"), "study")
     chosen = [find(model, MODELS, "model") for model in models] or list(MODELS)
+    if models and study not in (*COMPARING, "all"):
+        raise ConfigError(f"--models is for {', '.join(COMPARING)} and all; {study} is about ssd4rec alone: leave it out")
     names = list(STUDIES) if study == "all" else [study]
     parts = []
     for source in dict.fromkeys(sources):
@@ -123,7 +126,7 @@ def _part(study: str, data: Dataset, planned: Sequence[Point]) -> Part:
 
 
 def _command(study: str, source: str, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> str:
-    chosen = ["--models", ",".join(models)] if models and study in ("accuracy", "efficiency") else []
+    chosen = ["--models", ",".join(models)] if models and study in COMPARING else []
     changed = [word for setting in settings for word in ("--set", setting)]
     return shlex.join(["ssd4rec", "reproduce", study, source, *as_options(budget), *chosen, *changed])
 
