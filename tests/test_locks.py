@@ -24,6 +24,19 @@ def test_a_second_one_is_told_and_the_lock_goes_with_its_process(tmp_path):
             pass
 
 
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
+    """The one who held it renamed it between our opening and our locking: we have the lock of another file."""
+    path, flock = tmp_path / "lock", fcntl.flock
+
+    def late(*arguments):
+        path.rename(tmp_path / "whole")
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ValueError, match="busy"), alone(path, ValueError("busy"), ValueError):
+        pass
+
+
 def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
     """Some network disks refuse: that is no reason to refuse the work."""
 

@@ -1,5 +1,6 @@
 """One process at a time: a lock on a file that goes with the process, however it ends."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,9 +29,17 @@ def alone(path: Path, busy: Exception, refused: Callable[[str], Exception]) -> I
             file = held.enter_context(path.open("ab", buffering=0))
         except OSError as error:
             raise refused(error.strerror or str(error)) from error
-        if not _locked(file.fileno()):
+        if not _locked(file.fileno()) or not _is_at(path, file):
             raise busy
         yield file
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    """Whether it is still the file of this name: who held it may have renamed or removed it since it was opened."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(file: int) -> bool:

@@ -282,3 +282,21 @@ def test_two_downloads_do_not_write_one_file(tmp_path):
     assert tried
     assert len(server.requests) == 1
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file locks are POSIX's")
+def test_the_file_is_ours_until_it_has_its_name(tmp_path, monkeypatch):
+    """While one checks what it received, another is told to wait."""
+    told, real = [], download_module.hash_of
+
+    def checking(path, kind):
+        with pytest.raises(DataError, match=r"a\.zip\.part is being downloaded by another process; wait for it"):
+            download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+        told.append(path.name)
+        return real(path, kind)
+
+    monkeypatch.setattr(download_module, "hash_of", checking)
+    with serving({"a.zip": CONTENT}) as server:
+        download(f"{server.address}/a.zip", tmp_path / "a.zip", MD5)
+    assert told == ["a.zip.part"]
+    assert names(tmp_path) == ["a.zip", "a.zip.origin"]

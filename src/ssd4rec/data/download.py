@@ -89,13 +89,12 @@ def download(address: str, target: Path, checksum: str | None = None, progress: 
         _fill(part, progress or (lambda _done, _total: None), checked=checksum is not None)
         if not part.size:
             raise DataError(f"{address} answered with an empty file; try later, {OTHERWISE}")
-    if checksum is not None and (found := hash_of(part.path, kind)) != checksum:
-        part.path.unlink()
-        part.origin.unlink(missing_ok=True)
-        raise DataError(
-            f"{address}: the file has {found}, its publisher states {checksum}; it was removed: run it again, {OTHERWISE}"
-        )
-    part.path.replace(target)
+        if checksum is not None and (found := hash_of(part.path, kind)) != checksum:
+            part.empty()
+            raise DataError(
+                f"{address}: the file has {found}, its publisher states {checksum}; it was removed: run it again, {OTHERWISE}"
+            )
+        part.path.replace(target)
 
 
 def discard(target: Path) -> None:
