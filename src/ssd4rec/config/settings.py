@@ -68,7 +68,7 @@ class TrainingConfig(Settings):
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10
     seed: int = Field(2024, ge=0, lt=2**32)  # the upper half of a generator's 64 bits; the lower counts steps
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA's; auto: it where it is there
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway
 

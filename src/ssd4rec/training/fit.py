@@ -149,9 +149,10 @@ def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    there = "cuda" if torch.cuda.is_available() else "cpu"  # Lightning's own "auto" takes an Apple GPU, which has no float64
     try:
         return pl.Trainer(
-            accelerator=config.accelerator,
+            accelerator={"auto": there, "gpu": "cuda", "cpu": "cpu"}[config.accelerator],
             devices=1,
             precision=config.precision,
             deterministic=config.deterministic or None,  # None: what the caller asked torch for holds
