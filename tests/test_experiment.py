@@ -5,7 +5,7 @@ import pytest
 import worlds
 from ssd4rec import experiment
 from ssd4rec.artefact import load_artefact
-from ssd4rec.config import settings
+from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
 
 
@@ -81,3 +81,14 @@ def test_a_person_hears_that_items_recur(tmp_path):
     assert [line for line in lines if "recur" in line] == [
         "items recur in these data: `ssd4rec recommend --keep-seen` recommends them again"
     ]
+
+
+def test_users_who_are_too_short_to_learn_from_are_measured(prepared, tmp_path):
+    """Three events each leave nothing to train on, which a finished model does not need; how they are split by time is free."""
+    asked = worlds.config(max_epochs=1)
+    experiment.train(prepared, asked, tmp_path / "model")
+    artefact = load_artefact(tmp_path / "model")
+    short = read_interactions(worlds.frame([[1, 2, 3], [4, 5, 6]]))
+    assert experiment.measure_again(artefact, short, asked)["protocol"]["targets"] == 2
+    late = load_config("quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=0", "data.test_from=1"])
+    assert experiment.measure_again(artefact, short, late)["protocol"]["targets"] == 4

@@ -250,12 +250,15 @@ def measure_again(
     notes = []
     if not known.all():
         notes.append(f"{np.count_nonzero(~known):,} interactions with items that the model does not know were left out")
-    if notes or artefact.report["data"]["fingerprint"] != histories.fingerprint():
+    learnt = artefact.report.get("data", {}).get("fingerprint")  # none: saved by hand, without
+    if notes or learnt not in (None, histories.fingerprint()):
         notes.append("this is not the data that the model was trained on; what is asked here may have been trained there")
     lengths = np.add.reduceat(known, histories.offsets[:-1])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
-    data = Prepared(histories, artefact.catalogue, make_split(histories, config.data), describe(interactions, histories))
+    data = Prepared(
+        histories, artefact.catalogue, make_split(histories, config.data, learnt=False), describe(interactions, histories)
+    )
     return {
         "data": data.description,
         "model": _describe_model(artefact.model, artefact.config),

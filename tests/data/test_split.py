@@ -135,6 +135,19 @@ def test_nothing_to_train_on():
         leave_last_out(world({"a": "xyz", "b": "x"})[0])
 
 
+def test_what_is_only_measured_needs_no_training_part():
+    """Three events of a user are enough to ask for the last; by time, events after the second moment."""
+    histories, catalogue = world({"a": "xyz", "b": "x"})
+    split = leave_last_out(histories, learnt=False)
+    assert asked(histories, catalogue, split.test) == [("a", "xy", "z")]
+    assert len(split.train) == 0
+    split = split_by_time(histories, "-9", "-8", learnt=False)
+    assert asked(histories, catalogue, split.test) == [("a", "x", "y"), ("a", "xy", "z")]
+    assert len(split.train) == len(split.validation) == 0
+    with pytest.raises(DataError, match="the test part is empty"):
+        split_by_time(histories, "8", "9", learnt=False)
+
+
 def test_split_by_time_by_hand():
     """Validation from 4, test from 6; a user who is new in a later part begins with an event that nothing precedes."""
     histories, catalogue = world(

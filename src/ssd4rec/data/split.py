@@ -108,26 +108,35 @@ class Split:
     protocol: str  # "leave-last-out", or "time: validation from …, test from …"
 
 
-def make_split(histories: Histories, config: DataConfig) -> Split:
+def make_split(histories: Histories, config: DataConfig, *, learnt: bool = True) -> Split:
     """Split as the settings say. With `max_length` every target stays, and is predicted from at most so many events.
+
+    Args:
+        histories: what is split.
+        config: how.
+        learnt: False: nothing will be; the parts for training and validation may be empty.
 
     Raises:
         DataError: see `leave_last_out` and `split_by_time`.
     """
     if config.split == "time":
-        split = split_by_time(histories, config.validation_from, config.test_from)
+        split = split_by_time(histories, config.validation_from, config.test_from, learnt=learnt)
     else:
-        split = leave_last_out(histories)
+        split = leave_last_out(histories, learnt=learnt)
     train, validation, test = (
         replace(part, max_length=config.max_length) for part in (split.train, split.validation, split.test)
     )
     return Split(train, validation, test, split.protocol)
 
 
-def leave_last_out(histories: Histories) -> Split:
+def leave_last_out(histories: Histories, *, learnt: bool = True) -> Split:
     """The last event of each user is the test, the one before it the validation, what is left the training.
 
     Users with fewer than three events are trained on as far as they go: two events give one target, one event none.
+
+    Args:
+        histories: what is split.
+        learnt: whether there must be something to train on.
 
     Raises:
         DataError: no user has three events, or no user has a target to train on.
@@ -144,7 +153,7 @@ def leave_last_out(histories: Histories) -> Split:
         )
     known = np.where(measured, end - 2, end)  # training ends here
     trained = known - begin >= 2
-    if not trained.any():
+    if learnt and not trained.any():
         raise DataError(
             "no user has four events, so leaving two out leaves nothing to train on; give longer histories, or split by time"
         )
@@ -156,7 +165,9 @@ def leave_last_out(histories: Histories) -> Split:
     )
 
 
-def split_by_time(histories: Histories, validation_from: str | None = None, test_from: str | None = None) -> Split:
+def split_by_time(
+    histories: Histories, validation_from: str | None = None, test_from: str | None = None, *, learnt: bool = True
+) -> Split:
     """Train before a moment, validate between it and a second one, test after that: nothing of the future leaks.
 
     Each event from a moment on is predicted from everything of its user before it, so later test events read earlier ones.
@@ -165,6 +176,7 @@ def split_by_time(histories: Histories, validation_from: str | None = None, test
         histories: with real times.
         validation_from: ISO date (UTC) or number in the unit of the file; None: when 80 % of the events are over.
         test_from: likewise; None: when 90 % of the events are over.
+        learnt: whether there must be something to train on and to validate with.
 
     Raises:
         DataError: the times are only the order of the file, there are no events, a moment cannot be read, the moments are
@@ -194,7 +206,7 @@ def split_by_time(histories: Histories, validation_from: str | None = None, test
         "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
     }
     for name, part in parts.items():
-        if not len(part):
+        if not len(part) and (learnt or name == "test"):
             raise DataError(_empty_part(name, shown, histories))
     return Split(**parts, protocol=f"time: validation from {shown[0]}, test from {shown[1]}")
 

@@ -58,7 +58,7 @@ class Protocol:
     ties: str  # whose favour equal scores count in
     k_core: int  # k of the filter before the split
     same_time: SameTime  # what orders a user's events at the same time, and so decides which is the last one
-    max_length: int | None  # events read of a longer history; None: every history was read whole
+    max_length: int | None  # events that the model was given of a longer history (its own window may be shorter); None: all
     targets: int  # how many were ranked
 
     def as_dict(self) -> dict[str, object]:
