@@ -81,6 +81,15 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
     assert (gru.backbone.name, gru.backbone.width, gru.backbone.hidden, gru.training.batch_size) == ("gru4rec", 48, 96, 2048)
 
 
+def test_what_is_fixed_here_is_named(tmp_path):
+    """RecBole's SASRec has such keys in its default file: no error, and no silence."""
+    run = read_recbole(written(tmp_path, "model: SASRec\ninner_size: 256\nattn_dropout_prob: 0.5\ngpu_id: 0"))
+    assert run.notes == (
+        "without a meaning here: gpu_id",
+        "fixed here, whatever the file says, so that figures may differ: inner_size, attn_dropout_prob",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "ratio", "unread"),
     [
@@ -144,6 +153,11 @@ def test_every_model_has_settings(tmp_path, model):
     ("text", "message"),
     [
         ("learing_rate: 1", "did you mean 'learning_rate'"),
+        (
+            "benchmark_filename: [train, valid, test]",
+            "would change the figures; write `benchmark_filename: ~`",
+        ),
+        ("seed: 2016-13-45", "is not valid YAML: month must be in 1..12"),
         ("loss_type: BPR", "loss_type: BPR is not supported here; supported: CE"),
         ("model: FPMC", "supported: SSD4Rec, Mamba4Rec"),
         ("eval_args: {split: {RS: [8, 1, 1]}}", "leave-last-out"),

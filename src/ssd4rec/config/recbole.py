@@ -66,7 +66,7 @@ READ = {
     *("model", "dataset", "data_path", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col", "eval_args", "valid_metric"),
     *("user_inter_num_interval", "item_inter_num_interval", "topk", "metrics"),
     *("MAX_ITEM_LIST_LENGTH", "train_neg_sample_args", "neg_sampling", "loss_type", "learner"),
-    *("rm_dup_inter", "clip_grad_norm"),
+    *("rm_dup_inter", "clip_grad_norm", "benchmark_filename"),
 }
 INERT = {
     *(
@@ -82,7 +82,7 @@ INERT = {
         "encoding",
     ),
     *("checkpoint_dir", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "enable_amp"),
-    *("enable_scaler", "benchmark_filename", "field_separator", "seq_separator", "eval_batch_size", "eval_step", "eval_type"),
+    *("enable_scaler", "field_separator", "seq_separator", "eval_batch_size", "eval_step", "eval_type"),
     *("metric_decimal_place", "valid_metric_bigger", "tensorboard", "shuffle", "repeatable", "config_files"),
     *(
         "alias_of_user_id",
@@ -93,9 +93,10 @@ INERT = {
         "LABEL_FIELD",
         "NEG_PREFIX",
     ),
-    *("RATING_FIELD", "inner_size", "hidden_act", "layer_norm_eps", "initializer_range", "attn_dropout_prob", "ft_ratio"),
-    *("reg_weight", "numerical_features", "loss_decimal_place", "filter_inter_by_user_or_item", "MODEL_TYPE"),
+    *("RATING_FIELD", "numerical_features", "loss_decimal_place", "filter_inter_by_user_or_item", "MODEL_TYPE"),
 }
+# of the models' design here, each named in the docstring of its backbone
+FIXED = {"inner_size", "hidden_act", "layer_norm_eps", "initializer_range", "attn_dropout_prob", "ft_ratio", "reg_weight"}
 METRICS = {"hit", "ndcg", "mrr", "recall"}  # recall is the hit rate where one item is held out
 DEFAULT_LENGTH = 50
 
@@ -165,6 +166,8 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and "MAX_ITEM_LIST_LENGTH" in given else []
     notes = [guessed] if guessed else []
     notes += [f"without a meaning here: {', '.join(inert + unsupported)}"] if inert + unsupported else []
+    if fixed := [key for key in given if key in FIXED]:
+        notes.append(f"fixed here, whatever the file says, so that figures may differ: {', '.join(fixed)}")
     notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
     groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
     dataset = None if given.get("dataset") is None else str(given["dataset"])
@@ -180,7 +183,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         values = {} if node is None else loader.construct_document(node)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; --recbole takes a RecBole YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {values!r}; a RecBole configuration is a table of `key: value`")
@@ -208,7 +211,7 @@ def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None
 
 
 def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
-    known = READ | INERT | set(TRAINING) | _keys_of(*MODELS)
+    known = READ | INERT | FIXED | set(TRAINING) | _keys_of(*MODELS)
     for key in given:
         if key not in known:
             near = nearest(key, sorted(known))
@@ -244,7 +247,7 @@ def _check_protocol(given: Mapping[str, Any]) -> list[str]:
         sampled = given.get(key)
         if sampled and not (isinstance(sampled, dict) and str(sampled.get("distribution")).lower() == "none"):
             raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalogue; write `{key}: ~`")
-    for key in ("rm_dup_inter", "clip_grad_norm"):
+    for key in ("rm_dup_inter", "clip_grad_norm", "benchmark_filename"):
         if given.get(key):
             raise ConfigError(f"{key}: {given[key]} is not supported here and would change the figures; write `{key}: ~`")
     arguments = given.get("eval_args") or {}
