@@ -1,6 +1,7 @@
 """Times stay exact: order, ties and the moments that a person names."""
 
 import datetime
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -86,6 +87,9 @@ def test_dates_are_seconds():
         ("2016-01-31T18:05:07Z", 18 * 3600 + 5 * 60 + 7),
         ("2016-01-31T18:05:07+02:00", 16 * 3600 + 5 * 60 + 7),
         ("2016-01-31 18:05:07 -0530", 23 * 3600 + 35 * 60 + 7),
+        ("2016-01-31 18:05:07+00", 18 * 3600 + 5 * 60 + 7),  # PostgreSQL
+        ("2016-01-31 18:05:07-03", 21 * 3600 + 5 * 60 + 7),
+        ("2016-01-31 18:05:07 UTC", 18 * 3600 + 5 * 60 + 7),  # BigQuery
     ],
 )
 def test_iso_date_times_are_utc(text, seconds):
@@ -173,6 +177,26 @@ def test_a_list_holds_no_times():
 def test_times_that_integers_cannot_keep_apart_are_refused():
     with pytest.raises(DataError, match="closer together than 64-bit integers"):
         read([0.1, 1e-12, 2e-12])
+    for close in (["1650882384975123457", "1650882384975123456.5"], ["0.1234567891", "0.1234567892"]):
+        with pytest.raises(DataError, match="closer together than 64-bit integers"):
+            read(close)
+
+
+def test_decimal_text_keeps_digits_that_a_float_has_not():
+    """1650882384.9751232 and …1 are one float64; Decimals are read alike."""
+    close = ["1650882384.9751232", "1650882384.9751231"]
+    found = ([1_650_882_384_975_123_200, 1_650_882_384_975_123_100], Clock("seconds", 10**9))
+    assert read(close) == found
+    assert read([Decimal(text) for text in close]) == found
+    assert read(["-0.5", "+3", "007.10", "5."]) == ([-500, 3000, 7100, 5000], Clock("number", 1000))
+
+
+@given(st.lists(st.decimals(-(10**9), 10**9, places=9), min_size=1, max_size=8))
+def test_decimal_text_keeps_order_and_ties(values):
+    """Against Python's exact decimals, in the ticks that were chosen."""
+    times, clock = read([f"{value:f}" for value in values])
+    assert times == [int(value * clock.ticks) for value in values]
+    assert [Decimal(time) / clock.ticks for time in times] == values
 
 
 @pytest.mark.parametrize(

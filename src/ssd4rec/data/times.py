@@ -27,8 +27,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EXPECTED = "whole or decimal numbers, ISO dates (2016-01-31) or ISO date-times (2016-01-31T18:05:00Z)"
 EXPECTED_WHERE_FINE = "at most 7 decimals of a second in the whole column, or times between 1678 and 2261 (64 bits hold no more)"
 
-# 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00; without a zone: UTC
-ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|[+-]\d{2}:?\d{2})?)?$"
+# 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00 | 2016-01-31 18:05:00+02 | 2016-01-31 18:05:00 UTC; else: UTC
+ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|UTC|[+-]\d{2}(?::?(\d{2}))?)?)?$"
+DECIMAL = r"^([+-]?)0*(\d+)(?:\.(\d*?)0*)?$"  # sign, whole and fraction, without the zeros that say nothing
+TOO_FINE = "times lie closer together than 64-bit integers can keep apart; give them in a coarser unit"
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,24 @@ def _floats(column: pl.Series) -> tuple[pl.Series, Clock]:
             return pl.Series(scaled), Clock(kind, ticks)
     # Binary fractions such as 0.1 + 0.2: not decimal, yet apart.
     if pl.Series(scaled).n_unique() < column.n_unique():
-        raise DataError("times lie closer together than 64-bit integers can keep apart; give them in a coarser unit")
+        raise DataError(TOO_FINE)
     return pl.Series(scaled), Clock(kind, ticks)
+
+
+def _decimals(text: pl.Series) -> tuple[pl.Series, Clock] | None:
+    """Decimal text digit by digit, for a float keeps 16 of them; None: not all are, or they need more than 64 bits."""
+    sign, whole, fraction = (text.str.extract(DECIMAL, group) for group in (1, 2, 3))
+    before, fraction = whole.cast(pl.Int64, strict=False), fraction.fill_null("")
+    if before.null_count():
+        return None
+    digits = int(fraction.str.len_bytes().max() or 0)  # type: ignore[arg-type]
+    largest = int(before.max() or 0)  # type: ignore[arg-type]
+    for places in (0, 3, 6, 9):
+        if digits <= places and largest < LARGEST // 10**places:
+            scaled = before * 10**places + fraction.str.pad_end(places, "0").cast(pl.Int64, strict=False).fill_null(0)
+            exact = pl.select(pl.when(sign == "-").then(-scaled).otherwise(scaled)).to_series()
+            return exact, Clock(_kind_of_numbers(before), 10**places)
+    return None
 
 
 def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
@@ -161,12 +179,17 @@ def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
     integers = stripped.cast(pl.Int64, strict=False)
     if not integers.null_count():
         return _integers(integers)
+    if (exact := _decimals(stripped)) is not None:
+        return exact
     floats = stripped.cast(pl.Float64, strict=False)
     if not floats.null_count():
         try:
-            return _floats(floats)
+            nearly, clock = _floats(floats)
         except UnreadableTimeError as error:
             raise UnreadableTimeError(error.row, column[error.row]) from error
+        if nearly.n_unique() < _different(stripped):
+            raise DataError(TOO_FINE)
+        return nearly, clock
     dates = _iso_dates(stripped)
     if not dates["seconds"].null_count():
         return _ticks_of_dates(dates, column)
@@ -177,14 +200,19 @@ def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
     raise UnreadableTimeError(row, column[row])
 
 
+def _different(text: pl.Series) -> int:
+    """How many different numbers there are; those with an exponent do not count."""
+    parts = [text.str.extract(DECIMAL, group) for group in (1, 2, 3)]
+    plain = pl.DataFrame({"sign": parts[0] == "-", "whole": parts[1], "fraction": parts[2].fill_null("")})
+    return plain.drop_nulls("whole").n_unique()
+
+
 def _iso_dates(column: pl.Series) -> pl.DataFrame:
     """Columns seconds (null: not a date), fraction (nanoseconds), timed (whether it had a time of day)."""
-    part = [column.str.extract(ISO, group) for group in range(1, 7)]
-    date, hour, minute, second, fraction, zone = part
+    date, hour, minute, second, fraction, zone, zone_minute = (column.str.extract(ISO, group) for group in range(1, 8))
     clock_time = [text.cast(pl.Int64, strict=False).fill_null(0) for text in (hour, minute, second)]
-    offset = (
-        zone.str.slice(1, 2).cast(pl.Int64, strict=False) * 3600 + zone.str.slice(-2).cast(pl.Int64, strict=False) * 60
-    ).fill_null(0)
+    zone_hour = zone.str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)  # of "Z" and "UTC" no number
+    offset = zone_hour * 3600 + zone_minute.cast(pl.Int64, strict=False).fill_null(0) * 60
     frame = pl.DataFrame(
         {
             "days": date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64),
