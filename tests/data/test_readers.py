@@ -254,6 +254,14 @@ def test_a_name_that_no_file_can_have(tmp_path):
 def test_what_is_neither_path_nor_frame():
     with pytest.raises(DataError, match=r"cannot read a value of type list; expected a path, a polars frame or a pandas frame"):
         read_table([1, 2], choose)
+    with pytest.raises(DataError, match=r"cannot read a value of type Series; expected a path, a polars frame or a pandas frame"):
+        read_table(pd.Series([1, 2]), choose)
+
+
+def test_a_lazy_frame_whose_file_is_gone(tmp_path):
+    """It is read when it is asked for, and its error is ours."""
+    with pytest.raises(DataError, match="the polars frame cannot be read: "):
+        read_table(pl.scan_csv(tmp_path / "gone.csv"), choose)
 
 
 def test_a_pandas_column_of_several_types():

@@ -61,9 +61,14 @@ def read_table(source: Source, choose: Choose) -> Table:
         DataError: the file is missing, a folder, empty, without rows, of an unknown kind, not UTF-8, ragged,
             cut short or otherwise damaged; the object is no frame.
     """
-    if isinstance(source, pl.DataFrame | pl.LazyFrame):
+    if isinstance(source, pl.DataFrame):
         return _from_frame(source.lazy(), "polars frame", choose)
-    if type(source).__module__.partition(".")[0] == "pandas":
+    if isinstance(source, pl.LazyFrame):
+        try:  # what it reads is read now
+            return _from_frame(source, "polars frame", choose)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"the polars frame cannot be read: {first_line(error)}") from error
+    if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         return _from_pandas(source, choose)
     if not isinstance(source, str | Path):
         raise DataError(f"cannot read a value of type {type(source).__name__}; expected a path, a polars frame or a pandas frame")
