@@ -11,20 +11,25 @@ from ssd4rec.names import find
 class Budget:
     """How much a study may cost; `paper` takes the presets as they are, `paper-one-pass` reads each history once."""
 
-    name: str
+    name: str  # of those below; the numbers may be others than its own
     width: int
     epochs: int
     seeds: int
 
     @property
     def follows_paper(self) -> bool:
-        """Whether the presets rule, one thing or other changed perhaps."""
-        return self.name.startswith("paper")
+        """Whether the presets rule."""
+        return self.name in ("paper", "paper-one-pass")
 
     @property
     def one_pass(self) -> bool:
         """Whether the presets rule, but for how a history is read."""
-        return self.name.startswith("paper-one-pass")
+        return self.name == "paper-one-pass"
+
+    @property
+    def label(self) -> str:
+        """What a report calls it."""
+        return self.name if self == BUDGETS[self.name] else f"{self.name}, changed"
 
 
 BUDGETS: Mapping[str, Budget] = {
@@ -45,15 +50,13 @@ def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, 
     for what, value in (("epochs", epochs), ("seeds", seeds), ("width", width)):
         if value is not None and value < 1:
             raise ConfigError(f"--{what} must be 1 or more, found {value}")
-    changed = replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
-    return changed if changed == budget else replace(changed, name=f"{name}, changed")
+    return replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
 
 
 def as_options(budget: Budget) -> list[str]:
     """What the command line makes a budget of: the counterpart of `make_budget`."""
-    name = budget.name.partition(",")[0]
-    found = ["--budget", name]
+    found = ["--budget", budget.name]
     for what in ("epochs", "seeds", "width"):
-        if (value := getattr(budget, what)) != getattr(BUDGETS[name], what):
+        if (value := getattr(budget, what)) != getattr(BUDGETS[budget.name], what):
             found += [f"--{what}", str(value)]
     return found

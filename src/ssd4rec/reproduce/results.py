@@ -85,7 +85,7 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "known": part.data.known,
         "fingerprint": part.data.fingerprint,
         "kept": part.data.description["kept"],
-        "budget": asdict(budget),
+        "budget": asdict(budget) | {"name": budget.label},
         "reduced": reduced(
             part.data.known, budget, max((seed["epochs"] for seed in finished), default=0), _learnt_otherwise(part)
         ),
