@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd4rec.data.readers import check_utf8, read_table
+from ssd4rec.data.readers import read_table
 from ssd4rec.errors import DataError
 
 HEADER = b"user_id,item_id,timestamp\n"
@@ -267,23 +267,3 @@ def test_a_lazy_frame_whose_file_is_gone(tmp_path):
 def test_a_pandas_column_of_several_types():
     with pytest.raises(DataError, match=r"the pandas frame cannot be read .*give each column one type"):
         read_table(pd.DataFrame({"user_id": ["a", 3], "item_id": [1, 2], "timestamp": [1, 2]}), choose)
-
-
-@given(st.text(max_size=40), st.integers(1, 7))
-def test_broken_utf8_is_found_at_its_byte(good, piece):
-    """Also across the pieces in which a large file is checked."""
-    lead = (good + "\n").encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssd4rec.data.readers.CHECKED_AT_ONCE", piece)
-        with pytest.raises(DataError, match="is not UTF-8") as raised:
-            check_utf8("log.csv", lead + b"\xff and more")
-    assert f"line {lead.count(10) + 1} " in str(raised.value)
-    assert f"offset {len(lead)})" in str(raised.value)
-
-
-@given(st.text(max_size=60), st.integers(1, 7))
-def test_whole_utf8_passes_in_pieces(good, piece):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssd4rec.data.readers.CHECKED_AT_ONCE", piece)
-        if not good.encode().startswith((b"\xff\xfe", b"\xfe\xff")):
-            check_utf8("log.csv", good.encode())

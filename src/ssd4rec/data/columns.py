@@ -1,7 +1,9 @@
-"""Which column of a table is the user, which the item, which the time."""
+"""Which column of a table is the user, which the item, which the time; a table of these alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import polars as pl
 
 from ssd4rec.errors import DataError
 from ssd4rec.names import nearest
@@ -34,6 +36,20 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 OPTIONAL = ("time",)
 RENAME = "rename one of them, or remove it"
+
+# The header as written -> for each role the place of its column.
+Choose = Callable[[Sequence[str]], Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The chosen columns of a file or frame, renamed to their roles."""
+
+    frame: pl.DataFrame
+    source: str  # a path, or the kind of frame
+    header: Sequence[str]  # all columns' names as written
+    names: Mapping[str, str]  # for each role the column's name as written
+    where: Callable[[int], str]  # 0-based row -> "line 7" of a text file, or "row 6" of anything else
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from ssd4rec.data.catalogue import plain_ids
-from ssd4rec.data.columns import Columns, bare_name, choose_columns, choose_title_columns
-from ssd4rec.data.readers import Source, Table, read_table
+from ssd4rec.data.columns import Columns, Table, bare_name, choose_columns, choose_title_columns
+from ssd4rec.data.readers import Source, read_table
 from ssd4rec.data.times import FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
 from ssd4rec.errors import DataError
 
