@@ -18,8 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssd4rec import artefact as module
 from ssd4rec.artefact import FILES, FORMAT, MANIFEST, PRIOR, check_writable, load_artefact, save_artefact
+from ssd4rec.artefact import contents as module
+from ssd4rec.artefact import folder as folder_module
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.backbones.transitions import Transitions
@@ -55,7 +56,7 @@ def scores(model: NextItemModel) -> torch.Tensor:
 
 def seal(directory: Path) -> None:
     """Write the manifest that a save of these very files would have written."""
-    (directory / MANIFEST).write_text(json.dumps(module._manifest(directory)), encoding="utf-8")
+    (directory / MANIFEST).write_text(json.dumps(folder_module.make_manifest(directory)), encoding="utf-8")
 
 
 def names_in(directory: Path) -> list[str]:
@@ -171,8 +172,8 @@ def test_what_lies_beside_a_model_outlives_a_kill(saved: Path, monkeypatch: pyte
     """Killed after the renames and before it was moved: the new model is there, and the next save brings it over."""
     lay_beside(saved)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_clear_away", interrupt)
-        patch.setattr(module, "_tidy", lambda _: None)
+        patch.setattr(folder_module, "_clear_away", interrupt)
+        patch.setattr(module, "tidy", lambda _: None)
         with pytest.raises(KeyboardInterrupt):
             save(saved, {"run": 2})
     assert load_artefact(saved).report == {"run": 2}
@@ -408,7 +409,7 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
 
 def test_an_interrupted_save_leaves_the_old_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the files are written: the old model, nothing beside it."""
-    monkeypatch.setattr(module, "_sync", interrupt)
+    monkeypatch.setattr(module, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(saved, {"run": 2})
     assert load_artefact(saved).report == {"run": 1}
@@ -421,7 +422,7 @@ def test_killed_between_the_renames_the_old_model_is_read_and_put_back(saved: Pa
     shutil.copytree(saved.with_name(".model.old"), saved.with_name(".model.new-1"))
     assert load_artefact(saved).report == {"run": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_sync", interrupt)
+        patch.setattr(module, "sync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             save(saved, {"run": 2})
     assert names_in(saved.parent) == ["model"]
@@ -543,7 +544,7 @@ def test_a_file_of_another_version_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "model" / PRIOR).rename(tmp_path / "model" / "later.safetensors")
     manifest = json.loads((tmp_path / "model" / MANIFEST).read_text())
     manifest["sha256"]["later.safetensors"] = manifest["sha256"].pop(PRIOR)
-    manifest["sha256"][MANIFEST] = module._hash_of_manifest(manifest)
+    manifest["sha256"][MANIFEST] = folder_module._hash_of_manifest(manifest)
     (tmp_path / "model" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=r"holds later\.safetensors, which this ssd4rec cannot read"):
         load_artefact(tmp_path / "model")

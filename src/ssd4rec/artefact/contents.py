@@ -1,23 +1,11 @@
-"""A finished model on disk: a folder that is whole or absent, without pickle.
+"""What an artefact holds: written, and read back."""
 
-weights.safetensors   config.toml   catalogue.parquet   popularity.npy   report.json
-prior.safetensors, where a prior changes the scores: what backbones/prior.py and backbones/transitions.py say
-manifest.json: format version, version of the package, SHA-256 of each file and of the manifest itself
-
-DIR is written as .DIR.new-PID beside it and takes its name at the end; an artefact that was there steps aside as .DIR.old.
-Killed between the two renames, .DIR.old is all there is: it is read in place of DIR, and is put back by the next save.
-What a person has laid beside an artefact's files moves from .DIR.old into the new DIR; killed before that, by the next save.
-"""
-
-import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +16,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ssd4rec.artefact.folder import (
+    CATALOGUE,
+    CONFIG,
+    MANIFEST,
+    POPULARITY,
+    PRIOR,
+    REPORT,
+    WEIGHTS,
+    aside_of,
+    check_manifest,
+    fresh_beside,
+    make_manifest,
+    rename_over,
+    sync,
+    tidy,
+)
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config, dump_config, parse_config
@@ -35,18 +39,6 @@ from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
 from ssd4rec.errors import ArtefactError, BackendError, SSD4RecError
 from ssd4rec.model import NextItemModel
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT = (
-    "weights.safetensors",
-    "config.toml",
-    "catalogue.parquet",
-    "popularity.npy",
-    "report.json",
-)
-FILES = (WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT)
-PRIOR = "prior.safetensors"  # the one file that need not be there
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,9 @@ def save_artefact(
         )
     target = Path(directory).resolve()
     check_writable(target)
-    fresh = target.with_name(f"{_fresh_prefix(target)}{os.getpid()}")
+    fresh = fresh_beside(target)
     try:
-        _tidy(target)
+        tidy(target)
         fresh.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, fresh / WEIGHTS)
         (fresh / CONFIG).write_text(dump_config(config), encoding="utf-8")
@@ -107,9 +99,9 @@ def save_artefact(
             prior.write(fresh / PRIOR)
         for name in (WEIGHTS, PRIOR) if prior else (WEIGHTS,):
             shutil.copymode(fresh / CONFIG, fresh / name)  # safetensors lets nobody else read what it writes
-        (fresh / MANIFEST).write_text(_json(_manifest(fresh)), encoding="utf-8")
-        _sync([*fresh.iterdir(), fresh])
-        _rename_over(fresh, target)
+        (fresh / MANIFEST).write_text(_json(make_manifest(fresh)), encoding="utf-8")
+        sync([*fresh.iterdir(), fresh])
+        rename_over(fresh, target)
     except (OSError, safetensors.SafetensorError, pl.exceptions.PolarsError) as error:
         raise ArtefactError(f"cannot write the model to {target}: {error}; give another folder, or free some space") from error
     finally:
@@ -151,9 +143,9 @@ def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
     _check_device(device)
     folder = Path(directory).resolve()
     try:
-        if not folder.exists() and _aside(folder).is_dir():
-            folder = _aside(folder)
-        files = _check_manifest(folder)
+        if not folder.exists() and aside_of(folder).is_dir():
+            folder = aside_of(folder)
+        files = check_manifest(folder)
         config = parse_config((folder / CONFIG).read_text(encoding="utf-8"), source=str(folder / CONFIG))
         catalogue = Catalogue.read(folder / CATALOGUE)
         counts = np.load(folder / POPULARITY, allow_pickle=False)
@@ -202,98 +194,6 @@ def _check_device(device: str) -> None:
         raise BackendError(f'the device "{device}" is not available on this machine; use "cpu"') from error
 
 
-def _check_manifest(folder: Path) -> set[str]:
-    """The files of an artefact that is whole; OSError where the system refuses one."""
-    if folder.is_file():
-        raise ArtefactError(f"{folder} is a file, not the folder of a model; give the folder that `ssd4rec train --out` wrote")
-    if not folder.is_dir():
-        raise ArtefactError(f"no model at {folder}: there is no such folder; `ssd4rec train DATA --out {folder}` makes one")
-    if not (folder / MANIFEST).is_file():
-        raise ArtefactError(f"{folder} is not an ssd4rec model: it has no {MANIFEST}; give the folder that `train --out` wrote")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, hashes = manifest["format"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{folder / MANIFEST} is damaged: {error}; copy the model again, or train it again") from error
-    if version != FORMAT:
-        raise ArtefactError(
-            f"{folder} has format {version}, this ssd4rec reads format {FORMAT}; use the ssd4rec that wrote it "
-            f"({manifest.get('ssd4rec', 'unknown')}), or train again"
-        )
-    if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
-        raise ArtefactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
-    files = {*FILES, *hashes}
-    if unknown := sorted(files - {*FILES, PRIOR}):
-        raise ArtefactError(
-            f"{folder} holds {', '.join(unknown)}, which this ssd4rec cannot read; use the ssd4rec that wrote it "
-            f"({manifest.get('ssd4rec', 'unknown')}), or train again"
-        )
-    for name in sorted(files):
-        if not (folder / name).is_file():
-            raise ArtefactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
-        if (found := _sha256(folder / name)) != hashes.get(name):
-            raise ArtefactError(
-                f"{folder / name} was changed or cut short: SHA-256 {found[:12]}…, expected {str(hashes.get(name))[:12]}…; "
-                f"copy the model again, or train it again"
-            )
-    return files
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    hashes = {name: _sha256(folder / name) for name in (*FILES, PRIOR) if (folder / name).is_file()}
-    manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
-    return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
-
-
-def _hash_of_manifest(manifest: Mapping[str, Any]) -> str:
-    """Of everything that it says, but for this hash."""
-    others = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
-    return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
-
-
-def _fresh_prefix(target: Path) -> str:
-    return f".{target.name}.new-"
-
-
-def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
-
-
-def _tidy(target: Path) -> None:
-    """Undo what a save that was killed has left: an old artefact that nothing replaced comes back, half a new one goes."""
-    aside = _aside(target)
-    if aside.is_dir() and not target.exists():
-        aside.rename(target)
-    _clear_away(aside, target)
-    for entry in target.parent.iterdir():
-        if entry.name.startswith(_fresh_prefix(target)):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _rename_over(fresh: Path, target: Path) -> None:
-    aside = _aside(target)
-    if target.exists():
-        target.rename(aside)
-    try:
-        fresh.rename(target)
-    except OSError:
-        if aside.exists():
-            aside.rename(target)
-        raise
-    _sync([target.parent])
-    _clear_away(aside, target)
-
-
-def _clear_away(aside: Path, target: Path) -> None:
-    """Remove an artefact that was replaced; what else lies there moves to the new one, unless something has its name by now."""
-    if not aside.is_dir():
-        return
-    for entry in list(aside.iterdir()):
-        if entry.name not in {*FILES, PRIOR, MANIFEST} and not os.path.lexists(target / entry.name):
-            entry.rename(target / entry.name)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _writable(value: object) -> object:
     """As JSON and UTF-8 can say it: no number that is none, no path whose bytes are no text."""
     if isinstance(value, Mapping):
@@ -312,17 +212,3 @@ def _escaped(text: str) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(paths: Iterable[Path]) -> None:
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
