@@ -1,0 +1,30 @@
+"""What `import ssd4rec` gives, and what it does not wait for."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import ssd4rec
+
+
+def test_every_name_of_the_package_is_there():
+    """`__all__` holds what can be had, each from its own module; the version is the installed one."""
+    names = [name for name in ssd4rec.__all__ if name != "__version__"]
+    assert len(names) == 11
+    assert all(getattr(ssd4rec, name).__name__ == name for name in names)
+    assert ssd4rec.__version__ == metadata.version("ssd4rec")
+    assert set(ssd4rec.__all__) <= set(dir(ssd4rec))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    """As in any module; `from ssd4rec import screen` goes on finding submodules."""
+    with pytest.raises(AttributeError, match="module 'ssd4rec' has no attribute 'Recomender'"):
+        _ = ssd4rec.Recomender
+
+
+def test_importing_the_package_does_not_import_torch():
+    """Nor does importing the command line: --help must not wait for it."""
+    code = "import sys, ssd4rec, ssd4rec.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
