@@ -31,7 +31,7 @@ from ssd4rec.training.objective import TrainingBatch, cost_of_pass, next_item_lo
 from ssd4rec.training.objective import prepare as prepare_batch
 
 FILES = {"games": "amazon-video-games.inter.gz", "ml-1m": "ml-1m.inter.gz", "beauty": "amazon-beauty.inter.gz"}
-TARGETS = {"games": 4, "ml-1m": 50, "beauty": 4}  # times less time to equal NDCG@10: PERFORMANCE.md, section 6
+TARGETS = {"games": 4, "ml-1m": 50, "beauty": 4}  # times less time to equal NDCG@10: the aim
 VARIANTS = {
     "one-pass": ("training.objective=one-pass",),
     "one-pass-512": ("training.objective=one-pass", "training.token_budget=512"),

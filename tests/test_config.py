@@ -85,7 +85,7 @@ def test_presets() -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_presets_share_the_papers_sizes(name: str) -> None:
-    """MODEL.md section 3: D / N / conv / expand / P = 256 / 64 / 4 / 2 / 16, beta 0.1, both ways in every layer, D1 official."""
+    """The authors': D / N / conv / expand / P = 256 / 64 / 4 / 2 / 16, beta 0.1, both ways in every layer, D1 official."""
     backbone = load_config(name).backbone
     sizes = (backbone.width, backbone.state_dim, backbone.conv_width, backbone.expand, backbone.head_width)
     assert sizes == (256, 64, 4, 2, 16)
@@ -104,7 +104,7 @@ def test_presets_share_the_papers_sizes(name: str) -> None:
 def test_presets_differ_as_the_paper_says(
     name: str, layers: int, dropout: float, norm_embedding: bool, mask_ratio: float
 ) -> None:
-    """MODEL.md section 3: layers, dropout, norm_embedding and rho of each data set."""
+    """The authors' configuration: layers, dropout, norm_embedding and rho of each data set."""
     config = load_config(name)
     found = (config.backbone.layers, config.backbone.dropout, config.backbone.norm_embedding, config.training.mask_ratio)
     assert found == (layers, dropout, norm_embedding, mask_ratio)

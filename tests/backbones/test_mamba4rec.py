@@ -34,7 +34,7 @@ def test_no_position_hears_a_later_one() -> None:
 
 
 def test_no_layer_reads_backwards() -> None:
-    """D = 256 costs 964,576 parameters a layer and 512 for the LayerNorm of the embedding, as SSD4Rec does (MODEL.md)."""
+    """D = 256 costs 964,576 parameters a layer and 512 for the LayerNorm of the embedding, as SSD4Rec does."""
     backbone = Mamba4Rec(Mamba4RecConfig(width=256))
     assert [layer.bidirectional for layer in backbone.layers if isinstance(layer, BiSSDLayer)] == [False]
     assert count_parameters(backbone) == 964_576 + 512

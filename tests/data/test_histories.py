@@ -315,7 +315,7 @@ def test_the_fingerprint_tells_histories_apart(small):
     ],
 )
 def test_published_counts_after_the_5_core(name, users, items, events, mean, longest):
-    """MODEL.md section 4, and the README of the shared files."""
+    """Those of docs/guides/named-data.md where a name has them; the mean and the longest are the files' own."""
     path = SHARED / f"{name}.inter.gz"
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")

@@ -183,7 +183,7 @@ def test_shapes_of_the_parameters() -> None:
 
 
 def test_any_number_of_heads() -> None:
-    """Three heads, one head or five: no multiple of 8 is asked for (MODEL.md section 6)."""
+    """Three heads, one head or five: no multiple of 8 is asked for, which mamba-ssm 2.2.2 needs."""
     for width, head_width in ((6, 4), (2, 4), (5, 2)):
         mixer = shaken(Mamba2Mixer(SSD4RecConfig(width=width, state_dim=3, head_width=head_width)))
         row = torch.randn(5, width, dtype=torch.float64)

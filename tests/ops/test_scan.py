@@ -62,7 +62,7 @@ def test_shapes() -> None:
 
 
 def test_equals_the_dual_form() -> None:
-    """Y = (L o C B^T) dt X + D X with L the lower-triangular matrix of decay products, head by head (MODEL.md 2.8)."""
+    """Y = (L o C B^T) dt X + D X with L the lower-triangular matrix of decay products, head by head."""
     x, dt, A, B, C, D = scan_inputs([9])
     y, _ = scan(x, dt, A, B, C, D, boundaries_of([9]))
     for head in range(2):

@@ -1,4 +1,4 @@
-"""Our model against a restatement of the authors' forward pass, written from MODEL.md section 2 alone: one history, one loop.
+"""Our model against a restatement of the authors' forward pass, one history, one loop, from docs/paper-map.md.
 
 Nothing of ssd4rec.ops is used; the weights are read by name.
 """
@@ -31,7 +31,7 @@ def gelu(values: Tensor) -> Tensor:
 
 
 def mixer(history: list[Tensor], weights: dict[str, Tensor], config: SSD4RecConfig) -> list[Tensor]:
-    """Section 2.8: one output for each event, read from first to last."""
+    """The model, 2: one output for each event, read from first to last."""
     E, N, P, K = config.expand * config.width, config.state_dim, config.head_width, config.conv_width
     H = E // P
     projected = [weights["in_proj.weight"] @ event for event in history]
@@ -115,7 +115,7 @@ def test_scores_equal_the_official_forward(layers: int, norm_embedding: bool) ->
     ],
 )
 def test_size_of_the_papers_models(preset: str, catalogue_size: int, parameters: int) -> None:
-    """Each preset has exactly (items + 1) * 256 + 512 + layers * 964,576 parameters (MODEL.md section 2)."""
+    """Each preset has exactly (items + 1) * 256 + 512 + layers * 964,576 parameters (docs/paper-map.md)."""
     backbone = SSD4Rec(load_config(preset).backbone)
     assert count_parameters(NextItemModel(backbone, catalogue_size)) == parameters
     assert parameters == (catalogue_size + 1) * 256 + 512 + len(backbone.layers) * 964_576

@@ -23,7 +23,7 @@ class SSD4Rec(nn.Module):
     Args:
         config: sizes, dropout and wiring.
 
-    Source: arXiv 2409.01192; MODEL.md section 2.
+    Source: arXiv 2409.01192, restated in docs/paper-map.md, "The model".
     """
 
     def __init__(self, config: SSD4RecConfig) -> None:
@@ -147,7 +147,7 @@ class SSD4Rec(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    # MODEL.md section 2: Linear N(0, 0.02), biases 0. Norms and the mixer's own parameters keep what they were made with.
+    # as the authors' code: Linear N(0, 0.02), biases 0. Norms and the mixer's own parameters keep what they were made with.
     if isinstance(module, nn.Linear):
         torch.nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -19,7 +19,7 @@ class BiSSDLayer(nn.Module):
         config: sizes and beta.
         bidirectional: whether this layer reads both ways; if not, K is left out.
 
-    Source: MODEL.md section 2.5; the paper's Bi-SSD layer.
+    Source: the paper's Bi-SSD layer, restated in docs/paper-map.md, "The model", 3.
     """
 
     def __init__(self, config: SSD4RecConfig, *, bidirectional: bool) -> None:

@@ -10,7 +10,7 @@ from ssd4rec.shapes import Hidden
 class FeedForward(nn.Module):
     """Two linear maps with GELU between, inner width 4D; both outer dropouts come after the LayerNorm, as the authors have it.
 
-    out = Dropout(LayerNorm(h + W2 Dropout(GELU(W1 h + b1)) + b2))        Source: MODEL.md section 2.5.
+    out = Dropout(LayerNorm(h + W2 Dropout(GELU(W1 h + b1)) + b2))        Source: docs/paper-map.md, "The model", 4.
     """
 
     def __init__(self, width: int, dropout: float) -> None:

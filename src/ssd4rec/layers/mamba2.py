@@ -34,7 +34,7 @@ class Mamba2Mixer(nn.Module):
 
     in_proj D -> [z: E, x: E, B: N, C: N, dt: H]; convolution and SiLU on [x, B, C]; the scan; out_proj(RMSNorm(y SiLU(z))).
 
-    Source: Dao and Gu 2024, "Transformers are SSMs", section 7; MODEL.md section 2.8.
+    Source: Dao and Gu 2024, "Transformers are SSMs", section 7; docs/paper-map.md, "The model", 2.
     """
 
     def __init__(self, config: SSD4RecConfig) -> None:

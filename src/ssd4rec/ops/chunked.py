@@ -17,7 +17,7 @@ Reversed (the backward direction of a bidirectional layer) the same holds with i
 is flipped or copied. The gradients need no more than the transposed products, because
 da_i = <dy_i, y_i> - <u_i, du_i> for each head.
 
-Source: the block decomposition is Dao and Gu 2024, "Transformers are SSMs", section 6; merged heads: PERFORMANCE.md section 3.
+Source: the block decomposition is Dao and Gu 2024, "Transformers are SSMs", section 6; the merged heads are ours.
 """
 
 import math

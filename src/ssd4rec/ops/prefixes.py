@@ -8,7 +8,7 @@ whose weights do not depend on t: a cumulative sum gives every prefix. Only the 
 reversed order event s hears the events s, s+1, …, s+K-1 as far as they are <= t, so the last K-1 events of each prefix, and
 C_1 and x_1 while t < K, are worked out with the taps that are inside it.
 
-Source: PERFORMANCE.md section 2 (derived for this project); tests hold it to running each prefix on its own.
+Source: derived for this project, as above; tests hold it to running each prefix on its own.
 """
 
 from collections.abc import Iterator

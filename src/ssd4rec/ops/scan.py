@@ -26,7 +26,7 @@ def scan(
     Returns:
         y [T, H, P] and the state after each history's last event [B, H, P, N].
 
-    Source: Dao and Gu 2024, "Transformers are SSMs", section 3 (scalar A, one group); MODEL.md section 2.8.
+    Source: Dao and Gu 2024, "Transformers are SSMs", section 3 (scalar A, one group).
     """
     outputs, states = [], []
     edges = boundaries.tolist()

@@ -1,6 +1,6 @@
 """Published figures, with where they come from and how sure that is.
 
-Grades: A, read in code or logs; B, a careful transcription; C, one third-party source. Source of all: MODEL.md section 5.
+Grades: A, read in code or logs; B, a careful transcription; C, one third-party source. Each row names its source.
 """
 
 from collections.abc import Mapping
