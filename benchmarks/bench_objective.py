@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from common import arguments, publish
-from pieces import SHARED, Piece, add_options, chosen, piece
+from pieces import DATA, Piece, add_options, chosen, piece
 from ssd4rec.config import Config, load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import lay_end_to_end
@@ -207,7 +207,7 @@ def _course(of: Piece) -> str:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
-    parser.add_argument("--data", type=Path, default=SHARED, help="the folder of the files")
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of the files; or $SSD4REC_DATA")
     parser.add_argument("--seconds", type=float, default=150, help="of learning, for each piece")
 
 

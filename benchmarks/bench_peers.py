@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import ssd4rec
 from common import arguments, publish
-from pieces import SHARED, Piece, add_options, chosen, piece, say
+from pieces import DATA, Piece, add_options, chosen, piece, say
 from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.known import cache_folder
@@ -215,7 +215,7 @@ def explain(pieces: dict[str, Piece]) -> list[str]:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
-    parser.add_argument("--data", type=Path, default=SHARED / "ml-100k.inter.gz")
+    parser.add_argument("--data", type=Path, default=DATA / "ml-100k.inter.gz", help="a file; or ml-100k in $SSD4REC_DATA")
     parser.add_argument("--recbole", type=Path, help="Python of an environment with RecBole")
     parser.add_argument("--rectools", type=Path, help="Python of an environment with RecTools")
     parser.add_argument("--no-install", action="store_true", help="make no environment; leave out what is not installed")

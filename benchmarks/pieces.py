@@ -15,7 +15,8 @@ from common import commit
 from ssd4rec.data.known import cache_folder
 
 HOURS_KEPT = 12
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+# a folder of NAME.inter.gz, as `ssd4rec data list` names them
+DATA = Path(os.environ.get("SSD4REC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 class Piece(NamedTuple):

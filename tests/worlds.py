@@ -1,5 +1,6 @@
 """Tiny worlds whose right answer is known."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.experiment import Prepared, prepare
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+# a folder of NAME.inter.gz; what is not there is not tested
+DATA = Path(os.environ.get("SSD4REC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MARKER, END = 98, 99
 
 
@@ -41,12 +43,17 @@ def world(histories: list[list[int]], settings: Config | None = None) -> Prepare
     return prepare(read_interactions(frame(histories)), None, settings or config())
 
 
-def real(name: str) -> Histories:
-    """A real data set after the 5-core; the test is skipped where the file is not at hand."""
-    path = SHARED / f"{name}.inter.gz"
+def real_file(name: str) -> Path:
+    """A file of a real data set; the test is skipped where it is not at hand."""
+    path = DATA / name
     if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
-    return build_histories(read_interactions(path), 5)[0]
+        pytest.skip(f"there is no {path}; $SSD4REC_DATA names the folder")
+    return path
+
+
+def real(name: str) -> Histories:
+    """A real data set after the 5-core."""
+    return build_histories(read_interactions(real_file(f"{name}.inter.gz")), 5)[0]
 
 
 def cycle(users: int = 60, items: int = 12) -> list[list[int]]:

@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+import worlds
 from file_server import serving
 from ssd4rec import cli
 from ssd4rec.cli.shared import open_data
@@ -31,7 +32,6 @@ from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.known import BUILT_IN, KNOWN, five_core, folder_of, open_known
 from ssd4rec.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
 
 # Five users meet five items each; a sixth meets one: 26 rows, of which the 5-core keeps 25.
@@ -377,13 +377,6 @@ def test_the_built_in_data_set_can_be_fetched_too(tmp_path):
     assert open_known("movielens-latest-small", tmp_path).interactions.read.source == "ml-latest-small"
 
 
-def shared(name):
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "file", "parts"),
     [
@@ -397,7 +390,7 @@ def shared(name):
 )
 def test_the_shared_files_are_taken(name, file, parts, tmp_path):
     """Whole, or the 5-core alone with a note that says so; every row as in the file."""
-    path = shared(f"{file}.inter.gz")
+    path = worlds.real_file(f"{file}.inter.gz")
     fetched = fetch(KNOWN[name], tmp_path, str(path))
     assert fetched.kept == KNOWN[name].kept
     assert sum("with the same 5-core" in note for note in fetched.notes) == parts
@@ -410,15 +403,15 @@ def test_a_part_of_kuairand_is_refused_with_the_difference(tmp_path):
     """25,633 users instead of 23,951, and so on: it is cut."""
     message = r"25,633 users instead of 23,951 \(1,682 more\), 6,867 items .*\(244 fewer\), .*\(94,295 fewer\)"
     with pytest.raises(DataError, match=message):
-        fetch(KNOWN["kuairand-pure"], tmp_path, str(shared("kuairand-pure-tail.inter.gz")))
+        fetch(KNOWN["kuairand-pure"], tmp_path, str(worlds.real_file("kuairand-pure-tail.inter.gz")))
     assert files_under(tmp_path) == []
 
 
 def test_ml_100k_in_the_publishers_form_equals_the_shared_file(tmp_path):
     """Its 100,000 rows as u.data in a zip, through the server: what is opened equals the shared file row for row."""
-    path = shared("ml-100k.inter.gz")
+    path = worlds.real_file("ml-100k.inter.gz")
     data = gzip.decompress(path.read_bytes()).partition(b"\n")[2]
-    titles = read_titles(shared("ml-100k.item.gz"))
+    titles = read_titles(worlds.real_file("ml-100k.item.gz"))
     items = "".join(f"{item}|{title}|{'|' * 21}\n" for item, title in titles.rows()).encode("latin-1")
     with serving({"mirror.zip": zipped({"ml-100k/u.data": data, "ml-100k/u.item": items})}, cuts=[500_000]) as server:
         fetched = fetch(KNOWN["ml-100k"], tmp_path, f"{server.address}/mirror.zip")
@@ -432,7 +425,7 @@ def test_ml_100k_in_the_publishers_form_equals_the_shared_file(tmp_path):
 
 def test_the_command_fetches_and_lists(tmp_path, monkeypatch):
     """`data list` says what is here; an unfetched name says how to fetch it; a fetched one is opened by its name."""
-    path = shared("ml-100k.inter.gz")
+    path = worlds.real_file("ml-100k.inter.gz")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def run(*arguments):

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import worlds
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.histories import Histories, Kept, build_histories, describe, k_core, time_order
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.times import Clock
 from ssd4rec.errors import DataError
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=60)
 
@@ -316,9 +314,7 @@ def test_the_fingerprint_tells_histories_apart(small):
 )
 def test_published_counts_after_the_5_core(name, users, items, events, mean, longest):
     """Those of docs/guides/named-data.md where a name has them; the mean and the longest are the files' own."""
-    path = SHARED / f"{name}.inter.gz"
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
+    path = worlds.real_file(f"{name}.inter.gz")
     histories, catalogue = build_histories(read_interactions(path), min_interactions=5)
     kept = histories.kept
     assert (kept.users, kept.items, kept.interactions, kept.longest) == (users, items, events, longest)

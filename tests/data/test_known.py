@@ -6,20 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import worlds
 from ssd4rec.data import built_in
 from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.known import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, is_known, open_known
 from ssd4rec.errors import BackendError, DataError
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def shared(name):
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not on this machine")
-    return path
 
 
 def needs_demo():
@@ -47,10 +39,10 @@ def test_the_built_in_data_set_has_its_published_counts(opened):
 
 
 def test_the_built_in_data_set_equals_the_shared_file_row_for_row(opened):
-    path = shared("ml-latest-small-2016.inter.gz")
+    path = worlds.real_file("ml-latest-small-2016.inter.gz")
     expected = read_interactions(path).table.with_columns(pl.col("user", "item").cast(pl.Int64))
     assert opened.interactions.table.equals(expected)
-    titles = read_titles(shared("ml-latest-small-2016.item.gz")).with_columns(pl.col("id").cast(pl.Int64))
+    titles = read_titles(worlds.real_file("ml-latest-small-2016.item.gz")).with_columns(pl.col("id").cast(pl.Int64))
     assert opened.titles.sort("id").equals(titles.sort("id"))
 
 
