@@ -22,7 +22,7 @@ class Measure:
     Args:
         data: histories and their split.
         config: the protocol.
-        counts: [V] training events of each item.
+        counts: [V + 1] training events of each item number.
     """
 
     def __init__(self, data: experiment.Prepared, config: Config, counts: Numbers) -> None:
