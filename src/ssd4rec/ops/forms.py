@@ -90,7 +90,7 @@ def backward_of_every_prefix(
     layout: Layout,
     state_dim: int,
 ) -> Values:
-    """Y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
+    """y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
 
     Args:
         channels: [T, E + 2N] what the convolution reads: x, B and C side by side.

@@ -37,7 +37,7 @@ def backward_of_every_prefix(
     layout: Layout,
     state_dim: int,
 ) -> Values:
-    """Y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
+    """y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
 
     Args:
         channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
@@ -71,7 +71,7 @@ def last_of_scan(
     *,
     reverse: bool = False,
 ) -> LastValues:
-    """Y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
+    """y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
 
     y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum of the events: no state is built.
 

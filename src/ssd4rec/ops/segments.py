@@ -215,7 +215,7 @@ def scale_(values: Tensor, factor: Tensor) -> Tensor:
 
 
 def add_by_head_(total: Tensor, values: Tensor, factor: Tensor) -> None:
-    """Total += by_head(values, factor), in one go."""
+    """total += by_head(values, factor), in one go."""
     heads = factor.shape[-1]
     total.unflatten(-1, (heads, -1)).addcmul_(values.unflatten(-1, (heads, -1)), factor[..., None])
 

@@ -37,7 +37,7 @@ def part(row, values, K: tl.constexpr):
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
 def gradient_totals(grad, first, last, totals, T, width, COLUMNS: tl.constexpr, K: tl.constexpr, Q: tl.constexpr):
-    """Totals [blocks, width], for the sum from the end, of dy K-1 events later, of the history that came into the block."""
+    """totals [blocks, width], for the sum from the end, of dy K-1 events later, of the history that came into the block."""
     tiles = tl.cdiv(width, COLUMNS)
     block = tl.program_id(0) // tiles
     columns = (tl.program_id(0) % tiles) * COLUMNS + tl.arange(0, COLUMNS)

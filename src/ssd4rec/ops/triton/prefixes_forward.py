@@ -69,7 +69,7 @@ def heard(values, weight, bias, event, begins, end, columns, limit, stride, K: t
 @triton.jit
 @no_type_check
 def silu(values):
-    """V sigmoid(v)."""
+    """v sigmoid(v)."""
     return values * tl.sigmoid(values)
 
 
@@ -107,7 +107,7 @@ def contribution(
 @triton.jit(do_not_specialize=["B"])
 @no_type_check
 def first_reads(values, weight, bias, boundaries, reads, B, stride, offset, K: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr):
-    """Reads [K, B, N]: C of each history's first event, heard with 1 … K taps as far as the history has events."""
+    """reads [K, B, N]: C of each history's first event, heard with 1 … K taps as far as the history has events."""
     history = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     begins = tl.load(boundaries + history, mask=history < B, other=0)
     ends = tl.load(boundaries + history + 1, mask=history < B, other=0) - 1
@@ -126,7 +126,7 @@ def matches(
     values, weight, bias, reads, first, last, history, match, T, B, stride, offset,
     K: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """Match [T, K]: <C of the history's first event, B of event s>, both as the prefix hears them that ends k events after s."""
+    """match [T, K]: <C of the history's first event, B of event s>, both as the prefix hears them that ends k events after s."""
     start, rows, here, begins, ends = places_in(first, last, tl.program_id(0), T, Q)
     mine = tl.load(history + start + rows, mask=here, other=0)
     events = values + start * stride + offset
@@ -147,7 +147,7 @@ def settled_totals(
     values, weight, bias, dt, past, match, first, last, totals, T, stride, stride_dt, H,
     HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """Totals [blocks, H * P] of what each event gives to all prefixes that end K-1 events after it or later."""
+    """totals [blocks, H * P] of what each event gives to all prefixes that end K-1 events after it or later."""
     tiles = tl.cdiv(H, HG)
     block = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
@@ -170,7 +170,7 @@ def read_prefixes(
     values, weight, bias, dt, past, match, D, carry, first, last, y, T, stride, stride_dt, H,
     HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """Y [T, H * P]: row t is the prefix that ends at t."""
+    """y [T, H * P]: row t is the prefix that ends at t."""
     tiles = tl.cdiv(H, HG)
     block = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles

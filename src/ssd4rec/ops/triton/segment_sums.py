@@ -85,7 +85,7 @@ def carry_on(totals, carry, first, last, T, width, COLUMNS: tl.constexpr, Q: tl.
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
 def decay_totals(dt, A, first, last, totals, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
-    """Totals [blocks, H] of dt A."""
+    """totals [blocks, H] of dt A."""
     block = tl.program_id(0)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     rows, begins, ends = places_of(first, last, block, T, Q)
@@ -98,7 +98,7 @@ def decay_totals(dt, A, first, last, totals, T, stride_dt, H, HEADS: tl.constexp
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
 def decays_before(dt, A, first, last, carry, past, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
-    """Past [T, H] = exp(S_{s-1}): what the events before s leave of its history's beginning."""
+    """past [T, H] = exp(S_{s-1}): what the events before s leave of its history's beginning."""
     block = tl.program_id(0)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     rows, begins, ends = places_of(first, last, block, T, Q)
@@ -116,7 +116,7 @@ def decays_before_backward(
     dt, A, first, last, past, d_strength, carry, d_dt, dA, T, stride_dt, H, width,
     HEADS: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """D dt [T, H] and dA [blocks, H], to be summed, of strength = dt past; carry [blocks, width >= H]: of d_strength strength."""
+    """d_dt [T, H] and dA [blocks, H], to be summed, of strength = dt past; carry [blocks, width >= H]: of d_strength strength."""
     block = tl.program_id(0)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     rows, begins, ends = places_of(first, last, block, T, Q)

@@ -109,7 +109,7 @@ def _errors(
     states, table, targets, log_sum, scale, errors, M, V, D,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Errors [M, V] = (p - onehot) scale, of the rows of one block."""
+    """errors [M, V] = (p - onehot) scale, of the rows of one block."""
     parts = tl.cdiv(V, CLASSES)
     rows = (tl.program_id(0) // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     classes = (tl.program_id(0) % parts).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)

@@ -221,7 +221,7 @@ def pass_backward(
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr,
     REVERSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Passed [chunks, H]: what later chunks read of earlier ones through a chunk that one history fills; else 0."""
+    """passed [chunks, H]: what later chunks read of earlier ones through a chunk that one history fills; else 0."""
     tiles = tl.cdiv(H, HG)
     place = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
@@ -264,7 +264,7 @@ def decays_backward(
     dt, A, x_du, net, left, passed, first, last, d_dt, dA, T, stride_dt, H,
     HEADS: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """D dt [T, H] and dA [chunks, H], to be summed over the chunks."""
+    """d_dt [T, H] and dA [chunks, H], to be summed over the chunks."""
     chunk = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     start = chunk * Q

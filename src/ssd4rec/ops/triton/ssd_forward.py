@@ -100,7 +100,7 @@ def read(
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr, RANGE: tl.constexpr,
     REVERSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Y of one span and tile; the state stays in registers from chunk to chunk."""
+    """y of one span and tile; the state stays in registers from chunk to chunk."""
     tiles = tl.cdiv(H, HG)
     span = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
