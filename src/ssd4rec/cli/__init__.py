@@ -26,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at data sets before training.", no_args_is_help=True)
+data_app = typer.Typer(help="List, fetch and inspect data sets.", no_args_is_help=True)
 data_app.command("list")(list_data)
 data_app.command("fetch")(fetch_data)
 data_app.command("describe")(describe_data)

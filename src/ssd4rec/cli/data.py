@@ -28,7 +28,7 @@ from ssd4rec.cli.shared import (
 
 
 def list_data(*, as_json: JsonOption = False) -> None:
-    """Show the data sets that ssd4rec knows by name, and which of them are here."""
+    """Show the data sets that ssd4rec knows by name, and which of them are on this machine."""
     from dataclasses import asdict
 
     from ssd4rec.data.known import BUILT_IN, KNOWN, folder_of, where
@@ -51,17 +51,17 @@ def list_data(*, as_json: JsonOption = False) -> None:
 
 
 def fetch_data(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A named data set: ssd4rec data list shows them.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A named data set; `ssd4rec data list` shows them.")],
     *,
     source: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="FILE", help="A file that you have, or another http address of it, instead of a download."
+            "--from", metavar="FILE", help="A file that you have, or another URL of it, instead of the publisher's download."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a named data set here: download it from its publisher, or take a file; check that it is the right one."""
+    """Fetch a named data set: download it from its publisher or take a file that you have, and check that it is the right one."""
     from dataclasses import asdict
 
     from ssd4rec.data.fetch import fetch
@@ -98,7 +98,7 @@ def describe_data(
     time: TimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read DATA and say what is in it, what the k-core drops, and what a pass of training costs."""
+    """Read DATA and show what is in it, what the k-core drops, and what a pass of training costs."""
     from ssd4rec.config import load_config
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]

@@ -11,7 +11,7 @@ from ssd4rec.cli.shared import (
 
 
 def doctor(*, as_json: JsonOption = False) -> None:
-    """Say which versions, devices and kernels are in use, and why."""
+    """Show which versions, devices and kernels are in use, and why."""
     from ssd4rec import experiment
 
     findings = experiment.diagnose()

@@ -28,7 +28,9 @@ LEARNT = ("backbone", "training", "prior")  # groups of settings that a finished
 
 def evaluate(
     directory: DirArgument,
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Data to measure on; none: what training found.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Data to measure on; omit to show the figures from training.")
+    ] = None,
     *,
     settings: SetOption = None,
     user: UserOption = None,
@@ -36,7 +38,7 @@ def evaluate(
     time: TimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how good a finished model is, or measure it again on DATA; --set evaluation.seen=filtered and the like apply."""
+    """Show the figures of a finished model, or measure it again on DATA, for example with --set evaluation.seen=filtered."""
     from ssd4rec import experiment
     from ssd4rec.artefact import load_artefact
     from ssd4rec.config import dump_config, parse_config

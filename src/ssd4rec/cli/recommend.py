@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ssd4rec.data.interactions import Columns
     from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
 
-QUOTES = "An id that holds a comma stands in quotes: '7,\"a, b\"'."
+QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
 
 
 def recommend(  # noqa: PLR0913 - each is an option of the command
@@ -38,14 +38,21 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     *,
     history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help=f"Item ids, oldest first. {QUOTES}")] = None,
     users: Annotated[
-        str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file or a named data set.")
+        str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file or named data set.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --users: the file to write, .parquet, .csv or .tsv.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="How many items: 10, with --users 100.")] = None,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Items of the history may come again.")] = False,
-    allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help=f"Only these items. {QUOTES}")] = None,
-    deny: Annotated[str | None, typer.Option("--deny", metavar="ID,ID,…", help=f"Not these items. {QUOTES}")] = None,
-    unknown: Annotated[str, typer.Option("--unknown", help="Items the model does not know: skip, raise or popular.")] = "skip",
+    out: Annotated[Path | None, typer.Option("--out", help="With --users: the file to write (.parquet, .csv or .tsv).")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Number of items; 10 by default, 100 with --users.")] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Allow items already in the history.")] = False,
+    allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help=f"Recommend only these items. {QUOTES}")] = None,
+    deny: Annotated[str | None, typer.Option("--deny", metavar="ID,ID,…", help=f"Do not recommend these items. {QUOTES}")] = None,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            "--unknown",
+            metavar="skip|raise|popular",
+            help="Skip items the model does not know, raise an error, or recommend popular items instead.",
+        ),
+    ] = "skip",
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,

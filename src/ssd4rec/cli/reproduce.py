@@ -14,34 +14,36 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     study: Annotated[str, typer.Argument(metavar="STUDY", help="accuracy, efficiency, ablation, beta, rho, length, or all.")],
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files or named data sets.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the runs and the report.")] = Path("artefacts/reproduce"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("artefacts/reproduce"),
     budget: Annotated[
         str,
         typer.Option(
             "--budget",
-            help="small (minutes), medium (hours), paper (its own settings), or paper-one-pass (these, each history read once).",
+            help="small (minutes), medium (hours), paper (its settings) or paper-one-pass (the same, each history read once).",
         ),
     ] = "small",
     models: Annotated[
-        str | None, typer.Option("--models", help="Of accuracy and efficiency, comma-separated; none: all.")
+        str | None, typer.Option("--models", help="Models for accuracy and efficiency, comma-separated; all by default.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="At most so many, whatever the budget says.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="So many seeds.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Maximum number of epochs; overrides the budget.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Number of seeds.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Runs at once; they share the processor's cores.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="Number of runs at once; they share the processor's cores.")] = 1,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="[MODEL:]GROUP.KEY=VALUE", help="Change a setting of all models that have it, or of one; repeatable."
+            "--set",
+            metavar="[MODEL:]GROUP.KEY=VALUE",
+            help="Change a setting for all models that have it, or for one; repeatable.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the paper's tables and figures on DATA: OUT/report.html, report.md, results.json.
+    """Make the paper's tables and figures for DATA: OUT/report.html, report.md, results.json.
 
-    Every run is kept under the hash of its settings: the same command goes on where it was stopped, and others in the same
-    --out use what they share. Other studies, data and protocols leave the tables that are there; the same study on the same
-    data again, with other models or another budget, takes the place of its tables.
+    Every run is kept under the hash of its settings: the same command continues where it was stopped, and other commands with
+    the same --out reuse the runs they share. Other studies, data and protocols are added to the report; the same study on the
+    same data, with other models or another budget, replaces its tables.
 
     accuracy    models side by side, published figures, paired tests
     efficiency  seconds and memory

@@ -29,10 +29,10 @@ DataArgument = Annotated[
     str, typer.Argument(metavar="DATA", help="A file (CSV, TSV, JSON Lines, Parquet, .inter, each also .gz) or a named data set.")
 ]
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished model.")]
-UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not a usual one.")]
+UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not one of the usual names.")]
 ItemOption = Annotated[str | None, typer.Option("--item", help="Name of the item column.")]
 TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time column.")]
-TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file of item ids and titles.")]
+TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file with item ids and titles.")]
 CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
 ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]

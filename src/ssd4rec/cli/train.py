@@ -35,18 +35,19 @@ DEMO = "ml-latest-small"
 DEFAULT_CONFIG = "quick"
 DEMO_USERS = 3
 HISTORY_SHOWN = 10
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training of the same --out.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training with the same --out.")]
 
 
 def train(  # noqa: PLR0913 - each is an option of the command
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="A file or a named data set; --recbole may name it.")
+        str | None,
+        typer.Argument(metavar="[DATA]", help="A file or a named data set; not needed if the --recbole file names one."),
     ] = None,
     *,
     config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_CONFIG)] = None,
-    recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML, instead of --config.")] = None,
+    recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
     settings: SetOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/model"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")] = Path("artefacts/model"),
     resume: ResumeOption = False,
     user: UserOption = None,
     item: ItemOption = None,
@@ -54,7 +55,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     titles: TitlesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on DATA, measure on each user's last event beside popularity, keep the model in --out."""
+    """Train on DATA, measure the model on each user's last event, beside popularity, and save it to --out."""
     from ssd4rec.config import load_config
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
@@ -78,10 +79,10 @@ def train(  # noqa: PLR0913 - each is an option of the command
 
 def demo(
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the finished model.")] = Path("artefacts/demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")] = Path("artefacts/demo"),
     resume: ResumeOption = False,
 ) -> None:
-    """Train on the built-in MovieLens data and show what three users are recommended."""
+    """Train on the built-in MovieLens data and show recommendations for three users."""
     from ssd4rec.config import load_config
     from ssd4rec.data.known import find_known
     from ssd4rec.serving.recommender import Recommender

@@ -38,14 +38,25 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     config: ConfigOption = "quick",
     settings: SetOption = None,
     search: Annotated[
-        list[str] | None, typer.Option("--search", metavar="GROUP.KEY=LOW:HIGH[:log]", help="Or =A|B|C. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="GROUP.KEY=LOW:HIGH[:log]",
+            help="Search between LOW and HIGH, or with =A|B|C among these values; repeatable.",
+        ),
     ] = None,
-    fix: Annotated[list[str] | None, typer.Option("--fix", metavar="GROUP.KEY", help="Leave as --config has it.")] = None,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="In all, those of earlier runs included.")] = 30,
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0.0, help="Stop this run after so many.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of values.")] = 0,
-    train: Annotated[bool, typer.Option("--train", help="At the end train the best, and measure it on the test part.")] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the search; the same one goes on.")] = Path("artefacts/search"),
+    fix: Annotated[
+        list[str] | None, typer.Option("--fix", metavar="GROUP.KEY", help="Do not search this setting; repeatable.")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Total number of trials, including those of earlier runs.")] = 30,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.0, help="Stop this run after this many minutes.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for choosing values.")] = 0,
+    train: Annotated[
+        bool, typer.Option("--train", help="At the end, train the best settings and measure them on the test part.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the search; a search that is there is continued.")] = Path(
+        "artefacts/search"
+    ),
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
