@@ -125,7 +125,7 @@ def test_recommend_reads_a_list_of_ids_as_a_line_of_a_csv_file(folder):
     shown = run("recommend", folder / "model", "--history", 'm03,"a,b"', "--allow", "m07, m08", "--deny", '"c,d", m07')
     assert "Film 8" in shown.stdout
     assert "Film 7" not in shown.stdout
-    assert "1 items of the history are not in the catalogue ('a,b') and were skipped" in shown.stderr
+    assert "1 item of the history is not in the catalogue ('a,b') and was skipped" in shown.stderr
 
 
 def test_recommend_writes_a_file_for_every_user(folder, tmp_path):
@@ -154,7 +154,7 @@ def test_recommend_gives_the_users_of_an_unknown_item_what_is_popular_when_it_is
     options = ["recommend", folder / "model", "--users", tmp_path / "other.csv", "--out", tmp_path / "recs.csv"]
     assert json.loads(run(*options, "--json").stdout)["popular_users"] == 0
     assert json.loads(run(*options, "--json", "--unknown", "popular").stdout)["popular_users"] == 1
-    assert "1 users had an unknown item or none at all" in run(*options, "--unknown", "popular").stderr
+    assert "1 user had an unknown item or none at all and got popular items" in run(*options, "--unknown", "popular").stderr
     assert pl.read_csv(tmp_path / "recs.csv")["user_id"].unique(maintain_order=True).to_list() == ["u1", "u2"]
 
 

@@ -101,7 +101,7 @@ def train(
     model = make_model(config, len(data.catalogue))
     state = folder_beside(out)
     if not resume and (state / LAST).exists():
-        say(f"{state} holds an interrupted training; it is begun anew (interrupt now and add --resume to go on with it)")
+        say(f"{state} holds an interrupted training; starting over (press Ctrl-C and add --resume to continue it instead)")
     training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
 
     trained = time.monotonic()

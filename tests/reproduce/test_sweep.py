@@ -278,7 +278,7 @@ def test_a_run_that_fails_takes_no_other_with_it(swept):
     (out / "runs" / broken / "model.training").write_text("a file where the worker needs a folder")
     done = subprocess.run([*command(swept / "cycle.csv", out), "--jobs", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "1 runs failed, the report says why: cycle.csv, ssd4rec, seed 2024" in done.stderr
+    assert "1 run failed, the report says why: cycle.csv, ssd4rec, seed 2024" in done.stderr
     assert json.loads((out / "runs" / sound / "result.json").read_text())["efficiency"]["jobs"] == 2
     assert not (out / "runs" / broken / "result.json").exists()
     report = (out / "report.html").read_text()

@@ -116,7 +116,7 @@ def test_popular_items_are_chosen_as_any_others_are(cycle):
     found = cycle.recommend([order[0], 777], k=3, deny=[order[2]], unknown_items="popular")
     assert items(found) == [order[1], order[3], order[4]]
     assert found.notes == (
-        "1 items of the history are not in the catalogue (777) so that nothing was read",
+        "1 item of the history is not in the catalogue (777), so nothing was read",
         "unknown items in the history: the popular items are given",
     )
 

@@ -77,7 +77,7 @@ def fetch_data(
     for note in fetched.notes:
         say(f"note: {note}")
     if fetched.was_there:
-        say(f"it was here already; remove {fetched.folder} to fetch it again, or give a file with --from")
+        say(f"already on this machine; remove {fetched.folder} to fetch it again, or give a file with --from")
     raw, kept = fetched.raw, fetched.kept
     out_console.print(
         f"{known.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "

@@ -153,10 +153,11 @@ def _recommend_users(
         return
     out_console.print(f"{counts['rows']:,} recommendations to {counts['users']:,} users in {out}")
     if counts["unknown_interactions"]:
-        say(f"note: {counts['unknown_interactions']:,} interactions with items that the model does not know were skipped")
+        say(f"note: interactions with items that the model does not know, skipped: {counts['unknown_interactions']:,}")
     if counts["popular_users"]:
         why = "an unknown item or none at all" if unknown_items == "popular" else "no known item"
-        say(f"note: {counts['popular_users']:,} users had {why} and were given the popular ones")
+        who = "1 user" if counts["popular_users"] == 1 else f"{counts['popular_users']:,} users"
+        say(f"note: {who} had {why} and got popular items")
 
 
 def as_rows(found: "Recommendations") -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         out_console.print(f"The report: {out / 'report.html'} (and report.md, results.json)")
     failed = [title for key, (title, _) in sweep.runs.items() if not sweep.finished(key)]
     if failed:
-        say(f"{len(failed)} runs failed, the report says why: {'; '.join(failed)}")
+        say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, the report says why: {'; '.join(failed)}")
         raise typer.Exit(1)
 
 

@@ -74,7 +74,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
         print_json(report)
         return
     screen.show_figures(out_console, report)
-    say(f"the model lies in {out}; try: ssd4rec recommend {out} --history ID,ID,…")
+    say(f"model saved to {out}; try: ssd4rec recommend {out} --history ID,ID,…")
 
 
 def demo(
@@ -93,7 +93,9 @@ def demo(
     report = _train(prepared, chosen, out, resume=resume)
     screen.show_figures(out_console, report)
     _show_examples(prepared, Recommender.load(out))
-    out_console.print(f"The model lies in {out}. Yours: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…")
+    out_console.print(
+        f"Model saved to {out}. With your own data: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…"
+    )
 
 
 def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
@@ -138,9 +140,9 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
             )
     except KeyboardInterrupt:
         if (folder_beside(out) / LAST).is_file():
-            say("interrupted; the same command with --resume goes on from the last checkpoint (one an epoch, one a minute)")
+            say("interrupted; the same command with --resume continues from the last checkpoint (one an epoch, one a minute)")
         else:
-            say("interrupted before the first checkpoint (one an epoch, one a minute): there is nothing to go on with")
+            say("interrupted before the first checkpoint (one an epoch, one a minute): there is nothing to resume")
         raise
 
 

@@ -97,7 +97,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
         say(f"interrupted; the search is kept in {how}")
         raise
     if report.stopped == "minutes":
-        say(f"the minutes are over; the search is kept in {how}")
+        say(f"time is up; the search is kept in {how}")
     trained = _train_best(prepared, report, out) if train else None
     _show(report, trained, _protocol(prepared), as_json=as_json)
 
@@ -148,6 +148,6 @@ def _show(report: "SearchReport", trained: dict[str, Any] | None, protocol: dict
     if trained is not None:
         screen.show_figures(out_console, trained)
     if report.best_file is None:
-        say("no trial was finished yet")
+        say("no trial is finished yet")
     else:
-        say(f"the best settings lie in {report.best_file}; try: ssd4rec train DATA --config {report.best_file}")
+        say(f"best settings saved to {report.best_file}; try: ssd4rec train DATA --config {report.best_file}")

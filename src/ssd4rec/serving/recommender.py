@@ -195,10 +195,11 @@ class Recommender:
         items = tuple(Recommendation(item, title, score, rank) for rank, (item, title, score) in enumerate(rows, start=1))
         notes = []
         if unknown:
-            came_of_it = "and were skipped" if best.source == "model" else "so that nothing was read"
+            many, are, were = (f"{len(unknown)} items", "are", "were") if len(unknown) > 1 else ("1 item", "is", "was")
+            came_of_it = f" and {were} skipped" if best.source == "model" else ", so nothing was read"
             shown = ", ".join(repr(item) for item in unknown[:UNKNOWN_SHOWN]) + (", …" if len(unknown) > UNKNOWN_SHOWN else "")
-            which = f"{len(unknown)} items of the history are not in the catalogue ({shown})"
-            notes.append(f"{which} {came_of_it}{self._hint(unknown[0])}")
+            which = f"{many} of the history {are} not in the catalogue ({shown})"
+            notes.append(f"{which}{came_of_it}{self._hint(unknown[0])}")
         if best.source == "popular":
             why = "nothing known in the history" if len(unknown) == events else "unknown items in the history"
             notes.append(f"{why}: the popular items are given")
