@@ -1,9 +1,17 @@
 """What the README says is true."""
 
+import json
 import re
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
 import worlds
+from ssd4rec import save_artefact, training_counts
+from ssd4rec.cli import app
+from ssd4rec.errors import ConfigError
+from ssd4rec.experiment import make_model
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -18,7 +26,25 @@ def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
     names = {}
     exec(block, names)  # noqa: S102 - the README's own lines
     assert len(names["ranking"].ranks) == 60
-    assert (tmp_path / "model" / "manifest.json").is_file()
+    figures = names["ranking"].as_dict()
+    for measured in (["model"], ["model", "plays.csv", "--set", "data.min_interactions=1"]):
+        answer = CliRunner().invoke(app, ["evaluate", *measured, "--json"])
+        assert json.loads(answer.stdout)["test"] == pytest.approx(figures)
+
+
+def test_a_model_that_was_saved_without_figures_can_be_measured(tmp_path, monkeypatch):
+    """`evaluate` says what to do; with data it measures."""
+    monkeypatch.chdir(tmp_path)
+    world = worlds.world(worlds.cycle())
+    worlds.frame(worlds.cycle()).write_csv("plays.csv")
+    config, items = worlds.config(), len(world.catalogue)
+    model, counts = make_model(config, items), training_counts(world.histories, world.split.train, items)
+    save_artefact("model", model, world.catalogue, config, {}, counts)
+    answer = CliRunner().invoke(app, ["evaluate", "model"])
+    assert isinstance(answer.exception, ConfigError)
+    assert str(answer.exception) == "model was saved without figures; measure it on data: ssd4rec evaluate model DATA"
+    answer = CliRunner().invoke(app, ["evaluate", "model", "plays.csv", "--json"])
+    assert json.loads(answer.stdout)["notes"] == []
 
 
 def test_every_file_of_the_tree_exists_and_is_named():

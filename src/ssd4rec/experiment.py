@@ -218,9 +218,7 @@ def _measure_beside(
     """The figures of a report: the model with its prior, beside popularity, the model alone and the prior alone."""
     test = measure(model, data, config, counts, progress, prior)
     found: dict[str, Any] = {
-        "protocol": test.protocol.as_dict(),
-        "test": test.as_dict(),
-        "test_groups": test.groups_as_dict(),
+        **test.report(),
         "popularity": {"test": measure(Popularity(counts), data, config, counts).as_dict()},
     }
     if prior is not None:

@@ -51,6 +51,8 @@ def evaluate(
     artefact = load_artefact(directory)
     if data is None:
         report: dict[str, Any] = dict(artefact.report)
+        if not {"test", "protocol"} <= report.keys():
+            raise ConfigError(f"{directory} was saved without figures; measure it on data: ssd4rec evaluate {directory} DATA")
     else:
         chosen = parse_config(dump_config(artefact.config), overrides, source=str(directory))
         refuse_columns(data, overrides)

@@ -110,11 +110,15 @@ class Ranking:
             figures[f"mrr@{cutoff}"] = self.mrr[cutoff]
         return figures
 
-    def groups_as_dict(self) -> dict[str, list[dict[str, object]]]:
-        """JSON-able groups; `hit_rate` and `ndcg` are at the first cut-off."""
+    def report(self) -> dict[str, object]:
+        """JSON-able: the part of an artefact's report that `ssd4rec evaluate` shows; groups are at the first cut-off."""
         return {
-            "by_length": [asdict(group) for group in self.by_length],
-            "by_popularity": [asdict(group) for group in self.by_popularity],
+            "protocol": self.protocol.as_dict(),
+            "test": self.as_dict(),
+            "test_groups": {
+                "by_length": [asdict(group) for group in self.by_length],
+                "by_popularity": [asdict(group) for group in self.by_popularity],
+            },
         }
 
 
