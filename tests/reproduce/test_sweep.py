@@ -354,7 +354,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         with pytest.raises(DataError, match=f"{out} cannot be written: .*choose another --out"):
             carry_out(sweep, lambda _: None)
     with (
-        alone(tmp_path / "out" / "lock", ValueError()),
+        alone(tmp_path / "out" / "lock", ValueError(), ValueError),
         pytest.raises(DataError, match=r"another sweep is at work in .*wait for it"),
     ):
         carry_out(sweep, lambda _: None)
