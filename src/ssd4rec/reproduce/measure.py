@@ -13,7 +13,8 @@ from ssd4rec.config import Config
 from ssd4rec.data.packing import Numbers
 from ssd4rec.evaluation.evaluate import Ranker, Scorer
 from ssd4rec.evaluation.prior import Silent, choose_prior
-from ssd4rec.reproduce.runs import RESULT, counted_in, keep_ranks, write_whole
+from ssd4rec.files import write_whole
+from ssd4rec.reproduce.runs import RESULT, counted_in, keep_ranks
 
 
 class Measure:

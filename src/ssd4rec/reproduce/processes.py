@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ssd4rec.reproduce.runs import FAILURE, SPEC, result_of, write_whole
+from ssd4rec.files import write_whole
+from ssd4rec.reproduce.runs import FAILURE, SPEC, result_of
 
 Tell = Callable[[str], None]
 ERROR_LINES = 12

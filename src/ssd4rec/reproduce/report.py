@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssd4rec.files import write_whole
 from ssd4rec.reproduce.plots import plot
 from ssd4rec.reproduce.results import RESULTS
-from ssd4rec.reproduce.runs import write_whole
 from ssd4rec.reproduce.studies import STUDIES
 from ssd4rec.reproduce.tables import Table, notes, tables
 

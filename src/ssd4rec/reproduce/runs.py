@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -140,10 +139,3 @@ def ranks_of(folder: Path, name: str = RANKS) -> Ranks:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder / name} cannot be read: {error}; remove {folder} and give the command again") from error
     return ranks
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole or absent."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105 - the atomic one, by its name

@@ -23,6 +23,7 @@ from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError, DataError
+from ssd4rec.files import write_whole
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import (
@@ -34,7 +35,6 @@ from ssd4rec.reproduce.runs import (
     last_result_of,
     open_interactions,
     result_of,
-    write_whole,
 )
 from ssd4rec.training.progress import TrainingProgress
 from ssd4rec.training.state import LAST

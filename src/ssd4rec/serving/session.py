@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssd4rec.data.packing import Numbers
 from ssd4rec.errors import ArtefactError
+from ssd4rec.files import whole
 from ssd4rec.layers.step import LayerState, State
 from ssd4rec.model import NextItemModel
 from ssd4rec.serving.best import best_of_states
@@ -107,13 +108,11 @@ class Session:
                 parts[f"{place}.{name}"] = (part.half() if half and name in IN_HALF else part).contiguous()
         if self._states is not None:
             parts["states"] = self._states.contiguous()
-        partial = path.with_name(f".{path.name}.partial")
         try:
             about = {"format": FORMAT, "model": fingerprint(self._model), "history": json.dumps(self._ids)}
-            save_file(parts, partial, metadata=about)
-            partial.replace(path)
+            with whole(path) as partial:
+                save_file(parts, partial, metadata=about)
         except (OSError, TypeError, safetensors.SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             raise ArtefactError(f"cannot write the session to {path}: {error}; give another path, or free some space") from error
 
     @classmethod

@@ -19,6 +19,7 @@ from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.readers import Source
 from ssd4rec.errors import DataError
+from ssd4rec.files import whole
 from ssd4rec.serving.best import Best
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
 
@@ -142,18 +143,14 @@ def _unwritable(target: Path, error: OSError) -> DataError:
 
 @contextlib.contextmanager
 def _whole_or_absent(target: Path) -> Iterator[Path]:
-    """A file beside the target, which takes its name at the end, and is removed if there is no good end."""
-    partial = target.with_name(f".{target.name}.partial")
+    """`whole`, its folder made, its errors answered."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        yield partial
-        partial.replace(target)
+        with whole(target) as partial:
+            partial.touch()  # what refuses it says so in fewer words than pyarrow's
+            yield partial
     except OSError as error:
         raise _unwritable(target, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError, first_line
+from ssd4rec.files import whole
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.module import WATCHED
 
@@ -152,10 +153,9 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_suffix(".partial")
     try:
-        write(partial)
-        partial.replace(path)
+        with whole(path) as partial:
+            write(partial)
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
             f"the state of the training cannot be written: {path}: {error}; make room, and go on with --resume"
