@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ssd4rec import cli
 from ssd4rec.artefact import MANIFEST
 from ssd4rec.config import load_config
 from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.tuning.folder import BEST
 from ssd4rec.tuning.search import DATABASE, TRIALS, search
 from ssd4rec.tuning.space import Dimension
 
@@ -203,6 +205,16 @@ def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
     with pytest.raises(ArtefactError, match=r"holds a finished model, .*; give another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
     assert [each.name for each in tmp_path.iterdir()] == [MANIFEST]
+
+
+def test_best_settings_that_cannot_be_written_are_one_line(world, tmp_path):
+    """The trial is kept: the next run writes what it found."""
+    (tmp_path / BEST / "in the way").mkdir(parents=True)
+    with pytest.raises(ArtefactError, match=r"cannot write .*best\.toml: Is a directory; make room, and go on"):
+        search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
+    shutil.rmtree(tmp_path / BEST)
+    report = search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
+    assert load_config(report.best_file).training.learning_rate == report.trials[0].values["training.learning_rate"]
 
 
 def test_a_damaged_database_is_one_line(world, tmp_path):

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtefactError, ConfigError
 from ssd4rec.experiment import Prepared, make_model
+from ssd4rec.files import write_whole
 from ssd4rec.training.fit import fit
 from ssd4rec.training.module import WATCHED
 from ssd4rec.training.state import LAST
@@ -119,6 +120,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
     with alone_in(place), _readable(place / DATABASE), _quiet():
         study = _open(place, data, config, space)
         _take_up(study)
+        _write_best(study, config, place)  # an earlier run may have ended before it could
         stopped = "trials"
         while len(_finished(study)) < trials:
             if deadline is not None and time.monotonic() > deadline:
@@ -259,10 +261,11 @@ def _frozen(study: optuna.Study, trial: Trial) -> FrozenTrial:
 def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         best = study.best_trial
-        partial = place / f"{BEST}.partial"
         text = f"# validation NDCG@10 {best.value:.4f}, trial {best.number + 1}\n{dump_config(with_values(config, best.params))}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(place / BEST)
+        try:
+            write_whole(place / BEST, text)
+        except OSError as error:
+            raise ArtefactError(f"cannot write {place / BEST}: {error.strerror or error}; make room, and go on") from error
 
 
 def _line(study: optuna.Study, done: int, trials: int) -> str:
