@@ -161,10 +161,13 @@ def test_what_is_no_session_is_refused(tmp_path):
 
 
 def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
-    """The folder is missing, or an id is neither text nor number."""
+    """The folder is missing, or is a file; or an id is neither text nor number: JSON would refuse it, or make a list of it."""
     model = recommender()
-    with pytest.raises(ArtefactError, match="cannot write the session"):
-        Session(model, HISTORY).save(tmp_path / "missing" / "user")
-    with pytest.raises(ArtefactError, match="cannot write the session"):
-        Session(model, [date(2026, 1, 1)]).save(tmp_path / "user")
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for place in ("missing/user", "file/user", ""):
+        with pytest.raises(ArtefactError, match=r"cannot write the session to .*; give another path, or free some space"):
+            Session(model, HISTORY).save(tmp_path / place)
+    for strange in (date(2026, 1, 1), (1, 2)):
+        with pytest.raises(ArtefactError, match=r"its history holds (datetime|\(1, 2\)).*; give item ids as one of these"):
+            Session(model, [3, strange]).save(tmp_path / "user")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

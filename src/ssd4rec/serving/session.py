@@ -102,6 +102,11 @@ class Session:
             ArtefactError: the file cannot be written, or ids are neither texts nor numbers.
         """
         path = Path(path)
+        if strange := [item for item in self._ids if not isinstance(item, str | int | float | None)]:
+            raise ArtefactError(
+                f"cannot write the session to {path}: its history holds {strange[0]!r}, and a file holds texts and numbers; give "
+                f"item ids as one of these"
+            )
         parts = {}
         for place, layer in enumerate(self._state or ()):
             for name, part in layer._asdict().items():
@@ -112,7 +117,7 @@ class Session:
             about = {"format": FORMAT, "model": fingerprint(self._model), "history": json.dumps(self._ids)}
             with whole(path) as partial:
                 save_file(parts, partial, metadata=about)
-        except (OSError, TypeError, safetensors.SafetensorError) as error:
+        except (OSError, safetensors.SafetensorError) as error:
             raise ArtefactError(f"cannot write the session to {path}: {error}; give another path, or free some space") from error
 
     @classmethod
