@@ -1,15 +1,14 @@
-"""Attention inside each history, and windows over long ones."""
+"""Attention inside each history."""
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from rows import boundaries_of, one_by_one, relative_error
-from ssd4rec.ops.attention import attend, cut_into_windows, last_events, lay_in_tables
+from ssd4rec.ops.attention import attend, lay_in_tables
 
 lengths_of_histories = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
@@ -58,34 +57,3 @@ def test_padding_is_less_than_half_above_the_narrowest(lengths: list[int]) -> No
     for cells in tables.cells:
         if cells.shape[1] > 8:
             assert (cells < sum(lengths)).double().mean() >= 0.5
-
-
-def test_the_last_events_by_hand() -> None:
-    """Of 3 and 1 events at most two each."""
-    rows, boundaries = last_events(torch.tensor([0, 3, 4]), 2)
-    assert (rows.tolist(), boundaries.tolist()) == ([1, 2, 3], [0, 2, 3])
-
-
-def test_windows_by_hand() -> None:
-    """Five events in windows of two, each one event after the one before it."""
-    windows = cut_into_windows(torch.tensor([0, 5]), 2)
-    assert windows.rows.tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
-    assert windows.boundaries.tolist() == [0, 2, 4, 6, 8]
-    assert windows.answers.tolist() == [0, 1, 3, 5, 7]
-
-
-@pytest.mark.parametrize("length", [1, 2, 5, 16, 100])
-@given(lengths=lengths_of_histories)
-def test_each_position_is_answered_once_from_enough_events(length: int, lengths: list[int]) -> None:
-    """A position is answered where it is read; it has read its whole past, or half a window of it at least and one at most."""
-    boundaries = boundaries_of(lengths)
-    windows = cut_into_windows(boundaries, length)
-    assert torch.equal(windows.rows[windows.answers], torch.arange(sum(lengths)))
-    assert int(windows.boundaries.diff().max()) <= length
-    assert int(windows.boundaries.diff().min()) >= 1
-    assert len(windows.rows) <= 2 * sum(lengths)
-    begins = windows.boundaries[torch.searchsorted(windows.boundaries, windows.answers, right=True) - 1]
-    read = windows.answers - begins + 1
-    place = torch.cat([torch.arange(each) for each in lengths]) + 1
-    assert torch.equal(read[place <= length], place[place <= length])
-    assert ((read >= (length + 1) // 2) & (read <= length))[place > length].all()

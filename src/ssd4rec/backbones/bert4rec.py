@@ -8,8 +8,9 @@ from ssd4rec.config import BERT4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.transformer import TransformerLayer
-from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
-from ssd4rec.ops.segments import check, lay_out, sent
+from ssd4rec.ops.attention import lay_in_tables
+from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.windows import read_ends, read_positions
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
@@ -46,10 +47,7 @@ class BERT4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        check(boundaries)
-        rows, shorter = last_events(boundaries, self.config.max_length)
-        device = embedded.device
-        return self._read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
+        return read_ends(self._read, embedded, boundaries, self.config.max_length)
 
     def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """The state of every position, which has seen its whole history, or a window of `max_length` of it. [T, D] -> [T, D].
@@ -57,10 +55,7 @@ class BERT4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        check(boundaries)
-        windows = cut_into_windows(boundaries, self.config.max_length)
-        device = embedded.device
-        return self._read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
+        return read_positions(self._read, embedded, boundaries, self.config.max_length)
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """One pass cannot give the state of every prefix.

@@ -5,8 +5,7 @@ from torch import nn
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
-from ssd4rec.ops.attention import cut_into_windows, last_events
-from ssd4rec.ops.segments import check, sent
+from ssd4rec.ops.windows import read_ends, read_positions
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
@@ -37,10 +36,7 @@ class GRU4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        check(boundaries)
-        rows, shorter = last_events(boundaries, self.config.max_length)
-        device = embedded.device
-        return self._read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
+        return read_ends(self._read, embedded, boundaries, self.config.max_length)
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
@@ -48,10 +44,7 @@ class GRU4Rec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        check(boundaries)
-        windows = cut_into_windows(boundaries, self.config.max_length)
-        device = embedded.device
-        return self._read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
+        return read_positions(self._read, embedded, boundaries, self.config.max_length)
 
     def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         found: Hidden = self.out(self.gru(self.dropout(embedded), boundaries))

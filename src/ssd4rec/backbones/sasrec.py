@@ -8,8 +8,9 @@ from torch import nn
 from ssd4rec.config import SASRecConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.transformer import TransformerLayer
-from ssd4rec.ops.attention import cut_into_windows, last_events, lay_in_tables
-from ssd4rec.ops.segments import check, lay_out, sent
+from ssd4rec.ops.attention import lay_in_tables
+from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.windows import read_ends, read_positions
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
@@ -45,10 +46,7 @@ class SASRec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        check(boundaries)
-        rows, shorter = last_events(boundaries, self.config.max_length)
-        device = embedded.device
-        return self._read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
+        return read_ends(self._read, embedded, boundaries, self.config.max_length)
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
@@ -56,10 +54,7 @@ class SASRec(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        check(boundaries)
-        windows = cut_into_windows(boundaries, self.config.max_length)
-        device = embedded.device
-        return self._read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
+        return read_positions(self._read, embedded, boundaries, self.config.max_length)
 
     def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         tables = lay_in_tables(boundaries, embedded.device)

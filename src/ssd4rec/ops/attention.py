@@ -27,18 +27,6 @@ class Tables:
     place: Tensor  # [T]: which cell a position lies in, all cells counted through
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Long histories cut into overlapping windows.
-
-    boundaries [0, 5], length 2 -> rows [0, 1, 1, 2, 2, 3, 3, 4], boundaries [0, 2, 4, 6, 8], answers [0, 1, 3, 5, 7].
-    """
-
-    rows: Tensor  # [T'] the positions that are read
-    boundaries: Boundaries  # [windows + 1] in rows
-    answers: Tensor  # [T]: the place in `rows` at which position t has read the most
-
-
 def lay_in_tables(boundaries: Boundaries, device: torch.device | None = None) -> Tables:
     """Put histories of like length into tables.
 
@@ -86,39 +74,3 @@ def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, cau
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=heard, is_causal=causal)
         found.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(found)[tables.place]
-
-
-def last_events(boundaries: Boundaries, length: int) -> tuple[Tensor, Boundaries]:
-    """The last `length` events of each history: their positions, and the boundaries of what is left."""
-    kept = boundaries.diff().clamp(max=length)
-    return _ranges(boundaries[1:] - kept, kept), _edges(kept)
-
-
-def cut_into_windows(boundaries: Boundaries, length: int) -> Windows:
-    """Windows of at most `length` events; in a longer history each begins half a window after the one before it.
-
-    A position is answered by the first window that holds it, so it has read all of its history if it is one of the first
-    `length`, and otherwise at least the last half of `length`, at most all of `length`.
-    """
-    stride = (length + 1) // 2
-    lengths = boundaries.diff()
-    count = 1 + (lengths - length).clamp(min=0).add(stride - 1) // stride
-    history = torch.repeat_interleave(count)
-    begins = (torch.arange(len(history), device=boundaries.device) - _edges(count)[history]) * stride
-    sizes = (lengths[history] - begins).clamp(max=length)
-    edges = _edges(sizes)
-    of_position = torch.repeat_interleave(lengths)
-    place = torch.arange(len(of_position), device=boundaries.device) - boundaries[of_position]
-    which = torch.where(place < length, 0, (place - length) // stride + 1)
-    answers = edges[_edges(count)[of_position] + which] + place - which * stride
-    return Windows(_ranges(boundaries[history] + begins, sizes), edges, answers)
-
-
-def _edges(sizes: Tensor) -> Tensor:
-    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-
-def _ranges(start: Tensor, sizes: Tensor) -> Tensor:
-    """[5, 0], [2, 3] -> [5, 6, 0, 1, 2]."""
-    shift = start - _edges(sizes)[:-1]
-    return torch.arange(int(sizes.sum()), device=start.device) + torch.repeat_interleave(shift, sizes)
