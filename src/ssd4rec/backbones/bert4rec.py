@@ -3,10 +3,10 @@
 from torch import nn
 from torch.nn import functional as F
 
-from ssd4rec.backbones.sasrec import initialise
 from ssd4rec.config import BERT4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
+from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.segments import lay_out

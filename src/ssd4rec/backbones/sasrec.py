@@ -2,11 +2,11 @@
 
 import math
 
-import torch
 from torch import nn
 
 from ssd4rec.config import SASRecConfig
 from ssd4rec.layers.dropout import Dropout
+from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.segments import lay_out
@@ -64,11 +64,3 @@ class SASRec(nn.Module):
             hidden = layer(hidden, tables)
         out: Hidden = self.norm(hidden)
         return out
-
-
-def initialise(module: nn.Module) -> None:
-    """Linear and Embedding N(0, 0.02), biases 0; for `nn.Module.apply`."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        torch.nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        torch.nn.init.zeros_(module.bias)

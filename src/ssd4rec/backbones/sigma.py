@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssd4rec.backbones.sasrec import initialise
 from ssd4rec.config import SIGMAConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.gru import PackedGRU
+from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.segments import Layout, lay_out
 from ssd4rec.shapes import Boundaries, Hidden, Positions, States

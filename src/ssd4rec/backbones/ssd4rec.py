@@ -2,13 +2,13 @@
 
 from typing import cast
 
-import torch
 from torch import nn
 
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
+from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.step import LayerState, State, empty_state, state_after, step
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.shapes import Boundaries, Hidden, States
@@ -33,7 +33,7 @@ class SSD4Rec(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even where norm_embedding is off, as in the authors' code
         self.layers = nn.ModuleList(BiSSDLayer(config, bidirectional=both) for both in config.bidirectional_layers)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
         """What the model knows at the end of each history.
@@ -144,11 +144,3 @@ class SSD4Rec(nn.Module):
 
     def _normed(self, embedded: Hidden) -> Hidden:
         return self.norm(self.dropout(embedded)) if self.config.norm_embedding else embedded
-
-
-def _initialise(module: nn.Module) -> None:
-    # as the authors' code: Linear N(0, 0.02), biases 0. Norms and the mixer's own parameters keep what they were made with.
-    if isinstance(module, nn.Linear):
-        torch.nn.init.normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            torch.nn.init.zeros_(module.bias)
