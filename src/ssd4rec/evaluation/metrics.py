@@ -22,7 +22,13 @@ def ndcg(ranks: Ranks, cutoff: int) -> float:
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
     """
-    return _mean(np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0))
+    return _mean(gains(ranks, cutoff))
+
+
+def gains(ranks: Ranks, cutoff: int) -> npt.NDArray[np.float64]:
+    """NDCG@k of each target alone: what `ndcg` is the mean of."""
+    gained: npt.NDArray[np.float64] = np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
+    return gained
 
 
 def mrr(ranks: Ranks, cutoff: int) -> float:

@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.evaluation.metrics import Ranks, gains
 from ssd4rec.reproduce.runs import ranks_of
 from ssd4rec.reproduce.studies import COUNTED, WIRINGS
 
 RESAMPLES = 2000
-
-
-def ndcg_of_users(ranks: Ranks, cutoff: int = 10) -> npt.NDArray[np.float64]:
-    """NDCG@k of each user alone."""
-    gains: npt.NDArray[np.float64] = np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
-    return gains
+CUTOFF = 10  # of the NDCG that is compared
 
 
 def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str, float]:
@@ -33,8 +27,8 @@ def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", percentile interval.
     """
-    mine = np.mean([ndcg_of_users(ranks) for ranks in ours], axis=0)
-    other = np.mean([ndcg_of_users(ranks) for ranks in theirs], axis=0)
+    mine = np.mean([gains(ranks, CUTOFF) for ranks in ours], axis=0)
+    other = np.mean([gains(ranks, CUTOFF) for ranks in theirs], axis=0)
     difference = mine - other
     rng = np.random.default_rng(2024)
     users = len(difference)
