@@ -20,14 +20,12 @@ Positions = Int[Tensor, "T"]  # an index into the row, or a 0-based place in a h
 
 Hidden = Float[Tensor, "T D"]  # one vector a position
 States = Float[Tensor, "B D"]  # one vector a history: what the model knows at the read-out
-ItemTable = Float[Tensor, "V_and_1 D"]  # item embeddings, row 0 = the mask
 Scores = Float[Tensor, "B V"]  # column j scores item number j + 1
 
 Channels = Float[Tensor, "T channels"]  # what the convolution reads: [x, B, C]
 Values = Float[Tensor, "T H P"]  # x, and y
 LastValues = Float[Tensor, "B H P"]  # y at the read-out
 StepSizes = Float[Tensor, "T H"]  # dt > 0
-LogDecays = Float[Tensor, "T H"]  # dt * A <= 0
 Rates = Float[Tensor, "H"]  # A < 0; also D, the skip weight of each head
 StateInputs = Float[Tensor, "T N"]  # B: how an event writes into the state
 StateReads = Float[Tensor, "T N"]  # C: how an event reads the state

@@ -7,7 +7,6 @@ from rows import boundaries_of, shaken
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
-from ssd4rec.layers.step import join, take
 
 
 def backbone(**settings):
@@ -89,19 +88,9 @@ def test_a_prefilled_state_is_the_one_that_steps_come_to(conv_width, wiring):
         stepped = model.empty_state(1)
         for each in events:
             stepped, _ = model.step(stepped, each[None])
-        found = take(state, [row])
+        found = [layer._make(part[[row]] for part in layer) for layer in state]
         for layer, expected in zip(found, stepped, strict=True):
             for name in expected._fields:
                 torch.testing.assert_close(getattr(layer, name), getattr(expected, name), rtol=0, atol=1e-11, msg=name)
         assert stepped[0].scan.abs().max() > 1e-3
         torch.testing.assert_close(model.step(found, event)[1], model.step(stepped, event)[1], rtol=0, atol=1e-11)
-
-
-def test_states_are_taken_apart_and_joined():
-    """The states of three histories, taken one by one in another order and joined, are those of that order."""
-    model = backbone(layers=2)
-    hidden = torch.randn(9, 16, dtype=torch.float64)
-    state, _ = model.prefill(hidden, boundaries_of([2, 3, 4]))
-    joined = join([take(state, [2]), take(state, [0, 1])])
-    for layer, expected in zip(joined, take(state, [2, 0, 1]), strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(layer, expected, strict=True))

@@ -14,7 +14,7 @@ import polars as pl
 from ssd4rec.config import SameTime
 from ssd4rec.data.catalogue import Catalogue, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
-from ssd4rec.data.times import FILE_ORDER, Clock
+from ssd4rec.data.times import Clock
 from ssd4rec.errors import DataError
 
 FORMAT = 1
@@ -267,11 +267,6 @@ def describe(interactions: Interactions, histories: Histories) -> dict[str, obje
         "kept": asdict(histories.kept),
         "same_time": {"interactions": histories.at_same_time, "order": histories.same_time},
     }
-
-
-def times_are_real(histories: Histories) -> bool:
-    """Whether the times came from the data, and are not just the order of the rows."""
-    return histories.clock.kind != FILE_ORDER
 
 
 def _renumbered(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:

@@ -58,16 +58,6 @@ def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
     )
 
 
-def take(state: State, rows: Sequence[int]) -> list[LayerState]:
-    """The states of some histories out of a batch, layer by layer."""
-    return [LayerState(*(part[list(rows)] for part in layer)) for layer in state]
-
-
-def join(states: Sequence[State]) -> list[LayerState]:
-    """Batches of states as one batch, in their order."""
-    return [LayerState(*map(torch.cat, zip(*layers, strict=True))) for layers in zip(*states, strict=True)]
-
-
 def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState:
     """The state after whole histories, worked out at once: what `step` would have come to, event by event.
 
