@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ import worlds
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.histories import Histories, Kept, build_histories, describe, k_core, time_order
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.packing import pack
+from ssd4rec.data.split import leave_last_out
 from ssd4rec.data.times import Clock
 from ssd4rec.errors import DataError
 
@@ -236,6 +239,18 @@ def test_histories_come_back_from_disk(tmp_path, small, mmap):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["saved"]
 
 
+def test_mapped_histories_are_split_and_batched_as_any_other(tmp_path):
+    """The same examples and the same batches, and no warning of arrays that may not be written."""
+    histories = worlds.world(worlds.cycle(users=5)).histories
+    histories.save(tmp_path / "saved")
+    mapped = Histories.open(tmp_path / "saved")
+    ours, theirs = (list(pack(each, leave_last_out(each).train, 30)) for each in (mapped, histories))
+    assert len(ours) == len(theirs) > 1
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.items, other.items)
+        assert torch.equal(one.targets, other.targets)
+
+
 def test_a_folder_in_the_way_is_not_overwritten(tmp_path, small):
     with pytest.raises(DataError, match="is there already; name a folder that is not"):
         small.save(tmp_path)
@@ -267,9 +282,13 @@ def test_damaged_folders_are_refused(tmp_path, small, name, mmap):
         Histories.open(tmp_path / "saved", mmap=mmap)
 
 
-def test_parts_of_different_histories_are_refused(tmp_path, small):
+@pytest.mark.parametrize(
+    ("name", "values"), [("times", np.zeros(2)), ("offsets", np.zeros(0)), ("offsets", np.int64(3)), ("items", np.zeros((3, 2)))]
+)
+def test_parts_of_different_histories_are_refused(tmp_path, small, name, values):
+    """Another length, nothing at all, a number alone, a table."""
     small.save(tmp_path / "saved")
-    np.save(tmp_path / "saved" / "times.npy", np.zeros(2, dtype=np.int64))
+    np.save(tmp_path / "saved" / f"{name}.npy", values.astype(np.int64))
     with pytest.raises(DataError, match="its files do not fit each other"):
         Histories.open(tmp_path / "saved")
 

@@ -58,6 +58,9 @@ class Histories:
     """Every user's events in the order of time, end to end.
 
     User "u2" met items 5 7 2, then user "u1" met 9:  items [5, 7, 2, 9]  offsets [0, 3, 4]  users ["u2", "u1"]
+
+    Histories that memory does not hold, or that several processes read: `save` once, then `Histories.open`, which maps the
+    arrays and reads from disk what is asked for. Splits and batches are made of mapped ones as of any other.
     """
 
     items: npt.NDArray[np.int32]  # [events] item numbers, 1 … V
@@ -137,7 +140,8 @@ class Histories:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{folder} cannot be read as histories ({error}); build the histories again") from error
-        if not len(arrays["items"]) == len(arrays["times"]) == arrays["offsets"][-1] or len(users) + 1 != len(arrays["offsets"]):
+        items, times, offsets = arrays.values()
+        if offsets.shape != (len(users) + 1,) or not items.shape == times.shape == (offsets[-1],):
             raise DataError(f"{folder} cannot be read as histories: its files do not fit each other; build the histories again")
         return Histories(**arrays, users=users, filtering=filtering, clock=clock, same_time=same_time)
 
