@@ -38,6 +38,12 @@ def test_a_history_longer_than_the_budget_is_a_batch_of_its_own():
     assert sorted(sorted(batch.rows.tolist()) for batch in batches) == [[0, 2], [1]]
 
 
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_no_examples_make_no_batches(batch_size):
+    """Not an error: there is nothing to lay anywhere."""
+    assert plan_batches(np.zeros(0, dtype=np.int64), 10, np.random.default_rng(0), batch_size=batch_size) == []
+
+
 @given(LENGTHS, st.integers(1, 300), st.none() | st.integers(1, 5))
 def test_every_example_lies_in_one_batch_apart_from_the_others(lengths, budget, batch_size):
     """Each row once; examples do not overlap; no batch of several rows is over the budget or the batch size."""

@@ -97,6 +97,8 @@ def plan_batches(
         Batches that together hold every row once. All are of one size (whole chunks within the budget) but for those of one
         longer example, and those made with `batch_size`.
     """
+    if not len(lengths):
+        return []
     unit = min(chunk, token_budget)
     token_budget -= token_budget % unit
     order = rng.permutation(len(lengths))
