@@ -12,6 +12,8 @@ from rows import boundaries_of, relative_error, scan_inputs
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
+from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.step import state_after
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops import forms, triton
 from ssd4rec.ops.chunked import chunked_scan
@@ -180,6 +182,25 @@ def interpreted(test: Callable[..., None]) -> Callable[..., None]:
 def test_a_step_with_kernels_is_the_step_without() -> None:
     """One pass, one layer that reads both ways: the same loss and gradients, all kernels of the step in a row."""
     check(loss_and_gradients("triton", "one-pass"), loss_and_gradients("torch", "one-pass"))
+
+
+@interpreted
+def test_a_prefilled_state_with_kernels_is_the_state_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution of a state goes through the front door, as that of the layers does; each number of it to 1e-5."""
+    torch.manual_seed(0)
+    config = SSD4RecConfig(width=16, state_dim=16, dropout=0.0)
+    layer, layout = BiSSDLayer(config, bidirectional=True).eval(), lay_out(boundaries_of(LENGTHS))
+    hidden, asked = torch.randn(sum(LENGTHS), 16), []
+    convolution = triton.convolve
+    monkeypatch.setattr(triton, "convolve", lambda *given, **how: asked.append(how) or convolution(*given, **how))
+    with torch.inference_mode():
+        expected = state_after(layer, hidden, layout)
+        assert not asked
+        with forms.using("triton"):
+            found = state_after(layer, hidden, layout)
+    assert len(asked) == 1
+    for name, value in expected._asdict().items():
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-6, msg=name)
 
 
 @interpreted

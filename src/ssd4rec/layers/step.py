@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
-from ssd4rec.ops.convolution import convolve, taps
+from ssd4rec.ops import forms
+from ssd4rec.ops.convolution import taps
 from ssd4rec.ops.cumulative import cumulative_sum
 from ssd4rec.ops.gather import sum_of_history
 from ssd4rec.ops.segments import Layout
@@ -70,7 +71,7 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     gate, channels, dt = mixer.project(hidden)
     log_decay = dt * mixer.A
     to_come = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
-    x, B, _ = mixer.split(convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
+    x, B, _ = mixer.split(forms.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
     written = (x * (dt * torch.exp(to_come))[..., None]).flatten(1)
     edges = layout.boundaries.tolist()
     scan = torch.stack([written[start:stop].T @ B[start:stop] for start, stop in pairwise(edges)])
