@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.ops.segments import Layout
+from ssd4rec.ops.triton.common import rows_together
 from ssd4rec.shapes import Channels
 
 ROWS, COLUMNS = 32, 128  # estimates, as all sizes in this folder that no GPU has measured
@@ -164,7 +165,7 @@ class _Convolve(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, weight: Tensor, bias: Tensor, layout: Layout, directions: tuple[bool, ...]
     ) -> tuple[Tensor, ...]:
-        values = values if values.stride(1) == 1 else values.contiguous()
+        values = rows_together(values)
         weight, bias = weight.contiguous(), bias.contiguous()
         length, channels = values.shape
         out = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in directions]

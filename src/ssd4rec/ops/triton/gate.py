@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssd4rec.ops.triton.common import rows_together
 from ssd4rec.shapes import Hidden
 
 ELEMENTS = 4096  # of a row block; estimates, as all sizes in this folder that no GPU has measured
@@ -82,7 +83,7 @@ def _backward(
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y, gate, weight = _rows(y), _rows(gate), weight.contiguous()
+        y, gate, weight = rows_together(y), rows_together(gate), weight.contiguous()
         count, width = y.shape
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         rows, columns = _block(width)
@@ -106,10 +107,6 @@ class _GatedNorm(torch.autograd.Function):
             ROWS=rows, COLUMNS=columns, BLOCKS=BLOCKS_A_PROGRAM,
         )  # fmt: skip
         return d_y, d_gate, d_weight.sum(0).to(weight.dtype), None
-
-
-def _rows(values: Tensor) -> Tensor:
-    return values if values.stride(1) == 1 else values.contiguous()
 
 
 def _block(width: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.triton import CONVOLUTION_WIDTHS, HEAD_WIDTHS, STATE_SIZES, reads_prefixes
+from ssd4rec.ops.triton.common import rows_together
 from ssd4rec.ops.triton.prefixes_backward import (
     gradient_totals,
     reads_backward,
@@ -141,7 +142,7 @@ class _EveryPrefix(torch.autograd.Function):
         state_dim: int,
         tile: Tile,
     ) -> Tensor:
-        channels, dt = _rows(channels), _rows(dt)
+        channels, dt = rows_together(channels), rows_together(dt)
         weight, bias, A, D = weight.contiguous(), bias.contiguous(), A.contiguous(), D.contiguous()
         plan = _plan(channels, weight, dt, layout, state_dim, tile)
         of_channels, edges, Q = (channels, weight, bias), (layout.first, layout.last), tile.length
@@ -244,8 +245,3 @@ def _carry_on(totals: Tensor, carry: Tensor, edges: tuple[Tensor, Tensor], plan:
 
 def _columns(width: int) -> int:
     return min(64, 1 << (width - 1).bit_length())
-
-
-def _rows(values: Tensor) -> Tensor:
-    # rows may lie apart in memory, as the columns of one projection do; what a row holds may not
-    return values if values.stride(1) == 1 else values.contiguous()

@@ -12,10 +12,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from ssd4rec.ops.triton.common import NO_EVENT
 from ssd4rec.ops.triton.segment_sums import carried, leaving, ones
 from ssd4rec.ops.triton.ssd_tiles import per_column
-
-NO_EVENT = tl.constexpr(-1)
 
 
 @triton.jit

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
+from ssd4rec.ops.triton.common import precision
 
 
 class Tile(NamedTuple):
@@ -166,6 +167,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _constants(tile: Tile) -> dict[str, Any]:
-    # float32 operands are rounded as torch rounds its own
-    precision = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return {"ROWS": tile.rows, "CLASSES": tile.classes, "WIDTH": tile.width, "PRECISION": precision}
+    return {"ROWS": tile.rows, "CLASSES": tile.classes, "WIDTH": tile.width, "PRECISION": precision()}

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.triton import HEAD_WIDTHS, STATE_SIZES, scans
+from ssd4rec.ops.triton.common import precision, rows_together
 from ssd4rec.ops.triton.ssd_backward import decays_backward, pass_backward, reads_backward, writes_backward
 from ssd4rec.ops.triton.ssd_forward import hand_on, read, sum_decays
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
@@ -121,11 +122,6 @@ def _plan(x: Tensor, B: Tensor, tile: Tile) -> _Plan:
     )
 
 
-def precision() -> str:
-    """How float32 operands are rounded: as torch rounds its own; tf32x3 keeps float32 in three parts, on tensor cores."""
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-
-
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -140,7 +136,8 @@ class _Scan(torch.autograd.Function):
         reverse: bool,  # noqa: FBT001 - apply takes no keywords
         tile: Tile,
     ) -> Tensor:
-        x, dt, B, C = _rows(x.flatten(1)).view_as(x), _rows(dt), _rows(B), _rows(C)
+        x = rows_together(x.flatten(1)).view_as(x)
+        dt, B, C = rows_together(dt), rows_together(B), rows_together(C)
         A, D = A.contiguous(), D.contiguous()
         plan = _plan(x, B, tile)
         a, carry = x.new_empty(dt.shape, dtype=torch.float32), _states(x, plan)
@@ -195,11 +192,6 @@ class _Scan(torch.autograd.Function):
             HEADS=HEADS_AT_ONCE, Q=plan.tile.length, REVERSE=reverse,
         )  # fmt: skip
         return dx, d_dt, dA.sum(0), dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dD.sum(0), None, None, None
-
-
-def _rows(values: Tensor) -> Tensor:
-    # rows may lie apart in memory, as the columns of one projection do; what a row holds may not
-    return values if values.stride(1) == 1 else values.contiguous()
 
 
 def _states(x: Tensor, plan: _Plan) -> Tensor:

@@ -14,7 +14,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-NO_EVENT = tl.constexpr(-1)
+from ssd4rec.ops.triton.common import NO_EVENT
 
 
 @triton.jit
