@@ -16,7 +16,7 @@ from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation import ranks
 from ssd4rec.experiment import make_model, training_counts
 from ssd4rec.serving.best import largest
-from ssd4rec.serving.recommender import Recommender, as_frame
+from ssd4rec.serving.recommender import Recommendations, Recommender, as_frame
 from ssd4rec.training.fit import fit
 
 
@@ -127,6 +127,12 @@ def test_each_history_of_a_batch_falls_back_on_its_own(cycle):
     assert [found.source for found in many] == ["model", "popular", "popular", "model"]
     assert (items(many[0]), items(many[3])) == ([6], [0])
     assert many[1].items == many[2].items == cycle.recommend([], k=1).items
+
+
+def test_the_empty_list_is_one_history(cycle):
+    """That of a new user, not a batch of none; a list that holds an empty one is a batch of one."""
+    assert isinstance(cycle.recommend([], k=1), Recommendations)
+    assert cycle.recommend([[]], k=1) == [cycle.recommend([], k=1)]
 
 
 def test_equal_scores_are_ordered_by_item_number(cycle):

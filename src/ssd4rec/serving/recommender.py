@@ -98,7 +98,8 @@ class Recommender:
         """What comes next.
 
         Args:
-            histories: item ids in the order of time, oldest first; or a list of such lists.
+            histories: item ids in the order of time, oldest first; or a list of such lists. The empty list is one history, that
+                of a new user: for a batch that may be empty write `recommend(batch) if batch else []`.
             k: how many items at most.
             exclude_seen: leave out items of the history.
             allow: only these items are candidates; None: the whole catalogue.
