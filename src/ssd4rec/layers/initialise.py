@@ -8,7 +8,7 @@ def initialise(module: nn.Module) -> None:
 
     Norms, recurrent networks and the mixer's own parameters keep what they were made with.
 
-    Source: MODEL.md section 2.
+    Source: the authors' code of SSD4Rec; docs/paper-map.md.
     """
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)

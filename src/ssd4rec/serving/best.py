@@ -94,7 +94,7 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
     columns = columns[:, :k].sort(dim=1).values
     by_score = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
     numbers = columns.gather(1, by_score.indices).cpu().numpy() + 1
-    best = by_score.values.double().cpu().numpy()
+    best = by_score.values.cpu().double().numpy()
     return [(numbers[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(best)]
 
 
