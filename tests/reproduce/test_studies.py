@@ -178,3 +178,40 @@ def test_models_are_refused_where_there_is_one(study, tmp_path):
     """Such a study takes ssd4rec apart; before the data are read."""
     with pytest.raises(ConfigError, match=f"--models is for accuracy, efficiency and all; {study} is about ssd4rec alone"):
         plan(study, ["no file"], make_budget("small"), tmp_path, tmp_path, models=("caser",), settings=())
+
+
+def test_one_network_is_one_row():
+    """Forwards only is Mamba4Rec with our recipes, not with the paper's settings of Beauty; "all" of one layer is "top"."""
+    names = ["ssd4rec", "ssd4rec-all", "ssd4rec-none", "mamba4rec"]
+
+    def rows(budget, known, settings=()):
+        return [point.label for point in points("accuracy", known, make_budget(budget), names, settings)]
+
+    assert rows("medium", None) == ["ssd4rec", "mamba4rec"]
+    assert rows("medium", None, ["mamba4rec:backbone.dropout=0.4"]) == ["ssd4rec", "ssd4rec-none", "mamba4rec"]
+    assert rows("paper", "amazon-beauty") == ["ssd4rec", "ssd4rec-none", "mamba4rec"]
+    assert rows("paper", "ml-1m") == names
+    for known, main in (("amazon-beauty", "ssd4rec"), ("ml-1m", "ssd4rec-all")):
+        assert {point.model for point in points("beta", known, make_budget("paper"), (), ())} == {main}
+
+
+@pytest.mark.parametrize(
+    ("study", "setting"),
+    [
+        ("length", "data.max_length=50"),
+        ("ablation", "data.max_length=50"),
+        ("beta", "backbone.backward_weight=0.5"),
+        ("rho", "ssd4rec:training.mask_ratio=0.3"),
+    ],
+)
+def test_what_a_study_varies_cannot_be_set(study, setting, tmp_path):
+    """It would be set over in silence, or the whole history would not be whole."""
+    for asked in (study, "all"):
+        with pytest.raises(ConfigError, match=f"varies .* itself; leave out --set {setting}, or give it with another study"):
+            plan(asked, ["no file"], make_budget("small"), tmp_path, tmp_path, models=(), settings=[setting])
+
+
+def test_a_setting_that_cannot_be_names_the_model():
+    """Of seven models, which one it does not fit."""
+    with pytest.raises(ConfigError, match=r"^sasrec: .*heads = 7"):
+        points("accuracy", None, make_budget("small"), ["ssd4rec", "sasrec"], ["sasrec:backbone.heads=7"])

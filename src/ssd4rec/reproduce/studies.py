@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ssd4rec.config import BACKBONES, Config, SSD4RecConfig, load_config, presets
+from ssd4rec.config import BACKBONES, Config, Mamba4RecConfig, SSD4RecConfig, load_config, presets
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import find
 from ssd4rec.reproduce.budgets import Budget
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
+TWINS = {"ssd4rec-all": "ssd4rec", "ssd4rec-none": "mamba4rec"}  # with some settings the same network as the other
 COUNTED = ("popularity", "transitions")  # nothing is learnt: one run measures them for all on the same data
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -66,7 +68,10 @@ class _Recipe:
     def main(self) -> str:
         """The wiring that is taken apart: the paper's under its own settings, else the one that one pass can train."""
         papers = self.budget.follows_paper and self.known in presets() and not self.budget.one_pass
-        return "ssd4rec-all" if papers else "ssd4rec"
+        if not papers:
+            return "ssd4rec"
+        found = _models(self, ("ssd4rec", "ssd4rec-all"))  # one layer: the first, which the table of models has too
+        return found[-1].model
 
     def _config(self, model: str, changes: Sequence[str], settings: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
@@ -93,7 +98,10 @@ class _Recipe:
 
         def load() -> Config:
             given = [setting for for_it in (False, True) for who, setting in asked if (who is not None) == for_it]
-            return load_config(published or "quick", [*chosen, *given, *changes])
+            try:
+                return load_config(published or "quick", [*chosen, *given, *changes])
+            except ConfigError as error:
+                raise ConfigError(f"{model}: {error}") from error
 
         if published is None and model == "ssd4rec-all":
             # nothing but every prefix apart can train several layers that read backwards; how many there are --set may say
@@ -145,6 +153,18 @@ def _check(setting: str) -> None:
         raise ConfigError(f"{key} is what {DECIDED[key]} says; leave out --set {setting}")
 
 
+def refuse_its_own(study: str, settings: Sequence[str]) -> None:
+    """What a study varies cannot be set beside it.
+
+    Raises:
+        ConfigError: a setting is that one.
+    """
+    own = STUDIES[study].varies
+    for setting in settings:
+        if _addressed(setting)[1].partition("=")[0] == own:
+            raise ConfigError(f"{study} varies {own} itself; leave out --set {setting}, or give it with another study")
+
+
 def addressees(settings: Sequence[str]) -> set[str]:
     """The models that settings name."""
     return {model for model, _ in map(_addressed, settings) if model is not None}
@@ -166,19 +186,26 @@ def _has(name: str, setting: str) -> bool:
 
 def _models(recipe: _Recipe, models: Sequence[str]) -> list[Point]:
     found = {model: recipe.point(model, model) for model in models}
-    if (
-        "ssd4rec" in found
-        and "ssd4rec-all" in found
-        and _one_network(found["ssd4rec"].configs[0], found["ssd4rec-all"].configs[0])
-    ):
-        del found["ssd4rec-all"]
+    for twin, model in TWINS.items():
+        if model in found and twin in found and _one_network(found[model].configs[0], found[twin].configs[0]):
+            del found[twin]
     return list(found.values())
 
 
-def _one_network(top: Config, every: Config) -> bool:
-    """With one layer "all" is "top": the same network twice would say nothing."""
-    twin = every.model_copy(update={"backbone": every.backbone.model_copy(update={"bidirectional": "top"})})
-    return twin == top and isinstance(top.backbone, SSD4RecConfig) and top.backbone.layers == 1
+def _one_network(one: Config, twin: Config) -> bool:
+    """Whether both learn the same from the same values: the same network twice would say nothing."""
+    return _learnt(one) == _learnt(twin)
+
+
+def _learnt(config: Config) -> dict[str, Any]:
+    """All settings, those of the backbone as one network has them: "all" of one layer is "top", Mamba4Rec is "none"."""
+    backbone = config.backbone.as_ssd4rec if isinstance(config.backbone, Mamba4RecConfig) else config.backbone
+    found = backbone.model_dump()
+    if isinstance(backbone, SSD4RecConfig) and backbone.bidirectional == "none":
+        del found["backward_weight"], found["mirror_back"]
+    elif isinstance(backbone, SSD4RecConfig) and backbone.layers == 1:
+        found["bidirectional"] = "top"
+    return config.model_dump(exclude={"backbone"}) | {"backbone": found}
 
 
 def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
@@ -263,13 +290,14 @@ class Study:
     about: str
     plan: Callable[[_Recipe, Sequence[str]], list[Point]]
     axis: str | None = None  # of its figure
+    varies: str | None = None  # the setting that is its own
 
 
 STUDIES: Mapping[str, Study] = {
     "accuracy": Study("Accuracy", "data sets x models, mean and standard deviation over seeds", _models),
     "efficiency": Study("Efficiency", "seconds an epoch, to the best epoch and of inference; peak memory", _models),
-    "ablation": Study("Ablation", "what each part is worth", _ablation),
-    "beta": Study("Backward weight (Figure 3)", "beta from 0 to 1", _beta, "beta"),
-    "rho": Study("Mask ratio (Figure 4)", "rho from 0 to 0.6", _rho, "rho"),
-    "length": Study("Maximum length (Figure 5)", "10 events to whole histories", _length, "last events read"),
+    "ablation": Study("Ablation", "what each part is worth", _ablation, varies="data.max_length"),
+    "beta": Study("Backward weight (Figure 3)", "beta from 0 to 1", _beta, "beta", "backbone.backward_weight"),
+    "rho": Study("Mask ratio (Figure 4)", "rho from 0 to 0.6", _rho, "rho", "training.mask_ratio"),
+    "length": Study("Maximum length (Figure 5)", "10 events to whole histories", _length, "last events read", "data.max_length"),
 }

@@ -16,7 +16,18 @@ from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
-from ssd4rec.reproduce.studies import COUNTED, MODELS, STUDIES, Point, addressees, changing, points, with_equal_steps
+from ssd4rec.reproduce.studies import (
+    COUNTED,
+    MODELS,
+    STUDIES,
+    TWINS,
+    Point,
+    addressees,
+    changing,
+    points,
+    refuse_its_own,
+    with_equal_steps,
+)
 
 CUTOFF = 10
 COMPARING = ("accuracy", "efficiency")  # studies that compare models
@@ -97,6 +108,8 @@ def plan(
     if models and study not in (*COMPARING, "all"):
         raise ConfigError(f"--models is for {', '.join(COMPARING)} and all; {study} is about ssd4rec alone: leave it out")
     names = list(STUDIES) if study == "all" else [study]
+    for name in names:
+        refuse_its_own(name, settings)
     parts = []
     for source in dict.fromkeys(sources):
         first = points("ablation", None, budget, (), settings)[0].configs[0]
@@ -106,7 +119,7 @@ def plan(
             )
         data = look_at(source, first, cache)
         for name in names:
-            part = _part(name, data, _points(name, data, budget, chosen, settings))
+            part = _part(name, data, _points(name, data, budget, chosen, settings), chosen)
             parts.append(replace(part, command=_command(name, source, budget, models, settings)))
     parts = _told_apart(parts)
     rows = {point.model for part in parts for point in part.points}
@@ -117,7 +130,10 @@ def plan(
     return Sweep(tuple(parts), budget, out, cache)
 
 
-def _part(study: str, data: Dataset, planned: Sequence[Point]) -> Part:
+def _part(study: str, data: Dataset, planned: Sequence[Point], models: Sequence[str]) -> Part:
+    if study in COMPARING:
+        twins = [model for model in models if model in TWINS and model not in {point.model for point in planned}]
+        return Part(study, data, tuple(planned), tuple(f"{twin} (the network of {TWINS[twin]})" for twin in twins))
     if study not in ("ablation", "length"):
         return Part(study, data, tuple(planned))
     stepped = [with_equal_steps(point, data.overlap) for point in planned]
