@@ -4,11 +4,16 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+import worlds
+from ssd4rec.data.split import split_by_time
+from ssd4rec.errors import DataError
 from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.compare import add_tests, add_worth, paired_bootstrap
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
+from ssd4rec.reproduce.report import as_markdown
 from ssd4rec.reproduce.results import recipe_of, reduced, summarise
 from ssd4rec.reproduce.runs import Dataset
 from ssd4rec.reproduce.studies import points
@@ -21,7 +26,12 @@ KEPT = {"users": 9, "items": 9, "interactions": 99}
 def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=100, source=None, models=("ssd4rec", "sasrec")):
     """A part whose data nobody has read."""
     source = source or str(tmp_path / name)
-    data = Dataset(source, name, known, f"fingerprint of {source}", {"kept": {"users": 9, "items": 9, "longest": longest}})
+    described = {
+        "kept": {"users": 9, "items": 9, "longest": longest},
+        "read": {"notes": []},
+        "same_time": {"interactions": 0, "order": "file"},
+    }
+    data = Dataset(source, name, known, f"fingerprint of {source}", described)
     return Part(study, data, tuple(points(study, known, make_budget("small"), models, settings)))
 
 
@@ -48,6 +58,7 @@ def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
     assert reduced("amazon-beauty", make_budget("paper", epochs=40), 40) == "a run was cut short after 40 epochs"
     for budget in (make_budget("paper", width=128), make_budget("medium", width=256), make_budget("small")):
         assert reduced("amazon-beauty", budget, 3) == "reduced budget"
+    assert reduced("amazon-beauty", make_budget("paper", width=512), 3) == "the models are 512 wide, the paper's 256"
 
 
 def test_a_report_of_the_papers_settings_says_which_rows_had_others(tmp_path):
@@ -111,7 +122,9 @@ def test_published_figures_stand_beside_the_last_event_left_out_only(tmp_path):
     (part,) = by_time["studies"]["accuracy"].values()
     assert [row["published"] for row in part["rows"]] == [None, None]
     assert (part["highest_published"], part["highest_published_seen_removed"], part["published_only"]) == (None, None, {})
-    part = json.loads(json.dumps(part)) | {"protocol": {"split": "time", "targets": 300}, "versions": {}}
+    part = json.loads(json.dumps(part)) | {"versions": {}}
+    split = split_by_time(worlds.world(worlds.cycle()).histories).protocol  # as a run writes it
+    part |= {"protocol": {"split": split, "targets": 300}}
     assert "Published figures leave the last event out" in " ".join(
         note.text for note in notes("accuracy", part | {"kept": KEPT})
     )
@@ -121,6 +134,7 @@ def test_published_figures_are_those_of_the_paper():
     """KuaiRand's row of SSD4Rec, and none for data that nobody published."""
     assert published_row("kuairand-pure", "ssd4rec-all", "kept").figures["ndcg@10"] == 0.0593
     assert published_row(None, "ssd4rec", "kept") is None
+    assert published_row("kuairand-pure", "ssd4rec-none", "kept") is None  # a network that nobody published
 
 
 def test_published_figures_stand_beside_the_same_protocol_only():
@@ -146,23 +160,24 @@ def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
 
 def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_the_whole(tmp_path):
     """Whose ranks are whose: 1 against 3 is a difference of one half."""
-    for key, rank in {"top": 1, "none": 3, "sasrec": 3, "caser": 7}.items():
+    for key, rank in {"top": 1, "none": 3, "sasrec": 3, "caser": 7, "mamba": 7}.items():
         (tmp_path / "runs" / key).mkdir(parents=True)
         np.save(tmp_path / "runs" / key / "ranks.npy", np.full(20, rank))
 
     def row(label, model, mean):
         metrics = {"ndcg@10": {"mean": mean}}
-        return {"label": label, "model": model, "metrics": metrics, "seeds": [{"key": label, "state": "finished"}]}
+        return {"label": label, "model": model, "metrics": metrics, "seeds": [{"key": label, "state": "finished", "targets": 20}]}
 
     rows = [
         row("top", "ssd4rec", 1.0),
         row("none", "ssd4rec-none", 0.5),
         row("sasrec", "sasrec", 0.5),
         row("caser", "caser", 0.3),
+        row("mamba", "mamba4rec", 0.3),  # ours without the backward direction
     ]
     add_tests(rows, tmp_path, tmp_path)
     found = [[(test["baseline"], test["difference"]) for test in each.get("against_baselines", ())] for each in rows]
-    assert found == [[("sasrec", 0.5), ("none", 0.5)], [("sasrec", 0.0)], [], []]
+    assert found == [[("sasrec", 0.5), ("none", 0.5), ("mamba", 2 / 3)], [("sasrec", 0.0)], [], [], []]
     rows = [row("top", "ssd4rec", 1.0), row("none", "ssd4rec", 0.5), {**row("missing", "ssd4rec", 0.0), "metrics": {}}]
     add_worth(rows, tmp_path)
     assert [test["difference"] for test in rows[1]["against_baselines"]] == [-0.5]
@@ -176,3 +191,44 @@ def test_a_paired_test_tells_a_better_model_from_an_equal_one():
     assert (better["difference"], better["low"]) == (0.5, 0.5)
     assert better["p"] < 0.01
     assert paired_bootstrap([first], [first])["p"] == 1.0
+
+
+def test_ranks_that_are_not_of_their_figures_are_refused(tmp_path):
+    """Runs are handed on: whose file it is, and what to do, in one line."""
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    np.save(tmp_path / "runs" / "a" / "ranks.npy", np.full(49, 1))
+    seeds = [{"key": "a", "state": "finished", "targets": 150}]
+    rows = [
+        {"label": name, "model": name, "metrics": {"ndcg@10": {"mean": 1.0}}, "seeds": seeds} for name in ("ssd4rec", "sasrec")
+    ]
+    with pytest.raises(
+        DataError, match=r"ranks\.npy holds 49 ranks, result\.json beside it says 150 targets; remove .*runs/a and"
+    ):
+        add_tests(rows, tmp_path, tmp_path)
+
+
+def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
+    """That a file is a part of the publisher's, how many events tie, and by which code each run was trained."""
+    part = part_of("accuracy", tmp_path)
+    described = {"read": {"notes": ["a part of the publisher's file"]}, "same_time": {"interactions": 3, "order": "item"}}
+    data = replace(part.data, description=part.data.description | described)
+    found = summarise([replace(part, data=data)], make_budget("small"), tmp_path)
+    (section,) = found["studies"]["accuracy"].values()
+    section = json.loads(json.dumps(section)) | {"kept": KEPT, "versions": {}, "protocol": {"split": "leave-last-out"}}
+    for row, commit in zip(section["rows"], ("c0ffee", None), strict=True):
+        row["seeds"] = [{"state": "finished", "seed": 1, "commit": commit}]
+    said = [note.text for note in notes("accuracy", section)]
+    assert "Data: a part of the publisher's file." in said
+    assert (
+        "3 interactions (3.0 %) are at the same time as the one before; their order is that of the items' ids, and"
+        in " ".join(said)
+    )
+    assert "Trained by the code of commit c0ffee, and others that were not kept." in said
+
+
+def test_a_file_s_name_is_no_markdown():
+    """Its letters are shown as they are."""
+    section = {"rows": [], "source": "x", "kept": KEPT, "known": None, "reduced": None, "jobs": 1, "axis": None,
+               "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": None}  # fmt: skip
+    text = as_markdown({"commit": None, "studies": {"beta": {"my_log *2*.csv": section}}})
+    assert "## Backward weight (Figure 3): my\\_log \\*2\\*.csv" in text

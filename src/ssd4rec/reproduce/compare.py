@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks, gains
-from ssd4rec.reproduce.runs import ranks_of
+from ssd4rec.reproduce.runs import RANKS, RESULT, ranks_of
 from ssd4rec.reproduce.studies import COUNTED, WIRINGS
 
 RESAMPLES = 2000
@@ -46,7 +47,7 @@ def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str
 def add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
     """Beside each wiring of ours: paired tests against the best model that is not ours, and the best of these that is learnt.
 
-    Beside the first wiring also tests against the others.
+    Beside the first wiring also tests against the others, and against Mamba4Rec, which is ours without the backward direction.
     """
     done = [row for row in rows if row["metrics"]]
     ours = [row for row in done if row["model"] in WIRINGS]
@@ -54,7 +55,8 @@ def add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
     learnt = [row for row in baselines if row["model"] not in COUNTED]
     best = {_best(among)["label"]: _best(among) for among in (baselines, learnt) if among}
     for row in ours:
-        wirings = {other["label"]: other for other in ours[1:]} if row is ours[0] else {}
+        more = [*ours[1:], *(other for other in learnt if other["model"] == "mamba4rec")]
+        wirings = {other["label"]: other for other in more} if row is ours[0] else {}
         row["against_baselines"] = [
             {"baseline": label, **paired_bootstrap(_ranks(row, out, counted), _ranks(other, out, counted))}
             for label, other in (best | wirings).items()
@@ -77,4 +79,15 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:
     if row["model"] in COUNTED:
         return [ranks_of(counted, f"{row['model']}.npy")]
-    return [ranks_of(out / "runs" / seed["key"]) for seed in row["seeds"] if seed["state"] == "finished"]
+    return [_checked(ranks_of(out / "runs" / seed["key"]), seed, out) for seed in row["seeds"] if seed["state"] == "finished"]
+
+
+def _checked(ranks: Ranks, seed: Mapping[str, Any], out: Path) -> Ranks:
+    """Runs are handed on: that the ranks are of its figures."""
+    if len(ranks) != seed["targets"]:
+        folder = out / "runs" / seed["key"]
+        raise DataError(
+            f"{folder / RANKS} holds {len(ranks):,} ranks, {RESULT} beside it says {seed['targets']:,} targets; remove {folder} "
+            "and give the command again"
+        )
+    return ranks

@@ -73,8 +73,11 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
 
 
 def published_row(data: str | None, model: str, seen: Seen) -> Published | None:
-    """The published row under the same protocol that a model of ours stands beside; SSD4Rec's three wirings share the paper's."""
-    name = "ssd4rec" if model.startswith("ssd4rec") else model
+    """The published row under the same protocol that a model of ours stands beside.
+
+    Both of SSD4Rec's wirings that read backwards share the paper's; forwards only is a network that nobody published.
+    """
+    name = "ssd4rec" if model == "ssd4rec-all" else model
     row = PUBLISHED.get(data or "", {}).get(name)
     return row if row is not None and row.seen == seen else None
 

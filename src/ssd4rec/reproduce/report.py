@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
 
 def as_markdown(results: Mapping[str, Any]) -> str:
     """The tables as text."""
-    lines = ["# Reproduction of SSD4Rec", "", f"Commit {results['commit'] or 'unknown (installed package)'}.", ""]
+    lines = ["# Reproduction of SSD4Rec", "", f"Summarised by the code of commit {_commit(results)}.", ""]
     for study, name, part in _parts(results):
-        lines += [f"## {STUDIES[study].title}: {name}", ""]
+        lines += [f"## {STUDIES[study].title}: {_plain(name)}", ""]
         if command := part.get("command"):
             lines += ["```", command, "```", ""]
         for note in notes(study, part):
@@ -41,9 +42,18 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _commit(results: Mapping[str, Any]) -> str:
+    return str(results["commit"] or "unknown (installed package)")
+
+
+def _plain(name: str) -> str:
+    """A file's name in Markdown: its letters, no marks."""
+    return re.sub(r"([\\`*_<>\[\]#|])", r"\\\1", name)
+
+
 def as_html(results: Mapping[str, Any]) -> str:
     """One page: style and plots are in it."""
-    parts = [f"<p>Commit {_text(results['commit'] or 'unknown (installed package)')}.</p>"]
+    parts = [f"<p>Summarised by the code of commit {_text(_commit(results))}.</p>"]
     every = [(f"{study}-{name}", f"{STUDIES[study].title}: {name}") for study, name, _ in _parts(results)]
     links = " · ".join(f"<a href='#{_text(place)}'>{_text(title)}</a>" for place, title in every)
     parts.append(f"<nav>{links}</nav>")

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from ssd4rec.reproduce.budgets import BUDGETS, Budget
 from ssd4rec.reproduce.compare import add_tests, add_worth
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, counted_in, result_of
+from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, commit, counted_in, result_of
 from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Point
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, A
         sections[_name(part, sections)] = _part(part, budget, out)
     return {
         "format": FORMAT,
-        "commit": _commit(),
+        "commit": commit(),  # that summarised it; each run has its own
         "studies": {name: studies[name] for name in STUDIES if name in studies},
     }
 
@@ -50,7 +49,7 @@ def _name(part: "Part", sections: Mapping[str, Any]) -> str:
     changed = [f"{name}={_value(first, name)}" for name in _changed(first) if name in PROTOCOL] if first else []
     name = " ".join([part.data.name, *changed])
     there = sections.get(name)
-    other = there is not None and there["source"] != part.data.source and there["fingerprint"] != part.data.fingerprint
+    other = there is not None and there.get("source") != part.data.source and there.get("fingerprint") != part.data.fingerprint
     return " ".join([part.data.source, *changed]) if other else name
 
 
@@ -85,6 +84,8 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
         "known": part.data.known,
         "fingerprint": part.data.fingerprint,
         "kept": part.data.description["kept"],
+        "data_notes": part.data.description["read"]["notes"],
+        "same_time": part.data.description["same_time"],
         "budget": asdict(budget) | {"name": budget.label},
         "reduced": reduced(
             part.data.known, budget, max((seed["epochs"] for seed in finished), default=0), _learnt_otherwise(part)
@@ -133,6 +134,8 @@ def reduced(known: str | None, budget: Budget, epochs: int, changed: Sequence[st
     whole = BUDGETS["paper"]
     if not budget.follows_paper or budget.width < whole.width:
         return "reduced budget"
+    if budget.width > whole.width:
+        return f"the models are {budget.width} wide, the paper's {whole.width}"
     cut = epochs >= budget.epochs < whole.epochs
     if cut:
         return f"a run was cut short after {budget.epochs} epochs"
@@ -153,6 +156,8 @@ def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any
                 "best_epoch": result["course"]["best_epoch"],
                 "epochs": result["efficiency"]["epochs"],
                 "jobs": result["efficiency"].get("jobs", 1),
+                "targets": result["protocol"]["targets"],
+                "commit": result.get("commit"),  # an earlier version did not keep it
             }
             results.append(result)
         elif (folder / FAILURE).is_file():
@@ -263,12 +268,3 @@ def _padded(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     whole = next(row for row in rows if row["label"] == "SSD4Rec")
     costs = dict.fromkeys(COSTS) | {"inference_seconds": whole["costs"]["padded_inference_seconds"]}
     return [{**whole, "label": "padded instead of packed (inference)", "published": None, "costs": costs}]
-
-
-def _commit() -> str | None:
-    """Of the working copy that the package lies in; None: it was installed."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed arguments
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -139,3 +140,12 @@ def ranks_of(folder: Path, name: str = RANKS) -> Ranks:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder / name} cannot be read: {error}; remove {folder} and give the command again") from error
     return ranks
+
+
+def commit() -> str | None:
+    """Of the working copy that the package lies in; None: it was installed."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed arguments
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ssd4rec.reproduce.published import METRICS
 
 MIB = 1024 * 1024
+LITTLE_MASKED = 0.05
 FEW_USERS = 200  # a bootstrap of fewer says little: one user more or less moves the mean by half a per cent
 
 
@@ -30,22 +31,23 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         return [_costs(part), _recipes(part)]
     more = {
         "accuracy": (_with_prior, _seen_removed, _beside_published, _tests, _recipes),
-        "ablation": (_tests, _costs),
+        "ablation": (_tests, _costs, _recipes),
     }
-    found = [make(part) for make in more.get(study, ())]
+    found = [make(part) for make in more.get(study, (_recipes,))]
     return [_figures(part), *(each for each in found if each.rows)]
 
 
 def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     """Data, budget, protocol, machine, and what is missing or failed."""
     found = [*_asked(part), *_protocol(study, part)]
-    if part.get("without"):
-        found.append(Note(f"Left out, for it changes nothing on these data: {', '.join(part['without'])}."))
-    labels = {row["label"] for row in part["rows"]}
-    if study in ("accuracy", "efficiency") and "ssd4rec" in labels and "ssd4rec-all" not in labels:
-        found.append(
-            Note("ssd4rec reads backwards in its top layer only; ssd4rec-all was not run (with one layer the two are the same).")
-        )
+    labels, without = {row["label"] for row in part["rows"]}, ", ".join(part.get("without") or ())
+    if study in ("accuracy", "efficiency"):
+        if without:
+            found.append(Note(f"Left out, for with these settings it is another row again: {without}."))
+        if "ssd4rec" in labels and "ssd4rec-all" not in labels and "ssd4rec-all" not in without:
+            found.append(Note("ssd4rec reads backwards in its top layer only; ssd4rec-all was not run."))
+    elif without:
+        found.append(Note(f"Left out, for it changes nothing on these data: {without}."))
     if study in ("efficiency", "ablation"):
         found.append(
             Note(
@@ -65,6 +67,8 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
                 + (steps if len(budgets) > 1 else "")
             )
         )
+    if study == "ablation" and (rho := part["rows"][0]["settings"]["training"]["mask_ratio"]) < LITTLE_MASKED:
+        found.append(Note(f"The whole model has a mask ratio of {rho:g}: the row without a mask says little of masking."))
     if study == "accuracy":
         found += _how_to_read(part)
     return [*found, *_unfinished(part)]
@@ -78,6 +82,16 @@ def _asked(part: Mapping[str, Any]) -> Iterator[Note]:
     yield Note(
         f"{part['source']}: {kept['users']:,} users, {kept['items']:,} items, {kept['interactions']:,} interactions ({what})."
     )
+    for note in part.get("data_notes", ()):  # an earlier version did not keep them
+        yield Note(f"Data: {note}.")
+    same = part.get("same_time") or {"interactions": 0}
+    if same["interactions"]:
+        share = 100 * same["interactions"] / kept["interactions"]
+        by = "in the file" if same["order"] == "file" else "of the items' ids"
+        yield Note(
+            f"{same['interactions']:,} interactions ({share:.1f} %) are at the same time as the one before; their order is that "
+            f"{by}, and figures depend on it."
+        )
     yield Note(f"Budget {budget['name']}: {scale}.")
     if part["reduced"]:
         reason = part["reduced"][:1].upper() + part["reduced"][1:]
@@ -92,7 +106,11 @@ def _protocol(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
         yield Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + ".")
         versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
         yield Note(f"Machine of the first run: {part['device']}; {versions}.")
-        if part["known"] and part["protocol"]["split"] == "time":
+        commits = {seed.get("commit") for row in part["rows"] for seed in row["seeds"] if seed["state"] == "finished"}
+        if named := sorted(each for each in commits if each):
+            others = "" if None not in commits else ", and others that were not kept"
+            yield Note(f"Trained by the code of commit {', '.join(named)}{others}.")
+        if part["known"] and _by_time(part["protocol"]):
             yield Note("Published figures leave the last event out, so none stands beside a split by time.")
 
 
@@ -107,7 +125,7 @@ def _how_to_read(part: Mapping[str, Any]) -> Iterator[Note]:
     if told and (part["protocol"] or {}).get("seen") == "kept":
         yield Note(
             "Seen items stay among the candidates, but a prior with repeats below 0 knows that they hardly come again; the "
-            "models without it, the published ones among them, had to learn that.",
+            f"models without it{', the published ones among them,' if part.get('highest_published') else ''} had to learn that.",
             warning=True,
         )
 
@@ -200,8 +218,7 @@ def _tests(part: Mapping[str, Any]) -> Table:
             rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
     head = ("", "against", "NDCG@10 difference", "95 % interval", "p")
     protocol = part["protocol"] or {"targets": part["kept"]["users"], "split": "leave-last-out"}
-    by_time = protocol["split"] == "time"
-    over = f"{protocol['targets']:,} {'targets, as if no two were of one user' if by_time else 'users'}"
+    over = f"{protocol['targets']:,} {'targets, as if no two were of one user' if _by_time(protocol) else 'users'}"
     few = "" if protocol["targets"] >= FEW_USERS else ": too few for the figures below to mean much"
     return Table(f"Paired bootstrap over {over}{few}; what another seed would change is not in it", head, tuple(rows))
 
@@ -227,7 +244,7 @@ def _recipes(part: Mapping[str, Any]) -> Table:
                 batch,
                 str(training["max_epochs"]),
                 str(training["patience"]),
-                _place(row["recipe"]),
+                _place(row["recipe"] or "-"),
             )
         )
     head = (
@@ -262,6 +279,11 @@ def _costs(part: Mapping[str, Any]) -> Table:
         )
     head = ("", "parameters", "s an epoch", "s to best", "s inference", "s padded inference", "peak MiB", "peak GPU MiB")
     return Table("Cost, median over seeds", head, tuple(rows))
+
+
+def _by_time(protocol: Mapping[str, Any]) -> bool:
+    """Whether a user may have several targets; a split by time says its moments too."""
+    return str(protocol["split"]).startswith("time")
 
 
 def _many(count: int, what: str) -> str:

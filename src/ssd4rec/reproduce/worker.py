@@ -31,6 +31,7 @@ from ssd4rec.reproduce.runs import (
     RANKS,
     RESULT,
     SPEC,
+    commit,
     keep_ranks,
     last_result_of,
     open_interactions,
@@ -71,6 +72,7 @@ def work(folder: Path) -> None:
         "with_prior": measure.with_prior(folder, "with_prior", artefact.model),
         "measured": MEASURED,
         "settings": spec["settings"],
+        "commit": commit(),
         "efficiency": {
             **_seconds(artefact.report["course"]),
             "inference_seconds": inference,
