@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import worlds
@@ -46,6 +47,9 @@ AUTHORS = {
 }
 
 
+WATCHED = "valid_metric: NDCG@10"  # the one that needs no word
+
+
 def written(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -83,7 +87,9 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
 
 def test_what_is_fixed_here_is_named(tmp_path):
     """RecBole's SASRec has such keys in its default file: no error, and no silence."""
-    run = read_recbole(written(tmp_path, "model: SASRec\ninner_size: 256\nattn_dropout_prob: 0.5\ngpu_id: 0"))
+    run = read_recbole(
+        written(tmp_path, f"model: SASRec\ninner_size: 256\nhidden_act: ~\nattn_dropout_prob: 0.5\ngpu_id: 0\n{WATCHED}")
+    )
     assert run.notes == (
         "without a meaning here: gpu_id",
         "fixed here, whatever the file says, so that figures may differ: inner_size, attn_dropout_prob",
@@ -105,7 +111,7 @@ def test_what_is_fixed_here_is_named(tmp_path):
 )
 def test_each_model_has_its_own_key_for_the_mask(tmp_path, text, ratio, unread):
     """RecBole's SASRec masks nothing, whatever the file says; a key that another model would read is named."""
-    run = read_recbole(written(tmp_path, text))
+    run = read_recbole(written(tmp_path, f"{text}\n{WATCHED}"))
     assert run.config.training.mask_ratio == ratio
     assert list(run.notes) == ([f"without a meaning here: {unread}"] if unread else [])
 
@@ -116,7 +122,7 @@ def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
     for value, length in lengths.items():
         text = f"model: SSD4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: {value}"
         assert read_recbole(written(tmp_path, text)).config.data.max_length == length, value
-    run = read_recbole(written(tmp_path, "model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True"))
+    run = read_recbole(written(tmp_path, f"model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True\n{WATCHED}"))
     assert run.config.data.max_length == 70
     assert run.notes == ("without a meaning here: var_len",)
 
@@ -133,7 +139,7 @@ def test_without_a_model_the_keys_say_which(tmp_path):
     run = read_recbole(written(tmp_path, f"{MAMBA4RECS}\nbeta: 0.2"))
     assert (run.config.backbone.name, run.config.backbone.backward_weight) == ("ssd4rec", 0.2)
     assert run.notes[0].startswith("names no model; taken as SSD4Rec, for it has beta")
-    assert not read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}")).notes
+    assert not read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}\n{WATCHED}")).notes
 
 
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
@@ -143,30 +149,160 @@ def test_a_model_that_cannot_be_known_is_asked_for(tmp_path, text):
         read_recbole(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("model", ["Mamba4Rec", "SIGMA", "Caser", "BERT4Rec"])
-def test_every_model_has_settings(tmp_path, model):
-    """Each known model's defaults are settings that its backbone takes."""
-    assert read_recbole(written(tmp_path, f"model: {model}")).config.backbone.name == model.lower()
+def table(text):
+    """`key: value, key: value` in YAML."""
+    return yaml.safe_load("{" + text + "}")
+
+
+# What RecBole 1.2.1's files hold: properties/overall.yaml (negatives off, as a softmax needs them), dataset/sample.yaml (with the
+# times, as sequences need them), dataset/ml-100k.yaml and quick_start_config/sequential.yaml, each over what is before it.
+OVERALL = table("""
+gpu_id: '0', worker: 0, use_gpu: true, seed: 2020, state: INFO, reproducibility: true, data_path: dataset/,
+checkpoint_dir: saved, show_progress: true, save_dataset: false, dataset_save_path: ~, save_dataloaders: false,
+dataloaders_save_path: ~, log_wandb: false, wandb_project: recbole, shuffle: true, epochs: 300, train_batch_size: 2048,
+learner: adam, learning_rate: 0.001, train_neg_sample_args: ~, eval_step: 1, stopping_step: 10, clip_grad_norm: ~,
+weight_decay: 0.0, loss_decimal_place: 4, require_pow: false, enable_amp: false, enable_scaler: false, transform: ~,
+repeatable: false, topk: [10], valid_metric: MRR@10, metrics: [Recall, MRR, NDCG, Hit, Precision], valid_metric_bigger:
+true, eval_batch_size: 4096, metric_decimal_place: 4
+""")
+DATA = table("""
+field_separator: "\t", seq_separator: ' ', USER_ID_FIELD: user_id, ITEM_ID_FIELD: item_id, RATING_FIELD: rating,
+TIME_FIELD: timestamp, seq_len: ~, LABEL_FIELD: label, threshold: ~, NEG_PREFIX: neg_, ITEM_LIST_LENGTH_FIELD:
+item_length, LIST_SUFFIX: _list, MAX_ITEM_LIST_LENGTH: 50, POSITION_FIELD: position_id, HEAD_ENTITY_ID_FIELD: head_id,
+TAIL_ENTITY_ID_FIELD: tail_id, RELATION_ID_FIELD: relation_id, ENTITY_ID_FIELD: entity_id, kg_reverse_r: false,
+unload_col: ~, unused_col: ~, rm_dup_inter: ~, load_col: {inter: [user_id, item_id, rating, timestamp]}, val_interval: ~,
+filter_inter_by_user_or_item: true, alias_of_user_id: ~, alias_of_item_id: ~, alias_of_entity_id: ~, alias_of_relation_id:
+~, preload_weight: ~, normalize_field: ~
+""")
+COUNTS = ("user_inter_num_interval", "item_inter_num_interval", "entity_kg_num_interval", "relation_kg_num_interval")
+SAMPLE = {
+    **DATA,
+    **dict.fromkeys(COUNTS, "[0,inf)"),
+    **dict.fromkeys(("additional_feat_suffix", "normalize_all", "discretization", "benchmark_filename")),
+    "numerical_features": [],
+}
+ML_100K = {**DATA, **dict.fromkeys(COUNTS), "normalize_all": True}
+SEQUENTIAL = table("eval_args: {split: {LS: valid_and_test}, order: TO, mode: full}, repeatable: true")
+ATTENTION = table("""
+n_layers: 2, n_heads: 2, hidden_size: 64, inner_size: 256, hidden_act: gelu, initializer_range: 0.02, layer_norm_eps: 1.0e-12,
+loss_type: CE
+""")
+# each model's own file, and what it is here; SSD4Rec's, Mamba4Rec's and SIGMA's as their authors have them
+OWN = {
+    "SASRec": (
+        ATTENTION | table("hidden_dropout_prob: 0.5, attn_dropout_prob: 0.5"),
+        table("width: 64, layers: 2, heads: 2, dropout: 0.5, max_length: 50"),
+    ),
+    "BERT4Rec": (
+        ATTENTION
+        | table("hidden_dropout_prob: 0.2, attn_dropout_prob: 0.2, mask_ratio: 0.2, transform: mask_itemseq, ft_ratio: 0.5"),
+        table("width: 64, layers: 2, heads: 2, dropout: 0.2, max_length: 50"),
+    ),
+    "GRU4Rec": (
+        table("embedding_size: 64, hidden_size: 128, num_layers: 1, dropout_prob: 0.3, loss_type: CE"),
+        table("width: 64, hidden: 128, layers: 1, dropout: 0.3, max_length: 50"),
+    ),
+    "Caser": (
+        table("embedding_size: 64, dropout_prob: 0.4, reg_weight: 0.0001, nv: 4, nh: 8, loss_type: CE"),
+        table("width: 64, window: 50, horizontal: 8, vertical: 4, dropout: 0.4"),  # filters up to the history's height
+    ),
+    "Mamba4Rec": (
+        table("hidden_size: 64, num_layers: 1, dropout_prob: 0.2, d_state: 32, d_conv: 4, expand: 2, loss_type: CE"),
+        table("width: 64, layers: 1, dropout: 0.2, state_dim: 32, conv_width: 4, expand: 2"),
+    ),
+    "SIGMA": (
+        table("hidden_size: 64, num_layers: 1, dropout_prob: 0.2, d_state: 32, d_conv: 4, expand: 2, loss_type: CE"),
+        table("width: 64, layers: 1, dropout: 0.2, state_dim: 32, conv_width: 4, expand: 2, kept: 5"),
+    ),
+    "SSD4Rec": (
+        table("hidden_size: 256, d_state: 64, d_conv: 4, expand: 2, headdim: 16, beta: 0.1, maskratio: 0.1, loss_type: CE"),
+        table("width: 256, state_dim: 64, conv_width: 4, expand: 2, head_width: 16, backward_weight: 0.1, bidirectional: all"),
+    ),
+}
+SHIPPED = {key: value for file in (OVERALL, SAMPLE, ML_100K, SEQUENTIAL) for key, value in file.items()}
+
+
+@pytest.mark.parametrize("model", OWN)
+def test_recboles_whole_default_configuration_is_what_a_file_without_settings_is(tmp_path, model):
+    """Its files joined as RecBole joins them, with negatives off, give what `model:` alone gives: every default is RecBole's."""
+    own, sizes = OWN[model]
+    alone = read_recbole(written(tmp_path, f"model: {model}")).config
+    assert {key: getattr(alone.backbone, key) for key in sizes} == sizes
+    assert alone.training.mask_ratio == own.get("mask_ratio", own.get("maskratio", 0.0))
+    columns = {"user": "user_id", "item": "item_id", "time": "timestamp"}
+    for data in (SAMPLE, {**SAMPLE, **ML_100K}):
+        run = read_recbole(written(tmp_path, yaml.safe_dump({"model": model, **OVERALL, **own, **data, **SEQUENTIAL})))
+        assert run.config == alone.model_copy(update={"data": alone.data.model_copy(update=columns)})
+
+
+@pytest.mark.parametrize("key", sorted({*SHIPPED, *(key for own, _ in OWN.values() for key in own)}))
+def test_every_key_of_recboles_files_is_known_and_null_says_nothing(tmp_path, key):
+    """Null is RecBole's way to leave a key out: it changes nothing, and needs no word."""
+    assert read_recbole(written(tmp_path, f"model: GRU4Rec\n{key}: ~")) == read_recbole(written(tmp_path, "model: GRU4Rec"))
+
+
+READ_OF_THEM = {
+    *("seed", "data_path", "epochs", "train_batch_size", "learner", "learning_rate", "train_neg_sample_args", "stopping_step"),
+    *("weight_decay", "topk", "valid_metric", "metrics", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col"),
+    *("MAX_ITEM_LIST_LENGTH", "user_inter_num_interval", "item_inter_num_interval", "eval_args"),
+}
+REFUSED = {
+    "clip_grad_norm": "{max_norm: 5}",
+    "transform": "crop_itemseq",
+    "threshold": "{rating: 4}",
+    "rm_dup_inter": "first",
+    "val_interval": "{rating: '[3,inf)'}",
+    "benchmark_filename": "[train, valid, test]",
+}
+
+
+@pytest.mark.parametrize("key", sorted(set(SHIPPED) - READ_OF_THEM - set(REFUSED)))
+def test_a_key_of_recboles_files_that_nothing_reads_is_named(tmp_path, key):
+    """Whatever it says, but null; and it changes no setting."""
+    value = "x" if SHIPPED[key] is None else SHIPPED[key]
+    run = read_recbole(written(tmp_path, yaml.safe_dump({"model": "SASRec", "valid_metric": "NDCG@10", key: value})))
+    assert run.notes == (f"without a meaning here: {key}",)
+    assert run.config == read_recbole(written(tmp_path, "model: SASRec")).config
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_key_that_would_change_the_data_is_refused(tmp_path, key):
+    """Events that are left out, made or cut by value, and steps that are clipped."""
+    with pytest.raises(ConfigError, match=f"{key}: .* is not supported .*write `{key}: ~`"):
+        read_recbole(written(tmp_path, f"model: SASRec\n{key}: {REFUSED[key]}"))
+
+
+def test_the_transform_of_bert4rec_is_its_mask_and_no_other_models(tmp_path):
+    """BERT4Rec masks anyway; RecBole's SASRec would stop for want of a ratio."""
+    assert read_recbole(written(tmp_path, f"model: BERT4Rec\ntransform: mask_itemseq\n{WATCHED}")).notes == ()
+    for text in ("model: BERT4Rec\ntransform: inverse_itemseq", "model: SASRec\ntransform: mask_itemseq"):
+        with pytest.raises(ConfigError, match=r"transform: .* is not supported for"):
+            read_recbole(written(tmp_path, text))
+
+
+def test_tables_beside_the_interactions_are_named(tmp_path):
+    """RecBole would also drop events of items that the .item file has not, and rank those that it has."""
+    load = "load_col: {inter: [user_id, item_id, timestamp], item: [item_id, class]}"
+    run = read_recbole(written(tmp_path, f"model: SASRec\n{load}\n{WATCHED}"))
+    assert run.notes == ("without a meaning here: load_col item (only the .inter is read)",)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("learing_rate: 1", "did you mean 'learning_rate'"),
-        (
-            "benchmark_filename: [train, valid, test]",
-            "would change the figures; write `benchmark_filename: ~`",
-        ),
         ("seed: 2016-13-45", "is not valid YAML: month must be in 1..12"),
         ("loss_type: BPR", "loss_type: BPR is not supported here; supported: CE"),
         ("model: FPMC", "supported: SSD4Rec, Mamba4Rec"),
         ("eval_args: {split: {RS: [8, 1, 1]}}", "leave-last-out"),
         ("eval_args: {mode: uni100}", "whole catalogue"),
+        ("eval_args: {order: TO, mode: full}", "without split, which RecBole takes as random"),
+        ("MAX_ITEM_LIST_LENGTH: 0", "data.max_length = 0"),
+        ("topk: 0", "ranks of 1 or more"),
         ("user_inter_num_interval: '[5,inf)'", "one k-core"),
         ("user_inter_num_interval: '[5,9]'", "upper end"),
         ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalogue"),
         ("load_col: {inter: [user_id, item_id]}", "without 'timestamp'"),
-        ("clip_grad_norm: {max_norm: 5}", "would change the figures"),
         ("var_len: perhaps", "neither True nor False"),
         ("a: [", "not valid YAML"),
         ("just text", "key: value"),
@@ -185,8 +321,15 @@ def test_what_changes_no_weight_is_a_note(tmp_path):
     run = read_recbole(written(tmp_path, "model: SSD4Rec\nmetrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
     assert run.config.training.seed == 2
     assert "GAUC" in run.notes[0]
-    assert "MRR@10" in run.notes[0]
-    assert "seed" in run.notes[1]
+    assert run.notes[1] == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10"
+    assert "seed" in run.notes[2]
+
+
+@pytest.mark.parametrize("left_out", ["", "valid_metric: ~"])
+def test_what_recbole_watches_where_nothing_is_written_is_named(tmp_path, left_out):
+    """RecBole keeps the epoch that is best by MRR@10, ours that by NDCG@10."""
+    (note,) = read_recbole(written(tmp_path, f"model: SASRec\n{left_out}")).notes
+    assert note == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10, RecBole's own where none is written"
 
 
 def test_train_finds_the_data_that_the_file_names(tmp_path):

@@ -8,97 +8,26 @@ from typing import Any
 
 import yaml
 
+from ssd4rec.config.recbole_keys import (
+    DEFAULT_LENGTH,
+    DEFAULT_VALID_METRIC,
+    EVALUATION,
+    FIXED,
+    INERT,
+    MAMBAS,
+    MASKS,
+    METRICS,
+    MODELS,
+    READ,
+    REFUSED,
+    SSD4RECS,
+    TRAINING,
+    TRANSFORMS,
+)
 from ssd4rec.config.settings import Config
 from ssd4rec.config.toml import build_config
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import nearest
-
-# RecBole's name of a model -> ours; its sizes: {RecBole's key: (ours, RecBole's own default)}.
-MAMBA: dict[str, tuple[str, Any]] = {
-    "hidden_size": ("width", 64),
-    "num_layers": ("layers", 1),
-    "dropout_prob": ("dropout", 0.2),
-    "d_state": ("state_dim", 64),
-    "d_conv": ("conv_width", 4),
-    "expand": ("expand", 2),
-    "headdim": ("head_width", 16),
-}
-ATTENTION: dict[str, tuple[str, Any]] = {
-    "hidden_size": ("width", 64),
-    "n_layers": ("layers", 2),
-    "n_heads": ("heads", 2),
-    "hidden_dropout_prob": ("dropout", 0.5),
-}
-MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
-    "SSD4Rec": ("ssd4rec", {**MAMBA, "norm_embedding": ("norm_embedding", False), "beta": ("backward_weight", 0.1)}),
-    "Mamba4Rec": ("mamba4rec", {**MAMBA, "d_state": ("state_dim", 32)}),
-    "SIGMA": ("sigma", {**MAMBA, "d_state": ("state_dim", 32)}),
-    "SASRec": ("sasrec", ATTENTION),
-    "BERT4Rec": ("bert4rec", ATTENTION),
-    "GRU4Rec": (
-        "gru4rec",
-        {
-            "embedding_size": ("width", 64),
-            "hidden_size": ("hidden", 128),
-            "num_layers": ("layers", 1),
-            "dropout_prob": ("dropout", 0.3),
-        },
-    ),
-    "Caser": (
-        "caser",
-        {"embedding_size": ("width", 64), "n_h": ("horizontal", 16), "n_v": ("vertical", 8), "dropout_prob": ("dropout", 0.4)},
-    ),
-}
-# Models that mask their training: RecBole's key of the ratio, and its own default.
-MASKS = {"SSD4Rec": ("maskratio", 0.1), "BERT4Rec": ("mask_ratio", 0.2)}
-# By whose keys a file without `model:` is known: that of Mamba4Rec's authors has the first alone.
-MAMBAS, SSD4RECS = {"d_state", "d_conv", "expand"}, {"beta", "maskratio", "headdim", "norm_embedding", "var_len"}
-# RecBole's key -> (ours, RecBole's own default)
-TRAINING = {
-    "train_batch_size": ("batch_size", 2048),
-    "epochs": ("max_epochs", 300),
-    "stopping_step": ("patience", 10),
-    "learning_rate": ("learning_rate", 1e-3),
-    "weight_decay": ("weight_decay", 0.0),
-    "seed": ("seed", 2020),
-}
-READ = {
-    *("model", "dataset", "data_path", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col", "eval_args", "valid_metric"),
-    *("user_inter_num_interval", "item_inter_num_interval", "topk", "metrics"),
-    *("MAX_ITEM_LIST_LENGTH", "train_neg_sample_args", "neg_sampling", "loss_type", "learner"),
-    *("rm_dup_inter", "clip_grad_norm", "benchmark_filename"),
-}
-INERT = {
-    *(
-        "gpu_id",
-        "use_gpu",
-        "device",
-        "show_progress",
-        "reproducibility",
-        "state",
-        "log_wandb",
-        "wandb_project",
-        "worker",
-        "encoding",
-    ),
-    *("checkpoint_dir", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "enable_amp"),
-    *("enable_scaler", "field_separator", "seq_separator", "eval_batch_size", "eval_step", "eval_type"),
-    *("metric_decimal_place", "valid_metric_bigger", "tensorboard", "shuffle", "repeatable", "config_files"),
-    *(
-        "alias_of_user_id",
-        "alias_of_item_id",
-        "ITEM_LIST_LENGTH_FIELD",
-        "LIST_SUFFIX",
-        "POSITION_FIELD",
-        "LABEL_FIELD",
-        "NEG_PREFIX",
-    ),
-    *("RATING_FIELD", "numerical_features", "loss_decimal_place", "filter_inter_by_user_or_item", "MODEL_TYPE"),
-}
-# of the models' design here, each named in the docstring of its backbone
-FIXED = {"inner_size", "hidden_act", "layer_norm_eps", "initializer_range", "attn_dropout_prob", "ft_ratio", "reg_weight"}
-METRICS = {"hit", "ndcg", "mrr", "recall"}  # recall is the hit rate where one item is held out
-DEFAULT_LENGTH = 50
 
 
 class _Loader(yaml.SafeLoader):
@@ -141,37 +70,40 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     name, sizes = MODELS[model]
     own = _keys_of(model)
     _check_known(given, own, str(path))
-    unsupported = _check_protocol(given)
+    _check_protocol(given, model)
     whole = "var_len" in own and _is_on(given, "var_len")
-    length = None if whole else given.get("MAX_ITEM_LIST_LENGTH") or DEFAULT_LENGTH
+    length = None if whole else _value(given, "MAX_ITEM_LIST_LENGTH", DEFAULT_LENGTH)
 
     backbone: dict[str, Any] = {"name": name} | _translate(given, sizes)
     if name == "ssd4rec":
         backbone["bidirectional"] = "all"
     if name in {"sasrec", "bert4rec", "gru4rec"} and length is not None:
         backbone["max_length"] = length
+    if name == "caser":
+        backbone["window"] = length
     training: dict[str, Any] = _translate(given, TRAINING)
     training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000}
-    key, default = MASKS.get(model, (None, 0.0))
-    training["mask_ratio"] = default if key is None or given.get(key) is None else given[key]
+    training["mask_ratio"] = _value(given, *MASKS[model]) if model in MASKS else 0.0
     data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
     fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
     data |= {role: given[key] for role, key in fields.items() if given.get(key) is not None}
     if length is not None:
         data["max_length"] = length
-    topk = given.get("topk") or [10]
+    topk = _value(given, "topk", [10])
     evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "seen": "kept"}
 
-    inert = [key for key in given if key in INERT | _keys_of(*MODELS) - own] + stray
-    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and "MAX_ITEM_LIST_LENGTH" in given else []
     notes = [guessed] if guessed else []
-    notes += [f"without a meaning here: {', '.join(inert + unsupported)}"] if inert + unsupported else []
-    if fixed := [key for key in given if key in FIXED]:
+    if inert := [*_inert(given, own, whole=whole), *stray]:
+        notes.append(f"without a meaning here: {', '.join(inert)}")
+    if fixed := [key for key, value in given.items() if key in FIXED and value is not None]:
         notes.append(f"fixed here, whatever the file says, so that figures may differ: {', '.join(fixed)}")
+    if (watched := str(_value(given, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
+        whose = "" if given.get("valid_metric") else ", RecBole's own where none is written"
+        notes.append(f"the epoch that is kept is the best by NDCG@10; valid_metric is {watched}{whose}")
     notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
     groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
     dataset = None if given.get("dataset") is None else str(given["dataset"])
-    folder = Path(str(given.get("data_path") or "dataset"))
+    folder = Path(str(_value(given, "data_path", "dataset")))
     file = None if dataset is None else folder / dataset / f"{dataset}.inter"
     return RecBoleRun(build_config(groups, overrides, str(path)), dataset, file, tuple(notes))
 
@@ -211,7 +143,7 @@ def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None
 
 
 def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
-    known = READ | INERT | FIXED | set(TRAINING) | _keys_of(*MODELS)
+    known = READ | INERT | FIXED | REFUSED | set(TRAINING) | _keys_of(*MODELS)
     for key in given:
         if key not in known:
             near = nearest(key, sorted(known))
@@ -219,12 +151,27 @@ def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
             raise ConfigError(f"{source}: unknown RecBole key {key!r}; {hint}")
 
 
+def _inert(given: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]:
+    """What was written and is not read, nor would change what is learnt or measured; null says nothing."""
+    inert = [key for key, value in given.items() if key in INERT | _keys_of(*MODELS) - own and value is not None]
+    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and given.get("MAX_ITEM_LIST_LENGTH") is not None else []
+    inert += [f"load_col {table} (only the .inter is read)" for table in _value(given, "load_col", {}) if table != "inter"]
+    metrics = _value(given, "metrics", [])
+    named = [str(each) for each in (metrics if isinstance(metrics, list) else [metrics])]
+    return inert + [f"metrics {each}" for each in named if each.lower() not in METRICS]
+
+
+def _value(given: Mapping[str, Any], key: str, default: Any) -> Any:
+    """What the file says; where that is nothing or null, the default."""
+    return default if given.get(key) is None else given[key]
+
+
 def _translate(given: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    return {ours: default if given.get(key) is None else given[key] for key, (ours, default) in table.items()}
+    return {ours: _value(given, key, default) for key, (ours, default) in table.items()}
 
 
 def _one_of(given: Mapping[str, Any], key: str, default: str, allowed: list[str]) -> str:
-    value = str(default if given.get(key) is None else given[key])
+    value = str(_value(given, key, default))
     for each in allowed:
         if value.lower() == each.lower():
             return each
@@ -239,35 +186,33 @@ def _is_on(given: Mapping[str, Any], key: str) -> bool:
     return value == "true"
 
 
-def _check_protocol(given: Mapping[str, Any]) -> list[str]:
-    """Refuse what would give other figures; name what is not reported."""
+def _check_protocol(given: Mapping[str, Any], model: str) -> None:
+    """Refuse what would give other figures."""
     _one_of(given, "loss_type", "CE", ["CE"])
     _one_of(given, "learner", "adam", ["adam"])
     for key in ("train_neg_sample_args", "neg_sampling"):
         sampled = given.get(key)
         if sampled and not (isinstance(sampled, dict) and str(sampled.get("distribution")).lower() == "none"):
             raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalogue; write `{key}: ~`")
-    for key in ("rm_dup_inter", "clip_grad_norm", "benchmark_filename"):
-        if given.get(key):
+    for key in sorted(REFUSED):
+        if given.get(key) is not None:
             raise ConfigError(f"{key}: {given[key]} is not supported here and would change the figures; write `{key}: ~`")
-    arguments = given.get("eval_args") or {}
-    if not isinstance(arguments, dict):
-        raise ConfigError(
-            f"eval_args: {arguments!r} is not a table; write {{split: {{LS: valid_and_test}}, order: TO, mode: full}}"
-        )
-    wanted = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
-    for key, value in arguments.items():
-        accepted = [wanted.get(key), None] + ([{"valid": "full", "test": "full"}] if key == "mode" else [])
-        if key not in wanted or value not in accepted:
-            raise ConfigError(
-                f"eval_args: {key} {value!r} is not supported; supported is {wanted}: leave-last-out, the whole catalogue ranked"
-            )
+    if given.get("transform") not in (None, TRANSFORMS.get(model)):
+        raise ConfigError(f"transform: {given['transform']} is not supported for {model}; write `transform: ~`")
+    _check_evaluation(_value(given, "eval_args", EVALUATION))
     _check_columns(given)
-    metrics = given.get("metrics") or []
-    named = [str(each) for each in (metrics if isinstance(metrics, list) else [metrics])]
-    left_out = [f"metrics {each}" for each in named if each.lower() not in METRICS]
-    watched = str(given.get("valid_metric") or "NDCG@10")
-    return left_out + ([f"valid_metric {watched} (NDCG@10 is watched)"] if watched.lower() != "ndcg@10" else [])
+
+
+def _check_evaluation(arguments: Any) -> None:
+    supported = f"supported is {EVALUATION}: leave-last-out, the whole catalogue ranked"
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"eval_args: {arguments!r} is not a table; {supported}")
+    for key, value in arguments.items():
+        accepted = [EVALUATION.get(key), None] + ([{"valid": "full", "test": "full"}] if key == "mode" else [])
+        if key not in EVALUATION or value not in accepted:
+            raise ConfigError(f"eval_args: {key} {value!r} is not supported; {supported}")
+    if left_out := [key for key in ("split", "order") if key not in arguments]:
+        raise ConfigError(f"eval_args: without {' and '.join(left_out)}, which RecBole takes as random; {supported}")
 
 
 def _check_columns(given: Mapping[str, Any]) -> None:
@@ -277,7 +222,7 @@ def _check_columns(given: Mapping[str, Any]) -> None:
     if not isinstance(loaded, dict) or not isinstance(loaded.get("inter"), list):
         raise ConfigError(f"load_col: {loaded!r} has no list `inter`; write {{inter: [user_id, item_id, timestamp]}}")
     for key, default in (("USER_ID_FIELD", "user_id"), ("ITEM_ID_FIELD", "item_id"), ("TIME_FIELD", "timestamp")):
-        if (name := given.get(key) or default) not in loaded["inter"]:
+        if (name := _value(given, key, default)) not in loaded["inter"]:
             raise ConfigError(f"load_col: inter has {loaded['inter']}, without {name!r} ({key}); user, item and time are needed")
 
 

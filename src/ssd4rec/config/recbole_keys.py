@@ -1,0 +1,95 @@
+"""The keys of RecBole's settings: what each is here, and RecBole's own default. Of RecBole 1.2.1; null is taken everywhere."""
+
+from typing import Any
+
+# RecBole's name of a model -> ours; its sizes: {RecBole's key: (ours, its own default)}. SSD4Rec, Mamba4Rec and SIGMA are not
+# RecBole's: their authors' files say all, and the defaults are theirs, but for what SSD4Rec's choose for each data set.
+MAMBA: dict[str, tuple[str, Any]] = {
+    "hidden_size": ("width", 64),
+    "num_layers": ("layers", 1),
+    "dropout_prob": ("dropout", 0.2),
+    "d_state": ("state_dim", 32),
+    "d_conv": ("conv_width", 4),
+    "expand": ("expand", 2),
+    "headdim": ("head_width", 16),  # SSD4Rec's; the others' Mamba has no heads
+}
+SSD4REC: dict[str, tuple[str, Any]] = {
+    **MAMBA,
+    "hidden_size": ("width", 256),
+    "d_state": ("state_dim", 64),
+    "norm_embedding": ("norm_embedding", False),
+    "beta": ("backward_weight", 0.1),
+}
+SASREC: dict[str, tuple[str, Any]] = {
+    "hidden_size": ("width", 64),
+    "n_layers": ("layers", 2),
+    "n_heads": ("heads", 2),
+    "hidden_dropout_prob": ("dropout", 0.5),
+}
+GRU4REC: dict[str, tuple[str, Any]] = {
+    "embedding_size": ("width", 64),
+    "hidden_size": ("hidden", 128),
+    "num_layers": ("layers", 1),
+    "dropout_prob": ("dropout", 0.3),
+}
+CASER: dict[str, tuple[str, Any]] = {
+    "embedding_size": ("width", 64),
+    "nh": ("horizontal", 8),
+    "nv": ("vertical", 4),
+    "dropout_prob": ("dropout", 0.4),
+}
+MODELS: dict[str, tuple[str, dict[str, tuple[str, Any]]]] = {
+    "SSD4Rec": ("ssd4rec", SSD4REC),
+    "Mamba4Rec": ("mamba4rec", MAMBA),
+    "SIGMA": ("sigma", MAMBA),
+    "SASRec": ("sasrec", SASREC),
+    "BERT4Rec": ("bert4rec", {**SASREC, "hidden_dropout_prob": ("dropout", 0.2)}),
+    "GRU4Rec": ("gru4rec", GRU4REC),
+    "Caser": ("caser", CASER),
+}
+# Models that mask their training: the key of the ratio, and its own default; the transform that says so.
+MASKS = {"SSD4Rec": ("maskratio", 0.1), "BERT4Rec": ("mask_ratio", 0.2)}
+TRANSFORMS = {"BERT4Rec": "mask_itemseq"}
+# By whose keys a file without `model:` is known: that of Mamba4Rec's authors has the first alone.
+MAMBAS, SSD4RECS = {"d_state", "d_conv", "expand"}, {"beta", "maskratio", "headdim", "norm_embedding", "var_len"}
+
+TRAINING: dict[str, tuple[str, Any]] = {  # RecBole's key -> (ours, RecBole's own default)
+    "train_batch_size": ("batch_size", 2048),
+    "epochs": ("max_epochs", 300),
+    "stopping_step": ("patience", 10),
+    "learning_rate": ("learning_rate", 1e-3),
+    "weight_decay": ("weight_decay", 0.0),
+    "seed": ("seed", 2020),
+}
+DEFAULT_LENGTH = 50
+DEFAULT_VALID_METRIC = "MRR@10"
+EVALUATION = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+METRICS = {"hit", "ndcg", "mrr", "recall"}  # recall is the hit rate where one item is held out
+
+READ = {
+    *("model", "dataset", "data_path", "load_col", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "MAX_ITEM_LIST_LENGTH"),
+    *("user_inter_num_interval", "item_inter_num_interval", "eval_args", "metrics", "topk", "valid_metric"),
+    *("loss_type", "learner", "train_neg_sample_args", "neg_sampling", "transform"),
+}
+# Would change the data or the training, whatever they say.
+REFUSED = {"benchmark_filename", "clip_grad_norm", "rm_dup_inter", "threshold", "val_interval"}
+# Of the models' design here, each named in the docstring of its backbone.
+FIXED = {"inner_size", "hidden_act", "layer_norm_eps", "initializer_range", "attn_dropout_prob", "ft_ratio", "reg_weight"}
+INERT = {
+    # how it runs, what it prints and keeps
+    *("gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "reproducibility", "config_files", "encoding"),
+    *("log_wandb", "wandb_project", "tensorboard", "checkpoint_dir", "save_dataset", "dataset_save_path"),
+    *("save_dataloaders", "dataloaders_save_path", "enable_amp", "enable_scaler", "shuffle", "MODEL_TYPE"),
+    *("loss_decimal_place", "metric_decimal_place", "valid_metric_bigger", "eval_step", "eval_batch_size", "eval_type"),
+    # seen items stay in the ranking; RecBole knows nothing else for sequences
+    "repeatable",
+    # how files are written, and the names of columns that are made from them
+    *("field_separator", "seq_separator", "seq_len", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX"),
+    *("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD"),
+    # columns and files beside user, item and time, which these models do not read; times may be normalised, their order stays
+    *("unload_col", "unused_col", "additional_feat_suffix", "filter_inter_by_user_or_item", "numerical_features"),
+    *("alias_of_user_id", "alias_of_item_id", "preload_weight", "normalize_field", "normalize_all", "discretization"),
+    # knowledge graphs, and the loss of models that are no sequence models
+    *("HEAD_ENTITY_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "ENTITY_ID_FIELD", "kg_reverse_r"),
+    *("entity_kg_num_interval", "relation_kg_num_interval", "alias_of_entity_id", "alias_of_relation_id", "require_pow"),
+}
