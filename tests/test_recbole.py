@@ -61,7 +61,7 @@ def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name
     """Their YAML, with the stray title and 1e-3 as they write it, gives the settings of our preset."""
     path = written(tmp_path, f"{COMMON}\n{name} setting:\ndataset: {name}\nMAX_ITEM_LIST_LENGTH: 200\n{AUTHORS[name]}\n")
     run = read_recbole(path)
-    assert run.config == load_config(name)
+    assert run.config == load_config(name, ["training.softmax=full"])  # the catalogues are small: "auto" is full too
     assert run.dataset == name
     guessed, note = run.notes
     assert guessed.startswith("names no model; taken as SSD4Rec")
@@ -285,6 +285,13 @@ def test_tables_beside_the_interactions_are_named(tmp_path):
     load = "load_col: {inter: [user_id, item_id, timestamp], item: [item_id, class]}"
     run = read_recbole(written(tmp_path, f"model: SASRec\n{load}\n{WATCHED}"))
     assert run.notes == ("without a meaning here: load_col item (only the .inter is read)",)
+
+
+def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
+    """RecBole's CE samples nothing; --set may."""
+    path = written(tmp_path, "model: SASRec")
+    assert not read_recbole(path).config.training.samples(51_000)
+    assert read_recbole(path, ["training.softmax=auto"]).config.training.samples(51_000)
 
 
 @pytest.mark.parametrize(

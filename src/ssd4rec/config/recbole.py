@@ -82,7 +82,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     if name == "caser":
         backbone["window"] = length
     training: dict[str, Any] = _translate(given, TRAINING)
-    training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000}
+    training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000, "softmax": "full"}
     training["mask_ratio"] = _value(given, *MASKS[model]) if model in MASKS else 0.0
     data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
     fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
