@@ -85,7 +85,8 @@ class Processes:
             write_whole(folder / FAILURE, "\n".join([_ending(process.returncode), *lines[-ERROR_LINES:]]))
 
     def _start(self, folder: Path, log: int) -> subprocess.Popen[str] | None:
-        command = [sys.executable, "-m", "ssd4rec.reproduce.worker", str(folder.resolve())]
+        # -P: a random.py in the current folder is not Python's; PYTHONPATH holds on
+        command = [sys.executable, "-P", "-m", "ssd4rec.reproduce.worker", str(folder.resolve())]
         count = {"OMP_NUM_THREADS": str(self.threads), "POLARS_MAX_THREADS": str(self.threads)} if self.threads else {}
         with self._lock:
             if self._over:
