@@ -1,6 +1,7 @@
 """A run as a process of its own: what it imports, and what is kept of its end."""
 
 import json
+import signal
 
 import pytest
 
@@ -12,6 +13,11 @@ import json, random, sys
 from pathlib import Path
 Path(sys.argv[1], "result.json").write_text(json.dumps({{"measured": {MEASURED}, "drawn": random.random()}}))
 """
+
+
+REFUSES = "import sys; sys.exit('Error: no such accelerator')"
+ENDS = "import os; os._exit(3)"
+KILLED = "import os, sys; sys.stderr.write('one pass: 7 targets\\n'); sys.stderr.flush(); os.kill(os.getpid(), {})"
 
 
 @pytest.fixture
@@ -38,3 +44,21 @@ def test_a_module_in_the_current_folder_is_not_pythons(attempt, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert 0 <= result_of(attempt(FINISHES))["drawn"] < 1
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"title": "a run", "jobs": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (REFUSES, "exit code 1\nError: no such accelerator"),
+        (KILLED.format(9), "killed by signal 9\nfor want of memory perhaps"),
+        (KILLED.format(11), f"killed by signal 11\n{signal.strsignal(11)}"),
+        (ENDS, "exit code 3\nit said nothing"),
+    ],
+)
+def test_the_reason_of_a_failure_is_that_of_the_last_attempt(attempt, code, reason):
+    """What an earlier attempt said is no reason, nor is how far a killed one was; log.txt has both."""
+    said = (attempt("import sys; sys.exit('Error: an earlier one')") / "failure.txt").read_text(encoding="utf-8")
+    assert said == "exit code 1\nError: an earlier one"
+    folder = attempt(code)
+    assert (folder / "failure.txt").read_text(encoding="utf-8") == reason
+    assert (folder / "log.txt").read_text(encoding="utf-8").startswith("Error: an earlier one")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from ssd4rec.files import write_whole
 from ssd4rec.reproduce.runs import FAILURE, SPEC, result_of
 
 Tell = Callable[[str], None]
+LOG = "log.txt"
 ERROR_LINES = 12
 SECONDS_DEAF = 0.2
 
@@ -70,7 +71,8 @@ class Processes:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILURE).unlink(missing_ok=True)
         write_whole(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        with (folder / LOG).open("ab") as log:
+            begins = log.tell()  # what an earlier attempt wrote is no reason of this one
             process = self._start(folder, log.fileno())
             if process is None:
                 return
@@ -81,8 +83,8 @@ class Processes:
             finally:
                 self._end(process)
         if (process.returncode != 0 or result_of(folder) is None) and not self._over:
-            lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-            write_whole(folder / FAILURE, "\n".join([_ending(process.returncode), *lines[-ERROR_LINES:]]))
+            said = (folder / LOG).read_bytes()[begins:].decode(errors="replace").splitlines()
+            write_whole(folder / FAILURE, "\n".join(_reason(process.returncode, said)))
 
     def _start(self, folder: Path, log: int) -> subprocess.Popen[str] | None:
         # -P: a random.py in the current folder is not Python's; PYTHONPATH holds on
@@ -113,9 +115,10 @@ class Processes:
             self._running.discard(process)
 
 
-def _ending(code: int) -> str:
-    return (
-        f"killed by signal {-code}" + (", for want of memory perhaps" if code == -signal.SIGKILL else "")
-        if code < 0
-        else f"exit code {code}"
-    )
+def _reason(code: int, said: Sequence[str]) -> list[str]:
+    """First what ended the process, last why: an error's last line, or what its signal means."""
+    if code >= 0:
+        return [f"exit code {code}", *(said[-ERROR_LINES:] or ["it said nothing"])]
+    # the last that it said is how far it was
+    meaning = "for want of memory perhaps" if code == -signal.SIGKILL else signal.strsignal(-code) or "unknown here"
+    return [f"killed by signal {-code}", meaning]
