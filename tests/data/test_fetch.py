@@ -247,6 +247,17 @@ def test_another_file_is_refused_with_the_difference(small, tmp_path):
     assert files_under(tmp_path / "cache") == []
 
 
+@pytest.mark.parametrize("more", [(7, 1, 3, 978_300_100), (6, 1, 3, 978_300_100)])
+def test_a_file_with_more_than_the_publishers_is_refused(more, small, tmp_path):
+    """One row more, of another user or not, leaves the 5-core as it is; but it is no part of the publisher's file."""
+    known = small("ml-1m", ml_1m(), "http://127.0.0.1:9")
+    (tmp_path / "x.csv").write_bytes(b"user_id,item_id,rating,timestamp\n" + lines(",", [*ROWS, more]))
+    message = r"x\.csv: this is not MovieLens 1M: .*27 interactions instead of 26 \(1 more\); after the 5-core it is right\. Get"
+    with pytest.raises(DataError, match=message):
+        fetch(known, tmp_path / "cache", str(tmp_path / "x.csv"))
+    assert files_under(tmp_path / "cache") == []
+
+
 def test_a_publishers_file_must_be_whole(small, tmp_path):
     """The right 5-core is not enough for what claims to be the original; a wrong download is not kept."""
     with serving({"ratings_Beauty.csv": lines(",", ROWS[:-1])}) as server:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -246,8 +246,10 @@ def check_counts(known: KnownDataset, interactions: Interactions, *, whole: bool
     """
     read = interactions.read
     raw, kept = Counts(read.users, read.items, read.rows), five_core(interactions)
-    before, after = _difference(raw, known.raw or raw), _difference(kept, known.kept)
-    if after or (whole and before):
+    published = known.raw or raw
+    before, after = _difference(raw, published), _difference(kept, known.kept)
+    more = any(here > there for here, there in zip(astuple(raw), astuple(published), strict=True))  # so it is no part
+    if after or more or (whole and before):
         raise DataError(
             f"this is not {known.title}: {before}{'; ' if before else ''}after the 5-core {after or 'it is right'}. Get "
             f"{where(known)}; what you have can be trained on by the file's path"
