@@ -116,6 +116,7 @@ def _described(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
     folder = folder_of(known, cache)
     stored = load_dataset(folder)
     read = stored.interactions.read
+    untitled = known.titles if stored.titles is None else None
     return Fetched(
         name=known.name,
         folder=str(folder),
@@ -124,7 +125,7 @@ def _described(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
         raw=Counts(read.users, read.items, read.rows),
         kept=Counts(**stored.about["kept"]),
         titles=0 if stored.titles is None else stored.titles.height,
-        notes=read.notes,
+        notes=(*read.notes, *([f"no titles came with it: the publisher's are in {untitled.path}"] if untitled else [])),
         was_there=was_there,
     )
 

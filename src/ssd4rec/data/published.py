@@ -64,6 +64,10 @@ class Given:
     published: bool  # the publisher's own form, not an interchange form such as `.inter`
 
 
+class _AbsentError(DataError):
+    """An archive has no such table."""
+
+
 def read_given(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable | None, workspace: Path) -> Given:
     """Read the publisher's archive or files, or one file of any form that `read_interactions` takes.
 
@@ -74,7 +78,7 @@ def read_given(paths: Sequence[Path], table: PublishedTable, titles: PublishedTa
         workspace: an empty folder for what is taken out of an archive.
 
     Returns:
-        Interactions, and titles from the archive or from the file beside.
+        Interactions, and titles from the archive or from the file beside, where they are there.
 
     Raises:
         DataError: no such file; an archive that is damaged or has no such table; a table that cannot be read.
@@ -118,7 +122,10 @@ def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable |
 def _read_titles(path: Path | None, titles: PublishedTable | None, workspace: Path) -> pl.DataFrame | None:
     if path is None or titles is None:
         return None
-    unpacked = _unpacked(path, titles, workspace)
+    try:
+        unpacked = _unpacked(path, titles, workspace)
+    except _AbsentError:  # an archive of the interactions alone is as good as the bare table
+        return None
     return read_titles(_renamed(unpacked, titles) if titles.rename else unpacked)
 
 
@@ -212,5 +219,6 @@ def _member(names: Sequence[str], path: Path, table: PublishedTable) -> str:
     same = [name for name in names if name.rpartition("/")[2] == table.name]
     if len(same) != 1:
         listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-        raise DataError(f"{path} holds no {table.path}, but {listed or 'nothing'}; expected the publisher's archive")
+        kind = DataError if same else _AbsentError
+        raise kind(f"{path} holds no {table.path}, but {listed or 'nothing'}; expected the publisher's archive")
     return same[0]
