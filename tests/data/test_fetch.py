@@ -323,6 +323,25 @@ def test_what_a_killed_command_left_is_not_the_file_of_another_address(small, tm
         assert len(server.requests) == 2  # what was left is used
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (
+            b"item_id:token\tmovie_title:token_seq\n1\tHeat\n",
+            "no user column found among 'item_id:token', 'movie_title:token_seq'",
+        ),
+        (b"user_id\tuserid\titem_id\n1\t1\t1\n", "the user column could be 'user_id' and 'userid'"),
+        (b"1\t2\t3\t978300012\n", r"the first line looks like data, not like column names: '1  2  3  978300012'"),
+    ],
+)
+def test_a_table_of_something_else_is_told_what_is_expected(header, found, small, tmp_path):
+    """`data fetch` has no --user NAME to advise: what the data set has is known."""
+    (tmp_path / "x.tsv").write_bytes(header)
+    message = rf"x\.tsv: {found}; expected the publisher's ratings_Beauty\.csv, or its interactions in columns user_id"
+    with pytest.raises(DataError, match=message):
+        fetch(small("amazon-beauty", {}, "http://127.0.0.1:9"), tmp_path / "cache", str(tmp_path / "x.tsv"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="file locks are POSIX's")
 def test_what_a_killed_command_had_in_hand_is_removed(small, tmp_path):
     """Unpacked tables and half-written data sets; the next fetch leaves nothing but the data set."""

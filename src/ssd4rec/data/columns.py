@@ -41,6 +41,14 @@ RENAME = "rename one of them, or remove it"
 Choose = Callable[[Sequence[str]], Mapping[str, int]]
 
 
+class UnclearColumnsError(DataError):
+    """Which column is which cannot be told; `found` is what came, without the advice to name one."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Table:
     """The chosen columns of a file or frame, renamed to their roles."""
@@ -84,7 +92,7 @@ def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict
             chosen[role] = place
     missing = [role for role in named if role not in chosen and role not in OPTIONAL]
     if missing:
-        raise DataError(_missing(header, missing, source))
+        raise _missing(header, missing, source)
     _check_apart(header, chosen, source)
     return chosen
 
@@ -126,7 +134,7 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
         places = [place for place, name in enumerate(plain) if name in group.split()]
         names = list(dict.fromkeys(header[place] for place in places))
         if len(names) > 1:
-            raise DataError(f"{source}: the {role} column could be {' and '.join(map(repr, names))}; {_flag(role)}")
+            raise UnclearColumnsError(f"{source}: the {role} column could be {' and '.join(map(repr, names))}", _flag(role))
         if len(places) > 1:  # a name would not tell them apart
             raise DataError(f"{source}: {len(places)} columns are called {names[0]!r} (taken for the {role}); {RENAME}")
         if places:
@@ -140,16 +148,15 @@ def _flag(role: str) -> str:
     return f"say which with --{role} NAME, in Python Columns({role}=NAME)"
 
 
-def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> str:
+def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> UnclearColumnsError:
     if _looks_like_data(header):
-        return (
-            f"{source}: the first line looks like data, not like column names: {_shortened('  '.join(header))!r}; "
-            f"{_first_line_advice(header)}"
-        )
-    roles = " or ".join(missing)
+        first = _shortened("  ".join(header))
+        found = f"{source}: the first line looks like data, not like column names: {first!r}"
+        return UnclearColumnsError(found, _first_line_advice(header))
     flags = " ".join(f"--{role} NAME" for role in missing)
     arguments = ", ".join(f"{role}=NAME" for role in missing)
-    return f"{source}: no {roles} column found among {_listed(header)}; name it with {flags}, in Python Columns({arguments})"
+    found = f"{source}: no {' or '.join(missing)} column found among {_listed(header)}"
+    return UnclearColumnsError(found, f"name it with {flags}, in Python Columns({arguments})")
 
 
 def _looks_like_data(header: Sequence[str]) -> bool:

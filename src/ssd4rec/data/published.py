@@ -15,6 +15,7 @@ from typing import IO
 import polars as pl
 
 from ssd4rec.data.addresses import file_name
+from ssd4rec.data.columns import UnclearColumnsError
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
 from ssd4rec.errors import DataError
 
@@ -113,10 +114,19 @@ def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable |
         raise DataError(f"none of {', '.join(path.name for path in paths)} is called {table.name}; expected that file")
     if not archive and not (_is_headless(holding, table) if table.names else holding.name == table.name):
         beside = titles_beside(holding)
-        return Given(read_interactions(holding), None if beside is None else read_titles(beside), published=False)
-    interactions = read_interactions(_unpacked(holding, table, workspace))
+        return Given(_read_interactions(holding, table), None if beside is None else read_titles(beside), published=False)
+    interactions = _read_interactions(_unpacked(holding, table, workspace), table)
     titles_in = None if titles is None else first if archive else _named([*paths, first.with_name(titles.name)], titles)
     return Given(interactions, _read_titles(titles_in, titles, workspace), published=True)
+
+
+def _read_interactions(path: Path, table: PublishedTable) -> Interactions:
+    try:
+        return read_interactions(path)
+    except UnclearColumnsError as error:  # of a named data set nobody names the columns
+        raise DataError(
+            f"{error.found}; expected the publisher's {table.name}, or its interactions in columns user_id, item_id and timestamp"
+        ) from error
 
 
 def _read_titles(path: Path | None, titles: PublishedTable | None, workspace: Path) -> pl.DataFrame | None:
