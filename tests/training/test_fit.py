@@ -304,3 +304,11 @@ def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monk
     assert len(whole) == 1
     assert max(len(batch.items) for batch in pieces) <= 50
     assert torch.equal(torch.cat([batch.items for batch in pieces]), whole[0].items)
+
+
+def test_a_state_that_cannot_be_written_is_named(world, tmp_path):
+    """And what to do, whichever command trains: only some have --resume."""
+    (tmp_path / module.BEST / "in the way").mkdir(parents=True)
+    message = r"best\.safetensors: .*; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
+    with pytest.raises(ArtefactError, match=message):
+        train(world, directory=tmp_path)

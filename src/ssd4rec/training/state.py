@@ -158,5 +158,6 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
             write(partial)
     except (OSError, SafetensorError) as error:
         raise ArtefactError(
-            f"the state of the training cannot be written: {path}: {error}; make room, and go on with --resume"
+            f"the state of the training cannot be written: {path}: {error}; make room and give the same command again, with "
+            f"--resume if it is ssd4rec train or demo"
         ) from error
