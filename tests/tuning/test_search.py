@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import optuna
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import worlds
@@ -140,6 +141,38 @@ class Broken(pl.Callback):
 
     def on_train_start(self, *_):
         raise MemoryError("too large")
+
+
+def test_a_training_that_diverges_is_a_refused_trial(world, tmp_path):
+    """At a learning rate of 10,000 no score is a number: it is said, and the search goes on, the next run's too."""
+    said, counter = [], Counter()
+    space = (Dimension("training.learning_rate", choices=(1e4, 1e-2)),)
+    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, say=said.append, callbacks=[counter])
+    refused = [trial for trial in report.trials if trial.values["training.learning_rate"] == 1e4]
+    assert 0 < len(refused) < len(report.trials) == 6
+    assert counter.epochs == 1
+    why = "not possible: diverged in epoch 1"
+    assert all((trial.ndcg, trial.epochs, trial.pruned, trial.refused) == (None, 0, True, why) for trial in refused)
+    assert sum(line.endswith(f" of 6: {why}") for line in said) == len(refused)
+    assert report.trials[0].refused is None
+    assert not list((tmp_path / TRIALS).iterdir())
+    assert len(search(world, worlds.config(max_epochs=1), space, tmp_path, trials=7).trials) == 7
+
+
+class Full(pl.Callback):
+    """A device without room for what is learnt in the second epoch."""
+
+    def on_train_epoch_start(self, trainer, *_):
+        if trainer.current_epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_training_without_room_on_the_device_is_a_refused_trial(world, tmp_path):
+    """Smaller values may have room; what it learnt before is no figure of the search."""
+    report = search(world, worlds.config(max_epochs=2), RATES, tmp_path, trials=1, callbacks=[Full()])
+    (trial,) = report.trials
+    assert (trial.ndcg, trial.epochs, trial.pruned, trial.refused) == (None, 1, True, "not possible: out of memory in epoch 2")
+    assert (report.best_file, report.importance) == (None, {})
 
 
 def test_values_that_failed_are_not_chosen_again(world, tmp_path):
@@ -300,6 +333,18 @@ def test_the_best_settings_train(plays, tmp_path):
     }
     assert "compared validation ndcg@10 of the best epoch" in shown.stdout
     assert f"{found['trials'][0]['ndcg']:.4f}" in shown.stdout
+
+
+def test_a_search_without_a_possible_trial_says_so(plays, tmp_path):
+    """And why; there is nothing to train."""
+    options = [*OPTIONS[:-1], "training.learning_rate=1e4|1e5", "--train", "--json", "--trials", "2"]
+    result = CliRunner().invoke(cli.app, ["tune", str(plays), *options, "--out", str(tmp_path / "search")])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "none of the 2 trials was possible, so there are no best settings (not possible: diverged in epoch 1); search" in said
+    assert "--train waits until a trial is done" in said
+    found = json.loads(result.stdout)
+    assert (found["best"], found["model"], len(found["trials"])) == (None, None, 2)
 
 
 def test_without_optuna_it_says_what_to_install(plays, monkeypatch):

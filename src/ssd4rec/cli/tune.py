@@ -98,6 +98,11 @@ def tune(  # noqa: PLR0913 - each is an option of the command
         raise
     if report.stopped == "minutes":
         say(f"time is up; the search is kept in {how}")
+    if report.trials and all(trial.refused for trial in report.trials):
+        say(
+            f"none of the {len(report.trials)} trials was possible, so there are no best settings ({report.trials[0].refused}); "
+            f"search other values, in another --out"
+        )
     trained = _train_best(prepared, report, out) if train else None
     _show(report, trained, _protocol(prepared), as_json=as_json)
 
@@ -108,7 +113,7 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
     from ssd4rec.training.progress import TrainingProgress
 
     if report.best_file is None or report.stopped != "trials":
-        say("--train waits until all trials are done; the test part was not looked at")
+        say(f"--train waits until {'all trials are' if report.best_file else 'a trial is'} done; the test part was not looked at")
         return None
     with screen.progress_bar(err_console) as bar:
         return experiment.train(
@@ -147,7 +152,7 @@ def _show(report: "SearchReport", trained: dict[str, Any] | None, protocol: dict
     screen.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance, protocol)
     if trained is not None:
         screen.show_figures(out_console, trained)
-    if report.best_file is None:
+    if not report.trials:
         say("no trial is finished yet")
-    else:
+    if report.best_file is not None:
         say(f"best settings saved to {report.best_file}; try: ssd4rec train DATA --config {report.best_file}")

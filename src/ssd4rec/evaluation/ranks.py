@@ -15,6 +15,10 @@ BLOCK_ITEMS = 2048  # items worked on at once: what is made of a block of their 
 Blocks = Iterable[tuple[slice, Scores]]  # which histories, and their scores [rows, V], a few at a time
 
 
+class DivergedError(DataError):
+    """A model gave scores that are not numbers."""
+
+
 def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None, rounding: Tensor | None = None) -> Tensor:
     """1-based rank of each target, ties counted against it: how many candidates score at least as high, itself included.
 
@@ -30,7 +34,7 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
         int64 [B].
 
     Raises:
-        DataError: a score is not a finite number.
+        DivergedError: a score is not a finite number.
         ShapeError: a target is not one of the V items.
     """
     _check_targets(targets, scores.shape[1])
@@ -50,7 +54,7 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
         ranks += at_least.sum(dim=1)
     if not torch.isfinite(total).all():
         bad = int((~torch.isfinite(total)).sum())
-        raise DataError(
+        raise DivergedError(
             f"the model gave scores that are not numbers for {bad} of {len(scores)} histories; it has diverged: "
             f"lower training.learning_rate and train it again"
         )

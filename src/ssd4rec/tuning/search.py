@@ -18,11 +18,13 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import optuna
+import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtefactError, ConfigError
+from ssd4rec.evaluation.ranks import DivergedError
 from ssd4rec.experiment import Prepared, make_model
 from ssd4rec.files import write_whole
 from ssd4rec.training.fit import fit
@@ -33,6 +35,7 @@ from ssd4rec.tuning.space import Dimension, Value, with_values
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 REFUSED, FAILED = "refused", "failed"  # what is kept of a trial that its settings, or an error, ended
+OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it may be learnt; any other error ends the search
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the median of
 
 
@@ -45,7 +48,7 @@ class TrialResult:
     ndcg: float | None  # best validation NDCG@10 of any epoch; None: never learnt
     epochs: int
     pruned: bool
-    refused: str | None = None  # why these values cannot be had together
+    refused: str | None = None  # why these values cannot be had together, or could not be learnt with
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,7 @@ def _run(
         chosen = with_values(config, values, source="not possible")
         model = make_model(chosen, len(data.catalogue))
     except ConfigError as error:
-        trial.set_user_attr(REFUSED, str(error))
-        study.tell(trial, state=TrialState.PRUNED)
+        _refuse(study, trial, str(error))
         return
     state = place / TRIALS / hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     resume = (state / LAST).is_file()
@@ -189,11 +191,21 @@ def _run(
         trial.set_user_attr("epochs", len(course))
         trial.set_user_attr("ndcg", max(course.values()))
         study.tell(trial, state=TrialState.PRUNED)
+    except OF_THE_VALUES as error:
+        epochs = len(_frozen(study, trial).intermediate_values)
+        trial.set_user_attr("epochs", epochs)
+        what = "diverged" if isinstance(error, DivergedError) else "out of memory"
+        _refuse(study, trial, f"not possible: {what} in epoch {epochs + 1}")
     else:
         trial.set_user_attr("epochs", len(report.course))
         trial.set_user_attr("ndcg", report.best_ndcg)
         study.tell(trial, report.best_ndcg)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def _refuse(study: optuna.Study, trial: Trial, why: str) -> None:
+    trial.set_user_attr(REFUSED, why)
+    study.tell(trial, state=TrialState.PRUNED)
 
 
 def _sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
