@@ -183,7 +183,9 @@ def test_values_that_failed_are_not_chosen_again(world, tmp_path):
             search(world, config, RATES, tmp_path, trials=1, callbacks=[Broken()])
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / DATABASE}")
     assert len({trial.params["training.learning_rate"] for trial in study.trials}) == 2
-    assert len(search(world, config, RATES, tmp_path, trials=1).trials) == 1
+    report = search(world, config, RATES, tmp_path, trials=2)
+    assert {trial.number for trial in report.trials} == {1, 2}
+    assert f", trial {report.trials[0].number}\n" in report.best_file.read_text()
 
 
 def test_minutes_end_a_run_and_the_next_goes_on(world, tmp_path):

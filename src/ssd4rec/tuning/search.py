@@ -43,7 +43,7 @@ UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the me
 class TrialResult:
     """One set of values and what came of it."""
 
-    number: int
+    number: int  # 1 is the first that was finished or pruned; one that was cut off or failed has none
     values: dict[str, Value]
     ndcg: float | None  # best validation NDCG@10 of any epoch; None: never learnt
     epochs: int
@@ -273,7 +273,8 @@ def _frozen(study: optuna.Study, trial: Trial) -> FrozenTrial:
 def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         best = study.best_trial
-        text = f"# validation NDCG@10 {best.value:.4f}, trial {best.number + 1}\n{dump_config(with_values(config, best.params))}"
+        number = 1 + [trial.number for trial in _finished(study)].index(best.number)
+        text = f"# validation NDCG@10 {best.value:.4f}, trial {number}\n{dump_config(with_values(config, best.params))}"
         try:
             write_whole(place / BEST, text)
         except OSError as error:
@@ -293,14 +294,14 @@ def _line(study: optuna.Study, done: int, trials: int) -> str:
 def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
     results = [
         TrialResult(
-            number=trial.number + 1,
+            number=number,
             values=trial.params,
             ndcg=trial.user_attrs.get("ndcg"),
             epochs=trial.user_attrs.get("epochs", 0),
             pruned=trial.state is TrialState.PRUNED,
             refused=trial.user_attrs.get(REFUSED),
         )
-        for trial in _finished(study)
+        for number, trial in enumerate(_finished(study), start=1)
     ]
     results.sort(key=lambda result: (result.pruned, -(result.ndcg or 0.0)))
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
