@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from importlib import metadata
+from types import ModuleType
 
 import pytest
 
 import ssd4rec
+from ssd4rec.__main__ import main
 
 
 def test_every_name_of_the_package_is_there():
@@ -28,3 +30,17 @@ def test_importing_the_package_does_not_import_torch():
     """Nor does importing the command line: --help must not wait for it."""
     code = "import sys, ssd4rec, ssd4rec.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ctrl_c_while_the_command_is_imported_ends_it_with_130(monkeypatch):
+    """As at any other time: no traceback."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    importing = ModuleType("ssd4rec.cli")
+    importing.__getattr__ = interrupted
+    monkeypatch.setitem(sys.modules, "ssd4rec.cli", importing)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130

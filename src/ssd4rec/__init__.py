@@ -4,7 +4,7 @@ The names below are the path from a file to a recommendation; `ssd4rec.experimen
 is first asked for: torch takes seconds, which `ssd4rec --help` must not wait for.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415 - the command would wait for it too
+
         return metadata.version("ssd4rec")
     if name not in _HOMES:
         raise AttributeError(f"module 'ssd4rec' has no attribute {name!r}")

@@ -1,5 +1,17 @@
-"""`python -m ssd4rec` is the command `ssd4rec`."""
+"""The command `ssd4rec`, which is `python -m ssd4rec` too."""
 
-from ssd4rec.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """`cli.main`; Ctrl-C while that is still being imported ends with code 130 too, and without a traceback."""
+    try:
+        from ssd4rec.cli import main as command  # noqa: PLC0415 - so that the import is inside
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
