@@ -3,6 +3,7 @@
 SSD4RecError
 ├── ConfigError    (ValueError)     a setting is unknown, of the wrong type or out of its range
 ├── DataError      (ValueError)     a file or table of interactions cannot be used
+│   └── DivergedError               a model gave scores that are not numbers
 ├── ShapeError     (ValueError)     tensors that belong together do not fit
 ├── ArtefactError  (RuntimeError)   a saved model is missing, damaged or of another version
 └── BackendError   (RuntimeError)   a device or an optional package was asked for and is not there
@@ -22,6 +23,10 @@ class ConfigError(SSD4RecError, ValueError):
 
 class DataError(SSD4RecError, ValueError):
     """A file or table of interactions cannot be used."""
+
+
+class DivergedError(DataError):
+    """A model gave scores that are not numbers: other settings may learn from these data."""
 
 
 class ShapeError(SSD4RecError, ValueError):

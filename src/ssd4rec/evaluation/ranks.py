@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ssd4rec.errors import DataError, ShapeError
+from ssd4rec.errors import DivergedError, ShapeError
 from ssd4rec.ops.segments import cells_of_items
 from ssd4rec.shapes import Boundaries, Items, Scores, States
 
@@ -13,10 +13,6 @@ BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the 
 LEAST_ROWS = 32  # histories scored at once however many items there are: fewer make thin products
 BLOCK_ITEMS = 2048  # items worked on at once: what is made of a block of their scores stays in the cache
 Blocks = Iterable[tuple[slice, Scores]]  # which histories, and their scores [rows, V], a few at a time
-
-
-class DivergedError(DataError):
-    """A model gave scores that are not numbers."""
 
 
 def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None, rounding: Tensor | None = None) -> Tensor:
@@ -86,7 +82,7 @@ def ranks_of_states(
         int64 [B].
 
     Raises:
-        DataError: a score is not a finite number.
+        DivergedError: a score is not a finite number.
         ShapeError: a target is not one of the V items.
     """
     _check_targets(targets, item_vectors.shape[0])
@@ -121,7 +117,7 @@ def ranks_of_blocks(
         int64 [B].
 
     Raises:
-        DataError: a score is not a finite number.
+        DivergedError: a score is not a finite number.
         ShapeError: a target is not one of the V items.
     """
     ranks = []

@@ -10,7 +10,7 @@ import torch
 
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.data.packing import Numbers, consecutive
-from ssd4rec.errors import DataError
+from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops.segments import cells_of_items
@@ -57,7 +57,7 @@ def best_items(
         One for each history; fewer than k items where there are fewer candidates.
 
     Raises:
-        DataError: a score is not a number.
+        DivergedError: a score is not a number.
     """
     fall_back = [_falls_back(history, request) for history in histories]
     known = [history[history > 0] for history, falls in zip(histories, fall_back, strict=True) if not falls]
@@ -80,11 +80,11 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
         For each row item numbers and scores, the best first.
 
     Raises:
-        DataError: a score is not a number.
+        DivergedError: a score is not a number.
     """
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     if not (values[:, 0] < torch.inf).all():
-        raise DataError(
+        raise DivergedError(
             "the model gave scores that are not numbers; it has diverged: lower training.learning_rate and train it again"
         )
     if values.shape[1] > k:
@@ -132,7 +132,7 @@ def best_of_states(
         prior: what is known without learning, added to the model's scores.
 
     Raises:
-        DataError: a score is not a number.
+        DivergedError: a score is not a number.
     """
     forbidden = None if request.forbidden is None else torch.from_numpy(request.forbidden).to(states.device)
     found: list[Best] = []

@@ -23,8 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ssd4rec.config import Config, dump_config
-from ssd4rec.errors import ArtefactError, ConfigError
-from ssd4rec.evaluation.ranks import DivergedError
+from ssd4rec.errors import ArtefactError, ConfigError, DivergedError
 from ssd4rec.experiment import Prepared, make_model
 from ssd4rec.files import write_whole
 from ssd4rec.training.fit import fit
