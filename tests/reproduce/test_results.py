@@ -11,6 +11,7 @@ from ssd4rec.data.split import split_by_time
 from ssd4rec.errors import DataError
 from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.compare import add_tests, add_worth, paired_bootstrap
+from ssd4rec.reproduce.notes import notes
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.report import as_markdown
@@ -18,7 +19,6 @@ from ssd4rec.reproduce.results import recipe_of, reduced, summarise
 from ssd4rec.reproduce.runs import Dataset
 from ssd4rec.reproduce.studies import points
 from ssd4rec.reproduce.sweep import Part
-from ssd4rec.reproduce.tables import notes
 
 KEPT = {"users": 9, "items": 9, "interactions": 99}
 

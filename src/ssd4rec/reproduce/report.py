@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ssd4rec.files import write_whole
+from ssd4rec.reproduce.notes import notes
 from ssd4rec.reproduce.plots import plot
 from ssd4rec.reproduce.results import RESULTS
 from ssd4rec.reproduce.studies import STUDIES
-from ssd4rec.reproduce.tables import Table, notes, tables
+from ssd4rec.reproduce.tables import Table, tables
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}

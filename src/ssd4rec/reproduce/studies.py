@@ -7,6 +7,7 @@ from typing import Any
 from ssd4rec.config import BACKBONES, Config, Mamba4RecConfig, SSD4RecConfig, load_config, presets
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import find
+from ssd4rec.reproduce.asked import addressed, check_setting, has_setting, objective_is_set
 from ssd4rec.reproduce.budgets import Budget
 from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
@@ -19,12 +20,6 @@ RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 PATIENCE = 10  # the paper's
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
-DECIDED = {  # settings that an option of the command decides
-    "backbone.name": "--models",
-    "backbone.bidirectional": "--models",
-    "backbone.width": "--width",
-    "training.max_epochs": "--epochs",
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ def points(study: str, known: str | None, budget: Budget, models: Sequence[str],
         ConfigError: no such study, or settings that do not fit.
     """
     for setting in settings:
-        _check(setting)
+        check_setting(setting, [model for model in MODELS if model not in COUNTED])
     plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
     return plan(_Recipe(known, budget, tuple(settings)), models)
 
@@ -93,7 +88,9 @@ class _Recipe:
         if published is None:
             chosen += self._economies(name)
         asked = [
-            (who, setting) for who, setting in map(_addressed, settings) if who == model or (who is None and _has(name, setting))
+            (who, setting)
+            for who, setting in map(addressed, settings)
+            if who == model or (who is None and has_setting(name, setting))
         ]
 
         def load() -> Config:
@@ -111,7 +108,7 @@ class _Recipe:
         config = load()
         objective = BACKBONES[name].objectives[0]
         once = self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None
-        if published and (once or objective == "cloze") and not _objective_is_set(asked):
+        if published and (once or objective == "cloze") and not objective_is_set(asked):
             chosen += [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
             config = load()
         if config.training.objective == "cloze":
@@ -136,23 +133,6 @@ class _Recipe:
         return chosen
 
 
-def _objective_is_set(asked: Sequence[tuple[str | None, str]]) -> bool:
-    return any(setting.startswith("training.objective=") for _, setting in asked)
-
-
-def _check(setting: str) -> None:
-    model, name = _addressed(setting)
-    key = name.partition("=")[0]
-    if model is not None:
-        find(model, [each for each in MODELS if each not in COUNTED], "model that learns")
-    if key.startswith("prior."):
-        raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {setting}")
-    if model is not None and key.startswith(("data.", "evaluation.")):
-        raise ConfigError(f"all models get the same data and the same protocol; give --set {name} without {model}:")
-    if key in DECIDED and (model is None or DECIDED[key] == "--models"):
-        raise ConfigError(f"{key} is what {DECIDED[key]} says; leave out --set {setting}")
-
-
 def refuse_its_own(study: str, settings: Sequence[str]) -> None:
     """What a study varies cannot be set beside it.
 
@@ -161,27 +141,8 @@ def refuse_its_own(study: str, settings: Sequence[str]) -> None:
     """
     own = STUDIES[study].varies
     for setting in settings:
-        if _addressed(setting)[1].partition("=")[0] == own:
+        if addressed(setting)[1].partition("=")[0] == own:
             raise ConfigError(f"{study} varies {own} itself; leave out --set {setting}, or give it with another study")
-
-
-def addressees(settings: Sequence[str]) -> set[str]:
-    """The models that settings name."""
-    return {model for model, _ in map(_addressed, settings) if model is not None}
-
-
-def _addressed(setting: str) -> tuple[str | None, str]:
-    """`sasrec:backbone.layers=2` -> the model it is for, the setting; None: for all."""
-    head, equals, value = setting.partition("=")
-    model, colon, name = head.rpartition(":")
-    return (model.strip() if colon else None), f"{name.strip()}{equals}{value}"
-
-
-def _has(name: str, setting: str) -> bool:
-    """Settings of a backbone are for those that have them: --set backbone.state_dim=8 says nothing to SASRec."""
-    group, _, key = setting.partition("=")[0].partition(".")
-    everywhere = {key for each in BACKBONES.values() for key in each.model_fields}
-    return group != "backbone" or key in BACKBONES[name].model_fields or key not in everywhere
 
 
 def _models(recipe: _Recipe, models: Sequence[str]) -> list[Point]:

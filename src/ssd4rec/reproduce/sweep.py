@@ -11,6 +11,7 @@ from typing import Any
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.locks import alone
 from ssd4rec.names import find
+from ssd4rec.reproduce.asked import addressees
 from ssd4rec.reproduce.budgets import Budget, as_options
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
@@ -22,7 +23,6 @@ from ssd4rec.reproduce.studies import (
     STUDIES,
     TWINS,
     Point,
-    addressees,
     changing,
     points,
     refuse_its_own,
