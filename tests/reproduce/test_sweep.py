@@ -28,7 +28,7 @@ from ssd4rec.locks import alone
 from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, counted_in, ranks_of
+from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, commit, counted_in, ranks_of
 from ssd4rec.reproduce.studies import points
 from ssd4rec.reproduce.sweep import carry_out, plan
 
@@ -173,11 +173,13 @@ def test_a_killed_sweep_goes_on_to_the_same_figures(swept):
 
 @pytest.mark.slow
 def test_a_model_that_was_measured_otherwise_is_measured_again_not_trained(swept):
-    """Of a result of another version the cost of its training is kept; figures and log of epochs are what they were."""
+    """Of a result of another version the cost and the code of its training are kept; figures and epochs are what they were."""
     out = swept / "older"
     shutil.copytree(swept / "out", out)
     first = next(out.glob("runs/*/result.json"))
     before, log = json.loads(first.read_text()), (first.parent / "log.txt").read_text()
+    assert before["commit"] == commit()
+    before["commit"] = "an older one"
     first.write_text(json.dumps({**before, "measured": 0, "test": {}}))
     again = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=True)
     assert "2 runs, 1 of them cached" in again.stderr

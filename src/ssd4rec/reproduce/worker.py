@@ -54,8 +54,9 @@ def work(folder: Path) -> None:
         return
     resume = (folder / f"model.training/{LAST}").is_file()
     device = "cuda" if torch.cuda.is_available() and config.training.accelerator in ("auto", "gpu") else "cpu"
-    artefact, before = _trained(folder, device), _cost_before(folder)
+    artefact, before, trained_by = _trained(folder, device), _cost_before(folder), (last_result_of(folder) or {}).get("commit")
     if artefact is None:
+        trained_by = commit()  # before it learns: the code on the disk may be another when it is done
         _train(data, config, folder, resume=resume)
         artefact, before = load_artefact(folder / "model", device=device), {}
     began = _now()
@@ -72,7 +73,7 @@ def work(folder: Path) -> None:
         "with_prior": measure.with_prior(folder, "with_prior", artefact.model),
         "measured": MEASURED,
         "settings": spec["settings"],
-        "commit": commit(),
+        "commit": trained_by,
         "efficiency": {
             **_seconds(artefact.report["course"]),
             "inference_seconds": inference,
