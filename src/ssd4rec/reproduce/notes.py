@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ssd4rec.reproduce.studies import COMPARING
+
 LITTLE_MASKED = 0.05
 
 
@@ -17,7 +19,7 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     """Data, budget, protocol, machine, and what is missing or failed."""
     found = [*_asked(part), *_protocol(study, part)]
     labels, without = {row["label"] for row in part["rows"]}, ", ".join(part.get("without") or ())
-    if study in ("accuracy", "efficiency"):
+    if study in COMPARING:
         if without:
             found.append(Note(f"Left out, for with these settings it is another row again: {without}."))
         if "ssd4rec" in labels and "ssd4rec-all" not in labels and "ssd4rec-all" not in without:

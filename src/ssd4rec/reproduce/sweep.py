@@ -18,6 +18,7 @@ from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
 from ssd4rec.reproduce.studies import (
+    COMPARING,
     COUNTED,
     MODELS,
     STUDIES,
@@ -30,7 +31,6 @@ from ssd4rec.reproduce.studies import (
 )
 
 CUTOFF = 10
-COMPARING = ("accuracy", "efficiency")  # studies that compare models
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
 
