@@ -22,7 +22,8 @@ from ssd4rec.backbones.prior import Prior
 from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config
 from ssd4rec.data.catalogue import Catalogue, as_type
-from ssd4rec.data.histories import Histories, build_histories, describe
+from ssd4rec.data.describe import describe
+from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part

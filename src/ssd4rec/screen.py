@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ssd4rec.data.describe import note_on_ties
+
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
     """What was read, what was dropped and why, what is left; `data` is that part of a report."""
@@ -41,14 +43,8 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
         console.print(f"dropped: {dropped['why']}")
     for note in read["notes"]:
         console.print(f"note: {note}")
-    same = data["same_time"]
-    if same["interactions"]:
-        share = same["interactions"] / kept["interactions"]
-        by = "in the file" if same["order"] == "file" else "of the items' ids"
-        console.print(
-            f"note: {same['interactions']:,} interactions ({100 * share:.1f} %) are at the same time as the one before; their "
-            f"order is that {by} (data.same_time), and figures depend on it"
-        )
+    if ties := note_on_ties(data):
+        console.print(f"note: {ties}")
 
 
 def show_figures(console: Console, report: Mapping[str, Any]) -> None:

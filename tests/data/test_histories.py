@@ -1,6 +1,5 @@
 """The k-core against its definition, order and ties, what is kept and what was dropped, and the way to disk and back."""
 
-import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 import worlds
 from ssd4rec.data.catalogue import Catalogue
-from ssd4rec.data.histories import Histories, Kept, build_histories, describe, k_core, time_order
+from ssd4rec.data.histories import Histories, Kept, build_histories, k_core, time_order
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import pack
 from ssd4rec.data.split import leave_last_out
@@ -151,7 +150,7 @@ def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path)
         shutil.rmtree(tmp_path / "saved")
     histories, catalogue = build_histories(interactions(rows), 1)
     assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *ids]
-    assert describe(interactions(rows), histories)["same_time"] == {"interactions": 3, "order": "file"}
+    assert (histories.at_same_time, histories.same_time) == (3, "file")
 
 
 def test_a_history_without_events_is_at_no_time(small):
@@ -195,30 +194,6 @@ def test_long_falls_are_shortened():
 def test_the_threshold_must_be_positive():
     with pytest.raises(DataError, match="min_interactions must be 1 or more, found 0; 1 keeps everything"):
         build_histories(interactions([("a", "x", 1)]), 0)
-
-
-def test_describe_is_the_data_part_of_a_report():
-    rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3)]
-    read = interactions(rows)
-    described = describe(read, build_histories(read, 2)[0])
-    assert json.loads(json.dumps(described)) == described
-    assert described["read"] == {
-        "source": "polars frame",
-        "rows": 3,
-        "users": 2,
-        "items": 1,
-        "columns": {"user": "user_id", "item": "item_id", "time": "time"},
-        "time": "number",
-        "notes": ["times from 1 to 3 are taken as plain numbers, not as moments of a calendar"],
-    }
-    assert described["dropped"] == {
-        "users": 1,
-        "items": 0,
-        "interactions": 1,
-        "rounds": 1,
-        "why": "users and items with fewer than 2 interactions, again and again until none is left",
-    }
-    assert described["kept"] == {"users": 1, "items": 1, "interactions": 2, "mean_length": 2.0, "longest": 2}
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
     said = [note.text for note in notes("accuracy", section)]
     assert "Data: a part of the publisher's file." in said
     assert (
-        "3 interactions (3.0 %) are at the same time as the one before; their order is that of the items' ids, and"
+        "3 interactions (3.0 %) are at the same time as the one before; their order is that of the items' ids (data.same_time)"
         in " ".join(said)
     )
     assert "Trained by the code of commit c0ffee, and others that were not kept." in said

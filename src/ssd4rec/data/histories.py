@@ -250,29 +250,6 @@ def time_order(users: Codes, times: Numbers, then: Numbers | None = None) -> Num
     return np.lexsort((times, users))
 
 
-def describe(interactions: Interactions, histories: Histories) -> dict[str, object]:
-    """The `data` part of a report: what was read, what was dropped and why, what was kept."""
-    read, filtering = interactions.read, histories.filtering
-    return {
-        "read": {
-            "source": read.source,
-            "rows": read.rows,
-            "users": read.users,
-            "items": read.items,
-            "columns": read.columns,
-            "time": read.time,
-            "notes": list(read.notes),
-        },
-        "dropped": {
-            **asdict(filtering.removed),
-            "rounds": filtering.rounds,
-            "why": f"users and items with fewer than {filtering.k} interactions, again and again until none is left",
-        },
-        "kept": asdict(histories.kept),
-        "same_time": {"interactions": histories.at_same_time, "order": histories.same_time},
-    }
-
-
 def _renumbered(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
     """Codes without gaps for the values that are left, in the order that they had."""
     left = np.bincount(codes, minlength=len(distinct)) > 0

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ssd4rec.data.describe import note_on_ties
 from ssd4rec.reproduce.studies import COMPARING
 
 LITTLE_MASKED = 0.05
@@ -62,14 +63,8 @@ def _asked(part: Mapping[str, Any]) -> Iterator[Note]:
     )
     for note in part.get("data_notes", ()):  # an earlier version did not keep them
         yield Note(f"Data: {note}.")
-    same = part.get("same_time") or {"interactions": 0}
-    if same["interactions"]:
-        share = 100 * same["interactions"] / kept["interactions"]
-        by = "in the file" if same["order"] == "file" else "of the items' ids"
-        yield Note(
-            f"{same['interactions']:,} interactions ({share:.1f} %) are at the same time as the one before; their order is that "
-            f"{by}, and figures depend on it."
-        )
+    if "same_time" in part and (ties := note_on_ties(part)):  # an earlier version did not count them
+        yield Note(f"{ties}.")
     yield Note(f"Budget {budget['name']}: {scale}.")
     if part["reduced"]:
         reason = part["reduced"][:1].upper() + part["reduced"][1:]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ssd4rec.config import Config
-from ssd4rec.data.histories import build_histories, describe
+from ssd4rec.data.describe import describe
+from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.known import KNOWN, is_known, open_known
 from ssd4rec.data.split import make_split

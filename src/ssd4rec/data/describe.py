@@ -1,0 +1,48 @@
+"""What a report says of its data, and what a person should know who reads figures made from them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ssd4rec.data.histories import Histories
+from ssd4rec.data.interactions import Interactions
+
+
+def describe(interactions: Interactions, histories: Histories) -> dict[str, object]:
+    """The `data` part of a report: what was read, what was dropped and why, what was kept."""
+    read, filtering = interactions.read, histories.filtering
+    return {
+        "read": {
+            "source": read.source,
+            "rows": read.rows,
+            "users": read.users,
+            "items": read.items,
+            "columns": read.columns,
+            "time": read.time,
+            "notes": list(read.notes),
+        },
+        "dropped": {
+            **asdict(filtering.removed),
+            "rounds": filtering.rounds,
+            "why": f"users and items with fewer than {filtering.k} interactions, again and again until none is left",
+        },
+        "kept": asdict(histories.kept),
+        "same_time": {"interactions": histories.at_same_time, "order": histories.same_time},
+    }
+
+
+def note_on_ties(data: Mapping[str, Any]) -> str | None:
+    """How many events' places in their histories no time decides; None: each has its own.
+
+    Args:
+        data: from `describe`.
+    """
+    same = data["same_time"]
+    if not same["interactions"]:
+        return None
+    share = same["interactions"] / data["kept"]["interactions"]
+    by = "in the file" if same["order"] == "file" else "of the items' ids"
+    return (
+        f"{same['interactions']:,} interactions ({100 * share:.1f} %) are at the same time as the one before; "
+        f"their order is that {by} (data.same_time), and figures depend on it"
+    )

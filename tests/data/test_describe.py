@@ -1,0 +1,54 @@
+"""What a report says of its data."""
+
+import json
+
+import polars as pl
+import pytest
+
+from ssd4rec.data.describe import describe, note_on_ties
+from ssd4rec.data.histories import build_histories
+from ssd4rec.data.interactions import read_interactions
+
+
+def table(rows):
+    return read_interactions(pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row"))
+
+
+def test_describe_is_the_data_part_of_a_report():
+    rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3)]
+    read = table(rows)
+    described = describe(read, build_histories(read, 2)[0])
+    assert json.loads(json.dumps(described)) == described
+    assert described["read"] == {
+        "source": "polars frame",
+        "rows": 3,
+        "users": 2,
+        "items": 1,
+        "columns": {"user": "user_id", "item": "item_id", "time": "time"},
+        "time": "number",
+        "notes": ["times from 1 to 3 are taken as plain numbers, not as moments of a calendar"],
+    }
+    assert described["dropped"] == {
+        "users": 1,
+        "items": 0,
+        "interactions": 1,
+        "rounds": 1,
+        "why": "users and items with fewer than 2 interactions, again and again until none is left",
+    }
+    assert described["kept"] == {"users": 1, "items": 1, "interactions": 2, "mean_length": 2.0, "longest": 2}
+
+
+@pytest.mark.parametrize(("order", "by"), [("file", "in the file"), ("item", "of the items' ids")])
+def test_events_whose_place_no_time_decides_are_told(order, by):
+    read = table([("u", "x", 5), ("u", "y", 5), ("u", "z", 5), ("u", "w", 7)])
+    described = describe(read, build_histories(read, 1, same_time=order)[0])
+    assert described["same_time"] == {"interactions": 2, "order": order}
+    assert note_on_ties(described) == (
+        f"2 interactions (50.0 %) are at the same time as the one before; their order is that {by} (data.same_time), and "
+        "figures depend on it"
+    )
+
+
+def test_of_times_that_differ_nothing_is_told():
+    read = table([("u", "x", 5), ("u", "y", 6), ("v", "y", 6)])
+    assert note_on_ties(describe(read, build_histories(read, 1)[0])) is None
