@@ -21,8 +21,8 @@ from ssd4rec import cli
 from ssd4rec.artefact import MANIFEST
 from ssd4rec.config import load_config
 from ssd4rec.errors import ArtefactError, BackendError
-from ssd4rec.tuning.folder import BEST
-from ssd4rec.tuning.search import DATABASE, TRIALS, search
+from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS
+from ssd4rec.tuning.search import search
 from ssd4rec.tuning.space import Dimension
 
 RATES = (Dimension("training.learning_rate", 1e-5, 3e-2, log=True),)

@@ -1,26 +1,21 @@
 """A search for good settings on Optuna: kept in a folder, gone on with after a kill, poor trials stopped early.
 
-Only the validation part is looked at. The one door to the package optuna.
+Only the validation part is looked at.
 """
 
 import hashlib
 import json
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import optuna
 import torch
-from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import Trial, TrialState
 
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtefactError, ConfigError, DivergedError
@@ -29,13 +24,24 @@ from ssd4rec.files import write_whole
 from ssd4rec.training.fit import fit
 from ssd4rec.training.module import WATCHED
 from ssd4rec.training.state import LAST
-from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in, identity
+from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
 from ssd4rec.tuning.space import Dimension, Value, with_values
+from ssd4rec.tuning.study import (
+    FAILED,
+    UNPRUNED_TRIALS,
+    finished,
+    frozen,
+    open_study,
+    quiet,
+    readable,
+    reported_before,
+    sampler,
+    suggest,
+    take_up,
+)
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-REFUSED, FAILED = "refused", "failed"  # what is kept of a trial that its settings, or an error, ended
+REFUSED = "refused"  # what is kept of a trial that its settings ended
 OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it may be learnt; any other error ends the search
-UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the median of
 
 
 @dataclass(frozen=True)
@@ -119,21 +125,21 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
     """
     place = Path(folder)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with alone_in(place), _readable(place / DATABASE), _quiet():
-        study = _open(place, data, config, space)
-        _take_up(study)
+    with alone_in(place), readable(place / DATABASE), quiet():
+        study = open_study(place, data, config, space)
+        take_up(study)
         _write_best(study, config, place)  # an earlier run may have ended before it could
         stopped = "trials"
-        while len(_finished(study)) < trials:
+        while len(finished(study)) < trials:
             if deadline is not None and time.monotonic() > deadline:
                 stopped = "minutes"
                 break
-            study.sampler = _sampler(study, seed)
+            study.sampler = sampler(study, seed)
             trial = study.ask()
             try:
                 _run(study, trial, data, config, space, place, deadline, callbacks)
             except (_OutOfTimeError, KeyboardInterrupt) as error:
-                _take_up(study)
+                take_up(study)
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 stopped = "minutes"
@@ -143,7 +149,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
                 study.tell(trial, state=TrialState.FAIL)
                 raise
             _write_best(study, config, place)
-            say(_line(study, len(_finished(study)), trials))
+            say(_line(study, len(finished(study)), trials))
         return _report(study, place, stopped)
 
 
@@ -157,8 +163,8 @@ def _run(
     deadline: float | None,
     callbacks: Sequence[pl.Callback],
 ) -> None:
-    values = {dimension.name: _suggest(trial, dimension) for dimension in space}
-    same = next((each for each in _finished(study) if each.params == trial.params), None)
+    values = {dimension.name: suggest(trial, dimension) for dimension in space}
+    same = next((each for each in finished(study) if each.params == trial.params), None)
     if same is not None:  # never learnt twice; counted, so that a small space comes to an end
         for name, value in same.user_attrs.items():
             trial.set_user_attr(name, value)
@@ -172,7 +178,7 @@ def _run(
         return
     state = place / TRIALS / hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     resume = (state / LAST).is_file()
-    earlier = _reported_before(study, trial) if resume else {}
+    earlier = reported_before(study, trial) if resume else {}
     for epoch, ndcg in earlier.items():
         trial.report(ndcg, epoch)
     try:
@@ -186,12 +192,12 @@ def _run(
             callbacks=[*callbacks, _Pruning(trial, set(earlier), deadline)],
         )
     except optuna.TrialPruned:
-        course = _frozen(study, trial).intermediate_values
+        course = frozen(study, trial).intermediate_values
         trial.set_user_attr("epochs", len(course))
         trial.set_user_attr("ndcg", max(course.values()))
         study.tell(trial, state=TrialState.PRUNED)
     except OF_THE_VALUES as error:
-        epochs = len(_frozen(study, trial).intermediate_values)
+        epochs = len(frozen(study, trial).intermediate_values)
         trial.set_user_attr("epochs", epochs)
         what = "diverged" if isinstance(error, DivergedError) else "out of memory"
         _refuse(study, trial, f"not possible: {what} in epoch {epochs + 1}")
@@ -207,72 +213,10 @@ def _refuse(study: optuna.Study, trial: Trial, why: str) -> None:
     study.tell(trial, state=TrialState.PRUNED)
 
 
-def _sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
-    # a trial's values follow from the seed and the trials before it, however often the search was stopped; one that failed
-    # counts, or the same values would fail for ever
-    failed = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILED in trial.user_attrs]
-    mixed = np.random.SeedSequence((seed, len(_finished(study)) + len(failed)))
-    return optuna.samplers.TPESampler(seed=int(mixed.generate_state(1)[0]))
-
-
-def _suggest(trial: Trial, dimension: Dimension) -> Value:
-    if dimension.choices:
-        chosen: Any = trial.suggest_categorical(dimension.name, dimension.choices)
-        return cast("Value", chosen)
-    if dimension.whole:
-        return trial.suggest_int(dimension.name, int(dimension.low), int(dimension.high), log=dimension.log)
-    return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)
-
-
-def _open(place: Path, data: Prepared, config: Config, space: Sequence[Dimension]) -> optuna.Study:
-    # by a function: in a URL a folder named q?a=1 would be another one
-    connect = partial(sqlite3.connect, place / DATABASE, check_same_thread=False)
-    study = optuna.create_study(
-        storage=optuna.storages.RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect}),
-        study_name="search",
-        direction="maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS),
-        load_if_exists=True,
-    )
-    ours = identity(data, config, space)
-    found: Mapping[str, Any] | None = study.user_attrs.get("identity")
-    if found is None:
-        study.set_user_attr("identity", ours)
-    elif found != ours:
-        different = [key for key in ours if found.get(key) != ours[key]]
-        raise ArtefactError(
-            f"{place} holds a search with other {' and '.join(different)}; go on with the same arguments, or give another --out"
-        )
-    return study
-
-
-def _take_up(study: optuna.Study) -> None:
-    """A trial that was cut off is the next one again, with the same values; its training goes on where it was."""
-    waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        # killed before all values were chosen: none of it was learnt
-        if trial.params and trial.params not in waiting:
-            study.enqueue_trial(trial.params)
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _reported_before(study: optuna.Study, trial: Trial) -> dict[int, float]:
-    courses = [each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params]
-    return max(courses, key=len, default={})
-
-
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=DONE)
-
-
-def _frozen(study: optuna.Study, trial: Trial) -> FrozenTrial:
-    return study.get_trials(deepcopy=False)[trial.number]
-
-
 def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         best = study.best_trial
-        number = 1 + [trial.number for trial in _finished(study)].index(best.number)
+        number = 1 + [trial.number for trial in finished(study)].index(best.number)
         text = f"# validation NDCG@10 {best.value:.4f}, trial {number}\n{dump_config(with_values(config, best.params))}"
         try:
             write_whole(place / BEST, text)
@@ -281,10 +225,10 @@ def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
 
 
 def _line(study: optuna.Study, done: int, trials: int) -> str:
-    last = _finished(study)[-1]
+    last = finished(study)[-1]
     if refused := last.user_attrs.get(REFUSED):
         return f"trial {done} of {trials}: {refused}"
-    best = max((trial.user_attrs["ndcg"] for trial in _finished(study) if trial.state is TrialState.COMPLETE), default=0.0)
+    best = max((trial.user_attrs["ndcg"] for trial in finished(study) if trial.state is TrialState.COMPLETE), default=0.0)
     how = "pruned" if last.state is TrialState.PRUNED else "finished"
     epochs, ndcg = last.user_attrs["epochs"], last.user_attrs["ndcg"]
     return f"trial {done} of {trials}: {how} after {epochs} epochs, validation NDCG@10 {ndcg:.4f}, best {best:.4f}"
@@ -300,29 +244,10 @@ def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
             pruned=trial.state is TrialState.PRUNED,
             refused=trial.user_attrs.get(REFUSED),
         )
-        for number, trial in enumerate(_finished(study), start=1)
+        for number, trial in enumerate(finished(study), start=1)
     ]
     results.sort(key=lambda result: (result.pruned, -(result.ndcg or 0.0)))
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     enough = len(complete) >= UNPRUNED_TRIALS and len({trial.value for trial in complete}) > 1
     importance = optuna.importance.get_param_importances(study) if enough else {}
     return SearchReport(tuple(results), importance, place / BEST if complete else None, stopped)
-
-
-@contextmanager
-def _readable(database: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        why = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
-        raise ArtefactError(f"cannot use {database}: {why}; free some space if there is none, or give another --out") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
