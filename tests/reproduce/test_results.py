@@ -15,10 +15,9 @@ from ssd4rec.reproduce.notes import notes
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.report import as_markdown
-from ssd4rec.reproduce.results import recipe_of, reduced, summarise
-from ssd4rec.reproduce.runs import Dataset
+from ssd4rec.reproduce.results import earlier, recipe_of, reduced, refuse_what_would_be_lost, summarise
+from ssd4rec.reproduce.runs import MEASURED, Dataset, Part, Run, result_of
 from ssd4rec.reproduce.studies import points
-from ssd4rec.reproduce.sweep import Part
 
 KEPT = {"users": 9, "items": 9, "interactions": 99}
 
@@ -232,3 +231,88 @@ def test_a_file_s_name_is_no_markdown():
                "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": None}  # fmt: skip
     text = as_markdown({"commit": None, "studies": {"beta": {"my_log *2*.csv": section}}})
     assert "## Backward weight (Figure 3): my\\_log \\*2\\*.csv" in text
+
+
+METRICS = {"ndcg@10": 0.5, "hr@10": 0.75, "mrr@10": 0.25}
+
+
+def finish(part, out, at=0):
+    """The files of a run as if it had been made."""
+    run = Run(part.data, part.points[at].configs[0])
+    cost = dict.fromkeys(
+        ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
+    )
+    result = {
+        "test": METRICS,
+        "seen_removed": METRICS,
+        "with_prior": {"transitions": 1.0, "repeats": 0.0, "test": METRICS, "seen_removed": METRICS},
+        "measured": MEASURED,
+        "protocol": {"split": "leave-last-out", "seen": "kept", "targets": 9},
+        "course": {"best_epoch": 1},
+        "model": {"parameters": 1},
+        "versions": {},
+        "efficiency": {**cost, "epochs": 1, "device": "CPU"},
+    }
+    folder = out / "runs" / run.key
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    np.save(folder / "ranks.npy", np.ones(9, dtype=np.int32))
+    return folder
+
+
+def test_figures_stay_until_there_are_others(tmp_path):
+    """Other models on the same data replace a section when the first of them is there, not when a sweep begins."""
+    first, second = part_of("accuracy", tmp_path, models=["ssd4rec"]), part_of("accuracy", tmp_path, models=["gru4rec"])
+
+    def shown(part):
+        results = summarise([part], make_budget("small"), tmp_path)
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        return [row["label"] for row in results["studies"]["accuracy"]["log.csv"]["rows"]]
+
+    assert shown(second) == ["gru4rec"]
+    finish(first, tmp_path)
+    assert shown(first) == ["ssd4rec"]
+    assert shown(second) == ["ssd4rec"]
+    finish(second, tmp_path)
+    assert shown(second) == ["gru4rec"]
+
+
+def test_figures_whose_runs_are_not_there_are_not_written_over(tmp_path):
+    part = part_of("accuracy", tmp_path)
+    folder = finish(part, tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(summarise([part], make_budget("small"), tmp_path)))
+    refuse_what_would_be_lost([part], tmp_path)
+    refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
+    (folder / "result.json").unlink()
+    with pytest.raises(DataError, match=r"holds accuracy on log.csv, whose runs are not in .*runs: .* choose another --out, or"):
+        refuse_what_would_be_lost([part], tmp_path)
+    refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format": 3, "studies": {}}', "has format 3, this version writes 4; move it away"),
+        ('{"format": 4, "studies": {"accuracy": {"a.csv": {}}}}', "is not a result of reproduce .*source"),
+        ('{"format": 4}', "is not a result of reproduce .*studies"),
+        ("[]", "is not a result of reproduce"),
+        ("", "is not a result of reproduce"),
+    ],
+)
+def test_results_of_others_are_refused_and_stay(tmp_path, text, said):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=said):
+        earlier(tmp_path)
+    assert (tmp_path / "results.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"), [("efficiency", "no efficiency"), ("with_prior", "no with_prior"), (None, "Expecting")]
+)
+def test_a_damaged_run_is_named(tmp_path, gone, said):
+    folder = finish(part_of("accuracy", tmp_path), tmp_path)
+    found = json.loads((folder / "result.json").read_text())
+    text = json.dumps({name: value for name, value in found.items() if name != gone}) if gone else ""
+    (folder / "result.json").write_text(text)
+    with pytest.raises(DataError, match=f"result.json cannot be read: .*{said}.*; remove .*{folder.name}"):
+        result_of(folder)

@@ -4,8 +4,9 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ssd4rec.config import DataConfig, EvaluationConfig, Seen, presets
 from ssd4rec.errors import DataError
@@ -13,14 +14,12 @@ from ssd4rec.reproduce.budgets import BUDGETS, Budget
 from ssd4rec.reproduce.compare import add_tests, add_worth
 from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Run, commit, counted_in, result_of
+from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, RESULT, Part, Run, commit, counted_in, result_of
 from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Point
 
-if TYPE_CHECKING:
-    from ssd4rec.reproduce.sweep import Part
-
 RESULTS = "results.json"
-FORMAT = 4  # of results.json; what another version wrote is left out of the report until its command is given again
+FORMAT = 4  # of results.json
+SECTION = ("source", "known", "kept", "budget", "reduced", "axis", "protocol", "versions", "device", "rows")  # of any version
 PROTOCOL = frozenset(
     f"{group}.{key}"
     for group, settings in (("data", DataConfig), ("evaluation", EvaluationConfig))
@@ -30,12 +29,18 @@ PROTOCOL = frozenset(
 COSTS = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
 
 
-def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, Any]:
-    """The parts of this sweep as far as they are finished, and other studies that an earlier one left in the folder."""
-    studies = _earlier(out)
+def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> dict[str, Any]:
+    """The parts of this sweep as far as they are finished, and what an earlier one left in the folder.
+
+    Raises:
+        DataError: results.json is of another version, or not of this program, or a run's files are damaged.
+    """
+    studies = earlier(out)
     for part in parts:
         sections = studies.setdefault(part.study, {})
-        sections[_name(part, sections)] = _part(part, budget, out)
+        name, section = _name(part, sections), _part(part, budget, out)
+        if _finished(section) or not _finished(sections.get(name)):  # figures stay until there are others
+            sections[name] = section
     return {
         "format": FORMAT,
         "commit": commit(),  # that summarised it; each run has its own
@@ -43,7 +48,30 @@ def summarise(parts: "Sequence[Part]", budget: Budget, out: Path) -> dict[str, A
     }
 
 
-def _name(part: "Part", sections: Mapping[str, Any]) -> str:
+def refuse_what_would_be_lost(parts: Sequence[Part], out: Path) -> None:
+    """A section is replaced only where its runs lie beside it, so that its command can bring it back.
+
+    Raises:
+        DataError: one has figures whose runs are not in the folder.
+    """
+    studies = earlier(out)
+    for part in parts:
+        sections = studies.get(part.study, {})
+        name = _name(part, sections)
+        if not all((out / "runs" / key / RESULT).is_file() for key in _finished(sections.get(name))):
+            raise DataError(
+                f"{out / RESULTS} holds {part.study} on {name}, whose runs are not in {out / 'runs'}: writing over it would lose "
+                "figures; choose another --out, or move the file away"
+            )
+
+
+def _finished(section: Mapping[str, Any] | None) -> set[str]:
+    """The keys of the runs whose figures a section has."""
+    rows = section["rows"] if section else []
+    return {seed["key"] for row in rows for seed in row["seeds"] if seed["state"] == "finished"}
+
+
+def _name(part: Part, sections: Mapping[str, Any]) -> str:
     """Of its section: the data, and what --set changed of the protocol. Other data of the same name keep theirs."""
     first = next((point for point in part.points if point.unset), None)
     changed = [f"{name}={_value(first, name)}" for name in _changed(first) if name in PROTOCOL] if first else []
@@ -53,19 +81,28 @@ def _name(part: "Part", sections: Mapping[str, Any]) -> str:
     return " ".join([part.data.source, *changed]) if other else name
 
 
-def _earlier(out: Path) -> dict[str, Any]:
+def earlier(out: Path) -> dict[str, Any]:
+    """The studies that results.json holds; none: there is no such file.
+
+    Raises:
+        DataError: it is damaged, of another program, or of another version of this one.
+    """
     path = out / RESULTS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        studies: dict[str, Any] = found["studies"] if found.get("format") == FORMAT else {}
+        if found["format"] != FORMAT:
+            raise DataError(f"{path} has format {found['format']}, this version writes {FORMAT}; move it away (runs stay)")
+        studies: dict[str, Any] = found["studies"]
+        for section in (section for sections in studies.values() for section in sections.values()):
+            itemgetter(*SECTION)(section)
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, AttributeError, KeyError) as error:
-        raise DataError(f"{path} is not a result of reproduce ({error}); move it away, or choose another --out") from error
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a result of reproduce ({error!r}); move it away, or choose another --out") from error
     return studies
 
 
-def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
+def _part(part: Part, budget: Budget, out: Path) -> dict[str, Any]:
     rows = [_row(point, part, budget, out) for point in part.points]
     finished = [seed for row in rows for seed in row["seeds"] if seed["state"] == "finished"]
     first = result_of(out / "runs" / finished[0]["key"]) if finished else None
@@ -103,13 +140,13 @@ def _part(part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
     }
 
 
-def _known_to_print(part: "Part") -> str | None:
+def _known_to_print(part: Part) -> str | None:
     """The data set whose published figures stand under this protocol: all are of the last event left out."""
     split = {config.data.split for point in part.points for config in point.configs}
     return part.data.known if split <= {"leave-last-out"} else None
 
 
-def _learnt_otherwise(part: "Part") -> list[str]:
+def _learnt_otherwise(part: Part) -> list[str]:
     """What --set changed of how rows are built or trained, and of which rows, where not of all."""
     learnt = [point for point in part.points if point.unset]
     found: dict[str, list[str]] = {}
@@ -142,7 +179,7 @@ def reduced(known: str | None, budget: Budget, epochs: int, changed: Sequence[st
     return f"settings were changed ({', '.join(changed)})" if changed else None
 
 
-def _row(point: Point, part: "Part", budget: Budget, out: Path) -> dict[str, Any]:
+def _row(point: Point, part: Part, budget: Budget, out: Path) -> dict[str, Any]:
     seeds, results = [], []
     for config in point.configs:
         run = Run(part.data, config)
@@ -251,7 +288,7 @@ def _seen(points: Sequence[Point]) -> Seen:
     return next((point.configs[0].evaluation.seen for point in points if point.configs), "kept")
 
 
-def _add_counted(rows: Sequence[dict[str, Any]], part: "Part", out: Path) -> Path:
+def _add_counted(rows: Sequence[dict[str, Any]], part: Part, out: Path) -> Path:
     """The rows of what is not learnt, and the folder of their ranks."""
     first = next((run for _, run in part.runs), None)
     folder = out / COUNTED_IN / (first.counted if first else "")

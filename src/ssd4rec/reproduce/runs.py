@@ -3,7 +3,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,11 +19,12 @@ from ssd4rec.data.known import KNOWN, is_known, open_known
 from ssd4rec.data.split import make_split
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
-from ssd4rec.reproduce.studies import LENGTHS
+from ssd4rec.reproduce.studies import LENGTHS, Point
 
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
+MEASURES = ("test", "with_prior", "protocol", "course", "model", "versions")  # what a result has beside its cost
 COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
@@ -60,6 +61,24 @@ class Run:
         """The name of the folder of what is not learnt, which all runs on these data under this protocol share."""
         decides = _older(self.config.model_dump(mode="json", include={"data", "evaluation"}))
         return _key({"settings": decides, "data": self.data.fingerprint, "measured": [MEASURED, metadata.version("ssd4rec")]})
+
+
+@dataclass(frozen=True)
+class Part:
+    """One study on one data set."""
+
+    study: str
+    data: Dataset
+    points: tuple[Point, ...]
+    without: tuple[str, ...] = ()  # labels of points that change nothing on these data
+    command: str = ""  # that makes it again, but for --out and --jobs
+
+    @property
+    def runs(self) -> Iterator[tuple[str, Run]]:
+        """The label and the run of every point under every seed."""
+        for point in self.points:
+            for config in point.configs:
+                yield point.label, Run(self.data, config)
 
 
 def _older(settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,25 +127,49 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
-    """What a run gave; None: it is not finished, failed when it was last tried, or was measured in another way than now."""
+    """What a run gave; None: it is not finished, failed when it was last tried, or was measured in another way than now.
+
+    Raises:
+        DataError: its file is damaged.
+    """
     found = None if (folder / FAILURE).is_file() else last_result_of(folder)
-    return found if found is not None and found.get("measured") == MEASURED else None
+    if found is None or found.get("measured") != MEASURED:
+        return None
+    _check(found, MEASURES, folder)
+    return found
 
 
 def last_result_of(folder: Path) -> dict[str, Any] | None:
-    """What a run gave when it was last finished, however it was measured then."""
+    """What a run gave when it was last finished, however it was measured then.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    found = _read(folder)
+    if found is not None:
+        _check(found, ("efficiency",), folder)
+    return found
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder / RESULT} cannot be read: {error}; remove {folder} and give the command again") from error
-    return found
+    return found if isinstance(found, dict) else {}
+
+
+def _check(found: Mapping[str, Any], names: Sequence[str], folder: Path) -> None:
+    if missing := [name for name in names if not isinstance(found.get(name), dict)]:
+        what = f"it holds no {' and no '.join(missing)}"
+        raise DataError(f"{folder / RESULT} cannot be read: {what}; remove {folder} and give the command again")
 
 
 def counted_in(folder: Path) -> dict[str, Any]:
     """The figures of what is not learnt, by name; empty: no run has measured them yet."""
-    return last_result_of(folder) or {}
+    return _read(folder) or {}
 
 
 def keep_ranks(folder: Path, name: str, ranks: Ranks) -> None:
@@ -144,9 +187,14 @@ def ranks_of(folder: Path, name: str = RANKS) -> Ranks:
 
 
 def commit() -> str | None:
-    """Of the working copy that the package lies in; None: it was installed."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Of the working copy that the package lies in, `-dirty` where the package differs from it; None: it was installed."""
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed arguments
+
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed arguments
+        return git("describe", "--always", "--abbrev=12") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

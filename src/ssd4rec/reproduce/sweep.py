@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,8 @@ from ssd4rec.reproduce.asked import addressees
 from ssd4rec.reproduce.budgets import Budget, as_options
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
-from ssd4rec.reproduce.results import summarise
-from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Run, counted_in, look_at, result_of
+from ssd4rec.reproduce.results import refuse_what_would_be_lost, summarise
+from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Part, Run, counted_in, look_at, result_of
 from ssd4rec.reproduce.studies import (
     COMPARING,
     COUNTED,
@@ -33,24 +33,6 @@ from ssd4rec.reproduce.studies import (
 CUTOFF = 10
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One study on one data set."""
-
-    study: str
-    data: Dataset
-    points: tuple[Point, ...]
-    without: tuple[str, ...] = ()  # labels of points that change nothing on these data
-    command: str = ""  # that makes it again, but for --out and --jobs
-
-    @property
-    def runs(self) -> Iterator[tuple[str, Run]]:
-        """The label and the run of every point under every seed."""
-        for point in self.points:
-            for config in point.configs:
-                yield point.label, Run(self.data, config)
 
 
 @dataclass(frozen=True)
@@ -201,6 +183,7 @@ def carry_out(
 
 
 def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threads: int | None) -> dict[str, Any]:
+    refuse_what_would_be_lost(sweep.parts, sweep.out)
     runs = sweep.runs
     missing = [key for key in runs if not sweep.finished(key)]
     say(f"{len(runs)} runs, {len(runs) - len(missing)} of them cached in {sweep.out}, {len(missing)} to do")
