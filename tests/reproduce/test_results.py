@@ -12,10 +12,11 @@ from ssd4rec.errors import DataError
 from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.compare import add_tests, add_worth, paired_bootstrap
 from ssd4rec.reproduce.notes import notes
+from ssd4rec.reproduce.origins import recipe_of, reduced
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.report import as_markdown
-from ssd4rec.reproduce.results import earlier, recipe_of, reduced, refuse_what_would_be_lost, summarise
+from ssd4rec.reproduce.report import as_html, as_markdown
+from ssd4rec.reproduce.results import earlier, refuse_what_would_be_lost, summarise
 from ssd4rec.reproduce.runs import MEASURED, Dataset, Part, Run, result_of
 from ssd4rec.reproduce.studies import points
 
@@ -26,7 +27,7 @@ def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=10
     """A part whose data nobody has read."""
     source = source or str(tmp_path / name)
     described = {
-        "kept": {"users": 9, "items": 9, "longest": longest},
+        "kept": {**KEPT, "longest": longest},
         "read": {"notes": []},
         "same_time": {"interactions": 0, "order": "file"},
     }
@@ -316,3 +317,65 @@ def test_a_damaged_run_is_named(tmp_path, gone, said):
     (folder / "result.json").write_text(text)
     with pytest.raises(DataError, match=f"result.json cannot be read: .*{said}.*; remove .*{folder.name}"):
         result_of(folder)
+
+
+def test_a_wiring_that_the_preset_has_not_is_named():
+    """Two layers: the paper's all read backwards; with one layer "top" is the same network."""
+    paper = make_budget("paper")
+    found = {}
+    for known in ("ml-1m", "amazon-beauty"):
+        for model in ("ssd4rec-all", "ssd4rec", "ssd4rec-none"):
+            (point,) = points("accuracy", known, paper, [model], ())
+            found[known, model] = recipe_of(point, known, paper)
+    other = 'preset of the paper, but for backbone.bidirectional = "{}"'.format
+    assert found["ml-1m", "ssd4rec-all"] == found["amazon-beauty", "ssd4rec-all"] == "preset of the paper"
+    assert found["amazon-beauty", "ssd4rec"] == "preset of the paper"
+    assert found["ml-1m", "ssd4rec"] == other("top")
+    assert found["ml-1m", "ssd4rec-none"] == found["amazon-beauty", "ssd4rec-none"] == other("none")
+
+
+def test_the_points_of_a_figure_are_tested_against_its_beginning(tmp_path):
+    part = part_of("beta", tmp_path)
+    for at in range(3):
+        finish(part, tmp_path, at)
+    section = summarise([part], make_budget("small"), tmp_path)["studies"]["beta"]["log.csv"]
+    against = {row["label"]: [test["baseline"] for test in row.get("against_baselines", ())] for row in section["rows"]}
+    assert against == {"beta 0.0": [], "beta 0.1": ["beta 0.0"], "beta 0.2": ["beta 0.0"]} | {
+        label: [] for label in list(against)[3:]
+    }
+    said = {note.text: note.warning for note in notes("beta", section)}
+    assert said["One seed: what another one would change is in no difference here."]
+    assert "Paired bootstrap" in as_markdown({"commit": None, "studies": {"beta": {"log.csv": section}}})
+
+
+def test_what_was_set_is_said_above_every_table(tmp_path):
+    part = part_of("rho", tmp_path, settings=["training.weight_decay=0.3"])
+    section = summarise([part], make_budget("small"), tmp_path)["studies"]["rho"]["log.csv"]
+    (said,) = (note.text for note in notes("rho", section) if "Settings" in note.text)
+    assert said.startswith("Settings (last table): all rows: changed here (training.weight_decay), the rest searched")
+
+
+def test_a_report_says_how_many_histories_a_truncation_shortens(tmp_path):
+    part = part_of("length", tmp_path, longest=10**6)
+    part = replace(part, data=replace(part.data, longer={10: 7, 20: 1, 50: 0, 100: 0, 200: 0, 400: 0}))
+    section = summarise([part], make_budget("small"), tmp_path)["studies"]["length"]["log.csv"]
+    said = {note.text: note.warning for note in notes("length", section | {"kept": KEPT | {"users": 101}})}
+    (counted,) = (text for text in said if text.startswith("Of 101 histories"))
+    assert counted.startswith("Of 101 histories 7 have more than 10 events, 1 have more than 20 events, 0 have")
+    (warned,) = (text for text, warning in said.items() if warning and "order of the batches" in text)
+    assert warned.startswith("To truncate to 20, 50, 100, 200, 400 shortens fewer than 1 % of the histories")
+
+
+def test_a_page_is_the_same_however_often_it_is_made(tmp_path):
+    """Plots are in it as pictures with a text for those who do not see them, and nothing is loaded."""
+    part = part_of("beta", tmp_path)
+    for at in range(3):
+        finish(part, tmp_path, at)
+    results = summarise([part], make_budget("small"), tmp_path)
+    page = as_html(results)
+    assert page == as_html(results)
+    assert (
+        "<img alt='NDCG, MRR and HR at 10 by beta on log.csv, the figures of the first table' src='data:image/svg+xml;base64"
+        in page
+    )
+    assert "all settings of beta 0.1, first seed" in page

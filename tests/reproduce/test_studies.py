@@ -9,8 +9,8 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.experiment import prepare
 from ssd4rec.names import find
 from ssd4rec.reproduce.budgets import as_options, make_budget
+from ssd4rec.reproduce.origins import recipe_of
 from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.results import recipe_of
 from ssd4rec.reproduce.studies import changing, points, with_equal_steps
 from ssd4rec.reproduce.sweep import plan
 from ssd4rec.training.objective import plan_pass

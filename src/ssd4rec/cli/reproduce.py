@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ssd4rec import screen
-from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, say
+from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, refuse_neither, say
 
 
 def reproduce(  # noqa: PLR0913 - each is an option of the command
@@ -59,7 +59,9 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.reproduce.sweep import carry_out, plan
 
     names = [name.strip() for name in models.split(",")] if models else []
-    sweep = plan(study, _checked(data), chosen, out, cache(), models=names, settings=settings or [])
+    for each in data:
+        refuse_neither(each)
+    sweep = plan(study, data, chosen, out, cache(), models=names, settings=settings or [])
     try:
         with screen.progress_bar(err_console) as bar:
             task = bar.add_task("runs", total=len(sweep.runs))
@@ -88,13 +90,3 @@ def _threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else cores
-
-
-def _checked(data: list[str]) -> list[str]:
-    from ssd4rec.data.known import KNOWN, is_known
-    from ssd4rec.names import find
-
-    for each in data:
-        if not is_known(each) and not Path(each).exists():
-            find(each, tuple(KNOWN), "file or data set")
-    return data

@@ -73,6 +73,13 @@ def add_worth(rows: Sequence[dict[str, Any]], out: Path) -> None:
             row["against_baselines"] = [{"baseline": whole["label"], **test}]
 
 
+def add_along(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """Beside each point of a figure: a paired test against the one without what is varied, or with whole histories."""
+    start = next((row for row in rows if not row["x"]), None)
+    if start is not None and start["metrics"]:
+        add_worth([start, *(row for row in rows if row is not start)], out)
+
+
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(rows, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
 

@@ -7,6 +7,7 @@ from ssd4rec.data.describe import note_on_ties
 from ssd4rec.reproduce.studies import COMPARING
 
 LITTLE_MASKED = 0.05
+FEW_CUT = 0.01
 
 
 class Note(NamedTuple):
@@ -31,25 +32,19 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
         found.append(
             Note(
                 "Seconds an epoch: median, learning and validation. Peak memory: of the run's whole process. Padded: each "
-                "history filled to the longest of its batch, inference only; its figures are the same by construction."
+                "history filled to the longest of its batch, inference only; its figures are the same by construction. "
+                "CPU share: of its threads' time while it learnt; the less, the more it waited, for other programs too."
             )
         )
         if part["jobs"] > 1:
             found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
     if study in ("length", "ablation"):
-        budgets = {row["settings"]["training"]["token_budget"] for row in part["rows"]}
-        # older sections of a report gave all windows one budget
-        steps = " The more they overlap, the more events a batch holds, so that an epoch has as many steps at any length."
-        found.append(
-            Note(
-                "A truncated history trains every target too: in one pass from windows that overlap by half."
-                + (steps if len(budgets) > 1 else "")
-            )
-        )
-    if study == "ablation" and (rho := part["rows"][0]["settings"]["training"]["mask_ratio"]) < LITTLE_MASKED:
-        found.append(Note(f"The whole model has a mask ratio of {rho:g}: the row without a mask says little of masking."))
-    if study == "accuracy":
-        found += _how_to_read(part)
+        found += _truncated(part)
+    if study == "ablation" and "no mask" in labels:
+        rho = part["rows"][0]["settings"]["training"]["mask_ratio"]
+        if rho < LITTLE_MASKED:
+            found.append(Note(f"The whole model has a mask ratio of {rho:g}: the row without a mask says little of masking."))
+    found += _how_to_read(study, part)
     return [*found, *_unfinished(part)]
 
 
@@ -78,7 +73,9 @@ def _protocol(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
         protocol = {name: value for name, value in part["protocol"].items() if value is not None and name not in hidden}
         yield Note("Protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()) + ".")
         versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
-        yield Note(f"Machine of the first run: {part['device']}; {versions}.")
+        each = [seed.get("device") for row in part["rows"] for seed in row["seeds"]]  # an earlier version kept the first alone
+        devices = " and ".join(dict.fromkeys(device for device in each if device)) or part["device"]
+        yield Note(f"Machine: {devices}; of the first run {versions}.")
         commits = {seed.get("commit") for row in part["rows"] for seed in row["seeds"] if seed["state"] == "finished"}
         if named := sorted(each for each in commits if each):
             others = "" if None not in commits else ", and others that were not kept"
@@ -87,13 +84,36 @@ def _protocol(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
             yield Note("Published figures leave the last event out, so none stands beside a split by time.")
 
 
-def _how_to_read(part: Mapping[str, Any]) -> Iterator[Note]:
+def _truncated(part: Mapping[str, Any]) -> Iterator[Note]:
+    training = [row["settings"]["training"] for row in part["rows"] if row["settings"]]
+    truncated = "A truncated history trains every target too: in one pass from windows that overlap by half."
+    if len({each["token_budget"] for each in training}) > 1:
+        truncated += " The more they overlap, the more events a batch holds, so that an epoch has as many steps at any length."
+    yield Note(truncated)
+    if "longer" in part:  # an earlier version did not count them
+        longer = {int(length): count for length, count in part["longer"].items()}
+        said = ", ".join(f"{count:,} have more than {length} events" for length, count in longer.items())
+        yield Note(f"Of {part['kept']['users']:,} histories {said}.")
+        if few := [str(length) for length, count in longer.items() if count < FEW_CUT * part["kept"]["users"]]:
+            yield Note(
+                f"To truncate to {', '.join(few)} shortens fewer than {100 * FEW_CUT:g} % of the histories: what differs from "
+                "whole ones is mostly the order of the batches.",
+                warning=True,
+            )
+    elif {each["objective"] for each in training} == {"one-pass"}:
+        yield Note("Made by an earlier version: the shorter the windows, the more steps an epoch had.", warning=True)
+
+
+def _how_to_read(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
+    if study != "efficiency" and part["budget"]["seeds"] == 1:
+        yield Note("One seed: what another one would change is in no difference here.", warning=True)
     sources: dict[str, list[str]] = {}
     for row in part["rows"]:
         if row["recipe"]:
             sources.setdefault(row["recipe"], []).append(row["label"])
-    said = [f"{', '.join(labels)}: {source}" for source, labels in sources.items()]
-    yield Note(f"Settings (last table): {'; '.join(said)}.")
+    said = [f"{', '.join(labels) if len(sources) > 1 else 'all rows'}: {source}" for source, labels in sources.items()]
+    if said:
+        yield Note(f"Settings (last table): {'; '.join(said)}.")
     told = [row for row in part["rows"] if row["with_prior"] and min(row["with_prior"]["repeats"]) < 0]
     if told and (part["protocol"] or {}).get("seen") == "kept":
         yield Note(
@@ -108,7 +128,7 @@ def _unfinished(part: Mapping[str, Any]) -> Iterator[Note]:
     for state in ("missing", "failed"):
         names = [f"{label} (seed {seed['seed']})" for label, seed in seeds if seed["state"] == state]
         if names:
-            yield Note(f"{state.capitalize()}: {', '.join(names)}.", warning=True)
+            yield Note(f"{state.capitalize()}: {'; '.join(names)}.", warning=True)
     for label, seed in seeds:
         if seed["state"] == "failed":
             why = seed["why"].splitlines()

@@ -10,7 +10,8 @@ WHOLE = 2.0  # a point for whole histories stands at so many times the longest l
 
 def plot(rows: Sequence[Mapping[str, Any]], axis: str) -> str | None:
     """NDCG@10, MRR@10 and HR@10 along a setting, bars of one standard deviation; None: nothing is finished."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415 - a second that only a plot is worth
+    from matplotlib import rc_context  # noqa: PLC0415 - a second that only a plot is worth
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     done = [row for row in rows if row["metrics"]]
@@ -32,6 +33,6 @@ def plot(rows: Sequence[Mapping[str, Any]], axis: str) -> str | None:
             panel.minorticks_off()
     text = io.StringIO()
     FigureCanvasSVG(figure)
-    figure.savefig(text, format="svg")
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    with rc_context({"svg.hashsalt": "ssd4rec"}):  # the same figures are the same file
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from ssd4rec.reproduce.results import RESULTS
 from ssd4rec.reproduce.studies import STUDIES
 from ssd4rec.reproduce.tables import Table, tables
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:90rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;
 text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}caption{text-align:left;font-weight:600}
-.warn{background:#fff3cd;padding:.4rem .8rem;border-left:4px solid #d39e00}svg{max-width:100%;height:auto}
+.warn{background:#fff3cd;padding:.4rem .8rem;border-left:4px solid #d39e00}img{max-width:100%;height:auto}
 pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap}"""
 
 
@@ -55,22 +56,27 @@ def _plain(name: str) -> str:
 def as_html(results: Mapping[str, Any]) -> str:
     """One page: style and plots are in it."""
     parts = [f"<p>Summarised by the code of commit {_text(_commit(results))}.</p>"]
-    every = [(f"{study}-{name}", f"{STUDIES[study].title}: {name}") for study, name, _ in _parts(results)]
-    links = " · ".join(f"<a href='#{_text(place)}'>{_text(title)}</a>" for place, title in every)
+    every = [f"{STUDIES[study].title}: {name}" for study, name, _ in _parts(results)]
+    links = " · ".join(f"<a href='#section-{number}'>{_text(title)}</a>" for number, title in enumerate(every, start=1))
     parts.append(f"<nav>{links}</nav>")
-    for study, name, part in _parts(results):
-        parts.append(f"<h2 id='{_text(f'{study}-{name}')}'>{_text(STUDIES[study].title)}: {_text(name)}</h2>")
+    for number, (study, name, part) in enumerate(_parts(results), start=1):
+        parts.append(f"<h2 id='section-{number}'>{_text(every[number - 1])}</h2>")
         if command := part.get("command"):
             parts.append(f"<pre>{_text(command)}</pre>")
         parts += [f"<p class='{'warn' if note.warning else 'note'}'>{_text(note.text)}</p>" for note in notes(study, part)]
         parts += [_html_table(table) for table in tables(study, part)]
         if part["axis"] is not None and (drawn := plot(part["rows"], part["axis"])) is not None:
-            parts.append(drawn)
-        settings = next((row["settings"] for row in part["rows"] if row["settings"]), None)
-        dumped = _text(json.dumps(settings, indent=1))
-        parts.append(f"<details><summary>settings of the first row, first seed</summary><pre>{dumped}</pre></details>")
+            said = f"NDCG, MRR and HR at 10 by {part['axis']} on {name}, the figures of the first table"
+            parts.append(f"<img alt='{_text(said)}' src='data:image/svg+xml;base64,{b64encode(drawn.encode()).decode()}'>")
+        settings = {row["label"]: json.dumps(row["settings"], indent=1) for row in part["rows"] if row["settings"]}
+        parts += [
+            f"<details><summary>all settings of {_text(label)}, first seed</summary><pre>{_text(each)}</pre></details>"
+            for label, each in settings.items()
+        ]
     title = "Reproduction of SSD4Rec"
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+    )
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{title}</h1>{"".join(parts)}</body></html>\n'
 
 

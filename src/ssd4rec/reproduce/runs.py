@@ -25,6 +25,7 @@ NUMERICS = 2  # raised when a change of the code changes what a run with the sam
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 MEASURES = ("test", "with_prior", "protocol", "course", "model", "versions")  # what a result has beside its cost
+STUDIED = tuple(length for length in LENGTHS if length is not None)
 COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
@@ -39,6 +40,7 @@ class Dataset:
     fingerprint: str
     description: Mapping[str, Any]
     overlap: Mapping[int, float] = field(default_factory=dict)  # of windows of so many events: how often a pass reads an event
+    longer: Mapping[int, int] = field(default_factory=dict)  # histories of more events than so many
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,12 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
     )
     name = source if is_known(source) else Path(source).name
     train = make_split(histories, config.data.model_copy(update={"max_length": None})).train
-    windows = {length: replace(train, max_length=length).tokens_one_pass for length in LENGTHS if length is not None}
+    lengths = np.diff(histories.offsets)
+    longer = {length: int(np.count_nonzero(lengths > length)) for length in STUDIED}
+    windows = {length: replace(train, max_length=length).tokens_one_pass for length in STUDIED}
     overlap = {length: tokens / train.tokens_one_pass for length, tokens in windows.items()}
     place = source if is_known(source) else str(Path(source).resolve())
-    return Dataset(place, name, known, histories.fingerprint(), description, overlap)
+    return Dataset(place, name, known, histories.fingerprint(), description, overlap, longer)
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:

@@ -170,6 +170,8 @@ def carry_out(
     """
     if jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
+    if sweep.out.exists() and not sweep.out.is_dir():
+        raise DataError(f"{sweep.out} is a file; choose another --out")
     busy = DataError(f"another sweep is at work in {sweep.out}; wait for it, or choose another --out")
 
     def refused(why: str) -> DataError:
@@ -186,10 +188,10 @@ def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threa
     refuse_what_would_be_lost(sweep.parts, sweep.out)
     runs = sweep.runs
     missing = [key for key in runs if not sweep.finished(key)]
-    say(f"{len(runs)} runs, {len(runs) - len(missing)} of them cached in {sweep.out}, {len(missing)} to do")
+    cached = len(runs) - len(missing)
+    say(f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {cached} of them cached in {sweep.out}, {len(missing)} to do")
     results = _report(sweep)
     began = time.monotonic()
-    cached = len(runs) - len(missing)
     with Processes(jobs, threads) as processes:
         done = 0
         waiting = {

@@ -26,7 +26,7 @@ def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
         "accuracy": (_with_prior, _seen_removed, _beside_published, _tests, _recipes),
         "ablation": (_tests, _costs, _recipes),
     }
-    found = [make(part) for make in more.get(study, (_recipes,))]
+    found = [make(part) for make in more.get(study, (_tests, _recipes))]
     return [_figures(part), *(each for each in found if each.rows)]
 
 
@@ -71,7 +71,7 @@ def _seen_removed(part: Mapping[str, Any]) -> Table:
             best = (together or alone)["ndcg@10"]["mean"]
             rows.append((row["label"], *cells, *([_relative(best, highest[1])] if highest else [])))
     head = (*(name.upper() for name in names), *(f"{name.upper()} with transitions" for name in names))
-    against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
+    against = (f"with transitions, else alone, against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
     return Table("The same models with seen items removed from the candidates", ("", *head, *against), tuple(rows))
 
 
@@ -162,11 +162,26 @@ def _costs(part: Mapping[str, Any]) -> Table:
                 row["label"],
                 f"{row['parameters']:,}" if row["parameters"] else "-",
                 *(f"{costs[name]:.2f}" if costs[name] is not None else "-" for name in seconds),
+                _share(costs.get("cpu_share")),
                 *(f"{costs[name] / MIB:,.0f}" if costs[name] is not None else "-" for name in memory),
             )
         )
-    head = ("", "parameters", "s an epoch", "s to best", "s inference", "s padded inference", "peak MiB", "peak GPU MiB")
+    head = (
+        "",
+        "parameters",
+        "s an epoch",
+        "s to best",
+        "s inference",
+        "s padded inference",
+        "CPU share",
+        "peak MiB",
+        "peak GPU MiB",
+    )
     return Table("Cost, median over seeds", head, tuple(rows))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def _place(recipe: str) -> str:
