@@ -24,7 +24,8 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
     if study in COMPARING:
         if without:
             found.append(Note(f"Left out, for with these settings it is another row again: {without}."))
-        if "ssd4rec" in labels and "ssd4rec-all" not in labels and "ssd4rec-all" not in without:
+        ours = next((row["settings"]["backbone"] for row in part["rows"] if row["label"] == "ssd4rec"), {"layers": 1})
+        if ours["layers"] > 1 and "ssd4rec-all" not in labels:
             found.append(Note("ssd4rec reads backwards in its top layer only; ssd4rec-all was not run."))
     elif without:
         found.append(Note(f"Left out, for it changes nothing on these data: {without}."))
@@ -36,6 +37,8 @@ def notes(study: str, part: Mapping[str, Any]) -> list[Note]:
                 "CPU share: of its threads' time while it learnt; the less, the more it waited, for other programs too."
             )
         )
+        if not any(row["costs"].get("cpu_share") for row in part["rows"]):  # an earlier version did not measure it
+            found.append(Note("What other programs took meanwhile is not known: compare seconds with care.", warning=True))
         if part["jobs"] > 1:
             found.append(Note(f"Up to {part['jobs']} runs at once shared the machine: compare seconds with care.", warning=True))
     if study in ("length", "ablation"):
@@ -115,7 +118,7 @@ def _how_to_read(study: str, part: Mapping[str, Any]) -> Iterator[Note]:
     if said:
         yield Note(f"Settings (last table): {'; '.join(said)}.")
     told = [row for row in part["rows"] if row["with_prior"] and min(row["with_prior"]["repeats"]) < 0]
-    if told and (part["protocol"] or {}).get("seen") == "kept":
+    if study == "accuracy" and told and (part["protocol"] or {}).get("seen") == "kept":
         yield Note(
             "Seen items stay among the candidates, but a prior with repeats below 0 knows that they hardly come again; the "
             f"models without it{', the published ones among them,' if part.get('highest_published') else ''} had to learn that.",
