@@ -3,7 +3,16 @@
 import pytest
 
 from ssd4rec import errors
-from ssd4rec.errors import ArtefactError, BackendError, ConfigError, DataError, ShapeError, SSD4RecError, first_line
+from ssd4rec.errors import (
+    ArtefactError,
+    BackendError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    ShapeError,
+    SSD4RecError,
+    first_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +21,7 @@ from ssd4rec.errors import ArtefactError, BackendError, ConfigError, DataError, 
         (ConfigError, ValueError),
         (DataError, ValueError),
         (ShapeError, ValueError),
+        (DivergedError, ArithmeticError),
         (ArtefactError, RuntimeError),
         (BackendError, RuntimeError),
     ],
@@ -20,6 +30,11 @@ def test_every_error_is_ours_and_a_built_in(error: type[Exception], built_in: ty
     """Each can be caught as SSD4RecError, or as the built-in that says the same."""
     assert issubclass(error, SSD4RecError)
     assert issubclass(error, built_in)
+
+
+def test_a_broken_model_is_no_fault_of_the_data() -> None:
+    """Who skips what cannot be read, with `except DataError` around `recommend`, does not skip a model that has diverged."""
+    assert not issubclass(DivergedError, DataError)
 
 
 def test_the_tree_is_drawn_whole() -> None:

@@ -1,12 +1,12 @@
 """Every exception that ssd4rec raises on purpose, and how one of another library is quoted.
 
 SSD4RecError
-├── ConfigError    (ValueError)     a setting is unknown, of the wrong type or out of its range
-├── DataError      (ValueError)     a file or table of interactions cannot be used
-│   └── DivergedError               a model gave scores that are not numbers
-├── ShapeError     (ValueError)     tensors that belong together do not fit
-├── ArtefactError  (RuntimeError)   a saved model is missing, damaged or of another version
-└── BackendError   (RuntimeError)   a device or an optional package was asked for and is not there
+├── ConfigError    (ValueError)       a setting is unknown, of the wrong type or out of its range
+├── DataError      (ValueError)       a file or table of interactions cannot be used
+├── ShapeError     (ValueError)       tensors that belong together do not fit
+├── DivergedError  (ArithmeticError)  a model gave scores that are not numbers
+├── ArtefactError  (RuntimeError)     a saved model is missing, damaged or of another version
+└── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
 
 A message says what came (file, row, value), what was expected, and what to do.
 The command line prints it as one line and exits with code 2.
@@ -25,12 +25,12 @@ class DataError(SSD4RecError, ValueError):
     """A file or table of interactions cannot be used."""
 
 
-class DivergedError(DataError):
-    """A model gave scores that are not numbers: other settings may learn from these data."""
-
-
 class ShapeError(SSD4RecError, ValueError):
     """Tensors that belong together do not fit."""
+
+
+class DivergedError(SSD4RecError, ArithmeticError):
+    """A model gave scores that are not numbers: the data are sound, other settings may learn from them."""
 
 
 class ArtefactError(SSD4RecError, RuntimeError):

@@ -8,7 +8,7 @@ import torch
 
 import worlds
 from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.errors import ConfigError, DataError, ShapeError
+from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
 from ssd4rec.evaluation.evaluate import evaluate, refuse_other_protocol
 from ssd4rec.experiment import make_model, training_counts
 
@@ -82,7 +82,7 @@ def test_a_diverged_model_has_no_figures(world):
     model = make_model(worlds.config(), len(world.catalogue))
     with torch.no_grad():
         model.table.weight.fill_(float("nan"))
-    with pytest.raises(DataError, match="scores that are not numbers"):
+    with pytest.raises(DivergedError, match="scores that are not numbers"):
         evaluate(model, world.histories, world.split.test)
 
 

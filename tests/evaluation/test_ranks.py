@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd4rec.errors import DataError, ShapeError
+from ssd4rec.errors import DivergedError, ShapeError
 from ssd4rec.evaluation import ranks as module
 from ssd4rec.evaluation.ranks import rank_targets, ranks_of_states
 
@@ -33,7 +33,7 @@ def test_removed_candidates_do_not_count_but_the_target_always_does():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_numbers_are_an_error(bad):
     """A diverged model gets no rank at all."""
-    with pytest.raises(DataError, match=r"not numbers for 1 of 2 histories; .* lower training\.learning_rate"):
+    with pytest.raises(DivergedError, match=r"not numbers for 1 of 2 histories; .* lower training\.learning_rate"):
         rank_targets(torch.tensor([[0.0, 1.0], [bad, 1.0]]), torch.tensor([1, 1]))
 
 

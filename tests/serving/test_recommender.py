@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import worlds
 from ssd4rec.artefact import Artefact
-from ssd4rec.errors import ConfigError, DataError, ShapeError
+from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
 from ssd4rec.evaluation import ranks
 from ssd4rec.experiment import make_model, training_counts
 from ssd4rec.serving.best import largest
@@ -216,7 +216,7 @@ def test_a_diverged_model_recommends_nothing(cycle):
     model = make_model(worlds.config(), len(cycle.artefact.catalogue))
     with torch.no_grad():
         model.table.weight.fill_(float("nan"))
-    with pytest.raises(DataError, match=r"scores that are not numbers; .* lower training\.learning_rate"):
+    with pytest.raises(DivergedError, match=r"scores that are not numbers; .* lower training\.learning_rate"):
         Recommender(replace(cycle.artefact, model=model.eval())).recommend([3])
 
 

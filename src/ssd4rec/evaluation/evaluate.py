@@ -167,7 +167,8 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
 
     Raises:
         ConfigError: there is no cut-off, or one below 1.
-        DataError: there is nothing to rank, or the model's scores are not numbers.
+        DataError: there is nothing to rank.
+        DivergedError: the model's scores are not numbers.
         ShapeError: histories and model are not of the same catalogue.
     """
     if not cutoffs or min(cutoffs) < 1:

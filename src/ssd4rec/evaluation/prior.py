@@ -68,7 +68,7 @@ def choose_prior(
         progress: called with (targets done, all targets): while they are read, and while they are ranked in each step.
 
     Raises:
-        DataError: the model's scores are not numbers.
+        DivergedError: the model's scores are not numbers.
     """
     asked = _Asked(model, transitions, histories, _thinned(examples.prefixes()), token_budget, progress)
 

@@ -113,7 +113,8 @@ class Recommender:
 
         Raises:
             ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
-            DataError: an unknown item under "raise", an unknown id in `allow`, what is no list of ids; the model has diverged.
+            DataError: an unknown item under "raise", an unknown id in `allow`, what is no list of ids.
+            DivergedError: the model gave scores that are not numbers.
         """
         request = self.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         many, one = _as_histories(histories)

@@ -68,6 +68,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
         ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
         DataError: the file cannot be read; `out` cannot be written, has another suffix, is `source` itself or no regular
             file; an unknown item under "raise", an unknown id in `allow`.
+        DivergedError: the model gave scores that are not numbers.
     """
     request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
     catalogue, target = recommender.artefact.catalogue, Path(out)
