@@ -16,7 +16,6 @@ import torch
 from lightning.pytorch import Callback
 
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
-from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.backbones.transitions import Transitions
@@ -29,7 +28,7 @@ from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
-from ssd4rec.model import NextItemModel, count_parameters
+from ssd4rec.model import NextItemModel, count_parameters, make_model
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import fit
 from ssd4rec.training.objective import cost_of_pass, cut_batches, plan_pass
@@ -144,13 +143,6 @@ def _describe_sampling(config: Config, catalogue_size: int) -> str:
 
 def _describe_model(model: NextItemModel, config: Config) -> dict[str, Any]:
     return {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")}
-
-
-def make_model(config: Config, catalogue_size: int) -> NextItemModel:
-    """A fresh model; its initial weights are a function of `training.seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        return NextItemModel(make_backbone(config.backbone), catalogue_size)
 
 
 def measure(

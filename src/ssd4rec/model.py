@@ -5,6 +5,8 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from ssd4rec.backbones.make import make_backbone
+from ssd4rec.config import Config
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.step import State
 from ssd4rec.ops.forms import linear_cross_entropy
@@ -204,6 +206,18 @@ class NextItemModel(nn.Module):
                 f"items [T] and boundaries [B + 1] must be flat and end together, found shapes {tuple(items.shape)} and "
                 f"{tuple(boundaries.shape)}, boundaries ending with {boundaries.flatten()[-1:].tolist()}"
             )
+
+
+def make_model(config: Config, catalogue_size: int) -> NextItemModel:
+    """A fresh model of the backbone that the settings name; its initial weights are a function of `training.seed` alone.
+
+    Args:
+        config: all settings.
+        catalogue_size: V.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return NextItemModel(make_backbone(config.backbone), catalogue_size)
 
 
 def count_parameters(model: nn.Module) -> int:

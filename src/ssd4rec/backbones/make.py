@@ -24,7 +24,7 @@ from ssd4rec.config import (
 
 
 def make_backbone(config: BackboneConfig) -> nn.Module:  # noqa: PLR0911 - one for each backbone
-    """A fresh backbone, its initial weights drawn from torch's generator; `experiment.make_model` adds the item table.
+    """A fresh backbone, its initial weights drawn from torch's generator; `model.make_model` seeds it and adds the item table.
 
     Args:
         config: one backbone's settings; their class says which backbone.
