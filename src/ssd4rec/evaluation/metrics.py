@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 Ranks = npt.NDArray[np.int64]
 
+CUTOFF = 10  # k of the NDCG that chooses: the epoch that is kept, the prior, the best of a search
+WATCHED = f"ndcg@{CUTOFF}"  # its name in reports and logs
+
 
 def hit_rate(ranks: Ranks, cutoff: int) -> float:
     """HR@k: the share of targets with a rank of k or better. No targets: NaN.

@@ -13,13 +13,12 @@ from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import PackedBatch, pack
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import Progress, Ranker, evaluating
-from ssd4rec.evaluation.metrics import ndcg
+from ssd4rec.evaluation.metrics import CUTOFF, ndcg
 from ssd4rec.evaluation.ranks import rank_targets, rounding_of, score_blocks
 from ssd4rec.shapes import Boundaries, Items, States
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of transitions, those that are tried
 REPEATS = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
-CUTOFF = 10
 TARGETS = 10_000  # that decide at most, spread evenly over the users: each of some thirty priors ranks all of them
 
 

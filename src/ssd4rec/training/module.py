@@ -14,14 +14,16 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import PackedBatch, lay_end_to_end, pack
 from ssd4rec.data.split import Split, training_counts
+from ssd4rec.evaluation.metrics import CUTOFF, WATCHED
 from ssd4rec.evaluation.ranks import ranks_of_states
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops.sampled_softmax import Proposal, propose
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
 from ssd4rec.training.row_adam import RowAdam
 
+__all__ = ["WATCHED", "EpochBatches", "NextItemTraining"]  # what early stopping and the best weights go by, among them
+
 READ_AT_ONCE = 32768  # positions of the validation part, at most: a preset of the paper has a batch of 1,000,000
-WATCHED = "ndcg@10"  # what early stopping and the best weights go by, on the validation part
 
 
 class EpochBatches:
@@ -117,7 +119,8 @@ class NextItemTraining(pl.LightningModule):
         del batch_idx
         states = self.model.encode(batch.items, batch.boundaries)
         ranks = ranks_of_states(states, self.model.item_vectors, batch.targets[batch.boundaries[1:] - 1])
-        self.watched.update(torch.where(ranks <= 10, 1 / torch.log2(ranks + 1.0), 0.0))  # evaluation.metrics.ndcg, on the device
+        gained = torch.where(ranks <= CUTOFF, 1 / torch.log2(ranks + 1.0), 0.0)  # evaluation.metrics.gains, on the device
+        self.watched.update(gained)
 
     def on_validation_epoch_end(self) -> None:
         """Publish the epoch's figures for early stopping, the best weights and the course."""

@@ -19,11 +19,11 @@ from optuna.trial import Trial, TrialState
 
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtefactError, ConfigError, DivergedError
+from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.experiment import Prepared
 from ssd4rec.files import write_whole
 from ssd4rec.model import make_model
 from ssd4rec.training.fit import fit
-from ssd4rec.training.module import WATCHED
 from ssd4rec.training.state import LAST
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
 from ssd4rec.tuning.space import Dimension, Value, with_values
