@@ -8,9 +8,10 @@ import torch
 
 import worlds
 from ssd4rec.backbones.popularity import Popularity
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
-from ssd4rec.evaluation.evaluate import evaluate, refuse_other_protocol
-from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.evaluation.evaluate import evaluate, protocol_of
+from ssd4rec.experiment import count_transitions, make_model, training_counts
 
 # items a=1 b=2 c=3 d=4 by first appearance; the last event of each user is its test target
 HISTORIES = [[10, 20, 10, 30, 20], [10, 20, 30, 40, 10], [10, 30, 10, 20, 40]]
@@ -86,14 +87,13 @@ def test_a_diverged_model_has_no_figures(world):
         evaluate(model, world.histories, world.split.test)
 
 
-def test_figures_of_other_protocols_are_not_compared(world):
-    """Seen items kept or filtered decide the number; the refusal says so."""
-    model = Popularity(counts_of(world))
-    kept = evaluate(model, world.histories, world.split.test).protocol
-    filtered = evaluate(model, world.histories, world.split.test, seen="filtered").protocol
-    refuse_other_protocol(kept, kept)
-    with pytest.raises(ConfigError, match="seen 'kept' against 'filtered'"):
-        refuse_other_protocol(kept, filtered)
+def test_a_prior_beside_scores_that_are_no_products_is_refused(world):
+    """It would change nothing, and its figures would seem to have it; one that changes nothing may stand there."""
+    counted = count_transitions(world)
+    asked = (counted, world.histories, world.split.test)
+    with pytest.raises(ConfigError, match="and Transitions has none; measure it without one"):
+        evaluate(*asked, prior=Prior(counted, 1.0))
+    assert (evaluate(*asked, prior=Prior(counted, 0.0)).ranks == evaluate(*asked).ranks).all()
 
 
 def test_a_protocol_says_how_much_of_a_history_was_read(world):
@@ -102,6 +102,15 @@ def test_a_protocol_says_how_much_of_a_history_was_read(world):
     assert evaluate(model, world.histories, part).protocol.max_length is None
     assert evaluate(model, world.histories, replace(part, max_length=4)).protocol.max_length is None
     assert evaluate(model, world.histories, replace(part, max_length=2)).protocol.max_length == 2
+
+
+@pytest.mark.parametrize("seen", ["kept", "filtered"])
+def test_a_protocol_can_be_told_without_ranking(world, seen):
+    """It is the one that an evaluation of the same part reports, what was cut included."""
+    part = replace(world.split.validation, max_length=2)
+    told = protocol_of(world.histories, part, len(world.catalogue), split="mine", seen=seen)
+    assert told == evaluate(Popularity(counts_of(world)), world.histories, part, split="mine", seen=seen).protocol
+    assert told.max_length == 2
 
 
 def test_a_protocol_names_everything_that_decides_the_number(world):

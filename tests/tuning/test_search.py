@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import worlds
 from ssd4rec import cli
 from ssd4rec.artefact import MANIFEST
-from ssd4rec.config import load_config
+from ssd4rec.cli.tune import _protocol as protocol_of_a_search
+from ssd4rec.config import DataConfig, load_config
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS
 from ssd4rec.tuning.search import search
@@ -335,6 +336,12 @@ def test_the_best_settings_train(plays, tmp_path):
     }
     assert "compared validation ndcg@10 of the best epoch" in shown.stdout
     assert f"{found['trials'][0]['ndcg']:.4f}" in shown.stdout
+
+
+def test_the_protocol_of_a_search_says_what_was_cut():
+    """No history is as long as the setting allows: nothing was, as `evaluate` says it too."""
+    cut = worlds.config().model_copy(update={"data": DataConfig(min_interactions=1, max_length=500)})
+    assert protocol_of_a_search(worlds.world(worlds.cycle(), cut))["max_length"] is None
 
 
 def test_a_search_without_a_possible_trial_says_so(plays, tmp_path):

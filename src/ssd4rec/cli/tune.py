@@ -128,18 +128,14 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
 
 def _protocol(prepared: "Prepared") -> dict[str, Any]:
     """What trials are compared by; evaluation.seen and the prior are for the test part, they change nothing here."""
-    validation = prepared.split.validation
+    from ssd4rec.evaluation.evaluate import protocol_of
+    from ssd4rec.evaluation.metrics import WATCHED
+
+    split, items = prepared.split, len(prepared.catalogue)
     return {
-        "compared": "validation ndcg@10 of the best epoch",
+        "compared": f"validation {WATCHED} of the best epoch",
         "data": prepared.description["read"]["source"],
-        "split": prepared.split.protocol,
-        "candidates": f"whole catalogue, {len(prepared.catalogue)} items",
-        "seen": "kept",
-        "ties": "worst rank",
-        "k_core": prepared.histories.filtering.k,
-        "same_time": prepared.histories.same_time,
-        "max_length": validation.max_length,
-        "targets": validation.targets,
+        **protocol_of(prepared.histories, split.validation, items, split=split.protocol).as_dict(),
     }
 
 

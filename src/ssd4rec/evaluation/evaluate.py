@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Protocol as Interface
-from typing import runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from ssd4rec.shapes import Boundaries, Items, Scores, States
 Progress = Callable[[int, int], None]  # (done, all)
 
 
-class Ranker(Interface):
+class Ranker(Protocol):
     """What can be measured: it reads histories and scores the catalogue."""
 
     @property
@@ -38,7 +37,7 @@ class Ranker(Interface):
 
 
 @runtime_checkable
-class Scorer(Interface):
+class Scorer(Protocol):
     """What can be measured although its scores are no products."""
 
     catalogue_size: int
@@ -49,7 +48,7 @@ class Scorer(Interface):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """What decides whether two figures may be compared."""
 
     split: str  # "leave-last-out", or the moments of a split by time
@@ -82,7 +81,7 @@ class Ranking:
 
     ranks: Ranks  # [targets], 1-based, in the order of the examples
     cutoffs: tuple[int, ...]
-    protocol: Protocol
+    protocol: EvaluationProtocol
     by_length: tuple[Group, ...]  # events that were read
     by_popularity: tuple[Group, ...]  # training events of the target
 
@@ -105,9 +104,9 @@ class Ranking:
         """{"hr@10": …, "ndcg@10": …, "mrr@10": …, "hr@20": …}."""
         figures = {}
         for cutoff in self.cutoffs:
-            figures[f"hr@{cutoff}"] = self.hit_rate[cutoff]
-            figures[f"ndcg@{cutoff}"] = self.ndcg[cutoff]
-            figures[f"mrr@{cutoff}"] = self.mrr[cutoff]
+            figures[f"hr@{cutoff}"] = hit_rate(self.ranks, cutoff)
+            figures[f"ndcg@{cutoff}"] = ndcg(self.ranks, cutoff)
+            figures[f"mrr@{cutoff}"] = mrr(self.ranks, cutoff)
         return figures
 
     def report(self) -> dict[str, object]:
@@ -122,15 +121,29 @@ class Ranking:
         }
 
 
-def refuse_other_protocol(ours: Protocol, theirs: Protocol) -> None:
-    """Two figures may be compared only if they answer the same question.
+def protocol_of(
+    histories: Histories, examples: Examples, catalogue_size: int, *, split: str, seen: Seen = "kept"
+) -> EvaluationProtocol:
+    """Under which protocol the targets of a part of a split are ranked.
 
-    Raises:
-        ConfigError: they do not; it names what differs.
+    Args:
+        histories: where the items lie.
+        examples: what is read and asked.
+        catalogue_size: V.
+        split: how the examples came about.
+        seen: whether items of the history stay among the candidates; training watches the validation part with them kept.
     """
-    mine, other = ours.as_dict(), theirs.as_dict()
-    if different := [f"{key} {mine[key]!r} against {other[key]!r}" for key in mine if mine[key] != other[key]]:
-        raise ConfigError(f"these figures cannot be compared: {'; '.join(different)}; measure both under one protocol")
+    single = examples.prefixes()
+    return EvaluationProtocol(
+        split=split,
+        candidates=f"whole catalogue, {catalogue_size} items",
+        seen=seen,
+        ties="worst rank",
+        k_core=histories.filtering.k,
+        same_time=histories.same_time,
+        max_length=_longest_cut(histories, single),
+        targets=len(single),
+    )
 
 
 def evaluate(  # noqa: PLR0913 - the parts of a protocol
@@ -166,13 +179,18 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         The ranks in the order of the examples, and the figures.
 
     Raises:
-        ConfigError: there is no cut-off, or one below 1.
+        ConfigError: there is no cut-off, or one below 1; a prior beside a `Scorer`.
         DataError: there is nothing to rank.
         DivergedError: the model's scores are not numbers.
         ShapeError: histories and model are not of the same catalogue.
     """
     if not cutoffs or min(cutoffs) < 1:
         raise ConfigError(f"cutoffs are ranks, 1 or more, e.g. (10, 20); found {tuple(cutoffs)}")
+    if prior and isinstance(model, Scorer):
+        raise ConfigError(
+            f"a prior raises scores that are products of states and item vectors, and {type(model).__name__} has none; "
+            f"measure it without one"
+        )
     single = examples.prefixes()
     if not len(single):
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
@@ -181,16 +199,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     ranks = _rank(
         model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence, prior=prior
     )
-    protocol = Protocol(
-        split=split,
-        candidates=f"whole catalogue, {_catalogue_size(model)} items",
-        seen=seen,
-        ties="worst rank",
-        k_core=histories.filtering.k,
-        same_time=histories.same_time,
-        max_length=_longest_cut(histories, single),
-        targets=len(ranks),
-    )
+    protocol = protocol_of(histories, single, _catalogue_size(model), split=split, seen=seen)
     by_popularity: Iterable[Group] = ()
     if training_counts is not None:
         popularity = training_counts[histories.items[single.first_target]]
