@@ -59,6 +59,20 @@ def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     assert again["prior"]["model_alone"] == part["model_alone"]
 
 
+def test_the_validation_says_its_protocol(prepared, tmp_path):
+    """Training watches with seen items kept; the prior is chosen, and the test part measured, with them filtered."""
+    asked = worlds.config(max_epochs=1).model_copy(
+        update={
+            "evaluation": settings.EvaluationConfig(seen="filtered"),
+            "prior": settings.PriorConfig(transitions="validated", repeats="validated"),
+        }
+    )
+    report = experiment.train(prepared, asked, tmp_path / "model")
+    assert report["validation"]["protocol"] == {**report["protocol"], "seen": "kept"}
+    assert report["protocol"]["seen"] == report["prior"]["validation"]["seen"] == "filtered"
+    assert report["prior"]["repeats"] == 0.0
+
+
 def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
     """Nothing else is tried then; counts that have no weight are neither kept nor shown again."""
     asked = worlds.config(max_epochs=1).model_copy(update={"prior": settings.PriorConfig(repeats=-3)})

@@ -26,7 +26,8 @@ from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
-from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate
+from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, protocol_of
+from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
 from ssd4rec.model import NextItemModel, count_parameters, make_model
 from ssd4rec.ops import forms
@@ -112,10 +113,11 @@ def train(
     measured = _measure_beside(model, data, config, counts, prior, progress)
     if chosen:
         measured["prior"]["validation"] = chosen.as_dict()
+    watched_under = protocol_of(data.histories, data.split.validation, len(data.catalogue), split=data.split.protocol)
     report = {
         "data": {**data.description, "fingerprint": data.histories.fingerprint()},
         "model": _describe_model(model, config),
-        "validation": {"ndcg@10": training.best_ndcg},
+        "validation": {WATCHED: training.best_ndcg, "protocol": watched_under.as_dict()},
         **measured,
         "course": training.as_dict(),
         "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
@@ -192,6 +194,7 @@ def make_prior(
         data.split.validation,
         weights=WEIGHTS if asked.transitions == "validated" else (asked.transitions,),
         repeats=REPEATS if asked.repeats == "validated" else (asked.repeats,),
+        seen=config.evaluation.seen,
         token_budget=config.evaluation.token_budget,
         progress=progress,
     )

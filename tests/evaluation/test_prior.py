@@ -84,6 +84,20 @@ def test_whether_items_recur_is_found_out(rows, sign):
     assert found.ndcg > found.alone
 
 
+def test_a_prior_is_chosen_under_the_protocol_that_it_is_used_under(world, untrained, counted):
+    """With seen items filtered each weight has the figure of a filtered evaluation, and repeats are left at the first number."""
+    asked = (world.histories, world.split.validation)
+    found = choose_prior(untrained, counted, *asked, seen="filtered")
+    for weight, figure in found.by_weight.items():
+        of_it = evaluate(untrained, *asked, seen="filtered", prior=Prior(counted, weight)).ndcg[10]
+        assert figure == pytest.approx(of_it, abs=1e-12)
+    assert found.alone == pytest.approx(evaluate(untrained, *asked, seen="filtered").ndcg[10], abs=1e-12)
+    assert found.alone != pytest.approx(evaluate(untrained, *asked).ndcg[10])
+    assert found.by_repeats.keys() == {0.0}
+    given = choose_prior(untrained, counted, *asked, seen="filtered", repeats=(-3.0,))
+    assert (given.prior.repeats, given.by_weight) == (-3.0, found.by_weight)  # kept for who is asked with seen items
+
+
 @pytest.mark.parametrize("repeats", [-8.0, 8.0])
 def test_repeats_do_not_point_at_the_target_where_seen_items_are_removed(repeats):
     """Items recur; with the others removed the target is the only seen candidate: a number for seen items would name it."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssd4rec.backbones.prior import Prior, look_up
 from ssd4rec.backbones.transitions import Transitions
+from ssd4rec.config import Seen
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.packing import PackedBatch, pack
 from ssd4rec.data.split import Examples
@@ -31,17 +32,19 @@ class ChosenPrior:
     ndcg: float  # with the prior
     by_weight: Mapping[float, float]  # NDCG@10 at each weight that was tried, with the chosen repeats
     by_repeats: Mapping[float, float]  # at each number for repeats, with the weight that was best without
+    seen: Seen  # whether items of the history were among the candidates
 
     def as_dict(self) -> dict[str, object]:
         """JSON-able figures."""
         return {
+            "seen": self.seen,
             "model_alone": self.alone,
             "transitions": {f"{each:g}": figure for each, figure in self.by_weight.items()},
             "repeats": {f"{each:g}": figure for each, figure in self.by_repeats.items()},
         }
 
 
-def choose_prior(
+def choose_prior(  # noqa: PLR0913 - what `evaluate` takes, and what to choose from
     model: Ranker,
     transitions: Transitions,
     histories: Histories,
@@ -49,6 +52,7 @@ def choose_prior(
     *,
     weights: Sequence[float] = WEIGHTS,
     repeats: Sequence[float] = REPEATS,
+    seen: Seen = "kept",
     token_budget: int = 32768,
     progress: Progress | None = None,
 ) -> ChosenPrior:
@@ -60,16 +64,22 @@ def choose_prior(
         model: reads histories and scores items.
         transitions: what was counted, in what the model learnt from.
         histories: where the items lie.
-        examples: the validation part. Items of the history stay candidates.
+        examples: the validation part.
         weights: of transitions, those to choose from.
         repeats: the numbers to choose from; the first one holds in the first step.
+        seen: "filtered": items of the history are no candidates, but for the target itself. Repeats change no rank then, as in
+            `evaluate`: the first number is taken.
         token_budget: events read at once.
         progress: called with (targets done, all targets): while they are read, and while they are ranked in each step.
 
     Raises:
         DivergedError: the model's scores are not numbers.
     """
-    asked = _Asked(model, transitions, histories, _thinned(examples.prefixes()), token_budget, progress)
+    filtered = seen == "filtered"
+    repeats = repeats[:1] if filtered else repeats
+    asked = _Asked(
+        model, transitions, histories, _thinned(examples.prefixes()), token_budget, filtered=filtered, progress=progress
+    )
 
     def at_weights(repeat: float) -> dict[float, float]:
         return dict(zip(weights, asked.ndcg([(weight, repeat) for weight in weights]), strict=True))
@@ -82,7 +92,7 @@ def choose_prior(
     if repeat != repeats[0]:
         by_weight = at_weights(repeat)
         best = max(by_weight, key=by_weight.__getitem__)
-    return ChosenPrior(Prior(transitions, best, repeat), alone, by_weight[best], by_weight, by_repeats)
+    return ChosenPrior(Prior(transitions, best, repeat), alone, by_weight[best], by_weight, by_repeats, seen)
 
 
 class Silent:
@@ -110,11 +120,13 @@ class _Asked:
         histories: Histories,
         single: Examples,
         token_budget: int,
+        *,
+        filtered: bool,
         progress: Progress | None,
     ) -> None:
         self.vectors, self.transitions = model.item_vectors, transitions
         self.histories, self.single, self.token_budget = histories, single, token_budget
-        self.progress = progress
+        self.filtered, self.progress = filtered, progress
         with torch.inference_mode(), evaluating(model):
             read = (model.encode(batch.items, batch.boundaries) for batch in self._batches())
             self.states = [states.to(self.vectors.dtype) for states in read]
@@ -128,10 +140,13 @@ class _Asked:
                 rounding = rounding_of(states, self.vectors, targets)
                 for rows, scores in score_blocks(states, self.vectors):
                     places = look_up(self.transitions, batch.items, batch.boundaries, rows)
-                    raised = torch.empty_like(scores)
+                    raised, removed = torch.empty_like(scores), None
+                    if self.filtered:
+                        removed = torch.zeros_like(scores, dtype=torch.bool)
+                        removed.view(-1)[places.seen] = True
                     for found, (weight, repeat) in zip(ranks, tried, strict=True):
-                        Prior(self.transitions, weight, repeat).add(raised.copy_(scores), places)
-                        found.append(rank_targets(raised, targets[rows], rounding=rounding[rows]).cpu())
+                        Prior(self.transitions, weight, 0.0 if self.filtered else repeat).add(raised.copy_(scores), places)
+                        found.append(rank_targets(raised, targets[rows], removed, rounding[rows]).cpu())
         return [ndcg(torch.cat(found).numpy(), CUTOFF) for found in ranks]
 
     def _batches(self) -> Iterator[PackedBatch]:
