@@ -24,9 +24,9 @@ from ssd4rec.artefact import folder as folder_module
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.backbones.transitions import Transitions
-from ssd4rec.config import Config, DataConfig, SSD4RecConfig
+from ssd4rec.config import Config, DataConfig, PriorConfig, SSD4RecConfig
 from ssd4rec.data.catalogue import Catalogue
-from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.errors import ArtefactError, BackendError, ConfigError
 from ssd4rec.model import NextItemModel
 
 ITEMS = 5
@@ -485,6 +485,17 @@ def save_with_prior(directory: Path, items: int = ITEMS) -> Prior:
     prior = prior_of(items)
     save_artefact(directory, NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, prior)
     return prior
+
+
+def test_settings_that_ask_for_a_prior_are_not_saved_without_one(tmp_path: Path) -> None:
+    """They would say of figures without it that they have it; one that validation found to be worth nothing is none missing."""
+    asks = CONFIG.model_copy(update={"prior": PriorConfig(transitions="validated")})
+    parts = (NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), asks, {}, COUNTS)
+    with pytest.raises(ConfigError, match=r"'validated', prior\.repeats = 0\.0.* and none is given; give the one that"):
+        save_artefact(tmp_path / "model", *parts)
+    assert not (tmp_path / "model").exists()
+    save_artefact(tmp_path / "model", *parts, Prior(Transitions.nothing(ITEMS), 0.0))
+    assert load_artefact(tmp_path / "model").prior is None
 
 
 def test_a_prior_comes_back_bit_for_bit(tmp_path: Path) -> None:

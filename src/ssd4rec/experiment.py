@@ -129,7 +129,7 @@ def train(
         "versions": versions(),
         "artefact": str(out),
     }
-    save_artefact(out, model, data.catalogue, config, report, counts, prior or None)
+    save_artefact(out, model, data.catalogue, config, report, counts, prior)
     shutil.rmtree(state, ignore_errors=True)
     return report
 

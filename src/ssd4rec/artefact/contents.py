@@ -37,7 +37,7 @@ from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.data.packing import Numbers
-from ssd4rec.errors import ArtefactError, BackendError, SSD4RecError
+from ssd4rec.errors import ArtefactError, BackendError, ConfigError, SSD4RecError
 from ssd4rec.model import NextItemModel
 
 
@@ -73,9 +73,11 @@ def save_artefact(
         config: all settings.
         report: metrics, seconds, course, versions; JSON-able, a figure that is not a number becomes null.
         training_counts: [V + 1], for users of whom nothing is known.
-        prior: what is known without learning, added to the model's scores wherever it is measured or asked.
+        prior: what is known without learning, added to the model's scores wherever it is measured or asked. Where the settings
+            ask for one it must be given; one that changes no score is not written.
 
     Raises:
+        ConfigError: the settings ask for a prior, and none is given.
         ArtefactError: the folder cannot be written, or holds something that is not an artefact; model, catalogue and counts
             are not of the same items.
     """
@@ -83,6 +85,11 @@ def save_artefact(
         raise ArtefactError(
             f"a model of {model.catalogue_size} items, a catalogue of {len(catalogue)} and training counts of "
             f"{len(training_counts)} (items + 1 expected) do not belong together; save what one training made"
+        )
+    if prior is None and (config.prior.transitions or config.prior.repeats):
+        raise ConfigError(
+            f"the settings ask for a prior (prior.transitions = {config.prior.transitions!r}, prior.repeats = "
+            f"{config.prior.repeats!r}) and none is given; give the one that choose_prior found, or set both to 0.0"
         )
     target = Path(directory).resolve()
     check_writable(target)
