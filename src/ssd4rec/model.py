@@ -1,5 +1,6 @@
 """A next-item model: an item table, a backbone that reads histories of its vectors, and the same table to score with."""
 
+import hashlib
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -218,6 +219,15 @@ def make_model(config: Config, catalogue_size: int) -> NextItemModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         return NextItemModel(make_backbone(config.backbone), catalogue_size)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,6 +1,8 @@
 """A history that grows: the answers are those of the whole history."""
 
 import json
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import pytest
@@ -10,6 +12,8 @@ import worlds
 from served import HISTORY, recommender, recommender_of, same
 from ssd4rec.config import SASRecConfig
 from ssd4rec.errors import ArtefactError, ConfigError, DataError
+from ssd4rec.model import fingerprint
+from ssd4rec.serving import recommender as module
 from ssd4rec.serving.session import Session
 
 
@@ -130,6 +134,63 @@ def test_sums_that_never_fade_are_saved_in_full(tmp_path):
         assert torch.equal(found.decay, expected.decay)
         assert not torch.equal(found.scan, expected.scan)
     assert before._state[-1].settled.abs().max() > 0
+
+
+def test_the_weights_are_hashed_once(tmp_path, monkeypatch):
+    """Saving and loading again and again costs no pass over all weights; a weight that was changed or replaced is noticed."""
+    model, hashed = recommender(), []
+    monkeypatch.setattr(module, "fingerprint", lambda weights: hashed.append(weights) or fingerprint(weights))
+    session = Session(model, HISTORY)
+    for _ in range(3):
+        session.save(tmp_path / "user")
+        session = Session.load(tmp_path / "user", model)
+    assert len(hashed) == 1
+    table = model.artefact.model.table
+    with torch.no_grad():
+        table.weight[0, 0] += 1
+    assert model.fingerprint() == fingerprint(model.artefact.model)
+    table.weight = torch.nn.Parameter(table.weight + 1)
+    assert model.fingerprint() == fingerprint(model.artefact.model)
+    assert len(hashed) == 3
+
+
+def test_a_session_of_weights_without_a_count_of_changes_is_saved(tmp_path):
+    """Made in inference mode, as by a service that runs in it."""
+    with torch.inference_mode():
+        model = recommender()
+    Session(model, HISTORY).save(tmp_path / "user")
+    assert Session.load(tmp_path / "user", model).history == tuple(HISTORY)
+
+
+def test_a_long_history_grows_without_being_copied():
+    """The 100,001st event takes no memory for those before it, of which numbers alone are 800 KB."""
+    session = Session(recommender(), ["unknown"] * 100_000)
+    session.add("unknown")  # the lists make room for many more
+    tracemalloc.start()
+    try:
+        session.add("unknown")
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < 50_000
+    assert len(session.history) == 100_002
+
+
+def test_sessions_of_one_recommender_may_have_a_thread_each():
+    """Eight histories at once: each answer is the one of its own history."""
+    model = recommender()
+    pasts = [[*HISTORY[shift:], *HISTORY[:shift]] for shift in range(8)]
+
+    def answer(past):
+        session = Session(model)
+        for item in past:
+            session.add(item)
+        return session.recommend(5)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answer, pasts))
+    for each, past in zip(found, pasts, strict=True):
+        same(each, model.recommend(past, 5))
 
 
 def test_a_session_of_another_model_is_refused(tmp_path):

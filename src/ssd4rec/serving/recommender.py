@@ -13,6 +13,7 @@ import polars as pl
 from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.data.packing import Numbers
 from ssd4rec.errors import ConfigError, DataError, ShapeError
+from ssd4rec.model import fingerprint
 from ssd4rec.serving.best import Best, Request, best_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
@@ -42,7 +43,7 @@ class Recommendations:
 
 
 class Recommender:
-    """A finished model, ready to recommend.
+    """A finished model, ready to recommend. Asking changes nothing: several threads may share one.
 
     Args:
         artefact: from `load_artefact`.
@@ -50,6 +51,7 @@ class Recommender:
 
     def __init__(self, artefact: Artefact) -> None:
         self.artefact = artefact
+        self._fingerprint: tuple[object, str] = (None, "")  # of which weights, and what it is
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu") -> "Recommender":
@@ -124,6 +126,15 @@ class Recommender:
             for history, part, best in zip(many, numbers, self.best(numbers, request), strict=True)
         ]
         return results[0] if one else results
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's weights, worked out when it is first asked for, and again where torch has changed a weight."""
+        # changed in place: another count; replaced: another address. Tensors that were made in inference mode have no count.
+        weights = self.artefact.model.state_dict().values()
+        state = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights]  # noqa: SLF001 - torch's
+        if self._fingerprint[0] != state:
+            self._fingerprint = state, fingerprint(self.artefact.model)
+        return self._fingerprint[1]
 
     def request(self, k: int, *, exclude_seen: bool, allow: Ids | None, deny: Ids | None, unknown_items: UnknownItems) -> Request:
         """Check what `recommend` was asked for, and put it into item numbers.

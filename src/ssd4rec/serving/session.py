@@ -1,8 +1,8 @@
-"""One user's history as it grows: events in, recommendations out, at a price that does not depend on what came before."""
+"""One user's history as it grows: events in, recommendations out, no event read twice by the model."""
 
 import copy
-import hashlib
 import json
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,12 @@ IN_HALF = ("scan", "recent", "first", "first_gate")
 class Session:
     """A history that grows event by event.
 
-    A model that reads event by event (`NextItemModel.steps`) keeps a state of constant size and never reads an event twice;
-    any other reads the whole history again when it is asked. The answers are those of `Recommender.recommend`.
+    A model that reads event by event (`NextItemModel.steps`) keeps a state of constant size and never reads an event twice: one
+    more costs the same whatever came before. An answer scores the catalogue and goes once over the item numbers so far, eight
+    bytes an event, to leave out what was seen. Any other model reads the whole history again when it is asked. The answers are
+    those of `Recommender.recommend`.
+
+    A session is for one thread at a time; several sessions of one recommender may each have theirs.
 
     Args:
         recommender: of a finished model.
@@ -42,7 +46,7 @@ class Session:
     def __init__(self, recommender: Recommender, history: Ids = ()) -> None:
         self.recommender = recommender
         self._ids: list[object] = []
-        self._numbers: Numbers = np.zeros(0, dtype=np.int64)  # of the ids, 0 = unknown; looked up once, as they come
+        self._numbers = array("q")  # of the ids, 0 = unknown; looked up once, as they come; grows without being copied each time
         self._unknown: list[object] = []
         self._state: State | None = None
         self._states: States | None = None  # [1, D] what `encode` gives
@@ -72,7 +76,7 @@ class Session:
         unknown_items: UnknownItems = "skip",
     ) -> Recommendations:
         """What comes next; arguments and errors are those of `Recommender.recommend`."""
-        recommender, numbers = self.recommender, self._numbers
+        recommender, numbers = self.recommender, np.array(self._numbers, dtype=np.int64)
         request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         if self._unknown and unknown_items == "raise":
             recommender.numbers([self._ids], unknown_items)
@@ -85,9 +89,10 @@ class Session:
         return recommender.answer(len(numbers), tuple(self._unknown), best, request)
 
     def copy(self) -> "Session":
-        """The same session once more; each goes on by itself, at the price of a list of ids."""
+        """The same session once more; each goes on by itself, at the price of a list of ids and one of their numbers."""
         other = copy.copy(self)
-        vars(other).update(_ids=list(self._ids), _unknown=list(self._unknown))  # the lists grow in place, the rest does not
+        # these grow in place, the rest does not
+        vars(other).update(_ids=list(self._ids), _numbers=self._numbers[:], _unknown=list(self._unknown))
         return other
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
@@ -114,7 +119,7 @@ class Session:
         if self._states is not None:
             parts["states"] = self._states.contiguous()
         try:
-            about = {"format": FORMAT, "model": fingerprint(self._model), "history": json.dumps(self._ids)}
+            about = {"format": FORMAT, "model": self.recommender.fingerprint(), "history": json.dumps(self._ids)}
             with whole(path) as partial:
                 save_file(parts, partial, metadata=about)
         except (OSError, safetensors.SafetensorError) as error:
@@ -136,7 +141,7 @@ class Session:
         if about.get("format") != FORMAT:
             raise ArtefactError(f"{path} holds {about.get('format')!r}, expected {FORMAT!r}; give a file that Session.save wrote")
         model = recommender.artefact.model
-        if about["model"] != fingerprint(model):
+        if about["model"] != recommender.fingerprint():
             raise ArtefactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
         session = cls(recommender)
         numbers = session._append(json.loads(about["history"]))
@@ -155,7 +160,7 @@ class Session:
         """Remember more ids; their item numbers."""
         (numbers,) = self.recommender.numbers([ids])
         self._ids += ids
-        self._numbers = np.append(self._numbers, numbers)
+        self._numbers.frombytes(numbers.tobytes())
         self._unknown += unknown_of(ids, numbers)
         return numbers
 
@@ -170,15 +175,6 @@ class Session:
                 return
             for item in items:
                 self._state, self._states = self._model.advance(self._state, item[None])
-
-
-def fingerprint(model: NextItemModel) -> str:
-    """SHA-256 of a model's weights."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def _layers(parts: dict[str, Tensor], model: NextItemModel) -> State:

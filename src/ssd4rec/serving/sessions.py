@@ -14,9 +14,13 @@ KEPT = 1024  # states in memory
 class Sessions:
     """Histories that grow, of many users.
 
-    All ids are kept, eight bytes each. Of the users with `keep_from` events and more, the `kept` last asked for also have a
-    `Session`, whose state takes up each new event at a constant price. Any other history is read again when it is asked for.
-    The answers are those of `Recommender.recommend` either way.
+    All ids are kept: a list a user, eight bytes an event beside the ids themselves. Of the users with `keep_from` events and
+    more, the `kept` last asked for also have a `Session`: sixteen bytes more an event, and a state that takes up each new event
+    at a constant price. Any other history is read again when it is asked for. The answers are those of
+    `Recommender.recommend` either way.
+
+    It is for one thread at a time, asking included, which may make and drop states: hold a lock around it, or let each thread
+    have `Sessions` of its own over a share of the users.
 
     Args:
         recommender: of a finished model.
@@ -47,7 +51,7 @@ class Sessions:
 
     @property
     def bytes(self) -> int:
-        """The size of all states, in bytes; the ids are not counted."""
+        """The size of all states, in bytes; ids and their numbers are not counted."""
         return sum(session.bytes for session in self._sessions.values())
 
     def history(self, user: Hashable) -> tuple[object, ...]:
