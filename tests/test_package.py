@@ -1,8 +1,10 @@
 """What `import ssd4rec` gives, and what it does not wait for."""
 
+import ast
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,10 +16,23 @@ from ssd4rec.__main__ import main
 def test_every_name_of_the_package_is_there():
     """`__all__` holds what can be had, each from its own module; the version is the installed one."""
     names = [name for name in ssd4rec.__all__ if name != "__version__"]
-    assert len(names) == 11
     assert all(getattr(ssd4rec, name).__name__ == name for name in names)
     assert ssd4rec.__version__ == metadata.version("ssd4rec")
     assert set(ssd4rec.__all__) <= set(dir(ssd4rec))
+
+
+def test_a_type_checker_sees_the_names_that_are_there():
+    """Imports for it, `__all__` and the modules that the names are taken from agree: each says every name once."""
+    source = ast.parse(Path(ssd4rec.__file__).read_text(encoding="utf-8"))
+    (for_checkers,) = [node for node in source.body if isinstance(node, ast.If)]
+    seen = {
+        name.name: each.module.removeprefix("ssd4rec.")
+        for each in for_checkers.body
+        if isinstance(each, ast.ImportFrom)
+        for name in each.names
+    }
+    assert seen == ssd4rec._HOMES
+    assert sorted([*seen, "__version__"]) == ssd4rec.__all__
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -1,52 +1,78 @@
 """SSD4Rec: sequential recommendation with structured state space duality.
 
-The names below are the path from a file to a recommendation; `ssd4rec.experiment` draws it on one page. Each is imported when it
-is first asked for: torch takes seconds, which `ssd4rec --help` must not wait for.
+The names below are the path from a file to a recommendation, and what its signatures ask for; `ssd4rec.experiment` draws it on
+one page. Each is imported when it is first asked for: torch takes seconds, which `ssd4rec --help` must not wait for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssd4rec.artefact import save_artefact
+    from ssd4rec.artefact import load_artefact, save_artefact
     from ssd4rec.backbones.make import make_backbone
     from ssd4rec.config import load_config
+    from ssd4rec.data.columns import Columns
     from ssd4rec.data.histories import build_histories
     from ssd4rec.data.interactions import read_interactions
-    from ssd4rec.data.split import leave_last_out, training_counts
+    from ssd4rec.data.split import leave_last_out, make_split, split_by_time, training_counts
+    from ssd4rec.errors import SSD4RecError
     from ssd4rec.evaluation.evaluate import evaluate
-    from ssd4rec.model import NextItemModel
-    from ssd4rec.serving.recommender import Recommender
+    from ssd4rec.model import NextItemModel, make_model
+    from ssd4rec.serving.recommender import Recommender, as_frame
+    from ssd4rec.serving.session import Session
+    from ssd4rec.serving.sessions import Sessions
+    from ssd4rec.serving.users import recommend_users
     from ssd4rec.training.fit import fit
 
     __version__: str
 
 __all__ = [
+    "Columns",
     "NextItemModel",
     "Recommender",
+    "SSD4RecError",
+    "Session",
+    "Sessions",
     "__version__",
+    "as_frame",
     "build_histories",
     "evaluate",
     "fit",
     "leave_last_out",
+    "load_artefact",
     "load_config",
     "make_backbone",
+    "make_model",
+    "make_split",
     "read_interactions",
+    "recommend_users",
     "save_artefact",
+    "split_by_time",
     "training_counts",
 ]
 
+# Said three times, and held together by a test: mypy reads names of a literal __all__ and imports, none of them made at run time.
 _HOMES = {
+    "Columns": "data.columns",
     "NextItemModel": "model",
     "Recommender": "serving.recommender",
+    "SSD4RecError": "errors",
+    "Session": "serving.session",
+    "Sessions": "serving.sessions",
+    "as_frame": "serving.recommender",
     "build_histories": "data.histories",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
     "leave_last_out": "data.split",
+    "load_artefact": "artefact",
     "load_config": "config",
     "make_backbone": "backbones.make",
+    "make_model": "model",
+    "make_split": "data.split",
     "read_interactions": "data.interactions",
+    "recommend_users": "serving.users",
     "save_artefact": "artefact",
+    "split_by_time": "data.split",
     "training_counts": "data.split",
 }
 
