@@ -5,19 +5,20 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import worlds
-from ssd4rec import save_artefact, training_counts
+from ssd4rec import experiment, load_artefact, make_model, read_interactions, save_artefact, training_counts
 from ssd4rec.cli import app
 from ssd4rec.errors import ConfigError
-from ssd4rec.experiment import make_model
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
-    """The block is run as it stands, on a small file; the model is written and recommends."""
+    """The block is run as it stands, on a small file; the model recommends, and is the one that `experiment.train` makes."""
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     *_, path = block.split("\n\n")  # imports, settings, the path
     assert len(path.splitlines()) == 8
@@ -26,6 +27,13 @@ def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
     names = {}
     exec(block, names)  # noqa: S102 - the README's own lines
     assert len(names["ranking"].ranks) == 60
+    config = names["config"]
+    report = experiment.train(experiment.prepare(read_interactions("plays.csv"), None, config), config, "by_experiment")
+    assert names["ranking"].as_dict() == report["test"]
+    assert names["ranking"].protocol.as_dict() == report["protocol"]
+    assert names["course"].best_ndcg == report["validation"]["ndcg@10"]
+    weights = [load_artefact(name).model.state_dict() for name in ("model", "by_experiment")]
+    assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
     figures = names["ranking"].as_dict()
     for measured in (["model"], ["model", "plays.csv", "--set", "data.min_interactions=1"]):
         answer = CliRunner().invoke(app, ["evaluate", *measured, "--json"])
