@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from ssd4rec.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 
 
 def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
@@ -38,6 +40,27 @@ def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
     for measured in (["model"], ["model", "plays.csv", "--set", "data.min_interactions=1"]):
         answer = CliRunner().invoke(app, ["evaluate", *measured, "--json"])
         assert json.loads(answer.stdout)["test"] == pytest.approx(figures)
+
+
+def test_the_guide_to_serving_runs(tmp_path, monkeypatch):
+    """Its blocks, one after the other, on a model of items with the ids that it writes; all that it names are known."""
+    monkeypatch.chdir(tmp_path)
+    plays = worlds.frame(worlds.cycle()).with_columns(pl.format("id{}", "item_id").alias("item_id"))
+    plays.write_csv("plays.csv")
+    config = worlds.config(max_epochs=1)
+    experiment.train(experiment.prepare(read_interactions("plays.csv"), None, config), config, "model")
+    blocks = re.findall(r"```python\n(.*?)```", SERVING, flags=re.DOTALL)
+    assert len(blocks) == 4
+    names = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102 - the guide's own lines
+    assert names["found"].notes == ()
+    assert names["counts"] == {"users": 60, "rows": pl.read_parquet("recommendations.parquet").height} | {
+        "unknown_interactions": 0,
+        "popular_users": 0,
+    }
+    assert names["session"].history == ("id7", "id3", "id4") == names["sessions"].history("cleo")
+    assert len(names["sessions"]) == 2
 
 
 def test_a_model_that_was_saved_without_figures_can_be_measured(tmp_path, monkeypatch):
