@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from ssd4rec.errors import DataError
-from ssd4rec.evaluation.metrics import Ranks, gains
+from ssd4rec.evaluation.metrics import CUTOFF, WATCHED, Ranks, gains
 from ssd4rec.reproduce.runs import RANKS, RESULT, ranks_of
 from ssd4rec.reproduce.studies import COUNTED, WIRINGS
 
 RESAMPLES = 2000
-CUTOFF = 10  # of the NDCG that is compared
 
 
 def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str, float]:
@@ -81,7 +80,7 @@ def add_along(rows: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(rows, key=lambda row: float(row["metrics"]["ndcg@10"]["mean"]))
+    return max(rows, key=lambda row: float(row["metrics"][WATCHED]["mean"]))
 
 
 def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:

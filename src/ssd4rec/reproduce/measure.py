@@ -46,7 +46,8 @@ class Measure:
     def with_prior(self, folder: Path, name: str, model: Ranker, **limits: Any) -> dict[str, Any]:
         """Of one model with the prior that validation chooses out of `limits`."""
         asked = (self.counted, self.data.histories, self.data.split.validation)
-        prior = choose_prior(model, *asked, token_budget=self.config.evaluation.token_budget, **limits).prior
+        chosen = self.config.evaluation
+        prior = choose_prior(model, *asked, seen=chosen.seen, token_budget=chosen.token_budget, **limits).prior
         return {"transitions": prior.weight, "repeats": prior.repeats, **self.figures(folder, name, model, prior)}
 
 

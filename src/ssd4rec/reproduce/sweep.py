@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.evaluation.metrics import CUTOFF
 from ssd4rec.locks import alone
 from ssd4rec.names import find
 from ssd4rec.reproduce.asked import addressees
@@ -30,7 +31,6 @@ from ssd4rec.reproduce.studies import (
     with_equal_steps,
 )
 
-CUTOFF = 10
 Say = Callable[[str], None]
 Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
 

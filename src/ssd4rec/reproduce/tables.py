@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.reproduce.notes import by_time
 from ssd4rec.reproduce.published import METRICS
 
@@ -44,13 +45,13 @@ def _with_prior(part: Mapping[str, Any]) -> Table:
     rows, highest = [], part["highest_published"]
     for row in part["rows"]:
         if together := row["with_prior"]:
-            ndcg = together["metrics"]["ndcg@10"]["mean"]
+            ndcg = together["metrics"][WATCHED]["mean"]
             rows.append(
                 (
                     row["label"],
                     *(_spread(figures) for figures in together["metrics"].values()),
                     *(", ".join(f"{each:g}" for each in dict.fromkeys(together[name])) for name in ("transitions", "repeats")),
-                    _relative(ndcg, row["metrics"]["ndcg@10"]["mean"]),
+                    _relative(ndcg, row["metrics"][WATCHED]["mean"]),
                     *([_relative(ndcg, highest[1])] if highest else []),
                 )
             )
@@ -68,7 +69,7 @@ def _seen_removed(part: Mapping[str, Any]) -> Table:
         if alone := row.get("seen_removed"):  # an earlier version did not measure it
             together = (row["with_prior"] or {}).get("seen_removed", {})
             cells = [_spread(each.get(name)) for each in (alone, together) for name in names]
-            best = (together or alone)["ndcg@10"]["mean"]
+            best = (together or alone)[WATCHED]["mean"]
             rows.append((row["label"], *cells, *([_relative(best, highest[1])] if highest else [])))
     head = (*(name.upper() for name in names), *(f"{name.upper()} with transitions" for name in names))
     against = (f"with transitions, else alone, against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
