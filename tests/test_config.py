@@ -15,6 +15,7 @@ from ssd4rec.config import (
     SSD4RecConfig,
     TrainingConfig,
     dump_config,
+    is_read,
     load_config,
     parse_config,
     presets,
@@ -212,13 +213,29 @@ def test_an_override_can_take_a_setting_away() -> None:
             ["training.softmax=full", "training.negatives=7"],
             r"negatives has no effect with training\.softmax = 'full'; .*=sampled$",
         ),
+        (
+            ["backbone.bidirectional=none", "backbone.backward_weight=0.7"],
+            r"backward_weight has no effect with backbone\.bidirectional = 'none'; .*=top$",
+        ),
+        (["backbone.bidirectional=none", "backbone.mirror_back=true"], r"mirror_back has no effect"),
     ],
 )
 def test_what_nothing_reads_is_refused(asked: list[str], message: str) -> None:
     """Where the other setting makes it read, in whichever order, it is taken."""
     with pytest.raises(ConfigError, match=message):
         load_config("quick", asked)
-    load_config("quick", [*asked, "data.split=time", "training.objective=prefix", "training.softmax=sampled"])
+    others = ["data.split=time", "training.objective=prefix", "training.softmax=sampled", "backbone.bidirectional=all"]
+    load_config("quick", [*asked, *others])
+
+
+def test_what_a_run_reads_of_its_settings() -> None:
+    """Not what its backbone lacks, nor what another setting switches off; a property of a group is no setting."""
+    top, none = load_config("quick"), load_config("quick", ["backbone.bidirectional=none"])
+    sasrec = load_config("quick", ["backbone.name=sasrec"])
+    assert [is_read(config, "backbone.backward_weight") for config in (top, none, sasrec)] == [True, False, False]
+    assert [is_read(config, "backbone.heads") for config in (top, none, sasrec)] == [False, False, True]
+    assert is_read(top, "training.seed")
+    assert not any(is_read(top, name) for name in ("training.batch_size", "bakbone.width", "width"))
 
 
 def test_what_a_preset_says_may_rest(tmp_path) -> None:

@@ -130,6 +130,22 @@ def test_a_setting_is_for_all_models_or_for_one():
     assert (next_item.configs[0].training.objective, next_item.configs[0].training.mask_ratio) == ("prefix", 0.0)
 
 
+def test_a_row_that_reads_forwards_goes_without_the_backward_weight():
+    """Set for all models, or taken away by the study itself; set for that row alone it is a mistake."""
+    budget, weight = make_budget("small"), "backbone.backward_weight=0.7"
+    top, none, other = points("accuracy", None, budget, ["ssd4rec", "ssd4rec-none", "sasrec"], [weight])
+    assert top.configs[0].backbone.backward_weight == 0.7
+    assert (none.configs, other.configs) == ((none.unset,), (other.unset,))
+    for setting in (weight, f"ssd4rec:{weight}"):
+        whole, forwards, *_ = points("ablation", None, budget, (), [setting])
+        assert whole.configs[0].backbone.backward_weight == 0.7
+        assert forwards.configs == (forwards.unset,)
+    with pytest.raises(
+        ConfigError, match=r"^ssd4rec-none: .*backward_weight has no effect with backbone\.bidirectional = 'none'"
+    ):
+        points("accuracy", None, budget, ["ssd4rec-none"], [f"ssd4rec-none:{weight}"])
+
+
 def test_an_epoch_has_as_many_steps_at_any_length(tmp_path):
     """Batches grow with the overlap of the windows: as many of them, a few left over apart, whatever is read of a history."""
     worlds.frame(worlds.cycle(users=2000)).write_csv(tmp_path / "cycle.csv")

@@ -22,6 +22,16 @@ def test_a_batch_of_prefixes_leaves_the_token_budget_out():
     assert "training.token_budget" not in {dimension.name for dimension in make_space(load_config("ml-1m"))}
 
 
+def test_what_reads_nothing_backwards_has_no_backward_weight():
+    """It would be noise; where the search itself tries another wiring, it is tried too."""
+    forwards = load_config("quick", ["backbone.bidirectional=none"])
+    assert "backbone.backward_weight" not in {dimension.name for dimension in make_space(forwards)}
+    both = {dimension.name for dimension in make_space(forwards, ["backbone.bidirectional=none|top"])}
+    assert "backbone.backward_weight" in both
+    with pytest.raises(ConfigError, match=r"--search backbone\.backward_weight: nothing reads it with these settings"):
+        make_space(forwards, ["backbone.backward_weight=0.1:0.3"])
+
+
 def test_an_interval_and_choices_are_read():
     """Whole numbers stay whole unless the setting is not; an asked dimension replaces the default one."""
     asked = ["training.learning_rate=1e-4:1e-2:log", "backbone.layers=1:3", "backbone.width=32|64", "backbone.dropout=0:0.5"]

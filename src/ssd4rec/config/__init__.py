@@ -28,6 +28,7 @@ from ssd4rec.config.settings import (
     SameTime,
     Seen,
     TrainingConfig,
+    is_read,
 )
 from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
 
@@ -55,6 +56,7 @@ __all__ = [
     "TrainingConfig",
     "build_config",
     "dump_config",
+    "is_read",
     "load_config",
     "parse_config",
     "presets",

@@ -127,6 +127,8 @@ class EvaluationConfig(Settings):
 READ_WITH = {  # settings that are read with one value, or some, of another alone
     "data.validation_from": ("data.split", ("time",)),
     "data.test_from": ("data.split", ("time",)),
+    "backbone.backward_weight": ("backbone.bidirectional", ("top", "all")),
+    "backbone.mirror_back": ("backbone.bidirectional", ("top", "all")),
     "training.prefixes_per_history": ("training.objective", ("prefix",)),
     "training.batch_size": ("training.objective", ("prefix",)),
     "training.negatives": ("training.softmax", ("sampled", "auto")),
@@ -148,3 +150,19 @@ class Config(Settings):
         if objection := self.backbone.objection(self.training.objective):
             raise ValueError(objection)
         return self
+
+
+def is_read(config: Config, name: str) -> bool:
+    """Whether a run with these settings reads `group.key`: not what its backbone does not have, and see `READ_WITH`."""
+    group, _, key = name.partition(".")
+    settings = getattr(config, group, None)
+    if not isinstance(settings, Settings) or key not in type(settings).model_fields:
+        return False
+    other, wanted = READ_WITH.get(name, ("", ()))
+    return not other or value_of(config, other) in wanted
+
+
+def value_of(config: Config, name: str) -> object:
+    """What `group.key` is set to."""
+    group, _, key = name.partition(".")
+    return getattr(getattr(config, group), key)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssd4rec.config.backbones import BACKBONES, DEFAULT_BACKBONE
-from ssd4rec.config.settings import READ_WITH, Config
+from ssd4rec.config.settings import READ_WITH, Config, is_read, value_of
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import nearest
 
@@ -92,13 +92,11 @@ def build_config(
 
 def _check_read(config: Config, name: str, source: str) -> None:
     """A setting that somebody asked for and nothing reads is a mistake."""
-    other, wanted = READ_WITH.get(name, ("", ()))
-    if not other:
-        return
-    group, _, key = other.partition(".")
-    found = getattr(getattr(config, group), key)
-    if found not in wanted:
-        raise ConfigError(f"{source}: {name} has no effect with {other} = {found!r}; leave it out, or set {other}={wanted[0]}")
+    if not is_read(config, name):
+        other, wanted = READ_WITH[name]
+        raise ConfigError(
+            f"{source}: {name} has no effect with {other} = {value_of(config, other)!r}; leave it out, or set {other}={wanted[0]}"
+        )
 
 
 def dump_config(config: Config) -> str:

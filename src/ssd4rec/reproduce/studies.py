@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ssd4rec.config import BACKBONES, Config, Mamba4RecConfig, SSD4RecConfig, load_config, presets
+from ssd4rec.config import BACKBONES, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import find
 from ssd4rec.reproduce.asked import addressed, check_setting, has_setting, objective_is_set
@@ -13,6 +13,7 @@ from ssd4rec.reproduce.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
 TWINS = {"ssd4rec-all": "ssd4rec", "ssd4rec-none": "mamba4rec"}  # with some settings the same network as the other
+WIRING = "backbone.bidirectional="
 COUNTED = ("popularity", "transitions")  # nothing is learnt: one run measures them for all on the same data
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
 COMPARING = ("accuracy", "efficiency")  # studies that compare models
@@ -81,17 +82,20 @@ class _Recipe:
             "prior.repeats=0.0",
         ]
         if name == "ssd4rec":
-            chosen.append(f'backbone.bidirectional="{WIRINGS[model]}"')
+            chosen.append(f'{WIRING}"{WIRINGS[model]}"')
         if name != "ssd4rec" or published is None:
             chosen += settings_of(name, self.known)
         if name == "gru4rec":
             chosen.append(f"backbone.hidden={2 * self.budget.width}")  # as 128 is to 64, its recipe's
         if published is None:
             chosen += self._economies(name)
+        wired = load_config("quick", [each for each in (*chosen, *changes) if each.startswith(("backbone.name=", WIRING))])
         asked = [
             (who, setting)
             for who, setting in map(addressed, settings)
-            if who == model or (who is None and has_setting(name, setting))
+            if (who == model or (who is None and has_setting(name, setting)))
+            # a row that reads nothing backwards goes without its weight; who set it for that row alone is told so
+            and ((who is not None and not changes) or not _cut_off(setting, wired))
         ]
 
         def load() -> Config:
@@ -160,14 +164,23 @@ def _one_network(one: Config, twin: Config) -> bool:
 
 
 def _learnt(config: Config) -> dict[str, Any]:
-    """All settings, those of the backbone as one network has them: "all" of one layer is "top", Mamba4Rec is "none"."""
-    backbone = config.backbone.as_ssd4rec if isinstance(config.backbone, Mamba4RecConfig) else config.backbone
-    found = backbone.model_dump()
-    if isinstance(backbone, SSD4RecConfig) and backbone.bidirectional == "none":
-        del found["backward_weight"], found["mirror_back"]
-    elif isinstance(backbone, SSD4RecConfig) and backbone.layers == 1:
-        found["bidirectional"] = "top"
-    return config.model_dump(exclude={"backbone"}) | {"backbone": found}
+    """All settings that are read, as one network has them: "all" of one layer is "top", Mamba4Rec is "none"."""
+    if isinstance(config.backbone, Mamba4RecConfig):
+        config = config.model_copy(update={"backbone": config.backbone.as_ssd4rec})
+    found = {
+        group: {key: value for key, value in settings.items() if is_read(config, f"{group}.{key}")}
+        for group, settings in config.model_dump().items()
+    }
+    if isinstance(config.backbone, SSD4RecConfig) and config.backbone.layers == 1 and config.backbone.bidirectional == "all":
+        found["backbone"]["bidirectional"] = "top"
+    return found
+
+
+def _cut_off(setting: str, wired: Config) -> bool:
+    """Whether the wiring of a row leaves nothing that reads a setting of its backbone."""
+    name = setting.partition("=")[0]
+    group, _, key = name.partition(".")
+    return group == "backbone" and key in type(wired.backbone).model_fields and not is_read(wired, name)
 
 
 def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssd4rec.config import Config, build_config
+from ssd4rec.config import Config, build_config, is_read
 from ssd4rec.errors import ConfigError
 
 Value = bool | int | float | str
@@ -83,16 +83,22 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
         ConfigError: a dimension that cannot be read, or an end or a choice that is no possible setting.
     """
     asked = {dimension.name: dimension for dimension in (_read(each, config) for each in search)}
-    usual = {dimension.name: dimension for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, config))}
     for name in fixed:
         if name in asked:
             raise ConfigError(f"{name} is both searched and fixed; leave out one of the two")
         if not _exists(name, config):
             raise ConfigError(f"--fix {name}: no such setting of {config.backbone.name}; write GROUP.KEY, e.g. backbone.dropout")
-    for dimension in asked.values():
-        for value in dimension.extremes:
-            with_values(config, {dimension.name: value})
-    usual = {name: dimension for name, dimension in usual.items() if name not in fixed and _possible(dimension, config)}
+    # what one dimension switches on, such as backbone.bidirectional, lets another be read
+    changed = [with_values(config, {dimension.name: value}) for dimension in asked.values() for value in dimension.extremes]
+    tried = [config, *changed]
+    for name in asked:
+        if not any(is_read(each, name) for each in tried):
+            raise ConfigError(f"--search {name}: nothing reads it with these settings; leave it out, or change what it goes with")
+    usual = {
+        dimension.name: dimension
+        for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, tried))
+        if dimension.name not in fixed and _possible(dimension, config)
+    }
     space = tuple((usual | asked).values())
     if not space:
         raise ConfigError("every setting is fixed, so there is nothing to search; leave out a --fix or a --set")
@@ -153,10 +159,11 @@ def _exists(name: str, config: Config) -> bool:
     return key in _group(config, group)
 
 
-def _fits(text: str, config: Config) -> bool:
-    name = text.partition("=")[0]
-    inert = name == "training.token_budget" and config.training.objective == "prefix" and config.training.batch_size is not None
-    return _exists(name, config) and not inert
+def _fits(text: str, tried: Sequence[Config]) -> bool:
+    name, training = text.partition("=")[0], tried[0].training
+    # it is read then, but as a bound alone: nothing to search for
+    bound = name == "training.token_budget" and training.objective == "prefix" and training.batch_size is not None
+    return not bound and any(is_read(each, name) for each in tried)
 
 
 def _possible(dimension: Dimension, config: Config) -> bool:
