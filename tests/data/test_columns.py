@@ -53,8 +53,18 @@ def test_only_recbole_types_are_cut_off(name, bare):
 @pytest.mark.parametrize(
     ("header", "named", "message"),
     [
-        ("user_id rating", {}, r"log.csv: no item column found among 'user_id', 'rating'; name it with --item NAME"),
-        ("a b", {}, r"no user or item column found among 'a', 'b'; name it with --user NAME --item NAME"),
+        (
+            "user_id rating",
+            {},
+            r"log.csv: no item column found among 'user_id', 'rating'; name it with --item NAME "
+            r"\(reproduce: --set data\.item=NAME\), in Python Columns\(item=NAME\)",
+        ),
+        (
+            "a b",
+            {},
+            r"no user or item column found among 'a', 'b'; name it with --user NAME --item NAME \(.*: --set "
+            r"data\.user=NAME --set data\.item=NAME\), in Python Columns\(user=NAME, item=NAME\)",
+        ),
         ("user_id userId item_id", {}, r"the user column could be 'user_id' and 'userId'; say which with --user NAME"),
         ("user_id item_id time ts", {}, r"the time column could be 'time' and 'ts'; say which with --time NAME"),
         ("user_id item_id", {"time": "when"}, r"no column 'when' \(asked for as time\) among 'user_id', 'item_id'$"),

@@ -145,7 +145,7 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
 def _flag(role: str) -> str:
     if role not in {"user", "item", "time"}:
         return "rename or remove one of them"
-    return f"say which with --{role} NAME, in Python Columns({role}=NAME)"
+    return f"say which with {_options([role])}"
 
 
 def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> UnclearColumnsError:
@@ -153,10 +153,13 @@ def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> Uncl
         first = _shortened("  ".join(header))
         found = f"{source}: the first line looks like data, not like column names: {first!r}"
         return UnclearColumnsError(found, _first_line_advice(header))
-    flags = " ".join(f"--{role} NAME" for role in missing)
-    arguments = ", ".join(f"{role}=NAME" for role in missing)
     found = f"{source}: no {' or '.join(missing)} column found among {_listed(header)}"
-    return UnclearColumnsError(found, f"name it with {flags}, in Python Columns({arguments})")
+    return UnclearColumnsError(found, f"name it with {_options(missing)}")
+
+
+def _options(roles: Sequence[str]) -> str:
+    options, settings = " ".join(f"--{role} NAME" for role in roles), " ".join(f"--set data.{role}=NAME" for role in roles)
+    return f"{options} (reproduce: {settings}), in Python Columns({', '.join(f'{role}=NAME' for role in roles)})"
 
 
 def _looks_like_data(header: Sequence[str]) -> bool:
