@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd4rec.data.delimited import check_utf8
+from ssd4rec.data.delimited import check_utf8, read_delimited
 from ssd4rec.errors import DataError
 
 
@@ -26,3 +26,23 @@ def test_whole_utf8_passes_in_pieces(good, piece):
         patch.setattr("ssd4rec.data.delimited.CHECKED_AT_ONCE", piece)
         if not good.encode().startswith((b"\xff\xfe", b"\xfe\xff")):
             check_utf8("log.csv", good.encode())
+
+
+@pytest.mark.parametrize(("mark", "separator"), [("", ","), ("", "\t"), ("\ufeff", "\t")])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotes_inside_fields_are_letters(mark, separator, end, monkeypatch):
+    """They open nothing, so that no row is read by the slow reader; blank lines are no rows."""
+    rows = [["user", "item"], ["7", '12" disc'], ["8", 'a "b"'], [], ["9", '5"'], []]
+    text = mark + "".join(separator.join(row) + end for row in rows)
+    monkeypatch.setattr("ssd4rec.data.delimited._rows", None)
+    table = read_delimited("log", text.encode(), lambda header: {name: header.index(name) for name in ("user", "item")})
+    assert table.frame.rows() == [tuple(row) for row in rows[1:] if row]
+
+
+@pytest.mark.parametrize("first", ["", "\ufeff"])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_quote_at_the_edge_of_any_field_is_a_mark(first, separator):
+    """In the first column as in the last; the header's own too."""
+    text = f'{first}"user"{separator}item\n"7"{separator}a\n8{separator}"b"\n'
+    table = read_delimited("log", text.encode(), lambda header: {name: header.index(name) for name in ("user", "item")})
+    assert table.frame.rows() == [("7", "a"), ("8", "b")]
