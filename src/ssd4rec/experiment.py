@@ -24,13 +24,13 @@ from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.describe import describe
 from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import Interactions
-from ssd4rec.data.packing import Numbers
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, protocol_of
 from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
 from ssd4rec.model import NextItemModel, count_parameters, make_model
 from ssd4rec.ops import forms
+from ssd4rec.ragged import Numbers, offsets_of
 from ssd4rec.training.fit import fit
 from ssd4rec.training.objective import cost_of_pass, cut_batches, plan_pass
 from ssd4rec.training.state import LAST, folder_beside
@@ -247,8 +247,7 @@ def measure_again(
     learnt = artefact.report.get("data", {}).get("fingerprint")  # none: saved by hand, without
     if notes or learnt not in (None, histories.fingerprint()):
         notes.append("this is not the data that the model was trained on; what is asked here may have been trained there")
-    lengths = np.add.reduceat(known, histories.offsets[:-1])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    offsets = offsets_of(np.add.reduceat(known, histories.offsets[:-1]))
     histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
     data = Prepared(
         histories, artefact.catalogue, make_split(histories, config.data, learnt=False), describe(interactions, histories)

@@ -36,9 +36,9 @@ from ssd4rec.backbones.make import make_backbone
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
-from ssd4rec.data.packing import Numbers
 from ssd4rec.errors import ArtefactError, BackendError, ConfigError, SSD4RecError
 from ssd4rec.model import NextItemModel
+from ssd4rec.ragged import Numbers
 
 
 @dataclass(frozen=True)

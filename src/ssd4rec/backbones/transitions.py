@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ssd4rec.ragged import Numbers, offsets_of, ranges
 from ssd4rec.shapes import Boundaries, Items, Scores
 
-Numbers = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
 
 REACH = 7  # events apart, at most, of two items that are counted as a pair
@@ -70,7 +70,7 @@ class Transitions:
         """
         events = np.bincount(items - 1, minlength=catalogue_size)
         share = (1.0 + events) ** -POPULARITY_POWER
-        by_item, first_place = np.argsort(items, kind="stable"), np.concatenate([[0], np.cumsum(events)])
+        by_item, first_place = np.argsort(items, kind="stable"), offsets_of(events)
         history = np.repeat(np.arange(len(boundaries) - 1), np.diff(boundaries))
         lengths, columns, weights = [], [], []
         for first, last in _ranges(2 * REACH * events, PAIRS_AT_ONCE):
@@ -83,7 +83,7 @@ class Transitions:
             weights.append(weight[kept].astype(np.float32))
             if progress:
                 progress(last, catalogue_size)
-        edges = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        edges = offsets_of(np.concatenate(lengths))
         return cls(edges, np.concatenate(columns), np.concatenate(weights))
 
     def score_blocks(self, items: Items, boundaries: Boundaries) -> Iterator[tuple[slice, Scores]]:
@@ -128,8 +128,7 @@ class Transitions:
             there = there[read[last[there] - back] > 0]
             item = read[last[there] - back] - 1
             found = self.edges[item + 1] - self.edges[item]
-            before = np.cumsum(found) - found
-            entry = np.arange(found.sum()) + np.repeat(self.edges[item] - before, found)
+            entry = ranges(self.edges[item], found)
             place = np.repeat(there, found) * self.catalogue_size + self.columns[entry]
             scores[place] += FADE**back * self.weights[entry]  # no place twice: a history has one event so far back
         return scores

@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from ssd4rec.errors import DataError
+from ssd4rec.ragged import Numbers
 
-Numbers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 
 

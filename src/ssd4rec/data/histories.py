@@ -16,11 +16,10 @@ from ssd4rec.data.catalogue import Catalogue, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.times import Clock
 from ssd4rec.errors import DataError
+from ssd4rec.ragged import Numbers, offsets_of
 
 FORMAT = 1
 ARRAYS = ("items", "times", "offsets")
-
-Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def build_histories(
     histories = Histories(
         items=item[order] + np.int32(1),
         times=time[order],
-        offsets=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(user))]),
+        offsets=offsets_of(np.bincount(user)),
         users=users,
         filtering=Filtering(min_interactions, len(steps), came, removed),
         clock=interactions.read.clock,

@@ -12,17 +12,15 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Examples
 from ssd4rec.ops.segments import CHUNK
+from ssd4rec.ragged import Numbers, offsets_of, ranges
 from ssd4rec.shapes import Boundaries, Items, Targets
 
 SHELVES = 8  # long examples are laid end to end until they take this part of a batch
-
-Numbers = npt.NDArray[np.int64]
 
 
 class PackedBatch(NamedTuple):
@@ -63,7 +61,7 @@ def pack(histories: Histories, examples: Examples, token_budget: int) -> Iterato
     """
     for rows in consecutive(examples.lengths, token_budget):
         lengths = examples.lengths[rows]
-        yield lay_end_to_end(histories, examples, Placed(rows, np.cumsum(lengths) - lengths, int(lengths.sum())))
+        yield lay_end_to_end(histories, examples, Placed(rows, offsets_of(lengths)[:-1], int(lengths.sum())))
 
 
 def consecutive(lengths: Numbers, token_budget: int) -> list[Numbers]:
@@ -221,8 +219,7 @@ def lay_end_to_end(histories: Histories, examples: Examples, placed: Placed) -> 
     rows = placed.rows
     start, asked_from, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
     # position p of the row reads items[at[p]]; what follows it is items[at[p] + 1]
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    position, at = within + np.repeat(placed.start, lengths), within + np.repeat(start, lengths)
+    position, at = ranges(placed.start, lengths), ranges(start, lengths)
     items, follows = np.zeros(placed.size, dtype=np.int64), np.zeros(placed.size, dtype=np.int64)
     items[position] = histories.items[at]
     follows[position] = np.where(at + 1 < np.repeat(asked_from, lengths), 0, histories.items[at + 1])

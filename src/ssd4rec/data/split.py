@@ -10,8 +10,7 @@ from ssd4rec.config import DataConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.times import FILE_ORDER, moment, show_moment
 from ssd4rec.errors import DataError
-
-Numbers = npt.NDArray[np.int64]
+from ssd4rec.ragged import Numbers, offsets_of, ranges
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Examples:
         """The same targets, one a row, in the same order; each row reads at most `max_length` events."""
         asked = self.stop - self.first_target
         row = np.repeat(np.arange(len(self)), asked)
-        before = np.cumsum(asked) - asked
-        target = np.arange(len(row)) + (self.first_target - before)[row]
+        target = ranges(self.first_target, asked)
         start = self.start[row] if self.max_length is None else np.maximum(self.start[row], target - self.max_length)
         return Examples(self.user[row], start, target, target + 1)
 
@@ -90,7 +88,7 @@ class Examples:
         stride = (self.max_length + 1) // 2
         count = 1 + np.maximum(self.lengths - self.max_length + stride - 1, 0) // stride
         row = np.repeat(np.arange(len(self)), count)
-        start = self.start[row] + (np.arange(len(row)) - (np.cumsum(count) - count)[row]) * stride
+        start = self.start[row] + ranges(0, count) * stride
         stop = np.minimum(start + self.max_length + 1, self.stop[row])
         new_from = np.where(start == self.start[row], start + 1, start + 1 + self.max_length - stride)
         first = np.maximum(self.first_target[row], new_from)
@@ -225,7 +223,7 @@ def _when_over(times: Numbers, share: float) -> int:
 
 def _events_before(histories: Histories, moment_: int) -> Numbers:
     """[users] events strictly before a moment."""
-    counted: Numbers = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(histories.times < moment_)])
+    counted = offsets_of(histories.times < moment_)
     return counted[histories.offsets[1:]] - counted[histories.offsets[:-1]]
 
 
@@ -242,9 +240,7 @@ def _empty_part(name: str, shown: list[str], histories: Histories) -> str:
 def training_part(histories: Histories, train: Examples) -> tuple[Numbers, Numbers]:
     """(items [T], boundaries [B + 1]): what the training part reads or asks for, packed."""
     lengths = train.stop - train.start
-    boundaries = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    place = np.arange(boundaries[-1]) + np.repeat(train.start - boundaries[:-1], lengths)
-    return histories.items[place].astype(np.int64), boundaries
+    return histories.items[ranges(train.start, lengths)].astype(np.int64), offsets_of(lengths)
 
 
 def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:

@@ -13,11 +13,12 @@ from torch import Tensor
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import SameTime, Seen
 from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import Numbers, pack
+from ssd4rec.data.packing import pack
 from ssd4rec.data.split import Examples
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
 from ssd4rec.evaluation.ranks import ranks_of_blocks, ranks_of_states
+from ssd4rec.ragged import Numbers
 from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 Progress = Callable[[int, int], None]  # (done, all)

@@ -10,10 +10,10 @@ from ssd4rec import experiment
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config
-from ssd4rec.data.packing import Numbers
 from ssd4rec.evaluation.evaluate import Ranker, Scorer
 from ssd4rec.evaluation.prior import Silent, choose_prior
 from ssd4rec.files import write_whole
+from ssd4rec.ragged import Numbers
 from ssd4rec.reproduce.runs import RESULT, counted_in, keep_ranks
 
 

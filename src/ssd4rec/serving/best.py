@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 
 from ssd4rec.backbones.prior import Prior
-from ssd4rec.data.packing import Numbers, consecutive
+from ssd4rec.data.packing import consecutive
 from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops.segments import cells_of_items
+from ssd4rec.ragged import Numbers
 from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 TOKEN_BUDGET = 32768  # events read at once

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec.artefact import Artefact, load_artefact
-from ssd4rec.data.packing import Numbers
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.model import fingerprint
+from ssd4rec.ragged import Numbers
 from ssd4rec.serving.best import Best, Request, best_items
 
 UnknownItems = Literal["skip", "raise", "popular"]

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssd4rec.data.packing import Numbers
 from ssd4rec.errors import ArtefactError
 from ssd4rec.files import whole
 from ssd4rec.layers.step import LayerState, State
 from ssd4rec.model import NextItemModel
+from ssd4rec.ragged import Numbers
 from ssd4rec.serving.best import best_of_states
 from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_of
 from ssd4rec.shapes import States

@@ -16,10 +16,10 @@ from ssd4rec.config import SameTime
 from ssd4rec.data.catalogue import Catalogue, as_type, encode
 from ssd4rec.data.histories import id_order, time_order
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
-from ssd4rec.data.packing import Numbers
 from ssd4rec.data.readers import Source
 from ssd4rec.errors import DataError
 from ssd4rec.files import whole
+from ssd4rec.ragged import Numbers, offsets_of, ranges
 from ssd4rec.serving.best import Best
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
 
@@ -109,7 +109,7 @@ def _read(catalogue: Catalogue, source: Source | Interactions, columns: Columns,
     numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
     then = id_order(catalogue)[numbers] if same_time == "item" else None
     order = time_order(codes, table["time"].to_numpy(), then)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(users)))]).astype(np.int64)
+    offsets = offsets_of(np.bincount(codes, minlength=len(users)))
     unknown = np.flatnonzero(numbers == 0)
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
 
@@ -173,12 +173,11 @@ def _arrow(table: pl.DataFrame) -> pa.Table:
 def _table(catalogue: Catalogue, users: pl.Series, found: list[Best]) -> pl.DataFrame:
     lengths = np.array([len(best.items) for best in found], dtype=np.int64)
     items = np.concatenate([np.zeros(0, dtype=np.int64), *(best.items for best in found)])
-    ranks = np.arange(len(items)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
     return pl.DataFrame(
         {
             "user_id": users.gather(np.repeat(np.arange(len(users)), lengths)),
             "item_id": catalogue.ids_of(items),
             "score": np.concatenate([np.zeros(0), *(best.scores for best in found)]),
-            "rank": ranks,
+            "rank": ranges(1, lengths),
         }
     )

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ssd4rec.config import TrainingConfig
-from ssd4rec.data.packing import Numbers, PackedBatch, Placed, plan_batches
+from ssd4rec.data.packing import PackedBatch, Placed, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops.sampled_softmax import Proposal
 from ssd4rec.ops.segments import append, sent
+from ssd4rec.ragged import Numbers, ranges
 from ssd4rec.shapes import Boundaries, Items
 
 
@@ -126,7 +127,7 @@ def _sampled(users: Numbers, count: int, rng: np.random.Generator) -> Numbers:
     # a random order of the rows, grouped by user: the first `count` of each group
     order = np.lexsort((rng.random(len(users)), users))
     first = np.concatenate([[0], np.flatnonzero(np.diff(users[order])) + 1])
-    place = np.arange(len(users)) - np.repeat(first, np.diff(np.append(first, len(users))))
+    place = ranges(0, np.diff(np.append(first, len(users))))
     return np.sort(order[place < count])
 
 
