@@ -196,8 +196,7 @@ def _sample(examples: Examples, rows: int, seed: int) -> Examples:
     """Some of the examples, the same for every objective."""
     if len(examples) <= rows:
         return examples
-    kept = np.sort(np.random.default_rng(seed).permutation(len(examples))[:rows])
-    return Examples(examples.user[kept], examples.start[kept], examples.first_target[kept], examples.stop[kept])
+    return examples.take(np.sort(np.random.default_rng(seed).permutation(len(examples))[:rows]))
 
 
 def _course(of: Piece) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ssd4rec.config import DataConfig
 from ssd4rec.data.histories import Kept, build_histories
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time
+from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, training_counts, training_part
 from ssd4rec.errors import DataError
 
 
@@ -96,6 +96,31 @@ def test_windows_ask_for_every_target_once(examples, longest):
     assert cut.tokens_one_pass == windows.lengths.sum()
     assert cut.targets == examples.targets
     assert examples.windows() is examples
+
+
+def test_rows_are_taken_with_what_they_may_read():
+    """By their numbers, in that order, or by truths; `max_length` stays."""
+    rows = np.array([4, 5, 6])
+    examples = Examples(rows, rows * 10, rows * 10 + 1, rows * 10 + 9, max_length=7)
+    for chosen in (examples.take(np.array([0, 2])), examples.take(np.array([True, False, True]))):
+        assert [each.tolist() for each in (chosen.user, chosen.start, chosen.first_target, chosen.stop)] == [
+            [4, 6],
+            [40, 60],
+            [41, 61],
+            [49, 69],
+        ]
+        assert chosen.max_length == 7
+    assert examples.take(np.array([2, 0])).user.tolist() == [6, 4]
+
+
+def test_the_training_part_by_hand():
+    """Of a a b c and b a b b without their last two events: a a and b a, and a was there three times."""
+    table = pl.DataFrame({"user": [0] * 4 + [1] * 4, "item": [*"aabc", *"babb"], "time": [*range(4), *range(4)]})
+    histories, _ = build_histories(read_interactions(table), 1)
+    train = leave_last_out(histories).train
+    items, boundaries = training_part(histories, train)
+    assert (items.tolist(), boundaries.tolist()) == ([1, 1, 2, 1], [0, 2, 4])
+    assert training_counts(histories, train, 3).tolist() == [0, 3, 1, 0]
 
 
 def test_leave_last_out_by_hand():

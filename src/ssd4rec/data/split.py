@@ -62,6 +62,16 @@ class Examples:
         rising = length if self.max_length is None else np.minimum(length, self.max_length)
         return rising * (rising + 1) // 2 + (length - rising) * rising
 
+    def take(self, rows: Numbers | npt.NDArray[np.bool_]) -> "Examples":
+        """Some of the rows, in the order in which they are named; or those where `rows` is true."""
+        return replace(
+            self,
+            user=self.user[rows],
+            start=self.start[rows],
+            first_target=self.first_target[rows],
+            stop=self.stop[rows],
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 over the rows: equal for equal examples of equal histories, on any machine."""
         digest = hashlib.sha256(str(self.max_length).encode())
@@ -211,8 +221,7 @@ def split_by_time(
 
 def _examples(user: Numbers, start: Numbers, first: Numbers, stop: Numbers, chosen: npt.NDArray[np.bool_]) -> Examples:
     """The chosen rows that ask for something."""
-    rows = chosen & (first < stop)
-    return Examples(user[rows], start[rows], first[rows], stop[rows])
+    return Examples(user, start, first, stop).take(chosen & (first < stop))
 
 
 def _when_over(times: Numbers, share: float) -> int:
@@ -245,8 +254,4 @@ def training_part(histories: Histories, train: Examples) -> tuple[Numbers, Numbe
 
 def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:
     """[V + 1]: how often each item number occurs in the training part."""
-    edges = np.zeros(len(histories.items) + 1, dtype=np.int64)
-    np.add.at(edges, train.start, 1)
-    np.add.at(edges, train.stop, -1)
-    in_training = np.cumsum(edges[:-1]) > 0
-    return np.bincount(histories.items[in_training], minlength=catalogue_size + 1).astype(np.int64)
+    return np.bincount(training_part(histories, train)[0], minlength=catalogue_size + 1).astype(np.int64)

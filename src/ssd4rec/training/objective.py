@@ -102,7 +102,7 @@ def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
     examples = train.prefixes()
     if config.prefixes_per_history is not None:
         rows = _sampled(examples.user, config.prefixes_per_history, rng)
-        examples = Examples(examples.user[rows], examples.start[rows], examples.first_target[rows], examples.stop[rows])
+        examples = examples.take(rows)
     return Plan(examples, plan_batches(examples.lengths, config.token_budget, rng, batch_size=config.batch_size))
 
 
