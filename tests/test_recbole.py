@@ -304,8 +304,6 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
         ("eval_args: {split: {RS: [8, 1, 1]}}", "leave-last-out"),
         ("eval_args: {mode: uni100}", "whole catalogue"),
         ("eval_args: {order: TO, mode: full}", "without split, which RecBole takes as random"),
-        ("MAX_ITEM_LIST_LENGTH: 0", "data.max_length = 0"),
-        ("topk: 0", "ranks of 1 or more"),
         ("user_inter_num_interval: '[5,inf)'", "one k-core"),
         ("user_inter_num_interval: '[5,9]'", "upper end"),
         ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalogue"),
@@ -362,3 +360,28 @@ def test_settings_come_from_one_place(tmp_path):
     result = CliRunner().invoke(cli.app, ["train", "plays.csv", "--recbole", str(path), "--config", "ml-1m"])
     assert isinstance(result.exception, ConfigError)
     assert "--config ml-1m and --recbole" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hidden_size: [1, 2]", r"yaml: hidden_size \(backbone\.width\) = \[1, 2\]: Input should be a valid integer$"),
+        ("topk: 0", r"yaml: topk \(evaluation\.cutoffs\) must be ranks of 1 or more, e\.g\. \[10, 20\], found \[0\]$"),
+        ("topk: [5, x]", r"yaml: topk \(evaluation\.cutoffs\)\.1 = 'x': "),
+        ("train_batch_size: 1e3", r"yaml: train_batch_size \(training\.batch_size\) = 1000\.0: "),
+        ("maskratio: 1.0", r"yaml: maskratio \(training\.mask_ratio\) = 1\.0: Input should be less than 1$"),
+        ("MAX_ITEM_LIST_LENGTH: 0", r"yaml: MAX_ITEM_LIST_LENGTH \(data\.max_length\) = 0: "),
+        ("USER_ID_FIELD: [a]", r"yaml: USER_ID_FIELD \(data\.user\) = \['a'\]: "),
+        (
+            "hidden_size: 7",
+            r"expand \* hidden_size \(backbone\.width\) = 14 is not a multiple of headdim \(backbone\.head_width\) = 16$",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_by_the_key_of_the_file(tmp_path, text, message):
+    """And by ours, which --set takes; what --set itself says is ours alone."""
+    path = written(tmp_path, f"model: SSD4Rec\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_recbole(path)
+    with pytest.raises(ConfigError, match=r"yaml: training\.patience = 0: "):
+        read_recbole(written(tmp_path, "model: SSD4Rec\nstopping_step: 5"), ["training.patience=0"])

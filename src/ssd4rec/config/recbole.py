@@ -12,6 +12,7 @@ from ssd4rec.config.recbole_keys import (
     DEFAULT_LENGTH,
     DEFAULT_VALID_METRIC,
     EVALUATION,
+    FIELDS,
     FIXED,
     INERT,
     MAMBAS,
@@ -85,8 +86,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000, "softmax": "full"}
     training["mask_ratio"] = _value(given, *MASKS[model]) if model in MASKS else 0.0
     data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
-    fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
-    data |= {role: given[key] for role, key in fields.items() if given.get(key) is not None}
+    data |= {role: given[key] for role, key in FIELDS.items() if given.get(key) is not None}
     if length is not None:
         data["max_length"] = length
     topk = _value(given, "topk", [10])
@@ -105,7 +105,13 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     dataset = None if given.get("dataset") is None else str(given["dataset"])
     folder = Path(str(_value(given, "data_path", "dataset")))
     file = None if dataset is None else folder / dataset / f"{dataset}.inter"
-    return RecBoleRun(build_config(groups, overrides, str(path)), dataset, file, tuple(notes))
+    try:
+        config = build_config(groups, overrides, str(path))
+    except ConfigError as error:
+        set_here = {override.partition("=")[0].strip() for override in overrides}
+        theirs = {ours: key for ours, key in _whence(model).items() if ours not in set_here}
+        raise ConfigError(_in_their_words(str(error), theirs)) from error
+    return RecBoleRun(config, dataset, file, tuple(notes))
 
 
 def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
@@ -168,6 +174,25 @@ def _value(given: Mapping[str, Any], key: str, default: Any) -> Any:
 
 def _translate(given: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
     return {ours: _value(given, key, default) for key, (ours, default) in table.items()}
+
+
+def _whence(model: str) -> dict[str, str]:
+    """Our setting -> the key of the file that says it."""
+    length = dict.fromkeys(("data.max_length", "backbone.max_length", "backbone.window"), "MAX_ITEM_LIST_LENGTH")
+    sizes = {f"backbone.{ours}": key for key, (ours, _) in MODELS[model][1].items()}
+    training = {f"training.{ours}": key for key, (ours, _) in TRAINING.items()}
+    mask = {"training.mask_ratio": MASKS[model][0]} if model in MASKS else {}
+    return (
+        length | sizes | training | mask | {f"data.{role}": key for role, key in FIELDS.items()} | {"evaluation.cutoffs": "topk"}
+    )
+
+
+def _in_their_words(message: str, theirs: Mapping[str, str]) -> str:
+    """`backbone.width = 6 …` -> `hidden_size (backbone.width) = 6 …`; a group may be left out: `width = 6 is not …`."""
+    for ours, key in theirs.items():
+        group, _, name = ours.partition(".")
+        message = re.sub(rf"(?<![\w.(])(?:{group}\.)?{name}(?= = | must be |\.\d)", f"{key} ({ours})", message)
+    return message
 
 
 def _one_of(given: Mapping[str, Any], key: str, default: str, allowed: list[str]) -> str:

@@ -61,6 +61,7 @@ TRAINING: dict[str, tuple[str, Any]] = {  # RecBole's key -> (ours, RecBole's ow
     "weight_decay": ("weight_decay", 0.0),
     "seed": ("seed", 2020),
 }
+FIELDS = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
 DEFAULT_LENGTH = 50
 DEFAULT_VALID_METRIC = "MRR@10"
 EVALUATION = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
