@@ -228,6 +228,15 @@ def test_what_nothing_reads_is_refused(asked: list[str], message: str) -> None:
     load_config("quick", [*asked, *others])
 
 
+def test_a_wrong_override_is_not_laid_to_the_preset() -> None:
+    """Nobody who writes --set need know of "quick"; what is wrong in a file is said with its name, also where both are."""
+    for asked in ("training.seed=hello", "backbone.width=0", "training.sed=1"):
+        with pytest.raises(ConfigError, match=r"^--set: "):
+            load_config("quick", [asked])
+    with pytest.raises(ConfigError, match=r"^mine: .*width = 0.*seed = 'hello'"):
+        parse_config("[backbone]\nwidth = 0", ["training.seed=hello"], "mine")
+
+
 def test_what_a_run_reads_of_its_settings() -> None:
     """Not what its backbone lacks, nor what another setting switches off; a property of a group is no setting."""
     top, none = load_config("quick"), load_config("quick", ["backbone.bidirectional=none"])
@@ -309,7 +318,7 @@ def test_settings_that_cannot_be(text: str, message: str) -> None:
         ),
         ("max_epochs=3", r"cannot read the setting 'max_epochs=3': write group\.key=value"),
         ("training.=3", r"cannot read the setting 'training\.=3': write group\.key=value"),
-        ("training.max_epoch=3", r"quick: unknown setting 'training\.max_epoch'; did you mean 'training\.max_epochs'\?"),
+        ("training.max_epoch=3", r"--set: unknown setting 'training\.max_epoch'; did you mean 'training\.max_epochs'\?"),
         ("training.max_epochs=many", r"training\.max_epochs = 'many': Input should be a valid integer"),
         ("training.max_epochs=none", r"training\.max_epochs = 'none': Input should be a valid integer"),
     ],

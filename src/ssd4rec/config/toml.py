@@ -83,7 +83,8 @@ def build_config(
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_readable(error)}") from error
+        asked = all(_place(problem["loc"])[:2] in written for problem in error.errors())
+        raise ConfigError(f"{'--set' if asked else source}: {_readable(error)}") from error
     for group, key in sorted(written):
         if key in values.get(group, {}):
             _check_read(config, f"{group}.{key}", source)
@@ -161,8 +162,7 @@ def _readable(error: ValidationError) -> str:
 
 def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any]) -> str:
     chosen = str(where[1]) if len(where) > 1 and where[0] == "backbone" else DEFAULT_BACKBONE
-    # a place inside the backbone's settings: ("backbone", "sasrec", "width")
-    place = where[:1] + where[2:] if where[0:1] == ("backbone",) and len(where) > 1 else where
+    place = _place(where)
     name = ".".join(str(part) for part in place)
     if kind == "extra_forbidden":
         known = _known_keys(chosen) if len(place) > 1 else list(Config.model_fields)
@@ -180,6 +180,11 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
         return f"{name} = {problem['input']!r}: Input should be a list of numbers such as [10, 20]"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{name} = {problem['input']!r}: {message}" if name and kind != "value_error" else message
+
+
+def _place(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without which backbone it is: ("backbone", "sasrec", "width") is backbone.width."""
+    return where[:1] + where[2:] if where[0:1] == ("backbone",) and len(where) > 1 else where
 
 
 def _no_table(name: str, found: object) -> str:
