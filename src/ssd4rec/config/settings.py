@@ -103,8 +103,9 @@ class PriorConfig(Settings):
     @classmethod
     def _is_number_or_validated(cls, value: object, about: ValidationInfo) -> object:
         least = 0.0 if about.field_name == "transitions" else -inf
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value == "validated" or (number and isfinite(value) and value >= least):  # type: ignore[arg-type, operator]
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= least:
+            return value
+        if value == "validated":
             return value
         what = "a weight, 0 or more" if about.field_name == "transitions" else "a number that is added to scores"
         raise ValueError(f'prior.{about.field_name} is {what}, or "validated": chosen by validation; found {value!r}')

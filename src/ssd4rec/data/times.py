@@ -164,8 +164,8 @@ def _decimals(text: pl.Series) -> tuple[pl.Series, Clock] | None:
     before, fraction = whole.cast(pl.Int64, strict=False), fraction.fill_null("")
     if before.null_count():
         return None
-    digits = int(fraction.str.len_bytes().max() or 0)  # type: ignore[arg-type]
-    largest = int(before.max() or 0)  # type: ignore[arg-type]
+    digits = int(fraction.str.len_bytes().to_numpy().max(initial=0))
+    largest = int(before.to_numpy().max(initial=0))
     for places in (0, 3, 6, 9):
         if digits <= places and largest < LARGEST // 10**places:
             scaled = before * 10**places + fraction.str.pad_end(places, "0").cast(pl.Int64, strict=False).fill_null(0)
