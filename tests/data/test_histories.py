@@ -174,11 +174,19 @@ def test_without_times_the_file_is_the_order():
     assert listed(histories, catalogue) == {"a": [("x", 0), ("z", 2)], "b": [("y", 1)]}
 
 
+def test_nothing_left_names_the_largest_threshold_that_leaves_something():
+    """Three users with the same three items: 3 does, and 98 would not; that one of them had a fourth item changes nothing."""
+    rows = [*((user, item, 0) for user in "abc" for item in "xyz"), ("a", "w", 0)]
+    with pytest.raises(DataError, match=r"lower it with --set data\.min_interactions=3 or less$"):
+        build_histories(interactions(rows), 99)
+    build_histories(interactions(rows), 3)
+
+
 def test_nothing_left_says_which_threshold_removed_how_much():
     rows = [("a", "x", 1), ("a", "y", 2), ("b", "y", 3)]
     message = (
         r"polars frame: nothing is left when every user and every item must have 3 interactions: of 2 users, 2 items and 3 rows, "
-        r"round 1 removed 2 users and 2 items with fewer than 3 \(3 rows\); lower it with --set data.min_interactions=2 or less"
+        r"round 1 removed 2 users and 2 items with fewer than 3 \(3 rows\); lower it with --set data.min_interactions=1 or less$"
     )
     with pytest.raises(DataError, match=message):
         build_histories(interactions(rows), 3)

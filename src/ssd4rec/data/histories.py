@@ -178,7 +178,8 @@ def build_histories(
     came = Counts(len(users), len(items), len(user_codes))
     rows, steps = k_core(user_codes, item_codes, min_interactions)
     if not len(rows):
-        raise DataError(_nothing_left(interactions.read.source, min_interactions, came, steps))
+        most = _most(user_codes, item_codes, min_interactions - 1)
+        raise DataError(_nothing_left(interactions.read.source, min_interactions, came, steps, most))
     user, users = _renumbered(user_codes[rows], users)
     item, items = _renumbered(item_codes[rows], items)
     time = table["time"].to_numpy()[rows]
@@ -232,7 +233,7 @@ def id_order(catalogue: Catalogue) -> Numbers:
     """[V + 1] by item number, its id's place among all: whole numbers as numbers, also where they came as text; 0 comes first."""
     known = catalogue.ids
     if known.dtype == pl.String and known.str.contains("^[0-9]+$").all():
-        known = known.str.zfill(int(known.str.len_bytes().max() or 0))  # type: ignore[arg-type]  # of lengths it is a number
+        known = known.str.zfill(int(known.str.len_bytes().to_numpy().max(initial=0)))
     return np.concatenate([[0], known.rank("dense").to_numpy()]).astype(np.int64)
 
 
@@ -257,7 +258,18 @@ def _renumbered(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
     return (np.cumsum(left, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(left))
 
 
-def _nothing_left(source: str, k: int, came: Counts, steps: list[Counts]) -> str:
+def _most(users: Codes, items: Codes, most: int) -> int:
+    """The largest k, at most so many, whose k-core has rows; 1 where there are none at all."""
+    if not len(users):
+        return 1
+    least, most = 1, min(most, int(np.bincount(users).max()), int(np.bincount(items).max()))
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if len(k_core(users, items, middle)[0]) else (least, middle - 1)
+    return least
+
+
+def _nothing_left(source: str, k: int, came: Counts, steps: list[Counts], most: int) -> str:
     shown = [
         f"round {number} removed {step.users:,} users and {step.items:,} items with fewer than {k} ({step.interactions:,} rows)"
         for number, step in enumerate(steps[:5], start=1)
@@ -266,7 +278,7 @@ def _nothing_left(source: str, k: int, came: Counts, steps: list[Counts]) -> str
     return (
         f"{source}: nothing is left when every user and every item must have {k} interactions: of {came.users:,} users, "
         f"{came.items:,} items and {came.interactions:,} rows, {'; '.join(shown)}{more}; "
-        f"lower it with --set data.min_interactions={max(k - 1, 1)} or less"
+        f"lower it with --set data.min_interactions={most} or less"
     )
 
 
