@@ -342,6 +342,13 @@ def test_a_table_of_something_else_is_told_what_is_expected(header, found, small
         fetch(small("amazon-beauty", {}, "http://127.0.0.1:9"), tmp_path / "cache", str(tmp_path / "x.tsv"))
 
 
+def test_an_address_of_another_kind_is_refused(small, tmp_path):
+    """It is no file that is not there."""
+    message = r"^ftp://a\.org/b is no address of http or https, which alone are downloaded; give one, or a file$"
+    with pytest.raises(DataError, match=message):
+        fetch(small("amazon-beauty", {}, "http://127.0.0.1:9"), tmp_path / "cache", "ftp://a.org/b")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="file locks are POSIX's")
 def test_what_a_killed_command_had_in_hand_is_removed(small, tmp_path):
     """Unpacked tables and half-written data sets; the next fetch leaves nothing but the data set."""

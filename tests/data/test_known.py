@@ -123,8 +123,11 @@ def test_the_older_name_of_the_built_in_data_set_is_understood():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(DataError, match=r"no data set is called 'ml-2m'; known are ml-latest-small, ml-1m, .*by its path"):
-        find_known("ml-2m")
+    """And the one that was meant, where one is near."""
+    with pytest.raises(DataError, match=r"no data set is called 'groceries'; known are ml-latest-small, ml-1m, .*by its path"):
+        find_known("groceries")
+    with pytest.raises(DataError, match=r"no data set is called 'ml100k'; did you mean 'ml-100k'\? Known are ml-latest-small"):
+        find_known("ml100k")
 
 
 def test_every_data_set_says_its_terms():

@@ -49,7 +49,7 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
 
     Raises:
         DataError: the download failed (what came is kept, and the next call goes on), the file is damaged or not this data
-            set (a downloaded one is removed), the cache cannot be written.
+            set (a downloaded one is removed), the cache cannot be written; `source` is an address that is not http's.
         BackendError: the package that holds the built-in data set is not installed.
     """
     try:
@@ -63,6 +63,8 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
             )
         elif source is None or _is_address(source):
             _download_and_keep(known, cache, known.files if source is None else (_elsewhere(known, source),), progress_of)
+        elif "://" in source and not Path(source).exists():
+            raise DataError(f"{source} is no address of http or https, which alone are downloaded; give one, or a file")
         else:
             given = _read(known, [Path(source)], cache)
             _keep(known, cache, _check(known, given, source, _checksum_of_given(known, Path(source))))
@@ -131,7 +133,7 @@ def _described(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
 
 
 def _is_address(source: str) -> bool:
-    return source.startswith(("http://", "https://"))
+    return source.lower().startswith(("http://", "https://"))
 
 
 def _elsewhere(known: KnownDataset, address: str) -> PublishedFile:

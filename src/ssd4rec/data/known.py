@@ -15,6 +15,7 @@ from ssd4rec.data.interactions import Interactions, read_interactions, read_titl
 from ssd4rec.data.published import PublishedFile, PublishedTable
 from ssd4rec.data.store import is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
+from ssd4rec.names import nearest
 
 BUILT_IN = "ml-latest-small"
 CHECKED_HASH = "SHA-256 of the file in the package"
@@ -207,7 +208,9 @@ def find_known(name: str) -> KnownDataset:
     """
     found = KNOWN.get(ALIASES.get(name, name))
     if found is None:
-        raise DataError(f"no data set is called {name!r}; known are {', '.join(KNOWN)}, anything else is given by its path")
+        near = nearest(name, KNOWN)
+        meant = f"did you mean {near!r}? Known" if near else "known"
+        raise DataError(f"no data set is called {name!r}; {meant} are {', '.join(KNOWN)}, anything else is given by its path")
     return found
 
 
