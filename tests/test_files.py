@@ -1,10 +1,16 @@
-"""A file is whole or absent."""
+"""A file is whole or absent, and JSON is JSON."""
 
+import json
+import math
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ssd4rec.files import whole, write_whole
+from processes import dead_process
+from ssd4rec import files
+from ssd4rec.files import as_json, whole, write_whole
 
 
 def test_a_file_takes_its_name_at_the_end(tmp_path):
@@ -65,3 +71,77 @@ def test_who_may_read_it_is_what_the_umask_leaves(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert target.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """A power cut may keep the renaming and lose what was not waited for."""
+    target, waited_for = tmp_path / "table.csv", []
+
+    def look(descriptor):
+        waited_for.append((os.fstat(descriptor).st_size, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", look)
+    write_whole(target, "six!!!")
+    assert waited_for == [(6, False)]
+    assert target.read_text() == "six!!!"
+
+
+def test_two_processes_do_not_write_into_one_file(tmp_path, monkeypatch):
+    """Each writes its own; the name stands for what the last of them wrote, all of it."""
+    target = tmp_path / "table.csv"
+    with whole(target) as ours:
+        ours.write_text("our first half, ")
+        monkeypatch.setattr(os, "getpid", os.getppid)  # as another process that is alive
+        with whole(target) as theirs:
+            theirs.write_text("theirs")
+        assert target.read_text() == "theirs"
+        ours.write_text(ours.read_text() + "our second half")
+    assert target.read_text() == "our first half, our second half"
+    assert [each.name for each in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_file_of_the_name(tmp_path):
+    """What a live one is writing stays, and so does what only looks like it."""
+    dead, alive = (f".table.csv.partial-{process}" for process in (dead_process(), os.getppid()))
+    others = [alive, ".table.csv.partial-", ".table.csv.partial-old", ".other.csv.partial-1"]
+    for name in (dead, *others):
+        (tmp_path / name).write_text("half")
+    write_whole(tmp_path / "table.csv", "new")
+    assert {each.name for each in tmp_path.iterdir()} == {"table.csv", *others}
+
+
+def test_a_process_of_somebody_else_is_alive(tmp_path, monkeypatch):
+    """The system says no when it is asked, and knows it."""
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (tmp_path / "a-77").touch()
+    assert files.left_by_the_dead(tmp_path, "a-") == []
+
+
+def test_json_says_what_python_and_numpy_hold():
+    """What is no number is null; a number of numpy's is a number; every text can be written."""
+    value = {
+        "none": [float("nan"), np.float32("inf"), np.float64("-inf"), None],
+        "numbers": (np.int64(5), np.float32(0.5), np.float64(0.25), 1.5, True, np.bool_(False)),
+        np.int64(3): Path("a"),
+        "name": "caf\udce9.csv",
+    }
+    expected = {
+        "none": [None] * 4,
+        "numbers": [5, 0.5, 0.25, 1.5, True, False],
+        "3": "a",
+        "name": "caf\\udce9.csv",
+    }
+    assert json.loads(as_json(value)) == json.loads(as_json(value, indent=2, ensure_ascii=True)) == expected
+    assert as_json({"a": "é"}) == '{"a": "é"}'
+    assert as_json({"a": "é"}, indent=1, ensure_ascii=True) == '{\n "a": "\\u00e9"\n}'
+    assert as_json(math.pi) == "3.141592653589793"
+
+
+def test_what_json_cannot_say_is_an_error():
+    """Nothing is turned into a text that nobody asked for."""
+    with pytest.raises(TypeError, match="set is not JSON serializable"):
+        as_json({"models": {1, 2}})

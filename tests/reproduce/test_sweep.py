@@ -349,7 +349,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     """It is a file, it is under a file, its disk refuses the report, another sweep is at work in it."""
     worlds.frame(worlds.cycle()).write_csv(tmp_path / "cycle.csv")
     (tmp_path / "file").write_text("")
-    (tmp_path / "out" / ".report.md.partial").mkdir(parents=True)
+    (tmp_path / "out" / "report.md" / "in the way").mkdir(parents=True)
     asked = {"budget": make_budget("small"), "cache": tmp_path, "models": ["sasrec"], "settings": ["data.min_interactions=1"]}
     for out in ("file", "file/out", "out"):
         sweep = plan("accuracy", [str(tmp_path / "cycle.csv")], out=tmp_path / out, **asked)

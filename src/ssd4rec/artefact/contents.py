@@ -1,7 +1,6 @@
 """What an artefact holds: written, and read back."""
 
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -29,7 +28,6 @@ from ssd4rec.artefact.folder import (
     fresh_beside,
     make_manifest,
     rename_over,
-    sync,
     tidy,
 )
 from ssd4rec.backbones.make import make_backbone
@@ -37,6 +35,7 @@ from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalogue import Catalogue
 from ssd4rec.errors import ArtefactError, BackendError, ConfigError, SSD4RecError
+from ssd4rec.files import as_json, escaped, sync
 from ssd4rec.model import NextItemModel
 from ssd4rec.ragged import Numbers
 
@@ -71,7 +70,7 @@ def save_artefact(
         model: its weights are written.
         catalogue: ids and titles.
         config: all settings.
-        report: metrics, seconds, course, versions; JSON-able, a figure that is not a number becomes null.
+        report: metrics, seconds, course, versions; see `files.as_json`: a figure that is not a number becomes null.
         training_counts: [V + 1], for users of whom nothing is known.
         prior: what is known without learning, added to the model's scores wherever it is measured or asked. Where the settings
             ask for one it must be given; one that changes no score is not written.
@@ -80,6 +79,7 @@ def save_artefact(
         ConfigError: the settings ask for a prior, and none is given.
         ArtefactError: the folder cannot be written, or holds something that is not an artefact; model, catalogue and counts
             are not of the same items.
+        TypeError: the report holds what JSON cannot say.
     """
     if not len(catalogue) == model.catalogue_size == len(training_counts) - 1:
         raise ArtefactError(
@@ -101,12 +101,12 @@ def save_artefact(
         (fresh / CONFIG).write_text(dump_config(config), encoding="utf-8")
         catalogue.write(fresh / CATALOGUE)
         np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
-        (fresh / REPORT).write_text(_json(_writable(report)), encoding="utf-8")
+        (fresh / REPORT).write_text(f"{as_json(report, indent=2)}\n", encoding="utf-8")
         if prior:
             prior.write(fresh / PRIOR)
         for name in (WEIGHTS, PRIOR) if prior else (WEIGHTS,):
             shutil.copymode(fresh / CONFIG, fresh / name)  # safetensors lets nobody else read what it writes
-        (fresh / MANIFEST).write_text(_json(make_manifest(fresh)), encoding="utf-8")
+        (fresh / MANIFEST).write_text(f"{as_json(make_manifest(fresh), indent=2)}\n", encoding="utf-8")
         sync([*fresh.iterdir(), fresh])
         rename_over(fresh, target)
     except (OSError, safetensors.SafetensorError, pl.exceptions.PolarsError) as error:
@@ -122,7 +122,7 @@ def check_writable(directory: str | Path) -> None:
         ArtefactError: it cannot, or the folder holds something that is not an artefact.
     """
     target = Path(directory).resolve()
-    if _escaped(str(target)) != str(target):
+    if escaped(str(target)) != str(target):
         raise ArtefactError(f"cannot write to {target}: the name is no UTF-8 text, as safetensors needs it; give another folder")
     place = target
     try:
@@ -199,23 +199,3 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise BackendError(f'the device "{device}" is not available on this machine; use "cpu"') from error
-
-
-def _writable(value: object) -> object:
-    """As JSON and UTF-8 can say it: no number that is none, no path whose bytes are no text."""
-    if isinstance(value, Mapping):
-        return {str(name): _writable(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_writable(each) for each in value]
-    if isinstance(value, str | Path):
-        return _escaped(str(value))
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _escaped(text: str) -> str:
-    r"""Paths need not be text: the file b"caf\xe9.csv" -> caf\udce9.csv."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ssd4rec.errors import ArtefactError
+from ssd4rec.files import left_by_the_dead, sync
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -89,14 +90,16 @@ def aside_of(target: Path) -> Path:
 
 
 def tidy(target: Path) -> None:
-    """Undo what a save that was killed has left: an old artefact that nothing replaced comes back, half a new one goes."""
+    """Undo what a save that was killed has left: an old artefact that nothing replaced comes back, half a new one goes.
+
+    What a process that is alive writes is left to it.
+    """
     aside = aside_of(target)
     if aside.is_dir() and not target.exists():
         aside.rename(target)
     _clear_away(aside, target)
-    for entry in target.parent.iterdir():
-        if entry.name.startswith(_fresh_prefix(target)):
-            shutil.rmtree(entry, ignore_errors=True)
+    for left in left_by_the_dead(target.parent, _fresh_prefix(target)):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def rename_over(fresh: Path, target: Path) -> None:
@@ -127,13 +130,3 @@ def _clear_away(aside: Path, target: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync(paths: Iterable[Path]) -> None:
-    """Wait until files and folders are on the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ssd4rec import screen
 from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.files import as_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,6 +37,9 @@ TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file with
 CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
 ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
+AcceleratorOption = Annotated[
+    str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="Where the model runs; auto: on a GPU if there is one.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
 
 
@@ -135,4 +139,4 @@ def say(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """The one JSON object of --json, on standard output."""
-    sys.stdout.write(json.dumps(value, default=str) + "\n")
+    sys.stdout.write(f"{as_json(value, ensure_ascii=True)}\n")  # whatever the terminal can show
