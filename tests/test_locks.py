@@ -44,8 +44,9 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with alone(tmp_path / "lock", ValueError("busy"), ValueError):
-        pass
+    with alone(tmp_path / "lock", ValueError("busy"), ValueError) as file:
+        file.write(b"the work is done")
+    assert (tmp_path / "lock").read_bytes() == b"the work is done"
 
 
 def test_a_place_that_cannot_be_is_refused_with_the_reason(tmp_path):
