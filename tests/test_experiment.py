@@ -1,12 +1,14 @@
 """The whole path, and what it says on the way."""
 
 import pytest
+import torch
 
 import worlds
 from ssd4rec import experiment
 from ssd4rec.artefact import load_artefact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.errors import ArtefactError, BackendError
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,47 @@ def test_users_who_are_too_short_to_learn_from_are_measured(prepared, tmp_path):
     assert experiment.measure_again(artefact, short, asked)["protocol"]["targets"] == 2
     late = load_config("quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=0", "data.test_from=1"])
     assert experiment.measure_again(artefact, short, late)["protocol"]["targets"] == 4
+
+
+def test_nobody_begins_where_a_training_is_not_saved_yet(prepared, tmp_path, monkeypatch):
+    """Its state is removed when the model is saved, and a second training into the same folder would lose its own."""
+    save, tried = experiment.save_artefact, []
+
+    def second(*arguments):
+        monkeypatch.setattr(experiment, "save_artefact", save)
+        with pytest.raises(ArtefactError, match=r"another training is at work in .*model\.training; wait for it"):
+            experiment.train(prepared, worlds.config(max_epochs=1), tmp_path / "model")
+        tried.append("second")
+        save(*arguments)
+
+    monkeypatch.setattr(experiment, "save_artefact", second)
+    experiment.train(prepared, worlds.config(max_epochs=1), tmp_path / "model")
+    assert tried == ["second"]
+    assert load_artefact(tmp_path / "model").report["course"]["best_epoch"] == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+class MeasuredError(Exception):
+    """Where the model was when it was measured."""
+
+
+def test_a_model_is_measured_where_it_was_trained(prepared, tmp_path, monkeypatch):
+    """Lightning leaves it on the CPU; the meta device, which holds no numbers, stands for the GPU that was meant."""
+
+    def stop(model, *_):
+        raise MeasuredError({each.device.type for each in model.parameters()})
+
+    monkeypatch.setattr(experiment, "device_of", {"auto": "meta", "cpu": "cpu"}.__getitem__)
+    monkeypatch.setattr(experiment, "_measure_beside", stop)
+    for accelerator, device in (("auto", "meta"), ("cpu", "cpu")):
+        with pytest.raises(MeasuredError) as stopped:
+            experiment.train(prepared, worlds.config(max_epochs=1, accelerator=accelerator), tmp_path / "model")
+        assert stopped.value.args == ({device},)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there_leaves_nothing(prepared, tmp_path):
+    """It is told before anything is made."""
+    with pytest.raises(BackendError, match="no CUDA device"):
+        experiment.train(prepared, worlds.config(accelerator="gpu"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []

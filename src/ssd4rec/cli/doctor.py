@@ -12,10 +12,9 @@ from ssd4rec.cli.shared import (
 
 def doctor(*, as_json: JsonOption = False) -> None:
     """Show which versions, devices and kernels are in use, and why."""
-    from ssd4rec import experiment
+    from ssd4rec.machine import diagnose
 
-    findings = experiment.diagnose()
-    findings["cache"] = str(cache())
+    findings = {**diagnose(), "cache": str(cache())}
     if as_json:
         print_json(findings)
         return

@@ -11,7 +11,6 @@ are held equal by the tests. `last_of_scan` (`ops/prefixes.py`) exists as torch'
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from time import perf_counter
 from typing import Literal
 
 import torch
@@ -23,7 +22,6 @@ from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 
 Form = Literal["auto", "torch", "triton"]
-WORTH_HAVING = 1.2  # times as fast: less may be noise
 
 _asked: ContextVar[Form] = ContextVar("form", default="auto")
 
@@ -179,22 +177,3 @@ def in_use() -> str:
         least = ".".join(map(str, triton.LEAST))
         return f"torch's own form: Triton's kernels take NVIDIA GPUs of compute capability {least} or later"
     return f"Triton {installed} kernels for {triton.SERVED} on CUDA tensors; torch's own form for anything else"
-
-
-def bfloat16_here() -> str:
-    """A sentence: whether bfloat16 is worth having on this machine, after timing a product in both types."""
-    seconds = {dtype: _seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    gain = seconds[torch.float32] / seconds[torch.bfloat16]
-    worth = "; --set training.precision=bf16-mixed uses it" if gain > WORTH_HAVING else ": nothing to gain by it"
-    return f"matrix products are {gain:.1f} times as fast as in float32{worth}"
-
-
-def _seconds_of_product(dtype: torch.dtype) -> float:
-    """Of the fastest of many: the first ones warm up, and others may share the machine."""
-    left = torch.ones(512, 512, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
-    seconds = []
-    for _ in range(30):
-        began = perf_counter()
-        (left @ left)[0, 0].item()  # waits for a GPU
-        seconds.append(perf_counter() - began)
-    return min(seconds)

