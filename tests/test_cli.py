@@ -7,16 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import worlds
-from ssd4rec import cli
+from ssd4rec import cli, machine
+from ssd4rec.cli.shared import print_json
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.known import find_known, folder_of
 from ssd4rec.data.store import save_dataset
+from ssd4rec.errors import BackendError, ConfigError
 
 RUN = CliRunner()
 SMALL = [
@@ -311,3 +315,36 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(folder, tmp_pat
     assert result.exit_code == 0
     first, second = load_file(whole / "weights.safetensors"), load_file(broken / "weights.safetensors")
     assert all(first[name].equal(second[name]) for name in first)
+
+
+ASKED = (("evaluate", "cycle.csv"), ("recommend", "--history", "m03,m04"))
+
+
+def test_a_model_goes_where_the_accelerator_says(folder, monkeypatch):
+    """What is meant by the word is the device that it is loaded on: here one that is not there."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(machine, "device_of", {"gpu": "warp", "auto": "cpu"}.__getitem__)
+    for command, *what in ASKED:
+        assert run(command, "model", *what).exit_code == 0
+        with pytest.raises(BackendError, match='the device "warp" is not available'):
+            run(command, "model", *what, "--accelerator", "gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there_is_told(folder, monkeypatch):
+    """The CPU can be asked for anywhere; figures that are only shown need neither."""
+    monkeypatch.chdir(folder)
+    for command, *what in ASKED:
+        assert run(command, "model", *what, "--accelerator", "cpu").exit_code == 0
+        with pytest.raises(BackendError, match=r'accelerator = "gpu" is not available .*; use "auto" or "cpu"'):
+            run(command, "model", *what, "--accelerator", "gpu")
+    with pytest.raises(ConfigError, match="--accelerator says how DATA is read or measured; give the data too"):
+        run("evaluate", "model", "--accelerator", "cpu")
+
+
+def test_what_is_printed_is_json(capsys):
+    """Also where a figure is no number, or one of numpy's."""
+    print_json({"a": float("nan"), "b": np.int64(5), "é": [np.float32(0.5)]})
+    printed = capsys.readouterr().out
+    assert json.loads(printed, parse_constant=pytest.fail) == {"a": None, "b": 5, "é": [0.5]}
+    assert printed.isascii()

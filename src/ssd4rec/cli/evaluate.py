@@ -6,6 +6,7 @@ import typer
 
 from ssd4rec import screen
 from ssd4rec.cli.shared import (
+    AcceleratorOption,
     DirArgument,
     ItemOption,
     JsonOption,
@@ -33,6 +34,7 @@ def evaluate(
     ] = None,
     *,
     settings: SetOption = None,
+    accelerator: AcceleratorOption = "auto",
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
@@ -42,13 +44,14 @@ def evaluate(
     from ssd4rec import experiment
     from ssd4rec.artefact import load_artefact
     from ssd4rec.config import dump_config, parse_config
+    from ssd4rec.machine import device_of
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
-    if data is None and overrides:
-        given = "--set" if settings else "--user, --item or --time"
+    if data is None and (overrides or accelerator != "auto"):
+        given = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
         raise ConfigError(f"{given} says how DATA is read or measured; give the data too: ssd4rec evaluate DIR DATA …")
     _refuse_what_is_learnt(settings or [])
-    artefact = load_artefact(directory)
+    artefact = load_artefact(directory, "cpu" if data is None else device_of(accelerator))
     if data is None:
         report: dict[str, Any] = dict(artefact.report)
         if not {"test", "protocol"} <= report.keys():

@@ -8,6 +8,7 @@ import typer
 
 from ssd4rec import screen
 from ssd4rec.cli.shared import (
+    AcceleratorOption,
     DirArgument,
     ItemOption,
     JsonOption,
@@ -53,6 +54,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
             help="Skip items the model does not know, raise an error, or recommend popular items instead.",
         ),
     ] = "skip",
+    accelerator: AcceleratorOption = "auto",
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
@@ -73,9 +75,10 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         refuse_neither(users)
         refuse_columns(users, columns_as_settings(user, item, time))
 
+    from ssd4rec.machine import device_of
     from ssd4rec.serving.recommender import Recommender
 
-    recommender = Recommender.load(directory)
+    recommender = Recommender.load(directory, device_of(accelerator))
     unknown_items = cast("UnknownItems", unknown)  # the recommender says which three there are
     if users is not None and out is not None:
         _recommend_users(

@@ -24,6 +24,7 @@ from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError, DataError
 from ssd4rec.files import write_whole
+from ssd4rec.machine import device_of
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import (
@@ -53,7 +54,7 @@ def work(folder: Path) -> None:
         count(Measure(data, config, counts), Path(spec["counted"]))
         return
     resume = (folder / f"model.training/{LAST}").is_file()
-    device = "cuda" if torch.cuda.is_available() and config.training.accelerator in ("auto", "gpu") else "cpu"
+    device = device_of(config.training.accelerator)
     share = None
     artefact, before, trained_by = _trained(folder, device), _cost_before(folder), (last_result_of(folder) or {}).get("commit")
     if artefact is None:
