@@ -7,6 +7,7 @@ from ssd4rec.backbones.gru4rec import GRU4Rec
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.model import count_parameters
+from ssd4rec.ops.attention import lay_in_tables
 
 
 def test_it_is_torchs_own_gru() -> None:
@@ -16,7 +17,7 @@ def test_it_is_torchs_own_gru() -> None:
     layer = shaken(PackedGRU(4, 6, layers=2))
     row = torch.randn(14, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     expected = torch.cat([layer.gru(part)[0] for part in row.split(lengths)])
-    assert relative_error(layer(row, boundaries_of(lengths)), expected) < 1e-12
+    assert relative_error(layer(row, lay_in_tables(boundaries_of(lengths))), expected) < 1e-12
 
 
 def test_a_long_history_is_read_in_windows() -> None:

@@ -45,15 +45,17 @@ def test_tables_by_hand() -> None:
     """Two short histories share a table with one cell of padding, which is the number after the last position."""
     tables = lay_in_tables(torch.tensor([0, 2, 3]))
     assert [cells.tolist() for cells in tables.cells] == [[[0, 1], [2, 3]]]
-    assert tables.place.tolist() == [0, 1, 2]
+    assert tables.cell.tolist() == [0, 1, 2]
+    assert tables.place.tolist() == [0, 1, 0]
 
 
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=30))
 def test_padding_is_less_than_half_above_the_narrowest(lengths: list[int]) -> None:
-    """Every position has one cell, and a table of histories above 8 events is at least half full."""
+    """Every position has one cell, in the column that is its place, and a table above 8 events is at least half full."""
     tables = lay_in_tables(boundaries_of(lengths))
     flat = torch.cat([cells.flatten() for cells in tables.cells])
-    assert torch.equal(flat[tables.place], torch.arange(sum(lengths)))
+    assert torch.equal(flat[tables.cell], torch.arange(sum(lengths)))
+    assert tables.place.tolist() == [place for length in lengths for place in range(length)]
     for cells in tables.cells:
         if cells.shape[1] > 8:
             assert (cells < sum(lengths)).double().mean() >= 0.5

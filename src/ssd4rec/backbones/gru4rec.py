@@ -5,6 +5,7 @@ from torch import nn
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
+from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.windows import read_ends, read_positions
 from ssd4rec.shapes import Boundaries, Hidden, States
 
@@ -47,5 +48,5 @@ class GRU4Rec(nn.Module):
         return read_positions(self._read, embedded, boundaries, self.config.max_length)
 
     def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
-        found: Hidden = self.out(self.gru(self.dropout(embedded), boundaries))
+        found: Hidden = self.out(self.gru(self.dropout(embedded), lay_in_tables(boundaries, embedded.device)))
         return found

@@ -9,7 +9,6 @@ from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import lay_in_tables
-from ssd4rec.ops.segments import lay_out
 from ssd4rec.ops.windows import read_ends, read_positions
 from ssd4rec.shapes import Boundaries, Hidden, States
 
@@ -58,8 +57,7 @@ class SASRec(nn.Module):
 
     def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         tables = lay_in_tables(boundaries, embedded.device)
-        places = lay_out(boundaries, device=embedded.device).place
-        hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(places))
+        hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(tables.place))
         for layer in self.layers:
             hidden = layer(hidden, tables)
         out: Hidden = self.norm(hidden)

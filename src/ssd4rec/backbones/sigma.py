@@ -13,6 +13,7 @@ from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.ops.attention import Tables, lay_in_tables
 from ssd4rec.ops.segments import Layout, lay_out
 from ssd4rec.shapes import Boundaries, Hidden, Positions, States
 
@@ -50,10 +51,11 @@ class SIGMA(nn.Module):
             ShapeError: boundaries do not rise from 0.
         """
         layout = lay_out(boundaries, device=embedded.device)
+        tables = lay_in_tables(boundaries, embedded.device)
         flip = partly_flipped(layout, self.config.kept)
         hidden = self.norm(self.dropout(embedded))
         for layer in cast("list[GMambaLayer]", list(self.layers)):
-            hidden = layer(hidden, boundaries, layout, flip)
+            hidden = layer(hidden, layout, tables, flip)
         states: States = hidden[layout.read_out]
         return states
 
@@ -85,12 +87,12 @@ class GMambaLayer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.feed_forward = FeedForward(width, config.dropout)
 
-    def forward(self, hidden: Hidden, boundaries: Boundaries, layout: Layout, flip: Positions) -> Hidden:
+    def forward(self, hidden: Hidden, layout: Layout, tables: Tables, flip: Positions) -> Hidden:
         """[T, D] -> [T, D]."""
         flipped = hidden[flip]
         ahead = self.mixer(hidden, layout) * (1 + self.gate(hidden))
         back = self.mixer(flipped, layout) * (1 + self.flipped_gate(flipped))
-        recurrent = self.gru(self.convolution(_with_neighbours(hidden, layout)), boundaries)
+        recurrent = self.gru(self.convolution(_with_neighbours(hidden, layout)), tables)
         shares = self.shares.softmax(0)
         mixed = self.project(shares[0] * ahead + shares[1] * back + shares[2] * recurrent)
         out: Hidden = self.feed_forward(self.norm(hidden + self.dropout(mixed)))

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from ssd4rec.ops.attention import lay_in_tables
-from ssd4rec.shapes import Boundaries, Channels, Hidden
+from ssd4rec.ops.attention import Tables
+from ssd4rec.shapes import Channels, Hidden
 
 
 class PackedGRU(nn.Module):
@@ -25,10 +25,9 @@ class PackedGRU(nn.Module):
         super().__init__()
         self.gru = nn.GRU(width, hidden, layers, dropout=dropout if layers > 1 else 0.0, bias=bias)
 
-    def forward(self, row: Hidden, boundaries: Boundaries) -> Channels:
-        """[T, width] -> [T, hidden]: the state after each event. Boundaries may stay on the CPU."""
-        tables = lay_in_tables(boundaries, row.device)
+    def forward(self, row: Hidden, tables: Tables) -> Channels:
+        """[T, width] -> [T, hidden]: the state after each event."""
         padded = torch.cat([row, row.new_zeros(1, row.shape[1])])
         states = [self.gru(padded[cells.T])[0].transpose(0, 1).flatten(0, 1) for cells in tables.cells]
-        found: Channels = torch.cat(states)[tables.place]
+        found: Channels = torch.cat(states)[tables.cell]
         return found

@@ -11,20 +11,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssd4rec.ops.segments import sent
-from ssd4rec.shapes import Boundaries, Values
+from ssd4rec.shapes import Boundaries, Positions, Values
 
 NARROWEST = 8  # histories up to this length share one table
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Where each position of the row lies in which table; T stands for padding.
+    """Where each position of the row lies in which table; T stands for padding. Worked out once a batch, for every layer.
 
-    boundaries [0, 2, 3] -> cells ([[0, 1], [2, 3]],), place [0, 1, 2]: two histories of 2 and 1 events, one cell of padding.
+    boundaries [0, 2, 3] -> cells ([[0, 1], [2, 3]],), cell [0, 1, 2], place [0, 1, 0]: two histories of 2 and 1 events, one
+    cell of padding.
     """
 
     cells: tuple[Tensor, ...]  # each [histories, length]: a position of the row, or T
-    place: Tensor  # [T]: which cell a position lies in, all cells counted through
+    cell: Positions  # which cell each position lies in, all cells counted through
+    place: Positions  # 0-based place in its history: the column of its cell
 
 
 def lay_in_tables(boundaries: Boundaries, device: torch.device | None = None) -> Tables:
@@ -39,16 +41,18 @@ def lay_in_tables(boundaries: Boundaries, device: torch.device | None = None) ->
     start, length = boundaries[:-1], boundaries.diff()
     total = int(boundaries[-1])
     kind = torch.ceil(torch.log2(length.clamp(min=NARROWEST).to(torch.float64))).to(torch.int64)
-    cells, place, before = [], boundaries.new_empty(total), 0
+    cells, cell, place, before = [], boundaries.new_empty(total), boundaries.new_empty(total), 0
     for each in kind.unique().tolist():
         chosen = (kind == each).nonzero().squeeze(1)
         column = torch.arange(int(length[chosen].max()))
         inside = column < length[chosen, None]
         table = torch.where(inside, start[chosen, None] + column, total)
-        place[table[inside]] = before + inside.flatten().nonzero().squeeze(1)
+        positions = table[inside]
+        cell[positions] = before + inside.flatten().nonzero().squeeze(1)
+        place[positions] = column.expand_as(table)[inside]
         cells.append(sent(table, device))
         before += table.numel()
-    return Tables(tuple(cells), sent(place, device))
+    return Tables(tuple(cells), sent(cell, device), sent(place, device))
 
 
 def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, causal: bool) -> Values:
@@ -73,4 +77,4 @@ def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, cau
         heard = None if causal else (cells < queries.shape[0])[:, None, None, :]
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=heard, is_causal=causal)
         found.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(found)[tables.place]
+    return torch.cat(found)[tables.cell]
