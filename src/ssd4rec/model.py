@@ -12,7 +12,7 @@ from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.step import State
 from ssd4rec.ops.forms import linear_cross_entropy
 from ssd4rec.ops.sampled_softmax import Proposal, sampled_cross_entropy
-from ssd4rec.ops.segments import append, sent
+from ssd4rec.ops.segments import append, to_device
 from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
 
 
@@ -56,7 +56,7 @@ class ReadsEventByEvent(Protocol):
         ...
 
     @property
-    def steps(self) -> bool:
+    def reads_event_by_event(self) -> bool:
         """Whether its wiring allows it."""
         ...
 
@@ -127,9 +127,9 @@ class NextItemModel(nn.Module):
         return self.backbone.encode_positions(self.table(items), boundaries)
 
     @property
-    def steps(self) -> bool:
+    def reads_event_by_event(self) -> bool:
         """Whether `empty_state`, `step` and `prefill` work: no layer below the top reads backwards."""
-        return isinstance(self.backbone, ReadsEventByEvent) and self.backbone.steps
+        return isinstance(self.backbone, ReadsEventByEvent) and self.backbone.reads_event_by_event
 
     def empty_state(self, histories: int) -> State:
         """What the model remembers of histories that have not begun.
@@ -196,7 +196,7 @@ class NextItemModel(nn.Module):
         """
         if proposal is None:
             return linear_cross_entropy(states, self.item_vectors, targets - 1)
-        drawn, log_expected = (sent(each, states.device) for each in proposal.draw())
+        drawn, log_expected = (to_device(each, states.device) for each in proposal.draw())
         rows = self.table(torch.cat([targets, drawn + 1]))  # one lookup: one gradient of the table
         asked = len(targets)
         return sampled_cross_entropy(states, rows[:asked], targets, rows[asked:], drawn + 1, log_expected)

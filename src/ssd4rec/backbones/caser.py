@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ssd4rec.config import CaserConfig
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.ops.segments import check, sent
+from ssd4rec.ops.segments import check, to_device
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 
@@ -40,7 +40,7 @@ class Caser(nn.Module):
         Raises:
             ShapeError: boundaries do not rise from 0.
         """
-        states: States = self.encode_prefixes(embedded, boundaries)[sent(boundaries[1:] - 1, embedded.device)]
+        states: States = self.encode_prefixes(embedded, boundaries)[to_device(boundaries[1:] - 1, embedded.device)]
         return states
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
@@ -53,7 +53,7 @@ class Caser(nn.Module):
         window, length = self.config.window, embedded.shape[0]
         # boundaries [0, 2, 3] in windows of 3 -> [0 0 a b 0 0 c]: a window that ends at an event of the row holds nothing else's
         history = torch.repeat_interleave(boundaries.diff(), output_size=length)
-        ends = sent(torch.arange(length, device=boundaries.device) + (history + 1) * (window - 1), embedded.device)
+        ends = to_device(torch.arange(length, device=boundaries.device) + (history + 1) * (window - 1), embedded.device)
         row = embedded.new_zeros(length + (len(boundaries) - 1) * (window - 1), self.width).index_copy(0, ends, embedded)
         image = row.T[None]  # [1, D, places]
         at = ends - (window - 1)  # the window that ends there begins here

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.backbones.transitions import Transitions
-from ssd4rec.ops.segments import cells_of_items, sent
+from ssd4rec.ops.segments import cells_of_items, to_device
 from ssd4rec.shapes import Boundaries, Items, Scores
 
 
@@ -34,7 +34,7 @@ def look_up(transitions: Transitions, items: Items, boundaries: Boundaries, rows
     """
     counted, by = transitions.raises(items, boundaries, rows)
     seen = cells_of_items(items, boundaries, rows, transitions.catalogue_size)
-    return Places(sent(counted, items.device), sent(by, items.device), seen)
+    return Places(to_device(counted, items.device), to_device(by, items.device), seen)
 
 
 @dataclass(frozen=True)

@@ -127,12 +127,12 @@ class SSD4Rec(nn.Module):
         return [empty_state(layer, histories) for layer in self._layers]
 
     @property
-    def steps(self) -> bool:
+    def reads_event_by_event(self) -> bool:
         """Whether `step` and `prefill` work: no layer below the top reads backwards."""
         return self.config.reads_every_prefix
 
     def _check_causal_below(self, what: str) -> None:
-        if not self.steps:
+        if not self.reads_event_by_event:
             raise ConfigError(
                 f'{what} needs layers below the top that read forwards only, found bidirectional = "all" with '
                 f'{self.config.layers} layers; use bidirectional = "top" (or train with the objective "prefix")'

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssd4rec.ops.segments import sent
+from ssd4rec.ops.segments import to_device
 from ssd4rec.shapes import Boundaries, Positions, Values
 
 NARROWEST = 8  # histories up to this length share one table
@@ -50,9 +50,9 @@ def lay_in_tables(boundaries: Boundaries, device: torch.device | None = None) ->
         positions = table[inside]
         cell[positions] = before + inside.flatten().nonzero().squeeze(1)
         place[positions] = column.expand_as(table)[inside]
-        cells.append(sent(table, device))
+        cells.append(to_device(table, device))
         before += table.numel()
-    return Tables(tuple(cells), sent(cell, device), sent(place, device))
+    return Tables(tuple(cells), to_device(cell, device), to_device(place, device))
 
 
 def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, causal: bool) -> Values:

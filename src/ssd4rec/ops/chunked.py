@@ -27,7 +27,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, add_by_head_, beside, by_head, full, hand_on_, scale_, sum_of_head
+from ssd4rec.ops.segments import (
+    Chunks,
+    Layout,
+    add_at_,
+    add_by_head_,
+    at_least_float32,
+    beside,
+    by_head,
+    hand_on_,
+    scale_,
+    sum_of_head,
+)
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 SMALLEST_BLOCK = 8
@@ -61,7 +72,7 @@ def chunked_scan(
         y [T, H, P].
     """
     with torch.autocast(x.device.type, enabled=False):
-        y: Values = _ChunkedScan.apply(*full(x, dt, A, B, C, D), layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+        y: Values = _ChunkedScan.apply(*at_least_float32(x, dt, A, B, C, D), layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 

@@ -23,7 +23,7 @@ from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.convolution import Taps
 from ssd4rec.ops.cumulative import cumulate, cumulative_sum
 from ssd4rec.ops.gather import sum_of_history, summed_from
-from ssd4rec.ops.segments import Layout, add_by_head_, by_head, full, sum_of_head
+from ssd4rec.ops.segments import Layout, add_by_head_, at_least_float32, by_head, sum_of_head
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 
@@ -52,7 +52,7 @@ def backward_of_every_prefix(
     Returns:
         y [T, H, P].
     """
-    channels, weight, bias, dt, A, D = full(channels, weight, bias, dt, A, D)
+    channels, weight, bias, dt, A, D = at_least_float32(channels, weight, bias, dt, A, D)
     log_decay = dt * A
     strength = dt * torch.exp(cumulative_sum(log_decay, layout, inclusive=False))  # exp(S_{s-1}) dt_s
     with torch.autocast(dt.device.type, enabled=False):
@@ -88,7 +88,7 @@ def last_of_scan(
     Returns:
         y [B, H, P].
     """
-    x, dt, A, B, C, D = full(x, dt, A, B, C, D)
+    x, dt, A, B, C, D = at_least_float32(x, dt, A, B, C, D)
     log_decay = dt * A
     past = cumulative_sum(log_decay, layout, reverse=not reverse, inclusive=False)  # what decays after (before) each event
     at = layout.boundaries[:-1] if reverse else layout.read_out

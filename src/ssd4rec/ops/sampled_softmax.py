@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.segments import full
+from ssd4rec.ops.segments import at_least_float32
 from ssd4rec.ops.softmax import BLOCK_ELEMENTS
 
 
@@ -96,7 +96,7 @@ def sampled_cross_entropy(
             f"{tuple(negatives.shape)} and {tuple(log_expected.shape)}"
         )
     with torch.autocast(states.device.type, enabled=False):
-        states, target_rows, negative_rows = full(states, target_rows, negative_rows)
+        states, target_rows, negative_rows = at_least_float32(states, target_rows, negative_rows)
         correction = log_expected.to(states.dtype)
         loss: Tensor = _SampledCrossEntropy.apply(states, target_rows, targets, negative_rows, negatives, correction)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss

@@ -11,8 +11,8 @@ from ssd4rec.shapes import Boundaries, Items, Positions
 CHUNK = 64  # Q: positions that are worked on as one matrix
 
 
-def full(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """At least float32: what is summed over a history is not summed in half precision."""
+def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Half precision is widened: what is summed over a history is not summed in half precision."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
 
@@ -141,8 +141,8 @@ def append(items: Items, boundaries: Boundaries, ends: Tensor) -> tuple[Tensor, 
     longer = boundaries + torch.arange(len(boundaries), device=boundaries.device)
     shift = torch.repeat_interleave(boundaries.diff(), output_size=len(items))
     out = items.new_empty(len(items) + len(ends))
-    out[sent(torch.arange(len(items), device=boundaries.device) + shift, items.device)] = items
-    out[sent(longer[1:] - 1, items.device)] = ends
+    out[to_device(torch.arange(len(items), device=boundaries.device) + shift, items.device)] = items
+    out[to_device(longer[1:] - 1, items.device)] = ends
     return out, longer
 
 
@@ -161,12 +161,12 @@ def cells_of_items(items: Items, boundaries: Boundaries, rows: slice, catalogue_
     """
     edges = boundaries[rows.start : rows.stop + 1]
     read = items[int(edges[0]) : int(edges[-1])]
-    history = sent(torch.repeat_interleave(edges.diff()), read.device)
+    history = to_device(torch.repeat_interleave(edges.diff()), read.device)
     return (history * catalogue_size + read - 1)[read > 0]
 
 
-def sent(values: Tensor, device: torch.device | str) -> Tensor:
-    """The values on a device; a GPU fetches them while the CPU goes on."""
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """The values on a device; unlike `Tensor.to`, a GPU fetches them while the CPU goes on."""
     if torch.device(device).type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
@@ -175,7 +175,7 @@ def sent(values: Tensor, device: torch.device | str) -> Tensor:
 def _sent_together(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     if tensors[0].device == device:
         return tensors
-    return list(sent(torch.cat(tensors), device).split([len(tensor) for tensor in tensors]))
+    return list(to_device(torch.cat(tensors), device).split([len(tensor) for tensor in tensors]))
 
 
 def _links(edges: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.segments import full
+from ssd4rec.ops.segments import at_least_float32
 
 BLOCK_ELEMENTS = 1 << 23  # scores held at once: 32 MiB in float32
 TILE_ELEMENTS = 1 << 20  # scores made by one product, and used at once
@@ -49,7 +49,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
         and torch.get_autocast_dtype(device) == torch.bfloat16
     )
     with torch.autocast(device, enabled=False):
-        states, table = full(states, table)
+        states, table = at_least_float32(states, table)
         operands = torch.bfloat16 if halved else states.dtype
         loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, operands)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss

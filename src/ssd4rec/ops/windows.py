@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssd4rec.ops.segments import check, sent
+from ssd4rec.ops.segments import check, to_device
 from ssd4rec.shapes import Boundaries, Hidden, States
 
 Read = Callable[[Hidden, Boundaries], Hidden]  # of histories of any length: a vector a position, [T, D] -> [T, D]
@@ -42,7 +42,7 @@ def read_ends(read: Read, embedded: Hidden, boundaries: Boundaries, length: int)
     check(boundaries)
     rows, shorter = last_events(boundaries, length)
     device = embedded.device
-    return read(embedded[sent(rows, device)], shorter)[sent(shorter[1:] - 1, device)]
+    return read(embedded[to_device(rows, device)], shorter)[to_device(shorter[1:] - 1, device)]
 
 
 def read_positions(read: Read, embedded: Hidden, boundaries: Boundaries, length: int) -> Hidden:
@@ -63,7 +63,7 @@ def read_positions(read: Read, embedded: Hidden, boundaries: Boundaries, length:
     check(boundaries)
     windows = cut_into_windows(boundaries, length)
     device = embedded.device
-    return read(embedded[sent(windows.rows, device)], windows.boundaries)[sent(windows.answers, device)]
+    return read(embedded[to_device(windows.rows, device)], windows.boundaries)[to_device(windows.answers, device)]
 
 
 def last_events(boundaries: Boundaries, length: int) -> tuple[Tensor, Boundaries]:

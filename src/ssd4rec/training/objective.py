@@ -17,7 +17,7 @@ from ssd4rec.data.packing import PackedBatch, Placed, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops.sampled_softmax import Proposal
-from ssd4rec.ops.segments import append, sent
+from ssd4rec.ops.segments import append, to_device
 from ssd4rec.ragged import Numbers, ranges
 from ssd4rec.shapes import Boundaries, Items
 
@@ -37,7 +37,9 @@ class TrainingBatch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
         """The same batch on a device, but for its boundaries; a GPU fetches it while the CPU goes on."""
-        return self._replace(items=sent(self.items, device), asked=sent(self.asked, device), targets=sent(self.targets, device))
+        return self._replace(
+            items=to_device(self.items, device), asked=to_device(self.asked, device), targets=to_device(self.targets, device)
+        )
 
 
 def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
@@ -78,7 +80,7 @@ def next_item_loss(
 def _cloze_loss(model: NextItemModel, batch: TrainingBatch, ratio: float, proposal: Proposal | None) -> Tensor:
     # how many are hidden is known on the device alone: a GPU is waited for here
     last = torch.zeros_like(batch.items, dtype=torch.bool)
-    last[sent(batch.boundaries[1:] - 1, last.device)] = True
+    last[to_device(batch.boundaries[1:] - 1, last.device)] = True
     hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < ratio)
     blanks = batch.asked[hidden]
     states = model.fill_in(batch.items.index_fill(0, blanks, 0), batch.boundaries)
