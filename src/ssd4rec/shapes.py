@@ -12,7 +12,8 @@ The names are executed in the tests (jaxtyping and beartype) and cost nothing in
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# A history's boundary is one tensor: history u owns positions boundaries[u]:boundaries[u+1].
+# A history's boundary is one tensor: history u owns positions boundaries[u]:boundaries[u+1]. It is what flash-attention and
+# mamba-ssm call cu_seqlens.
 Boundaries = Int[Tensor, "histories_and_1"]
 Items = Int[Tensor, "T"]  # item numbers, 0 = masked
 Targets = Int[Tensor, "T"]  # item number that follows position t; 0 = nothing is asked there
