@@ -222,6 +222,6 @@ def _require(x: Tensor) -> None:
 
 
 def _interprets() -> bool:
-    from ssd4rec.ops.triton import segment_sums  # noqa: PLC0415 - imports triton
+    from ssd4rec.ops.triton import common  # noqa: PLC0415 - imports triton
 
-    return segment_sums.interpreted()
+    return common.interpreted()

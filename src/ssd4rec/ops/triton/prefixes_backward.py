@@ -12,8 +12,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from ssd4rec.ops.triton.common import places_of
 from ssd4rec.ops.triton.prefixes_forward import bias_of, heard, places_in, rows_at, silu, silu_slope, strength_of, tap_of
-from ssd4rec.ops.triton.segment_sums import carried, ones, places_of
+from ssd4rec.ops.triton.segment_sums import carried, ones
 from ssd4rec.ops.triton.ssd_tiles import per_column, per_head
 
 

@@ -11,17 +11,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ssd4rec.ops.triton.common import NO_EVENT
-
-
-@triton.jit
-@no_type_check
-def places_of(first, last, block, T, Q: tl.constexpr):
-    """(rows, where the history of each begins, where it ends), each [Q] int64; past the row's end 0 and -1: an empty history."""
-    rows = block.to(tl.int64) * Q + tl.arange(0, Q)
-    begins = tl.load(first + rows, mask=rows < T, other=0)
-    ends = tl.load(last + rows, mask=rows < T, other=NO_EVENT)
-    return rows, begins, ends
+from ssd4rec.ops.triton.common import NO_EVENT, places_of
 
 
 @triton.jit
@@ -129,8 +119,3 @@ def decays_before_backward(
     d_decay += carried(carry, block, ends >= block.to(tl.int64) * Q + Q, heads, H, width)
     tl.store(d_dt + rows[:, None] * H + heads[None, :], d + d_decay * rate[None, :], mask=mask)
     tl.store(dA + block.to(tl.int64) * H + heads, tl.sum(d_decay * steps, axis=0), mask=heads < H)
-
-
-def interpreted() -> bool:
-    """Do kernels run in Triton's interpreter? Decided when they are decorated: TRITON_INTERPRET=1 was set before."""
-    return not isinstance(carry_on, triton.JITFunction)
