@@ -27,18 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import (
-    Chunks,
-    Layout,
-    add_at_,
-    add_by_head_,
-    at_least_float32,
-    beside,
-    by_head,
-    hand_on_,
-    scale_,
-    sum_of_head,
-)
+from ssd4rec.ops.heads import add_by_head_, by_head, scale_, sum_of_head
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, at_least_float32, beside, hand_on_
 from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 SMALLEST_BLOCK = 8
@@ -96,18 +86,11 @@ class _Decays(NamedTuple):
     summed: Tensor  # [C, Q, Q]: 1 where j is summed into a_i
 
 
-def _sides(pairs: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
-    # [pairs, 2, size, ...] -> (the side that reads, the side that is read)
-    return (pairs[:, 0], pairs[:, 1]) if reverse else (pairs[:, 1], pairs[:, 0])
-
-
 def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     Q, heads = chunks.length, log_decay.shape[-1]
     history = chunks.history
-    triangle = torch.ones(Q, Q, dtype=torch.bool, device=history.device)
-    triangle = triangle.triu() if reverse else triangle.tril()
     same = history[:, :, None] == history[:, None, :]
-    summed = (same & triangle).to(log_decay.dtype)
+    summed = same * _since(Q, reverse=reverse, like=log_decay)
     a = summed @ log_decay.view(-1, Q, heads)
 
     limit = 2 * RANGE[log_decay.dtype]
@@ -118,14 +101,12 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     halves = []
     half = Q // 2
     while half >= size:
-        row_decay, column_decay = _sides(log_decay.view(-1, 2, half, heads), reverse=reverse)
-        row_h, column_h = _sides(history.view(-1, 2, half), reverse=reverse)
+        row_decay, row_h = _rows(half, log_decay, history.view(-1, 1), reverse=reverse)
+        column_decay, column_h = _columns(half, log_decay, history.view(-1, 1), reverse=reverse)
         edge_h = column_h[:, slice(0, 1) if reverse else slice(-1, None)]
         # Sums from the edge on, not differences of sums over the chunk, which a strong decay elsewhere would round.
-        row = (_since(half, reverse=reverse, like=a) @ row_decay).masked_fill((row_h != edge_h)[..., None], -torch.inf).exp()
-        column = (
-            (_until(half, reverse=reverse, like=a) @ column_decay).masked_fill((column_h != edge_h)[..., None], -torch.inf).exp()
-        )
+        row = (_since(half, reverse=reverse, like=a) @ row_decay).masked_fill(row_h != edge_h, -torch.inf).exp()
+        column = (_until(half, reverse=reverse, like=a) @ column_decay).masked_fill(column_h != edge_h, -torch.inf).exp()
         halves.append(_Block(half, row, column))
         half //= 2
 
@@ -223,9 +204,14 @@ class _ChunkedScan(torch.autograd.Function):
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]  # x, dt, B and C, each padded to whole chunks
 
 
-def _cut(tensor: Tensor, size: int) -> Tensor:
-    # [rows, width] -> [pairs, 2, size, width]
-    return tensor.view(-1, 2, size, tensor.shape[-1])
+def _rows(size: int, *tensors: Tensor, reverse: bool) -> list[Tensor]:
+    # of each pair of blocks the one that reads: [C Q, width] -> [pairs, size, width]
+    return [tensor.view(-1, 2, size, tensor.shape[-1])[:, 0 if reverse else 1] for tensor in tensors]
+
+
+def _columns(size: int, *tensors: Tensor, reverse: bool) -> list[Tensor]:
+    # the one that is read
+    return _rows(size, *tensors, reverse=not reverse)
 
 
 def _read_blocks(x: Tensor, steps: Tensor, writes: Tensor, reads: Tensor, decays: _Decays, *, reverse: bool) -> Tensor:
@@ -236,11 +222,8 @@ def _read_blocks(x: Tensor, steps: Tensor, writes: Tensor, reads: Tensor, decays
     weights = (shaped_C @ shaped_B.mT).mul_(decays.inside)
     y = scale_(weights @ by_head(shaped_x, written), base.row).view_as(x)
     for block in decays.halves:
-        row_y, _ = _sides(_cut(y, block.size), reverse=reverse)
-        row_C, _ = _sides(_cut(reads, block.size), reverse=reverse)
-        _, column_x = _sides(_cut(x, block.size), reverse=reverse)
-        _, column_B = _sides(_cut(writes, block.size), reverse=reverse)
-        _, column_steps = _sides(_cut(steps, block.size), reverse=reverse)
+        row_y, row_C = _rows(block.size, y, reads, reverse=reverse)
+        column_x, column_B, column_steps = _columns(block.size, x, writes, steps, reverse=reverse)
         read = (row_C @ column_B.mT) @ by_head(column_x, block.column * column_steps)
         add_by_head_(row_y, read, block.row)
     return y
@@ -259,14 +242,9 @@ def _read_blocks_backward(dy: Tensor, inputs: Inputs, decays: _Decays, *, revers
     d_weights.masked_fill_(decays.inside.eq(0), 0.0)
     d_reads, d_writes = (d_weights @ shaped_B).view_as(reads), (d_weights.mT @ shaped_C).view_as(writes)
     for block in decays.halves:
-        row_dy, _ = _sides(_cut(dy, block.size), reverse=reverse)
-        row_C, _ = _sides(_cut(reads, block.size), reverse=reverse)
-        row_dC, _ = _sides(_cut(d_reads, block.size), reverse=reverse)
-        _, column_x = _sides(_cut(x, block.size), reverse=reverse)
-        _, column_B = _sides(_cut(writes, block.size), reverse=reverse)
-        _, column_steps = _sides(_cut(steps, block.size), reverse=reverse)
-        _, column_du = _sides(_cut(du, block.size), reverse=reverse)
-        _, column_dB = _sides(_cut(d_writes, block.size), reverse=reverse)
+        row_dy, row_C, row_dC = _rows(block.size, dy, reads, d_reads, reverse=reverse)
+        column_x, column_B, column_steps = _columns(block.size, x, writes, steps, reverse=reverse)
+        column_du, column_dB = _columns(block.size, du, d_writes, reverse=reverse)
         scaled_dy = by_head(row_dy, block.row)
         add_by_head_(column_du, (row_C @ column_B.mT).mT @ scaled_dy, block.column)
         d_weights = scaled_dy @ by_head(column_x, block.column * column_steps).mT

@@ -23,7 +23,8 @@ from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.convolution import Taps
 from ssd4rec.ops.cumulative import cumulate, cumulative_sum
 from ssd4rec.ops.gather import sum_of_history, summed_from
-from ssd4rec.ops.segments import Layout, add_by_head_, at_least_float32, by_head, sum_of_head
+from ssd4rec.ops.heads import add_by_head_, by_head, sum_of_head
+from ssd4rec.ops.segments import Layout, at_least_float32
 from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec.errors import ShapeError
+from ssd4rec.ops.heads import add_by_head_, by_head
 from ssd4rec.shapes import Boundaries, Items, Positions
 
 CHUNK = 64  # Q: positions that are worked on as one matrix
@@ -202,24 +203,6 @@ def _relays(waits: Tensor) -> tuple[Tensor, ...]:
     return relays
 
 
-def by_head(values: Tensor, factor: Tensor) -> Tensor:
-    """[..., E] * [..., H]: a head's factor multiplies its P columns."""
-    scaled: Tensor = (values.unflatten(-1, (factor.shape[-1], -1)) * factor[..., None]).flatten(-2)
-    return scaled
-
-
-def scale_(values: Tensor, factor: Tensor) -> Tensor:
-    """`by_head` in place."""
-    values.unflatten(-1, (factor.shape[-1], -1)).mul_(factor[..., None])
-    return values
-
-
-def add_by_head_(total: Tensor, values: Tensor, factor: Tensor) -> None:
-    """total += by_head(values, factor), in one go."""
-    heads = factor.shape[-1]
-    total.unflatten(-1, (heads, -1)).addcmul_(values.unflatten(-1, (heads, -1)), factor[..., None])
-
-
 def add_at_(total: Tensor, at: Tensor | slice, values: Tensor) -> None:
     """total[at] += values; no place twice."""
     if isinstance(at, slice):
@@ -239,9 +222,3 @@ def hand_on_(total: Tensor, source: Tensor | slice, to: Tensor | slice, factor: 
         add_by_head_(total[to], total[source], factor)
     else:
         total[to] += by_head(total[source], factor)
-
-
-def sum_of_head(values: Tensor, heads: int) -> Tensor:
-    """[..., E] -> [..., H]: each head's P columns summed."""
-    total: Tensor = values.unflatten(-1, (heads, -1)).sum(-1)
-    return total
