@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.config import Config
 from ssd4rec.errors import ConfigError, ShapeError
-from ssd4rec.layers.step import State
+from ssd4rec.layers.step import Cache
 from ssd4rec.ops.forms import linear_cross_entropy
 from ssd4rec.ops.sampled_softmax import Proposal, sampled_cross_entropy
 from ssd4rec.ops.segments import append, to_device
@@ -43,15 +43,15 @@ class FillsBlanks(Protocol):
 class ReadsEventByEvent(Protocol):
     """A backbone that can read one more event of a history without the events before it."""
 
-    def empty_state(self, histories: int) -> State:
+    def new_cache(self, histories: int) -> Cache:
         """What it remembers of histories that have not begun."""
         ...
 
-    def step(self, state: State, embedded: States) -> tuple[State, States]:
-        """One more event of each history: the new state, and [B, D] what `encode` gives with it."""
+    def step(self, cache: Cache, embedded: States) -> tuple[Cache, States]:
+        """One more event of each history: the new cache, and [B, D] what `encode` gives with it."""
         ...
 
-    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[State, States]:
+    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[Cache, States]:
         """The same after whole histories, at once."""
         ...
 
@@ -128,38 +128,38 @@ class NextItemModel(nn.Module):
 
     @property
     def reads_event_by_event(self) -> bool:
-        """Whether `empty_state`, `step` and `prefill` work: no layer below the top reads backwards."""
+        """Whether `new_cache`, `step` and `prefill` work: no layer below the top reads backwards."""
         return isinstance(self.backbone, ReadsEventByEvent) and self.backbone.reads_event_by_event
 
-    def empty_state(self, histories: int) -> State:
+    def new_cache(self, histories: int) -> Cache:
         """What the model remembers of histories that have not begun.
 
         Raises:
             ConfigError: the backbone does not read event by event.
         """
-        return self._stepper.empty_state(histories)
+        return self._stepper.new_cache(histories)
 
-    def step(self, state: State, items: Items) -> tuple[State, Scores]:
+    def step(self, cache: Cache, items: Items) -> tuple[Cache, Scores]:
         """Read one more event of each history, at a price that does not depend on how many were read before.
 
         Args:
-            state: of B histories, from `empty_state`, `prefill` or an earlier step; it is not changed.
+            cache: of B histories, from `new_cache`, `prefill` or an earlier step; it is not changed.
             items: int64 [B] item numbers.
 
         Returns:
-            The new state, and [B, V] the scores that `encode` and `score` give for the histories with the new event.
+            The new cache, and [B, V] the scores that `encode` and `score` give for the histories with the new event.
 
         Raises:
             ConfigError: the backbone does not read event by event.
         """
-        new, states = self.advance(state, items)
+        new, states = self.advance(cache, items)
         return new, self.score(states)
 
-    def advance(self, state: State, items: Items) -> tuple[State, States]:
-        """`step` without the scores: the new state, and [B, D] what `encode` gives."""
-        return self._stepper.step(state, self.table(items))
+    def advance(self, cache: Cache, items: Items) -> tuple[Cache, States]:
+        """`step` without the scores: the new cache, and [B, D] what `encode` gives."""
+        return self._stepper.step(cache, self.table(items))
 
-    def prefill(self, items: Items, boundaries: Boundaries) -> tuple[State, States]:
+    def prefill(self, items: Items, boundaries: Boundaries) -> tuple[Cache, States]:
         """Read whole histories at once: what `advance` would have come to, event by event.
 
         Args:

@@ -30,4 +30,4 @@ StepSizes = Float[Tensor, "T H"]  # dt > 0
 Rates = Float[Tensor, "H"]  # A < 0; also D, the skip weight of each head
 StateInputs = Float[Tensor, "T N"]  # B: how an event writes into the state
 StateReads = Float[Tensor, "T N"]  # C: how an event reads the state
-SSDStates = Float[Tensor, "B H P N"]  # the recurrent state after a history's last event
+RecurrentStates = Float[Tensor, "B H P N"]  # the recurrent state after a history's last event

@@ -168,7 +168,7 @@ def test_step_by_step_equals_the_whole(bidirectional: Bidirectional, layers: int
     backbone = small_backbone(bidirectional, layers, mirror_back=mirror_back)
     row, boundaries = random_row([9, 9]), boundaries_of([9, 9])
     expected = backbone.encode_prefixes(row, boundaries).view(2, 9, 6)
-    state = backbone.empty_state(2)
+    state = backbone.new_cache(2)
     for t in range(9):
         state, found = backbone.step(state, row.view(2, 9, 6)[:, t])
         assert relative_error(found, expected[:, t]) < EXACT
@@ -178,7 +178,7 @@ def test_step_of_several_layers_that_read_both_ways() -> None:
     """It does not exist: a new event changes every earlier position."""
     backbone = small_backbone("all", 2)
     with pytest.raises(ConfigError, match=r'reading event by event needs layers below the top .* found bidirectional = "all"'):
-        backbone.step(backbone.empty_state(1), random_row()[:1])
+        backbone.step(backbone.new_cache(1), random_row()[:1])
 
 
 def test_top_reads_backwards_in_the_top_layer_only() -> None:

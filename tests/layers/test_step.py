@@ -30,7 +30,7 @@ def test_each_step_gives_what_encode_gives(conv_width, wiring):
     """Three histories of 1 … 12 events, step by step, to 1e-12 in float64."""
     model = backbone(conv_width=conv_width, **wiring)
     hidden = torch.randn(3, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    state = model.empty_state(3)
+    state = model.new_cache(3)
     for read in range(1, 13):
         state, found = model.step(state, hidden[:, read - 1])
         expected = model.encode(hidden[:, :read].reshape(-1, 16), torch.arange(4) * read)
@@ -41,7 +41,7 @@ def test_each_step_gives_what_encode_gives(conv_width, wiring):
 def test_the_state_does_not_grow():
     """After 1 and after 100 events a state has as many numbers."""
     model = backbone()
-    state = model.empty_state(1)
+    state = model.new_cache(1)
     state, _ = model.step(state, torch.randn(1, 16, dtype=torch.float64))
     sizes = [part.shape for part in state[0]]
     for _ in range(99):
@@ -52,7 +52,7 @@ def test_the_state_does_not_grow():
 def test_a_state_is_not_changed_in_place():
     """Stepping twice from one state gives the same twice."""
     model = backbone()
-    before, _ = model.step(model.empty_state(1), torch.ones(1, 16, dtype=torch.float64))
+    before, _ = model.step(model.new_cache(1), torch.ones(1, 16, dtype=torch.float64))
     event = torch.full((1, 16), 0.5, dtype=torch.float64)
     (_, first), (_, second) = model.step(before, event), model.step(before, event)
     assert torch.equal(first, second)
@@ -62,7 +62,7 @@ def test_layers_that_all_read_backwards_cannot_step():
     """A new event would change every earlier position."""
     model = backbone(layers=2, bidirectional="all")
     with pytest.raises(ConfigError, match="reading event by event needs layers below the top that read forwards only"):
-        model.step(model.empty_state(1), torch.ones(1, 16, dtype=torch.float64))
+        model.step(model.new_cache(1), torch.ones(1, 16, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("conv_width", [1, 2, 4])
@@ -85,7 +85,7 @@ def test_a_prefilled_state_is_the_one_that_steps_come_to(conv_width, wiring):
     torch.testing.assert_close(states, model.encode(hidden, boundaries_of(lengths)), rtol=0, atol=1e-12)
     event = torch.randn(1, 16, dtype=torch.float64)
     for row, events in enumerate(hidden.split(lengths)):
-        stepped = model.empty_state(1)
+        stepped = model.new_cache(1)
         for each in events:
             stepped, _ = model.step(stepped, each[None])
         found = [layer._make(part[[row]] for part in layer) for layer in state]

@@ -13,7 +13,7 @@ from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.layers.bissd import BiSSDLayer
-from ssd4rec.layers.step import state_after
+from ssd4rec.layers.step import cache_after
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops import forms, triton
 from ssd4rec.ops.chunked import chunked_scan
@@ -181,10 +181,10 @@ def test_a_prefilled_state_with_kernels_is_the_state_without(monkeypatch: pytest
     convolution = triton.convolve
     monkeypatch.setattr(triton, "convolve", lambda *given, **how: asked.append(how) or convolution(*given, **how))
     with torch.inference_mode():
-        expected = state_after(layer, hidden, layout)
+        expected = cache_after(layer, hidden, layout)
         assert not asked
         with forms.using("triton"):
-            found = state_after(layer, hidden, layout)
+            found = cache_after(layer, hidden, layout)
     assert len(asked) == 1
     for name, value in expected._asdict().items():
         torch.testing.assert_close(getattr(found, name), value, rtol=1e-5, atol=1e-6, msg=name)

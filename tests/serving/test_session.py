@@ -90,7 +90,7 @@ def test_any_backbone_has_sessions():
     session.add(5)
     same(session.recommend(5), model.recommend([*HISTORY, 5], 5))
     with pytest.raises(ConfigError, match="SASRec does not read event by event; use ssd4rec or mamba4rec"):
-        model.artefact.model.empty_state(1)
+        model.artefact.model.new_cache(1)
 
 
 @pytest.mark.parametrize("history", [[], ["unknown"], HISTORY], ids=["empty", "unknown", "ten"])
@@ -129,11 +129,11 @@ def test_sums_that_never_fade_are_saved_in_full(tmp_path):
     for _ in range(20):
         session.save(tmp_path / "user", half=True)
         session = Session.load(tmp_path / "user", model)
-    for found, expected in zip(session._state, before._state, strict=True):
+    for found, expected in zip(session._cache, before._cache, strict=True):
         assert torch.equal(found.settled, expected.settled)
         assert torch.equal(found.decay, expected.decay)
         assert not torch.equal(found.scan, expected.scan)
-    assert before._state[-1].settled.abs().max() > 0
+    assert before._cache[-1].settled.abs().max() > 0
 
 
 def test_the_weights_are_hashed_once(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialise import initialise
-from ssd4rec.layers.step import LayerState, State, empty_state, state_after, step
+from ssd4rec.layers.step import Cache, LayerCache, cache_after, new_cache, step
 from ssd4rec.ops.segments import lay_out
 from ssd4rec.shapes import Boundaries, Hidden, States
 
@@ -78,27 +78,27 @@ class SSD4Rec(nn.Module):
             hidden = layer(hidden, layout)
         return top.every_prefix(hidden, layout)
 
-    def step(self, state: State, embedded: States) -> tuple[list[LayerState], States]:
+    def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
         """Read one more event of each history, at a price that does not depend on what was read before.
 
         Args:
-            state: of B histories, from `empty_state` or an earlier step.
+            cache: of B histories, from `new_cache` or an earlier step.
             embedded: [B, D] item vectors of the new events.
 
         Returns:
-            The new state, and [B, D] what `encode` gives for the histories with the new event.
+            The new cache, and [B, D] what `encode` gives for the histories with the new event.
 
         Raises:
             ConfigError: a layer below the top reads backwards, so that a new event changes every earlier position.
         """
         self._check_causal_below("reading event by event")
         hidden, new = self._normed(embedded), []
-        for layer, past in zip(self._layers, state, strict=True):
+        for layer, past in zip(self._layers, cache, strict=True):
             present, hidden = step(layer, past, hidden)
             new.append(present)
         return new, hidden
 
-    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[list[LayerState], States]:
+    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[list[LayerCache], States]:
         """Read whole histories at once: what `step` would have come to, event by event.
 
         Args:
@@ -106,7 +106,7 @@ class SSD4Rec(nn.Module):
             boundaries: int64 [B + 1].
 
         Returns:
-            The state of the B histories, and [B, D] what `encode` gives.
+            The cache of the B histories, and [B, D] what `encode` gives.
 
         Raises:
             ConfigError: a layer below the top reads backwards.
@@ -115,16 +115,16 @@ class SSD4Rec(nn.Module):
         self._check_causal_below("reading event by event")
         layout = lay_out(boundaries, device=embedded.device)
         *below, top = self._layers
-        hidden, state = self._normed(embedded), []
+        hidden, cache = self._normed(embedded), []
         for layer in below:
-            state.append(state_after(layer, hidden, layout))
+            cache.append(cache_after(layer, hidden, layout))
             hidden = layer(hidden, layout)
-        state.append(state_after(top, hidden, layout))
-        return state, top.read_out(hidden, layout)
+        cache.append(cache_after(top, hidden, layout))
+        return cache, top.read_out(hidden, layout)
 
-    def empty_state(self, histories: int) -> list[LayerState]:
+    def new_cache(self, histories: int) -> list[LayerCache]:
         """What the layers remember, bottom to top, of histories that have not begun."""
-        return [empty_state(layer, histories) for layer in self._layers]
+        return [new_cache(layer, histories) for layer in self._layers]
 
     @property
     def reads_event_by_event(self) -> bool:

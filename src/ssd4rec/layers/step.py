@@ -22,7 +22,7 @@ from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Hidden, States
 
 
-class LayerState(NamedTuple):
+class LayerCache(NamedTuple):
     """What one layer remembers of B histories; everything before the first event is zero.
 
     Size for a history: E N + (K-1)(E + 2N) numbers for the forward direction, 3 E + 2N + K H more for the backward one.
@@ -39,15 +39,15 @@ class LayerState(NamedTuple):
     first_gate: Tensor  # [B, E]: z of the first event
 
 
-State = Sequence[LayerState]  # of B histories, bottom layer first
+Cache = Sequence[LayerCache]  # of B histories, bottom layer first
 
 
-def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
-    """The state before any event, on the layer's device and of its dtype."""
+def new_cache(layer: BiSSDLayer, histories: int) -> LayerCache:
+    """What is remembered before any event, on the layer's device and of its dtype."""
     mixer = layer.mixer
     channels, width = mixer.conv_weight.shape
     like = mixer.conv_weight.new_zeros
-    return LayerState(
+    return LayerCache(
         scan=like(histories, mixer.heads, mixer.inner // mixer.heads, mixer.state_dim),
         recent=like(histories, width - 1, channels),
         events=torch.zeros(histories, dtype=torch.int64, device=mixer.conv_weight.device),
@@ -59,8 +59,8 @@ def empty_state(layer: BiSSDLayer, histories: int) -> LayerState:
     )
 
 
-def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState:
-    """The state after whole histories, worked out at once: what `step` would have come to, event by event.
+def cache_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCache:
+    """What is remembered after whole histories, worked out at once: what `step` would have come to, event by event.
 
     Args:
         layer: in evaluation mode.
@@ -80,7 +80,7 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     back = torch.arange(mixer.conv_weight.shape[1] - 2, -1, -1, device=hidden.device)  # the newest last
     there = (back < lengths[:, None])[..., None]
     last = (layout.read_out[:, None] - back).clamp(min=0)
-    new = empty_state(layer, len(lengths))._replace(
+    new = new_cache(layer, len(lengths))._replace(
         scan=scan.view(len(lengths), mixer.heads, -1, mixer.state_dim), recent=channels[last] * there, events=lengths
     )
     if not layer.bidirectional or mixer.mirror_back:
@@ -101,36 +101,36 @@ def state_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerState
     )
 
 
-def step(layer: BiSSDLayer, state: LayerState, hidden: States) -> tuple[LayerState, States]:
+def step(layer: BiSSDLayer, cache: LayerCache, hidden: States) -> tuple[LayerCache, States]:
     """Read one more event of each history.
 
     Args:
         layer: in evaluation mode.
-        state: of B histories.
+        cache: of B histories.
         hidden: [B, D] the new events.
 
     Returns:
-        The new state, and [B, D] what `BiSSDLayer.read_out` gives for the histories with the new event.
+        The new cache, and [B, D] what `BiSSDLayer.read_out` gives for the histories with the new event.
     """
     mixer = layer.mixer
     gate, channels, dt = mixer.project(hidden)
-    window = torch.cat([state.recent, channels[:, None]], dim=1)  # [B, K, channels]
+    window = torch.cat([cache.recent, channels[:, None]], dim=1)  # [B, K, channels]
     x, B, C = mixer.split(F.silu(_taps(window, mixer.conv_weight, mixer.conv_bias)))
-    scan = torch.exp(dt * mixer.A)[..., None, None] * state.scan + (dt[..., None] * x)[..., None] * B[:, None, None]
+    scan = torch.exp(dt * mixer.A)[..., None, None] * cache.scan + (dt[..., None] * x)[..., None] * B[:, None, None]
     y = (scan @ C[:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x
     mixed = mixer.gated(y, gate)
-    new = state._replace(scan=scan, recent=window[:, 1:], events=state.events + 1)
+    new = cache._replace(scan=scan, recent=window[:, 1:], events=cache.events + 1)
     if layer.bidirectional and mixer.mirror_back:
         mixed = mixed + mixer.backward_weight * mixer.gated(mixer.alone(channels, dt), gate)
     elif layer.bidirectional:
-        new, y = _step_back(mixer, new, state, window, dt, gate)
+        new, y = _step_back(mixer, new, cache, window, dt, gate)
         mixed = mixed + mixer.backward_weight * mixer.gated(y, new.first_gate)
     return new, layer.finish(mixer.out_proj(mixed), hidden)
 
 
 def _step_back(
-    mixer: Mamba2Mixer, new: LayerState, old: LayerState, window: Tensor, dt: Tensor, gate: Tensor
-) -> tuple[LayerState, Tensor]:
+    mixer: Mamba2Mixer, new: LayerCache, old: LayerCache, window: Tensor, dt: Tensor, gate: Tensor
+) -> tuple[LayerCache, Tensor]:
     # the same terms as ops.prefixes.backward_of_every_prefix, for one t
     width = window.shape[1]
     weight, bias = mixer.conv_weight, mixer.conv_bias

@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import torch
 
-from ssd4rec.shapes import Boundaries, Rates, SSDStates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.shapes import Boundaries, Rates, RecurrentStates, StateInputs, StateReads, StepSizes, Values
 
 
 def scan(
     x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, boundaries: Boundaries
-) -> tuple[Values, SSDStates]:
+) -> tuple[Values, RecurrentStates]:
     """Read every history of a packed row from a state of zero.
 
     state_t = exp(dt_t A) state_{t-1} + dt_t x_t B_t^T        y_t = state_t C_t + D x_t        (a head at a time)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssd4rec.errors import ArtefactError
 from ssd4rec.files import whole
-from ssd4rec.layers.step import LayerState, State
+from ssd4rec.layers.step import Cache, LayerCache
 from ssd4rec.model import NextItemModel
 from ssd4rec.ragged import Numbers
 from ssd4rec.serving.best import best_of_states
@@ -48,7 +48,7 @@ class Session:
         self._ids: list[object] = []
         self._numbers = array("q")  # of the ids, 0 = unknown; looked up once, as they come; grows without being copied each time
         self._unknown: list[object] = []
-        self._state: State | None = None
+        self._cache: Cache | None = None
         self._states: States | None = None  # [1, D] what `encode` gives
         self._catch_up(self._append(as_ids(history)))
 
@@ -60,7 +60,7 @@ class Session:
     @property
     def bytes(self) -> int:
         """The size of the state, in bytes; 0 where the history is read again instead."""
-        return sum(part.nbytes for layer in self._state or () for part in layer)
+        return sum(part.nbytes for layer in self._cache or () for part in layer)
 
     def add(self, item: object) -> None:
         """One more event."""
@@ -113,7 +113,7 @@ class Session:
                 f"item ids as one of these"
             )
         parts = {}
-        for place, layer in enumerate(self._state or ()):
+        for place, layer in enumerate(self._cache or ()):
             for name, part in layer._asdict().items():
                 parts[f"{place}.{name}"] = (part.half() if half and name in IN_HALF else part).contiguous()
         if self._states is not None:
@@ -147,7 +147,7 @@ class Session:
         numbers = session._append(json.loads(about["history"]))
         if "states" in parts:
             session._states = parts.pop("states").to(model.item_vectors)
-            session._state = _layers(parts, model)
+            session._cache = _layers(parts, model)
         else:
             session._catch_up(numbers)
         return session
@@ -170,22 +170,22 @@ class Session:
             return
         items = torch.from_numpy(known).to(self._model.item_vectors.device)
         with torch.inference_mode():
-            if self._state is None:
-                self._state, self._states = self._model.prefill(items, torch.tensor([0, len(items)]))
+            if self._cache is None:
+                self._cache, self._states = self._model.prefill(items, torch.tensor([0, len(items)]))
                 return
             for item in items:
-                self._state, self._states = self._model.advance(self._state, item[None])
+                self._cache, self._states = self._model.advance(self._cache, item[None])
 
 
-def _layers(parts: dict[str, Tensor], model: NextItemModel) -> State:
+def _layers(parts: dict[str, Tensor], model: NextItemModel) -> Cache:
     """The saved parts as the model's own state; each must have the shape that the model expects."""
     layers = []
-    for place, empty in enumerate(model.empty_state(1)):
-        saved = {name: parts.get(f"{place}.{name}") for name in LayerState._fields}
+    for place, empty in enumerate(model.new_cache(1)):
+        saved = {name: parts.get(f"{place}.{name}") for name in LayerCache._fields}
         for name, like in empty._asdict().items():
             part = saved[name]
             if part is None or part.shape != like.shape:
                 found = "nothing" if part is None else list(part.shape)
                 raise ArtefactError(f"the session's {name} of layer {place} is {found}, expected {list(like.shape)}")
-        layers.append(LayerState(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
+        layers.append(LayerCache(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
     return layers
