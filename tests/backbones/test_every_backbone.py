@@ -1,5 +1,7 @@
 """What every backbone keeps to, whichever it is."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,9 @@ from ssd4rec.config import BACKBONES, Config, parse_config
 from ssd4rec.errors import ShapeError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.ops import forms
 from ssd4rec.training.fit import fit
+from watched import Watched
 
 LENGTHS = [1, 5, 2, 13, 6]
 # Small networks; dropout, so that a test which forgets to switch it off is red.
@@ -109,6 +113,17 @@ def test_an_empty_history_is_refused(name: str) -> None:
     """An empty history has nothing to read out."""
     with pytest.raises(ShapeError, match=r"boundaries must be \[0, …\] and rise by 1 or more"):
         small(name).encode(random_row(5), torch.tensor([0, 2, 2, 5]))
+
+
+@EVERY
+def test_reading_waits_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With boundaries on the CPU every number that `encode` asks for is there: the meta device, which has none, will do."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the meta device
+    with forms.using("torch"), Watched("meta") as watched:
+        states = small(name).to("meta").encode(random_row().to("meta"), boundaries_of(LENGTHS))
+    assert states.shape == (5, 8)
+    assert watched.seen > 10
+    assert watched.waited == []
 
 
 @EVERY

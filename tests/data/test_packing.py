@@ -20,6 +20,13 @@ def test_targets_follow_their_inputs():
     assert batch.targets.tolist() == [2, 3, 7]
 
 
+def test_boundaries_stay_on_the_cpu():
+    """What is read of them is read there: no GPU is waited for."""
+    world = worlds.world([[5, 7, 2, 9, 8], [1, 4]])
+    (batch,) = (batch.to("meta") for batch in pack(world.histories, world.split.train, 100))
+    assert [each.device.type for each in batch] == ["meta", "cpu", "meta"]
+
+
 def test_a_prefix_is_asked_for_its_last_target_only():
     """The prefixes 5 and 5 7 of one history: targets 7 and 2, nothing asked in between."""
     world = worlds.world([[5, 7, 2, 9, 8]])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ssd4rec.errors import DivergedError, ShapeError
 from ssd4rec.evaluation import ranks as module
-from ssd4rec.evaluation.ranks import rank_targets, ranks_of_states
+from ssd4rec.evaluation.ranks import rank_targets, ranks_of_blocks, ranks_of_states
 
 
 def test_the_rank_counts_who_scores_higher():
@@ -68,6 +68,15 @@ def test_a_target_outside_of_the_catalogue_is_an_error(target):
     """Three items are numbered 1, 2, 3: there is no 0 and no 4."""
     with pytest.raises(ShapeError, match=rf"item numbers 1 … 3 that the model scores, found {target}; give histories"):
         rank_targets(torch.zeros(2, 3), torch.tensor([1, target]))
+
+
+@pytest.mark.parametrize("target", [0, 4])
+def test_all_targets_are_checked_at_the_first_block(target):
+    """One that only a later block would rank is found too."""
+    blocks = ((slice(row, row + 1), torch.zeros(1, 3)) for row in range(2))
+    with pytest.raises(ShapeError, match=rf"item numbers 1 … 3 that the model scores, found {target}; give histories"):
+        ranks_of_blocks(blocks, torch.tensor([1, target]))
+    assert len(list(blocks)) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,7 +16,7 @@ import torch
 
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Examples
-from ssd4rec.ops.segments import CHUNK
+from ssd4rec.ops.segments import CHUNK, to_device
 from ssd4rec.ragged import Numbers, offsets_of, ranges
 from ssd4rec.shapes import Boundaries, Items, Targets
 
@@ -32,12 +32,12 @@ class PackedBatch(NamedTuple):
     """
 
     items: Items  # [T]
-    boundaries: Boundaries  # [B + 1]
+    boundaries: Boundaries  # [B + 1], on the CPU wherever the rest is
     targets: Targets  # [T]: the item that follows position t, 0 where nothing is asked
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch on a device."""
-        return PackedBatch(*(tensor.to(device) for tensor in self))
+        """The same batch on a device, but for its boundaries; a GPU fetches it while the CPU goes on."""
+        return self._replace(items=to_device(self.items, device), targets=to_device(self.targets, device))
 
 
 class Placed(NamedTuple):

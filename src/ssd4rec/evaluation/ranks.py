@@ -34,6 +34,10 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
         ShapeError: a target is not one of the V items.
     """
     _check_targets(targets, scores.shape[1])
+    return _rank(scores, targets, removed, rounding)
+
+
+def _rank(scores: Scores, targets: Tensor, removed: Tensor | None, rounding: Tensor | None) -> Tensor:
     place = targets[:, None] - 1
     own = scores.gather(1, place)
     if rounding is not None:
@@ -120,13 +124,15 @@ def ranks_of_blocks(
         DivergedError: a score is not a finite number.
         ShapeError: a target is not one of the V items.
     """
-    ranks = []
+    ranks: list[Tensor] = []
     for rows, scores in blocks:
+        if not ranks:  # all targets at the first block: a GPU is waited for at each look
+            _check_targets(targets, scores.shape[1])
         removed = None
         if seen is not None:
             removed = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
             removed.view(-1)[cells_of_items(*seen, rows, scores.shape[1])] = True
-        ranks.append(rank_targets(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
+        ranks.append(_rank(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
     return torch.cat(ranks)
 
 

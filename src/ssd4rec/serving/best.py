@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from ssd4rec.data.packing import consecutive
 from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
-from ssd4rec.ops.segments import cells_of_items
+from ssd4rec.ops.segments import cells_of_items, to_device
 from ssd4rec.ragged import Numbers
 from ssd4rec.shapes import Boundaries, Items, Scores, States
 
@@ -106,10 +107,8 @@ def _by_model(model: NextItemModel, histories: list[Numbers], request: Request, 
 
 
 def _read(model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None) -> list[Best]:
-    device = model.item_vectors.device
-    lengths = torch.tensor([len(history) for history in histories], device=device)
-    items = torch.from_numpy(np.concatenate(histories)).to(device)
-    boundaries = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    items = to_device(torch.from_numpy(np.concatenate(histories)), model.item_vectors.device)
+    boundaries = torch.tensor([0, *accumulate(map(len, histories))])  # on the CPU: nothing waits for a GPU to read them
     with torch.inference_mode():
         return best_of_states(model, model.encode(items, boundaries), items, boundaries, request, prior)
 
@@ -128,7 +127,7 @@ def best_of_states(
         model: scores the states.
         states: [B, D].
         items: int64 [T] the histories' item numbers, end to end.
-        boundaries: int64 [B + 1].
+        boundaries: int64 [B + 1]; on the CPU, nothing waits for a GPU to read them.
         request: what may be chosen.
         prior: what is known without learning, added to the model's scores.
 
