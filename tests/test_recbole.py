@@ -383,5 +383,5 @@ def test_a_wrong_value_is_named_by_the_key_of_the_file(tmp_path, text, message):
     path = written(tmp_path, f"model: SSD4Rec\n{text}\n")
     with pytest.raises(ConfigError, match=message):
         read_recbole(path)
-    with pytest.raises(ConfigError, match=r"yaml: training\.patience = 0: "):
+    with pytest.raises(ConfigError, match=r"--set: training\.patience = 0: "):
         read_recbole(written(tmp_path, "model: SSD4Rec\nstopping_step: 5"), ["training.patience=0"])

@@ -128,6 +128,6 @@ def test_rows_come_in_the_order_that_was_asked_for(rows):
     batch = lay_end_to_end(world.histories, world.split.test, placed)
     expected = [world.histories.items[world.split.test.start[row] : world.split.test.stop[row] - 1] for row in rows]
     assert batch.items.tolist() == np.concatenate(expected).tolist()
-    assert [batch.targets[end - 1].item() for end in batch.boundaries[1:]] == [
-        world.histories.items[world.split.test.stop[row] - 1] for row in rows
-    ]
+    asked = [world.histories.items[world.split.test.stop[row] - 1] for row in rows]
+    assert [batch.targets[end - 1].item() for end in batch.boundaries[1:]] == asked
+    assert batch.last_targets.tolist() == asked

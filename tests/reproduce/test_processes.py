@@ -6,12 +6,13 @@ import signal
 import pytest
 
 from ssd4rec.reproduce.processes import Processes
-from ssd4rec.reproduce.runs import MEASURED, result_of
+from ssd4rec.reproduce.runs import MEASURED, MEASURES, result_of
 
 FINISHES = f"""
 import json, random, sys
 from pathlib import Path
-Path(sys.argv[1], "result.json").write_text(json.dumps({{"measured": {MEASURED}, "drawn": random.random()}}))
+result = {{name: {{}} for name in ("efficiency", *{MEASURES})}} | {{"measured": {MEASURED}, "drawn": random.random()}}
+Path(sys.argv[1], "result.json").write_text(json.dumps(result))
 """
 
 

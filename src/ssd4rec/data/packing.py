@@ -35,6 +35,11 @@ class PackedBatch(NamedTuple):
     boundaries: Boundaries  # [B + 1], on the CPU wherever the rest is
     targets: Targets  # [T]: the item that follows position t, 0 where nothing is asked
 
+    @property
+    def last_targets(self) -> Targets:
+        """[B] what is asked at the last position of each history."""
+        return self.targets[to_device(self.boundaries[1:] - 1, self.targets.device)]
+
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch on a device, but for its boundaries; a GPU fetches it while the CPU goes on."""
         return self._replace(items=to_device(self.items, device), targets=to_device(self.targets, device))

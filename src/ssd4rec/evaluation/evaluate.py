@@ -225,7 +225,7 @@ def _rank(
         device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
         for packed in pack(histories, single, token_budget):
             batch = packed.to(device)
-            read, targets = (batch.items, batch.boundaries), batch.targets[batch.boundaries[1:] - 1]
+            read, targets = (batch.items, batch.boundaries), batch.last_targets
             seen = read if filtered else None
             if isinstance(model, Scorer):
                 ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen)

@@ -136,7 +136,7 @@ class _Asked:
         ranks: list[list[Tensor]] = [[] for _ in tried]
         with torch.inference_mode():
             for batch, states in zip(self._batches(), self.states, strict=True):
-                targets = batch.targets[batch.boundaries[1:] - 1]
+                targets = batch.last_targets
                 rounding = rounding_of(states, self.vectors, targets)
                 for rows, scores in score_blocks(states, self.vectors):
                     places = look_up(self.transitions, batch.items, batch.boundaries, rows)

@@ -170,12 +170,11 @@ def carry_out(
     """
     if jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
-    if sweep.out.exists() and not sweep.out.is_dir():
-        raise DataError(f"{sweep.out} is a file; choose another --out")
     busy = DataError(f"another sweep is at work in {sweep.out}; wait for it, or choose another --out")
 
     def refused(why: str) -> DataError:
-        return DataError(f"{sweep.out} cannot be written: {why}; make room, or choose another --out")
+        mend = "choose another --out" if sweep.out.is_file() else "make room, or choose another --out"
+        return DataError(f"{sweep.out} cannot be written: {why}; {mend}")
 
     try:
         with alone(sweep.out / "lock", busy, refused):

@@ -118,7 +118,7 @@ class NextItemTraining(pl.LightningModule):
         """Rank the targets of one batch."""
         del batch_idx
         states = self.model.encode(batch.items, batch.boundaries)
-        ranks = ranks_of_states(states, self.model.item_vectors, batch.targets[batch.boundaries[1:] - 1])
+        ranks = ranks_of_states(states, self.model.item_vectors, batch.last_targets)
         gained = torch.where(ranks <= CUTOFF, 1 / torch.log2(ranks + 1.0), 0.0)  # evaluation.metrics.gains, on the device
         self.watched.update(gained)
 
