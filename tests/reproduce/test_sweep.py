@@ -251,7 +251,7 @@ def test_a_process_that_dies_is_a_failure_whatever_an_earlier_one_left(swept):
     dying = os.environ | {"PYTHONPATH": str(out)}
     failed = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=False, env=dying)
     assert (failed.returncode, failed.stderr.count("FAILED, see")) == (1, 2)
-    assert "Failed: ssd4rec (seed 2024), gru4rec (seed 2024)" in (out / "report.md").read_text()
+    assert "Failed: ssd4rec (seed 2024); gru4rec (seed 2024)" in (out / "report.md").read_text()
     subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=True)
     assert "Failed" not in (out / "report.md").read_text()
 
@@ -306,7 +306,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_no_failure(swept):
     assert len(list(out.glob("runs/*/run.json"))) == 2
     assert not list(out.glob("runs/*/result.json"))
     assert not list(out.glob("runs/*/failure.txt"))
-    assert "Missing: ssd4rec (seed 2024), gru4rec (seed 2024)" in (out / "report.html").read_text()
+    assert "Missing: ssd4rec (seed 2024); gru4rec (seed 2024)" in (out / "report.html").read_text()
 
 
 def test_what_cannot_be_asked_for_is_said_before_anything_is_trained(tmp_path):

@@ -35,7 +35,8 @@ def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> dict[str, Any
     for part in parts:
         sections = studies.setdefault(part.study, {})
         name, section = _name(part, sections), make_section(part, budget, out)
-        if _finished(section) or not _finished(sections.get(name)):  # figures stay until there are others
+        others = _finished(sections.get(name)) - {run.key for _, run in part.runs}
+        if _finished(section) or not others:  # figures of other runs stay until there are some of these
             sections[name] = section
     return {
         "format": FORMAT,
