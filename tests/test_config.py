@@ -215,7 +215,7 @@ def test_an_override_can_take_a_setting_away() -> None:
         ),
         (
             ["backbone.bidirectional=none", "backbone.backward_weight=0.7"],
-            r"backward_weight has no effect with backbone\.bidirectional = 'none'; .*=top$",
+            r"^--set: backbone\.backward_weight has no effect with backbone\.bidirectional = 'none'; .*=top$",
         ),
         (["backbone.bidirectional=none", "backbone.mirror_back=true"], r"mirror_back has no effect"),
     ],

@@ -87,7 +87,7 @@ def build_config(
         raise ConfigError(f"{'--set' if asked else source}: {_readable(error)}") from error
     for group, key in sorted(written):
         if key in values.get(group, {}):
-            _check_read(config, f"{group}.{key}", source)
+            _check_read(config, f"{group}.{key}", "--set")
     return config
 
 
