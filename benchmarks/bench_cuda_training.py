@@ -27,8 +27,8 @@ from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.data.split import leave_last_out
-from ssd4rec.experiment import Prepared, make_model
-from ssd4rec.model import NextItemModel
+from ssd4rec.experiment import Prepared
+from ssd4rec.model import NextItemModel, make_model
 from ssd4rec.ops import forms
 from ssd4rec.training.module import EpochBatches
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, prepare

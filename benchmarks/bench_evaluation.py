@@ -16,7 +16,9 @@ import torch
 from common import publish
 from ssd4rec.config import Config
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.experiment import make_model, measure, prepare, training_counts
+from ssd4rec.data.split import training_counts
+from ssd4rec.experiment import measure, prepare
+from ssd4rec.model import make_model
 
 ITEMS, EVENTS_A_USER = 100_000, 20
 

@@ -26,7 +26,8 @@ from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import lay_end_to_end
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.experiment import Prepared, make_model, prepare
+from ssd4rec.experiment import Prepared, prepare
+from ssd4rec.model import make_model
 from ssd4rec.training.objective import TrainingBatch, cost_of_pass, next_item_loss, plan_pass
 from ssd4rec.training.objective import prepare as prepare_batch
 

@@ -6,7 +6,8 @@ import worlds
 from rows import shaken
 from ssd4rec.artefact import Artefact
 from ssd4rec.config import Config, SSD4RecConfig
-from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.data.split import training_counts
+from ssd4rec.model import make_model
 from ssd4rec.serving.recommender import Recommendations, Recommender
 
 HISTORY = [3, 4, 5, 9, 1, 0, 11, 2, 2, 7]

@@ -6,8 +6,8 @@ import torch
 import worlds
 from ssd4rec.config import Config
 from ssd4rec.evaluation.evaluate import Ranking, evaluate
-from ssd4rec.experiment import Prepared, make_model
-from ssd4rec.model import NextItemModel
+from ssd4rec.experiment import Prepared
+from ssd4rec.model import NextItemModel, make_model
 from ssd4rec.training.fit import fit
 
 

@@ -11,8 +11,7 @@ from ssd4rec.config import load_config
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Examples, make_split
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.experiment import make_model
-from ssd4rec.model import count_parameters
+from ssd4rec.model import count_parameters, make_model
 from ssd4rec.training.fit import fit
 
 

@@ -11,9 +11,10 @@ from rows import boundaries_of, every_prefix, one_by_one, relative_error, shaken
 from ssd4rec.artefact import load_artefact, save_artefact
 from ssd4rec.backbones.make import make_backbone
 from ssd4rec.config import BACKBONES, Config, parse_config
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ShapeError
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.model import make_model
 from ssd4rec.ops import forms
 from ssd4rec.training.fit import fit
 from watched import Watched

@@ -9,9 +9,11 @@ import torch
 import worlds
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
 from ssd4rec.evaluation.evaluate import evaluate, protocol_of
-from ssd4rec.experiment import count_transitions, make_model, training_counts
+from ssd4rec.experiment import count_transitions
+from ssd4rec.model import make_model
 
 # items a=1 b=2 c=3 d=4 by first appearance; the last event of each user is its test target
 HISTORIES = [[10, 20, 10, 30, 20], [10, 20, 30, 40, 10], [10, 30, 10, 20, 40]]

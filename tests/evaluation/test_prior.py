@@ -7,10 +7,12 @@ import worlds
 from rows import shaken
 from ssd4rec.artefact import Artefact
 from ssd4rec.backbones.prior import Prior
+from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation import prior as module
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, Silent, choose_prior
-from ssd4rec.experiment import count_transitions, make_model, training_counts
+from ssd4rec.experiment import count_transitions
+from ssd4rec.model import make_model
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
 

@@ -366,6 +366,15 @@ def test_a_report_says_how_many_histories_a_truncation_shortens(tmp_path):
     assert warned.startswith("To truncate to 20, 50, 100, 200, 400 shortens fewer than 1 % of the histories")
 
 
+def test_where_no_history_is_long_enough_nothing_is_said_of_truncating(tmp_path):
+    """All rows that would truncate are left out."""
+    whole = part_of("length", tmp_path, longest=5)
+    part = replace(whole, points=whole.points[-1:], data=replace(whole.data, longer={10: 0, 20: 0}))
+    section = summarise([part], make_budget("small"), tmp_path)["studies"]["length"]["log.csv"]
+    assert [row["label"] for row in section["rows"]] == ["whole"]
+    assert not [note.text for note in notes("length", section) if "runcate" in note.text or "more than" in note.text]
+
+
 def test_a_page_is_the_same_however_often_it_is_made(tmp_path):
     """Plots are in it as pictures with a text for those who do not see them, and nothing is loaded."""
     part = part_of("beta", tmp_path)
@@ -379,3 +388,4 @@ def test_a_page_is_the_same_however_often_it_is_made(tmp_path):
         in page
     )
     assert "all settings of beta 0.1, first seed" in page
+    assert "<pre>as of beta 0.0, but for\nbackbone.backward_weight = 0.1</pre>" in page

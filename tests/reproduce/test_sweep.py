@@ -23,8 +23,8 @@ from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
-from ssd4rec.experiment import make_model
 from ssd4rec.locks import alone
+from ssd4rec.model import make_model
 from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded

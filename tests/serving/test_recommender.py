@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import worlds
 from ssd4rec.artefact import Artefact
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
 from ssd4rec.evaluation import ranks
-from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.model import make_model
 from ssd4rec.serving.best import largest
 from ssd4rec.serving.recommender import Recommendations, Recommender, as_frame
 from ssd4rec.training.fit import fit

@@ -11,8 +11,9 @@ import pytest
 import worlds
 from ssd4rec.artefact import Artefact
 from ssd4rec.config import DataConfig
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.experiment import make_model, training_counts
+from ssd4rec.model import make_model
 from ssd4rec.serving import users as module
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.users import recommend_users

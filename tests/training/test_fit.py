@@ -11,7 +11,7 @@ from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
 from ssd4rec.data.split import make_split
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.experiment import make_model
+from ssd4rec.model import make_model
 from ssd4rec.training import module as step
 from ssd4rec.training import state as module
 from ssd4rec.training.fit import fit

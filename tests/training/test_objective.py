@@ -8,7 +8,7 @@ import worlds
 from ssd4rec.config import DataConfig, TrainingConfig
 from ssd4rec.data.packing import lay_end_to_end
 from ssd4rec.data.split import make_split
-from ssd4rec.experiment import make_model
+from ssd4rec.model import make_model
 from ssd4rec.training.objective import cost_of_pass, cut_batches, masked, next_item_loss, plan_pass
 
 HISTORIES = worlds.cycle(users=7)

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 import worlds
-from ssd4rec.experiment import make_model
+from ssd4rec.model import make_model
 from ssd4rec.training.fit import fit
 from ssd4rec.training.progress import TrainingProgress
 

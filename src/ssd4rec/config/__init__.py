@@ -29,6 +29,7 @@ from ssd4rec.config.settings import (
     Seen,
     TrainingConfig,
     is_read,
+    value_of,
 )
 from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
 
@@ -61,4 +62,5 @@ __all__ = [
     "parse_config",
     "presets",
     "read_recbole",
+    "value_of",
 ]

@@ -15,7 +15,7 @@ from ssd4rec.data.packing import PackedBatch, pack
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import Progress, Ranker, evaluating
 from ssd4rec.evaluation.metrics import CUTOFF, ndcg
-from ssd4rec.evaluation.ranks import rank_targets, rounding_of, score_blocks
+from ssd4rec.evaluation.ranks import rank_targets, removed_at, rounding_of, score_blocks
 from ssd4rec.shapes import Boundaries, Items, States
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of transitions, those that are tried
@@ -140,10 +140,8 @@ class _Asked:
                 rounding = rounding_of(states, self.vectors, targets)
                 for rows, scores in score_blocks(states, self.vectors):
                     places = look_up(self.transitions, batch.items, batch.boundaries, rows)
-                    raised, removed = torch.empty_like(scores), None
-                    if self.filtered:
-                        removed = torch.zeros_like(scores, dtype=torch.bool)
-                        removed.view(-1)[places.seen] = True
+                    raised = torch.empty_like(scores)
+                    removed = removed_at(places.seen, scores) if self.filtered else None
                     for found, (weight, repeat) in zip(ranks, tried, strict=True):
                         Prior(self.transitions, weight, 0.0 if self.filtered else repeat).add(raised.copy_(scores), places)
                         found.append(rank_targets(raised, targets[rows], removed, rounding[rows]).cpu())

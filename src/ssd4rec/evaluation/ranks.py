@@ -37,6 +37,13 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
     return _rank(scores, targets, removed, rounding)
 
 
+def removed_at(cells: Tensor, scores: Scores) -> Tensor:
+    """bool, shaped as the scores: true at the cells, which count row after row."""
+    removed = torch.zeros_like(scores, dtype=torch.bool)
+    removed.view(-1)[cells] = True
+    return removed
+
+
 def _rank(scores: Scores, targets: Tensor, removed: Tensor | None, rounding: Tensor | None) -> Tensor:
     place = targets[:, None] - 1
     own = scores.gather(1, place)
@@ -130,8 +137,7 @@ def ranks_of_blocks(
             _check_targets(targets, scores.shape[1])
         removed = None
         if seen is not None:
-            removed = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-            removed.view(-1)[cells_of_items(*seen, rows, scores.shape[1])] = True
+            removed = removed_at(cells_of_items(*seen, rows, scores.shape[1]), scores)
         ranks.append(_rank(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
     return torch.cat(ranks)
 

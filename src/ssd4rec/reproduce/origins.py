@@ -1,9 +1,8 @@
 """Where the settings of a row come from, which of them --set has changed, and what that says of its figures."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from ssd4rec.config import BackboneConfig, SSD4RecConfig, load_config, presets
+from ssd4rec.config import BackboneConfig, SSD4RecConfig, load_config, presets, value_of
 from ssd4rec.reproduce.budgets import BUDGETS, Budget
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.studies import Point
@@ -64,14 +63,8 @@ def changed(point: Point) -> list[str]:
         f"{group}.{key}"
         for group in ("data", "backbone", "training", "evaluation")
         for key, value in getattr(point.unset, group)
-        if key != "seed" and value != value_of(point, f"{group}.{key}")
+        if key != "seed" and value != value_of(point.configs[0], f"{group}.{key}")
     ]
-
-
-def value_of(point: Point, name: str) -> Any:
-    """Of the setting `group.key`."""
-    group, _, key = name.partition(".")
-    return getattr(getattr(point.configs[0], group), key)
 
 
 def _other_wiring(ours: BackboneConfig, preset: BackboneConfig) -> str:

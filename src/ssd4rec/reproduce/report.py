@@ -68,16 +68,32 @@ def as_html(results: Mapping[str, Any]) -> str:
         if part["axis"] is not None and (drawn := plot(part["rows"], part["axis"])) is not None:
             said = f"NDCG, MRR and HR at 10 by {part['axis']} on {name}, the figures of the first table"
             parts.append(f"<img alt='{_text(said)}' src='data:image/svg+xml;base64,{b64encode(drawn.encode()).decode()}'>")
-        settings = {row["label"]: json.dumps(row["settings"], indent=1) for row in part["rows"] if row["settings"]}
         parts += [
-            f"<details><summary>all settings of {_text(label)}, first seed</summary><pre>{_text(each)}</pre></details>"
-            for label, each in settings.items()
+            f"<details><summary>all settings of {_text(label)}, first seed</summary><pre>{_text(said)}</pre></details>"
+            for label, said in _settings(part).items()
         ]
     title = "Reproduction of SSD4Rec"
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
     )
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{title}</h1>{"".join(parts)}</body></html>\n'
+
+
+def _settings(part: Mapping[str, Any]) -> dict[str, str]:
+    """By row: those of the first one whole, of the others what is not as there."""
+    rows = {row["label"]: row["settings"] for row in part["rows"] if row["settings"]}
+    first = next(iter(rows), "")
+    said = {label: f"as of {first}, but for\n{_unlike(rows[first], settings)}" for label, settings in rows.items()}
+    return said | ({first: json.dumps(rows[first], indent=1)} if rows else {})
+
+
+def _unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    ours, theirs = (
+        {f"{group}.{key}": value for group, keys in each.items() for key, value in keys.items()} for each in (other, first)
+    )
+    without = sorted(theirs.keys() - ours.keys())
+    different = [f"{name} = {json.dumps(value)}" for name, value in ours.items() if name not in theirs or theirs[name] != value]
+    return "\n".join([*different, *(f"without {name}" for name in without)])
 
 
 def _parts(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:

@@ -6,10 +6,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from ssd4rec.config import DataConfig, EvaluationConfig
+from ssd4rec.config import DataConfig, EvaluationConfig, value_of
 from ssd4rec.errors import DataError
 from ssd4rec.reproduce.budgets import Budget
-from ssd4rec.reproduce.origins import changed, value_of
+from ssd4rec.reproduce.origins import changed
 from ssd4rec.reproduce.runs import RESULT, Part, commit
 from ssd4rec.reproduce.section import make_section
 from ssd4rec.reproduce.studies import STUDIES
@@ -71,7 +71,7 @@ def _finished(section: Mapping[str, Any] | None) -> set[str]:
 def _name(part: Part, sections: Mapping[str, Any]) -> str:
     """Of its section: the data, and what --set changed of the protocol. Other data of the same name keep theirs."""
     first = next((point for point in part.points if point.unset), None)
-    named = [f"{name}={value_of(first, name)}" for name in changed(first) if name in PROTOCOL] if first else []
+    named = [f"{name}={value_of(first.configs[0], name)}" for name in changed(first) if name in PROTOCOL] if first else []
     name = " ".join([part.data.name, *named])
     there = sections.get(name)
     other = there is not None and there.get("source") != part.data.source and there.get("fingerprint") != part.data.fingerprint

@@ -59,9 +59,10 @@ def work(folder: Path) -> None:
     artefact, before, trained_by = _trained(folder, device), _cost_before(folder), (last_result_of(folder) or {}).get("commit")
     if artefact is None:
         trained_by = commit()  # before it learns: the code on the disk may be another when it is done
-        since = _Processor()
+        began, used = time.monotonic(), time.process_time()
         _train(data, config, folder, resume=resume)
-        share = since.share
+        # of the time of its threads; less than 1: they waited, for other programs or for one another
+        share = (time.process_time() - used) / (time.monotonic() - began) / torch.get_num_threads()
         artefact, before = load_artefact(folder / "model", device=device), {}
     began = _now()
     ranking = experiment.measure(artefact.model, data, config, artefact.training_counts)
@@ -133,18 +134,6 @@ def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Confi
     began = _now()
     experiment.measure(Padded(artefact.model), data, config, artefact.training_counts)
     return _now() - began
-
-
-class _Processor:
-    """How much of the processor this process has had since: 1.0 is all of its threads all the time."""
-
-    def __init__(self) -> None:
-        self._began, self._used = time.monotonic(), time.process_time()
-
-    @property
-    def share(self) -> float:
-        """Less than 1: threads waited, for other programs or for one another."""
-        return (time.process_time() - self._used) / (time.monotonic() - self._began) / torch.get_num_threads()
 
 
 def _now() -> float:

@@ -19,9 +19,10 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError
+from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.machine import device_of
 from ssd4rec.model import NextItemModel
-from ssd4rec.training.module import WATCHED, NextItemTraining
+from ssd4rec.training.module import NextItemTraining
 from ssd4rec.training.state import LAST, Epoch, Held, Keeper, hold, identity_of
 
 

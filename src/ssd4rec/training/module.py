@@ -21,8 +21,6 @@ from ssd4rec.ops.sampled_softmax import Proposal, propose
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
 from ssd4rec.training.row_adam import RowAdam
 
-__all__ = ["WATCHED", "EpochBatches", "NextItemTraining"]  # what early stopping and the best weights go by, among them
-
 READ_AT_ONCE = 32768  # positions of the validation part, at most: a preset of the paper has a batch of 1,000,000
 
 

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ssd4rec.training.module import WATCHED
+from ssd4rec.evaluation.metrics import WATCHED
 
 NOTHING_YET = (-math.inf, 0)  # the best score, and its epoch
 

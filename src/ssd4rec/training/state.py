@@ -18,10 +18,10 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError, first_line
+from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.files import whole
 from ssd4rec.locks import alone
 from ssd4rec.model import NextItemModel
-from ssd4rec.training.module import WATCHED
 
 LAST, BEST = "last.ckpt", "best-{}.safetensors"  # LAST names its BEST
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
