@@ -290,6 +290,54 @@ def test_a_sampled_training_resumes_to_the_same_weights(world, tmp_path, monkeyp
     assert [epoch.loss for epoch in again.course] == [epoch.loss for epoch in report.course]
 
 
+AVERAGED = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"ema_decay": 0.8})})
+
+
+class Average(Callback):
+    """The moving average by its definition, step by step, and at the end of each epoch what it and the weights are."""
+
+    def __init__(self):
+        self.average, self.kept = None, []
+
+    def on_train_start(self, _trainer, module):
+        self.average = {name: weight.clone() for name, weight in module.model.state_dict().items()}
+
+    def on_train_batch_end(self, _trainer, module, *_):
+        for name, weight in module.model.state_dict().items():
+            self.average[name] = 0.8 * self.average[name] + 0.2 * weight
+
+    def on_train_epoch_end(self, _trainer, module):
+        self.kept.append((dict(self.average), {name: each.clone() for name, each in module.model.state_dict().items()}))
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(world, uninterrupted):
+    """It is that of the definition in the best epoch; the weights learn as they would without it, the validation is its own."""
+    by_hand = Average()
+    weights, report = train(world, AVERAGED, callbacks=[by_hand])
+    average, learnt = by_hand.kept[report.best_epoch - 1]
+    assert weights.keys() == average.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, average[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(weights["table.weight"], learnt["table.weight"])
+    assert [epoch.loss for epoch in report.course] == [epoch.loss for epoch in uninterrupted[1].course]
+    model = make_model(AVERAGED, len(world.catalogue))
+    model.load_state_dict(weights)
+    assert evaluate(model, world.histories, world.split.validation).ndcg[10] == pytest.approx(report.best_ndcg, abs=1e-6)
+
+
+def test_an_averaged_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch):
+    """The average survives a power cut in mid-epoch; a state without one is of another training."""
+    expected, report = train(world, AVERAGED)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with pytest.raises(ConnectionAbortedError):
+        train(world, AVERAGED, directory=tmp_path, callbacks=[Stop(len(report.course) + 3)])
+    with pytest.raises(ArtefactError, match=r"training\.ema_decay was 0\.8, now 0\.0"):
+        train(world, directory=tmp_path, resume=True)
+    weights, resumed = train(world, AVERAGED, directory=tmp_path, resume=True)
+    assert equal(weights, expected)
+    assert [epoch.ndcg for epoch in resumed.course] == [epoch.ndcg for epoch in report.course]
+
+
 def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
     """With every item as a negative the losses of the epochs are those of the full softmax, to rounding."""
     sampled = {"softmax": "sampled", "negatives": 10_000, "mask_ratio": 0.0}

@@ -87,6 +87,8 @@ def _older(settings: dict[str, Any]) -> dict[str, Any]:
     """As the first runs had them, which are worth keeping: without what is younger and says what was the rule then."""
     if settings["data"]["same_time"] == "file":
         del settings["data"]["same_time"]
+    if settings.get("training", {}).get("ema_decay") == 0.0:
+        del settings["training"]["ema_decay"]
     return settings
 
 

@@ -91,14 +91,15 @@ def _fit(
     callbacks: Sequence[pl.Callback],
 ) -> TrainingReport:
     folder = place.folder if isinstance(place, Held) else place
-    keeper = Keeper(folder, model, identity_of(model, histories, split, config))
+    module = NextItemTraining(model, histories, split, config)
+    keeper = Keeper(folder, module.measured, identity_of(model, histories, split, config))
     with _quiet(), _algorithms_left_alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         trainer = _trainer(config, folder, [_Patience(config), *callbacks, keeper])
         with nullcontext() if isinstance(place, Held) else hold(folder):
             if resume:
                 keeper.look()
             if not _is_over(keeper.course, config):
-                _learn(trainer, NextItemTraining(model, histories, split, config), folder / LAST if resume else None)
+                _learn(trainer, module, folder / LAST if resume else None)
             model.load_state_dict(_best_weights(keeper.best))
     course = tuple(keeper.course)
     best = max(course, key=lambda epoch: epoch.ndcg)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
@@ -47,6 +49,10 @@ class NextItemTraining(pl.LightningModule):
     Every random choice of a step comes from (seed, number of the step), so a run that was killed and resumed draws what an
     uninterrupted one would have drawn.
 
+    With `ema_decay` a second model holds the exponential moving average of the weights: average = decay average + (1 - decay)
+    weights after each step, from the initial weights on (Polyak and Juditsky 1992; the exponential form as in
+    torch.optim.swa_utils). It learns nothing, and is what is validated and kept.
+
     Args:
         model: what is trained.
         histories: where the items lie.
@@ -57,6 +63,8 @@ class NextItemTraining(pl.LightningModule):
     def __init__(self, model: NextItemModel, histories: Histories, split: Split, config: TrainingConfig) -> None:
         super().__init__()
         self.model, self.histories, self.split, self.config = model, histories, split, config
+        self.averaged = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
+        self._average = get_ema_multi_avg_fn(config.ema_decay)
         self.watched = MeanMetric()
         self.course_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the device at each step
         self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learnt)
@@ -66,14 +74,19 @@ class NextItemTraining(pl.LightningModule):
             self.proposal = propose(counts, config.negative_power, config.negatives)
         model.table.sparse = config.updated_rows == "touched"
 
+    @property
+    def measured(self) -> NextItemModel:
+        """What is validated and kept: the model, or the one that holds the average of its weights."""
+        return self.averaged or self.model
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, as the authors have it; where only touched rows are updated, `RowAdam`."""
         if self.config.updated_rows == "touched":
             table = self.model.table.weight
-            others = [each for each in self.parameters() if each is not table]
+            others = [each for each in self.model.parameters() if each is not table]
             return RowAdam(others, table, self.config.learning_rate)
         return torch.optim.Adam(
-            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
 
     def train_dataloader(self) -> EpochBatches:
@@ -105,6 +118,12 @@ class NextItemTraining(pl.LightningModule):
         self.course_loss.update(loss.detach())
         return loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook: the step, and the average after it; before any callback saves either."""
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self._average(list(self.averaged.parameters()), list(self.model.parameters()), self.global_step)
+
     def _set_learning_rate(self, batch_idx: int) -> None:
         # a function of the place in the training alone, so a resumed run goes on as it would have
         done = (self.trainer.current_epoch + batch_idx / self.trainer.num_training_batches) / self.config.max_epochs
@@ -115,8 +134,8 @@ class NextItemTraining(pl.LightningModule):
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Rank the targets of one batch."""
         del batch_idx
-        states = self.model.encode(batch.items, batch.boundaries)
-        ranks = ranks_of_states(states, self.model.item_vectors, batch.last_targets)
+        states = self.measured.encode(batch.items, batch.boundaries)
+        ranks = ranks_of_states(states, self.measured.item_vectors, batch.last_targets)
         gained = torch.where(ranks <= CUTOFF, 1 / torch.log2(ranks + 1.0), 0.0)  # evaluation.metrics.gains, on the device
         self.watched.update(gained)
 

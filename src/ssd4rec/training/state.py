@@ -91,7 +91,7 @@ class Keeper(pl.Callback):
 
     Args:
         folder: where; it is there.
-        model: what is trained.
+        model: whose weights are kept where they are the best so far.
         identity: of the training.
     """
 
