@@ -297,14 +297,16 @@ class Average(Callback):
     """The moving average by its definition, step by step, and at the end of each epoch what it and the weights are."""
 
     def __init__(self):
-        self.average, self.kept = None, []
+        self.average, self.steps, self.kept = None, 0, []
 
     def on_train_start(self, _trainer, module):
         self.average = {name: weight.clone() for name, weight in module.model.state_dict().items()}
 
     def on_train_batch_end(self, _trainer, module, *_):
+        self.steps += 1
+        decay = min(0.8, (1 + self.steps) / (10 + self.steps))
         for name, weight in module.model.state_dict().items():
-            self.average[name] = 0.8 * self.average[name] + 0.2 * weight
+            self.average[name] = decay * self.average[name] + (1 - decay) * weight
 
     def on_train_epoch_end(self, _trainer, module):
         self.kept.append((dict(self.average), {name: each.clone() for name, each in module.model.state_dict().items()}))

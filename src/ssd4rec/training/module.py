@@ -49,9 +49,10 @@ class NextItemTraining(pl.LightningModule):
     Every random choice of a step comes from (seed, number of the step), so a run that was killed and resumed draws what an
     uninterrupted one would have drawn.
 
-    With `ema_decay` a second model holds the exponential moving average of the weights: average = decay average + (1 - decay)
-    weights after each step, from the initial weights on (Polyak and Juditsky 1992; the exponential form as in
-    torch.optim.swa_utils). It learns nothing, and is what is validated and kept.
+    With `ema_decay` a second model holds the exponential moving average of the weights, from the initial ones on: after step n,
+    1 the first, average = d average + (1 - d) weights, d = min(ema_decay, (1 + n) / (10 + n)). So it is an average over about a
+    tenth of the steps so far, until that is as much as the decay says. It learns nothing, and is what is validated and kept
+    (Polyak and Juditsky 1992; the rising decay as in TensorFlow's ExponentialMovingAverage).
 
     Args:
         model: what is trained.
@@ -64,7 +65,6 @@ class NextItemTraining(pl.LightningModule):
         super().__init__()
         self.model, self.histories, self.split, self.config = model, histories, split, config
         self.averaged = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
-        self._average = get_ema_multi_avg_fn(config.ema_decay)
         self.watched = MeanMetric()
         self.course_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the device at each step
         self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learnt)
@@ -122,7 +122,9 @@ class NextItemTraining(pl.LightningModule):
         """Lightning's hook: the step, and the average after it; before any callback saves either."""
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
-            self._average(list(self.averaged.parameters()), list(self.model.parameters()), self.global_step)
+            steps = self.global_step + 1  # Lightning counts this one when the hook is over
+            decay = min(self.config.ema_decay, (1 + steps) / (10 + steps))
+            get_ema_multi_avg_fn(decay)(list(self.averaged.parameters()), list(self.model.parameters()), steps)
 
     def _set_learning_rate(self, batch_idx: int) -> None:
         # a function of the place in the training alone, so a resumed run goes on as it would have
