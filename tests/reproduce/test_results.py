@@ -1,33 +1,67 @@
 """What a report says of its figures, what it sets beside them, and what it tests."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 import worlds
+from ssd4rec.data.histories import Kept
 from ssd4rec.data.split import split_by_time
 from ssd4rec.errors import DataError
 from ssd4rec.reproduce.budgets import make_budget
-from ssd4rec.reproduce.compare import add_tests, add_worth, paired_bootstrap
+from ssd4rec.reproduce.compare import against_best, against_whole, paired_bootstrap
 from ssd4rec.reproduce.notes import notes
 from ssd4rec.reproduce.origins import recipe_of, reduced
 from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.report import as_html, as_markdown
 from ssd4rec.reproduce.results import earlier, refuse_what_would_be_lost, summarise
+from ssd4rec.reproduce.rows import Costs, Protocol, Results, Row, Section
 from ssd4rec.reproduce.runs import MEASURED, Dataset, Part, Run, result_of
 from ssd4rec.reproduce.studies import points
 
-KEPT = {"users": 9, "items": 9, "interactions": 99}
+KEPT = Kept(users=9, items=9, interactions=99, mean_length=11.0, longest=100)
+PROTOCOL = {
+    "split": "leave-last-out", "candidates": "whole catalogue, 9 items", "seen": "kept", "ties": "worst rank", "k_core": 1,
+    "same_time": "file", "max_length": None, "targets": 9,
+}  # fmt: skip
+
+
+def row_of(label, **given):
+    """A row of which nothing is known but what is given."""
+    unknown = {"x": None, "metrics": {}, "with_prior": None, "parameters": None, "settings": None, "recipe": None}
+    nothing = {"costs": Costs(**dict.fromkeys(Costs.model_fields)), "published": None, "seeds": ()}
+    return Row(**{"label": label, "model": label, **unknown, **nothing, **given})
+
+
+def section_of(*rows, **given):
+    """A section of which nothing is known but what is given."""
+    unknown = dict.fromkeys(("known", "reduced", "axis", "protocol", "versions", "device", "highest_published"))
+    data = {"source": "x", "fingerprint": "x", "kept": KEPT, "budget": make_budget("small"), "jobs": 1, "published_only": {}}
+    return Section(**{**unknown, **data, "rows": rows, **given})
+
+
+def finished(key, **given):
+    """A seed with figures."""
+    return {"seed": 1, "key": key, "state": "finished", "test": {}, "best_epoch": 1, "jobs": 1, **given}
+
+
+def spread(mean):
+    return {"mean": mean, "sd": None, "n": 1}
+
+
+def write(results, out):
+    (out / "results.json").write_text(json.dumps(results.as_dict()))
+    return results
 
 
 def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=100, source=None, models=("ssd4rec", "sasrec")):
     """A part whose data nobody has read."""
     source = source or str(tmp_path / name)
     described = {
-        "kept": {**KEPT, "longest": longest},
+        "kept": asdict(replace(KEPT, longest=longest)),
         "read": {"notes": []},
         "same_time": {"interactions": 0, "order": "file"},
     }
@@ -38,9 +72,8 @@ def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=10
 def sections(tmp_path, *parts):
     """The names of the sections after these were written one after the other."""
     for part in parts:
-        results = summarise([part], make_budget("small"), tmp_path)
-        (tmp_path / "results.json").write_text(json.dumps(results))
-    return list(results["studies"]["accuracy"])
+        results = write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+    return list(results.studies["accuracy"])
 
 
 def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
@@ -71,8 +104,8 @@ def test_a_report_of_the_papers_settings_says_which_rows_had_others(tmp_path):
     ):
         planned = points("accuracy", "amazon-beauty", budget, ("ssd4rec", "sasrec"), settings)
         part = replace(part_of("accuracy", tmp_path, known="amazon-beauty"), points=tuple(planned))
-        (found,) = summarise([part], budget, tmp_path)["studies"]["accuracy"].values()
-        assert found["reduced"] == told
+        (found,) = summarise([part], budget, tmp_path).studies["accuracy"].values()
+        assert found.reduced == told
 
 
 def test_a_report_does_not_call_searched_what_was_given():
@@ -116,18 +149,15 @@ def test_published_figures_stand_beside_the_last_event_left_out_only(tmp_path):
         summarise([part_of("accuracy", tmp_path, known="ml-1m", settings=settings)], make_budget("small"), tmp_path)
         for settings in ((), ("data.split=time",))
     )
-    (part,) = whole["studies"]["accuracy"].values()
-    assert part["rows"][1]["published"]["figures"]["ndcg@10"] == 0.1687
-    assert part["highest_published"][0] == "sigma"
-    (part,) = by_time["studies"]["accuracy"].values()
-    assert [row["published"] for row in part["rows"]] == [None, None]
-    assert (part["highest_published"], part["highest_published_seen_removed"], part["published_only"]) == (None, None, {})
-    part = json.loads(json.dumps(part)) | {"versions": {}}
+    (section,) = whole.studies["accuracy"].values()
+    assert section.rows[1].published.figures["ndcg@10"] == 0.1687
+    assert section.highest_published[0] == "sigma"
+    (section,) = by_time.studies["accuracy"].values()
+    assert [row.published for row in section.rows] == [None, None]
+    assert (section.highest_published, section.highest_published_seen_removed, section.published_only) == (None, None, {})
     split = split_by_time(worlds.world(worlds.cycle()).histories).protocol  # as a run writes it
-    part |= {"protocol": {"split": split, "targets": 300}}
-    assert "Published figures leave the last event out" in " ".join(
-        note.text for note in notes("accuracy", part | {"kept": KEPT})
-    )
+    measured = section.model_copy(update={"protocol": Protocol(**PROTOCOL | {"split": split})})
+    assert "Published figures leave the last event out" in " ".join(note.text for note in notes("accuracy", measured))
 
 
 def test_published_figures_are_those_of_the_paper():
@@ -146,16 +176,14 @@ def test_published_figures_stand_beside_the_same_protocol_only():
 
 def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
     """Where seen items are candidates and a prior puts them down; not where they are none, or where they recur."""
-    row = {"label": "SASRec", "recipe": None, "seeds": [], "with_prior": {"repeats": [0.0, -8.0]}}
-    part = {
-        "source": "x", "kept": {"users": 1, "items": 1, "interactions": 1}, "known": None, "reduced": None, "jobs": 1,
-        "rows": [row], "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": {"seen": "kept"},
-        "device": "CPU", "versions": {},
-    }  # fmt: skip
-    warned = [note.warning for note in notes("accuracy", part) if "had to learn that" in note.text]
-    assert warned == [True]
-    for other in (part | {"protocol": {"seen": "filtered"}}, part | {"rows": [row | {"with_prior": {"repeats": [0.0, 2.0]}}]}):
-        assert not [note for note in notes("accuracy", other) if "had to learn that" in note.text]
+
+    def told(repeats, seen):
+        prior = {"metrics": {}, "transitions": (1.0, 1.0), "repeats": repeats}
+        section = section_of(row_of("sasrec", with_prior=prior), protocol=Protocol(**PROTOCOL | {"seen": seen}))
+        return [note.warning for note in notes("accuracy", section) if "had to learn that" in note.text]
+
+    assert told((0.0, -8.0), "kept") == [True]
+    assert told((0.0, -8.0), "filtered") == told((0.0, 2.0), "kept") == []
 
 
 def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_the_whole(tmp_path):
@@ -165,8 +193,7 @@ def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_th
         np.save(tmp_path / "runs" / key / "ranks.npy", np.full(20, rank))
 
     def row(label, model, mean):
-        metrics = {"ndcg@10": {"mean": mean}}
-        return {"label": label, "model": model, "metrics": metrics, "seeds": [{"key": label, "state": "finished", "targets": 20}]}
+        return row_of(label, model=model, metrics={"ndcg@10": spread(mean)}, seeds=(finished(label, targets=20),))
 
     rows = [
         row("top", "ssd4rec", 1.0),
@@ -175,13 +202,12 @@ def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_th
         row("caser", "caser", 0.3),
         row("mamba", "mamba4rec", 0.3),  # ours without the backward direction
     ]
-    add_tests(rows, tmp_path, tmp_path)
-    found = [[(test["baseline"], test["difference"]) for test in each.get("against_baselines", ())] for each in rows]
+    found = [[(test.baseline, test.difference) for test in each.tests] for each in against_best(rows, tmp_path, tmp_path)]
     assert found == [[("sasrec", 0.5), ("none", 0.5), ("mamba", 2 / 3)], [("sasrec", 0.0)], [], [], []]
-    rows = [row("top", "ssd4rec", 1.0), row("none", "ssd4rec", 0.5), {**row("missing", "ssd4rec", 0.0), "metrics": {}}]
-    add_worth(rows, tmp_path)
-    assert [test["difference"] for test in rows[1]["against_baselines"]] == [-0.5]
-    assert "against_baselines" not in rows[0] | rows[2]
+    assert not any(each.tests for each in rows)  # what was given is as it was
+    rows = [row("top", "ssd4rec", 1.0), row("none", "ssd4rec", 0.5), row_of("missing", model="ssd4rec")]
+    found = [[test.difference for test in each.tests] for each in against_whole(rows, tmp_path)]
+    assert found == [[], [-0.5], []]
 
 
 def test_a_paired_test_tells_a_better_model_from_an_equal_one():
@@ -197,14 +223,12 @@ def test_ranks_that_are_not_of_their_figures_are_refused(tmp_path):
     """Runs are handed on: whose file it is, and what to do, in one line."""
     (tmp_path / "runs" / "a").mkdir(parents=True)
     np.save(tmp_path / "runs" / "a" / "ranks.npy", np.full(49, 1))
-    seeds = [{"key": "a", "state": "finished", "targets": 150}]
-    rows = [
-        {"label": name, "model": name, "metrics": {"ndcg@10": {"mean": 1.0}}, "seeds": seeds} for name in ("ssd4rec", "sasrec")
-    ]
+    seeds = (finished("a", targets=150),)
+    rows = [row_of(name, metrics={"ndcg@10": spread(1.0)}, seeds=seeds) for name in ("ssd4rec", "sasrec")]
     with pytest.raises(
         DataError, match=r"ranks\.npy holds 49 ranks, result\.json beside it says 150 targets; remove .*runs/a and"
     ):
-        add_tests(rows, tmp_path, tmp_path)
+        against_best(rows, tmp_path, tmp_path)
 
 
 def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
@@ -213,10 +237,11 @@ def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
     described = {"read": {"notes": ["a part of the publisher's file"]}, "same_time": {"interactions": 3, "order": "item"}}
     data = replace(part.data, description=part.data.description | described)
     found = summarise([replace(part, data=data)], make_budget("small"), tmp_path)
-    (section,) = found["studies"]["accuracy"].values()
-    section = json.loads(json.dumps(section)) | {"kept": KEPT, "versions": {}, "protocol": {"split": "leave-last-out"}}
-    for row, commit in zip(section["rows"], ("c0ffee", None), strict=True):
-        row["seeds"] = [{"state": "finished", "seed": 1, "commit": commit}]
+    (section,) = found.studies["accuracy"].values()
+    rows = tuple(
+        row_of(label, seeds=(finished(label, commit=commit),)) for label, commit in (("ssd4rec", "c0ffee"), ("sasrec", None))
+    )
+    section = section.model_copy(update={"rows": rows, "protocol": Protocol(**PROTOCOL)})
     said = [note.text for note in notes("accuracy", section)]
     assert "Data: a part of the publisher's file." in said
     assert (
@@ -228,9 +253,7 @@ def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
 
 def test_a_file_s_name_is_no_markdown():
     """Its letters are shown as they are."""
-    section = {"rows": [], "source": "x", "kept": KEPT, "known": None, "reduced": None, "jobs": 1, "axis": None,
-               "budget": {"name": "small", "width": 1, "epochs": 1, "seeds": 1}, "protocol": None}  # fmt: skip
-    text = as_markdown({"commit": None, "studies": {"beta": {"my_log *2*.csv": section}}})
+    text = as_markdown(Results(format=4, commit=None, studies={"beta": {"my_log *2*.csv": section_of()}}))
     assert "## Backward weight (Figure 3): my\\_log \\*2\\*.csv" in text
 
 
@@ -248,7 +271,7 @@ def finish(part, out, at=0):
         "seen_removed": METRICS,
         "with_prior": {"transitions": 1.0, "repeats": 0.0, "test": METRICS, "seen_removed": METRICS},
         "measured": MEASURED,
-        "protocol": {"split": "leave-last-out", "seen": "kept", "targets": 9},
+        "protocol": PROTOCOL,
         "course": {"best_epoch": 1},
         "model": {"parameters": 1},
         "versions": {},
@@ -266,9 +289,8 @@ def test_figures_stay_until_there_are_others(tmp_path):
     first, second = part_of("accuracy", tmp_path, models=["ssd4rec"]), part_of("accuracy", tmp_path, models=["gru4rec"])
 
     def shown(part):
-        results = summarise([part], make_budget("small"), tmp_path)
-        (tmp_path / "results.json").write_text(json.dumps(results))
-        return [row["label"] for row in results["studies"]["accuracy"]["log.csv"]["rows"]]
+        results = write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+        return [row.label for row in results.studies["accuracy"]["log.csv"].rows]
 
     assert shown(second) == ["gru4rec"]
     finish(first, tmp_path)
@@ -278,10 +300,21 @@ def test_figures_stay_until_there_are_others(tmp_path):
     assert shown(second) == ["gru4rec"]
 
 
+def test_what_is_written_is_read_back(tmp_path):
+    """With all that was not measured, and with what was: nothing is left to a default."""
+    part = part_of("ablation", tmp_path)
+    finish(part, tmp_path)
+    results = write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+    assert earlier(tmp_path) == results.studies
+    section = results.as_dict()["studies"]["ablation"]["log.csv"]
+    assert set(section) == set(Section.model_fields)
+    assert set(section["rows"][0]) == set(Row.model_fields) - {"against_baselines", "against_best_baseline"}
+
+
 def test_figures_whose_runs_are_not_there_are_not_written_over(tmp_path):
     part = part_of("accuracy", tmp_path)
     folder = finish(part, tmp_path)
-    (tmp_path / "results.json").write_text(json.dumps(summarise([part], make_budget("small"), tmp_path)))
+    write(summarise([part], make_budget("small"), tmp_path), tmp_path)
     refuse_what_would_be_lost([part], tmp_path)
     refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
     (folder / "result.json").unlink()
@@ -305,6 +338,34 @@ def test_results_of_others_are_refused_and_stay(tmp_path, text, said):
     with pytest.raises(DataError, match=said):
         earlier(tmp_path)
     assert (tmp_path / "results.json").read_text() == text
+
+
+def test_a_row_of_another_shape_is_refused_by_its_place(tmp_path):
+    """A figure that is a text, a key that this version does not know, a state that no seed has: one line, and the file stays."""
+    part = part_of("accuracy", tmp_path)
+    finish(part, tmp_path)
+    sound = json.dumps(summarise([part], make_budget("small"), tmp_path).as_dict())
+    for old, new, said in (
+        ('"mean": 0.5', '"mean": "0.5"', r"rows\.0\.metrics\.ndcg@10\.mean: .*valid number"),
+        ('"jobs": 1, "device"', '"jobs": 1.5, "device"', r"rows\.0\.seeds\.0\.finished\.jobs: .*valid integer"),
+        ('"label"', '"younger": 1, "label"', r"rows\.0\.younger: Extra inputs are not permitted"),
+        ('"missing"', '"lost"', r"rows\.1\.seeds\.0: Input tag 'lost'"),
+        ('"users": 9, ', "", r"log\.csv\.kept\.users: Field required"),
+    ):
+        text = sound.replace(old, new, 1)
+        assert text != sound
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(DataError, match=rf"is not a result of reproduce \(studies.*{said}.*\); move it away, or choose"):
+            earlier(tmp_path)
+        assert (tmp_path / "results.json").read_text() == text
+
+
+def test_a_file_of_another_format_is_said_to_be_that_alone(tmp_path):
+    """However its rows look."""
+    (tmp_path / "results.json").write_text('{"format": 3, "parts": []}')
+    with pytest.raises(DataError) as refused:
+        earlier(tmp_path)
+    assert str(refused.value) == f"{tmp_path / 'results.json'} has format 3, this version writes 4; move it away (runs stay)"
 
 
 @pytest.mark.parametrize(
@@ -338,19 +399,20 @@ def test_the_points_of_a_figure_are_tested_against_its_beginning(tmp_path):
     part = part_of("beta", tmp_path)
     for at in range(3):
         finish(part, tmp_path, at)
-    section = summarise([part], make_budget("small"), tmp_path)["studies"]["beta"]["log.csv"]
-    against = {row["label"]: [test["baseline"] for test in row.get("against_baselines", ())] for row in section["rows"]}
+    results = summarise([part], make_budget("small"), tmp_path)
+    section = results.studies["beta"]["log.csv"]
+    against = {row.label: [test.baseline for test in row.tests] for row in section.rows}
     assert against == {"beta 0.0": [], "beta 0.1": ["beta 0.0"], "beta 0.2": ["beta 0.0"]} | {
         label: [] for label in list(against)[3:]
     }
     said = {note.text: note.warning for note in notes("beta", section)}
     assert said["One seed: what another one would change is in no difference here."]
-    assert "Paired bootstrap" in as_markdown({"commit": None, "studies": {"beta": {"log.csv": section}}})
+    assert "Paired bootstrap" in as_markdown(results)
 
 
 def test_what_was_set_is_said_above_every_table(tmp_path):
     part = part_of("rho", tmp_path, settings=["training.weight_decay=0.3"])
-    section = summarise([part], make_budget("small"), tmp_path)["studies"]["rho"]["log.csv"]
+    section = summarise([part], make_budget("small"), tmp_path).studies["rho"]["log.csv"]
     (said,) = (note.text for note in notes("rho", section) if "Settings" in note.text)
     assert said.startswith("Settings (last table): all rows: changed here (training.weight_decay), the rest searched")
 
@@ -358,8 +420,8 @@ def test_what_was_set_is_said_above_every_table(tmp_path):
 def test_a_report_says_how_many_histories_a_truncation_shortens(tmp_path):
     part = part_of("length", tmp_path, longest=10**6)
     part = replace(part, data=replace(part.data, longer={10: 7, 20: 1, 50: 0, 100: 0, 200: 0, 400: 0}))
-    section = summarise([part], make_budget("small"), tmp_path)["studies"]["length"]["log.csv"]
-    said = {note.text: note.warning for note in notes("length", section | {"kept": KEPT | {"users": 101}})}
+    section = summarise([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
+    said = {note.text: note.warning for note in notes("length", section.model_copy(update={"kept": replace(KEPT, users=101)}))}
     (counted,) = (text for text in said if text.startswith("Of 101 histories"))
     assert counted.startswith("Of 101 histories 7 have more than 10 events, 1 have more than 20 events, 0 have")
     (warned,) = (text for text, warning in said.items() if warning and "order of the batches" in text)
@@ -370,8 +432,8 @@ def test_where_no_history_is_long_enough_nothing_is_said_of_truncating(tmp_path)
     """All rows that would truncate are left out."""
     whole = part_of("length", tmp_path, longest=5)
     part = replace(whole, points=whole.points[-1:], data=replace(whole.data, longer={10: 0, 20: 0}))
-    section = summarise([part], make_budget("small"), tmp_path)["studies"]["length"]["log.csv"]
-    assert [row["label"] for row in section["rows"]] == ["whole"]
+    section = summarise([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
+    assert [row.label for row in section.rows] == ["whole"]
     assert not [note.text for note in notes("length", section) if "runcate" in note.text or "more than" in note.text]
 
 

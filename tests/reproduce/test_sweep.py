@@ -370,8 +370,8 @@ def test_data_that_change_under_a_sweep_are_refused(swept):
     asked = {"budget": make_budget("small", epochs=1, width=16), "out": swept / "changed", "cache": swept}
     sweep = plan("accuracy", [str(data)], **asked, models=["sasrec"], settings=["data.min_interactions=1"])
     worlds.frame(worlds.cycle(users=50)).write_csv(data)
-    (part,) = carry_out(sweep, lambda _: None)["studies"]["accuracy"].values()
-    assert "has changed since the sweep began; give the command again" in part["rows"][0]["seeds"][0]["why"]
+    (part,) = carry_out(sweep, lambda _: None).studies["accuracy"].values()
+    assert "has changed since the sweep began; give the command again" in part.rows[0].seeds[0].why
     assert not list((swept / "changed" / "counted").glob("*"))
 
 

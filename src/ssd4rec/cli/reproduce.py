@@ -76,7 +76,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         say(f"interrupted; the same command goes on where this one stopped. So far: {out / 'report.html'}")
         raise
     if as_json:
-        print_json(results)
+        print_json(results.as_dict())
     else:
         out_console.print(f"The report: {out / 'report.html'} (and report.md, results.json)")
     failed = [title for key, (title, _) in sweep.runs.items() if not sweep.finished(key)]

@@ -1,14 +1,14 @@
 """Whether one model is better than another for the same users, and which rows of a table are asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import CUTOFF, WATCHED, Ranks, gains
+from ssd4rec.reproduce.rows import Finished, PairedTest, Row
 from ssd4rec.reproduce.runs import RANKS, RESULT, ranks_of
 from ssd4rec.reproduce.studies import COUNTED, WIRINGS
 
@@ -44,57 +44,62 @@ def _resampled(differences: bytes) -> dict[str, float]:
     return {"difference": float(difference.mean()), "low": low, "high": high, "p": min(1.0, max(p, 1 / RESAMPLES))}
 
 
-def add_tests(rows: Sequence[dict[str, Any]], out: Path, counted: Path) -> None:
-    """Beside each wiring of ours: paired tests against the best model that is not ours, and the best of these that is learnt.
+def against_best(rows: Sequence[Row], out: Path, counted: Path) -> list[Row]:
+    """The rows, each wiring of ours tested against the best model that is not ours, and the best of these that is learnt.
 
-    Beside the first wiring also tests against the others, and against Mamba4Rec, which is ours without the backward direction.
+    The first wiring also against the others, and against Mamba4Rec, which is ours without the backward direction.
     """
-    done = [row for row in rows if row["metrics"]]
-    ours = [row for row in done if row["model"] in WIRINGS]
-    baselines = [row for row in done if row["model"] not in WIRINGS]
-    learnt = [row for row in baselines if row["model"] not in COUNTED]
-    best = {_best(among)["label"]: _best(among) for among in (baselines, learnt) if among}
-    for row in ours:
-        more = [*ours[1:], *(other for other in learnt if other["model"] == "mamba4rec")]
-        wirings = {other["label"]: other for other in more} if row is ours[0] else {}
-        row["against_baselines"] = [
-            {"baseline": label, **paired_bootstrap(_ranks(row, out, counted), _ranks(other, out, counted))}
-            for label, other in (best | wirings).items()
-        ]
+    done = [row for row in rows if row.metrics]
+    ours = [row for row in done if row.model in WIRINGS]
+    baselines = [row for row in done if row.model not in WIRINGS]
+    learnt = [row for row in baselines if row.model not in COUNTED]
+    best = {_best(among).label: _best(among) for among in (baselines, learnt) if among}
+    more = [*ours[1:], *(row for row in learnt if row.model == "mamba4rec")]
+    against = {row.label: best for row in ours}
+    if ours:
+        against[ours[0].label] = best | {row.label: row for row in more}
+    return [_tested(row, against[row.label].values(), out, counted) if row.label in against else row for row in rows]
 
 
-def add_worth(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Beside each model with something taken away: a paired test against the whole one."""
-    whole, *others = rows
-    for row in others:
-        if row["metrics"] and whole["metrics"]:
-            test = paired_bootstrap(_ranks(row, out, out), _ranks(whole, out, out))
-            row["against_baselines"] = [{"baseline": whole["label"], **test}]
+def against_whole(rows: Sequence[Row], out: Path) -> list[Row]:
+    """The rows, each model with something taken away tested against the whole one."""
+    return _against(rows[0], rows, out)
 
 
-def add_along(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Beside each point of a figure: a paired test against the one without what is varied, or with whole histories."""
-    start = next((row for row in rows if not row["x"]), None)
-    if start is not None and start["metrics"]:
-        add_worth([start, *(row for row in rows if row is not start)], out)
+def against_start(rows: Sequence[Row], out: Path) -> list[Row]:
+    """The rows, each point of a figure tested against the one without what is varied, or with whole histories."""
+    start = next((row for row in rows if not row.x), None)
+    return list(rows) if start is None else _against(start, rows, out)
 
 
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(rows, key=lambda row: float(row["metrics"][WATCHED]["mean"]))
+def _against(one: Row, rows: Sequence[Row], out: Path) -> list[Row]:
+    return [_tested(row, [one], out, out) if row is not one and row.metrics and one.metrics else row for row in rows]
 
 
-def _ranks(row: Mapping[str, Any], out: Path, counted: Path) -> list[Ranks]:
-    if row["model"] in COUNTED:
-        return [ranks_of(counted, f"{row['model']}.npy")]
-    return [_checked(ranks_of(out / "runs" / seed["key"]), seed, out) for seed in row["seeds"] if seed["state"] == "finished"]
+def _tested(row: Row, others: Iterable[Row], out: Path, counted: Path) -> Row:
+    tests = tuple(
+        PairedTest(baseline=other.label, **paired_bootstrap(_ranks(row, out, counted), _ranks(other, out, counted)))
+        for other in others
+    )
+    return row.model_copy(update={"against_baselines": tests})
 
 
-def _checked(ranks: Ranks, seed: Mapping[str, Any], out: Path) -> Ranks:
+def _best(rows: Sequence[Row]) -> Row:
+    return max(rows, key=lambda row: row.metrics[WATCHED].mean)
+
+
+def _ranks(row: Row, out: Path, counted: Path) -> list[Ranks]:
+    if row.model in COUNTED:
+        return [ranks_of(counted, f"{row.model}.npy")]
+    return [_checked(ranks_of(out / "runs" / seed.key), seed, out) for seed in row.finished]
+
+
+def _checked(ranks: Ranks, seed: Finished, out: Path) -> Ranks:
     """Runs are handed on: that the ranks are of its figures."""
-    if len(ranks) != seed["targets"]:
-        folder = out / "runs" / seed["key"]
+    if len(ranks) != seed.targets:
+        folder = out / "runs" / seed.key
         raise DataError(
-            f"{folder / RANKS} holds {len(ranks):,} ranks, {RESULT} beside it says {seed['targets']:,} targets; remove {folder} "
+            f"{folder / RANKS} holds {len(ranks):,} ranks, {RESULT} beside it says {seed.targets:,} targets; remove {folder} "
             "and give the command again"
         )
     return ranks

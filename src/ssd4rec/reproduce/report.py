@@ -12,6 +12,7 @@ from ssd4rec.files import write_whole
 from ssd4rec.reproduce.notes import notes
 from ssd4rec.reproduce.plots import plot
 from ssd4rec.reproduce.results import RESULTS
+from ssd4rec.reproduce.rows import Results, Section
 from ssd4rec.reproduce.studies import STUDIES
 from ssd4rec.reproduce.tables import Table, tables
 
@@ -23,29 +24,29 @@ text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:lef
 pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap}"""
 
 
-def write_report(results: Mapping[str, Any], out: Path) -> None:
+def write_report(results: Results, out: Path) -> None:
     """Write results.json, report.md and report.html into a folder, each whole or as it was."""
-    write_whole(out / RESULTS, json.dumps(results, indent=1))
+    write_whole(out / RESULTS, json.dumps(results.as_dict(), indent=1))
     write_whole(out / "report.md", as_markdown(results))
     write_whole(out / "report.html", as_html(results))
 
 
-def as_markdown(results: Mapping[str, Any]) -> str:
+def as_markdown(results: Results) -> str:
     """The tables as text."""
     lines = ["# Reproduction of SSD4Rec", "", f"Summarised by the code of commit {_commit(results)}.", ""]
-    for study, name, part in _parts(results):
+    for study, name, section in _sections(results):
         lines += [f"## {STUDIES[study].title}: {_plain(name)}", ""]
-        if command := part.get("command"):
-            lines += ["```", command, "```", ""]
-        for note in notes(study, part):
+        if section.command:
+            lines += ["```", section.command, "```", ""]
+        for note in notes(study, section):
             lines += [f"{'**' if note.warning else ''}{note.text}{'**' if note.warning else ''}", ""]
-        for table in tables(study, part):
+        for table in tables(study, section):
             lines += [*_markdown_table(table), ""]
     return "\n".join(lines)
 
 
-def _commit(results: Mapping[str, Any]) -> str:
-    return str(results["commit"] or "unknown (installed package)")
+def _commit(results: Results) -> str:
+    return results.commit or "unknown (installed package)"
 
 
 def _plain(name: str) -> str:
@@ -53,24 +54,24 @@ def _plain(name: str) -> str:
     return re.sub(r"([\\`*_<>\[\]#|])", r"\\\1", name)
 
 
-def as_html(results: Mapping[str, Any]) -> str:
+def as_html(results: Results) -> str:
     """One page: style and plots are in it."""
     parts = [f"<p>Summarised by the code of commit {_text(_commit(results))}.</p>"]
-    every = [f"{STUDIES[study].title}: {name}" for study, name, _ in _parts(results)]
+    every = [f"{STUDIES[study].title}: {name}" for study, name, _ in _sections(results)]
     links = " · ".join(f"<a href='#section-{number}'>{_text(title)}</a>" for number, title in enumerate(every, start=1))
     parts.append(f"<nav>{links}</nav>")
-    for number, (study, name, part) in enumerate(_parts(results), start=1):
+    for number, (study, name, section) in enumerate(_sections(results), start=1):
         parts.append(f"<h2 id='section-{number}'>{_text(every[number - 1])}</h2>")
-        if command := part.get("command"):
-            parts.append(f"<pre>{_text(command)}</pre>")
-        parts += [f"<p class='{'warn' if note.warning else 'note'}'>{_text(note.text)}</p>" for note in notes(study, part)]
-        parts += [_html_table(table) for table in tables(study, part)]
-        if part["axis"] is not None and (drawn := plot(part["rows"], part["axis"])) is not None:
-            said = f"NDCG, MRR and HR at 10 by {part['axis']} on {name}, the figures of the first table"
+        if section.command:
+            parts.append(f"<pre>{_text(section.command)}</pre>")
+        parts += [f"<p class='{'warn' if note.warning else 'note'}'>{_text(note.text)}</p>" for note in notes(study, section)]
+        parts += [_html_table(table) for table in tables(study, section)]
+        if section.axis is not None and (drawn := plot(section.rows, section.axis)) is not None:
+            said = f"NDCG, MRR and HR at 10 by {section.axis} on {name}, the figures of the first table"
             parts.append(f"<img alt='{_text(said)}' src='data:image/svg+xml;base64,{b64encode(drawn.encode()).decode()}'>")
         parts += [
             f"<details><summary>all settings of {_text(label)}, first seed</summary><pre>{_text(said)}</pre></details>"
-            for label, said in _settings(part).items()
+            for label, said in _settings(section).items()
         ]
     title = "Reproduction of SSD4Rec"
     head = (
@@ -79,9 +80,9 @@ def as_html(results: Mapping[str, Any]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{title}</h1>{"".join(parts)}</body></html>\n'
 
 
-def _settings(part: Mapping[str, Any]) -> dict[str, str]:
+def _settings(section: Section) -> dict[str, str]:
     """By row: those of the first one whole, of the others what is not as there."""
-    rows = {row["label"]: row["settings"] for row in part["rows"] if row["settings"]}
+    rows = {row.label: row.settings for row in section.rows if row.settings}
     first = next(iter(rows), "")
     said = {label: f"as of {first}, but for\n{_unlike(rows[first], settings)}" for label, settings in rows.items()}
     return said | ({first: json.dumps(rows[first], indent=1)} if rows else {})
@@ -96,8 +97,8 @@ def _unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return "\n".join([*different, *(f"without {name}" for name in without)])
 
 
-def _parts(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    return [(study, name, part) for study, parts in results["studies"].items() for name, part in parts.items()]
+def _sections(results: Results) -> list[tuple[str, str, Section]]:
+    return [(study, name, section) for study, sections in results.studies.items() for name, section in sections.items()]
 
 
 def _markdown_table(table: Table) -> list[str]:

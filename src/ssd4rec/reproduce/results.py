@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from ssd4rec.config import DataConfig, EvaluationConfig, value_of
 from ssd4rec.errors import DataError
 from ssd4rec.reproduce.budgets import Budget
 from ssd4rec.reproduce.origins import changed
+from ssd4rec.reproduce.rows import Results, Section, Studies
 from ssd4rec.reproduce.runs import RESULT, Part, commit
 from ssd4rec.reproduce.section import make_section
 from ssd4rec.reproduce.studies import STUDIES
 
 RESULTS = "results.json"
 FORMAT = 4  # of results.json
-SECTION = ("source", "known", "kept", "budget", "reduced", "axis", "protocol", "versions", "device", "rows")  # of any version
 PROTOCOL = frozenset(
     f"{group}.{key}"
     for group, settings in (("data", DataConfig), ("evaluation", EvaluationConfig))
@@ -25,7 +25,7 @@ PROTOCOL = frozenset(
 )
 
 
-def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> dict[str, Any]:
+def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> Results:
     """The parts of this sweep as far as they are finished, and what an earlier one left in the folder.
 
     Raises:
@@ -38,11 +38,8 @@ def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> dict[str, Any
         others = _finished(sections.get(name)) - {run.key for _, run in part.runs}
         if _finished(section) or not others:  # figures of other runs stay until there are some of these
             sections[name] = section
-    return {
-        "format": FORMAT,
-        "commit": commit(),  # that summarised it; each run has its own
-        "studies": {name: studies[name] for name in STUDIES if name in studies},
-    }
+    in_order = {name: studies[name] for name in STUDIES if name in studies}
+    return Results(format=FORMAT, commit=commit(), studies=in_order)
 
 
 def refuse_what_would_be_lost(parts: Sequence[Part], out: Path) -> None:
@@ -62,23 +59,22 @@ def refuse_what_would_be_lost(parts: Sequence[Part], out: Path) -> None:
             )
 
 
-def _finished(section: Mapping[str, Any] | None) -> set[str]:
+def _finished(section: Section | None) -> set[str]:
     """The keys of the runs whose figures a section has."""
-    rows = section["rows"] if section else []
-    return {seed["key"] for row in rows for seed in row["seeds"] if seed["state"] == "finished"}
+    return {seed.key for row in (section.rows if section else ()) for seed in row.finished}
 
 
-def _name(part: Part, sections: Mapping[str, Any]) -> str:
+def _name(part: Part, sections: Mapping[str, Section]) -> str:
     """Of its section: the data, and what --set changed of the protocol. Other data of the same name keep theirs."""
     first = next((point for point in part.points if point.unset), None)
     named = [f"{name}={value_of(first.configs[0], name)}" for name in changed(first) if name in PROTOCOL] if first else []
     name = " ".join([part.data.name, *named])
     there = sections.get(name)
-    other = there is not None and there.get("source") != part.data.source and there.get("fingerprint") != part.data.fingerprint
+    other = there is not None and there.source != part.data.source and there.fingerprint != part.data.fingerprint
     return " ".join([part.data.source, *named]) if other else name
 
 
-def earlier(out: Path) -> dict[str, Any]:
+def earlier(out: Path) -> Studies:
     """The studies that results.json holds; none: there is no such file.
 
     Raises:
@@ -86,14 +82,20 @@ def earlier(out: Path) -> dict[str, Any]:
     """
     path = out / RESULTS
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise DataError(f"{path} has format {found['format']}, this version writes {FORMAT}; move it away (runs stay)")
-        studies: dict[str, Any] = found["studies"]
-        for section in (section for sections in studies.values() for section in sections.values()):
-            itemgetter(*SECTION)(section)
+        text = path.read_text(encoding="utf-8")
+        version = json.loads(text)["format"]
+        found = Results.model_validate_json(text) if version == FORMAT else None
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a result of reproduce ({error!r}); move it away, or choose another --out") from error
-    return studies
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a result of reproduce ({_why(error)}); move it away, or choose another --out") from error
+    if found is None:
+        raise DataError(f"{path} has format {version}, this version writes {FORMAT}; move it away (runs stay)")
+    return found.studies
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -17,6 +17,7 @@ from ssd4rec.reproduce.budgets import Budget, as_options
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.report import write_report
 from ssd4rec.reproduce.results import refuse_what_would_be_lost, summarise
+from ssd4rec.reproduce.rows import Results
 from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Part, Run, counted_in, look_at, result_of
 from ssd4rec.reproduce.studies import (
     COMPARING,
@@ -146,9 +147,7 @@ def _points(name: str, data: Dataset, budget: Budget, models: Sequence[str], set
     return points(name, data.known, budget, models, settings)
 
 
-def carry_out(
-    sweep: Sweep, say: Say, watch: Watch = lambda *_: None, *, jobs: int = 1, threads: int | None = None
-) -> dict[str, Any]:
+def carry_out(sweep: Sweep, say: Say, watch: Watch = lambda *_: None, *, jobs: int = 1, threads: int | None = None) -> Results:
     """Make the runs that are missing, `jobs` at once; the report in `out` is whole after each.
 
     A run that fails is told in the report and tried again by the next call; the others go on.
@@ -183,7 +182,7 @@ def carry_out(
         raise refused(error.strerror or str(error)) from error
 
 
-def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threads: int | None) -> dict[str, Any]:
+def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threads: int | None) -> Results:
     refuse_what_would_be_lost(sweep.parts, sweep.out)
     runs = sweep.runs
     missing = [key for key in runs if not sweep.finished(key)]
@@ -221,7 +220,7 @@ def _spec(sweep: Sweep, title: str, run: Run) -> dict[str, Any]:
     }
 
 
-def _report(sweep: Sweep) -> dict[str, Any]:
+def _report(sweep: Sweep) -> Results:
     results = summarise(sweep.parts, sweep.budget, sweep.out)
     write_report(results, sweep.out)
     return results

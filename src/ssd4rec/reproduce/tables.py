@@ -1,11 +1,11 @@
 """The tables of the report."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from ssd4rec.evaluation.metrics import WATCHED
-from ssd4rec.reproduce.notes import by_time
 from ssd4rec.reproduce.published import METRICS
+from ssd4rec.reproduce.rows import Figures, PublishedRow, Section, Spread
 
 MIB = 1024 * 1024
 FEW_USERS = 200  # a bootstrap of fewer says little: one user more or less moves the mean by half a per cent
@@ -19,78 +19,75 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
 
 
-def tables(study: str, part: Mapping[str, Any]) -> list[Table]:
+def tables(study: str, section: Section) -> list[Table]:
     """The tables of one study on one data set."""
     if study == "efficiency":
-        return [_costs(part), _recipes(part)]
+        return [_costs(section), _recipes(section)]
     more = {
         "accuracy": (_with_prior, _seen_removed, _beside_published, _tests, _recipes),
         "ablation": (_tests, _costs, _recipes),
     }
-    found = [make(part) for make in more.get(study, (_tests, _recipes))]
-    return [_figures(part), *(each for each in found if each.rows)]
+    found = [make(section) for make in more.get(study, (_tests, _recipes))]
+    return [_figures(section), *(each for each in found if each.rows)]
 
 
-def _figures(part: Mapping[str, Any]) -> Table:
-    names = list(dict.fromkeys(name for row in part["rows"] for name in row["metrics"])) or list(METRICS)
+def _figures(section: Section) -> Table:
+    names = list(dict.fromkeys(name for row in section.rows for name in row.metrics)) or list(METRICS)
     rows = []
-    for row in part["rows"]:
-        cells = [_spread(row["metrics"].get(name)) for name in names]
-        done = sum(seed["state"] == "finished" for seed in row["seeds"])
-        rows.append((row["label"], *cells, f"{done}/{len(row['seeds'])}" if row["seeds"] else "-"))
+    for row in section.rows:
+        cells = [_spread(row.metrics.get(name)) for name in names]
+        rows.append((row.label, *cells, f"{len(row.finished)}/{len(row.seeds)}" if row.seeds else "-"))
     return Table("Test, mean ± standard deviation over seeds", ("", *(name.upper() for name in names), "seeds"), tuple(rows))
 
 
-def _with_prior(part: Mapping[str, Any]) -> Table:
-    rows, highest = [], part["highest_published"]
-    for row in part["rows"]:
-        if together := row["with_prior"]:
-            ndcg = together["metrics"][WATCHED]["mean"]
+def _with_prior(section: Section) -> Table:
+    rows, highest = [], section.highest_published
+    for row in section.rows:
+        if together := row.with_prior:
+            ndcg = together.metrics[WATCHED].mean
             rows.append(
                 (
-                    row["label"],
-                    *(_spread(figures) for figures in together["metrics"].values()),
-                    *(", ".join(f"{each:g}" for each in dict.fromkeys(together[name])) for name in ("transitions", "repeats")),
-                    _relative(ndcg, row["metrics"][WATCHED]["mean"]),
+                    row.label,
+                    *(_spread(spread) for spread in together.metrics.values()),
+                    _weights(together.transitions),
+                    _weights(together.repeats),
+                    _relative(ndcg, row.metrics[WATCHED].mean),
                     *([_relative(ndcg, highest[1])] if highest else []),
                 )
             )
-    names = tuple(dict.fromkeys(name.upper() for row in part["rows"] for name in row["metrics"]))
+    names = tuple(dict.fromkeys(name.upper() for row in section.rows for name in row.metrics))
     against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
     title = "The same models with a prior added to their scores: counted transitions, repeats (prior.*, chosen by validation)"
     return Table(title, ("", *names, "transitions", "repeats", "NDCG@10 against alone", *against), tuple(rows))
 
 
-def _seen_removed(part: Mapping[str, Any]) -> Table:
+def _seen_removed(section: Section) -> Table:
     """The other protocol. Of a prior, which was chosen with seen items kept, the transitions alone."""
-    names, highest = ("hr@10", "ndcg@10", "mrr@10"), part.get("highest_published_seen_removed")
+    names, highest = ("hr@10", "ndcg@10", "mrr@10"), section.highest_published_seen_removed
     rows = []
-    for row in part["rows"]:
-        if alone := row.get("seen_removed"):  # an earlier version did not measure it
-            together = (row["with_prior"] or {}).get("seen_removed", {})
+    for row in section.rows:
+        if alone := row.seen_removed:
+            together = row.with_prior.seen_removed if row.with_prior else {}
             cells = [_spread(each.get(name)) for each in (alone, together) for name in names]
-            best = (together or alone)[WATCHED]["mean"]
-            rows.append((row["label"], *cells, *([_relative(best, highest[1])] if highest else [])))
+            best = (together or alone)[WATCHED].mean
+            rows.append((row.label, *cells, *([_relative(best, highest[1])] if highest else [])))
     head = (*(name.upper() for name in names), *(f"{name.upper()} with transitions" for name in names))
     against = (f"with transitions, else alone, against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
     return Table("The same models with seen items removed from the candidates", ("", *head, *against), tuple(rows))
+
+
+def _weights(seeds: Sequence[float]) -> str:
+    return ", ".join(f"{each:g}" for each in dict.fromkeys(seeds))
 
 
 def _relative(value: float, other: float) -> str:
     return f"{100 * (value / other - 1):+.1f} %" if other else "-"
 
 
-def _beside_published(part: Mapping[str, Any]) -> Table:
-    rows = []
-    for row in part["rows"]:
-        for name, theirs in (row["published"] or {"figures": {}})["figures"].items():
-            ours = row["metrics"].get(name, {}).get("mean")
-            difference = ("-", "-") if ours is None else (f"{ours - theirs:+.4f}", _relative(ours, theirs))
-            source = f"{row['published']['grade']}: {row['published']['source']}"
-            rows.append((row["label"], name.upper(), _figure(ours), _figure(theirs), *difference, source))
-    for label, published in part["published_only"].items():
-        source = f"{published['grade']}: {published['source']}"
-        rows += [(label, name.upper(), "-", _figure(theirs), "-", "-", source) for name, theirs in published["figures"].items()]
+def _beside_published(section: Section) -> Table:
+    beside = [(row.label, row.published, row.metrics) for row in section.rows if row.published]
+    beside += [(label, published, {}) for label, published in section.published_only.items()]
+    rows = [cells for each in beside for cells in _compared(*each)]
     return Table(
         "Beside the published figures",
         ("", "metric", "ours", "published", "difference", "relative", "grade, source"),
@@ -98,26 +95,33 @@ def _beside_published(part: Mapping[str, Any]) -> Table:
     )
 
 
-def _tests(part: Mapping[str, Any]) -> Table:
+def _compared(label: str, published: PublishedRow, metrics: Figures) -> Iterator[tuple[str, ...]]:
+    for name, theirs in published.figures.items():
+        ours = metrics[name].mean if name in metrics else None
+        difference = ("-", "-") if ours is None else (f"{ours - theirs:+.4f}", _relative(ours, theirs))
+        yield label, name.upper(), _figure(ours), _figure(theirs), *difference, f"{published.grade}: {published.source}"
+
+
+def _tests(section: Section) -> Table:
     rows = []
-    for row in part["rows"]:
-        earlier = row.get("against_best_baseline")  # as an earlier version wrote it
-        for test in row.get("against_baselines", [earlier] if earlier else []):
-            interval = f"{test['low']:+.4f} … {test['high']:+.4f}"
-            rows.append((row["label"], test["baseline"], f"{test['difference']:+.4f}", interval, f"{test['p']:.4f}"))
+    for row in section.rows:
+        for test in row.tests:
+            interval = f"{test.low:+.4f} … {test.high:+.4f}"
+            rows.append((row.label, test.baseline, f"{test.difference:+.4f}", interval, f"{test.p:.4f}"))
     head = ("", "against", "NDCG@10 difference", "95 % interval", "p")
-    protocol = part["protocol"] or {"targets": part["kept"]["users"], "split": "leave-last-out"}
-    over = f"{protocol['targets']:,} {'targets, as if no two were of one user' if by_time(protocol) else 'users'}"
-    few = "" if protocol["targets"] >= FEW_USERS else ": too few for the figures below to mean much"
+    protocol = section.protocol
+    targets = protocol.targets if protocol else section.kept.users
+    over = f"{targets:,} {'targets, as if no two were of one user' if protocol and protocol.by_time else 'users'}"
+    few = "" if targets >= FEW_USERS else ": too few for the figures below to mean much"
     return Table(f"Paired bootstrap over {over}{few}; what another seed would change is not in it", head, tuple(rows))
 
 
-def _recipes(part: Mapping[str, Any]) -> Table:
+def _recipes(section: Section) -> Table:
     rows = []
-    for row in part["rows"]:
-        if row["settings"] is None:
+    for row in section.rows:
+        if row.settings is None:
             continue
-        backbone, training = row["settings"]["backbone"], row["settings"]["training"]
+        backbone, training = row.settings["backbone"], row.settings["training"]
         prefix = training["objective"] == "prefix"  # the others fill a row, and read each history once
         batch = f"{training['token_budget']:,} positions"
         if prefix and training["batch_size"]:
@@ -126,14 +130,14 @@ def _recipes(part: Mapping[str, Any]) -> Table:
         given = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"])
         rows.append(
             (
-                row["label"],
+                row.label,
                 *map(str, given),
                 training["objective"] + sampled,
                 str(backbone.get("layers", "-")),
                 batch,
                 str(training["max_epochs"]),
                 str(training["patience"]),
-                _place(row["recipe"] or "-"),
+                _place(row.recipe or "-"),
             )
         )
     head = (
@@ -152,19 +156,18 @@ def _recipes(part: Mapping[str, Any]) -> Table:
     return Table("How each was trained", head, tuple(rows))
 
 
-def _costs(part: Mapping[str, Any]) -> Table:
+def _costs(section: Section) -> Table:
     rows = []
-    for row in part["rows"]:
-        costs = row["costs"]
-        seconds = ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds")
-        memory = ("peak_memory", "peak_gpu_memory")
+    for row in section.rows:
+        costs = row.costs
+        seconds = (costs.seconds_an_epoch, costs.seconds_to_best, costs.inference_seconds, costs.padded_inference_seconds)
         rows.append(
             (
-                row["label"],
-                f"{row['parameters']:,}" if row["parameters"] else "-",
-                *(f"{costs[name]:.2f}" if costs[name] is not None else "-" for name in seconds),
-                _share(costs.get("cpu_share")),
-                *(f"{costs[name] / MIB:,.0f}" if costs[name] is not None else "-" for name in memory),
+                row.label,
+                f"{row.parameters:,}" if row.parameters else "-",
+                *(f"{each:.2f}" if each is not None else "-" for each in seconds),
+                _share(costs.cpu_share),
+                *(f"{each / MIB:,.0f}" if each is not None else "-" for each in (costs.peak_memory, costs.peak_gpu_memory)),
             )
         )
     head = (
@@ -194,7 +197,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _spread(value: Mapping[str, Any] | None) -> str:
+def _spread(value: Spread | None) -> str:
     if value is None:
         return "-"
-    return f"{value['mean']:.4f}" + (f" ± {value['sd']:.4f}" if value["sd"] is not None else "")
+    return f"{value.mean:.4f}" + (f" ± {value.sd:.4f}" if value.sd is not None else "")
