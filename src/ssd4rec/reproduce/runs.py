@@ -25,6 +25,7 @@ NUMERICS = 2  # raised when a change of the code changes what a run with the sam
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 MEASURES = ("test", "with_prior", "protocol", "course", "model", "versions")  # what a result has beside its cost
+YOUNGER = {"data.same_time": "file", "training.ema_decay": 0.0}  # settings that the first runs had not: the rule then
 STUDIED = tuple(length for length in LENGTHS if length is not None)
 COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
@@ -83,13 +84,12 @@ class Part:
                 yield point.label, Run(self.data, config)
 
 
-def _older(settings: dict[str, Any]) -> dict[str, Any]:
+def _older(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """As the first runs had them, which are worth keeping: without what is younger and says what was the rule then."""
-    if settings["data"]["same_time"] == "file":
-        del settings["data"]["same_time"]
-    if settings.get("training", {}).get("ema_decay") == 0.0:
-        del settings["training"]["ema_decay"]
-    return settings
+    return {
+        group: {key: value for key, value in found.items() if (f"{group}.{key}", value) not in YOUNGER.items()}
+        for group, found in settings.items()
+    }
 
 
 def _key(decides: Mapping[str, Any]) -> str:
