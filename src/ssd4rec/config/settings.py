@@ -61,7 +61,7 @@ class TrainingConfig(Settings):
     learning_rate: float = Field(1e-3, gt=0.0)
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # kept: the weights' moving average over up to 1 / (1 - this) steps; 0: they
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of a moving average of the weights, which is then validated and kept; 0: none
     softmax: Literal["auto", "full", "sampled"] = "auto"  # auto: sampled above 50,000 items; ranking is always over all
     negatives: int = Field(4096, ge=1)  # softmax = "sampled": shared by all targets of a batch
     negative_power: float = Field(0.5, ge=0.0, le=1.0)  # drawn by training counts to this power; 0: all items alike
