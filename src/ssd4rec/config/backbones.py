@@ -17,39 +17,41 @@ EVERY_PREFIX: tuple[Objective, ...] = ("one-pass", "prefix")
 
 
 class BackboneSettings(Settings):
-    """What the settings of every backbone can say of themselves."""
+    """What the settings of every backbone have, and can say of themselves."""
 
     objectives: ClassVar[tuple[Objective, ...]] = EVERY_PREFIX  # that can train it; the first where none is written
+
+    name: str  # which of them it is: each has one of its own
+    width: int = Field(64, ge=1)  # D
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
 
     def objection(self, objective: Objective) -> str | None:
         """Why an objective cannot train this backbone, and what to do; None: it can."""
         if objective in self.objectives:
             return None
-        name, ours = type(self).model_fields["name"].default, " or ".join(f'"{each}"' for each in self.objectives)
-        return f'training.objective = "{objective}" cannot train the backbone {name}; set training.objective = {ours}'
+        ours = " or ".join(f'"{each}"' for each in self.objectives)
+        return f'training.objective = "{objective}" cannot train the backbone {self.name}; set training.objective = {ours}'
 
 
-class SSD4RecConfig(BackboneSettings):
-    """The SSD4Rec backbone, with the paper's letter beside each size."""
+class Mamba2Sizes(BackboneSettings):
+    """Layers whose mixer is Mamba-2, with the paper's letter beside each size."""
 
-    name: Literal["ssd4rec"] = "ssd4rec"
-    width: int = Field(64, ge=1)  # D
     state_dim: int = Field(64, ge=1)  # N
     conv_width: int = Field(4, ge=1)  # K
     expand: int = Field(2, ge=1)  # E = expand * D
     head_width: int = Field(16, ge=1)  # P
     layers: int = Field(1, ge=1)
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
-    norm_embedding: bool = False
-    bidirectional: Bidirectional = "top"  # which layers read both ways; the paper: all
-    backward_weight: float = 0.1  # beta
-    feed_forward: bool = True  # false: an ablation of the paper
-    mirror_back: bool = False  # difference D1: the authors add the backward direction as it comes out
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        _check_heads(self.expand * self.width, self.head_width)
+        if self.inner_width % self.head_width:
+            raise ValueError(f"expand * width = {self.inner_width} is not a multiple of head_width = {self.head_width}")
         return self
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What all that have such layers share, without the name."""
+        return {key: getattr(self, key) for key in Mamba2Sizes.model_fields if key != "name"}
 
     @property
     def inner_width(self) -> int:
@@ -60,6 +62,31 @@ class SSD4RecConfig(BackboneSettings):
     def heads(self) -> int:
         """H = E / P."""
         return self.inner_width // self.head_width
+
+
+class TransformerSizes(BackboneSettings):
+    """Layers of self-attention."""
+
+    heads: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1)
+    max_length: int = Field(200, ge=1)  # places that are read at once, a blank too; positions are learned up to here
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        return self
+
+
+class SSD4RecConfig(Mamba2Sizes):
+    """The SSD4Rec backbone."""
+
+    name: Literal["ssd4rec"] = "ssd4rec"
+    norm_embedding: bool = False
+    bidirectional: Bidirectional = "top"  # which layers read both ways; the paper: all
+    backward_weight: float = 0.1  # beta
+    feed_forward: bool = True  # false: an ablation of the paper
+    mirror_back: bool = False  # difference D1: the authors add the backward direction as it comes out
 
     @property
     def bidirectional_layers(self) -> tuple[bool, ...]:
@@ -85,125 +112,61 @@ class SSD4RecConfig(BackboneSettings):
         return super().objection(objective)
 
 
-class Mamba4RecConfig(BackboneSettings):
+class Mamba4RecConfig(Mamba2Sizes):
     """Mamba4Rec: Mamba-2 layers that read forwards only."""
 
     name: Literal["mamba4rec"] = "mamba4rec"
-    width: int = Field(64, ge=1)  # D
-    state_dim: int = Field(64, ge=1)  # N
-    conv_width: int = Field(4, ge=1)  # K
-    expand: int = Field(2, ge=1)  # E = expand * D
-    head_width: int = Field(16, ge=1)  # P
-    layers: int = Field(1, ge=1)
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _check_heads(self.expand * self.width, self.head_width)
-        return self
 
     @property
     def as_ssd4rec(self) -> SSD4RecConfig:
         """The same network, said in SSD4Rec's settings."""
-        return SSD4RecConfig(
-            width=self.width,
-            state_dim=self.state_dim,
-            conv_width=self.conv_width,
-            expand=self.expand,
-            head_width=self.head_width,
-            layers=self.layers,
-            dropout=self.dropout,
-            norm_embedding=True,
-            bidirectional="none",
-        )
+        return SSD4RecConfig(**self.sizes, norm_embedding=True, bidirectional="none")
 
 
-class SASRecConfig(BackboneSettings):
+class SASRecConfig(TransformerSizes):
     """SASRec: causal self-attention."""
 
     name: Literal["sasrec"] = "sasrec"
-    width: int = Field(64, ge=1)  # D
-    heads: int = Field(2, ge=1)
-    layers: int = Field(2, ge=1)
-    max_length: int = Field(200, ge=1)  # events that are read at once; positions are learned up to here
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _check_attention(self.width, self.heads)
-        return self
 
 
-class BERT4RecConfig(BackboneSettings):
+class BERT4RecConfig(TransformerSizes):
     """BERT4Rec: self-attention in both directions."""
 
     objectives: ClassVar[tuple[Objective, ...]] = ("cloze", "prefix")
 
     name: Literal["bert4rec"] = "bert4rec"
-    width: int = Field(64, ge=1)  # D
-    heads: int = Field(2, ge=1)
-    layers: int = Field(2, ge=1)
-    max_length: int = Field(200, ge=1)  # places that are read at once, the blank too; positions are learned up to here
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _check_attention(self.width, self.heads)
-        return self
 
 
 class GRU4RecConfig(BackboneSettings):
     """GRU4Rec: a gated recurrent network."""
 
     name: Literal["gru4rec"] = "gru4rec"
-    width: int = Field(64, ge=1)  # D
     hidden: int = Field(128, ge=1)  # width of the recurrent state
     layers: int = Field(1, ge=1)
     max_length: int = Field(200, ge=1)  # events that are read one after the other
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
 
 
 class CaserConfig(BackboneSettings):
     """Caser: convolutions over the last few events."""
 
     name: Literal["caser"] = "caser"
-    width: int = Field(64, ge=1)  # D
     window: int = Field(5, ge=1)  # events that are read: L in its paper
     horizontal: int = Field(16, ge=1)  # filters of each height 1 … window
     vertical: int = Field(4, ge=1)  # filters along a channel
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
 
 
-class SIGMAConfig(BackboneSettings):
+class SIGMAConfig(Mamba2Sizes):
     """SIGMA: a mixer over the history and over the history partly reversed, and a GRU."""
 
     objectives: ClassVar[tuple[Objective, ...]] = ("prefix",)
 
     name: Literal["sigma"] = "sigma"
-    width: int = Field(64, ge=1)  # D
-    state_dim: int = Field(64, ge=1)  # N
-    conv_width: int = Field(4, ge=1)  # K
-    expand: int = Field(2, ge=1)  # E = expand * D
-    head_width: int = Field(16, ge=1)  # P
-    layers: int = Field(1, ge=1)
     kept: int = Field(5, ge=0)  # events at the end that are not reversed: r in its paper
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        _check_heads(self.expand * self.width, self.head_width)
-        return self
 
     @property
     def mixer(self) -> SSD4RecConfig:
         """The sizes of its mixer."""
-        return SSD4RecConfig(
-            width=self.width,
-            state_dim=self.state_dim,
-            conv_width=self.conv_width,
-            expand=self.expand,
-            head_width=self.head_width,
-        )
+        return SSD4RecConfig(**self.sizes)
 
 
 def _name(value: Any) -> str | None:
@@ -233,13 +196,3 @@ BACKBONES: dict[str, type[BackboneSettings]] = {
     "mamba4rec": Mamba4RecConfig,
     "sigma": SIGMAConfig,
 }
-
-
-def _check_attention(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"width = {width} is not a multiple of heads = {heads}")
-
-
-def _check_heads(inner_width: int, head_width: int) -> None:
-    if inner_width % head_width:
-        raise ValueError(f"expand * width = {inner_width} is not a multiple of head_width = {head_width}")
