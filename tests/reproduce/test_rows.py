@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd4rec.reproduce.rows import Results
+from ssd4rec.reproduce.rows import Costs, Results, Row
 
 COMMITTED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/results.json"))
 
@@ -22,10 +22,21 @@ def test_what_earlier_versions_wrote_is_read_and_nothing_is_lost_or_made_up(path
     assert any(row.metrics for row in rows_of(path))
 
 
-def test_the_only_test_of_an_earlier_version_is_one_of_the_tests():
-    """It stands under another name there; rows without tests have none."""
-    rows = [row for path in COMMITTED for row in rows_of(path)]
-    earlier = [row for row in rows if row.against_best_baseline]
-    assert [len(row.tests) for row in earlier] == [1, 1]
-    assert [row.tests[0] for row in earlier] == [row.against_best_baseline for row in earlier]
-    assert {len(row.tests) for row in rows} == {0, 1, 2, 3}
+NO_COSTS = dict.fromkeys(Costs.model_fields)
+TEST = {"baseline": "sasrec", "difference": 0.1, "low": 0.0, "high": 0.2, "p": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("written", "tests"),
+    [
+        ({"against_best_baseline": TEST}, [TEST]),
+        ({"against_best_baseline": None}, []),
+        ({"against_baselines": [TEST, {**TEST, "baseline": "gru4rec"}]}, [TEST, {**TEST, "baseline": "gru4rec"}]),
+        ({}, []),
+    ],
+    ids=["earlier", "earlier, none", "now", "now, none"],
+)
+def test_the_only_test_of_an_earlier_version_is_one_of_the_tests(written, tests):
+    unmeasured = dict.fromkeys(("x", "with_prior", "parameters", "settings", "recipe", "published"))
+    row = {"label": "ssd4rec", "model": "ssd4rec", **unmeasured, "metrics": {}, "costs": NO_COSTS, "seeds": [], **written}
+    assert [test.model_dump() for test in Row.model_validate_json(json.dumps(row)).tests] == tests
