@@ -165,10 +165,7 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
     place = _place(where)
     name = ".".join(str(part) for part in place)
     if kind == "extra_forbidden":
-        known = _known_keys(chosen) if len(place) > 1 else list(Config.model_fields)
-        others = [each for each in BACKBONES if name in _known_keys(each)]
-        whose = f" ({name} is a setting of {', '.join(others)}, not of {chosen})" if others else ""
-        return f"unknown setting {name!r}; {_nearest(name, known, 'settings')}{whose}"
+        return _unknown(name, chosen, list(Config.model_fields) if len(place) == 1 else _known_keys(chosen))
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         if not isinstance(problem["input"], dict):
             return _no_table(name, problem["input"])
@@ -180,6 +177,13 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
         return f"{name} = {problem['input']!r}: Input should be a list of numbers such as [10, 20]"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{name} = {problem['input']!r}: {message}" if name and kind != "value_error" else message
+
+
+def _unknown(name: str, backbone: str, known: list[str]) -> str:
+    if others := [each for each in BACKBONES if name in _known_keys(each)]:
+        own = [key for key in known if key.startswith("backbone.")]
+        return f"{name} is a setting of {', '.join(others)}, not of {backbone}, whose settings are {', '.join(own)}"
+    return f"unknown setting {name!r}; {_nearest(name, known, 'settings')}"
 
 
 def _place(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
