@@ -462,6 +462,10 @@ def test_what_a_person_wrote_is_not_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[training]\nheads = 4", r"backbone\.heads is a setting of sasrec, bert4rec, not of ssd4rec, whose settings are .*_dim"),
+        ("[backbone]\nmax_length = 4", r"max_length is a setting of .*, not of ssd4rec; did you mean 'data\.max_length'\?$"),
+        ("[training]\nmask = 0.1", r"unknown setting 'training\.mask'; did you mean 'training\.mask_ratio'\?$"),
+        ("[training]\nwidth = 4", r"unknown setting 'training\.width'; did you mean 'backbone\.width'\?$"),
         ('[backbone]\nname = "mamba5rec"', r"unknown backbone 'mamba5rec'; did you mean 'mamba4rec'\?"),
         ('[backbone]\nname = "zzz"', r"unknown backbone 'zzz'; known backbones: ssd4rec, sasrec, .*mamba4rec"),
         ('[backbone]\nname = "mamba4rec"\nwidht = 3', r"unknown setting 'backbone\.widht'; did you mean 'backbone\.width'\?$"),

@@ -8,7 +8,7 @@ from ssd4rec.errors import ConfigError
 
 def nearest(name: str, among: Iterable[str]) -> str | None:
     """The one that was meant, perhaps; None: none is near."""
-    return next(iter(difflib.get_close_matches(name, list(among), n=1)), None)
+    return next(iter(difflib.get_close_matches(name, list(among), n=1, cutoff=0.5)), None)
 
 
 def find(name: str, among: Sequence[str], what: str) -> str:

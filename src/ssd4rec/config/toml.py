@@ -180,10 +180,13 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
 
 
 def _unknown(name: str, backbone: str, known: list[str]) -> str:
-    if others := [each for each in BACKBONES if name in _known_keys(each)]:
-        own = [key for key in known if key.startswith("backbone.")]
-        return f"{name} is a setting of {', '.join(others)}, not of {backbone}, whose settings are {', '.join(own)}"
-    return f"unknown setting {name!r}; {_nearest(name, known, 'settings')}"
+    own, key = [each for each in _known_keys(backbone) if each.startswith("backbone.")], name.rpartition(".")[2]
+    others = [each for each in BACKBONES if key in BACKBONES[each].model_fields]
+    if not others or f"backbone.{key}" in own:
+        return f"unknown setting {name!r}; {_nearest(name, known, 'settings')}"
+    same = next((each for each in known if each.endswith(f".{key}")), None)
+    instead = f"; did you mean {same!r}?" if same else f", whose settings are {', '.join(own)}"
+    return f"backbone.{key} is a setting of {', '.join(others)}, not of {backbone}{instead}"
 
 
 def _place(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
