@@ -301,6 +301,10 @@ def test_overrides_may_depend_on_each_other() -> None:
             '[training]\nsoftmax = "sampled"\nupdated_rows = "touched"\nweight_decay = 0.1',
             r'training\.updated_rows = "touched" cannot decay rows .* found training\.weight_decay = 0\.1; set',
         ),
+        (
+            '[training]\nsoftmax = "sampled"\nupdated_rows = "touched"\nlabel_smoothing = 0.1',
+            r'training\.updated_rows = "touched" cannot ask for rows .* found training\.label_smoothing = 0\.1; set',
+        ),
     ],
 )
 def test_settings_that_cannot_be(text: str, message: str) -> None:

@@ -77,6 +77,17 @@ def test_a_sampled_loss_by_hand() -> None:
     assert model.loss(state, torch.tensor([2]), proposal).item() == pytest.approx(0)
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_smoothed_loss_by_hand(sampled: bool) -> None:
+    """Scores 0, ln 4 for items 1 and 2, the mask far away. Half of item 2's probability is shared: 3/4 ln 5/4 + 1/4 ln 5."""
+    model = NextItemModel(Echo(), catalogue_size=2)
+    with torch.no_grad():
+        model.table.weight.copy_(torch.tensor([[9.0, 9], [0, 0], [1, 0]]))
+    proposal = propose(torch.ones(2), 0.0, 2) if sampled else None
+    loss = model.loss(torch.tensor([[math.log(4), 0.0]]), torch.tensor([2]), proposal, smoothing=0.5)
+    assert loss.item() == pytest.approx(0.75 * math.log(5 / 4) + 0.25 * math.log(5))
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_sampled_loss_teaches_the_full_one_where_all_items_are_drawn(sparse: bool) -> None:
     """Loss and the gradient of the table, dense or of the touched rows, are those of the full softmax; the mask has none."""

@@ -13,6 +13,7 @@ from ssd4rec.layers.step import Cache
 from ssd4rec.ops.forms import linear_cross_entropy
 from ssd4rec.ops.sampled_softmax import Proposal, sampled_cross_entropy
 from ssd4rec.ops.segments import append, to_device
+from ssd4rec.ops.softmax import cost_of_smoothing
 from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
 
 
@@ -186,14 +187,19 @@ class NextItemModel(nn.Module):
         """[B, D] -> [B, V]: column j scores item number j + 1."""
         return states @ self.item_vectors.T
 
-    def loss(self, states: States, targets: Tensor, proposal: Proposal | None = None) -> Tensor:
+    def loss(self, states: States, targets: Tensor, proposal: Proposal | None = None, smoothing: float = 0.0) -> Tensor:
         """Mean softmax cross-entropy over the catalogue, or over a sample of it.
 
         Args:
             states: [M, D].
             targets: int64 [M] item numbers, 1 … V.
             proposal: how negatives are drawn; None: all items are scored.
+            smoothing: share of a target's probability that all items of the catalogue are given alike; with negatives too.
         """
+        loss = self._cross_entropy(states, targets, proposal)
+        return loss + smoothing * cost_of_smoothing(states, self.table(targets), self.item_vectors) if smoothing else loss
+
+    def _cross_entropy(self, states: States, targets: Tensor, proposal: Proposal | None) -> Tensor:
         if proposal is None:
             return linear_cross_entropy(states, self.item_vectors, targets - 1)
         drawn, log_expected = (to_device(each, states.device) for each in proposal.draw())

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from rows import relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops import softmax
-from ssd4rec.ops.softmax import linear_cross_entropy, linear_cross_entropy_definition
+from ssd4rec.ops.softmax import cost_of_smoothing, linear_cross_entropy, linear_cross_entropy_definition
 
 
 def random_inputs(rows: int, classes: int, width: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,6 +56,17 @@ def test_gradients_equal_those_of_the_definition(rows: int, block: int, monkeypa
     found = torch.autograd.grad(3 * linear_cross_entropy(states, table, targets), (states, table))
     expected = torch.autograd.grad(3 * linear_cross_entropy_definition(states, table, targets), (states, table))
     assert max(map(relative_error, found, expected)) < 1e-12
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_smoothed_labels_cost_what_torch_says(share: float) -> None:
+    """Loss and gradients are those of torch's cross-entropy with label_smoothing, of all scores at once."""
+    states, table, targets = random_inputs(7, 5)
+    found = linear_cross_entropy(states, table, targets) + share * cost_of_smoothing(states, table[targets], table)
+    expected = F.cross_entropy(states @ table.T, targets, label_smoothing=share)
+    assert relative_error(found, expected) < 1e-13
+    gradients = (torch.autograd.grad(loss, (states, table)) for loss in (found, expected))
+    assert max(map(relative_error, *gradients)) < 1e-12
 
 
 def test_float32_is_right_to_rounding() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec.config import DataConfig, TrainingConfig
+from ssd4rec.config import DataConfig, TrainingConfig, load_config
 from ssd4rec.data.packing import lay_end_to_end
 from ssd4rec.data.split import make_split
 from ssd4rec.model import make_model
@@ -49,6 +49,20 @@ def test_fillers_change_nothing():
         assert (apart.items == 0).sum() > (batch.items == 0).sum()
         losses = [next_item_loss(model, each, config).item() for each in (batch, apart)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+
+
+@pytest.mark.parametrize(("objective", "backbone"), [("one-pass", "ssd4rec"), ("prefix", "ssd4rec"), ("cloze", "bert4rec")])
+def test_labels_are_smoothed_under_each_objective(objective, backbone):
+    """Half a share lies half-way between none and all, which differ."""
+    world, config, batch = whole_pass(objective)
+    model = make_model(load_config("quick", [f'backbone.name="{backbone}"']), len(world.catalogue)).double().eval()
+    with torch.no_grad():
+        model.table.weight.normal_(generator=torch.Generator().manual_seed(1))
+        none, half, all_alike = (
+            next_item_loss(model, batch, config.model_copy(update={"label_smoothing": share})).item() for share in (0.0, 0.5, 1.0)
+        )
+    assert half == pytest.approx((none + all_alike) / 2)
+    assert abs(all_alike - none) > 0.1
 
 
 def test_masking_spares_targets_and_hits_its_share():

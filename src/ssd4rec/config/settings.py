@@ -62,6 +62,7 @@ class TrainingConfig(Settings):
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of a moving average of the weights, which is then validated and kept; 0: none
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)  # share of a target's probability that all items are given alike
     softmax: Literal["auto", "full", "sampled"] = "auto"  # auto: sampled above 50,000 items; ranking is always over all
     negatives: int = Field(4096, ge=1)  # softmax = "sampled": shared by all targets of a batch
     negative_power: float = Field(0.5, ge=0.0, le=1.0)  # drawn by training counts to this power; 0: all items alike
@@ -80,11 +81,12 @@ class TrainingConfig(Settings):
                 f'training.updated_rows = "touched" needs training.softmax = "sampled", found "{self.softmax}": '
                 f"the full softmax touches every row; set training.softmax=sampled or training.updated_rows=all"
             )
-        if self.updated_rows == "touched" and self.weight_decay:
-            raise ValueError(
-                f'training.updated_rows = "touched" cannot decay rows that it leaves alone, found training.weight_decay = '
-                f"{self.weight_decay}; set training.weight_decay=0.0 or training.updated_rows=all"
-            )
+        for key, what in (("weight_decay", "decay"), ("label_smoothing", "ask for")):
+            if self.updated_rows == "touched" and (value := getattr(self, key)):
+                raise ValueError(
+                    f'training.updated_rows = "touched" cannot {what} rows that it leaves alone, found training.{key} = '
+                    f"{value}; set training.{key}=0.0 or training.updated_rows=all"
+                )
         return self
 
     def samples(self, catalogue_size: int) -> bool:

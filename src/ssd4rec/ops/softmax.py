@@ -55,6 +55,24 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
     return loss
 
 
+def cost_of_smoothing(states: Tensor, asked: Tensor, table: Tensor) -> Tensor:
+    """What smoothed labels add to a mean cross-entropy, for each unit of the share that all classes are given alike.
+
+    With the share e of Szegedy et al. (2016, section 7) the target of row i has the probability 1 - e + e / V, every other class
+    e / V. The normaliser is the same for all, so the loss grows by e (score of the target - mean score), which needs the mean row
+    of the table alone.
+
+    Args:
+        states: [M, D].
+        asked: [M, D], the rows of the table that are the targets.
+        table: [V, D].
+
+    Returns:
+        A scalar; differentiable in all three.
+    """
+    return (states * (asked - table.mean(0))).sum(1).mean()
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Both gradients beside the loss.
 

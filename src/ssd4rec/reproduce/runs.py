@@ -25,7 +25,11 @@ NUMERICS = 2  # raised when a change of the code changes what a run with the sam
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 MEASURES = ("test", "with_prior", "protocol", "course", "model", "versions")  # what a result has beside its cost
-YOUNGER = {"data.same_time": "file", "training.ema_decay": 0.0}  # settings that the first runs had not: the rule then
+YOUNGER = {  # settings that the first runs had not: the rule then
+    "data.same_time": "file",
+    "training.ema_decay": 0.0,
+    "training.label_smoothing": 0.0,
+}
 STUDIED = tuple(length for length in LENGTHS if length is not None)
 COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"

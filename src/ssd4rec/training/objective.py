@@ -65,26 +65,27 @@ def next_item_loss(
     Args:
         model: in training or evaluation mode.
         batch: from `prepare`; or a packed batch, which is prepared here (a GPU is then waited for).
-        config: the objective and the mask ratio.
+        config: the objective, the mask ratio and the smoothing of labels.
         proposal: how negatives are drawn; None: every item of the catalogue is one.
     """
     if isinstance(batch, PackedBatch):
         batch = prepare(batch, config)
     if config.objective == "cloze":
-        return _cloze_loss(model, batch, config.mask_ratio, proposal)
+        return _cloze_loss(model, batch, config, proposal)
     items = masked(batch.items, config.mask_ratio)
     read = model.encode if config.objective == "prefix" else model.encode_prefixes
-    return model.loss(read(items, batch.boundaries).index_select(0, batch.asked), batch.targets, proposal)
+    states = read(items, batch.boundaries).index_select(0, batch.asked)
+    return model.loss(states, batch.targets, proposal, config.label_smoothing)
 
 
-def _cloze_loss(model: NextItemModel, batch: TrainingBatch, ratio: float, proposal: Proposal | None) -> Tensor:
+def _cloze_loss(model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, proposal: Proposal | None) -> Tensor:
     # how many are hidden is known on the device alone: a GPU is waited for here
     last = torch.zeros_like(batch.items, dtype=torch.bool)
     last[to_device(batch.boundaries[1:] - 1, last.device)] = True
-    hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < ratio)
+    hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < config.mask_ratio)
     blanks = batch.asked[hidden]
     states = model.fill_in(batch.items.index_fill(0, blanks, 0), batch.boundaries)
-    return model.loss(states[blanks], batch.targets[hidden], proposal)
+    return model.loss(states[blanks], batch.targets[hidden], proposal, config.label_smoothing)
 
 
 @dataclass(frozen=True)
