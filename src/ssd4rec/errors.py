@@ -6,6 +6,7 @@ SSD4RecError
 ├── ShapeError     (ValueError)       tensors that belong together do not fit
 ├── DivergedError  (ArithmeticError)  a model gave scores that are not numbers
 ├── ArtefactError  (RuntimeError)     a saved model is missing, damaged or of another version
+│   └── StateError                    so is the state of a training that was to go on
 └── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
 
 A message says what came (file, row, value), what was expected, and what to do.
@@ -35,6 +36,10 @@ class DivergedError(SSD4RecError, ArithmeticError):
 
 class ArtefactError(SSD4RecError, RuntimeError):
     """A saved model is missing, damaged or of another version."""
+
+
+class StateError(ArtefactError):
+    """The state of a training is missing, damaged, or of another training or version: it cannot be gone on with."""
 
 
 class BackendError(SSD4RecError, RuntimeError):

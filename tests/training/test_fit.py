@@ -125,6 +125,35 @@ def test_a_broken_off_training_resumes_to_the_same_weights(world, uninterrupted,
     ]
 
 
+class StopAtValidation(Callback):
+    """Breaks off a training when its epoch is learnt and not yet validated."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_validation_start(self, trainer, _):
+        if trainer.current_epoch == self.epoch:
+            raise ConnectionAbortedError("power cut")
+
+
+@pytest.mark.parametrize("steps", [None, 2], ids=["from the start", "already resumed once"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_epoch_that_was_not_validated_is_not_passed_over(world, uninterrupted, tmp_path, monkeypatch, epoch, steps):
+    """A checkpoint at each batch, and cut off between an epoch's last batch and its line of the course: the line comes."""
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    assert uninterrupted[1].course[0].ndcg != uninterrupted[1].course[1].ndcg
+    resume = False
+    for stop in [*([Stop(steps)] if steps else []), StopAtValidation(epoch)]:
+        with pytest.raises(ConnectionAbortedError):
+            train(world, directory=tmp_path, resume=resume, callbacks=[stop])
+        resume = True
+    weights, report = train(world, directory=tmp_path, resume=True)
+    assert equal(weights, uninterrupted[0])
+    assert [(epoch.loss, epoch.ndcg) for epoch in report.course] == [
+        (epoch.loss, epoch.ndcg) for epoch in uninterrupted[1].course
+    ]
+
+
 class Rates(Callback):
     """Writes down the learning rate of each step."""
 

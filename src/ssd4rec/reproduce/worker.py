@@ -22,7 +22,7 @@ from ssd4rec import experiment
 from ssd4rec.artefact import Artefact, load_artefact
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
-from ssd4rec.errors import ArtefactError, DataError
+from ssd4rec.errors import ArtefactError, DataError, StateError
 from ssd4rec.files import write_whole
 from ssd4rec.machine import device_of, processor
 from ssd4rec.reproduce.measure import Measure, count
@@ -121,10 +121,7 @@ def _cost_before(folder: Path) -> dict[str, Any]:
 def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> None:
     try:
         experiment.train(data, config, folder / "model", resume=resume, say=_say, callbacks=_watching())
-    except ArtefactError:
-        if not resume:
-            raise
-        # what an earlier version of the code left cannot be gone on with: begun anew
+    except StateError:  # what an earlier version of the code left: begun anew
         experiment.train(data, config, folder / "model", say=_say, callbacks=_watching())
 
 

@@ -68,8 +68,8 @@ def fit(
         The course of training.
 
     Raises:
-        ArtefactError: nothing to resume in `directory`, or what is there is damaged or of another training; another one is at
-            work there; it cannot be written.
+        StateError: nothing to resume in `directory`, or what is there is damaged or of another training.
+        ArtefactError: another one is at work there; it cannot be written.
         BackendError: the accelerator that was asked for is not there.
         KeyboardInterrupt: interrupted by the user; the state in `directory` is whole.
     """

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
-from ssd4rec.errors import ArtefactError, first_line
+from ssd4rec.errors import ArtefactError, StateError, first_line
 from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.files import whole
 from ssd4rec.locks import alone
@@ -104,9 +104,11 @@ class Keeper(pl.Callback):
         self._saved = self._began = time.monotonic()
         self._before = 0.0  # seconds of this epoch before the resume
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """A checkpoint a minute."""
-        if time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A checkpoint a minute; not between an epoch's last batch and its validation, which a resume would pass over."""
+        del module, outputs, batch
+        between = batch_idx + 1 < trainer.num_training_batches
+        if between and time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
             self._save(trainer)
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -144,25 +146,25 @@ class Keeper(pl.Callback):
         """See that the folder holds a state of this training, and know its course.
 
         Raises:
-            ArtefactError: there is none, it is damaged, or of another training.
+            StateError: there is none, it is damaged, or of another training.
         """
         if not (self.folder / LAST).is_file():
-            raise ArtefactError(f"nothing to resume: {self.folder / LAST} does not exist; train without --resume first")
+            raise StateError(f"nothing to resume: {self.folder / LAST} does not exist; train without --resume first")
         try:
             kept = torch.load(self.folder / LAST, map_location="cpu", weights_only=True, mmap=True)["callbacks"][self.state_key]
             self.load_state_dict(kept)
             found = dict(kept["identity"])
         except UNREADABLE as error:
-            raise ArtefactError(
+            raise StateError(
                 f"{self.folder / LAST} is damaged or of another version of ssd4rec ({first_line(error)}); train without --resume"
             ) from error
         if different := _differences(found, self.identity):
-            raise ArtefactError(
+            raise StateError(
                 f"{self.folder} holds the state of another training: {'; '.join(different)}. Resume with what it was begun with, "
                 f"or train without --resume"
             )
         if self.course and not self.best.is_file():
-            raise ArtefactError(f"{self.best} is missing, so the best weights so far are lost; train without --resume")
+            raise StateError(f"{self.best} is missing, so the best weights so far are lost; train without --resume")
 
     def _save(self, trainer: pl.Trainer) -> None:
         _replace(self.folder / LAST, trainer.save_checkpoint)
