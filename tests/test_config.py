@@ -291,7 +291,7 @@ def test_overrides_may_depend_on_each_other() -> None:
         ),
         ("[training]\nnegatives = 0", r"training\.negatives = 0: Input should be greater than or equal to 1"),
         ("[training]\nnegative_power = 1.5", r"training\.negative_power = 1\.5: Input should be less than or equal to 1"),
-        ("[training]\nseed = 99999999999", r"training\.seed = 99999999999: Input should be less than 4294967296"),
+        ("[training]\nseed = 99999999999", r"training\.seed = 99999999999: Input should be less than or equal to 4294967295"),
         ('[training]\nsoftmax = "some"', r"training\.softmax = 'some': Input should be 'auto', 'full' or 'sampled'"),
         (
             '[training]\nupdated_rows = "touched"',

@@ -1,6 +1,7 @@
 """What a report says of its figures, what it sets beside them, and what it tests."""
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -18,11 +19,12 @@ from ssd4rec.reproduce.published import published_row
 from ssd4rec.reproduce.recipes import RECIPES
 from ssd4rec.reproduce.report import as_html, as_markdown
 from ssd4rec.reproduce.results import earlier, refuse_what_would_be_lost, summarise
-from ssd4rec.reproduce.rows import Costs, Protocol, Results, Row, Section
+from ssd4rec.reproduce.rows import Costs, Protocol, Results, Row, Section, StoredBudget
 from ssd4rec.reproduce.runs import MEASURED, Dataset, Part, Run, result_of
 from ssd4rec.reproduce.studies import points
 
 KEPT = Kept(users=9, items=9, interactions=99, mean_length=11.0, longest=100)
+BUDGET = StoredBudget(name="small", width=32, epochs=3, seeds=1)
 PROTOCOL = {
     "split": "leave-last-out", "candidates": "whole catalogue, 9 items", "seen": "kept", "ties": "worst rank", "k_core": 1,
     "same_time": "file", "max_length": None, "targets": 9,
@@ -39,7 +41,7 @@ def row_of(label, **given):
 def section_of(*rows, **given):
     """A section of which nothing is known but what is given."""
     unknown = dict.fromkeys(("known", "reduced", "axis", "protocol", "versions", "device", "highest_published"))
-    data = {"source": "x", "fingerprint": "x", "kept": KEPT, "budget": make_budget("small"), "jobs": 1, "published_only": {}}
+    data = {"source": "x", "fingerprint": "x", "kept": KEPT, "budget": BUDGET, "jobs": 1, "published_only": {}}
     return Section(**{**unknown, **data, "rows": rows, **given})
 
 
@@ -217,6 +219,23 @@ def test_a_paired_test_tells_a_better_model_from_an_equal_one():
     assert (better["difference"], better["low"]) == (0.5, 0.5)
     assert better["p"] < 0.01
     assert paired_bootstrap([first], [first])["p"] == 1.0
+
+
+def test_a_paired_test_by_hand():
+    """Half of 400 users gain 1: .5 +- 1.96 * .5 / 20. Of 25, 15 gain 1 and 10 lose it: p is twice Binomial(25, .6) at most 12."""
+    best, last = 1, 10**6
+    found = paired_bootstrap([np.repeat([best, last], 200)], [np.full(400, last)])
+    assert found["difference"] == pytest.approx(0.5)
+    assert (found["low"], found["high"]) == pytest.approx((0.451, 0.549), abs=0.006)
+    assert found["p"] == pytest.approx(2 / 2001)
+    mixed = paired_bootstrap([np.repeat([best, last], [15, 10])], [np.repeat([last, best], [15, 10])])
+    at_most = sum(math.comb(25, gains) * 0.6**gains * 0.4 ** (25 - gains) for gains in range(13))
+    assert mixed["p"] == pytest.approx(2 * at_most, abs=0.05)
+
+
+def test_a_user_s_figure_in_a_paired_test_is_the_mean_over_seeds():
+    """Two seeds, ranks 1 and 3, against one of rank 3: (1 + 1/2) / 2 - 1/2."""
+    assert paired_bootstrap([np.full(9, 1), np.full(9, 3)], [np.full(9, 3)])["difference"] == pytest.approx(0.25)
 
 
 def test_ranks_that_are_not_of_their_figures_are_refused(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd4rec.reproduce.rows import Costs, Results, Row
+from ssd4rec.reproduce.rows import Costs, Results, Row, Spread
 
 COMMITTED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/results.json"))
 
@@ -20,6 +20,13 @@ def test_what_earlier_versions_wrote_is_read_and_nothing_is_lost_or_made_up(path
     text = path.read_text(encoding="utf-8")
     assert Results.model_validate_json(text).as_dict() == json.loads(text)
     assert any(row.metrics for row in rows_of(path))
+
+
+def test_a_spread_over_seeds_by_hand():
+    """1, 2 and 4: mean 7/3, squares 16/9 + 1/9 + 25/9 over n - 1 = 2; of one seed there is none."""
+    found = Spread.of([1.0, 2.0, 4.0])
+    assert (found.mean, found.sd, found.n) == (pytest.approx(7 / 3), pytest.approx((7 / 3) ** 0.5), 3)
+    assert Spread.of([5.0]) == Spread(mean=5.0, sd=None, n=1)
 
 
 NO_COSTS = dict.fromkeys(Costs.model_fields)

@@ -101,6 +101,14 @@ def test_unknown_names_are_told_the_nearest():
         make_budget("small", seeds=0)
 
 
+def test_seeds_beyond_the_last_are_refused():
+    """Before anything is trained; the last one itself is one."""
+    last = ["training.seed=4294967295"]
+    assert points("accuracy", None, make_budget("small", seeds=1), ["gru4rec"], last)[0].configs[0].training.seed == 2**32 - 1
+    with pytest.raises(ConfigError, match=r"--seeds 2 from training\.seed=4294967295 on goes beyond 4294967295, the last one"):
+        points("accuracy", None, make_budget("small", seeds=2), ["gru4rec"], last)
+
+
 def test_a_setting_is_for_all_models_or_for_one():
     """`sasrec:` sets it for SASRec alone, after what is set for all; a mask for all is none for BERT4Rec, which needs it."""
     budget, names = make_budget("small"), ["ssd4rec", "sasrec", "bert4rec"]

@@ -21,6 +21,7 @@ from ssd4rec.config.base import Objective, Settings
 from ssd4rec.config.recbole import RecBoleRun, read_recbole
 from ssd4rec.config.settings import (
     FULL_SOFTMAX_UP_TO,
+    LAST_SEED,
     Config,
     DataConfig,
     EvaluationConfig,
@@ -36,6 +37,7 @@ from ssd4rec.config.toml import build_config, dump_config, load_config, parse_co
 __all__ = [
     "BACKBONES",
     "FULL_SOFTMAX_UP_TO",
+    "LAST_SEED",
     "BERT4RecConfig",
     "BackboneConfig",
     "Bidirectional",

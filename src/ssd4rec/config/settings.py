@@ -13,6 +13,7 @@ from ssd4rec.config.base import Objective, Settings
 Seen = Literal["kept", "filtered"]
 SameTime = Literal["file", "item"]
 
+LAST_SEED = 2**32 - 1
 FULL_SOFTMAX_UP_TO = 50_000  # items, where training.softmax = "auto"
 
 
@@ -69,7 +70,7 @@ class TrainingConfig(Settings):
     updated_rows: Literal["all", "touched"] = "all"  # of the item table in a step; touched: read, asked for or drawn, others rest
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10
-    seed: int = Field(2024, ge=0, lt=2**32)  # the upper half of a generator's 64 bits; the lower counts steps
+    seed: int = Field(2024, ge=0, le=LAST_SEED)  # the upper half of a generator's 64 bits; the lower counts steps
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA's; auto: it where it is there
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway

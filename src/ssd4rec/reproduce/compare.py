@@ -23,10 +23,11 @@ def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str
         theirs: the same users in the same order; the number of seeds may be another.
 
     Returns:
-        difference, low and high (95 % interval), p (two-sided: twice the share of resamples on the other side of 0, at least
-        1 / resamples).
+        difference, low and high (95 % interval), p (two-sided: twice the share of resamples on the other side of 0, what was
+        measured counted as one more on that side; so at least 2 / (resamples + 1)).
 
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", percentile interval.
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", percentile interval; Davison and Hinkley 1997,
+    "Bootstrap Methods and their Application", section 4.2 (the one more).
     """
     mine = np.mean([gains(ranks, CUTOFF) for ranks in ours], axis=0)
     other = np.mean([gains(ranks, CUTOFF) for ranks in theirs], axis=0)
@@ -40,8 +41,8 @@ def _resampled(differences: bytes) -> dict[str, float]:
     users = len(difference)
     means = np.array([difference[rng.integers(0, users, users)].mean() for _ in range(RESAMPLES)])
     low, high = np.quantile(means, [0.025, 0.975]).tolist()
-    p = 2 * min(float(np.mean(means <= 0)), float(np.mean(means >= 0)))
-    return {"difference": float(difference.mean()), "low": low, "high": high, "p": min(1.0, max(p, 1 / RESAMPLES))}
+    beyond = 1 + min(int(np.sum(means <= 0)), int(np.sum(means >= 0)))
+    return {"difference": float(difference.mean()), "low": low, "high": high, "p": min(1.0, 2 * beyond / (RESAMPLES + 1))}
 
 
 def against_best(rows: Sequence[Row], out: Path, counted: Path) -> list[Row]:

@@ -4,13 +4,13 @@ A field with a default is one that not every version wrote; what it means where 
 a file is not in what it becomes when it is written again.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ssd4rec.data.histories import Kept
-from ssd4rec.reproduce.budgets import Budget
 
 
 class _Stored(BaseModel):
@@ -25,6 +25,11 @@ class Spread(_Stored):
     mean: float
     sd: float | None  # standard deviation (n - 1); None: of one seed
     n: int  # seeds
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Of one value a seed."""
+        return cls(mean=statistics.fmean(values), sd=statistics.stdev(values) if len(values) > 1 else None, n=len(values))
 
 
 Figures = Mapping[str, Spread]  # by metric, e.g. "ndcg@10"; empty: nothing is measured
@@ -157,6 +162,15 @@ class Ties(_Stored):
     order: str
 
 
+class StoredBudget(_Stored):
+    """How much the study might cost."""
+
+    name: str  # `Budget.label`: where numbers were changed it says so
+    width: int
+    epochs: int
+    seeds: int
+
+
 class Section(_Stored):
     """One study on one data set. Of what is not finished there are no figures."""
 
@@ -168,7 +182,7 @@ class Section(_Stored):
     data_notes: tuple[str, ...] = ()  # of the data's reader; an earlier version did not keep them
     same_time: Ties | None = None  # None: an earlier version did not count them
     longer: Mapping[int, int] | None = None  # histories of more events than so many; None: an earlier version did not count them
-    budget: Budget  # its name is `Budget.label`
+    budget: StoredBudget
     reduced: str | None  # why the figures do not say what the paper's settings give; None: they do
     without: tuple[str, ...] = ()  # rows left out, for they change nothing on these data; an earlier version left out none
     axis: str | None  # of a figure

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ssd4rec.reproduce.rows import (
     Section,
     Seed,
     Spread,
+    StoredBudget,
     Ties,
     WithPrior,
 )
@@ -58,7 +59,7 @@ def make_section(part: Part, budget: Budget, out: Path) -> Section:
         data_notes=tuple(part.data.description["read"]["notes"]),
         same_time=Ties(**part.data.description["same_time"]),
         longer={length: part.data.longer[length] for length in _lengths(part) if length in part.data.longer},
-        budget=replace(budget, name=budget.label),
+        budget=StoredBudget(**asdict(budget) | {"name": budget.label}),
         reduced=reduced(part.data.known, budget, epochs, learnt_otherwise(part.points)),
         without=part.without,
         axis=STUDIES[part.study].axis,
@@ -138,7 +139,7 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> Costs:
 
 def _figures(found: Sequence[Mapping[str, Any]], kind: str) -> Figures:
     """Mean and spread of each metric over seeds; nothing where nothing was measured."""
-    return {name: _spread([each[kind][name] for each in found]) for name in (found[0].get(kind, ()) if found else ())}
+    return {name: Spread.of([each[kind][name] for each in found]) for name in (found[0].get(kind, ()) if found else ())}
 
 
 def _with_prior(found: Sequence[Mapping[str, Any]]) -> WithPrior | None:
@@ -150,11 +151,6 @@ def _with_prior(found: Sequence[Mapping[str, Any]]) -> WithPrior | None:
         transitions=tuple(each["transitions"] for each in found),
         repeats=tuple(each["repeats"] for each in found),
     )
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(mean=statistics.fmean(values), sd=sd, n=len(values))
 
 
 def _published(row: Published) -> PublishedRow:

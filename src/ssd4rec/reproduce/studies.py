@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ssd4rec.config import BACKBONES, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
+from ssd4rec.config import BACKBONES, LAST_SEED, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import find
 from ssd4rec.reproduce.asked import addressed, check_setting, has_setting, objective_is_set
@@ -58,6 +58,8 @@ class _Request:
             return Point(label, model, ())
         first = self._config(model, changes, self.settings)
         seeds = range(first.training.seed, first.training.seed + self.budget.seeds)
+        if seeds[-1] > LAST_SEED:
+            raise ConfigError(f"--seeds {len(seeds)} from training.seed={seeds[0]} on goes beyond {LAST_SEED}, the last one")
         configs = tuple(first.model_copy(update={"training": first.training.model_copy(update={"seed": seed})}) for seed in seeds)
         return Point(label, model, configs, x, unset=self._config(model, changes, ()))
 
