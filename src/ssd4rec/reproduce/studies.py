@@ -21,6 +21,7 @@ BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 PATIENCE = 10  # the paper's
+SAMPLED_PREFIXES = ('training.objective="prefix"', "training.prefixes_per_history=8")  # where one pass cannot train
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
 
 
@@ -75,29 +76,19 @@ class _Request:
     def _config(self, model: str, changes: Sequence[str], settings: Sequence[str]) -> Config:
         name = "ssd4rec" if model in WIRINGS else model
         published = self.known if self.budget.follows_paper and self.known in presets() else None
+        preset = published or "quick"
         chosen = self._chosen(model, name, published)
         asked = _for_row(model, name, settings, chosen, changes)
-
-        def load() -> Config:
-            given = [setting for for_it in (False, True) for who, setting in asked if (who is not None) == for_it]
-            try:
-                return load_config(published or "quick", [*chosen, *given, *changes])
-            except ConfigError as error:
-                raise ConfigError(f"{model}: {error}") from error
-
-        if published is None and model == "ssd4rec-all":
-            # nothing but every prefix apart can train several layers that read backwards; how many there are --set may say
-            top = load_config("quick", [*chosen, 'backbone.bidirectional="top"', *(setting for _, setting in asked)])
-            if isinstance(top.backbone, SSD4RecConfig) and top.backbone.layers > 1:
-                chosen += ['training.objective="prefix"', "training.prefixes_per_history=8"]
-        config = load()
-        if published and not objective_is_set(asked) and (own := self._own_objective(config)):
-            chosen += own
-            config = load()
+        if published is None and model == "ssd4rec-all" and _has_several_layers([*chosen, *map(_setting, asked)]):
+            chosen = [*chosen, *SAMPLED_PREFIXES]  # nothing else can train several layers that read backwards
+        config = _loaded(model, preset, chosen, asked, changes)
+        if published and not objective_is_set(asked):
+            chosen = [*chosen, *self._own_objective(config)]
+            config = _loaded(model, preset, chosen, asked, changes)
         if config.training.objective == "cloze":
             # what is masked is what is learnt from, not noise: without it only the last item of a history would be
             asked = [(who, setting) for who, setting in asked if who or not setting.startswith("training.mask_ratio=")]
-            config = load()
+            config = _loaded(model, preset, chosen, asked, changes)
         return config
 
     def _chosen(self, model: str, name: str, published: str | None) -> list[str]:
@@ -128,9 +119,8 @@ class _Request:
     def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
         objective = "one-pass" if "one-pass" in objectives else objectives[0]
-        chosen = [f'training.objective="{objective}"', f"training.token_budget={RECIPES[name].token_budget}"]
-        if objective == "prefix":
-            chosen.append("training.prefixes_per_history=8")
+        chosen = [*SAMPLED_PREFIXES] if objective == "prefix" else [f'training.objective="{objective}"']
+        chosen.append(f"training.token_budget={RECIPES[name].token_budget}")
         if not self.budget.follows_paper:
             # the learning rate falls to 0 at the last epoch, so every run goes that far
             chosen += ['training.schedule="cosine"', f"training.patience={self.budget.epochs}"]
@@ -146,15 +136,36 @@ def _for_row(
 ) -> list[tuple[str | None, str]]:
     """Those of --set that are for a row, with whom they were addressed to.
 
-    A row that reads nothing backwards goes without the weight that all were given; who set it for that row alone is told so.
+    What is for it alone comes last. A row that reads nothing backwards goes without the weight that all were given; who set it
+    for that row alone is told so.
     """
     wired = load_config("quick", [each for each in (*chosen, *changes) if each.startswith(("backbone.name=", WIRING))])
-    return [
+    found = [
         (who, setting)
         for who, setting in map(addressed, settings)
         if (who == model or (who is None and has_setting(name, setting)))
         and ((who is not None and not changes) or not _cut_off(setting, wired))
     ]
+    return sorted(found, key=lambda each: each[0] is not None)
+
+
+def _loaded(
+    model: str, preset: str, chosen: Sequence[str], asked: Sequence[tuple[str | None, str]], changes: Sequence[str]
+) -> Config:
+    try:
+        return load_config(preset, [*chosen, *map(_setting, asked), *changes])
+    except ConfigError as error:
+        raise ConfigError(f"{model}: {error}") from error
+
+
+def _setting(asked: tuple[str | None, str]) -> str:
+    return asked[1]
+
+
+def _has_several_layers(settings: Sequence[str]) -> bool:
+    """However it is wired and trained: with several, reading backwards in all, not every objective can be loaded."""
+    backbone = load_config("quick", [*settings, f'{WIRING}"top"']).backbone
+    return isinstance(backbone, SSD4RecConfig) and backbone.layers > 1
 
 
 def refuse_its_own(study: str, settings: Sequence[str]) -> None:
