@@ -19,6 +19,8 @@ Items = Int[Tensor, "T"]  # item numbers, 0 = masked
 Targets = Int[Tensor, "T"]  # item number that follows position t; 0 = nothing is asked there
 Positions = Int[Tensor, "T"]  # an index into the row, or a 0-based place in a history
 
+Packed = tuple[Tensor, Tensor]  # items and boundaries that lie beside others: neither T nor B need be theirs
+
 Hidden = Float[Tensor, "T D"]  # one vector a position
 States = Float[Tensor, "B D"]  # one vector a history: what the model knows at the read-out
 Scores = Float[Tensor, "B V"]  # column j scores item number j + 1

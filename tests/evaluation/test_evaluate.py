@@ -9,9 +9,11 @@ import torch
 import worlds
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
+from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
 from ssd4rec.evaluation.evaluate import evaluate, protocol_of
+from ssd4rec.evaluation.prior import Silent
 from ssd4rec.experiment import count_transitions
 from ssd4rec.model import make_model
 
@@ -104,6 +106,26 @@ def test_a_protocol_says_how_much_of_a_history_was_read(world):
     assert evaluate(model, world.histories, part).protocol.max_length is None
     assert evaluate(model, world.histories, replace(part, max_length=4)).protocol.max_length is None
     assert evaluate(model, world.histories, replace(part, max_length=2)).protocol.max_length == 2
+
+
+def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
+    """A model is given the last two events: the items before these are removed and rated down all the same, and counted."""
+    world = worlds.world([[10 * (user + event) for event in range(4 + user)] for user in range(5)])
+    whole, cut = world.split.test, replace(world.split.test, max_length=2)
+    popularity = Popularity(counts_of(world))
+    assert (
+        evaluate(popularity, world.histories, whole, seen="filtered").ranks.tolist()
+        != evaluate(popularity, world.histories, whole).ranks.tolist()
+    )
+    asked = [
+        {"model": popularity, "seen": "filtered"},
+        {"model": Silent(len(world.catalogue)), "prior": Prior(Transitions.nothing(len(world.catalogue)), 0.0, -1.0)},
+    ]
+    for options in asked:
+        found, expected = (evaluate(histories=world.histories, examples=part, **options) for part in (cut, whole))
+        assert found.protocol.max_length == 2
+        assert (found.ranks == expected.ranks).all()
+        assert found.by_length == expected.by_length
 
 
 @pytest.mark.parametrize("seen", ["kept", "filtered"])

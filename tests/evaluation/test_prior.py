@@ -1,5 +1,7 @@
 """Counted transitions and repeats beside a model: chosen by validation, the same wherever the model is asked."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -109,6 +111,16 @@ def test_repeats_do_not_point_at_the_target_where_seen_items_are_removed(repeats
     with_it = evaluate(*asked, seen="filtered", prior=Prior(counted, 0.5, repeats)).ranks
     assert with_it.tolist() == evaluate(*asked, seen="filtered", prior=Prior(counted, 0.5)).ranks.tolist()
     assert evaluate(*asked, prior=Prior(counted, 0.5, repeats)).ranks.tolist() != evaluate(*asked).ranks.tolist()
+
+
+@pytest.mark.parametrize("seen", ["kept", "filtered"])
+def test_a_prior_is_chosen_by_what_it_is_then_measured_by_where_histories_are_cut(world, untrained, counted, seen):
+    """Seen is what lies before the last three events too, in both."""
+    cut = replace(world.split.validation, max_length=3)
+    chosen = choose_prior(untrained, counted, world.histories, cut, seen=seen)
+    measured = evaluate(untrained, world.histories, cut, seen=seen, prior=chosen.prior)
+    assert chosen.prior
+    assert chosen.ndcg == pytest.approx(measured.ndcg[10])
 
 
 def test_many_targets_are_thinned(world, untrained, counted, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.ops.segments import cells_of_items, to_device
-from ssd4rec.shapes import Boundaries, Items, Scores
+from ssd4rec.shapes import Boundaries, Items, Packed, Scores
 
 
 class Places(NamedTuple):
@@ -23,7 +23,7 @@ class Places(NamedTuple):
     seen: Tensor  # int64 [m] items of the history, as often as they are in it
 
 
-def look_up(transitions: Transitions, items: Items, boundaries: Boundaries, rows: slice) -> Places:
+def look_up(transitions: Transitions, items: Items, boundaries: Boundaries, rows: slice, seen: Packed | None = None) -> Places:
     """What `Prior.add` needs to know of a few histories; all priors of the same transitions can share it.
 
     Args:
@@ -31,10 +31,11 @@ def look_up(transitions: Transitions, items: Items, boundaries: Boundaries, rows
         items: int64 [T] the histories, packed; 0 stands for no item.
         boundaries: int64 [B + 1].
         rows: which histories.
+        seen: the same histories whole, where only their ends are read; None: these are they.
     """
     counted, by = transitions.raises(items, boundaries, rows)
-    seen = cells_of_items(items, boundaries, rows, transitions.catalogue_size)
-    return Places(to_device(counted, items.device), to_device(by, items.device), seen)
+    cells = cells_of_items(*(seen or (items, boundaries)), rows, transitions.catalogue_size)
+    return Places(to_device(counted, items.device), to_device(by, items.device), cells)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Prior:
         return self.weight != 0.0 or self.repeats != 0.0
 
     def raised(
-        self, blocks: Iterable[tuple[slice, Scores]], items: Items, boundaries: Boundaries
+        self, blocks: Iterable[tuple[slice, Scores]], items: Items, boundaries: Boundaries, seen: Packed | None = None
     ) -> Iterator[tuple[slice, Scores]]:
         """A model's scores, a few histories at a time, raised in place.
 
@@ -66,9 +67,10 @@ class Prior:
             blocks: which histories, and their scores [rows, V], contiguous.
             items: int64 [T] the histories, packed.
             boundaries: int64 [B + 1].
+            seen: the same histories whole, where only their ends are read.
         """
         for rows, scores in blocks:
-            self.add(scores, look_up(self.transitions, items, boundaries, rows))
+            self.add(scores, look_up(self.transitions, items, boundaries, rows, seen))
             yield rows, scores
 
     def add(self, scores: Scores, places: Places) -> None:

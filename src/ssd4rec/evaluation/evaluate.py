@@ -13,13 +13,14 @@ from torch import Tensor
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import SameTime, Seen
 from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import pack
+from ssd4rec.data.packing import PackedBatch, pack
 from ssd4rec.data.split import Examples
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
 from ssd4rec.evaluation.ranks import ranks_of_blocks, ranks_of_states
-from ssd4rec.ragged import Numbers
-from ssd4rec.shapes import Boundaries, Items, Scores, States
+from ssd4rec.ops.segments import to_device
+from ssd4rec.ragged import Numbers, offsets_of, ranges
+from ssd4rec.shapes import Boundaries, Items, Packed, Scores, States
 
 Progress = Callable[[int, int], None]  # (done, all)
 
@@ -83,7 +84,7 @@ class Ranking:
     ranks: Ranks  # [targets], 1-based, in the order of the examples
     cutoffs: tuple[int, ...]
     protocol: EvaluationProtocol
-    by_length: tuple[Group, ...]  # events that were read
+    by_length: tuple[Group, ...]  # events of the user before the target
     by_popularity: tuple[Group, ...]  # training events of the target
 
     @property
@@ -168,7 +169,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         examples: what is read and asked; each target is asked on its own.
         cutoffs: k of the metrics.
         seen: "kept": items of the history can be recommended again (the field's protocol); "filtered": they are no candidates,
-            but for the target itself.
+            but for the target itself; those of the whole history before the target, whatever of it the model is given.
         split: how the examples came about, for the protocol.
         token_budget: events read at once.
         training_counts: [V + 1] training events of each item number, for the groups by popularity.
@@ -205,7 +206,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     if training_counts is not None:
         popularity = training_counts[histories.items[single.first_target]]
         by_popularity = _by_popularity(ranks, popularity, training_counts, cutoffs[0])
-    by_length = _by_length(ranks, single.first_target - single.start, cutoffs[0])
+    by_length = _by_length(ranks, single.first_target - histories.offsets[single.user], cutoffs[0])
     return Ranking(ranks, tuple(cutoffs), protocol, tuple(by_length), tuple(by_popularity))
 
 
@@ -223,19 +224,45 @@ def _rank(
     with torch.inference_mode(), evaluating(model):
         _check_catalogue(histories, _catalogue_size(model))
         device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
-        for packed in pack(histories, single, token_budget):
-            batch = packed.to(device)
+        for batch, before in batches(histories, single, token_budget, device):
             read, targets = (batch.items, batch.boundaries), batch.last_targets
-            seen = read if filtered else None
+            seen = before if filtered else None
             if isinstance(model, Scorer):
                 ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen)
             else:
-                raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries) if prior else None
+                raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries, seen=before) if prior else None
                 ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, seen, raised)
             ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))
     return torch.cat(ranks).numpy()
+
+
+def batches(
+    histories: Histories, single: Examples, token_budget: int, device: torch.device
+) -> Iterator[tuple[PackedBatch, Packed]]:
+    """What is read, a few targets at a time, and beside it all that the users had before these targets.
+
+    The two differ where `data.max_length` cuts what is read: what a user has seen does not depend on it.
+
+    Args:
+        histories: where the items lie.
+        single: the targets, one a row.
+        token_budget: events read at once.
+        device: where to.
+    """
+    begin, done = histories.offsets[single.user], 0
+    cut = bool((single.start > begin).any())
+    for packed in pack(histories, single, token_budget):
+        batch = packed.to(device)
+        rows = slice(done, done + len(batch.boundaries) - 1)
+        done = rows.stop
+        if not cut:
+            yield batch, (batch.items, batch.boundaries)
+            continue
+        lengths = single.first_target[rows] - begin[rows]
+        items = torch.from_numpy(histories.items[ranges(begin[rows], lengths)].astype(np.int64))
+        yield batch, (to_device(items, device), torch.from_numpy(offsets_of(lengths)))
 
 
 def _catalogue_size(model: Ranker | Scorer) -> int:

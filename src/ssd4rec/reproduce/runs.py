@@ -24,6 +24,7 @@ from ssd4rec.reproduce.studies import LENGTHS, Point
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
+MEASURED_CUT = 4  # where data.max_length cuts what is read
 MEASURES = ("test", "with_prior", "protocol", "course", "model", "versions")  # what a result has beside its cost
 YOUNGER = {  # settings that the first runs had not: the rule then
     "data.same_time": "file",
@@ -67,7 +68,8 @@ class Run:
     def counted(self) -> str:
         """The name of the folder of what is not learnt, which all runs on these data under this protocol share."""
         decides = _older(self.config.model_dump(mode="json", include={"data", "evaluation"}))
-        return _key({"settings": decides, "data": self.data.fingerprint, "measured": [MEASURED, metadata.version("ssd4rec")]})
+        how = [measured(self.config.data.max_length), metadata.version("ssd4rec")]
+        return _key({"settings": decides, "data": self.data.fingerprint, "measured": how})
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,15 @@ def result_of(folder: Path) -> dict[str, Any] | None:
         DataError: its file is damaged.
     """
     found = None if (folder / FAILURE).is_file() else last_result_of(folder)
-    if found is None or found.get("measured") != MEASURED:
+    if found is None or found.get("measured") != measured(found.get("settings", {}).get("data", {}).get("max_length")):
         return None
     _check(found, MEASURES, folder)
     return found
+
+
+def measured(max_length: int | None) -> int:
+    """The version of what is measured of a run that reads so many events of a history."""
+    return MEASURED if max_length is None else MEASURED_CUT
 
 
 def last_result_of(folder: Path) -> dict[str, Any] | None:

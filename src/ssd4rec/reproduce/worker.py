@@ -28,13 +28,13 @@ from ssd4rec.machine import device_of, processor
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
 from ssd4rec.reproduce.runs import (
-    MEASURED,
     RANKS,
     RESULT,
     SPEC,
     commit,
     keep_ranks,
     last_result_of,
+    measured,
     open_interactions,
     result_of,
 )
@@ -76,7 +76,7 @@ def work(folder: Path) -> None:
         "test": ranking.as_dict(),
         **measure.seen_removed(artefact.model),
         "with_prior": measure.with_prior(folder, "with_prior", artefact.model),
-        "measured": MEASURED,
+        "measured": measured(config.data.max_length),
         "settings": spec["settings"],
         "commit": trained_by,
         "efficiency": {
