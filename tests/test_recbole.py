@@ -85,6 +85,19 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
     assert (gru.backbone.name, gru.backbone.width, gru.backbone.hidden, gru.training.batch_size) == ("gru4rec", 48, 96, 2048)
 
 
+def test_validation_is_after_every_epoch(tmp_path):
+    """RecBole counts stopping_step in validations: ten of them five epochs apart are fifty. None at all is not to be had here."""
+    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 5\n{WATCHED}"))
+    assert run.config.training.patience == 50
+    assert run.notes == ("validated after every epoch, and eval_step is 5, so patience is 50 epochs: figures may differ",)
+    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 0\nstopping_step: 3\n{WATCHED}"))
+    assert run.config.training.patience == 3
+    assert run.notes == (
+        "validated after every epoch, and eval_step is 0, but here it decides when to stop and what to keep: figures may differ",
+    )
+    assert read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{WATCHED}")).notes == ()
+
+
 def test_what_is_fixed_here_is_named(tmp_path):
     """RecBole's SASRec has such keys in its default file: no error, and no silence."""
     run = read_recbole(
@@ -243,7 +256,7 @@ def test_every_key_of_recboles_files_is_known_and_null_says_nothing(tmp_path, ke
 
 READ_OF_THEM = {
     *("seed", "data_path", "epochs", "train_batch_size", "learner", "learning_rate", "train_neg_sample_args", "stopping_step"),
-    *("weight_decay", "topk", "valid_metric", "metrics", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col"),
+    *("weight_decay", "topk", "valid_metric", "metrics", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col", "eval_step"),
     *("MAX_ITEM_LIST_LENGTH", "user_inter_num_interval", "item_inter_num_interval", "eval_args"),
 }
 REFUSED = {

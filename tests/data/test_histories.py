@@ -153,6 +153,13 @@ def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path)
     assert (histories.at_same_time, histories.same_time) == (3, "file")
 
 
+def test_items_that_recur_are_counted_history_by_history():
+    """a b a a is two, b a b one, and what another user had is none."""
+    rows = [("u", item, time) for time, item in enumerate("abaa")] + [("v", item, time) for time, item in enumerate("bab")]
+    assert build_histories(interactions(rows), 1)[0].repeated == 3
+    assert build_histories(interactions([("u", "a", 1), ("v", "a", 2)]), 1)[0].repeated == 0
+
+
 def test_a_history_without_events_is_at_no_time(small):
     """What a model does not know is left out of histories, and may leave nothing: first, in the middle or last."""
     for offsets, expected in (([0, 0, 3], 2), ([0, 3, 3], 2), ([0, 1, 1, 3], 1), ([0, 0, 1, 2, 3, 3], 0)):

@@ -190,12 +190,14 @@ def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
 
 def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_the_whole(tmp_path):
     """Whose ranks are whose: 1 against 3 is a difference of one half."""
-    for key, rank in {"top": 1, "none": 3, "sasrec": 3, "caser": 7, "mamba": 7}.items():
+    ranks = {"top": 1, "none": 3, "sasrec": 3, "caser": 7, "mamba": 7}
+    for key, rank in ranks.items():
         (tmp_path / "runs" / key).mkdir(parents=True)
         np.save(tmp_path / "runs" / key / "ranks.npy", np.full(20, rank))
 
     def row(label, model, mean):
-        return row_of(label, model=model, metrics={"ndcg@10": spread(mean)}, seeds=(finished(label, targets=20),))
+        test = {"ndcg@10": 1 / math.log2(ranks[label] + 1)}
+        return row_of(label, model=model, metrics={"ndcg@10": spread(mean)}, seeds=(finished(label, targets=20, test=test),))
 
     rows = [
         row("top", "ssd4rec", 1.0),
@@ -248,6 +250,20 @@ def test_ranks_that_are_not_of_their_figures_are_refused(tmp_path):
         DataError, match=r"ranks\.npy holds 49 ranks, result\.json beside it says 150 targets; remove .*runs/a and"
     ):
         against_best(rows, tmp_path, tmp_path)
+    np.save(tmp_path / "runs" / "a" / "ranks.npy", np.full(150, 3))
+    seeds = (finished("a", targets=150, test={"ndcg@10": 1.0}),)
+    rows = [row.model_copy(update={"seeds": row_of("x", seeds=seeds).seeds}) for row in rows]
+    with pytest.raises(DataError, match=r"holds ranks of ndcg@10 0\.500000, result\.json beside it says 1\.000000; remove"):
+        against_best(rows, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("targets", "warned"), [(1, True), (199, True), (200, False)])
+def test_few_targets_are_told(targets, warned):
+    """Above the tables, whether or not anything is tested."""
+    section = section_of(row_of("ssd4rec"), protocol=Protocol(**PROTOCOL | {"targets": targets}))
+    found = [note.text for note in notes("accuracy", section) if note.warning and "too few" in note.text]
+    assert bool(found) == warned
+    assert not warned or found[0].startswith(f"{targets} target")
 
 
 def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
@@ -299,7 +315,7 @@ def finish(part, out, at=0):
     folder = out / "runs" / run.key
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result))
-    np.save(folder / "ranks.npy", np.ones(9, dtype=np.int32))
+    np.save(folder / "ranks.npy", np.full(9, 3, dtype=np.int32))  # NDCG@10 .5
     return folder
 
 

@@ -19,7 +19,7 @@ def describe(interactions: Interactions, histories: Histories) -> dict[str, obje
             "items": read.items,
             "columns": read.columns,
             "time": read.time,
-            "notes": list(read.notes),
+            "notes": [*read.notes, *_note_on_repeats(histories)],
         },
         "dropped": {
             **asdict(filtering.removed),
@@ -46,3 +46,13 @@ def note_on_ties(data: Mapping[str, Any]) -> str | None:
         f"{same['interactions']:,} interactions ({100 * share:.1f} %) are at the same time as the one before; "
         f"their order is that {by} (data.same_time), and figures depend on it"
     )
+
+
+def _note_on_repeats(histories: Histories) -> list[str]:
+    if not (repeated := histories.repeated):
+        return []
+    share = repeated / histories.kept.interactions
+    return [
+        f"{repeated:,} of the interactions kept ({100 * share:.1f} %) are of an item that the user had before; where seen items "
+        f"are removed from the candidates, such a target is the only seen one left, and figures say less of the model"
+    ]

@@ -86,6 +86,13 @@ class Histories:
         same[self.offsets] = False  # the first of each history; one may be empty
         return int(np.count_nonzero(same))
 
+    @property
+    def repeated(self) -> int:
+        """Events of an item that the same history had before."""
+        user = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        pairs = np.sort(user * (int(self.items.max(initial=0)) + 1) + self.items)
+        return int(np.count_nonzero(np.diff(pairs) == 0))
+
     def fingerprint(self) -> str:
         """SHA-256 over items, times and offsets: equal for equal histories, on any machine."""
         digest = hashlib.sha256()

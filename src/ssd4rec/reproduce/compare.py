@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from math import isclose
 from pathlib import Path
 
 import numpy as np
 
 from ssd4rec.errors import DataError
-from ssd4rec.evaluation.metrics import CUTOFF, WATCHED, Ranks, gains
+from ssd4rec.evaluation.metrics import CUTOFF, WATCHED, Ranks, gains, ndcg
 from ssd4rec.reproduce.rows import Finished, PairedTest, Row
 from ssd4rec.reproduce.runs import RANKS, RESULT, ranks_of
 from ssd4rec.reproduce.studies import COUNTED, WIRINGS
@@ -97,10 +98,13 @@ def _ranks(row: Row, out: Path, counted: Path) -> list[Ranks]:
 
 def _checked(ranks: Ranks, seed: Finished, out: Path) -> Ranks:
     """Runs are handed on: that the ranks are of its figures."""
-    if len(ranks) != seed.targets:
-        folder = out / "runs" / seed.key
-        raise DataError(
-            f"{folder / RANKS} holds {len(ranks):,} ranks, {RESULT} beside it says {seed.targets:,} targets; remove {folder} "
-            "and give the command again"
-        )
-    return ranks
+    folder = out / "runs" / seed.key
+    held = (f"{len(ranks):,} ranks", f"{seed.targets:,} targets")
+    if len(ranks) == seed.targets:
+        found, said = ndcg(ranks, CUTOFF), seed.test[WATCHED]
+        if isclose(found, said, rel_tol=1e-9):
+            return ranks
+        held = (f"ranks of {WATCHED} {found:.6f}", f"{said:.6f}")
+    raise DataError(
+        f"{folder / RANKS} holds {held[0]}, {RESULT} beside it says {held[1]}; remove {folder} and give the command again"
+    )

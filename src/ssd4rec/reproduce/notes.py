@@ -9,6 +9,7 @@ from ssd4rec.reproduce.studies import COMPARING
 
 LITTLE_MASKED = 0.05
 FEW_CUT = 0.01
+FEW_TARGETS = 200  # of fewer, one more or less moves the mean by half a per cent
 
 
 class Note(NamedTuple):
@@ -92,7 +93,10 @@ def _truncated(section: Section) -> Iterator[Note]:
     training = [row.settings["training"] for row in section.rows if row.settings]
     truncated = "A truncated history trains every target too: in one pass from windows that overlap by half."
     if len({each["token_budget"] for each in training}) > 1:
-        truncated += " The more they overlap, the more events a batch holds, so that an epoch has as many steps at any length."
+        truncated += (
+            " The more they overlap, the more events a batch holds, so that an epoch has about as many steps at any length: up "
+            "to a quarter more where a window is little shorter than a chunk of 64, which it then has to itself."
+        )
     yield Note(truncated)
     if section.longer is not None:
         said = ", ".join(f"{count:,} have more than {length} events" for length, count in section.longer.items())
@@ -108,6 +112,9 @@ def _truncated(section: Section) -> Iterator[Note]:
 
 
 def _how_to_read(study: str, section: Section) -> Iterator[Note]:
+    if section.protocol and section.protocol.targets < FEW_TARGETS:
+        counted = _many(section.protocol.targets, "target")
+        yield Note(f"{counted}: too few for figures, or what validation chose by them, to mean much.", warning=True)
     if study != "efficiency" and section.budget.seeds == 1:
         yield Note("One seed: what another one would change is in no difference here.", warning=True)
     sources: dict[str, list[str]] = {}

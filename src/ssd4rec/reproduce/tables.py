@@ -8,7 +8,6 @@ from ssd4rec.reproduce.published import METRICS
 from ssd4rec.reproduce.rows import Figures, PublishedRow, Section, Spread
 
 MIB = 1024 * 1024
-FEW_USERS = 200  # a bootstrap of fewer says little: one user more or less moves the mean by half a per cent
 
 
 class Table(NamedTuple):
@@ -112,8 +111,7 @@ def _tests(section: Section) -> Table:
     protocol = section.protocol
     targets = protocol.targets if protocol else section.kept.users
     over = f"{targets:,} {'targets, as if no two were of one user' if protocol and protocol.by_time else 'users'}"
-    few = "" if targets >= FEW_USERS else ": too few for the figures below to mean much"
-    return Table(f"Paired bootstrap over {over}{few}; what another seed would change is not in it", head, tuple(rows))
+    return Table(f"Paired bootstrap over {over}; what another seed would change is not in it", head, tuple(rows))
 
 
 def _recipes(section: Section) -> Table:
