@@ -1,5 +1,7 @@
 """The whole path, and what it says on the way."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from ssd4rec import experiment
 from ssd4rec.artefact import load_artefact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.errors import ArtefactError, BackendError, StateError
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +154,23 @@ def test_an_accelerator_that_is_not_there_leaves_nothing(prepared, tmp_path):
     with pytest.raises(BackendError, match="no CUDA device"):
         experiment.train(prepared, worlds.config(accelerator="gpu"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"), [(StateError("another version"), [True, False]), (ArtefactError("disk full"), [True])]
+)
+def test_only_a_state_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypatch, error, calls):
+    """A full disk ends the command and leaves what was learnt. The training is a stand-in: a disk is not to be had full here."""
+    asked = []
+
+    def train(*_, resume=False, **__):
+        asked.append(resume)
+        if resume:
+            raise error
+
+    monkeypatch.setattr(experiment, "train", train)
+    (tmp_path / "model.training").mkdir()
+    (tmp_path / "model.training" / "last.ckpt").touch()
+    with nullcontext() if isinstance(error, StateError) else pytest.raises(ArtefactError, match="disk full"):
+        experiment.train_or_go_on(None, None, tmp_path / "model")
+    assert asked == calls

@@ -21,6 +21,7 @@ from ssd4rec.data.describe import describe
 from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
+from ssd4rec.errors import StateError
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, protocol_of
 from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
@@ -124,6 +125,26 @@ def train(
         save_artefact(out, model, data.catalogue, config, report, counts, prior)
         shutil.rmtree(state.folder, ignore_errors=True)
     return report
+
+
+def train_or_go_on(
+    data: Prepared,
+    config: Config,
+    out: str | Path,
+    *,
+    say: Say = lambda _: None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`train`, from where the same training was cut off; another one's state, or another version's, is begun anew.
+
+    For a command that is to be given again as it was. Arguments, report and errors are those of `train`.
+    """
+    options: dict[str, Any] = {"say": say, "callbacks": callbacks, "progress": progress}
+    try:
+        return train(data, config, out, resume=(folder_beside(out) / LAST).is_file(), **options)
+    except StateError:
+        return train(data, config, out, **options)
 
 
 def _announce(data: Prepared, config: Config, cost: Cost, say: Say) -> None:

@@ -310,6 +310,15 @@ def test_another_address_may_be_given(small, tmp_path):
     assert open_known("ml-1m", tmp_path).interactions.read.rows == 26  # what was there stays
 
 
+def test_a_file_that_is_cut_short_at_its_address_is_called_by_that(small, tmp_path):
+    """What came is taken away again: a path of it would lead nowhere."""
+    with serving({"ml-1m.zip": ml_1m()["ml-1m.zip"], "cut.zip": ml_1m()["ml-1m.zip"][:-30]}) as server:
+        known = small("ml-1m", server.files, server.address)
+        with pytest.raises(DataError, match=rf"^{server.address}/cut\.zip: the zip file is cut short after \d+ bytes"):
+            fetch(known, tmp_path, f"{server.address}/cut.zip")
+    assert not list((tmp_path / "downloads").rglob("*.zip*"))
+
+
 def test_what_a_killed_command_left_is_not_the_file_of_another_address(small, tmp_path):
     """Killed after the download, before it was read; then a mirror that has no such file."""
     with serving({"copy.zip": ml_1m()["ml-1m.zip"]}) as server, serving({}) as other:

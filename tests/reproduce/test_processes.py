@@ -2,13 +2,9 @@
 
 import json
 import signal
-from contextlib import nullcontext
 
 import pytest
 
-from ssd4rec.config import load_config
-from ssd4rec.errors import ArtefactError, StateError
-from ssd4rec.reproduce import worker
 from ssd4rec.reproduce.processes import Processes
 from ssd4rec.reproduce.runs import MEASURED, MEASURES, result_of
 
@@ -67,21 +63,3 @@ def test_the_reason_of_a_failure_is_that_of_the_last_attempt(attempt, code, reas
     folder = attempt(code)
     assert (folder / "failure.txt").read_text(encoding="utf-8") == reason
     assert (folder / "log.txt").read_text(encoding="utf-8").startswith("Error: an earlier one")
-
-
-@pytest.mark.parametrize(
-    ("error", "calls"), [(StateError("another version"), [True, False]), (ArtefactError("disk full"), [True])]
-)
-def test_only_a_state_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypatch, error, calls):
-    """A full disk ends the run and leaves what was learnt. The training is a stand-in: a disk is not to be had full here."""
-    asked = []
-
-    def train(*_, resume=False, **__):
-        asked.append(resume)
-        if resume:
-            raise error
-
-    monkeypatch.setattr(worker.experiment, "train", train)
-    with nullcontext() if isinstance(error, StateError) else pytest.raises(ArtefactError, match="disk full"):
-        worker._train(None, load_config("quick"), tmp_path, resume=True)
-    assert asked == calls

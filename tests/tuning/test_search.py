@@ -327,6 +327,11 @@ def test_the_best_settings_train(plays, tmp_path):
     )
     assert trained.exit_code == 0, trained.output
     assert json.loads(trained.stdout)["validation"]["ndcg@10"] == found["trials"][0]["ndcg"]
+    weights = (tmp_path / "search" / "model" / "weights.safetensors").stat()
+    again = CliRunner().invoke(cli.app, [*arguments, "--train", "--json"])
+    assert json.loads(again.stdout)["model"] == found["model"]
+    assert "has these settings already" in again.stderr
+    assert (tmp_path / "search" / "model" / "weights.safetensors").stat() == weights
     shown = CliRunner().invoke(cli.app, arguments)
     assert "best first" in shown.stdout
     assert found["protocol"] == {
@@ -336,6 +341,17 @@ def test_the_best_settings_train(plays, tmp_path):
     }
     assert "compared validation ndcg@10 of the best epoch" in shown.stdout
     assert f"{found['trials'][0]['ndcg']:.4f}" in shown.stdout
+
+
+def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
+    """It would be a new search, whose first trial is its best."""
+    arguments = ["tune", str(plays), *OPTIONS, "--trials", "1", "--out", str(tmp_path / "search")]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    best = (tmp_path / "search" / "best.toml").read_text()
+    (tmp_path / "search" / DATABASE).write_bytes(b"")
+    with pytest.raises(ArtefactError, match=r"holds best\.toml of an earlier search, but search\.db knows no trial of it; give"):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert (tmp_path / "search" / "best.toml").read_text() == best
 
 
 def test_the_protocol_of_a_search_says_what_was_cut():

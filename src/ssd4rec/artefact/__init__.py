@@ -9,7 +9,17 @@ Killed between the two renames, .DIR.old is all there is: it is read in place of
 What a person has laid beside an artefact's files moves from .DIR.old into the new DIR; killed before that, by the next save.
 """
 
-from ssd4rec.artefact.contents import Artefact, check_writable, load_artefact, save_artefact
+from ssd4rec.artefact.contents import Artefact, check_writable, finished_model, load_artefact, save_artefact
 from ssd4rec.artefact.folder import FILES, FORMAT, MANIFEST, PRIOR
 
-__all__ = ["FILES", "FORMAT", "MANIFEST", "PRIOR", "Artefact", "check_writable", "load_artefact", "save_artefact"]
+__all__ = [
+    "FILES",
+    "FORMAT",
+    "MANIFEST",
+    "PRIOR",
+    "Artefact",
+    "check_writable",
+    "finished_model",
+    "load_artefact",
+    "save_artefact",
+]

@@ -136,6 +136,14 @@ def check_writable(directory: str | Path) -> None:
         raise ArtefactError(f"cannot write to {place}: {error.strerror or error}; give another folder") from error
 
 
+def finished_model(directory: str | Path, device: str = "cpu") -> Artefact | None:
+    """`load_artefact`, or None where it finds no whole model of this version."""
+    try:
+        return load_artefact(directory, device)
+    except ArtefactError:
+        return None
+
+
 def load_artefact(directory: str | Path, device: str = "cpu") -> Artefact:
     """Read a finished model; every file is checked against its hash first.
 

@@ -109,17 +109,22 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
 def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict[str, Any] | None:
     from ssd4rec import experiment
+    from ssd4rec.artefact import finished_model
     from ssd4rec.config import load_config
     from ssd4rec.training.progress import TrainingProgress
 
     if report.best_file is None or report.stopped != "trials":
         say(f"--train waits until {'all trials are' if report.best_file else 'a trial is'} done; the test part was not looked at")
         return None
+    best, model = load_config(report.best_file), out / "model"
+    if (found := finished_model(model)) is not None and found.config == best:
+        say(f"{model} has these settings already; its figures are shown again")
+        return dict(found.report)
     with screen.progress_bar(err_console) as bar:
-        return experiment.train(
+        return experiment.train_or_go_on(
             prepared,
-            load_config(report.best_file),
-            out / "model",
+            best,
+            model,
             say=say,
             callbacks=[TrainingProgress(err_console)],
             progress=reporter(bar, "measuring"),

@@ -83,9 +83,12 @@ def _download_and_keep(known: KnownDataset, cache: Path, files: Sequence[Publish
     try:
         given = _read(known, paths, cache)
         checked = _check(known, given, " ".join(file.address for file in files), _as_stated(stated[0]) if stated else COUNTS_ONLY)
-    except DataError:
+    except DataError as error:
         _discard(paths)  # it is not what it should be, and would not be the next time
-        raise
+        said = str(error)
+        for file, path in zip(files, paths, strict=True):
+            said = said.replace(str(path), file.address)  # where it is still to be found
+        raise DataError(said) from error
     _keep(known, cache, checked)
     _discard(paths)
 

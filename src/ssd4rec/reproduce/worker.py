@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 
 from ssd4rec import experiment
-from ssd4rec.artefact import Artefact, load_artefact
+from ssd4rec.artefact import Artefact, finished_model, load_artefact
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
-from ssd4rec.errors import ArtefactError, DataError, StateError
+from ssd4rec.errors import DataError
 from ssd4rec.files import write_whole
 from ssd4rec.machine import device_of, processor
 from ssd4rec.reproduce.measure import Measure, count
@@ -56,11 +56,12 @@ def work(folder: Path) -> None:
     resume = (folder / f"model.training/{LAST}").is_file()
     device = device_of(config.training.accelerator)
     share = None
-    artefact, before, trained_by = _trained(folder, device), _cost_before(folder), (last_result_of(folder) or {}).get("commit")
+    artefact = finished_model(folder / "model", device)  # trained and not measured, or measured in another way than now
+    before, trained_by = _cost_before(folder), (last_result_of(folder) or {}).get("commit")
     if artefact is None:
         trained_by = commit()  # before it learns: the code on the disk may be another when it is done
         began, used = time.monotonic(), time.process_time()
-        _train(data, config, folder, resume=resume)
+        experiment.train_or_go_on(data, config, folder / "model", say=_say, callbacks=_watching())
         # of the time of its threads; less than 1: they waited, for other programs or for one another
         share = (time.process_time() - used) / (time.monotonic() - began) / torch.get_num_threads()
         artefact, before = load_artefact(folder / "model", device=device), {}
@@ -103,26 +104,11 @@ def _seconds(course: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _trained(folder: Path, device: str) -> Artefact | None:
-    """What an earlier process has trained but not measured, or measured in another way than now."""
-    try:
-        return load_artefact(folder / "model", device=device)
-    except ArtefactError:
-        return None
-
-
 def _cost_before(folder: Path) -> dict[str, Any]:
     """What training and inference cost when a model was trained that is only measured now; unknown if nobody wrote it down."""
     found = last_result_of(folder)
     cost: dict[str, Any] = found["efficiency"] if found else {"peak_memory": None, "peak_gpu_memory": None}
     return cost
-
-
-def _train(data: experiment.Prepared, config: Config, folder: Path, *, resume: bool) -> None:
-    try:
-        experiment.train(data, config, folder / "model", resume=resume, say=_say, callbacks=_watching())
-    except StateError:  # what an earlier version of the code left: begun anew
-        experiment.train(data, config, folder / "model", say=_say, callbacks=_watching())
 
 
 def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:

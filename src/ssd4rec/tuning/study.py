@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtefactError
 from ssd4rec.experiment import Prepared
-from ssd4rec.tuning.folder import DATABASE, identity
+from ssd4rec.tuning.folder import BEST, DATABASE, identity
 from ssd4rec.tuning.space import Dimension, Value
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -30,7 +30,9 @@ def readable(database: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         why = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
-        raise ArtefactError(f"cannot use {database}: {why}; free some space if there is none, or give another --out") from error
+        raise ArtefactError(
+            f"cannot use {database}: {why}; free some space if there is none; if it is damaged, give another --out"
+        ) from error
 
 
 @contextmanager
@@ -61,6 +63,11 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     )
     ours = identity(data, config, space)
     found: Mapping[str, Any] | None = study.user_attrs.get("identity")
+    if found is None and (place / BEST).is_file():
+        raise ArtefactError(
+            f"{place} holds {BEST} of an earlier search, but {DATABASE} knows no trial of it; give another --out, or "
+            f"remove {BEST}"
+        )
     if found is None:
         study.set_user_attr("identity", ours)
     elif found != ours:
