@@ -9,11 +9,17 @@ import pytest
 import torch
 
 import worlds
+from rows import shaken
 from served import HISTORY, recommender, recommender_of, same
+from ssd4rec.artefact import Artefact
+from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import SASRecConfig
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ArtefactError, ConfigError, DataError
-from ssd4rec.model import fingerprint
+from ssd4rec.experiment import count_transitions
+from ssd4rec.model import fingerprint, make_model
 from ssd4rec.serving import recommender as module
+from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
 
 
@@ -232,3 +238,26 @@ def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
         with pytest.raises(ArtefactError, match=r"its history holds (datetime|\(1, 2\)).*; give item ids as one of these"):
             Session(model, [3, strange]).save(tmp_path / "user")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen():
+    """With data.max_length = 3 the last three events are read, by a session too; the items before them stay left out."""
+    world, config = worlds.world(worlds.cycle()), worlds.config()
+    cut = config.model_copy(update={"data": config.data.model_copy(update={"max_length": 3})})
+    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
+    model = shaken(make_model(config, len(world.catalogue))).eval()
+    prior = Prior(count_transitions(world), 0.5, -1.0)
+    whole, short = (Recommender(Artefact(model, world.catalogue, each, {}, counts, prior)) for each in (config, cut))
+    history = [7, 3, 4, 5, "unknown", 6]
+    asked, last = short.recommend(history, 12, exclude_seen=False).items, [4, 5, 6]
+    by_item = {each.item: each.score for each in whole.recommend(last, 12, exclude_seen=False).items}
+    by_item |= {item: by_item[item] - 1.0 for item in (7, 3)}  # what `repeats` takes from all that was seen
+    assert {each.item: each.score for each in asked} == pytest.approx(by_item, abs=1e-5)
+    assert asked != whole.recommend(history, 12, exclude_seen=False).items
+    left = [each.item for each in short.recommend(history, 12).items]
+    assert set(left).isdisjoint({7, 3, 4, 5, 6})
+    session = Session(short, history[:2])
+    for item in history[2:]:
+        session.add(item)
+    assert (session.bytes, short.reads_event_by_event, whole.reads_event_by_event) == (0, False, True)
+    assert [each.item for each in session.recommend(12).items] == left

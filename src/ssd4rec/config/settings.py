@@ -27,7 +27,7 @@ class DataConfig(Settings):
     split: Literal["leave-last-out", "time"] = "leave-last-out"
     validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over
     test_from: str | None = None  # None: when 90 % of the events are over
-    max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it; None: from all
+    max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it, served too; None: from all
     same_time: SameTime = "file"  # events of a user at the same time: in the order of the file, or of their items' ids
 
     @field_validator("user", "item", "time", mode="before")

@@ -16,7 +16,7 @@ from ssd4rec.evaluation.ranks import score_blocks
 from ssd4rec.model import NextItemModel
 from ssd4rec.ops.segments import cells_of_items, to_device
 from ssd4rec.ragged import Numbers
-from ssd4rec.shapes import Boundaries, Items, Scores, States
+from ssd4rec.shapes import Boundaries, Items, Packed, Scores, States
 
 TOKEN_BUDGET = 32768  # events read at once
 
@@ -45,6 +45,7 @@ def best_items(
     histories: Sequence[Numbers],
     request: Request,
     prior: Prior | None = None,
+    max_length: int | None = None,
 ) -> list[Best]:
     """Read histories and choose the best candidates of each; where nothing is known, the most popular ones.
 
@@ -54,6 +55,7 @@ def best_items(
         histories: item numbers, oldest first; 0 stands for an unknown item, which is not read.
         request: what may be chosen.
         prior: what is known without learning, added to the model's scores.
+        max_length: the model is given so many events, the last that are known; None: all.
 
     Returns:
         One for each history; fewer than k items where there are fewer candidates.
@@ -65,7 +67,7 @@ def best_items(
     known = [history[history > 0] for history, falls in zip(histories, fall_back, strict=True) if not falls]
     unknown = [history for history, falls in zip(histories, fall_back, strict=True) if falls]
     by_model, by_popularity = (
-        iter(_by_model(model, known, request, prior)),
+        iter(_by_model(model, known, request, prior, max_length)),
         iter(_by_popularity(training_counts, unknown, request)),
     )
     return [next(by_popularity if falls else by_model) for falls in fall_back]
@@ -100,17 +102,27 @@ def largest(scores: Scores, k: int) -> list[tuple[Numbers, npt.NDArray[np.float6
     return [(numbers[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(best)]
 
 
-def _by_model(model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None) -> list[Best]:
+def _by_model(
+    model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None, max_length: int | None
+) -> list[Best]:
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     batches = consecutive(lengths, TOKEN_BUDGET)
-    return [best for batch in batches for best in _read(model, [histories[place] for place in batch], request, prior)]
+    return [best for batch in batches for best in _read(model, [histories[place] for place in batch], request, prior, max_length)]
 
 
-def _read(model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None) -> list[Best]:
-    items = to_device(torch.from_numpy(np.concatenate(histories)), model.item_vectors.device)
-    boundaries = torch.tensor([0, *accumulate(map(len, histories))])  # on the CPU: nothing waits for a GPU to read them
+def _read(
+    model: NextItemModel, histories: list[Numbers], request: Request, prior: Prior | None, max_length: int | None
+) -> list[Best]:
+    device = model.item_vectors.device
+    seen = _packed(histories, device)
+    items, boundaries = seen if max_length is None else _packed([history[-max_length:] for history in histories], device)
     with torch.inference_mode():
-        return best_of_states(model, model.encode(items, boundaries), items, boundaries, request, prior)
+        return best_of_states(model, model.encode(items, boundaries), items, boundaries, request, prior, seen)
+
+
+def _packed(histories: list[Numbers], device: torch.device) -> Packed:
+    boundaries = torch.tensor([0, *accumulate(map(len, histories))])  # on the CPU: nothing waits for a GPU to read them
+    return to_device(torch.from_numpy(np.concatenate(histories)), device), boundaries
 
 
 def best_of_states(
@@ -120,6 +132,7 @@ def best_of_states(
     boundaries: Boundaries,
     request: Request,
     prior: Prior | None = None,
+    seen: Packed | None = None,
 ) -> list[Best]:
     """The best candidates of histories that have been read.
 
@@ -130,6 +143,7 @@ def best_of_states(
         boundaries: int64 [B + 1]; on the CPU, nothing waits for a GPU to read them.
         request: what may be chosen.
         prior: what is known without learning, added to the model's scores.
+        seen: the same histories whole, where only their ends were read; None: they were.
 
     Raises:
         DivergedError: a score is not a number.
@@ -138,9 +152,9 @@ def best_of_states(
     found: list[Best] = []
     with torch.inference_mode():
         blocks = score_blocks(states, model.item_vectors)
-        for rows, scores in prior.raised(blocks, items, boundaries) if prior else blocks:
+        for rows, scores in prior.raised(blocks, items, boundaries, seen) if prior else blocks:
             if request.exclude_seen:
-                scores.view(-1)[cells_of_items(items, boundaries, rows, scores.shape[1])] = -torch.inf
+                scores.view(-1)[cells_of_items(*(seen or (items, boundaries)), rows, scores.shape[1])] = -torch.inf
             if forbidden is not None:
                 scores.masked_fill_(forbidden, -torch.inf)
             found += (Best(numbers, values, "model") for numbers, values in largest(scores, request.k))

@@ -136,6 +136,11 @@ class Recommender:
             self._fingerprint = state, fingerprint(self.artefact.model)
         return self._fingerprint[1]
 
+    @property
+    def reads_event_by_event(self) -> bool:
+        """Whether a state stands for the history: the model must read so, and all of it, where `data.max_length` cuts nothing."""
+        return self.artefact.model.reads_event_by_event and self.artefact.config.data.max_length is None
+
     def request(self, k: int, *, exclude_seen: bool, allow: Ids | None, deny: Ids | None, unknown_items: UnknownItems) -> Request:
         """Check what `recommend` was asked for, and put it into item numbers.
 
@@ -151,7 +156,8 @@ class Recommender:
 
     def best(self, histories: Sequence[Numbers], request: Request) -> list[Best]:
         """What comes next, in item numbers: see `best_items`."""
-        return best_items(self.artefact.model, self.artefact.training_counts, histories, request, self.artefact.prior)
+        kept = self.artefact
+        return best_items(kept.model, kept.training_counts, histories, request, kept.prior, kept.config.data.max_length)
 
     def numbers(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[Numbers]:
         """Item ids as item numbers, 0 = unknown.

@@ -28,7 +28,7 @@ IN_HALF = ("scan", "recent", "first", "first_gate")
 class Session:
     """A history that grows event by event.
 
-    A model that reads event by event (`NextItemModel.reads_event_by_event`) keeps a state of constant size and never reads an
+    A model that reads event by event (`Recommender.reads_event_by_event`) keeps a state of constant size and never reads an
     event twice: one more costs the same whatever came before. An answer scores the catalogue and goes once over the item numbers
     so far, eight bytes an event, to leave out what was seen. Any other model reads the whole history again when it is asked. The
     answers are those of `Recommender.recommend`.
@@ -166,7 +166,7 @@ class Session:
 
     def _catch_up(self, numbers: Numbers) -> None:
         known = numbers[numbers > 0]
-        if not self._model.reads_event_by_event or not len(known):
+        if not self.recommender.reads_event_by_event or not len(known):
             return
         items = torch.from_numpy(known).to(self._model.item_vectors.device)
         with torch.inference_mode():

@@ -116,7 +116,7 @@ class Sessions:
 
     def _has_state(self, user: Hashable) -> bool:
         long = len(self._histories.get(user, ())) >= self._keep_from
-        return self._kept > 0 and long and self._recommender.artefact.model.reads_event_by_event
+        return self._kept > 0 and long and self._recommender.reads_event_by_event
 
     def _session(self, user: Hashable) -> Session:
         session = self._sessions.pop(user, None) or Session(self._recommender, self._histories.get(user, []))
