@@ -117,7 +117,7 @@ def test_the_report_shows_the_figures_of_results_json(swept):
     ranked = sorted(set(found) - {"ssd4rec"}, key=lambda label: -found[label]["ndcg@10"]["mean"])
     against = [row[1] for row in page.rows if row[:1] == ["ssd4rec"] and len(row) == 5]
     assert against == list(dict.fromkeys([ranked[0], "gru4rec"]))
-    assert "Paired bootstrap over 60 users: too few" in (swept / "out" / "report.html").read_text()
+    assert "60 targets: too few for figures" in (swept / "out" / "report.html").read_text()
 
 
 @pytest.mark.slow
