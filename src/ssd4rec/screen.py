@@ -73,7 +73,7 @@ def show_figures(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:
-    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items()))
+    console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items() if value is not None))
 
 
 def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]], cutoff: str) -> None:
