@@ -97,7 +97,8 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
         notes.append(f"without a meaning here: {', '.join(inert)}")
     if fixed := [key for key, value in given.items() if key in FIXED and value is not None]:
         notes.append(f"fixed here, whatever the file says, so that figures may differ: {', '.join(fixed)}")
-    notes += _stopping(given, training)
+    training["patience"], slower = _patience(given, training["patience"])
+    notes += slower
     if (watched := str(_value(given, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
         whose = "" if given.get("valid_metric") else ", RecBole's own where none is written"
         notes.append(f"the epoch that is kept is the best by NDCG@10; valid_metric is {watched}{whose}")
@@ -168,16 +169,15 @@ def _inert(given: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]
     return inert + [f"metrics {each}" for each in named if each.lower() not in METRICS]
 
 
-def _stopping(given: Mapping[str, Any], training: dict[str, Any]) -> list[str]:
-    """RecBole counts stopping_step in validations, which may be epochs apart; here there is one after every epoch."""
-    step, patience = _value(given, "eval_step", 1), training["patience"]
+def _patience(given: Mapping[str, Any], asked: Any) -> tuple[Any, list[str]]:
+    """In epochs, and what is to be said: RecBole's stopping_step counts validations, which may be epochs apart."""
+    step = _value(given, "eval_step", 1)
     if step == 1:
-        return []
-    consequence = "but here it decides when to stop and what to keep"
-    if isinstance(step, int) and step > 1 and isinstance(patience, int):
-        training["patience"] = step * patience
-        consequence = f"so patience is {step * patience} epochs"
-    return [f"validated after every epoch, and eval_step is {step}, {consequence}: figures may differ"]
+        return asked, []
+    told = f"validated after every epoch, and eval_step is {step}"
+    if isinstance(step, int) and step > 1 and isinstance(asked, int):
+        return step * asked, [f"{told}, so patience is {step * asked} epochs: figures may differ"]
+    return asked, [f"{told}, but here it decides when to stop and what to keep: figures may differ"]
 
 
 def _value(given: Mapping[str, Any], key: str, default: Any) -> Any:
