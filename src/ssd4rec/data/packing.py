@@ -8,6 +8,7 @@ other history.
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -65,8 +66,26 @@ def pack(histories: Histories, examples: Examples, token_budget: int) -> Iterato
         Batches that hold every example once, and nothing else.
     """
     for rows in consecutive(examples.lengths, token_budget):
-        lengths = examples.lengths[rows]
-        yield lay_end_to_end(histories, examples, Placed(rows, offsets_of(lengths)[:-1], int(lengths.sum())))
+        yield _pack_rows(histories, examples, rows)
+
+
+def pack_beside_past(
+    histories: Histories, examples: Examples, token_budget: int, device: torch.device
+) -> Iterator[tuple[PackedBatch, PackedBatch]]:
+    """What `pack` yields, on a device, and beside each batch the same examples with all that their users had before.
+
+    The two differ where `data.max_length` cuts what is read: what a user has seen does not depend on it.
+    """
+    past = replace(examples, start=histories.offsets[examples.user])
+    cut = bool((examples.start > past.start).any())
+    for rows in consecutive(examples.lengths, token_budget):
+        batch = _pack_rows(histories, examples, rows).to(device)
+        yield batch, _pack_rows(histories, past, rows).to(device) if cut else batch
+
+
+def _pack_rows(histories: Histories, examples: Examples, rows: Numbers) -> PackedBatch:
+    lengths = examples.lengths[rows]
+    return lay_end_to_end(histories, examples, Placed(rows, offsets_of(lengths)[:-1], int(lengths.sum())))
 
 
 def consecutive(lengths: Numbers, token_budget: int) -> list[Numbers]:

@@ -13,14 +13,13 @@ from torch import Tensor
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.config import SameTime, Seen
 from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import PackedBatch, pack
+from ssd4rec.data.packing import pack_beside_past
 from ssd4rec.data.split import Examples
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
 from ssd4rec.evaluation.ranks import ranks_of_blocks, ranks_of_states
-from ssd4rec.ops.segments import to_device
-from ssd4rec.ragged import Numbers, offsets_of, ranges
-from ssd4rec.shapes import Boundaries, Items, Packed, Scores, States
+from ssd4rec.ragged import Numbers
+from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 Progress = Callable[[int, int], None]  # (done, all)
 
@@ -224,45 +223,18 @@ def _rank(
     with torch.inference_mode(), evaluating(model):
         _check_catalogue(histories, _catalogue_size(model))
         device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
-        for batch, before in batches(histories, single, token_budget, device):
-            read, targets = (batch.items, batch.boundaries), batch.last_targets
-            seen = before if filtered else None
+        for batch, past in pack_beside_past(histories, single, token_budget, device):
+            read, targets, had = (batch.items, batch.boundaries), batch.last_targets, (past.items, past.boundaries)
+            seen = had if filtered else None
             if isinstance(model, Scorer):
                 ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen)
             else:
-                raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries, seen=before) if prior else None
+                raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries, seen=had) if prior else None
                 ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, seen, raised)
             ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))
     return torch.cat(ranks).numpy()
-
-
-def batches(
-    histories: Histories, single: Examples, token_budget: int, device: torch.device
-) -> Iterator[tuple[PackedBatch, Packed]]:
-    """What is read, a few targets at a time, and beside it all that the users had before these targets.
-
-    The two differ where `data.max_length` cuts what is read: what a user has seen does not depend on it.
-
-    Args:
-        histories: where the items lie.
-        single: the targets, one a row.
-        token_budget: events read at once.
-        device: where to.
-    """
-    begin, done = histories.offsets[single.user], 0
-    cut = bool((single.start > begin).any())
-    for packed in pack(histories, single, token_budget):
-        batch = packed.to(device)
-        rows = slice(done, done + len(batch.boundaries) - 1)
-        done = rows.stop
-        if not cut:
-            yield batch, (batch.items, batch.boundaries)
-            continue
-        lengths = single.first_target[rows] - begin[rows]
-        items = torch.from_numpy(histories.items[ranges(begin[rows], lengths)].astype(np.int64))
-        yield batch, (to_device(items, device), torch.from_numpy(offsets_of(lengths)))
 
 
 def _catalogue_size(model: Ranker | Scorer) -> int:

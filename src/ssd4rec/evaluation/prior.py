@@ -11,12 +11,12 @@ from ssd4rec.backbones.prior import Prior, look_up
 from ssd4rec.backbones.transitions import Transitions
 from ssd4rec.config import Seen
 from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import PackedBatch
+from ssd4rec.data.packing import PackedBatch, pack_beside_past
 from ssd4rec.data.split import Examples
-from ssd4rec.evaluation.evaluate import Progress, Ranker, batches, evaluating
+from ssd4rec.evaluation.evaluate import Progress, Ranker, evaluating
 from ssd4rec.evaluation.metrics import CUTOFF, ndcg
 from ssd4rec.evaluation.ranks import rank_targets, removed_at, rounding_of, score_blocks
-from ssd4rec.shapes import Boundaries, Items, Packed, States
+from ssd4rec.shapes import Boundaries, Items, States
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of transitions, those that are tried
 REPEATS = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
@@ -135,11 +135,11 @@ class _Asked:
         """NDCG@10 with each (weight, repeats)."""
         ranks: list[list[Tensor]] = [[] for _ in tried]
         with torch.inference_mode():
-            for (batch, seen), states in zip(self._batches(), self.states, strict=True):
+            for (batch, past), states in zip(self._batches(), self.states, strict=True):
                 targets = batch.last_targets
                 rounding = rounding_of(states, self.vectors, targets)
                 for rows, scores in score_blocks(states, self.vectors):
-                    places = look_up(self.transitions, batch.items, batch.boundaries, rows, seen)
+                    places = look_up(self.transitions, batch.items, batch.boundaries, rows, (past.items, past.boundaries))
                     raised = torch.empty_like(scores)
                     removed = removed_at(places.seen, scores) if self.filtered else None
                     for found, (weight, repeat) in zip(ranks, tried, strict=True):
@@ -147,10 +147,10 @@ class _Asked:
                         found.append(rank_targets(raised, targets[rows], removed, rounding[rows]).cpu())
         return [ndcg(torch.cat(found).numpy(), CUTOFF) for found in ranks]
 
-    def _batches(self) -> Iterator[tuple[PackedBatch, Packed]]:
+    def _batches(self) -> Iterator[tuple[PackedBatch, PackedBatch]]:
         done = 0
-        for batch, seen in batches(self.histories, self.single, self.token_budget, self.vectors.device):
-            yield batch, seen
+        for batch, past in pack_beside_past(self.histories, self.single, self.token_budget, self.vectors.device):
+            yield batch, past
             done += len(batch.boundaries) - 1
             if self.progress:
                 self.progress(done, len(self.single))
