@@ -504,6 +504,10 @@ def test_the_command_fetches_and_lists(tmp_path, monkeypatch):
     listed = json.loads(run("data", "list", "--json"))
     assert [name for name, about in listed.items() if about["fetched"]] == ["ml-100k"]
     assert json.loads(run("data", "describe", "ml-100k", "--json"))["kept"]["interactions"] == 99_287
+    (stored,) = tmp_path.rglob("interactions.parquet")
+    stored.write_bytes(stored.read_bytes()[:-1])
+    assert not any(about["fetched"] for about in json.loads(run("data", "list", "--json")).values())
+    assert run("data", "list").endswith("was damaged; next: ssd4rec data fetch ml-100k\n")
 
 
 def test_titles_that_are_given_take_the_place_of_the_stored_ones(small, tmp_path, monkeypatch):

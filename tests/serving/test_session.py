@@ -240,7 +240,7 @@ def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen():
+def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_path):
     """With data.max_length = 3 the last three events are read, by a session too; the items before them stay left out."""
     world, config = worlds.world(worlds.cycle()), worlds.config()
     cut = config.model_copy(update={"data": config.data.model_copy(update={"max_length": 3})})
@@ -261,3 +261,5 @@ def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen():
         session.add(item)
     assert (session.bytes, short.reads_event_by_event, whole.reads_event_by_event) == (0, False, True)
     assert [each.item for each in session.recommend(12).items] == left
+    Session(whole, history).save(tmp_path / "user")  # the same weights: a state of the whole history, which `short` must not use
+    assert Session.load(tmp_path / "user", short).recommend(12) == session.recommend(12)

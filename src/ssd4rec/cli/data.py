@@ -32,22 +32,26 @@ def list_data(*, as_json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from ssd4rec.data.known import BUILT_IN, KNOWN, folder_of, where
-    from ssd4rec.data.store import is_stored
+    from ssd4rec.data.store import is_stored, is_whole
 
-    fetched = {name: is_stored(folder_of(known, cache())) for name, known in KNOWN.items()}
+    folders = {name: folder_of(known, cache()) for name, known in KNOWN.items()}
+    fetched = {name: is_whole(folder) for name, folder in folders.items()}
     if as_json:
         print_json({name: {**asdict(known), "fetched": fetched[name]} for name, known in KNOWN.items()})
         return
+    damaged = [name for name in KNOWN if is_stored(folders[name]) and not fetched[name]]
     table = Table(title="Named data sets, after the 5-core")
     for column in ("name", "users", "items", "interactions", "here"):
         table.add_column(column, justify="left" if column in {"name", "here"} else "right", no_wrap=True)
     for name, known in KNOWN.items():
-        here = "yes" if fetched[name] else "with the extra demo" if name == BUILT_IN else "no"
+        here = "yes" if fetched[name] else "with the extra demo" if name == BUILT_IN else "damaged" if name in damaged else "no"
         table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}", here)
     out_console.print(table)
     for name, known in KNOWN.items():
         line = Text.assemble((name, "bold"), f": {known.title}. From {where(known)}. Terms: {known.licence}.")
         out_console.print(line, soft_wrap=True)
+    for name in damaged:
+        out_console.print(f"{name}, as it lies in {folders[name]}, was damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
 
 
 def fetch_data(

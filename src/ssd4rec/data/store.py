@@ -19,6 +19,7 @@ from ssd4rec.errors import DataError
 
 FORMAT = 1
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a file that was cut or changed may raise when read
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,17 @@ class Stored:
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a data set lies there; `load_dataset` tells whether it is whole."""
+    """Whether a data set lies there; `is_whole` tells whether all of it does."""
     return (folder / MANIFEST).is_file()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a data set lies there as it was written: what `load_dataset` reads. Its files are hashed, not parsed."""
+    try:
+        _read_manifest(folder)
+    except DataError:
+        return False
+    return True
 
 
 def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame | None, about: Mapping[str, Any]) -> None:
@@ -71,22 +81,30 @@ def load_dataset(folder: Path) -> Stored:
     Raises:
         DataError: the folder is missing, damaged or of another format.
     """
+    manifest = _read_manifest(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise DataError(f"{folder} has format {manifest['format']}, expected {FORMAT}; fetch the data set again")
-        changed = [name for name, expected in manifest["sha256"].items() if _hash_of(folder / name) != expected]
-        if changed:
-            raise DataError(f"{folder}: {', '.join(changed)} was changed since it was written; fetch the data set again")
         read = manifest["read"]
         report = ReadReport(**{**read, "clock": Clock(**read["clock"]), "notes": tuple(read["notes"])})
         table = pl.read_parquet(folder / INTERACTIONS)
         titles = pl.read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
         return Stored(Interactions(table, report), titles, manifest["about"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
-        if isinstance(error, DataError):
-            raise
+    except (*_DAMAGE, pl.exceptions.PolarsError) as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What the folder says of itself, where every file is as it was written."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found, hashes = manifest["format"], manifest["sha256"]
+        changed = [name for name, expected in hashes.items() if found == FORMAT and _hash_of(folder / name) != expected]
+    except _DAMAGE as error:
+        raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
+    if found != FORMAT:
+        raise DataError(f"{folder} has format {found}, expected {FORMAT}; fetch the data set again")
+    if changed:
+        raise DataError(f"{folder}: {', '.join(changed)} was changed since it was written; fetch the data set again")
+    return manifest
 
 
 def _hash_of(path: Path) -> str:

@@ -145,7 +145,7 @@ class Session:
             raise ArtefactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
         session = cls(recommender)
         numbers = session._append(json.loads(about["history"]))
-        if "states" in parts:
+        if "states" in parts and recommender.reads_event_by_event:  # else it is of the whole history, of which a part is read
             session._states = parts.pop("states").to(model.item_vectors)
             session._cache = _layers(parts, model)
         else:
