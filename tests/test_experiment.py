@@ -161,7 +161,7 @@ def test_an_accelerator_that_is_not_there_leaves_nothing(prepared, tmp_path):
 )
 def test_only_a_state_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypatch, error, calls):
     """A full disk ends the command and leaves what was learnt. The training is a stand-in: a disk is not to be had full here."""
-    asked = []
+    asked, said = [], []
 
     def train(*_, resume=False, **__):
         asked.append(resume)
@@ -172,5 +172,8 @@ def test_only_a_state_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkey
     (tmp_path / "model.training").mkdir()
     (tmp_path / "model.training" / "last.ckpt").touch()
     with nullcontext() if isinstance(error, StateError) else pytest.raises(ArtefactError, match="disk full"):
-        experiment.train_or_go_on(None, None, tmp_path / "model")
+        experiment.train_or_go_on(None, None, tmp_path / "model", say=said.append)
+    anew = isinstance(error, StateError)
     assert asked == calls
+    assert said == (["training begins anew: another version"] if anew else [])
+    assert (tmp_path / "model.training" / "last.ckpt").exists() != anew

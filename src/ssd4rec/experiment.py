@@ -136,14 +136,17 @@ def train_or_go_on(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`train`, from where the same training was cut off; another one's state, or another version's, is begun anew.
+    """`train`, from where the same training was cut off; a state that cannot be gone on with is said why, and goes.
 
     For a command that is to be given again as it was. Arguments, report and errors are those of `train`.
     """
     options: dict[str, Any] = {"say": say, "callbacks": callbacks, "progress": progress}
+    last = folder_beside(out) / LAST
     try:
-        return train(data, config, out, resume=(folder_beside(out) / LAST).is_file(), **options)
-    except StateError:
+        return train(data, config, out, resume=last.is_file(), **options)
+    except StateError as error:
+        say(f"training begins anew: {error}")
+        last.unlink(missing_ok=True)
         return train(data, config, out, **options)
 
 
