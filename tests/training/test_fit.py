@@ -164,6 +164,43 @@ class Rates(Callback):
         self.seen[trainer.global_step] = optimizer.param_groups[0]["lr"]
 
 
+def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
+    """Cut off between two epochs, wherever: as many epochs, the same best one, the same weights."""
+
+    class Between(Callback):
+        def __init__(self, epoch):
+            self.epoch = epoch
+
+        def on_train_epoch_start(self, trainer, *_):
+            if trainer.current_epoch == self.epoch:
+                raise ConnectionAbortedError("power cut")
+
+    for patience in (1, 2, 3):
+        settings = SETTINGS.model_copy(
+            update={
+                "training": SETTINGS.training.model_copy(
+                    update={"max_epochs": 12, "patience": patience, "learning_rate": 0.05}  # its course goes up and down
+                )
+            }
+        )
+        weights, report = train(world, settings)
+        assert report.stopped == "patience"
+        for epoch in range(1, len(report.course)):
+            directory = tmp_path / f"{patience}-{epoch}"
+            with pytest.raises(ConnectionAbortedError):
+                train(world, settings, directory=directory, callbacks=[Between(epoch)])
+            again, resumed = train(world, settings, directory=directory, resume=True)
+            assert (len(resumed.course), resumed.best_epoch) == (len(report.course), report.best_epoch)
+            assert equal(weights, again)
+
+
+def test_a_model_in_eval_mode_is_trained_as_any_other(world, uninterrupted):
+    """As `load_artefact` gives it: what is learnt further is learnt with dropout."""
+    model = make_model(SETTINGS, len(world.catalogue)).eval()
+    fit(model, world.histories, world.split, SETTINGS.training)
+    assert equal(model.state_dict(), uninterrupted[0])
+
+
 def test_a_cosine_brings_the_learning_rate_to_zero_and_survives_a_power_cut(world, tmp_path, monkeypatch):
     """It begins at the setting, is half of it in the middle, nearly 0 at the end; a resumed training sees the same rates."""
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -19,7 +18,6 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.histories import Histories
 from ssd4rec.data.split import Split
 from ssd4rec.errors import ArtefactError
-from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.machine import device_of
 from ssd4rec.model import NextItemModel
 from ssd4rec.training.module import NextItemTraining
@@ -94,10 +92,11 @@ def _fit(
     module = NextItemTraining(model, histories, split, config)
     keeper = Keeper(folder, module.measured, identity_of(model, histories, split, config))
     with _quiet(), _algorithms_left_alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        trainer = _trainer(config, folder, [_Patience(config), *callbacks, keeper])
+        trainer = _trainer(config, folder, [*callbacks, keeper, _Patience(keeper, config)])
         with nullcontext() if isinstance(place, Held) else hold(folder):
             if resume:
                 keeper.look()
+            model.train()  # a finished model comes in eval mode, in which Lightning would leave it: no dropout
             if not _is_over(keeper.course, config):
                 _learn(trainer, module, folder / LAST if resume else None)
             model.load_state_dict(_best_weights(keeper.best))
@@ -107,18 +106,24 @@ def _fit(
     return TrainingReport(course, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in course))
 
 
-class _Patience(EarlyStopping):
-    """Stops by the patience that was asked for now, also where a state was kept under another one."""
+class _Patience(pl.Callback):
+    """Stops by the course, which is what the checkpoint holds.
 
-    def __init__(self, config: TrainingConfig) -> None:
-        super().__init__(WATCHED, mode="max", patience=config.patience, check_on_train_epoch_end=True, min_delta=0.0)
+    Lightning's EarlyStopping counts in a state of its own, and runs after every other callback: the checkpoint that `Keeper`
+    writes at the end of an epoch would hold its count of the epoch before.
+    """
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict | {"patience": self.patience})
+    def __init__(self, keeper: Keeper, config: TrainingConfig) -> None:
+        self.keeper, self.config = keeper, config
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """After the keeper's, which knows the epoch by then."""
+        if _is_over(self.keeper.course, self.config):
+            trainer.should_stop = True
 
 
 def _is_over(course: Sequence[Epoch], config: TrainingConfig) -> bool:
-    """Whether a training ended with its last epoch, as `_Patience` and the trainer end it."""
+    """Whether a training ends with the last epoch of its course."""
     if not course:
         return False
     best = max(course, key=lambda epoch: epoch.ndcg)  # the first of equals
