@@ -358,6 +358,18 @@ def test_figures_whose_runs_are_not_there_are_not_written_over(tmp_path):
     refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
 
 
+def test_one_run_that_was_taken_away_is_made_again(tmp_path):
+    """It was damaged, and its folder removed as was advised; those beside it say that this is the folder of the figures."""
+    part = part_of("accuracy", tmp_path)
+    finish(part, tmp_path)
+    gone = finish(part, tmp_path, at=1)
+    write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+    (gone / "result.json").unlink()
+    refuse_what_would_be_lost([part], tmp_path)
+    with pytest.raises(DataError, match="whose runs are not in"):
+        refuse_what_would_be_lost([part_of("accuracy", tmp_path, models=("ssd4rec",))], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -459,7 +471,7 @@ def test_a_report_says_how_many_histories_a_truncation_shortens(tmp_path):
     said = {note.text: note.warning for note in notes("length", section.model_copy(update={"kept": replace(KEPT, users=101)}))}
     (counted,) = (text for text in said if text.startswith("Of 101 histories"))
     assert counted.startswith("Of 101 histories 7 have more than 10 events, 1 have more than 20 events, 0 have")
-    (warned,) = (text for text, warning in said.items() if warning and "order of the batches" in text)
+    (warned,) = (text for text, warning in said.items() if warning and "fewer than 1 %" in text)
     assert warned.startswith("To truncate to 20, 50, 100, 200, 400 shortens fewer than 1 % of the histories")
 
 

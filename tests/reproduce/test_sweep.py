@@ -28,6 +28,8 @@ from ssd4rec.model import make_model
 from ssd4rec.reproduce.budgets import make_budget
 from ssd4rec.reproduce.measure import Measure, count
 from ssd4rec.reproduce.padded import Padded
+from ssd4rec.reproduce.report import write_report
+from ssd4rec.reproduce.results import summarise
 from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, commit, counted_in, ranks_of
 from ssd4rec.reproduce.studies import points
 from ssd4rec.reproduce.sweep import carry_out, plan
@@ -345,6 +347,18 @@ def test_two_files_of_one_name_in_one_command_are_called_by_their_paths(tmp_path
     sweep = plan("accuracy", [*sources, sources[0]], **asked)
     assert [part.data.name for part in sweep.parts] == sources
     assert [title for title, _ in sweep.runs.values()] == [f"{source}, sasrec, seed 2024" for source in sources]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file name of any bytes")
+def test_a_file_of_any_name_is_reported(tmp_path):
+    """Its bytes that are no letters are shown as such; a report is text."""
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")
+    worlds.frame(worlds.cycle()).write_csv(tmp_path / "log.csv")
+    (tmp_path / "log.csv").rename(source)
+    asked = {"models": ["sasrec"], "settings": ["data.min_interactions=1"]}
+    sweep = plan("accuracy", [source], make_budget("small", epochs=1), tmp_path / "out", tmp_path, **asked)
+    write_report(summarise(sweep.parts, sweep.budget, tmp_path), tmp_path)
+    assert r"\udcff.csv" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):

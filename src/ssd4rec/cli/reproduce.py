@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ssd4rec import screen
-from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, refuse_neither, say
+from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, refuse_columns, refuse_neither, say
 
 
 def reproduce(  # noqa: PLR0913 - each is an option of the command
@@ -50,6 +50,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     ablation    what each part is worth
     beta, rho, length    the paper's Figures 3 to 5
     """
+    from ssd4rec.data.known import is_known
     from ssd4rec.names import find
     from ssd4rec.reproduce.budgets import make_budget
     from ssd4rec.reproduce.studies import STUDIES
@@ -61,6 +62,8 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     names = [name.strip() for name in models.split(",")] if models else []
     for each in data:
         refuse_neither(each)
+    if all(is_known(each) for each in data):  # of files beside them the columns may be named
+        refuse_columns(data[0], settings or [])
     sweep = plan(study, data, chosen, out, cache(), models=names, settings=settings or [])
     try:
         with screen.progress_bar(err_console) as bar:

@@ -104,7 +104,7 @@ def _truncated(section: Section) -> Iterator[Note]:
         if few := [str(length) for length, count in section.longer.items() if count < FEW_CUT * section.kept.users]:
             yield Note(
                 f"To truncate to {', '.join(few)} shortens fewer than {100 * FEW_CUT:g} % of the histories: what differs from "
-                "whole ones is mostly the order of the batches.",
+                "whole ones may be the batches more than what is read. A whole history longer than a batch is one by itself.",
                 warning=True,
             )
     elif {each["objective"] for each in training} == {"one-pass"}:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd4rec.files import write_whole
+from ssd4rec.files import as_json, escaped, write_whole
 from ssd4rec.reproduce.notes import notes
 from ssd4rec.reproduce.plots import plot
 from ssd4rec.reproduce.results import RESULTS
@@ -26,9 +26,9 @@ pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap}"""
 
 def write_report(results: Results, out: Path) -> None:
     """Write results.json, report.md and report.html into a folder, each whole or as it was."""
-    write_whole(out / RESULTS, json.dumps(results.as_dict(), indent=1))
-    write_whole(out / "report.md", as_markdown(results))
-    write_whole(out / "report.html", as_html(results))
+    texts = {RESULTS: as_json(results.as_dict(), indent=1), "report.md": as_markdown(results), "report.html": as_html(results)}
+    for name, text in texts.items():  # all are made before the first is written
+        write_whole(out / name, escaped(text))
 
 
 def as_markdown(results: Results) -> str:

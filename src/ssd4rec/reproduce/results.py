@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ssd4rec.config import DataConfig, EvaluationConfig, value_of
 from ssd4rec.errors import DataError
+from ssd4rec.files import escaped
 from ssd4rec.reproduce.budgets import Budget
 from ssd4rec.reproduce.origins import changed
 from ssd4rec.reproduce.rows import Results, Section, Studies
@@ -45,6 +46,8 @@ def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> Results:
 def refuse_what_would_be_lost(parts: Sequence[Part], out: Path) -> None:
     """A section is replaced only where its runs lie beside it, so that its command can bring it back.
 
+    A run that this sweep makes may be missing beside others that are there: it was damaged, and removed as was advised.
+
     Raises:
         DataError: one has figures whose runs are not in the folder.
     """
@@ -52,7 +55,10 @@ def refuse_what_would_be_lost(parts: Sequence[Part], out: Path) -> None:
     for part in parts:
         sections = studies.get(part.study, {})
         name = _name(part, sections)
-        if not all((out / "runs" / key / RESULT).is_file() for key in _finished(sections.get(name))):
+        finished = _finished(sections.get(name))
+        missing = {key for key in finished if not (out / "runs" / key / RESULT).is_file()}
+        mended = missing < finished and missing <= {run.key for _, run in part.runs}
+        if missing and not mended:
             raise DataError(
                 f"{out / RESULTS} holds {part.study} on {name}, whose runs are not in {out / 'runs'}: writing over it would lose "
                 "figures; choose another --out, or move the file away"
@@ -68,10 +74,10 @@ def _name(part: Part, sections: Mapping[str, Section]) -> str:
     """Of its section: the data, and what --set changed of the protocol. Other data of the same name keep theirs."""
     first = next((point for point in part.points if point.unset), None)
     named = [f"{name}={value_of(first.configs[0], name)}" for name in changed(first) if name in PROTOCOL] if first else []
-    name = " ".join([part.data.name, *named])
+    name = escaped(" ".join([part.data.name, *named]))
     there = sections.get(name)
-    other = there is not None and there.source != part.data.source and there.fingerprint != part.data.fingerprint
-    return " ".join([part.data.source, *named]) if other else name
+    other = there is not None and there.source != escaped(part.data.source) and there.fingerprint != part.data.fingerprint
+    return escaped(" ".join([part.data.source, *named])) if other else name
 
 
 def earlier(out: Path) -> Studies:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssd4rec.config import Seen
 from ssd4rec.data.histories import Kept
+from ssd4rec.files import escaped
 from ssd4rec.reproduce.budgets import Budget
 from ssd4rec.reproduce.compare import against_best, against_start, against_whole
 from ssd4rec.reproduce.origins import learnt_otherwise, recipe_of, reduced
@@ -51,8 +52,8 @@ def make_section(part: Part, budget: Budget, out: Path) -> Section:
     others = PUBLISHED.get(known or "", {}) if part.study == "accuracy" else {}
     epochs = max((seed.epochs or 0 for seed in finished), default=0)
     return Section(
-        source=part.data.source,
-        command=part.command,
+        source=escaped(part.data.source),
+        command=escaped(part.command),
         known=part.data.known,
         fingerprint=part.data.fingerprint,
         kept=Kept(**part.data.description["kept"]),
