@@ -58,8 +58,9 @@ def test_nothing_is_dropped_below_the_smallest_level(p: float) -> None:
 
 
 def test_everything_is_dropped_at_one() -> None:
-    """p = 1 leaves zeros."""
+    """p = 1 leaves zeros, of the largest values too."""
     assert not dropped(p=1.0).any()
+    assert not dropout(torch.full((9,), 1e36), 1.0, training=True).any()
 
 
 def test_evaluation_drops_nothing() -> None:

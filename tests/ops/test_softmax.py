@@ -154,6 +154,18 @@ def test_float16_autocast_changes_nothing(dtype: torch.dtype) -> None:
     assert found == linear_cross_entropy(states, table, targets)
 
 
+def test_a_loss_that_nobody_differentiates_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under no_grad too, where torch still tells a function that its inputs need some."""
+    inputs = random_inputs(4, 7)
+    expected = linear_cross_entropy(*inputs).item()
+    learning = []
+    weigh = softmax._weigh
+    monkeypatch.setattr(softmax, "_weigh", lambda *args, **how: (learning.append(how["learning"]), weigh(*args, **how)))
+    with torch.no_grad():
+        assert linear_cross_entropy(*inputs).item() == expected
+    assert learning == [False]
+
+
 def test_targets_of_another_number() -> None:
     """Fewer targets than states is an error, not a smaller loss."""
     states, table, targets = random_inputs(3, 6)

@@ -65,7 +65,7 @@ class Mamba2Mixer(nn.Module):
         return out
 
     def both_ways(self, hidden: Hidden, layout: Layout) -> Hidden:
-        """F + beta K of equation (5), K = the mixer run over each history reversed. [T, D] -> [T, D].
+        """F + beta K, K = the mixer run over each history reversed. [T, D] -> [T, D].
 
         The authors add K as it comes out, so that position i of L meets K for item L+1-i (`mirror_back = False`).
         out_proj is linear, so the two directions are summed before it.

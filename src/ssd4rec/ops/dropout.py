@@ -39,7 +39,7 @@ class _Dropout(torch.autograd.Function):
         drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
         mask = drawn.view(torch.int16)[: x.numel()].view(x.shape) < kept - LEVELS // 2
         ctx.save_for_backward(mask)
-        scale = ctx.scale = LEVELS / max(kept, 1)
+        scale = ctx.scale = LEVELS / kept if kept else 0.0
         return (x * scale).mul_(mask)
 
     @staticmethod

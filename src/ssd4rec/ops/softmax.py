@@ -33,10 +33,12 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
         table: [V, D], one row a class.
         targets: int64 [M], 0-based rows of the table.
 
-    Under autocast to bfloat16 the operands and the results of the products are bfloat16, all sums over tiles float32.
-
     Returns:
-        The loss, a scalar; differentiable in states and table. Memory O(block + V D).
+        The loss, a scalar; differentiable in states and table. Memory O(block + V D). Under autocast to bfloat16 the operands
+        and the results of the products are bfloat16, all sums over tiles float32.
+
+    Raises:
+        ShapeError: not one target a row.
     """
     if targets.shape != states.shape[:1]:
         raise ShapeError(
@@ -51,7 +53,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
     with torch.autocast(device, enabled=False):
         states, table = at_least_float32(states, table)
         operands = torch.bfloat16 if halved else states.dtype
-        loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, operands)  # type: ignore[no-untyped-call]  # torch has no types here
+        loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, operands, torch.is_grad_enabled())  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
 
@@ -85,10 +87,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, operands: torch.dtype) -> Tensor:
+    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, operands: torch.dtype, wanted: bool) -> Tensor:  # noqa: FBT001
         rows, (classes, width) = states.shape[0], table.shape
         factors = table.to(operands)
-        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        learning = wanted and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1])  # needed, says torch under no_grad too
         size = min(max(BLOCK_ELEMENTS // classes, LEAST_ROWS), MOST_ROWS, max(rows, 1))
         step = max(TILE_ELEMENTS // size, 1)
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
@@ -128,10 +130,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_states, d_table = ctx.saved_tensors
         scale = grad / ctx.rows
-        return d_states * scale, d_table * scale, None, None
+        return d_states * scale, d_table * scale, None, None, None
 
 
 def _weigh(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, learning: bool) -> None:
