@@ -1,17 +1,21 @@
 """Training: repeatable, resumable, and ending with its best weights."""
 
+import errno
+import os
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch import nn
 
 import worlds
 from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
 from ssd4rec.data.split import make_split
 from ssd4rec.errors import ArtefactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.model import make_model
+from ssd4rec.model import NextItemModel, make_model
 from ssd4rec.training import module as step
 from ssd4rec.training import state as module
 from ssd4rec.training.fit import fit
@@ -431,11 +435,25 @@ def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monk
 
 
 def test_a_state_that_cannot_be_written_is_named(world, tmp_path):
-    """And what to do, whichever command trains: only some have --resume."""
+    """And what to do: there is nothing to resume before the first state is whole."""
     (tmp_path / module.LAST / "in the way").mkdir(parents=True)
-    message = r"last\.ckpt: .*; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
-    with pytest.raises(ArtefactError, match=message):
+    with pytest.raises(ArtefactError, match=r"last\.ckpt: .*; make room and give the same command again$"):
         train(world, directory=tmp_path)
+
+
+def test_a_later_state_that_cannot_be_written_leaves_one_to_resume_from(world, tmp_path, monkeypatch):
+    """Whichever command trains: only some have --resume."""
+    train(world, directory=tmp_path)
+    before = (tmp_path / module.LAST).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "save_file", full)
+    message = r"No space left on device; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
+    with pytest.raises(ArtefactError, match=message):
+        train(world, AVERAGED, directory=tmp_path)
+    assert (tmp_path / module.LAST).read_bytes() == before
 
 
 def cut_off_between_the_two_files(world, settings, directory, monkeypatch, **options):
@@ -484,3 +502,28 @@ def test_one_file_of_best_weights_is_left(world, tmp_path):
     (best,) = tmp_path.glob(BEST)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([best.name, module.LAST, "lock"])
     assert sum(now.ndcg > before.ndcg for before, now in pairwise(report.course)) > 0
+
+
+class LastItem(nn.Module):
+    """A network of somebody else: it knows the last item, and its settings are no settings of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.config = 16, SimpleNamespace(width=16)
+        self.project = nn.Linear(16, 16)
+
+    def encode(self, embedded, boundaries):
+        return self.encode_prefixes(embedded, boundaries)[boundaries[1:] - 1]
+
+    def encode_prefixes(self, embedded, boundaries):
+        del boundaries
+        return self.project(embedded)
+
+
+def test_a_network_of_another_is_trained_and_resumed(world, tmp_path):
+    torch.manual_seed(0)
+    model = NextItemModel(LastItem(), len(world.catalogue))
+    fit(model, world.histories, world.split, SETTINGS.training, directory=tmp_path)
+    again = NextItemModel(LastItem(), len(world.catalogue))
+    fit(again, world.histories, world.split, SETTINGS.training, directory=tmp_path, resume=True)
+    assert equal(again.state_dict(), model.state_dict())

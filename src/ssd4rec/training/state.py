@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import lightning.pytorch as pl
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -75,7 +76,7 @@ def identity_of(model: NextItemModel, histories: Histories, split: Split, config
     settings = getattr(model.backbone, "config", None)
     return {
         "training": config.model_dump(mode="json", exclude=free),
-        "backbone": settings.model_dump(mode="json") if settings is not None else {},
+        "backbone": settings.model_dump(mode="json") if isinstance(settings, BaseModel) else {},  # of a network of ours
         "network": repr(model),  # its modules and their sizes, as torch prints them
         "histories": histories.fingerprint(),
         "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # the test part is nothing to a training
@@ -197,7 +198,7 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         with whole(path) as partial:
             write(partial)
     except (OSError, SafetensorError) as error:
+        again = ", with --resume if it is ssd4rec train or demo" if (path.parent / LAST).is_file() else ""
         raise ArtefactError(
-            f"the state of the training cannot be written: {path}: {error}; make room and give the same command again, with "
-            f"--resume if it is ssd4rec train or demo"
+            f"the state of the training cannot be written: {path}: {error}; make room and give the same command again{again}"
         ) from error
