@@ -10,7 +10,7 @@ from ssd4rec import experiment
 from ssd4rec.artefact import load_artefact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.errors import ArtefactError, BackendError, StateError
+from ssd4rec.errors import ArtefactError, BackendError, DataError, StateError
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,23 @@ def test_nobody_begins_where_a_training_is_not_saved_yet(prepared, tmp_path, mon
     assert tried == ["second"]
     assert load_artefact(tmp_path / "model").report["course"]["best_epoch"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+def test_data_of_other_items_cannot_be_measured(prepared, tmp_path):
+    """And what is asked of another split of the same data may have been learnt: it is said."""
+    asked = worlds.config(max_epochs=1)
+    experiment.train(prepared, asked, tmp_path / "model")
+    artefact = load_artefact(tmp_path / "model")
+    log = worlds.frame(worlds.cycle())
+    others = read_interactions(log.with_columns(item_id=log["item_id"] + 100))
+    with pytest.raises(
+        DataError, match="none of the 12 items is known to the model, which was trained on 12 others, such as 10;"
+    ):
+        experiment.measure_again(artefact, others, asked)
+    moved = load_config("quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=5", "data.test_from=8"])
+    assert experiment.measure_again(artefact, read_interactions(log), asked)["notes"] == []
+    (note,) = experiment.measure_again(artefact, read_interactions(log), moved)["notes"]
+    assert note.startswith("the model was trained with another split (data.split, data.validation_from, data.test_from); what is")
 
 
 class MeasuredError(Exception):

@@ -15,13 +15,13 @@ from ssd4rec.artefact import Artefact, check_writable, save_artefact
 from ssd4rec.backbones.popularity import Popularity
 from ssd4rec.backbones.prior import Prior
 from ssd4rec.backbones.transitions import Transitions
-from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config
+from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config, value_of
 from ssd4rec.data.catalogue import Catalogue, as_type
 from ssd4rec.data.describe import describe
 from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.split import Split, make_split, training_counts, training_part
-from ssd4rec.errors import StateError
+from ssd4rec.errors import DataError, StateError
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, protocol_of
 from ssd4rec.evaluation.metrics import WATCHED
 from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
@@ -33,6 +33,7 @@ from ssd4rec.training.objective import Cost, cost_of_pass, cut_batches, plan_pas
 from ssd4rec.training.state import LAST, folder_beside, hold
 
 Say = Callable[[str], None]
+SPLIT_SETTINGS = ("data.split", "data.validation_from", "data.test_from")
 
 
 @dataclass(frozen=True)
@@ -269,11 +270,20 @@ def measure_again(
     numbers = np.concatenate([[0], artefact.catalogue.numbers(as_type(found.ids, artefact.catalogue.ids.dtype))])[histories.items]
     known = numbers > 0
     notes = []
+    if not known.any():
+        raise DataError(
+            f"none of the {len(found):,} items is known to the model, which was trained on {len(artefact.catalogue):,} others, "
+            f"such as {artefact.catalogue.ids[0]!r}; give interactions with its items, or train a model on these"
+        )
     if not known.all():
         notes.append(f"{np.count_nonzero(~known):,} interactions with items that the model does not know were left out")
     learnt = artefact.report.get("data", {}).get("fingerprint")  # none: saved by hand, without
     if notes or learnt not in (None, histories.fingerprint()):
         notes.append("this is not the data that the model was trained on; what is asked here may have been trained there")
+    elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artefact.config, name)]:
+        notes.append(
+            f"the model was trained with another split ({', '.join(moved)}); what is asked here may have been trained there"
+        )
     offsets = offsets_of(np.add.reduceat(known, histories.offsets[:-1]))
     histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
     data = Prepared(

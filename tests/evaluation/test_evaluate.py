@@ -140,7 +140,7 @@ def test_a_protocol_can_be_told_without_ranking(world, seen):
 def test_a_protocol_names_everything_that_decides_the_number(world):
     """Split, candidates, seen items, ties, k-core, what orders equal times, length, and how many targets."""
     assert evaluate(Popularity(counts_of(world)), world.histories, world.split.test).protocol.as_dict() == {
-        "split": "leave-last-out",
+        "split": "not said",
         "candidates": "whole catalogue, 4 items",
         "seen": "kept",
         "ties": "worst rank",

@@ -154,7 +154,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     *,
     cutoffs: Sequence[int] = (10, 20),
     seen: Seen = "kept",
-    split: str = "leave-last-out",
+    split: str = "not said",
     token_budget: int = 32768,
     training_counts: Numbers | None = None,
     progress: Progress | None = None,
