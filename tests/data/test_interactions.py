@@ -66,6 +66,17 @@ def test_float_ids_are_kept_and_it_is_said():
     assert found.read.notes[1] == "item ids are decimal numbers such as 7.0 and are kept so; cast them if they stand for integers"
 
 
+def test_ids_with_blanks_are_kept_and_it_is_said(tmp_path):
+    """A person who asks for "b" would be told that nobody has that name."""
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na, x,1\nb ,y,2\n")
+    found = read_interactions(tmp_path / "log.csv")
+    assert found.table["user"].to_list() == ["a", "b "]
+    assert found.read.notes[-2:] == (
+        "user ids begin or end with a blank, such as 'b ', and are kept so: users are asked for with it",
+        "item ids begin or end with a blank, such as ' x', and are kept so: items are asked for with it",
+    )
+
+
 def test_categories_are_text():
     frame = pd.DataFrame({"user_id": pd.Categorical(["b", "a"]), "item_id": ["x", "y"]})
     found = read_interactions(frame)

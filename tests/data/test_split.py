@@ -266,7 +266,7 @@ def test_no_events_cannot_be_split():
         split_by_time(nothing)
     with pytest.raises(DataError, match=r"no user has three events \(the longest history has 0\)"):
         leave_last_out(nothing)
-    assert nothing.kept == Kept(users=1, items=0, interactions=0, mean_length=0.0, longest=0)
+    assert nothing.kept == Kept(users=0, items=0, interactions=0, mean_length=0.0, longest=0)
 
 
 def test_the_order_of_a_file_is_no_time():

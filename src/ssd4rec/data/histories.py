@@ -74,7 +74,7 @@ class Histories:
     def kept(self) -> Kept:
         """What is here: the `data.kept` part of a report."""
         lengths = np.diff(self.offsets)
-        users, events = len(lengths), len(self.items)
+        users, events = int(np.count_nonzero(lengths)), len(self.items)  # one may be empty
         items = int(np.count_nonzero(np.bincount(self.items)))
         return Kept(users, items, events, events / max(users, 1), int(lengths.max(initial=0)))
 

@@ -144,4 +144,17 @@ def _notes(table: Table, clock: Clock, times: pl.Series) -> tuple[str, ...]:
         for role in ("user", "item")
         if table.frame[role].dtype.is_float()
     ]
+    for role in ("user", "item"):
+        if blanks := _with_blanks(table.frame[role]):
+            notes.append(
+                f"{role} ids begin or end with a blank, such as {blanks!r}, and are kept so: {role}s are asked for with it"
+            )
     return tuple(notes)
+
+
+def _with_blanks(ids: pl.Series) -> str | None:
+    """One of the ids that begin or end with a blank."""
+    if ids.dtype != pl.String:
+        return None
+    found = ids.filter(ids != ids.str.strip_chars())
+    return str(found[0]) if len(found) else None

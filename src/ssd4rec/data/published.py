@@ -86,7 +86,8 @@ def read_given(paths: Sequence[Path], table: PublishedTable, titles: PublishedTa
     """
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
-        raise DataError(f"{missing} is {'a folder' if missing.is_dir() else 'not there'}; name the file")
+        what = "a folder" if missing.is_dir() else "not a plain file" if missing.exists() else "not there"
+        raise DataError(f"{missing} is {what}; name the file")
     try:
         return _read(paths, table, titles, workspace)
     except DataError as error:  # a file in the workspace is named as the part of the archive that it was

@@ -67,9 +67,15 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
             hashes = {path.name: _hash_of(path) for path in sorted(whole.iterdir())}
             manifest = {"format": FORMAT, "about": dict(about), "read": asdict(interactions.read), "sha256": hashes}
             (whole / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            old = temporary / "old"
             if folder.exists():
-                folder.rename(temporary / "old")
-            whole.rename(folder)
+                folder.rename(old)
+            try:
+                whole.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot write {folder}: {reason}; make room, or set XDG_CACHE_HOME to a folder that can be") from error
