@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +183,41 @@ def test_data_describe_counts_and_prices(folder):
     assert "a pass has" in run("data", "describe", folder / "cycle.csv", *SMALL).stdout
 
 
+def test_the_version_is_that_of_the_package():
+    assert run("--version").stdout.strip() == metadata.version("ssd4rec")
+
+
+def test_a_model_that_will_be_replaced_is_named_first(folder, tmp_path):
+    """Before the training: the person may have meant another --out."""
+    shutil.copytree(folder / "model", tmp_path / "model")
+    once = ["train", folder / "cycle.csv", *SMALL, "--set", "training.max_epochs=1", "--out"]
+    warning = "model holds a finished model; when the new one is finished it is replaced"
+    assert warning in run(*once, tmp_path / "model").stderr
+    assert warning not in run(*once, tmp_path / "new").stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal")
+def test_a_terminal_sees_lines_and_bars_of_a_training(folder, tmp_path):
+    """A bar of reading, the bars of training and lines between them share one terminal."""
+    here, there = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ssd4rec", "train", folder / "cycle.csv", *SMALL, "--set", "training.max_epochs=2"],
+        cwd=tmp_path,
+        stdout=there,
+        stderr=there,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(there)
+    shown = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(here, 4096):
+            shown += part
+    os.close(here)
+    assert child.wait() == 0, shown.decode()
+    assert b"\x1b[" in shown
+    assert b"epoch   2" in shown
+
+
 def test_data_list_names_the_built_in_set():
     """With its counts after the 5-core."""
     assert json.loads(run("data", "list", "--json").stdout)["ml-latest-small"]["kept"]["interactions"] == 90072
@@ -210,6 +248,7 @@ def test_doctor_says_what_is_in_use():
         (["train", "ml-100k", "--set", "data.item = x"], "leave out --item (or --set data.item), it is for files"),
         (["train", "ml-100k", "--recbole", "YAML", "--item", "x"], "leave out --item"),
         (["data", "describe", "movielens-latest-small", "--time", "x"], "leave out --time"),
+        (["reproduce", "rho", "ml-100k", "ml-1m", "--set", "data.user=x"], "leave out --user (or --set data.user)"),
         (["tune", "ml-100k", "--user", "x"], "leave out --user"),
         (["evaluate", "MODEL", "ml-100k", "--user", "x"], "leave out --user"),
         (["train", "FILE", "--set", "data.min_interactions=1000"], "nothing is left"),

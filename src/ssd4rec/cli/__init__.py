@@ -6,6 +6,8 @@ torch takes seconds to import, so each command imports what it needs when it run
 
 import io
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -21,7 +23,6 @@ from ssd4rec.cli.tune import tune
 from ssd4rec.errors import SSD4RecError
 
 app = typer.Typer(
-    help="Sequential recommendation with SSD4Rec: train on a log of who met what when, measure, recommend.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +31,23 @@ data_app = typer.Typer(help="List, fetch and inspect data sets.", no_args_is_hel
 data_app.command("list")(list_data)
 data_app.command("fetch")(fetch_data)
 data_app.command("describe")(describe_data)
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        typer.echo(metadata.version("ssd4rec"))
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
+) -> None:
+    """Sequential recommendation with SSD4Rec: train on a log of who met what when, measure, recommend."""
+    del version  # shown by then
+
+
 app.command()(train)
 app.command()(demo)
 app.command()(evaluate)

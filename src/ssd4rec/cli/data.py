@@ -73,8 +73,12 @@ def fetch_data(
 
     known = find_known(name)
     say(f"terms of {known.name}: {known.licence}")
-    with screen.download_bar(err_console) as bar:
-        fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
+    try:
+        with screen.download_bar(err_console) as bar:
+            fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on with what came")
+        raise
     if as_json:
         print_json(asdict(fetched))
         return

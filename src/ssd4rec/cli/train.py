@@ -47,7 +47,9 @@ def train(  # noqa: PLR0913 - each is an option of the command
     config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_CONFIG)] = None,
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
     settings: SetOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")] = Path("artefacts/model"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model; replaces what is there.")] = Path(
+        "artefacts/model"
+    ),
     resume: ResumeOption = False,
     user: UserOption = None,
     item: ItemOption = None,
@@ -124,9 +126,12 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
 
 def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
     from ssd4rec import experiment
+    from ssd4rec.artefact.folder import MANIFEST
     from ssd4rec.training.progress import TrainingProgress
     from ssd4rec.training.state import LAST, folder_beside
 
+    if (out / MANIFEST).is_file():
+        say(f"{out} holds a finished model; when the new one is finished it is replaced (to keep it: Ctrl-C, and another --out)")
     try:
         with screen.progress_bar(err_console) as bar:
             return experiment.train(
