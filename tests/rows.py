@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssd4rec.ops.scan import scan
 
 
 class ScanInputs(NamedTuple):
@@ -43,6 +46,42 @@ def scan_inputs(
         C=torch.randn(total, state_dim, generator=random, dtype=dtype),
         D=torch.randn(heads, generator=random, dtype=dtype),
     )
+
+
+class Mixer:
+    """Random numbers for what comes before the scan; 2 heads of width 3, state 4, so 14 channels."""
+
+    def __init__(self, total: int, conv_width: int, dtype: torch.dtype = torch.float64) -> None:
+        _, self.dt, self.A, _, _, self.D = scan_inputs([total], dtype=dtype)
+        random = torch.Generator().manual_seed(conv_width)
+        shapes = [(total, 14), (14, conv_width), (14,)]
+        self.channels, self.weight, self.bias = (torch.randn(shape, generator=random, dtype=dtype) for shape in shapes)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """All of them, as the operations on every prefix take them."""
+        return [self.channels, self.weight, self.bias, self.dt, self.A, self.D]
+
+    def every_prefix(self, lengths: Sequence[int], kept: int = 0) -> Tensor:
+        """Each prefix reversed but for its last `kept` events, convolved, scanned, and read at its end."""
+        outputs = []
+        for start, stop in pairwise(boundaries_of(lengths).tolist()):
+            for end in range(start, stop):
+                events = torch.arange(start, end + 1)
+                turn = max(len(events) - kept, 0)
+                order = torch.cat([events[:turn].flip(0), events[turn:]])
+                padded = F.pad(self.channels[order].T, (self.weight.shape[1] - 1, 0))[None]
+                convolved = F.silu(F.conv1d(padded, self.weight[:, None], self.bias, groups=14))[0].T
+                x, B, C = convolved.split([6, 4, 4], dim=1)
+                y, _ = scan(x.unflatten(1, (2, 3)), self.dt[order], self.A, B, C, self.D, boundaries_of([len(order)]))
+                outputs.append(y[-1])
+        return torch.stack(outputs)
+
+    def double(self) -> "Mixer":
+        """The same numbers in float64."""
+        wide = Mixer(len(self.channels), self.weight.shape[1])
+        wide.channels, wide.weight, wide.bias, wide.dt, wide.A, wide.D = (values.double() for values in self.parts)
+        return wide
 
 
 def mirrored(values: Tensor, boundaries: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ SMALL = {
     "gru4rec": {"hidden": 6, "layers": 2},
     "bert4rec": {"layers": 2, "max_length": 20},
     "caser": {"window": 4, "horizontal": 3, "vertical": 2},
-    "sigma": {"state_dim": 4, "head_width": 4, "layers": 2, "kept": 2},
+    "sigma": {"state_dim": 4, "head_width": 4, "kept": 5},
     "mamba4rec": {"state_dim": 4, "head_width": 4, "layers": 2},
 }
 # BERT4Rec must find out by itself where a position lies: it takes more users, smaller steps, and is not done in seconds.
@@ -134,7 +134,7 @@ def test_a_cycle_is_learnt_and_what_was_learnt_is_saved(name: str, tmp_path) -> 
         "\n".join(
             [
                 f'[data]\nmin_interactions = 1\n[backbone]\nname = "{name}"\nwidth = 32\ndropout = 0.0',
-                f"[training]\nlearning_rate = {3e-3 if name in LEARNT else 1e-2}\nmax_epochs = {4 if name == 'sigma' else 15}",
+                f"[training]\nlearning_rate = {3e-3 if name in LEARNT else 1e-2}\nmax_epochs = 15",
                 "token_budget = 256\nmask_ratio = 0.0\nseed = 7",
             ]
         )

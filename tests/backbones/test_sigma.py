@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rows import boundaries_of, relative_error, shaken
+from rows import boundaries_of, every_prefix, relative_error, shaken
 from ssd4rec.backbones.sigma import SIGMA, partly_flipped
 from ssd4rec.config import SIGMAConfig, parse_config
 from ssd4rec.errors import ConfigError
@@ -57,10 +57,19 @@ def test_the_three_readings_begin_with_the_authors_shares() -> None:
     assert layer.shares.softmax(0).tolist() == pytest.approx([0.8, 0.1, 0.1])
 
 
-def test_one_pass_cannot_train_it() -> None:
-    """Without an objective in the file prefix is taken; one-pass is an error that says so."""
-    assert parse_config('[backbone]\nname = "sigma"').training.objective == "prefix"
-    with pytest.raises(ConfigError, match=r'"one-pass" cannot train the backbone sigma; set training\.objective = "prefix"'):
-        parse_config('[backbone]\nname = "sigma"\n[training]\nobjective = "one-pass"')
-    with pytest.raises(ConfigError, match=r'SIGMA reverses another part of each prefix.*"prefix"'):
-        small().encode_prefixes(random_row(3), boundaries_of([3]))
+@pytest.mark.parametrize("kept", [0, 1, 2, 4])
+def test_one_pass_is_every_prefix_alone_however_many_are_kept(kept: int) -> None:
+    """Five are held to it in `test_every_backbone.py`."""
+    backbone, row, boundaries = small(kept=kept), random_row(17), boundaries_of([1, 9, 2, 5])
+    expected = every_prefix(backbone.encode, row, boundaries)
+    assert relative_error(backbone.encode_prefixes(row, boundaries), expected) < 1e-11
+
+
+def test_one_pass_cannot_train_two_layers() -> None:
+    """The upper one reads states that differ from prefix to prefix."""
+    assert parse_config('[backbone]\nname = "sigma"').training.objective == "one-pass"
+    message = r'one layer of SIGMA, .* found backbone\.layers = 2; set backbone\.layers = 1 or training\.objective = "prefix"'
+    with pytest.raises(ConfigError, match=message):
+        parse_config('[backbone]\nname = "sigma"\nlayers = 2\n[training]\nobjective = "one-pass"')
+    with pytest.raises(ConfigError, match=message):
+        small(layers=2).encode_prefixes(random_row(3), boundaries_of([3]))

@@ -1,14 +1,11 @@
 """Reading at one place, and at the end of every prefix, equals running the scan as often as it takes."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
-from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
+from rows import Mixer, ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
 from ssd4rec.ops import blocks
 from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
 from ssd4rec.ops.scan import scan
@@ -65,39 +62,8 @@ def test_last_of_scan_in_float32(log_decay: float, reverse: bool) -> None:
     assert relative_error(last_of_scan(*inputs, lay_out(boundaries_of(lengths)), reverse=reverse), expected) < ROUNDED
 
 
-class Mixer:
-    """Random numbers for what comes before the scan; 2 heads of width 3, state 4, so 14 channels."""
-
-    def __init__(self, total: int, conv_width: int, dtype: torch.dtype = torch.float64) -> None:
-        _, self.dt, self.A, _, _, self.D = scan_inputs([total], dtype=dtype)
-        random = torch.Generator().manual_seed(conv_width)
-        shapes = [(total, 14), (14, conv_width), (14,)]
-        self.channels, self.weight, self.bias = (torch.randn(shape, generator=random, dtype=dtype) for shape in shapes)
-
-    @property
-    def parts(self) -> list[Tensor]:
-        return [self.channels, self.weight, self.bias, self.dt, self.A, self.D]
-
-    def one_pass(self, lengths: list[int], Q: int = 16) -> Tensor:
-        return backward_of_every_prefix(*self.parts, lay_out(boundaries_of(lengths), chunk=Q), 4)
-
-    def every_prefix(self, lengths: list[int]) -> Tensor:
-        """Each prefix mirrored, convolved, scanned, and read at its end, which is event 1."""
-        outputs = []
-        for start, stop in pairwise(boundaries_of(lengths).tolist()):
-            for end in range(start, stop):
-                mirror, dt = self.channels[start : end + 1].flip(0), self.dt[start : end + 1].flip(0)
-                padded = F.pad(mirror.T, (self.weight.shape[1] - 1, 0))[None]
-                convolved = F.silu(F.conv1d(padded, self.weight[:, None], self.bias, groups=14))[0].T
-                x, B, C = convolved.split([6, 4, 4], dim=1)
-                y, _ = scan(x.unflatten(1, (2, 3)), dt, self.A, B, C, self.D, boundaries_of([end + 1 - start]))
-                outputs.append(y[-1])
-        return torch.stack(outputs)
-
-    def double(self) -> "Mixer":
-        wide = Mixer(len(self.channels), self.weight.shape[1])
-        wide.channels, wide.weight, wide.bias, wide.dt, wide.A, wide.D = (values.double() for values in self.parts)
-        return wide
+def one_pass(mixer: Mixer, lengths: list[int], Q: int = 16) -> Tensor:
+    return backward_of_every_prefix(*mixer.parts, lay_out(boundaries_of(lengths), chunk=Q), 4)
 
 
 @pytest.mark.parametrize("conv_width", [1, 2, 3, 4, 5])
@@ -105,14 +71,14 @@ class Mixer:
 def test_backward_of_every_prefix_equals_each_prefix_alone(lengths: list[int], conv_width: int) -> None:
     """One pass gives the y that the reversed scan of each prefix ends with."""
     mixer = Mixer(sum(lengths), conv_width)
-    assert relative_error(mixer.one_pass(lengths), mixer.every_prefix(lengths)) < EXACT
+    assert relative_error(one_pass(mixer, lengths), mixer.every_prefix(lengths)) < EXACT
 
 
 @pytest.mark.parametrize(("total", "conv_width"), [(3, 5), (4, 6), (5, 8)])
 def test_a_row_shorter_than_the_convolution(total: int, conv_width: int) -> None:
     """A row of fewer events than the convolution is wide is read with the taps that it reaches."""
     mixer = Mixer(total, conv_width)
-    assert relative_error(mixer.one_pass([total]), mixer.every_prefix([total])) < EXACT
+    assert relative_error(one_pass(mixer, [total]), mixer.every_prefix([total])) < EXACT
 
 
 @pytest.mark.parametrize("conv_width", [1, 4])
@@ -122,7 +88,7 @@ def test_gradients_of_backward_of_every_prefix(conv_width: int) -> None:
     mixer = Mixer(sum(lengths), conv_width)
     for part in mixer.parts:
         part.requires_grad_()
-    found = torch.autograd.grad(mixer.one_pass(lengths).square().sum(), mixer.parts)
+    found = torch.autograd.grad(one_pass(mixer, lengths).square().sum(), mixer.parts)
     expected = torch.autograd.grad(mixer.every_prefix(lengths).square().sum(), mixer.parts)
     assert max(map(relative_error, found, expected)) < EXACT
 
@@ -134,10 +100,10 @@ def test_blocks_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -
     mixer = Mixer(sum(lengths), 4)
     for part in mixer.parts:
         part.requires_grad_()
-    whole = mixer.one_pass(lengths)
+    whole = one_pass(mixer, lengths)
     expected = torch.autograd.grad(whole.square().sum(), mixer.parts)
     monkeypatch.setattr(blocks, "ELEMENTS", elements)
-    found = mixer.one_pass(lengths)
+    found = one_pass(mixer, lengths)
     assert relative_error(found, whole) < EXACT
     assert max(map(relative_error, torch.autograd.grad(found.square().sum(), mixer.parts), expected)) < EXACT
 
@@ -146,4 +112,4 @@ def test_backward_of_every_prefix_in_float32() -> None:
     """In float32 one pass is right to rounding, over several histories in a chunk and several chunks in a history."""
     lengths = [3, 1, 7, 40]
     mixer = Mixer(sum(lengths), 4, dtype=torch.float32)
-    assert relative_error(mixer.one_pass(lengths, Q=16), mixer.double().every_prefix(lengths)) < ROUNDED
+    assert relative_error(one_pass(mixer, lengths, Q=16), mixer.double().every_prefix(lengths)) < ROUNDED

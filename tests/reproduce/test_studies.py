@@ -33,14 +33,14 @@ def test_each_model_has_its_recipe():
 
 
 def test_the_papers_settings_can_be_had_with_each_history_read_once():
-    """Width, rates, dropout and mask of the preset; not for SIGMA, nor where layers below the top read backwards."""
+    """Width, rates, dropout and mask of the preset; not where layers below the top read backwards."""
     budget, paper = make_budget("paper-one-pass", epochs=40), make_budget("paper", epochs=40)
     names = ["ssd4rec", "ssd4rec-all", "sasrec", "bert4rec", "sigma"]
     for known in ("amazon-beauty", "ml-1m"):
         once, every = (points("accuracy", known, each, names, ()) for each in (budget, paper))
         read = {point.label: point.configs[0].training.objective for point in once}
-        expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "prefix"}
-        assert read == expected | ({"ssd4rec-all": "prefix"} if known == "ml-1m" else {})
+        expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "one-pass"}
+        assert read == expected | ({"ssd4rec-all": "prefix", "sigma": "prefix"} if known == "ml-1m" else {})
         for ours, theirs in zip(once, every, strict=True):
             same = {"objective": theirs.configs[0].training.objective, "token_budget": theirs.configs[0].training.token_budget}
             training = ours.configs[0].training.model_copy(update=same)
@@ -51,8 +51,10 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
     assert ["each history read once" in each for each in said] == [True, False, True, True, False]
     deeper = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all", "ssd4rec"], ["ssd4rec:backbone.layers=2"])
     assert [point.configs[0].training.objective for point in deeper] == ["one-pass", "one-pass"]
-    (every,) = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all"], ["ssd4rec-all:backbone.layers=2"])
-    assert every.configs[0].training.objective == "prefix"
+    for model in ("ssd4rec-all", "sigma"):
+        for each in (budget, make_budget("medium")):
+            (every,) = points("accuracy", "amazon-beauty", each, [model], ["backbone.layers=2"])
+            assert every.configs[0].training.objective == "prefix"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.layers.initialise import initialise
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.attention import Tables, lay_in_tables
+from ssd4rec.ops.gather import earlier, of_first
 from ssd4rec.ops.segments import Layout, lay_out
 from ssd4rec.shapes import Boundaries, Hidden, Positions, States
 
@@ -26,7 +27,8 @@ class SIGMA(nn.Module):
     convolution of width 3. The first two are multiplied by 1 + a gate (the dense selective gate): W1 SiLU(h) + W2 sigmoid(h),
     h = H + W H + b.
 
-    The reversed part differs from prefix to prefix, so only the objective "prefix" trains it.
+    The reversed part differs from prefix to prefix, and still one pass gives the state of every prefix, exactly, with one layer:
+    `ops/partly_flipped.py`. With more, only the objective "prefix" trains it.
 
     Differences from the original: Mamba-2 in place of Mamba; the last `kept` events of each history stay in place, where the
     authors' code reverses the first 45 of 50 padded places, whatever the history's length; the weights of the sum are learned
@@ -60,15 +62,18 @@ class SIGMA(nn.Module):
         return states
 
     def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
-        """One pass cannot give the state of every prefix.
+        """What it knows at the end of every prefix: row t equals `encode` of its history cut after position t. [T, D] -> [T, D].
 
         Raises:
-            ConfigError: always; what is reversed differs from prefix to prefix.
+            ConfigError: there is more than one layer: the states of the lower one differ from prefix to prefix.
+            ShapeError: boundaries do not rise from 0.
         """
-        raise ConfigError(
-            f"SIGMA reverses another part of each prefix, so {len(boundaries) - 1} histories of {len(embedded)} events cannot be "
-            f'read for all their prefixes at once; train with the objective "prefix"'
-        )
+        if objection := self.config.objection("one-pass"):
+            raise ConfigError(objection)
+        layout = lay_out(boundaries, device=embedded.device)
+        tables = lay_in_tables(boundaries, embedded.device)
+        (layer,) = cast("list[GMambaLayer]", list(self.layers))
+        return layer.every_prefix(self.norm(self.dropout(embedded)), layout, tables, self.config.kept)
 
 
 class GMambaLayer(nn.Module):
@@ -90,10 +95,23 @@ class GMambaLayer(nn.Module):
     def forward(self, hidden: Hidden, layout: Layout, tables: Tables, flip: Positions) -> Hidden:
         """[T, D] -> [T, D]."""
         flipped = hidden[flip]
-        ahead = self.mixer(hidden, layout) * (1 + self.gate(hidden))
-        back = self.mixer(flipped, layout) * (1 + self.flipped_gate(flipped))
+        ahead, back = self.mixer(hidden, layout), self.mixer(flipped, layout)
         recurrent = self.gru(self.convolution(_with_neighbours(hidden, layout)), tables)
+        return self._mixed(hidden, flipped, ahead, back, recurrent)
+
+    def every_prefix(self, hidden: Hidden, layout: Layout, tables: Tables, kept: int) -> Hidden:
+        """Row t: `forward` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
+        last = hidden if kept else of_first(hidden, layout)
+        ahead, back = self.mixer.partly_flipped(hidden, layout, kept)
+        states = self.gru(self.convolution(_with_neighbours(hidden, layout)), tables)
+        # up to the event before the last one the convolution has heard what the prefix holds; the last has no event after it
+        ending = self.convolution(_with_neighbours(hidden, layout, after=False))
+        recurrent = self.gru.step(ending, earlier(states, 1) * (layout.place > 0)[:, None])
+        return self._mixed(hidden, last, ahead, back, recurrent)
+
+    def _mixed(self, hidden: Hidden, flipped: Hidden, ahead: Hidden, back: Hidden, recurrent: Hidden) -> Hidden:
         shares = self.shares.softmax(0)
+        ahead, back = ahead * (1 + self.gate(hidden)), back * (1 + self.flipped_gate(flipped))
         mixed = self.project(shares[0] * ahead + shares[1] * back + shares[2] * recurrent)
         out: Hidden = self.feed_forward(self.norm(hidden + self.dropout(mixed)))
         return out
@@ -120,10 +138,8 @@ def partly_flipped(layout: Layout, kept: int) -> Positions:
     return layout.first + turned
 
 
-def _with_neighbours(hidden: Hidden, layout: Layout) -> Tensor:
-    # [T, 3 D]; zeros where a history begins or ends
-    inside = (layout.place[1:] > 0)[:, None]
-    none = hidden.new_zeros(1, hidden.shape[1])
-    before = torch.cat([none, hidden[:-1] * inside])
-    after = torch.cat([hidden[1:] * inside, none])
-    return torch.cat([before, hidden, after], dim=1)
+def _with_neighbours(hidden: Hidden, layout: Layout, *, after: bool = True) -> Tensor:
+    # [T, 3 D]; zeros where a history begins or ends, and for the event after where none is to be heard
+    starts, ends = (layout.place > 0)[:, None], (layout.place < layout.last - layout.first)[:, None]
+    following = earlier(hidden, -1) * ends if after else torch.zeros_like(hidden)
+    return torch.cat([earlier(hidden, 1) * starts, hidden, following], dim=1)

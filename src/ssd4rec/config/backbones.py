@@ -158,10 +158,17 @@ class CaserConfig(BackboneSettings):
 class SIGMAConfig(Mamba2Sizes):
     """SIGMA: a mixer over the history and over the history partly reversed, and a GRU."""
 
-    objectives: ClassVar[tuple[Objective, ...]] = ("prefix",)
-
     name: Literal["sigma"] = "sigma"
     kept: int = Field(5, ge=0)  # events at the end that are not reversed: r in its paper
+
+    def objection(self, objective: Objective) -> str | None:
+        """Why an objective cannot train this backbone, and what to do; None: it can."""
+        if objective == "one-pass" and self.layers > 1:
+            return (
+                f'training.objective = "one-pass" needs one layer of SIGMA, whose states differ from prefix to prefix, found '
+                f'backbone.layers = {self.layers}; set backbone.layers = 1 or training.objective = "prefix"'
+            )
+        return super().objection(objective)
 
     @property
     def mixer(self) -> SSD4RecConfig:

@@ -1,7 +1,9 @@
 """torch's GRU over a packed row."""
 
+from typing import cast
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssd4rec.ops.attention import Tables
 from ssd4rec.shapes import Channels, Hidden
@@ -31,3 +33,9 @@ class PackedGRU(nn.Module):
         states = [self.gru(padded[cells.T])[0].transpose(0, 1).flatten(0, 1) for cells in tables.cells]
         found: Channels = torch.cat(states)[tables.cell]
         return found
+
+    def step(self, row: Hidden, states: Channels) -> Channels:
+        """One more event after each state, of a network of one layer. [T, width], [T, hidden] -> [T, hidden]."""
+        weights = cast("list[Tensor]", self.gru.all_weights[0])  # of the input, of the state, and the biases if there are some
+        new: Channels = torch.gru_cell(row, states, *weights)
+        return new

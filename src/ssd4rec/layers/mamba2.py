@@ -3,6 +3,7 @@
 forward          one direction, a state at every position
 both_ways        forward plus beta times backward, a state at every position
 every_prefix     the same read at the end of every prefix: what one-pass training needs
+partly_flipped   forward, and forward over each prefix partly reversed, read at its end: the same for SIGMA
 read_out         the same read at the end of each history only: no scan at all
 """
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.ops import forms
 from ssd4rec.ops.gather import mirrored, of_first
+from ssd4rec.ops.partly_flipped import partly_flipped_of_every_prefix
 from ssd4rec.ops.prefixes import last_of_scan
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
@@ -99,6 +101,19 @@ class Mamba2Mixer(nn.Module):
             back = self.gated(y, of_first(projected.gate, layout))
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
+
+    def partly_flipped(self, hidden: Hidden, layout: Layout, kept: int) -> tuple[Hidden, Hidden]:
+        """Row t: `forward` of the prefix that ends at t, and of that prefix with all but its last `kept` events reversed.
+
+        Both read at the last position. [T, D] -> [T, D] twice.
+        """
+        projected = self.project(hidden)
+        ahead = self._ahead(projected, layout)
+        y = partly_flipped_of_every_prefix(
+            projected.channels, self.conv_weight, self.conv_bias, projected.dt, self.A, self.D, layout, self.state_dim, kept
+        )
+        back = self.gated(y, projected.gate if kept else of_first(projected.gate, layout))
+        return self.out_proj(ahead), self.out_proj(back)
 
     def read_out(self, hidden: Hidden, layout: Layout, *, bidirectional: bool) -> States:
         """`both_ways` (or `forward`) at the last position of each history, without a scan. [T, D] -> [B, D]."""

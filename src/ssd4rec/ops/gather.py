@@ -48,6 +48,20 @@ def sum_of_history(values: Hidden, layout: Layout) -> States:
     return out
 
 
+def earlier(values: Tensor, rows: int) -> Tensor:
+    """Row t: row t - rows, of whichever history; zeros where the packed row has none. Negative: rows further on.
+
+    Args:
+        values: [T, width].
+        rows: how many.
+    """
+    if not rows:
+        return values
+    away = min(abs(rows), len(values))
+    none = values.new_zeros(away, values.shape[1])
+    return torch.cat([none, values[:-away]] if rows > 0 else [values[away:], none])
+
+
 class _Mirrored(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, mirror: Tensor) -> Tensor:

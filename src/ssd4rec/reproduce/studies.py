@@ -16,6 +16,7 @@ TWINS = {"ssd4rec-all": "ssd4rec", "ssd4rec-none": "mamba4rec"}  # with some set
 WIRING = "backbone.bidirectional="
 COUNTED = ("popularity", "transitions")  # nothing is learnt: one run measures them for all on the same data
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
+BACKWARDS = ("ssd4rec-all", "sigma")  # each layer reads backwards: with several, one pass cannot train them
 COMPARING = ("accuracy", "efficiency")  # studies that compare models
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -79,8 +80,8 @@ class _Request:
         preset = published or "quick"
         chosen = self._chosen(model, name, published)
         asked = _for_row(model, name, settings, chosen, changes)
-        if published is None and model == "ssd4rec-all" and _has_several_layers([*chosen, *map(_setting, asked)]):
-            chosen = [*chosen, *SAMPLED_PREFIXES]  # nothing else can train several layers that read backwards
+        if published is None and model in BACKWARDS and _has_several_layers([*chosen, *map(_setting, asked)]):
+            chosen = [*chosen, *SAMPLED_PREFIXES]
         config = _loaded(model, preset, chosen, asked, changes)
         if published and not objective_is_set(asked):
             chosen = [*chosen, *self._own_objective(config)]
@@ -163,9 +164,9 @@ def _setting(asked: tuple[str | None, str]) -> str:
 
 
 def _has_several_layers(settings: Sequence[str]) -> bool:
-    """However it is wired and trained: with several, reading backwards in all, not every objective can be loaded."""
-    backbone = load_config("quick", [*settings, f'{WIRING}"top"']).backbone
-    return isinstance(backbone, SSD4RecConfig) and backbone.layers > 1
+    """However it is trained: with several, reading backwards in all, not every objective can be loaded."""
+    backbone = load_config("quick", [*settings, 'training.objective="prefix"']).backbone
+    return getattr(backbone, "layers", 1) > 1
 
 
 def refuse_its_own(study: str, settings: Sequence[str]) -> None:
