@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import worlds
-from ssd4rec import cli, machine
+from ssd4rec import cli, experiment, machine
 from ssd4rec.cli.shared import print_json
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.known import find_known, folder_of
@@ -309,6 +310,50 @@ def test_a_mistake_exits_with_2_and_one_line(tmp_path):
     assert result.stderr.startswith("error: ")
     assert "empty.csv" in result.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["empty.csv"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk that is always there")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_is_told(unbuffered):
+    """Whether it is noticed at once or at the end; a reader that has read enough is no error."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ssd4rec", "data", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (2, "error: [Errno 28] No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "ssd4rec", "data", "list"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_an_interrupted_command_says_so(folder, monkeypatch):
+    """One that keeps nothing too; those that go on say how."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "measure_again", interrupted)
+    monkeypatch.setattr(sys, "argv", ["ssd4rec", "evaluate", str(folder / "model"), str(folder / "cycle.csv")])
+    said = []
+    monkeypatch.setattr(cli, "err_console", SimpleNamespace(print=said.append))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, said) == (130, ["interrupted"])
 
 
 def test_a_terminal_without_the_letters_of_a_title_gets_the_rest(tmp_path):

@@ -4,13 +4,17 @@ Exit code 0 on success, 2 on the user's mistake with one clear line, 1 on ours, 
 torch takes seconds to import, so each command imports what it needs when it runs.
 """
 
+import errno
 import io
+import os
 import sys
+from contextlib import suppress
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
 
 from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
@@ -22,7 +26,23 @@ from ssd4rec.cli.train import demo, train
 from ssd4rec.cli.tune import tune
 from ssd4rec.errors import SSD4RecError
 
+
+class _InterruptionError(Exception):
+    """Ctrl-C, with what the command says of it."""
+
+
+class _Commands(TyperGroup):
+    """Typer ends an interrupted command without a word; `main` has one."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptionError(*error.args) from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -64,10 +84,24 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a title that the terminal has no letters for is shown as ????
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except SSD4RecError as error:
-        err_console.print(Text.assemble(("error:", "bold red"), f" {error}"))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        err_console.print("interrupted")
+        _end(str(error))
+    except OSError as error:  # of the system, such as a full disk behind standard output
+        with suppress(OSError, AttributeError):  # or Python writes once more as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # `| head` has read enough
+            sys.exit(1)
+        _end(str(error))
+    except (_InterruptionError, KeyboardInterrupt) as error:
+        err_console.print("; ".join(["interrupted", *map(str, error.args)]))
         sys.exit(130)
+
+
+def _end(error: str) -> NoReturn:
+    err_console.print(Text.assemble(("error:", "bold red"), f" {error}"))
+    sys.exit(2)

@@ -77,8 +77,7 @@ def fetch_data(
         with screen.download_bar(err_console) as bar:
             fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on with what came")
-        raise
+        raise KeyboardInterrupt("the same command goes on with what came") from None
     if as_json:
         print_json(asdict(fetched))
         return

@@ -76,8 +76,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
                 threads=max(1, _threads() // jobs) if jobs > 1 else None,
             )
     except KeyboardInterrupt:
-        say(f"interrupted; the same command goes on where this one stopped. So far: {out / 'report.html'}")
-        raise
+        raise KeyboardInterrupt(f"the same command goes on where this one stopped. So far: {out / 'report.html'}") from None
     if as_json:
         print_json(results.as_dict())
     else:

@@ -144,11 +144,9 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
                 progress=reporter(bar, "measuring"),
             )
     except KeyboardInterrupt:
-        if (folder_beside(out) / LAST).is_file():
-            say("interrupted; the same command with --resume continues from the last checkpoint (one an epoch, one a minute)")
-        else:
-            say("interrupted before the first checkpoint (one an epoch, one a minute): there is nothing to resume")
-        raise
+        resumable = (folder_beside(out) / LAST).is_file()
+        how = "the same command with --resume continues from the last checkpoint" if resumable else "there is no checkpoint yet"
+        raise KeyboardInterrupt(f"{how} (one an epoch, one a minute)") from None
 
 
 def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:

@@ -94,8 +94,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
             callbacks=[TrainingProgress(err_console)],
         )
     except KeyboardInterrupt:
-        say(f"interrupted; the search is kept in {how}")
-        raise
+        raise KeyboardInterrupt(f"the search is kept in {how}") from None
     if report.stopped == "minutes":
         say(f"time is up; the search is kept in {how}")
     if report.trials and all(trial.refused for trial in report.trials):
