@@ -10,12 +10,14 @@ import torch
 from typer.testing import CliRunner
 
 import worlds
-from ssd4rec import experiment, load_artefact, make_model, read_interactions, save_artefact, training_counts
+from rows import every_prefix
+from ssd4rec import experiment, load_artefact, load_config, make_model, read_interactions, save_artefact, training_counts
 from ssd4rec.cli import app
 from ssd4rec.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHANGES = (ROOT / "docs" / "guides" / "change-one-thing.md").read_text(encoding="utf-8")
 SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 
 
@@ -61,6 +63,23 @@ def test_the_guide_to_serving_runs(tmp_path, monkeypatch):
     }
     assert names["session"].history == ("id7", "id3", "id4") == names["sessions"].history("cleo")
     assert len(names["sessions"]) == 2
+
+
+def test_the_guide_to_a_network_of_ones_own_runs(tmp_path, monkeypatch):
+    """Its network learns the next item of the cycle, and each state is that of its prefix; the settings that it names exist."""
+    monkeypatch.chdir(tmp_path)
+    worlds.frame(worlds.cycle()).write_csv("plays.csv")
+    (block,) = re.findall(r"```python\n(.*?)```", CHANGES, flags=re.DOTALL)
+    names = {}
+    exec(block, names)  # noqa: S102 - the guide's own lines
+    assert names["ranking"].ndcg[10] > 0.9
+    network = names["LastAndMean"](8).double()
+    row, boundaries = torch.randn(9, 8, dtype=torch.float64), torch.tensor([0, 4, 9])
+    assert torch.allclose(network.encode_prefixes(row, boundaries), every_prefix(network.encode, row, boundaries))
+    keys = set(re.findall(r"`((?:data|backbone|training|evaluation)\.\w+)", CHANGES))
+    known = {f"{group}.{key}" for group, values in load_config("quick") for key in type(values).model_fields}
+    assert keys - known == set()
+    assert len(keys) > 12
 
 
 def test_a_model_that_was_saved_without_figures_can_be_measured(tmp_path, monkeypatch):
