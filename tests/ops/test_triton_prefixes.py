@@ -13,6 +13,8 @@ from torch import Tensor
 from kernels import run_programs_backwards
 from rows import boundaries_of, relative_error
 from ssd4rec.errors import ShapeError
+from ssd4rec.ops import forms
+from ssd4rec.ops.partly_flipped import partly_flipped_of_every_prefix
 from ssd4rec.ops.prefixes import backward_of_every_prefix
 from ssd4rec.ops.segments import lay_out
 
@@ -186,3 +188,22 @@ def test_sizes_without_a_kernel(settings: dict[str, Any], dtype: torch.dtype) ->
     assert not triton.reads_prefixes(inputs["channels"], inputs["weight"], inputs["dt"], state_dim)
     with pytest.raises(ShapeError, match=r"take P in .* use ops\.prefixes\.backward_of_every_prefix"):
         prefixes.backward_of_every_prefix(*inputs.values(), lay_out(boundaries_of([3])), state_dim)
+
+
+def test_partly_flipped_prefixes() -> None:
+    """SIGMA's prefixes are read with the kernels of the scan and the convolution: one that forgets nothing, read later."""
+    lengths = [1, 5, 9, 70]
+    layout = lay_out(boundaries_of(lengths))
+    ours = {name: values.requires_grad_() for name, values in parts(lengths).items()}
+    theirs = {name: values.detach().double().requires_grad_() for name, values in ours.items()}
+    with forms.using("triton"):
+        found = partly_flipped_of_every_prefix(*ours.values(), layout, 16, 5)
+        weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(9))
+        gradients = torch.autograd.grad(found, list(ours.values()), weights)
+    expected = partly_flipped_of_every_prefix(*theirs.values(), layout, 16, 5)
+    wanted = torch.autograd.grad(expected, list(theirs.values()), weights.double())
+    found_errors = errors(
+        dict(zip(("y", *ours), (found.detach(), *gradients), strict=True)),
+        dict(zip(("y", *ours), (expected.detach(), *wanted), strict=True)),
+    )
+    assert max(found_errors.values()) < ROUNDED, found_errors

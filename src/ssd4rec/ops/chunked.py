@@ -15,7 +15,8 @@ row i and one of the column j and never form a Q x Q matrix. The split must not 
 
 Reversed (the backward direction of a bidirectional layer) the same holds with i <= j and the sums running from the end: nothing
 is flipped or copied. The gradients need no more than the transposed products, because
-da_i = <dy_i, y_i> - <u_i, du_i> for each head.
+da_i = <dy_i, y_i> - <u_i, du_i> for each head. What an event reads of itself is in both and cancels: where a decay leaves next to
+nothing of the events before, the gradients of dt and A are right to the rounding of <dy_i, y_i>, not of themselves.
 
 Source: the block decomposition is Dao and Gu 2024, "Transformers are SSMs", section 6; the merged heads are ours.
 """
