@@ -257,6 +257,29 @@ def test_what_a_preset_says_may_rest(tmp_path) -> None:
     assert load_config(file, ["data.split=time"]).data.test_from == "2016-01-31"
 
 
+def test_what_a_file_says_is_read(tmp_path) -> None:
+    """Or refused, unless it is the default, as in the file of a finished model, or --set has put it out of use."""
+    file = tmp_path / "mine.toml"
+    file.write_text('[training]\nobjective = "prefix"\nprefixes_per_history = 3\nnegatives = 7\n')
+    assert load_config(file).training.prefixes_per_history == 3
+    assert load_config(file, ["training.objective=one-pass"]).training.objective == "one-pass"
+    assert load_config(file, ["backbone.name=sasrec"]).training.negatives == 7
+    file.write_text('[training]\nsoftmax = "full"\nnegatives = 7\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml: training\.negatives has no effect with training\.softmax = 'full'"):
+        load_config(file)
+    for wiring in ("none", "top"):
+        file.write_text(dump_config(load_config("quick", [f"backbone.bidirectional={wiring}", "training.softmax=full"])))
+        assert load_config(file).backbone == load_config("quick", [f"backbone.bidirectional={wiring}"]).backbone
+
+
+def test_an_override_is_one_line_and_is_named() -> None:
+    """A second line would be lost; an unknown name of a backbone is the override's, not the preset's."""
+    with pytest.raises(ConfigError, match="it has more than one line; give each its own --set"):
+        load_config("quick", ["training.max_epochs=3\ntraining.seed=4"])
+    with pytest.raises(ConfigError, match=r"^--set: unknown backbone 'foo'"):
+        load_config("quick", ["backbone.name=foo"])
+
+
 def test_overrides_may_depend_on_each_other() -> None:
     """Settings are checked once all are in: width 15 fits heads of 5 only."""
     assert load_config("quick", ["backbone.width=15", "backbone.head_width=5"]).backbone.heads == 6

@@ -15,6 +15,8 @@ from ssd4rec.config.settings import READ_WITH, Config, is_read, value_of
 from ssd4rec.errors import ConfigError
 from ssd4rec.names import nearest
 
+MOMENTS = ("data.validation_from", "data.test_from")
+
 
 def presets() -> list[str]:
     """Names that `load_config` takes instead of a file."""
@@ -33,7 +35,8 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         overrides: settings on top, each `group.key=value` with a TOML value, e.g. `training.max_epochs=3`.
 
     Raises:
-        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range, an override that nothing reads.
+        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range, an override that nothing reads,
+            or a value of a file, if it is not the default.
     """
     preset = str(name_or_path) in presets()
     if preset:
@@ -41,9 +44,11 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     else:
         text = _read_file(Path(name_or_path))
     config = parse_config(text, overrides, source=str(name_or_path), preset=preset)
-    for moment in ("validation_from", "test_from"):
-        if getattr(config.data, moment) is not None:  # of the protocol: a file must not seem to split by time, either
-            _check_read(config, f"data.{moment}", str(name_or_path))
+    changed = {override.partition("=")[0].strip() for override in overrides}
+    for name, (other, _) in READ_WITH.items():
+        # Moments are of the protocol: nothing must seem to split by time. Of the rest, --set may put out of use what a file says.
+        if name in MOMENTS or not (preset or other in changed):
+            _check_read(config, name, str(name_or_path))
     return config
 
 
@@ -83,16 +88,20 @@ def build_config(
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        asked = all(_place(problem["loc"])[:2] in written for problem in error.errors())
+        asked = all(_place(problem["loc"])[:2] in written or _is_name(problem, written) for problem in error.errors())
         raise ConfigError(f"{'--set' if asked else source}: {_readable(error)}") from error
     for group, key in sorted(written):
         if key in values.get(group, {}):
-            _check_read(config, f"{group}.{key}", "--set")
+            _check_read(config, f"{group}.{key}", "--set", default=False)
     return config
 
 
-def _check_read(config: Config, name: str, source: str) -> None:
-    """A setting that somebody asked for and nothing reads is a mistake."""
+def _check_read(config: Config, name: str, source: str, *, default: bool = True) -> None:
+    """A setting that somebody asked for and nothing reads is a mistake; `default`: what is the default was not asked for."""
+    group, _, key = name.partition(".")
+    fields = type(getattr(config, group)).model_fields
+    if key not in fields or (default and value_of(config, name) == fields[key].default):
+        return
     if not is_read(config, name):
         other, wanted = READ_WITH[name]
         raise ConfigError(
@@ -128,7 +137,10 @@ def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
     if not (equals and dot and key):
         raise ConfigError(f"cannot read the setting {override!r}: write group.key=value, e.g. training.max_epochs=3")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
+        found = tomllib.loads(f"value = {raw}")
+        if len(found) > 1:
+            raise ConfigError(f"cannot read the setting {override!r}: it has more than one line; give each its own --set")
+        value = found["value"]
     except tomllib.TOMLDecodeError:
         value = raw.strip()  # a bare word is a string: objective=prefix
     entries = values.setdefault(group, {})
@@ -154,6 +166,11 @@ def _fit_to_backbone(values: dict[str, Any], inherited: set[tuple[str, str]]) ->
     own = "objective" in training and ("training", "objective") not in inherited
     if not own and training.get("objective") not in kind.objectives:
         training["objective"] = kind.objectives[0]
+
+
+def _is_name(problem: Mapping[str, Any], written: set[tuple[str, str]]) -> bool:
+    """An unknown name of a backbone is a problem of the whole group."""
+    return problem["type"] == "union_tag_invalid" and ("backbone", "name") in written
 
 
 def _readable(error: ValidationError) -> str:
