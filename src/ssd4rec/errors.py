@@ -39,7 +39,7 @@ class ArtefactError(SSD4RecError, RuntimeError):
 
 
 class StateError(ArtefactError):
-    """The state of a training is missing, damaged, or of another training or version: it cannot be gone on with."""
+    """The state of a training is missing, damaged, or of another training or version: it cannot be resumed."""
 
 
 class BackendError(SSD4RecError, RuntimeError):

@@ -137,7 +137,7 @@ def train_or_go_on(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`train`, from where the same training was cut off; a state that cannot be gone on with is said why, and goes.
+    """`train`, from where the same training was cut off; a state that cannot be resumed is said why, and goes.
 
     For a command that is to be given again as it was. Arguments, report and errors are those of `train`.
     """

@@ -33,7 +33,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class FillsBlanks(Protocol):
-    """What a backbone that hears both ways in each layer has in place of `encode_prefixes`."""
+    """What a backbone that reads both ways in each layer has in place of `encode_prefixes`."""
 
     def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
         """[T, D] -> [T, D]: what it knows of each position, from what comes before and after it."""

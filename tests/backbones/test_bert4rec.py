@@ -1,4 +1,4 @@
-"""BERT4Rec: blanks, what a position hears, and the cloze objective."""
+"""BERT4Rec: blanks, what a position attends to, and the cloze objective."""
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 To evaluate, examples keep their order and nothing lies between them (`pack`). To learn, they are placed as layers read fastest
 (`plan_batches`): the scan works on chunks of Q positions, and an example of at most Q positions never lies across two of them.
-What stays free becomes fillers: histories of item 0 that ask for nothing. They are 1 to 4 % of the places and change no
+What stays free is padding: histories of item 0 that ask for nothing. They are 1 to 4 % of the places and change no
 other history.
 """
 
@@ -239,7 +239,7 @@ def best_fit(sizes: Numbers, capacity: int, opening: int = 0) -> tuple[Numbers, 
 
 
 def lay_end_to_end(histories: Histories, examples: Examples, placed: Placed) -> PackedBatch:
-    """The packed batch of placed examples; free positions become fillers, which hold item 0 and ask for nothing."""
+    """The packed batch of placed examples; free positions are padding, which holds item 0 and asks for nothing."""
     rows = placed.rows
     start, asked_from, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
     # position p of the row reads items[at[p]]; what follows it is items[at[p] + 1]

@@ -17,7 +17,7 @@ class TransformerLayer(nn.Module):
         width: D.
         heads: of attention.
         dropout: of both parts.
-        causal: whether a position hears only what came before it.
+        causal: whether a position attends to itself and what came before it only.
 
     Source: Vaswani et al. 2017; the LayerNorms in front as in Kang and McAuley 2018 (SASRec).
     """
@@ -37,7 +37,7 @@ class TransformerLayer(nn.Module):
         """[T, D] -> [T, D]."""
         projected = self.queries_keys_values(self.attention_norm(hidden)).unflatten(1, (3, self.heads, -1))
         queries, keys, values = projected.unbind(1)
-        heard = attend(queries, keys, values, tables, causal=self.causal)
-        hidden = hidden + self.dropout(self.attention_out(heard.flatten(1)))
+        attended = attend(queries, keys, values, tables, causal=self.causal)
+        hidden = hidden + self.dropout(self.attention_out(attended.flatten(1)))
         out: Hidden = hidden + self.dropout(self.narrow(self.dropout(F.gelu(self.widen(self.norm(hidden))))))
         return out

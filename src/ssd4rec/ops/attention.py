@@ -63,7 +63,7 @@ def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, cau
         keys: [T, H, P].
         values: [T, H, P].
         tables: of the row.
-        causal: whether a position hears itself and what came before it only.
+        causal: whether a position attends to itself and what came before it only.
 
     Returns:
         [T, H, P]. Memory O(T) where torch has a fused kernel (CPU and CUDA).
@@ -73,8 +73,8 @@ def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, cau
     found = []
     for cells in tables.cells:
         query, key, value = padded[:, cells].transpose(2, 3)  # each [histories, H, length, P]
-        # padding comes last, so what reads backwards only never hears it
-        heard = None if causal else (cells < queries.shape[0])[:, None, None, :]
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=heard, is_causal=causal)
+        # padding comes last, so what reads backwards only never attends to it
+        attended = None if causal else (cells < queries.shape[0])[:, None, None, :]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attended, is_causal=causal)
         found.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(found)[tables.cell]

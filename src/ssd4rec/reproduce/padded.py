@@ -12,7 +12,7 @@ PLACES = 65_536  # at once, filled places included: what bounds memory
 class Padded:
     """Reads what a padded batch reads and gives what a packed one gives.
 
-    After each history stands a filler of item 0 up to the longest of the batch, as a history of its own from which nothing
+    After each history stands padding, item 0, up to the longest of the batch, as a history of its own from which nothing
     is read. So the figures cannot change, and the time is that of a padded batch of the same histories in the same order.
 
     Args:
@@ -52,6 +52,6 @@ class Padded:
         edges = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
         real = torch.zeros(len(ends), dtype=torch.bool)
         real[::2] = True
-        kept = edges.diff() > 0  # no filler after the longest
+        kept = edges.diff() > 0  # no padding after the longest
         edges = torch.cat([edges[:1], edges[1:][kept]])
         return self.model.encode(filled, edges.to(boundaries.device))[real[kept].to(items.device)]

@@ -49,7 +49,7 @@ def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
     if config.objective == "cloze":
         # the target of the last event belongs to the history: it is the item that is always hidden
         items, boundaries = append(batch.items.cpu(), boundaries, targets[boundaries[1:] - 1])
-        asked = items.nonzero().squeeze(1)  # all but the fillers
+        asked = items.nonzero().squeeze(1)  # all but the padding
         return TrainingBatch(items, boundaries, asked, items[asked]).to(batch.items.device)
     if config.objective == "prefix":
         targets = targets[boundaries[1:] - 1]

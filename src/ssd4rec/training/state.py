@@ -1,4 +1,4 @@
-"""What a training keeps on disk while it runs, so that it can be gone on with: whole files, and what they belong to."""
+"""What a training keeps on disk while it runs, so that it can be resumed: whole files, and what they belong to."""
 
 import pickle
 import time

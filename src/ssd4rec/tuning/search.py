@@ -1,4 +1,4 @@
-"""A search for good settings on Optuna: kept in a folder, gone on with after a kill, poor trials stopped early.
+"""A search for good settings on Optuna: kept in a folder, resumed after a kill, poor trials stopped early.
 
 Only the validation part is looked at.
 """
@@ -110,9 +110,9 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
         data: from `prepare`.
         config: what every trial has where the space chooses nothing.
         space: from `make_space`.
-        folder: where the search is kept; a search that is there already is gone on with.
+        folder: where the search is kept; a search that is there already is resumed.
         trials: finished and pruned trials in all, those of earlier runs included.
-        minutes: of this run; the trial that is under way is gone on with by the next run.
+        minutes: of this run; the trial that is under way is resumed by the next run.
         seed: of the choice of values; each trial's weights follow `training.seed`.
         say: receives one line for each trial.
         callbacks: Lightning callbacks on top.
