@@ -1,5 +1,6 @@
 """A file that is whole or absent: it is written under another name, and takes its own at the end. And JSON, in one manner."""
 
+import hashlib
 import json
 import math
 import os
@@ -54,6 +55,12 @@ def sync(paths: Iterable[Path]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """In hexadecimal digits, of what is in a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def left_by_the_dead(folder: Path, prefix: str) -> list[Path]:

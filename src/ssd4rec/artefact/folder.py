@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd4rec.errors import ArtefactError
-from ssd4rec.files import left_by_the_dead, sync
+from ssd4rec.files import left_by_the_dead, sha256_of, sync
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -54,7 +54,7 @@ def check_manifest(folder: Path) -> set[str]:
     for name in sorted(files):
         if not (folder / name).is_file():
             raise ArtefactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
-        if (found := _sha256(folder / name)) != hashes.get(name):
+        if (found := sha256_of(folder / name)) != hashes.get(name):
             raise ArtefactError(
                 f"{folder / name} was changed or cut short: SHA-256 {found[:12]}…, expected {str(hashes.get(name))[:12]}…; "
                 f"copy the model again, or train it again"
@@ -64,7 +64,7 @@ def check_manifest(folder: Path) -> set[str]:
 
 def make_manifest(folder: Path) -> dict[str, Any]:
     """What `check_manifest` asks for."""
-    hashes = {name: _sha256(folder / name) for name in (*FILES, PRIOR) if (folder / name).is_file()}
+    hashes = {name: sha256_of(folder / name) for name in (*FILES, PRIOR) if (folder / name).is_file()}
     manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
     return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
 
@@ -125,8 +125,3 @@ def _clear_away(aside: Path, target: Path) -> None:
         if entry.name not in {*FILES, PRIOR, MANIFEST} and not os.path.lexists(target / entry.name):
             entry.rename(target / entry.name)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,7 +3,6 @@
 interactions.parquet (user, item, time)   titles.parquet (id, title; where there are any)   manifest.json
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.times import Clock
 from ssd4rec.data.workspace import workspace
 from ssd4rec.errors import DataError
+from ssd4rec.files import sha256_of
 
 FORMAT = 1
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
@@ -64,7 +64,7 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
             interactions.table.write_parquet(whole / INTERACTIONS)
             if titles is not None:
                 titles.write_parquet(whole / TITLES)
-            hashes = {path.name: _hash_of(path) for path in sorted(whole.iterdir())}
+            hashes = {path.name: sha256_of(path) for path in sorted(whole.iterdir())}
             manifest = {"format": FORMAT, "about": dict(about), "read": asdict(interactions.read), "sha256": hashes}
             (whole / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             old = temporary / "old"
@@ -103,7 +103,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found, hashes = manifest["format"], manifest["sha256"]
-        changed = [name for name, expected in hashes.items() if found == FORMAT and _hash_of(folder / name) != expected]
+        changed = [name for name, expected in hashes.items() if found == FORMAT and sha256_of(folder / name) != expected]
     except _DAMAGE as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
     if found != FORMAT:
@@ -111,8 +111,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if changed:
         raise DataError(f"{folder}: {', '.join(changed)} was changed since it was written; fetch the data set again")
     return manifest
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
