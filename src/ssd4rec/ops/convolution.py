@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.ops.blocks import blocks
+from ssd4rec.ops.gather import earlier
 from ssd4rec.ops.segments import Layout
 from ssd4rec.shapes import Channels
 
@@ -37,16 +38,8 @@ def taps(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, re
     """
     width = weight.shape[1]
     partial = [torch.addcmul(bias, channels, weight[:, width - 1])]
-    length = channels.shape[0]
     for k in range(1, width):
-        if k >= length:
-            partial.append(partial[-1])
-            continue
-        inside = _has_neighbour(layout, k, reverse=reverse)
-        if reverse:
-            reached = torch.cat([channels[k:] * inside[:-k, None], channels.new_zeros(k, channels.shape[1])])
-        else:
-            reached = torch.cat([channels.new_zeros(k, channels.shape[1]), channels[:-k] * inside[k:, None]])
+        reached = earlier(channels, -k if reverse else k) * _has_neighbour(layout, k, reverse=reverse)[:, None]
         partial.append(torch.addcmul(partial[-1], reached, weight[:, width - 1 - k]))
     return partial
 
