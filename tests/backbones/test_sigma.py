@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rows import boundaries_of, every_prefix, relative_error, shaken
+from rows import boundaries_of, every_prefix, one_by_one, relative_error, shaken
 from ssd4rec.backbones.sigma import SIGMA, partly_flipped
 from ssd4rec.config import SIGMAConfig, parse_config
 from ssd4rec.errors import ConfigError
@@ -63,6 +63,12 @@ def test_one_pass_is_every_prefix_alone_however_many_are_kept(kept: int) -> None
     backbone, row, boundaries = small(kept=kept), random_row(17), boundaries_of([1, 9, 2, 5])
     expected = every_prefix(backbone.encode, row, boundaries)
     assert relative_error(backbone.encode_prefixes(row, boundaries), expected) < 1e-11
+
+
+def test_two_layers_read_packed_histories_as_they_are_one_at_a_time() -> None:
+    """One pass cannot train them, so `test_every_backbone.py` holds one layer to it."""
+    backbone, row, boundaries = small(layers=2, kept=2), random_row(27), boundaries_of([1, 5, 2, 13, 6])
+    assert relative_error(backbone.encode(row, boundaries), one_by_one(backbone.encode, row, boundaries)) < 1e-11
 
 
 def test_one_pass_cannot_train_two_layers() -> None:
