@@ -1,0 +1,1 @@
+"""Baselines without training: most popular items and sequential rules."""
