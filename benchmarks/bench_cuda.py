@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from cuda_common import MIXES, Bench, arguments, boundaries_of, milliseconds, timed, tolerance
-from ssd4rec.ops import forms, softmax
-from ssd4rec.ops.segments import Layout, lay_out
+from ssd4rec.ops import cross_entropy, dispatch
+from ssd4rec.ops.segments import Layout, make_layout
 
 
 class Sizes(NamedTuple):
@@ -68,14 +68,14 @@ def scan_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict
     """Forward, then forward and backward, of the scan in both directions, beside mamba-ssm's, which has one."""
     width, states = (32, 16) if bench.smoke else (512, 64)  # E, N
     sizes = Sizes(length, max(width // head_width, 1), head_width, states, bench.operand.itemsize)
-    layout = lay_out(boundaries_of(mix, length, bench.device))
+    layout = make_layout(boundaries_of(mix, length, bench.device))
     inputs = scan_inputs(bench, sizes)
     upstream = torch.randn_like(inputs[0])
     operations = 2 * length * (2 * states * sizes.heads * head_width)  # into the state and out of it
     rows = []
     for reverse in (False, True):
         scans: dict[str, Callable[..., Tensor] | None] = {
-            form: under(form, lambda *six, reverse=reverse: forms.scan(*six, layout, reverse=reverse))
+            form: under(form, lambda *six, reverse=reverse: dispatch.scan(*six, layout, reverse=reverse))
             for form in ("torch", "triton")
         }
         if not reverse:
@@ -98,7 +98,7 @@ def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[
     """The backward direction of one-pass training: forward, then both ways. Its floor is memory moved, no products."""
     width, states = (32, 16) if bench.smoke else (512, 64)  # E, N
     heads, channels = width // head_width, width + 2 * states
-    layout = lay_out(boundaries_of(mix, length, bench.device))
+    layout = make_layout(boundaries_of(mix, length, bench.device))
     inputs = [
         torch.randn(length, channels, device=bench.device, dtype=bench.operand),
         *(torch.randn(shape, device=bench.device) / 2 for shape in ((channels, 4), (channels,))),
@@ -114,7 +114,7 @@ def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[
 
         def work(*, backward: bool = name == "both") -> tuple[Tensor, ...]:
             with torch.set_grad_enabled(backward):
-                y = forms.backward_of_every_prefix(*inputs, layout, states)
+                y = dispatch.backward_prefix_readout(*inputs, layout, states)
             return (y.detach(), *(torch.autograd.grad(y, inputs, upstream.to(y.dtype))[:2] if backward else ()))
 
         seconds, error = timed(bench, {form: under(form, work) for form in ("torch", "triton")})
@@ -125,7 +125,7 @@ def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[
 def convolution_row(bench: Bench, length: int) -> dict[str, Any]:
     """The convolution and SiLU in both directions, forward and backward."""
     channels = 20 if bench.smoke else 640
-    layout = lay_out(boundaries_of("Beauty-like", length, bench.device))
+    layout = make_layout(boundaries_of("Beauty-like", length, bench.device))
     row = torch.randn(length, channels, device=bench.device, dtype=bench.operand, requires_grad=True)
     inputs = (
         row,
@@ -134,7 +134,7 @@ def convolution_row(bench: Bench, length: int) -> dict[str, Any]:
     )
 
     def both_ways(*three: Tensor) -> tuple[Tensor, ...]:
-        out = forms.convolve_both_ways(*three, layout)
+        out = dispatch.convolve_both_ways(*three, layout)
         return (*out, *torch.autograd.grad(out, three, [torch.ones_like(values) for values in out]))
 
     seconds, error = timed(bench, {form: lambda form=form: under(form, both_ways)(*inputs) for form in ("torch", "triton")})
@@ -149,7 +149,7 @@ def gate_row(bench: Bench, length: int) -> dict[str, Any]:
     weight = torch.ones(width, device=bench.device, requires_grad=True)
 
     def gated() -> tuple[Tensor, ...]:
-        out = forms.gated_norm(y, gate, weight, 1e-5)
+        out = dispatch.gated_norm(y, gate, weight, 1e-5)
         return (out, *torch.autograd.grad(out, (y, gate, weight), torch.ones_like(out)))
 
     seconds, error = timed(bench, {form: under(form, gated) for form in ("torch", "triton")})
@@ -171,25 +171,25 @@ def cross_entropy_row(bench: Bench, classes: int, rows: int) -> dict[str, Any]:
 
         return run
 
-    losses = {form: under(form, all_of(forms.linear_cross_entropy)) for form in ("torch", "triton")}
-    losses["all scores"] = all_of(softmax.linear_cross_entropy_definition)
+    losses = {form: under(form, all_of(dispatch.linear_cross_entropy)) for form in ("torch", "triton")}
+    losses["all scores"] = all_of(cross_entropy.linear_cross_entropy_definition)
     seconds, error = timed(bench, losses)
     floor = bench.floor(0, 3 * 2 * rows * classes * width)
     return row_of(f"cross-entropy both, M={rows:,}, V={classes:,}, D={width}", seconds, floor, error)
 
 
-def under(form: forms.Form, work: Callable[..., Any]) -> Callable[..., Any]:
+def under(form: dispatch.Form, work: Callable[..., Any]) -> Callable[..., Any]:
     """The work with a form chosen by hand."""
 
     def run(*arguments: Any) -> Any:
-        with forms.using(form):
+        with dispatch.using(form):
             return work(*arguments)
 
     return run
 
 
 def scan_inputs(bench: Bench, sizes: Sizes) -> list[Tensor]:
-    """Values of a freshly initialised mixer: x, dt, A, B, C, D."""
+    """Values of a freshly initialized mixer: x, dt, A, B, C, D."""
     device = bench.device
     x = torch.randn(sizes.length, sizes.heads, sizes.head_width, device=device, dtype=bench.operand)
     dt = torch.rand(sizes.length, sizes.heads, device=device) * 0.1 + 1e-3

@@ -3,8 +3,8 @@
 Run: python benchmarks/bench_cuda_training.py [--out FILE] [--data FOLDER] [--quick]      exit code 2 without a CUDA device
      TRITON_INTERPRET=1 python benchmarks/bench_cuda_training.py --smoke      tiny sizes on a CPU: does it run?
 
-An epoch is learnt through the same batches, preparation and loss as `ssd4rec train` learns it (bf16-mixed), validation left out.
-One that would take too long is broken off and extrapolated from the tokens it had learnt; the row says so. --data names a folder
+An epoch is learned through the same batches, preparation and loss as `ssd4rec train` learns it (bf16-mixed), validation left out.
+One that would take too long is broken off and extrapolated from the tokens it had learned; the row says so. --data names a folder
 with ml-1m.inter.gz and kuairand-pure.inter.gz; what is not there is drawn at random with the same counts, and the row says so.
 """
 
@@ -21,15 +21,15 @@ import torch
 
 from common import measure
 from cuda_common import MIXES, Bench, arguments, boundaries_of, milliseconds
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import Config, SSD4RecConfig, TrainingConfig, load_config
-from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import PackedBatch
+from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.split import leave_last_out
-from ssd4rec.experiment import Prepared
-from ssd4rec.model import NextItemModel, make_model
-from ssd4rec.ops import forms
+from ssd4rec.models.next_item import NextItemModel, make_model
+from ssd4rec.models.ssd4rec import SSD4Rec
+from ssd4rec.ops import dispatch
+from ssd4rec.pipeline import Prepared
 from ssd4rec.training.module import EpochBatches
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, prepare
 
@@ -45,7 +45,7 @@ def main() -> int:
         return 2
     for mix in list(MIXES)[: 1 if bench.smoke else None]:
         for width in (32,) if bench.smoke else (64,) if options.quick else (64, 256):
-            for objective in ("one-pass", "prefix"):
+            for objective in ("all-positions", "per-prefix"):
                 bench.add(step_row(bench, mix, width, objective))
     for name, settings in epochs(bench, quick=options.quick):
         bench.add(epoch_row(bench, name, settings, options.data))
@@ -84,8 +84,8 @@ def step_row(bench: Bench, mix: str, width: int, objective: str) -> dict[str, An
         model = NextItemModel(SSD4Rec(SSD4RecConfig(width=width, state_dim=states)), items).to(bench.device)
         step = step_of(bench, model, config, form)
         try:
-            repeats, warm_up = (1, 0) if bench.smoke else (9, 4)
-            seconds = measure(lambda step=step: step(prepared), repeats=repeats, warm_up=warm_up).median
+            repeat_bias, warm_up = (1, 0) if bench.smoke else (9, 4)
+            seconds = measure(lambda step=step: step(prepared), repeat_bias=repeat_bias, warm_up=warm_up).median
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             row[form] = "-"
@@ -101,7 +101,7 @@ def epoch_row(bench: Bench, name: str, config: Config, folder: Path | None) -> d
     training = config.training
     allowed = 60.0
     torch.manual_seed(0)
-    model = make_model(config, len(data.catalogue)).to(bench.device)
+    model = make_model(config, len(data.catalog)).to(bench.device)
     step = step_of(bench, model, training, "triton")
     for batch, _ in zip(EpochBatches(data.histories, data.split, training, 0, 0), range(3), strict=False):
         step(batch.to(bench.device))
@@ -109,40 +109,40 @@ def epoch_row(bench: Bench, name: str, config: Config, folder: Path | None) -> d
     began = time.perf_counter()
     batches = EpochBatches(data.histories, data.split, training, 1, 0)
     planned = time.perf_counter() - began
-    learnt = learnt_tokens = 0
+    learned = learnt_tokens = 0
     for batch in batches:
         step(batch.to(bench.device))
-        learnt += 1
+        learned += 1
         learnt_tokens += len(batch.items)
-        if learnt % 50 == 0:
+        if learned % 50 == 0:
             wait(bench)  # or the queue would run ahead of the clock
             if time.perf_counter() - began > allowed or bench.late:
                 break
     wait(bench)
     seconds = time.perf_counter() - began
-    whole = planned + (seconds - planned) * len(batches) / learnt
+    whole = planned + (seconds - planned) * len(batches) / learned
     widths = f"D={config.backbone.width}, {config.backbone.layers} layers"
     row = {
         "what": f"epoch of {name} ({source}), {training.objective}, {widths}, {len(batches):,} batches",
-        "triton": f"{whole:.2f} s" + ("" if learnt == len(batches) else f", extrapolated from {learnt:,} batches"),
+        "triton": f"{whole:.2f} s" + ("" if learned == len(batches) else f", extrapolated from {learned:,} batches"),
         "events/s triton": f"{learnt_tokens / (seconds - planned):,.0f}",
         "planning": f"{planned:.2f} s",
     }
-    if (theirs := PAPER_SECONDS.get(name)) is not None and training.objective == "prefix":
+    if (theirs := PAPER_SECONDS.get(name)) is not None and training.objective == "per-prefix":
         row["faster than the authors' 66 s"] = f"{theirs / whole:.1f}x"
     return row
 
 
-def step_of(bench: Bench, model: NextItemModel, config: TrainingConfig, form: forms.Form) -> Callable[[TrainingBatch], None]:
+def step_of(bench: Bench, model: NextItemModel, config: TrainingConfig, form: dispatch.Form) -> Callable[[TrainingBatch], None]:
     """One step of training, as Lightning takes it with precision bf16-mixed."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
 
     def step(batch: TrainingBatch) -> None:
-        optimiser.zero_grad()
-        with forms.using(form), autocast(bench):
+        optimizer.zero_grad()
+        with dispatch.using(form), autocast(bench):
             loss = next_item_loss(model, batch, config)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
@@ -173,10 +173,8 @@ def data_of(name: str, config: Config, folder: Path | None) -> tuple[Prepared, s
         item = (items * random.random(len(user)) ** 2).astype(np.int64)  # a few items are popular
         table = pl.DataFrame({"user_id": user, "item_id": item, "timestamp": np.arange(len(user))})
         interactions, source = read_interactions(table), "drawn"
-    histories, catalogue = build_histories(
-        interactions, min_interactions=config.data.min_interactions if source != "drawn" else 1
-    )
-    return Prepared(histories, catalogue, leave_last_out(histories), {}), source
+    histories, catalog = build_sequences(interactions, min_interactions=config.data.min_interactions if source != "drawn" else 1)
+    return Prepared(histories, catalog, leave_last_out(histories), {}), source
 
 
 if __name__ == "__main__":

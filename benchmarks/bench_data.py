@@ -76,15 +76,15 @@ def write_interactions(path: Path, rows: int, users: int, items: int, *, text_id
 def measure(path: Path) -> dict[str, Any]:
     """Run the pipeline once; seconds a stage and the peak resident memory of this process."""
     start = time.perf_counter()
-    from ssd4rec.data.histories import build_histories
     from ssd4rec.data.interactions import read_interactions
+    from ssd4rec.data.sequences import build_sequences
     from ssd4rec.data.split import leave_last_out
 
     marks = {"import": time.perf_counter()}
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     interactions = read_interactions(path)
     marks["read"] = time.perf_counter()
-    histories, catalogue = build_histories(interactions, min_interactions=5)
+    histories, catalog = build_sequences(interactions, min_interactions=5)
     marks["filter and lay out"] = time.perf_counter()
     split = leave_last_out(histories)
     marks["split"] = time.perf_counter()
@@ -92,7 +92,7 @@ def measure(path: Path) -> dict[str, Any]:
     for name, mark in marks.items():
         seconds[name], before = round(mark - before, 2), mark
     return {
-        "kept": {"users": histories.kept.users, "items": len(catalogue), "interactions": histories.kept.interactions},
+        "kept": {"users": histories.kept.users, "items": len(catalog), "interactions": histories.kept.interactions},
         "rounds": histories.filtering.rounds,
         "targets": split.train.targets,
         "seconds": {**seconds, "all": round(before - start, 2)},

@@ -1,4 +1,4 @@
-"""How long does ranking a large catalogue take, and how much memory: 100,000 items, 200,000 users, D=64?
+"""How long does ranking a large catalog take, and how much memory: 100,000 items, 200,000 users, D=64?
 
     python benchmarks/bench_evaluation.py [--users 200000]
 
@@ -17,8 +17,8 @@ from common import publish
 from ssd4rec.config import Config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
-from ssd4rec.experiment import measure, prepare
-from ssd4rec.model import make_model
+from ssd4rec.models.next_item import make_model
+from ssd4rec.pipeline import measure, prepare
 
 ITEMS, EVENTS_A_USER = 100_000, 20
 
@@ -33,14 +33,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = Config.model_validate({"data": {"min_interactions": 1}})
     data = prepare(read_interactions(_table(options.users)), None, config)
-    model = make_model(config, len(data.catalogue))
-    counts = training_counts(data.histories, data.split.train, len(data.catalogue))
+    model = make_model(config, len(data.catalog))
+    counts = training_counts(data.histories, data.split.train, len(data.catalog))
     before, began = _peak(), time.perf_counter()
     ranking = measure(model, data, config, counts)
     seconds = time.perf_counter() - began
     row = {
         "users": len(ranking.ranks),
-        "items": len(data.catalogue),
+        "items": len(data.catalog),
         "seconds": f"{seconds:.0f}",
         "users/s": f"{len(ranking.ranks) / seconds:.0f}",
         "peak before": f"{before:.2f} GB",

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from common import arguments, publish, saved_as
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 LENGTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 EVENTS = 10_000
@@ -43,18 +43,18 @@ def main() -> None:
 
 
 def _train(backbone: SSD4Rec, length: int) -> Callable[[], Any]:
-    boundaries = torch.arange(0, EVENTS + 1, length)
+    cu_seqlens = torch.arange(0, EVENTS + 1, length)
     embedded = torch.randn(EVENTS, backbone.width, requires_grad=True)
-    return lambda: backbone.encode_prefixes(embedded, boundaries).sum().backward()
+    return lambda: backbone.encode_prefixes(embedded, cu_seqlens).sum().backward()
 
 
 def _read(backbone: SSD4Rec, length: int) -> Callable[[], Any]:
-    boundaries = torch.arange(0, EVENTS + 1, length)
+    cu_seqlens = torch.arange(0, EVENTS + 1, length)
     embedded = torch.randn(EVENTS, backbone.width)
 
     def work() -> None:
         with torch.inference_mode():
-            backbone.encode(embedded, boundaries)
+            backbone.encode(embedded, cu_seqlens)
 
     return work
 

@@ -23,21 +23,21 @@ from common import arguments, publish
 from pieces import DATA, Piece, add_options, chosen, piece
 from ssd4rec.config import Config, load_config
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.packing import lay_end_to_end
+from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.experiment import Prepared, prepare
-from ssd4rec.model import make_model
-from ssd4rec.training.objective import TrainingBatch, cost_of_pass, next_item_loss, plan_pass
+from ssd4rec.models.next_item import make_model
+from ssd4rec.pipeline import Prepared, prepare
+from ssd4rec.training.objective import TrainingBatch, next_item_loss, pass_cost, plan_pass
 from ssd4rec.training.objective import prepare as prepare_batch
 
 FILES = {"games": "amazon-video-games.inter.gz", "ml-1m": "ml-1m.inter.gz", "beauty": "amazon-beauty.inter.gz"}
 TARGETS = {"games": 4, "ml-1m": 50, "beauty": 4}  # times less time to equal NDCG@10: the aim
 VARIANTS = {
-    "one-pass": ("training.objective=one-pass",),
-    "one-pass-512": ("training.objective=one-pass", "training.token_budget=512"),
-    "prefix": ("training.objective=prefix",),
-    "prefix-2048": ("training.objective=prefix", "training.batch_size=2048", "training.token_budget=1048576"),
+    "all-positions": ("training.objective=all-positions",),
+    "one-pass-512": ("training.objective=all-positions", "training.token_budget=512"),
+    "per-prefix": ("training.objective=per-prefix",),
+    "prefix-2048": ("training.objective=per-prefix", "training.batch_size=2048", "training.token_budget=1048576"),
 }
 TOKENS = 4096  # positions a batch, the preset's
 FACTOR, EARLIEST = 1.5, 150  # moments of validation: the last is the end, the first at 1 / 150 of it
@@ -79,8 +79,8 @@ def one(name: str, file: Path, variant: tuple[str, ...], options: argparse.Names
 def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
     """Train for some seconds; validation NDCG@10 at moments on the way."""
     _warm_up(data, config)
-    model = make_model(config, len(data.catalogue))
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
+    model = make_model(config, len(data.catalog))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
     asked = _sample(data.split.validation, VALIDATED, config.training.seed)
     due = list(moments(seconds))
     course: list[dict[str, float]] = []
@@ -88,7 +88,7 @@ def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
     spent = 0.0
     for step, (batch, read) in enumerate(batches(data, config)):
         began = time.perf_counter()
-        _step(model, optimiser, batch, config, step)
+        _step(model, optimizer, batch, config, step)
         spent += time.perf_counter() - began
         tokens += read
         targets += len(batch.targets)
@@ -98,8 +98,8 @@ def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
             due = [moment for moment in due if moment > spent]
             if not due:
                 break
-    cost = cost_of_pass(data.split.train, config.training)
-    return {"course": course, "tokens_a_pass": cost.tokens, "targets_a_pass": cost.targets, "validated": len(asked)}
+    cost = pass_cost(data.split.train, config.training)
+    return {"course": course, "tokens_a_pass": cost.tokens, "targets_a_pass": cost.targets, "tuned": len(asked)}
 
 
 def batches(data: Prepared, config: Config) -> Iterator[tuple[TrainingBatch, int]]:
@@ -107,7 +107,7 @@ def batches(data: Prepared, config: Config) -> Iterator[tuple[TrainingBatch, int
     for epoch in count():
         plan = plan_pass(data.split.train, config.training, epoch)
         for placed in plan.batches:
-            packed = lay_end_to_end(data.histories, plan.examples, placed)
+            packed = materialize_batch(data.histories, plan.examples, placed)
             yield prepare_batch(packed, config.training), int(plan.examples.lengths[placed.rows].sum())
 
 
@@ -130,7 +130,7 @@ def seconds_to(course: list[dict[str, float]], ndcg: float) -> float:
 
 def compare(data: str, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a variant; those of the prefixes with their ratio to one pass."""
-    one_pass = [result for variant, result in results.items() if variant.startswith("one-pass")]
+    one_pass = [result for variant, result in results.items() if variant.startswith("all-positions")]
     return [_row(data, variant, result, one_pass) for variant, result in results.items()]
 
 
@@ -144,12 +144,12 @@ def _row(data: str, variant: str, result: dict[str, Any], one_pass: list[dict[st
         "targets a step": f"{last['targets'] / last['steps']:.0f}",
         "us a token": f"{last['seconds'] / last['tokens'] * 1e6:.0f}",
         "s a pass": f"{_pass_seconds(result):,.0f}" + (" (extrapolated)" if passes < 1 else ""),
-        "s learnt": f"{last['seconds']:.0f}",
+        "s learned": f"{last['seconds']:.0f}",
         "passes": f"{passes:.3g}",
         "NDCG@10 then": f"{last['ndcg']:.4f}",
         "best": f"{best:.4f}",
     }
-    if not one_pass or variant.startswith("one-pass"):
+    if not one_pass or variant.startswith("all-positions"):
         return row
     level = min(best, max(map(_best, one_pass)))
     theirs = seconds_to(result["course"], level)
@@ -174,19 +174,19 @@ def _pass_seconds(result: dict[str, Any]) -> float:
     return float(last["seconds"] / last["tokens"] * result["tokens_a_pass"])
 
 
-def _step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: TrainingBatch, config: Config, step: int) -> None:
+def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: TrainingBatch, config: Config, step: int) -> None:
     """As `training.module` does it."""
     torch.manual_seed((config.training.seed << 32) + step)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     next_item_loss(model, batch, config.training).backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def _warm_up(data: Prepared, config: Config) -> None:
-    model = make_model(config, len(data.catalogue))
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    model = make_model(config, len(data.catalog))
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for step, (batch, _) in zip(range(2), batches(data, config), strict=False):
-        _step(model, optimiser, batch, config, step)
+        _step(model, optimizer, batch, config, step)
 
 
 def _read(file: Path, config: Config) -> Prepared:

@@ -2,7 +2,7 @@
 
 Run: python benchmarks/bench_peers.py [--only ours --only recbole-gru4rec ...] [--threads 2] [--save]
 
-Leave-last-out, the whole catalogue ranked, seen items kept, D = 64, our definition of NDCG@10 for all. Each runs in a process and
+Leave-last-out, the whole catalog ranked, seen items kept, D = 64, our definition of NDCG@10 for all. Each runs in a process and
 an environment of its own; --recbole and --rectools name the Pythons of existing ones, without them they are made in the cache
 folder (network, 2 GB, minutes). Seconds are those of learning, validation apart. The runners: benchmarks/peers/run_*.py.
 """
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import ssd4rec
 from common import arguments, publish
 from pieces import DATA, Piece, add_options, chosen, piece, say
-from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.known import cache_folder
+from ssd4rec.data.sequences import build_sequences
+from ssd4rec.datasets.registry import cache_folder
 
 HERE = Path(__file__).parent
 RECIPES = {  # pip install, in this order
@@ -64,7 +64,7 @@ def main() -> None:
         return
     pieces = {}
     with tempfile.TemporaryDirectory() as folder:
-        histories, catalogue = build_histories(read_interactions(options.data), min_interactions=5)
+        histories, catalog = build_sequences(read_interactions(options.data), min_interactions=5)
         histories.save(Path(folder) / "histories")
         for name in names:
             runner = scaled(RUNNERS[name], options)
@@ -72,7 +72,7 @@ def main() -> None:
             pieces[name] = piece(name, settings, options, lambda: run(runner, pythons, folder, options))  # noqa: B023 - called at once
     kept = histories.kept
     notes = [
-        f"{options.data.name} after 5-core: {kept.users} users, {len(catalogue)} items, {kept.interactions} events",
+        f"{options.data.name} after 5-core: {kept.users} users, {len(catalog)} items, {kept.interactions} events",
         *explain(pieces),
     ]
     publish("bench_peers", rows(pieces), options, notes)
@@ -201,7 +201,7 @@ def explain(pieces: dict[str, Piece]) -> list[str]:
         if any(start.get("unreachable", ())):
             unreachable = " and ".join(map(str, start["unreachable"]))
             notes.append(
-                f"{name}: knows {start['catalogue']} items only, {unreachable} targets are not among them and count as misses"
+                f"{name}: knows {start['catalog']} items only, {unreachable} targets are not among them and count as misses"
             )
         if "anomaly" in result:
             slower = result["anomaly"]["batch_seconds_anomaly"] / result["anomaly"]["batch_seconds"]

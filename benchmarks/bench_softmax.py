@@ -1,7 +1,7 @@
-"""What do loss and gradients over a catalogue cost: our full softmax, torch's two, and the sampled one?
+"""What do loss and gradients over a catalog cost: our full softmax, torch's two, and the sampled one?
 
 Forward + backward down to the gradient of the item table; each figure has a process of its own, so that peaks of memory do
-not mix. Rows fall with the catalogue, so that all scores together stay near --scores; the sampled softmax has the same rows. With
+not mix. Rows fall with the catalog, so that all scores together stay near --scores; the sampled softmax has the same rows. With
 more of them its lead grows, for the gradient of the table costs the same for any number of rows.
 
     cross_entropy          torch.nn.functional.cross_entropy of all scores
@@ -23,15 +23,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from common import arguments, measure, peak_memory, publish
-from ssd4rec.model import NextItemModel
-from ssd4rec.ops.sampled_softmax import propose
-from ssd4rec.ops.softmax import linear_cross_entropy
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops.cross_entropy import linear_cross_entropy
+from ssd4rec.ops.sampled_softmax import make_negative_sampler
 
 CATALOGUES, WIDTHS = (3_416, 12_101, 100_000, 500_000), (64, 256)
 FORMS = ("cross_entropy", "linear_cross_entropy", "ours", "ours, bfloat16", "sampled", "sampled, touched")
 MOST_ROWS = 8_192
 NEGATIVES = 4_096
-REPEATS = 5
+REPEAT_BIASES = 5
 
 
 class Reader(nn.Module):
@@ -49,7 +49,7 @@ def work_of(form: str, items: int, width: int, rows: int) -> Callable[[], None]:
     model.table.sparse = form == "sampled, touched"
     states = torch.randn(rows, width, requires_grad=True)
     targets = torch.randint(items, (rows,))
-    proposal = propose(torch.randint(1, 1000, (items,)), 0.5, NEGATIVES)
+    proposal = make_negative_sampler(torch.randint(1, 1000, (items,)), 0.5, NEGATIVES)
 
     def loss() -> torch.Tensor:
         if form == "cross_entropy":
@@ -72,7 +72,7 @@ def one_line(form: str, items: int, width: int, rows: int) -> dict[str, float]:
     """Seconds and bytes; runs in a process of its own."""
     work = work_of(form, items, width, rows)
     added = peak_memory(work, work_of(form, 100, width, 64))
-    timing = measure(work, repeats=REPEATS, warm_up=1)
+    timing = measure(work, repeat_bias=REPEAT_BIASES, warm_up=1)
     return {"seconds": timing.median, "spread": timing.spread, "bytes": added}
 
 
@@ -101,7 +101,9 @@ def main() -> None:
                 row[form] = f"{found['seconds'] * 1e3:.0f} ms +-{found['spread'] / 2:.0%}, {found['bytes'] / 1e6:.0f} MB"
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
-    publish("bench_softmax", rows, options, [f"{NEGATIVES} negatives; median of {REPEATS}; memory: what the first call adds"])
+    publish(
+        "bench_softmax", rows, options, [f"{NEGATIVES} negatives; median of {REPEAT_BIASES}; memory: what the first call adds"]
+    )
 
 
 if __name__ == "__main__":

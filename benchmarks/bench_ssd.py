@@ -16,9 +16,9 @@ import torch
 from common import Timing, arguments, gemm_rate, measure, peak_memory, publish
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.mamba2 import Mamba2Mixer
-from ssd4rec.ops.chunked import chunked_scan
-from ssd4rec.ops.scan import scan
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import make_layout
+from ssd4rec.ops.ssd.chunked import chunked_scan
+from ssd4rec.ops.ssd.reference import scan
 
 WIDTH, HEAD_WIDTH, STATE = 256, 16, 64
 INNER = 2 * WIDTH
@@ -30,7 +30,7 @@ Work = Callable[[], torch.Tensor]
 
 
 def row(total: int) -> torch.Tensor:
-    """Boundaries of histories of 5 to 300 events."""
+    """CuSeqlens of histories of 5 to 300 events."""
     random = torch.Generator().manual_seed(0)
     lengths: list[int] = []
     while sum(lengths) < total:
@@ -54,10 +54,10 @@ def operator(who: str, total: int, steepest: float) -> Work:
     """The scan alone, forward and backward."""
     tensors = inputs(total, steepest)
     x, dt, A, B, C, D = tensors
-    boundaries = row(total)
-    layout = lay_out(boundaries)
+    cu_seqlens = row(total)
+    layout = make_layout(cu_seqlens)
     if who == "definition":
-        return _both(lambda: scan(*tensors, boundaries)[0], tensors)
+        return _both(lambda: scan(*tensors, cu_seqlens)[0], tensors)
     if who == "ours":
         return _both(lambda: chunked_scan(*tensors, layout), tensors)
     from transformers.models.mamba2 import modeling_mamba2 as peer
@@ -70,12 +70,12 @@ def operator(who: str, total: int, steepest: float) -> Work:
 
 
 def mixer(who: str, total: int, steepest: float) -> Work:
-    """In projection, convolution, scan, gate and out projection, one direction, forward and backward; decays as initialised."""
+    """In projection, convolution, scan, gate and out projection, one direction, forward and backward; decays as initialized."""
     del steepest
     hidden = torch.randn(total, WIDTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
     if who == "ours":
         ours = Mamba2Mixer(SSD4RecConfig(width=WIDTH, state_dim=STATE, head_width=HEAD_WIDTH))
-        layout = lay_out(row(total))
+        layout = make_layout(row(total))
         return _both(lambda: ours(hidden, layout), [hidden, *ours.parameters()])
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer as Peer
@@ -124,18 +124,18 @@ def main() -> None:
         print(peak_memory(large, warm_up=small))
         return
     rate = gemm_rate()
-    slow = measure(operator("definition", DEFINITION_EVENTS, 8.0), repeats=5)
+    slow = measure(operator("definition", DEFINITION_EVENTS, 8.0), repeat_bias=5)
     rows = [_line("operator", "definition", DEFINITION_EVENTS, 8.0, slow)]
     for part, make in PARTS.items():
         for total in (4096, 16384):
-            ours = measure(make("ours", total, 1.0), repeats=9, warm_up=2)
+            ours = measure(make("ours", total, 1.0), repeat_bias=9, warm_up=2)
             memory = _peak(part, "ours", total, options.threads)
             share = f"{operations(total, 64) / ours.median / rate:.0%}" if part == "operator" else ""
             rows.append({**_line(part, "ours", total, 1.0, ours), "of GEMM": share, "peak MB": f"{memory / 1e6:.0f}"})
             if part == "operator":
-                rows.append(_line(part, "ours", total, 8.0, measure(make("ours", total, 8.0), repeats=9)))
+                rows.append(_line(part, "ours", total, 8.0, measure(make("ours", total, 8.0), repeat_bias=9)))
             for who in PEERS if _has_peer() else ():
-                peer = measure(make(who, total, 1.0), repeats=5)
+                peer = measure(make(who, total, 1.0), repeat_bias=5)
                 theirs = _peak(part, who, total, options.threads)
                 ratios = {"times ours": f"{peer.median / ours.median:.1f}", "memory, times ours": f"{theirs / memory:.1f}"}
                 rows.append({**_line(part, who, total, 1.0, peer), "peak MB": f"{theirs / 1e6:.0f}", **ratios})

@@ -9,10 +9,10 @@ from itertools import accumulate
 import torch
 
 from common import arguments, gemm_rate, measure, publish
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
-from ssd4rec.model import NextItemModel
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.training.objective import next_item_loss
 
 EVENTS = 8192
@@ -46,20 +46,20 @@ def main() -> None:
         for width in (64, 256):
             config = SSD4RecConfig(width=width, dropout=0.2)
             model = NextItemModel(SSD4Rec(config), items)
-            optimiser = torch.optim.Adam(model.parameters(), fused=True)
+            optimizer = torch.optim.Adam(model.parameters(), fused=True)
             packed = batch(mean, items)
 
             def step(*, bf16: bool = False) -> None:
-                optimiser.zero_grad()  # noqa: B023 - used in this turn of the loop only
+                optimizer.zero_grad()  # noqa: B023 - used in this turn of the loop only
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                     loss = next_item_loss(model, packed, TrainingConfig())  # noqa: B023
                 loss.backward()
-                optimiser.step()  # noqa: B023
+                optimizer.step()  # noqa: B023
 
-            whole = measure(step, repeats=5)
-            mixed = measure(lambda: step(bf16=True), repeats=5)
+            whole = measure(step, repeat_bias=5)
+            mixed = measure(lambda: step(bf16=True), repeat_bias=5)
             states = torch.randn(EVENTS, width, requires_grad=True)
-            softmax = measure(lambda: model.loss(states, packed.targets).backward(), repeats=5)  # noqa: B023
+            softmax = measure(lambda: model.loss(states, packed.targets).backward(), repeat_bias=5)  # noqa: B023
             work = gflop(config, items)
             rows.append(
                 {

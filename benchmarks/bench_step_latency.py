@@ -1,6 +1,6 @@
 """What does one more event cost a user with 10 … 10,000 events? `NextItemModel.advance`, one layer, both directions.
 
-Beside it what reading the whole history again costs, and scoring the catalogue, which both need. Measured in turns.
+Beside it what reading the whole history again costs, and scoring the catalog, which both need. Measured in turns.
 """
 
 import statistics
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from common import arguments, publish
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
-from ssd4rec.model import NextItemModel
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 EVENTS = (10, 100, 1_000, 10_000)
 CATALOGUES = (12_101, 100_000)
@@ -44,7 +44,7 @@ def main() -> None:
                 )
             scoring = _in_turns([_score(model, items) for items in CATALOGUES], ROUNDS)
             shown = ", ".join(f"{items:,} items {spent * 1e6:,.0f} us" for items, spent in zip(CATALOGUES, scoring, strict=True))
-            notes.append(f"D={width}: scoring the catalogue costs as much again: {shown}")
+            notes.append(f"D={width}: scoring the catalog costs as much again: {shown}")
     publish("bench_step_latency", rows, options, notes)
 
 
@@ -55,8 +55,8 @@ def _step(model: NextItemModel, history: torch.Tensor) -> Callable[[], Any]:
 
 
 def _again(model: NextItemModel, history: torch.Tensor) -> Callable[[], Any]:
-    boundaries = torch.tensor([0, len(history)])
-    return lambda: model.encode(history, boundaries)
+    cu_seqlens = torch.tensor([0, len(history)])
+    return lambda: model.encode(history, cu_seqlens)
 
 
 def _score(model: NextItemModel, items: int) -> Callable[[], Any]:

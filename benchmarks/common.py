@@ -1,4 +1,4 @@
-"""What every bench shares: a clock that waits and repeats, the machine, and where results go."""
+"""What every bench shares: a clock that waits and repeat_bias, the machine, and where results go."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ssd4rec.machine import processor
+from ssd4rec.diagnostics import processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,10 +31,10 @@ class Timing:
         return f"{self.median * 1e3:.1f} ms +-{self.spread / 2:.0%}"
 
 
-def measure(work: Callable[[], Any], repeats: int = 5, warm_up: int = 1) -> Timing:
+def measure(work: Callable[[], Any], repeat_bias: int = 5, warm_up: int = 1) -> Timing:
     """Time a piece of work; the device is waited for on both sides."""
     seconds = []
-    for run in range(warm_up + repeats):
+    for run in range(warm_up + repeat_bias):
         _wait()
         began = time.perf_counter()
         work()

@@ -108,8 +108,8 @@ def timed(bench: Bench, works: dict[str, Callable[[], Sequence[Tensor]]]) -> tup
         try:
             if form in {"torch", "triton"}:
                 results[form] = [values.detach().clone() for values in work()]
-            repeats, warm_up = (1, 0) if bench.smoke else (7, 3)
-            seconds[form] = measure(work, repeats=repeats, warm_up=warm_up).median
+            repeat_bias, warm_up = (1, 0) if bench.smoke else (7, 3)
+            seconds[form] = measure(work, repeat_bias=repeat_bias, warm_up=warm_up).median
         except torch.OutOfMemoryError:
             results.pop(form, None)
             torch.cuda.empty_cache()
@@ -131,7 +131,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def boundaries_of(mix: str, length: int, device: torch.device) -> Tensor:
-    """Boundaries of a row of one of the mixes."""
+    """CuSeqlens of a row of one of the mixes."""
     return torch.tensor([0, *accumulate(lengths_of(MIXES[mix][0], length))], device=device)
 
 
@@ -147,9 +147,9 @@ def lengths_of(mean: int, total: int) -> list[int]:
 def _copy_rate(size: int = 1 << 29) -> float:
     source = torch.empty(size, dtype=torch.bfloat16, device="cuda")
     target = torch.empty_like(source)
-    return 2 * size * source.element_size() / measure(lambda: target.copy_(source), repeats=9, warm_up=3).median
+    return 2 * size * source.element_size() / measure(lambda: target.copy_(source), repeat_bias=9, warm_up=3).median
 
 
 def _product_rate(size: int = 8192) -> float:
     left, right = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    return 2 * size**3 / measure(lambda: left @ right, repeats=9, warm_up=3).median
+    return 2 * size**3 / measure(lambda: left @ right, repeat_bias=9, warm_up=3).median

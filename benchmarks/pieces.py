@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import commit
-from ssd4rec.data.known import cache_folder
+from ssd4rec.datasets.registry import cache_folder
 
 HOURS_KEPT = 12
 # a folder of NAME.inter.gz, as `ssd4rec data list` names them

@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if not torch.cuda.is_available():  # a GPU runs the kernels themselves: tests/gpu
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported and when a kernel is decorated
 
-install_import_hook(["ssd4rec.ops", "ssd4rec.layers", "ssd4rec.backbones"], "beartype.beartype")
+install_import_hook(["ssd4rec.ops", "ssd4rec.layers", "ssd4rec.models"], "beartype.beartype")
 # The tensors of a test are tiny: on two busy cores a second thread is waited for (96 s against 24 s for the layers).
 torch.set_num_threads(1)
 

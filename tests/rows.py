@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssd4rec.ops.scan import scan
+from ssd4rec.ops.ssd.reference import scan
 
 
 class ScanInputs(NamedTuple):
@@ -23,7 +23,7 @@ class ScanInputs(NamedTuple):
 
 
 def boundaries_of(lengths: Sequence[int]) -> Tensor:
-    """Lengths [2, 3] -> boundaries [0, 2, 5]."""
+    """Lengths [2, 3] -> cu_seqlens [0, 2, 5]."""
     return torch.tensor([0, *accumulate(lengths)])
 
 
@@ -62,7 +62,7 @@ class Mixer:
         """All of them, as the operations on every prefix take them."""
         return [self.channels, self.weight, self.bias, self.dt, self.A, self.D]
 
-    def every_prefix(self, lengths: Sequence[int], kept: int = 0) -> Tensor:
+    def all_prefixes(self, lengths: Sequence[int], kept: int = 0) -> Tensor:
         """Each prefix reversed but for its last `kept` events, convolved, scanned, and read at its end."""
         outputs = []
         for start, stop in pairwise(boundaries_of(lengths).tolist()):
@@ -84,9 +84,9 @@ class Mixer:
         return wide
 
 
-def mirrored(values: Tensor, boundaries: Tensor) -> Tensor:
+def mirrored(values: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Each history reversed in its own place."""
-    return torch.cat([values[start:stop].flip(0) for start, stop in pairwise(boundaries.tolist())])
+    return torch.cat([values[start:stop].flip(0) for start, stop in pairwise(cu_seqlens.tolist())])
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -107,14 +107,14 @@ def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def one_by_one(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, boundaries: Tensor) -> Tensor:
-    """`read(values, boundaries)` of each history on its own, end to end."""
-    rows = [values[start:stop] for start, stop in pairwise(boundaries.tolist())]
+def one_by_one(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """`read(values, cu_seqlens)` of each history on its own, end to end."""
+    rows = [values[start:stop] for start, stop in pairwise(cu_seqlens.tolist())]
     return torch.cat([read(row, boundaries_of([len(row)])) for row in rows])
 
 
-def every_prefix(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, boundaries: Tensor) -> Tensor:
-    """`read(values, boundaries)` of each prefix of each history on its own, end to end."""
-    edges = pairwise(boundaries.tolist())
+def all_prefixes(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """`read(values, cu_seqlens)` of each prefix of each history on its own, end to end."""
+    edges = pairwise(cu_seqlens.tolist())
     prefixes = [values[start : end + 1] for start, stop in edges for end in range(start, stop)]
     return torch.cat([read(prefix, boundaries_of([len(prefix)])) for prefix in prefixes])

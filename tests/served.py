@@ -4,10 +4,10 @@ import torch
 
 import worlds
 from rows import shaken
-from ssd4rec.artefact import Artefact
+from ssd4rec.artifact import Artifact
 from ssd4rec.config import Config, SSD4RecConfig
 from ssd4rec.data.split import training_counts
-from ssd4rec.model import make_model
+from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommendations, Recommender
 
 HISTORY = [3, 4, 5, 9, 1, 0, 11, 2, 2, 7]
@@ -22,9 +22,9 @@ def recommender(**backbone: object) -> Recommender:
 def recommender_of(config: Config) -> Recommender:
     """Any settings, the items of the cycle world."""
     world = worlds.world(worlds.cycle())
-    model = shaken(make_model(config, len(world.catalogue))).eval()
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    return Recommender(Artefact(model, world.catalogue, config, {}, counts))
+    model = shaken(make_model(config, len(world.catalog))).eval()
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    return Recommender(Artifact(model, world.catalog, config, {}, counts))
 
 
 def same(found: Recommendations, expected: Recommendations) -> None:

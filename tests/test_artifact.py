@@ -19,16 +19,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from processes import dead_process
-from ssd4rec.artefact import FILES, FORMAT, MANIFEST, PRIOR, check_writable, load_artefact, save_artefact
-from ssd4rec.artefact import contents as module
-from ssd4rec.artefact import folder as folder_module
-from ssd4rec.backbones.prior import Prior
-from ssd4rec.backbones.ssd4rec import SSD4Rec
-from ssd4rec.backbones.transitions import Transitions
-from ssd4rec.config import Config, DataConfig, PriorConfig, SSD4RecConfig
-from ssd4rec.data.catalogue import Catalogue
-from ssd4rec.errors import ArtefactError, BackendError, ConfigError
-from ssd4rec.model import NextItemModel
+from ssd4rec.artifact import FILES, FORMAT, FUSION, MANIFEST, check_writable, load_artifact, save_artifact
+from ssd4rec.artifact import contents as module
+from ssd4rec.artifact import folder as folder_module
+from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.config import Config, DataConfig, FusionConfig, SSD4RecConfig
+from ssd4rec.data.catalog import Catalog
+from ssd4rec.errors import ArtifactError, BackendError, ConfigError
+from ssd4rec.fusion import ScoreFusion
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 ITEMS = 5
 COUNTS = np.array([0, 4, 3, 3, 1, 0])
@@ -38,15 +38,15 @@ CONFIG = Config(
 )
 
 
-def catalogue_of(items: int = ITEMS) -> Catalogue:
+def catalogue_of(items: int = ITEMS) -> Catalog:
     titles = pl.Series("title", ["Alpha", None, "Gamma, the third", "Δ", "E"], dtype=pl.String)[:items]
-    return Catalogue(pl.Series("id", ["007", "7", "x", "é", "z"])[:items], titles)
+    return Catalog(pl.Series("id", ["007", "7", "x", "é", "z"])[:items], titles)
 
 
 def save(directory: Path, report: dict[str, object] | None = None, seed: int = 0) -> NextItemModel:
     torch.manual_seed(seed)
     model = NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS)
-    save_artefact(directory, model, catalogue_of(), CONFIG, {"run": 1} if report is None else report, COUNTS)
+    save_artifact(directory, model, catalogue_of(), CONFIG, {"run": 1} if report is None else report, COUNTS)
     return model
 
 
@@ -77,17 +77,17 @@ def saved(tmp_path: Path) -> Path:
 def test_a_loaded_model_gives_the_same_scores_bit_for_bit(tmp_path: Path) -> None:
     """Saved and loaded, a model scores as it did, without dropout."""
     model = save(tmp_path / "model")
-    loaded = load_artefact(tmp_path / "model").model
+    loaded = load_artifact(tmp_path / "model").model
     assert not loaded.training
     assert torch.equal(scores(loaded), scores(model))
 
 
 def test_everything_else_comes_back_too(saved: Path) -> None:
     """Ids and titles, settings, report and training counts are what they were."""
-    loaded = load_artefact(saved)
-    assert loaded.catalogue.ids.to_list() == ["007", "7", "x", "é", "z"]
-    assert loaded.catalogue.titles is not None
-    assert loaded.catalogue.titles.to_list() == ["Alpha", None, "Gamma, the third", "Δ", "E"]
+    loaded = load_artifact(saved)
+    assert loaded.catalog.ids.to_list() == ["007", "7", "x", "é", "z"]
+    assert loaded.catalog.titles is not None
+    assert loaded.catalog.titles.to_list() == ["Alpha", None, "Gamma, the third", "Δ", "E"]
     assert loaded.config == CONFIG
     assert loaded.report == {"run": 1}
     assert loaded.training_counts.tolist() == COUNTS.tolist()
@@ -96,13 +96,13 @@ def test_everything_else_comes_back_too(saved: Path) -> None:
 def test_loading_draws_no_random_numbers(saved: Path) -> None:
     """The weights come from the file: torch's generator stands where it stood."""
     before = torch.get_rng_state()
-    load_artefact(saved)
+    load_artifact(saved)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_loaded_weights_can_be_trained_on(saved: Path) -> None:
     """Every weight is a parameter that asks for its gradient."""
-    parameters = list(load_artefact(saved, device="cpu").model.parameters())
+    parameters = list(load_artifact(saved, device="cpu").model.parameters())
     assert len(parameters) > 5
     assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in parameters)
 
@@ -110,14 +110,14 @@ def test_loaded_weights_can_be_trained_on(saved: Path) -> None:
 def test_figures_that_are_not_numbers_become_null(tmp_path: Path) -> None:
     """A model is not lost over a NaN in its report, and the report stays JSON."""
     save(tmp_path / "model", {"ndcg@10": float("nan"), "course": [{"loss": float("inf")}, 1.5], "file": Path("a")})
-    assert load_artefact(tmp_path / "model").report == {"ndcg@10": None, "course": [{"loss": None}, 1.5], "file": "a"}
+    assert load_artifact(tmp_path / "model").report == {"ndcg@10": None, "course": [{"loss": None}, 1.5], "file": "a"}
 
 
 def test_a_file_name_that_is_no_text_does_not_lose_the_model(tmp_path: Path) -> None:
     """The bytes of a name that are no UTF-8 are written as a person can read them."""
     name = "caf\udce9.csv"  # as Python reads the file b"caf\xe9.csv"
     save(tmp_path / "model", {"data": {"read": {"source": name}}, "from": Path(name), "notes": [name, "caf\u00e9"]})
-    report = load_artefact(tmp_path / "model").report
+    report = load_artifact(tmp_path / "model").report
     shown = "caf\\udce9.csv"
     assert report == {"data": {"read": {"source": shown}}, "from": shown, "notes": [shown, "caf\u00e9"]}
     assert json.dumps(report, ensure_ascii=False).encode()
@@ -126,7 +126,7 @@ def test_a_file_name_that_is_no_text_does_not_lose_the_model(tmp_path: Path) -> 
 def test_a_second_model_replaces_the_first(saved: Path) -> None:
     """The second one wins, and nothing is left beside it."""
     second = save(saved, seed=1)
-    assert torch.equal(scores(load_artefact(saved).model), scores(second))
+    assert torch.equal(scores(load_artifact(saved).model), scores(second))
     assert names_in(saved.parent) == ["model"]
     assert names_in(saved) == sorted([*FILES, MANIFEST])
 
@@ -134,14 +134,14 @@ def test_a_second_model_replaces_the_first(saved: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_who_may_read_one_file_may_read_all(tmp_path: Path, umask: int, mode: int) -> None:
-    """Every file has the mode that the account gives its files, the weights and the prior too: a service may be another's."""
+    """Every file has the mode that the account gives its files, the weights and the fusion too: a service may be another's."""
     before = os.umask(umask)
     try:
-        save_with_prior(tmp_path / "model")
+        save_with_fusion(tmp_path / "model")
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
-    assert modes == dict.fromkeys([*FILES, PRIOR, MANIFEST], mode)
+    assert modes == dict.fromkeys([*FILES, FUSION, MANIFEST], mode)
 
 
 def lay_beside(directory: Path) -> None:
@@ -160,11 +160,11 @@ def check_beside(directory: Path) -> None:
 
 
 def test_what_lies_beside_a_model_is_kept(tmp_path: Path) -> None:
-    """A second model takes the place of the first one's files alone; a prior that it does not have goes."""
-    save_with_prior(tmp_path / "model")
+    """A second model takes the place of the first one's files alone; a fusion that it does not have goes."""
+    save_with_fusion(tmp_path / "model")
     lay_beside(tmp_path / "model")
     save(tmp_path / "model", {"run": 2})
-    assert load_artefact(tmp_path / "model").report == {"run": 2}
+    assert load_artifact(tmp_path / "model").report == {"run": 2}
     check_beside(tmp_path / "model")
     assert names_in(tmp_path) == ["model"]
 
@@ -177,10 +177,10 @@ def test_what_lies_beside_a_model_outlives_a_kill(saved: Path, monkeypatch: pyte
         patch.setattr(module, "tidy", lambda _: None)
         with pytest.raises(KeyboardInterrupt):
             save(saved, {"run": 2})
-    assert load_artefact(saved).report == {"run": 2}
+    assert load_artifact(saved).report == {"run": 2}
     assert names_in(saved.parent) == [".model.old", "model"]
     save(saved, {"run": 3})
-    assert load_artefact(saved).report == {"run": 3}
+    assert load_artifact(saved).report == {"run": 3}
     check_beside(saved)
     assert names_in(saved.parent) == ["model"]
 
@@ -190,7 +190,7 @@ def test_missing_parents_and_an_empty_folder_are_taken(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for directory in (tmp_path / "a" / "b", tmp_path / "empty"):
         save(directory)
-        assert load_artefact(directory).report == {"run": 1}
+        assert load_artifact(directory).report == {"run": 1}
 
 
 def test_a_link_is_followed(saved: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_link_is_followed(saved: Path) -> None:
     link.symlink_to(saved)
     save(link, {"run": 2})
     assert link.is_symlink()
-    assert load_artefact(saved).report == {"run": 2}
+    assert load_artifact(saved).report == {"run": 2}
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
@@ -210,8 +210,8 @@ def test_one_flipped_bit_is_found(saved: Path, name: str) -> None:
         changed = bytearray(original)
         changed[place] ^= 1
         (saved / name).write_bytes(changed)
-        with pytest.raises(ArtefactError, match=rf"{name}.*(was changed|is damaged).*copy the model again"):
-            load_artefact(saved)
+        with pytest.raises(ArtifactError, match=rf"{name}.*(was changed|is damaged).*copy the model again"):
+            load_artifact(saved)
 
 
 def test_no_byte_of_the_manifest_is_free(saved: Path) -> None:
@@ -219,46 +219,46 @@ def test_no_byte_of_the_manifest_is_free(saved: Path) -> None:
     original = (saved / MANIFEST).read_bytes()
     for place in range(0, len(original), 3):
         (saved / MANIFEST).write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
-        with pytest.raises(ArtefactError):
-            load_artefact(saved)
+        with pytest.raises(ArtifactError):
+            load_artifact(saved)
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_a_file_cut_short_is_found(saved: Path, name: str) -> None:
     """Half of a file is not the file."""
     (saved / name).write_bytes((saved / name).read_bytes()[: (saved / name).stat().st_size // 2])
-    with pytest.raises(ArtefactError, match=rf"{name}.*(was changed or cut short|is damaged)"):
-        load_artefact(saved)
+    with pytest.raises(ArtifactError, match=rf"{name}.*(was changed or cut short|is damaged)"):
+        load_artifact(saved)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
-    """Half an artefact is none."""
+    """Half an artifact is none."""
     (saved / name).unlink()
-    with pytest.raises(ArtefactError, match=rf"incomplete: {name} is missing; copy the model again"):
-        load_artefact(saved)
+    with pytest.raises(ArtifactError, match=rf"incomplete: {name} is missing; copy the model again"):
+        load_artifact(saved)
 
 
 def test_no_folder_and_another_folder_are_told_apart(tmp_path: Path) -> None:
     """The message says what to give, or the command that makes it."""
-    with pytest.raises(ArtefactError, match=r"there is no such folder; `ssd4rec train DATA --out .*nothing` makes one"):
-        load_artefact(tmp_path / "nothing")
-    with pytest.raises(ArtefactError, match=r"is not an ssd4rec model: it has no manifest\.json; give the folder that"):
-        load_artefact(tmp_path)
+    with pytest.raises(ArtifactError, match=r"there is no such folder; `ssd4rec train DATA --out .*nothing` makes one"):
+        load_artifact(tmp_path / "nothing")
+    with pytest.raises(ArtifactError, match=r"is not an ssd4rec model: it has no manifest\.json; give the folder that"):
+        load_artifact(tmp_path)
 
 
 def test_a_file_in_place_of_a_model_is_said_to_be_one(tmp_path: Path) -> None:
     """The data where the model belongs: nobody is told to make a model of that name."""
     (tmp_path / "small.csv").write_text("user,item\n")
-    with pytest.raises(ArtefactError, match=r"small\.csv is a file, not the folder of a model; give the folder that") as raised:
-        load_artefact(tmp_path / "small.csv")
+    with pytest.raises(ArtifactError, match=r"small\.csv is a file, not the folder of a model; give the folder that") as raised:
+        load_artifact(tmp_path / "small.csv")
     assert "no such folder" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", [*FILES, PRIOR, MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, FUSION, MANIFEST])
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """It is not damaged: the message says what the system says, of which file."""
-    save_with_prior(tmp_path / "model")
+    save_with_fusion(tmp_path / "model")
     opened = Path.open
 
     def refuse(path: Path, *how: Any, **more: Any) -> Any:
@@ -268,9 +268,9 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(
-        ArtefactError, match=rf"model/{name} cannot be read: Permission denied; let this account read it"
+        ArtifactError, match=rf"model/{name} cannot be read: Permission denied; let this account read it"
     ) as raised:
-        load_artefact(tmp_path / "model")
+        load_artifact(tmp_path / "model")
     assert "damaged" not in str(raised.value)
 
 
@@ -284,23 +284,23 @@ def test_a_folder_that_may_not_be_searched_is_named(saved: Path, monkeypatch: py
         return looked(path, **how)
 
     monkeypatch.setattr(Path, "stat", refuse)
-    with pytest.raises(ArtefactError, match=r"model/manifest\.json cannot be read: Permission denied; let this account read it"):
-        load_artefact(saved)
-    with pytest.raises(ArtefactError, match=r"cannot write to .*model: Permission denied; give another folder"):
+    with pytest.raises(ArtifactError, match=r"model/manifest\.json cannot be read: Permission denied; let this account read it"):
+        load_artifact(saved)
+    with pytest.raises(ArtifactError, match=r"cannot write to .*model: Permission denied; give another folder"):
         check_writable(saved)
 
 
 def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
     """Of a model to read, and of one to make."""
-    with pytest.raises(ArtefactError, match=r"aaa cannot be read: File name too long; give another folder"):
-        load_artefact(tmp_path / ("a" * 300))
-    with pytest.raises(ArtefactError, match=r"cannot write to .*aaa: File name too long; give another folder"):
+    with pytest.raises(ArtifactError, match=r"aaa cannot be read: File name too long; give another folder"):
+        load_artifact(tmp_path / ("a" * 300))
+    with pytest.raises(ArtifactError, match=r"cannot write to .*aaa: File name too long; give another folder"):
         check_writable(tmp_path / ("a" * 300))
 
 
 def test_a_folder_whose_name_is_no_text_is_found_before_training(tmp_path: Path) -> None:
     """safetensors cannot read what it has written there."""
-    with pytest.raises(ArtefactError, match=r"the name is no UTF-8 text.*; give another folder"):
+    with pytest.raises(ArtifactError, match=r"the name is no UTF-8 text.*; give another folder"):
         check_writable(tmp_path / "mod\udce9l")
 
 
@@ -308,16 +308,16 @@ def test_a_later_format_is_refused(saved: Path) -> None:
     """What a later ssd4rec wrote is not guessed at; the version that wrote it is named."""
     manifest = json.loads((saved / MANIFEST).read_text(encoding="utf-8"))
     (saved / MANIFEST).write_text(json.dumps({**manifest, "format": FORMAT + 1, "ssd4rec": "9.1"}), encoding="utf-8")
-    with pytest.raises(ArtefactError, match=rf"has format {FORMAT + 1}, this ssd4rec reads format {FORMAT}; use the .*9\.1"):
-        load_artefact(saved)
+    with pytest.raises(ArtifactError, match=rf"has format {FORMAT + 1}, this ssd4rec reads format {FORMAT}; use the .*9\.1"):
+        load_artifact(saved)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"format": 1, "sha256": 3}'])
 def test_what_is_no_manifest_is_damaged(saved: Path, content: str) -> None:
     """Nothing, or JSON of another shape, is said to be damaged."""
     (saved / MANIFEST).write_text(content, encoding="utf-8")
-    with pytest.raises(ArtefactError, match=r"manifest\.json is damaged"):
-        load_artefact(saved)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+        load_artifact(saved)
 
 
 def test_missing_and_surplus_weights_are_named(saved: Path) -> None:
@@ -326,8 +326,8 @@ def test_missing_and_surplus_weights_are_named(saved: Path) -> None:
     weights["stranger"] = weights.pop("table.weight")
     save_file(weights, saved / module.WEIGHTS)
     seal(saved)
-    with pytest.raises(ArtefactError, match=r"do not fit together: table.weight is missing; stranger is not expected"):
-        load_artefact(saved)
+    with pytest.raises(ArtifactError, match=r"do not fit together: table.weight is missing; stranger is not expected"):
+        load_artifact(saved)
 
 
 def test_a_catalogue_of_another_size_does_not_fit(saved: Path) -> None:
@@ -335,30 +335,30 @@ def test_a_catalogue_of_another_size_does_not_fit(saved: Path) -> None:
     catalogue_of(4).write(saved / module.CATALOGUE)
     seal(saved)
     with pytest.raises(
-        ArtefactError, match=r"catalogue of 4 items do not fit.*table.weight has the shape \[6, 8\], expected \[5, 8\]"
+        ArtifactError, match=r"catalog of 4 items do not fit.*table.weight has the shape \[6, 8\], expected \[5, 8\]"
     ):
-        load_artefact(saved)
+        load_artifact(saved)
 
 
 def test_settings_that_this_version_does_not_know_are_refused(saved: Path) -> None:
     """An unknown setting is named, and what to do."""
     (saved / module.CONFIG).write_text("[backbone]\nwings = 2\n", encoding="utf-8")
     seal(saved)
-    with pytest.raises(ArtefactError, match=r"cannot be read: .*unknown setting 'backbone\.wings'.*train the model again"):
-        load_artefact(saved)
+    with pytest.raises(ArtifactError, match=r"cannot be read: .*unknown setting 'backbone\.wings'.*train the model again"):
+        load_artifact(saved)
 
 
 def test_a_device_that_is_not_there_is_an_error(saved: Path) -> None:
     """The device is named, and one that is always there."""
     with pytest.raises(BackendError, match=r'the device "warp" is not available on this machine; use "cpu"'):
-        load_artefact(saved, device="warp")
+        load_artifact(saved, device="warp")
 
 
 def test_parts_of_different_trainings_are_not_saved(tmp_path: Path) -> None:
-    """Five items in the model, four in the catalogue: nothing is written."""
+    """Five items in the model, four in the catalog: nothing is written."""
     model = NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS)
-    with pytest.raises(ArtefactError, match=r"a model of 5 items, a catalogue of 4 .* do not belong together"):
-        save_artefact(tmp_path / "model", model, catalogue_of(4), CONFIG, {}, COUNTS)
+    with pytest.raises(ArtifactError, match=r"a model of 5 items, a catalog of 4 .* do not belong together"):
+        save_artifact(tmp_path / "model", model, catalogue_of(4), CONFIG, {}, COUNTS)
     assert names_in(tmp_path) == []
 
 
@@ -368,7 +368,7 @@ def test_what_is_no_artefact_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letters" / "a.txt").write_text("dear")
     (tmp_path / "file").write_text("x")
     for name in ("letters", "file"):
-        with pytest.raises(ArtefactError, match=rf"{name} exists and is not an ssd4rec model; it is left alone"):
+        with pytest.raises(ArtifactError, match=rf"{name} exists and is not an ssd4rec model; it is left alone"):
             save(tmp_path / name)
     assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
     assert names_in(tmp_path) == ["file", "letters"]
@@ -377,7 +377,7 @@ def test_what_is_no_artefact_is_left_alone(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
     """A file stands where a folder is needed."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtefactError, match=r"cannot write to .*file: .*; give another folder"):
+    with pytest.raises(ArtifactError, match=r"cannot write to .*file: .*; give another folder"):
         check_writable(tmp_path / "file" / "model")
 
 
@@ -391,7 +391,7 @@ for limit in (100, 1000, 5000, 20000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         test_artefact.save(Path(sys.argv[1]), {"long": "x" * 30000})
-    except test_artefact.ArtefactError as error:
+    except test_artefact.ArtifactError as error:
         print(error)
 """
 
@@ -404,7 +404,7 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 4
     assert all("cannot write the model to" in line and "give another folder, or free some space" in line for line in lines)
-    assert load_artefact(saved).report == {"run": 1}
+    assert load_artifact(saved).report == {"run": 1}
     assert names_in(saved.parent) == ["model"]
 
 
@@ -413,7 +413,7 @@ def test_an_interrupted_save_leaves_the_old_model(saved: Path, monkeypatch: pyte
     monkeypatch.setattr(module, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(saved, {"run": 2})
-    assert load_artefact(saved).report == {"run": 1}
+    assert load_artifact(saved).report == {"run": 1}
     assert names_in(saved.parent) == ["model"]
 
 
@@ -421,13 +421,13 @@ def test_killed_between_the_renames_the_old_model_is_read_and_put_back(saved: Pa
     """Only .model.old and a new one that has no name yet are there: the old one is read, and not lost by a save that fails."""
     saved.rename(saved.with_name(".model.old"))
     shutil.copytree(saved.with_name(".model.old"), saved.with_name(f".model.new-{dead_process()}"))
-    assert load_artefact(saved).report == {"run": 1}
+    assert load_artifact(saved).report == {"run": 1}
     with monkeypatch.context() as patch:
         patch.setattr(module, "sync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             save(saved, {"run": 2})
     assert names_in(saved.parent) == ["model"]
-    assert load_artefact(saved).report == {"run": 1}
+    assert load_artifact(saved).report == {"run": 1}
 
 
 def test_what_a_live_process_writes_is_left_to_it(saved: Path) -> None:
@@ -436,7 +436,7 @@ def test_what_a_live_process_writes_is_left_to_it(saved: Path) -> None:
     for folder in (alive, dead):
         folder.mkdir()
     save(saved, {"run": 2})
-    assert load_artefact(saved).report == {"run": 2}
+    assert load_artifact(saved).report == {"run": 2}
     assert names_in(saved.parent) == [alive.name, "model"]
 
 
@@ -444,7 +444,7 @@ def test_a_report_that_json_cannot_say_is_an_error(saved: Path) -> None:
     """The old model stays, and nothing is left beside it."""
     with pytest.raises(TypeError, match="not JSON serializable"):
         save(saved, {"models": {1, 2}})
-    assert load_artefact(saved).report == {"run": 1}
+    assert load_artifact(saved).report == {"run": 1}
     assert names_in(saved.parent) == ["model"]
 
 
@@ -453,7 +453,7 @@ def test_a_report_that_json_cannot_say_is_an_error(saved: Path) -> None:
 SAVE_FOREVER = """
 import os, sys
 from pathlib import Path
-import pytest, ssd4rec.model
+import pytest, ssd4rec.models.next_item
 threads = Path("/proc/self/task")
 assert not threads.is_dir() or len(list(threads.iterdir())) == 1
 for line in sys.stdin:
@@ -496,7 +496,7 @@ def test_killed_while_saving_there_is_always_a_whole_model(tmp_path: Path) -> No
                 told.append(parent.stdout.readline())
                 assert told[-1], "the process that saves is gone"
             assert told[:-1] == ["saved\n"] * (len(told) - 1)
-            runs.append(load_artefact(directory).report["run"])
+            runs.append(load_artifact(directory).report["run"])
             assert runs[-1] - runs[-2] - len(told[:-1]) in (0, 1)
         parent.stdin.close()
     assert runs[-1] > 10
@@ -509,73 +509,73 @@ def beside() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
 
 
-def prior_of(items: int) -> Prior:
+def fusion_of(items: int) -> ScoreFusion:
     packed = np.array([1, 2, 3, 1, 2, 4]), np.array([0, 3, 6])
-    return Prior(Transitions.count(*packed, items), 1.5, -2.0)
+    return ScoreFusion(SequentialRules.count(*packed, items), 1.5, -2.0)
 
 
-def save_with_prior(directory: Path, items: int = ITEMS) -> Prior:
-    prior = prior_of(items)
-    save_artefact(directory, NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, prior)
-    return prior
+def save_with_fusion(directory: Path, items: int = ITEMS) -> ScoreFusion:
+    fusion = fusion_of(items)
+    save_artifact(directory, NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, fusion)
+    return fusion
 
 
 def test_settings_that_ask_for_a_prior_are_not_saved_without_one(tmp_path: Path) -> None:
     """They would say of figures without it that they have it; one that validation found to be worth nothing is none missing."""
-    asks = CONFIG.model_copy(update={"prior": PriorConfig(transitions="validated")})
+    asks = CONFIG.model_copy(update={"fusion": FusionConfig(rules="tuned")})
     parts = (NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), asks, {}, COUNTS)
-    with pytest.raises(ConfigError, match=r"'validated', prior\.repeats = 0\.0.* and none is given; give the one that"):
-        save_artefact(tmp_path / "model", *parts)
+    with pytest.raises(ConfigError, match=r"'validated', fusion\.repeat_bias = 0\.0.* and none is given; give the one that"):
+        save_artifact(tmp_path / "model", *parts)
     assert not (tmp_path / "model").exists()
-    save_artefact(tmp_path / "model", *parts, Prior(Transitions.nothing(ITEMS), 0.0))
-    assert load_artefact(tmp_path / "model").prior is None
+    save_artifact(tmp_path / "model", *parts, ScoreFusion(SequentialRules.nothing(ITEMS), 0.0))
+    assert load_artifact(tmp_path / "model").fusion is None
 
 
 def test_a_prior_comes_back_bit_for_bit(tmp_path: Path) -> None:
     """Counts and both numbers; a model that was saved without any has none, also where it takes the place of one that had."""
-    prior = save_with_prior(tmp_path / "model")
-    loaded = load_artefact(tmp_path / "model").prior
+    fusion = save_with_fusion(tmp_path / "model")
+    loaded = load_artifact(tmp_path / "model").fusion
     assert loaded is not None
-    assert (loaded.weight, loaded.repeats) == (prior.weight, prior.repeats)
+    assert (loaded.weight, loaded.repeat_bias) == (fusion.weight, fusion.repeat_bias)
     for name in ("edges", "columns", "weights"):
-        found, expected = (getattr(each.transitions, name) for each in (loaded, prior))
+        found, expected = (getattr(each.rules, name) for each in (loaded, fusion))
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
     save(tmp_path / "model")
-    assert load_artefact(tmp_path / "model").prior is None
+    assert load_artifact(tmp_path / "model").fusion is None
 
 
 def test_a_prior_that_was_changed_is_refused(tmp_path: Path) -> None:
     """It has a hash like every other file; a file that the manifest does not name is not read."""
-    save_with_prior(tmp_path / "model")
-    content = (tmp_path / "model" / PRIOR).read_bytes()
-    (tmp_path / "model" / PRIOR).write_bytes(content[:-1] + b"x")
-    with pytest.raises(ArtefactError, match="was changed or cut short"):
-        load_artefact(tmp_path / "model")
-    (tmp_path / "model" / PRIOR).unlink()
-    with pytest.raises(ArtefactError, match=f"{PRIOR} is missing"):
-        load_artefact(tmp_path / "model")
+    save_with_fusion(tmp_path / "model")
+    content = (tmp_path / "model" / FUSION).read_bytes()
+    (tmp_path / "model" / FUSION).write_bytes(content[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="was changed or cut short"):
+        load_artifact(tmp_path / "model")
+    (tmp_path / "model" / FUSION).unlink()
+    with pytest.raises(ArtifactError, match=f"{FUSION} is missing"):
+        load_artifact(tmp_path / "model")
     save(tmp_path / "other")
-    (tmp_path / "other" / PRIOR).write_bytes(content)
-    assert load_artefact(tmp_path / "other").prior is None
+    (tmp_path / "other" / FUSION).write_bytes(content)
+    assert load_artifact(tmp_path / "other").fusion is None
 
 
 def test_a_prior_of_other_items_is_refused(tmp_path: Path) -> None:
-    """A prior over more items than the model scores cannot be added to its scores."""
-    save_with_prior(tmp_path / "model", ITEMS + 2)
-    with pytest.raises(ArtefactError, match="do not fit together"):
-        load_artefact(tmp_path / "model")
+    """A fusion over more items than the model scores cannot be added to its scores."""
+    save_with_fusion(tmp_path / "model", ITEMS + 2)
+    with pytest.raises(ArtifactError, match="do not fit together"):
+        load_artifact(tmp_path / "model")
 
 
 def test_counts_that_are_not_used_are_not_kept(tmp_path: Path) -> None:
-    """Of a prior that only knows of repeats a few bytes are written, and it does what it did."""
-    prior = replace(prior_of(ITEMS), weight=0.0)
-    save_artefact(tmp_path / "model", NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, prior)
-    loaded = load_artefact(tmp_path / "model").prior
+    """Of a fusion that only knows of repeat_bias a few bytes are written, and it does what it did."""
+    fusion = replace(fusion_of(ITEMS), weight=0.0)
+    save_artifact(tmp_path / "model", NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, fusion)
+    loaded = load_artifact(tmp_path / "model").fusion
     assert loaded is not None
-    assert (loaded.weight, loaded.repeats, len(loaded.transitions.columns)) == (0.0, -2.0, 0)
+    assert (loaded.weight, loaded.repeat_bias, len(loaded.rules.columns)) == (0.0, -2.0, 0)
     raised = []
-    for each in (prior, loaded):
+    for each in (fusion, loaded):
         scores = torch.zeros(1, ITEMS)
         list(each.raised([(slice(0, 1), scores)], torch.tensor([1, 2, 1]), torch.tensor([0, 3])))
         raised.append(scores.tolist())
@@ -584,11 +584,11 @@ def test_counts_that_are_not_used_are_not_kept(tmp_path: Path) -> None:
 
 def test_a_file_of_another_version_is_not_passed_over(tmp_path: Path) -> None:
     """A model that is whole only with a file that this version cannot read is refused, not read without it."""
-    save_with_prior(tmp_path / "model")
-    (tmp_path / "model" / PRIOR).rename(tmp_path / "model" / "later.safetensors")
+    save_with_fusion(tmp_path / "model")
+    (tmp_path / "model" / FUSION).rename(tmp_path / "model" / "later.safetensors")
     manifest = json.loads((tmp_path / "model" / MANIFEST).read_text())
-    manifest["sha256"]["later.safetensors"] = manifest["sha256"].pop(PRIOR)
+    manifest["sha256"]["later.safetensors"] = manifest["sha256"].pop(FUSION)
     manifest["sha256"][MANIFEST] = folder_module._hash_of_manifest(manifest)
     (tmp_path / "model" / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ArtefactError, match=r"holds later\.safetensors, which this ssd4rec cannot read"):
-        load_artefact(tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"holds later\.safetensors, which this ssd4rec cannot read"):
+        load_artifact(tmp_path / "model")

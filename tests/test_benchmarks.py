@@ -30,7 +30,7 @@ def test_the_peers_are_measured_by_our_definition(load):
 def test_other_targets_end_a_run(load):
     """A user whose target is not ours stops the runner; equal targets are counted."""
     shared = load("shared")
-    histories = shared.Histories(np.array([5, 7, 2, 9, 1, 3, 4, 8]), np.array([0, 4, 8]))
+    histories = shared.Sequences(np.array([5, 7, 2, 9, 1, 3, 4, 8]), np.array([0, 4, 8]))
     assert shared.check_targets(histories, "test", 1, {0: 9, 1: 8}) == 2
     assert shared.check_targets(histories, "validation", 2, {0: 2, 1: 4}) == 2
     with pytest.raises(SystemExit, match=r"test: 1 of 2 users have another target, the first is user 1"):

@@ -20,7 +20,7 @@ from ssd4rec.config import (
     parse_config,
     presets,
 )
-from ssd4rec.data.times import Clock, moment
+from ssd4rec.data.timestamps import Clock, moment
 from ssd4rec.errors import ConfigError
 
 PAPER = ["amazon-beauty", "amazon-video-games", "kuairand-pure", "ml-1m"]
@@ -47,7 +47,7 @@ configs = st.builds(
         backward_weight=st.floats(-1e20, 1e20),
         mirror_back=st.booleans(),
     ),
-    training=st.builds(TrainingConfig, learning_rate=st.floats(1e-12, 1.0), prefixes_per_history=st.none() | st.integers(1, 9)),
+    training=st.builds(TrainingConfig, learning_rate=st.floats(1e-12, 1.0), prefixes_per_sequence=st.none() | st.integers(1, 9)),
     evaluation=st.builds(EvaluationConfig, cutoffs=st.lists(st.integers(1, 100), min_size=1, max_size=4).map(tuple)),
 )
 
@@ -116,7 +116,7 @@ def test_presets_train_as_the_authors_do(name: str) -> None:
     """Adam 1e-3, fp32, 1,024 prefixes a batch, at most 300 epochs, patience 10, seed 2024; 5-core, leave-last-out, seen kept."""
     config = load_config(name)
     training = config.training
-    assert (training.objective, training.batch_size, training.prefixes_per_history) == ("prefix", 1024, None)
+    assert (training.objective, training.batch_size, training.prefixes_per_sequence) == ("per-prefix", 1024, None)
     assert (training.learning_rate, training.weight_decay, training.precision) == (1e-3, 0.0, "32-true")
     assert (training.max_epochs, training.patience, training.seed) == (300, 10, 2024)
     assert (config.data.min_interactions, config.data.split, config.data.max_length) == (5, "leave-last-out", None)
@@ -126,8 +126,8 @@ def test_presets_train_as_the_authors_do(name: str) -> None:
 def test_quick_trains_in_one_pass() -> None:
     """The default preset is small and reads every prefix in one pass."""
     config = load_config("quick")
-    assert config.training.objective == "one-pass"
-    assert config.backbone.reads_every_prefix
+    assert config.training.objective == "all-positions"
+    assert config.backbone.supports_all_positions
     assert config.backbone.width == 64
 
 
@@ -139,18 +139,18 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_overrides_come_on_top() -> None:
-    """Numbers, words with and without quotes, lists: each as TOML would read it, a bare word as a string."""
+    """IntArray, words with and without quotes, lists: each as TOML would read it, a bare word as a string."""
     config = load_config(
         "quick",
         [
             "training.max_epochs=3",
-            "training.objective=prefix",
+            "training.objective=per-prefix",
             'data.user="who"',
             "evaluation.cutoffs=[1, 5]",
             "backbone.dropout = 0.0",
         ],
     )
-    assert (config.training.max_epochs, config.training.objective) == (3, "prefix")
+    assert (config.training.max_epochs, config.training.objective) == (3, "per-prefix")
     assert (config.data.user, config.evaluation.cutoffs, config.backbone.dropout) == ("who", (1, 5), 0.0)
 
 
@@ -208,7 +208,7 @@ def test_an_override_can_take_a_setting_away() -> None:
             ["training.batch_size=7"],
             r"training\.batch_size has no effect with training\.objective = 'one-pass'; leave it out, or ",
         ),
-        (["training.prefixes_per_history=7"], r"prefixes_per_history has no effect with training\.objective = 'one-pass'"),
+        (["training.prefixes_per_sequence=7"], r"prefixes_per_sequence has no effect with training\.objective = 'one-pass'"),
         (
             ["training.softmax=full", "training.negatives=7"],
             r"negatives has no effect with training\.softmax = 'full'; .*=sampled$",
@@ -224,7 +224,7 @@ def test_what_nothing_reads_is_refused(asked: list[str], message: str) -> None:
     """Where the other setting makes it read, in whichever order, it is taken."""
     with pytest.raises(ConfigError, match=message):
         load_config("quick", asked)
-    others = ["data.split=time", "training.objective=prefix", "training.softmax=sampled", "backbone.bidirectional=all"]
+    others = ["data.split=time", "training.objective=per-prefix", "training.softmax=sampled", "backbone.bidirectional=all"]
     load_config("quick", [*asked, *others])
 
 
@@ -249,7 +249,7 @@ def test_what_a_run_reads_of_its_settings() -> None:
 
 def test_what_a_preset_says_may_rest(tmp_path) -> None:
     """A batch of prefixes is the preset's, not the asker's; a file that names a moment must split by it."""
-    assert load_config("ml-1m", ["training.objective=one-pass", "backbone.bidirectional=top"]).training.batch_size == 1024
+    assert load_config("ml-1m", ["training.objective=all-positions", "backbone.bidirectional=top"]).training.batch_size == 1024
     file = tmp_path / "mine.toml"
     file.write_text('[data]\ntest_from = "2016-01-31"\n')
     with pytest.raises(ConfigError, match=r"mine\.toml: data\.test_from has no effect with data\.split = 'leave-last-out'"):
@@ -260,9 +260,9 @@ def test_what_a_preset_says_may_rest(tmp_path) -> None:
 def test_what_a_file_says_is_read(tmp_path) -> None:
     """Or refused, unless it is the default, as in the file of a finished model, or --set has put it out of use."""
     file = tmp_path / "mine.toml"
-    file.write_text('[training]\nobjective = "prefix"\nprefixes_per_history = 3\nnegatives = 7\n')
-    assert load_config(file).training.prefixes_per_history == 3
-    assert load_config(file, ["training.objective=one-pass"]).training.objective == "one-pass"
+    file.write_text('[training]\nobjective = "per-prefix"\nprefixes_per_history = 3\nnegatives = 7\n')
+    assert load_config(file).training.prefixes_per_sequence == 3
+    assert load_config(file, ["training.objective=all-positions"]).training.objective == "all-positions"
     assert load_config(file, ["backbone.name=sasrec"]).training.negatives == 7
     file.write_text('[training]\nsoftmax = "full"\nnegatives = 7\n')
     with pytest.raises(ConfigError, match=r"mine\.toml: training\.negatives has no effect with training\.softmax = 'full'"):
@@ -308,9 +308,9 @@ def test_overrides_may_depend_on_each_other() -> None:
         ("width", r"settings is not valid TOML: Expected '=' after a key"),
         (
             '[backbone]\nbidirectional = "all"\nlayers = 2',
-            r'training\.objective = "one-pass" needs layers below the top that read forwards only, found '
+            r'training\.objective = "all-positions" needs layers below the top that read forwards only, found '
             r'backbone\.bidirectional = "all" with 2 layers; '
-            r'set backbone\.bidirectional = "top" or training\.objective = "prefix"',
+            r'set backbone\.bidirectional = "top" or training\.objective = "per-prefix"',
         ),
         ("[training]\nnegatives = 0", r"training\.negatives = 0: Input should be greater than or equal to 1"),
         ("[training]\nnegative_power = 1.5", r"training\.negative_power = 1\.5: Input should be less than or equal to 1"),
@@ -359,7 +359,7 @@ def test_overrides_that_cannot_be(override: str, message: str) -> None:
 def test_an_override_of_what_is_no_group() -> None:
     """A file that gives a number where a group belongs cannot be overridden inside it."""
     with pytest.raises(
-        ConfigError, match="'data' is not a group of settings; groups are data, backbone, training, prior, evaluation"
+        ConfigError, match="'data' is not a group of settings; groups are data, backbone, training, fusion, evaluation"
     ):
         parse_config("data = 3", ["data.user=me"])
 
@@ -437,7 +437,7 @@ def test_which_layers_read_both_ways(bidirectional: str, expected: tuple[bool, .
 )
 def test_which_wirings_one_pass_can_read(bidirectional: str, layers: int, expected: bool) -> None:
     """All but several layers that read both ways."""
-    assert SSD4RecConfig(layers=layers, bidirectional=bidirectional).reads_every_prefix is expected
+    assert SSD4RecConfig(layers=layers, bidirectional=bidirectional).supports_all_positions is expected
 
 
 def test_a_misspelt_group() -> None:
@@ -525,8 +525,8 @@ def test_the_catalogue_is_sampled_above_fifty_thousand_items() -> None:
 @pytest.mark.parametrize("value", ["abc", "-1", "true", "nan", "inf"])
 def test_a_prior_is_a_weight_or_validated(value: str) -> None:
     """One line that says what is expected and what came."""
-    with pytest.raises(ConfigError, match=r"prior\.transitions") as caught:
-        load_config("quick", [f"prior.transitions={value}"])
+    with pytest.raises(ConfigError, match=r"fusion\.rules") as caught:
+        load_config("quick", [f"fusion.cooccurrence={value}"])
     assert "constrained" not in str(caught.value)
-    assert load_config("quick", ["prior.transitions=2"]).prior.transitions == 2.0
-    assert load_config("quick").prior.transitions == "validated"
+    assert load_config("quick", ["fusion.cooccurrence=2"]).fusion.cooccurrence == 2.0
+    assert load_config("quick").fusion.cooccurrence == "tuned"

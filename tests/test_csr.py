@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssd4rec.ragged import offsets_of, ranges
+from ssd4rec._csr import lengths_to_offsets, ranges
 
 
 @pytest.mark.parametrize(
@@ -11,14 +11,14 @@ from ssd4rec.ragged import offsets_of, ranges
 )
 def test_where_each_begins(lengths, offsets):
     """One more than there are arrays; of truths, how many came before."""
-    found = offsets_of(np.array(lengths, dtype=None if lengths else np.int64))
+    found = lengths_to_offsets(np.array(lengths, dtype=None if lengths else np.int64))
     assert found.tolist() == offsets
     assert found.dtype == np.int64
 
 
 def test_offsets_of_small_numbers_do_not_overflow():
     """Lengths of 32 bits whose sum has more."""
-    assert offsets_of(np.array([2**30] * 4, dtype=np.int32))[-1] == 2**32
+    assert lengths_to_offsets(np.array([2**30] * 4, dtype=np.int32))[-1] == 2**32
 
 
 @pytest.mark.parametrize(

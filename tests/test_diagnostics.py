@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssd4rec import machine
+from ssd4rec import diagnostics
 from ssd4rec.config import TrainingConfig
 from ssd4rec.errors import BackendError, ConfigError
 
@@ -15,19 +15,19 @@ def test_the_device_that_is_meant(accelerator, without, beside, monkeypatch):
     """Without a GPU and beside one; asking for one that is not there is an error that says what to use."""
     assert TrainingConfig(accelerator=accelerator).accelerator == accelerator
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert machine.device_of(accelerator) == beside
+    assert diagnostics.resolve_device(accelerator) == beside
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if without is not None:
-        assert machine.device_of(accelerator) == without
+        assert diagnostics.resolve_device(accelerator) == without
         return
     with pytest.raises(BackendError, match=r'accelerator = "gpu" is not available .* no CUDA device; use "auto" or "cpu"'):
-        machine.device_of(accelerator)
+        diagnostics.resolve_device(accelerator)
 
 
 def test_a_word_that_is_no_accelerator_is_an_error():
     """torch's own name of the device too: the setting has three words."""
     with pytest.raises(ConfigError, match='accelerator = "cuda" is not one of "auto", "cpu" and "gpu"'):
-        machine.device_of("cuda")
+        diagnostics.resolve_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_a_word_that_is_no_accelerator_is_an_error():
 )
 def test_whether_bfloat16_is_worth_having(seconds, expected, monkeypatch):
     """`doctor` times a product in both types: 2 seconds in float32 and so many in bfloat16."""
-    monkeypatch.setattr(machine, "_seconds_of_product", {torch.float32: 2.0, torch.bfloat16: seconds}.__getitem__)
-    assert machine.bfloat16_here() == expected
+    monkeypatch.setattr(diagnostics, "_seconds_of_product", {torch.float32: 2.0, torch.bfloat16: seconds}.__getitem__)
+    assert diagnostics.bfloat16_here() == expected

@@ -4,7 +4,7 @@ import pytest
 
 from ssd4rec import errors
 from ssd4rec.errors import (
-    ArtefactError,
+    ArtifactError,
     BackendError,
     ConfigError,
     DataError,
@@ -23,8 +23,8 @@ from ssd4rec.errors import (
         (DataError, ValueError),
         (ShapeError, ValueError),
         (DivergedError, ArithmeticError),
-        (ArtefactError, RuntimeError),
-        (StateError, ArtefactError),
+        (ArtifactError, RuntimeError),
+        (StateError, ArtifactError),
         (BackendError, RuntimeError),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_broken_model_is_no_fault_of_the_data() -> None:
 def test_the_tree_is_drawn_whole() -> None:
     """The drawing at the top of the module names every exception, and nothing else raises on purpose."""
     ours = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, SSD4RecError)}
-    six = {"ConfigError", "DataError", "DivergedError", "ShapeError", "ArtefactError", "BackendError"}
+    six = {"ConfigError", "DataError", "DivergedError", "ShapeError", "ArtifactError", "BackendError"}
     assert ours == {"SSD4RecError", *six, "StateError"}
     assert all(name in (errors.__doc__ or "") for name in ours)
 

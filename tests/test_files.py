@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from processes import dead_process
-from ssd4rec import files
-from ssd4rec.files import as_json, whole, write_whole
+from ssd4rec import _files
+from ssd4rec._files import as_json, atomic_write, write_atomically
 
 
 def test_a_file_takes_its_name_at_the_end(tmp_path):
     """Inside the block there is the old one; behind it the new one, and nothing else."""
     target = tmp_path / "table.csv"
-    write_whole(target, "old")
-    with whole(target) as partial:
+    write_atomically(target, "old")
+    with atomic_write(target) as partial:
         partial.write_text("né", encoding="utf-8")
         assert target.read_text() == "old"
     assert target.read_text(encoding="utf-8") == "né"
@@ -36,7 +36,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error, before):
         partial.write_text("half")
         raise error("stop")
 
-    with pytest.raises(error, match="stop"), whole(target) as partial:
+    with pytest.raises(error, match="stop"), atomic_write(target) as partial:
         half(partial)
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("table.csv", "old")] * before
 
@@ -47,15 +47,15 @@ def test_the_first_error_is_the_one_that_is_told(tmp_path):
     (tmp_path / "folder" / "inside").mkdir(parents=True)
     for place, kind in (("file/x", NotADirectoryError), ("missing/x", FileNotFoundError), ("folder", IsADirectoryError)):
         with pytest.raises(kind):
-            write_whole(tmp_path / place, "text")
-    with pytest.raises(ValueError, match="the block's own"), whole(tmp_path / "file" / "x"):
+            write_atomically(tmp_path / place, "text")
+    with pytest.raises(ValueError, match="the block's own"), atomic_write(tmp_path / "file" / "x"):
         raise ValueError("the block's own")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_nothing_written_is_an_error(tmp_path):
     """A writer that wrote elsewhere is not taken for one that is done."""
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "table.csv"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "table.csv"):
         pass
 
 
@@ -67,7 +67,7 @@ def test_who_may_read_it_is_what_the_umask_leaves(tmp_path, umask, mode):
     target.touch(0o666)
     before = os.umask(umask)
     try:
-        write_whole(target, "new")
+        write_atomically(target, "new")
     finally:
         os.umask(before)
     assert target.stat().st_mode & 0o777 == mode
@@ -81,7 +81,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
         waited_for.append((os.fstat(descriptor).st_size, target.exists()))
 
     monkeypatch.setattr(os, "fsync", look)
-    write_whole(target, "six!!!")
+    write_atomically(target, "six!!!")
     assert waited_for == [(6, False)]
     assert target.read_text() == "six!!!"
 
@@ -89,10 +89,10 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
 def test_two_processes_do_not_write_into_one_file(tmp_path, monkeypatch):
     """Each writes its own; the name stands for what the last of them wrote, all of it."""
     target = tmp_path / "table.csv"
-    with whole(target) as ours:
+    with atomic_write(target) as ours:
         ours.write_text("our first half, ")
         monkeypatch.setattr(os, "getpid", os.getppid)  # as another process that is alive
-        with whole(target) as theirs:
+        with atomic_write(target) as theirs:
             theirs.write_text("theirs")
         assert target.read_text() == "theirs"
         ours.write_text(ours.read_text() + "our second half")
@@ -106,7 +106,7 @@ def test_what_a_killed_process_left_goes_with_the_next_file_of_the_name(tmp_path
     others = [alive, ".table.csv.partial-", ".table.csv.partial-old", ".other.csv.partial-1"]
     for name in (dead, *others):
         (tmp_path / name).write_text("half")
-    write_whole(tmp_path / "table.csv", "new")
+    write_atomically(tmp_path / "table.csv", "new")
     assert {each.name for each in tmp_path.iterdir()} == {"table.csv", *others}
 
 
@@ -118,7 +118,7 @@ def test_a_process_of_somebody_else_is_alive(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "kill", refuse)
     (tmp_path / "a-77").touch()
-    assert files.left_by_the_dead(tmp_path, "a-") == []
+    assert _files.stale_temp_files(tmp_path, "a-") == []
 
 
 def test_json_says_what_python_and_numpy_hold():

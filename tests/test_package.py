@@ -36,7 +36,7 @@ def test_a_type_checker_sees_the_names_that_are_there():
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
-    """As in any module; `from ssd4rec import screen` goes on finding submodules."""
+    """As in any module; `from ssd4rec.cli import _render` goes on finding submodules."""
     with pytest.raises(AttributeError, match="module 'ssd4rec' has no attribute 'Recomender'"):
         _ = ssd4rec.Recomender
 

@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 import worlds
-from rows import every_prefix
-from ssd4rec import experiment, load_artefact, load_config, make_model, read_interactions, save_artefact, training_counts
+from rows import all_prefixes
+from ssd4rec import load_artifact, load_config, make_model, pipeline, read_interactions, save_artifact, training_counts
 from ssd4rec.cli import app
 from ssd4rec.errors import ConfigError
 
@@ -22,7 +22,7 @@ SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 
 
 def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
-    """The block is run as it stands, on a small file; the model recommends, and is the one that `experiment.train` makes."""
+    """The block is run as it stands, on a small file; the model recommends, and is the one that `pipeline.train` makes."""
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     *_, path = block.split("\n\n")  # imports, settings, the path
     assert len(path.splitlines()) == 8
@@ -32,11 +32,11 @@ def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
     exec(block, names)  # noqa: S102 - the README's own lines
     assert len(names["ranking"].ranks) == 60
     config = names["config"]
-    report = experiment.train(experiment.prepare(read_interactions("plays.csv"), None, config), config, "by_experiment")
+    report = pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "by_experiment")
     assert names["ranking"].as_dict() == report["test"]
     assert names["ranking"].protocol.as_dict() == report["protocol"]
     assert names["course"].best_ndcg == report["validation"]["ndcg@10"]
-    weights = [load_artefact(name).model.state_dict() for name in ("model", "by_experiment")]
+    weights = [load_artifact(name).model.state_dict() for name in ("model", "by_experiment")]
     assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
     figures = names["ranking"].as_dict()
     for measured in (["model"], ["model", "plays.csv", "--set", "data.min_interactions=1"]):
@@ -50,7 +50,7 @@ def test_the_guide_to_serving_runs(tmp_path, monkeypatch):
     plays = worlds.frame(worlds.cycle()).with_columns(pl.format("id{}", "item_id").alias("item_id"))
     plays.write_csv("plays.csv")
     config = worlds.config(max_epochs=1)
-    experiment.train(experiment.prepare(read_interactions("plays.csv"), None, config), config, "model")
+    pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "model")
     blocks = re.findall(r"```python\n(.*?)```", SERVING, flags=re.DOTALL)
     assert len(blocks) == 4
     names = {}
@@ -74,8 +74,8 @@ def test_the_guide_to_a_network_of_ones_own_runs(tmp_path, monkeypatch):
     exec(block, names)  # noqa: S102 - the guide's own lines
     assert names["ranking"].ndcg[10] > 0.9
     network = names["LastAndMean"](8).double()
-    row, boundaries = torch.randn(9, 8, dtype=torch.float64), torch.tensor([0, 4, 9])
-    assert torch.allclose(network.encode_prefixes(row, boundaries), every_prefix(network.encode, row, boundaries))
+    row, cu_seqlens = torch.randn(9, 8, dtype=torch.float64), torch.tensor([0, 4, 9])
+    assert torch.allclose(network.encode_prefixes(row, cu_seqlens), all_prefixes(network.encode, row, cu_seqlens))
     keys = set(re.findall(r"`((?:data|backbone|training|evaluation)\.\w+)", CHANGES))
     known = {f"{group}.{key}" for group, values in load_config("quick") for key in type(values).model_fields}
     assert keys - known == set()
@@ -87,9 +87,9 @@ def test_a_model_that_was_saved_without_figures_can_be_measured(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     world = worlds.world(worlds.cycle())
     worlds.frame(worlds.cycle()).write_csv("plays.csv")
-    config, items = worlds.config(), len(world.catalogue)
+    config, items = worlds.config(), len(world.catalog)
     model, counts = make_model(config, items), training_counts(world.histories, world.split.train, items)
-    save_artefact("model", model, world.catalogue, config, {}, counts)
+    save_artifact("model", model, world.catalog, config, {}, counts)
     answer = CliRunner().invoke(app, ["evaluate", "model"])
     assert isinstance(answer.exception, ConfigError)
     assert str(answer.exception) == "model was saved without figures; measure it on data: ssd4rec evaluate model DATA"

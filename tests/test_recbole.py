@@ -47,7 +47,7 @@ AUTHORS = {
 }
 
 
-WATCHED = "valid_metric: NDCG@10"  # the one that needs no word
+MONITORED_METRIC = "valid_metric: NDCG@10"  # the one that needs no word
 
 
 def written(tmp_path, text):
@@ -61,7 +61,7 @@ def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name
     """Their YAML, with the stray title and 1e-3 as they write it, gives the settings of our preset."""
     path = written(tmp_path, f"{COMMON}\n{name} setting:\ndataset: {name}\nMAX_ITEM_LIST_LENGTH: 200\n{AUTHORS[name]}\n")
     run = read_recbole(path)
-    assert run.config == load_config(name, ["training.softmax=full"])  # the catalogues are small: "auto" is full too
+    assert run.config == load_config(name, ["training.softmax=full"])  # the catalogs are small: "auto" is full too
     assert run.dataset == name
     guessed, note = run.notes
     assert guessed.startswith("names no model; taken as SSD4Rec")
@@ -87,21 +87,21 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
 
 def test_validation_is_after_every_epoch(tmp_path):
     """RecBole counts stopping_step in validations: ten of them five epochs apart are fifty. None at all is not to be had here."""
-    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 5\n{WATCHED}"))
+    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 5\n{MONITORED_METRIC}"))
     assert run.config.training.patience == 50
     assert run.notes == ("validated after every epoch, and eval_step is 5, so patience is 50 epochs: figures may differ",)
-    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 0\nstopping_step: 3\n{WATCHED}"))
+    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 0\nstopping_step: 3\n{MONITORED_METRIC}"))
     assert run.config.training.patience == 3
     assert run.notes == (
         "validated after every epoch, and eval_step is 0, but here it decides when to stop and what to keep: figures may differ",
     )
-    assert read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{WATCHED}")).notes == ()
+    assert read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{MONITORED_METRIC}")).notes == ()
 
 
 def test_what_is_fixed_here_is_named(tmp_path):
     """RecBole's SASRec has such keys in its default file: no error, and no silence."""
     run = read_recbole(
-        written(tmp_path, f"model: SASRec\ninner_size: 256\nhidden_act: ~\nattn_dropout_prob: 0.5\ngpu_id: 0\n{WATCHED}")
+        written(tmp_path, f"model: SASRec\ninner_size: 256\nhidden_act: ~\nattn_dropout_prob: 0.5\ngpu_id: 0\n{MONITORED_METRIC}")
     )
     assert run.notes == (
         "without a meaning here: gpu_id",
@@ -124,7 +124,7 @@ def test_what_is_fixed_here_is_named(tmp_path):
 )
 def test_each_model_has_its_own_key_for_the_mask(tmp_path, text, ratio, unread):
     """RecBole's SASRec masks nothing, whatever the file says; a key that another model would read is named."""
-    run = read_recbole(written(tmp_path, f"{text}\n{WATCHED}"))
+    run = read_recbole(written(tmp_path, f"{text}\n{MONITORED_METRIC}"))
     assert run.config.training.mask_ratio == ratio
     assert list(run.notes) == ([f"without a meaning here: {unread}"] if unread else [])
 
@@ -135,7 +135,7 @@ def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
     for value, length in lengths.items():
         text = f"model: SSD4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: {value}"
         assert read_recbole(written(tmp_path, text)).config.data.max_length == length, value
-    run = read_recbole(written(tmp_path, f"model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True\n{WATCHED}"))
+    run = read_recbole(written(tmp_path, f"model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True\n{MONITORED_METRIC}"))
     assert run.config.data.max_length == 70
     assert run.notes == ("without a meaning here: var_len",)
 
@@ -152,7 +152,7 @@ def test_without_a_model_the_keys_say_which(tmp_path):
     run = read_recbole(written(tmp_path, f"{MAMBA4RECS}\nbeta: 0.2"))
     assert (run.config.backbone.name, run.config.backbone.backward_weight) == ("ssd4rec", 0.2)
     assert run.notes[0].startswith("names no model; taken as SSD4Rec, for it has beta")
-    assert not read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}\n{WATCHED}")).notes
+    assert not read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}\n{MONITORED_METRIC}")).notes
 
 
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
@@ -287,7 +287,7 @@ def test_a_key_that_would_change_the_data_is_refused(tmp_path, key):
 
 def test_the_transform_of_bert4rec_is_its_mask_and_no_other_models(tmp_path):
     """BERT4Rec masks anyway; RecBole's SASRec would stop for want of a ratio."""
-    assert read_recbole(written(tmp_path, f"model: BERT4Rec\ntransform: mask_itemseq\n{WATCHED}")).notes == ()
+    assert read_recbole(written(tmp_path, f"model: BERT4Rec\ntransform: mask_itemseq\n{MONITORED_METRIC}")).notes == ()
     for text in ("model: BERT4Rec\ntransform: inverse_itemseq", "model: SASRec\ntransform: mask_itemseq"):
         with pytest.raises(ConfigError, match=r"transform: .* is not supported for"):
             read_recbole(written(tmp_path, text))
@@ -296,7 +296,7 @@ def test_the_transform_of_bert4rec_is_its_mask_and_no_other_models(tmp_path):
 def test_tables_beside_the_interactions_are_named(tmp_path):
     """RecBole would also drop events of items that the .item file has not, and rank those that it has."""
     load = "load_col: {inter: [user_id, item_id, timestamp], item: [item_id, class]}"
-    run = read_recbole(written(tmp_path, f"model: SASRec\n{load}\n{WATCHED}"))
+    run = read_recbole(written(tmp_path, f"model: SASRec\n{load}\n{MONITORED_METRIC}"))
     assert run.notes == ("without a meaning here: load_col item (only the .inter is read)",)
 
 
@@ -315,11 +315,11 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
         ("loss_type: BPR", "loss_type: BPR is not supported here; supported: CE"),
         ("model: FPMC", "supported: SSD4Rec, Mamba4Rec"),
         ("eval_args: {split: {RS: [8, 1, 1]}}", "leave-last-out"),
-        ("eval_args: {mode: uni100}", "whole catalogue"),
+        ("eval_args: {mode: uni100}", "whole catalog"),
         ("eval_args: {order: TO, mode: full}", "without split, which RecBole takes as random"),
         ("user_inter_num_interval: '[5,inf)'", "one k-core"),
         ("user_inter_num_interval: '[5,9]'", "upper end"),
-        ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalogue"),
+        ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalog"),
         ("load_col: {inter: [user_id, item_id]}", "without 'timestamp'"),
         ("var_len: perhaps", "neither True nor False"),
         ("a: [", "not valid YAML"),

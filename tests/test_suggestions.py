@@ -2,14 +2,14 @@
 
 import pytest
 
+from ssd4rec._suggestions import find, nearest
 from ssd4rec.errors import ConfigError
-from ssd4rec.names import find, nearest
 
 
 def test_the_nearest_name_or_none():
     """A slip finds its name; another word finds nothing, and neither does any word among no names."""
     assert nearest("widht", ["layers", "width"]) == "width"
-    assert nearest("colour", ["layers", "width"]) is None
+    assert nearest("color", ["layers", "width"]) is None
     assert nearest("width", []) is None
 
 

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from ssd4rec.config import Config, DataConfig, SSD4RecConfig, TrainingConfig
-from ssd4rec.data.histories import Histories, build_histories
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.experiment import Prepared, prepare
+from ssd4rec.data.sequences import Sequences, build_sequences
+from ssd4rec.pipeline import Prepared, prepare
 
 # a folder of NAME.inter.gz; what is not there is not tested
 DATA = Path(os.environ.get("SSD4REC_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -39,7 +39,7 @@ def config(**training: object) -> Config:
 
 
 def world(histories: list[list[int]], settings: Config | None = None) -> Prepared:
-    """Histories, catalogue and split of a world."""
+    """Sequences, catalog and split of a world."""
     return prepare(read_interactions(frame(histories)), None, settings or config())
 
 
@@ -51,9 +51,9 @@ def real_file(name: str) -> Path:
     return path
 
 
-def real(name: str) -> Histories:
+def real(name: str) -> Sequences:
     """A real data set after the 5-core."""
-    return build_histories(read_interactions(real_file(f"{name}.inter.gz")), 5)[0]
+    return build_sequences(read_interactions(real_file(f"{name}.inter.gz")), 5)[0]
 
 
 def cycle(users: int = 60, items: int = 12) -> list[list[int]]:

@@ -8,10 +8,10 @@ import torch
 from shared import Clock, Stopwatch, check_targets, options, peak_bytes, read, report, versions
 
 from ssd4rec.config import load_config
-from ssd4rec.data.histories import Histories
+from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, make_split
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.model import count_parameters, make_model
+from ssd4rec.models.next_item import count_parameters, make_model
 from ssd4rec.training.fit import fit
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     prepared = Stopwatch()
     settings = (f"training.max_epochs={chosen.epochs}", "training.accelerator=cpu")
     config = load_config("quick", settings)
-    histories = Histories.open(chosen.histories)
+    histories = Sequences.open(chosen.histories)
     split = make_split(histories, config.data)
     model = make_model(config, int(histories.items.max()))
     parts = {"validation": (split.validation, 2), "test": (split.test, 1)}
@@ -57,7 +57,7 @@ def main() -> None:
         "start",
         library=versions("ssd4rec"),
         prepare_seconds=prepared.seconds,
-        catalogue=model.catalogue_size,
+        catalog=model.catalog_size,
         targets={name: check_targets(shared, name, back, _targets(histories, part)) for name, (part, back) in parts.items()},
         examples=split.train.targets,
         events=split.train.tokens_one_pass,
@@ -68,7 +68,7 @@ def main() -> None:
     report("end", test_ndcg=evaluate(model, histories, split.test).ndcg[10], peak_bytes=peak_bytes())
 
 
-def _targets(histories: Histories, part: Examples) -> dict[int, int]:
+def _targets(histories: Sequences, part: Examples) -> dict[int, int]:
     assert len(np.unique(part.user)) == len(part), "a user is asked twice"
     return dict(zip(part.user.tolist(), histories.items[part.first_target].tolist(), strict=True))
 

@@ -20,7 +20,7 @@ from shared import (
     SEED,
     WIDTH,
     Clock,
-    Histories,
+    Sequences,
     Stopwatch,
     check_targets,
     ndcg_at_10,
@@ -71,7 +71,7 @@ def main() -> None:
         "start",
         library=versions("recbole"),
         prepare_seconds=prepared.seconds,
-        catalogue=dataset.item_num - 1,
+        catalog=dataset.item_num - 1,
         targets={name: _check(histories, dataset, name, part, back) for name, (part, back) in parts.items()},
         examples=len(lengths),
         events=int(lengths.sum()),
@@ -104,7 +104,7 @@ def main() -> None:
     report("end", test_ndcg=test_ndcg, peak_bytes=peak)
 
 
-def _config(model: str, histories: Histories, folder: Path) -> Config:
+def _config(model: str, histories: Sequences, folder: Path) -> Config:
     """The histories as an atomic file; the time of an event is its place, so the order is ours."""
     (folder / "bench").mkdir()
     rows = zip(histories.user_of.tolist(), histories.items.tolist(), histories.place_of.tolist(), strict=True)
@@ -114,7 +114,7 @@ def _config(model: str, histories: Histories, folder: Path) -> Config:
     return Config(model=model, dataset="bench", config_dict=settings)
 
 
-def _check(histories: Histories, dataset: Any, name: str, part: Any, back: int) -> int:
+def _check(histories: Sequences, dataset: Any, name: str, part: Any, back: int) -> int:
     """How many targets there are; they and the histories that are read for them are ours."""
     feature = part._dataset.inter_feat  # noqa: SLF001
     number = np.array([0, *(int(token) for token in dataset.field2id_token["item_id"][1:])])  # RecBole's id -> ours
@@ -130,7 +130,7 @@ def _check(histories: Histories, dataset: Any, name: str, part: Any, back: int) 
 
 @torch.no_grad()
 def _ranks(trainer: Any, model: Any, part: Any) -> np.ndarray:
-    """Ranks among the whole catalogue, seen items kept, ties against the target."""
+    """Ranks among the whole catalog, seen items kept, ties against the target."""
     model.eval()
     ranks = []
     for batch in part:

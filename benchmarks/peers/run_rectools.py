@@ -15,7 +15,7 @@ from shared import (
     SEED,
     WIDTH,
     Clock,
-    Histories,
+    Sequences,
     Stopwatch,
     ndcg_at_10,
     options,
@@ -74,11 +74,11 @@ def main() -> None:
     while going:
         model.fit_partial(train, min_epochs=1, max_epochs=1)
         if not clock.done:
-            catalogue = model.data_preparator.get_known_item_ids()
-            unknown = [int((~np.isin(histories.targets(back), catalogue)).sum()) for _, back in parts.values()]
+            catalog = model.data_preparator.get_known_item_ids()
+            unknown = [int((~np.isin(histories.targets(back), catalog)).sum()) for _, back in parts.values()]
             parameters = sum(parameter.numel() for parameter in model.torch_model.parameters())
-            report("start", **start, catalogue=len(catalogue), unreachable=unknown, parameters=parameters)
-            assert set(catalogue) <= known
+            report("start", **start, catalog=len(catalog), unreachable=unknown, parameters=parameters)
+            assert set(catalog) <= known
         evaluation = Stopwatch()
         ndcg = ndcg_at_10(_ranks(model, histories, validation, 2))
         evaluation_seconds = evaluation.seconds
@@ -103,7 +103,7 @@ def _trainer() -> Trainer:
     )
 
 
-def _dataset(histories: Histories, left_out: int) -> Dataset:
+def _dataset(histories: Sequences, left_out: int) -> Dataset:
     """All histories without their last events; the time of an event is its place, so the order is ours."""
     kept = histories.place_of < (np.diff(histories.offsets) - left_out)[histories.user_of]
     frame = pd.DataFrame(
@@ -117,7 +117,7 @@ def _dataset(histories: Histories, left_out: int) -> Dataset:
     return Dataset.construct(frame)
 
 
-def _check(histories: Histories, name: str, dataset: Dataset, back: int) -> int:
+def _check(histories: Sequences, name: str, dataset: Dataset, back: int) -> int:
     """How many targets there are; the histories that are read for them are ours, so what follows them is."""
     held = dataset.get_raw_interactions().sort_values([Columns.User, Columns.Datetime])
     kept = histories.place_of < (np.diff(histories.offsets) - back)[histories.user_of]
@@ -128,8 +128,8 @@ def _check(histories: Histories, name: str, dataset: Dataset, back: int) -> int:
     return histories.users
 
 
-def _ranks(model: SASRecModel, histories: Histories, dataset: Dataset, back: int) -> np.ndarray:
-    """Ranks among what it recommends, seen items kept; below the tenth: past the end of the catalogue."""
+def _ranks(model: SASRecModel, histories: Sequences, dataset: Dataset, back: int) -> np.ndarray:
+    """Ranks among what it recommends, seen items kept; below the tenth: past the end of the catalog."""
     users = np.arange(histories.users)
     found = model.recommend(users=users, dataset=dataset, k=10, filter_viewed=False)
     ranks = np.full(histories.users, len(histories.items), dtype=np.int64)

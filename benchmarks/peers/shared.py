@@ -20,8 +20,8 @@ LONGEST = 50  # events that the peers read of a history
 ANOMALY_BATCHES = 4
 
 
-class Histories(NamedTuple):
-    """What `Histories.save` of ssd4rec wrote: the events of user u, oldest first, are items[offsets[u]:offsets[u + 1]]."""
+class Sequences(NamedTuple):
+    """What `Sequences.save` of ssd4rec wrote: the events of user u, oldest first, are items[offsets[u]:offsets[u + 1]]."""
 
     items: np.ndarray  # [events] item numbers, 1 … V
     offsets: np.ndarray  # [users + 1]
@@ -62,15 +62,15 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(folder: Path) -> Histories:
+def read(folder: Path) -> Sequences:
     """The histories that every runner reads."""
-    histories = Histories(np.load(folder / "items.npy"), np.load(folder / "offsets.npy"))
+    histories = Sequences(np.load(folder / "items.npy"), np.load(folder / "offsets.npy"))
     if histories.training_lengths.min() < 2:
         sys.exit("every history needs four events: two to train on, one to validate and one to test")
     return histories
 
 
-def check_targets(histories: Histories, part: str, back: int, user_to_target: dict[int, int]) -> int:
+def check_targets(histories: Sequences, part: str, back: int, user_to_target: dict[int, int]) -> int:
     """How many targets there are; ends the run unless they are ours, user by user."""
     ours = dict(enumerate(histories.targets(back).tolist()))
     if user_to_target != ours:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 
 
-def offsets_of(lengths: npt.NDArray[np.integer[Any] | np.bool_]) -> Numbers:
+def lengths_to_offsets(lengths: npt.NDArray[np.integer[Any] | np.bool_]) -> IntArray:
     """[n + 1] where each of n arrays begins when they lie end to end, and where the last one ends.
 
     [2, 0, 3] -> [0, 2, 2, 5]
@@ -18,10 +18,10 @@ def offsets_of(lengths: npt.NDArray[np.integer[Any] | np.bool_]) -> Numbers:
     return offsets
 
 
-def ranges(starts: Numbers | int, lengths: Numbers) -> Numbers:
+def ranges(starts: IntArray | int, lengths: IntArray) -> IntArray:
     """start, start + 1, … of each start, as many as its length says, end to end; one start may be that of all.
 
     [7, 1, 4], [2, 0, 3] -> [7, 8, 4, 5, 6]
     """
-    offsets = offsets_of(lengths)
+    offsets = lengths_to_offsets(lengths)
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Where to write a file: beside `path`, hidden; it takes the name at the end of the block, when it is on the disk.
 
     However the block fails, what was written is removed and a file that was at `path` before stays. What a killed process left
@@ -28,7 +28,7 @@ def whole(path: Path) -> Iterator[Path]:
     """
     prefix = f".{path.name}.partial-"
     with suppress(OSError):  # what cannot be listed or removed is no reason not to write
-        for left in left_by_the_dead(path.parent, prefix):
+        for left in stale_temp_files(path.parent, prefix):
             left.unlink()
     partial = path.parent / f"{prefix}{os.getpid()}"
     try:
@@ -41,9 +41,9 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a text in UTF-8 as a file that is whole or absent."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -63,7 +63,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def left_by_the_dead(folder: Path, prefix: str) -> list[Path]:
+def stale_temp_files(folder: Path, prefix: str) -> list[Path]:
     """What processes of this machine that are no more have left: entries named `prefix` and the number of the process.
 
     This process's own number is among the dead ones: who had it before has left it. Of a process on another machine with the

@@ -12,7 +12,7 @@ if sys.platform != "win32":
 
 
 @contextmanager
-def alone(path: Path, busy: Exception, refused: Callable[[str], Exception]) -> Iterator[FileIO]:
+def exclusive_lock(path: Path, busy: Exception, refused: Callable[[str], Exception]) -> Iterator[FileIO]:
     """Hold the file's lock inside the block. Where there is none, on Windows and on some network disks, nobody is kept out.
 
     Args:

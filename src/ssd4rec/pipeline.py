@@ -11,26 +11,26 @@ import numpy as np
 import polars as pl
 from lightning.pytorch import Callback
 
-from ssd4rec.artefact import Artefact, check_writable, save_artefact
-from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.backbones.prior import Prior
-from ssd4rec.backbones.transitions import Transitions
-from ssd4rec.config import FULL_SOFTMAX_UP_TO, Config, value_of
-from ssd4rec.data.catalogue import Catalogue, as_type
-from ssd4rec.data.describe import describe
-from ssd4rec.data.histories import Histories, build_histories
+from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec.artifact import Artifact, check_writable, save_artifact
+from ssd4rec.baselines.popularity import Popularity
+from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, value_of
+from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.interactions import Interactions
-from ssd4rec.data.split import Split, make_split, training_counts, training_part
+from ssd4rec.data.sequences import Sequences, build_sequences
+from ssd4rec.data.split import Split, make_split, training_counts, training_interactions
+from ssd4rec.data.summary import describe
+from ssd4rec.diagnostics import resolve_device, versions
 from ssd4rec.errors import DataError, StateError
-from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, protocol_of
-from ssd4rec.evaluation.metrics import WATCHED
-from ssd4rec.evaluation.prior import REPEATS, WEIGHTS, ChosenPrior, Silent, choose_prior
-from ssd4rec.machine import device_of, versions
-from ssd4rec.model import NextItemModel, count_parameters, make_model
-from ssd4rec.ragged import Numbers, offsets_of
+from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, make_protocol
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, ZeroScorer, tune_fusion
+from ssd4rec.fusion import ScoreFusion
+from ssd4rec.models.next_item import NextItemModel, count_parameters, make_model
 from ssd4rec.training.fit import fit
-from ssd4rec.training.objective import Cost, cost_of_pass, cut_batches, plan_pass
-from ssd4rec.training.state import LAST, folder_beside, hold
+from ssd4rec.training.objective import PassCost, cut_batches, pass_cost, plan_pass
+from ssd4rec.training.state import LAST, hold, training_folder
 
 Say = Callable[[str], None]
 SPLIT_SETTINGS = ("data.split", "data.validation_from", "data.test_from")
@@ -40,23 +40,23 @@ SPLIT_SETTINGS = ("data.split", "data.validation_from", "data.test_from")
 class Prepared:
     """A data set, ready to learn from."""
 
-    histories: Histories
-    catalogue: Catalogue
+    histories: Sequences
+    catalog: Catalog
     split: Split
     description: dict[str, Any]  # the `data` part of the report
 
 
 def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Config) -> Prepared:
-    """Interactions -> histories, catalogue, split.
+    """Interactions -> histories, catalog, split.
 
     Raises:
         DataError: nothing is left after the k-core, or a part of the split is empty.
     """
-    histories, catalogue = build_histories(interactions, config.data.min_interactions, same_time=config.data.same_time)
+    histories, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
     if titles is not None:
-        catalogue = catalogue.with_titles(titles)
+        catalog = catalog.with_titles(titles)
     split = make_split(histories, config.data)
-    return Prepared(histories, catalogue, split, describe(interactions, histories))
+    return Prepared(histories, catalog, split, describe(interactions, histories))
 
 
 def train(
@@ -69,49 +69,49 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train, measure on the test part beside popularity, and write the artefact.
+    """Train, measure on the test part beside popularity, and write the artifact.
 
     Args:
         data: from `prepare`.
         config: all settings.
-        out: folder of the artefact. While training, the state of it is kept beside it in `OUT.training`.
+        out: folder of the artifact. While training, the state of it is kept beside it in `OUT.training`.
         resume: go on with what `OUT.training` holds.
         say: receives one line for each stage.
         callbacks: Lightning callbacks, e.g. a progress bar.
         progress: called with (test targets ranked, all) while the model is measured.
 
     Returns:
-        The report: data, model, protocol, validation, test, popularity, seconds, artefact.
+        The report: data, model, protocol, validation, test, popularity, seconds, artifact.
 
     Raises:
-        ArtefactError: `out` cannot be written, there is nothing to resume, or another training for it is at work.
+        ArtifactError: `out` cannot be written, there is nothing to resume, or another training for it is at work.
         BackendError: the accelerator that was asked for is not there.
     """
     began = time.monotonic()
     check_writable(out)
-    device = device_of(config.training.accelerator)
-    cost = cost_of_pass(data.split.train, config.training)
+    device = resolve_device(config.training.accelerator)
+    cost = pass_cost(data.split.train, config.training)
     _announce(data, config, cost, say)
-    model = make_model(config, len(data.catalogue))
-    with hold(folder_beside(out)) as state:  # to the end: it is removed there, and another training would lose its own
+    model = make_model(config, len(data.catalog))
+    with hold(training_folder(out)) as state:  # to the end: it is removed there, and another training would lose its own
         if not resume and (state.folder / LAST).exists():
             say(f"{state.folder} holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)")
         training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
 
         trained = time.monotonic()
         model.to(device)  # fit leaves it on the CPU
-        counts = training_counts(data.histories, data.split.train, len(data.catalogue))
-        chosen = make_prior(model, data, config, say, progress)
-        prior = chosen.prior if chosen else None
-        say("ranking the whole catalogue for the test part")
-        measured = _measure_beside(model, data, config, counts, prior, progress)
+        counts = training_counts(data.histories, data.split.train, len(data.catalog))
+        chosen = make_fusion(model, data, config, say, progress)
+        fusion = chosen.fusion if chosen else None
+        say("ranking the whole catalog for the test part")
+        measured = _measure_beside(model, data, config, counts, fusion, progress)
         if chosen:
-            measured["prior"]["validation"] = chosen.as_dict()
-        watched_under = protocol_of(data.histories, data.split.validation, len(data.catalogue), split=data.split.protocol)
+            measured["fusion"]["validation"] = chosen.as_dict()
+        watched_under = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
         report = {
             "data": {**data.description, "fingerprint": data.histories.fingerprint()},
             "model": _describe_model(model, config),
-            "validation": {WATCHED: training.best_ndcg, "protocol": watched_under.as_dict()},
+            "validation": {MONITORED_METRIC: training.best_ndcg, "protocol": watched_under.as_dict()},
             **measured,
             "course": training.as_dict(),
             "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
@@ -121,14 +121,14 @@ def train(
                 "total": time.monotonic() - began,
             },
             "versions": versions(),
-            "artefact": str(out),
+            "artifact": str(out),
         }
-        save_artefact(out, model, data.catalogue, config, report, counts, prior)
+        save_artifact(out, model, data.catalog, config, report, counts, fusion)
         shutil.rmtree(state.folder, ignore_errors=True)
     return report
 
 
-def train_or_go_on(
+def train_or_resume(
     data: Prepared,
     config: Config,
     out: str | Path,
@@ -142,7 +142,7 @@ def train_or_go_on(
     For a command that is to be given again as it was. Arguments, report and errors are those of `train`.
     """
     options: dict[str, Any] = {"say": say, "callbacks": callbacks, "progress": progress}
-    last = folder_beside(out) / LAST
+    last = training_folder(out) / LAST
     try:
         return train(data, config, out, resume=last.is_file(), **options)
     except StateError as error:
@@ -151,22 +151,26 @@ def train_or_go_on(
         return train(data, config, out, **options)
 
 
-def _announce(data: Prepared, config: Config, cost: Cost, say: Say) -> None:
+def _announce(data: Prepared, config: Config, cost: PassCost, say: Say) -> None:
     """What a person should know before a training begins."""
     say(f"one pass: {cost.targets:,} targets, {cost.tokens:,} tokens ({config.training.objective})")
-    if config.training.samples(len(data.catalogue)):
-        say(_describe_sampling(config, len(data.catalogue)))
+    if config.training.samples(len(data.catalog)):
+        say(_describe_sampling(config, len(data.catalog)))
     if advice := cost.advice(config.training):
         say(advice)
     if cut := cut_batches(data.split.train, config.training):
         say(f"warning: {cut}")
 
 
-def _describe_sampling(config: Config, catalogue_size: int) -> str:
-    chosen, sampled = config.training, min(config.training.negatives, catalogue_size)
-    why = f" as there are more than {FULL_SOFTMAX_UP_TO:,}; training.softmax=full scores all" if chosen.softmax == "auto" else ""
+def _describe_sampling(config: Config, catalog_size: int) -> str:
+    chosen, sampled = config.training, min(config.training.negatives, catalog_size)
+    why = (
+        f" as there are more than {FULL_SOFTMAX_MAX_ITEMS:,}; training.softmax=full scores all"
+        if chosen.softmax == "auto"
+        else ""
+    )
     return (
-        f"softmax: sampled, {sampled:,} of {catalogue_size:,} items a batch, drawn by training counts to the power "
+        f"softmax: sampled, {sampled:,} of {catalog_size:,} items a batch, drawn by training counts to the power "
         f"{chosen.negative_power:g}{why}; ranking is over all items"
     )
 
@@ -179,9 +183,9 @@ def measure(
     model: Ranker | Scorer,
     data: Prepared,
     config: Config,
-    counts: Numbers,
+    counts: IntArray,
     progress: Progress | None = None,
-    prior: Prior | None = None,
+    fusion: ScoreFusion | None = None,
 ) -> Ranking:
     """Rank the test part under the protocol of the settings."""
     return evaluate(
@@ -194,67 +198,69 @@ def measure(
         split=data.split.protocol,
         training_counts=counts,
         progress=progress,
-        prior=prior,
+        fusion=fusion,
     )
 
 
-def count_transitions(data: Prepared, progress: Progress | None = None) -> Transitions:
+def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
     """The baseline that counts what followed what in the training part."""
-    return Transitions.count(*training_part(data.histories, data.split.train), len(data.catalogue), progress)
+    return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
 
 
-def make_prior(
+def make_fusion(
     model: NextItemModel, data: Prepared, config: Config, say: Say, progress: Progress | None = None
-) -> ChosenPrior | None:
-    """What `prior.transitions` and `prior.repeats` ask for, measured on the validation part; None: nothing."""
-    asked = config.prior
-    if not asked.transitions and not asked.repeats:
+) -> TunedFusion | None:
+    """What `fusion.cooccurrence` and `fusion.repeat_bias` ask for, measured on the validation part; None: nothing."""
+    asked = config.fusion
+    if not asked.cooccurrence and not asked.repeat_bias:
         return None
-    if asked.transitions:
+    if asked.cooccurrence:
         say("counting what came soon after what")
-        transitions = count_transitions(data, progress)
+        rules = count_sequential_rules(data, progress)
     else:
-        transitions = Transitions.nothing(model.catalogue_size)
-    chosen = choose_prior(
+        rules = SequentialRules.nothing(model.catalog_size)
+    chosen = tune_fusion(
         model,
-        transitions,
+        rules,
         data.histories,
         data.split.validation,
-        weights=WEIGHTS if asked.transitions == "validated" else (asked.transitions,),
-        repeats=REPEATS if asked.repeats == "validated" else (asked.repeats,),
+        weights=WEIGHTS if asked.cooccurrence == "tuned" else (asked.cooccurrence,),
+        repeat_bias=REPEAT_BIASES if asked.repeat_bias == "tuned" else (asked.repeat_bias,),
         seen=config.evaluation.seen,
         token_budget=config.evaluation.token_budget,
         progress=progress,
     )
-    prior = chosen.prior
+    fusion = chosen.fusion
     say(
-        f"prior.transitions = {prior.weight:g}, prior.repeats = {prior.repeats:g}: "
+        f"fusion.cooccurrence = {fusion.weight:g}, fusion.repeat_bias = {fusion.repeat_bias:g}: "
         f"validation ndcg@10 {chosen.ndcg:.4f}, the model alone {chosen.alone:.4f}"
     )
-    if prior.repeats > 0:
+    if fusion.repeat_bias > 0:
         say("items recur in these data: `ssd4rec recommend --keep-seen` recommends them again")
     return chosen
 
 
 def _measure_beside(
-    model: NextItemModel, data: Prepared, config: Config, counts: Numbers, prior: Prior | None, progress: Progress | None
+    model: NextItemModel, data: Prepared, config: Config, counts: IntArray, fusion: ScoreFusion | None, progress: Progress | None
 ) -> dict[str, Any]:
-    """The figures of a report: the model with its prior, beside popularity, the model alone and the prior alone."""
-    test = measure(model, data, config, counts, progress, prior)
+    """The figures of a report: the model with its fusion, beside popularity, the model alone and the fusion alone."""
+    test = measure(model, data, config, counts, progress, fusion)
     found: dict[str, Any] = {
         **test.report(),
         "popularity": {"test": measure(Popularity(counts), data, config, counts).as_dict()},
     }
-    if prior is not None:
-        alone = measure(model, data, config, counts) if prior else test
-        found["prior"] = {"transitions": prior.weight, "repeats": prior.repeats, "model_alone": alone.as_dict()}
-        if prior.weight:
-            found["prior"]["prior_alone"] = measure(Silent(model.catalogue_size), data, config, counts, prior=prior).as_dict()
+    if fusion is not None:
+        alone = measure(model, data, config, counts) if fusion else test
+        found["fusion"] = {"cooccurrence": fusion.weight, "repeat_bias": fusion.repeat_bias, "model_alone": alone.as_dict()}
+        if fusion.weight:
+            found["fusion"]["fusion_alone"] = measure(
+                ZeroScorer(model.catalog_size), data, config, counts, fusion=fusion
+            ).as_dict()
     return found
 
 
-def measure_again(
-    artefact: Artefact, interactions: Interactions, config: Config, progress: Progress | None = None
+def evaluate_artifact(
+    artifact: Artifact, interactions: Interactions, config: Config, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Measure a finished model on the test part of some interactions.
 
@@ -264,35 +270,35 @@ def measure_again(
         DataError: nothing that the model knows is left.
     """
     began = time.monotonic()
-    histories, found = build_histories(
-        interactions, config.data.min_interactions, same_time=config.data.same_time, known=artefact.catalogue
+    histories, found = build_sequences(
+        interactions, config.data.min_interactions, tie_order=config.data.tie_order, known=artifact.catalog
     )
-    numbers = np.concatenate([[0], artefact.catalogue.numbers(as_type(found.ids, artefact.catalogue.ids.dtype))])[histories.items]
+    numbers = np.concatenate([[0], artifact.catalog.numbers(as_type(found.ids, artifact.catalog.ids.dtype))])[histories.items]
     known = numbers > 0
     notes = []
     if not known.any():
         raise DataError(
-            f"none of the {len(found):,} items is known to the model, which was trained on {len(artefact.catalogue):,} others, "
-            f"such as {artefact.catalogue.ids[0]!r}; give interactions with its items, or train a model on these"
+            f"none of the {len(found):,} items is known to the model, which was trained on {len(artifact.catalog):,} others, "
+            f"such as {artifact.catalog.ids[0]!r}; give interactions with its items, or train a model on these"
         )
     if not known.all():
         notes.append(f"{np.count_nonzero(~known):,} interactions with items that the model does not know were left out")
-    learnt = artefact.report.get("data", {}).get("fingerprint")  # none: saved by hand, without
-    if notes or learnt not in (None, histories.fingerprint()):
+    learned = artifact.report.get("data", {}).get("fingerprint")  # none: saved by hand, without
+    if notes or learned not in (None, histories.fingerprint()):
         notes.append("this is not the data that the model was trained on; what is asked here may have been trained there")
-    elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artefact.config, name)]:
+    elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artifact.config, name)]:
         notes.append(
             f"the model was trained with another split ({', '.join(moved)}); what is asked here may have been trained there"
         )
-    offsets = offsets_of(np.add.reduceat(known, histories.offsets[:-1]))
+    offsets = lengths_to_offsets(np.add.reduceat(known, histories.offsets[:-1]))
     histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
     data = Prepared(
-        histories, artefact.catalogue, make_split(histories, config.data, learnt=False), describe(interactions, histories)
+        histories, artifact.catalog, make_split(histories, config.data, learned=False), describe(interactions, histories)
     )
     return {
         "data": data.description,
-        "model": _describe_model(artefact.model, artefact.config),
-        **_measure_beside(artefact.model, data, config, artefact.training_counts, artefact.prior, progress),
+        "model": _describe_model(artifact.model, artifact.config),
+        **_measure_beside(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress),
         "seconds": {"total": time.monotonic() - began},
         "notes": notes,
     }

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
-from ssd4rec.backbones import transitions
-from ssd4rec.backbones.prior import Prior
-from ssd4rec.backbones.transitions import BACKWARDS, FADE, FLOOR, POPULARITY_POWER, REACH, READ, Transitions
+from ssd4rec.baselines import sequential_rules
+from ssd4rec.baselines.sequential_rules import BACKWARDS, FADE, FLOOR, POPULARITY_POWER, REACH, READ, SequentialRules
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.experiment import Prepared, count_transitions
+from ssd4rec.fusion import ScoreFusion
+from ssd4rec.pipeline import Prepared, count_sequential_rules
 
 histories = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=14), min_size=1, max_size=5)
 
@@ -21,8 +21,8 @@ def packed(rows):
 
 
 def scores_of(baseline, rows):
-    items, boundaries = packed(rows)
-    blocks = list(baseline.score_blocks(torch.from_numpy(items), torch.from_numpy(boundaries)))
+    items, cu_seqlens = packed(rows)
+    blocks = list(baseline.score_blocks(torch.from_numpy(items), torch.from_numpy(cu_seqlens)))
     assert [place.start for place, _ in blocks] == [0, *(place.stop for place, _ in blocks[:-1])]
     return torch.cat([scores for _, scores in blocks])
 
@@ -48,22 +48,22 @@ def by_loops(train, rows, size):
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 20))
 def test_scores_are_those_of_loops(train, rows, cells):
     """Masked items (0) tell nothing; blocks of any size give the same."""
-    before = transitions.BLOCK_ELEMENTS
+    before = sequential_rules.BLOCK_ELEMENTS
     try:
-        transitions.BLOCK_ELEMENTS = cells
-        found = scores_of(Transitions.count(*packed(train), 6), rows)
+        sequential_rules.BLOCK_ELEMENTS = cells
+        found = scores_of(SequentialRules.count(*packed(train), 6), rows)
     finally:
-        transitions.BLOCK_ELEMENTS = before
+        sequential_rules.BLOCK_ELEMENTS = before
     np.testing.assert_allclose(found.numpy(), by_loops(train, rows, 6), rtol=1e-6, atol=0)
 
 
 @given(histories, st.integers(1, 30))
 def test_counting_a_few_items_at_a_time_changes_nothing(train, pairs):
     """Not a bit, however few pairs are held at once."""
-    expected = Transitions.count(*packed(train), 6)
+    expected = SequentialRules.count(*packed(train), 6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transitions, "PAIRS_AT_ONCE", pairs)
-        found = Transitions.count(*packed(train), 6)
+        patch.setattr(sequential_rules, "PAIRS_AT_ONCE", pairs)
+        found = SequentialRules.count(*packed(train), 6)
     for name in ("edges", "columns", "weights"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
@@ -71,10 +71,10 @@ def test_counting_a_few_items_at_a_time_changes_nothing(train, pairs):
 @given(histories, st.integers(1, 6))
 def test_the_strongest_pairs_of_each_item_are_kept(train, most):
     """The largest S of each row, of equal ones the smaller item number; nothing else changes."""
-    whole = scores_of(Transitions.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+    whole = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transitions, "NEIGHBOURS", most)
-        found = scores_of(Transitions.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+        patch.setattr(sequential_rules, "NEIGHBORS", most)
+        found = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
     for row, kept in zip(whole, found, strict=True):
         order = np.argsort(-row, kind="stable")[:most]
         expected = np.zeros(6)
@@ -84,14 +84,14 @@ def test_the_strongest_pairs_of_each_item_are_kept(train, most):
 
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 3))
 def test_a_prior_raises_scores_by_a_logarithm(train, rows, size):
-    """score + weight * log(1 + counted / FLOOR) + repeats where the item was had, however many histories are scored at a time."""
-    items, boundaries = (torch.from_numpy(part) for part in packed(rows))
+    """score + weight * log(1 + counted / FLOOR) + repeat_bias for items of the history, for any number of rows."""
+    items, cu_seqlens = (torch.from_numpy(part) for part in packed(rows))
     scores = torch.randn(len(rows), 6)
     blocks = (
         (slice(first, min(first + size, len(rows))), scores[first : first + size].clone()) for first in range(0, len(rows), size)
     )
-    prior = Prior(Transitions.count(*packed(train), 6), 1.5, -2.0)
-    found = torch.cat([raised for _, raised in prior.raised(blocks, items, boundaries)])
+    fusion = ScoreFusion(SequentialRules.count(*packed(train), 6), 1.5, -2.0)
+    found = torch.cat([raised for _, raised in fusion.raised(blocks, items, cu_seqlens)])
     had = np.array([[item in row for item in range(1, 7)] for row in rows])
     expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / FLOOR) - 2.0 * had
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -100,14 +100,14 @@ def test_a_prior_raises_scores_by_a_logarithm(train, rows, size):
 def test_it_finds_the_cycle():
     """One successor each: the first rank for every user, and item + 1 after each item alone."""
     world = worlds.world(worlds.cycle())
-    baseline = count_transitions(Prepared(world.histories, world.catalogue, world.split, {}))
+    baseline = count_sequential_rules(Prepared(world.histories, world.catalog, world.split, {}))
     assert evaluate(baseline, world.histories, world.split.test).ndcg[10] == 1.0
     filtered = evaluate(baseline, world.histories, world.split.test, seen="filtered")
-    assert filtered.protocol.candidates == f"whole catalogue, {len(world.catalogue)} items"
+    assert filtered.protocol.candidates == f"whole catalog, {len(world.catalog)} items"
 
 
 def test_it_counts_nothing_of_validation_and_test():
     """Of 1 2 3 4 the last two are held out: only 1 and 2 are a pair."""
     world = worlds.world([[1, 2, 3, 4]])
-    baseline = count_transitions(Prepared(world.histories, world.catalogue, world.split, {}))
+    baseline = count_sequential_rules(Prepared(world.histories, world.catalog, world.split, {}))
     assert (scores_of(baseline, [[1], [2], [3], [4]]) > 0).sum(dim=1).tolist() == [1, 1, 0, 0]

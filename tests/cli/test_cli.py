@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import worlds
-from ssd4rec import cli, experiment, machine
+from ssd4rec import cli, diagnostics, pipeline
 from ssd4rec.cli.shared import print_json
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.known import find_known, folder_of
-from ssd4rec.data.store import save_dataset
+from ssd4rec.datasets.registry import find_known, folder_of
+from ssd4rec.datasets.store import save_dataset
 from ssd4rec.errors import BackendError, ConfigError
 
 RUN = CliRunner()
@@ -69,15 +69,15 @@ def folder(tmp_path_factory):
 def test_train_prints_one_json_object(folder):
     """Standard output is the report, with the keys that scripts rely on."""
     report = json.loads((folder / "report.json").read_text())
-    assert {"data", "model", "protocol", "validation", "test", "popularity", "seconds", "artefact"} <= report.keys()
+    assert {"data", "model", "protocol", "validation", "test", "popularity", "seconds", "artifact"} <= report.keys()
     assert report["data"]["kept"]["users"] == 60
     assert {"users", "items", "interactions", "mean_length", "longest"} <= report["data"]["kept"].keys()
     assert set(report["test"]) == {"hr@10", "ndcg@10", "mrr@10", "hr@20", "ndcg@20", "mrr@20"}
     assert report["test"]["ndcg@10"] > report["popularity"]["test"]["ndcg@10"]
     assert report["protocol"]["ties"] == "worst rank"
     assert report["model"]["parameters"] > 0
-    assert report["artefact"] == str(folder / "model")
-    assert not Path(f"{report['artefact']}.training").exists()
+    assert report["artifact"] == str(folder / "model")
+    assert not Path(f"{report['artifact']}.training").exists()
 
 
 def test_evaluate_shows_what_training_found(folder):
@@ -133,7 +133,7 @@ def test_recommend_reads_a_list_of_ids_as_a_line_of_a_csv_file(folder):
     shown = run("recommend", folder / "model", "--history", 'm03,"a,b"', "--allow", "m07, m08", "--deny", '"c,d", m07')
     assert "Film 8" in shown.stdout
     assert "Film 7" not in shown.stdout
-    assert "1 item of the history is not in the catalogue ('a,b') and was skipped" in shown.stderr
+    assert "1 item of the history is not in the catalog ('a,b') and was skipped" in shown.stderr
 
 
 def test_recommend_writes_a_file_for_every_user(folder, tmp_path):
@@ -258,7 +258,10 @@ def test_doctor_says_what_is_in_use():
         (["evaluate", "MISSING"], "there is no such folder"),
         (["evaluate", "MODEL", "--set", "evaluation.seen=filtered"], "give the data too"),
         (["evaluate", "MODEL", "--user", "x"], "--user, --item or --time says how DATA is read or measured; give the data"),
-        (["evaluate", "MODEL", "FILE", "--set", "prior.repeats=0"], "--set prior.repeats=0 has no effect on a finished model"),
+        (
+            ["evaluate", "MODEL", "FILE", "--set", "fusion.repeat_bias=0"],
+            "--set fusion.repeat_bias=0 has no effect on a finished model",
+        ),
         (["evaluate", "MODEL", "FILE", "--set", "backbone.width=128"], "those of backbone are for ssd4rec train"),
         (["evaluate", "MODEL", "FILE", "--set", " training.seed = 5"], "takes settings of data and evaluation alone"),
         (["evaluate", "MODEL", "FILE", "--set", "evaluate.seen=kept"], "unknown setting 'evaluate'"),
@@ -277,7 +280,7 @@ def test_doctor_says_what_is_in_use():
         (["recommend", "MODEL", "--users", "movielens", "--out", "RECS"], "neither a file nor a named data set"),
         (["recommend", "MODEL", "--users", "x" * 300, "--out", "RECS"], "cannot be read: File name too long"),
         (["recommend", "MODEL", "--users", "FILE", "--out", "FILE"], "the interactions that are read"),
-        (["recommend", "MODEL", "--history", "x", "--unknown", "raise"], "not in the catalogue"),
+        (["recommend", "MODEL", "--history", "x", "--unknown", "raise"], "not in the catalog"),
     ],
 )
 def test_a_mistake_is_one_clear_error(folder, tmp_path, monkeypatch, arguments, message):
@@ -347,7 +350,7 @@ def test_an_interrupted_command_says_so(folder, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "measure_again", interrupted)
+    monkeypatch.setattr(pipeline, "evaluate_artifact", interrupted)
     monkeypatch.setattr(sys, "argv", ["ssd4rec", "evaluate", str(folder / "model"), str(folder / "cycle.csv")])
     said = []
     monkeypatch.setattr(cli, "err_console", SimpleNamespace(print=said.append))
@@ -407,7 +410,7 @@ ASKED = (("evaluate", "cycle.csv"), ("recommend", "--history", "m03,m04"))
 def test_a_model_goes_where_the_accelerator_says(folder, monkeypatch):
     """What is meant by the word is the device that it is loaded on: here one that is not there."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(machine, "device_of", {"gpu": "warp", "auto": "cpu"}.__getitem__)
+    monkeypatch.setattr(diagnostics, "resolve_device", {"gpu": "warp", "auto": "cpu"}.__getitem__)
     for command, *what in ASKED:
         assert run(command, "model", *what).exit_code == 0
         with pytest.raises(BackendError, match='the device "warp" is not available'):

@@ -5,8 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ssd4rec import screen
-from ssd4rec.cli import shared
+from ssd4rec.cli import _render, shared
 
 HOSTILE = "Film [/director's cut] [red]x :heart:"
 
@@ -25,15 +24,15 @@ def data(source="plays.csv", *, same=0, interactions=1000, notes=()):
         "read": {"source": source, "rows": interactions, "users": 10, "items": 20, "notes": list(notes)},
         "dropped": {**counts, "why": "too few"},
         "kept": {**counts, "mean_length": 100.0, "longest": 200},
-        "same_time": {"interactions": same, "order": "file"},
+        "tie_order": {"interactions": same, "order": "file"},
     }
 
 
 def test_data_are_printed_to_the_letter(printed):
     """Square brackets in titles, ids, headings, histories, paths and notes are letters, and so is the name of an emoji."""
     row = {"rank": 1, "item": f"[rec] {HOSTILE}", "title": f"[b]{HOSTILE}", "score": 1.0}
-    screen.show_recommendations(shared.out_console, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
-    screen.show_data(shared.out_console, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
+    _render.show_recommendations(shared.out_console, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
+    _render.show_data(shared.out_console, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
     found = printed()
     for start in ("[rec] ", "[b]", "[i]", "User [u]", "[red]plays", "note: column [x]"):
         assert f"{start}{HOSTILE}" in found
@@ -44,7 +43,7 @@ def test_data_are_printed_to_the_letter(printed):
 )
 def test_interactions_of_one_time_are_counted(printed, same, said):
     """However few there are."""
-    screen.show_data(shared.out_console, data(same=same))
+    _render.show_data(shared.out_console, data(same=same))
     found = printed()
     assert ("at the same time as the one before" in found) == (said is not None)
     assert said is None or f"note: {said}" in found
@@ -58,14 +57,14 @@ def test_the_figures_of_a_group_say_their_cutoff(printed):
         "protocol": {"split": "leave-last-out"},
         "test_groups": {"by_length": [group], "by_popularity": [group]},
     }
-    screen.show_figures(shared.out_console, report)
+    _render.show_figures(shared.out_console, report)
     assert printed().count(" hr@5 ┃ ndcg@5 ") == 2
 
 
 def test_a_bar_names_its_work_to_the_letter():
     """A run is called after its file, whatever that is called."""
     printed = io.StringIO()
-    bar = screen.progress_bar(Console(file=printed, force_terminal=True, width=200, color_system=None))
+    bar = _render.progress_bar(Console(file=printed, force_terminal=True, width=200, color_system=None))
     bar.add_task(HOSTILE, total=2)
     bar.refresh()
     bar.console.print(bar.get_renderable())

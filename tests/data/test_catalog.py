@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd4rec.data.catalogue import Catalogue, encode
+from ssd4rec.data.catalog import Catalog, encode
 from ssd4rec.errors import DataError
 
-WORDS = Catalogue(pl.Series("id", ["b", "007", "7"]))
-WHOLE = Catalogue(pl.Series("id", [30, 10, 20]))
+WORDS = Catalog(pl.Series("id", ["b", "007", "7"]))
+WHOLE = Catalog(pl.Series("id", [30, 10, 20]))
 
 
 def test_numbers_begin_at_one():
@@ -37,16 +37,16 @@ def test_texts_are_parsed_as_the_catalogues_own_type():
     assert WHOLE.parse(["10", "x", "10.5"]).to_list() == [10, None, None]
     assert WHOLE.numbers(WHOLE.parse(["10", "x"])).tolist() == [2, 0]
     assert WORDS.parse(["007", "7"]).to_list() == ["007", "7"]
-    assert Catalogue(pl.Series([7.0])).parse(["7"]).to_list() == [7.0]
+    assert Catalog(pl.Series([7.0])).parse(["7"]).to_list() == [7.0]
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5), unique=True, min_size=1), st.data())
 def test_ids_of_undoes_numbers(values, data):
-    """Whole numbers or texts, whichever the catalogue holds."""
+    """Whole numbers or texts, whichever the catalog holds."""
     ids = [value for value in values if type(value) is type(values[0])]
-    catalogue = Catalogue(pl.Series("id", ids))
+    catalog = Catalog(pl.Series("id", ids))
     asked = data.draw(st.lists(st.sampled_from(ids)))
-    assert catalogue.ids_of(catalogue.numbers(asked)).to_list() == asked
+    assert catalog.ids_of(catalog.numbers(asked)).to_list() == asked
 
 
 @given(st.lists(st.sampled_from(["b", "a", "", "ab", None])))
@@ -64,7 +64,7 @@ def test_numbers_outside_are_refused(number):
 
 
 def test_titles_are_joined_by_id():
-    """The first of two titles counts; what is missing is null; ids are read as the catalogue's own type."""
+    """The first of two titles counts; what is missing is null; ids are read as the catalog's own type."""
     frame = pl.DataFrame({"id": ["10", "30", "10", "5"], "title": ["ten", "thirty", "TEN", "five"]})
     titled = WHOLE.with_titles(frame)
     assert titled.titles.to_list() == ["thirty", "ten", None]
@@ -78,7 +78,7 @@ def test_float_ids_of_titles_are_no_other_integers():
     """10.5 is not 10; the integers among the floats are found."""
     frame = pl.DataFrame({"id": [10.5, 20.0], "title": ["half", "twenty"]})
     assert WHOLE.with_titles(frame).titles.to_list() == [None, None, "twenty"]
-    assert Catalogue(pl.Series(["10"])).with_titles(pl.DataFrame({"id": [10], "title": ["ten"]})).titles.to_list() == ["ten"]
+    assert Catalog(pl.Series(["10"])).with_titles(pl.DataFrame({"id": [10], "title": ["ten"]})).titles.to_list() == ["ten"]
 
 
 def test_titles_need_their_columns():
@@ -90,22 +90,22 @@ def test_without_titles_there_are_none():
     assert WORDS.titles_of([1]) is None
 
 
-@pytest.mark.parametrize("catalogue", [WORDS, WHOLE, Catalogue(pl.Series("id", ["x", "y"]), pl.Series("title", [None, "Y"]))])
-def test_a_catalogue_is_read_back_as_written(tmp_path, catalogue):
-    catalogue.write(tmp_path / "catalogue.parquet")
-    found = Catalogue.read(tmp_path / "catalogue.parquet")
-    assert found.ids.equals(catalogue.ids, check_dtypes=True)
-    assert (found.titles is None) == (catalogue.titles is None)
-    assert found.titles is None or found.titles.to_list() == catalogue.titles.to_list()
-    assert pl.read_parquet(tmp_path / "catalogue.parquet").columns == ["id", "title"]
+@pytest.mark.parametrize("catalog", [WORDS, WHOLE, Catalog(pl.Series("id", ["x", "y"]), pl.Series("title", [None, "Y"]))])
+def test_a_catalogue_is_read_back_as_written(tmp_path, catalog):
+    catalog.write(tmp_path / "catalog.parquet")
+    found = Catalog.read(tmp_path / "catalog.parquet")
+    assert found.ids.equals(catalog.ids, check_dtypes=True)
+    assert (found.titles is None) == (catalog.titles is None)
+    assert found.titles is None or found.titles.to_list() == catalog.titles.to_list()
+    assert pl.read_parquet(tmp_path / "catalog.parquet").columns == ["id", "title"]
 
 
 def test_what_is_no_catalogue_is_refused(tmp_path):
     (tmp_path / "text.parquet").write_text("no")
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"text.parquet cannot be read as a catalogue"):
-        Catalogue.read(tmp_path / "text.parquet")
-    with pytest.raises(DataError, match=r"nothing.parquet cannot be read as a catalogue"):
-        Catalogue.read(tmp_path / "nothing.parquet")
-    with pytest.raises(DataError, match=r"other.parquet is no catalogue: expected the columns id, title, found a"):
-        Catalogue.read(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"text.parquet cannot be read as a catalog"):
+        Catalog.read(tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"nothing.parquet cannot be read as a catalog"):
+        Catalog.read(tmp_path / "nothing.parquet")
+    with pytest.raises(DataError, match=r"other.parquet is no catalog: expected the columns id, title, found a"):
+        Catalog.read(tmp_path / "other.parquet")

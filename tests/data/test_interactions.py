@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ssd4rec.data.interactions import Columns, read_interactions, read_titles
-from ssd4rec.data.times import Clock
+from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd4rec.data.readers import read_table
+from ssd4rec.data.io import read_table
 from ssd4rec.errors import DataError
 
 HEADER = b"user_id,item_id,timestamp\n"

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
-from ssd4rec.data.packing import Placed, best_fit, consecutive, lay_end_to_end, pack, plan_batches, spread
+from ssd4rec.data.packing import BatchPlan, best_fit, consecutive, materialize_batch, pack, plan_batches, spread
 from ssd4rec.data.split import leave_last_out
 
 
 def test_targets_follow_their_inputs():
-    """Histories 5 7 2 9 and 1 4: all but the last two events of the first train; the second has too few."""
+    """Sequences 5 7 2 9 and 1 4: all but the last two events of the first train; the second has too few."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4]])
     # numbers by first appearance: 5->1 7->2 2->3 9->4 8->5 1->6 4->7
     (batch,) = pack(world.histories, world.split.train, 100)
     assert batch.items.tolist() == [1, 2, 6]
-    assert batch.boundaries.tolist() == [0, 2, 3]
+    assert batch.cu_seqlens.tolist() == [0, 2, 3]
     assert batch.targets.tolist() == [2, 3, 7]
 
 
@@ -32,7 +32,7 @@ def test_a_prefix_is_asked_for_its_last_target_only():
     world = worlds.world([[5, 7, 2, 9, 8]])
     (batch,) = pack(world.histories, world.split.train.prefixes(), 100)
     assert batch.items.tolist() == [1, 1, 2]
-    assert batch.boundaries.tolist() == [0, 1, 3]
+    assert batch.cu_seqlens.tolist() == [0, 1, 3]
     assert batch.targets.tolist() == [2, 0, 3]
 
 
@@ -106,11 +106,11 @@ def test_bins_become_equally_full():
 
 
 def test_what_is_free_becomes_fillers():
-    """A filler before, between and after: item 0, nothing asked, boundaries of its own."""
+    """A filler before, between and after: item 0, nothing asked, cu_seqlens of its own."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4, 6, 3]])
-    batch = lay_end_to_end(world.histories, world.split.train, Placed(np.array([1, 0]), np.array([1, 4]), 8))
+    batch = materialize_batch(world.histories, world.split.train, BatchPlan(np.array([1, 0]), np.array([1, 4]), 8))
     assert batch.items.tolist() == [0, 6, 0, 0, 1, 2, 0, 0]
-    assert batch.boundaries.tolist() == [0, 1, 2, 4, 6, 8]
+    assert batch.cu_seqlens.tolist() == [0, 1, 2, 4, 6, 8]
     assert batch.targets.tolist() == [0, 7, 0, 0, 2, 3, 0, 0]
 
 
@@ -121,13 +121,13 @@ def test_runs_of_examples_keep_their_order():
 
 @pytest.mark.parametrize("rows", [[0], [1, 0], [2, 0, 1]])
 def test_rows_come_in_the_order_that_was_asked_for(rows):
-    """lay_end_to_end keeps the order of its rows."""
+    """materialize_batch keeps the order of its rows."""
     world = worlds.world(worlds.cycle(users=3))
     lengths = world.split.test.lengths[rows]
-    placed = Placed(np.array(rows), np.cumsum(lengths) - lengths, int(lengths.sum()))
-    batch = lay_end_to_end(world.histories, world.split.test, placed)
+    placed = BatchPlan(np.array(rows), np.cumsum(lengths) - lengths, int(lengths.sum()))
+    batch = materialize_batch(world.histories, world.split.test, placed)
     expected = [world.histories.items[world.split.test.start[row] : world.split.test.stop[row] - 1] for row in rows]
     assert batch.items.tolist() == np.concatenate(expected).tolist()
     asked = [world.histories.items[world.split.test.stop[row] - 1] for row in rows]
-    assert [batch.targets[end - 1].item() for end in batch.boundaries[1:]] == asked
+    assert [batch.targets[end - 1].item() for end in batch.cu_seqlens[1:]] == asked
     assert batch.last_targets.tolist() == asked

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
-from ssd4rec.data.catalogue import Catalogue
-from ssd4rec.data.histories import Histories, Kept, build_histories, k_core, time_order
+from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import pack
+from ssd4rec.data.sequences import Kept, Sequences, build_sequences, k_core, time_order
 from ssd4rec.data.split import leave_last_out
-from ssd4rec.data.times import Clock
+from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=60)
@@ -29,9 +29,9 @@ def interactions(rows, times=True):
     return read_interactions(frame if times else frame.drop("time"))
 
 
-def listed(histories, catalogue):
+def listed(histories, catalog):
     """{user id: [(item id, time), …]}, users in their order."""
-    ids = catalogue.ids_of(histories.items.astype(np.int64)).to_list()
+    ids = catalog.ids_of(histories.items.astype(np.int64)).to_list()
     pairs = list(zip(ids, histories.times.tolist(), strict=True))
     bounds = histories.offsets.tolist()
     return {user: pairs[bounds[at] : bounds[at + 1]] for at, user in enumerate(histories.users.to_list())}
@@ -50,8 +50,8 @@ def core_by_definition(rows, k):
 def test_histories_by_hand():
     """u2 met 5 7 2, then u1 met 9: the file is not sorted."""
     rows = [("u2", "five", 3), ("u1", "nine", 1), ("u2", "two", 8), ("u2", "seven", 4)]
-    histories, catalogue = build_histories(interactions(rows), min_interactions=1)
-    assert catalogue.ids.to_list() == ["five", "nine", "two", "seven"]
+    histories, catalog = build_sequences(interactions(rows), min_interactions=1)
+    assert catalog.ids.to_list() == ["five", "nine", "two", "seven"]
     assert histories.items.tolist() == [1, 4, 3, 2]
     assert histories.times.tolist() == [3, 4, 8, 1]
     assert histories.offsets.tolist() == [0, 3, 4]
@@ -64,8 +64,8 @@ def test_histories_by_hand():
 def test_the_core_is_taken_again_and_again():
     """k = 2: item z goes, then user c, then item y, then user b, and a with x is left, a repeat counting."""
     rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3), ("b", "y", 4), ("c", "y", 5), ("c", "z", 6)]
-    histories, catalogue = build_histories(interactions(rows), min_interactions=2)
-    assert listed(histories, catalogue) == {"a": [("x", 1), ("x", 2)]}
+    histories, catalog = build_sequences(interactions(rows), min_interactions=2)
+    assert listed(histories, catalog) == {"a": [("x", 1), ("x", 2)]}
     assert histories.filtering.rounds == 4
     assert (histories.filtering.came.users, histories.filtering.came.items, histories.filtering.came.interactions) == (3, 3, 6)
     assert (histories.filtering.removed.users, histories.filtering.removed.items) == (2, 2)
@@ -99,19 +99,19 @@ def test_histories_equal_their_definition(rows, k):
     left = core_by_definition(rows, k)
     if not left:
         with pytest.raises(DataError, match="nothing is left"):
-            build_histories(interactions(rows), k)
+            build_sequences(interactions(rows), k)
         return
-    histories, catalogue = build_histories(interactions(rows), k)
+    histories, catalog = build_sequences(interactions(rows), k)
     users = [user for user in dict.fromkeys(row[0] for row in rows) if user in {row[0] for row in left}]
     items = [item for item in dict.fromkeys(row[1] for row in rows) if item in {row[1] for row in left}]
     expected = {
         user: [(row[1], row[2]) for row in sorted((row for row in left if row[0] == user), key=lambda row: row[2])]
         for user in users
     }
-    found = listed(histories, catalogue)
+    found = listed(histories, catalog)
     assert found == expected
     assert list(found) == users
-    assert catalogue.ids.to_list() == items
+    assert catalog.ids.to_list() == items
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-(2**62), 2**62, 0, 1])), max_size=30))
@@ -138,26 +138,26 @@ def test_ties_can_have_an_order_of_their_own(rows):
 
 @pytest.mark.parametrize("ids", [[10, 9, 100, 8], ["b", "a", "c", "B"], ["10", "9", "100", "8"], ["10", "9", "x", "8"]])
 def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path):
-    """Numbers as numbers, other text letter by letter; time comes first, and which rows the file has first says nothing."""
+    """IntArray as numbers, other text letter by letter; time comes first, and which rows the file has first says nothing."""
     rows = [("u", item, 5) for item in ids] + [("v", ids[0], 5), ("u", ids[1], 1)]
     for file in (rows, rows[::-1]):
-        histories, catalogue = build_histories(interactions(file), 1, same_time="item")
+        histories, catalog = build_sequences(interactions(file), 1, tie_order="item")
         sorted_ids = sorted(ids, key=int) if str(ids[2]) == "100" else sorted(ids)
-        assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *sorted_ids]
+        assert [item for item, _ in listed(histories, catalog)["u"]] == [ids[1], *sorted_ids]
         assert histories.at_same_time == 3
         histories.save(tmp_path / "saved")
-        assert Histories.open(tmp_path / "saved").same_time == "item"
+        assert Sequences.open(tmp_path / "saved").tie_order == "item"
         shutil.rmtree(tmp_path / "saved")
-    histories, catalogue = build_histories(interactions(rows), 1)
-    assert [item for item, _ in listed(histories, catalogue)["u"]] == [ids[1], *ids]
-    assert (histories.at_same_time, histories.same_time) == (3, "file")
+    histories, catalog = build_sequences(interactions(rows), 1)
+    assert [item for item, _ in listed(histories, catalog)["u"]] == [ids[1], *ids]
+    assert (histories.at_same_time, histories.tie_order) == (3, "file")
 
 
 def test_items_that_recur_are_counted_history_by_history():
     """a b a a is two, b a b one, and what another user had is none."""
     rows = [("u", item, time) for time, item in enumerate("abaa")] + [("v", item, time) for time, item in enumerate("bab")]
-    assert build_histories(interactions(rows), 1)[0].repeated == 3
-    assert build_histories(interactions([("u", "a", 1), ("v", "a", 2)]), 1)[0].repeated == 0
+    assert build_sequences(interactions(rows), 1)[0].repeated == 3
+    assert build_sequences(interactions([("u", "a", 1), ("v", "a", 2)]), 1)[0].repeated == 0
 
 
 def test_a_history_without_events_is_at_no_time(small):
@@ -168,25 +168,25 @@ def test_a_history_without_events_is_at_no_time(small):
 
 
 def test_a_file_of_other_ids_is_ordered_as_the_model_learnt():
-    """An id that is no number does not make text out of the others; what the catalogue does not have comes first."""
-    known = Catalogue(pl.Series("id", ["100", "9", "20"]))
+    """An id that is no number does not make text out of the others; what the catalog does not have comes first."""
+    known = Catalog(pl.Series("id", ["100", "9", "20"]))
     rows = [("u", item, 5) for item in ("x", "100", "20", "9")]
-    histories, catalogue = build_histories(interactions(rows), 1, same_time="item", known=known)
-    assert [item for item, _ in listed(histories, catalogue)["u"]] == ["x", "9", "20", "100"]
+    histories, catalog = build_sequences(interactions(rows), 1, tie_order="item", known=known)
+    assert [item for item, _ in listed(histories, catalog)["u"]] == ["x", "9", "20", "100"]
 
 
 def test_without_times_the_file_is_the_order():
     rows = [("a", "x", 9), ("b", "y", 5), ("a", "z", 1)]
-    histories, catalogue = build_histories(interactions(rows, times=False), 1)
-    assert listed(histories, catalogue) == {"a": [("x", 0), ("z", 2)], "b": [("y", 1)]}
+    histories, catalog = build_sequences(interactions(rows, times=False), 1)
+    assert listed(histories, catalog) == {"a": [("x", 0), ("z", 2)], "b": [("y", 1)]}
 
 
 def test_nothing_left_names_the_largest_threshold_that_leaves_something():
     """Three users with the same three items: 3 does, and 98 would not; that one of them had a fourth item changes nothing."""
     rows = [*((user, item, 0) for user in "abc" for item in "xyz"), ("a", "w", 0)]
     with pytest.raises(DataError, match=r"lower it with --set data\.min_interactions=3 or less$"):
-        build_histories(interactions(rows), 99)
-    build_histories(interactions(rows), 3)
+        build_sequences(interactions(rows), 99)
+    build_sequences(interactions(rows), 3)
 
 
 def test_nothing_left_says_which_threshold_removed_how_much():
@@ -196,30 +196,30 @@ def test_nothing_left_says_which_threshold_removed_how_much():
         r"round 1 removed 2 users and 2 items with fewer than 3 \(3 rows\); lower it with --set data.min_interactions=1 or less$"
     )
     with pytest.raises(DataError, match=message):
-        build_histories(interactions(rows), 3)
+        build_sequences(interactions(rows), 3)
 
 
 def test_long_falls_are_shortened():
     """A chain u1-i1-u2-i2-… loses one link a round."""
     rows = [(place // 2, (place + 1) // 2, place) for place in range(40)]
     with pytest.raises(DataError, match=r"round 5 removed .*; … \d+ rounds in all; lower it"):
-        build_histories(interactions(rows), 2)
+        build_sequences(interactions(rows), 2)
 
 
 def test_the_threshold_must_be_positive():
     with pytest.raises(DataError, match="min_interactions must be 1 or more, found 0; 1 keeps everything"):
-        build_histories(interactions([("a", "x", 1)]), 0)
+        build_sequences(interactions([("a", "x", 1)]), 0)
 
 
 @pytest.fixture
 def small():
-    return build_histories(interactions([("a", "x", 1), ("b", "y", 2), ("a", "y", 3)]), 1)[0]
+    return build_sequences(interactions([("a", "x", 1), ("b", "y", 2), ("a", "y", 3)]), 1)[0]
 
 
 @pytest.mark.parametrize("mmap", [True, False])
 def test_histories_come_back_from_disk(tmp_path, small, mmap):
     small.save(tmp_path / "deep" / "saved")
-    found = Histories.open(tmp_path / "deep" / "saved", mmap=mmap)
+    found = Sequences.open(tmp_path / "deep" / "saved", mmap=mmap)
     for name in ("items", "times", "offsets"):
         assert np.array_equal(getattr(found, name), getattr(small, name))
         assert isinstance(getattr(found, name), np.memmap) == mmap
@@ -233,7 +233,7 @@ def test_mapped_histories_are_split_and_batched_as_any_other(tmp_path):
     """The same examples and the same batches, and no warning of arrays that may not be written."""
     histories = worlds.world(worlds.cycle(users=5)).histories
     histories.save(tmp_path / "saved")
-    mapped = Histories.open(tmp_path / "saved")
+    mapped = Sequences.open(tmp_path / "saved")
     ours, theirs = (list(pack(each, leave_last_out(each).train, 30)) for each in (mapped, histories))
     assert len(ours) == len(theirs) > 1
     for one, other in zip(ours, theirs, strict=True):
@@ -269,7 +269,7 @@ def test_damaged_folders_are_refused(tmp_path, small, name, mmap):
     path = tmp_path / "saved" / name
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError, match="saved cannot be read as histories"):
-        Histories.open(tmp_path / "saved", mmap=mmap)
+        Sequences.open(tmp_path / "saved", mmap=mmap)
 
 
 @pytest.mark.parametrize(
@@ -280,33 +280,33 @@ def test_parts_of_different_histories_are_refused(tmp_path, small, name, values)
     small.save(tmp_path / "saved")
     np.save(tmp_path / "saved" / f"{name}.npy", values.astype(np.int64))
     with pytest.raises(DataError, match="its files do not fit each other"):
-        Histories.open(tmp_path / "saved")
+        Sequences.open(tmp_path / "saved")
 
 
 def test_missing_folders_and_other_formats_are_refused(tmp_path, small):
     with pytest.raises(DataError, match="nothing cannot be read as histories"):
-        Histories.open(tmp_path / "nothing")
+        Sequences.open(tmp_path / "nothing")
     small.save(tmp_path / "saved")
     about = tmp_path / "saved" / "histories.json"
     about.write_text(about.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(DataError, match="has format 2, expected 1; build the histories again"):
-        Histories.open(tmp_path / "saved")
+        Sequences.open(tmp_path / "saved")
 
 
 def test_a_pickle_in_an_array_is_not_opened(tmp_path, small):
     small.save(tmp_path / "saved")
     np.save(tmp_path / "saved" / "items.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(DataError, match="cannot be read as histories"):
-        Histories.open(tmp_path / "saved", mmap=False)
+        Sequences.open(tmp_path / "saved", mmap=False)
 
 
 def test_the_fingerprint_tells_histories_apart(small):
     """Users' names are left out: only what a model reads counts."""
     rows = [("A", "X", 1), ("B", "Y", 2), ("A", "Y", 3)]
-    assert build_histories(interactions(rows), 1)[0].fingerprint() == small.fingerprint()
+    assert build_sequences(interactions(rows), 1)[0].fingerprint() == small.fingerprint()
     for place, row in enumerate(rows):
         changed = [*rows[:place], (row[0], row[1], row[2] + 10), *rows[place + 1 :]]
-        assert build_histories(interactions(changed), 1)[0].fingerprint() != small.fingerprint()
+        assert build_sequences(interactions(changed), 1)[0].fingerprint() != small.fingerprint()
     assert len(small.fingerprint()) == 64
 
 
@@ -324,8 +324,8 @@ def test_the_fingerprint_tells_histories_apart(small):
 def test_published_counts_after_the_5_core(name, users, items, events, mean, longest):
     """Those of docs/guides/named-data.md where a name has them; the mean and the longest are the files' own."""
     path = worlds.real_file(f"{name}.inter.gz")
-    histories, catalogue = build_histories(read_interactions(path), min_interactions=5)
+    histories, catalog = build_sequences(read_interactions(path), min_interactions=5)
     kept = histories.kept
     assert (kept.users, kept.items, kept.interactions, kept.longest) == (users, items, events, longest)
     assert kept.mean_length == pytest.approx(mean, abs=0.051)
-    assert len(catalogue) == items
+    assert len(catalog) == items

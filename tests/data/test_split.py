@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd4rec.config import DataConfig
-from ssd4rec.data.histories import Kept, build_histories
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, training_counts, training_part
+from ssd4rec.data.sequences import Kept, build_sequences
+from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, training_counts, training_interactions
 from ssd4rec.errors import DataError
 
 
@@ -23,12 +23,12 @@ def world(histories, times=True):
         for place, event in enumerate(events)
     ]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row")
-    return build_histories(read_interactions(frame if times else frame.drop("time")), 1)
+    return build_sequences(read_interactions(frame if times else frame.drop("time")), 1)
 
 
-def asked(histories, catalogue, examples):
+def asked(histories, catalog, examples):
     """[(user, what is read, what is asked for), …], by loops."""
-    letters = catalogue.ids_of(histories.items.astype(np.int64)).to_list()
+    letters = catalog.ids_of(histories.items.astype(np.int64)).to_list()
     return [
         (histories.users[int(user)], "".join(letters[start:target]), letters[target])
         for user, start, first, stop in zip(examples.user, examples.start, examples.first_target, examples.stop, strict=True)
@@ -116,20 +116,20 @@ def test_rows_are_taken_with_what_they_may_read():
 def test_the_training_part_by_hand():
     """Of a a b c and b a b b without their last two events: a a and b a, and a was there three times."""
     table = pl.DataFrame({"user": [0] * 4 + [1] * 4, "item": [*"aabc", *"babb"], "time": [*range(4), *range(4)]})
-    histories, _ = build_histories(read_interactions(table), 1)
+    histories, _ = build_sequences(read_interactions(table), 1)
     train = leave_last_out(histories).train
-    items, boundaries = training_part(histories, train)
-    assert (items.tolist(), boundaries.tolist()) == ([1, 1, 2, 1], [0, 2, 4])
+    items, cu_seqlens = training_interactions(histories, train)
+    assert (items.tolist(), cu_seqlens.tolist()) == ([1, 1, 2, 1], [0, 2, 4])
     assert training_counts(histories, train, 3).tolist() == [0, 3, 1, 0]
 
 
 def test_leave_last_out_by_hand():
     """Five, four, three, two, one event."""
-    histories, catalogue = world({"a": "vwxyz", "b": "vwxy", "c": "xyz", "d": "wz", "e": "z"})
+    histories, catalog = world({"a": "vwxyz", "b": "vwxy", "c": "xyz", "d": "wz", "e": "z"})
     split = leave_last_out(histories)
-    assert asked(histories, catalogue, split.train) == [("a", "v", "w"), ("a", "vw", "x"), ("b", "v", "w"), ("d", "w", "z")]
-    assert asked(histories, catalogue, split.validation) == [("a", "vwx", "y"), ("b", "vw", "x"), ("c", "x", "y")]
-    assert asked(histories, catalogue, split.test) == [("a", "vwxy", "z"), ("b", "vwx", "y"), ("c", "xy", "z")]
+    assert asked(histories, catalog, split.train) == [("a", "v", "w"), ("a", "vw", "x"), ("b", "v", "w"), ("d", "w", "z")]
+    assert asked(histories, catalog, split.validation) == [("a", "vwx", "y"), ("b", "vw", "x"), ("c", "x", "y")]
+    assert asked(histories, catalog, split.test) == [("a", "vwxy", "z"), ("b", "vwx", "y"), ("c", "xy", "z")]
     assert split.protocol == "leave-last-out"
     assert (split.train.targets, split.train.tokens_one_pass, split.train.tokens_prefix) == (4, 4, 5)
 
@@ -138,7 +138,7 @@ def test_leave_last_out_by_hand():
 def test_leave_last_out_against_its_definition(lengths):
     """Train never reads or asks for what validation or test asks for."""
     letters = "stuvwxy"
-    histories, catalogue = world({str(user): letters[:length] for user, length in enumerate(lengths)})
+    histories, catalog = world({str(user): letters[:length] for user, length in enumerate(lengths)})
     split = leave_last_out(histories)
     expected = {"train": [], "validation": [], "test": []}
     for user, length in enumerate(lengths):
@@ -147,7 +147,7 @@ def test_leave_last_out_against_its_definition(lengths):
         if length >= 3:
             expected["validation"].append((str(user), letters[: length - 2], letters[length - 2]))
             expected["test"].append((str(user), letters[: length - 1], letters[length - 1]))
-    assert {name: asked(histories, catalogue, getattr(split, name)) for name in expected} == expected
+    assert {name: asked(histories, catalog, getattr(split, name)) for name in expected} == expected
 
 
 def test_no_user_with_three_events():
@@ -162,20 +162,20 @@ def test_nothing_to_train_on():
 
 def test_what_is_only_measured_needs_no_training_part():
     """Three events of a user are enough to ask for the last; by time, events after the second moment."""
-    histories, catalogue = world({"a": "xyz", "b": "x"})
-    split = leave_last_out(histories, learnt=False)
-    assert asked(histories, catalogue, split.test) == [("a", "xy", "z")]
+    histories, catalog = world({"a": "xyz", "b": "x"})
+    split = leave_last_out(histories, learned=False)
+    assert asked(histories, catalog, split.test) == [("a", "xy", "z")]
     assert len(split.train) == 0
-    split = split_by_time(histories, "-9", "-8", learnt=False)
-    assert asked(histories, catalogue, split.test) == [("a", "x", "y"), ("a", "xy", "z")]
+    split = split_by_time(histories, "-9", "-8", learned=False)
+    assert asked(histories, catalog, split.test) == [("a", "x", "y"), ("a", "xy", "z")]
     assert len(split.train) == len(split.validation) == 0
     with pytest.raises(DataError, match="the test part is empty"):
-        split_by_time(histories, "8", "9", learnt=False)
+        split_by_time(histories, "8", "9", learned=False)
 
 
 def test_split_by_time_by_hand():
     """Validation from 4, test from 6; a user who is new in a later part begins with an event that nothing precedes."""
-    histories, catalogue = world(
+    histories, catalog = world(
         {
             "a": [("u", 1), ("v", 2), ("w", 4), ("x", 5), ("y", 6), ("z", 9)],
             "b": [("u", 5), ("v", 6), ("w", 6)],
@@ -184,9 +184,9 @@ def test_split_by_time_by_hand():
         }
     )
     split = split_by_time(histories, "4", "6")
-    assert asked(histories, catalogue, split.train) == [("a", "u", "v")]
-    assert asked(histories, catalogue, split.validation) == [("a", "uv", "w"), ("a", "uvw", "x"), ("c", "u", "v")]
-    assert asked(histories, catalogue, split.test) == [
+    assert asked(histories, catalog, split.train) == [("a", "u", "v")]
+    assert asked(histories, catalog, split.validation) == [("a", "uv", "w"), ("a", "uvw", "x"), ("c", "u", "v")]
+    assert asked(histories, catalog, split.test) == [
         ("a", "uvwx", "y"),
         ("a", "uvwxy", "z"),
         ("b", "u", "v"),
@@ -204,7 +204,7 @@ def test_split_by_time_by_hand():
 def test_split_by_time_against_its_definition(times, validation_from, gap):
     """Train sees nothing from the first moment on; every later event with a past is asked for once."""
     test_from = validation_from + gap
-    histories, catalogue = world({str(user): [(str(tick), tick) for tick in ticks] for user, ticks in enumerate(times)})
+    histories, catalog = world({str(user): [(str(tick), tick) for tick in ticks] for user, ticks in enumerate(times)})
     expected = {"train": [], "validation": [], "test": []}
     for user, ticks in enumerate(times):
         for place in range(1, len(ticks)):
@@ -215,24 +215,24 @@ def test_split_by_time_against_its_definition(times, validation_from, gap):
             split_by_time(histories, str(validation_from), str(test_from))
         return
     split = split_by_time(histories, str(validation_from), str(test_from))
-    assert {name: asked(histories, catalogue, getattr(split, name)) for name in expected} == expected
+    assert {name: asked(histories, catalog, getattr(split, name)) for name in expected} == expected
 
 
 def test_without_moments_80_and_90_percent_are_over():
     """Ten events at 0 … 9 of one user: eight before validation, one in it, one after."""
-    histories, catalogue = world({"a": [(letter, tick) for tick, letter in enumerate("qrstuvwxyz")]})
+    histories, catalog = world({"a": [(letter, tick) for tick, letter in enumerate("qrstuvwxyz")]})
     split = split_by_time(histories)
     assert split.protocol == "time: validation from 8, test from 9"
     assert (split.train.targets, split.validation.targets, split.test.targets) == (7, 1, 1)
-    assert asked(histories, catalogue, split.test) == [("a", "qrstuvwxy", "z")]
+    assert asked(histories, catalog, split.test) == [("a", "qrstuvwxy", "z")]
 
 
 def test_dates_split_dates():
     days = ["2016-01-01", "2016-01-02", "2016-02-01", "2016-03-01T10:00:00"]
     frame = pl.DataFrame({"user_id": ["a"] * 4, "item_id": list("wxyz"), "time": days})
-    histories, catalogue = build_histories(read_interactions(frame), 1)
+    histories, catalog = build_sequences(read_interactions(frame), 1)
     split = split_by_time(histories, "2016-02-01", "2016-03-01")
-    assert asked(histories, catalogue, split.validation) == [("a", "wx", "y")]
+    assert asked(histories, catalog, split.validation) == [("a", "wx", "y")]
     assert split.protocol == "time: validation from 2016-02-01, test from 2016-03-01"
 
 
@@ -275,12 +275,12 @@ def test_the_order_of_a_file_is_no_time():
 
 
 def test_make_split_follows_the_settings():
-    histories, catalogue = world({"a": "uvwxyz"})
+    histories, catalog = world({"a": "uvwxyz"})
     by_user = make_split(histories, DataConfig(max_length=2))
-    assert asked(histories, catalogue, by_user.train.prefixes()) == [("a", "u", "v"), ("a", "uv", "w"), ("a", "vw", "x")]
-    assert asked(histories, catalogue, by_user.validation.prefixes()) == [("a", "wx", "y")]
-    assert asked(histories, catalogue, by_user.test.prefixes()) == [("a", "xy", "z")]
+    assert asked(histories, catalog, by_user.train.prefixes()) == [("a", "u", "v"), ("a", "uv", "w"), ("a", "vw", "x")]
+    assert asked(histories, catalog, by_user.validation.prefixes()) == [("a", "wx", "y")]
+    assert asked(histories, catalog, by_user.test.prefixes()) == [("a", "xy", "z")]
     by_time = make_split(histories, DataConfig(split="time", validation_from="3", test_from="4", max_length=3))
-    assert asked(histories, catalogue, by_time.test.prefixes()) == [("a", "vwx", "y"), ("a", "wxy", "z")]
+    assert asked(histories, catalog, by_time.test.prefixes()) == [("a", "vwx", "y"), ("a", "wxy", "z")]
     assert by_time.protocol == "time: validation from 3, test from 4"
     assert make_split(histories, DataConfig()).train.targets == 3

@@ -5,9 +5,9 @@ import json
 import polars as pl
 import pytest
 
-from ssd4rec.data.describe import describe, note_on_ties
-from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.sequences import build_sequences
+from ssd4rec.data.summary import describe, note_on_ties
 
 
 def table(rows):
@@ -17,7 +17,7 @@ def table(rows):
 def test_describe_is_the_data_part_of_a_report():
     rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3)]
     read = table(rows)
-    described = describe(read, build_histories(read, 2)[0])
+    described = describe(read, build_sequences(read, 2)[0])
     assert json.loads(json.dumps(described)) == described
     assert described["read"] == {
         "source": "polars frame",
@@ -45,14 +45,14 @@ def test_describe_is_the_data_part_of_a_report():
 @pytest.mark.parametrize(("order", "by"), [("file", "in the file"), ("item", "of the items' ids")])
 def test_events_whose_place_no_time_decides_are_told(order, by):
     read = table([("u", "x", 5), ("u", "y", 5), ("u", "z", 5), ("u", "w", 7)])
-    described = describe(read, build_histories(read, 1, same_time=order)[0])
-    assert described["same_time"] == {"interactions": 2, "order": order}
+    described = describe(read, build_sequences(read, 1, tie_order=order)[0])
+    assert described["tie_order"] == {"interactions": 2, "order": order}
     assert note_on_ties(described) == (
-        f"2 interactions (50.0 %) are at the same time as the one before; their order is that {by} (data.same_time), and "
+        f"2 interactions (50.0 %) are at the same time as the one before; their order is that {by} (data.tie_order), and "
         "figures depend on it"
     )
 
 
 def test_of_times_that_differ_nothing_is_told():
     read = table([("u", "x", 5), ("u", "y", 6), ("v", "y", 6)])
-    assert note_on_ties(describe(read, build_histories(read, 1)[0])) is None
+    assert note_on_ties(describe(read, build_sequences(read, 1)[0])) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd4rec.data.times import Clock, UnreadableTimeError, exact_times, moment, show_moment
+from ssd4rec.data.timestamps import Clock, UnreadableTimeError, exact_times, moment, show_moment
 from ssd4rec.errors import DataError
 
 
@@ -32,7 +32,7 @@ def read(values, dtype=None):
     ],
 )
 def test_integers_are_kept_as_they_came(number, kind):
-    """The largest number tells the unit; neighbours stay apart even beyond what a float can tell."""
+    """The largest number tells the unit; neighbors stay apart even beyond what a float can tell."""
     assert read([number, number + 1, number]) == ([number, number + 1, number], Clock(kind))
 
 

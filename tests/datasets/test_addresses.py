@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssd4rec.data.addresses import as_asked, file_name
+from ssd4rec.datasets.addresses import as_asked, file_name
 from ssd4rec.errors import DataError
 
 

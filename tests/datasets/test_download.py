@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from file_server import serving
-from ssd4rec.data import download as download_module
-from ssd4rec.data.download import discard, download
+from ssd4rec.datasets import download as download_module
+from ssd4rec.datasets.download import discard, download
 from ssd4rec.errors import DataError
 
 CONTENT = bytes(range(256)) * 1000  # 256,000 bytes

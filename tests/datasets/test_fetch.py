@@ -24,12 +24,12 @@ from file_server import serving
 from ssd4rec import cli
 from ssd4rec.cli.shared import open_data
 from ssd4rec.config import load_config
-from ssd4rec.data import known as known_module
-from ssd4rec.data.download import download
-from ssd4rec.data.fetch import fetch
-from ssd4rec.data.histories import Counts
 from ssd4rec.data.interactions import read_interactions, read_titles
-from ssd4rec.data.known import BUILT_IN, KNOWN, five_core, folder_of, open_known
+from ssd4rec.data.sequences import Counts
+from ssd4rec.datasets import registry as known_module
+from ssd4rec.datasets.download import download
+from ssd4rec.datasets.fetch import fetch
+from ssd4rec.datasets.registry import BUILT_IN, KNOWN, five_core, folder_of, open_known
 from ssd4rec.errors import DataError
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"

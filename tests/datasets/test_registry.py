@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 import worlds
-from ssd4rec.data import built_in
-from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import read_interactions, read_titles
-from ssd4rec.data.known import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, is_known, open_known
+from ssd4rec.data.sequences import build_sequences
+from ssd4rec.datasets import built_in
+from ssd4rec.datasets.registry import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, is_known, open_known
 from ssd4rec.errors import BackendError, DataError
 
 
@@ -34,7 +34,7 @@ def test_the_built_in_data_set_has_its_published_counts(opened):
     assert opened.titles.row(0) == (31, "Dangerous Minds")
     assert opened.titles["title"].null_count() == 5
     assert check_counts(opened.known, opened.interactions, whole=True) == (opened.known.kept, ())
-    kept = build_histories(opened.interactions, 5)[0].kept
+    kept = build_sequences(opened.interactions, 5)[0].kept
     assert (kept.users, kept.items, kept.interactions) == (671, 3_496, 90_072)
 
 
@@ -133,10 +133,10 @@ def test_unknown_names_list_the_known_ones():
 def test_every_data_set_says_its_terms():
     assert list(KNOWN) == [dataset.name for dataset in KNOWN.values()]
     for dataset in KNOWN.values():
-        assert dataset.licence
+        assert dataset.license
         assert dataset.title
         assert dataset.homepage.startswith("https://")
         assert dataset.raw is None or dataset.raw.interactions >= dataset.kept.interactions
     for name in (BUILT_IN, "ml-1m", "ml-100k"):
-        assert "Harper" in KNOWN[name].licence
-        assert "no commercial use" in KNOWN[name].licence
+        assert "Harper" in KNOWN[name].license
+        assert "no commercial use" in KNOWN[name].license

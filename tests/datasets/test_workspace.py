@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ssd4rec.data.workspace import workspace
+from ssd4rec.datasets.workspace import workspace
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="file locks are POSIX's")
 
@@ -24,7 +24,7 @@ def test_it_is_empty_and_removed_at_the_end(tmp_path):
 @posix
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     """Only folders of that prefix."""
-    code = "import os, sys, pathlib; from ssd4rec.data.workspace import workspace\n"
+    code = "import os, sys, pathlib; from ssd4rec.datasets.workspace import workspace\n"
     code += "with workspace(pathlib.Path(sys.argv[1]), '.reading.'): os._exit(9)"
     killed = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert (killed.returncode, len(names(tmp_path))) == (9, 1)

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec.backbones.popularity import Popularity
-from ssd4rec.backbones.prior import Prior
-from ssd4rec.backbones.transitions import Transitions
+from ssd4rec.baselines.popularity import Popularity
+from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
-from ssd4rec.evaluation.evaluate import evaluate, protocol_of
-from ssd4rec.evaluation.prior import Silent
-from ssd4rec.experiment import count_transitions
-from ssd4rec.model import make_model
+from ssd4rec.evaluation.evaluate import evaluate, make_protocol
+from ssd4rec.evaluation.tune_fusion import ZeroScorer
+from ssd4rec.fusion import ScoreFusion
+from ssd4rec.models.next_item import make_model
+from ssd4rec.pipeline import count_sequential_rules
 
 # items a=1 b=2 c=3 d=4 by first appearance; the last event of each user is its test target
 HISTORIES = [[10, 20, 10, 30, 20], [10, 20, 30, 40, 10], [10, 30, 10, 20, 40]]
@@ -27,7 +27,7 @@ def world():
 
 
 def counts_of(world):
-    return training_counts(world.histories, world.split.train, len(world.catalogue))
+    return training_counts(world.histories, world.split.train, len(world.catalog))
 
 
 def test_training_counts_leave_validation_and_test_out(world):
@@ -53,7 +53,7 @@ def test_filtered_items_are_no_candidates(world):
 
 def test_batches_do_not_change_ranks(world):
     """One history at a time gives what all together give."""
-    model = make_model(worlds.config(), len(world.catalogue))
+    model = make_model(worlds.config(), len(world.catalog))
     together = evaluate(model, world.histories, world.split.test)
     alone = evaluate(model, world.histories, world.split.test, token_budget=1)
     np.testing.assert_array_equal(together.ranks, alone.ranks)
@@ -61,7 +61,7 @@ def test_batches_do_not_change_ranks(world):
 
 def test_the_model_is_left_in_the_mode_it_was_in(world):
     """Dropout is off while ranking only."""
-    model = make_model(worlds.config(), len(world.catalogue)).train()
+    model = make_model(worlds.config(), len(world.catalog)).train()
     evaluate(model, world.histories, world.split.test)
     assert model.training
 
@@ -84,7 +84,7 @@ def test_nothing_to_rank_is_an_error(world):
 
 def test_a_diverged_model_has_no_figures(world):
     """Weights that are not numbers are found out."""
-    model = make_model(worlds.config(), len(world.catalogue))
+    model = make_model(worlds.config(), len(world.catalog))
     with torch.no_grad():
         model.table.weight.fill_(float("nan"))
     with pytest.raises(DivergedError, match="scores that are not numbers"):
@@ -93,11 +93,11 @@ def test_a_diverged_model_has_no_figures(world):
 
 def test_a_prior_beside_scores_that_are_no_products_is_refused(world):
     """It would change nothing, and its figures would seem to have it; one that changes nothing may stand there."""
-    counted = count_transitions(world)
+    counted = count_sequential_rules(world)
     asked = (counted, world.histories, world.split.test)
-    with pytest.raises(ConfigError, match="and Transitions has none; measure it without one"):
-        evaluate(*asked, prior=Prior(counted, 1.0))
-    assert (evaluate(*asked, prior=Prior(counted, 0.0)).ranks == evaluate(*asked).ranks).all()
+    with pytest.raises(ConfigError, match="and SequentialRules has none; measure it without one"):
+        evaluate(*asked, fusion=ScoreFusion(counted, 1.0))
+    assert (evaluate(*asked, fusion=ScoreFusion(counted, 0.0)).ranks == evaluate(*asked).ranks).all()
 
 
 def test_a_protocol_says_how_much_of_a_history_was_read(world):
@@ -119,7 +119,7 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
     )
     asked = [
         {"model": popularity, "seen": "filtered"},
-        {"model": Silent(len(world.catalogue)), "prior": Prior(Transitions.nothing(len(world.catalogue)), 0.0, -1.0)},
+        {"model": ZeroScorer(len(world.catalog)), "fusion": ScoreFusion(SequentialRules.nothing(len(world.catalog)), 0.0, -1.0)},
     ]
     for options in asked:
         found, expected = (evaluate(histories=world.histories, examples=part, **options) for part in (cut, whole))
@@ -132,7 +132,7 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
 def test_a_protocol_can_be_told_without_ranking(world, seen):
     """It is the one that an evaluation of the same part reports, what was cut included."""
     part = replace(world.split.validation, max_length=2)
-    told = protocol_of(world.histories, part, len(world.catalogue), split="mine", seen=seen)
+    told = make_protocol(world.histories, part, len(world.catalog), split="mine", seen=seen)
     assert told == evaluate(Popularity(counts_of(world)), world.histories, part, split="mine", seen=seen).protocol
     assert told.max_length == 2
 
@@ -141,11 +141,11 @@ def test_a_protocol_names_everything_that_decides_the_number(world):
     """Split, candidates, seen items, ties, k-core, what orders equal times, length, and how many targets."""
     assert evaluate(Popularity(counts_of(world)), world.histories, world.split.test).protocol.as_dict() == {
         "split": "not said",
-        "candidates": "whole catalogue, 4 items",
+        "candidates": "whole catalog, 4 items",
         "seen": "kept",
         "ties": "worst rank",
         "k_core": 1,
-        "same_time": "file",
+        "tie_order": "file",
         "max_length": None,
         "targets": 3,
     }
@@ -153,7 +153,7 @@ def test_a_protocol_names_everything_that_decides_the_number(world):
 
 def test_each_part_of_the_model_is_left_in_the_mode_it_was_in(world):
     """A part that was frozen by its owner stays so, while the rest goes on training."""
-    model = make_model(worlds.config(), len(world.catalogue)).train()
+    model = make_model(worlds.config(), len(world.catalog)).train()
     model.table.eval()
     evaluate(model, world.histories, world.split.test)
     assert model.backbone.training
@@ -196,7 +196,7 @@ def test_progress_counts_targets(world):
 def test_histories_of_another_catalogue_are_an_error(world):
     """A model of three items cannot rank histories of four."""
     model = make_model(worlds.config(), 3)
-    with pytest.raises(ShapeError, match="item numbers up to 4, the model scores 3 items; give histories of the catalogue"):
+    with pytest.raises(ShapeError, match="item numbers up to 4, the model scores 3 items; give histories of the catalog"):
         evaluate(model, world.histories, world.split.test)
 
 

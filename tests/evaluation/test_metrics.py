@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ssd4rec.evaluation.metrics import gains, hit_rate, mrr, ndcg
+from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg, ndcg_gains
 
 RANKS = np.array([1, 3, 11])
 
@@ -18,7 +18,7 @@ def test_hit_rate_is_the_share_of_ranks_within_the_cutoff():
 
 def test_ndcg_discounts_by_the_logarithm_of_the_rank():
     """Rank 1 earns 1, rank 3 earns 1/log2(4) = 1/2, rank 11 nothing at 10."""
-    assert gains(RANKS, 10).tolist() == [1.0, 0.5, 0.0]
+    assert ndcg_gains(RANKS, 10).tolist() == [1.0, 0.5, 0.0]
     assert ndcg(RANKS, 10) == pytest.approx(1.5 / 3)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ssd4rec.errors import DivergedError, ShapeError
 from ssd4rec.evaluation import ranks as module
-from ssd4rec.evaluation.ranks import rank_targets, ranks_of_blocks, ranks_of_states
+from ssd4rec.evaluation.ranks import rank_targets, ranks_from_blocks, ranks_from_states
 
 
 def test_the_rank_counts_who_scores_higher():
@@ -49,7 +49,7 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
     targets = torch.randint(1, classes + 1, (histories,), generator=generator)
     lengths = torch.randint(1, 4, (histories,), generator=generator)
     seen = torch.randint(0, classes + 1, (int(lengths.sum()),), generator=generator)
-    rows, boundaries = torch.repeat_interleave(lengths), torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    rows, cu_seqlens = torch.repeat_interleave(lengths), torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     expected = []
     for row in range(histories):
         own = vectors[targets[row] - 1] @ states[row]
@@ -59,8 +59,8 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LEAST_ROWS", 1)
         patch.setattr(module, "BLOCK_ELEMENTS", classes * data.draw(st.integers(1, 4)))
-        assert ranks_of_states(states, vectors, targets, (seen, boundaries)).tolist() == expected
-        assert ranks_of_states(states, vectors, targets).tolist() == kept
+        assert ranks_from_states(states, vectors, targets, (seen, cu_seqlens)).tolist() == expected
+        assert ranks_from_states(states, vectors, targets).tolist() == kept
 
 
 @pytest.mark.parametrize("target", [0, 4])
@@ -75,7 +75,7 @@ def test_all_targets_are_checked_at_the_first_block(target):
     """One that only a later block would rank is found too."""
     blocks = ((slice(row, row + 1), torch.zeros(1, 3)) for row in range(2))
     with pytest.raises(ShapeError, match=rf"item numbers 1 … 3 that the model scores, found {target}; give histories"):
-        ranks_of_blocks(blocks, torch.tensor([1, target]))
+        ranks_from_blocks(blocks, torch.tensor([1, target]))
     assert len(list(blocks)) == 1
 
 
@@ -86,24 +86,24 @@ def test_item_vectors_that_are_all_alike_earn_the_worst_rank(classes, width, dty
     """A matrix product gives equal vectors scores that differ in the last bits from column to column; they still tie."""
     states, vector = torch.randn(17, width, dtype=dtype), torch.randn(width, dtype=dtype)
     targets = torch.randint(1, classes + 1, (17,))
-    assert ranks_of_states(states, vector.expand(classes, width).contiguous(), targets).tolist() == [classes] * 17
+    assert ranks_from_states(states, vector.expand(classes, width).contiguous(), targets).tolist() == [classes] * 17
 
 
 def test_scores_further_apart_than_rounding_do_not_tie():
     """One part in ten thousand is no rounding: the item that scores more is alone at rank 1."""
     states, vectors = torch.randn(1, 64), torch.randn(64)
     better = vectors + 1e-4 * torch.sign(states[0]) * vectors.abs()
-    assert ranks_of_states(states, torch.stack([vectors, better]), torch.tensor([2])).tolist() == [1]
+    assert ranks_from_states(states, torch.stack([vectors, better]), torch.tensor([2])).tolist() == [1]
 
 
 PEAK = """
 import resource, torch
-from ssd4rec.evaluation.ranks import ranks_of_states
+from ssd4rec.evaluation.ranks import ranks_from_states
 torch.set_num_threads(1)
 states, vectors, targets = torch.randn(2000, 2), torch.randn(200_000, 2), torch.randint(1, 200_001, (2000,))
-seen, boundaries = torch.randint(1, 200_001, (20_000,)), torch.arange(0, 20_001, 10)
+seen, cu_seqlens = torch.randint(1, 200_001, (20_000,)), torch.arange(0, 20_001, 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ranks_of_states(states, vectors, targets, (seen, boundaries))
+ranks_from_states(states, vectors, targets, (seen, cu_seqlens))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rows import ScanInputs, boundaries_of, relative_error, scan_inputs
-from ssd4rec.ops import forms, triton
-from ssd4rec.ops.chunked import chunked_scan
+from ssd4rec.ops import dispatch, triton
 from ssd4rec.ops.convolution import convolve
-from ssd4rec.ops.prefixes import backward_of_every_prefix
-from ssd4rec.ops.segments import Layout, lay_out
-from ssd4rec.ops.softmax import linear_cross_entropy_definition
+from ssd4rec.ops.cross_entropy import linear_cross_entropy_definition
+from ssd4rec.ops.segments import Layout, make_layout
+from ssd4rec.ops.ssd.chunked import chunked_scan
+from ssd4rec.ops.ssd.prefix_readout import backward_prefix_readout
 
 pytestmark = [
     pytest.mark.gpu,
@@ -85,7 +85,7 @@ def of_decays(x: Tensor, dt: Tensor, A: Tensor, *rest: Tensor) -> list[float]:
 
 
 def layout_on_gpu() -> Layout:
-    return lay_out(boundaries_of(LENGTHS).cuda())
+    return make_layout(boundaries_of(LENGTHS).cuda())
 
 
 def scan_on_gpu(heads: int, head_width: int, state_dim: int, dtype: torch.dtype) -> list[Tensor]:
@@ -148,8 +148,8 @@ def test_backward_of_every_prefix(heads: int, head_width: int, state_dim: int, d
     """Every P with every N: E = 512, and heads that do not fill a tile."""
     layout = layout_on_gpu()
     check(
-        lambda *six: triton.backward_of_every_prefix(*six, layout, state_dim),
-        lambda *six: backward_of_every_prefix(*six, layout, state_dim),
+        lambda *six: triton.backward_prefix_readout(*six, layout, state_dim),
+        lambda *six: backward_prefix_readout(*six, layout, state_dim),
         prefixes_on_gpu(heads, head_width, state_dim, dtype),
         ROUNDED[dtype],
         of_prefix_decays,
@@ -161,14 +161,14 @@ def test_backward_of_every_prefix(heads: int, head_width: int, state_dim: int, d
 def test_backward_of_every_prefix_of_a_long_row(mean: int, dtype: torch.dtype) -> None:
     """T = 2^18 at D = 256 in short histories, and in ones of 313 blocks each."""
     lengths = [mean] * ((1 << 18) // mean)
-    layout, total = lay_out(boundaries_of(lengths).cuda()), sum(lengths)
+    layout, total = make_layout(boundaries_of(lengths).cuda()), sum(lengths)
     inputs = [torch.randn(total, 640, device="cuda", dtype=dtype), 0.5 * torch.randn(640, 4).cuda(), torch.zeros(640).cuda()]
     inputs += [torch.rand(total, 32, device="cuda") * 0.1, -1 - torch.rand(32, device="cuda"), torch.ones(32, device="cuda")]
     found, expected = [], []
     for form, kept in (("triton", found), ("torch", expected)):
         ours = [values.detach().clone().requires_grad_() for values in inputs]
-        with forms.using(form):
-            y = forms.backward_of_every_prefix(*ours, layout, 64)
+        with dispatch.using(form):
+            y = dispatch.backward_prefix_readout(*ours, layout, 64)
         kept += [y.detach(), *torch.autograd.grad(y, [ours[0], ours[1], ours[2]], torch.ones_like(y))]
     assert max(map(relative_error, found, expected)) < ROUNDED[dtype]
 
@@ -180,7 +180,7 @@ def test_the_same_bits_of_every_prefix_twice(dtype: torch.dtype) -> None:
 
     def gradients() -> tuple[Tensor, ...]:
         ours = [values.clone().requires_grad_() for values in inputs]
-        return torch.autograd.grad(triton.backward_of_every_prefix(*ours, layout, 64).float().square().sum(), ours)
+        return torch.autograd.grad(triton.backward_prefix_readout(*ours, layout, 64).float().square().sum(), ours)
 
     for first, second in zip(gradients(), gradients(), strict=True):
         assert torch.equal(first, second)
@@ -221,7 +221,7 @@ def test_convolution(channels: int, reverse: bool, dtype: torch.dtype) -> None:
 def test_scan_of_a_million_positions(reverse: bool, dtype: torch.dtype) -> None:
     """T = 2^20 at D = 256: T times E needs more than 31 bits in bytes, T times the states more than that."""
     lengths = [165] * ((1 << 20) // 165)
-    layout = lay_out(boundaries_of(lengths).cuda())
+    layout = make_layout(boundaries_of(lengths).cuda())
     total = sum(lengths)
     x, B, C = (torch.randn(total, *shape, device="cuda", dtype=dtype) for shape in ((32, 16), (64,), (64,)))
     dt, A = torch.rand(total, 32, device="cuda") * 0.1, -1 - torch.rand(32, device="cuda")
@@ -229,8 +229,8 @@ def test_scan_of_a_million_positions(reverse: bool, dtype: torch.dtype) -> None:
     found, expected = [], []
     for form, kept in (("triton", found), ("torch", expected)):
         ours = [values.detach().clone().requires_grad_() for values in inputs]
-        with forms.using(form):
-            y = forms.scan(*ours, layout, reverse=reverse)
+        with dispatch.using(form):
+            y = dispatch.scan(*ours, layout, reverse=reverse)
         kept += [y.detach(), *torch.autograd.grad(y, [ours[0], ours[3], ours[4]], torch.ones_like(y))]
     assert max(map(relative_error, found, expected)) < ROUNDED[dtype]
 
@@ -251,7 +251,7 @@ def test_gated_norm(width: int, dtype: torch.dtype) -> None:
 @DTYPES
 @pytest.mark.parametrize("classes", [3416, 12_101, 100_000])
 def test_cross_entropy(classes: int, dtype: torch.dtype) -> None:
-    """The catalogues of ML-1M and Beauty and one of 100,000, D = 256, more rows than one block."""
+    """The catalogs of ML-1M and Beauty and one of 100,000, D = 256, more rows than one block."""
     targets = torch.randint(classes, (4100,)).cuda()
     check(
         lambda states, table: triton.linear_cross_entropy(states, table, targets),

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rows import boundaries_of, every_prefix, relative_error, shaken
+from rows import all_prefixes, boundaries_of, relative_error, shaken
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.bissd import BiSSDLayer
-from ssd4rec.ops.segments import Layout, lay_out
+from ssd4rec.ops.segments import Layout, make_layout
 
 LENGTHS = [1, 5, 2, 9]
 BOTH = pytest.mark.parametrize("bidirectional", [True, False], ids=["both ways", "forwards"])
@@ -25,8 +25,8 @@ def random_row() -> Tensor:
     return torch.randn(sum(LENGTHS), 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def layout_of(boundaries: Tensor) -> Layout:
-    return lay_out(boundaries, chunk=8)
+def layout_of(cu_seqlens: Tensor) -> Layout:
+    return make_layout(cu_seqlens, chunk=8)
 
 
 def test_equals_its_formula() -> None:
@@ -57,13 +57,13 @@ def test_read_out_is_forward_at_the_last_position(bidirectional: bool, mirror_ba
 @MIRRORS
 def test_every_prefix_is_read_out_of_each_prefix(bidirectional: bool, mirror_back: bool) -> None:
     """Row t of one pass is the read-out of the prefix that ends at position t, run alone."""
-    layer, hidden, boundaries = (
+    layer, hidden, cu_seqlens = (
         small_layer(bidirectional=bidirectional, mirror_back=mirror_back),
         random_row(),
         boundaries_of(LENGTHS),
     )
-    expected = every_prefix(lambda row, edges: layer.read_out(row, layout_of(edges)), hidden, boundaries)
-    assert relative_error(layer.every_prefix(hidden, layout_of(boundaries)), expected) < 1e-12
+    expected = all_prefixes(lambda row, edges: layer.read_out(row, layout_of(edges)), hidden, cu_seqlens)
+    assert relative_error(layer.all_prefixes(hidden, layout_of(cu_seqlens)), expected) < 1e-12
 
 
 def test_the_outer_dropout_comes_after_the_norm() -> None:

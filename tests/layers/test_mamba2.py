@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rows import boundaries_of, every_prefix, mirrored, one_by_one, relative_error, shaken
+from rows import all_prefixes, boundaries_of, mirrored, one_by_one, relative_error, shaken
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.mamba2 import Mamba2Mixer
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import make_layout
 
 LENGTHS = [1, 5, 2, 9]
 EXACT = 1e-12
@@ -36,12 +36,12 @@ def test_one_event_by_hand() -> None:
     y = x * (dt * (B * C).sum() + mixer.D).repeat_interleave(4) * F.silu(z)
     normed = y / (y.square().mean() + 1e-5).sqrt() * mixer.norm.weight
     expected = mixer.out_proj.weight @ normed
-    torch.testing.assert_close(mixer(event, lay_out(boundaries_of([1])))[0], expected, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(mixer(event, make_layout(boundaries_of([1])))[0], expected, rtol=EXACT, atol=EXACT)
 
 
 def test_forward_is_causal() -> None:
     """A change at position 3 changes no earlier output and every later one."""
-    mixer, row, layout = small_mixer(), random_row([8]), lay_out(boundaries_of([8]))
+    mixer, row, layout = small_mixer(), random_row([8]), make_layout(boundaries_of([8]))
     changed = row.clone()
     changed[3] += 1
     difference = (mixer(changed, layout) - mixer(row, layout)).abs().amax(dim=1)
@@ -49,28 +49,28 @@ def test_forward_is_causal() -> None:
     assert difference[3:].min() > 1e-6
 
 
-@pytest.mark.parametrize("way", ["forward", "both_ways", "every_prefix"])
+@pytest.mark.parametrize("way", ["forward", "both_ways", "all_prefixes"])
 @MIRRORS
 def test_packed_equals_one_at_a_time(way: str, mirror_back: bool) -> None:
     """Each history in the row reads as it does alone."""
-    mixer, row, boundaries = small_mixer(mirror_back=mirror_back), random_row(LENGTHS), boundaries_of(LENGTHS)
-    expected = one_by_one(lambda history, edges: getattr(mixer, way)(history, lay_out(edges)), row, boundaries)
-    assert relative_error(getattr(mixer, way)(row, lay_out(boundaries, chunk=8)), expected) < EXACT
+    mixer, row, cu_seqlens = small_mixer(mirror_back=mirror_back), random_row(LENGTHS), boundaries_of(LENGTHS)
+    expected = one_by_one(lambda history, edges: getattr(mixer, way)(history, make_layout(edges)), row, cu_seqlens)
+    assert relative_error(getattr(mixer, way)(row, make_layout(cu_seqlens, chunk=8)), expected) < EXACT
 
 
 def test_both_ways_adds_the_backward_read_as_it_comes_out() -> None:
     """F + beta K with K the forward mixer on each history mirrored, not mirrored back: position i of L meets item L+1-i."""
-    mixer, row, boundaries = small_mixer(), random_row(LENGTHS), boundaries_of(LENGTHS)
-    layout = lay_out(boundaries, chunk=8)
-    expected = mixer(row, layout) + 0.7 * mixer(mirrored(row, boundaries), layout)
+    mixer, row, cu_seqlens = small_mixer(), random_row(LENGTHS), boundaries_of(LENGTHS)
+    layout = make_layout(cu_seqlens, chunk=8)
+    expected = mixer(row, layout) + 0.7 * mixer(mirrored(row, cu_seqlens), layout)
     assert relative_error(mixer.both_ways(row, layout), expected) < EXACT
 
 
 def test_both_ways_mirrored_back() -> None:
     """With mirror_back, K is mirrored back before it is added: position i meets item i."""
-    mixer, row, boundaries = small_mixer(mirror_back=True), random_row(LENGTHS), boundaries_of(LENGTHS)
-    layout = lay_out(boundaries, chunk=8)
-    expected = mixer(row, layout) + 0.7 * mirrored(mixer(mirrored(row, boundaries), layout), boundaries)
+    mixer, row, cu_seqlens = small_mixer(mirror_back=True), random_row(LENGTHS), boundaries_of(LENGTHS)
+    layout = make_layout(cu_seqlens, chunk=8)
+    expected = mixer(row, layout) + 0.7 * mirrored(mixer(mirrored(row, cu_seqlens), layout), cu_seqlens)
     assert relative_error(mixer.both_ways(row, layout), expected) < EXACT
 
 
@@ -79,14 +79,14 @@ def test_both_ways_mirrored_back() -> None:
 def test_read_out_equals_both_ways_at_the_last_position(mirror_back: bool, conv_width: int) -> None:
     """No scan is needed for what a scan gives at the end of each history."""
     mixer, row = small_mixer(mirror_back=mirror_back, conv_width=conv_width), random_row(LENGTHS)
-    layout = lay_out(boundaries_of(LENGTHS), chunk=8)
+    layout = make_layout(boundaries_of(LENGTHS), chunk=8)
     found = mixer.read_out(row, layout, bidirectional=True)
     assert relative_error(found, mixer.both_ways(row, layout)[layout.read_out]) < EXACT
 
 
 def test_read_out_forwards_equals_forward_at_the_last_position() -> None:
     """A mixer that reads forwards only is read out without its backward term."""
-    mixer, row, layout = small_mixer(), random_row(LENGTHS), lay_out(boundaries_of(LENGTHS), chunk=8)
+    mixer, row, layout = small_mixer(), random_row(LENGTHS), make_layout(boundaries_of(LENGTHS), chunk=8)
     found = mixer.read_out(row, layout, bidirectional=False)
     assert relative_error(found, mixer(row, layout)[layout.read_out]) < EXACT
 
@@ -95,18 +95,18 @@ def test_read_out_forwards_equals_forward_at_the_last_position() -> None:
 @pytest.mark.parametrize("conv_width", [1, 2, 3, 4, 5])
 def test_every_prefix_equals_both_ways_of_each_prefix(conv_width: int, mirror_back: bool) -> None:
     """Row t of one pass is `both_ways` of the prefix that ends at t, at its last position."""
-    mixer, row, boundaries = (
+    mixer, row, cu_seqlens = (
         small_mixer(mirror_back=mirror_back, conv_width=conv_width),
         random_row(LENGTHS),
         boundaries_of(LENGTHS),
     )
-    expected = every_prefix(lambda prefix, edges: mixer.both_ways(prefix, lay_out(edges))[-1:], row, boundaries)
-    assert relative_error(mixer.every_prefix(row, lay_out(boundaries, chunk=8)), expected) < EXACT
+    expected = all_prefixes(lambda prefix, edges: mixer.both_ways(prefix, make_layout(edges))[-1:], row, cu_seqlens)
+    assert relative_error(mixer.all_prefixes(row, make_layout(cu_seqlens, chunk=8)), expected) < EXACT
 
 
 def backward_term(mixer: Mamba2Mixer, row: Tensor) -> Tensor:
     """beta K at the read-out of one history."""
-    layout = lay_out(boundaries_of([len(row)]))
+    layout = make_layout(boundaries_of([len(row)]))
     return mixer.read_out(row, layout, bidirectional=True) - mixer.read_out(row, layout, bidirectional=False)
 
 
@@ -187,4 +187,4 @@ def test_any_number_of_heads() -> None:
     for width, head_width in ((6, 4), (2, 4), (5, 2)):
         mixer = shaken(Mamba2Mixer(SSD4RecConfig(width=width, state_dim=3, head_width=head_width)))
         row = torch.randn(5, width, dtype=torch.float64)
-        assert mixer(row, lay_out(boundaries_of([5]))).isfinite().all()
+        assert mixer(row, make_layout(boundaries_of([5]))).isfinite().all()

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rows import boundaries_of, shaken
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 
 def backbone(**settings):
@@ -77,7 +77,7 @@ def test_layers_that_all_read_backwards_cannot_step():
     ids=lambda wiring: "-".join(map(str, wiring.values())),
 )
 def test_a_prefilled_state_is_the_one_that_steps_come_to(conv_width, wiring):
-    """Histories of 1 … 5, 63, 64, 65, 130 and 300 events at once: each number of the state to 1e-11, and the next step too."""
+    """Sequences of 1 … 5, 63, 64, 65, 130 and 300 events at once: each number of the state to 1e-11, and the next step too."""
     model = backbone(conv_width=conv_width, **wiring)
     lengths = [1, 2, 3, 4, 5, 63, 64, 65, 130, 300]
     hidden = torch.randn(sum(lengths), 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from rows import boundaries_of, relative_error, shaken
-from ssd4rec.backbones.caser import Caser
 from ssd4rec.config import CaserConfig
-from ssd4rec.model import count_parameters
+from ssd4rec.models.caser import Caser
+from ssd4rec.models.next_item import count_parameters
 
 
 def definition(backbone: Caser, image: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def definition(backbone: Caser, image: Tensor) -> Tensor:
 
 
 def test_every_prefix_is_the_definition_of_its_window() -> None:
-    """Histories of 1, 6 and 2 events in windows of 3: zeros in front of the first event, nothing of a neighbour."""
+    """Sequences of 1, 6 and 2 events in windows of 3: zeros in front of the first event, nothing of a neighbor."""
     torch.manual_seed(0)
     backbone = shaken(Caser(CaserConfig(width=4, window=3, horizontal=2, vertical=2)))
     row = torch.randn(9, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -3,10 +3,10 @@
 import torch
 
 from rows import boundaries_of, relative_error, shaken
-from ssd4rec.backbones.gru4rec import GRU4Rec
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.gru import PackedGRU
-from ssd4rec.model import count_parameters
+from ssd4rec.models.gru4rec import GRU4Rec
+from ssd4rec.models.next_item import count_parameters
 from ssd4rec.ops.attention import lay_in_tables
 
 

@@ -2,11 +2,11 @@
 
 import torch
 
-from rows import boundaries_of, every_prefix, one_by_one, relative_error, shaken
-from ssd4rec.backbones.mamba4rec import Mamba4Rec
+from rows import all_prefixes, boundaries_of, one_by_one, relative_error, shaken
 from ssd4rec.config import Mamba4RecConfig
 from ssd4rec.layers.bissd import BiSSDLayer
-from ssd4rec.model import count_parameters
+from ssd4rec.models.mamba4rec import Mamba4Rec
+from ssd4rec.models.next_item import count_parameters
 
 LENGTHS = [1, 5, 2, 9]
 ROW = torch.randn(17, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -19,9 +19,9 @@ def small() -> Mamba4Rec:
 
 def test_one_pass_is_every_prefix_alone() -> None:
     """Row t is `encode` of the history cut after t, and packed histories are read as they are one at a time."""
-    backbone, boundaries = small(), boundaries_of(LENGTHS)
-    assert relative_error(backbone.encode_prefixes(ROW, boundaries), every_prefix(backbone.encode, ROW, boundaries)) < 1e-11
-    assert relative_error(backbone.encode(ROW, boundaries), one_by_one(backbone.encode, ROW, boundaries)) < 1e-11
+    backbone, cu_seqlens = small(), boundaries_of(LENGTHS)
+    assert relative_error(backbone.encode_prefixes(ROW, cu_seqlens), all_prefixes(backbone.encode, ROW, cu_seqlens)) < 1e-11
+    assert relative_error(backbone.encode(ROW, cu_seqlens), one_by_one(backbone.encode, ROW, cu_seqlens)) < 1e-11
 
 
 def test_no_position_hears_a_later_one() -> None:

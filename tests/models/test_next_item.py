@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from rows import boundaries_of, relative_error, shaken
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError, ShapeError
-from ssd4rec.model import NextItemModel, count_parameters
-from ssd4rec.ops.sampled_softmax import Proposal, propose
+from ssd4rec.models.next_item import NextItemModel, count_parameters
+from ssd4rec.models.ssd4rec import SSD4Rec
+from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 
 ITEMS = torch.tensor([3, 1, 2, 0, 4])
 BOUNDARIES = boundaries_of([2, 3])
@@ -23,34 +23,34 @@ class Echo(nn.Module):
 
     width = 2
 
-    def encode(self, embedded: Tensor, boundaries: Tensor) -> Tensor:
-        return embedded[boundaries[1:] - 1]
+    def encode(self, embedded: Tensor, cu_seqlens: Tensor) -> Tensor:
+        return embedded[cu_seqlens[1:] - 1]
 
-    def encode_prefixes(self, embedded: Tensor, boundaries: Tensor) -> Tensor:
-        assert int(boundaries[-1]) == len(embedded)
+    def encode_prefixes(self, embedded: Tensor, cu_seqlens: Tensor) -> Tensor:
+        assert int(cu_seqlens[-1]) == len(embedded)
         return embedded
 
 
 def small_model(**settings: object) -> NextItemModel:
     torch.manual_seed(0)
-    return shaken(NextItemModel(SSD4Rec(SSD4RecConfig(width=6, state_dim=3, head_width=4, **settings)), catalogue_size=4))
+    return shaken(NextItemModel(SSD4Rec(SSD4RecConfig(width=6, state_dim=3, head_width=4, **settings)), catalog_size=4))
 
 
 def test_encode_reads_the_rows_of_the_table() -> None:
-    """Histories 3 1 and 2 0 4, each known by its last event: rows 1 and 4."""
-    model = NextItemModel(Echo(), catalogue_size=4)
+    """Sequences 3 1 and 2 0 4, each known by its last event: rows 1 and 4."""
+    model = NextItemModel(Echo(), catalog_size=4)
     assert torch.equal(model.encode(ITEMS, BOUNDARIES), model.table.weight[[1, 4]])
 
 
 def test_encode_prefixes_reads_every_position() -> None:
     """Row t is the state of the prefix that ends at position t."""
-    model = NextItemModel(Echo(), catalogue_size=4)
+    model = NextItemModel(Echo(), catalog_size=4)
     assert torch.equal(model.encode_prefixes(ITEMS, BOUNDARIES), model.table.weight[ITEMS])
 
 
 def test_scores_are_products_with_the_same_table() -> None:
     """Vectors (1, 0), (0, 1), (1, 1) score the state (2, 5) with 2, 5 and 7: column j is item j + 1, and the mask has none."""
-    model = NextItemModel(Echo(), catalogue_size=3)
+    model = NextItemModel(Echo(), catalog_size=3)
     with torch.no_grad():
         model.table.weight.copy_(torch.tensor([[9.0, 9], [1, 0], [0, 1], [1, 1]]))
     assert model.score(torch.tensor([[2.0, 5.0]])).tolist() == [[2, 5, 7]]
@@ -58,7 +58,7 @@ def test_scores_are_products_with_the_same_table() -> None:
 
 def test_loss_by_hand() -> None:
     """Scores 0, ln 3 for items 1 and 2: item 1 costs ln 4, item 2 ln 4/3."""
-    model = NextItemModel(Echo(), catalogue_size=2)
+    model = NextItemModel(Echo(), catalog_size=2)
     with torch.no_grad():
         model.table.weight.copy_(torch.tensor([[9.0, 9], [0, 0], [1, 0]]))
     state = torch.tensor([[math.log(3), 0.0]])
@@ -68,10 +68,10 @@ def test_loss_by_hand() -> None:
 
 def test_a_sampled_loss_by_hand() -> None:
     """Scores 0, ln 3, ln 3 for items 1 … 3, item 2 the only negative, expected 1/2 a time: item 1 costs ln(1 + 2 * 3)."""
-    model = NextItemModel(Echo(), catalogue_size=3)
+    model = NextItemModel(Echo(), catalog_size=3)
     with torch.no_grad():
         model.table.weight.copy_(torch.tensor([[9.0, 9], [0, 0], [1, 0], [1, 0]]))
-    proposal = Proposal(torch.tensor([1]), torch.ones(1, dtype=torch.float64), torch.tensor([0.5]).log(), 1)
+    proposal = NegativeSampler(torch.tensor([1]), torch.ones(1, dtype=torch.float64), torch.tensor([0.5]).log(), 1)
     state = torch.tensor([[math.log(3), 0.0]])
     assert model.loss(state, torch.tensor([1]), proposal).item() == pytest.approx(math.log(7))
     assert model.loss(state, torch.tensor([2]), proposal).item() == pytest.approx(0)
@@ -80,10 +80,10 @@ def test_a_sampled_loss_by_hand() -> None:
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_smoothed_loss_by_hand(sampled: bool) -> None:
     """Scores 0, ln 4 for items 1 and 2, the mask far away. Half of item 2's probability is shared: 3/4 ln 5/4 + 1/4 ln 5."""
-    model = NextItemModel(Echo(), catalogue_size=2)
+    model = NextItemModel(Echo(), catalog_size=2)
     with torch.no_grad():
         model.table.weight.copy_(torch.tensor([[9.0, 9], [0, 0], [1, 0]]))
-    proposal = propose(torch.ones(2), 0.0, 2) if sampled else None
+    proposal = make_negative_sampler(torch.ones(2), 0.0, 2) if sampled else None
     loss = model.loss(torch.tensor([[math.log(4), 0.0]]), torch.tensor([2]), proposal, smoothing=0.5)
     assert loss.item() == pytest.approx(0.75 * math.log(5 / 4) + 0.25 * math.log(5))
 
@@ -95,7 +95,7 @@ def test_a_sampled_loss_teaches_the_full_one_where_all_items_are_drawn(sparse: b
     full = model.loss(states, targets)
     expected = torch.autograd.grad(full, model.table.weight)[0]
     model.table.sparse = sparse
-    sampled = model.loss(states, targets, propose(torch.ones(model.catalogue_size), 0.0, model.catalogue_size))
+    sampled = model.loss(states, targets, make_negative_sampler(torch.ones(model.catalog_size), 0.0, model.catalog_size))
     found = torch.autograd.grad(sampled, model.table.weight)[0]
     assert found.is_sparse == sparse
     assert sampled.item() == pytest.approx(full.item(), rel=1e-12)
@@ -124,7 +124,7 @@ def test_the_mask_is_read_and_learnt() -> None:
 
 
 def test_the_table_is_tied() -> None:
-    """Reading and scoring share one table: the model has no other number with the catalogue's size."""
+    """Reading and scoring share one table: the model has no other number with the catalog's size."""
     model = small_model()
     assert [tuple(p.shape) for p in model.parameters() if 5 in p.shape or 4 in p.shape[:1]].count((5, 6)) == 1
     assert model.item_vectors.data_ptr() == model.table.weight[1:].data_ptr()
@@ -133,7 +133,7 @@ def test_the_table_is_tied() -> None:
 def test_initial_table() -> None:
     """Every row of the table is N(0, 0.02), that of the mask too."""
     torch.manual_seed(0)
-    weight = NextItemModel(SSD4Rec(SSD4RecConfig(width=64)), catalogue_size=500).table.weight
+    weight = NextItemModel(SSD4Rec(SSD4RecConfig(width=64)), catalog_size=500).table.weight
     assert weight.shape == (501, 64)
     assert weight.mean().item() == pytest.approx(0, abs=5e-4)
     assert weight.std().item() == pytest.approx(0.02, rel=0.02)
@@ -142,20 +142,20 @@ def test_initial_table() -> None:
 
 @READS
 @pytest.mark.parametrize(
-    ("items", "boundaries", "shown"),
+    ("items", "cu_seqlens", "shown"),
     [
-        (torch.ones(2, 3, dtype=torch.int64), torch.tensor([0, 6]), r"\(2, 3\) and \(2,\), boundaries ending with \[6\]"),
-        (torch.ones(5, dtype=torch.int64), torch.tensor([[0, 5]]), r"\(5,\) and \(1, 2\), boundaries ending with \[5\]"),
-        (torch.ones(5, dtype=torch.int64), torch.tensor(5), r"\(5,\) and \(\), boundaries ending with \[5\]"),
-        (torch.ones(5, dtype=torch.int64), torch.tensor([0, 4]), r"\(5,\) and \(2,\), boundaries ending with \[4\]"),
-        (torch.ones(5, dtype=torch.int64), torch.tensor([0, 6]), r"\(5,\) and \(2,\), boundaries ending with \[6\]"),
+        (torch.ones(2, 3, dtype=torch.int64), torch.tensor([0, 6]), r"\(2, 3\) and \(2,\), cu_seqlens ending with \[6\]"),
+        (torch.ones(5, dtype=torch.int64), torch.tensor([[0, 5]]), r"\(5,\) and \(1, 2\), cu_seqlens ending with \[5\]"),
+        (torch.ones(5, dtype=torch.int64), torch.tensor(5), r"\(5,\) and \(\), cu_seqlens ending with \[5\]"),
+        (torch.ones(5, dtype=torch.int64), torch.tensor([0, 4]), r"\(5,\) and \(2,\), cu_seqlens ending with \[4\]"),
+        (torch.ones(5, dtype=torch.int64), torch.tensor([0, 6]), r"\(5,\) and \(2,\), cu_seqlens ending with \[6\]"),
     ],
 )
-def test_items_and_boundaries_that_do_not_fit(read: str, items: Tensor, boundaries: Tensor, shown: str) -> None:
+def test_items_and_boundaries_that_do_not_fit(read: str, items: Tensor, cu_seqlens: Tensor, shown: str) -> None:
     """Items that are not flat, or do not end with the last boundary, are refused, and the message shows both."""
-    expected = rf"items \[T\] and boundaries \[B \+ 1\] must be flat and end together, found shapes {shown}"
+    expected = rf"items \[T\] and cu_seqlens \[B \+ 1\] must be flat and end together, found shapes {shown}"
     with pytest.raises(ShapeError, match=expected):
-        getattr(small_model(), read)(items, boundaries)
+        getattr(small_model(), read)(items, cu_seqlens)
 
 
 @READS
@@ -175,13 +175,13 @@ def test_encode_prefixes_of_a_backbone_that_cannot() -> None:
 def test_a_model_that_learns() -> None:
     """Twenty steps on one batch lower its loss: every gradient points where it should."""
     model = small_model(bidirectional="top", dropout=0.0)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(20):
         loss = model.loss(model.encode_prefixes(ITEMS, BOUNDARIES), torch.tensor([1, 2, 3, 4, 1]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 

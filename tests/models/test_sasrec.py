@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from rows import boundaries_of, relative_error, shaken
-from ssd4rec.backbones.sasrec import SASRec
 from ssd4rec.config import SASRecConfig, parse_config
 from ssd4rec.errors import ConfigError
-from ssd4rec.model import count_parameters
+from ssd4rec.models.next_item import count_parameters
+from ssd4rec.models.sasrec import SASRec
 
 
 def small(max_length: int) -> SASRec:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rows import boundaries_of, every_prefix, one_by_one, relative_error, shaken
-from ssd4rec.backbones.ssd4rec import SSD4Rec
+from rows import all_prefixes, boundaries_of, one_by_one, relative_error, shaken
 from ssd4rec.config import Bidirectional, SSD4RecConfig
 from ssd4rec.errors import ConfigError, ShapeError
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 LENGTHS = [1, 5, 2, 6]
 EXACT = 1e-11  # float64, relative to the largest number
@@ -49,9 +49,9 @@ def test_every_prefix_is_the_prefix_alone(
 ) -> None:
     """Row t of one pass is `encode` of the history cut after position t."""
     backbone = small_backbone(bidirectional, layers, mirror_back=mirror_back, norm_embedding=norm_embedding)
-    row, boundaries = random_row(), boundaries_of(LENGTHS)
-    expected = every_prefix(backbone.encode, row, boundaries)
-    assert relative_error(backbone.encode_prefixes(row, boundaries), expected) < EXACT
+    row, cu_seqlens = random_row(), boundaries_of(LENGTHS)
+    expected = all_prefixes(backbone.encode, row, cu_seqlens)
+    assert relative_error(backbone.encode_prefixes(row, cu_seqlens), expected) < EXACT
 
 
 @ONE_PASS
@@ -60,9 +60,9 @@ def test_every_prefix_is_the_prefix_alone(
 def test_gradients_of_every_prefix(bidirectional: Bidirectional, layers: int, mirror_back: bool, norm_embedding: bool) -> None:
     """The gradients of the row and of every parameter are those of running each prefix alone."""
     backbone = small_backbone(bidirectional, layers, mirror_back=mirror_back, norm_embedding=norm_embedding)
-    row, boundaries = random_row().requires_grad_(), boundaries_of(LENGTHS)
-    found = gradients(backbone.encode_prefixes(row, boundaries), backbone, row)
-    expected = gradients(every_prefix(backbone.encode, row, boundaries), backbone, row)
+    row, cu_seqlens = random_row().requires_grad_(), boundaries_of(LENGTHS)
+    found = gradients(backbone.encode_prefixes(row, cu_seqlens), backbone, row)
+    expected = gradients(all_prefixes(backbone.encode, row, cu_seqlens), backbone, row)
     assert found.keys() == expected.keys()
     assert len(found) >= 1 + 16 * layers
     errors = {name: relative_error(found[name], expected[name]) for name in found}
@@ -74,8 +74,8 @@ def test_gradients_of_every_prefix(bidirectional: Bidirectional, layers: int, mi
 def test_every_prefix_for_any_convolution(conv_width: int, layers: int) -> None:
     """One pass is exact for each width of the convolution, values and gradients."""
     backbone = small_backbone("top", layers, conv_width=conv_width)
-    row, boundaries = random_row().requires_grad_(), boundaries_of(LENGTHS)
-    once, alone = backbone.encode_prefixes(row, boundaries), every_prefix(backbone.encode, row, boundaries)
+    row, cu_seqlens = random_row().requires_grad_(), boundaries_of(LENGTHS)
+    once, alone = backbone.encode_prefixes(row, cu_seqlens), all_prefixes(backbone.encode, row, cu_seqlens)
     assert relative_error(once, alone) < EXACT
     found, expected = gradients(once, backbone, row), gradients(alone, backbone, row)
     assert max(relative_error(found[name], expected[name]) for name in found) < EXACT
@@ -85,9 +85,9 @@ def test_every_prefix_for_any_convolution(conv_width: int, layers: int) -> None:
 def test_every_prefix_over_several_chunks(lengths: list[int]) -> None:
     """One pass is exact where histories end beside a chunk of 64, and where they run on over several."""
     backbone = small_backbone("top", 2)
-    row, boundaries = random_row(lengths), boundaries_of(lengths)
+    row, cu_seqlens = random_row(lengths), boundaries_of(lengths)
     with torch.no_grad():
-        assert relative_error(backbone.encode_prefixes(row, boundaries), every_prefix(backbone.encode, row, boundaries)) < EXACT
+        assert relative_error(backbone.encode_prefixes(row, cu_seqlens), all_prefixes(backbone.encode, row, cu_seqlens)) < EXACT
 
 
 @MIRRORS
@@ -95,11 +95,11 @@ def test_every_prefix_in_float32(mirror_back: bool) -> None:
     """In float32 one pass is right to rounding, values and gradients."""
     lengths = [3, 1, 7, 40]
     backbone = small_backbone("top", 2, mirror_back=mirror_back, norm_embedding=True)
-    row, boundaries = random_row(lengths).requires_grad_(), boundaries_of(lengths)
-    alone = every_prefix(backbone.encode, row, boundaries)
+    row, cu_seqlens = random_row(lengths).requires_grad_(), boundaries_of(lengths)
+    alone = all_prefixes(backbone.encode, row, cu_seqlens)
     expected = gradients(alone, backbone, row)
     narrow_row, narrow = row.detach().float().requires_grad_(), backbone.float()
-    once = narrow.encode_prefixes(narrow_row, boundaries)
+    once = narrow.encode_prefixes(narrow_row, cu_seqlens)
     assert once.dtype == torch.float32
     assert relative_error(once, alone) < ROUNDED
     found = gradients(once, narrow, narrow_row)
@@ -117,7 +117,7 @@ def test_every_prefix_of_several_layers_that_read_both_ways() -> None:
 def test_boundaries_that_do_not_rise(read: str) -> None:
     """An empty history has nothing to read out."""
     with pytest.raises(
-        ShapeError, match=r"boundaries must be \[0, …\] and rise by 1 or more at each step, found \[0, 1, 1, 14\]"
+        ShapeError, match=r"cu_seqlens must be \[0, …\] and rise by 1 or more at each step, found \[0, 1, 1, 14\]"
     ):
         getattr(small_backbone("top"), read)(random_row(), torch.tensor([0, 1, 1, 14]))
 
@@ -126,24 +126,24 @@ def test_boundaries_that_do_not_rise(read: str) -> None:
 @settings(max_examples=15)
 @given(lengths=lengths_of_histories)
 def test_packed_equals_one_at_a_time(bidirectional: Bidirectional, lengths: list[int]) -> None:
-    """A user's state is what it is without neighbours."""
-    backbone, row, boundaries = small_backbone(bidirectional), random_row(lengths), boundaries_of(lengths)
-    expected = one_by_one(backbone.encode, row, boundaries)
+    """A user's state is what it is without neighbors."""
+    backbone, row, cu_seqlens = small_backbone(bidirectional), random_row(lengths), boundaries_of(lengths)
+    expected = one_by_one(backbone.encode, row, cu_seqlens)
     assert expected.std(dim=0).min() > 0
-    assert relative_error(backbone.encode(row, boundaries), expected) < EXACT
+    assert relative_error(backbone.encode(row, cu_seqlens), expected) < EXACT
 
 
 @settings(max_examples=15)
 @given(lengths=lengths_of_histories, data=st.data())
 def test_other_neighbours_change_nothing(lengths: list[int], data: st.DataObject) -> None:
     """When every other history in the row changes, a user's state stays, and theirs do not."""
-    backbone, row, boundaries = small_backbone(), random_row(lengths), boundaries_of(lengths)
+    backbone, row, cu_seqlens = small_backbone(), random_row(lengths), boundaries_of(lengths)
     user = data.draw(st.integers(0, len(lengths) - 1))
     theirs = torch.ones(len(row), 1, dtype=torch.bool)
-    theirs[boundaries[user] : boundaries[user + 1]] = False
+    theirs[cu_seqlens[user] : cu_seqlens[user + 1]] = False
     before, after = (
-        backbone.encode(row, boundaries),
-        backbone.encode(row + theirs * torch.tensor([1.0, 0, 2, 0, 0, 3]), boundaries),
+        backbone.encode(row, cu_seqlens),
+        backbone.encode(row + theirs * torch.tensor([1.0, 0, 2, 0, 0, 3]), cu_seqlens),
     )
     torch.testing.assert_close(after[user], before[user], rtol=EXACT, atol=EXACT)
     others = torch.arange(len(lengths)) != user
@@ -166,8 +166,8 @@ def test_order_of_histories_does_not_matter(lengths: list[int], data: st.DataObj
 def test_step_by_step_equals_the_whole(bidirectional: Bidirectional, layers: int, mirror_back: bool) -> None:
     """Two histories fed event by event have, after each event, the state of their prefix."""
     backbone = small_backbone(bidirectional, layers, mirror_back=mirror_back)
-    row, boundaries = random_row([9, 9]), boundaries_of([9, 9])
-    expected = backbone.encode_prefixes(row, boundaries).view(2, 9, 6)
+    row, cu_seqlens = random_row([9, 9]), boundaries_of([9, 9])
+    expected = backbone.encode_prefixes(row, cu_seqlens).view(2, 9, 6)
     state = backbone.new_cache(2)
     for t in range(9):
         state, found = backbone.step(state, row.view(2, 9, 6)[:, t])
@@ -190,10 +190,10 @@ def test_top_reads_backwards_in_the_top_layer_only() -> None:
 def test_norm_embedding_norms_what_comes_in() -> None:
     """With it, H0 = LayerNorm(E[v]); without, H0 = E[v]."""
     plain, normed = small_backbone(), small_backbone(norm_embedding=True)
-    row, boundaries = random_row(), boundaries_of(LENGTHS)
+    row, cu_seqlens = random_row(), boundaries_of(LENGTHS)
     H0 = F.layer_norm(row, (6,), plain.norm.weight, plain.norm.bias, eps=1e-12)
-    torch.testing.assert_close(normed.encode(row, boundaries), plain.encode(H0, boundaries))
-    assert (normed.encode(row, boundaries) - plain.encode(row, boundaries)).abs().max() > 1e-3
+    torch.testing.assert_close(normed.encode(row, cu_seqlens), plain.encode(H0, cu_seqlens))
+    assert (normed.encode(row, cu_seqlens) - plain.encode(row, cu_seqlens)).abs().max() > 1e-3
 
 
 def test_norm_embedding_drops_before_it_norms() -> None:
@@ -209,10 +209,10 @@ def test_norm_embedding_drops_before_it_norms() -> None:
 
 def test_dropout_is_off_in_evaluation() -> None:
     """In evaluation two reads are the same bit for bit; in training they are not."""
-    backbone, row, boundaries = small_backbone(), random_row(), boundaries_of(LENGTHS)
-    assert torch.equal(backbone.encode(row, boundaries), backbone.encode(row, boundaries))
+    backbone, row, cu_seqlens = small_backbone(), random_row(), boundaries_of(LENGTHS)
+    assert torch.equal(backbone.encode(row, cu_seqlens), backbone.encode(row, cu_seqlens))
     backbone.train()
-    assert not torch.equal(backbone.encode(row, boundaries), backbone.encode(row, boundaries))
+    assert not torch.equal(backbone.encode(row, cu_seqlens), backbone.encode(row, cu_seqlens))
 
 
 def test_initial_linear_maps() -> None:
@@ -233,10 +233,10 @@ def test_initial_linear_maps() -> None:
 
 
 def check_bf16(read: str, layers: int) -> None:
-    backbone, row, boundaries = small_backbone("top", layers).float(), random_row([9, 70]).float(), boundaries_of([9, 70])
-    expected = getattr(backbone, read)(row, boundaries)
+    backbone, row, cu_seqlens = small_backbone("top", layers).float(), random_row([9, 70]).float(), boundaries_of([9, 70])
+    expected = getattr(backbone, read)(row, cu_seqlens)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = getattr(backbone, read)(row, boundaries)
+        found = getattr(backbone, read)(row, cu_seqlens)
     assert relative_error(found, expected) < 0.05
 
 

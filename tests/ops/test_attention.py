@@ -13,7 +13,7 @@ from ssd4rec.ops.attention import attend, lay_in_tables
 lengths_of_histories = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
-def definition(row: Tensor, boundaries: Tensor, *, causal: bool) -> Tensor:
+def definition(row: Tensor, cu_seqlens: Tensor, *, causal: bool) -> Tensor:
     """softmax(Q K^T / sqrt(P)) V, one history at a time; row [T, 3, H, P]."""
 
     def one(part: Tensor, _: Tensor) -> Tensor:
@@ -23,18 +23,18 @@ def definition(row: Tensor, boundaries: Tensor, *, causal: bool) -> Tensor:
             scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
         return (scores.softmax(-1) @ value).transpose(0, 1)
 
-    return one_by_one(one, row, boundaries)
+    return one_by_one(one, row, cu_seqlens)
 
 
 @given(lengths=lengths_of_histories, causal=st.booleans())
 def test_attention_is_its_definition(lengths: list[int], causal: bool) -> None:
     """Values and gradients are those of the formula on each history alone, in float64."""
-    boundaries = boundaries_of(lengths)
+    cu_seqlens = boundaries_of(lengths)
     row = torch.randn(sum(lengths), 3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weights = torch.randn(sum(lengths), 2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ours, theirs = row.clone().requires_grad_(), row.clone().requires_grad_()
-    found = attend(*ours.unbind(1), lay_in_tables(boundaries), causal=causal)
-    expected = definition(theirs, boundaries, causal=causal)
+    found = attend(*ours.unbind(1), lay_in_tables(cu_seqlens), causal=causal)
+    expected = definition(theirs, cu_seqlens, causal=causal)
     assert relative_error(found, expected) < 1e-12
     (found * weights).sum().backward()
     (expected * weights).sum().backward()

@@ -1,4 +1,4 @@
-"""The loss over the whole catalogue without its scores."""
+"""The loss over the whole catalog without its scores."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from rows import relative_error
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops import softmax
-from ssd4rec.ops.softmax import cost_of_smoothing, linear_cross_entropy, linear_cross_entropy_definition
+from ssd4rec.ops import cross_entropy
+from ssd4rec.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_definition, smoothing_loss
 
 
 def random_inputs(rows: int, classes: int, width: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +41,7 @@ def test_two_classes_by_hand(loss: Callable[..., Tensor]) -> None:
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
 def test_equals_the_definition(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many blocks the rows are worked on in, the loss is that of all scores at once."""
-    monkeypatch.setattr(softmax, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
     states, table, targets = random_inputs(rows, 4)
     found, expected = linear_cross_entropy(states, table, targets), linear_cross_entropy_definition(states, table, targets)
     assert relative_error(found, expected) < 1e-13
@@ -51,7 +51,7 @@ def test_equals_the_definition(rows: int, block: int, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
 def test_gradients_equal_those_of_the_definition(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many blocks the rows are worked on in, both gradients are those of all scores at once, scaled by what comes in."""
-    monkeypatch.setattr(softmax, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
     states, table, targets = random_inputs(rows, 4)
     found = torch.autograd.grad(3 * linear_cross_entropy(states, table, targets), (states, table))
     expected = torch.autograd.grad(3 * linear_cross_entropy_definition(states, table, targets), (states, table))
@@ -62,7 +62,7 @@ def test_gradients_equal_those_of_the_definition(rows: int, block: int, monkeypa
 def test_smoothed_labels_cost_what_torch_says(share: float) -> None:
     """Loss and gradients are those of torch's cross-entropy with label_smoothing, of all scores at once."""
     states, table, targets = random_inputs(7, 5)
-    found = linear_cross_entropy(states, table, targets) + share * cost_of_smoothing(states, table[targets], table)
+    found = linear_cross_entropy(states, table, targets) + share * smoothing_loss(states, table[targets], table)
     expected = F.cross_entropy(states @ table.T, targets, label_smoothing=share)
     assert relative_error(found, expected) < 1e-13
     gradients = (torch.autograd.grad(loss, (states, table)) for loss in (found, expected))
@@ -114,9 +114,9 @@ def test_a_repeated_target_gathers_its_gradient() -> None:
 @pytest.mark.parametrize("tile", [1, 70, 1 << 20])
 @pytest.mark.parametrize("size", [1.0, 40.0], ids=["no score is large", "scores of hundreds"])
 def test_tiles_change_nothing(size: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the catalogue is cut, and with or without the largest score taken off: loss and gradients are the definition's."""
-    monkeypatch.setattr(softmax, "TILE_ELEMENTS", tile)
-    monkeypatch.setattr(softmax, "MOST_ROWS", 7)
+    """However the catalog is cut, and with or without the largest score taken off: loss and gradients are the definition's."""
+    monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(cross_entropy, "MOST_ROWS", 7)
     states, table, targets = random_inputs(20, 33)
     loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_definition))
     assert relative_error(loss, expected) < 1e-13
@@ -127,8 +127,8 @@ def test_tiles_change_nothing(size: float, tile: int, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("size", [1.0, 40.0], ids=["no score is large", "scores of hundreds"])
 def test_bf16_autocast(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under autocast to bfloat16, in many blocks and tiles: loss and gradients are the definition's to two digits."""
-    monkeypatch.setattr(softmax, "TILE_ELEMENTS", 70)
-    monkeypatch.setattr(softmax, "MOST_ROWS", 7)
+    monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", 70)
+    monkeypatch.setattr(cross_entropy, "MOST_ROWS", 7)
     states, table, targets = random_inputs(200, 33, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_definition))
@@ -159,8 +159,8 @@ def test_a_loss_that_nobody_differentiates_makes_no_gradients(monkeypatch: pytes
     inputs = random_inputs(4, 7)
     expected = linear_cross_entropy(*inputs).item()
     learning = []
-    weigh = softmax._weigh
-    monkeypatch.setattr(softmax, "_weigh", lambda *args, **how: (learning.append(how["learning"]), weigh(*args, **how)))
+    weigh = cross_entropy._weigh
+    monkeypatch.setattr(cross_entropy, "_weigh", lambda *args, **how: (learning.append(how["learning"]), weigh(*args, **how)))
     with torch.no_grad():
         assert linear_cross_entropy(*inputs).item() == expected
     assert learning == [False]

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from rows import boundaries_of, relative_error, scan_inputs
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.step import cache_after
-from ssd4rec.model import NextItemModel
-from ssd4rec.ops import forms, triton
-from ssd4rec.ops.chunked import chunked_scan
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
+from ssd4rec.ops import dispatch, triton
 from ssd4rec.ops.convolution import convolve
-from ssd4rec.ops.prefixes import backward_of_every_prefix
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import make_layout
+from ssd4rec.ops.ssd.chunked import chunked_scan
+from ssd4rec.ops.ssd.prefix_readout import backward_prefix_readout
 from ssd4rec.training.objective import next_item_loss
 
 INTERPRETED = [
@@ -36,7 +36,7 @@ def refuse(*_: Any, **__: Any) -> Tensor:
 
 
 def kernels() -> list[str]:
-    return ["scan", "backward_of_every_prefix", "convolve", "convolve_both_ways", "gated_norm", "linear_cross_entropy"]
+    return ["scan", "backward_prefix_readout", "convolve", "convolve_both_ways", "gated_norm", "linear_cross_entropy"]
 
 
 def batch() -> PackedBatch:
@@ -44,11 +44,11 @@ def batch() -> PackedBatch:
     return PackedBatch(items[0], boundaries_of(LENGTHS), items[1])
 
 
-def loss_and_gradients(form: forms.Form, objective: str, **settings: Any) -> dict[str, Tensor]:
+def loss_and_gradients(form: dispatch.Form, objective: str, **settings: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = NextItemModel(SSD4Rec(SSD4RecConfig(width=16, state_dim=16, dropout=0.0, **settings)), ITEMS)
     config = TrainingConfig.model_validate({"objective": objective, "mask_ratio": 0.0})
-    with forms.using(form):
+    with dispatch.using(form):
         loss = next_item_loss(model, batch(), config)
         gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     names = [name for name, _ in model.named_parameters()]
@@ -69,11 +69,11 @@ def test_a_cpu_takes_the_torch_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether Triton is installed or not, no kernel is asked for a CPU tensor, in any operation of a training step."""
     for name in kernels():
         monkeypatch.setattr(triton, name, refuse)
-    assert torch.isfinite(loss_and_gradients("auto", "one-pass")["loss"])
-    assert torch.isfinite(loss_and_gradients("auto", "prefix", layers=2, bidirectional="all")["loss"])
+    assert torch.isfinite(loss_and_gradients("auto", "all-positions")["loss"])
+    assert torch.isfinite(loss_and_gradients("auto", "per-prefix", layers=2, bidirectional="all")["loss"])
 
 
-@pytest.mark.parametrize("objective", ["one-pass", "prefix"])
+@pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
 def test_each_kernel_is_in_the_training_path(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With kernels on, two layers ask for every kernel: both directions where a layer reads both ways, one where it does not."""
     asked = set()
@@ -81,56 +81,58 @@ def test_each_kernel_is_in_the_training_path(objective: str, monkeypatch: pytest
 
         def form(*arguments: Any, name: str = name, **keywords: Any) -> Any:
             asked.add((name, keywords.get("reverse", False)))
-            with forms.using("torch"):
-                return getattr(forms, name)(*arguments, **keywords)
+            with dispatch.using("torch"):
+                return getattr(dispatch, name)(*arguments, **keywords)
 
         monkeypatch.setattr(triton, name, form)
-    bidirectional = "top" if objective == "one-pass" else "all"
+    bidirectional = "top" if objective == "all-positions" else "all"
     loss_and_gradients("triton", objective, layers=2, bidirectional=bidirectional)
     expected = {(name, False) for name in kernels()} | {("scan", True), ("convolve", True)}
-    if objective == "one-pass":  # the top layer's backward direction is `backward_of_every_prefix`, and a layer below it has none
+    if (
+        objective == "all-positions"
+    ):  # the top layer's backward direction is `backward_prefix_readout`, and a layer below it has none
         expected -= {("convolve_both_ways", False), ("scan", True), ("convolve", True)}
     else:
-        expected.remove(("backward_of_every_prefix", False))
+        expected.remove(("backward_prefix_readout", False))
     assert asked == expected
 
 
 def test_sizes_without_a_kernel() -> None:
     """P = 8 has no kernel: the torch form is taken even where kernels are asked for."""
-    inputs, layout = scan_inputs([3, 4], head_width=8, state_dim=16, dtype=torch.float32), lay_out(boundaries_of([3, 4]))
-    with forms.using("triton"):
-        assert torch.equal(forms.scan(*inputs, layout), chunked_scan(*inputs, layout))
+    inputs, layout = scan_inputs([3, 4], head_width=8, state_dim=16, dtype=torch.float32), make_layout(boundaries_of([3, 4]))
+    with dispatch.using("triton"):
+        assert torch.equal(dispatch.scan(*inputs, layout), chunked_scan(*inputs, layout))
 
 
 def test_float64_takes_the_torch_form() -> None:
     """Even where kernels are asked for: they know at most 32 bits, and would round."""
-    inputs, layout = scan_inputs([3, 4], head_width=16, state_dim=16), lay_out(boundaries_of([3, 4]))
+    inputs, layout = scan_inputs([3, 4], head_width=16, state_dim=16), make_layout(boundaries_of([3, 4]))
     row, weight, bias = torch.randn(7, 64, dtype=torch.float64), torch.ones(64, 4).double(), torch.ones(64).double()
-    with forms.using("triton"):
-        assert torch.equal(forms.scan(*inputs, layout), chunked_scan(*inputs, layout))
-        assert torch.equal(forms.convolve(row, weight, bias, layout), convolve(row, weight, bias, layout))
-        found = forms.backward_of_every_prefix(row, weight, bias, inputs.dt, inputs.A, inputs.D, layout, 16)
-    assert torch.equal(found, backward_of_every_prefix(row, weight, bias, inputs.dt, inputs.A, inputs.D, layout, 16))
+    with dispatch.using("triton"):
+        assert torch.equal(dispatch.scan(*inputs, layout), chunked_scan(*inputs, layout))
+        assert torch.equal(dispatch.convolve(row, weight, bias, layout), convolve(row, weight, bias, layout))
+        found = dispatch.backward_prefix_readout(row, weight, bias, inputs.dt, inputs.A, inputs.D, layout, 16)
+    assert torch.equal(found, backward_prefix_readout(row, weight, bias, inputs.dt, inputs.A, inputs.D, layout, 16))
 
 
 @pytest.mark.parametrize(("heads", "state_dim", "conv_width"), [(8, 16, 4), (2, 8, 4), (2, 16, 5)], ids=["P=4", "N=8", "K=5"])
 def test_prefixes_of_sizes_without_a_kernel(heads: int, state_dim: int, conv_width: int) -> None:
     """They take the torch form even where kernels are asked for."""
-    layout, channels = lay_out(boundaries_of([3, 4])), 32 + 2 * state_dim
+    layout, channels = make_layout(boundaries_of([3, 4])), 32 + 2 * state_dim
     inputs = torch.randn(7, channels), torch.ones(channels, conv_width), torch.ones(channels)
     rates = torch.ones(7, heads), -torch.ones(heads), torch.ones(heads)
-    with forms.using("triton"):
-        found = forms.backward_of_every_prefix(*inputs, *rates, layout, state_dim)
-    assert torch.equal(found, backward_of_every_prefix(*inputs, *rates, layout, state_dim))
+    with dispatch.using("triton"):
+        found = dispatch.backward_prefix_readout(*inputs, *rates, layout, state_dim)
+    assert torch.equal(found, backward_prefix_readout(*inputs, *rates, layout, state_dim))
 
 
 def test_the_choice_ends_with_its_block() -> None:
     """Also when the block ends in an error."""
-    with forms.using("triton"):
-        assert forms.kernels_serve(torch.ones(1))
-    with pytest.raises(AssertionError, match="was not to run"), forms.using("triton"):
+    with dispatch.using("triton"):
+        assert dispatch.kernels_serve(torch.ones(1))
+    with pytest.raises(AssertionError, match="was not to run"), dispatch.using("triton"):
         refuse()
-    assert not forms.kernels_serve(torch.ones(1))
+    assert not dispatch.kernels_serve(torch.ones(1))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_what_is_in_use_and_why(
     monkeypatch.setattr(triton, "version", lambda: version)
     triton.capable.cache_clear()
     try:
-        assert re.search(expected, forms.in_use())
+        assert re.search(expected, dispatch.in_use())
     finally:
         triton.capable.cache_clear()
 
@@ -168,7 +170,7 @@ def interpreted(test: Callable[..., None]) -> Callable[..., None]:
 @interpreted
 def test_a_step_with_kernels_is_the_step_without() -> None:
     """One pass, one layer that reads both ways: the same loss and gradients, all kernels of the step in a row."""
-    check(loss_and_gradients("triton", "one-pass"), loss_and_gradients("torch", "one-pass"))
+    check(loss_and_gradients("triton", "all-positions"), loss_and_gradients("torch", "all-positions"))
 
 
 @interpreted
@@ -176,14 +178,14 @@ def test_a_prefilled_state_with_kernels_is_the_state_without(monkeypatch: pytest
     """The convolution of a state goes through the front door, as that of the layers does; each number of it to 1e-5."""
     torch.manual_seed(0)
     config = SSD4RecConfig(width=16, state_dim=16, dropout=0.0)
-    layer, layout = BiSSDLayer(config, bidirectional=True).eval(), lay_out(boundaries_of(LENGTHS))
+    layer, layout = BiSSDLayer(config, bidirectional=True).eval(), make_layout(boundaries_of(LENGTHS))
     hidden, asked = torch.randn(sum(LENGTHS), 16), []
     convolution = triton.convolve
     monkeypatch.setattr(triton, "convolve", lambda *given, **how: asked.append(how) or convolution(*given, **how))
     with torch.inference_mode():
         expected = cache_after(layer, hidden, layout)
         assert not asked
-        with forms.using("triton"):
+        with dispatch.using("triton"):
             found = cache_after(layer, hidden, layout)
     assert len(asked) == 1
     for name, value in expected._asdict().items():
@@ -195,15 +197,15 @@ def test_a_prefilled_state_with_kernels_is_the_state_without(monkeypatch: pytest
 def test_a_step_of_prefixes_with_kernels_is_the_step_without() -> None:
     """Prefixes, two layers that both read both ways: the scan and the convolution in both directions."""
     settings = {"layers": 2, "bidirectional": "all"}
-    check(loss_and_gradients("triton", "prefix", **settings), loss_and_gradients("torch", "prefix", **settings))
+    check(loss_and_gradients("triton", "per-prefix", **settings), loss_and_gradients("torch", "per-prefix", **settings))
 
 
 @interpreted
 def test_half_precision_goes_through() -> None:
     """Under autocast to float16 (bfloat16 is beyond the interpreter) decays stay float32 and the loss is right to 1e-2."""
     with torch.autocast("cpu", torch.float16):
-        found = loss_and_gradients("triton", "one-pass")
+        found = loss_and_gradients("triton", "all-positions")
     assert found["loss"].dtype == torch.float32
-    expected = loss_and_gradients("torch", "one-pass")
+    expected = loss_and_gradients("torch", "all-positions")
     assert relative_error(found["loss"], expected["loss"]) < 1e-2
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}

@@ -1,4 +1,4 @@
-"""The loss against a sample of the catalogue."""
+"""The loss against a sample of the catalog."""
 
 import math
 
@@ -9,8 +9,13 @@ from torch import Tensor
 from rows import relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops import sampled_softmax
-from ssd4rec.ops.sampled_softmax import Proposal, propose, sampled_cross_entropy, sampled_cross_entropy_definition
-from ssd4rec.ops.softmax import linear_cross_entropy_definition
+from ssd4rec.ops.cross_entropy import linear_cross_entropy_definition
+from ssd4rec.ops.sampled_softmax import (
+    NegativeSampler,
+    make_negative_sampler,
+    sampled_cross_entropy,
+    sampled_cross_entropy_definition,
+)
 
 COUNTS = torch.tensor([100, 3, 0, 1, 50, 7, 7, 20, 1, 2])
 
@@ -22,7 +27,7 @@ def random_inputs(rows: int = 50, items: int = 10, dtype: torch.dtype = torch.fl
     return states, table, torch.randint(items, (rows,), generator=random)
 
 
-def sampled(states: Tensor, table: Tensor, targets: Tensor, proposal: Proposal, loss=sampled_cross_entropy) -> Tensor:
+def sampled(states: Tensor, table: Tensor, targets: Tensor, proposal: NegativeSampler, loss=sampled_cross_entropy) -> Tensor:
     negatives, log_expected = proposal.draw()
     return loss(states, table[targets], targets, table[negatives], negatives, log_expected)
 
@@ -40,7 +45,7 @@ def test_by_hand() -> None:
 def test_all_items_as_negatives_give_the_full_softmax(power: float, negatives: int) -> None:
     """With V negatives or more each item is drawn once and expected once: loss and gradients are those of the full softmax."""
     states, table, targets = random_inputs()
-    found = sampled(states, table, targets, propose(COUNTS, power, negatives))
+    found = sampled(states, table, targets, make_negative_sampler(COUNTS, power, negatives))
     expected = linear_cross_entropy_definition(states, table, targets)
     assert relative_error(found, expected) < 1e-13
     gradients = torch.autograd.grad(found, (states, table))
@@ -54,7 +59,7 @@ def test_equals_the_definition(rows: int, block: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sampled_softmax, "BLOCK_ELEMENTS", block)
     states, table, targets = random_inputs(rows)
     torch.manual_seed(1)
-    negatives, log_expected = propose(COUNTS, 0.5, 4).draw()
+    negatives, log_expected = make_negative_sampler(COUNTS, 0.5, 4).draw()
     inputs = [states, table[targets].detach().requires_grad_(), table[negatives].detach().requires_grad_()]
     both = [
         loss(inputs[0], inputs[1], targets, inputs[2], negatives, log_expected)
@@ -78,9 +83,9 @@ def test_gradients_equal_finite_differences() -> None:
 
 @pytest.mark.parametrize("power", [0.0, 0.75])
 def test_the_partition_function_is_estimated_without_bias(power: float) -> None:
-    """Over 20,000 draws of 3 of 10 items, the mean of exp(loss + target's score) is the sum of exp(score) over the catalogue."""
+    """Over 20,000 draws of 3 of 10 items, the mean of exp(loss + target's score) is the sum of exp(score) over the catalog."""
     states, table, targets = (each.detach() for each in random_inputs(1))
-    proposal, own = propose(COUNTS, power, 3), (states @ table[targets].T).item()
+    proposal, own = make_negative_sampler(COUNTS, power, 3), (states @ table[targets].T).item()
     torch.manual_seed(0)
     found = torch.stack([(sampled(states, table, targets, proposal) + own).exp() for _ in range(20_000)])
     error = (found.mean() - (states @ table.T).exp().sum()).item()
@@ -95,7 +100,7 @@ def test_more_negatives_come_closer_to_the_full_gradient() -> None:
     torch.manual_seed(0)
     errors = []
     for negatives in (20, 80, 320):
-        proposal = propose(torch.ones(400), 0.0, negatives)
+        proposal = make_negative_sampler(torch.ones(400), 0.0, negatives)
         drawn = [torch.autograd.grad(sampled(states, table, targets, proposal), table)[0] for _ in range(30)]
         errors.append(torch.stack([(each - exact).norm() for each in drawn]).mean().item())
     assert errors[1] < 0.8 * errors[0]
@@ -106,7 +111,7 @@ def test_more_negatives_come_closer_to_the_full_gradient() -> None:
 @pytest.mark.parametrize("negatives", [1, 4, 9])
 def test_items_are_drawn_as_often_as_expected(power: float, negatives: int) -> None:
     """Over 10,000 draws the frequency of each item is its E; none is above 1, they sum to the negatives, none is drawn thrice."""
-    proposal = propose(COUNTS, power, negatives)
+    proposal = make_negative_sampler(COUNTS, power, negatives)
     torch.manual_seed(0)
     draws = torch.stack([torch.bincount(proposal.draw()[0], minlength=10) for _ in range(10_000)])
     expected = torch.zeros(10, dtype=torch.float64).index_put((proposal.items,), proposal.log_expected.double().exp())
@@ -119,7 +124,7 @@ def test_items_are_drawn_as_often_as_expected(power: float, negatives: int) -> N
 
 def test_expectations_by_hand() -> None:
     """Counts 8, 1, 1 and 2 negatives: c = 2 / 10 would expect the first 1.6 times; it is certain, the others 1/2 each."""
-    proposal = propose(torch.tensor([1, 8, 1]), 1.0, 2)
+    proposal = make_negative_sampler(torch.tensor([1, 8, 1]), 1.0, 2)
     assert proposal.items.tolist() == [1, 0, 2]
     assert proposal.edges.tolist() == [1.0, 1.5, 2.0]
     assert proposal.log_expected.exp().tolist() == pytest.approx([1.0, 0.5, 0.5])
@@ -127,7 +132,7 @@ def test_expectations_by_hand() -> None:
 
 def test_the_seed_decides_the_negatives() -> None:
     """The same seed draws the same negatives, another one others."""
-    proposal = propose(torch.ones(1000), 0.0, 50)
+    proposal = make_negative_sampler(torch.ones(1000), 0.0, 50)
     drawn = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)

@@ -33,7 +33,7 @@ def build(kernel, kind, constants):
     def kind_of(name):
         if name in constants:
             return "constexpr"
-        if name in {"first", "last", "edges", "targets", "history", "boundaries"}:
+        if name in {"first", "last", "edges", "targets", "history", "cu_seqlens"}:
             return "*i64"
         if name == "eps":
             return "fp32"

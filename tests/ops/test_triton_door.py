@@ -13,7 +13,7 @@ from torch import Tensor
 from rows import boundaries_of, scan_inputs
 from ssd4rec.errors import BackendError
 from ssd4rec.ops import triton
-from ssd4rec.ops.segments import Layout, lay_out
+from ssd4rec.ops.segments import Layout, make_layout
 
 
 def test_a_cpu_tensor_is_not_served() -> None:
@@ -30,7 +30,7 @@ def row(layout: Layout) -> Tensor:
     "op",
     [
         lambda layout: triton.scan(*scan_inputs([3]), layout),
-        lambda layout: triton.backward_of_every_prefix(
+        lambda layout: triton.backward_prefix_readout(
             row(layout), *[torch.ones(4)] * 2, row(layout), *[torch.ones(4)] * 2, layout, 1
         ),
         lambda layout: triton.convolve(row(layout), torch.ones(4, 2), torch.ones(4), layout),
@@ -38,23 +38,23 @@ def row(layout: Layout) -> Tensor:
         lambda layout: triton.linear_cross_entropy(row(layout), torch.ones(5, 4), torch.zeros(3, dtype=torch.int64)),
         lambda layout: triton.gated_norm(row(layout), row(layout), torch.ones(4), 1e-5),
     ],
-    ids=["scan", "backward_of_every_prefix", "convolve", "convolve_both_ways", "linear_cross_entropy", "gated_norm"],
+    ids=["scan", "backward_prefix_readout", "convolve", "convolve_both_ways", "linear_cross_entropy", "gated_norm"],
 )
 def test_without_triton(op, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for by name without Triton, a kernel is an error that says what to install."""
     monkeypatch.setattr(triton, "available", lambda: False)
     assert triton.version() is None
     with pytest.raises(BackendError, match="need Triton, which is not installed: install torch for CUDA"):
-        op(lay_out(boundaries_of([3])))
+        op(make_layout(boundaries_of([3])))
 
 
 WITHOUT_INTERPRETER = """
 import torch
-from ssd4rec.ops import forms
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops import dispatch
+from ssd4rec.ops.segments import make_layout
 row = torch.ones(3, 4)
-with forms.using("triton"):
-    forms.convolve(row, torch.ones(4, 2), torch.ones(4), lay_out(torch.tensor([0, 3])))
+with dispatch.using("triton"):
+    dispatch.convolve(row, torch.ones(4, 2), torch.ones(4), make_layout(torch.tensor([0, 3])))
 """
 
 

@@ -12,8 +12,8 @@ from kernels import run_programs_backwards
 from rows import boundaries_of, relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.convolution import convolve
-from ssd4rec.ops.segments import lay_out
-from ssd4rec.ops.softmax import linear_cross_entropy_definition
+from ssd4rec.ops.cross_entropy import linear_cross_entropy_definition
+from ssd4rec.ops.segments import make_layout
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("_poisoned")
 
 ROUNDED = 1e-6  # float32 against float64 on the same numbers, relative to the largest number
 LENGTHS = [1, 2, 3, 4, 5, 31, 32, 33]
-LAYOUT = lay_out(boundaries_of(LENGTHS))
+LAYOUT = make_layout(boundaries_of(LENGTHS))
 
 
 def normal(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -51,7 +51,7 @@ def as_tuple(values: Any) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("width", [2, 3, 4])
 def test_convolution(width: int, reverse: bool) -> None:
-    """Histories shorter and longer than the width and the block, channels that do not fill a block."""
+    """Sequences shorter and longer than the width and the block, channels that do not fill a block."""
     check(
         lambda row, weight, bias: convolution.convolve(row, weight, bias, LAYOUT, reverse=reverse),
         lambda row, weight, bias: convolve(row, weight, bias, LAYOUT, reverse=reverse),

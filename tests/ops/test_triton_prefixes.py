@@ -13,10 +13,10 @@ from torch import Tensor
 from kernels import run_programs_backwards
 from rows import boundaries_of, relative_error
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops import forms
-from ssd4rec.ops.partly_flipped import partly_flipped_of_every_prefix
-from ssd4rec.ops.prefixes import backward_of_every_prefix
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops import dispatch
+from ssd4rec.ops.partial_flip import partially_flipped_prefix_readout
+from ssd4rec.ops.segments import make_layout
+from ssd4rec.ops.ssd.prefix_readout import backward_prefix_readout
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
@@ -57,11 +57,11 @@ def run(
     """Y and the six gradients; tile None: of torch's form, in float64."""
     ours = {name: values.detach().clone() for name, values in inputs.items()}
     ours = {name: (values if tile else values.double()).requires_grad_() for name, values in ours.items()}
-    layout = lay_out(boundaries_of(lengths))
+    layout = make_layout(boundaries_of(lengths))
     if tile:
-        y = prefixes.backward_of_every_prefix(*ours.values(), layout, state_dim, tile)
+        y = prefixes.backward_prefix_readout(*ours.values(), layout, state_dim, tile)
     else:
-        y = backward_of_every_prefix(*ours.values(), layout, state_dim)
+        y = backward_prefix_readout(*ours.values(), layout, state_dim)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
     return {"y": y.detach(), **dict(zip(ours, torch.autograd.grad(y, list(ours.values()), weights), strict=True))}
 
@@ -73,7 +73,7 @@ def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, f
 
 @pytest.mark.parametrize("conv_width", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4])
 def test_values_and_gradients_are_those_of_the_torch_form(conv_width: int) -> None:
-    """Histories around a block and around the convolution's width, heads that do not fill a tile."""
+    """Sequences around a block and around the convolution's width, heads that do not fill a tile."""
     inputs = parts(LENGTHS, heads=3, conv_width=conv_width)
     found = errors(run(inputs, LENGTHS), run(inputs, LENGTHS, tile=None))
     assert max(found.values()) < ROUNDED, found
@@ -148,23 +148,23 @@ def test_the_order_of_programs_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
 def test_strided_inputs() -> None:
     """Channels and dt as slices of one projection, whose rows lie apart in memory, are read as their copies are."""
     lengths = [3, Q]
-    inputs, layout = parts(lengths), lay_out(boundaries_of(lengths))
+    inputs, layout = parts(lengths), make_layout(boundaries_of(lengths))
     wide = torch.cat([inputs["channels"], inputs["dt"]], dim=1)
     channels, dt = wide.split([64, 2], dim=1)
     assert not channels.is_contiguous()
     assert not dt.is_contiguous()
     sliced = inputs | {"channels": channels, "dt": dt, "weight": inputs["weight"].T.contiguous().T}
-    found, expected = (prefixes.backward_of_every_prefix(*each.values(), layout, 16, TILE) for each in (sliced, inputs))
+    found, expected = (prefixes.backward_prefix_readout(*each.values(), layout, 16, TILE) for each in (sliced, inputs))
     assert torch.equal(found, expected)
 
 
 def test_a_gradient_for_some_inputs_only() -> None:
     """Frozen weights and rates cost the others nothing: the gradient of the channels and dt is what it was."""
     lengths = [2, Q + 1]
-    inputs, layout = parts(lengths), lay_out(boundaries_of(lengths))
+    inputs, layout = parts(lengths), make_layout(boundaries_of(lengths))
     expected = run(inputs, lengths)
     ours = {name: values.clone().requires_grad_(name in {"channels", "dt"}) for name, values in inputs.items()}
-    y = prefixes.backward_of_every_prefix(*ours.values(), layout, 16, TILE)
+    y = prefixes.backward_prefix_readout(*ours.values(), layout, 16, TILE)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
     found = torch.autograd.grad(y, [ours["channels"], ours["dt"]], weights)
     assert torch.equal(found[0], expected["channels"])
@@ -186,21 +186,21 @@ def test_sizes_without_a_kernel(settings: dict[str, Any], dtype: torch.dtype) ->
     inputs = {name: values.to(dtype) for name, values in parts([3], **settings).items()}
     state_dim = settings.get("state_dim", 16)
     assert not triton.reads_prefixes(inputs["channels"], inputs["weight"], inputs["dt"], state_dim)
-    with pytest.raises(ShapeError, match=r"take P in .* use ops\.prefixes\.backward_of_every_prefix"):
-        prefixes.backward_of_every_prefix(*inputs.values(), lay_out(boundaries_of([3])), state_dim)
+    with pytest.raises(ShapeError, match=r"take P in .* use ops\.prefixes\.backward_prefix_readout"):
+        prefixes.backward_prefix_readout(*inputs.values(), make_layout(boundaries_of([3])), state_dim)
 
 
 def test_partly_flipped_prefixes() -> None:
     """SIGMA's prefixes are read with the kernels of the scan and the convolution: one that forgets nothing, read later."""
     lengths = [1, 5, 9, 70]
-    layout = lay_out(boundaries_of(lengths))
+    layout = make_layout(boundaries_of(lengths))
     ours = {name: values.requires_grad_() for name, values in parts(lengths).items()}
     theirs = {name: values.detach().double().requires_grad_() for name, values in ours.items()}
-    with forms.using("triton"):
-        found = partly_flipped_of_every_prefix(*ours.values(), layout, 16, 5)
+    with dispatch.using("triton"):
+        found = partially_flipped_prefix_readout(*ours.values(), layout, 16, 5)
         weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(9))
         gradients = torch.autograd.grad(found, list(ours.values()), weights)
-    expected = partly_flipped_of_every_prefix(*theirs.values(), layout, 16, 5)
+    expected = partially_flipped_prefix_readout(*theirs.values(), layout, 16, 5)
     wanted = torch.autograd.grad(expected, list(theirs.values()), weights.double())
     found_errors = errors(
         dict(zip(("y", *ours), (found.detach(), *gradients), strict=True)),

@@ -12,8 +12,8 @@ from torch import Tensor
 from kernels import run_programs_backwards
 from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.scan import scan
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import make_layout
+from ssd4rec.ops.ssd.reference import scan
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
@@ -37,17 +37,17 @@ class Run(NamedTuple):
 
 
 def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
-    boundaries = boundaries_of(lengths)
+    cu_seqlens = boundaries_of(lengths)
     if not reverse:
-        return scan(*inputs, boundaries)[0]
+        return scan(*inputs, cu_seqlens)[0]
     x, dt, A, B, C, D = inputs
-    x, dt, B, C = (mirrored(values, boundaries) for values in (x, dt, B, C))
-    return mirrored(scan(x, dt, A, B, C, D, boundaries)[0], boundaries)
+    x, dt, B, C = (mirrored(values, cu_seqlens) for values in (x, dt, B, C))
+    return mirrored(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
 
 
 def run(inputs: ScanInputs, lengths: list[int], *, reverse: bool, tile: ssd.Tile = TILE) -> Run:
     ours = ScanInputs(*(values.detach().clone().requires_grad_() for values in inputs))
-    return with_gradients(ssd.scan(*ours, lay_out(boundaries_of(lengths)), reverse=reverse, tile=tile), ours)
+    return with_gradients(ssd.scan(*ours, make_layout(boundaries_of(lengths)), reverse=reverse, tile=tile), ours)
 
 
 def expected_run(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Run:
@@ -87,7 +87,7 @@ def of_all_decays(dtype: torch.dtype = torch.float32) -> ScanInputs:
 
 @DIRECTIONS
 def test_values_and_gradients_are_those_of_the_definition(reverse: bool) -> None:
-    """Histories of all lengths around a chunk, spans of two chunks, heads that forget nothing beside heads that forget all."""
+    """Sequences of all lengths around a chunk, spans of two chunks, heads that forget nothing beside heads that forget all."""
     inputs = of_all_decays()
     found = errors(run(inputs, LENGTHS, reverse=reverse), expected_run(inputs, LENGTHS, reverse=reverse), inputs)
     assert max(found.values()) < ROUNDED, found
@@ -158,7 +158,7 @@ def test_strided_inputs() -> None:
     wide = torch.cat([x.flatten(1), B, C, dt], dim=1)
     sliced_x, sliced_B, sliced_C, sliced_dt = wide.split([32, 16, 16, 2], dim=1)
     assert not sliced_x.is_contiguous()
-    layout = lay_out(boundaries_of(lengths))
+    layout = make_layout(boundaries_of(lengths))
     found = ssd.scan(sliced_x.unflatten(1, (2, 16)), sliced_dt, A, sliced_B, sliced_C, D, layout, tile=TILE)
     assert torch.equal(found, ssd.scan(x, dt, A, B, C, D, layout, tile=TILE))
 
@@ -169,4 +169,4 @@ def test_sizes_without_a_kernel(head_width: int, state_dim: int) -> None:
     inputs = scan_inputs([3], head_width=head_width, state_dim=state_dim, dtype=torch.float32)
     assert not triton.scans(inputs.x, inputs.B)
     with pytest.raises(ShapeError, match=r"the scan's kernels take P in .* use ops\.chunked\.chunked_scan"):
-        ssd.scan(*inputs, lay_out(boundaries_of([3])))
+        ssd.scan(*inputs, make_layout(boundaries_of([3])))

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from ssd4rec.reproduce.processes import Processes
-from ssd4rec.reproduce.runs import MEASURED, MEASURES, result_of
+from ssd4rec.paper.processes import Processes
+from ssd4rec.paper.runs import MEASURED, MEASURES, result_of
 
 FINISHES = f"""
 import json, random, sys

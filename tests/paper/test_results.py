@@ -8,32 +8,32 @@ import numpy as np
 import pytest
 
 import worlds
-from ssd4rec.data.histories import Kept
+from ssd4rec.data.sequences import Kept
 from ssd4rec.data.split import split_by_time
 from ssd4rec.errors import DataError
-from ssd4rec.reproduce.budgets import make_budget
-from ssd4rec.reproduce.compare import against_best, against_whole, paired_bootstrap
-from ssd4rec.reproduce.notes import notes
-from ssd4rec.reproduce.origins import recipe_of, reduced
-from ssd4rec.reproduce.published import published_row
-from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.report import as_html, as_markdown
-from ssd4rec.reproduce.results import earlier, refuse_what_would_be_lost, summarise
-from ssd4rec.reproduce.rows import Costs, Protocol, Results, Row, Section, StoredBudget
-from ssd4rec.reproduce.runs import MEASURED, Dataset, Part, Run, result_of
-from ssd4rec.reproduce.studies import points
+from ssd4rec.paper.budgets import make_budget
+from ssd4rec.paper.compare import against_best, against_whole, paired_bootstrap
+from ssd4rec.paper.notes import notes
+from ssd4rec.paper.origins import recipe_of, reduced
+from ssd4rec.paper.published import published_row
+from ssd4rec.paper.recipes import RECIPES
+from ssd4rec.paper.report import as_html, as_markdown
+from ssd4rec.paper.results import earlier, refuse_what_would_be_lost, summarize
+from ssd4rec.paper.rows import Costs, Protocol, Results, Row, Section, StoredBudget
+from ssd4rec.paper.runs import MEASURED, Dataset, Part, Run, result_of
+from ssd4rec.paper.studies import points
 
 KEPT = Kept(users=9, items=9, interactions=99, mean_length=11.0, longest=100)
 BUDGET = StoredBudget(name="small", width=32, epochs=3, seeds=1)
 PROTOCOL = {
-    "split": "leave-last-out", "candidates": "whole catalogue, 9 items", "seen": "kept", "ties": "worst rank", "k_core": 1,
-    "same_time": "file", "max_length": None, "targets": 9,
+    "split": "leave-last-out", "candidates": "whole catalog, 9 items", "seen": "kept", "ties": "worst rank", "k_core": 1,
+    "tie_order": "file", "max_length": None, "targets": 9,
 }  # fmt: skip
 
 
 def row_of(label, **given):
     """A row of which nothing is known but what is given."""
-    unknown = {"x": None, "metrics": {}, "with_prior": None, "parameters": None, "settings": None, "recipe": None}
+    unknown = {"x": None, "metrics": {}, "with_fusion": None, "parameters": None, "settings": None, "recipe": None}
     nothing = {"costs": Costs(**dict.fromkeys(Costs.model_fields)), "published": None, "seeds": ()}
     return Row(**{"label": label, "model": label, **unknown, **nothing, **given})
 
@@ -65,7 +65,7 @@ def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=10
     described = {
         "kept": asdict(replace(KEPT, longest=longest)),
         "read": {"notes": []},
-        "same_time": {"interactions": 0, "order": "file"},
+        "tie_order": {"interactions": 0, "order": "file"},
     }
     data = Dataset(source, name, known, f"fingerprint of {source}", described)
     return Part(study, data, tuple(points(study, known, make_budget("small"), models, settings)))
@@ -74,7 +74,7 @@ def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=10
 def sections(tmp_path, *parts):
     """The names of the sections after these were written one after the other."""
     for part in parts:
-        results = write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+        results = write(summarize([part], make_budget("small"), tmp_path), tmp_path)
     return list(results.studies["accuracy"])
 
 
@@ -82,7 +82,7 @@ def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
     """Nobody published settings for ML-100K: the paper's budget takes our recipe there, and says so."""
     budget = make_budget("paper")
     (point,) = points("accuracy", "ml-100k", budget, ["sasrec"], ())
-    assert point.configs[0].training.objective == "one-pass"
+    assert point.configs[0].training.objective == "all-positions"
     assert "the paper has no settings for these data" in (reduced("ml-100k", budget, 18) or "")
 
 
@@ -97,16 +97,16 @@ def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
 
 
 def test_a_report_of_the_papers_settings_says_which_rows_had_others(tmp_path):
-    """And of which data: same_time is the protocol's, not how a model learns."""
+    """And of which data: tie_order is the protocol's, not how a model learns."""
     budget = make_budget("paper-one-pass")
     for settings, told in (
-        (["data.same_time=item"], None),
+        (["data.tie_order=item"], None),
         (["training.patience=5"], "settings were changed (training.patience)"),
         (["sasrec:training.patience=5"], "settings were changed (training.patience of sasrec)"),
     ):
         planned = points("accuracy", "amazon-beauty", budget, ("ssd4rec", "sasrec"), settings)
         part = replace(part_of("accuracy", tmp_path, known="amazon-beauty"), points=tuple(planned))
-        (found,) = summarise([part], budget, tmp_path).studies["accuracy"].values()
+        (found,) = summarize([part], budget, tmp_path).studies["accuracy"].values()
         assert found.reduced == told
 
 
@@ -128,7 +128,7 @@ def test_a_report_does_not_call_the_papers_what_was_changed():
     for model, source in (("ssd4rec-all", "preset of the paper"), ("ssd4rec", "preset of the paper"), ("sasrec", "searched")):
         (as_it_is,) = points("accuracy", "amazon-beauty", paper, [model], ())
         assert str(recipe_of(as_it_is, "amazon-beauty", paper)).startswith(source)
-        given = ("training.objective=one-pass", "training.token_budget=1152")
+        given = ("training.objective=all-positions", "training.token_budget=1152")
         (changed,) = points("accuracy", "amazon-beauty", paper, [model], given)
         said = str(recipe_of(changed, "amazon-beauty", paper))
         assert said.startswith("changed here (")
@@ -140,15 +140,15 @@ def test_no_section_takes_the_place_of_other_data_or_another_protocol(tmp_path):
     """Files of one name stand side by side, and so do two protocols; the same again, from another folder too, replaces."""
     first, second = (part_of("accuracy", tmp_path, source=f"{where}/log.csv") for where in "ab")
     moved = replace(first, data=replace(first.data, source="c/log.csv"))
-    by_item = part_of("accuracy", tmp_path, source="a/log.csv", settings=["data.same_time=item"])
-    named = ["log.csv", "b/log.csv", "log.csv data.same_time=item"]
+    by_item = part_of("accuracy", tmp_path, source="a/log.csv", settings=["data.tie_order=item"])
+    named = ["log.csv", "b/log.csv", "log.csv data.tie_order=item"]
     assert sections(tmp_path, first, second, by_item, moved, first, second) == named
 
 
 def test_published_figures_stand_beside_the_last_event_left_out_only(tmp_path):
     """None beside a split by time; the report says why."""
     whole, by_time = (
-        summarise([part_of("accuracy", tmp_path, known="ml-1m", settings=settings)], make_budget("small"), tmp_path)
+        summarize([part_of("accuracy", tmp_path, known="ml-1m", settings=settings)], make_budget("small"), tmp_path)
         for settings in ((), ("data.split=time",))
     )
     (section,) = whole.studies["accuracy"].values()
@@ -177,11 +177,11 @@ def test_published_figures_stand_beside_the_same_protocol_only():
 
 
 def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
-    """Where seen items are candidates and a prior puts them down; not where they are none, or where they recur."""
+    """Where seen items are candidates and a fusion puts them down; not where they are none, or where they recur."""
 
-    def told(repeats, seen):
-        prior = {"metrics": {}, "transitions": (1.0, 1.0), "repeats": repeats}
-        section = section_of(row_of("sasrec", with_prior=prior), protocol=Protocol(**PROTOCOL | {"seen": seen}))
+    def told(repeat_bias, seen):
+        fusion = {"metrics": {}, "cooccurrence": (1.0, 1.0), "repeat_bias": repeat_bias}
+        section = section_of(row_of("sasrec", with_fusion=fusion), protocol=Protocol(**PROTOCOL | {"seen": seen}))
         return [note.warning for note in notes("accuracy", section) if "had to learn that" in note.text]
 
     assert told((0.0, -8.0), "kept") == [True]
@@ -231,7 +231,7 @@ def test_a_paired_test_by_hand():
     assert (found["low"], found["high"]) == pytest.approx((0.451, 0.549), abs=0.006)
     assert found["p"] == pytest.approx(2 / 2001)
     mixed = paired_bootstrap([np.repeat([best, last], [15, 10])], [np.repeat([last, best], [15, 10])])
-    at_most = sum(math.comb(25, gains) * 0.6**gains * 0.4 ** (25 - gains) for gains in range(13))
+    at_most = sum(math.comb(25, ndcg_gains) * 0.6**ndcg_gains * 0.4 ** (25 - ndcg_gains) for ndcg_gains in range(13))
     assert mixed["p"] == pytest.approx(2 * at_most, abs=0.05)
 
 
@@ -269,9 +269,9 @@ def test_few_targets_are_told(targets, warned):
 def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
     """That a file is a part of the publisher's, how many events tie, and by which code each run was trained."""
     part = part_of("accuracy", tmp_path)
-    described = {"read": {"notes": ["a part of the publisher's file"]}, "same_time": {"interactions": 3, "order": "item"}}
+    described = {"read": {"notes": ["a part of the publisher's file"]}, "tie_order": {"interactions": 3, "order": "item"}}
     data = replace(part.data, description=part.data.description | described)
-    found = summarise([replace(part, data=data)], make_budget("small"), tmp_path)
+    found = summarize([replace(part, data=data)], make_budget("small"), tmp_path)
     (section,) = found.studies["accuracy"].values()
     rows = tuple(
         row_of(label, seeds=(finished(label, commit=commit),)) for label, commit in (("ssd4rec", "c0ffee"), ("sasrec", None))
@@ -280,7 +280,7 @@ def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
     said = [note.text for note in notes("accuracy", section)]
     assert "Data: a part of the publisher's file." in said
     assert (
-        "3 interactions (3.0 %) are at the same time as the one before; their order is that of the items' ids (data.same_time)"
+        "3 interactions (3.0 %) are at the same time as the one before; their order is that of the items' ids (data.tie_order)"
         in " ".join(said)
     )
     assert "Trained by the code of commit c0ffee, and others that were not kept." in said
@@ -304,7 +304,7 @@ def finish(part, out, at=0):
     result = {
         "test": METRICS,
         "seen_removed": METRICS,
-        "with_prior": {"transitions": 1.0, "repeats": 0.0, "test": METRICS, "seen_removed": METRICS},
+        "with_fusion": {"cooccurrence": 1.0, "repeat_bias": 0.0, "test": METRICS, "seen_removed": METRICS},
         "measured": MEASURED,
         "protocol": PROTOCOL,
         "course": {"best_epoch": 1},
@@ -324,7 +324,7 @@ def test_figures_stay_until_there_are_others(tmp_path):
     first, second = part_of("accuracy", tmp_path, models=["ssd4rec"]), part_of("accuracy", tmp_path, models=["gru4rec"])
 
     def shown(part):
-        results = write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+        results = write(summarize([part], make_budget("small"), tmp_path), tmp_path)
         return [row.label for row in results.studies["accuracy"]["log.csv"].rows]
 
     assert shown(second) == ["gru4rec"]
@@ -339,7 +339,7 @@ def test_what_is_written_is_read_back(tmp_path):
     """With all that was not measured, and with what was: nothing is left to a default."""
     part = part_of("ablation", tmp_path)
     finish(part, tmp_path)
-    results = write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+    results = write(summarize([part], make_budget("small"), tmp_path), tmp_path)
     assert earlier(tmp_path) == results.studies
     section = results.as_dict()["studies"]["ablation"]["log.csv"]
     assert set(section) == set(Section.model_fields)
@@ -349,7 +349,7 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_figures_whose_runs_are_not_there_are_not_written_over(tmp_path):
     part = part_of("accuracy", tmp_path)
     folder = finish(part, tmp_path)
-    write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+    write(summarize([part], make_budget("small"), tmp_path), tmp_path)
     refuse_what_would_be_lost([part], tmp_path)
     refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
     (folder / "result.json").unlink()
@@ -363,7 +363,7 @@ def test_one_run_that_was_taken_away_is_made_again(tmp_path):
     part = part_of("accuracy", tmp_path)
     finish(part, tmp_path)
     gone = finish(part, tmp_path, at=1)
-    write(summarise([part], make_budget("small"), tmp_path), tmp_path)
+    write(summarize([part], make_budget("small"), tmp_path), tmp_path)
     (gone / "result.json").unlink()
     refuse_what_would_be_lost([part], tmp_path)
     with pytest.raises(DataError, match="whose runs are not in"):
@@ -391,7 +391,7 @@ def test_a_row_of_another_shape_is_refused_by_its_place(tmp_path):
     """A figure that is a text, a key that this version does not know, a state that no seed has: one line, and the file stays."""
     part = part_of("accuracy", tmp_path)
     finish(part, tmp_path)
-    sound = json.dumps(summarise([part], make_budget("small"), tmp_path).as_dict())
+    sound = json.dumps(summarize([part], make_budget("small"), tmp_path).as_dict())
     for old, new, said in (
         ('"mean": 0.5', '"mean": "0.5"', r"rows\.0\.metrics\.ndcg@10\.mean: .*valid number"),
         ('"jobs": 1, "device"', '"jobs": 1.5, "device"', r"rows\.0\.seeds\.0\.finished\.jobs: .*valid integer"),
@@ -416,7 +416,7 @@ def test_a_file_of_another_format_is_said_to_be_that_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"), [("efficiency", "no efficiency"), ("with_prior", "no with_prior"), (None, "Expecting")]
+    ("gone", "said"), [("efficiency", "no efficiency"), ("with_fusion", "no with_fusion"), (None, "Expecting")]
 )
 def test_a_damaged_run_is_named(tmp_path, gone, said):
     folder = finish(part_of("accuracy", tmp_path), tmp_path)
@@ -446,7 +446,7 @@ def test_the_points_of_a_figure_are_tested_against_its_beginning(tmp_path):
     part = part_of("beta", tmp_path)
     for at in range(3):
         finish(part, tmp_path, at)
-    results = summarise([part], make_budget("small"), tmp_path)
+    results = summarize([part], make_budget("small"), tmp_path)
     section = results.studies["beta"]["log.csv"]
     against = {row.label: [test.baseline for test in row.tests] for row in section.rows}
     assert against == {"beta 0.0": [], "beta 0.1": ["beta 0.0"], "beta 0.2": ["beta 0.0"]} | {
@@ -459,7 +459,7 @@ def test_the_points_of_a_figure_are_tested_against_its_beginning(tmp_path):
 
 def test_what_was_set_is_said_above_every_table(tmp_path):
     part = part_of("rho", tmp_path, settings=["training.weight_decay=0.3"])
-    section = summarise([part], make_budget("small"), tmp_path).studies["rho"]["log.csv"]
+    section = summarize([part], make_budget("small"), tmp_path).studies["rho"]["log.csv"]
     (said,) = (note.text for note in notes("rho", section) if "Settings" in note.text)
     assert said.startswith("Settings (last table): all rows: changed here (training.weight_decay), the rest searched")
 
@@ -467,7 +467,7 @@ def test_what_was_set_is_said_above_every_table(tmp_path):
 def test_a_report_says_how_many_histories_a_truncation_shortens(tmp_path):
     part = part_of("length", tmp_path, longest=10**6)
     part = replace(part, data=replace(part.data, longer={10: 7, 20: 1, 50: 0, 100: 0, 200: 0, 400: 0}))
-    section = summarise([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
+    section = summarize([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
     said = {note.text: note.warning for note in notes("length", section.model_copy(update={"kept": replace(KEPT, users=101)}))}
     (counted,) = (text for text in said if text.startswith("Of 101 histories"))
     assert counted.startswith("Of 101 histories 7 have more than 10 events, 1 have more than 20 events, 0 have")
@@ -479,7 +479,7 @@ def test_where_no_history_is_long_enough_nothing_is_said_of_truncating(tmp_path)
     """All rows that would truncate are left out."""
     whole = part_of("length", tmp_path, longest=5)
     part = replace(whole, points=whole.points[-1:], data=replace(whole.data, longer={10: 0, 20: 0}))
-    section = summarise([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
+    section = summarize([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
     assert [row.label for row in section.rows] == ["whole"]
     assert not [note.text for note in notes("length", section) if "runcate" in note.text or "more than" in note.text]
 
@@ -489,7 +489,7 @@ def test_a_page_is_the_same_however_often_it_is_made(tmp_path):
     part = part_of("beta", tmp_path)
     for at in range(3):
         finish(part, tmp_path, at)
-    results = summarise([part], make_budget("small"), tmp_path)
+    results = summarize([part], make_budget("small"), tmp_path)
     page = as_html(results)
     assert page == as_html(results)
     assert (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd4rec.reproduce.rows import Costs, Results, Row, Spread
+from ssd4rec.paper.rows import Costs, Results, Row, Spread
 
 COMMITTED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/results.json"))
 
@@ -44,6 +44,6 @@ TEST = {"baseline": "sasrec", "difference": 0.1, "low": 0.0, "high": 0.2, "p": 0
     ids=["earlier", "earlier, none", "now", "now, none"],
 )
 def test_the_only_test_of_an_earlier_version_is_one_of_the_tests(written, tests):
-    unmeasured = dict.fromkeys(("x", "with_prior", "parameters", "settings", "recipe", "published"))
+    unmeasured = dict.fromkeys(("x", "with_fusion", "parameters", "settings", "recipe", "published"))
     row = {"label": "ssd4rec", "model": "ssd4rec", **unmeasured, "metrics": {}, "costs": NO_COSTS, "seeds": [], **written}
     assert [test.model_dump() for test in Row.model_validate_json(json.dumps(row)).tests] == tests

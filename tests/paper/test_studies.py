@@ -3,16 +3,16 @@
 import pytest
 
 import worlds
+from ssd4rec._suggestions import find
 from ssd4rec.config import BACKBONES, DataConfig
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ConfigError
-from ssd4rec.experiment import prepare
-from ssd4rec.names import find
-from ssd4rec.reproduce.budgets import as_options, make_budget
-from ssd4rec.reproduce.origins import recipe_of
-from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.studies import changing, points, with_equal_steps
-from ssd4rec.reproduce.sweep import plan
+from ssd4rec.paper.budgets import as_options, make_budget
+from ssd4rec.paper.origins import recipe_of
+from ssd4rec.paper.recipes import RECIPES
+from ssd4rec.paper.studies import changing, points, with_equal_steps
+from ssd4rec.paper.sweep import plan
+from ssd4rec.pipeline import prepare
 from ssd4rec.training.objective import plan_pass
 
 
@@ -39,8 +39,8 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
     for known in ("amazon-beauty", "ml-1m"):
         once, every = (points("accuracy", known, each, names, ()) for each in (budget, paper))
         read = {point.label: point.configs[0].training.objective for point in once}
-        expected = {"ssd4rec": "one-pass", "sasrec": "one-pass", "bert4rec": "cloze", "sigma": "one-pass"}
-        assert read == expected | ({"ssd4rec-all": "prefix", "sigma": "prefix"} if known == "ml-1m" else {})
+        expected = {"ssd4rec": "all-positions", "sasrec": "all-positions", "bert4rec": "masked-item", "sigma": "all-positions"}
+        assert read == expected | ({"ssd4rec-all": "per-prefix", "sigma": "per-prefix"} if known == "ml-1m" else {})
         for ours, theirs in zip(once, every, strict=True):
             same = {"objective": theirs.configs[0].training.objective, "token_budget": theirs.configs[0].training.token_budget}
             training = ours.configs[0].training.model_copy(update=same)
@@ -50,11 +50,11 @@ def test_the_papers_settings_can_be_had_with_each_history_read_once():
     said = [str(recipe_of(point, "ml-1m", budget)) for point in once]
     assert ["each history read once" in each for each in said] == [True, False, True, True, False]
     deeper = points("accuracy", "amazon-beauty", budget, ["ssd4rec-all", "ssd4rec"], ["ssd4rec:backbone.layers=2"])
-    assert [point.configs[0].training.objective for point in deeper] == ["one-pass", "one-pass"]
+    assert [point.configs[0].training.objective for point in deeper] == ["all-positions", "all-positions"]
     for model in ("ssd4rec-all", "sigma"):
         for each in (budget, make_budget("medium")):
             (every,) = points("accuracy", "amazon-beauty", each, [model], ["backbone.layers=2"])
-            assert every.configs[0].training.objective == "prefix"
+            assert every.configs[0].training.objective == "per-prefix"
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_budget_as_options(asked, options):
 
 def test_every_model_can_have_two_layers():
     """ssd4rec-all, which no single pass can train then, is trained every prefix apart; with one layer it is read once."""
-    for layers, objective in ((1, "one-pass"), (2, "prefix")):
+    for layers, objective in ((1, "all-positions"), (2, "per-prefix")):
         rows = points("accuracy", None, make_budget("small"), ["ssd4rec-all", "sasrec"], [f"backbone.layers={layers}"])
-        assert [point.configs[0].training.objective for point in rows] == [objective, "one-pass"]
+        assert [point.configs[0].training.objective for point in rows] == [objective, "all-positions"]
 
 
 def test_the_papers_budget_without_a_preset():
@@ -88,7 +88,7 @@ def test_the_papers_budget_without_a_preset():
 
 def test_every_prefix_is_drawn_as_the_paper_draws_it_where_it_is_asked_for():
     """Under paper-one-pass with the objective set back: 1,024 examples, not as many as one pass has positions."""
-    (point,) = points("accuracy", "amazon-beauty", make_budget("paper-one-pass"), ["ssd4rec"], ["training.objective=prefix"])
+    (point,) = points("accuracy", "amazon-beauty", make_budget("paper-one-pass"), ["ssd4rec"], ["training.objective=per-prefix"])
     (paper,) = points("accuracy", "amazon-beauty", make_budget("paper"), ["ssd4rec"], ())
     assert point.configs == paper.configs
 
@@ -128,16 +128,16 @@ def test_a_setting_is_for_all_models_or_for_one():
     assert alone.configs[0].training.mask_ratio == 0.5
     with pytest.raises(ConfigError, match="did you mean 'sasrec'"):
         points("accuracy", None, budget, names, ["sasrek:training.learning_rate=1"])
-    with pytest.raises(ConfigError, match="with a prior anyway"):
-        points("accuracy", None, budget, names, ["sasrec:prior.repeats=1"])
+    with pytest.raises(ConfigError, match="with a fusion anyway"):
+        points("accuracy", None, budget, names, ["sasrec:fusion.repeat_bias=1"])
     with pytest.raises(ConfigError, match="the same data and the same protocol"):
         points("accuracy", None, budget, names, ["sasrec: data.min_interactions=2"])
     for setting, option in (("backbone.width=8", "--width"), ("ssd4rec:backbone.bidirectional=none", "--models")):
         with pytest.raises(ConfigError, match=f"is what {option} says"):
             points("accuracy", None, budget, names, [setting])
-    prefix = ["training.mask_ratio=0.0", "training.objective=prefix"]
+    prefix = ["training.mask_ratio=0.0", "training.objective=per-prefix"]
     (next_item,) = points("accuracy", "ml-1m", make_budget("paper"), ["bert4rec"], prefix)
-    assert (next_item.configs[0].training.objective, next_item.configs[0].training.mask_ratio) == ("prefix", 0.0)
+    assert (next_item.configs[0].training.objective, next_item.configs[0].training.mask_ratio) == ("per-prefix", 0.0)
 
 
 def test_a_row_that_reads_forwards_goes_without_the_backward_weight():
@@ -171,7 +171,7 @@ def test_an_epoch_has_as_many_steps_at_any_length(tmp_path):
         assert recipe_of(point, None, planned.budget) == recipe_of(part.points[-1], None, planned.budget)
     assert budgets["last 10"] > budgets["whole"] == 640
     assert max(steps.values()) <= 1.1 * min(steps.values())
-    by_prefix = points("length", None, make_budget("small"), (), ["training.objective=prefix"])
+    by_prefix = points("length", None, make_budget("small"), (), ["training.objective=per-prefix"])
     assert [with_equal_steps(point, {10: 2.0}) for point in by_prefix] == by_prefix
 
 

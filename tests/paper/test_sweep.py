@@ -17,26 +17,26 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec.artefact import load_artefact
-from ssd4rec.data.histories import build_histories
+from ssd4rec._locks import exclusive_lock
+from ssd4rec.artifact import load_artifact
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
-from ssd4rec.locks import alone
-from ssd4rec.model import make_model
-from ssd4rec.reproduce.budgets import make_budget
-from ssd4rec.reproduce.measure import Measure, count
-from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.report import write_report
-from ssd4rec.reproduce.results import summarise
-from ssd4rec.reproduce.runs import NUMERICS, Dataset, Run, commit, counted_in, ranks_of
-from ssd4rec.reproduce.studies import points
-from ssd4rec.reproduce.sweep import carry_out, plan
+from ssd4rec.models.next_item import make_model
+from ssd4rec.paper.budgets import make_budget
+from ssd4rec.paper.measure import Measure, count
+from ssd4rec.paper.padded import Padded
+from ssd4rec.paper.report import write_report
+from ssd4rec.paper.results import summarize
+from ssd4rec.paper.runs import NUMERICS, Dataset, Run, commit, counted_in, ranks_of
+from ssd4rec.paper.studies import points
+from ssd4rec.paper.sweep import carry_out, plan
 
 CODE = "import sys; from ssd4rec.cli import main; sys.exit(main())"
 OPTIONS = (
-    "--models", "ssd4rec,gru4rec,popularity,transitions", "--epochs", "2", "--width", "16",
+    "--models", "ssd4rec,gru4rec,popularity,rules", "--epochs", "2", "--width", "16",
     "--set", "data.min_interactions=1", "--set", "training.token_budget=256",
 )  # fmt: skip
 
@@ -112,7 +112,7 @@ def test_the_report_shows_the_figures_of_results_json(swept):
     page.feed((swept / "out" / "report.html").read_text())
     shown = {row[0]: row[1:] for row in page.rows if len(row) == 8 and row[-1] in ("1/1", "-")}
     found = figures(json.loads((swept / "out" / "results.json").read_text()))
-    assert set(found) == {"ssd4rec", "gru4rec", "popularity", "transitions"}
+    assert set(found) == {"ssd4rec", "gru4rec", "popularity", "cooccurrence"}
     for label, metrics in found.items():
         assert shown[label][:-1] == [f"{each['mean']:.4f}" for each in metrics.values()]
     assert page.loaded == []
@@ -127,11 +127,11 @@ def test_each_model_stands_with_a_prior_and_so_do_the_counts(swept):
     """The cycle is all counts: with them everything is found, by the models and without one."""
     results = json.loads((swept / "out" / "results.json").read_text())
     (part,) = results["studies"]["accuracy"].values()
-    found = {row["label"]: row["with_prior"] for row in part["rows"]}
+    found = {row["label"]: row["with_fusion"] for row in part["rows"]}
     assert found.pop("popularity") is None
     assert {label: each["metrics"]["ndcg@10"]["mean"] for label, each in found.items()} == dict.fromkeys(found, 1.0)
-    assert found["transitions"]["transitions"] == [1.0]
-    assert "prior added to their scores" in (swept / "out" / "report.md").read_text()
+    assert found["cooccurrence"]["cooccurrence"] == [1.0]
+    assert "fusion added to their scores" in (swept / "out" / "report.md").read_text()
 
 
 @pytest.mark.slow
@@ -140,19 +140,19 @@ def test_each_model_is_measured_with_seen_items_removed_too(swept):
     results = json.loads((swept / "out" / "results.json").read_text())
     (part,) = results["studies"]["accuracy"].values()
     rows = {row["label"]: row for row in part["rows"]}
-    artefact = load_artefact(swept / "out" / "runs" / rows["gru4rec"]["seeds"][0]["key"] / "model")
-    histories, _ = build_histories(read_interactions(swept / "cycle.csv"), 1)
+    artifact = load_artifact(swept / "out" / "runs" / rows["gru4rec"]["seeds"][0]["key"] / "model")
+    histories, _ = build_sequences(read_interactions(swept / "cycle.csv"), 1)
     ranks = []
     with torch.inference_mode():
         for user in range(len(histories.users)):
             *read, target = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
-            scores = artefact.model.item_vectors @ artefact.model.encode(torch.tensor(read), torch.tensor([0, len(read)]))[0]
+            scores = artifact.model.item_vectors @ artifact.model.encode(torch.tensor(read), torch.tensor([0, len(read)]))[0]
             others = [item for item in range(1, len(scores) + 1) if item != target and item not in read]
             ranks.append(1 + sum(bool(scores[item - 1] >= scores[target - 1]) for item in others))
     found = rows["gru4rec"]["seen_removed"]
     assert found["ndcg@10"]["mean"] == pytest.approx(ndcg(np.array(ranks), 10))
     assert found["hr@10"]["mean"] > rows["gru4rec"]["metrics"]["hr@10"]["mean"]
-    assert set(rows["transitions"]["with_prior"]["seen_removed"]) == set(rows["popularity"]["seen_removed"]) == set(found)
+    assert set(rows["cooccurrence"]["with_fusion"]["seen_removed"]) == set(rows["popularity"]["seen_removed"]) == set(found)
     assert "seen items removed from the candidates" in (swept / "out" / "report.md").read_text()
 
 
@@ -211,7 +211,7 @@ def test_figures_and_ranks_are_enough_to_go_on_elsewhere(swept):
     """Without the models nothing is trained again, and another model is tested against the ranks that are there."""
     kept = swept / "kept"
     for path in [*(swept / "out").glob("runs/*/*"), *(swept / "out").glob("counted/*/*")]:
-        if path.name in ("run.json", "result.json") or (path.suffix == ".npy" and path.name != "with_prior.npy"):
+        if path.name in ("run.json", "result.json") or (path.suffix == ".npy" and path.name != "with_fusion.npy"):
             (kept / path.relative_to(swept / "out")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, kept / path.relative_to(swept / "out"))
     elsewhere = swept / "elsewhere.csv"
@@ -249,7 +249,7 @@ def test_a_process_that_dies_is_a_failure_whatever_an_earlier_one_left(swept):
     out = swept / "dying"
     shutil.copytree(swept / "out", out)
     shutil.rmtree(out / "counted")
-    (out / "sitecustomize.py").write_text("import os, sys\nif 'ssd4rec.reproduce.worker' in sys.orig_argv: os._exit(3)\n")
+    (out / "sitecustomize.py").write_text("import os, sys\nif 'ssd4rec.paper.worker' in sys.orig_argv: os._exit(3)\n")
     dying = os.environ | {"PYTHONPATH": str(out)}
     failed = subprocess.run(command(swept / "cycle.csv", out), capture_output=True, text=True, check=False, env=dying)
     assert (failed.returncode, failed.stderr.count("FAILED, see")) == (1, 2)
@@ -287,7 +287,7 @@ def test_a_run_that_fails_takes_no_other_with_it(swept):
     assert not (out / "runs" / broken / "result.json").exists()
     report = (out / "report.html").read_text()
     assert "Failed: ssd4rec (seed 2024)" in report
-    assert "ArtefactError: the state of the training cannot be kept in " in report
+    assert "ArtifactError: the state of the training cannot be kept in " in report
     assert figures(json.loads((out / "results.json").read_text()))["gru4rec"] == figures(whole)["gru4rec"]
 
 
@@ -317,7 +317,7 @@ def test_what_cannot_be_asked_for_is_said_before_anything_is_trained(tmp_path):
     asked = {"sources": [str(tmp_path / "cycle.csv")], "budget": make_budget("small"), "out": tmp_path / "out", "cache": tmp_path}
     with pytest.raises(ConfigError, match=r"--set caser: is for no row of this; the rows are of .*gru4rec"):
         plan("accuracy", **asked, models=["gru4rec"], settings=["data.min_interactions=1", "caser:training.learning_rate=1e-3"])
-    with pytest.raises(ConfigError, match="popularity and transitions are measured beside a model"):
+    with pytest.raises(ConfigError, match="popularity and rules are measured beside a model"):
         plan("accuracy", **asked, models=["popularity"], settings=["data.min_interactions=1"])
     with pytest.raises(ConfigError, match=r"evaluation.cutoffs must have 10, found \(5,\)"):
         plan("accuracy", **asked, models=["gru4rec"], settings=["evaluation.cutoffs=[5]"])
@@ -327,12 +327,12 @@ def test_runs_of_older_versions_are_found():
     """What is younger than a run, and says what was the rule then, is not in its key; anything else is."""
     data = Dataset("x", "x", None, "fingerprint", {})
     (point,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ())
-    younger = {"prior": True, "data": {"same_time"}, "training": {"ema_decay", "label_smoothing"}}
+    younger = {"fusion": True, "data": {"tie_order"}, "training": {"ema_decay", "label_smoothing"}}
     older = point.configs[0].model_dump(mode="json", exclude=younger)
     decides = {"settings": older, "data": "fingerprint", "numerics": [NUMERICS, metadata.version("ssd4rec")]}
     assert Run(data, point.configs[0]).key == hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     (averaged,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ["training.ema_decay=0.99"])
-    (other,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ["data.same_time=item"])
+    (other,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ["data.tie_order=item"])
     assert len({Run(data, each.configs[0]).key for each in (point, averaged, other)}) == 3
     assert Run(data, other.configs[0]).counted != Run(data, point.configs[0]).counted
 
@@ -357,7 +357,7 @@ def test_a_file_of_any_name_is_reported(tmp_path):
     (tmp_path / "log.csv").rename(source)
     asked = {"models": ["sasrec"], "settings": ["data.min_interactions=1"]}
     sweep = plan("accuracy", [source], make_budget("small", epochs=1), tmp_path / "out", tmp_path, **asked)
-    write_report(summarise(sweep.parts, sweep.budget, tmp_path), tmp_path)
+    write_report(summarize(sweep.parts, sweep.budget, tmp_path), tmp_path)
     assert r"\udcff.csv" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -372,7 +372,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         with pytest.raises(DataError, match=f"{out} cannot be written: .*choose another --out"):
             carry_out(sweep, lambda _: None)
     with (
-        alone(tmp_path / "out" / "lock", ValueError(), ValueError),
+        exclusive_lock(tmp_path / "out" / "lock", ValueError(), ValueError),
         pytest.raises(DataError, match=r"another sweep is at work in .*wait for it"),
     ):
         carry_out(sweep, lambda _: None)
@@ -395,7 +395,7 @@ def test_data_that_change_under_a_sweep_are_refused(swept):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system says it right")
 def test_peak_memory_is_that_of_the_run_not_of_the_sweep():
     """A process that holds a gibibyte starts one that holds no more than torch."""
-    child = "from ssd4rec.reproduce.worker import _peak_resident; print(_peak_resident())"
+    child = "from ssd4rec.paper.worker import _peak_resident; print(_peak_resident())"
     start = f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     parent = f"import subprocess, sys; held = bytearray(b'x') * (1 << 30); {start}"
     found = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
@@ -405,16 +405,16 @@ def test_peak_memory_is_that_of_the_run_not_of_the_sweep():
 def test_what_needs_no_learning_appears_whole_and_once(tmp_path):
     """Measured once; where another run was first, its figures stay; nothing half-made is left, and a broken file is named."""
     world = worlds.world(worlds.cycle())
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
     measure, folder = Measure(world, worlds.config(), counts), tmp_path / "counted" / "key"
     count(measure, folder)
     found = counted_in(folder)
-    assert found["transitions"]["with_prior"]["seen_removed"] == found["transitions"]["seen_removed"]
+    assert found["cooccurrence"]["with_fusion"]["seen_removed"] == found["cooccurrence"]["seen_removed"]
     assert ndcg(ranks_of(folder, "popularity.npy"), 10) == pytest.approx(found["popularity"]["test"]["ndcg@10"])
     count(None, folder)  # measures nothing
 
     class Overtaken(Measure):
-        def with_prior(self, *_, **__):
+        def with_fusion(self, *_, **__):
             shutil.copytree(folder, tmp_path / "counted" / "other", dirs_exist_ok=True)
             return {"mine": 1}
 
@@ -435,6 +435,6 @@ def test_what_needs_no_learning_appears_whole_and_once(tmp_path):
 def test_padding_changes_no_state():
     """A padded batch reads out what a packed one does."""
     model = make_model(worlds.config(), 12).eval()
-    items, boundaries = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([0, 1, 4, 6])
+    items, cu_seqlens = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([0, 1, 4, 6])
     with torch.inference_mode():
-        torch.testing.assert_close(Padded(model).encode(items, boundaries), model.encode(items, boundaries))
+        torch.testing.assert_close(Padded(model).encode(items, cu_seqlens), model.encode(items, cu_seqlens))

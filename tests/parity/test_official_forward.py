@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rows import boundaries_of, relative_error, shaken
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig, load_config
-from ssd4rec.model import NextItemModel, count_parameters
+from ssd4rec.models.next_item import NextItemModel, count_parameters
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 HISTORIES = [[3], [7, 2], [5, 5, 1], [9, 8, 7, 6], [0, 4, 10, 0, 2, 3, 1, 1, 6, 8, 9, 2], list(range(1, 11)) * 7]  # 0: masked
 
@@ -88,7 +88,7 @@ def official_model(layers: int, *, norm_embedding: bool) -> tuple[NextItemModel,
         width=6, state_dim=3, head_width=4, layers=layers, norm_embedding=norm_embedding, bidirectional="all", backward_weight=0.7
     )
     torch.manual_seed(0)
-    return shaken(NextItemModel(SSD4Rec(config), catalogue_size=10)), config
+    return shaken(NextItemModel(SSD4Rec(config), catalog_size=10)), config
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -106,7 +106,7 @@ def test_scores_equal_the_official_forward(layers: int, norm_embedding: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("preset", "catalogue_size", "parameters"),
+    ("preset", "catalog_size", "parameters"),
     [
         ("kuairand-pure", 7_111, 3_750_336),
         ("ml-1m", 3_416, 2_804_416),
@@ -114,8 +114,8 @@ def test_scores_equal_the_official_forward(layers: int, norm_embedding: bool) ->
         ("amazon-video-games", 10_672, 3_697_376),
     ],
 )
-def test_size_of_the_papers_models(preset: str, catalogue_size: int, parameters: int) -> None:
+def test_size_of_the_papers_models(preset: str, catalog_size: int, parameters: int) -> None:
     """Each preset has exactly (items + 1) * 256 + 512 + layers * 964,576 parameters (docs/paper-map.md)."""
     backbone = SSD4Rec(load_config(preset).backbone)
-    assert count_parameters(NextItemModel(backbone, catalogue_size)) == parameters
-    assert parameters == (catalogue_size + 1) * 256 + 512 + len(backbone.layers) * 964_576
+    assert count_parameters(NextItemModel(backbone, catalog_size)) == parameters
+    assert parameters == (catalog_size + 1) * 256 + 512 + len(backbone.layers) * 964_576

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 
 import worlds
-from ssd4rec.artefact import Artefact
+from ssd4rec.artifact import Artifact
 from ssd4rec.config import DataConfig
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.model import make_model
-from ssd4rec.serving import users as module
+from ssd4rec.models.next_item import make_model
+from ssd4rec.serving import batch as module
+from ssd4rec.serving.batch import recommend_users
 from ssd4rec.serving.recommender import Recommender
-from ssd4rec.serving.users import recommend_users
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def recommender():
 
 def fresh():
     world, config = worlds.world(worlds.cycle()), worlds.config()
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    return Recommender(Artefact(make_model(config, len(world.catalogue)).eval(), world.catalogue, config, {}, counts))
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    return Recommender(Artifact(make_model(config, len(world.catalog)).eval(), world.catalog, config, {}, counts))
 
 
 FRAME = pl.DataFrame(
@@ -53,12 +53,12 @@ def test_each_user_gets_what_the_history_gets(recommender, tmp_path, monkeypatch
 
 
 def test_events_of_one_time_are_read_in_the_order_that_the_model_learnt(tmp_path):
-    """A model of `data.same_time = "item"` reads 4 1 3, all of one moment, as 1 3 4, also where the file has its ids as text."""
+    """A model of `data.tie_order = "item"` reads 4 1 3, all of one moment, as 1 3 4, also where the file has its ids as text."""
     world, config = worlds.world(worlds.cycle()), worlds.config()
-    config = config.model_copy(update={"data": DataConfig(min_interactions=1, same_time="item")})
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    model = make_model(config, len(world.catalogue)).eval()
-    recommender = Recommender(Artefact(model, world.catalogue, config, {}, counts))
+    config = config.model_copy(update={"data": DataConfig(min_interactions=1, tie_order="item")})
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    model = make_model(config, len(world.catalog)).eval()
+    recommender = Recommender(Artifact(model, world.catalog, config, {}, counts))
     frame = pl.DataFrame({"user_id": ["u"] * 4, "item_id": [4, 1, 777, 3], "timestamp": [1] * 4})
     expected = [each.score for each in recommender.recommend([[1, 3, 4]], k=3)[0].items]
     for each in (frame, frame.with_columns(pl.col("item_id").cast(pl.String))):
@@ -98,7 +98,7 @@ def test_slips_are_answered(recommender, tmp_path):
         recommend_users(recommender, FRAME, tmp_path / "file" / "recs.parquet")
     with pytest.raises(DataError, match="it is a folder; give the name of a file"):
         recommend_users(recommender, FRAME, tmp_path)
-    with pytest.raises(DataError, match=r"1 interactions are with items that are not in the catalogue, the first 777; leave"):
+    with pytest.raises(DataError, match=r"1 interactions are with items that are not in the catalog, the first 777; leave"):
         recommend_users(recommender, FRAME, tmp_path / "recs.parquet", unknown_items="raise")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
@@ -191,7 +191,7 @@ def test_allow_deny_and_the_fall_back_go_for_every_user(recommender, tmp_path):
 
 
 def test_text_ids_come_back_as_text(recommender, tmp_path):
-    """A CSV file has the item ids as text: they are read as the catalogue's own type, the users stay as they are."""
+    """A CSV file has the item ids as text: they are read as the catalog's own type, the users stay as they are."""
     FRAME.with_columns(pl.format("0{}", "user_id").alias("user_id")).write_csv(tmp_path / "log.csv")
     recommend_users(recommender, tmp_path / "log.csv", tmp_path / "recs.parquet", k=1)
     found = pl.read_parquet(tmp_path / "recs.parquet")

@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
-from ssd4rec.artefact import Artefact
+from ssd4rec.artifact import Artifact
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
 from ssd4rec.evaluation import ranks
-from ssd4rec.model import make_model
-from ssd4rec.serving.best import largest
+from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommendations, Recommender, as_frame
+from ssd4rec.serving.topk import largest
 from ssd4rec.training.fit import fit
 
 
 @pytest.fixture(scope="module")
 def cycle():
-    """A model that has learnt 0, 1, …, 11, 0, …; every user starts somewhere."""
+    """A model that has learned 0, 1, …, 11, 0, …; every user starts somewhere."""
     world, config = worlds.world(worlds.cycle()), worlds.config()
-    model = make_model(config, len(world.catalogue))
+    model = make_model(config, len(world.catalog))
     fit(model, world.histories, world.split, config.training)
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    return Recommender(Artefact(model.eval(), world.catalogue, config, {}, counts))
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    return Recommender(Artifact(model.eval(), world.catalog, config, {}, counts))
 
 
 def items(found):
@@ -45,7 +45,7 @@ def test_the_next_of_the_cycle_comes_first(cycle):
 
 
 def test_one_history_gives_one_answer_and_many_a_list(cycle):
-    """A batch equals one by one, whatever the neighbours."""
+    """A batch equals one by one, whatever the neighbors."""
     histories = [[3, 4, 5], [11], list(range(12)) * 3, [7, 7, 7]]
     together = cycle.recommend(histories, k=5)
     for history, found in zip(histories, together, strict=True):
@@ -80,7 +80,7 @@ def test_allow_and_deny_choose_the_candidates(cycle):
     assert set(items(cycle.recommend([3], k=10, allow=[6, 8, 9]))) == {6, 8, 9}
     assert 4 not in items(cycle.recommend([3], k=12, deny=[4]))
     assert items(cycle.recommend([3], k=5, allow=[6, 8], deny=[6, 777])) == [8]
-    with pytest.raises(DataError, match="1 items of `allow` are not in the catalogue, the first 777"):
+    with pytest.raises(DataError, match="1 items of `allow` are not in the catalog, the first 777"):
         cycle.recommend([3], allow=[777])
 
 
@@ -89,21 +89,21 @@ def test_unknown_items_are_skipped_and_reported(cycle):
     found = cycle.recommend([777, 3, 888, 4, 5], k=1)
     assert items(found) == [6]
     assert found.unknown_items == (777, 888)
-    assert found.notes == ("2 items of the history are not in the catalogue (777, 888) and were skipped",)
+    assert found.notes == ("2 items of the history are not in the catalog (777, 888) and were skipped",)
     (note,) = cycle.recommend([71, 72, 3, 73, 74], k=1).notes
-    assert note == "4 items of the history are not in the catalogue (71, 72, 73, …) and were skipped"
+    assert note == "4 items of the history are not in the catalog (71, 72, 73, …) and were skipped"
 
 
 def test_unknown_items_raise_when_asked_to(cycle):
     """The first one is named."""
-    with pytest.raises(DataError, match="1 of 2 items are not in the catalogue, the first 777"):
+    with pytest.raises(DataError, match="1 of 2 items are not in the catalog, the first 777"):
         cycle.recommend([3, 777], unknown_items="raise")
 
 
 @pytest.mark.parametrize(("history", "option"), [([777], "skip"), ([], "skip"), ([3, 777], "popular")])
 def test_where_nothing_is_known_the_popular_items_come(cycle, history, option):
     """They are the most frequent of training, and it is said."""
-    counts = cycle.artefact.training_counts[1:]
+    counts = cycle.artifact.training_counts[1:]
     found = cycle.recommend(history, k=3, exclude_seen=False, unknown_items=option)
     assert found.source == "popular"
     assert [each.score for each in found.items] == sorted(counts.tolist(), reverse=True)[:3]
@@ -112,12 +112,12 @@ def test_where_nothing_is_known_the_popular_items_come(cycle, history, option):
 
 def test_popular_items_are_chosen_as_any_others_are(cycle):
     """Seen ones are left out, denied ones too, and equal counts are ordered by item number."""
-    counts = dict(zip(cycle.artefact.catalogue.ids.to_list(), cycle.artefact.training_counts[1:].tolist(), strict=True))
+    counts = dict(zip(cycle.artifact.catalog.ids.to_list(), cycle.artifact.training_counts[1:].tolist(), strict=True))
     order = sorted(counts, key=lambda item: -counts[item])
     found = cycle.recommend([order[0], 777], k=3, deny=[order[2]], unknown_items="popular")
     assert items(found) == [order[1], order[3], order[4]]
     assert found.notes == (
-        "1 item of the history is not in the catalogue (777), so nothing was read",
+        "1 item of the history is not in the catalog (777), so nothing was read",
         "unknown items in the history: the popular items are given",
     )
 
@@ -138,12 +138,12 @@ def test_the_empty_list_is_one_history(cycle):
 
 def test_equal_scores_are_ordered_by_item_number(cycle):
     """A model that scores everything alike gives the first k items."""
-    model = make_model(worlds.config(), len(cycle.artefact.catalogue))
+    model = make_model(worlds.config(), len(cycle.artifact.catalog))
     with torch.no_grad():
         model.table.weight[1:] = 0.0
-    constant = Recommender(replace(cycle.artefact, model=model.eval()))
-    found = constant.recommend([cycle.artefact.catalogue.ids[0]], k=4)
-    assert items(found) == cycle.artefact.catalogue.ids[1:5].to_list()
+    constant = Recommender(replace(cycle.artifact, model=model.eval()))
+    found = constant.recommend([cycle.artifact.catalog.ids[0]], k=4)
+    assert items(found) == cycle.artifact.catalog.ids[1:5].to_list()
 
 
 def test_other_sequences_are_histories_too(cycle):
@@ -189,13 +189,13 @@ def test_an_id_is_a_text_or_a_number(cycle):
 
 def test_texts_for_numbers_are_noticed(cycle):
     """The text "3" is not the number 3; the note and the error say so."""
-    hint = r"ids here are int such as \d+, this is str; see Catalogue.parse"
+    hint = r"ids here are int such as \d+, this is str; see Catalog.parse"
     found = cycle.recommend(["3", "4"], k=1)
     assert found.source == "popular"
     assert re.search(hint, found.notes[0])
     with pytest.raises(DataError, match=hint):
         cycle.recommend(["3"], unknown_items="raise")
-    assert items(cycle.recommend(cycle.artefact.catalogue.parse(["3", "4", "5"]), k=1)) == [6]
+    assert items(cycle.recommend(cycle.artifact.catalog.parse(["3", "4", "5"]), k=1)) == [6]
 
 
 def test_no_candidates_are_an_empty_answer(cycle):
@@ -214,11 +214,11 @@ def test_more_than_there_is_gives_all(cycle):
 
 def test_a_diverged_model_recommends_nothing(cycle):
     """Scores that are not numbers are an error, not an order."""
-    model = make_model(worlds.config(), len(cycle.artefact.catalogue))
+    model = make_model(worlds.config(), len(cycle.artifact.catalog))
     with torch.no_grad():
         model.table.weight.fill_(float("nan"))
     with pytest.raises(DivergedError, match=r"scores that are not numbers; .* lower training\.learning_rate"):
-        Recommender(replace(cycle.artefact, model=model.eval())).recommend([3])
+        Recommender(replace(cycle.artifact, model=model.eval())).recommend([3])
 
 
 def test_a_frame_has_a_row_for_each_recommended_item(cycle):
@@ -249,7 +249,7 @@ def test_the_largest_are_those_of_a_stable_sort(rows, k):
 
 @given(st.lists(st.lists(st.integers(0, 14), max_size=20), min_size=1, max_size=8), st.booleans(), st.integers(1, 12))
 def test_a_batch_equals_one_by_one(cycle, histories, exclude_seen, k):
-    """Whatever the neighbours, unknown items (12, 13, 14) and empty histories among them."""
+    """Whatever the neighbors, unknown items (12, 13, 14) and empty histories among them."""
     together = cycle.recommend(histories, k=k, exclude_seen=exclude_seen)
     for history, found in zip(histories, together, strict=True):
         alone = cycle.recommend(history, k=k, exclude_seen=exclude_seen)

@@ -11,13 +11,13 @@ import torch
 import worlds
 from rows import shaken
 from served import HISTORY, recommender, recommender_of, same
-from ssd4rec.artefact import Artefact
-from ssd4rec.backbones.prior import Prior
+from ssd4rec.artifact import Artifact
 from ssd4rec.config import SASRecConfig
 from ssd4rec.data.split import training_counts
-from ssd4rec.errors import ArtefactError, ConfigError, DataError
-from ssd4rec.experiment import count_transitions
-from ssd4rec.model import fingerprint, make_model
+from ssd4rec.errors import ArtifactError, ConfigError, DataError
+from ssd4rec.fusion import ScoreFusion
+from ssd4rec.models.next_item import fingerprint, make_model
+from ssd4rec.pipeline import count_sequential_rules
 from ssd4rec.serving import recommender as module
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
@@ -83,7 +83,7 @@ def test_requests_are_those_of_recommend():
         session = Session(model, history)
         for options in ({"k": 20}, {"exclude_seen": False}, {"allow": [1, 6, 8]}, {"deny": [6]}, {"unknown_items": "popular"}):
             same(session.recommend(**options), model.recommend(history, **options))
-    with pytest.raises(DataError, match="1 of 11 items are not in the catalogue"):
+    with pytest.raises(DataError, match="1 of 11 items are not in the catalog"):
         session.recommend(unknown_items="raise")
     with pytest.raises(ConfigError, match="k is how many"):
         session.recommend(0)
@@ -96,7 +96,7 @@ def test_any_backbone_has_sessions():
     session.add(5)
     same(session.recommend(5), model.recommend([*HISTORY, 5], 5))
     with pytest.raises(ConfigError, match="SASRec does not read event by event; use ssd4rec or mamba4rec"):
-        model.artefact.model.new_cache(1)
+        model.artifact.model.new_cache(1)
 
 
 @pytest.mark.parametrize("history", [[], ["unknown"], HISTORY], ids=["empty", "unknown", "ten"])
@@ -151,12 +151,12 @@ def test_the_weights_are_hashed_once(tmp_path, monkeypatch):
         session.save(tmp_path / "user")
         session = Session.load(tmp_path / "user", model)
     assert len(hashed) == 1
-    table = model.artefact.model.table
+    table = model.artifact.model.table
     with torch.no_grad():
         table.weight[0, 0] += 1
-    assert model.fingerprint() == fingerprint(model.artefact.model)
+    assert model.fingerprint() == fingerprint(model.artifact.model)
     table.weight = torch.nn.Parameter(table.weight + 1)
-    assert model.fingerprint() == fingerprint(model.artefact.model)
+    assert model.fingerprint() == fingerprint(model.artifact.model)
     assert len(hashed) == 3
 
 
@@ -204,26 +204,26 @@ def test_a_session_of_another_model_is_refused(tmp_path):
     model = recommender()
     Session(model, HISTORY).save(tmp_path / "user")
     with torch.no_grad():
-        model.artefact.model.table.weight[3, 0] += 1
-    with pytest.raises(ArtefactError, match="is a session of another model; begin a new one"):
+        model.artifact.model.table.weight[3, 0] += 1
+    with pytest.raises(ArtifactError, match="is a session of another model; begin a new one"):
         Session.load(tmp_path / "user", model)
 
 
 def test_what_is_no_session_is_refused(tmp_path):
     """Missing, cut short, or something else."""
     model = recommender()
-    with pytest.raises(ArtefactError, match="cannot read the session"):
+    with pytest.raises(ArtifactError, match="cannot read the session"):
         Session.load(tmp_path / "missing", model)
     Session(model, HISTORY).save(tmp_path / "user")
     whole = (tmp_path / "user").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-10])
-    with pytest.raises(ArtefactError, match="cannot read the session"):
+    with pytest.raises(ArtifactError, match="cannot read the session"):
         Session.load(tmp_path / "cut", model)
     (tmp_path / "json").write_text(json.dumps({"history": [1]}))
-    with pytest.raises(ArtefactError, match="cannot read the session"):
+    with pytest.raises(ArtifactError, match="cannot read the session"):
         Session.load(tmp_path / "json", model)
     (tmp_path / "other").write_bytes(whole.replace(b"ssd4rec session 1", b"ssd4rec session 9"))
-    with pytest.raises(ArtefactError, match="holds 'ssd4rec session 9', expected 'ssd4rec session 1'"):
+    with pytest.raises(ArtifactError, match="holds 'ssd4rec session 9', expected 'ssd4rec session 1'"):
         Session.load(tmp_path / "other", model)
 
 
@@ -232,10 +232,10 @@ def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
     model = recommender()
     (tmp_path / "file").touch()
     for place in ("missing/user", "file/user", ""):
-        with pytest.raises(ArtefactError, match=r"cannot write the session to .*; give another path, or free some space"):
+        with pytest.raises(ArtifactError, match=r"cannot write the session to .*; give another path, or free some space"):
             Session(model, HISTORY).save(tmp_path / place)
     for strange in (date(2026, 1, 1), (1, 2)):
-        with pytest.raises(ArtefactError, match=r"its history holds (datetime|\(1, 2\)).*; give item ids as one of these"):
+        with pytest.raises(ArtifactError, match=r"its history holds (datetime|\(1, 2\)).*; give item ids as one of these"):
             Session(model, [3, strange]).save(tmp_path / "user")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
@@ -244,14 +244,14 @@ def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_p
     """With data.max_length = 3 the last three events are read, by a session too; the items before them stay left out."""
     world, config = worlds.world(worlds.cycle()), worlds.config()
     cut = config.model_copy(update={"data": config.data.model_copy(update={"max_length": 3})})
-    counts = training_counts(world.histories, world.split.train, len(world.catalogue))
-    model = shaken(make_model(config, len(world.catalogue))).eval()
-    prior = Prior(count_transitions(world), 0.5, -1.0)
-    whole, short = (Recommender(Artefact(model, world.catalogue, each, {}, counts, prior)) for each in (config, cut))
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    model = shaken(make_model(config, len(world.catalog))).eval()
+    fusion = ScoreFusion(count_sequential_rules(world), 0.5, -1.0)
+    whole, short = (Recommender(Artifact(model, world.catalog, each, {}, counts, fusion)) for each in (config, cut))
     history = [7, 3, 4, 5, "unknown", 6]
     asked, last = short.recommend(history, 12, exclude_seen=False).items, [4, 5, 6]
     by_item = {each.item: each.score for each in whole.recommend(last, 12, exclude_seen=False).items}
-    by_item |= {item: by_item[item] - 1.0 for item in (7, 3)}  # what `repeats` takes from all that was seen
+    by_item |= {item: by_item[item] - 1.0 for item in (7, 3)}  # what `repeat_bias` takes from all that was seen
     assert {each.item: each.score for each in asked} == pytest.approx(by_item, abs=1e-5)
     assert asked != whole.recommend(history, 12, exclude_seen=False).items
     left = [each.item for each in short.recommend(history, 12).items]
@@ -259,7 +259,7 @@ def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_p
     session = Session(short, history[:2])
     for item in history[2:]:
         session.add(item)
-    assert (session.bytes, short.reads_event_by_event, whole.reads_event_by_event) == (0, False, True)
+    assert (session.bytes, short.supports_incremental, whole.supports_incremental) == (0, False, True)
     assert [each.item for each in session.recommend(12).items] == left
     Session(whole, history).save(tmp_path / "user")  # the same weights: a state of the whole history, which `short` must not use
     assert Session.load(tmp_path / "user", short).recommend(12) == session.recommend(12)

@@ -5,7 +5,7 @@ import pytest
 from served import HISTORY, recommender, same
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.serving.session import Session
-from ssd4rec.serving.sessions import Sessions
+from ssd4rec.serving.session_store import Sessions
 
 
 @pytest.mark.parametrize("wiring", ["top", "all"])
@@ -45,7 +45,7 @@ def test_a_state_takes_up_new_events_without_reading_old_ones(monkeypatch):
     sessions.add("a", *HISTORY)
     sessions.recommend("a")
     for name in ("encode", "prefill"):
-        monkeypatch.setattr(model.artefact.model, name, lambda *_: pytest.fail("read again"))
+        monkeypatch.setattr(model.artifact.model, name, lambda *_: pytest.fail("read again"))
     sessions.add("a", 4, 6)
     found = sessions.recommend("a", 5)
     monkeypatch.undo()
@@ -72,7 +72,7 @@ def test_requests_are_those_of_recommend():
         sessions.add("a", *HISTORY, "unknown")
         for options in ({"k": 20}, {"exclude_seen": False}, {"allow": [1, 6, 8]}, {"deny": [6]}, {"unknown_items": "popular"}):
             same(sessions.recommend("a", **options), model.recommend([*HISTORY, "unknown"], **options))
-        with pytest.raises(DataError, match="1 of 11 items are not in the catalogue"):
+        with pytest.raises(DataError, match="1 of 11 items are not in the catalog"):
             sessions.recommend("a", unknown_items="raise")
 
 

@@ -13,9 +13,9 @@ from torch import nn
 import worlds
 from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
 from ssd4rec.data.split import make_split
-from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.errors import ArtifactError, BackendError
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.model import NextItemModel, make_model
+from ssd4rec.models.next_item import NextItemModel, make_model
 from ssd4rec.training import module as step
 from ssd4rec.training import state as module
 from ssd4rec.training.fit import fit
@@ -36,7 +36,7 @@ def world():
 
 
 def train(world, settings=SETTINGS, **options):
-    model = make_model(settings, len(world.catalogue))
+    model = make_model(settings, len(world.catalog))
     report = fit(model, world.histories, world.split, settings.training, **options)
     return model.state_dict(), report
 
@@ -85,7 +85,7 @@ def test_deterministic_training(world):
     assert equal(train(world, settings)[0], weights)
 
 
-@pytest.mark.parametrize("objective", ["one-pass", "prefix"])
+@pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
 def test_bf16_training(world, objective):
     """With precision "bf16-mixed" the weights stay float32 and learn as in float32: the losses to 1 %, NDCG@10 to 0.05."""
     exact = SETTINGS.training.model_copy(update={"objective": objective, "max_epochs": 2, "mask_ratio": 0.0})
@@ -130,7 +130,7 @@ def test_a_broken_off_training_resumes_to_the_same_weights(world, uninterrupted,
 
 
 class StopAtValidation(Callback):
-    """Breaks off a training when its epoch is learnt and not yet validated."""
+    """Breaks off a training when its epoch is learned and not yet validated."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -199,8 +199,8 @@ def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
 
 
 def test_a_model_in_eval_mode_is_trained_as_any_other(world, uninterrupted):
-    """As `load_artefact` gives it: what is learnt further is learnt with dropout."""
-    model = make_model(SETTINGS, len(world.catalogue)).eval()
+    """As `load_artifact` gives it: what is learned further is learned with dropout."""
+    model = make_model(SETTINGS, len(world.catalog)).eval()
     fit(model, world.histories, world.split, SETTINGS.training)
     assert equal(model.state_dict(), uninterrupted[0])
 
@@ -226,7 +226,7 @@ def test_a_cosine_brings_the_learning_rate_to_zero_and_survives_a_power_cut(worl
 
 def test_the_best_weights_are_kept(world):
     """The model that fit leaves behind has the best validation NDCG@10 of the course."""
-    model = make_model(SETTINGS, len(world.catalogue))
+    model = make_model(SETTINGS, len(world.catalog))
     report = fit(model, world.histories, world.split, SETTINGS.training)
     found = evaluate(model, world.histories, world.split.validation).ndcg[10]
     assert report.best_ndcg == max(epoch.ndcg for epoch in report.course)
@@ -236,14 +236,14 @@ def test_the_best_weights_are_kept(world):
 def test_training_stops_when_nothing_gets_better(world):
     """With a learning rate of next to nothing, patience 2 ends it after few epochs."""
     settings = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 2})
-    report = fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings)
+    report = fit(make_model(SETTINGS, len(world.catalog)), world.histories, world.split, settings)
     assert report.stopped == "patience"
     assert len(report.course) < 10
 
 
 def test_nothing_to_resume_is_an_error(world, tmp_path):
     """An empty folder has no state."""
-    with pytest.raises(ArtefactError, match="nothing to resume"):
+    with pytest.raises(ArtifactError, match="nothing to resume"):
         train(world, directory=tmp_path, resume=True)
 
 
@@ -252,7 +252,7 @@ def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
     with pytest.raises(
-        ArtefactError, match=r"state of another training: training\.seed was 7, now 8\. Resume with what it was begun with"
+        ArtifactError, match=r"state of another training: training\.seed was 7, now 8\. Resume with what it was begun with"
     ):
         train(world, other, directory=tmp_path, resume=True)
 
@@ -261,7 +261,7 @@ def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
     """Another network is refused before its weights are found not to fit."""
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"backbone": SASRecConfig(width=16)})
-    with pytest.raises(ArtefactError, match=r"state of another training: backbone\.name was 'ssd4rec', now 'sasrec'; "):
+    with pytest.raises(ArtifactError, match=r"state of another training: backbone\.name was 'ssd4rec', now 'sasrec'; "):
         train(world, other, directory=tmp_path, resume=True)
 
 
@@ -280,8 +280,8 @@ def test_what_the_weights_do_not_show_is_not_resumed_either(world, tmp_path, cha
     groups = {name: getattr(SETTINGS, name).model_copy(update=values) for name, values in changed.items()}
     other = SETTINGS.model_copy(update=groups)
     split = make_split(world.histories, other.data)
-    with pytest.raises(ArtefactError, match=expected):
-        fit(make_model(other, len(world.catalogue)), world.histories, split, other.training, directory=tmp_path, resume=True)
+    with pytest.raises(ArtifactError, match=expected):
+        fit(make_model(other, len(world.catalog)), world.histories, split, other.training, directory=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -298,13 +298,13 @@ def test_a_damaged_state_is_named(world, tmp_path, file, harm, expected):
     train(world, directory=tmp_path)
     (path,) = tmp_path.glob(file)
     harm(path)
-    with pytest.raises(ArtefactError, match=f"{expected}.*train without --resume"):
+    with pytest.raises(ArtifactError, match=f"{expected}.*train without --resume"):
         train(world, directory=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 0), (30, 3)])
 def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epochs):
-    """Stopped by a patience of 1: resumed with it nothing is learnt, the same weights; with more patience it goes on."""
+    """Stopped by a patience of 1: resumed with it nothing is learned, the same weights; with more patience it goes on."""
     asked = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 1})
     weights, report = train(world, SETTINGS.model_copy(update={"training": asked}), directory=tmp_path)
     further = asked.model_copy(update={"patience": patience, "max_epochs": len(report.course) + 3})
@@ -320,7 +320,7 @@ def test_two_trainings_do_not_share_a_folder(world, tmp_path):
 
     class Another(Callback):
         def on_train_epoch_start(self, *_):
-            with pytest.raises(ArtefactError, match="another training is at work"):
+            with pytest.raises(ArtifactError, match="another training is at work"):
                 train(world, directory=tmp_path)
 
     train(world, directory=tmp_path, callbacks=[Another()])
@@ -341,7 +341,7 @@ def test_an_accelerator_that_is_not_there_is_an_error(world, tmp_path):
     """Asking for a GPU without one says what to do."""
     settings = SETTINGS.training.model_copy(update={"accelerator": "gpu"})
     with pytest.raises(BackendError, match=r'accelerator = "gpu" is not available'):
-        fit(make_model(SETTINGS, len(world.catalogue)), world.histories, world.split, settings, directory=tmp_path / "state")
+        fit(make_model(SETTINGS, len(world.catalog)), world.histories, world.split, settings, directory=tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
 
@@ -386,13 +386,13 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(world, uninter
     """It is that of the definition in the best epoch; the weights learn as they would without it, the validation is its own."""
     by_hand = Average()
     weights, report = train(world, AVERAGED, callbacks=[by_hand])
-    average, learnt = by_hand.kept[report.best_epoch - 1]
+    average, learned = by_hand.kept[report.best_epoch - 1]
     assert weights.keys() == average.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, average[name], rtol=1e-5, atol=1e-6)
-    assert not torch.equal(weights["table.weight"], learnt["table.weight"])
+    assert not torch.equal(weights["table.weight"], learned["table.weight"])
     assert [epoch.loss for epoch in report.course] == [epoch.loss for epoch in uninterrupted[1].course]
-    model = make_model(AVERAGED, len(world.catalogue))
+    model = make_model(AVERAGED, len(world.catalog))
     model.load_state_dict(weights)
     assert evaluate(model, world.histories, world.split.validation).ndcg[10] == pytest.approx(report.best_ndcg, abs=1e-6)
 
@@ -403,7 +403,7 @@ def test_an_averaged_training_resumes_to_the_same_weights(world, tmp_path, monke
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     with pytest.raises(ConnectionAbortedError):
         train(world, AVERAGED, directory=tmp_path, callbacks=[Stop(len(report.course) + 3)])
-    with pytest.raises(ArtefactError, match=r"training\.ema_decay was 0\.8, now 0\.0"):
+    with pytest.raises(ArtifactError, match=r"training\.ema_decay was 0\.8, now 0\.0"):
         train(world, directory=tmp_path, resume=True)
     weights, resumed = train(world, AVERAGED, directory=tmp_path, resume=True)
     assert equal(weights, expected)
@@ -425,7 +425,7 @@ def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
 def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monkeypatch):
     """A preset of the paper has a budget of a million positions; what is validated is the same in however many pieces."""
     large = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"token_budget": 1_000_000})})
-    module = step.NextItemTraining(make_model(large, len(world.catalogue)), world.histories, world.split, large.training)
+    module = step.NextItemTraining(make_model(large, len(world.catalog)), world.histories, world.split, large.training)
     whole = list(module.val_dataloader())
     monkeypatch.setattr(step, "READ_AT_ONCE", 50)
     pieces = list(module.val_dataloader())
@@ -437,7 +437,7 @@ def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monk
 def test_a_state_that_cannot_be_written_is_named(world, tmp_path):
     """And what to do: there is nothing to resume before the first state is whole."""
     (tmp_path / module.LAST / "in the way").mkdir(parents=True)
-    with pytest.raises(ArtefactError, match=r"last\.ckpt: .*; make room and give the same command again$"):
+    with pytest.raises(ArtifactError, match=r"last\.ckpt: .*; make room and give the same command again$"):
         train(world, directory=tmp_path)
 
 
@@ -451,7 +451,7 @@ def test_a_later_state_that_cannot_be_written_leaves_one_to_resume_from(world, t
 
     monkeypatch.setattr(module, "save_file", full)
     message = r"No space left on device; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
-    with pytest.raises(ArtefactError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         train(world, AVERAGED, directory=tmp_path)
     assert (tmp_path / module.LAST).read_bytes() == before
 
@@ -461,11 +461,11 @@ def cut_off_between_the_two_files(world, settings, directory, monkeypatch, **opt
 
     def full(keeper, trainer):
         del keeper, trainer
-        raise ArtefactError("no space left")
+        raise ArtifactError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.Keeper, "_save", full)
-        with pytest.raises(ArtefactError, match="no space left"):
+        patch.setattr(module.CheckpointKeeper, "_save", full)
+        with pytest.raises(ArtifactError, match="no space left"):
             train(world, settings, directory=directory, **options)
 
 
@@ -512,18 +512,18 @@ class LastItem(nn.Module):
         self.width, self.config = 16, SimpleNamespace(width=16)
         self.project = nn.Linear(16, 16)
 
-    def encode(self, embedded, boundaries):
-        return self.encode_prefixes(embedded, boundaries)[boundaries[1:] - 1]
+    def encode(self, embedded, cu_seqlens):
+        return self.encode_prefixes(embedded, cu_seqlens)[cu_seqlens[1:] - 1]
 
-    def encode_prefixes(self, embedded, boundaries):
-        del boundaries
+    def encode_prefixes(self, embedded, cu_seqlens):
+        del cu_seqlens
         return self.project(embedded)
 
 
 def test_a_network_of_another_is_trained_and_resumed(world, tmp_path):
     torch.manual_seed(0)
-    model = NextItemModel(LastItem(), len(world.catalogue))
+    model = NextItemModel(LastItem(), len(world.catalog))
     fit(model, world.histories, world.split, SETTINGS.training, directory=tmp_path)
-    again = NextItemModel(LastItem(), len(world.catalogue))
+    again = NextItemModel(LastItem(), len(world.catalog))
     fit(again, world.histories, world.split, SETTINGS.training, directory=tmp_path, resume=True)
     assert equal(again.state_dict(), model.state_dict())

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from rows import boundaries_of
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
-from ssd4rec.model import NextItemModel
-from ssd4rec.ops import forms
-from ssd4rec.ops.sampled_softmax import propose
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
+from ssd4rec.ops import dispatch
+from ssd4rec.ops.sampled_softmax import make_negative_sampler
+from ssd4rec.ops.segments import make_layout
 from ssd4rec.training.objective import next_item_loss, prepare
 from watched import Watched
 
@@ -36,11 +36,11 @@ def model(**settings: Any) -> NextItemModel:
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [
-        ("one-pass", {}),
-        ("one-pass", {"layers": 2, "norm_embedding": True, "mirror_back": True}),
-        ("prefix", {"layers": 2, "bidirectional": "all"}),
+        ("all-positions", {}),
+        ("all-positions", {"layers": 2, "norm_embedding": True, "mirror_back": True}),
+        ("per-prefix", {"layers": 2, "bidirectional": "all"}),
     ],
-    ids=["one-pass", "mirrored-back", "prefix"],
+    ids=["all-positions", "mirrored-back", "per-prefix"],
 )
 def test_a_step_waits_for_nothing(objective: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward of a prepared batch on a device without numbers, with the torch form that any device can take."""
@@ -48,7 +48,7 @@ def test_a_step_waits_for_nothing(objective: str, settings: dict[str, Any], monk
     config = TrainingConfig.model_validate({"objective": objective})
     prepared = prepare(batch(), config).to("meta")
     ours = model(**settings).to("meta")
-    with forms.using("torch"), Watched("meta") as watched:
+    with dispatch.using("torch"), Watched("meta") as watched:
         next_item_loss(ours, prepared, config).backward()
     assert watched.seen > 100
     assert watched.waited == []
@@ -59,7 +59,7 @@ def test_a_sampled_softmax_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) ->
     """Negatives are drawn on the CPU: their number and their probabilities are known there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     prepared = prepare(batch(), TrainingConfig()).to("meta")
-    proposal = propose(torch.ones(ITEMS), power=0.5, negatives=10)
+    proposal = make_negative_sampler(torch.ones(ITEMS), power=0.5, negatives=10)
     with Watched("meta") as watched:
         next_item_loss(model().to("meta"), prepared, TrainingConfig(), proposal).backward()
     assert watched.seen > 100
@@ -85,11 +85,11 @@ def test_a_read_is_seen() -> None:
 
 
 def test_a_layout_is_made_without_waiting() -> None:
-    """From boundaries on the CPU the layout on another device is made of operations that wait for nothing; its shapes are those
+    """From cu_seqlens on the CPU the layout on another device is made of operations that wait for nothing; its shapes are those
     of the layout on the CPU."""
-    expected = lay_out(boundaries_of(LENGTHS))
+    expected = make_layout(boundaries_of(LENGTHS))
     with Watched("meta") as watched:
-        found = lay_out(boundaries_of(LENGTHS), device=torch.device("meta"))
+        found = make_layout(boundaries_of(LENGTHS), device=torch.device("meta"))
     assert watched.waited == []
     assert found.history.shape == expected.history.shape
     assert found.chunks.left.shape == expected.chunks.left.shape

@@ -6,10 +6,10 @@ import torch
 
 import worlds
 from ssd4rec.config import DataConfig, TrainingConfig, load_config
-from ssd4rec.data.packing import lay_end_to_end
+from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.split import make_split
-from ssd4rec.model import make_model
-from ssd4rec.training.objective import cost_of_pass, cut_batches, masked, next_item_loss, plan_pass
+from ssd4rec.models.next_item import make_model
+from ssd4rec.training.objective import cut_batches, masked, next_item_loss, pass_cost, plan_pass
 
 HISTORIES = worlds.cycle(users=7)
 
@@ -19,15 +19,15 @@ def whole_pass(objective, **settings):
     config = TrainingConfig(objective=objective, mask_ratio=0.0, token_budget=10_000, **settings)
     plan = plan_pass(world.split.train, config, epoch=0)
     assert len(plan.batches) == 1
-    return world, config, lay_end_to_end(world.histories, plan.examples, plan.batches[0])
+    return world, config, materialize_batch(world.histories, plan.examples, plan.batches[0])
 
 
 def test_one_pass_has_the_loss_and_gradients_of_every_prefix():
     """In float64 the two objectives are one, to 1e-12."""
     losses, gradients = [], []
-    for objective in ("one-pass", "prefix"):
+    for objective in ("all-positions", "per-prefix"):
         world, config, batch = whole_pass(objective)
-        model = make_model(worlds.config(), len(world.catalogue)).double()
+        model = make_model(worlds.config(), len(world.catalog)).double()
         loss = next_item_loss(model, batch, config)
         loss.backward()
         losses.append(loss.item())
@@ -39,23 +39,25 @@ def test_one_pass_has_the_loss_and_gradients_of_every_prefix():
 
 def test_fillers_change_nothing():
     """The loss of both objectives is the same with free positions between the histories."""
-    for objective in ("one-pass", "prefix"):
+    for objective in ("all-positions", "per-prefix"):
         world, config, batch = whole_pass(objective)
-        model = make_model(worlds.config(), len(world.catalogue)).double()
+        model = make_model(worlds.config(), len(world.catalog)).double()
         plan = plan_pass(world.split.train, config, epoch=0)
         (placed,) = plan.batches
         spread = placed._replace(start=placed.start + 3 * np.arange(1, len(placed.rows) + 1), size=placed.size + 500)
-        apart = lay_end_to_end(world.histories, plan.examples, spread)
+        apart = materialize_batch(world.histories, plan.examples, spread)
         assert (apart.items == 0).sum() > (batch.items == 0).sum()
         losses = [next_item_loss(model, each, config).item() for each in (batch, apart)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-12)
 
 
-@pytest.mark.parametrize(("objective", "backbone"), [("one-pass", "ssd4rec"), ("prefix", "ssd4rec"), ("cloze", "bert4rec")])
+@pytest.mark.parametrize(
+    ("objective", "backbone"), [("all-positions", "ssd4rec"), ("per-prefix", "ssd4rec"), ("masked-item", "bert4rec")]
+)
 def test_labels_are_smoothed_under_each_objective(objective, backbone):
     """Half a share lies half-way between none and all, which differ."""
     world, config, batch = whole_pass(objective)
-    model = make_model(load_config("quick", [f'backbone.name="{backbone}"']), len(world.catalogue)).double().eval()
+    model = make_model(load_config("quick", [f'backbone.name="{backbone}"']), len(world.catalog)).double().eval()
     with torch.no_grad():
         model.table.weight.normal_(generator=torch.Generator().manual_seed(1))
         none, half, all_alike = (
@@ -78,7 +80,7 @@ def test_masking_spares_targets_and_hits_its_share():
 def test_a_batch_that_has_no_room_for_its_examples_is_said():
     """A history of 101 events has 98 prefixes of 1 to 98 events, 4,851 in all: 50 a batch are 2 batches, and need room."""
     world = worlds.world([list(range(101))])
-    prefix = TrainingConfig(objective="prefix", batch_size=50, token_budget=10_000)
+    prefix = TrainingConfig(objective="per-prefix", batch_size=50, token_budget=10_000)
     assert cut_batches(world.split.train, prefix) is None
     enough = prefix.model_copy(update={"token_budget": 5_000})  # under twice the most that 50 could take: it is looked at
     assert cut_batches(world.split.train, enough) is None
@@ -88,7 +90,7 @@ def test_a_batch_that_has_no_room_for_its_examples_is_said():
     assert batches > 2
     assert sentence.startswith("training.token_budget = 1,024 has no room for training.batch_size = 50 examples: ")
     assert f"{batches} batches a pass in place of 2" in sentence
-    assert cut_batches(world.split.train, small.model_copy(update={"objective": "one-pass"})) is None
+    assert cut_batches(world.split.train, small.model_copy(update={"objective": "all-positions"})) is None
     assert cut_batches(world.split.train, small.model_copy(update={"batch_size": None})) is None
 
 
@@ -108,7 +110,7 @@ def test_a_plan_is_a_function_of_seed_and_epoch():
 def test_sampled_prefixes_are_so_many_of_each_history():
     """Two prefixes a history, anew each epoch."""
     world = worlds.world(HISTORIES)
-    config = TrainingConfig(objective="prefix", prefixes_per_history=2)
+    config = TrainingConfig(objective="per-prefix", prefixes_per_sequence=2)
     plans = [plan_pass(world.split.train, config, epoch).examples for epoch in (0, 1)]
     targets = world.split.train.stop - world.split.train.first_target
     for examples in plans:
@@ -119,33 +121,33 @@ def test_sampled_prefixes_are_so_many_of_each_history():
 def test_the_cost_of_both_objectives_is_counted():
     """One history of 6 events trains 3 targets: 3 tokens in one pass, 1 + 2 + 3 by prefixes."""
     world = worlds.world([[1, 2, 3, 4, 5, 6]])
-    once = cost_of_pass(world.split.train, TrainingConfig())
-    every = cost_of_pass(world.split.train, TrainingConfig(objective="prefix"))
+    once = pass_cost(world.split.train, TrainingConfig())
+    every = pass_cost(world.split.train, TrainingConfig(objective="per-prefix"))
     assert (once.targets, once.tokens, once.tokens_of_other) == (3, 3, 6)
     assert (every.targets, every.tokens, every.tokens_of_other) == (3, 6, 3)
-    assert every.advice(TrainingConfig(objective="prefix")) is None
+    assert every.advice(TrainingConfig(objective="per-prefix")) is None
 
 
 def test_a_greatest_length_bounds_what_is_read_under_either_objective():
     """12 events train 9 targets, each from at most 4 events: 4 + 4 + 4 + 3 in windows, 1 + 2 + 3 + 6 x 4 by prefixes."""
     train = make_split(worlds.world([list(range(12))]).histories, DataConfig(max_length=4)).train
-    for objective, tokens in (("one-pass", 15), ("prefix", 30)):
+    for objective, tokens in (("all-positions", 15), ("per-prefix", 30)):
         config = TrainingConfig(objective=objective)
-        cost = cost_of_pass(train, config)
+        cost = pass_cost(train, config)
         assert (cost.targets, cost.tokens) == (9, tokens)
         examples = plan_pass(train, config, epoch=0).examples
         assert (examples.targets, int(examples.lengths.sum()), int(examples.lengths.max())) == (9, tokens, 4)
-    cloze = cost_of_pass(train, TrainingConfig(objective="cloze", mask_ratio=0.0))
+    cloze = pass_cost(train, TrainingConfig(objective="masked-item", mask_ratio=0.0))
     assert (cloze.targets, cloze.tokens) == (4, 15 + 4)  # each of the four windows gets a blank at its end
-    sampled = cost_of_pass(train, TrainingConfig(objective="prefix", prefixes_per_history=9))
+    sampled = pass_cost(train, TrainingConfig(objective="per-prefix", prefixes_per_sequence=9))
     assert (sampled.targets, sampled.tokens) == (9, 30)
 
 
 def test_a_dear_objective_is_answered_with_the_cheap_one():
     """A history of 102 events costs 50 times the tokens by prefixes: the advice names the setting."""
     world = worlds.world([list(range(102))])
-    config = TrainingConfig(objective="prefix")
-    advice = cost_of_pass(world.split.train, config).advice(config)
+    config = TrainingConfig(objective="per-prefix")
+    advice = pass_cost(world.split.train, config).advice(config)
     assert advice is not None
     assert "50 times" in advice
-    assert "training.objective=one-pass" in advice
+    assert "training.objective=all-positions" in advice

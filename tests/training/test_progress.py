@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 import worlds
-from ssd4rec.model import make_model
+from ssd4rec.models.next_item import make_model
 from ssd4rec.training.fit import fit
 from ssd4rec.training.progress import TrainingProgress
 
@@ -36,7 +36,7 @@ def lines(world, progress, console, **how):
     config = worlds.config(max_epochs=4, **how.pop("training", {}))
     before = len(console.file.getvalue())
     with suppress(ConnectionAbortedError):
-        fit(make_model(config, len(world.catalogue)), world.histories, world.split, config.training, callbacks=callbacks, **how)
+        fit(make_model(config, len(world.catalog)), world.histories, world.split, config.training, callbacks=callbacks, **how)
     return console.file.getvalue()[before:].splitlines()
 
 

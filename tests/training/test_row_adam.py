@@ -6,14 +6,14 @@ from torch import nn
 from ssd4rec.training.row_adam import RowAdam
 
 
-def train(optimiser, table, other, touched, steps=5):
+def train(optimizer, table, other, touched, steps=5):
     random = torch.Generator().manual_seed(0)
     for step in range(steps):
         gradients = torch.randn(len(table), 3, generator=random, dtype=torch.float64)
         rows = torch.tensor(touched(step))
         table.grad = torch.sparse_coo_tensor(rows[None], gradients[rows], table.shape, check_invariants=True)
         other.grad = gradients[0].clone()
-        optimiser.step()
+        optimizer.step()
 
 
 def parameters():
@@ -49,12 +49,12 @@ def test_rows_that_are_touched_at_times_have_sparse_adam():
 def test_a_row_that_is_not_touched_rests():
     """Rows 0 and 1 are touched once, then four steps without them leave them as they are; no other row moves."""
     table, other = parameters()
-    before, optimiser = table.detach().clone(), RowAdam([other], table, 0.1)
-    train(optimiser, table, other, lambda _: [0, 1], steps=1)
+    before, optimizer = table.detach().clone(), RowAdam([other], table, 0.1)
+    train(optimizer, table, other, lambda _: [0, 1], steps=1)
     after = table.detach().clone()
     assert (after[:2] != before[:2]).all()
     assert torch.equal(after[2:], before[2:])
-    train(optimiser, table, other, lambda _: [2], steps=4)
+    train(optimizer, table, other, lambda _: [2], steps=4)
     assert torch.equal(table[:2], after[:2])
 
 

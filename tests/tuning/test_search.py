@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 import worlds
 from ssd4rec import cli
-from ssd4rec.artefact import MANIFEST
+from ssd4rec.artifact import MANIFEST
 from ssd4rec.cli.tune import _protocol as protocol_of_a_search
 from ssd4rec.config import DataConfig, load_config
-from ssd4rec.errors import ArtefactError, BackendError
+from ssd4rec.errors import ArtifactError, BackendError
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS
 from ssd4rec.tuning.search import search
 from ssd4rec.tuning.space import Dimension
@@ -60,7 +60,7 @@ def test_the_best_trial_is_written_as_settings(world, tmp_path):
 def test_the_test_part_is_not_read(world, tmp_path):
     """A search over data without a test part finds the same."""
     config = worlds.config(max_epochs=1)
-    blind = type(world)(world.histories, world.catalogue, _without_test(world.split), world.description)
+    blind = type(world)(world.histories, world.catalog, _without_test(world.split), world.description)
     assert outcome(search(blind, config, RATES, tmp_path / "a", trials=2)) == outcome(
         search(world, config, RATES, tmp_path / "b", trials=2)
     )
@@ -104,7 +104,7 @@ def test_neighbouring_seeds_are_other_searches(world, tmp_path):
 
 
 class Counter(pl.Callback):
-    """Epochs that were learnt."""
+    """Epochs that were learned."""
 
     epochs = 0
 
@@ -123,7 +123,7 @@ def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
 
 
 def test_values_that_cannot_be_had_together_are_passed_over(world, tmp_path):
-    """Two channels in every 20 do not make whole heads of 16: it is said, never learnt, and the search goes on."""
+    """Two channels in every 20 do not make whole heads of 16: it is said, never learned, and the search goes on."""
     said, counter = [], Counter()
     space = (Dimension("backbone.width", choices=(16, 20)), RATES[0])
     report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, say=said.append, callbacks=[counter])
@@ -161,7 +161,7 @@ def test_a_training_that_diverges_is_a_refused_trial(world, tmp_path):
 
 
 class Full(pl.Callback):
-    """A device without room for what is learnt in the second epoch."""
+    """A device without room for what is learned in the second epoch."""
 
     def on_train_epoch_start(self, trainer, *_):
         if trainer.current_epoch == 1:
@@ -169,7 +169,7 @@ class Full(pl.Callback):
 
 
 def test_a_training_without_room_on_the_device_is_a_refused_trial(world, tmp_path):
-    """Smaller values may have room; what it learnt before is no figure of the search."""
+    """Smaller values may have room; what it learned before is no figure of the search."""
     report = search(world, worlds.config(max_epochs=2), RATES, tmp_path, trials=1, callbacks=[Full()])
     (trial,) = report.trials
     assert (trial.ndcg, trial.epochs, trial.pruned, trial.refused) == (None, 1, True, "not possible: out of memory in epoch 2")
@@ -213,9 +213,9 @@ def test_another_search_in_the_same_folder_is_refused(world, tmp_path):
     """Other settings or another space would mix what cannot be compared."""
     config = worlds.config(max_epochs=1)
     search(world, config, RATES, tmp_path, trials=1)
-    with pytest.raises(ArtefactError, match="other settings"):
+    with pytest.raises(ArtifactError, match="other settings"):
         search(world, worlds.config(max_epochs=2), RATES, tmp_path, trials=2)
-    with pytest.raises(ArtefactError, match="other space"):
+    with pytest.raises(ArtifactError, match="other space"):
         search(world, config, (Dimension("training.learning_rate", 1e-4, 1e-2, log=True),), tmp_path, trials=2)
 
 
@@ -223,7 +223,7 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
     """The second says who is at work."""
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ArtefactError, match="another search is at work"):
+        with pytest.raises(ArtifactError, match="another search is at work"):
             search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
 
 
@@ -231,14 +231,14 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
 def test_a_folder_that_cannot_be_is_one_line(world, tmp_path, name):
     """A file, a place below one, and a place where nothing can be made."""
     (tmp_path / "file").write_text("user_id:token")
-    with pytest.raises(ArtefactError, match=f"{name} cannot be the folder of a search: .*; give another --out"):
+    with pytest.raises(ArtifactError, match=f"{name} cannot be the folder of a search: .*; give another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path / name, trials=1)
 
 
 def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
     """A finished model is left as it is."""
     (tmp_path / MANIFEST).write_text("{}")
-    with pytest.raises(ArtefactError, match=r"holds a finished model, .*; give another --out"):
+    with pytest.raises(ArtifactError, match=r"holds a finished model, .*; give another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
     assert [each.name for each in tmp_path.iterdir()] == [MANIFEST]
 
@@ -246,7 +246,7 @@ def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
 def test_best_settings_that_cannot_be_written_are_one_line(world, tmp_path):
     """The trial is kept: the next run writes what it found."""
     (tmp_path / BEST / "in the way").mkdir(parents=True)
-    with pytest.raises(ArtefactError, match=r"cannot write .*best\.toml: Is a directory; make room, and go on"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*best\.toml: Is a directory; make room, and go on"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
     shutil.rmtree(tmp_path / BEST)
     report = search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
@@ -256,7 +256,7 @@ def test_best_settings_that_cannot_be_written_are_one_line(world, tmp_path):
 def test_a_damaged_database_is_one_line(world, tmp_path):
     """What it is, and what to do."""
     (tmp_path / DATABASE).write_text("not a database at all" * 100)
-    with pytest.raises(ArtefactError, match=r"cannot use .*search\.db: file is not a database; .* give another --out$"):
+    with pytest.raises(ArtifactError, match=r"cannot use .*search\.db: file is not a database; .* give another --out$"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
 
 
@@ -349,7 +349,7 @@ def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     best = (tmp_path / "search" / "best.toml").read_text()
     (tmp_path / "search" / DATABASE).write_bytes(b"")
-    with pytest.raises(ArtefactError, match=r"holds best\.toml of an earlier search, but search\.db knows no trial of it; give"):
+    with pytest.raises(ArtifactError, match=r"holds best\.toml of an earlier search, but search\.db knows no trial of it; give"):
         CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert (tmp_path / "search" / "best.toml").read_text() == best
 

@@ -61,12 +61,12 @@ def test_what_is_fixed_is_not_searched():
         ("backbone.width=7|64", "not a multiple"),
         ("backbone.width=64|64", "twice"),
         ("data.min_interactions=1:5", "not be comparable"),
-        ("prior.transitions=0.0:4.0", r"chosen by validation after training.*--set prior\.transitions=validated"),
-        ("prior.repeats=-4|0", "chosen by validation after training"),
+        ("fusion.cooccurrence=0.0:4.0", r"chosen by validation after training.*--set fusion\.rules=validated"),
+        ("fusion.repeat_bias=-4|0", "chosen by validation after training"),
     ],
 )
 def test_a_bad_search_says_what_is_wrong(search, message):
-    """Before anything is learnt."""
+    """Before anything is learned."""
     with pytest.raises(ConfigError, match=message):
         make_space(worlds.config(), [search])
 

@@ -1,4 +1,4 @@
-"""The folder of an artefact: its manifest, and how a new one takes the place of an old one."""
+"""The folder of an artifact: its manifest, and how a new one takes the place of an old one."""
 
 import hashlib
 import json
@@ -9,53 +9,53 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ssd4rec.errors import ArtefactError
-from ssd4rec.files import left_by_the_dead, sha256_of, sync
+from ssd4rec._files import sha256_of, stale_temp_files, sync
+from ssd4rec.errors import ArtifactError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT = (
     "weights.safetensors",
     "config.toml",
-    "catalogue.parquet",
+    "catalog.parquet",
     "popularity.npy",
     "report.json",
 )
 FILES = (WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT)
-PRIOR = "prior.safetensors"  # the one file that need not be there
+FUSION = "fusion.safetensors"  # the one file that need not be there
 
 
 def check_manifest(folder: Path) -> set[str]:
-    """The files of an artefact that is whole; OSError where the system refuses one."""
+    """The files of an artifact that is whole; OSError where the system refuses one."""
     if folder.is_file():
-        raise ArtefactError(f"{folder} is a file, not the folder of a model; give the folder that `ssd4rec train --out` wrote")
+        raise ArtifactError(f"{folder} is a file, not the folder of a model; give the folder that `ssd4rec train --out` wrote")
     if not folder.is_dir():
-        raise ArtefactError(f"no model at {folder}: there is no such folder; `ssd4rec train DATA --out {folder}` makes one")
+        raise ArtifactError(f"no model at {folder}: there is no such folder; `ssd4rec train DATA --out {folder}` makes one")
     if not (folder / MANIFEST).is_file():
-        raise ArtefactError(f"{folder} is not an ssd4rec model: it has no {MANIFEST}; give the folder that `train --out` wrote")
+        raise ArtifactError(f"{folder} is not an ssd4rec model: it has no {MANIFEST}; give the folder that `train --out` wrote")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, hashes = manifest["format"], dict(manifest["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{folder / MANIFEST} is damaged: {error}; copy the model again, or train it again") from error
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: {error}; copy the model again, or train it again") from error
     if version != FORMAT:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder} has format {version}, this ssd4rec reads format {FORMAT}; use the ssd4rec that wrote it "
             f"({manifest.get('ssd4rec', 'unknown')}), or train again"
         )
     if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
-        raise ArtefactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
     files = {*FILES, *hashes}
-    if unknown := sorted(files - {*FILES, PRIOR}):
-        raise ArtefactError(
+    if unknown := sorted(files - {*FILES, FUSION}):
+        raise ArtifactError(
             f"{folder} holds {', '.join(unknown)}, which this ssd4rec cannot read; use the ssd4rec that wrote it "
             f"({manifest.get('ssd4rec', 'unknown')}), or train again"
         )
     for name in sorted(files):
         if not (folder / name).is_file():
-            raise ArtefactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
+            raise ArtifactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
         if (found := sha256_of(folder / name)) != hashes.get(name):
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{folder / name} was changed or cut short: SHA-256 {found[:12]}…, expected {str(hashes.get(name))[:12]}…; "
                 f"copy the model again, or train it again"
             )
@@ -64,7 +64,7 @@ def check_manifest(folder: Path) -> set[str]:
 
 def make_manifest(folder: Path) -> dict[str, Any]:
     """What `check_manifest` asks for."""
-    hashes = {name: sha256_of(folder / name) for name in (*FILES, PRIOR) if (folder / name).is_file()}
+    hashes = {name: sha256_of(folder / name) for name in (*FILES, FUSION) if (folder / name).is_file()}
     manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
     return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
 
@@ -90,7 +90,7 @@ def aside_of(target: Path) -> Path:
 
 
 def tidy(target: Path) -> None:
-    """Undo what a save that was killed has left: an old artefact that nothing replaced comes back, half a new one goes.
+    """Undo what a save that was killed has left: an old artifact that nothing replaced comes back, half a new one goes.
 
     What a process that is alive writes is left to it.
     """
@@ -98,7 +98,7 @@ def tidy(target: Path) -> None:
     if aside.is_dir() and not target.exists():
         aside.rename(target)
     _clear_away(aside, target)
-    for left in left_by_the_dead(target.parent, _fresh_prefix(target)):
+    for left in stale_temp_files(target.parent, _fresh_prefix(target)):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -118,10 +118,10 @@ def rename_over(fresh: Path, target: Path) -> None:
 
 
 def _clear_away(aside: Path, target: Path) -> None:
-    """Remove an artefact that was replaced; what else lies there moves to the new one, unless something has its name by now."""
+    """Remove an artifact that was replaced; what else lies there moves to the new one, unless something has its name by now."""
     if not aside.is_dir():
         return
     for entry in list(aside.iterdir()):
-        if entry.name not in {*FILES, PRIOR, MANIFEST} and not os.path.lexists(target / entry.name):
+        if entry.name not in {*FILES, FUSION, MANIFEST} and not os.path.lexists(target / entry.name):
             entry.rename(target / entry.name)
     shutil.rmtree(aside, ignore_errors=True)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd4rec.shapes import Boundaries, Items, States
+from ssd4rec.array_types import CuSeqlens, Items, States
 
 
 class Popularity:
@@ -18,7 +18,7 @@ class Popularity:
         # float64 tells counts up to 2^53 apart
         self.item_vectors: Tensor = torch.from_numpy(counts[1:].astype(np.float64))[:, None]
 
-    def encode(self, items: Items, boundaries: Boundaries) -> States:
+    def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """[B, 1]: the same for everybody."""
         del items
-        return torch.ones(boundaries.shape[0] - 1, 1, dtype=torch.float64)
+        return torch.ones(cu_seqlens.shape[0] - 1, 1, dtype=torch.float64)

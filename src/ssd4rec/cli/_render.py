@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ssd4rec.data.describe import note_on_ties
+from ssd4rec.data.summary import note_on_ties
 
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
@@ -48,14 +48,14 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def show_figures(console: Console, report: Mapping[str, Any]) -> None:
-    """The test figures of the model with its prior, of either alone and of popularity; their protocol."""
+    """The test figures of the model with its fusion, of either alone and of popularity; their protocol."""
     backbone = report.get("model", {}).get("backbone", {}).get("name", "ssd4rec")
     columns = {backbone: report["test"], "popularity": report.get("popularity", {}).get("test", {})}
-    if prior := report.get("prior"):
+    if fusion := report.get("fusion"):
         columns = {
-            f"{backbone} + prior": report["test"],
-            f"{backbone} alone": prior["model_alone"],
-            **({"prior alone": prior["prior_alone"]} if "prior_alone" in prior else {}),
+            f"{backbone} + fusion": report["test"],
+            f"{backbone} alone": fusion["model_alone"],
+            **({"fusion alone": fusion["fusion_alone"]} if "fusion_alone" in fusion else {}),
             "popularity": columns["popularity"],
         }
     table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")
@@ -116,8 +116,8 @@ def show_trials(
             f"{name.partition('.')[2]} {value:.3g}" if type(value) is float else f"{name.partition('.')[2]} {value}"
             for name, value in trial["values"].items()
         )
-        learnt = trial["ndcg"] is not None
-        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learnt else "not possible"
+        learned = trial["ndcg"] is not None
+        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learned else "not possible"
         table.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
     console.print(table)
     _show_protocol(console, protocol)

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ssd4rec import screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
@@ -31,8 +31,8 @@ def list_data(*, as_json: JsonOption = False) -> None:
     """Show the data sets that ssd4rec knows by name, and which of them are on this machine."""
     from dataclasses import asdict
 
-    from ssd4rec.data.known import BUILT_IN, KNOWN, folder_of, where
-    from ssd4rec.data.store import is_stored, is_whole
+    from ssd4rec.datasets.registry import BUILT_IN, KNOWN, folder_of, where
+    from ssd4rec.datasets.store import is_stored, is_whole
 
     folders = {name: folder_of(known, cache()) for name, known in KNOWN.items()}
     fetched = {name: is_whole(folder) for name, folder in folders.items()}
@@ -48,7 +48,7 @@ def list_data(*, as_json: JsonOption = False) -> None:
         table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}", here)
     out_console.print(table)
     for name, known in KNOWN.items():
-        line = Text.assemble((name, "bold"), f": {known.title}. From {where(known)}. Terms: {known.licence}.")
+        line = Text.assemble((name, "bold"), f": {known.title}. From {where(known)}. Terms: {known.license}.")
         out_console.print(line, soft_wrap=True)
     for name in damaged:
         out_console.print(f"{name}, as it lies in {folders[name]}, was damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
@@ -68,13 +68,13 @@ def fetch_data(
     """Fetch a named data set: download it from its publisher or take a file that you have, and check that it is the right one."""
     from dataclasses import asdict
 
-    from ssd4rec.data.fetch import fetch
-    from ssd4rec.data.known import find_known
+    from ssd4rec.datasets.fetch import fetch
+    from ssd4rec.datasets.registry import find_known
 
     known = find_known(name)
-    say(f"terms of {known.name}: {known.licence}")
+    say(f"terms of {known.name}: {known.license}")
     try:
-        with screen.download_bar(err_console) as bar:
+        with _render.download_bar(err_console) as bar:
             fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on with what came") from None
@@ -113,14 +113,14 @@ def describe_data(
     refuse_columns(data, overrides)
     interactions, titles = open_data(data, chosen, None)
 
-    from ssd4rec import experiment
+    from ssd4rec import pipeline
 
-    prepared = experiment.prepare(interactions, titles, chosen)
-    description = {**prepared.description, "pass": experiment.describe_pass(prepared, chosen)}
+    prepared = pipeline.prepare(interactions, titles, chosen)
+    description = {**prepared.description, "pass": pipeline.describe_pass(prepared, chosen)}
     if as_json:
         print_json(description)
         return
-    screen.show_data(out_console, description)
+    _render.show_data(out_console, description)
     cost = description["pass"]
     out_console.print(
         f"a pass has {cost['targets']:,} targets: {cost['one_pass_tokens']:,} tokens with objective one-pass, "

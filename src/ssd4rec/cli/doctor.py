@@ -12,7 +12,7 @@ from ssd4rec.cli.shared import (
 
 def doctor(*, as_json: JsonOption = False) -> None:
     """Show which versions, devices and kernels are in use, and why."""
-    from ssd4rec.machine import diagnose
+    from ssd4rec.diagnostics import diagnose
 
     findings = {**diagnose(), "cache": str(cache())}
     if as_json:

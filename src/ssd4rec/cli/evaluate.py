@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssd4rec import screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
@@ -24,7 +24,7 @@ from ssd4rec.cli.shared import (
 )
 from ssd4rec.errors import ConfigError
 
-LEARNT = ("backbone", "training", "prior")  # groups of settings that a finished model was made with
+LEARNT = ("backbone", "training", "fusion")  # groups of settings that a finished model was made with
 
 
 def evaluate(
@@ -41,34 +41,34 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Show the figures of a finished model, or measure it again on DATA, for example with --set evaluation.seen=filtered."""
-    from ssd4rec import experiment
-    from ssd4rec.artefact import load_artefact
+    from ssd4rec import pipeline
+    from ssd4rec.artifact import load_artifact
     from ssd4rec.config import dump_config, parse_config
-    from ssd4rec.machine import device_of
+    from ssd4rec.diagnostics import resolve_device
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     if data is None and (overrides or accelerator != "auto"):
         given = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
         raise ConfigError(f"{given} says how DATA is read or measured; give the data too: ssd4rec evaluate DIR DATA …")
     _refuse_what_is_learnt(settings or [])
-    artefact = load_artefact(directory, "cpu" if data is None else device_of(accelerator))
+    artifact = load_artifact(directory, "cpu" if data is None else resolve_device(accelerator))
     if data is None:
-        report: dict[str, Any] = dict(artefact.report)
+        report: dict[str, Any] = dict(artifact.report)
         if not {"test", "protocol"} <= report.keys():
             raise ConfigError(f"{directory} was saved without figures; measure it on data: ssd4rec evaluate {directory} DATA")
     else:
-        chosen = parse_config(dump_config(artefact.config), overrides, source=str(directory))
+        chosen = parse_config(dump_config(artifact.config), overrides, source=str(directory))
         refuse_columns(data, overrides)
         interactions, _ = open_data(data, chosen, None)
-        with screen.progress_bar(err_console) as bar:
-            report = experiment.measure_again(artefact, interactions, chosen, progress=reporter(bar, "ranking"))
-        report["artefact"] = str(directory)
+        with _render.progress_bar(err_console) as bar:
+            report = pipeline.evaluate_artifact(artifact, interactions, chosen, progress=reporter(bar, "ranking"))
+        report["artifact"] = str(directory)
         for note in report["notes"]:
             say(f"note: {note}")
     if as_json:
         print_json(report)
     else:
-        screen.show_figures(out_console, report)
+        _render.show_figures(out_console, report)
 
 
 def _refuse_what_is_learnt(settings: list[str]) -> None:

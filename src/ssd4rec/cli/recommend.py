@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ssd4rec import screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
@@ -75,10 +75,10 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         refuse_neither(users)
         refuse_columns(users, columns_as_settings(user, item, time))
 
-    from ssd4rec.machine import device_of
+    from ssd4rec.diagnostics import resolve_device
     from ssd4rec.serving.recommender import Recommender
 
-    recommender = Recommender.load(directory, device_of(accelerator))
+    recommender = Recommender.load(directory, resolve_device(accelerator))
     unknown_items = cast("UnknownItems", unknown)  # the recommender says which three there are
     if users is not None and out is not None:
         _recommend_users(
@@ -108,11 +108,11 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         return
     for note in found.notes:
         say(f"note: {note}")
-    screen.show_recommendations(out_console, rows)
+    _render.show_recommendations(out_console, rows)
 
 
 def _ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
-    """Ids of the command line in the catalogue's own type; a text that is none of that type stays as it is, and unknown."""
+    """Ids of the command line in the catalog's own type; a text that is none of that type stays as it is, and unknown."""
     try:
         # 7, "a, b",8 -> 7 and a, b and 8
         given = [text for text in next(csv.reader([texts], skipinitialspace=True, strict=True)) if text]
@@ -121,7 +121,7 @@ def _ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
             f"{option} {texts!r} is no list of ids ({error}); write ID,ID,… and put an id that holds a comma, or begins with a "
             f'quote, in quotes, its own quotes written twice: 7,"a, b"'
         ) from error
-    parsed = recommender.artefact.catalogue.parse(given)
+    parsed = recommender.artifact.catalog.parse(given)
     return [text if each is None else each for text, each in zip(given, parsed, strict=True)]
 
 
@@ -136,11 +136,11 @@ def _recommend_users(
     unknown_items: "UnknownItems",
     as_json: bool,
 ) -> None:
-    from ssd4rec.data.known import is_known, open_known
-    from ssd4rec.serving.users import recommend_users
+    from ssd4rec.datasets.registry import is_known, open_known
+    from ssd4rec.serving.batch import recommend_users
 
     source = open_known(users, cache()).interactions if is_known(users) else users
-    with screen.progress_bar(err_console) as bar:
+    with _render.progress_bar(err_console) as bar:
         counts = recommend_users(
             recommender,
             source,

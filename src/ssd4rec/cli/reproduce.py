@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec import screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, refuse_columns, refuse_neither, say
 
 
@@ -14,7 +14,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     study: Annotated[str, typer.Argument(metavar="STUDY", help="accuracy, efficiency, ablation, beta, rho, length, or all.")],
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files or named data sets.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("artefacts/reproduce"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("artifacts/reproduce"),
     budget: Annotated[
         str,
         typer.Option(
@@ -50,14 +50,14 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     ablation    what each part is worth
     beta, rho, length    the paper's Figures 3 to 5
     """
-    from ssd4rec.data.known import is_known
-    from ssd4rec.names import find
-    from ssd4rec.reproduce.budgets import make_budget
-    from ssd4rec.reproduce.studies import STUDIES
+    from ssd4rec._suggestions import find
+    from ssd4rec.datasets.registry import is_known
+    from ssd4rec.paper.budgets import make_budget
+    from ssd4rec.paper.studies import STUDIES
 
     find(study, (*STUDIES, "all"), "study")
     chosen = make_budget(budget, epochs, seeds, width)
-    from ssd4rec.reproduce.sweep import carry_out, plan
+    from ssd4rec.paper.sweep import carry_out, plan
 
     names = [name.strip() for name in models.split(",")] if models else []
     for each in data:
@@ -66,7 +66,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         refuse_columns(data[0], settings or [])
     sweep = plan(study, data, chosen, out, cache(), models=names, settings=settings or [])
     try:
-        with screen.progress_bar(err_console) as bar:
+        with _render.progress_bar(err_console) as bar:
             task = bar.add_task("runs", total=len(sweep.runs))
             results = carry_out(
                 sweep,

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ssd4rec import screen
+from ssd4rec._files import as_json
+from ssd4rec.cli import _render
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.files import as_json
 
 if TYPE_CHECKING:
     import polars as pl
 
     from ssd4rec.config import Config
     from ssd4rec.data.interactions import Columns, Interactions
-    from ssd4rec.experiment import Prepared
+    from ssd4rec.pipeline import Prepared
 
 
 # What is printed is mostly not ours: titles, ids, paths. "[red]" and ":heart:" are letters there; a style is a rich Text.
@@ -47,18 +47,18 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
     """Read what a person named, as histories and a split; show what is in it."""
     interactions, item_titles = open_data(data, config, titles)  # before torch is imported: a mistake is answered at once
 
-    from ssd4rec import experiment
+    from ssd4rec import pipeline
 
-    prepared = experiment.prepare(interactions, item_titles, config)
-    screen.show_data(err_console, prepared.description)
+    prepared = pipeline.prepare(interactions, item_titles, config)
+    _render.show_data(err_console, prepared.description)
     return prepared
 
 
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
     """A named data set with its titles, or a file with those beside it; titles that are given take their place."""
     from ssd4rec.data.interactions import read_interactions, read_titles
-    from ssd4rec.data.known import is_known, open_known
-    from ssd4rec.data.published import titles_beside
+    from ssd4rec.datasets.archives import titles_beside
+    from ssd4rec.datasets.registry import is_known, open_known
 
     if is_known(data):
         opened = open_known(data, cache())
@@ -76,7 +76,7 @@ def refuse_neither(data: str) -> None:
     Raises:
         DataError: it is no known one.
     """
-    from ssd4rec.data.known import KNOWN, is_known
+    from ssd4rec.datasets.registry import KNOWN, is_known
 
     if not (is_known(data) or Path(data).suffix or _may_be_there(Path(data))):
         raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
@@ -108,7 +108,7 @@ def refuse_columns(data: str, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: `overrides` name one.
     """
-    from ssd4rec.data.known import is_known
+    from ssd4rec.datasets.registry import is_known
 
     for override in overrides if is_known(data) else ():
         group, _, role = override.partition("=")[0].strip().partition(".")
@@ -121,7 +121,7 @@ def refuse_columns(data: str, overrides: Sequence[str]) -> None:
 
 def cache() -> Path:
     """Where data may be cached."""
-    from ssd4rec.data.known import cache_folder
+    from ssd4rec.datasets.registry import cache_folder
 
     return cache_folder(os.environ)
 

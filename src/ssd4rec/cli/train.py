@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssd4rec import screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
     CONFIG_HELP,
@@ -28,7 +28,7 @@ from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ssd4rec.config import Config
-    from ssd4rec.experiment import Prepared
+    from ssd4rec.pipeline import Prepared
     from ssd4rec.serving.recommender import Recommender
 
 DEMO = "ml-latest-small"
@@ -48,7 +48,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the finished model; replaces what is there.")] = Path(
-        "artefacts/model"
+        "artifacts/model"
     ),
     resume: ResumeOption = False,
     user: UserOption = None,
@@ -75,25 +75,25 @@ def train(  # noqa: PLR0913 - each is an option of the command
     if as_json:
         print_json(report)
         return
-    screen.show_figures(out_console, report)
+    _render.show_figures(out_console, report)
     say(f"model saved to {out}; try: ssd4rec recommend {out} --history ID,ID,…")
 
 
 def demo(
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")] = Path("artefacts/demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")] = Path("artifacts/demo"),
     resume: ResumeOption = False,
 ) -> None:
     """Train on the built-in MovieLens data and show recommendations for three users."""
     from ssd4rec.config import load_config
-    from ssd4rec.data.known import find_known
+    from ssd4rec.datasets.registry import find_known
     from ssd4rec.serving.recommender import Recommender
 
     chosen = load_config("quick")
-    say(f"data: {find_known(DEMO).licence}")
+    say(f"data: {find_known(DEMO).license}")
     prepared = prepare(DEMO, chosen, None)
     report = _train(prepared, chosen, out, resume=resume)
-    screen.show_figures(out_console, report)
+    _render.show_figures(out_console, report)
     _show_examples(prepared, Recommender.load(out))
     out_console.print(
         f"Model saved to {out}. With your own data: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…"
@@ -103,7 +103,7 @@ def demo(
 def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
     """The settings of a RecBole file, and the data that it names where the command line names none."""
     from ssd4rec.config import read_recbole
-    from ssd4rec.data.known import is_known
+    from ssd4rec.datasets.registry import is_known
 
     run = read_recbole(path, overrides)
     for note in run.notes:
@@ -125,16 +125,16 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
 
 
 def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
-    from ssd4rec import experiment
-    from ssd4rec.artefact.folder import MANIFEST
+    from ssd4rec import pipeline
+    from ssd4rec.artifact.folder import MANIFEST
     from ssd4rec.training.progress import TrainingProgress
-    from ssd4rec.training.state import LAST, folder_beside
+    from ssd4rec.training.state import LAST, training_folder
 
     if (out / MANIFEST).is_file():
         say(f"{out} holds a finished model; when the new one is finished it is replaced (to keep it: Ctrl-C, and another --out)")
     try:
-        with screen.progress_bar(err_console) as bar:
-            return experiment.train(
+        with _render.progress_bar(err_console) as bar:
+            return pipeline.train(
                 prepared,
                 config,
                 out,
@@ -144,18 +144,18 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
                 progress=reporter(bar, "measuring"),
             )
     except KeyboardInterrupt:
-        resumable = (folder_beside(out) / LAST).is_file()
+        resumable = (training_folder(out) / LAST).is_file()
         how = "the same command with --resume continues from the last checkpoint" if resumable else "there is no checkpoint yet"
         raise KeyboardInterrupt(f"{how} (one an epoch, one a minute)") from None
 
 
 def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:
-    histories, catalogue = prepared.histories, prepared.catalogue
+    histories, catalog = prepared.histories, prepared.catalog
     users = len(histories.users)
     for user in range(0, users, max(users // DEMO_USERS, 1))[:DEMO_USERS]:
         numbers = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
-        ids, titles = catalogue.ids_of(numbers).to_list(), catalogue.titles_of(numbers)
+        ids, titles = catalog.ids_of(numbers).to_list(), catalog.titles_of(numbers)
         names = [str(title or each) for each, title in zip(ids, titles if titles is not None else ids, strict=True)]
         rows = as_rows(recommender.recommend(ids, 10))
         title = f"User {histories.users[user]}, {len(ids)} events"
-        screen.show_recommendations(out_console, rows, names[-HISTORY_SHOWN:], title)
+        _render.show_recommendations(out_console, rows, names[-HISTORY_SHOWN:], title)

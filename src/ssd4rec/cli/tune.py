@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssd4rec import screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
@@ -28,7 +28,7 @@ from ssd4rec.cli.shared import (
 from ssd4rec.errors import BackendError
 
 if TYPE_CHECKING:
-    from ssd4rec.experiment import Prepared
+    from ssd4rec.pipeline import Prepared
     from ssd4rec.tuning.search import SearchReport
 
 
@@ -55,7 +55,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
         bool, typer.Option("--train", help="At the end, train the best settings and measure them on the test part.")
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the search; a search that is there is continued.")] = Path(
-        "artefacts/search"
+        "artifacts/search"
     ),
     user: UserOption = None,
     item: ItemOption = None,
@@ -107,8 +107,8 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
 
 def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict[str, Any] | None:
-    from ssd4rec import experiment
-    from ssd4rec.artefact import finished_model
+    from ssd4rec import pipeline
+    from ssd4rec.artifact import finished_model
     from ssd4rec.config import load_config
     from ssd4rec.training.progress import TrainingProgress
 
@@ -119,8 +119,8 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
     if (found := finished_model(model)) is not None and found.config == best:
         say(f"{model} has these settings already; its figures are shown again")
         return dict(found.report)
-    with screen.progress_bar(err_console) as bar:
-        return experiment.train_or_go_on(
+    with _render.progress_bar(err_console) as bar:
+        return pipeline.train_or_resume(
             prepared,
             best,
             model,
@@ -131,15 +131,15 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
 
 
 def _protocol(prepared: "Prepared") -> dict[str, Any]:
-    """What trials are compared by; evaluation.seen and the prior are for the test part, they change nothing here."""
-    from ssd4rec.evaluation.evaluate import protocol_of
-    from ssd4rec.evaluation.metrics import WATCHED
+    """What trials are compared by; evaluation.seen and the fusion are for the test part, they change nothing here."""
+    from ssd4rec.evaluation.evaluate import make_protocol
+    from ssd4rec.evaluation.metrics import MONITORED_METRIC
 
-    split, items = prepared.split, len(prepared.catalogue)
+    split, items = prepared.split, len(prepared.catalog)
     return {
-        "compared": f"validation {WATCHED} of the best epoch",
+        "compared": f"validation {MONITORED_METRIC} of the best epoch",
         "data": prepared.description["read"]["source"],
-        **protocol_of(prepared.histories, split.validation, items, split=split.protocol).as_dict(),
+        **make_protocol(prepared.histories, split.validation, items, split=split.protocol).as_dict(),
     }
 
 
@@ -149,9 +149,9 @@ def _show(report: "SearchReport", trained: dict[str, Any] | None, protocol: dict
         found = {"trials": [asdict(trial) for trial in report.trials], "importance": report.importance, "best": best}
         print_json({"protocol": protocol, **found, "stopped": report.stopped, "model": trained})
         return
-    screen.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance, protocol)
+    _render.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance, protocol)
     if trained is not None:
-        screen.show_figures(out_console, trained)
+        _render.show_figures(out_console, trained)
     if not report.trials:
         say("no trial is finished yet")
     if report.best_file is not None:

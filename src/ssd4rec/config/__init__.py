@@ -5,7 +5,8 @@ Config(data=DataConfig(...), backbone=SSD4RecConfig(...), training=TrainingConfi
 Which model is trained is `backbone.name`: each backbone has a class of settings of its own (`config/backbones.py`).
 """
 
-from ssd4rec.config.backbones import (
+from ssd4rec.config.base import Objective, Settings
+from ssd4rec.config.models import (
     BACKBONES,
     BackboneConfig,
     BERT4RecConfig,
@@ -17,17 +18,16 @@ from ssd4rec.config.backbones import (
     SIGMAConfig,
     SSD4RecConfig,
 )
-from ssd4rec.config.base import Objective, Settings
 from ssd4rec.config.recbole import RecBoleRun, read_recbole
 from ssd4rec.config.settings import (
-    FULL_SOFTMAX_UP_TO,
-    LAST_SEED,
+    FULL_SOFTMAX_MAX_ITEMS,
+    MAX_SEED,
     Config,
     DataConfig,
     EvaluationConfig,
-    PriorConfig,
-    SameTime,
+    FusionConfig,
     Seen,
+    TieOrder,
     TrainingConfig,
     is_read,
     value_of,
@@ -36,8 +36,8 @@ from ssd4rec.config.toml import build_config, dump_config, load_config, parse_co
 
 __all__ = [
     "BACKBONES",
-    "FULL_SOFTMAX_UP_TO",
-    "LAST_SEED",
+    "FULL_SOFTMAX_MAX_ITEMS",
+    "MAX_SEED",
     "BERT4RecConfig",
     "BackboneConfig",
     "Bidirectional",
@@ -45,17 +45,17 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "FusionConfig",
     "GRU4RecConfig",
     "Mamba4RecConfig",
     "Objective",
-    "PriorConfig",
     "RecBoleRun",
     "SASRecConfig",
     "SIGMAConfig",
     "SSD4RecConfig",
-    "SameTime",
     "Seen",
     "Settings",
+    "TieOrder",
     "TrainingConfig",
     "build_config",
     "dump_config",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Objective = Literal["one-pass", "prefix", "cloze"]
+Objective = Literal["all-positions", "per-prefix", "masked-item"]
 
 
 class Settings(BaseModel):

@@ -13,13 +13,13 @@ DEFAULT_BACKBONE = "ssd4rec"  # of settings that name none, such as those of bef
 
 Bidirectional = Literal["all", "top", "none"]
 
-EVERY_PREFIX: tuple[Objective, ...] = ("one-pass", "prefix")
+ALL_PREFIXES: tuple[Objective, ...] = ("all-positions", "per-prefix")
 
 
 class BackboneSettings(Settings):
     """What the settings of every backbone have, and can say of themselves."""
 
-    objectives: ClassVar[tuple[Objective, ...]] = EVERY_PREFIX  # that can train it; the first where none is written
+    objectives: ClassVar[tuple[Objective, ...]] = ALL_PREFIXES  # that can train it; the first where none is written
 
     name: str  # which of them it is: each has one of its own
     width: int = Field(64, ge=1)  # D
@@ -97,17 +97,17 @@ class SSD4RecConfig(Mamba2Sizes):
         )
 
     @property
-    def reads_every_prefix(self) -> bool:
+    def supports_all_positions(self) -> bool:
         """Whether one pass can give the exact state of every prefix: only the top layer may look backwards."""
         return not any(self.bidirectional_layers[:-1])
 
     def objection(self, objective: Objective) -> str | None:
         """Why an objective cannot train this backbone, and what to do; None: it can."""
-        if objective == "one-pass" and not self.reads_every_prefix:
+        if objective == "all-positions" and not self.supports_all_positions:
             return (
-                f'training.objective = "one-pass" needs layers below the top that read forwards only, found '
+                f'training.objective = "all-positions" needs layers below the top that read forwards only, found '
                 f'backbone.bidirectional = "all" with {self.layers} layers; '
-                f'set backbone.bidirectional = "top" or training.objective = "prefix"'
+                f'set backbone.bidirectional = "top" or training.objective = "per-prefix"'
             )
         return super().objection(objective)
 
@@ -132,7 +132,7 @@ class SASRecConfig(TransformerSizes):
 class BERT4RecConfig(TransformerSizes):
     """BERT4Rec: self-attention in both directions."""
 
-    objectives: ClassVar[tuple[Objective, ...]] = ("cloze", "prefix")
+    objectives: ClassVar[tuple[Objective, ...]] = ("masked-item", "per-prefix")
 
     name: Literal["bert4rec"] = "bert4rec"
 
@@ -163,10 +163,10 @@ class SIGMAConfig(Mamba2Sizes):
 
     def objection(self, objective: Objective) -> str | None:
         """Why an objective cannot train this backbone, and what to do; None: it can."""
-        if objective == "one-pass" and self.layers > 1:
+        if objective == "all-positions" and self.layers > 1:
             return (
-                f'training.objective = "one-pass" needs one layer of SIGMA, whose states differ from prefix to prefix, found '
-                f'backbone.layers = {self.layers}; set backbone.layers = 1 or training.objective = "prefix"'
+                f'training.objective = "all-positions" needs one layer of SIGMA (its states differ between prefixes), found '
+                f'backbone.layers = {self.layers}; set backbone.layers = 1 or training.objective = "per-prefix"'
             )
         return super().objection(objective)
 

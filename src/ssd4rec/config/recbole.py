@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ssd4rec._suggestions import nearest
 from ssd4rec.config.recbole_keys import (
     DEFAULT_LENGTH,
     DEFAULT_VALID_METRIC,
@@ -28,7 +29,6 @@ from ssd4rec.config.recbole_keys import (
 from ssd4rec.config.settings import Config
 from ssd4rec.config.toml import build_config
 from ssd4rec.errors import ConfigError
-from ssd4rec.names import nearest
 
 
 class _Loader(yaml.SafeLoader):
@@ -83,7 +83,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     if name == "caser":
         backbone["window"] = length
     training: dict[str, Any] = _translate(given, TRAINING)
-    training |= {"objective": "cloze" if name == "bert4rec" else "prefix", "token_budget": 1_000_000, "softmax": "full"}
+    training |= {"objective": "masked-item" if name == "bert4rec" else "per-prefix", "token_budget": 1_000_000, "softmax": "full"}
     training["mask_ratio"] = _value(given, *MASKS[model]) if model in MASKS else 0.0
     data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
     data |= {role: given[key] for role, key in FIELDS.items() if given.get(key) is not None}
@@ -160,7 +160,7 @@ def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
 
 
 def _inert(given: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]:
-    """What was written and is not read, nor would change what is learnt or measured; null says nothing."""
+    """What was written and is not read, nor would change what is learned or measured; null says nothing."""
     inert = [key for key, value in given.items() if key in INERT | _keys_of(*MODELS) - own and value is not None]
     inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and given.get("MAX_ITEM_LIST_LENGTH") is not None else []
     inert += [f"load_col {table} (only the .inter is read)" for table in _value(given, "load_col", {}) if table != "inter"]
@@ -231,7 +231,7 @@ def _check_protocol(given: Mapping[str, Any], model: str) -> None:
     for key in ("train_neg_sample_args", "neg_sampling"):
         sampled = given.get(key)
         if sampled and not (isinstance(sampled, dict) and str(sampled.get("distribution")).lower() == "none"):
-            raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalogue; write `{key}: ~`")
+            raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalog; write `{key}: ~`")
     for key in sorted(REFUSED):
         if given.get(key) is not None:
             raise ConfigError(f"{key}: {given[key]} is not supported here and would change the figures; write `{key}: ~`")
@@ -242,7 +242,7 @@ def _check_protocol(given: Mapping[str, Any], model: str) -> None:
 
 
 def _check_evaluation(arguments: Any) -> None:
-    supported = f"supported is {EVALUATION}: leave-last-out, the whole catalogue ranked"
+    supported = f"supported is {EVALUATION}: leave-last-out, the whole catalog ranked"
     if not isinstance(arguments, dict):
         raise ConfigError(f"eval_args: {arguments!r} is not a table; {supported}")
     for key, value in arguments.items():

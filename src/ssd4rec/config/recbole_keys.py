@@ -87,7 +87,7 @@ INERT = {
     # how files are written, and the names of columns that are made from them
     *("field_separator", "seq_separator", "seq_len", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX"),
     *("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD"),
-    # columns and files beside user, item and time, which these models do not read; times may be normalised, their order stays
+    # columns and files beside user, item and time, which these models do not read; times may be normalized, their order stays
     *("unload_col", "unused_col", "additional_feat_suffix", "filter_inter_by_user_or_item", "numerical_features"),
     *("alias_of_user_id", "alias_of_item_id", "preload_weight", "normalize_field", "normalize_all", "discretization"),
     # knowledge graphs, and the loss of models that are no sequence models

@@ -7,14 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from ssd4rec.config.backbones import BackboneConfig, SSD4RecConfig
 from ssd4rec.config.base import Objective, Settings
+from ssd4rec.config.models import BackboneConfig, SSD4RecConfig
 
 Seen = Literal["kept", "filtered"]
-SameTime = Literal["file", "item"]
+TieOrder = Literal["file", "item"]
 
-LAST_SEED = 2**32 - 1
-FULL_SOFTMAX_UP_TO = 50_000  # items, where training.softmax = "auto"
+MAX_SEED = 2**32 - 1
+FULL_SOFTMAX_MAX_ITEMS = 50_000  # items, where training.softmax = "auto"
 
 
 class DataConfig(Settings):
@@ -28,7 +28,7 @@ class DataConfig(Settings):
     validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over
     test_from: str | None = None  # None: when 90 % of the events are over
     max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it, served too; None: from all
-    same_time: SameTime = "file"  # events of a user at the same time: in the order of the file, or of their items' ids
+    tie_order: TieOrder = "file"  # events of a user at the same time: in the order of the file, or of their items' ids
 
     @field_validator("user", "item", "time", mode="before")
     @classmethod
@@ -52,13 +52,13 @@ class DataConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """The objective, the optimiser and when to stop."""
+    """The objective, the optimizer and when to stop."""
 
-    objective: Objective = "one-pass"
-    prefixes_per_history: int | None = Field(None, ge=1)  # objective = "prefix": sampled anew each epoch; None: all
-    batch_size: int | None = Field(None, ge=1)  # objective = "prefix": examples a batch; None: what token_budget holds
+    objective: Objective = "all-positions"
+    prefixes_per_sequence: int | None = Field(None, ge=1)  # objective = "per-prefix": sampled anew each epoch; None: all
+    batch_size: int | None = Field(None, ge=1)  # objective = "per-prefix": examples a batch; None: what token_budget holds
     token_budget: int = Field(8192, ge=1)  # positions a batch
-    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho; objective = "cloze": the items asked for, beside the last
+    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho; objective = "masked-item": the items asked for, beside the last
     learning_rate: float = Field(1e-3, gt=0.0)
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)
@@ -70,7 +70,7 @@ class TrainingConfig(Settings):
     updated_rows: Literal["all", "touched"] = "all"  # of the item table in a step; touched: read, asked for or drawn, others rest
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10
-    seed: int = Field(2024, ge=0, le=LAST_SEED)  # the upper half of a generator's 64 bits; the lower counts steps
+    seed: int = Field(2024, ge=0, le=MAX_SEED)  # the upper half of a generator's 64 bits; the lower counts steps
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA's; auto: it where it is there
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway
@@ -90,29 +90,29 @@ class TrainingConfig(Settings):
                 )
         return self
 
-    def samples(self, catalogue_size: int) -> bool:
-        """Whether a catalogue of so many items is learnt from a sample of it."""
-        return self.softmax == "sampled" or (self.softmax == "auto" and catalogue_size > FULL_SOFTMAX_UP_TO)
+    def samples(self, catalog_size: int) -> bool:
+        """Whether a catalog of so many items is learned from a sample of it."""
+        return self.softmax == "sampled" or (self.softmax == "auto" and catalog_size > FULL_SOFTMAX_MAX_ITEMS)
 
 
-class PriorConfig(Settings):
-    """What was counted, added to what was learnt; it is kept with the model and served with it."""
+class FusionConfig(Settings):
+    """What was counted, added to what was learned; it is kept with the model and served with it."""
 
-    # weight of `backbones.transitions`, what came soon after what; validated: the best of a few by validation NDCG@10
-    transitions: float | Literal["validated"] = 0.0
+    # weight of `baselines.sequential_rules`, what came soon after what; validated: the best of a few by validation NDCG@10
+    cooccurrence: float | Literal["tuned"] = 0.0
     # added to the scores of the items of the history; below 0: what was had is not wanted again
-    repeats: float | Literal["validated"] = 0.0
+    repeat_bias: float | Literal["tuned"] = 0.0
 
-    @field_validator("transitions", "repeats", mode="before")
+    @field_validator("cooccurrence", "repeat_bias", mode="before")
     @classmethod
     def _is_number_or_validated(cls, value: object, about: ValidationInfo) -> object:
-        least = 0.0 if about.field_name == "transitions" else -inf
+        least = 0.0 if about.field_name == "cooccurrence" else -inf
         if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= least:
             return value
-        if value == "validated":
+        if value == "tuned":
             return value
-        what = "a weight, 0 or more" if about.field_name == "transitions" else "a number that is added to scores"
-        raise ValueError(f'prior.{about.field_name} is {what}, or "validated": chosen by validation; found {value!r}')
+        what = "a weight, 0 or more" if about.field_name == "cooccurrence" else "a number that is added to scores"
+        raise ValueError(f'fusion.{about.field_name} is {what}, or "tuned": chosen by validation; found {value!r}')
 
 
 class EvaluationConfig(Settings):
@@ -134,8 +134,8 @@ READ_WITH = {  # settings that are read with one value, or some, of another alon
     "data.test_from": ("data.split", ("time",)),
     "backbone.backward_weight": ("backbone.bidirectional", ("top", "all")),
     "backbone.mirror_back": ("backbone.bidirectional", ("top", "all")),
-    "training.prefixes_per_history": ("training.objective", ("prefix",)),
-    "training.batch_size": ("training.objective", ("prefix",)),
+    "training.prefixes_per_sequence": ("training.objective", ("per-prefix",)),
+    "training.batch_size": ("training.objective", ("per-prefix",)),
     "training.negatives": ("training.softmax", ("sampled", "auto")),
     "training.negative_power": ("training.softmax", ("sampled", "auto")),
 }
@@ -147,7 +147,7 @@ class Config(Settings):
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = SSD4RecConfig()
     training: TrainingConfig = TrainingConfig()
-    prior: PriorConfig = PriorConfig()
+    fusion: FusionConfig = FusionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

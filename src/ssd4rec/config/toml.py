@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ssd4rec.config.backbones import BACKBONES, DEFAULT_BACKBONE
+from ssd4rec._suggestions import nearest
+from ssd4rec.config.models import BACKBONES, DEFAULT_BACKBONE
 from ssd4rec.config.settings import READ_WITH, Config, is_read, value_of
 from ssd4rec.errors import ConfigError
-from ssd4rec.names import nearest
 
 MOMENTS = ("data.validation_from", "data.test_from")
 
@@ -142,7 +142,7 @@ def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
             raise ConfigError(f"cannot read the setting {override!r}: it has more than one line; give each its own --set")
         value = found["value"]
     except tomllib.TOMLDecodeError:
-        value = raw.strip()  # a bare word is a string: objective=prefix
+        value = raw.strip()  # a bare word is a string: objective=per-prefix
     entries = values.setdefault(group, {})
     if not isinstance(entries, dict):
         raise ConfigError(f"{group!r} is not a group of settings; groups are {', '.join(Config.model_fields)}")

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from ssd4rec._csr import IntArray
 from ssd4rec.errors import DataError
-from ssd4rec.ragged import Numbers
 
 Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """The items that can be recommended: number j (1 … V) is `ids[j - 1]`."""
 
     ids: pl.Series
@@ -28,7 +28,7 @@ class Catalogue:
         """V."""
         return len(self.ids)
 
-    def numbers(self, ids: Sequence[object] | pl.Series) -> Numbers:
+    def numbers(self, ids: Sequence[object] | pl.Series) -> IntArray:
         """Item numbers of ids; 0 where an id is unknown. The text "7" is not the number 7: see `parse`."""
         if isinstance(ids, pl.Series):
             # Few distinct ids, many rows: Python looks each id up once.
@@ -38,10 +38,10 @@ class Catalogue:
         return np.fromiter((number_of.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
-        """Texts, e.g. of the command line, as ids of the catalogue's own type; null where a text is none of that type."""
+        """Texts, e.g. of the command line, as ids of the catalog's own type; null where a text is none of that type."""
         return as_type(pl.Series("id", list(texts), dtype=pl.String), self.ids.dtype)
 
-    def ids_of(self, numbers: Numbers | Sequence[int]) -> pl.Series:
+    def ids_of(self, numbers: IntArray | Sequence[int]) -> pl.Series:
         """Ids of item numbers.
 
         Raises:
@@ -49,19 +49,19 @@ class Catalogue:
         """
         return self.ids.gather(self._places(numbers))
 
-    def titles_of(self, numbers: Numbers | Sequence[int]) -> pl.Series | None:
-        """Titles of item numbers, null where an item has none; None for a catalogue without titles.
+    def titles_of(self, numbers: IntArray | Sequence[int]) -> pl.Series | None:
+        """Titles of item numbers, null where an item has none; None for a catalog without titles.
 
         Raises:
             DataError: a number outside of 1 … V.
         """
         return None if self.titles is None else self.titles.gather(self._places(numbers))
 
-    def with_titles(self, frame: pl.DataFrame) -> "Catalogue":
+    def with_titles(self, frame: pl.DataFrame) -> "Catalog":
         """The same items with titles.
 
         Args:
-            frame: columns id and title; text ids are read as the catalogue's own type. The first title of an id counts.
+            frame: columns id and title; text ids are read as the catalog's own type. The first title of an id counts.
 
         Raises:
             DataError: a column is missing.
@@ -72,7 +72,7 @@ class Catalogue:
         titles = frame.select(as_type(frame["id"], self.ids.dtype).alias("id"), pl.col("title").cast(pl.String))
         titles = titles.drop_nulls("id").unique("id", keep="first")
         joined = pl.DataFrame({"id": self.ids}).join(titles, on="id", how="left", maintain_order="left")
-        return Catalogue(self.ids, joined["title"])
+        return Catalog(self.ids, joined["title"])
 
     def write(self, path: str | Path) -> None:
         """Write as Parquet: columns id and title, row j is item number j + 1."""
@@ -80,26 +80,26 @@ class Catalogue:
         pl.DataFrame([self.ids.alias("id"), titles]).write_parquet(path)
 
     @staticmethod
-    def read(path: str | Path) -> "Catalogue":
+    def read(path: str | Path) -> "Catalog":
         """Read what `write` wrote.
 
         Raises:
-            DataError: the file is missing, damaged, or no catalogue.
+            DataError: the file is missing, damaged, or no catalog.
         """
         try:
             frame = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{path} cannot be read as a catalogue: {error}") from error
+            raise DataError(f"{path} cannot be read as a catalog: {error}") from error
         if frame.columns != ["id", "title"]:
-            raise DataError(f"{path} is no catalogue: expected the columns id, title, found {', '.join(frame.columns)}")
+            raise DataError(f"{path} is no catalog: expected the columns id, title, found {', '.join(frame.columns)}")
         titles = frame["title"]
-        return Catalogue(frame["id"], None if titles.null_count() == len(titles) else titles)
+        return Catalog(frame["id"], None if titles.null_count() == len(titles) else titles)
 
     @cached_property
     def _number_of(self) -> dict[object, int]:
         return dict(zip(self.ids.to_list(), range(1, len(self) + 1), strict=True))
 
-    def _places(self, numbers: Numbers | Sequence[int]) -> pl.Series:
+    def _places(self, numbers: IntArray | Sequence[int]) -> pl.Series:
         places = np.asarray(numbers, dtype=np.int64) - 1
         outside = (places < 0) | (places >= len(self))
         if outside.any():

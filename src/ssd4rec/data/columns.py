@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from ssd4rec._suggestions import nearest
 from ssd4rec.errors import DataError
-from ssd4rec.names import nearest
 
 ITEM_NAMES = (
     "itemid item iid itemidx",
@@ -41,7 +41,7 @@ RENAME = "rename one of them, or remove it"
 Choose = Callable[[Sequence[str]], Mapping[str, int]]
 
 
-class UnclearColumnsError(DataError):
+class AmbiguousColumnsError(DataError):
     """Which column is which cannot be told; `found` is what came, without the advice to name one."""
 
     def __init__(self, found: str, advice: str) -> None:
@@ -134,7 +134,7 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
         places = [place for place, name in enumerate(plain) if name in group.split()]
         names = list(dict.fromkeys(header[place] for place in places))
         if len(names) > 1:
-            raise UnclearColumnsError(f"{source}: the {role} column could be {' and '.join(map(repr, names))}", _flag(role))
+            raise AmbiguousColumnsError(f"{source}: the {role} column could be {' and '.join(map(repr, names))}", _flag(role))
         if len(places) > 1:  # a name would not tell them apart
             raise DataError(f"{source}: {len(places)} columns are called {names[0]!r} (taken for the {role}); {RENAME}")
         if places:
@@ -148,13 +148,13 @@ def _flag(role: str) -> str:
     return f"say which with {_options([role])}"
 
 
-def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> UnclearColumnsError:
+def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> AmbiguousColumnsError:
     if _looks_like_data(header):
         first = _shortened("  ".join(header))
         found = f"{source}: the first line looks like data, not like column names: {first!r}"
-        return UnclearColumnsError(found, _first_line_advice(header))
+        return AmbiguousColumnsError(found, _first_line_advice(header))
     found = f"{source}: no {' or '.join(missing)} column found among {_listed(header)}"
-    return UnclearColumnsError(found, f"name it with {_options(missing)}")
+    return AmbiguousColumnsError(found, f"name it with {_options(missing)}")
 
 
 def _options(roles: Sequence[str]) -> str:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ssd4rec.data.catalogue import plain_ids
+from ssd4rec.data.catalog import plain_ids
 from ssd4rec.data.columns import Columns, Table, bare_name, choose_columns, choose_title_columns
-from ssd4rec.data.readers import Source, read_table
-from ssd4rec.data.times import FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
+from ssd4rec.data.io import Source, read_table
+from ssd4rec.data.timestamps import FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
 from ssd4rec.errors import DataError
 
 __all__ = ["Columns", "Interactions", "ReadReport", "read_interactions", "read_titles"]

@@ -15,46 +15,46 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ssd4rec.data.histories import Histories
+from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
+from ssd4rec.array_types import CuSeqlens, Items, Targets
+from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.ops.segments import CHUNK, to_device
-from ssd4rec.ragged import Numbers, offsets_of, ranges
-from ssd4rec.shapes import Boundaries, Items, Targets
 
-SHELVES = 8  # long examples are laid end to end until they take this part of a batch
+BINS = 8  # long examples are laid end to end until they take this part of a batch
 
 
 class PackedBatch(NamedTuple):
-    """Histories end to end.
+    """Sequences end to end.
 
     Two histories, 5 7 2 followed by 9 and 1 followed by 4, each asked for its last target only:
 
-    items [5, 7, 2, 1]    boundaries [0, 3, 4]    targets [0, 0, 9, 4]
+    items [5, 7, 2, 1]    cu_seqlens [0, 3, 4]    targets [0, 0, 9, 4]
     """
 
     items: Items  # [T]
-    boundaries: Boundaries  # [B + 1], on the CPU wherever the rest is
+    cu_seqlens: CuSeqlens  # [B + 1], on the CPU wherever the rest is
     targets: Targets  # [T]: the item that follows position t, 0 where nothing is asked
 
     @property
     def last_targets(self) -> Targets:
         """[B] what is asked at the last position of each history."""
-        return self.targets[to_device(self.boundaries[1:] - 1, self.targets.device)]
+        return self.targets[to_device(self.cu_seqlens[1:] - 1, self.targets.device)]
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch on a device, but for its boundaries; a GPU fetches it while the CPU goes on."""
+        """The same batch on a device, but for its cu_seqlens; a GPU fetches it while the CPU goes on."""
         return self._replace(items=to_device(self.items, device), targets=to_device(self.targets, device))
 
 
-class Placed(NamedTuple):
+class BatchPlan(NamedTuple):
     """A batch before it is laid out: which examples, and where."""
 
-    rows: Numbers  # [B] in the order in which they lie
-    start: Numbers  # [B] the position of each example's first event
+    rows: IntArray  # [B] in the order in which they lie
+    start: IntArray  # [B] the position of each example's first event
     size: int  # T: positions of the batch; what no example takes is filled
 
 
-def pack(histories: Histories, examples: Examples, token_budget: int) -> Iterator[PackedBatch]:
+def pack(histories: Sequences, examples: Examples, token_budget: int) -> Iterator[PackedBatch]:
     """Lay examples end to end, in their order, in batches of at most `token_budget` positions.
 
     Args:
@@ -69,8 +69,8 @@ def pack(histories: Histories, examples: Examples, token_budget: int) -> Iterato
         yield _pack_rows(histories, examples, rows)
 
 
-def pack_beside_past(
-    histories: Histories, examples: Examples, token_budget: int, device: torch.device
+def pack_with_full_history(
+    histories: Sequences, examples: Examples, token_budget: int, device: torch.device
 ) -> Iterator[tuple[PackedBatch, PackedBatch]]:
     """What `pack` yields, on a device, and beside each batch the same examples with all that their users had before.
 
@@ -83,12 +83,12 @@ def pack_beside_past(
         yield batch, _pack_rows(histories, past, rows).to(device) if cut else batch
 
 
-def _pack_rows(histories: Histories, examples: Examples, rows: Numbers) -> PackedBatch:
+def _pack_rows(histories: Sequences, examples: Examples, rows: IntArray) -> PackedBatch:
     lengths = examples.lengths[rows]
-    return lay_end_to_end(histories, examples, Placed(rows, offsets_of(lengths)[:-1], int(lengths.sum())))
+    return materialize_batch(histories, examples, BatchPlan(rows, lengths_to_offsets(lengths)[:-1], int(lengths.sum())))
 
 
-def consecutive(lengths: Numbers, token_budget: int) -> list[Numbers]:
+def consecutive(lengths: IntArray, token_budget: int) -> list[IntArray]:
     """Cut a list of examples into runs of at most `token_budget` positions; a longer example is alone."""
     edges, used = [0], 0
     for row, length in enumerate(lengths.tolist()):
@@ -101,8 +101,8 @@ def consecutive(lengths: Numbers, token_budget: int) -> list[Numbers]:
 
 
 def plan_batches(
-    lengths: Numbers, token_budget: int, rng: np.random.Generator, *, batch_size: int | None = None, chunk: int = CHUNK
-) -> list[Placed]:
+    lengths: IntArray, token_budget: int, rng: np.random.Generator, *, batch_size: int | None = None, chunk: int = CHUNK
+) -> list[BatchPlan]:
     """Decide which examples share a batch, and where each lies.
 
     Short examples share chunks, each put where it leaves the least room; what has come together is spread over the batches so
@@ -135,12 +135,12 @@ def plan_batches(
     return [placed[index] for index in rng.permutation(len(placed))]
 
 
-def _place(lengths: Numbers, rows: Numbers, token_budget: int, unit: int, rng: np.random.Generator) -> list[Placed]:
+def _place(lengths: IntArray, rows: IntArray, token_budget: int, unit: int, rng: np.random.Generator) -> list[BatchPlan]:
     """Put examples on shelves of whole chunks, and the shelves into batches."""
     is_long = lengths[rows] > unit
     long, short = rows[is_long], rows[~is_long]
     # Some long examples, end to end, begin a shelf and leave room in the last of its chunks; short ones share what is left.
-    group, ahead = _next_fit(lengths[long], token_budget, enough=token_budget // SHELVES)
+    group, ahead = _next_fit(lengths[long], token_budget, enough=token_budget // BINS)
     total = np.bincount(group, weights=lengths[long]).astype(np.int64)
     tail = np.where(total > token_budget, unit, (total - 1) % unit + 1)
     groups = len(total)
@@ -161,12 +161,12 @@ def _place(lengths: Numbers, rows: Numbers, token_budget: int, unit: int, rng: n
     by_batch = np.lexsort((start, batch[shelf_of]))
     edges = np.flatnonzero(np.diff(batch[shelf_of][by_batch])) + 1
     return [
-        Placed(rows[each], start[each], int(max(sizes[batch[shelf_of[each[0]]]], one_size)) * unit)
+        BatchPlan(rows[each], start[each], int(max(sizes[batch[shelf_of[each[0]]]], one_size)) * unit)
         for each in np.split(by_batch, edges)
     ]
 
 
-def spread(sizes: Numbers, capacity: int) -> tuple[Numbers, Numbers]:
+def spread(sizes: IntArray, capacity: int) -> tuple[IntArray, IntArray]:
     """Put things, the largest first, each into the bin with most room, over few bins: they become equally full.
 
     Args:
@@ -193,7 +193,7 @@ def spread(sizes: Numbers, capacity: int) -> tuple[Numbers, Numbers]:
     return np.asarray(chosen, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
-def _next_fit(lengths: Numbers, capacity: int, enough: int) -> tuple[Numbers, Numbers]:
+def _next_fit(lengths: IntArray, capacity: int, enough: int) -> tuple[IntArray, IntArray]:
     # the group of each, and what lies before it there: a group is closed when it is long enough, or the next would not fit
     group, before, number, filled = [], [], -1, enough
     for length in lengths.tolist():
@@ -205,7 +205,7 @@ def _next_fit(lengths: Numbers, capacity: int, enough: int) -> tuple[Numbers, Nu
     return np.asarray(group, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
-def best_fit(sizes: Numbers, capacity: int, opening: int = 0) -> tuple[Numbers, Numbers]:
+def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray, IntArray]:
     """Put things one after the other into the bin that has the least room for them; a new bin where none has enough.
 
     Args:
@@ -238,7 +238,7 @@ def best_fit(sizes: Numbers, capacity: int, opening: int = 0) -> tuple[Numbers, 
     return np.asarray(chosen, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
-def lay_end_to_end(histories: Histories, examples: Examples, placed: Placed) -> PackedBatch:
+def materialize_batch(histories: Sequences, examples: Examples, placed: BatchPlan) -> PackedBatch:
     """The packed batch of placed examples; free positions are padding, which holds item 0 and asks for nothing."""
     rows = placed.rows
     start, asked_from, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
@@ -247,5 +247,5 @@ def lay_end_to_end(histories: Histories, examples: Examples, placed: Placed) -> 
     items, follows = np.zeros(placed.size, dtype=np.int64), np.zeros(placed.size, dtype=np.int64)
     items[position] = histories.items[at]
     follows[position] = np.where(at + 1 < np.repeat(asked_from, lengths), 0, histories.items[at + 1])
-    boundaries = np.unique(np.concatenate([placed.start, placed.start + lengths, [0, placed.size]]))
-    return PackedBatch(*map(torch.from_numpy, (items, boundaries, follows)))
+    cu_seqlens = np.unique(np.concatenate([placed.start, placed.start + lengths, [0, placed.size]]))
+    return PackedBatch(*map(torch.from_numpy, (items, cu_seqlens, follows)))

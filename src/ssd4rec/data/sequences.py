@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ssd4rec.config import SameTime
-from ssd4rec.data.catalogue import Catalogue, Codes, as_type, encode
+from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec.config import TieOrder
+from ssd4rec.data.catalog import Catalog, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
-from ssd4rec.data.times import Clock
+from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
-from ssd4rec.ragged import Numbers, offsets_of
 
 FORMAT = 1
 ARRAYS = ("items", "times", "offsets")
@@ -53,22 +53,22 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Histories:
+class Sequences:
     """Every user's events in the order of time, end to end.
 
     User "u2" met items 5 7 2, then user "u1" met 9:  items [5, 7, 2, 9]  offsets [0, 3, 4]  users ["u2", "u1"]
 
-    Histories that memory does not hold, or that several processes read: `save` once, then `Histories.open`, which maps the
+    Sequences that memory does not hold, or that several processes read: `save` once, then `Sequences.open`, which maps the
     arrays and reads from disk what is asked for. Splits and batches are made of mapped ones as of any other.
     """
 
     items: npt.NDArray[np.int32]  # [events] item numbers, 1 … V
-    times: Numbers  # [events] ticks of `clock`, never falling inside a history
-    offsets: Numbers  # [users + 1]; history u is items[offsets[u]:offsets[u + 1]]
+    times: IntArray  # [events] ticks of `clock`, never falling inside a history
+    offsets: IntArray  # [users + 1]; history u is items[offsets[u]:offsets[u + 1]]
     users: pl.Series  # [users] ids as they came, by first appearance in the file
     filtering: Filtering
     clock: Clock
-    same_time: SameTime = "file"  # what orders a user's events at the same time
+    tie_order: TieOrder = "file"  # what orders a user's events at the same time
 
     @property
     def kept(self) -> Kept:
@@ -80,7 +80,7 @@ class Histories:
 
     @property
     def at_same_time(self) -> int:
-        """Events at the time of the one before, whose place in the history `same_time` decides."""
+        """Events at the time of the one before, whose place in the history `tie_order` decides."""
         same = np.zeros(len(self.times) + 1, dtype=bool)
         same[1:-1] = np.diff(self.times) == 0
         same[self.offsets] = False  # the first of each history; one may be empty
@@ -120,7 +120,7 @@ class Histories:
             raise DataError(f"cannot write histories to {target}: {error.strerror or error}") from error
 
     @staticmethod
-    def open(directory: str | Path, *, mmap: bool = True) -> "Histories":
+    def open(directory: str | Path, *, mmap: bool = True) -> "Sequences":
         """Read what `save` wrote.
 
         Args:
@@ -141,7 +141,7 @@ class Histories:
             came, removed = Counts(**filtered["came"]), Counts(**filtered["removed"])
             filtering = Filtering(filtered["k"], filtered["rounds"], came, removed)
             clock = Clock(**about["clock"])
-            same_time: SameTime = about.get("same_time", "file")
+            tie_order: TieOrder = about.get("tie_order", "file")
         except DataError:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
@@ -149,29 +149,29 @@ class Histories:
         items, times, offsets = arrays.values()
         if offsets.shape != (len(users) + 1,) or not items.shape == times.shape == (offsets[-1],):
             raise DataError(f"{folder} cannot be read as histories: its files do not fit each other; build the histories again")
-        return Histories(**arrays, users=users, filtering=filtering, clock=clock, same_time=same_time)
+        return Sequences(**arrays, users=users, filtering=filtering, clock=clock, tie_order=tie_order)
 
     def _write(self, folder: Path) -> None:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         pl.DataFrame({"user": self.users}).write_parquet(folder / "users.parquet")
-        about = {"format": FORMAT, "filtering": asdict(self.filtering), "clock": asdict(self.clock), "same_time": self.same_time}
+        about = {"format": FORMAT, "filtering": asdict(self.filtering), "clock": asdict(self.clock), "tie_order": self.tie_order}
         (folder / "histories.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def build_histories(
-    interactions: Interactions, min_interactions: int = 5, *, same_time: SameTime = "file", known: Catalogue | None = None
-) -> tuple[Histories, Catalogue]:
+def build_sequences(
+    interactions: Interactions, min_interactions: int = 5, *, tie_order: TieOrder = "file", known: Catalog | None = None
+) -> tuple[Sequences, Catalog]:
     """Filter by the k-core, number users and items, and lay each user's events in the order of time.
 
     Args:
         interactions: from `read_interactions`.
         min_interactions: k; rows of users or items with fewer rows are removed until none is left. 1 keeps all.
-        same_time: what orders a user's events at the same time, the file or their items' ids.
+        tie_order: what orders a user's events at the same time, the file or their items' ids.
         known: of a model that will read the histories; ids are then in its order, those that it does not know first.
 
     Returns:
-        The histories (exact time, then `same_time`, then the order of the file) and the items that are left. Users and items
+        The histories (exact time, then `tie_order`, then the order of the file) and the items that are left. Users and items
         are numbered by their first appearance in the file.
 
     Raises:
@@ -191,25 +191,25 @@ def build_histories(
     item, items = _renumbered(item_codes[rows], items)
     time = table["time"].to_numpy()[rows]
     then = None
-    if same_time == "item":
-        model = known or Catalogue(items.alias("id"))
+    if tie_order == "item":
+        model = known or Catalog(items.alias("id"))
         then = id_order(model)[model.numbers(as_type(items, model.ids.dtype))][item]
     order = time_order(user, time, then)
     left = Counts(len(users), len(items), len(rows))
     removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
-    histories = Histories(
+    histories = Sequences(
         items=item[order] + np.int32(1),
         times=time[order],
-        offsets=offsets_of(np.bincount(user)),
+        offsets=lengths_to_offsets(np.bincount(user)),
         users=users,
         filtering=Filtering(min_interactions, len(steps), came, removed),
         clock=interactions.read.clock,
-        same_time=same_time,
+        tie_order=tie_order,
     )
-    return histories, Catalogue(items.alias("id"))
+    return histories, Catalog(items.alias("id"))
 
 
-def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
+def k_core(users: Codes, items: Codes, k: int) -> tuple[IntArray, list[Counts]]:
     """The largest set of rows in which each user and each item has at least k rows; repeats count.
 
     Args:
@@ -220,7 +220,7 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
     Returns:
         The rows kept, ascending; and for each round what it removed.
     """
-    rows: Numbers = np.arange(len(users), dtype=np.int64)
+    rows: IntArray = np.arange(len(users), dtype=np.int64)
     steps: list[Counts] = []
     while len(rows):
         of_user, of_item = np.bincount(users), np.bincount(items)
@@ -236,15 +236,15 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[Numbers, list[Counts]]:
     return rows, steps
 
 
-def id_order(catalogue: Catalogue) -> Numbers:
+def id_order(catalog: Catalog) -> IntArray:
     """[V + 1] by item number, its id's place among all: whole numbers as numbers, also where they came as text; 0 comes first."""
-    known = catalogue.ids
+    known = catalog.ids
     if known.dtype == pl.String and known.str.contains("^[0-9]+$").all():
         known = known.str.zfill(int(known.str.len_bytes().to_numpy().max(initial=0)))
     return np.concatenate([[0], known.rank("dense").to_numpy()]).astype(np.int64)
 
 
-def time_order(users: Codes, times: Numbers, then: Numbers | None = None) -> Numbers:
+def time_order(users: Codes, times: IntArray, then: IntArray | None = None) -> IntArray:
     """Rows by user, then by time, ties by `then` if there is such, and then in the order of the file."""
     if not len(times):
         return np.zeros(0, dtype=np.int64)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.config import DataConfig
-from ssd4rec.data.histories import Histories
-from ssd4rec.data.times import FILE_ORDER, moment, show_moment
+from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.timestamps import FILE_ORDER, moment, show_moment
 from ssd4rec.errors import DataError
-from ssd4rec.ragged import Numbers, offsets_of, ranges
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Examples:
     `windows()` and `prefixes()` say the same in rows that are read from their start.
     """
 
-    user: Numbers  # [rows] whose history
-    start: Numbers  # [rows] the first event that is read
-    first_target: Numbers  # [rows] the first event that is asked for
-    stop: Numbers  # [rows] one past the last event that is asked for
+    user: IntArray  # [rows] whose history
+    start: IntArray  # [rows] the first event that is read
+    first_target: IntArray  # [rows] the first event that is asked for
+    stop: IntArray  # [rows] one past the last event that is asked for
     max_length: int | None = None  # events that are read before a target
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Examples:
         return len(self.user)
 
     @property
-    def lengths(self) -> Numbers:
+    def lengths(self) -> IntArray:
         """[rows] how many events each row reads, up to its last target."""
         return self.stop - 1 - self.start
 
@@ -52,17 +52,17 @@ class Examples:
         return int(self.tokens_of_prefixes.sum())
 
     @property
-    def tokens_of_prefixes(self) -> Numbers:
+    def tokens_of_prefixes(self) -> IntArray:
         """[rows] the same for each row, without making its prefixes: they may be many."""
         shortest, longest = self.first_target - self.start, self.lengths
         return self._tokens_up_to(longest) - self._tokens_up_to(shortest - 1)
 
-    def _tokens_up_to(self, length: Numbers) -> Numbers:
+    def _tokens_up_to(self, length: IntArray) -> IntArray:
         """1 + 2 + … + length, no term above `max_length`."""
         rising = length if self.max_length is None else np.minimum(length, self.max_length)
         return rising * (rising + 1) // 2 + (length - rising) * rising
 
-    def take(self, rows: Numbers | npt.NDArray[np.bool_]) -> "Examples":
+    def take(self, rows: IntArray | npt.NDArray[np.bool_]) -> "Examples":
         """Some of the rows, in the order in which they are named; or those where `rows` is true."""
         return replace(
             self,
@@ -116,35 +116,35 @@ class Split:
     protocol: str  # "leave-last-out", or "time: validation from …, test from …"
 
 
-def make_split(histories: Histories, config: DataConfig, *, learnt: bool = True) -> Split:
+def make_split(histories: Sequences, config: DataConfig, *, learned: bool = True) -> Split:
     """Split as the settings say. With `max_length` every target stays, and is predicted from at most so many events.
 
     Args:
         histories: what is split.
         config: how.
-        learnt: False: nothing will be; the parts for training and validation may be empty.
+        learned: False: nothing will be; the parts for training and validation may be empty.
 
     Raises:
         DataError: see `leave_last_out` and `split_by_time`.
     """
     if config.split == "time":
-        split = split_by_time(histories, config.validation_from, config.test_from, learnt=learnt)
+        split = split_by_time(histories, config.validation_from, config.test_from, learned=learned)
     else:
-        split = leave_last_out(histories, learnt=learnt)
+        split = leave_last_out(histories, learned=learned)
     train, validation, test = (
         replace(part, max_length=config.max_length) for part in (split.train, split.validation, split.test)
     )
     return Split(train, validation, test, split.protocol)
 
 
-def leave_last_out(histories: Histories, *, learnt: bool = True) -> Split:
+def leave_last_out(histories: Sequences, *, learned: bool = True) -> Split:
     """The last event of each user is the test, the one before it the validation, what is left the training.
 
     Users with fewer than three events are trained on as far as they go: two events give one target, one event none.
 
     Args:
         histories: what is split.
-        learnt: whether there must be something to train on.
+        learned: whether there must be something to train on.
 
     Raises:
         DataError: no user has three events, or no user has a target to train on.
@@ -161,7 +161,7 @@ def leave_last_out(histories: Histories, *, learnt: bool = True) -> Split:
         )
     known = np.where(measured, end - 2, end)  # training ends here
     trained = known - begin >= 2
-    if learnt and not trained.any():
+    if learned and not trained.any():
         raise DataError(
             "no user has four events, so leaving two out leaves nothing to train on; give longer histories, or split by time"
         )
@@ -174,7 +174,7 @@ def leave_last_out(histories: Histories, *, learnt: bool = True) -> Split:
 
 
 def split_by_time(
-    histories: Histories, validation_from: str | None = None, test_from: str | None = None, *, learnt: bool = True
+    histories: Sequences, validation_from: str | None = None, test_from: str | None = None, *, learned: bool = True
 ) -> Split:
     """Train before a moment, validate between it and a second one, test after that: nothing of the future leaks.
 
@@ -184,7 +184,7 @@ def split_by_time(
         histories: with real times.
         validation_from: ISO date (UTC) or number in the unit of the file; None: when 80 % of the events are over.
         test_from: likewise; None: when 90 % of the events are over.
-        learnt: whether there must be something to train on and to validate with.
+        learned: whether there must be something to train on and to validate with.
 
     Raises:
         DataError: the times are only the order of the file, there are no events, a moment cannot be read, the moments are
@@ -214,29 +214,29 @@ def split_by_time(
         "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
     }
     for name, part in parts.items():
-        if not len(part) and (learnt or name == "test"):
+        if not len(part) and (learned or name == "test"):
             raise DataError(_empty_part(name, shown, histories))
     return Split(**parts, protocol=f"time: validation from {shown[0]}, test from {shown[1]}")
 
 
-def _examples(user: Numbers, start: Numbers, first: Numbers, stop: Numbers, chosen: npt.NDArray[np.bool_]) -> Examples:
+def _examples(user: IntArray, start: IntArray, first: IntArray, stop: IntArray, chosen: npt.NDArray[np.bool_]) -> Examples:
     """The chosen rows that ask for something."""
     return Examples(user, start, first, stop).take(chosen & (first < stop))
 
 
-def _when_over(times: Numbers, share: float) -> int:
+def _when_over(times: IntArray, share: float) -> int:
     """The moment before which at most this share of the events lies."""
     place = int(share * len(times))
     return int(np.partition(times, place)[place])
 
 
-def _events_before(histories: Histories, moment_: int) -> Numbers:
+def _events_before(histories: Sequences, moment_: int) -> IntArray:
     """[users] events strictly before a moment."""
-    counted = offsets_of(histories.times < moment_)
+    counted = lengths_to_offsets(histories.times < moment_)
     return counted[histories.offsets[1:]] - counted[histories.offsets[:-1]]
 
 
-def _empty_part(name: str, shown: list[str], histories: Histories) -> str:
+def _empty_part(name: str, shown: list[str], histories: Sequences) -> str:
     earliest, latest = (show_moment(histories.clock, int(each)) for each in (histories.times.min(), histories.times.max()))
     lies = {
         "train": f"no user has two events before {shown[0]}",
@@ -246,12 +246,12 @@ def _empty_part(name: str, shown: list[str], histories: Histories) -> str:
     return f"the {name} part is empty: {lies}; the times go from {earliest} to {latest}, name other moments"
 
 
-def training_part(histories: Histories, train: Examples) -> tuple[Numbers, Numbers]:
-    """(items [T], boundaries [B + 1]): what the training part reads or asks for, packed."""
+def training_interactions(histories: Sequences, train: Examples) -> tuple[IntArray, IntArray]:
+    """(items [T], cu_seqlens [B + 1]): what the training part reads or asks for, packed."""
     lengths = train.stop - train.start
-    return histories.items[ranges(train.start, lengths)].astype(np.int64), offsets_of(lengths)
+    return histories.items[ranges(train.start, lengths)].astype(np.int64), lengths_to_offsets(lengths)
 
 
-def training_counts(histories: Histories, train: Examples, catalogue_size: int) -> Numbers:
+def training_counts(histories: Sequences, train: Examples, catalog_size: int) -> IntArray:
     """[V + 1]: how often each item number occurs in the training part."""
-    return np.bincount(training_part(histories, train)[0], minlength=catalogue_size + 1).astype(np.int64)
+    return np.bincount(training_interactions(histories, train)[0], minlength=catalog_size + 1).astype(np.int64)

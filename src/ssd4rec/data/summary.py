@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ssd4rec.data.histories import Histories
 from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.sequences import Sequences
 
 
-def describe(interactions: Interactions, histories: Histories) -> dict[str, object]:
+def describe(interactions: Interactions, histories: Sequences) -> dict[str, object]:
     """The `data` part of a report: what was read, what was dropped and why, what was kept."""
     read, filtering = interactions.read, histories.filtering
     return {
@@ -27,7 +27,7 @@ def describe(interactions: Interactions, histories: Histories) -> dict[str, obje
             "why": f"users and items with fewer than {filtering.k} interactions, again and again until none is left",
         },
         "kept": asdict(histories.kept),
-        "same_time": {"interactions": histories.at_same_time, "order": histories.same_time},
+        "tie_order": {"interactions": histories.at_same_time, "order": histories.tie_order},
     }
 
 
@@ -37,18 +37,18 @@ def note_on_ties(data: Mapping[str, Any]) -> str | None:
     Args:
         data: from `describe`.
     """
-    same = data["same_time"]
+    same = data["tie_order"]
     if not same["interactions"]:
         return None
     share = same["interactions"] / data["kept"]["interactions"]
     by = "in the file" if same["order"] == "file" else "of the items' ids"
     return (
         f"{same['interactions']:,} interactions ({100 * share:.1f} %) are at the same time as the one before; "
-        f"their order is that {by} (data.same_time), and figures depend on it"
+        f"their order is that {by} (data.tie_order), and figures depend on it"
     )
 
 
-def _note_on_repeats(histories: Histories) -> list[str]:
+def _note_on_repeats(histories: Sequences) -> list[str]:
     if not (repeated := histories.repeated):
         return []
     share = repeated / histories.kept.interactions

@@ -14,9 +14,9 @@ from typing import IO
 
 import polars as pl
 
-from ssd4rec.data.addresses import file_name
-from ssd4rec.data.columns import UnclearColumnsError
+from ssd4rec.data.columns import AmbiguousColumnsError
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
+from ssd4rec.datasets.addresses import file_name
 from ssd4rec.errors import DataError
 
 ZIP_MAGIC, GZIP_MAGIC = b"PK\x03\x04", b"\x1f\x8b"
@@ -124,7 +124,7 @@ def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable |
 def _read_interactions(path: Path, table: PublishedTable) -> Interactions:
     try:
         return read_interactions(path)
-    except UnclearColumnsError as error:  # of a named data set nobody names the columns
+    except AmbiguousColumnsError as error:  # of a named data set nobody names the columns
         raise DataError(
             f"{error.found}; expected the publisher's {table.name}, or its interactions in columns user_id, item_id and timestamp"
         ) from error

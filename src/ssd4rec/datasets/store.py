@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
+from ssd4rec._files import sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
-from ssd4rec.data.times import Clock
-from ssd4rec.data.workspace import workspace
+from ssd4rec.data.timestamps import Clock
+from ssd4rec.datasets.workspace import workspace
 from ssd4rec.errors import DataError
-from ssd4rec.files import sha256_of
 
 FORMAT = 1
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"

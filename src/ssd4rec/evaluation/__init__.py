@@ -1,1 +1,1 @@
-"""How good is a model: ranks over the whole catalogue, and what is said of them."""
+"""How good is a model: ranks over the whole catalog, and what is said of them."""

@@ -10,29 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssd4rec.backbones.prior import Prior
-from ssd4rec.config import SameTime, Seen
-from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import pack_beside_past
+from ssd4rec._csr import IntArray
+from ssd4rec.array_types import CuSeqlens, Items, Scores, States
+from ssd4rec.config import Seen, TieOrder
+from ssd4rec.data.packing import pack_with_full_history
+from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
-from ssd4rec.evaluation.ranks import ranks_of_blocks, ranks_of_states
-from ssd4rec.ragged import Numbers
-from ssd4rec.shapes import Boundaries, Items, Scores, States
+from ssd4rec.evaluation.ranks import ranks_from_blocks, ranks_from_states
+from ssd4rec.fusion import ScoreFusion
 
 Progress = Callable[[int, int], None]  # (done, all)
 
 
 class Ranker(Protocol):
-    """What can be measured: it reads histories and scores the catalogue."""
+    """What can be measured: it reads histories and scores the catalog."""
 
     @property
     def item_vectors(self) -> Tensor:
         """[V, D]: row j is the vector of item number j + 1."""
         ...
 
-    def encode(self, items: Items, boundaries: Boundaries) -> States:
+    def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """[T] packed histories -> [B, D]; the score of an item is the product with its vector."""
         ...
 
@@ -41,9 +41,9 @@ class Ranker(Protocol):
 class Scorer(Protocol):
     """What can be measured although its scores are no products."""
 
-    catalogue_size: int
+    catalog_size: int
 
-    def score_blocks(self, items: Items, boundaries: Boundaries) -> Iterator[tuple[slice, Scores]]:
+    def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
         """[T] packed histories -> which of them, and their scores [rows, V], a few at a time."""
         ...
 
@@ -55,9 +55,9 @@ class EvaluationProtocol:
     split: str  # "leave-last-out", or the moments of a split by time
     candidates: str  # what the target is ranked among
     seen: Seen  # whether items of the history stay among the candidates
-    ties: str  # whose favour equal scores count in
+    ties: str  # whose favor equal scores count in
     k_core: int  # k of the filter before the split
-    same_time: SameTime  # what orders a user's events at the same time, and so decides which is the last one
+    tie_order: TieOrder  # what orders a user's events at the same time, and so decides which is the last one
     max_length: int | None  # events that the model was given of a longer history (its own window may be shorter); None: all
     targets: int  # how many were ranked
 
@@ -111,7 +111,7 @@ class Ranking:
         return figures
 
     def report(self) -> dict[str, object]:
-        """JSON-able: the part of an artefact's report that `ssd4rec evaluate` shows; groups are at the first cut-off."""
+        """JSON-able: the part of an artifact's report that `ssd4rec evaluate` shows; groups are at the first cut-off."""
         return {
             "protocol": self.protocol.as_dict(),
             "test": self.as_dict(),
@@ -122,26 +122,26 @@ class Ranking:
         }
 
 
-def protocol_of(
-    histories: Histories, examples: Examples, catalogue_size: int, *, split: str, seen: Seen = "kept"
+def make_protocol(
+    histories: Sequences, examples: Examples, catalog_size: int, *, split: str, seen: Seen = "kept"
 ) -> EvaluationProtocol:
     """Under which protocol the targets of a part of a split are ranked.
 
     Args:
         histories: where the items lie.
         examples: what is read and asked.
-        catalogue_size: V.
+        catalog_size: V.
         split: how the examples came about.
         seen: whether items of the history stay among the candidates; training watches the validation part with them kept.
     """
     single = examples.prefixes()
     return EvaluationProtocol(
         split=split,
-        candidates=f"whole catalogue, {catalogue_size} items",
+        candidates=f"whole catalog, {catalog_size} items",
         seen=seen,
         ties="worst rank",
         k_core=histories.filtering.k,
-        same_time=histories.same_time,
+        tie_order=histories.tie_order,
         max_length=_longest_cut(histories, single),
         targets=len(single),
     )
@@ -149,18 +149,18 @@ def protocol_of(
 
 def evaluate(  # noqa: PLR0913 - the parts of a protocol
     model: Ranker | Scorer,
-    histories: Histories,
+    histories: Sequences,
     examples: Examples,
     *,
     cutoffs: Sequence[int] = (10, 20),
     seen: Seen = "kept",
     split: str = "not said",
     token_budget: int = 32768,
-    training_counts: Numbers | None = None,
+    training_counts: IntArray | None = None,
     progress: Progress | None = None,
-    prior: Prior | None = None,
+    fusion: ScoreFusion | None = None,
 ) -> Ranking:
-    """Rank every target among the whole catalogue, in memory that does not grow with the number of users.
+    """Rank every target among the whole catalog, in memory that does not grow with the number of users.
 
     Args:
         model: reads histories and scores items.
@@ -173,34 +173,34 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         token_budget: events read at once.
         training_counts: [V + 1] training events of each item number, for the groups by popularity.
         progress: called with (targets ranked, all targets).
-        prior: what is known without learning, added to the scores of a `Ranker`. Where seen items are filtered its `repeats`
+        fusion: what is known without learning, added to the scores of a `Ranker`. Where seen items are filtered its `repeat_bias`
             are left out: the target is the only seen item among the candidates, and they would point at it.
 
     Returns:
         The ranks in the order of the examples, and the figures.
 
     Raises:
-        ConfigError: there is no cut-off, or one below 1; a prior beside a `Scorer`.
+        ConfigError: there is no cut-off, or one below 1; a fusion beside a `Scorer`.
         DataError: there is nothing to rank.
         DivergedError: the model's scores are not numbers.
-        ShapeError: histories and model are not of the same catalogue.
+        ShapeError: histories and model are not of the same catalog.
     """
     if not cutoffs or min(cutoffs) < 1:
         raise ConfigError(f"cutoffs are ranks, 1 or more, e.g. (10, 20); found {tuple(cutoffs)}")
-    if prior and isinstance(model, Scorer):
+    if fusion and isinstance(model, Scorer):
         raise ConfigError(
-            f"a prior raises scores that are products of states and item vectors, and {type(model).__name__} has none; "
+            f"a fusion raises scores that are products of states and item vectors, and {type(model).__name__} has none; "
             f"measure it without one"
         )
     single = examples.prefixes()
     if not len(single):
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
-    if seen == "filtered" and prior is not None:
-        prior = replace(prior, repeats=0.0)
+    if seen == "filtered" and fusion is not None:
+        fusion = replace(fusion, repeat_bias=0.0)
     ranks = _rank(
-        model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence, prior=prior
+        model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence, fusion=fusion
     )
-    protocol = protocol_of(histories, single, _catalogue_size(model), split=split, seen=seen)
+    protocol = make_protocol(histories, single, _catalog_size(model), split=split, seen=seen)
     by_popularity: Iterable[Group] = ()
     if training_counts is not None:
         popularity = training_counts[histories.items[single.first_target]]
@@ -211,58 +211,58 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
 
 def _rank(
     model: Ranker | Scorer,
-    histories: Histories,
+    histories: Sequences,
     single: Examples,
     token_budget: int,
     *,
     filtered: bool,
     progress: Progress,
-    prior: Prior | None,
+    fusion: ScoreFusion | None,
 ) -> Ranks:
     ranks, done = [], 0
     with torch.inference_mode(), evaluating(model):
-        _check_catalogue(histories, _catalogue_size(model))
+        _check_catalog(histories, _catalog_size(model))
         device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
-        for batch, past in pack_beside_past(histories, single, token_budget, device):
-            read, targets, had = (batch.items, batch.boundaries), batch.last_targets, (past.items, past.boundaries)
+        for batch, past in pack_with_full_history(histories, single, token_budget, device):
+            read, targets, had = (batch.items, batch.cu_seqlens), batch.last_targets, (past.items, past.cu_seqlens)
             seen = had if filtered else None
             if isinstance(model, Scorer):
-                ranked = ranks_of_blocks(model.score_blocks(*read), targets, seen)
+                ranked = ranks_from_blocks(model.score_blocks(*read), targets, seen)
             else:
-                raised = partial(prior.raised, items=batch.items, boundaries=batch.boundaries, seen=had) if prior else None
-                ranked = ranks_of_states(model.encode(*read), model.item_vectors, targets, seen, raised)
+                raised = partial(fusion.raised, items=batch.items, cu_seqlens=batch.cu_seqlens, seen=had) if fusion else None
+                ranked = ranks_from_states(model.encode(*read), model.item_vectors, targets, seen, raised)
             ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))
     return torch.cat(ranks).numpy()
 
 
-def _catalogue_size(model: Ranker | Scorer) -> int:
-    return model.catalogue_size if isinstance(model, Scorer) else int(model.item_vectors.shape[0])
+def _catalog_size(model: Ranker | Scorer) -> int:
+    return model.catalog_size if isinstance(model, Scorer) else int(model.item_vectors.shape[0])
 
 
-def _check_catalogue(histories: Histories, items: int) -> None:
+def _check_catalog(histories: Sequences, items: int) -> None:
     if (largest := int(histories.items.max())) > items:
         raise ShapeError(
             f"the histories have item numbers up to {largest}, the model scores {items} items; "
-            f"give histories of the catalogue that the model was made for"
+            f"give histories of the catalog that the model was made for"
         )
 
 
-def _longest_cut(histories: Histories, single: Examples) -> int | None:
+def _longest_cut(histories: Sequences, single: Examples) -> int | None:
     """How much was read of the histories that were not read from their first event."""
     cut = single.start > histories.offsets[single.user]
     return int((single.first_target - single.start)[cut].max()) if cut.any() else None
 
 
-def _by_length(ranks: Ranks, lengths: Numbers, cutoff: int) -> Iterator[Group]:
+def _by_length(ranks: Ranks, lengths: IntArray, cutoff: int) -> Iterator[Group]:
     edges = [1, 5, 10, 20, 50, 100, 200]
     for low, high in zip(edges, [*edges[1:], None], strict=True):
         name = f"{low}+ events" if high is None else f"{low}-{high - 1} events"
         yield from _group(name, ranks[(lengths >= low) & (lengths < (high or np.inf))], cutoff)
 
 
-def _by_popularity(ranks: Ranks, popularity: Numbers, counts: Numbers, cutoff: int) -> Iterator[Group]:
+def _by_popularity(ranks: Ranks, popularity: IntArray, counts: IntArray, cutoff: int) -> Iterator[Group]:
     """Head: the fewest items that make up a third of the training events; middle: those up to two thirds; tail: the rest.
 
     Items with equally many events are in one group.

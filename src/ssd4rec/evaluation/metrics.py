@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 Ranks = npt.NDArray[np.int64]
 
-CUTOFF = 10  # k of the NDCG that chooses: the epoch that is kept, the prior, the best of a search
-WATCHED = f"ndcg@{CUTOFF}"  # its name in reports and logs
+MONITORED_CUTOFF = 10  # k of the NDCG that chooses: the epoch that is kept, the fusion, the best of a search
+MONITORED_METRIC = f"ndcg@{MONITORED_CUTOFF}"  # its name in reports and logs
 
 
 def hit_rate(ranks: Ranks, cutoff: int) -> float:
@@ -25,10 +25,10 @@ def ndcg(ranks: Ranks, cutoff: int) -> float:
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
     """
-    return _mean(gains(ranks, cutoff))
+    return _mean(ndcg_gains(ranks, cutoff))
 
 
-def gains(ranks: Ranks, cutoff: int) -> npt.NDArray[np.float64]:
+def ndcg_gains(ranks: Ranks, cutoff: int) -> npt.NDArray[np.float64]:
     """NDCG@k of each target alone: what `ndcg` is the mean of."""
     gained: npt.NDArray[np.float64] = np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
     return gained

@@ -1,13 +1,13 @@
-"""The rank of a target among the whole catalogue."""
+"""The rank of a target among the whole catalog."""
 
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from ssd4rec.array_types import CuSeqlens, Items, Scores, States
 from ssd4rec.errors import DivergedError, ShapeError
 from ssd4rec.ops.segments import cells_of_items
-from ssd4rec.shapes import Boundaries, Items, Scores, States
 
 BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
 LEAST_ROWS = 32  # histories scored at once however many items there are: fewer make thin products
@@ -70,11 +70,11 @@ def _rank(scores: Scores, targets: Tensor, removed: Tensor | None, rounding: Ten
     return ranks
 
 
-def ranks_of_states(
+def ranks_from_states(
     states: States,
     item_vectors: Tensor,
     targets: Tensor,
-    seen: tuple[Items, Boundaries] | None = None,
+    seen: tuple[Items, CuSeqlens] | None = None,
     raised: Callable[[Blocks], Blocks] | None = None,
 ) -> Tensor:
     """`rank_targets` of states @ item_vectors^T, a block of histories at a time, so that memory does not grow with B.
@@ -101,7 +101,7 @@ def ranks_of_states(
     blocks: Blocks = score_blocks(states, item_vectors)
     if raised is not None:
         blocks = raised(blocks)
-    return ranks_of_blocks(blocks, targets, seen, rounding_of(states, item_vectors, targets))
+    return ranks_from_blocks(blocks, targets, seen, rounding_of(states, item_vectors, targets))
 
 
 def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor
     return 4 * torch.finfo(states.dtype).eps * lengths
 
 
-def ranks_of_blocks(
+def ranks_from_blocks(
     blocks: Blocks,
     targets: Tensor,
-    seen: tuple[Items, Boundaries] | None = None,
+    seen: tuple[Items, CuSeqlens] | None = None,
     rounding: Tensor | None = None,
 ) -> Tensor:
     """`rank_targets` of scores that are made a few histories at a time.
@@ -169,5 +169,5 @@ def _check_targets(targets: Tensor, items: int) -> None:
     if outside := targets[(targets < 1) | (targets > items)].tolist():
         raise ShapeError(
             f"a target is one of the item numbers 1 … {items} that the model scores, found {outside[0]}; "
-            f"give histories of the catalogue that the model was made for"
+            f"give histories of the catalog that the model was made for"
         )

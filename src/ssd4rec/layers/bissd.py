@@ -2,12 +2,12 @@
 
 from torch import nn
 
+from ssd4rec.array_types import Hidden, States
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Hidden, States
 
 
 class BiSSDLayer(nn.Module):
@@ -35,9 +35,9 @@ class BiSSDLayer(nn.Module):
         mixed = self.mixer.both_ways(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
         return self.finish(mixed, hidden)
 
-    def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
+    def all_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Row t: what `read_out` gives for the prefix that ends at position t. [T, D] -> [T, D]."""
-        mixed = self.mixer.every_prefix(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
+        mixed = self.mixer.all_prefixes(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
         return self.finish(mixed, hidden)
 
     def read_out(self, hidden: Hidden, layout: Layout) -> States:

@@ -5,14 +5,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ssd4rec.array_types import Channels, Hidden
 from ssd4rec.ops.attention import Tables
-from ssd4rec.shapes import Channels, Hidden
 
 
 class PackedGRU(nn.Module):
     """`nn.GRU` that reads each history from its beginning.
 
-    Histories of like length are read side by side, with padding behind the shorter ones. A `PackedSequence` needs no padding, but
+    Sequences of like length are read side by side, with padding behind the shorter ones. A `PackedSequence` needs no padding, but
     on a CPU each of its steps makes a gradient of the whole row, so that its price is the square of the length (docs/log.md).
 
     Args:

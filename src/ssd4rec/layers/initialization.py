@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def initialise(module: nn.Module) -> None:
+def initialize_weights(module: nn.Module) -> None:
     """Linear and Embedding N(0, 0.02), biases 0; for `nn.Module.apply`.
 
     Norms, recurrent networks and the mixer's own parameters keep what they were made with.

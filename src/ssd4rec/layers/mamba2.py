@@ -2,8 +2,8 @@
 
 forward          one direction, a state at every position
 both_ways        forward plus beta times backward, a state at every position
-every_prefix     the same read at the end of every prefix: what one-pass training needs
-partly_flipped   forward, and forward over each prefix partly reversed, read at its end: the same for SIGMA
+all_prefixes     the same read at the end of every prefix: what one-pass training needs
+partially_flipped   forward, and forward over each prefix partly reversed, read at its end: the same for SIGMA
 read_out         the same read at the end of each history only: no scan at all
 """
 
@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssd4rec.array_types import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
 from ssd4rec.config import SSD4RecConfig
-from ssd4rec.ops import forms
+from ssd4rec.ops import dispatch
 from ssd4rec.ops.gather import mirrored, of_first
-from ssd4rec.ops.partly_flipped import partly_flipped_of_every_prefix
-from ssd4rec.ops.prefixes import last_of_scan
+from ssd4rec.ops.partial_flip import partially_flipped_prefix_readout
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
+from ssd4rec.ops.ssd.prefix_readout import scan_last_position
 
 
 class Projected(NamedTuple):
@@ -73,7 +73,7 @@ class Mamba2Mixer(nn.Module):
         out_proj is linear, so the two directions are summed before it.
         """
         projected = self.project(hidden)
-        ahead, back = forms.convolve_both_ways(projected.channels, self.conv_weight, self.conv_bias, layout)
+        ahead, back = dispatch.convolve_both_ways(projected.channels, self.conv_weight, self.conv_bias, layout)
         ahead = self.gated(self._scan(ahead, projected.dt, layout, reverse=False), projected.gate)
         back = self.gated(self._scan(back, projected.dt, layout, reverse=True), projected.gate)
         if not self.mirror_back:
@@ -81,14 +81,14 @@ class Mamba2Mixer(nn.Module):
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
 
-    def every_prefix(self, hidden: Hidden, layout: Layout) -> Hidden:
+    def all_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Row t: `both_ways` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
         projected = self.project(hidden)
         ahead = self._ahead(projected, layout)
         if self.mirror_back:  # reversed back, the last position of a prefix has been read first: it knows itself only
             back = self.gated(self.alone(projected.channels, projected.dt), projected.gate)
         else:
-            y = forms.backward_of_every_prefix(
+            y = dispatch.backward_prefix_readout(
                 projected.channels,
                 self.conv_weight,
                 self.conv_bias,
@@ -102,14 +102,14 @@ class Mamba2Mixer(nn.Module):
         out: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return out
 
-    def partly_flipped(self, hidden: Hidden, layout: Layout, kept: int) -> tuple[Hidden, Hidden]:
+    def partially_flipped(self, hidden: Hidden, layout: Layout, kept: int) -> tuple[Hidden, Hidden]:
         """Row t: `forward` of the prefix that ends at t, and of that prefix with all but its last `kept` events reversed.
 
         Both read at the last position. [T, D] -> [T, D] twice.
         """
         projected = self.project(hidden)
         ahead = self._ahead(projected, layout)
-        y = partly_flipped_of_every_prefix(
+        y = partially_flipped_prefix_readout(
             projected.channels, self.conv_weight, self.conv_bias, projected.dt, self.A, self.D, layout, self.state_dim, kept
         )
         back = self.gated(y, projected.gate if kept else of_first(projected.gate, layout))
@@ -128,7 +128,7 @@ class Mamba2Mixer(nn.Module):
             back = self.gated(self.alone(last.channels, last.dt), last.gate)
         else:
             y = self._read_once(projected, layout, reverse=True)
-            back = self.gated(y, projected.gate[layout.boundaries[:-1]])
+            back = self.gated(y, projected.gate[layout.cu_seqlens[:-1]])
         combined: Hidden = self.out_proj(ahead + self.backward_weight * back)
         return combined
 
@@ -143,17 +143,17 @@ class Mamba2Mixer(nn.Module):
         return x.unflatten(1, (self.heads, -1)), B, C
 
     def _ahead(self, projected: Projected, layout: Layout) -> Hidden:
-        channels = forms.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
+        channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
         return self.gated(self._scan(channels, projected.dt, layout, reverse=False), projected.gate)
 
     def _scan(self, convolved: Channels, dt: StepSizes, layout: Layout, *, reverse: bool) -> Values:
         x, B, C = self.split(convolved)
-        return forms.scan(x, dt, self.A, B, C, self.D, layout, reverse=reverse)
+        return dispatch.scan(x, dt, self.A, B, C, self.D, layout, reverse=reverse)
 
     def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> LastValues:
-        channels = forms.convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
+        channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
         x, B, C = self.split(channels)
-        return last_of_scan(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
+        return scan_last_position(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
     def alone(self, channels: Channels, dt: StepSizes) -> Values:
         """The y of each event as the only one of its history: [rows, E + 2N], [rows, H] -> [rows, H, P]."""
@@ -162,4 +162,4 @@ class Mamba2Mixer(nn.Module):
 
     def gated(self, y: Values, gate: Hidden) -> Hidden:
         """RMSNorm(y SiLU(z)): [rows, H, P] and [rows, E] -> [rows, E]."""
-        return forms.gated_norm(y.flatten(1), gate, self.norm.weight, cast("float", self.norm.eps))
+        return dispatch.gated_norm(y.flatten(1), gate, self.norm.weight, cast("float", self.norm.eps))

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssd4rec.array_types import Hidden, States
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
-from ssd4rec.ops import forms
+from ssd4rec.ops import dispatch
 from ssd4rec.ops.convolution import taps
 from ssd4rec.ops.cumulative import cumulative_sum
 from ssd4rec.ops.gather import sum_of_history
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Hidden, States
 
 
 class LayerCache(NamedTuple):
@@ -71,12 +71,12 @@ def cache_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCache
     gate, channels, dt = mixer.project(hidden)
     log_decay = dt * mixer.A
     to_come = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
-    x, B, _ = mixer.split(forms.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
+    x, B, _ = mixer.split(dispatch.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
     written = (x * (dt * torch.exp(to_come))[..., None]).flatten(1)
-    edges = layout.boundaries.tolist()
+    edges = layout.cu_seqlens.tolist()
     scan = torch.stack([written[start:stop].T @ B[start:stop] for start, stop in pairwise(edges)])
 
-    starts, lengths = layout.boundaries[:-1], layout.boundaries.diff()
+    starts, lengths = layout.cu_seqlens[:-1], layout.cu_seqlens.diff()
     back = torch.arange(mixer.conv_weight.shape[1] - 2, -1, -1, device=hidden.device)  # the newest last
     there = (back < lengths[:, None])[..., None]
     last = (layout.read_out[:, None] - back).clamp(min=0)
@@ -131,7 +131,7 @@ def step(layer: BiSSDLayer, cache: LayerCache, hidden: States) -> tuple[LayerCac
 def _step_back(
     mixer: Mamba2Mixer, new: LayerCache, old: LayerCache, window: Tensor, dt: Tensor, gate: Tensor
 ) -> tuple[LayerCache, Tensor]:
-    # the same terms as ops.prefixes.backward_of_every_prefix, for one t
+    # the same terms as ops.prefixes.backward_prefix_readout, for one t
     width = window.shape[1]
     weight, bias = mixer.conv_weight, mixer.conv_bias
     before = old.events[:, None]  # events before this one

@@ -3,9 +3,9 @@
 from torch import nn
 from torch.nn import functional as F
 
+from ssd4rec.array_types import Hidden
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.ops.attention import Tables, attend
-from ssd4rec.shapes import Hidden
 
 
 class TransformerLayer(nn.Module):

@@ -3,14 +3,14 @@
 from torch import nn
 from torch.nn import functional as F
 
+from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.config import BERT4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.layers.initialise import initialise
+from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.windows import read_ends, read_positions
-from ssd4rec.shapes import Boundaries, Hidden, States
 
 
 class BERT4Rec(nn.Module):
@@ -38,37 +38,37 @@ class BERT4Rec(nn.Module):
         )
         self.out = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.apply(initialise)
+        self.apply(initialize_weights)
 
-    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """The state of the last of the at most `max_length` places that are read of each history. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        return read_ends(self._read, embedded, boundaries, self.config.max_length)
+        return read_ends(self._read, embedded, cu_seqlens, self.config.max_length)
 
-    def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_positions(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """The state of every position, which has seen its whole history, or a window of `max_length` of it. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        return read_positions(self._read, embedded, boundaries, self.config.max_length)
+        return read_positions(self._read, embedded, cu_seqlens, self.config.max_length)
 
-    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """One pass cannot give the state of every prefix.
 
         Raises:
             ConfigError: always; every position has seen what follows it.
         """
         raise ConfigError(
-            f"BERT4Rec reads both ways in each layer, so {len(boundaries) - 1} histories of {len(embedded)} events cannot be "
-            f'read for all their prefixes at once; train with the objective "cloze" or "prefix"'
+            f"BERT4Rec reads both ways in each layer, so {len(cu_seqlens) - 1} histories of {len(embedded)} events cannot be "
+            f'read for all their prefixes at once; train with the objective "masked-item" or "per-prefix"'
         )
 
-    def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
-        tables = lay_in_tables(boundaries, embedded.device)
+    def _read(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        tables = lay_in_tables(cu_seqlens, embedded.device)
         hidden = self.dropout(embedded + self.positions(tables.place))
         for layer in self.layers:
             hidden = layer(hidden, tables)

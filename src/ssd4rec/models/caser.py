@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.config import CaserConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.ops.segments import check, to_device
-from ssd4rec.shapes import Boundaries, Hidden, States
 
 
 class Caser(nn.Module):
@@ -18,7 +18,7 @@ class Caser(nn.Module):
 
     Differences from the original: no user embedding, for a user who was not trained on has none (it is the one large loss), so
     nothing is joined to the first linear layer's output before the second; item vectors shared with the softmax, over the whole
-    catalogue, in place of a separate output table with a bias for each item and sampled negatives; one target a window in place
+    catalog, in place of a separate output table with a bias for each item and sampled negatives; one target a window in place
     of the next few; no weight decay unless it is set.
 
     Source: Tang and Wang 2018, arXiv 1809.07426.
@@ -34,27 +34,27 @@ class Caser(nn.Module):
         self.mix = nn.Linear(config.vertical * width + config.horizontal * window, width)
         self.out = nn.Linear(width, width)
 
-    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """What the model knows at the end of each history, from its last `window` events. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        states: States = self.encode_prefixes(embedded, boundaries)[to_device(boundaries[1:] - 1, embedded.device)]
+        states: States = self.encode_prefixes(embedded, cu_seqlens)[to_device(cu_seqlens[1:] - 1, embedded.device)]
         return states
 
-    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """What the model knows at the end of every prefix. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        check(boundaries)
+        check(cu_seqlens)
         window, length = self.config.window, embedded.shape[0]
-        # boundaries [0, 2, 3] in windows of 3 -> [0 0 a b 0 0 c]: a window that ends at an event of the row holds nothing else's
-        history = torch.repeat_interleave(boundaries.diff(), output_size=length)
-        ends = to_device(torch.arange(length, device=boundaries.device) + (history + 1) * (window - 1), embedded.device)
-        row = embedded.new_zeros(length + (len(boundaries) - 1) * (window - 1), self.width).index_copy(0, ends, embedded)
+        # cu_seqlens [0, 2, 3] in windows of 3 -> [0 0 a b 0 0 c]: a window that ends at an event of the row holds nothing else's
+        history = torch.repeat_interleave(cu_seqlens.diff(), output_size=length)
+        ends = to_device(torch.arange(length, device=cu_seqlens.device) + (history + 1) * (window - 1), embedded.device)
+        row = embedded.new_zeros(length + (len(cu_seqlens) - 1) * (window - 1), self.width).index_copy(0, ends, embedded)
         image = row.T[None]  # [1, D, places]
         at = ends - (window - 1)  # the window that ends there begins here
         filtered = [torch.relu(filters(image)) for filters in self.horizontal]

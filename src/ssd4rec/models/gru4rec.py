@@ -2,12 +2,12 @@
 
 from torch import nn
 
+from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.config import GRU4RecConfig
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.windows import read_ends, read_positions
-from ssd4rec.shapes import Boundaries, Hidden, States
 
 
 class GRU4Rec(nn.Module):
@@ -17,7 +17,7 @@ class GRU4Rec(nn.Module):
     One pass trains every prefix: exactly, for the first `max_length` events of a history. A longer history is read in windows
     that overlap by half, as SASRec reads it: each later target is trained from the last max_length / 2 to max_length events.
 
-    Differences from the original: softmax over the whole catalogue in place of BPR or TOP1 on the other items of a batch; item
+    Differences from the original: softmax over the whole catalog in place of BPR or TOP1 on the other items of a batch; item
     vectors in place of one-hot input, shared with the softmax; each history starts afresh. It is the network that RecBole has,
     but for biases in the gates, dropout between several layers and torch's own initial values of the GRU (RecBole: Xavier's).
 
@@ -31,22 +31,22 @@ class GRU4Rec(nn.Module):
         self.gru = PackedGRU(config.width, config.hidden, config.layers, config.dropout)
         self.out = nn.Linear(config.hidden, config.width)
 
-    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """What the model knows at the end of each history, from its last `max_length` events. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        return read_ends(self._read, embedded, boundaries, self.config.max_length)
+        return read_ends(self._read, embedded, cu_seqlens, self.config.max_length)
 
-    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        return read_positions(self._read, embedded, boundaries, self.config.max_length)
+        return read_positions(self._read, embedded, cu_seqlens, self.config.max_length)
 
-    def _read(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
-        found: Hidden = self.out(self.gru(self.dropout(embedded), lay_in_tables(boundaries, embedded.device)))
+    def _read(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        found: Hidden = self.out(self.gru(self.dropout(embedded), lay_in_tables(cu_seqlens, embedded.device)))
         return found

@@ -1,7 +1,7 @@
 """Mamba4Rec: layers of Mamba and a feed-forward network that read forwards only."""
 
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import Mamba4RecConfig
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 
 class Mamba4Rec(SSD4Rec):

@@ -6,42 +6,43 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ssd4rec.backbones.make import make_backbone
+from ssd4rec.array_types import CuSeqlens, Hidden, Items, Scores, States
 from ssd4rec.config import Config
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.step import Cache
-from ssd4rec.ops.forms import linear_cross_entropy
-from ssd4rec.ops.sampled_softmax import Proposal, sampled_cross_entropy
+from ssd4rec.models.registry import make_backbone
+from ssd4rec.ops.cross_entropy import smoothing_loss
+from ssd4rec.ops.dispatch import linear_cross_entropy
+from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
 from ssd4rec.ops.segments import append, to_device
-from ssd4rec.ops.softmax import cost_of_smoothing
-from ssd4rec.shapes import Boundaries, Hidden, Items, Scores, States
 
 
+@runtime_checkable
 class Backbone(Protocol):
-    """What reads a history; see `ssd4rec.backbones`."""
+    """What reads a history; see `ssd4rec.models`."""
 
     width: int
 
-    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """[T, D] -> [B, D]: what it knows at the end of each history."""
         ...
 
-    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """[T, D] -> [T, D]: the same for the prefix that ends at each position."""
         ...
 
 
 @runtime_checkable
-class FillsBlanks(Protocol):
+class MaskedItemEncoder(Protocol):
     """What a backbone that reads both ways in each layer has in place of `encode_prefixes`."""
 
-    def encode_positions(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_positions(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """[T, D] -> [T, D]: what it knows of each position, from what comes before and after it."""
         ...
 
 
 @runtime_checkable
-class ReadsEventByEvent(Protocol):
+class IncrementalEncoder(Protocol):
     """A backbone that can read one more event of a history without the events before it."""
 
     def new_cache(self, histories: int) -> Cache:
@@ -52,32 +53,32 @@ class ReadsEventByEvent(Protocol):
         """One more event of each history: the new cache, and [B, D] what `encode` gives with it."""
         ...
 
-    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[Cache, States]:
+    def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """The same after whole histories, at once."""
         ...
 
     @property
-    def reads_event_by_event(self) -> bool:
+    def supports_incremental(self) -> bool:
         """Whether its wiring allows it."""
         ...
 
 
 class NextItemModel(nn.Module):
-    """Scores every item of the catalogue as the next one of a history.
+    """Scores every item of the catalog as the next one of a history.
 
     Item numbers run from 1 to V. Number 0 means "masked": it has a trainable row of its own, is read but never scored
     (difference D2).
 
     Args:
         backbone: reads the item vectors; an `nn.Module` with the methods of `Backbone`.
-        catalogue_size: V.
+        catalog_size: V.
     """
 
-    def __init__(self, backbone: nn.Module, catalogue_size: int) -> None:
+    def __init__(self, backbone: nn.Module, catalog_size: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.catalogue_size = catalogue_size
-        self.table = nn.Embedding(catalogue_size + 1, self._reader.width)
+        self.catalog_size = catalog_size
+        self.table = nn.Embedding(catalog_size + 1, self._reader.width)
         nn.init.normal_(self.table.weight, std=0.02)
 
     @property
@@ -89,48 +90,48 @@ class NextItemModel(nn.Module):
         """[V, D]: row j is the vector of item number j + 1."""
         return self.table.weight[1:]
 
-    def encode(self, items: Items, boundaries: Boundaries) -> States:
+    def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """Read packed histories. A backbone that fills in blanks is asked for one: item 0 is appended to each history.
 
         Args:
             items: int64 [T] item numbers, 0 = masked.
-            boundaries: int64 [B + 1]; history u is items[boundaries[u]:boundaries[u + 1]]. They may stay on the CPU while the
+            cu_seqlens: int64 [B + 1]; history u is items[cu_seqlens[u]:cu_seqlens[u + 1]]. They may stay on the CPU while the
                 items are on a GPU; nothing then waits for the GPU.
 
         Returns:
             [B, D]: one state a history.
 
         Raises:
-            ShapeError: items and boundaries do not fit.
+            ShapeError: items and cu_seqlens do not fit.
         """
-        self._check(items, boundaries)
-        if isinstance(self.backbone, FillsBlanks):
-            items, boundaries = append(items, boundaries, items.new_zeros(len(boundaries) - 1))
-        return self._reader.encode(self.table(items), boundaries)
+        self._check(items, cu_seqlens)
+        if isinstance(self.backbone, MaskedItemEncoder):
+            items, cu_seqlens = append(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
+        return self._reader.encode(self.table(items), cu_seqlens)
 
-    def encode_prefixes(self, items: Items, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories; row t is the state of the prefix that ends at position t. [T] -> [T, D]."""
-        self._check(items, boundaries)
-        return self._reader.encode_prefixes(self.table(items), boundaries)
+        self._check(items, cu_seqlens)
+        return self._reader.encode_prefixes(self.table(items), cu_seqlens)
 
-    def fill_in(self, items: Items, boundaries: Boundaries) -> Hidden:
+    def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories with blanks (item 0); row t is what is known of position t. [T] -> [T, D].
 
         Raises:
             ConfigError: the backbone does not fill in blanks.
-            ShapeError: items and boundaries do not fit.
+            ShapeError: items and cu_seqlens do not fit.
         """
-        self._check(items, boundaries)
-        if not isinstance(self.backbone, FillsBlanks):
+        self._check(items, cu_seqlens)
+        if not isinstance(self.backbone, MaskedItemEncoder):
             raise ConfigError(
-                f'{type(self.backbone).__name__} does not fill in blanks; use the objective "one-pass" or "prefix" for it'
+                f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
-        return self.backbone.encode_positions(self.table(items), boundaries)
+        return self.backbone.encode_positions(self.table(items), cu_seqlens)
 
     @property
-    def reads_event_by_event(self) -> bool:
+    def supports_incremental(self) -> bool:
         """Whether `new_cache`, `step` and `prefill` work: no layer below the top reads backwards."""
-        return isinstance(self.backbone, ReadsEventByEvent) and self.backbone.reads_event_by_event
+        return isinstance(self.backbone, IncrementalEncoder) and self.backbone.supports_incremental
 
     def new_cache(self, histories: int) -> Cache:
         """What the model remembers of histories that have not begun.
@@ -160,23 +161,23 @@ class NextItemModel(nn.Module):
         """`step` without the scores: the new cache, and [B, D] what `encode` gives."""
         return self._stepper.step(cache, self.table(items))
 
-    def prefill(self, items: Items, boundaries: Boundaries) -> tuple[Cache, States]:
+    def prefill(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Read whole histories at once: what `advance` would have come to, event by event.
 
         Args:
             items: int64 [T] item numbers.
-            boundaries: int64 [B + 1].
+            cu_seqlens: int64 [B + 1].
 
         Raises:
             ConfigError: the backbone does not read event by event.
-            ShapeError: items and boundaries do not fit.
+            ShapeError: items and cu_seqlens do not fit.
         """
-        self._check(items, boundaries)
-        return self._stepper.prefill(self.table(items), boundaries)
+        self._check(items, cu_seqlens)
+        return self._stepper.prefill(self.table(items), cu_seqlens)
 
     @property
-    def _stepper(self) -> ReadsEventByEvent:
-        if not isinstance(self.backbone, ReadsEventByEvent):
+    def _stepper(self) -> IncrementalEncoder:
+        if not isinstance(self.backbone, IncrementalEncoder):
             raise ConfigError(
                 f"the backbone {type(self.backbone).__name__} does not read event by event; use ssd4rec or mamba4rec, or encode "
                 f"the whole history again"
@@ -187,19 +188,19 @@ class NextItemModel(nn.Module):
         """[B, D] -> [B, V]: column j scores item number j + 1."""
         return states @ self.item_vectors.T
 
-    def loss(self, states: States, targets: Tensor, proposal: Proposal | None = None, smoothing: float = 0.0) -> Tensor:
-        """Mean softmax cross-entropy over the catalogue, or over a sample of it.
+    def loss(self, states: States, targets: Tensor, proposal: NegativeSampler | None = None, smoothing: float = 0.0) -> Tensor:
+        """Mean softmax cross-entropy over the catalog, or over a sample of it.
 
         Args:
             states: [M, D].
             targets: int64 [M] item numbers, 1 … V.
             proposal: how negatives are drawn; None: all items are scored.
-            smoothing: share of a target's probability that all items of the catalogue are given alike; with negatives too.
+            smoothing: share of a target's probability that all items of the catalog are given alike; with negatives too.
         """
         loss = self._cross_entropy(states, targets, proposal)
-        return loss + smoothing * cost_of_smoothing(states, self.table(targets), self.item_vectors) if smoothing else loss
+        return loss + smoothing * smoothing_loss(states, self.table(targets), self.item_vectors) if smoothing else loss
 
-    def _cross_entropy(self, states: States, targets: Tensor, proposal: Proposal | None) -> Tensor:
+    def _cross_entropy(self, states: States, targets: Tensor, proposal: NegativeSampler | None) -> Tensor:
         if proposal is None:
             return linear_cross_entropy(states, self.item_vectors, targets - 1)
         drawn, log_expected = (to_device(each, states.device) for each in proposal.draw())
@@ -207,24 +208,24 @@ class NextItemModel(nn.Module):
         asked = len(targets)
         return sampled_cross_entropy(states, rows[:asked], targets, rows[asked:], drawn + 1, log_expected)
 
-    def _check(self, items: Items, boundaries: Boundaries) -> None:
-        if items.dim() != 1 or boundaries.dim() != 1 or not len(boundaries) or int(boundaries[-1]) != items.shape[0]:
+    def _check(self, items: Items, cu_seqlens: CuSeqlens) -> None:
+        if items.dim() != 1 or cu_seqlens.dim() != 1 or not len(cu_seqlens) or int(cu_seqlens[-1]) != items.shape[0]:
             raise ShapeError(
-                f"items [T] and boundaries [B + 1] must be flat and end together, found shapes {tuple(items.shape)} and "
-                f"{tuple(boundaries.shape)}, boundaries ending with {boundaries.flatten()[-1:].tolist()}"
+                f"items [T] and cu_seqlens [B + 1] must be flat and end together, found shapes {tuple(items.shape)} and "
+                f"{tuple(cu_seqlens.shape)}, cu_seqlens ending with {cu_seqlens.flatten()[-1:].tolist()}"
             )
 
 
-def make_model(config: Config, catalogue_size: int) -> NextItemModel:
+def make_model(config: Config, catalog_size: int) -> NextItemModel:
     """A fresh model of the backbone that the settings name; its initial weights are a function of `training.seed` alone.
 
     Args:
         config: all settings.
-        catalogue_size: V.
+        catalog_size: V.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        return NextItemModel(make_backbone(config.backbone), catalogue_size)
+        return NextItemModel(make_backbone(config.backbone), catalog_size)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -4,13 +4,6 @@ from typing import assert_never
 
 from torch import nn
 
-from ssd4rec.backbones.bert4rec import BERT4Rec
-from ssd4rec.backbones.caser import Caser
-from ssd4rec.backbones.gru4rec import GRU4Rec
-from ssd4rec.backbones.mamba4rec import Mamba4Rec
-from ssd4rec.backbones.sasrec import SASRec
-from ssd4rec.backbones.sigma import SIGMA
-from ssd4rec.backbones.ssd4rec import SSD4Rec
 from ssd4rec.config import (
     BackboneConfig,
     BERT4RecConfig,
@@ -21,6 +14,13 @@ from ssd4rec.config import (
     SIGMAConfig,
     SSD4RecConfig,
 )
+from ssd4rec.models.bert4rec import BERT4Rec
+from ssd4rec.models.caser import Caser
+from ssd4rec.models.gru4rec import GRU4Rec
+from ssd4rec.models.mamba4rec import Mamba4Rec
+from ssd4rec.models.sasrec import SASRec
+from ssd4rec.models.sigma import SIGMA
+from ssd4rec.models.ssd4rec import SSD4Rec
 
 
 def make_backbone(config: BackboneConfig) -> nn.Module:  # noqa: PLR0911 - one for each backbone

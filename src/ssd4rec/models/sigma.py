@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd4rec.array_types import CuSeqlens, Hidden, Positions, States
 from ssd4rec.config import SIGMAConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.gru import PackedGRU
-from ssd4rec.layers.initialise import initialise
+from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.attention import Tables, lay_in_tables
 from ssd4rec.ops.gather import earlier, of_first
-from ssd4rec.ops.segments import Layout, lay_out
-from ssd4rec.shapes import Boundaries, Hidden, Positions, States
+from ssd4rec.ops.segments import Layout, make_layout
 
 
 class SIGMA(nn.Module):
@@ -28,7 +28,7 @@ class SIGMA(nn.Module):
     h = H + W H + b.
 
     The reversed part differs from prefix to prefix, and still one pass gives the state of every prefix, exactly, with one layer:
-    `ops/partly_flipped.py`. With more, only the objective "prefix" trains it.
+    `ops/partially_flipped.py`. With more, only the objective "per-prefix" trains it.
 
     Differences from the original: Mamba-2 in place of Mamba; the last `kept` events of each history stay in place, where the
     authors' code reverses the first 45 of 50 padded places, whatever the history's length; the weights of the sum are learned
@@ -44,36 +44,36 @@ class SIGMA(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
         self.layers = nn.ModuleList(GMambaLayer(config) for _ in range(config.layers))
-        self.apply(initialise)
+        self.apply(initialize_weights)
 
-    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """What the model knows at the end of each history. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        layout = lay_out(boundaries, device=embedded.device)
-        tables = lay_in_tables(boundaries, embedded.device)
-        flip = partly_flipped(layout, self.config.kept)
+        layout = make_layout(cu_seqlens, device=embedded.device)
+        tables = lay_in_tables(cu_seqlens, embedded.device)
+        flip = partially_flipped(layout, self.config.kept)
         hidden = self.norm(self.dropout(embedded))
         for layer in cast("list[GMambaLayer]", list(self.layers)):
             hidden = layer(hidden, layout, tables, flip)
         states: States = hidden[layout.read_out]
         return states
 
-    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """What it knows at the end of every prefix: row t equals `encode` of its history cut after position t. [T, D] -> [T, D].
 
         Raises:
             ConfigError: there is more than one layer: the states of the lower one differ from prefix to prefix.
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        if objection := self.config.objection("one-pass"):
+        if objection := self.config.objection("all-positions"):
             raise ConfigError(objection)
-        layout = lay_out(boundaries, device=embedded.device)
-        tables = lay_in_tables(boundaries, embedded.device)
+        layout = make_layout(cu_seqlens, device=embedded.device)
+        tables = lay_in_tables(cu_seqlens, embedded.device)
         (layer,) = cast("list[GMambaLayer]", list(self.layers))
-        return layer.every_prefix(self.norm(self.dropout(embedded)), layout, tables, self.config.kept)
+        return layer.all_prefixes(self.norm(self.dropout(embedded)), layout, tables, self.config.kept)
 
 
 class GMambaLayer(nn.Module):
@@ -96,16 +96,16 @@ class GMambaLayer(nn.Module):
         """[T, D] -> [T, D]."""
         flipped = hidden[flip]
         ahead, back = self.mixer(hidden, layout), self.mixer(flipped, layout)
-        recurrent = self.gru(self.convolution(_with_neighbours(hidden, layout)), tables)
+        recurrent = self.gru(self.convolution(_with_neighbors(hidden, layout)), tables)
         return self._mixed(hidden, flipped, ahead, back, recurrent)
 
-    def every_prefix(self, hidden: Hidden, layout: Layout, tables: Tables, kept: int) -> Hidden:
+    def all_prefixes(self, hidden: Hidden, layout: Layout, tables: Tables, kept: int) -> Hidden:
         """Row t: `forward` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
         last = hidden if kept else of_first(hidden, layout)
-        ahead, back = self.mixer.partly_flipped(hidden, layout, kept)
-        states = self.gru(self.convolution(_with_neighbours(hidden, layout)), tables)
+        ahead, back = self.mixer.partially_flipped(hidden, layout, kept)
+        states = self.gru(self.convolution(_with_neighbors(hidden, layout)), tables)
         # up to the event before the last one the convolution has heard what the prefix holds; the last has no event after it
-        ending = self.convolution(_with_neighbours(hidden, layout, after=False))
+        ending = self.convolution(_with_neighbors(hidden, layout, after=False))
         recurrent = self.gru.step(ending, earlier(states, 1) * (layout.place > 0)[:, None])
         return self._mixed(hidden, last, ahead, back, recurrent)
 
@@ -131,14 +131,14 @@ class SelectiveGate(nn.Module):
         return gate
 
 
-def partly_flipped(layout: Layout, kept: int) -> Positions:
-    """Each history reversed but for its last `kept` events: boundaries [0, 5], kept 2 -> [2, 1, 0, 3, 4]."""
+def partially_flipped(layout: Layout, kept: int) -> Positions:
+    """Each history reversed but for its last `kept` events: cu_seqlens [0, 5], kept 2 -> [2, 1, 0, 3, 4]."""
     reversed_events = layout.last - layout.first + 1 - kept
     turned = torch.where(layout.place < reversed_events, reversed_events - 1 - layout.place, layout.place)
     return layout.first + turned
 
 
-def _with_neighbours(hidden: Hidden, layout: Layout, *, after: bool = True) -> Tensor:
+def _with_neighbors(hidden: Hidden, layout: Layout, *, after: bool = True) -> Tensor:
     # [T, 3 D]; zeros where a history begins or ends, and for the event after where none is to be heard
     starts, ends = (layout.place > 0)[:, None], (layout.place < layout.last - layout.first)[:, None]
     following = earlier(hidden, -1) * ends if after else torch.zeros_like(hidden)

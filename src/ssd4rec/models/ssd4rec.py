@@ -1,17 +1,17 @@
-"""The SSD4Rec backbone: embedding normalisation and Bi-SSD layers over a packed row."""
+"""The SSD4Rec backbone: embedding normalization and Bi-SSD layers over a packed row."""
 
 from typing import cast
 
 from torch import nn
 
+from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.layers.initialise import initialise
+from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.step import Cache, LayerCache, cache_after, new_cache, step
-from ssd4rec.ops.segments import lay_out
-from ssd4rec.shapes import Boundaries, Hidden, States
+from ssd4rec.ops.segments import make_layout
 
 
 class SSD4Rec(nn.Module):
@@ -33,50 +33,50 @@ class SSD4Rec(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even where norm_embedding is off, as in the authors' code
         self.layers = nn.ModuleList(BiSSDLayer(config, bidirectional=both) for both in config.bidirectional_layers)
-        self.apply(initialise)
+        self.apply(initialize_weights)
 
-    def encode(self, embedded: Hidden, boundaries: Boundaries) -> States:
+    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """What the model knows at the end of each history.
 
         Args:
             embedded: [T, D] item vectors of the packed row.
-            boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1]. On the CPU, nothing waits
+            cu_seqlens: int64 [B + 1]; history u owns positions cu_seqlens[u]:cu_seqlens[u + 1]. On the CPU, nothing waits
                 for the device that the vectors are on.
 
         Returns:
             [B, D].
 
         Raises:
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
-        layout = lay_out(boundaries, device=embedded.device)
+        layout = make_layout(cu_seqlens, device=embedded.device)
         *below, top = self._layers
         hidden = self._normed(embedded)
         for layer in below:
             hidden = layer(hidden, layout)
         return top.read_out(hidden, layout)
 
-    def encode_prefixes(self, embedded: Hidden, boundaries: Boundaries) -> Hidden:
+    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """What the model knows at the end of every prefix: row t equals `encode` of its history cut after position t.
 
         Args:
             embedded: [T, D] item vectors of the packed row.
-            boundaries: int64 [B + 1].
+            cu_seqlens: int64 [B + 1].
 
         Returns:
             [T, D].
 
         Raises:
             ConfigError: a layer below the top reads backwards, so that its states differ from prefix to prefix.
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
         self._check_causal_below("one pass over a history")
-        layout = lay_out(boundaries, device=embedded.device)
+        layout = make_layout(cu_seqlens, device=embedded.device)
         *below, top = self._layers
         hidden = self._normed(embedded)
         for layer in below:
             hidden = layer(hidden, layout)
-        return top.every_prefix(hidden, layout)
+        return top.all_prefixes(hidden, layout)
 
     def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
         """Read one more event of each history, at a price that does not depend on what was read before.
@@ -98,22 +98,22 @@ class SSD4Rec(nn.Module):
             new.append(present)
         return new, hidden
 
-    def prefill(self, embedded: Hidden, boundaries: Boundaries) -> tuple[list[LayerCache], States]:
+    def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[list[LayerCache], States]:
         """Read whole histories at once: what `step` would have come to, event by event.
 
         Args:
             embedded: [T, D] item vectors of the packed row.
-            boundaries: int64 [B + 1].
+            cu_seqlens: int64 [B + 1].
 
         Returns:
             The cache of the B histories, and [B, D] what `encode` gives.
 
         Raises:
             ConfigError: a layer below the top reads backwards.
-            ShapeError: boundaries do not rise from 0.
+            ShapeError: cu_seqlens do not rise from 0.
         """
         self._check_causal_below("reading event by event")
-        layout = lay_out(boundaries, device=embedded.device)
+        layout = make_layout(cu_seqlens, device=embedded.device)
         *below, top = self._layers
         hidden, cache = self._normed(embedded), []
         for layer in below:
@@ -127,15 +127,15 @@ class SSD4Rec(nn.Module):
         return [new_cache(layer, histories) for layer in self._layers]
 
     @property
-    def reads_event_by_event(self) -> bool:
+    def supports_incremental(self) -> bool:
         """Whether `step` and `prefill` work: no layer below the top reads backwards."""
-        return self.config.reads_every_prefix
+        return self.config.supports_all_positions
 
     def _check_causal_below(self, what: str) -> None:
-        if not self.reads_event_by_event:
+        if not self.supports_incremental:
             raise ConfigError(
                 f'{what} needs layers below the top that read forwards only, found bidirectional = "all" with '
-                f'{self.config.layers} layers; use bidirectional = "top" (or train with the objective "prefix")'
+                f'{self.config.layers} layers; use bidirectional = "top" (or train with the objective "per-prefix")'
             )
 
     @property

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssd4rec.array_types import CuSeqlens, Positions, Values
 from ssd4rec.ops.segments import to_device
-from ssd4rec.shapes import Boundaries, Positions, Values
 
 NARROWEST = 8  # histories up to this length share one table
 
@@ -20,7 +20,7 @@ NARROWEST = 8  # histories up to this length share one table
 class Tables:
     """Where each position of the row lies in which table; T stands for padding. Worked out once a batch, for every layer.
 
-    boundaries [0, 2, 3] -> cells ([[0, 1], [2, 3]],), cell [0, 1, 2], place [0, 1, 0]: two histories of 2 and 1 events, one
+    cu_seqlens [0, 2, 3] -> cells ([[0, 1], [2, 3]],), cell [0, 1, 2], place [0, 1, 0]: two histories of 2 and 1 events, one
     cell of padding.
     """
 
@@ -29,19 +29,19 @@ class Tables:
     place: Positions  # 0-based place in its history: the column of its cell
 
 
-def lay_in_tables(boundaries: Boundaries, device: torch.device | None = None) -> Tables:
+def lay_in_tables(cu_seqlens: CuSeqlens, device: torch.device | None = None) -> Tables:
     """Put histories of like length into tables.
 
     Args:
-        boundaries: [B + 1]; on the CPU, nothing waits for the device.
-        device: where the tables are wanted; None: where boundaries are.
+        cu_seqlens: [B + 1]; on the CPU, nothing waits for the device.
+        device: where the tables are wanted; None: where cu_seqlens are.
     """
-    device = device or boundaries.device
-    boundaries = boundaries.cpu()
-    start, length = boundaries[:-1], boundaries.diff()
-    total = int(boundaries[-1])
+    device = device or cu_seqlens.device
+    cu_seqlens = cu_seqlens.cpu()
+    start, length = cu_seqlens[:-1], cu_seqlens.diff()
+    total = int(cu_seqlens[-1])
     kind = torch.ceil(torch.log2(length.clamp(min=NARROWEST).to(torch.float64))).to(torch.int64)
-    cells, cell, place, before = [], boundaries.new_empty(total), boundaries.new_empty(total), 0
+    cells, cell, place, before = [], cu_seqlens.new_empty(total), cu_seqlens.new_empty(total), 0
     for each in kind.unique().tolist():
         chosen = (kind == each).nonzero().squeeze(1)
         column = torch.arange(int(length[chosen].max()))

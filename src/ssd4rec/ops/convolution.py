@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.array_types import Channels
 from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.gather import earlier
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -32,19 +32,19 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
 
 
 def taps(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> list[Channels]:
-    """The convolution before its SiLU, as it builds up: entry k has read the event itself and k neighbours.
+    """The convolution before its SiLU, as it builds up: entry k has read the event itself and k neighbors.
 
     Reversed, entry k is what event s receives in a prefix that ends at event s+k (`ops/prefixes.py`).
     """
     width = weight.shape[1]
     partial = [torch.addcmul(bias, channels, weight[:, width - 1])]
     for k in range(1, width):
-        reached = earlier(channels, -k if reverse else k) * _has_neighbour(layout, k, reverse=reverse)[:, None]
+        reached = earlier(channels, -k if reverse else k) * _has_neighbor(layout, k, reverse=reverse)[:, None]
         partial.append(torch.addcmul(partial[-1], reached, weight[:, width - 1 - k]))
     return partial
 
 
-def _has_neighbour(layout: Layout, k: int, *, reverse: bool) -> Tensor:
+def _has_neighbor(layout: Layout, k: int, *, reverse: bool) -> Tensor:
     places = layout.last - layout.first - layout.place if reverse else layout.place
     return places >= k
 
@@ -74,7 +74,7 @@ class _Convolution(torch.autograd.Function):
         row = Taps(channels, weight, bias, ctx.layout, reverse=ctx.reverse)
         d_channels = row.empty()
         d_weight, d_bias = torch.zeros_like(row.weight), torch.zeros_like(row.bias)
-        pieces = blocks(d_channels, reverse=ctx.reverse)  # a neighbour's gradient is added to what its own block has set
+        pieces = blocks(d_channels, reverse=ctx.reverse)  # a neighbor's gradient is added to what its own block has set
         spare = torch.empty_like(row.scratch)
         for block in pieces:
             summed = row.summed(block, out=spare[: block.stop - block.start])
@@ -94,9 +94,9 @@ class Taps:
     def __init__(self, channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool) -> None:
         kind = torch.promote_types(torch.promote_types(channels.dtype, weight.dtype), bias.dtype)
         self.channels, self.bias = channels, bias.to(kind)
-        self.weight = weight.to(kind).T.flip(0).contiguous()  # [K, channels]: row k meets the neighbour at distance k
+        self.weight = weight.to(kind).T.flip(0).contiguous()  # [K, channels]: row k meets the neighbor at distance k
         self.width, self.step = len(self.weight), 1 if reverse else -1
-        self.inside = [_has_neighbour(layout, k, reverse=reverse).to(kind)[:, None] for k in range(self.width)]
+        self.inside = [_has_neighbor(layout, k, reverse=reverse).to(kind)[:, None] for k in range(self.width)]
         self.scratch = self.empty(max((block.stop - block.start for block in blocks(channels)), default=0))
 
     def empty(self, rows: int | None = None) -> Tensor:
@@ -104,8 +104,8 @@ class Taps:
         shape = (self.channels.shape[0] if rows is None else rows, self.channels.shape[1])
         return self.channels.new_empty(shape, dtype=self.bias.dtype)
 
-    def neighbours(self, block: slice, k: int) -> tuple[slice, slice]:
-        """The rows of a block that have a neighbour k away in the row, and those neighbours."""
+    def neighbors(self, block: slice, k: int) -> tuple[slice, slice]:
+        """The rows of a block that have a neighbor k away in the row, and those neighbors."""
         shift = self.step * k
         here = slice(max(block.start, -shift), min(block.stop, self.channels.shape[0] - shift))
         return here, slice(here.start + shift, here.stop + shift)
@@ -121,19 +121,19 @@ class Taps:
         return out
 
     def building_up(self, block: slice, out: Tensor) -> Iterator[Tensor]:
-        """The same after each tap: with no neighbour, with one, … with K-1; each time the same memory."""
+        """The same after each tap: with no neighbor, with one, … with K-1; each time the same memory."""
         torch.addcmul(self.bias, self.channels[block], self.weight[0], out=out)
         yield out
         for k in range(1, self.width):
-            here, there = self.neighbours(block, k)
+            here, there = self.neighbors(block, k)
             if here.start < here.stop:
                 reached = self.scratch_product(self.channels[there], self.inside[k][here])
                 out[here.start - block.start : here.stop - block.start].addcmul_(reached, self.weight[k])
             yield out
 
     def add_gradients(self, block: slice, k: int, d_summed: Tensor, d_channels: Tensor, d_weight: Tensor) -> None:
-        """What tap k hands on of a block's gradient: to the neighbours k away and to its weight, [K, channels]."""
-        here, there = self.neighbours(block, k)
+        """What tap k hands on of a block's gradient: to the neighbors k away and to its weight, [K, channels]."""
+        here, there = self.neighbors(block, k)
         if here.start >= here.stop:
             return
         own = d_summed[here.start - block.start : here.stop - block.start]

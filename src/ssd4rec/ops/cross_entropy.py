@@ -1,4 +1,4 @@
-"""Softmax cross-entropy over the whole catalogue without ever holding the scores of all positions.
+"""Softmax cross-entropy over the whole catalog without ever holding the scores of all positions.
 
 A block of rows is scored, and its scores are turned into weights in place and into both gradients at once; then the next block
 uses the same memory. The gradient is therefore ready when the forward pass ends, and backward only scales it.
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.segments import at_least_float32
+from ssd4rec.ops.segments import promote_to_float32
 
 BLOCK_ELEMENTS = 1 << 23  # scores held at once: 32 MiB in float32
 TILE_ELEMENTS = 1 << 20  # scores made by one product, and used at once
@@ -51,13 +51,13 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
         and torch.get_autocast_dtype(device) == torch.bfloat16
     )
     with torch.autocast(device, enabled=False):
-        states, table = at_least_float32(states, table)
+        states, table = promote_to_float32(states, table)
         operands = torch.bfloat16 if halved else states.dtype
         loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, operands, torch.is_grad_enabled())  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
 
-def cost_of_smoothing(states: Tensor, asked: Tensor, table: Tensor) -> Tensor:
+def smoothing_loss(states: Tensor, asked: Tensor, table: Tensor) -> Tensor:
     """What smoothed labels add to a mean cross-entropy, for each unit of the share that all classes are given alike.
 
     With the share e of Szegedy et al. (2016, section 7) the target of row i has the probability 1 - e + e / V, every other class

@@ -2,10 +2,10 @@
 
 Layers and the model ask here and nowhere else. On a CUDA tensor of at most 32 bits, with Triton installed (torch for CUDA brings
 it), the kernels run; for anything else, and for head widths or state sizes that have no kernel, torch's form does. The two
-are held equal by the tests. `last_of_scan` (`ops/prefixes.py`) exists as torch's form only.
+are held equal by the tests. `scan_last_position` (`ops/prefixes.py`) exists as torch's form only.
 
     scan                    every kernel is free of atomics: the same inputs give the same bits on the same device.
-    backward_of_every_prefix, convolve, convolve_both_ways, gated_norm, linear_cross_entropy      the same.
+    backward_prefix_readout, convolve, convolve_both_ways, gated_norm, linear_cross_entropy      the same.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssd4rec.ops import chunked, convolution, prefixes, softmax, triton
+from ssd4rec.array_types import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.ops import convolution, cross_entropy, triton
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.ops.ssd import chunked, prefix_readout
 
 Form = Literal["auto", "torch", "triton"]
 
@@ -78,7 +79,7 @@ def scan(
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
 
 
-def backward_of_every_prefix(
+def backward_prefix_readout(
     channels: Channels,
     weight: Tensor,
     bias: Tensor,
@@ -104,8 +105,8 @@ def backward_of_every_prefix(
         y [T, H, P]; the kernels give it in the channels' type, with decays and all sums in float32.
     """
     if kernels_serve(channels) and triton.reads_prefixes(channels, weight, dt, state_dim):
-        return triton.backward_of_every_prefix(channels, weight, bias, dt, A, D, layout, state_dim)
-    return prefixes.backward_of_every_prefix(channels, weight, bias, dt, A, D, layout, state_dim)
+        return triton.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
+    return prefix_readout.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -161,7 +162,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tens
     Raises:
         ShapeError: states and targets are not of one length.
     """
-    form = triton.linear_cross_entropy if kernels_serve(states) else softmax.linear_cross_entropy
+    form = triton.linear_cross_entropy if kernels_serve(states) else cross_entropy.linear_cross_entropy
     return form(states, table, targets)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.array_types import Hidden
 from ssd4rec.ops.blocks import blocks
-from ssd4rec.shapes import Hidden
 
 
 def definition(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Boundaries, Hidden, States
 
 
 def mirrored(values: Hidden, layout: Layout) -> Hidden:
@@ -83,10 +83,10 @@ class _OfFirst(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        boundaries = ctx.layout.boundaries
+        cu_seqlens = ctx.layout.cu_seqlens
         wide = grad.to(torch.promote_types(grad.dtype, torch.float32)).contiguous()  # sums are not made in half precision
         gradient = torch.zeros_like(grad)
-        gradient[boundaries[:-1]] = _summed(wide, boundaries).to(grad.dtype)
+        gradient[cu_seqlens[:-1]] = _summed(wide, cu_seqlens).to(grad.dtype)
         return gradient, None
 
 
@@ -94,7 +94,7 @@ class _SumOfHistory(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, layout: Layout) -> Tensor:
         ctx.history = layout.history
-        return _summed(values, layout.boundaries)
+        return _summed(values, layout.cu_seqlens)
 
     @staticmethod
     @once_differentiable
@@ -104,12 +104,12 @@ class _SumOfHistory(torch.autograd.Function):
 
 def summed_from(values: Tensor, layout: Layout, place: int) -> Tensor:
     """Row b: the sum of the rows of history b from a 0-based place in it on; no gradient. [T, width] -> [B, width]."""
-    starts, ends = layout.boundaries[:-1], layout.boundaries[1:]
+    starts, ends = layout.cu_seqlens[:-1], layout.cu_seqlens[1:]
     edges = torch.stack([starts, torch.minimum(starts + place, ends)], dim=1).flatten()
-    return _summed(values, torch.cat([edges, layout.boundaries[-1:]]))[1::2]
+    return _summed(values, torch.cat([edges, layout.cu_seqlens[-1:]]))[1::2]
 
 
-def _summed(values: Tensor, boundaries: Boundaries) -> Tensor:
+def _summed(values: Tensor, cu_seqlens: CuSeqlens) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
-    total: Tensor = F.embedding_bag(rows, values, boundaries, mode="sum", include_last_offset=True)
+    total: Tensor = F.embedding_bag(rows, values, cu_seqlens, mode="sum", include_last_offset=True)
     return total

@@ -7,7 +7,7 @@ A prefix of n events with r kept is read n-r, …, 2, 1, n-r+1, …, n. What its
 
 The weights of the reversed events do not depend on n: their sum is a scan that forgets nothing, with exp(S_{s-1}) dt_s in place
 of dt_s, read r + K-1 events after them. The convolution sees where the prefix is turned: the K-1 events that are read first, and
-the first K-1 of the kept ones, have other neighbours than in place, so they are worked out apart, one place at a time.
+the first K-1 of the kept ones, have other neighbors than in place, so they are worked out apart, one place at a time.
 
 Source: derived for this project, as above; tests hold it to reading each prefix on its own.
 """
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssd4rec.ops import forms
+from ssd4rec.array_types import Channels, Rates, StepSizes, Values
+from ssd4rec.ops import dispatch
 from ssd4rec.ops.cumulative import cumulative_sum
 from ssd4rec.ops.gather import earlier, of_first
 from ssd4rec.ops.heads import by_head
-from ssd4rec.ops.segments import Layout, at_least_float32
-from ssd4rec.shapes import Channels, Rates, StepSizes, Values
+from ssd4rec.ops.segments import Layout, promote_to_float32
 
 
-def partly_flipped_of_every_prefix(  # noqa: PLR0913 - what a mixer reads with, and what is kept
+def partially_flipped_prefix_readout(  # noqa: PLR0913 - what a mixer reads with, and what is kept
     channels: Channels,
     weight: Tensor,
     bias: Tensor,
@@ -53,7 +53,7 @@ def partly_flipped_of_every_prefix(  # noqa: PLR0913 - what a mixer reads with, 
     Returns:
         y [T, H, P].
     """
-    channels, weight, bias, dt, A, D = at_least_float32(channels, weight, bias, dt, A, D)
+    channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     heads, inner = dt.shape[1], channels.shape[1] - 2 * state_dim
     turned = _Turned(channels, weight, bias, layout, kept)
     kept_events = list(turned.kept_events())
@@ -76,8 +76,8 @@ def partly_flipped_of_every_prefix(  # noqa: PLR0913 - what a mixer reads with, 
         y = y + share(event, turned.there(away) * earlier(strength, away) * after)
 
     settled = kept + weight.shape[1] - 1
-    x, B, _ = forms.convolve(channels, weight, bias, layout, reverse=True).split([inner, state_dim, state_dim], dim=1)
-    read = forms.scan(
+    x, B, _ = dispatch.convolve(channels, weight, bias, layout, reverse=True).split([inner, state_dim, state_dim], dim=1)
+    read = dispatch.scan(
         x.unflatten(1, (heads, -1)), strength, torch.zeros_like(A), B, earlier(C, -settled), torch.zeros_like(D), layout
     )
     y = y + by_head(earlier(read.flatten(1), settled).to(y.dtype), turned.there(settled) * after)
@@ -94,7 +94,7 @@ class _Turned:
     def __init__(self, channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, kept: int) -> None:
         self.channels, self.bias, self.layout, self.kept = channels, bias, layout, kept
         self.taps = weight.T.flip(0)  # [K, E + 2N]: row i meets the event read i before
-        self.in_place = forms.convolve(channels, weight, bias, layout).to(channels.dtype)
+        self.in_place = dispatch.convolve(channels, weight, bias, layout).to(channels.dtype)
 
     def there(self, away: int) -> Tensor:
         """[T, 1]: whether the prefix has an event so far before its last."""
@@ -115,12 +115,12 @@ class _Turned:
         return self._convolved(list(self._over_the_turn(-1)))
 
     def first_read(self) -> Iterator[Channels]:
-        """The last of the reversed events, the one before it, …: K-1 of them, with as many neighbours as were read before."""
+        """The last of the reversed events, the one before it, …: K-1 of them, with as many neighbors as were read before."""
         for place in range(len(self.taps) - 1):
             yield self._convolved([earlier(self.channels, self.kept + place - i) for i in range(place + 1)])
 
     def _over_the_turn(self, before: int) -> Iterator[Tensor]:
-        """Events 1, 2, … of the prefix, as far as they are reversed: what is heard behind `before` kept neighbours."""
+        """Events 1, 2, … of the prefix, as far as they are reversed: what is heard behind `before` kept neighbors."""
         for event in range(len(self.taps) - 1 - before):
             yield of_first(earlier(self.channels, -event), self.layout) * self.there(self.kept + event)
 

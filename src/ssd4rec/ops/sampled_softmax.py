@@ -1,9 +1,9 @@
-"""Softmax cross-entropy against a sample of the catalogue, for catalogues whose every item is too many to score.
+"""Softmax cross-entropy against a sample of the catalog, for catalogs whose every item is too many to score.
 
     loss_i = -s_i,t + log( exp(s_i,t) + sum over negatives j != t of exp(s_i,j) / E[j] )
 
 E[j], how often item j is expected among the negatives of a batch, makes the sum an unbiased estimate of that over the whole
-catalogue: the correction by log Q. All rows share the negatives. Where each item is a negative once, this is the full loss.
+catalog: the correction by log Q. All rows share the negatives. Where each item is a negative once, this is the full loss.
 
 Source: Bengio and Senecal 2008 (importance sampling of the partition function); Yi et al. 2019 (the correction in a recommender).
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.segments import at_least_float32
-from ssd4rec.ops.softmax import BLOCK_ELEMENTS
+from ssd4rec.ops.cross_entropy import BLOCK_ELEMENTS
+from ssd4rec.ops.segments import promote_to_float32
 
 
 @dataclass(frozen=True)
-class Proposal:
+class NegativeSampler:
     """How often each item is a negative, and how to draw.
 
     Items lie on a line, the most frequent first, each as long as it is expected to be drawn (at most 1); one point is drawn in
@@ -44,7 +44,7 @@ class Proposal:
         return self.items[places], self.log_expected[places]
 
 
-def propose(counts: Tensor, power: float, negatives: int) -> Proposal:
+def make_negative_sampler(counts: Tensor, power: float, negatives: int) -> NegativeSampler:
     """Negatives by popularity: E[j] = min(1, c counts[j]^power), with c such that they sum to `negatives`.
 
     Args:
@@ -63,7 +63,7 @@ def propose(counts: Tensor, power: float, negatives: int) -> Proposal:
         expected[certain:] = (scale[certain] * weights[certain:]).clamp(max=1)
     edges = expected.cumsum(0)
     edges[:certain] = torch.arange(1, certain + 1, dtype=torch.float64)
-    return Proposal(items, edges, expected.log().float(), count)
+    return NegativeSampler(items, edges, expected.log().float(), count)
 
 
 def sampled_cross_entropy(
@@ -96,7 +96,7 @@ def sampled_cross_entropy(
             f"{tuple(negatives.shape)} and {tuple(log_expected.shape)}"
         )
     with torch.autocast(states.device.type, enabled=False):
-        states, target_rows, negative_rows = at_least_float32(states, target_rows, negative_rows)
+        states, target_rows, negative_rows = promote_to_float32(states, target_rows, negative_rows)
         correction = log_expected.to(states.dtype)
         loss: Tensor = _SampledCrossEntropy.apply(states, target_rows, targets, negative_rows, negatives, correction)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss

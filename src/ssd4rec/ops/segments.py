@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssd4rec.array_types import CuSeqlens, Items, Positions
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.heads import add_by_head_, by_head
-from ssd4rec.shapes import Boundaries, Items, Positions
 
 CHUNK = 64  # Q: positions that are worked on as one matrix
 
 
-def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+def promote_to_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Half precision is widened: what is summed over a history is not summed in half precision."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
@@ -58,9 +58,9 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a packed row. Histories are not empty."""
+    """The places of a packed row. Sequences are not empty."""
 
-    boundaries: Boundaries  # [B + 1]
+    cu_seqlens: CuSeqlens  # [B + 1]
     first: Positions  # where the history of each position starts
     last: Positions  # where it ends, inclusive
     place: Positions  # 0-based place in its history
@@ -70,31 +70,31 @@ class Layout:
     @property
     def read_out(self) -> Tensor:
         """[B]: the last position of each history."""
-        return self.boundaries[1:] - 1
+        return self.cu_seqlens[1:] - 1
 
     @property
     def mirror(self) -> Positions:
-        """Each history reversed in its own place: boundaries [0, 2, 5] -> [1, 0, 4, 3, 2]."""
+        """Each history reversed in its own place: cu_seqlens [0, 2, 5] -> [1, 0, 4, 3, 2]."""
         return self.first + self.last - torch.arange(self.first.shape[0], device=self.first.device)
 
 
-def lay_out(boundaries: Boundaries, chunk: int = CHUNK, device: torch.device | None = None) -> Layout:
+def make_layout(cu_seqlens: CuSeqlens, chunk: int = CHUNK, device: torch.device | None = None) -> Layout:
     """Work out the places of a packed row.
 
-    What depends on the numbers in boundaries is worked out on the CPU. With boundaries there, nothing waits for the device;
-    boundaries on a GPU are fetched once.
+    What depends on the numbers in cu_seqlens is worked out on the CPU. With cu_seqlens there, nothing waits for the device;
+    cu_seqlens on a GPU are fetched once.
 
     Args:
-        boundaries: int64 [B + 1]; history u owns positions boundaries[u]:boundaries[u + 1].
+        cu_seqlens: int64 [B + 1]; history u owns positions cu_seqlens[u]:cu_seqlens[u + 1].
         chunk: Q, a power of two of 8 or more.
-        device: where the layout is wanted; None: where boundaries are.
+        device: where the layout is wanted; None: where cu_seqlens are.
 
     Raises:
-        ShapeError: boundaries do not start at 0 or do not rise (an empty history has nothing to read out).
+        ShapeError: cu_seqlens do not start at 0 or do not rise (an empty history has nothing to read out).
     """
-    edges = boundaries.cpu()
+    edges = cu_seqlens.cpu()
     check(edges)
-    device = device or boundaries.device
+    device = device or cu_seqlens.device
     length = int(edges[-1])
     left, waits = _links(edges, chunk)
     relays = _relays(waits)
@@ -116,54 +116,54 @@ def lay_out(boundaries: Boundaries, chunk: int = CHUNK, device: torch.device | N
     return Layout(here, first, last, place, history, chunks)
 
 
-def check(boundaries: Boundaries) -> None:
-    """See whether boundaries can be those of a packed row.
+def check(cu_seqlens: CuSeqlens) -> None:
+    """See whether cu_seqlens can be those of a packed row.
 
     Raises:
         ShapeError: they do not start at 0 or do not rise (an empty history has nothing to read out).
     """
-    edges = boundaries.cpu()
+    edges = cu_seqlens.cpu()
     if edges.dim() != 1 or edges.shape[0] < 2 or int(edges[0]) != 0 or int(edges.diff().min()) < 1:
         shown = edges.flatten()[:8].tolist()
-        raise ShapeError(f"boundaries must be [0, …] and rise by 1 or more at each step, found {shown}…")
+        raise ShapeError(f"cu_seqlens must be [0, …] and rise by 1 or more at each step, found {shown}…")
 
 
-def append(items: Items, boundaries: Boundaries, ends: Tensor) -> tuple[Tensor, Boundaries]:
+def append(items: Items, cu_seqlens: CuSeqlens, ends: Tensor) -> tuple[Tensor, CuSeqlens]:
     """One more place at the end of each history.
 
     Args:
         items: [T].
-        boundaries: [B + 1]; they may stay on the CPU.
+        cu_seqlens: [B + 1]; they may stay on the CPU.
         ends: [B] what the new places hold.
 
     Returns:
-        Items [T + B] and their boundaries: items [5, 7, 2], boundaries [0, 2, 3], ends [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
+        Items [T + B] and their cu_seqlens: items [5, 7, 2], cu_seqlens [0, 2, 3], ends [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
     """
-    longer = boundaries + torch.arange(len(boundaries), device=boundaries.device)
-    shift = torch.repeat_interleave(boundaries.diff(), output_size=len(items))
+    longer = cu_seqlens + torch.arange(len(cu_seqlens), device=cu_seqlens.device)
+    shift = torch.repeat_interleave(cu_seqlens.diff(), output_size=len(items))
     out = items.new_empty(len(items) + len(ends))
-    out[to_device(torch.arange(len(items), device=boundaries.device) + shift, items.device)] = items
+    out[to_device(torch.arange(len(items), device=cu_seqlens.device) + shift, items.device)] = items
     out[to_device(longer[1:] - 1, items.device)] = ends
     return out, longer
 
 
-def cells_of_items(items: Items, boundaries: Boundaries, rows: slice, catalogue_size: int) -> Tensor:
+def cells_of_items(items: Items, cu_seqlens: CuSeqlens, rows: slice, catalog_size: int) -> Tensor:
     """Where the items of a few histories stand in a table of scores [rows, V].
 
     Args:
         items: int64 [T] packed histories; 0 stands for no item.
-        boundaries: int64 [B + 1]; they may stay on the CPU.
+        cu_seqlens: int64 [B + 1]; they may stay on the CPU.
         rows: which histories.
-        catalogue_size: V.
+        catalog_size: V.
 
     Returns:
-        int64 [n] cells, counted through; an item that a history has twice stands twice. Items [3, 1, 0], boundaries [0, 1, 3],
+        int64 [n] cells, counted through; an item that a history has twice stands twice. Items [3, 1, 0], cu_seqlens [0, 1, 3],
         both rows, V = 3 -> [2, 3].
     """
-    edges = boundaries[rows.start : rows.stop + 1]
+    edges = cu_seqlens[rows.start : rows.stop + 1]
     read = items[int(edges[0]) : int(edges[-1])]
     history = to_device(torch.repeat_interleave(edges.diff()), read.device)
-    return (history * catalogue_size + read - 1)[read > 0]
+    return (history * catalog_size + read - 1)[read > 0]
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ssd4rec._suggestions import find
 from ssd4rec.config import BACKBONES
 from ssd4rec.errors import ConfigError
-from ssd4rec.names import find
 
 DECIDED = {  # settings that an option of the command decides
     "backbone.name": "--models",
@@ -28,8 +28,8 @@ def check_setting(setting: str, models: Sequence[str]) -> None:
     key = name.partition("=")[0]
     if model is not None:
         find(model, models, "model that learns")
-    if key.startswith("prior."):
-        raise ConfigError(f"reproduce measures each model without and with a prior anyway; leave out --set {setting}")
+    if key.startswith("fusion."):
+        raise ConfigError(f"reproduce measures each model without and with a fusion anyway; leave out --set {setting}")
     if model is not None and key.startswith(("data.", "evaluation.")):
         raise ConfigError(f"all models get the same data and the same protocol; give --set {name} without {model}:")
     if key in DECIDED and (model is None or DECIDED[key] == "--models"):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ssd4rec._suggestions import find
 from ssd4rec.errors import ConfigError
-from ssd4rec.names import find
 
 
 @dataclass(frozen=True)

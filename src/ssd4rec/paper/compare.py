@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ssd4rec.errors import DataError
-from ssd4rec.evaluation.metrics import CUTOFF, WATCHED, Ranks, gains, ndcg
-from ssd4rec.reproduce.rows import Finished, PairedTest, Row
-from ssd4rec.reproduce.runs import RANKS, RESULT, ranks_of
-from ssd4rec.reproduce.studies import COUNTED, WIRINGS
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC, Ranks, ndcg, ndcg_gains
+from ssd4rec.paper.rows import Finished, PairedTest, Row
+from ssd4rec.paper.runs import RANKS, RESULT, ranks_of
+from ssd4rec.paper.studies import COUNTED, WIRINGS
 
 RESAMPLES = 2000
 
@@ -30,8 +30,8 @@ def paired_bootstrap(ours: Sequence[Ranks], theirs: Sequence[Ranks]) -> dict[str
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", percentile interval; Davison and Hinkley 1997,
     "Bootstrap Methods and their Application", section 4.2 (the one more).
     """
-    mine = np.mean([gains(ranks, CUTOFF) for ranks in ours], axis=0)
-    other = np.mean([gains(ranks, CUTOFF) for ranks in theirs], axis=0)
+    mine = np.mean([ndcg_gains(ranks, MONITORED_CUTOFF) for ranks in ours], axis=0)
+    other = np.mean([ndcg_gains(ranks, MONITORED_CUTOFF) for ranks in theirs], axis=0)
     return dict(_resampled((mine - other).astype(np.float64).tobytes()))
 
 
@@ -47,16 +47,16 @@ def _resampled(differences: bytes) -> dict[str, float]:
 
 
 def against_best(rows: Sequence[Row], out: Path, counted: Path) -> list[Row]:
-    """The rows, each wiring of ours tested against the best model that is not ours, and the best of these that is learnt.
+    """The rows, each wiring of ours tested against the best model that is not ours, and the best of these that is learned.
 
     The first wiring also against the others, and against Mamba4Rec, which is ours without the backward direction.
     """
     done = [row for row in rows if row.metrics]
     ours = [row for row in done if row.model in WIRINGS]
     baselines = [row for row in done if row.model not in WIRINGS]
-    learnt = [row for row in baselines if row.model not in COUNTED]
-    best = {_best(among).label: _best(among) for among in (baselines, learnt) if among}
-    more = [*ours[1:], *(row for row in learnt if row.model == "mamba4rec")]
+    learned = [row for row in baselines if row.model not in COUNTED]
+    best = {_best(among).label: _best(among) for among in (baselines, learned) if among}
+    more = [*ours[1:], *(row for row in learned if row.model == "mamba4rec")]
     against = {row.label: best for row in ours}
     if ours:
         against[ours[0].label] = best | {row.label: row for row in more}
@@ -87,7 +87,7 @@ def _tested(row: Row, others: Iterable[Row], out: Path, counted: Path) -> Row:
 
 
 def _best(rows: Sequence[Row]) -> Row:
-    return max(rows, key=lambda row: row.metrics[WATCHED].mean)
+    return max(rows, key=lambda row: row.metrics[MONITORED_METRIC].mean)
 
 
 def _ranks(row: Row, out: Path, counted: Path) -> list[Ranks]:
@@ -101,10 +101,10 @@ def _checked(ranks: Ranks, seed: Finished, out: Path) -> Ranks:
     folder = out / "runs" / seed.key
     held = (f"{len(ranks):,} ranks", f"{seed.targets:,} targets")
     if len(ranks) == seed.targets:
-        found, said = ndcg(ranks, CUTOFF), seed.test[WATCHED]
+        found, said = ndcg(ranks, MONITORED_CUTOFF), seed.test[MONITORED_METRIC]
         if isclose(found, said, rel_tol=1e-9):
             return ranks
-        held = (f"ranks of {WATCHED} {found:.6f}", f"{said:.6f}")
+        held = (f"ranks of {MONITORED_METRIC} {found:.6f}", f"{said:.6f}")
     raise DataError(
         f"{folder / RANKS} holds {held[0]}, {RESULT} beside it says {held[1]}; remove {folder} and give the command again"
     )

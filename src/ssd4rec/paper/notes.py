@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ssd4rec.data.describe import note_on_ties
-from ssd4rec.reproduce.rows import Failed, Missing, Section
-from ssd4rec.reproduce.studies import COMPARING
+from ssd4rec.data.summary import note_on_ties
+from ssd4rec.paper.rows import Failed, Missing, Section
+from ssd4rec.paper.studies import COMPARING
 
 LITTLE_MASKED = 0.05
 FEW_CUT = 0.01
@@ -36,7 +36,7 @@ def notes(study: str, section: Section) -> list[Note]:
             Note(
                 "Seconds an epoch: median, learning and validation. Peak memory: of the run's whole process. Padded: each "
                 "history filled to the longest of its batch, inference only; its figures are the same by construction. "
-                "CPU share: of its threads' time while it learnt; the less, the more it waited, for other programs too."
+                "CPU share: of its threads' time while it learned; the less, the more it waited, for other programs too."
             )
         )
         if not any(row.costs.cpu_share for row in section.rows):
@@ -61,7 +61,7 @@ def _asked(section: Section) -> Iterator[Note]:
     yield Note(f"{section.source}: {kept.users:,} users, {kept.items:,} items, {kept.interactions:,} interactions ({what}).")
     for note in section.data_notes:
         yield Note(f"Data: {note}.")
-    if section.same_time and (ties := note_on_ties(section.model_dump(include={"same_time", "kept"}))):
+    if section.tie_order and (ties := note_on_ties(section.model_dump(include={"tie_order", "kept"}))):
         yield Note(f"{ties}.")
     yield Note(f"Budget {budget.name}: {scale}.")
     if section.reduced:
@@ -107,7 +107,7 @@ def _truncated(section: Section) -> Iterator[Note]:
                 "whole ones may be the batches more than what is read. A whole history longer than a batch is one by itself.",
                 warning=True,
             )
-    elif {each["objective"] for each in training} == {"one-pass"}:
+    elif {each["objective"] for each in training} == {"all-positions"}:
         yield Note("Made by an earlier version: the shorter the windows, the more steps an epoch had.", warning=True)
 
 
@@ -124,10 +124,10 @@ def _how_to_read(study: str, section: Section) -> Iterator[Note]:
     said = [f"{', '.join(labels) if len(sources) > 1 else 'all rows'}: {source}" for source, labels in sources.items()]
     if said:
         yield Note(f"Settings (last table): {'; '.join(said)}.")
-    told = [row for row in section.rows if row.with_prior and min(row.with_prior.repeats) < 0]
+    told = [row for row in section.rows if row.with_fusion and min(row.with_fusion.repeat_bias) < 0]
     if study == "accuracy" and told and section.protocol and section.protocol.seen == "kept":
         yield Note(
-            "Seen items stay among the candidates, but a prior with repeats below 0 knows that they hardly come again; the "
+            "Seen items stay among the candidates, but a fusion with repeat_bias below 0 knows that they hardly come again; the "
             f"models without it{', the published ones among them,' if section.highest_published else ''} had to learn that.",
             warning=True,
         )

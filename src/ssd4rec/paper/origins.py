@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from ssd4rec.config import BackboneConfig, SSD4RecConfig, load_config, presets, value_of
-from ssd4rec.reproduce.budgets import BUDGETS, Budget
-from ssd4rec.reproduce.recipes import RECIPES
-from ssd4rec.reproduce.studies import Point
+from ssd4rec.paper.budgets import BUDGETS, Budget
+from ssd4rec.paper.recipes import RECIPES
+from ssd4rec.paper.studies import Point
 
 
 def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
@@ -19,7 +19,7 @@ def recipe_of(point: Point, known: str | None, budget: Budget) -> str | None:
         source = RECIPES[config.backbone.name].source
         if known in presets() and "backbone.dropout" not in named:
             source += ", with the dropout of the preset"
-    if budget.one_pass and known in presets() and config.training.objective != "prefix":
+    if budget.one_pass and known in presets() and config.training.objective != "per-prefix":
         source += ", each history read once"
     return f"changed here ({', '.join(named)}), the rest {source}" if named else source
 
@@ -48,13 +48,13 @@ def reduced(known: str | None, budget: Budget, epochs: int, otherwise: Sequence[
 
 def learnt_otherwise(points: Sequence[Point]) -> list[str]:
     """What --set changed of how rows are built or trained, and of which rows, where not of all."""
-    learnt = [point for point in points if point.unset]
+    learned = [point for point in points if point.unset]
     found: dict[str, list[str]] = {}
-    for point in learnt:
+    for point in learned:
         for name in changed(point):
             if not name.startswith(("data.", "evaluation.")):
                 found.setdefault(name, []).append(point.label)
-    return [name if len(of) == len(learnt) else f"{name} of {', '.join(of)}" for name, of in sorted(found.items())]
+    return [name if len(of) == len(learned) else f"{name} of {', '.join(of)}" for name, of in sorted(found.items())]
 
 
 def changed(point: Point) -> list[str]:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 
-from ssd4rec.reproduce.rows import Row
+from ssd4rec.paper.rows import Row
 
 DRAWN = ("ndcg@10", "mrr@10", "hr@10")
 WHOLE = 2.0  # a point for whole histories stands at so many times the longest length

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ssd4rec.files import write_whole
-from ssd4rec.reproduce.runs import FAILURE, SPEC, result_of
+from ssd4rec._files import write_atomically
+from ssd4rec.paper.runs import FAILURE, SPEC, result_of
 
 Tell = Callable[[str], None]
 LOG = "log.txt"
@@ -70,7 +70,7 @@ class Processes:
     def _make(self, folder: Path, spec: dict[str, Any], tell: Tell) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILURE).unlink(missing_ok=True)
-        write_whole(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
+        write_atomically(folder / SPEC, json.dumps({**spec, "jobs": self.jobs}, indent=1))
         with (folder / LOG).open("ab") as log:
             begins = log.tell()  # what an earlier attempt wrote is no reason of this one
             process = self._start(folder, log.fileno())
@@ -84,11 +84,11 @@ class Processes:
                 self._end(process)
         if (process.returncode != 0 or result_of(folder) is None) and not self._over:
             said = (folder / LOG).read_bytes()[begins:].decode(errors="replace").splitlines()
-            write_whole(folder / FAILURE, "\n".join(_reason(process.returncode, said)))
+            write_atomically(folder / FAILURE, "\n".join(_reason(process.returncode, said)))
 
     def _start(self, folder: Path, log: int) -> subprocess.Popen[str] | None:
         # -P: a random.py in the current folder is not Python's; PYTHONPATH holds on
-        command = [sys.executable, "-P", "-m", "ssd4rec.reproduce.worker", str(folder.resolve())]
+        command = [sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(folder.resolve())]
         count = {"OMP_NUM_THREADS": str(self.threads), "POLARS_MAX_THREADS": str(self.threads)} if self.threads else {}
         with self._lock:
             if self._over:

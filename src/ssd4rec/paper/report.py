@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd4rec.files import as_json, escaped, write_whole
-from ssd4rec.reproduce.notes import notes
-from ssd4rec.reproduce.plots import plot
-from ssd4rec.reproduce.results import RESULTS
-from ssd4rec.reproduce.rows import Results, Section
-from ssd4rec.reproduce.studies import STUDIES
-from ssd4rec.reproduce.tables import Table, tables
+from ssd4rec._files import as_json, escaped, write_atomically
+from ssd4rec.paper.notes import notes
+from ssd4rec.paper.plots import plot
+from ssd4rec.paper.results import RESULTS
+from ssd4rec.paper.rows import Results, Section
+from ssd4rec.paper.studies import STUDIES
+from ssd4rec.paper.tables import Table, tables
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:90rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
@@ -28,7 +28,7 @@ def write_report(results: Results, out: Path) -> None:
     """Write results.json, report.md and report.html into a folder, each whole or as it was."""
     texts = {RESULTS: as_json(results.as_dict(), indent=1), "report.md": as_markdown(results), "report.html": as_html(results)}
     for name, text in texts.items():  # all are made before the first is written
-        write_whole(out / name, escaped(text))
+        write_atomically(out / name, escaped(text))
 
 
 def as_markdown(results: Results) -> str:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ssd4rec._files import escaped
 from ssd4rec.config import DataConfig, EvaluationConfig, value_of
 from ssd4rec.errors import DataError
-from ssd4rec.files import escaped
-from ssd4rec.reproduce.budgets import Budget
-from ssd4rec.reproduce.origins import changed
-from ssd4rec.reproduce.rows import Results, Section, Studies
-from ssd4rec.reproduce.runs import RESULT, Part, commit
-from ssd4rec.reproduce.section import make_section
-from ssd4rec.reproduce.studies import STUDIES
+from ssd4rec.paper.budgets import Budget
+from ssd4rec.paper.origins import changed
+from ssd4rec.paper.rows import Results, Section, Studies
+from ssd4rec.paper.runs import RESULT, Part, commit
+from ssd4rec.paper.section import make_section
+from ssd4rec.paper.studies import STUDIES
 
 RESULTS = "results.json"
 FORMAT = 4  # of results.json
@@ -26,7 +26,7 @@ PROTOCOL = frozenset(
 )
 
 
-def summarise(parts: Sequence[Part], budget: Budget, out: Path) -> Results:
+def summarize(parts: Sequence[Part], budget: Budget, out: Path) -> Results:
     """The parts of this sweep as far as they are finished, and what an earlier one left in the folder.
 
     Raises:

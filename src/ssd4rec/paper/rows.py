@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ssd4rec.data.histories import Kept
+from ssd4rec.data.sequences import Kept
 
 
 class _Stored(BaseModel):
@@ -35,13 +35,13 @@ class Spread(_Stored):
 Figures = Mapping[str, Spread]  # by metric, e.g. "ndcg@10"; empty: nothing is measured
 
 
-class WithPrior(_Stored):
+class WithFusion(_Stored):
     """The same models with what is known without learning added to their scores, as each seed's validation chose."""
 
     metrics: Figures
     seen_removed: Figures = {}  # empty: an earlier version did not measure it
-    transitions: tuple[float, ...]  # weight of the counts, by seed
-    repeats: tuple[float, ...]  # what is added to the scores of seen items, by seed
+    rules: tuple[float, ...]  # weight of the counts, by seed
+    repeat_bias: tuple[float, ...]  # what is added to the scores of seen items, by seed
 
 
 class Costs(_Stored):
@@ -51,7 +51,7 @@ class Costs(_Stored):
     seconds_to_best: float | None
     inference_seconds: float | None
     padded_inference_seconds: float | None
-    cpu_share: float | None = None  # of its threads' time while it learnt; an earlier version did not measure it
+    cpu_share: float | None = None  # of its threads' time while it learned; an earlier version did not measure it
     peak_memory: int | float | None  # bytes
     peak_gpu_memory: int | float | None  # bytes
 
@@ -116,13 +116,13 @@ class Row(_Stored):
     x: int | float | None  # where it stands in a figure; None in one: the whole history
     metrics: Figures
     seen_removed: Figures = {}  # the same with seen items removed from the candidates; empty: not measured
-    with_prior: WithPrior | None
+    with_fusion: WithFusion | None
     costs: Costs
     parameters: int | None
     settings: Mapping[str, Mapping[str, Any]] | None  # of the first seed, as the version that made it had them
     recipe: str | None  # where the settings come from
     published: PublishedRow | None  # under the same protocol
-    seeds: tuple[Seed, ...]  # none: of what is not learnt
+    seeds: tuple[Seed, ...]  # none: of what is not learned
     against_baselines: tuple[PairedTest, ...] = ()
     against_best_baseline: PairedTest | None = None  # as an earlier version wrote the only test
 
@@ -145,7 +145,7 @@ class Protocol(_Stored):
     seen: str
     ties: str
     k_core: int
-    same_time: str | None = None  # None: an earlier version knew the order of the file only
+    tie_order: str | None = None  # None: an earlier version knew the order of the file only
     max_length: int | None
     targets: int
 
@@ -180,7 +180,7 @@ class Section(_Stored):
     fingerprint: str
     kept: Kept
     data_notes: tuple[str, ...] = ()  # of the data's reader; an earlier version did not keep them
-    same_time: Ties | None = None  # None: an earlier version did not count them
+    tie_order: Ties | None = None  # None: an earlier version did not count them
     longer: Mapping[int, int] | None = None  # histories of more events than so many; None: an earlier version did not count them
     budget: StoredBudget
     reduced: str | None  # why the figures do not say what the paper's settings give; None: they do
@@ -203,7 +203,7 @@ class Results(_Stored):
     """The whole file."""
 
     format: int
-    commit: str | None = None  # of the code that summarised it; None: not known, as of an installed package
+    commit: str | None = None  # of the code that summarized it; None: not known, as of an installed package
     studies: Studies
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 
 from ssd4rec.config import Config
-from ssd4rec.data.describe import describe
-from ssd4rec.data.histories import build_histories
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
-from ssd4rec.data.known import KNOWN, is_known, open_known
+from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.split import make_split
+from ssd4rec.data.summary import describe
+from ssd4rec.datasets.registry import KNOWN, is_known, open_known
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import Ranks
-from ssd4rec.reproduce.studies import LENGTHS, Point
+from ssd4rec.paper.studies import LENGTHS, Point
 
 NUMERICS = 2  # raised when a change of the code changes what a run with the same settings learns
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 MEASURED_CUT = 4  # where data.max_length cuts what is read
-MEASURES = ("test", "with_prior", "protocol", "course", "model", "versions")  # what a result has beside its cost
+MEASURES = ("test", "with_fusion", "protocol", "course", "model", "versions")  # what a result has beside its cost
 YOUNGER = {  # settings that the first runs had not: the rule then
-    "data.same_time": "file",
+    "data.tie_order": "file",
     "training.ema_decay": 0.0,
     "training.label_smoothing": 0.0,
 }
 STUDIED = tuple(length for length in LENGTHS if length is not None)
-COUNTED_IN = "counted"  # folder of what is not learnt, beside that of the runs
+COUNTED_IN = "counted"  # folder of what is not learned, beside that of the runs
 SPEC, RESULT, RANKS, FAILURE = "run.json", "result.json", "ranks.npy", "failure.txt"
 
 
@@ -59,14 +59,14 @@ class Run:
     @property
     def key(self) -> str:
         """The name of its folder: the hash of all that decides its figures."""
-        settings = self.config.model_dump(mode="json", exclude={"prior"})  # every run is measured without and with one
+        settings = self.config.model_dump(mode="json", exclude={"fusion"})  # every run is measured without and with one
         decides = _older(settings)
         numerics = NUMERICS_OF.get(self.config.backbone.name, NUMERICS)
         return _key({"settings": decides, "data": self.data.fingerprint, "numerics": [numerics, metadata.version("ssd4rec")]})
 
     @property
     def counted(self) -> str:
-        """The name of the folder of what is not learnt, which all runs on these data under this protocol share."""
+        """The name of the folder of what is not learned, which all runs on these data under this protocol share."""
         decides = _older(self.config.model_dump(mode="json", include={"data", "evaluation"}))
         how = [measured(self.config.data.max_length), metadata.version("ssd4rec")]
         return _key({"settings": decides, "data": self.data.fingerprint, "measured": how})
@@ -121,7 +121,7 @@ def look_at(source: str, config: Config, cache: Path) -> Dataset:
         DataError: it cannot be read, or nothing is left after the k-core.
     """
     interactions = open_interactions(source, config, cache)
-    histories, _ = build_histories(interactions, config.data.min_interactions, same_time=config.data.same_time)
+    histories, _ = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
     description = json.loads(json.dumps(describe(interactions, histories), default=str))
     kept = description["kept"]
     counts = (kept["users"], kept["items"], kept["interactions"])
@@ -185,12 +185,12 @@ def _check(found: Mapping[str, Any], names: Sequence[str], folder: Path) -> None
 
 
 def counted_in(folder: Path) -> dict[str, Any]:
-    """The figures of what is not learnt, by name; empty: no run has measured them yet."""
+    """The figures of what is not learned, by name; empty: no run has measured them yet."""
     return _read(folder) or {}
 
 
 def keep_ranks(folder: Path, name: str, ranks: Ranks) -> None:
-    """Write them for `ranks_of`, as int32: no catalogue has more items, and runs are kept in great number."""
+    """Write them for `ranks_of`, as int32: no catalog has more items, and runs are kept in great number."""
     np.save(folder / name, ranks.astype(np.int32), allow_pickle=False)
 
 

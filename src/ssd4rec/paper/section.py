@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ssd4rec._files import escaped
 from ssd4rec.config import Seen
-from ssd4rec.data.histories import Kept
-from ssd4rec.files import escaped
-from ssd4rec.reproduce.budgets import Budget
-from ssd4rec.reproduce.compare import against_best, against_start, against_whole
-from ssd4rec.reproduce.origins import learnt_otherwise, recipe_of, reduced
-from ssd4rec.reproduce.published import PUBLISHED, Published, highest_published, published_row
-from ssd4rec.reproduce.rows import (
+from ssd4rec.data.sequences import Kept
+from ssd4rec.paper.budgets import Budget
+from ssd4rec.paper.compare import against_best, against_start, against_whole
+from ssd4rec.paper.origins import learnt_otherwise, recipe_of, reduced
+from ssd4rec.paper.published import PUBLISHED, Published, highest_published, published_row
+from ssd4rec.paper.rows import (
     Costs,
     Failed,
     Figures,
@@ -27,10 +27,10 @@ from ssd4rec.reproduce.rows import (
     Spread,
     StoredBudget,
     Ties,
-    WithPrior,
+    WithFusion,
 )
-from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Part, Run, counted_in, result_of
-from ssd4rec.reproduce.studies import STUDIES, WIRINGS, Point
+from ssd4rec.paper.runs import COUNTED_IN, FAILURE, Part, Run, counted_in, result_of
+from ssd4rec.paper.studies import STUDIES, WIRINGS, Point
 
 
 def make_section(part: Part, budget: Budget, out: Path) -> Section:
@@ -58,7 +58,7 @@ def make_section(part: Part, budget: Budget, out: Path) -> Section:
         fingerprint=part.data.fingerprint,
         kept=Kept(**part.data.description["kept"]),
         data_notes=tuple(part.data.description["read"]["notes"]),
-        same_time=Ties(**part.data.description["same_time"]),
+        tie_order=Ties(**part.data.description["tie_order"]),
         longer={length: part.data.longer[length] for length in _lengths(part) if length in part.data.longer},
         budget=StoredBudget(**asdict(budget) | {"name": budget.label}),
         reduced=reduced(part.data.known, budget, epochs, learnt_otherwise(part.points)),
@@ -100,7 +100,7 @@ def _row(point: Point, part: Part, budget: Budget, out: Path, not_learnt: Mappin
         x=point.x,
         metrics=_figures(measured, "test"),
         seen_removed=_figures(measured, "seen_removed"),
-        with_prior=_with_prior([each["with_prior"] for each in measured if "with_prior" in each]),
+        with_fusion=_with_fusion([each["with_fusion"] for each in measured if "with_fusion" in each]),
         costs=_costs(results),
         parameters=results[0]["model"]["parameters"] if results else None,
         settings=point.configs[0].model_dump(mode="json") if point.configs else None,
@@ -143,14 +143,14 @@ def _figures(found: Sequence[Mapping[str, Any]], kind: str) -> Figures:
     return {name: Spread.of([each[kind][name] for each in found]) for name in (found[0].get(kind, ()) if found else ())}
 
 
-def _with_prior(found: Sequence[Mapping[str, Any]]) -> WithPrior | None:
+def _with_fusion(found: Sequence[Mapping[str, Any]]) -> WithFusion | None:
     if not found:
         return None
-    return WithPrior(
+    return WithFusion(
         metrics=_figures(found, "test"),
         seen_removed=_figures(found, "seen_removed"),
-        transitions=tuple(each["transitions"] for each in found),
-        repeats=tuple(each["repeats"] for each in found),
+        rules=tuple(each["cooccurrence"] for each in found),
+        repeat_bias=tuple(each["repeat_bias"] for each in found),
     )
 
 

@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ssd4rec.config import BACKBONES, LAST_SEED, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
+from ssd4rec._suggestions import find
+from ssd4rec.config import BACKBONES, MAX_SEED, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
 from ssd4rec.errors import ConfigError
-from ssd4rec.names import find
-from ssd4rec.reproduce.asked import addressed, check_setting, has_setting, objective_is_set
-from ssd4rec.reproduce.budgets import Budget
-from ssd4rec.reproduce.recipes import RECIPES, settings_of
+from ssd4rec.paper.asked import addressed, check_setting, has_setting, objective_is_set
+from ssd4rec.paper.budgets import Budget
+from ssd4rec.paper.recipes import RECIPES, settings_of
 
 WIRINGS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}
 TWINS = {"ssd4rec-all": "ssd4rec", "ssd4rec-none": "mamba4rec"}  # with some settings the same network as the other
 WIRING = "backbone.bidirectional="
-COUNTED = ("popularity", "transitions")  # nothing is learnt: one run measures them for all on the same data
+COUNTED = ("popularity", "cooccurrence")  # nothing is learned: one run measures them for all on the same data
 MODELS = (*WIRINGS, *(name for name in BACKBONES if name != "ssd4rec"), *COUNTED)
 BACKWARDS = ("ssd4rec-all", "sigma")  # each layer reads backwards: with several, one pass cannot train them
 COMPARING = ("accuracy", "efficiency")  # studies that compare models
@@ -22,7 +22,7 @@ BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 PATIENCE = 10  # the paper's
-SAMPLED_PREFIXES = ('training.objective="prefix"', "training.prefixes_per_history=8")  # where one pass cannot train
+SAMPLED_PREFIXES = ('training.objective="per-prefix"', "training.prefixes_per_sequence=8")  # where one pass cannot train
 LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
 
 
@@ -60,8 +60,8 @@ class _Request:
             return Point(label, model, ())
         first = self._config(model, changes, self.settings)
         seeds = range(first.training.seed, first.training.seed + self.budget.seeds)
-        if seeds[-1] > LAST_SEED:
-            raise ConfigError(f"--seeds {len(seeds)} from training.seed={seeds[0]} on goes beyond {LAST_SEED}, the last one")
+        if seeds[-1] > MAX_SEED:
+            raise ConfigError(f"--seeds {len(seeds)} from training.seed={seeds[0]} on goes beyond {MAX_SEED}, the last one")
         configs = tuple(first.model_copy(update={"training": first.training.model_copy(update={"seed": seed})}) for seed in seeds)
         return Point(label, model, configs, x, unset=self._config(model, changes, ()))
 
@@ -86,8 +86,8 @@ class _Request:
         if published and not objective_is_set(asked):
             chosen = [*chosen, *self._own_objective(config)]
             config = _loaded(model, preset, chosen, asked, changes)
-        if config.training.objective == "cloze":
-            # what is masked is what is learnt from, not noise: without it only the last item of a history would be
+        if config.training.objective == "masked-item":
+            # what is masked is what is learned from, not noise: without it only the last item of a history would be
             asked = [(who, setting) for who, setting in asked if who or not setting.startswith("training.mask_ratio=")]
             config = _loaded(model, preset, chosen, asked, changes)
         return config
@@ -98,8 +98,8 @@ class _Request:
             f'backbone.name="{name}"',
             f"backbone.width={self.budget.width}",
             f"training.max_epochs={self.budget.epochs}",
-            "prior.transitions=0.0",
-            "prior.repeats=0.0",
+            "fusion.cooccurrence=0.0",
+            "fusion.repeat_bias=0.0",
         ]
         if name == "ssd4rec":
             chosen.append(f'{WIRING}"{WIRINGS[model]}"')
@@ -112,15 +112,15 @@ class _Request:
     def _own_objective(self, config: Config) -> list[str]:
         """Beside the paper's settings: each history read once where that is asked for and can be, and blanks for BERT4Rec."""
         objective = BACKBONES[config.backbone.name].objectives[0]
-        once = self.budget.one_pass and objective != "prefix" and config.backbone.objection(objective) is None
-        if not once and objective != "cloze":
+        once = self.budget.one_pass and objective != "per-prefix" and config.backbone.objection(objective) is None
+        if not once and objective != "masked-item":
             return []
         return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
 
     def _economies(self, name: str) -> list[str]:
         objectives = BACKBONES[name].objectives
-        objective = "one-pass" if "one-pass" in objectives else objectives[0]
-        chosen = [*SAMPLED_PREFIXES] if objective == "prefix" else [f'training.objective="{objective}"']
+        objective = "all-positions" if "all-positions" in objectives else objectives[0]
+        chosen = [*SAMPLED_PREFIXES] if objective == "per-prefix" else [f'training.objective="{objective}"']
         chosen.append(f"training.token_budget={RECIPES[name].token_budget}")
         if not self.budget.follows_paper:
             # the learning rate falls to 0 at the last epoch, so every run goes that far
@@ -165,7 +165,7 @@ def _setting(asked: tuple[str | None, str]) -> str:
 
 def _has_several_layers(settings: Sequence[str]) -> bool:
     """However it is trained: with several, reading backwards in all, not every objective can be loaded."""
-    backbone = load_config("quick", [*settings, 'training.objective="prefix"']).backbone
+    backbone = load_config("quick", [*settings, 'training.objective="per-prefix"']).backbone
     return getattr(backbone, "layers", 1) > 1
 
 
@@ -260,7 +260,7 @@ def with_equal_steps(point: Point, overlap: Mapping[int, float]) -> Point:
     """
     first = point.configs[0]
     length = first.data.max_length
-    if length is None or first.training.objective == "prefix":
+    if length is None or first.training.objective == "per-prefix":
         return point
 
     def scaled(config: Config) -> Config:

@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ssd4rec._locks import exclusive_lock
+from ssd4rec._suggestions import find
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.evaluation.metrics import CUTOFF
-from ssd4rec.locks import alone
-from ssd4rec.names import find
-from ssd4rec.reproduce.asked import addressees
-from ssd4rec.reproduce.budgets import Budget, as_options
-from ssd4rec.reproduce.processes import Processes
-from ssd4rec.reproduce.report import write_report
-from ssd4rec.reproduce.results import refuse_what_would_be_lost, summarise
-from ssd4rec.reproduce.rows import Results
-from ssd4rec.reproduce.runs import COUNTED_IN, FAILURE, Dataset, Part, Run, counted_in, look_at, result_of
-from ssd4rec.reproduce.studies import (
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF
+from ssd4rec.paper.asked import addressees
+from ssd4rec.paper.budgets import Budget, as_options
+from ssd4rec.paper.processes import Processes
+from ssd4rec.paper.report import write_report
+from ssd4rec.paper.results import refuse_what_would_be_lost, summarize
+from ssd4rec.paper.rows import Results
+from ssd4rec.paper.runs import COUNTED_IN, FAILURE, Dataset, Part, Run, counted_in, look_at, result_of
+from ssd4rec.paper.studies import (
     COMPARING,
     COUNTED,
     MODELS,
@@ -96,9 +96,10 @@ def plan(
     parts = []
     for source in dict.fromkeys(sources):
         first = points("ablation", None, budget, (), settings)[0].configs[0]
-        if CUTOFF not in first.evaluation.cutoffs:
+        if MONITORED_CUTOFF not in first.evaluation.cutoffs:
             raise ConfigError(
-                f"the tables compare NDCG@{CUTOFF}: evaluation.cutoffs must have {CUTOFF}, found {first.evaluation.cutoffs}"
+                f"the tables compare NDCG@{MONITORED_CUTOFF}: evaluation.cutoffs must include {MONITORED_CUTOFF}, "
+                f"found {first.evaluation.cutoffs}"
             )
         data = look_at(source, first, cache)
         for name in names:
@@ -176,7 +177,7 @@ def carry_out(sweep: Sweep, say: Say, watch: Watch = lambda *_: None, *, jobs: i
         return DataError(f"{sweep.out} cannot be written: {why}; {mend}")
 
     try:
-        with alone(sweep.out / "lock", busy, refused):
+        with exclusive_lock(sweep.out / "lock", busy, refused):
             return _make_what_is_missing(sweep, say, watch, jobs, threads)
     except OSError as error:
         raise refused(error.strerror or str(error)) from error
@@ -221,6 +222,6 @@ def _spec(sweep: Sweep, title: str, run: Run) -> dict[str, Any]:
 
 
 def _report(sweep: Sweep) -> Results:
-    results = summarise(sweep.parts, sweep.budget, sweep.out)
+    results = summarize(sweep.parts, sweep.budget, sweep.out)
     write_report(results, sweep.out)
     return results

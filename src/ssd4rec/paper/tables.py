@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ssd4rec.evaluation.metrics import WATCHED
-from ssd4rec.reproduce.published import METRICS
-from ssd4rec.reproduce.rows import Figures, PublishedRow, Section, Spread
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.paper.published import METRICS
+from ssd4rec.paper.rows import Figures, PublishedRow, Section, Spread
 
 MIB = 1024 * 1024
 
@@ -23,7 +23,7 @@ def tables(study: str, section: Section) -> list[Table]:
     if study == "efficiency":
         return [_costs(section), _recipes(section)]
     more = {
-        "accuracy": (_with_prior, _seen_removed, _beside_published, _tests, _recipes),
+        "accuracy": (_with_fusion, _seen_removed, _beside_published, _tests, _recipes),
         "ablation": (_tests, _costs, _recipes),
     }
     found = [make(section) for make in more.get(study, (_tests, _recipes))]
@@ -39,39 +39,39 @@ def _figures(section: Section) -> Table:
     return Table("Test, mean ± standard deviation over seeds", ("", *(name.upper() for name in names), "seeds"), tuple(rows))
 
 
-def _with_prior(section: Section) -> Table:
+def _with_fusion(section: Section) -> Table:
     rows, highest = [], section.highest_published
     for row in section.rows:
-        if together := row.with_prior:
-            ndcg = together.metrics[WATCHED].mean
+        if together := row.with_fusion:
+            ndcg = together.metrics[MONITORED_METRIC].mean
             rows.append(
                 (
                     row.label,
                     *(_spread(spread) for spread in together.metrics.values()),
-                    _weights(together.transitions),
-                    _weights(together.repeats),
-                    _relative(ndcg, row.metrics[WATCHED].mean),
+                    _weights(together.rules),
+                    _weights(together.repeat_bias),
+                    _relative(ndcg, row.metrics[MONITORED_METRIC].mean),
                     *([_relative(ndcg, highest[1])] if highest else []),
                 )
             )
     names = tuple(dict.fromkeys(name.upper() for row in section.rows for name in row.metrics))
     against = (f"against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
-    title = "The same models with a prior added to their scores: counted transitions, repeats (prior.*, chosen by validation)"
-    return Table(title, ("", *names, "transitions", "repeats", "NDCG@10 against alone", *against), tuple(rows))
+    title = "The same models with a fusion added to their scores: counted rules, repeat_bias (fusion.*, chosen by validation)"
+    return Table(title, ("", *names, "cooccurrence", "repeat_bias", "NDCG@10 against alone", *against), tuple(rows))
 
 
 def _seen_removed(section: Section) -> Table:
-    """The other protocol. Of a prior, which was chosen with seen items kept, the transitions alone."""
+    """The other protocol. Of a fusion, which was chosen with seen items kept, the rules alone."""
     names, highest = ("hr@10", "ndcg@10", "mrr@10"), section.highest_published_seen_removed
     rows = []
     for row in section.rows:
         if alone := row.seen_removed:
-            together = row.with_prior.seen_removed if row.with_prior else {}
+            together = row.with_fusion.seen_removed if row.with_fusion else {}
             cells = [_spread(each.get(name)) for each in (alone, together) for name in names]
-            best = (together or alone)[WATCHED].mean
+            best = (together or alone)[MONITORED_METRIC].mean
             rows.append((row.label, *cells, *([_relative(best, highest[1])] if highest else [])))
-    head = (*(name.upper() for name in names), *(f"{name.upper()} with transitions" for name in names))
-    against = (f"with transitions, else alone, against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
+    head = (*(name.upper() for name in names), *(f"{name.upper()} with rules" for name in names))
+    against = (f"with rules, else alone, against {highest[0]}, {highest[1]:.4f}, the highest published",) if highest else ()
     return Table("The same models with seen items removed from the candidates", ("", *head, *against), tuple(rows))
 
 
@@ -120,11 +120,11 @@ def _recipes(section: Section) -> Table:
         if row.settings is None:
             continue
         backbone, training = row.settings["backbone"], row.settings["training"]
-        prefix = training["objective"] == "prefix"  # the others fill a row, and read each history once
+        prefix = training["objective"] == "per-prefix"  # the others fill a row, and read each history once
         batch = f"{training['token_budget']:,} positions"
         if prefix and training["batch_size"]:
             batch = f"{training['batch_size']:,} examples, at most {batch}"
-        sampled = f", {training['prefixes_per_history']} of a history" if prefix and training["prefixes_per_history"] else ""
+        sampled = f", {training['prefixes_per_sequence']} of a history" if prefix and training["prefixes_per_sequence"] else ""
         given = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"])
         rows.append(
             (
@@ -179,7 +179,7 @@ def _costs(section: Section) -> Table:
         "peak MiB",
         "peak GPU MiB",
     )
-    return Table("Cost, median over seeds", head, tuple(rows))
+    return Table("PassCost, median over seeds", head, tuple(rows))
 
 
 def _share(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A process for one run: `python -m ssd4rec.reproduce.worker FOLDER`, with the run in FOLDER/run.json.
+"""A process for one run: `python -m ssd4rec.paper.worker FOLDER`, with the run in FOLDER/run.json.
 
 A process of its own, so that its peak memory means something and its death costs one run.
 """
@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ssd4rec import experiment
-from ssd4rec.artefact import Artefact, finished_model, load_artefact
+from ssd4rec import pipeline
+from ssd4rec._files import write_atomically
+from ssd4rec.artifact import Artifact, finished_model, load_artifact
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
+from ssd4rec.diagnostics import processor, resolve_device
 from ssd4rec.errors import DataError
-from ssd4rec.files import write_whole
-from ssd4rec.machine import device_of, processor
-from ssd4rec.reproduce.measure import Measure, count
-from ssd4rec.reproduce.padded import Padded
-from ssd4rec.reproduce.runs import (
+from ssd4rec.paper.measure import Measure, count
+from ssd4rec.paper.padded import Padded
+from ssd4rec.paper.runs import (
     RANKS,
     RESULT,
     SPEC,
@@ -46,44 +46,44 @@ def work(folder: Path) -> None:
     """Train, go on with what an earlier process left, measure, write result.json last."""
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     config = Config.model_validate(spec["settings"])
-    data = experiment.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
+    data = pipeline.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
     if data.histories.fingerprint() != spec["fingerprint"]:  # under that of the others these figures would be found again
         raise DataError(f"{spec['data']} has changed since the sweep began; give the command again")
     if result_of(folder) is not None:  # then what needs no learning is all that is missing
-        counts = training_counts(data.histories, data.split.train, len(data.catalogue))
+        counts = training_counts(data.histories, data.split.train, len(data.catalog))
         count(Measure(data, config, counts), Path(spec["counted"]))
         return
     resume = (folder / f"model.training/{LAST}").is_file()
-    device = device_of(config.training.accelerator)
+    device = resolve_device(config.training.accelerator)
     share = None
-    artefact = finished_model(folder / "model", device)  # trained and not measured, or measured in another way than now
+    artifact = finished_model(folder / "model", device)  # trained and not measured, or measured in another way than now
     before, trained_by = _cost_before(folder), (last_result_of(folder) or {}).get("commit")
-    if artefact is None:
+    if artifact is None:
         trained_by = commit()  # before it learns: the code on the disk may be another when it is done
         began, used = time.monotonic(), time.process_time()
-        experiment.train_or_go_on(data, config, folder / "model", say=_say, callbacks=_watching())
+        pipeline.train_or_resume(data, config, folder / "model", say=_say, callbacks=_watching())
         # of the time of its threads; less than 1: they waited, for other programs or for one another
         share = (time.process_time() - used) / (time.monotonic() - began) / torch.get_num_threads()
-        artefact, before = load_artefact(folder / "model", device=device), {}
+        artifact, before = load_artifact(folder / "model", device=device), {}
     began = _now()
-    ranking = experiment.measure(artefact.model, data, config, artefact.training_counts)
+    ranking = pipeline.measure(artifact.model, data, config, artifact.training_counts)
     inference = _now() - began
     keep_ranks(folder, RANKS, ranking.ranks)
     memory = _peak_memory()  # before the other measurements, which need their own
-    measure = Measure(data, config, artefact.training_counts)
+    measure = Measure(data, config, artifact.training_counts)
     count(measure, Path(spec["counted"]))
     result = {
-        **artefact.report,
+        **artifact.report,
         "test": ranking.as_dict(),
-        **measure.seen_removed(artefact.model),
-        "with_prior": measure.with_prior(folder, "with_prior", artefact.model),
+        **measure.seen_removed(artifact.model),
+        "with_fusion": measure.with_fusion(folder, "with_fusion", artifact.model),
         "measured": measured(config.data.max_length),
         "settings": spec["settings"],
         "commit": trained_by,
         "efficiency": {
-            **_seconds(artefact.report["course"]),
+            **_seconds(artifact.report["course"]),
             "inference_seconds": inference,
-            "padded_inference_seconds": _padded_seconds(artefact, data, config),
+            "padded_inference_seconds": _padded_seconds(artifact, data, config),
             "cpu_share": share,
             **memory,
             "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
@@ -92,7 +92,7 @@ def work(folder: Path) -> None:
             **before,
         },
     }
-    write_whole(folder / RESULT, json.dumps(result, default=str))
+    write_atomically(folder / RESULT, json.dumps(result, default=str))
 
 
 def _seconds(course: dict[str, Any]) -> dict[str, float]:
@@ -111,11 +111,11 @@ def _cost_before(folder: Path) -> dict[str, Any]:
     return cost
 
 
-def _padded_seconds(artefact: Artefact, data: experiment.Prepared, config: Config) -> float | None:
+def _padded_seconds(artifact: Artifact, data: pipeline.Prepared, config: Config) -> float | None:
     if config.backbone.name != "ssd4rec":
         return None  # the others may pad inside themselves
     began = _now()
-    experiment.measure(Padded(artefact.model), data, config, artefact.training_counts)
+    pipeline.measure(Padded(artifact.model), data, config, artifact.training_counts)
     return _now() - began
 
 

@@ -12,16 +12,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssd4rec.config import SameTime
-from ssd4rec.data.catalogue import Catalogue, as_type, encode
-from ssd4rec.data.histories import id_order, time_order
+from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
+from ssd4rec._files import atomic_write
+from ssd4rec.config import TieOrder
+from ssd4rec.data.catalog import Catalog, as_type, encode
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
-from ssd4rec.data.readers import Source
+from ssd4rec.data.io import Source
+from ssd4rec.data.sequences import id_order, time_order
 from ssd4rec.errors import DataError
-from ssd4rec.files import whole
-from ssd4rec.ragged import Numbers, offsets_of, ranges
-from ssd4rec.serving.best import Best
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
+from ssd4rec.serving.topk import TopK
 
 USERS_AT_ONCE = 1024
 PARQUET = "Parquet"
@@ -55,13 +55,13 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
         k: how many items a user at most.
         columns: names of the columns of `source`; of no use to what was read already.
         exclude_seen: leave out items of the user's history.
-        allow: only these items are candidates; None: the whole catalogue.
+        allow: only these items are candidates; None: the whole catalog.
         deny: these are not.
         unknown_items: see `Recommender.recommend`.
         progress: called with (users done, all users).
 
     Returns:
-        Counts: users, rows, unknown_interactions (of items that the catalogue does not know), popular_users (who were given
+        Counts: users, rows, unknown_interactions (of items that the catalog does not know), popular_users (who were given
         the popular items).
 
     Raises:
@@ -71,21 +71,21 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
         DivergedError: the model gave scores that are not numbers.
     """
     request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
-    catalogue, target = recommender.artefact.catalogue, Path(out)
+    catalog, target = recommender.artifact.catalog, Path(out)
     _check_target(target, source)
-    histories = _read(catalogue, source, columns, recommender.artefact.config.data.same_time)
+    histories = _read(catalog, source, columns, recommender.artifact.config.data.tie_order)
     if unknown_items == "raise" and histories.unknown:
         raise DataError(
-            f"{histories.unknown:,} interactions are with items that are not in the catalogue, the first "
+            f"{histories.unknown:,} interactions are with items that are not in the catalog, the first "
             f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
         )
     users, popular, rows = len(histories.users), 0, 0
-    empty = _table(catalogue, histories.users[:0], [])
-    with _whole_or_absent(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
+    empty = _table(catalog, histories.users[:0], [])
+    with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
         for first in range(0, users, USERS_AT_ONCE):
             edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
             found = recommender.best([histories.items[start:stop] for start, stop in pairwise(edges)], request)
-            table = _table(catalogue, histories.users[first : first + USERS_AT_ONCE], found)
+            table = _table(catalog, histories.users[first : first + USERS_AT_ONCE], found)
             write(table)
             rows += len(table)
             popular += sum(best.source == "popular" for best in found)
@@ -97,19 +97,19 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
 @dataclass(frozen=True)
 class _Histories:
     users: pl.Series
-    items: Numbers  # [events] by user and time; 0 = unknown
-    offsets: Numbers  # [users + 1]
+    items: IntArray  # [events] by user and time; 0 = unknown
+    offsets: IntArray  # [users + 1]
     unknown: int  # interactions
     first_unknown: object
 
 
-def _read(catalogue: Catalogue, source: Source | Interactions, columns: Columns, same_time: SameTime) -> _Histories:
+def _read(catalog: Catalog, source: Source | Interactions, columns: Columns, tie_order: TieOrder) -> _Histories:
     table = (source if isinstance(source, Interactions) else read_interactions(source, columns)).table
     codes, users = encode(table["user"])
-    numbers = catalogue.numbers(as_type(table["item"], catalogue.ids.dtype))
-    then = id_order(catalogue)[numbers] if same_time == "item" else None
+    numbers = catalog.numbers(as_type(table["item"], catalog.ids.dtype))
+    then = id_order(catalog)[numbers] if tie_order == "item" else None
     order = time_order(codes, table["time"].to_numpy(), then)
-    offsets = offsets_of(np.bincount(codes, minlength=len(users)))
+    offsets = lengths_to_offsets(np.bincount(codes, minlength=len(users)))
     unknown = np.flatnonzero(numbers == 0)
     return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
 
@@ -143,11 +143,11 @@ def _unwritable(target: Path, error: OSError) -> DataError:
 
 
 @contextlib.contextmanager
-def _whole_or_absent(target: Path) -> Iterator[Path]:
+def _atomic_target(target: Path) -> Iterator[Path]:
     """`whole`, its folder made, its errors answered."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target) as partial:
+        with atomic_write(target) as partial:
             partial.touch()  # what refuses it says so in fewer words than pyarrow's
             yield partial
     except OSError as error:
@@ -170,13 +170,13 @@ def _arrow(table: pl.DataFrame) -> pa.Table:
     return table.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-def _table(catalogue: Catalogue, users: pl.Series, found: list[Best]) -> pl.DataFrame:
+def _table(catalog: Catalog, users: pl.Series, found: list[TopK]) -> pl.DataFrame:
     lengths = np.array([len(best.items) for best in found], dtype=np.int64)
     items = np.concatenate([np.zeros(0, dtype=np.int64), *(best.items for best in found)])
     return pl.DataFrame(
         {
             "user_id": users.gather(np.repeat(np.arange(len(users)), lengths)),
-            "item_id": catalogue.ids_of(items),
+            "item_id": catalog.ids_of(items),
             "score": np.concatenate([np.zeros(0), *(best.scores for best in found)]),
             "rank": ranges(1, lengths),
         }

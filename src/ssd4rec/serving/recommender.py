@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ssd4rec.artefact import Artefact, load_artefact
+from ssd4rec._csr import IntArray
+from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.errors import ConfigError, DataError, ShapeError
-from ssd4rec.model import fingerprint
-from ssd4rec.ragged import Numbers
-from ssd4rec.serving.best import Best, Request, best_items
+from ssd4rec.models.next_item import fingerprint
+from ssd4rec.serving.topk import Request, TopK, top_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
@@ -37,7 +37,7 @@ class Recommendations:
     """What is recommended to one history."""
 
     items: tuple[Recommendation, ...]
-    unknown_items: tuple[object, ...]  # ids of the history that the catalogue does not know
+    unknown_items: tuple[object, ...]  # ids of the history that the catalog does not know
     source: Literal["model", "popular"]  # "popular": nothing was read, because nothing was known, or something was not
     notes: tuple[str, ...] = ()
 
@@ -46,11 +46,11 @@ class Recommender:
     """A finished model, ready to recommend. Asking changes nothing: several threads may share one.
 
     Args:
-        artefact: from `load_artefact`.
+        artifact: from `load_artifact`.
     """
 
-    def __init__(self, artefact: Artefact) -> None:
-        self.artefact = artefact
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
         self._fingerprint: tuple[object, str] = (None, "")  # of which weights, and what it is
 
     @classmethod
@@ -58,10 +58,10 @@ class Recommender:
         """Read a folder that `train --out` wrote.
 
         Raises:
-            ArtefactError: it is missing, damaged, or of another version.
+            ArtifactError: it is missing, damaged, or of another version.
             BackendError: there is no such device.
         """
-        return cls(load_artefact(directory, device))
+        return cls(load_artifact(directory, device))
 
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a list of lists is a list too; the narrower signature comes first
@@ -104,9 +104,9 @@ class Recommender:
                 of a new user: for a batch that may be empty write `recommend(batch) if batch else []`.
             k: how many items at most.
             exclude_seen: leave out items of the history.
-            allow: only these items are candidates; None: the whole catalogue.
+            allow: only these items are candidates; None: the whole catalog.
             deny: these are not.
-            unknown_items: ids that the catalogue does not know are skipped and reported ("skip"), an error ("raise"), or make
+            unknown_items: ids that the catalog does not know are skipped and reported ("skip"), an error ("raise"), or make
                 the whole history fall back to popular items ("popular").
 
         Returns:
@@ -130,16 +130,16 @@ class Recommender:
     def fingerprint(self) -> str:
         """SHA-256 of the model's weights, worked out when it is first asked for, and again where torch has changed a weight."""
         # changed in place: another count; replaced: another address. Tensors that were made in inference mode have no count.
-        weights = self.artefact.model.state_dict().values()
+        weights = self.artifact.model.state_dict().values()
         state = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights]  # noqa: SLF001 - torch's
         if self._fingerprint[0] != state:
-            self._fingerprint = state, fingerprint(self.artefact.model)
+            self._fingerprint = state, fingerprint(self.artifact.model)
         return self._fingerprint[1]
 
     @property
-    def reads_event_by_event(self) -> bool:
+    def supports_incremental(self) -> bool:
         """Whether a state stands for the history: the model must read so, and all of it, where `data.max_length` cuts nothing."""
-        return self.artefact.model.reads_event_by_event and self.artefact.config.data.max_length is None
+        return self.artifact.model.supports_incremental and self.artifact.config.data.max_length is None
 
     def request(self, k: int, *, exclude_seen: bool, allow: Ids | None, deny: Ids | None, unknown_items: UnknownItems) -> Request:
         """Check what `recommend` was asked for, and put it into item numbers.
@@ -154,19 +154,19 @@ class Recommender:
             raise ConfigError(f'unknown_items is "skip", "raise" or "popular"; found {unknown_items!r}')
         return Request(int(k), exclude_seen, self._forbidden(allow, deny), trust_only_known=unknown_items == "popular")
 
-    def best(self, histories: Sequence[Numbers], request: Request) -> list[Best]:
-        """What comes next, in item numbers: see `best_items`."""
-        kept = self.artefact
-        return best_items(kept.model, kept.training_counts, histories, request, kept.prior, kept.config.data.max_length)
+    def best(self, histories: Sequence[IntArray], request: Request) -> list[TopK]:
+        """What comes next, in item numbers: see `top_items`."""
+        kept = self.artifact
+        return top_items(kept.model, kept.training_counts, histories, request, kept.fusion, kept.config.data.max_length)
 
-    def numbers(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[Numbers]:
+    def numbers(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[IntArray]:
         """Item ids as item numbers, 0 = unknown.
 
         Raises:
             DataError: an unknown item under "raise".
         """
         flat = [item for history in histories for item in history]
-        numbers = self.artefact.catalogue.numbers(flat)
+        numbers = self.artifact.catalog.numbers(flat)
         if unknown_items == "raise":
             self._refuse_unknown(flat, numbers, "items", 'leave them out, or choose unknown_items="skip" or "popular"')
         edges = np.cumsum([0, *(len(history) for history in histories)])
@@ -175,41 +175,41 @@ class Recommender:
     def _forbidden(self, allow: Ids | None, deny: Ids | None) -> npt.NDArray[np.bool_] | None:
         if allow is None and deny is None:
             return None
-        catalogue = self.artefact.catalogue
-        forbidden = np.zeros(len(catalogue) + 1, dtype=np.bool_)
+        catalog = self.artifact.catalog
+        forbidden = np.zeros(len(catalog) + 1, dtype=np.bool_)
         if allow is not None:
             allowed = as_ids(allow)
-            numbers = catalogue.numbers(allowed)
+            numbers = catalog.numbers(allowed)
             self._refuse_unknown(allowed, numbers, "items of `allow`", "leave them out")
             forbidden[:] = True
             forbidden[numbers] = False
         if deny is not None:
-            forbidden[catalogue.numbers(as_ids(deny))] = True  # what is not in the catalogue is not recommended anyway
+            forbidden[catalog.numbers(as_ids(deny))] = True  # what is not in the catalog is not recommended anyway
         return forbidden[1:]
 
-    def _refuse_unknown(self, ids: list[object], numbers: Numbers, what: str, advice: str) -> None:
+    def _refuse_unknown(self, ids: list[object], numbers: IntArray, what: str, advice: str) -> None:
         if missing := [item for item, number in zip(ids, numbers.tolist(), strict=True) if not number]:
             first = f"{missing[0]!r}{self._hint(missing[0])}"
-            raise DataError(f"{len(missing)} of {len(ids)} {what} are not in the catalogue, the first {first}; {advice}")
+            raise DataError(f"{len(missing)} of {len(ids)} {what} are not in the catalog, the first {first}; {advice}")
 
     def _hint(self, item: object) -> str:
         """The text "7" is not the number 7: the slip that makes every id unknown."""
-        known = self.artefact.catalogue.ids[0]
+        known = self.artifact.catalog.ids[0]
         if isinstance(item, type(known)):
             return ""
-        return f" (ids here are {type(known).__name__} such as {known!r}, this is {type(item).__name__}; see Catalogue.parse)"
+        return f" (ids here are {type(known).__name__} such as {known!r}, this is {type(item).__name__}; see Catalog.parse)"
 
-    def answer(self, events: int, unknown: tuple[object, ...], best: Best, request: Request) -> Recommendations:
+    def answer(self, events: int, unknown: tuple[object, ...], best: TopK, request: Request) -> Recommendations:
         """Put the best item numbers into ids, titles and notes.
 
         Args:
             events: of the history.
-            unknown: its item ids that the catalogue does not know.
+            unknown: its item ids that the catalog does not know.
             best: what comes next.
             request: what was asked for.
         """
-        catalogue = self.artefact.catalogue
-        ids, titles = catalogue.ids_of(best.items), catalogue.titles_of(best.items)
+        catalog = self.artifact.catalog
+        ids, titles = catalog.ids_of(best.items), catalog.titles_of(best.items)
         rows = zip(ids, [None] * len(ids) if titles is None else titles, best.scores.tolist(), strict=True)
         items = tuple(Recommendation(item, title, score, rank) for rank, (item, title, score) in enumerate(rows, start=1))
         notes = []
@@ -217,7 +217,7 @@ class Recommender:
             many, are, were = (f"{len(unknown)} items", "are", "were") if len(unknown) > 1 else ("1 item", "is", "was")
             came_of_it = f" and {were} skipped" if best.source == "model" else ", so nothing was read"
             shown = ", ".join(repr(item) for item in unknown[:UNKNOWN_SHOWN]) + (", …" if len(unknown) > UNKNOWN_SHOWN else "")
-            which = f"{many} of the history {are} not in the catalogue ({shown})"
+            which = f"{many} of the history {are} not in the catalog ({shown})"
             notes.append(f"{which}{came_of_it}{self._hint(unknown[0])}")
         if best.source == "popular":
             why = "nothing known in the history" if len(unknown) == events else "unknown items in the history"
@@ -227,7 +227,7 @@ class Recommender:
         return Recommendations(items, unknown, best.source, tuple(notes))
 
 
-def unknown_of(ids: list[object], numbers: Numbers) -> tuple[object, ...]:
+def unknown_of(ids: list[object], numbers: IntArray) -> tuple[object, ...]:
     """The ids whose item number is 0."""
     return tuple(ids[place] for place in np.flatnonzero(numbers == 0))
 

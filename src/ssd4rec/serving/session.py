@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssd4rec.errors import ArtefactError
-from ssd4rec.files import whole
+from ssd4rec._csr import IntArray
+from ssd4rec._files import atomic_write
+from ssd4rec.array_types import States
+from ssd4rec.errors import ArtifactError
 from ssd4rec.layers.step import Cache, LayerCache
-from ssd4rec.model import NextItemModel
-from ssd4rec.ragged import Numbers
-from ssd4rec.serving.best import best_of_states
+from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_of
-from ssd4rec.shapes import States
+from ssd4rec.serving.topk import best_of_states
 
 FORMAT = "ssd4rec session 1"
 # Sums from which nothing fades, "settled" and "decay", stay in float32: their rounding would grow from snapshot to snapshot.
@@ -28,8 +28,8 @@ IN_HALF = ("scan", "recent", "first", "first_gate")
 class Session:
     """A history that grows event by event.
 
-    A model that reads event by event (`Recommender.reads_event_by_event`) keeps a state of constant size and never reads an
-    event twice: one more costs the same whatever came before. An answer scores the catalogue and goes once over the item numbers
+    A model that reads event by event (`Recommender.supports_incremental`) keeps a state of constant size and never reads an
+    event twice: one more costs the same whatever came before. An answer scores the catalog and goes once over the item numbers
     so far, eight bytes an event, to leave out what was seen. Any other model reads the whole history again when it is asked. The
     answers are those of `Recommender.recommend`.
 
@@ -84,8 +84,8 @@ class Session:
             (best,) = recommender.best([numbers], request)
         else:
             items = torch.from_numpy(numbers[numbers > 0]).to(self._states.device)
-            prior = recommender.artefact.prior
-            (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request, prior)
+            fusion = recommender.artifact.fusion
+            (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request, fusion)
         return recommender.answer(len(numbers), tuple(self._unknown), best, request)
 
     def copy(self) -> "Session":
@@ -104,11 +104,11 @@ class Session:
                 that does to scores stays at 2e-4 of their spread, however often it is saved and loaded (docs/log.md).
 
         Raises:
-            ArtefactError: the file cannot be written, or ids are neither texts nor numbers.
+            ArtifactError: the file cannot be written, or ids are neither texts nor numbers.
         """
         path = Path(path)
         if strange := [item for item in self._ids if not isinstance(item, str | int | float | None)]:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"cannot write the session to {path}: its history holds {strange[0]!r}, and a file holds texts and numbers; give "
                 f"item ids as one of these"
             )
@@ -120,32 +120,32 @@ class Session:
             parts["states"] = self._states.contiguous()
         try:
             about = {"format": FORMAT, "model": self.recommender.fingerprint(), "history": json.dumps(self._ids)}
-            with whole(path) as partial:
+            with atomic_write(path) as partial:
                 save_file(parts, partial, metadata=about)
         except (OSError, safetensors.SafetensorError) as error:
-            raise ArtefactError(f"cannot write the session to {path}: {error}; give another path, or free some space") from error
+            raise ArtifactError(f"cannot write the session to {path}: {error}; give another path, or free some space") from error
 
     @classmethod
     def load(cls, path: str | Path, recommender: Recommender) -> "Session":
         """Go on with a session that was saved.
 
         Raises:
-            ArtefactError: the file is missing or damaged, is no session, or is one of another model.
+            ArtifactError: the file is missing or damaged, is no session, or is one of another model.
         """
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}
                 parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (OSError, safetensors.SafetensorError) as error:
-            raise ArtefactError(f"cannot read the session {path}: {error}; give a file that Session.save wrote") from error
+            raise ArtifactError(f"cannot read the session {path}: {error}; give a file that Session.save wrote") from error
         if about.get("format") != FORMAT:
-            raise ArtefactError(f"{path} holds {about.get('format')!r}, expected {FORMAT!r}; give a file that Session.save wrote")
-        model = recommender.artefact.model
+            raise ArtifactError(f"{path} holds {about.get('format')!r}, expected {FORMAT!r}; give a file that Session.save wrote")
+        model = recommender.artifact.model
         if about["model"] != recommender.fingerprint():
-            raise ArtefactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
+            raise ArtifactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
         session = cls(recommender)
         numbers = session._append(json.loads(about["history"]))
-        if "states" in parts and recommender.reads_event_by_event:  # else it is of the whole history, of which a part is read
+        if "states" in parts and recommender.supports_incremental:  # else it is of the whole history, of which a part is read
             session._states = parts.pop("states").to(model.item_vectors)
             session._cache = _layers(parts, model)
         else:
@@ -154,9 +154,9 @@ class Session:
 
     @property
     def _model(self) -> NextItemModel:
-        return self.recommender.artefact.model
+        return self.recommender.artifact.model
 
-    def _append(self, ids: list[object]) -> Numbers:
+    def _append(self, ids: list[object]) -> IntArray:
         """Remember more ids; their item numbers."""
         (numbers,) = self.recommender.numbers([ids])
         self._ids += ids
@@ -164,9 +164,9 @@ class Session:
         self._unknown += unknown_of(ids, numbers)
         return numbers
 
-    def _catch_up(self, numbers: Numbers) -> None:
+    def _catch_up(self, numbers: IntArray) -> None:
         known = numbers[numbers > 0]
-        if not self.recommender.reads_event_by_event or not len(known):
+        if not self.recommender.supports_incremental or not len(known):
             return
         items = torch.from_numpy(known).to(self._model.item_vectors.device)
         with torch.inference_mode():
@@ -186,6 +186,6 @@ def _layers(parts: dict[str, Tensor], model: NextItemModel) -> Cache:
             part = saved[name]
             if part is None or part.shape != like.shape:
                 found = "nothing" if part is None else list(part.shape)
-                raise ArtefactError(f"the session's {name} of layer {place} is {found}, expected {list(like.shape)}")
+                raise ArtifactError(f"the session's {name} of layer {place} is {found}, expected {list(like.shape)}")
         layers.append(LayerCache(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
     return layers

@@ -12,7 +12,7 @@ KEPT = 1024  # states in memory
 
 
 class Sessions:
-    """Histories that grow, of many users.
+    """Sequences that grow, of many users.
 
     All ids are kept: a list a user, eight bytes an event beside the ids themselves. Of the users with `keep_from` events and
     more, the `kept` last asked for also have a `Session`: sixteen bytes more an event, and a state that takes up each new event
@@ -116,7 +116,7 @@ class Sessions:
 
     def _has_state(self, user: Hashable) -> bool:
         long = len(self._histories.get(user, ())) >= self._keep_from
-        return self._kept > 0 and long and self._recommender.reads_event_by_event
+        return self._kept > 0 and long and self._recommender.supports_incremental
 
     def _session(self, user: Hashable) -> Session:
         session = self._sessions.pop(user, None) or Session(self._recommender, self._histories.get(user, []))

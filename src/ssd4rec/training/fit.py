@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ssd4rec.config import TrainingConfig
-from ssd4rec.data.histories import Histories
+from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split
-from ssd4rec.errors import ArtefactError
-from ssd4rec.machine import device_of
-from ssd4rec.model import NextItemModel
+from ssd4rec.diagnostics import resolve_device
+from ssd4rec.errors import ArtifactError
+from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.training.module import NextItemTraining
-from ssd4rec.training.state import LAST, Epoch, Held, Keeper, hold, identity_of
+from ssd4rec.training.state import LAST, CheckpointKeeper, Epoch, LockedFolder, hold, training_identity
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class TrainingReport:
 
 def fit(
     model: NextItemModel,
-    histories: Histories,
+    histories: Sequences,
     split: Split,
     config: TrainingConfig,
     *,
-    directory: str | Path | Held | None = None,
+    directory: str | Path | LockedFolder | None = None,
     resume: bool = False,
     callbacks: Sequence[pl.Callback] = (),
 ) -> TrainingReport:
@@ -55,7 +55,7 @@ def fit(
         model: what is trained.
         histories: where the items lie.
         split: train and validation parts.
-        config: objective, optimiser, when to stop.
+        config: objective, optimizer, when to stop.
         directory: where the state of the training is kept (each epoch, and each minute in an epoch), or the same where
             the caller holds it already; None: nowhere.
         resume: go on from the state in `directory`; on the same machine with as many threads the weights become those of an
@@ -67,33 +67,33 @@ def fit(
 
     Raises:
         StateError: nothing to resume in `directory`, or what is there is damaged or of another training.
-        ArtefactError: another one is at work there; it cannot be written.
+        ArtifactError: another one is at work there; it cannot be written.
         BackendError: the accelerator that was asked for is not there.
         KeyboardInterrupt: interrupted by the user; the state in `directory` is whole.
     """
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
             return _fit(model, histories, split, config, Path(temporary), resume=False, callbacks=callbacks)
-    place = directory if isinstance(directory, Held) else Path(directory)
+    place = directory if isinstance(directory, LockedFolder) else Path(directory)
     return _fit(model, histories, split, config, place, resume=resume, callbacks=callbacks)
 
 
 def _fit(
     model: NextItemModel,
-    histories: Histories,
+    histories: Sequences,
     split: Split,
     config: TrainingConfig,
-    place: Path | Held,
+    place: Path | LockedFolder,
     *,
     resume: bool,
     callbacks: Sequence[pl.Callback],
 ) -> TrainingReport:
-    folder = place.folder if isinstance(place, Held) else place
+    folder = place.folder if isinstance(place, LockedFolder) else place
     module = NextItemTraining(model, histories, split, config)
-    keeper = Keeper(folder, module.measured, identity_of(model, histories, split, config))
+    keeper = CheckpointKeeper(folder, module.measured, training_identity(model, histories, split, config))
     with _quiet(), _algorithms_left_alone(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         trainer = _trainer(config, folder, [*callbacks, keeper, _Patience(keeper, config)])
-        with nullcontext() if isinstance(place, Held) else hold(folder):
+        with nullcontext() if isinstance(place, LockedFolder) else hold(folder):
             if resume:
                 keeper.look()
             model.train()  # a finished model comes in eval mode, in which Lightning would leave it: no dropout
@@ -109,11 +109,11 @@ def _fit(
 class _Patience(pl.Callback):
     """Stops by the course, which is what the checkpoint holds.
 
-    Lightning's EarlyStopping counts in a state of its own, and runs after every other callback: the checkpoint that `Keeper`
-    writes at the end of an epoch would hold its count of the epoch before.
+    Lightning's EarlyStopping counts in a state of its own, and runs after every other callback: the checkpoint that
+    `CheckpointKeeper` writes at the end of an epoch would hold its count of the epoch before.
     """
 
-    def __init__(self, keeper: Keeper, config: TrainingConfig) -> None:
+    def __init__(self, keeper: CheckpointKeeper, config: TrainingConfig) -> None:
         self.keeper, self.config = keeper, config
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -141,12 +141,12 @@ def _best_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ArtefactError(f"{file} is damaged ({error}); train without --resume") from error
+        raise ArtifactError(f"{file} is damaged ({error}); train without --resume") from error
 
 
 def _trainer(config: TrainingConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     return pl.Trainer(
-        accelerator=device_of(config.accelerator),  # Lightning's own "auto" takes an Apple GPU, which has no float64
+        accelerator=resolve_device(config.accelerator),  # Lightning's own "auto" takes an Apple GPU, which has no float64
         devices=1,
         precision=config.precision,
         deterministic=config.deterministic or None,  # None: what the caller asked torch for holds

@@ -1,4 +1,4 @@
-"""The training step as a LightningModule: batches, masking, optimiser, validation."""
+"""The training step as a LightningModule: batches, masking, optimizer, validation."""
 
 import math
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 
 from ssd4rec.config import TrainingConfig
-from ssd4rec.data.histories import Histories
-from ssd4rec.data.packing import PackedBatch, lay_end_to_end, pack
+from ssd4rec.data.packing import PackedBatch, materialize_batch, pack
+from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split, training_counts
-from ssd4rec.evaluation.metrics import CUTOFF, WATCHED
-from ssd4rec.evaluation.ranks import ranks_of_states
-from ssd4rec.model import NextItemModel
-from ssd4rec.ops.sampled_softmax import Proposal, propose
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC
+from ssd4rec.evaluation.ranks import ranks_from_states
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
 from ssd4rec.training.row_adam import RowAdam
 
@@ -29,7 +29,7 @@ READ_AT_ONCE = 32768  # positions of the validation part, at most: a preset of t
 class EpochBatches:
     """One pass in batches; after a resume in mid-pass, what is left of it. Its length is that of the whole pass."""
 
-    def __init__(self, histories: Histories, split: Split, config: TrainingConfig, epoch: int, done: int) -> None:
+    def __init__(self, histories: Sequences, split: Split, config: TrainingConfig, epoch: int, done: int) -> None:
         self._histories = histories
         self._config = config
         self._plan = plan_pass(split.train, config, epoch)
@@ -40,7 +40,7 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         for placed in self._plan.batches[self._done :]:
-            yield prepare(lay_end_to_end(self._histories, self._plan.examples, placed), self._config)
+            yield prepare(materialize_batch(self._histories, self._plan.examples, placed), self._config)
 
 
 class NextItemTraining(pl.LightningModule):
@@ -57,21 +57,21 @@ class NextItemTraining(pl.LightningModule):
     Args:
         model: what is trained.
         histories: where the items lie.
-        split: its train part is learnt, its validation part watched.
+        split: its train part is learned, its validation part watched.
         config: the settings.
     """
 
-    def __init__(self, model: NextItemModel, histories: Histories, split: Split, config: TrainingConfig) -> None:
+    def __init__(self, model: NextItemModel, histories: Sequences, split: Split, config: TrainingConfig) -> None:
         super().__init__()
         self.model, self.histories, self.split, self.config = model, histories, split, config
         self.averaged = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
         self.watched = MeanMetric()
         self.course_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would wait for the device at each step
-        self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learnt)
-        self.proposal: Proposal | None = None
-        if config.samples(model.catalogue_size):
-            counts = torch.from_numpy(training_counts(histories, split.train, model.catalogue_size))[1:]
-            self.proposal = propose(counts, config.negative_power, config.negatives)
+        self.read_in_epoch = (0, 0)  # (epoch, batches of it that were learned)
+        self.proposal: NegativeSampler | None = None
+        if config.samples(model.catalog_size):
+            counts = torch.from_numpy(training_counts(histories, split.train, model.catalog_size))[1:]
+            self.proposal = make_negative_sampler(counts, config.negative_power, config.negatives)
         model.table.sparse = config.updated_rows == "touched"
 
     @property
@@ -90,7 +90,7 @@ class NextItemTraining(pl.LightningModule):
         )
 
     def train_dataloader(self) -> EpochBatches:
-        """The batches of the current epoch that have not been learnt yet."""
+        """The batches of the current epoch that have not been learned yet."""
         epoch, done = self.read_in_epoch
         current = self.trainer.current_epoch
         return EpochBatches(self.histories, self.split, self.config, current, done if epoch == current else 0)
@@ -129,21 +129,23 @@ class NextItemTraining(pl.LightningModule):
     def _set_learning_rate(self, batch_idx: int) -> None:
         # a function of the place in the training alone, so a resumed run goes on as it would have
         done = (self.trainer.current_epoch + batch_idx / self.trainer.num_training_batches) / self.config.max_epochs
-        for optimiser in self.trainer.optimizers:
-            for group in optimiser.param_groups:
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Rank the targets of one batch."""
         del batch_idx
-        states = self.measured.encode(batch.items, batch.boundaries)
-        ranks = ranks_of_states(states, self.measured.item_vectors, batch.last_targets)
-        gained = torch.where(ranks <= CUTOFF, 1 / torch.log2(ranks + 1.0), 0.0)  # evaluation.metrics.gains, on the device
+        states = self.measured.encode(batch.items, batch.cu_seqlens)
+        ranks = ranks_from_states(states, self.measured.item_vectors, batch.last_targets)
+        gained = torch.where(
+            ranks <= MONITORED_CUTOFF, 1 / torch.log2(ranks + 1.0), 0.0
+        )  # evaluation.metrics.ndcg_gains, on the device
         self.watched.update(gained)
 
     def on_validation_epoch_end(self) -> None:
         """Publish the epoch's figures for early stopping, the best weights and the course."""
-        self.log(WATCHED, self.watched.compute())
+        self.log(MONITORED_METRIC, self.watched.compute())
         self.log("loss", self.course_loss.compute())
         self.watched.reset()
         self.course_loss.reset()

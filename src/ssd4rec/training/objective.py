@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd4rec._csr import IntArray, ranges
+from ssd4rec.array_types import CuSeqlens, Items
 from ssd4rec.config import TrainingConfig
-from ssd4rec.data.packing import PackedBatch, Placed, plan_batches
+from ssd4rec.data.packing import BatchPlan, PackedBatch, plan_batches
 from ssd4rec.data.split import Examples
-from ssd4rec.model import NextItemModel
-from ssd4rec.ops.sampled_softmax import Proposal
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops.sampled_softmax import NegativeSampler
 from ssd4rec.ops.segments import append, to_device
-from ssd4rec.ragged import Numbers, ranges
-from ssd4rec.shapes import Boundaries, Items
 
 
 def masked(items: Items, ratio: float) -> Items:
@@ -31,12 +31,12 @@ class TrainingBatch(NamedTuple):
     """What a training step reads. All that depends on its numbers was worked out on the CPU, so that no step waits for a GPU."""
 
     items: Items  # [T]
-    boundaries: Boundaries  # [B + 1], on the CPU wherever the rest is
+    cu_seqlens: CuSeqlens  # [B + 1], on the CPU wherever the rest is
     asked: Tensor  # [M] positions that are asked for the next item; prefix: histories; cloze: positions that can be hidden
     targets: Tensor  # [M] item numbers
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
-        """The same batch on a device, but for its boundaries; a GPU fetches it while the CPU goes on."""
+        """The same batch on a device, but for its cu_seqlens; a GPU fetches it while the CPU goes on."""
         return self._replace(
             items=to_device(self.items, device), asked=to_device(self.asked, device), targets=to_device(self.targets, device)
         )
@@ -45,20 +45,20 @@ class TrainingBatch(NamedTuple):
 def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
     """Find out what a batch asks for, once and on the CPU."""
     targets = batch.targets.cpu()
-    boundaries = batch.boundaries.cpu()
-    if config.objective == "cloze":
+    cu_seqlens = batch.cu_seqlens.cpu()
+    if config.objective == "masked-item":
         # the target of the last event belongs to the history: it is the item that is always hidden
-        items, boundaries = append(batch.items.cpu(), boundaries, targets[boundaries[1:] - 1])
+        items, cu_seqlens = append(batch.items.cpu(), cu_seqlens, targets[cu_seqlens[1:] - 1])
         asked = items.nonzero().squeeze(1)  # all but the padding
-        return TrainingBatch(items, boundaries, asked, items[asked]).to(batch.items.device)
-    if config.objective == "prefix":
-        targets = targets[boundaries[1:] - 1]
+        return TrainingBatch(items, cu_seqlens, asked, items[asked]).to(batch.items.device)
+    if config.objective == "per-prefix":
+        targets = targets[cu_seqlens[1:] - 1]
     asked = targets.nonzero().squeeze(1)
-    return TrainingBatch(batch.items.cpu(), boundaries, asked, targets[asked]).to(batch.items.device)
+    return TrainingBatch(batch.items.cpu(), cu_seqlens, asked, targets[asked]).to(batch.items.device)
 
 
 def next_item_loss(
-    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, proposal: Proposal | None = None
+    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, proposal: NegativeSampler | None = None
 ) -> Tensor:
     """Mean cross-entropy over everything that the batch asks for; items are masked, targets never are.
 
@@ -66,25 +66,25 @@ def next_item_loss(
         model: in training or evaluation mode.
         batch: from `prepare`; or a packed batch, which is prepared here (a GPU is then waited for).
         config: the objective, the mask ratio and the smoothing of labels.
-        proposal: how negatives are drawn; None: every item of the catalogue is one.
+        proposal: how negatives are drawn; None: every item of the catalog is one.
     """
     if isinstance(batch, PackedBatch):
         batch = prepare(batch, config)
-    if config.objective == "cloze":
+    if config.objective == "masked-item":
         return _cloze_loss(model, batch, config, proposal)
     items = masked(batch.items, config.mask_ratio)
-    read = model.encode if config.objective == "prefix" else model.encode_prefixes
-    states = read(items, batch.boundaries).index_select(0, batch.asked)
+    read = model.encode if config.objective == "per-prefix" else model.encode_prefixes
+    states = read(items, batch.cu_seqlens).index_select(0, batch.asked)
     return model.loss(states, batch.targets, proposal, config.label_smoothing)
 
 
-def _cloze_loss(model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, proposal: Proposal | None) -> Tensor:
+def _cloze_loss(model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, proposal: NegativeSampler | None) -> Tensor:
     # how many are hidden is known on the device alone: a GPU is waited for here
     last = torch.zeros_like(batch.items, dtype=torch.bool)
-    last[to_device(batch.boundaries[1:] - 1, last.device)] = True
+    last[to_device(batch.cu_seqlens[1:] - 1, last.device)] = True
     hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < config.mask_ratio)
     blanks = batch.asked[hidden]
-    states = model.fill_in(batch.items.index_fill(0, blanks, 0), batch.boundaries)
+    states = model.encode_masked(batch.items.index_fill(0, blanks, 0), batch.cu_seqlens)
     return model.loss(states[blanks], batch.targets[hidden], proposal, config.label_smoothing)
 
 
@@ -93,18 +93,18 @@ class Plan:
     """One pass over the training part: its examples, and where each lies in which batch."""
 
     examples: Examples
-    batches: list[Placed]
+    batches: list[BatchPlan]
 
 
 def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
     """Lay out one pass; a function of the seed and the epoch alone, so that a resumed run sees the same batches."""
     rng = np.random.default_rng((config.seed, epoch))
-    if config.objective != "prefix":
+    if config.objective != "per-prefix":
         windows = train.windows()
         return Plan(windows, plan_batches(windows.lengths, config.token_budget, rng))
     examples = train.prefixes()
-    if config.prefixes_per_history is not None:
-        rows = _sampled(examples.user, config.prefixes_per_history, rng)
+    if config.prefixes_per_sequence is not None:
+        rows = _sampled(examples.user, config.prefixes_per_sequence, rng)
         examples = examples.take(rows)
     return Plan(examples, plan_batches(examples.lengths, config.token_budget, rng, batch_size=config.batch_size))
 
@@ -113,7 +113,7 @@ def cut_batches(train: Examples, config: TrainingConfig) -> str | None:
     """A sentence, when batches hold fewer examples than `batch_size`, for `token_budget` has no room for so many."""
     longest = min(int(train.lengths.max()), train.max_length or int(train.lengths.max()))
     # whole chunks are at least half full: below this there is always room, and nothing is planned
-    if config.objective != "prefix" or config.batch_size is None or 2 * config.batch_size * longest <= config.token_budget:
+    if config.objective != "per-prefix" or config.batch_size is None or 2 * config.batch_size * longest <= config.token_budget:
         return None
     plan = plan_pass(train, config, epoch=0)
     asked = -(-len(plan.examples) // config.batch_size)
@@ -126,7 +126,7 @@ def cut_batches(train: Examples, config: TrainingConfig) -> str | None:
     )
 
 
-def _sampled(users: Numbers, count: int, rng: np.random.Generator) -> Numbers:
+def _sampled(users: IntArray, count: int, rng: np.random.Generator) -> IntArray:
     # a random order of the rows, grouped by user: the first `count` of each group
     order = np.lexsort((rng.random(len(users)), users))
     first = np.concatenate([[0], np.flatnonzero(np.diff(users[order])) + 1])
@@ -135,7 +135,7 @@ def _sampled(users: Numbers, count: int, rng: np.random.Generator) -> Numbers:
 
 
 @dataclass(frozen=True)
-class Cost:
+class PassCost:
     """What one pass costs."""
 
     tokens: int
@@ -144,26 +144,26 @@ class Cost:
 
     def advice(self, config: TrainingConfig) -> str | None:
         """A sentence, when another objective would be far cheaper."""
-        if config.objective != "prefix" or self.tokens <= 20 * self.tokens_of_other:
+        if config.objective != "per-prefix" or self.tokens <= 20 * self.tokens_of_other:
             return None
         ratio = self.tokens / self.tokens_of_other
         return (
-            f'training.objective = "prefix" reads {self.tokens:,} tokens a pass, {ratio:.0f} times the {self.tokens_of_other:,} '
-            f'of "one-pass"; try --set training.objective=one-pass (SSD4Rec: with backbone.bidirectional=top), '
-            f"or --set training.prefixes_per_history=1"
+            f'training.objective = "per-prefix" reads {self.tokens:,} tokens a pass, {ratio:.0f} times '
+            f'the {self.tokens_of_other:,} of "all-positions"; try --set training.objective=all-positions '
+            f"(with backbone.bidirectional=top), or --set training.prefixes_per_sequence=1"
         )
 
 
-def cost_of_pass(train: Examples, config: TrainingConfig) -> Cost:
+def pass_cost(train: Examples, config: TrainingConfig) -> PassCost:
     """Count the tokens that one pass reads, and what the other objective would read."""
     once, every = train.tokens_one_pass, train.tokens_prefix
-    if config.objective == "one-pass":
-        return Cost(once, train.targets, every)
-    if config.objective == "cloze":
+    if config.objective == "all-positions":
+        return PassCost(once, train.targets, every)
+    if config.objective == "masked-item":
         rows = len(train.windows())
-        return Cost(once + rows, rows + int(config.mask_ratio * once), every)
-    if config.prefixes_per_history is None:
-        return Cost(every, train.targets, once)
+        return PassCost(once + rows, rows + int(config.mask_ratio * once), every)
+    if config.prefixes_per_sequence is None:
+        return PassCost(every, train.targets, once)
     asked = train.stop - train.first_target
-    share = np.minimum(config.prefixes_per_history / asked, 1.0)
-    return Cost(int((share * train.tokens_of_prefixes).sum()), int((share * asked).sum()), once)
+    share = np.minimum(config.prefixes_per_sequence / asked, 1.0)
+    return PassCost(int((share * train.tokens_of_prefixes).sum()), int((share * asked).sum()), once)

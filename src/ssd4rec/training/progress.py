@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ssd4rec.evaluation.metrics import WATCHED
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
 
 NOTHING_YET = (-math.inf, 0)  # the best score, and its epoch
 
@@ -57,12 +57,16 @@ class TrainingProgress(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Lightning's hook."""
-        epoch, loss, score = trainer.current_epoch + 1, trainer.callback_metrics["loss"], float(trainer.callback_metrics[WATCHED])
+        epoch, loss, score = (
+            trainer.current_epoch + 1,
+            trainer.callback_metrics["loss"],
+            float(trainer.callback_metrics[MONITORED_METRIC]),
+        )
         mark = f"best {self._best[0]:.4f} in epoch {self._best[1]}"
         if score > self._best[0]:
             self._best, mark = (score, epoch), "best so far"
         self._console.print(
-            f"epoch {epoch:3d}   loss {float(loss):.4f}   validation {WATCHED} {score:.4f}   {mark}", highlight=False
+            f"epoch {epoch:3d}   loss {float(loss):.4f}   validation {MONITORED_METRIC} {score:.4f}   {mark}", highlight=False
         )
 
     def on_train_end(self, *_: Any) -> None:

@@ -15,14 +15,14 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ssd4rec._files import atomic_write
+from ssd4rec._locks import exclusive_lock
 from ssd4rec.config import TrainingConfig
-from ssd4rec.data.histories import Histories
+from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split
-from ssd4rec.errors import ArtefactError, StateError, first_line
-from ssd4rec.evaluation.metrics import WATCHED
-from ssd4rec.files import whole
-from ssd4rec.locks import alone
-from ssd4rec.model import NextItemModel
+from ssd4rec.errors import ArtifactError, StateError, first_line
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.models.next_item import NextItemModel
 
 LAST, BEST = "last.ckpt", "best-{}.safetensors"  # LAST names its BEST
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -39,38 +39,38 @@ class Epoch:
     seconds: float  # learning and validation
 
 
-def folder_beside(out: str | Path) -> Path:
-    """Where the state of the training is kept whose artefact will lie in `out`."""
+def training_folder(out: str | Path) -> Path:
+    """Where the state of the training is kept whose artifact will lie in `out`."""
     path = Path(out)
     path = path if path.name not in ("", "..") else path.resolve()
     return path.with_name(f"{path.name}.training")
 
 
 @dataclass(frozen=True)
-class Held:
+class LockedFolder:
     """A folder of states that no other process works in."""
 
     folder: Path
 
 
 @contextmanager
-def hold(directory: str | Path) -> Iterator[Held]:
+def hold(directory: str | Path) -> Iterator[LockedFolder]:
     """Make the folder of a state and hold it inside the block; the lock goes with the process, however it ends.
 
     Raises:
-        ArtefactError: it cannot be made or written, or another process holds it.
+        ArtifactError: it cannot be made or written, or another process holds it.
     """
     folder = Path(directory)
-    busy = ArtefactError(f"another training is at work in {folder}; wait for it, or give another --out")
+    busy = ArtifactError(f"another training is at work in {folder}; wait for it, or give another --out")
 
-    def refused(why: str) -> ArtefactError:
-        return ArtefactError(f"the state of the training cannot be kept in {folder}: {why}; give another --out")
+    def refused(why: str) -> ArtifactError:
+        return ArtifactError(f"the state of the training cannot be kept in {folder}: {why}; give another --out")
 
-    with alone(folder / "lock", busy, refused):
-        yield Held(folder)
+    with exclusive_lock(folder / "lock", busy, refused):
+        yield LockedFolder(folder)
 
 
-def identity_of(model: NextItemModel, histories: Histories, split: Split, config: TrainingConfig) -> dict[str, Any]:
+def training_identity(model: NextItemModel, histories: Sequences, split: Split, config: TrainingConfig) -> dict[str, Any]:
     """What decides the weights of a training. Patience may change on a resume; the number of epochs where no rate follows it."""
     free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
     settings = getattr(model.backbone, "config", None)
@@ -84,7 +84,7 @@ def identity_of(model: NextItemModel, histories: Histories, split: Split, config
     }
 
 
-class Keeper(pl.Callback):
+class CheckpointKeeper(pl.Callback):
     """Keeps the state of a training and its best weights on disk, each file whole or absent.
 
     Wherever a training is cut off, the weights are those of the course beside them: each best is a file of a new name, and the
@@ -119,7 +119,7 @@ class Keeper(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """One more line of the course; the weights, if they are the best so far; a checkpoint."""
         seconds = self._before + time.monotonic() - self._began
-        loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics[WATCHED])
+        loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics[MONITORED_METRIC])
         best = max((epoch.ndcg for epoch in self.course), default=-1.0)
         self.course.append(Epoch(len(self.course) + 1, loss, score, seconds))
         self._before, self._began = 0.0, time.monotonic()
@@ -195,10 +195,10 @@ def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             write(partial)
     except (OSError, SafetensorError) as error:
         again = ", with --resume if it is ssd4rec train or demo" if (path.parent / LAST).is_file() else ""
-        raise ArtefactError(
+        raise ArtifactError(
             f"the state of the training cannot be written: {path}: {error}; make room and give the same command again{again}"
         ) from error

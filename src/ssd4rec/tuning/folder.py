@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssd4rec.artefact import MANIFEST
+from ssd4rec._locks import exclusive_lock
+from ssd4rec.artifact import MANIFEST
 from ssd4rec.config import Config
-from ssd4rec.errors import ArtefactError
-from ssd4rec.experiment import Prepared
-from ssd4rec.locks import alone
+from ssd4rec.errors import ArtifactError
+from ssd4rec.pipeline import Prepared
 from ssd4rec.tuning.space import Dimension
 
 DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
@@ -20,20 +20,20 @@ def alone_in(place: Path) -> Iterator[None]:
     """Make the folder of a search and hold it; the lock goes with the process, however it ends.
 
     Raises:
-        ArtefactError: it cannot be made or written, holds a finished model, or another process holds it.
+        ArtifactError: it cannot be made or written, holds a finished model, or another process holds it.
     """
-    busy = ArtefactError(f"another search is at work in {place}; wait for it, or give another --out")
+    busy = ArtifactError(f"another search is at work in {place}; wait for it, or give another --out")
 
-    def refused(why: str) -> ArtefactError:
-        return ArtefactError(f"{place} cannot be the folder of a search: {why}; give another --out")
+    def refused(why: str) -> ArtifactError:
+        return ArtifactError(f"{place} cannot be the folder of a search: {why}; give another --out")
 
     try:
         finished = (place / MANIFEST).is_file()
     except OSError as error:  # a name that is too long
         raise refused(error.strerror or str(error)) from error
     if finished:
-        raise ArtefactError(f"{place} holds a finished model, which a search would be mixed with; give another --out")
-    with alone(place / "lock", busy, refused):
+        raise ArtifactError(f"{place} holds a finished model, which a search would be mixed with; give another --out")
+    with exclusive_lock(place / "lock", busy, refused):
         yield
 
 

@@ -17,12 +17,12 @@ import optuna
 import torch
 from optuna.trial import Trial, TrialState
 
+from ssd4rec._files import write_atomically
 from ssd4rec.config import Config, dump_config
-from ssd4rec.errors import ArtefactError, ConfigError, DivergedError
-from ssd4rec.evaluation.metrics import WATCHED
-from ssd4rec.experiment import Prepared
-from ssd4rec.files import write_whole
-from ssd4rec.model import make_model
+from ssd4rec.errors import ArtifactError, ConfigError, DivergedError
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.models.next_item import make_model
+from ssd4rec.pipeline import Prepared
 from ssd4rec.training.fit import fit
 from ssd4rec.training.state import LAST
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
@@ -42,7 +42,7 @@ from ssd4rec.tuning.study import (
 )
 
 REFUSED = "refused"  # what is kept of a trial that its settings ended
-OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it may be learnt; any other error ends the search
+OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it may be learned; any other error ends the search
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class TrialResult:
 
     number: int  # 1 is the first that was finished or pruned; one that was cut off or failed has none
     values: dict[str, Value]
-    ndcg: float | None  # best validation NDCG@10 of any epoch; None: never learnt
+    ndcg: float | None  # best validation NDCG@10 of any epoch; None: never learned
     epochs: int
     pruned: bool
-    refused: str | None = None  # why these values cannot be had together, or could not be learnt with
+    refused: str | None = None  # why these values cannot be had together, or could not be learned with
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SearchReport:
 
 
 class _OutOfTimeError(Exception):
-    """The minutes are over; what the trial has learnt is kept."""
+    """The minutes are over; what the trial has learned is kept."""
 
 
 class _Pruning(pl.Callback):
@@ -87,7 +87,7 @@ class _Pruning(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         epoch = int(trainer.current_epoch) + 1
         if epoch not in self._reported:
-            self._trial.report(float(trainer.callback_metrics[WATCHED]), epoch)
+            self._trial.report(float(trainer.callback_metrics[MONITORED_METRIC]), epoch)
         if epoch < int(trainer.max_epochs or 0) and self._trial.should_prune():
             raise optuna.TrialPruned
 
@@ -121,7 +121,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
         All trials, the importance of each setting, where the best settings lie.
 
     Raises:
-        ArtefactError: the folder or its database cannot be used, another search is kept there, or another process is at it.
+        ArtifactError: the folder or its database cannot be used, another search is kept there, or another process is at it.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     place = Path(folder)
@@ -166,14 +166,14 @@ def _run(
 ) -> None:
     values = {dimension.name: suggest(trial, dimension) for dimension in space}
     same = next((each for each in finished(study) if each.params == trial.params), None)
-    if same is not None:  # never learnt twice; counted, so that a small space comes to an end
+    if same is not None:  # never learned twice; counted, so that a small space comes to an end
         for name, value in same.user_attrs.items():
             trial.set_user_attr(name, value)
         study.tell(trial, None if same.state is TrialState.PRUNED else same.value, state=same.state)
         return
     try:
         chosen = with_values(config, values, source="not possible")
-        model = make_model(chosen, len(data.catalogue))
+        model = make_model(chosen, len(data.catalog))
     except ConfigError as error:
         _refuse(study, trial, str(error))
         return
@@ -220,9 +220,9 @@ def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
         number = 1 + [trial.number for trial in finished(study)].index(best.number)
         text = f"# validation NDCG@10 {best.value:.4f}, trial {number}\n{dump_config(with_values(config, best.params))}"
         try:
-            write_whole(place / BEST, text)
+            write_atomically(place / BEST, text)
         except OSError as error:
-            raise ArtefactError(f"cannot write {place / BEST}: {error.strerror or error}; make room, and go on") from error
+            raise ArtifactError(f"cannot write {place / BEST}: {error.strerror or error}; make room, and go on") from error
 
 
 def _line(study: optuna.Study, done: int, trials: int) -> str:

@@ -112,7 +112,7 @@ def _read(text: str, config: Config) -> Dimension:
         raise ConfigError(f"cannot read --search {text!r}; {HOW}")
     if name in {"backbone.name", "training.seed"} or name.startswith(("data.", "evaluation.")):
         raise ConfigError(f"--search {name}: trials would not be comparable; search settings of the backbone or of the training")
-    if name.startswith("prior."):
+    if name.startswith("fusion."):
         raise ConfigError(
             f"--search {name}: it is chosen by validation after training, so every trial would have the same figure; "
             f"write --set {name}=validated"
@@ -162,7 +162,7 @@ def _exists(name: str, config: Config) -> bool:
 def _fits(text: str, tried: Sequence[Config]) -> bool:
     name, training = text.partition("=")[0], tried[0].training
     # it is read then, but as a bound alone: nothing to search for
-    bound = name == "training.token_budget" and training.objective == "prefix" and training.batch_size is not None
+    bound = name == "training.token_budget" and training.objective == "per-prefix" and training.batch_size is not None
     return not bound and any(is_read(each, name) for each in tried)
 
 

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ssd4rec.config import Config
-from ssd4rec.errors import ArtefactError
-from ssd4rec.experiment import Prepared
+from ssd4rec.errors import ArtifactError
+from ssd4rec.pipeline import Prepared
 from ssd4rec.tuning.folder import BEST, DATABASE, identity
 from ssd4rec.tuning.space import Dimension, Value
 
@@ -25,12 +25,12 @@ UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the me
 
 @contextmanager
 def readable(database: Path) -> Iterator[None]:
-    """What the database cannot do is an `ArtefactError` that names it."""
+    """What the database cannot do is an `ArtifactError` that names it."""
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         why = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
-        raise ArtefactError(
+        raise ArtifactError(
             f"cannot use {database}: {why}; free some space if there is none; if it is damaged, give another --out"
         ) from error
 
@@ -50,7 +50,7 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     """The study in a folder, made there if there is none.
 
     Raises:
-        ArtefactError: what is kept there is another search.
+        ArtifactError: what is kept there is another search.
     """
     # by a function: in a URL a folder named q?a=1 would be another one
     connect = partial(sqlite3.connect, place / DATABASE, check_same_thread=False)
@@ -64,7 +64,7 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     ours = identity(data, config, space)
     found: Mapping[str, Any] | None = study.user_attrs.get("identity")
     if found is None and (place / BEST).is_file():
-        raise ArtefactError(
+        raise ArtifactError(
             f"{place} holds {BEST} of an earlier search, but {DATABASE} knows no trial of it; give another --out, or "
             f"remove {BEST}"
         )
@@ -72,7 +72,7 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
         study.set_user_attr("identity", ours)
     elif found != ours:
         different = [key for key in ours if found.get(key) != ours[key]]
-        raise ArtefactError(
+        raise ArtifactError(
             f"{place} holds a search with other {' and '.join(different)}; go on with the same arguments, or give another --out"
         )
     return study
@@ -82,20 +82,20 @@ def take_up(study: optuna.Study) -> None:
     """A trial that was cut off is the next one again, with the same values; its training goes on where it was."""
     waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        # killed before all values were chosen: none of it was learnt
+        # killed before all values were chosen: none of it was learned
         if trial.params and trial.params not in waiting:
             study.enqueue_trial(trial.params)
         study.tell(trial.number, state=TrialState.FAIL)
 
 
 def reported_before(study: optuna.Study, trial: Trial) -> dict[int, float]:
-    """Validation NDCG@10 by epoch, as far as a trial of the same values was learnt before it was cut off."""
+    """Validation NDCG@10 by epoch, as far as a trial of the same values was learned before it was cut off."""
     courses = [each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params]
     return max(courses, key=len, default={})
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: learnt to their end, or pruned."""
+    """Trials that count: learned to their end, or pruned."""
     return study.get_trials(deepcopy=False, states=DONE)
 
 

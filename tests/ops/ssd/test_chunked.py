@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
-from ssd4rec.ops import chunked
-from ssd4rec.ops.chunked import chunked_scan
-from ssd4rec.ops.scan import scan
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import make_layout
+from ssd4rec.ops.ssd import chunked
+from ssd4rec.ops.ssd.chunked import chunked_scan
+from ssd4rec.ops.ssd.reference import scan
 
 EXACT = 1e-12  # float64, relative to the largest number
 ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
@@ -42,16 +42,16 @@ ROWS = pytest.mark.parametrize(
 
 def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
     """The recurrence; backwards, on each history mirrored, and mirrored back."""
-    boundaries = boundaries_of(lengths)
+    cu_seqlens = boundaries_of(lengths)
     if not reverse:
-        return scan(*inputs, boundaries)[0]
+        return scan(*inputs, cu_seqlens)[0]
     x, dt, A, B, C, D = inputs
-    x, dt, B, C = (mirrored(values, boundaries) for values in (x, dt, B, C))
-    return mirrored(scan(x, dt, A, B, C, D, boundaries)[0], boundaries)
+    x, dt, B, C = (mirrored(values, cu_seqlens) for values in (x, dt, B, C))
+    return mirrored(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
 
 
 def fast(inputs: ScanInputs, lengths: list[int], Q: int, *, reverse: bool) -> Tensor:
-    return chunked_scan(*inputs, lay_out(boundaries_of(lengths), chunk=Q), reverse=reverse)
+    return chunked_scan(*inputs, make_layout(boundaries_of(lengths), chunk=Q), reverse=reverse)
 
 
 def with_gradients(inputs: ScanInputs) -> ScanInputs:
@@ -179,7 +179,7 @@ def test_gradients_of_any_size(scale: float) -> None:
 def test_gradients_equal_finite_differences(reverse: bool) -> None:
     """The gradients are those of the values, by finite differences, over a link and within a chunk."""
     inputs = with_gradients(scan_inputs([2, 11], heads=2, head_width=2, state_dim=2))
-    layout = lay_out(boundaries_of([2, 11]), chunk=8)
+    layout = make_layout(boundaries_of([2, 11]), chunk=8)
     assert layout.chunks.left.tolist() == [0]
     assert torch.autograd.gradcheck(lambda *six: chunked_scan(*six, layout, reverse=reverse), tuple(inputs))
 
@@ -198,9 +198,9 @@ def test_chunk_size_does_not_matter(lengths: list[int], reverse: bool, seed: int
 @given(lengths=lengths_of_histories.filter(lambda lengths: len(lengths) > 1), reverse=st.booleans(), data=st.data())
 def test_neighbours_do_not_matter(lengths: list[int], reverse: bool, data: st.DataObject) -> None:
     """A history in a packed row reads as it does alone."""
-    boundaries = boundaries_of(lengths).tolist()
+    cu_seqlens = boundaries_of(lengths).tolist()
     user = data.draw(st.integers(0, len(lengths) - 1))
-    start, stop = boundaries[user], boundaries[user + 1]
+    start, stop = cu_seqlens[user], cu_seqlens[user + 1]
     x, dt, A, B, C, D = scan_inputs(lengths)
     alone = ScanInputs(x[start:stop], dt[start:stop], A, B[start:stop], C[start:stop], D)
     packed = fast(ScanInputs(x, dt, A, B, C, D), lengths, 16, reverse=reverse)
@@ -231,7 +231,7 @@ def test_strided_inputs() -> None:
 
 def test_the_base_block_shrinks_as_the_decay_grows() -> None:
     """A float32 chunk of 64 is one block up to -140 / 64 a step, and blocks of 32, 16, 8 beyond."""
-    chunks = lay_out(boundaries_of([64])).chunks
+    chunks = make_layout(boundaries_of([64])).chunks
     sizes = [
         chunked._decays(torch.full((64, 1), log_decay), chunks, reverse=False).base.size
         for log_decay in (-0.1, -2.1, -2.3, -4.3, -4.5, -8.7, -8.9, -1000.0)

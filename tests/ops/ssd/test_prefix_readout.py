@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rows import Mixer, ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
 from ssd4rec.ops import blocks
-from ssd4rec.ops.prefixes import backward_of_every_prefix, last_of_scan
-from ssd4rec.ops.scan import scan
-from ssd4rec.ops.segments import lay_out
+from ssd4rec.ops.segments import make_layout
+from ssd4rec.ops.ssd.prefix_readout import backward_prefix_readout, scan_last_position
+from ssd4rec.ops.ssd.reference import scan
 
 EXACT = 1e-12  # float64, relative to the largest number
 ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
@@ -23,31 +23,31 @@ ROWS = pytest.mark.parametrize(
 lengths_of_histories = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
-def last_by_definition(inputs: ScanInputs, boundaries: Tensor, *, reverse: bool) -> Tensor:
+def last_by_definition(inputs: ScanInputs, cu_seqlens: Tensor, *, reverse: bool) -> Tensor:
     x, dt, A, B, C, D = inputs
     if reverse:
-        x, dt, B, C = (mirrored(values, boundaries) for values in (x, dt, B, C))
-    return scan(x, dt, A, B, C, D, boundaries)[0][boundaries[1:] - 1]
+        x, dt, B, C = (mirrored(values, cu_seqlens) for values in (x, dt, B, C))
+    return scan(x, dt, A, B, C, D, cu_seqlens)[0][cu_seqlens[1:] - 1]
 
 
 @DIRECTIONS
 @ROWS
 def test_last_of_scan_equals_the_scan(lengths: list[int], reverse: bool) -> None:
     """The weighted sum is the scan's y where the scan ends: at the last event, backwards at the first."""
-    inputs, boundaries = scan_inputs(lengths), boundaries_of(lengths)
-    found = last_of_scan(*inputs, lay_out(boundaries, chunk=16), reverse=reverse)
-    assert relative_error(found, last_by_definition(inputs, boundaries, reverse=reverse)) < EXACT
+    inputs, cu_seqlens = scan_inputs(lengths), boundaries_of(lengths)
+    found = scan_last_position(*inputs, make_layout(cu_seqlens, chunk=16), reverse=reverse)
+    assert relative_error(found, last_by_definition(inputs, cu_seqlens, reverse=reverse)) < EXACT
 
 
 @DIRECTIONS
 def test_gradients_of_last_of_scan_equal_those_of_the_scan(reverse: bool) -> None:
     """All six gradients are those of the scan's y where the scan ends."""
     lengths = [1, 2, 3, 4, 15, 16, 17, 53]
-    inputs, boundaries = ScanInputs(*(values.requires_grad_() for values in scan_inputs(lengths))), boundaries_of(lengths)
+    inputs, cu_seqlens = ScanInputs(*(values.requires_grad_() for values in scan_inputs(lengths))), boundaries_of(lengths)
     found = torch.autograd.grad(
-        last_of_scan(*inputs, lay_out(boundaries, chunk=16), reverse=reverse).square().sum(), list(inputs)
+        scan_last_position(*inputs, make_layout(cu_seqlens, chunk=16), reverse=reverse).square().sum(), list(inputs)
     )
-    expected = torch.autograd.grad(last_by_definition(inputs, boundaries, reverse=reverse).square().sum(), list(inputs))
+    expected = torch.autograd.grad(last_by_definition(inputs, cu_seqlens, reverse=reverse).square().sum(), list(inputs))
     assert max(map(relative_error, found, expected)) < EXACT
 
 
@@ -59,11 +59,11 @@ def test_last_of_scan_in_float32(log_decay: float, reverse: bool) -> None:
     inputs = scan_inputs(lengths, dtype=torch.float32)
     inputs = inputs._replace(dt=torch.ones_like(inputs.dt), A=torch.full_like(inputs.A, log_decay))
     expected = last_by_definition(ScanInputs(*(values.double() for values in inputs)), boundaries_of(lengths), reverse=reverse)
-    assert relative_error(last_of_scan(*inputs, lay_out(boundaries_of(lengths)), reverse=reverse), expected) < ROUNDED
+    assert relative_error(scan_last_position(*inputs, make_layout(boundaries_of(lengths)), reverse=reverse), expected) < ROUNDED
 
 
 def one_pass(mixer: Mixer, lengths: list[int], Q: int = 16) -> Tensor:
-    return backward_of_every_prefix(*mixer.parts, lay_out(boundaries_of(lengths), chunk=Q), 4)
+    return backward_prefix_readout(*mixer.parts, make_layout(boundaries_of(lengths), chunk=Q), 4)
 
 
 @pytest.mark.parametrize("conv_width", [1, 2, 3, 4, 5])
@@ -71,14 +71,14 @@ def one_pass(mixer: Mixer, lengths: list[int], Q: int = 16) -> Tensor:
 def test_backward_of_every_prefix_equals_each_prefix_alone(lengths: list[int], conv_width: int) -> None:
     """One pass gives the y that the reversed scan of each prefix ends with."""
     mixer = Mixer(sum(lengths), conv_width)
-    assert relative_error(one_pass(mixer, lengths), mixer.every_prefix(lengths)) < EXACT
+    assert relative_error(one_pass(mixer, lengths), mixer.all_prefixes(lengths)) < EXACT
 
 
 @pytest.mark.parametrize(("total", "conv_width"), [(3, 5), (4, 6), (5, 8)])
 def test_a_row_shorter_than_the_convolution(total: int, conv_width: int) -> None:
     """A row of fewer events than the convolution is wide is read with the taps that it reaches."""
     mixer = Mixer(total, conv_width)
-    assert relative_error(one_pass(mixer, [total]), mixer.every_prefix([total])) < EXACT
+    assert relative_error(one_pass(mixer, [total]), mixer.all_prefixes([total])) < EXACT
 
 
 @pytest.mark.parametrize("conv_width", [1, 4])
@@ -89,7 +89,7 @@ def test_gradients_of_backward_of_every_prefix(conv_width: int) -> None:
     for part in mixer.parts:
         part.requires_grad_()
     found = torch.autograd.grad(one_pass(mixer, lengths).square().sum(), mixer.parts)
-    expected = torch.autograd.grad(mixer.every_prefix(lengths).square().sum(), mixer.parts)
+    expected = torch.autograd.grad(mixer.all_prefixes(lengths).square().sum(), mixer.parts)
     assert max(map(relative_error, found, expected)) < EXACT
 
 
@@ -112,4 +112,4 @@ def test_backward_of_every_prefix_in_float32() -> None:
     """In float32 one pass is right to rounding, over several histories in a chunk and several chunks in a history."""
     lengths = [3, 1, 7, 40]
     mixer = Mixer(sum(lengths), 4, dtype=torch.float32)
-    assert relative_error(one_pass(mixer, lengths, Q=16), mixer.double().every_prefix(lengths)) < ROUNDED
+    assert relative_error(one_pass(mixer, lengths, Q=16), mixer.double().all_prefixes(lengths)) < ROUNDED

@@ -5,7 +5,7 @@ import math
 import torch
 
 from rows import boundaries_of, scan_inputs
-from ssd4rec.ops.scan import scan
+from ssd4rec.ops.ssd.reference import scan
 
 HALVE = torch.tensor([-math.log(2.0)], dtype=torch.float64)  # with dt = 1 the state halves at each event
 

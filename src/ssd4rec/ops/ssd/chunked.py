@@ -5,7 +5,7 @@ With a_i the sum of log-decays of a history inside its chunk up to event i, and 
     y_i = sum_{j <= i} exp(a_i - a_j) (C_i . B_j) u_j   +   exp(a_i) C_i carry   +   D x_i
 
 C_i . B_j is the same for every head, so it is computed once; the decays, which differ by head, are split into a factor of the
-row i and one of the column j and never form a Q x Q matrix. The split must not overflow, whatever the model has learnt:
+row i and one of the column j and never form a Q x Q matrix. The split must not overflow, whatever the model has learned:
 
 * between two neighbouring blocks the split point is the edge r between them: exp(a_i - r) and exp(r - a_j) are both <= 1.
   Halving the chunk again and again (32 | 32, then 16 | 16 in each half, …) covers every pair outside the base blocks;
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.heads import add_by_head_, by_head, scale_, sum_of_head
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, at_least_float32, beside, hand_on_
-from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.ops.segments import Chunks, Layout, add_at_, beside, hand_on_, promote_to_float32
 
 SMALLEST_BLOCK = 8
 RANGE = {torch.float32: 70.0, torch.float64: 600.0}  # exp(RANGE) leaves room for the values it multiplies
@@ -63,7 +63,7 @@ def chunked_scan(
         y [T, H, P].
     """
     with torch.autocast(x.device.type, enabled=False):
-        y: Values = _ChunkedScan.apply(*at_least_float32(x, dt, A, B, C, D), layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+        y: Values = _ChunkedScan.apply(*promote_to_float32(x, dt, A, B, C, D), layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 

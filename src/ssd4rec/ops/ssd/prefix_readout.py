@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.array_types import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.convolution import Taps
 from ssd4rec.ops.cumulative import cumulate, cumulative_sum
 from ssd4rec.ops.gather import sum_of_history, summed_from
 from ssd4rec.ops.heads import add_by_head_, by_head, sum_of_head
-from ssd4rec.ops.segments import Layout, at_least_float32
-from ssd4rec.shapes import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.ops.segments import Layout, promote_to_float32
 
 
-def backward_of_every_prefix(
+def backward_prefix_readout(
     channels: Channels,
     weight: Tensor,
     bias: Tensor,
@@ -53,15 +53,15 @@ def backward_of_every_prefix(
     Returns:
         y [T, H, P].
     """
-    channels, weight, bias, dt, A, D = at_least_float32(channels, weight, bias, dt, A, D)
+    channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     log_decay = dt * A
     strength = dt * torch.exp(cumulative_sum(log_decay, layout, inclusive=False))  # exp(S_{s-1}) dt_s
     with torch.autocast(dt.device.type, enabled=False):
-        y: Values = _BackwardOfEveryPrefix.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
+        y: Values = _BackwardPrefixReadout.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 
-def last_of_scan(
+def scan_last_position(
     x: Values,
     dt: StepSizes,
     A: Rates,
@@ -89,17 +89,17 @@ def last_of_scan(
     Returns:
         y [B, H, P].
     """
-    x, dt, A, B, C, D = at_least_float32(x, dt, A, B, C, D)
+    x, dt, A, B, C, D = promote_to_float32(x, dt, A, B, C, D)
     log_decay = dt * A
     past = cumulative_sum(log_decay, layout, reverse=not reverse, inclusive=False)  # what decays after (before) each event
-    at = layout.boundaries[:-1] if reverse else layout.read_out
+    at = layout.cu_seqlens[:-1] if reverse else layout.read_out
     read = (C[layout.first if reverse else layout.last] * B).sum(1, keepdim=True)
     weighted = x * (dt * torch.exp(past) * read)[..., None]
     total = sum_of_history(weighted.flatten(1), layout)
     return total.view(-1, *x.shape[1:]) + D[:, None] * x[at]
 
 
-class _BackwardOfEveryPrefix(torch.autograd.Function):
+class _BackwardPrefixReadout(torch.autograd.Function):
     """The sum above, its terms k = t - s apart: k = 0 … K-2 one by one, all of k >= K-1 as a cumulative sum.
 
     Saves its inputs only; the events' convolutions are worked out again in backward, block by block in either direction.
@@ -163,7 +163,7 @@ class _BackwardOfEveryPrefix(torch.autograd.Function):
 
 
 class _First(NamedTuple):
-    """The first event of each history as the prefixes hear it: row j * histories + b, with j neighbours."""
+    """The first event of each history as the prefixes hear it: row j * histories + b, with j neighbors."""
 
     summed: Tensor  # before SiLU [K * B, E + 2N]
     x: Tensor  # [K * B, E]
@@ -190,7 +190,7 @@ class _Terms:
         self.delay = weight.shape[1] - 1
         self.blocks = blocks(channels, reverse=True, arrays=2)
         self.followed = self.row.inside  # entry k: whether the history goes on for k more events
-        self.starts = layout.boundaries[:-1]
+        self.starts = layout.cu_seqlens[:-1]
         self.first = self._first()
         self._scratch: dict[str, Tensor] = {}
 
@@ -219,7 +219,7 @@ class _Terms:
         return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
 
     def taps(self, block: slice) -> Iterator[Tensor]:
-        """The convolution of a block as it builds up, entry k with k neighbours; each is overwritten by the next."""
+        """The convolution of a block as it builds up, entry k with k neighbors; each is overwritten by the next."""
         return self.row.building_up(block, self.scratch("summed", block))
 
     def heard(self, block: slice, k: int, summed: Tensor) -> _Heard:
@@ -236,15 +236,15 @@ class _Terms:
         place = (self.layout.place[block] + k).clamp(max=self.delay)
         return place * len(self.starts) + self.layout.history[block]
 
-    def neighbours_of_first(self, j: int) -> tuple[Tensor, Tensor]:
+    def neighbors_of_first(self, j: int) -> tuple[Tensor, Tensor]:
         """[B] the event j after each first one, and [B, 1] whether it is of the same history."""
-        there = self.layout.boundaries.diff() > j
+        there = self.layout.cu_seqlens.diff() > j
         return (self.starts + j).clamp(max=len(self.strength) - 1), there[:, None]
 
     def _first(self) -> _First:
         summed = [self.row.bias.expand(len(self.starts), -1)]
         for j in range(self.delay + 1):
-            rows, there = self.neighbours_of_first(j)
+            rows, there = self.neighbors_of_first(j)
             summed.append(summed[-1] + self.row.channels[rows] * there * self.row.weight[j])
         before = torch.cat(summed[1:])
         out = F.silu(before)
@@ -261,7 +261,7 @@ class _Gradients:
         self.reads = torch.zeros_like(terms.first.C)
 
     def of_tap(self, block: slice, k: int, d_summed: Tensor) -> None:
-        """Entry k of the taps and all after it have read the neighbour k away."""
+        """Entry k of the taps and all after it have read the neighbor k away."""
         self.terms.row.add_gradients(block, k, d_summed, self.channels, self.weight)
         if k == 0:
             self.bias += d_summed.sum(0)
@@ -274,7 +274,7 @@ class _Gradients:
         """The first events' share, and the gradient of D."""
         terms, histories = self.terms, len(self.terms.starts)
         d_values = torch.cat(
-            [dy[rows] * there for rows, there in map(terms.neighbours_of_first, range(terms.delay))]
+            [dy[rows] * there for rows, there in map(terms.neighbors_of_first, range(terms.delay))]
             + [summed_from(dy, terms.layout, terms.delay)]
         )
         dD = sum_of_head(d_values * terms.first.x, terms.heads).sum(0)
@@ -285,7 +285,7 @@ class _Gradients:
         d_summed = torch.zeros_like(d_first[0])
         for j in range(terms.delay, -1, -1):
             d_summed += d_first[j]
-            rows, there = terms.neighbours_of_first(j)
+            rows, there = terms.neighbors_of_first(j)
             inside = d_summed * there
             self.channels.index_add_(0, rows, inside * terms.row.weight[j])
             self.weight[j] += (inside * terms.row.channels[rows]).sum(0)

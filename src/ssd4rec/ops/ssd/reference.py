@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import torch
 
-from ssd4rec.shapes import Boundaries, Rates, RecurrentStates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.array_types import CuSeqlens, Rates, RecurrentStates, StateInputs, StateReads, StepSizes, Values
 
 
 def scan(
-    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, boundaries: Boundaries
+    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, cu_seqlens: CuSeqlens
 ) -> tuple[Values, RecurrentStates]:
     """Read every history of a packed row from a state of zero.
 
@@ -21,7 +21,7 @@ def scan(
         B: [T, N] how an event writes into the state, shared by all heads.
         C: [T, N] how an event reads the state, shared by all heads.
         D: [H] skip weights.
-        boundaries: [B + 1].
+        cu_seqlens: [B + 1].
 
     Returns:
         y [T, H, P] and the state after each history's last event [B, H, P, N].
@@ -29,7 +29,7 @@ def scan(
     Source: Dao and Gu 2024, "Transformers are SSMs", section 3 (scalar A, one group).
     """
     outputs, states = [], []
-    edges = boundaries.tolist()
+    edges = cu_seqlens.tolist()
     for start, stop in pairwise(edges):
         state = x.new_zeros(*x.shape[1:], B.shape[-1])  # [H, P, N]
         for t in range(start, stop):

@@ -3,7 +3,7 @@
 serves(x), knows(x)  may the kernels be used for this tensor? (on a capable GPU, of at most 32 bits; Triton installed)
 scans(x, B), reads_prefixes(channels, weight, dt, state_dim)         is there a kernel for these sizes?
 version()           of Triton, None if it is not installed
-scan, backward_of_every_prefix, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
+scan, backward_prefix_readout, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
 """
 
 from functools import cache
@@ -13,12 +13,12 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from ssd4rec.array_types import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.errors import BackendError
 from ssd4rec.ops.segments import Layout
-from ssd4rec.shapes import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 
 HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)  # P and N of the kernels that have heads and states
-CONVOLUTION_WIDTHS = (1, 2, 3, 4)  # K of `backward_of_every_prefix`, whose kernels are written out for each tap
+CONVOLUTION_WIDTHS = (1, 2, 3, 4)  # K of `backward_prefix_readout`, whose kernels are written out for each tap
 LEAST = (8, 0)  # compute capability (A100): bfloat16 and TF32 products
 SERVED = f"head_width in {HEAD_WIDTHS} and state_dim in {STATE_SIZES}"
 
@@ -92,7 +92,7 @@ def scans(x: Values, B: StateInputs) -> bool:
     return knows(x) and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
 
 
-def backward_of_every_prefix(
+def backward_prefix_readout(
     channels: Channels,
     weight: Tensor,
     bias: Tensor,
@@ -102,7 +102,7 @@ def backward_of_every_prefix(
     layout: Layout,
     state_dim: int,
 ) -> Values:
-    """`ops.prefixes.backward_of_every_prefix` as kernels; see `prefixes.backward_of_every_prefix`.
+    """`ops.prefixes.backward_prefix_readout` as kernels; see `prefixes.backward_prefix_readout`.
 
     Args:
         channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
@@ -124,12 +124,12 @@ def backward_of_every_prefix(
     _require(channels)
     from ssd4rec.ops.triton import prefixes  # noqa: PLC0415 - imports triton
 
-    y: Values = prefixes.backward_of_every_prefix(channels, weight, bias, dt, A, D, layout, state_dim)
+    y: Values = prefixes.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
     return y
 
 
 def reads_prefixes(channels: Channels, weight: Tensor, dt: StepSizes, state_dim: int) -> bool:
-    """Does `backward_of_every_prefix` take channels [T, E + 2N], weight [E + 2N, K] and dt [T, H]: their type and sizes?"""
+    """Does `backward_prefix_readout` take channels [T, E + 2N], weight [E + 2N, K] and dt [T, H]: their type and sizes?"""
     head_width, rest = divmod(channels.shape[1] - 2 * state_dim, dt.shape[1])
     sizes = not rest and head_width in HEAD_WIDTHS and state_dim in STATE_SIZES and weight.shape[1] in CONVOLUTION_WIDTHS
     return sizes and knows(channels)

@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssd4rec.array_types import Channels
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.triton.common import rows_together
-from ssd4rec.shapes import Channels
 
 ROWS, COLUMNS = 32, 128  # estimates, as all sizes in this folder that no GPU has measured
 BLOCKS_A_PROGRAM = 8  # row blocks whose share of the weights' gradients is summed before it is written
@@ -35,7 +35,7 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
     Returns:
         [T, channels] in the channels' type.
     """
-    with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
+    with torch.autocast(channels.device.type, enabled=False), torch.cuda.resolve_device(channels):
         out: tuple[Channels, ...] = _Convolve.apply(channels, weight, bias, layout, (reverse,))  # type: ignore[no-untyped-call]  # torch has no types here
     return out[0]
 
@@ -52,7 +52,7 @@ def convolve_both_ways(channels: Channels, weight: Tensor, bias: Tensor, layout:
     Returns:
         Two of [T, channels] in the channels' type.
     """
-    with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
+    with torch.autocast(channels.device.type, enabled=False), torch.cuda.resolve_device(channels):
         both: tuple[Channels, Channels] = _Convolve.apply(channels, weight, bias, layout, (False, True))  # type: ignore[no-untyped-call]  # torch has no types here
     return both
 

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssd4rec.array_types import Hidden
 from ssd4rec.ops.triton.common import rows_together
-from ssd4rec.shapes import Hidden
 
 ELEMENTS = 4096  # of a row block; estimates, as all sizes in this folder that no GPU has measured
 BLOCKS_A_PROGRAM = 8  # row blocks whose share of dw is summed before it is written
@@ -31,7 +31,7 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
 
     Source: Dao and Gu 2024, section 7 (the norm after the gate); Zhang and Sennrich 2019, RMSNorm.
     """
-    with torch.autocast(y.device.type, enabled=False), torch.cuda.device_of(y):
+    with torch.autocast(y.device.type, enabled=False), torch.cuda.resolve_device(y):
         out: Hidden = _GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
     return out
 

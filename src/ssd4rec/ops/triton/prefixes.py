@@ -1,4 +1,4 @@
-"""`ops.prefixes.backward_of_every_prefix` on a GPU: as Triton kernels, differentiable in its six inputs.
+"""`ops.prefixes.backward_prefix_readout` on a GPU: as Triton kernels, differentiable in its six inputs.
 
 forward    decay_totals -> carry_on -> decays_before (exp(S_{s-1}));  first_reads -> matches (C_1 . B_s)
            settled_totals -> carry_on -> read_prefixes (y)
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssd4rec.array_types import Channels, Rates, StepSizes, Values
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.triton import CONVOLUTION_WIDTHS, HEAD_WIDTHS, STATE_SIZES, reads_prefixes
@@ -27,7 +28,6 @@ from ssd4rec.ops.triton.prefixes_backward import (
 )
 from ssd4rec.ops.triton.prefixes_forward import first_reads, matches, read_prefixes, settled_totals
 from ssd4rec.ops.triton.segment_sums import carry_on, decay_totals, decays_before, decays_before_backward
-from ssd4rec.shapes import Channels, Rates, StepSizes, Values
 
 HEADS_AT_ONCE = 16  # of the kernels that sum decays
 
@@ -45,7 +45,7 @@ class Tile(NamedTuple):
 DEFAULT = Tile()
 
 
-def backward_of_every_prefix(
+def backward_prefix_readout(
     channels: Channels,
     weight: Tensor,
     bias: Tensor,
@@ -78,11 +78,11 @@ def backward_of_every_prefix(
     if not reads_prefixes(channels, weight, dt, state_dim):
         width = (channels.shape[1] - 2 * state_dim) / dt.shape[1]
         raise ShapeError(
-            f"the kernels of backward_of_every_prefix take P in {HEAD_WIDTHS}, N in {STATE_SIZES}, K in {CONVOLUTION_WIDTHS} and "
+            f"the kernels of backward_prefix_readout take P in {HEAD_WIDTHS}, N in {STATE_SIZES}, K in {CONVOLUTION_WIDTHS} and "
             f"at most 32 bits, found P={width:g}, N={state_dim}, K={weight.shape[1]}, {channels.dtype}: "
-            f"use ops.prefixes.backward_of_every_prefix"
+            f"use ops.prefixes.backward_prefix_readout"
         )
-    with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
+    with torch.autocast(channels.device.type, enabled=False), torch.cuda.resolve_device(channels):
         y: Values = _EveryPrefix.apply(channels, weight, bias, dt.float(), A.float(), D.float(), layout, state_dim, tile)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
@@ -125,7 +125,7 @@ class _Plan(NamedTuple):
 
 def _plan(channels: Tensor, weight: Tensor, dt: Tensor, layout: Layout, state_dim: int, tile: Tile) -> _Plan:
     inner = channels.shape[1] - 2 * state_dim
-    return _Plan(tile, channels.shape[0], dt.shape[1], inner, state_dim, weight.shape[1], layout.boundaries.shape[0] - 1)
+    return _Plan(tile, channels.shape[0], dt.shape[1], inner, state_dim, weight.shape[1], layout.cu_seqlens.shape[0] - 1)
 
 
 class _EveryPrefix(torch.autograd.Function):
@@ -159,7 +159,7 @@ class _EveryPrefix(torch.autograd.Function):
         of_states = {"K": plan.taps, "N": plan.states}
         write_columns, read_columns = plan.inner, plan.inner + plan.states
         first_reads[(-(-plan.histories // Q),)](
-            *of_channels, layout.boundaries, reads, plan.histories, strides[0], read_columns, ROWS=Q, **of_states
+            *of_channels, layout.cu_seqlens, reads, plan.histories, strides[0], read_columns, ROWS=Q, **of_states
         )
         matches[(plan.blocks,)](
             *of_channels, reads, *edges, layout.history, match, plan.length, plan.histories, strides[0], write_columns,

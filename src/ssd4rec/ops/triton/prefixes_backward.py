@@ -1,4 +1,4 @@
-"""The backward kernels of `backward_of_every_prefix`: of x, of B, and of C, which only a history's first event has a part in.
+"""The backward kernels of `backward_prefix_readout`: of x, of B, and of C, which only a history's first event has a part in.
 
 A row t of the channels was heard as tap j by the event t - j in every prefix that ends j events after that event or later: its
 gradient gathers those, so that nothing is scattered. `d_parts` holds the weights' gradients (rows 0 … K-1: column j of `weight`)

@@ -1,4 +1,4 @@
-"""The forward kernels of `backward_of_every_prefix`, and what they share with the backward ones.
+"""The forward kernels of `backward_prefix_readout`, and what they share with the backward ones.
 
 Event s counts in the prefix that ends at t = s + k with the taps 0 … min(k, K-1) of the convolution, and with C and x of the
 history's first event as heard with min(t - first, K-1) + 1 taps. From k = K-1 on nothing depends on t: this is the cumulative
@@ -105,11 +105,11 @@ def contribution(
 
 @triton.jit(do_not_specialize=["B"])
 @no_type_check
-def first_reads(values, weight, bias, boundaries, reads, B, stride, offset, K: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr):
+def first_reads(values, weight, bias, cu_seqlens, reads, B, stride, offset, K: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr):
     """reads [K, B, N]: C of each history's first event, heard with 1 … K taps as far as the history has events."""
     history = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    begins = tl.load(boundaries + history, mask=history < B, other=0)
-    ends = tl.load(boundaries + history + 1, mask=history < B, other=0) - 1
+    begins = tl.load(cu_seqlens + history, mask=history < B, other=0)
+    ends = tl.load(cu_seqlens + history + 1, mask=history < B, other=0) - 1
     columns = tl.arange(0, N)
     total = bias_of(bias + offset, columns, N)
     for k in tl.static_range(K):

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy over the whole catalogue on a GPU; the scores of a tile exist in registers only.
+"""Softmax cross-entropy over the whole catalog on a GPU; the scores of a tile exist in registers only.
 
 forward    one program a (block of rows, part of the classes): running maximum and sum, and the target's score
 backward   for a block of rows the scores are worked out again and become (p - onehot) g / M in the operands' type; two matrix
@@ -58,7 +58,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: T
     device = states.device.type
     if torch.is_autocast_enabled(device):
         states = states.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False), torch.cuda.device_of(states):
+    with torch.autocast(device, enabled=False), torch.cuda.resolve_device(states):
         loss: Tensor = _LinearCrossEntropy.apply(states, table.to(states.dtype), targets, tile)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.triton import HEAD_WIDTHS, STATE_SIZES, scans
 from ssd4rec.ops.triton.common import precision, rows_together
 from ssd4rec.ops.triton.ssd_backward import decays_backward, pass_backward, reads_backward, writes_backward
 from ssd4rec.ops.triton.ssd_forward import hand_on, read, sum_decays
-from ssd4rec.shapes import Rates, StateInputs, StateReads, StepSizes, Values
 
 # exp(+-RANGE) leaves room for the values that it multiplies, 1e-20 … 1e20 of them in float32 and bfloat16.
 RANGE = {torch.float32: 40.0, torch.bfloat16: 40.0, torch.float16: 4.0}
@@ -78,7 +78,7 @@ def scan(
             f"the scan's kernels take P in {HEAD_WIDTHS}, N in {STATE_SIZES} and {[str(dtype) for dtype in RANGE]}, "
             f"found P={x.shape[2]}, N={B.shape[1]}, {x.dtype}: use ops.chunked.chunked_scan"
         )
-    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
+    with torch.autocast(x.device.type, enabled=False), torch.cuda.resolve_device(x):
         y: Values = _Scan.apply(x, dt.float(), A.float(), B.to(x.dtype), C.to(x.dtype), D.float(), layout, reverse, tile)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
