@@ -5,10 +5,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint format bench check install
+.PHONY: help demo test test-kernels lint format bench check install
 help:
 	@echo "make demo     set up, train on the built-in data set, recommend"
 	@echo "make test     set up, run the tests"
+	@echo "make test-kernels  set up, run the Triton kernels in Triton's interpreter (minutes, no GPU needed)"
 	@echo "make lint     ruff, mypy --strict, import-linter"
 	@echo "make format   ruff format and its safe fixes"
 	@echo "make bench    the benchmarks, each behind the green tests of what it measures (minutes)"
@@ -26,7 +27,10 @@ demo: install
 	$(BIN)/ssd4rec demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not kernels"
+
+test-kernels: install
+	$(BIN)/python -m pytest -n 2 -m "kernels and not slow and not gpu"
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from ssd4rec.ops.ssd.prefix_readout import backward_prefix_readout
 from ssd4rec.training.objective import next_item_loss
 
 INTERPRETED = [
+    pytest.mark.kernels,
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the kernels themselves: tests/gpu"),
     pytest.mark.skipif(not triton.available(), reason="Triton is not installed"),
     pytest.mark.usefixtures("_poisoned"),

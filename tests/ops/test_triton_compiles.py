@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 pytestmark = [
+    pytest.mark.kernels,
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
 ]

@@ -20,7 +20,7 @@ if torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed")
 from ssd4rec.ops.triton import convolution, gate, softmax
 
-pytestmark = pytest.mark.usefixtures("_poisoned")
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("_poisoned")]
 
 ROUNDED = 1e-6  # float32 against float64 on the same numbers, relative to the largest number
 LENGTHS = [1, 2, 3, 4, 5, 31, 32, 33]

@@ -24,7 +24,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from ssd4rec.ops import triton
 from ssd4rec.ops.triton import prefixes
 
-pytestmark = pytest.mark.usefixtures("_poisoned")
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("_poisoned")]
 
 ROUNDED = 5e-6  # float32 against the float64 form on the same numbers, relative to the largest number
 HALF = 4e-3  # float16 channels: each y and each gradient is rounded once, dy before it

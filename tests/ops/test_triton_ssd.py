@@ -21,7 +21,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from ssd4rec.ops import triton
 from ssd4rec.ops.triton import ssd
 
-pytestmark = pytest.mark.usefixtures("_poisoned")
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("_poisoned")]
 
 ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
 HALF = 4e-3  # float16 operands: 2^-11 a product, a few in a row
