@@ -180,7 +180,7 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
     found = {**weights, POPULARITY: counts}
     if fusion:
-        expected[FUSION], found[FUSION] = model.table.weight[:, 0], fusion.cooccurrence.edges
+        expected[FUSION], found[FUSION] = model.table.weight[:, 0], fusion.rules.edges
     if misfits := _misfits(expected, found):
         raise ArtifactError(
             f"{folder}: weights, settings and the catalog of {len(catalog)} items do not fit together: {'; '.join(misfits)}; "

@@ -19,8 +19,12 @@ from typer.core import TyperGroup
 from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
+from ssd4rec.cli.events import import_events
+from ssd4rec.cli.keys import create_key, list_keys, revoke_key
+from ssd4rec.cli.models import activate_model, list_models
 from ssd4rec.cli.recommend import recommend
 from ssd4rec.cli.reproduce import reproduce
+from ssd4rec.cli.serve import serve
 from ssd4rec.cli.shared import err_console
 from ssd4rec.cli.train import demo, train
 from ssd4rec.cli.tune import tune
@@ -51,6 +55,15 @@ data_app = typer.Typer(help="List, fetch and inspect data sets.", no_args_is_hel
 data_app.command("list")(list_data)
 data_app.command("fetch")(fetch_data)
 data_app.command("describe")(describe_data)
+events_app = typer.Typer(help="Events of the service's store.", no_args_is_help=True)
+events_app.command("import")(import_events)
+keys_app = typer.Typer(help="API keys of the service.", no_args_is_help=True)
+keys_app.command("create")(create_key)
+keys_app.command("list")(list_keys)
+keys_app.command("revoke")(revoke_key)
+models_app = typer.Typer(help="Versions of the model that the service answers with.", no_args_is_help=True)
+models_app.command("list")(list_models)
+models_app.command("activate")(activate_model)
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -75,6 +88,10 @@ app.command()(recommend)
 app.add_typer(data_app, name="data")
 app.command()(tune)
 app.command()(reproduce)
+app.command()(serve)
+app.add_typer(events_app, name="events")
+app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
 app.command()(doctor)
 
 

@@ -1,0 +1,61 @@
+"""`events import`: interactions of a file into a store."""
+
+from typing import Annotated
+
+import typer
+
+from ssd4rec.cli._render import progress_bar
+from ssd4rec.cli.serve import StoreOption, require_serve
+from ssd4rec.cli.shared import (
+    DataArgument,
+    ItemOption,
+    JsonOption,
+    TimeOption,
+    UserOption,
+    columns_as_settings,
+    err_console,
+    open_data,
+    out_console,
+    print_json,
+    refuse_columns,
+    reporter,
+)
+
+
+def import_events(
+    data: DataArgument,
+    *,
+    store: StoreOption,
+    event_type: Annotated[str, typer.Option("--type", help="Type of all events.")] = "view",
+    user: UserOption = None,
+    item: ItemOption = None,
+    time: TimeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Append the interactions of DATA to a store; the same command after an interruption continues."""
+    require_serve()
+    from dataclasses import asdict
+
+    from ssd4rec.config import load_config
+    from ssd4rec.service.importing import import_events as run
+    from ssd4rec.service.store.connect import open_engine
+    from ssd4rec.service.store.schema import migrate
+
+    overrides = columns_as_settings(user, item, time)
+    refuse_columns(data, overrides)
+    interactions, _ = open_data(data, load_config("quick", overrides), None)
+    engine = open_engine(store, timeout=30.0)
+    try:
+        migrate(engine)
+        with progress_bar(err_console) as bar:
+            imported = run(engine, interactions, event_type=event_type, progress=reporter(bar, "importing"))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command continues where it stopped") from None
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json(asdict(imported))
+        return
+    if imported.resumed_at:
+        out_console.print(f"{imported.resumed_at:,} events had been imported before")
+    out_console.print(f"imported {imported.events:,} events of {imported.users:,} users")

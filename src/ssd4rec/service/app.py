@@ -1,0 +1,61 @@
+"""The application: parts, routes, errors, page."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
+
+from ssd4rec.service import problems
+from ssd4rec.service.core import Service
+from ssd4rec.service.middleware import RequestGate
+from ssd4rec.service.routes import ROUTERS
+from ssd4rec.service.settings import ServiceSettings, load_settings
+
+PAGE = Path(__file__).parent / "page"
+DESCRIPTION = """
+Events go in, the next request already reflects them. Ids are text; an integer in a request is read as its decimal digits.
+Timestamps are seconds since 1970. Errors are RFC 9457 problem documents.
+"""
+
+
+def create_app(settings: ServiceSettings, service: Service | None = None) -> FastAPI:
+    """Return the application. Its parts start with its lifespan and stop with it.
+
+    Args:
+        settings: all of them.
+        service: parts that are running already; None: they are started.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = service or await run_in_threadpool(Service, settings)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(app.state.service.close)
+
+    app = FastAPI(
+        title="ssd4rec",
+        version=metadata.version("ssd4rec"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # it loads scripts of another site
+        redoc_url=None,
+        openapi_url=None,  # routes/health.py serves it behind a key
+    )
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    if settings.page and (PAGE / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.add_middleware(RequestGate, max_body=settings.max_body_bytes, log_requests=settings.log_requests)
+    return app
+
+
+def app_from_environment() -> FastAPI:
+    """Return the application of a worker process, whose settings are in its environment."""
+    return create_app(load_settings())

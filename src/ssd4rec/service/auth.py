@@ -1,0 +1,148 @@
+"""Who may do what: keys with scopes, loopback without a key as long as there is none, a bucket of tokens for each key."""
+
+import ipaddress
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+
+from ssd4rec.service.problems import Problem
+from ssd4rec.service.store.connect import reading
+from ssd4rec.service.store.keys import PREFIX, SCOPES, list_keys, matches
+
+CACHE_SECONDS = 1.0  # a revoked key is refused after this time at the latest
+COOKIE = "ssd4rec_session"
+PAGE_HEADER = "x-ssd4rec-page"  # a form of another site cannot send it
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_bearer = HTTPBearer(auto_error=False, description="an API key: ssd4rec keys create")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the same key in a header of its own")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks."""
+
+    key_id: str  # "loopback" without a key
+    scopes: frozenset[str]
+
+
+class KeyRing:
+    """The keys of the store, read again every second, and a bucket of tokens for each.
+
+    Args:
+        engine: of the store.
+        require_key: demand a key from loopback clients too.
+        rate: requests a second of one key; 0: no limit.
+    """
+
+    def __init__(self, engine: Engine, *, require_key: bool, rate: float) -> None:
+        self._engine, self._require_key, self._rate = engine, require_key, rate
+        self._keys: dict[str, Any] = {}
+        self._read_at = float("-inf")
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, at which time
+        self._lock = threading.Lock()
+
+    async def caller(self, request: Request, token: str | None) -> Caller:
+        """Return who asks.
+
+        Raises:
+            Problem: 401, no key or a wrong one; 429, too many requests; 503, the keys cannot be read.
+        """
+        if time.monotonic() - self._read_at > CACHE_SECONDS:
+            await run_in_threadpool(self._refresh)
+        caller = self._with_token(token) if token else self._without_token(request)
+        self._spend(caller)
+        return caller
+
+    def _refresh(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._read_at <= CACHE_SECONDS:
+                return
+            with reading(self._engine) as connection:
+                self._keys = {row.key_id: row for row in list_keys(connection)}
+            self._read_at = time.monotonic()
+
+    def _with_token(self, token: str) -> Caller:
+        prefix, _, rest = token.partition("_")
+        key = self._keys.get(rest.partition("_")[0]) if prefix == PREFIX else None
+        if key is None or not matches(token, key.sha256) or key.revoked is not None:
+            raise _unauthorized("the key is not valid; ssd4rec keys list shows those that are")
+        scopes = frozenset(key.scopes.split())
+        return Caller(key.key_id, frozenset(SCOPES) if "admin" in scopes else scopes)
+
+    def _without_token(self, request: Request) -> Caller:
+        open_to_loopback = not self._require_key and not any(row.revoked is None for row in self._keys.values())
+        if open_to_loopback and _is_loopback(request):
+            return Caller("loopback", frozenset(SCOPES))
+        raise _unauthorized("send a key as Authorization: Bearer KEY or X-API-Key: KEY; ssd4rec keys create makes one")
+
+    def _spend(self, caller: Caller) -> None:
+        if not self._rate:
+            return
+        burst, moment = 2 * self._rate, time.monotonic()
+        tokens, then = self._buckets.get(caller.key_id, (burst, moment))
+        tokens = min(burst, tokens + (moment - then) * self._rate)
+        if tokens < 1.0:
+            raise Problem(429, "rate_limited", f"more than {self._rate:g} requests a second", headers={"Retry-After": "1"})
+        self._buckets[caller.key_id] = (tokens - 1.0, moment)
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _is_loopback(request: Request) -> bool:
+    """Whether a program of this machine asks, not a proxy for another one, nor a page of another site in a browser."""
+    try:
+        local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+    host = request.headers.get("host", "")
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    direct = not any(header in request.headers for header in FORWARDED)
+    site = request.headers.get("sec-fetch-site", "none")
+    return local and direct and name.lower() in LOCAL_NAMES and site in {"none", "same-origin"}
+
+
+async def _caller(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> Caller:
+    keys: KeyRing = request.app.state.service.keys
+    token = bearer.credentials if bearer is not None else header
+    if token is None and (token := request.cookies.get(COOKIE)) is not None:
+        _check_page(request)
+    caller = await keys.caller(request, token)
+    request.state.caller = caller
+    return caller
+
+
+def _check_page(request: Request) -> None:
+    """A session of the page must not be used by another site."""
+    if request.method in SAFE_METHODS:
+        return
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    if site != "same-origin" or PAGE_HEADER not in request.headers:
+        raise Problem(403, "cross_site", f"a session of the page is for the page; send the header {PAGE_HEADER}, or a key")
+
+
+def requires(scope: str) -> Callable[..., Awaitable[Caller]]:
+    """Return a dependency that lets only callers with a scope pass."""
+
+    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+        if scope not in caller.scopes:
+            have = ", ".join(sorted(caller.scopes))
+            raise Problem(403, "forbidden", f"the key has the scopes {have}; this route needs {scope}")
+        return caller
+
+    return check

@@ -1,0 +1,66 @@
+"""The parts of a running service and the order in which they start and stop."""
+
+import logging
+import os
+import threading
+
+import torch
+
+from ssd4rec.service import metrics
+from ssd4rec.service.auth import KeyRing
+from ssd4rec.service.lifecycle import Models
+from ssd4rec.service.maintenance import Maintenance
+from ssd4rec.service.scorer import Scorer
+from ssd4rec.service.settings import ServiceSettings
+from ssd4rec.service.store.connect import open_engine
+from ssd4rec.service.store.schema import migrate
+from ssd4rec.service.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything that the routes use.
+
+    Args:
+        settings: all of them.
+
+    Raises:
+        StoreError: the store cannot be opened, or is of another version.
+        ArtifactError: the chosen model is damaged.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+        self.settings = settings
+        self.engine = open_engine(settings.store, settings.store_timeout_seconds)
+        try:
+            migrate(self.engine)
+            self.models = Models(settings.models, self.engine, settings.state_memory_mb * 2**20, settings.warm_users)
+            self.models.start(settings.poll_seconds)
+        except BaseException:
+            self.engine.dispose()
+            raise
+        self.keys = KeyRing(self.engine, require_key=settings.require_key, rate=settings.rate_limit)
+        self.writer = Writer(self.engine, settings.queue_events)
+        self.scorer = Scorer(
+            self.engine, self.models.loaded, settings.queue_requests, settings.batch_size, settings.batch_wait_ms / 1000
+        )
+        self.maintenance = Maintenance(self.engine, self.writer, self.scorer, self.models, settings)
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Finish what was accepted, then stop."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self.maintenance.close()
+        self.models.close()
+        self.scorer.close()
+        self.writer.close()
+        self.engine.dispose()
+
+    def sample(self) -> None:
+        """Set the gauges that are read, not counted."""
+        metrics.QUEUE_DEPTH.labels("writer").set(self.writer.waiting)
+        metrics.QUEUE_DEPTH.labels("scorer").set(self.scorer.waiting)

@@ -1,0 +1,113 @@
+"""What the store knows about the items of one model, as masks over its catalog."""
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection
+
+from ssd4rec.service.ids import now
+from ssd4rec.service.served_model import Mask, ServedModel
+from ssd4rec.service.store.items import changed_items
+
+_EVER = np.iinfo(np.int64)
+
+
+class ItemFilters:
+    """Hidden items, availability, categories and titles, as new as the version that a request has read.
+
+    Args:
+        model: whose catalog the masks are over.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self.version = 0
+        size = len(model.ids)
+        self._hidden: Mask = np.zeros(size, dtype=np.bool_)
+        self._from: npt.NDArray[np.int64] = np.full(size, _EVER.min)
+        self._until: npt.NDArray[np.int64] = np.full(size, _EVER.max)
+        self._limited = False
+        self._titles: dict[int, str] = {}
+        self._categories: dict[int, list[str]] = {}
+        self._members: dict[str, set[int]] = {}
+
+    def refresh(self, connection: Connection, version: int) -> None:
+        """Read the items that changed since the last time, if any did."""
+        if version == self.version:
+            return
+        self._hidden = self._hidden.copy()  # a mask that a request still uses may be this very array
+        for row in changed_items(connection, self.version):
+            self._set(row)
+            self.version = max(self.version, row.version)
+
+    def title(self, index: int) -> str | None:
+        """Return the title of an item: that of the store, else that of the catalog."""
+        return self._titles.get(index) or self._model.titles[index - 1]
+
+    def forbidden(
+        self,
+        allow: list[str] | None = None,
+        deny: list[str] | None = None,
+        any_of: list[str] | None = None,
+        none_of: list[str] | None = None,
+        at: int | None = None,
+    ) -> Mask | None:
+        """Return the items that must not be recommended [V]; None: all may be.
+
+        Args:
+            allow: ids of the only candidates.
+            deny: ids that are not.
+            any_of: categories of which a candidate has at least one.
+            none_of: categories of which it has none.
+            at: the time of the availability in microseconds; None: now.
+        """
+        hidden = self._hidden
+        if self._limited:
+            moment = now() if at is None else at
+            hidden = hidden | (self._from > moment) | (self._until <= moment)
+        if allow is None and not deny and any_of is None and not none_of:
+            return hidden if hidden.any() else None
+        mask = hidden.copy()
+        if allow is not None:
+            mask |= ~self._chosen(allow)
+        if any_of is not None:
+            mask |= ~self._with_categories(any_of)
+        if none_of:
+            mask |= self._with_categories(none_of)
+        if deny:
+            mask |= self._chosen(deny)
+        return mask
+
+    def _chosen(self, ids: list[str]) -> Mask:
+        chosen: Mask = np.zeros(len(self._hidden) + 1, dtype=np.bool_)
+        chosen[self._model.indices(ids)] = True
+        return chosen[1:]
+
+    def _with_categories(self, labels: list[str]) -> Mask:
+        chosen: Mask = np.zeros(len(self._hidden), dtype=np.bool_)
+        for label in labels:
+            if members := self._members.get(label):
+                chosen[np.fromiter(members, dtype=np.int64, count=len(members)) - 1] = True
+        return chosen
+
+    def _set(self, row: Any) -> None:
+        index = self._model.index_of.get(row.item_id)
+        if index is None:
+            return
+        self._hidden[index - 1] = row.hidden
+        self._from[index - 1] = _EVER.min if row.available_from is None else row.available_from
+        self._until[index - 1] = _EVER.max if row.available_until is None else row.available_until
+        self._limited = self._limited or row.available_from is not None or row.available_until is not None
+        if row.title:
+            self._titles[index] = row.title
+        else:
+            self._titles.pop(index, None)
+        for label in self._categories.pop(index, []):
+            self._members[label].discard(index)
+        labels = list(json.loads(row.categories))
+        if labels:
+            self._categories[index] = labels
+        for label in labels:
+            self._members.setdefault(label, set()).add(index)

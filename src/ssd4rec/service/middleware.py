@@ -1,0 +1,142 @@
+"""What happens to every request: its path is decoded exactly, its body is bounded, its answer is counted and logged."""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from ssd4rec.service import metrics
+from ssd4rec.service.problems import Problem, as_problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+access = logging.getLogger("ssd4rec.service.access")
+log = logging.getLogger(__name__)
+
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+}
+
+
+class RequestGate:
+    """The outermost application.
+
+    Args:
+        app: what answers.
+        max_body: bytes of a body.
+        log_requests: write one JSON line a request.
+    """
+
+    def __init__(self, app: App, max_body: int, *, log_requests: bool) -> None:
+        self._app, self._max_body, self._log = app, max_body, log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection event of ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        status = 500
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                headers = list(message.get("headers", ()))
+                present = {name.lower() for name, _ in headers}
+                for name, value in {**SECURITY_HEADERS, "x-request-id": request_id}.items():
+                    if name.encode() not in present:
+                        headers.append((name.encode(), value.encode()))
+                if scope["path"].startswith("/v1/") and b"cache-control" not in present:
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            scope["path"] = _decoded(scope)
+            body = await _read_body(scope, receive, self._max_body)
+            await self._app(scope, _replay(body, receive), answer)
+        except Problem as problem:
+            await problem.response()(scope, receive, answer)
+        except Exception as error:
+            log.exception("request %s failed", request_id)
+            if started:
+                raise
+            await as_problem(error).response()(scope, receive, answer)
+        finally:
+            self._count(scope, status, time.perf_counter() - began, request_id)
+
+    def _count(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        metrics.REQUEST_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
+        if self._log:
+            line = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(1000 * seconds, 2),
+                **scope.get("state", {}).get("log", {}),
+            }
+            access.info(json.dumps(line))
+
+
+def _decoded(scope: Scope) -> str:
+    """Decode a path segment by segment, so that a slash inside an id stays inside: it is %2F there, and % is %25."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    try:
+        segments = [unquote_to_bytes(segment).decode() for segment in raw.split(b"?")[0].split(b"/")]
+    except UnicodeDecodeError as error:
+        raise Problem(400, "malformed_path", "the path is not UTF-8; percent-encode ids as UTF-8") from error
+    return "/".join(segment.replace("%", "%25").replace("/", "%2F") for segment in segments)
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    headers = dict(scope["headers"])
+    too_large = Problem(413, "body_too_large", f"the body has more than {limit:,} bytes; send it in parts")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body", False):
+            break
+    if size:
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if kind != b"application/json" and not kind.endswith(b"+json"):
+            shown = kind.decode("latin-1") or "none"
+            raise Problem(415, "not_json", f"the content type is {shown}; send application/json")
+    return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replay

@@ -1,0 +1,166 @@
+"""Errors as RFC 9457 problem documents (`application/problem+json`)."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from ssd4rec.errors import ArtifactError, ConfigError, DataError, DivergedError, SSD4RecError
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20  # of the single errors of one document
+MAX_DETAIL = 600  # characters
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):  # noqa: N818 - the word of RFC 9457
+    """An error that the client is answered with.
+
+    Args:
+        status: HTTP status.
+        code: a stable name of the error, for programs.
+        detail: one sentence for people.
+        errors: for each part of the request that is wrong {"pointer", "detail"}.
+        headers: more headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.errors, self.headers = tuple(errors), dict(headers or {})
+
+    def document(self) -> dict[str, Any]:
+        """Return the body of the answer."""
+        document: dict[str, Any] = {
+            "type": f"urn:ssd4rec:problem:{self.code}",
+            "title": _title(self.status),
+            "status": self.status,
+            "detail": _printable(self.detail),
+            "code": self.code,
+        }
+        if self.errors:
+            shown = self.errors[:MAX_ERRORS]
+            document["errors"] = [{name: _printable(text) for name, text in error.items()} for error in shown]
+        return document
+
+    def response(self) -> Response:
+        """Return the answer."""
+        body = json.dumps(self.document(), allow_nan=False)
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _printable(text: str) -> str:
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return shown if len(shown) <= MAX_DETAIL else f"{shown[:MAX_DETAIL]}…"
+
+
+def not_found(what: str, identifier: str) -> Problem:
+    """Return the 404 for something that is named by an id."""
+    return Problem(404, f"{what}_not_found", f"there is no {what} {identifier!r}")
+
+
+def unavailable(code: str, detail: str, retry_after: int = 1) -> Problem:
+    """Return a 503 with Retry-After."""
+    return Problem(503, code, detail, headers={"Retry-After": str(retry_after)})
+
+
+def as_problem(error: BaseException) -> Problem:
+    """Translate an exception; those that nobody expected become a 500 without a word about the inside."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, DivergedError):
+        return Problem(503, "model_diverged", str(error))
+    if isinstance(error, ArtifactError):
+        return Problem(409, "model_unusable", str(error))
+    if isinstance(error, DataError | ConfigError):
+        return Problem(422, "invalid_request", str(error))
+    if isinstance(error, SSD4RecError):
+        return Problem(422, "invalid_request", str(error))
+    return Problem(500, "internal_error", "the service failed; the cause is in its log")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an application with a problem document."""
+
+    async def on_problem(_: Request, error: Exception) -> Response:
+        return as_problem(error).response()
+
+    async def on_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
+        return _of_http(error).response()
+
+    async def on_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - what the handler is registered for
+        return _of_validation(error).response()
+
+    async def on_failure(_: Request, error: Exception) -> Response:
+        log.error("unexpected error", exc_info=error)
+        return as_problem(error).response()
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(SSD4RecError, on_problem)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(Exception, on_failure)
+
+
+def _of_http(error: HTTPException) -> Problem:
+    codes = {400: "malformed_body", 404: "route_not_found", 405: "method_not_allowed"}
+    details = {
+        404: "there is no such route; /openapi.json lists them",
+        405: "the route does not take this method; /openapi.json lists what it takes",
+        400: "the body cannot be read as JSON; send UTF-8 JSON as /openapi.json describes it",
+    }
+    status = error.status_code
+    detail = details.get(status, str(error.detail))
+    return Problem(status, codes.get(status, "http_error"), detail, headers=error.headers)
+
+
+def _of_validation(error: RequestValidationError) -> Problem:
+    problems = error.errors()
+    if any(each["type"] == "json_invalid" for each in problems):
+        return Problem(400, "malformed_body", f"the body is not valid JSON: {_reason(problems[0])}; send UTF-8 JSON")
+    errors = [{"pointer": _pointer(each["loc"]), "detail": _sentence(each)} for each in problems]
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Problem(422, "invalid_request", f"{first['pointer'] or 'the body'}: {first['detail']}{more}", errors)
+
+
+def _reason(problem: Mapping[str, Any]) -> str:
+    return str(problem.get("ctx", {}).get("error", "syntax error"))
+
+
+def _pointer(location: Sequence[object]) -> str:
+    """A JSON pointer into the body, or the place and name of a parameter."""
+    place, *rest = location
+    steps = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in rest)
+    return steps if place == "body" else f"{place}:{steps.removeprefix('/')}"
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    value = problem.get("input")
+    if isinstance(value, str | int | float | bool) and len(str(value)) <= 60:
+        return f"{text}; found {value!r}"
+    return text

@@ -1,0 +1,127 @@
+"""From a request for recommendations to its answer."""
+
+import json
+import secrets
+from typing import Any
+
+from ssd4rec.service import metrics
+from ssd4rec.service.core import Service
+from ssd4rec.service.ids import now
+from ssd4rec.service.problems import Problem
+from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
+from ssd4rec.service.scorer import Answer, Wish
+from ssd4rec.service.store.answers import RecommendationRecord, record_recommendation
+
+VARIANT = "default"
+
+
+def check_limits(service: Service, body: RecommendationsIn) -> None:
+    """Refuse what is larger than the settings allow.
+
+    Raises:
+        Problem: 422.
+    """
+    settings = service.settings
+    if body.k > settings.max_k:
+        raise _too_large("k", f"at most {settings.max_k:,} items can be asked for, found {body.k:,}")
+    for name, values in (("history", body.history), ("allow", body.allow), ("deny", body.deny)):
+        if values is not None and len(values) > settings.max_list:
+            raise _too_large(name, f"a list has at most {settings.max_list:,} ids, found {len(values):,}")
+
+
+def _too_large(name: str, detail: str) -> Problem:
+    return Problem(422, "invalid_request", f"/{name}: {detail}", [{"pointer": f"/{name}", "detail": detail}])
+
+
+def as_wish(body: RecommendationsIn) -> Wish:
+    """Return what the scorer is asked for."""
+    categories = body.categories
+    return Wish(
+        k=body.k,
+        user_id=body.user_id,
+        history=body.history,
+        exclude_seen=body.exclude_seen,
+        allow=body.allow,
+        deny=body.deny,
+        any_of=None if categories is None else categories.any,
+        none_of=None if categories is None else categories.none,
+        unknown_items=body.unknown_items,
+        as_of=body.as_of,
+    )
+
+
+def as_body(service: Service, body: RecommendationsIn, answer: Answer, given: tuple[str, ...] = ()) -> RecommendationsOut:
+    """Give an answer its id, record it, and return its body.
+
+    The record is written in the background: an answer does not wait for the disk. `next` waits for it.
+
+    Args:
+        service: records the answer.
+        body: the request.
+        answer: of the scorer.
+        given: ids that the pages before this one contained.
+    """
+    model = answer.model
+    indices = answer.best.items.tolist()
+    ids = [model.ids[index - 1] for index in indices]
+    recommendation_id = f"r{secrets.token_hex(12)}"
+    rows = zip(ids, answer.titles, answer.best.scores.tolist(), strict=True)
+    items = [
+        RecommendedItem(item_id=item, title=title, score=score, rank=rank)
+        for rank, (item, title, score) in enumerate(rows, start=len(given) + 1)
+    ]
+    request = body.model_copy(update={"user_id": None}) if answer.user_key is not None else body
+    stored = {"body": _as_json(request), "fingerprint": model.fingerprint}
+    record = RecommendationRecord(
+        recommendation_id=recommendation_id,
+        user_key=answer.user_key,
+        position=answer.position,
+        created=now(),
+        model=model.version,
+        variant=VARIANT,
+        source=answer.best.source,
+        request=_dumps(stored),
+        items=_dumps([*given, *ids]),
+    )
+    service.writer.submit(lambda connection: record_recommendation(connection, record))
+    metrics.RECOMMENDATIONS.labels(VARIANT, answer.best.source).inc()
+    full = len(ids) == body.k
+    return RecommendationsOut(
+        recommendation_id=recommendation_id,
+        model=ModelRef(version=model.version, fingerprint=model.fingerprint),
+        variant=VARIANT,
+        source=answer.best.source,
+        items=items,
+        warnings=_warnings(body, answer, len(ids)),
+        next=f"/v1/recommendations/{recommendation_id}/next?k={body.k}" if full else None,
+    )
+
+
+def _warnings(body: RecommendationsIn, answer: Answer, items: int) -> list[str]:
+    warnings = []
+    if answer.unknown:
+        effect = "skipped" if answer.best.source == "model" else "not read"
+        warnings.append(f"{answer.unknown} of {answer.events} items of the history are not in the catalog and were {effect}")
+    if answer.best.source == "popular":
+        reason = "the history is empty" if not answer.events else "nothing in the history is known"
+        if answer.events > answer.unknown:
+            reason = "the history contains unknown items"
+        warnings.append(f"{reason}: these are the most popular items")
+    if answer.ignored:
+        warnings.append(f"{answer.ignored} ids of allow are not in the catalog and were ignored")
+    if items < body.k:
+        warnings.append(f"only {items} candidates were left, {body.k} were requested")
+    if body.context is not None:
+        warnings.append("context is stored; the model does not read it yet")
+    return warnings
+
+
+def _as_json(body: RecommendationsIn) -> dict[str, Any]:
+    values = body.model_dump(mode="json", exclude_defaults=True)
+    if body.as_of is not None:
+        values["as_of"] = body.as_of / 1_000_000
+    return values
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

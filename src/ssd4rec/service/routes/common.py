@@ -1,0 +1,121 @@
+"""What the routes share: the parts of the service, ids in paths, documented errors, Idempotency-Key."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote
+
+from fastapi import Depends, Header, Path, Request
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+
+from ssd4rec.service.core import Service
+from ssd4rec.service.ids import check_id
+from ssd4rec.service.problems import MEDIA_TYPE, Problem
+from ssd4rec.service.schemas import ProblemOut
+from ssd4rec.service.store.answers import find_answer, record_answer
+from ssd4rec.service.store.connect import reading
+
+_T = TypeVar("_T")
+TEXTS = {
+    400: "The body or the path cannot be read",
+    401: "No key, or a wrong one",
+    403: "The key lacks the scope",
+    404: "There is no such thing",
+    409: "In conflict with what is stored",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    422: "The request is well-formed and wrong",
+    429: "Too many requests",
+    503: "Try again after Retry-After seconds",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of the errors of a route."""
+    schema = {"$ref": "#/components/schemas/ProblemOut"}
+    return {
+        status: {"description": TEXTS[status], "model": ProblemOut, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
+    }
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+PathId = Annotated[str, Path(min_length=1), BeforeValidator(unquote), AfterValidator(check_id)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=128,
+        pattern=r"^[\x20-\x7e]+$",
+        description="a repeat of the request with the same key is given the same answer",
+    ),
+]
+
+
+async def read(service: Service, work: Callable[[Connection], _T]) -> _T:
+    """Run a function with a connection in a thread."""
+
+    def run() -> _T:
+        with reading(service.engine) as connection:
+            return work(connection)
+
+    return await run_in_threadpool(run)
+
+
+async def wait(future: "Future[_T]") -> _T:
+    """Wait for another thread."""
+    return await asyncio.wrap_future(future)
+
+
+def json_response(body: BaseModel, status: int = 200) -> Response:
+    """Return a model as JSON."""
+    return Response(body.model_dump_json(), status, media_type="application/json")
+
+
+async def answer_once(
+    request: Request,
+    service: Service,
+    key: str | None,
+    make: Callable[[], Awaitable[tuple[BaseModel, Iterable[int]]]],
+) -> Response:
+    """Answer a POST; with an Idempotency-Key a repeat is given the stored answer.
+
+    Args:
+        request: its body is compared with that of the first request.
+        service: of the request.
+        key: of the header; None: there is none.
+        make: makes the answer; and the keys of the users whom it is about.
+
+    Raises:
+        Problem: 409, the key was used with another body.
+    """
+    if key is None:
+        body, _ = await make()
+        return json_response(body)
+    scope = f"{request.state.caller.key_id} {request.url.path}"
+    digest = hashlib.sha256(await request.body()).hexdigest()
+    stored = await read(service, lambda connection: find_answer(connection, scope, key))
+    if stored is None:
+        body, user_keys = await make()
+        text = body.model_dump_json()
+        keys = list(user_keys)
+        stored = await wait(service.writer.submit(lambda c: record_answer(c, scope, key, digest, 200, text, keys)))
+    if stored.request_sha256 != digest:
+        raise Problem(409, "idempotency_key_reused", "this Idempotency-Key was used with another body; use a new one")
+    return Response(stored.body, stored.status, media_type="application/json")
+
+
+def log_user(request: Request, user_id: str) -> None:
+    """Let the line of the log name a user by a hash."""
+    request.state.log = {"user": hashlib.sha256(user_id.encode()).hexdigest()[:16]}

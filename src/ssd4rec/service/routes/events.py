@@ -1,0 +1,86 @@
+"""POST /v1/events: answered after the events are on disk."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
+
+from ssd4rec.service import metrics
+from ssd4rec.service.auth import requires
+from ssd4rec.service.ids import MICROSECONDS, now
+from ssd4rec.service.problems import Problem
+from ssd4rec.service.routes.common import ServiceDep, errors, json_response, wait
+from ssd4rec.service.schemas import Event, EventsIn, EventsOut, RejectedEvent
+from ssd4rec.service.store.append import NewEvent
+
+router = APIRouter(prefix="/v1", tags=["events"])
+_event: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+@router.post("/events", response_model=EventsOut, dependencies=[Depends(requires("events"))], responses=errors(400, 413, 415))
+async def post_events(
+    service: ServiceDep,
+    body: EventsIn,
+    *,
+    atomic: Annotated[bool, Query(description="store all events, or none if one is rejected")] = False,
+) -> Response:
+    """Store events. When the answer comes they are on disk and the next recommendation reflects them.
+
+    An event whose `event_id` is stored already is a duplicate and changes nothing: send a batch again if no answer came.
+    """
+    accepted, rejected = _check(body.events, now() + service.settings.max_future_seconds * MICROSECONDS)
+    metrics.EVENTS.labels("rejected").inc(len(rejected))
+    if atomic and rejected:
+        raise Problem(
+            422,
+            "events_rejected",
+            f"{len(rejected)} of {len(body.events)} events cannot be stored, so none was",
+            [{"pointer": f"/events/{each.index}", "detail": each.detail} for each in rejected],
+        )
+    duplicates = 0
+    if accepted:
+        appended = await wait(service.writer.append(accepted))
+        duplicates = appended.duplicates
+    metrics.EVENTS.labels("accepted").inc(len(accepted) - duplicates)
+    metrics.EVENTS.labels("duplicate").inc(duplicates)
+    return json_response(EventsOut(accepted=len(accepted) - duplicates, duplicates=duplicates, rejected=rejected))
+
+
+def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[RejectedEvent]]:
+    accepted, rejected = [], []
+    for index, value in enumerate(values):
+        try:
+            event = _event.validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            text = str(first["msg"]).removeprefix("Value error, ")
+            detail = f"{place}: {text}" if place else text
+            rejected.append(RejectedEvent(index=index, code="invalid_event", detail=_printable(detail)))
+            continue
+        if event.timestamp is not None and event.timestamp > latest:
+            detail = "timestamp: it is in the future; timestamps are seconds since 1970, check the unit and the clock"
+            rejected.append(RejectedEvent(index=index, code="timestamp_in_future", detail=detail))
+            continue
+        accepted.append(_new(event))
+    return accepted, rejected
+
+
+def _new(event: Event) -> NewEvent:
+    properties = None if event.properties is None else json.dumps(event.properties)
+    return NewEvent(
+        event.user_id,
+        event.item_id,
+        event.event_id,
+        event.type,
+        event.timestamp,
+        event.value,
+        event.recommendation_id,
+        properties,
+    )
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()[:600]

@@ -1,0 +1,44 @@
+"""Health, metrics, and the description of the API."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import text
+
+from ssd4rec.service import metrics
+from ssd4rec.service.auth import requires
+from ssd4rec.service.problems import unavailable
+from ssd4rec.service.routes.common import ServiceDep, errors, wait
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready", responses={503: errors(503)[503]})
+async def ready(service: ServiceDep) -> dict[str, str]:
+    """Whether a model is warm and the store can be written."""
+    loaded = service.models.active
+    if loaded is None:
+        raise unavailable("no_model", "there is no model yet", retry_after=5)
+    await wait(service.writer.submit(lambda connection: connection.execute(text("UPDATE counters SET value = value"))))
+    return {"status": "ready", "model": loaded.model.version}
+
+
+@router.get("/metrics", dependencies=[Depends(requires("read"))], responses=errors(), response_class=Response)
+async def prometheus(service: ServiceDep) -> Response:
+    """Metrics in the text format of Prometheus."""
+    service.sample()
+    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+@router.get("/openapi.json", dependencies=[Depends(requires("read"))], include_in_schema=False)
+async def openapi(request: Request) -> JSONResponse:
+    """Return the description of the API."""
+    document: dict[str, Any] = request.app.openapi()
+    return JSONResponse(document)

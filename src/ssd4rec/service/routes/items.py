@@ -1,0 +1,89 @@
+"""Items: metadata that filters recommendations, and neighbors."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import Response
+from sqlalchemy import Connection
+
+from ssd4rec.service.auth import requires
+from ssd4rec.service.core import Service
+from ssd4rec.service.ids import seconds
+from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.routes.common import PathId, ServiceDep, errors, json_response, read, wait
+from ssd4rec.service.schemas import ItemIn, ItemOut, ModelRef, SimilarItem, SimilarOut
+from ssd4rec.service.scorer import LoadedModel
+from ssd4rec.service.store.connect import reading
+from ssd4rec.service.store.items import find_item, items_version, put_item
+
+router = APIRouter(prefix="/v1/items", tags=["items"])
+READ = [Depends(requires("read"))]
+
+
+@router.get("/{item_id}", response_model=ItemOut, dependencies=READ, responses=errors(404))
+async def get_item(service: ServiceDep, item_id: PathId) -> Response:
+    """Return an item of the catalog or of the store."""
+    row = await read(service, lambda connection: find_item(connection, item_id))
+    return json_response(_item(service, item_id, row))
+
+
+@router.put("/{item_id}", response_model=ItemOut, dependencies=[Depends(requires("admin"))], responses=errors(400, 413, 415))
+async def put(service: ServiceDep, item_id: PathId, body: ItemIn) -> Response:
+    """Store the metadata of an item, in place of what was stored. The next recommendation of any process reflects it."""
+    if body.available_from is not None and body.available_until is not None and body.available_until <= body.available_from:
+        raise Problem(422, "invalid_request", "/available_until: it must be later than available_from")
+
+    def work(connection: Connection) -> Any:
+        put_item(connection, item_id, **body.model_dump())
+        return find_item(connection, item_id)
+
+    row = await wait(service.writer.submit(work, alone=True))
+    return json_response(_item(service, item_id, row))
+
+
+@router.get("/{item_id}/similar", response_model=SimilarOut, dependencies=READ, responses=errors(404))
+async def get_similar(service: ServiceDep, item_id: PathId, k: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
+    """Return the items whose vectors are nearest; hidden ones are left out."""
+    loaded = service.models.loaded(None)
+    model = loaded.model
+    index = model.index_of.get(item_id)
+    if index is None:
+        raise not_found("item", item_id)
+
+    def work() -> list[SimilarItem]:
+        with reading(service.engine) as connection:
+            loaded.filters.refresh(connection, items_version(connection))
+        nearest = model.similar(index, k, loaded.filters.forbidden())
+        return [
+            SimilarItem(item_id=model.ids[each - 1], title=loaded.filters.title(each), score=score, rank=rank)
+            for rank, (each, score) in enumerate(nearest, start=1)
+        ]
+
+    items = await wait(service.scorer.call(work))
+    return json_response(SimilarOut(item_id=item_id, model=_ref(loaded), items=items))
+
+
+def _ref(loaded: LoadedModel) -> ModelRef:
+    return ModelRef(version=loaded.model.version, fingerprint=loaded.model.fingerprint)
+
+
+def _item(service: Service, item_id: str, row: Any) -> ItemOut:
+    active = service.models.active
+    index = None if active is None else active.model.index_of.get(item_id)
+    if row is None and index is None:
+        raise not_found("item", item_id)
+    title, count = None, None
+    if active is not None and index is not None:
+        title = active.model.titles[index - 1]
+        count = int(active.model.recommender.artifact.training_counts[index])
+    return ItemOut(
+        item_id=item_id,
+        title=(row.title if row is not None else None) or title,
+        categories=[] if row is None else json.loads(row.categories),
+        hidden=row is not None and row.hidden,
+        available_from=None if row is None or row.available_from is None else seconds(row.available_from),
+        available_until=None if row is None or row.available_until is None else seconds(row.available_until),
+        in_catalog=index is not None,
+        training_interactions=count,
+    )

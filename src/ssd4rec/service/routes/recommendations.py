@@ -1,0 +1,145 @@
+"""Recommendations: for a user, after a history, the next page, many at once."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ssd4rec.service.auth import requires
+from ssd4rec.service.core import Service
+from ssd4rec.service.problems import Problem, as_problem, not_found
+from ssd4rec.service.recommending import as_body, as_wish, check_limits
+from ssd4rec.service.routes.common import (
+    IdempotencyKey,
+    PathId,
+    ServiceDep,
+    answer_once,
+    errors,
+    json_response,
+    log_user,
+    read,
+    wait,
+)
+from ssd4rec.service.schemas import BatchAnswer, BatchIn, BatchOut, RecommendationsIn, RecommendationsOut
+from ssd4rec.service.scorer import Answer
+from ssd4rec.service.store.answers import find_recommendation
+
+router = APIRouter(prefix="/v1", tags=["recommendations"], dependencies=[Depends(requires("read"))])
+RECORD_TRIES, RECORD_WAIT = 50, 0.02  # an answer of another process may not be recorded yet
+_request: TypeAdapter[RecommendationsIn] = TypeAdapter(RecommendationsIn)
+
+K = Annotated[int, Query(ge=1, description="number of items at most")]
+
+
+@router.get("/users/{user_id}/recommendations", response_model=RecommendationsOut, responses=errors())
+async def get_recommendations(
+    request: Request,
+    service: ServiceDep,
+    user_id: PathId,
+    k: K = 10,
+    *,
+    exclude_seen: Annotated[bool, Query(description="leave out items of the history")] = True,
+) -> Response:
+    """Recommend items to a stored user; a user without events is given the most popular items."""
+    log_user(request, user_id)
+    body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=exclude_seen)
+    answered, _ = await _recommend(service, body)
+    return json_response(answered)
+
+
+@router.post("/recommendations", response_model=RecommendationsOut, responses=errors(400, 404, 409, 413, 415))
+async def post_recommendations(
+    request: Request, service: ServiceDep, body: RecommendationsIn, key: IdempotencyKey = None
+) -> Response:
+    """Recommend items to a stored user, or after a history, among the items that the filters leave."""
+    if body.user_id is not None:
+        log_user(request, body.user_id)
+
+    async def make() -> tuple[BaseModel, Iterable[int]]:
+        answered, answer = await _recommend(service, body)
+        return answered, [] if answer.user_key is None else [answer.user_key]
+
+    return await answer_once(request, service, key, make)
+
+
+@router.get("/recommendations/{recommendation_id}/next", response_model=RecommendationsOut, responses=errors(404, 409))
+async def get_next(
+    service: ServiceDep, recommendation_id: Annotated[str, Path(min_length=1, max_length=64)], k: K = 10
+) -> Response:
+    """Continue an answer: the same model, history and filters, without the items that were given."""
+    record = await _find(service, recommendation_id)
+    stored = json.loads(record.request)
+    values = stored["body"]
+    if record.user_key is not None:
+        values["user_id"] = "of the key"  # the record names no user; the history is found by the key
+    body = RecommendationsIn.model_validate(values).model_copy(update={"k": k})
+    check_limits(service, body)
+    given = tuple(json.loads(record.items))
+    owner = record.user_key
+    wish = replace(as_wish(body), version=record.model, user_key=owner, position=record.position, given=given)
+    if owner is not None:
+        wish = replace(wish, user_id=None)
+    if service.models.loaded(record.model).model.fingerprint != stored["fingerprint"]:
+        raise Problem(409, "model_replaced", f"the model {record.model!r} has been replaced; ask for new recommendations")
+    answer = await wait(service.scorer.ask(wish))
+    return json_response(as_body(service, body, answer, given))
+
+
+@router.post("/recommendations/batch", response_model=BatchOut, responses=errors(400, 409, 413, 415))
+async def post_batch(request: Request, service: ServiceDep, body: BatchIn, key: IdempotencyKey = None) -> Response:
+    """Answer up to 256 requests; each is answered by recommendations or by a problem object."""
+
+    async def make() -> tuple[BaseModel, Iterable[int]]:
+        results = await asyncio.gather(*(_one(service, value) for value in body.requests))
+        keys = [answer.user_key for _, answer in results if answer is not None and answer.user_key is not None]
+        return BatchOut(answers=[each for each, _ in results]), keys
+
+    return await answer_once(request, service, key, make)
+
+
+async def _one(service: Service, value: Any) -> tuple[BatchAnswer, Answer | None]:
+    try:
+        answered, answer = await _recommend(service, _parsed(value))
+    except Exception as error:  # noqa: BLE001 - each request has its own fate
+        problem = as_problem(error)
+        return BatchAnswer(status=problem.status, body=problem.document()), None
+    return BatchAnswer(status=200, body=answered.model_dump(mode="json")), answer
+
+
+def _parsed(value: Any) -> RecommendationsIn:
+    try:
+        return _request.validate_python(value)
+    except ValidationError as error:
+        problems = [
+            {"pointer": "".join(f"/{step}" for step in each["loc"]), "detail": str(each["msg"]).removeprefix("Value error, ")}
+            for each in error.errors(include_url=False, include_input=False)
+        ]
+        first = problems[0]
+        detail = f"{first['pointer'] or 'the request'}: {first['detail']}"
+        raise Problem(422, "invalid_request", detail, problems) from error
+
+
+async def _recommend(service: Service, body: RecommendationsIn) -> tuple[RecommendationsOut, Answer]:
+    check_limits(service, body)
+    answer = await wait(service.scorer.ask(as_wish(body)))
+    return as_body(service, body, answer), answer
+
+
+async def _find(service: Service, recommendation_id: str) -> Any:
+    """The record of an answer; that of a moment ago may still be on its way to the store."""
+    for attempt in range(RECORD_TRIES):
+        row = await read(service, lambda connection: find_recommendation(connection, recommendation_id))
+        if row is not None:
+            return row
+        if not recommendation_id.startswith("r") or len(recommendation_id) != 25:
+            break
+        if attempt == 0:
+            await wait(service.writer.flush())
+        else:
+            await asyncio.sleep(RECORD_WAIT)
+    raise not_found("recommendation", recommendation_id)

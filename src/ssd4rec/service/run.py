@@ -1,0 +1,152 @@
+"""Start the server: one process, or several that share a listening socket."""
+
+import ipaddress
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from ssd4rec.artifact import load_artifact
+from ssd4rec.errors import ConfigError
+from ssd4rec.service.app import create_app
+from ssd4rec.service.core import Service
+from ssd4rec.service.lifecycle import Versions
+from ssd4rec.service.metrics import MULTIPROCESS
+from ssd4rec.service.settings import ServiceSettings, as_environment
+from ssd4rec.service.store.connect import open_engine
+from ssd4rec.service.store.schema import migrate
+
+GRACE_SECONDS = 30  # for accepted requests after SIGTERM
+BACKLOG = 2048
+
+log = logging.getLogger(__name__)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line; lines of requests are JSON already."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        line: dict[str, object] = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        if record.name == "ssd4rec.service.access":
+            return json.dumps(line | json.loads(message))
+        line |= {"logger": record.name, "message": message}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def configure_logging() -> None:
+    """Write the log as JSON lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    for name in ("ssd4rec", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger("ssd4rec").setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def serve(settings: ServiceSettings) -> None:
+    """Serve until SIGTERM or Ctrl-C; accepted requests are finished, and what was acknowledged is on disk.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+        StoreError: the store cannot be opened, or is of another version.
+        ArtifactError: the chosen model is damaged.
+    """
+    configure_logging()
+    listener = _listen(settings.host, settings.port)
+    port = listener.getsockname()[1]
+    log.info("settings: %s", json.dumps(settings.shown()))
+    if not Versions(settings.models).names():
+        log.warning("there is no model in %s yet; recommendations are answered with 503 until there is one", settings.models)
+    if not _is_loopback(settings.host):
+        log.warning("listening on %s: every request from another machine needs a key (ssd4rec keys create)", settings.host)
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    if settings.workers == 1:
+        service = Service(settings)
+        config = _config(create_app(settings, service))
+        log.info("listening on http://%s:%d", shown, port)
+        uvicorn.Server(config).run(sockets=[listener])
+        return
+    _check(settings)
+    folder = _metrics_folder()
+    os.environ.update(as_environment(settings))
+    try:
+        config = _config("ssd4rec.service.run:worker_app", workers=settings.workers)
+        log.info("listening on http://%s:%d with %d workers", shown, port, settings.workers)
+        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def worker_app() -> object:
+    """Return the application of a worker process, whose settings are in its environment."""
+    from ssd4rec.service.app import app_from_environment  # noqa: PLC0415 - in the worker alone
+
+    configure_logging()
+    return app_from_environment()
+
+
+def _config(app: object, workers: int = 1) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        factory=isinstance(app, str),
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # who asks is decided by auth.py
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=30,
+        lifespan="on",
+    )
+
+
+def _check(settings: ServiceSettings) -> None:
+    """Find before the workers start what would stop each of them."""
+    engine = open_engine(settings.store, settings.store_timeout_seconds)
+    try:
+        migrate(engine)
+    finally:
+        engine.dispose()
+    versions = Versions(settings.models)
+    if (version := versions.chosen()) is not None:
+        load_artifact(versions.folder(version))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
+        ) from error
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _metrics_folder() -> str:
+    """A new folder in which the workers add up their metrics."""
+    folder = tempfile.mkdtemp(prefix="ssd4rec-metrics-")
+    os.environ[MULTIPROCESS] = folder
+    return folder

@@ -1,0 +1,246 @@
+"""The one thread of a process that reads states and scores: requests that wait together are scored together."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine
+
+from ssd4rec.service import metrics
+from ssd4rec.service.item_filters import ItemFilters
+from ssd4rec.service.problems import Problem, not_found, unavailable
+from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.states import States
+from ssd4rec.service.store.connect import reading
+from ssd4rec.service.store.items import items_version
+from ssd4rec.service.store.users import history_of, read_history
+from ssd4rec.serving.topk import TopK
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadedModel:
+    """A model with what the process caches for it. Used by the scoring thread alone once it serves."""
+
+    model: ServedModel
+    states: States
+    filters: ItemFilters
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks the scorer for."""
+
+    k: int
+    user_id: str | None = None
+    history: list[str] | None = None
+    exclude_seen: bool = True
+    allow: list[str] | None = None
+    deny: list[str] | None = None
+    any_of: list[str] | None = None
+    none_of: list[str] | None = None
+    unknown_items: str = "skip"
+    as_of: int | None = None
+    # of a next page
+    version: str | None = None
+    user_key: int | None = None
+    position: int | None = None
+    given: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the scorer found."""
+
+    model: ServedModel
+    best: TopK
+    titles: list[str | None]
+    user_key: int | None
+    position: int
+    events: int
+    unknown: int  # events of items that the catalog does not contain
+    ignored: int  # ids of `allow` that the catalog does not contain
+
+
+@dataclass(slots=True)
+class _Job:
+    wish: Wish | None
+    work: Callable[[], Any] | None = None
+    future: "Future[Any]" = field(default_factory=Future)
+
+
+class Scorer:
+    """Answers requests in batches.
+
+    Args:
+        engine: of the store.
+        loaded: returns the loaded model of a version; None: the active one.
+        capacity: requests that may wait; more are refused with 503.
+        batch_size: requests scored together.
+        batch_wait: seconds to wait for others; requests that arrive during a batch form the next one anyway.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        loaded: Callable[[str | None], LoadedModel],
+        capacity: int,
+        batch_size: int = 32,
+        batch_wait: float = 0.0,
+    ) -> None:
+        self._engine, self._loaded = engine, loaded
+        self._batch_size, self._batch_wait = batch_size, batch_wait
+        self._queue: queue.Queue[_Job | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._run, name="ssd4rec-scorer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._queue.qsize()
+
+    def ask(self, wish: Wish) -> "Future[Answer]":
+        """Queue a request.
+
+        Raises:
+            Problem: 503, too many requests wait.
+        """
+        return self._put(_Job(wish))
+
+    def call(self, work: Callable[[], Any]) -> "Future[Any]":
+        """Run a function in the scoring thread, which owns the states."""
+        return self._put(_Job(None, work))
+
+    def close(self) -> None:
+        """Answer what waits, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, job: _Job) -> "Future[Any]":
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            metrics.SHED.labels("scorer").inc()
+            raise unavailable("queue_full", "too many requests wait for the model; send the request again") from None
+        return job.future
+
+    def _run(self) -> None:
+        while (batch := self._gather()) is not None:
+            try:
+                self._answer(batch)
+            except Exception as error:  # noqa: BLE001 - the thread must live
+                for job in batch:
+                    _fail(job, error)
+
+    def _gather(self) -> list[_Job] | None:
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch, deadline = [first], time.monotonic() + self._batch_wait
+        while len(batch) < self._batch_size:
+            try:
+                left = deadline - time.monotonic()
+                job = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._queue.put(None)
+                break
+            batch.append(job)
+        return batch
+
+    def _answer(self, batch: list[_Job]) -> None:
+        by_model: dict[int, tuple[LoadedModel, list[tuple[_Job, _Read]]]] = {}
+        for job in batch:
+            try:
+                if job.work is not None:
+                    _finish(job, job.work())
+                elif job.wish is not None:
+                    loaded = self._loaded(job.wish.version)
+                    read = self._read(loaded, job.wish)
+                    by_model.setdefault(id(loaded), (loaded, []))[1].append((job, read))
+            except Exception as error:  # noqa: BLE001 - each request has its own fate
+                _fail(job, error)
+        for loaded, jobs in by_model.values():
+            self._score(loaded, jobs)
+
+    def _read(self, loaded: LoadedModel, wish: Wish) -> "_Read":
+        began = time.perf_counter()
+        model = loaded.model
+        with reading(self._engine) as connection:
+            if wish.user_id is not None and wish.as_of is None:
+                current = loaded.states.current(connection, wish.user_id)
+                version, key, position, state = current.items_version, current.user_key, current.position, current.state
+            else:
+                version = items_version(connection)
+                key, position, items = _items_of(connection, wish)
+                state = model.read(model.indices(items))
+            loaded.filters.refresh(connection, version)
+        metrics.STAGE_SECONDS.labels("state").observe(time.perf_counter() - began)
+        if wish.user_id is not None and key is None and wish.unknown_items == "raise":
+            raise not_found("user", wish.user_id)
+        unknown = int(len(state.indices) - (state.indices > 0).sum())
+        if unknown and wish.unknown_items == "raise":
+            raise Problem(
+                422,
+                "unknown_items",
+                f"{unknown} of {len(state.indices)} items of the history are not in the catalog of the model; "
+                f'leave them out, or choose unknown_items="skip" or "popular"',
+            )
+        began = time.perf_counter()
+        deny = [*(wish.deny or ()), *wish.given]
+        forbidden = loaded.filters.forbidden(wish.allow, deny, wish.any_of, wish.none_of)
+        metrics.STAGE_SECONDS.labels("filter").observe(time.perf_counter() - began)
+        ignored = 0 if wish.allow is None else int((model.indices(wish.allow) == 0).sum())
+        job = ScoreJob(state, wish.k, wish.exclude_seen, forbidden, wish.unknown_items == "popular")
+        return _Read(job, key, position, unknown, ignored)
+
+    def _score(self, loaded: LoadedModel, jobs: "list[tuple[_Job, _Read]]") -> None:
+        began = time.perf_counter()
+        try:
+            results = loaded.model.score([read.job for _, read in jobs])
+        except Exception as error:  # noqa: BLE001 - such as scores that are not numbers
+            for job, _ in jobs:
+                _fail(job, error)
+            return
+        metrics.STAGE_SECONDS.labels("score").observe(time.perf_counter() - began)
+        for (job, read), best in zip(jobs, results, strict=True):
+            titles = [loaded.filters.title(index) for index in best.items.tolist()]
+            events = len(read.job.state.indices)
+            _finish(job, Answer(loaded.model, best, titles, read.user_key, read.position, events, read.unknown, read.ignored))
+        metrics.STATE_BYTES.set(loaded.states.bytes)
+
+
+@dataclass(frozen=True)
+class _Read:
+    job: ScoreJob
+    user_key: int | None
+    position: int
+    unknown: int
+    ignored: int
+
+
+def _items_of(connection: Any, wish: Wish) -> tuple[int | None, int, list[str]]:
+    if wish.history is not None:
+        return None, 0, wish.history
+    if wish.user_key is not None:
+        return wish.user_key, wish.position or 0, history_of(connection, wish.user_key, wish.as_of, wish.position)
+    if wish.user_id is not None:
+        return read_history(connection, wish.user_id, until_timestamp=wish.as_of)
+    return None, 0, []
+
+
+def _finish(job: _Job, result: Any) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_result(result)
+
+
+def _fail(job: _Job, error: BaseException) -> None:
+    if not job.future.done() and job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)

@@ -1,0 +1,179 @@
+"""A model as the service uses it: ids as text, masks of hidden items, scores for many requests at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssd4rec.evaluation.ranks import score_blocks
+from ssd4rec.layers.step import Cache
+from ssd4rec.ops.segments import cells_of_items
+from ssd4rec.serving.recommender import Recommender
+from ssd4rec.serving.topk import Request, TopK, largest
+
+Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass
+class UserState:
+    """What the model knows of one history. `indices` holds unknown items too, as 0."""
+
+    indices: Indices
+    cache: Cache | None = None
+    vector: Tensor | None = None  # [1, D] what `encode` gives; None: nothing known was read
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        cache = sum(part.nbytes for layer in self.cache or () for part in layer)
+        return self.indices.nbytes + cache + (0 if self.vector is None else self.vector.nbytes) + 500
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A history that is read, and what may be recommended to it."""
+
+    state: UserState
+    k: int
+    exclude_seen: bool
+    forbidden: Mask | None
+    only_known: bool  # a history with an unknown item gets popular items
+
+
+@dataclass
+class ServedModel:
+    """A version of a model, loaded.
+
+    Args:
+        version: its name.
+        folder: where it was read from.
+        recommender: of the artifact.
+        modified: when its manifest was written, in seconds since 1970.
+    """
+
+    version: str
+    folder: Path
+    recommender: Recommender
+    modified: float = 0.0
+    ids: list[str] = field(init=False)  # item index j is ids[j - 1]
+    titles: list[str | None] = field(init=False)
+    index_of: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        catalog = self.recommender.artifact.catalog
+        self.ids = [str(each) for each in catalog.ids.to_list()]
+        self.titles = [None] * len(self.ids) if catalog.titles is None else catalog.titles.to_list()
+        self.index_of = {text: index for index, text in enumerate(self.ids, start=1)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return self.recommender.fingerprint()
+
+    @property
+    def incremental(self) -> bool:
+        """Whether a state takes up one more event without the events before it."""
+        return self.recommender.supports_incremental
+
+    def indices(self, ids: Sequence[str]) -> Indices:
+        """Return item indices, 0 for unknown ids."""
+        lookup = self.index_of
+        return np.fromiter((lookup.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
+
+    def read(self, indices: Indices) -> UserState:
+        """Read a whole history."""
+        state = UserState(indices)
+        known = indices[indices > 0]
+        if not len(known):
+            return state
+        model = self.recommender.artifact.model
+        with torch.inference_mode():
+            if self.incremental:
+                items = torch.from_numpy(known)
+                state.cache, state.vector = model.prefill(items, torch.tensor([0, len(items)]))
+            else:
+                cut = self.recommender.artifact.config.data.max_length
+                items = torch.from_numpy(known if cut is None else known[-cut:])
+                state.vector = model.encode(items, torch.tensor([0, len(items)]))
+        return state
+
+    def step(self, state: UserState, indices: Indices) -> UserState:
+        """Read further events of a history; the old state is not changed."""
+        together = np.concatenate([state.indices, indices])
+        known = indices[indices > 0]
+        if not len(known):
+            return UserState(together, state.cache, state.vector)
+        if state.cache is None or len(known) > max(8, len(state.indices) // 4):
+            return self.read(together)
+        cache, vector = state.cache, state.vector
+        with torch.inference_mode():
+            for index in known.tolist():
+                cache, vector = self.recommender.artifact.model.advance(cache, torch.tensor([index]))
+        return UserState(together, cache, vector)
+
+    def score(self, jobs: Sequence[ScoreJob]) -> list[TopK]:
+        """Return the best candidates of each job, scored together."""
+        results: list[TopK | None] = [None] * len(jobs)
+        by_model = []
+        for place, job in enumerate(jobs):
+            if job.state.vector is None or (job.only_known and not job.state.indices.all()):
+                request = Request(job.k, job.exclude_seen, job.forbidden, trust_only_known=job.only_known)
+                (results[place],) = self.recommender.best([job.state.indices], request)
+            else:
+                by_model.append(place)
+        if by_model:
+            scored = self._score([jobs[place] for place in by_model])
+            for place, best in zip(by_model, scored, strict=True):
+                results[place] = best
+        return [best for best in results if best is not None]
+
+    def _score(self, jobs: list[ScoreJob]) -> list[TopK]:
+        artifact = self.recommender.artifact
+        seen = _packed([job.state.indices for job in jobs])
+        cut = artifact.config.data.max_length
+        read = seen if cut is None else _packed([job.state.indices for job in jobs], cut)
+        results: list[TopK] = []
+        with torch.inference_mode():
+            states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
+            blocks = score_blocks(states, artifact.model.item_vectors)
+            for rows, scores in artifact.fusion.raised(blocks, *read, seen) if artifact.fusion else blocks:
+                for row, job in enumerate(jobs[rows]):
+                    if job.exclude_seen:
+                        one = slice(rows.start + row, rows.start + row + 1)
+                        scores[row, cells_of_items(*seen, one, scores.shape[1])] = -torch.inf
+                    if job.forbidden is not None:
+                        scores[row].masked_fill_(torch.from_numpy(job.forbidden), -torch.inf)
+                best = largest(scores, min(max(job.k for job in jobs[rows]), scores.shape[1]))
+                for job, (indices, values) in zip(jobs[rows], best, strict=True):
+                    results.append(TopK(indices[: job.k], values[: job.k], "model"))
+        return results
+
+    def similar(self, index: int, k: int, forbidden: Mask | None) -> list[tuple[int, float]]:
+        """Return the items whose vectors have the largest cosine with that of an item."""
+        with torch.inference_mode():
+            vectors = self._unit_vectors
+            scores = (vectors @ vectors[index - 1])[None]
+            scores[0, index - 1] = -torch.inf
+            if forbidden is not None:
+                scores[0].masked_fill_(torch.from_numpy(forbidden), -torch.inf)
+            ((indices, values),) = largest(scores, min(k, scores.shape[1]))
+        return list(zip(indices.tolist(), values.tolist(), strict=True))
+
+    @cached_property
+    def _unit_vectors(self) -> Tensor:
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(self.recommender.artifact.model.item_vectors, dim=1)
+
+
+def _packed(histories: list[Indices], newest: int | None = None) -> tuple[Tensor, Tensor]:
+    known = [each[each > 0] for each in histories]
+    if newest is not None:
+        known = [each[-newest:] for each in known]
+    return torch.from_numpy(np.concatenate(known)), torch.tensor([0, *accumulate(map(len, known))])

@@ -1,0 +1,99 @@
+"""The user states of one model in one process: a cache, checked against the store at every request."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from ssd4rec.service import metrics
+from ssd4rec.service.served_model import ServedModel, UserState
+from ssd4rec.service.store.users import NOTHING_READ, read_new_events
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cached state and what of the store it stands for."""
+
+    user_key: int
+    generation: int
+    position: int
+    state: UserState
+
+
+@dataclass(frozen=True)
+class CurrentState:
+    """The state of a user, as new as the store."""
+
+    user_key: int | None
+    position: int
+    items_version: int
+    state: UserState
+    unknown: int  # events of items that the catalog does not contain
+
+
+class States:
+    """The states of users, the least recently used ones dropped.
+
+    Another process may write events at any time. Each request therefore reads the user's generation and the events after the
+    position that the cached state has read, in one statement: nothing new is a hit, new events are a step, a late event or an
+    erasure is a re-read. Used by one thread at a time.
+
+    Args:
+        model: whose states they are.
+        limit: bytes.
+    """
+
+    def __init__(self, model: ServedModel, limit: int) -> None:
+        self.model = model
+        self.bytes = 0
+        self._limit = limit
+        self._entries: OrderedDict[str, Entry] = OrderedDict()  # the most recently used at the end
+        self._owners: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """How many users have a state."""
+        return len(self._entries)
+
+    def current(self, connection: Connection, user_id: str) -> CurrentState:
+        """Return the state of a user with every committed event."""
+        entry = self._entries.get(user_id)
+        read = NOTHING_READ if entry is None else (entry.user_key, entry.generation, entry.position)
+        new = read_new_events(connection, user_id, read)
+        if new.user_key is None:
+            self._drop(user_id)
+            return CurrentState(None, 0, new.items_version, UserState(self.model.indices([])), 0)
+        if entry is not None and new.continues:
+            if new.position == entry.position:
+                metrics.STATE_READS.labels("hit").inc()
+                state = entry.state
+                self._entries.move_to_end(user_id)
+            else:
+                metrics.STATE_READS.labels("step").inc()
+                state = self._extended(entry.state, new.items)
+        else:
+            metrics.STATE_READS.labels("reread").inc()
+            state = self.model.read(self.model.indices(new.items))
+        if entry is None or state is not entry.state:
+            self._keep(user_id, Entry(new.user_key, new.generation, new.position, state))
+        return CurrentState(new.user_key, new.position, new.items_version, state, int((state.indices == 0).sum()))
+
+    def forget(self, user_key: int) -> None:
+        """Drop the state of a user who was erased."""
+        if (user_id := self._owners.get(user_key)) is not None:
+            self._drop(user_id)
+
+    def _extended(self, state: UserState, items: list[str]) -> UserState:
+        return self.model.step(state, self.model.indices(items))
+
+    def _keep(self, user_id: str, entry: Entry) -> None:
+        self._drop(user_id)
+        self._entries[user_id] = entry
+        self._owners[entry.user_key] = user_id
+        self.bytes += entry.state.bytes
+        while self.bytes > self._limit and len(self._entries) > 1:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, user_id: str) -> None:
+        if (entry := self._entries.pop(user_id, None)) is not None:
+            self.bytes -= entry.state.bytes
+            self._owners.pop(entry.user_key, None)

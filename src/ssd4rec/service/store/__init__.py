@@ -1,0 +1,1 @@
+"""The event store: SQLAlchemy Core on SQLite or PostgreSQL."""

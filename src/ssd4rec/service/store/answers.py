@@ -1,0 +1,69 @@
+"""Stored recommendations (for next pages and for measuring) and stored answers (for Idempotency-Key)."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ssd4rec.service.ids import now
+from ssd4rec.service.store.tables import idempotency, idempotency_users, recommendations, users
+
+IDEMPOTENCY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationRecord:
+    """An answer that was given. Without a user's key it belongs to nobody."""
+
+    recommendation_id: str
+    user_key: int | None
+    position: int
+    created: int
+    model: str
+    variant: str
+    source: str
+    request: str  # JSON
+    items: str  # JSON list of ids of this page and those before
+
+
+def record_recommendation(connection: Connection, record: RecommendationRecord) -> None:
+    """Store an answer; not if its user was erased in the meantime."""
+    if record.user_key is not None:
+        query = select(users.c.user_key).where(users.c.user_key == record.user_key)
+        if connection.dialect.name == "postgresql":
+            query = query.with_for_update(read=True, key_share=True)
+        if connection.scalar(query) is None:
+            return
+    connection.execute(insert(recommendations), asdict(record))
+
+
+def find_recommendation(connection: Connection, recommendation_id: str) -> Any:
+    """Return a stored answer, or None."""
+    query = select(recommendations).where(recommendations.c.recommendation_id == recommendation_id)
+    return connection.execute(query).first()
+
+
+def find_answer(connection: Connection, scope: str, name: str) -> Any:
+    """Return the stored answer to an Idempotency-Key, or None."""
+    query = select(idempotency).where(idempotency.c.scope == scope, idempotency.c.name == name)
+    row = connection.execute(query).first()
+    return row if row is not None and row.created > now() - IDEMPOTENCY_SECONDS * 1_000_000 else None
+
+
+def record_answer(
+    connection: Connection, scope: str, name: str, request_sha256: str, status: int, body: str, user_keys: Iterable[int]
+) -> Any:
+    """Store the answer to an Idempotency-Key, unless another request with the same key was first; return the stored one."""
+    oldest = now() - IDEMPOTENCY_SECONDS * 1_000_000
+    same = (idempotency.c.scope == scope, idempotency.c.name == name)
+    connection.execute(delete(idempotency).where(*same, idempotency.c.created <= oldest))
+    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    row = {"scope": scope, "name": name, "request_sha256": request_sha256, "status": status, "body": body, "created": now()}
+    written = connection.execute(upsert(idempotency).values(row).on_conflict_do_nothing()).rowcount
+    if written:
+        for key in sorted(set(user_keys)):
+            link = {"scope": scope, "name": name, "user_key": key}
+            connection.execute(upsert(idempotency_users).values(link).on_conflict_do_nothing())
+    return connection.execute(select(idempotency).where(*same)).first()

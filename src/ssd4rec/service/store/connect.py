@@ -1,0 +1,131 @@
+"""Engines for the two databases: durable commits, short waits, one clear error for everything that a database refuses."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from ssd4rec.errors import SSD4RecError
+from ssd4rec.service.settings import check_address, hide_password
+
+POSTGRESQL_RETRY = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+
+class StoreError(SSD4RecError):
+    """The event store is away, full, locked, or of another schema version."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def open_engine(address: str, timeout: float = 5.0, pool_size: int = 5) -> Engine:
+    """Return an engine whose commits are on disk when they return.
+
+    SQLite: WAL, synchronous=FULL, secure_delete, transactions that write from their start (BEGIN IMMEDIATE).
+    PostgreSQL: synchronous_commit=on.
+
+    Args:
+        address: sqlite:///… or postgresql+psycopg://….
+        timeout: seconds to wait for a lock or a connection.
+        pool_size: connections of this process.
+
+    Raises:
+        StoreError: the address is of no such database.
+    """
+    try:
+        address = check_address(address)
+    except ValueError as error:
+        raise StoreError("store_unusable", str(error)) from error
+    if make_url(address).get_backend_name() == "sqlite":
+        return _sqlite(address, timeout, pool_size)
+    options = f"-c synchronous_commit=on -c lock_timeout={int(timeout * 1000)} -c statement_timeout=0"
+    arguments = {"connect_timeout": max(1, int(timeout)), "options": options, "application_name": "ssd4rec"}
+    return create_engine(
+        address, connect_args=arguments, pool_size=pool_size, max_overflow=5, pool_timeout=timeout, pool_use_lifo=True
+    )
+
+
+def _sqlite(address: str, timeout: float, pool_size: int) -> Engine:
+    engine = create_engine(
+        address,
+        connect_args={"timeout": timeout, "check_same_thread": False},
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=5,
+        pool_timeout=timeout,
+        pool_use_lifo=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None  # transactions are ours: the driver would begin them deferred
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA secure_delete=ON")
+        cursor.execute("PRAGMA temp_store=MEMORY")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("reads", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection on which each statement sees one consistent state, the newest that is committed."""
+    with translated(engine):
+        if engine.dialect.name == "sqlite":
+            with engine.connect().execution_options(reads=True) as connection:
+                yield connection
+        else:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection in a transaction that is on disk after the block, or undone by an error."""
+    with translated(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def translated(engine: Engine) -> Iterator[None]:
+    """Raise what a database refuses as `StoreError`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise as_store_error(error, engine) from error
+
+
+def as_store_error(error: SQLAlchemyError, engine: Engine) -> StoreError:
+    """Say what is wrong with the store, in one sentence without secrets."""
+    where = hide_password(engine.url.render_as_string(hide_password=False))
+    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[:1]
+    text = reason[0] if reason else type(error).__name__
+    lowered = text.lower()
+    if "locked" in lowered or "busy" in lowered or "lock timeout" in lowered:
+        return StoreError("store_locked", f"the store {where} is locked by another program; try again")
+    if "full" in lowered or "no space" in lowered:
+        return StoreError("store_full", f"the disk of the store {where} is full ({text}); free some space")
+    if "readonly" in lowered or "read-only" in lowered:
+        return StoreError("store_read_only", f"the store {where} cannot be written ({text}); check its permissions")
+    if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return StoreError("store_unavailable", f"the store {where} cannot be reached ({text}); try again")
+    return StoreError("store_error", f"the store {where} refused a statement ({text})")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may succeed when it is tried again: a deadlock, or a race for the same id."""
+    original = getattr(error, "orig", error)
+    return getattr(original, "sqlstate", None) in POSTGRESQL_RETRY

@@ -1,0 +1,165 @@
+"""Read users and their histories; erase a user."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, insert, or_, select, text
+
+from ssd4rec.service.ids import now
+from ssd4rec.service.store.tables import erasures, events, idempotency, idempotency_users, recommendations, users
+
+NOTHING_READ = (-1, -1, 0)  # (user key, generation, position) that no user has
+
+# One statement, thus one consistent state in both databases: the user, the counter of the items, and the events after the
+# position that a cached state has read, where that state is still valid; else all.
+_NEW_EVENTS = text(
+    """
+    SELECT c.value AS items_version, u.user_key, u.generation, u.position, e.item_id
+    FROM counters AS c
+    LEFT JOIN users AS u ON u.user_id = :user_id
+    LEFT JOIN events AS e ON e.user_key = u.user_key
+        AND e.position > CASE WHEN u.user_key = :user_key AND u.generation = :generation THEN :position ELSE 0 END
+    WHERE c.name = 'items'
+    ORDER BY e.timestamp, e.position
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewHistory:
+    """What a cached state does not know yet."""
+
+    items_version: int  # of the metadata of items
+    user_key: int | None  # None: no such user
+    generation: int
+    position: int  # of the newest event
+    items: list[str]  # oldest first
+    continues: bool  # the items follow those that the cached state has read; else they are the whole history
+
+
+def read_new_events(connection: Connection, user_id: str, read: tuple[int, int, int]) -> NewHistory:
+    """Read the events of a user that a cached state has not read.
+
+    Args:
+        connection: from `reading`.
+        user_id: who.
+        read: user key, generation and position of the cached state; `NOTHING_READ` for none.
+    """
+    user_key, generation, position = read
+    values = {"user_id": user_id, "user_key": user_key, "generation": generation, "position": position}
+    rows = connection.execute(_NEW_EVENTS, values).all()
+    version, key, current, newest, _ = rows[0]
+    if key is None:
+        return NewHistory(version, None, 0, 0, [], continues=False)
+    items = [row[4] for row in rows] if rows[0][4] is not None else []
+    return NewHistory(version, key, current, newest, items, continues=(key, current) == (user_key, generation))
+
+
+def read_history(
+    connection: Connection, user_id: str, *, until_timestamp: int | None = None, until_position: int | None = None
+) -> tuple[int | None, int, list[str]]:
+    """Read the history of a user as it was at a time, or when an answer was given.
+
+    Returns:
+        The user's key (None: no such user), the position of the newest event of all, and the items, oldest first.
+    """
+    user = connection.execute(select(users).where(users.c.user_id == user_id)).first()
+    if user is None:
+        return None, 0, []
+    return user.user_key, user.position, history_of(connection, user.user_key, until_timestamp, until_position)
+
+
+def history_of(connection: Connection, user_key: int, until_timestamp: int | None, until_position: int | None) -> list[str]:
+    """Read the items of a user, oldest first, up to a timestamp or a position."""
+    query = select(events.c.item_id).where(events.c.user_key == user_key)
+    if until_timestamp is not None:
+        query = query.where(events.c.timestamp <= until_timestamp)
+    if until_position is not None:
+        query = query.where(events.c.position <= until_position)
+    return list(connection.scalars(query.order_by(events.c.timestamp, events.c.position)))
+
+
+def find_user(connection: Connection, user_id: str) -> Any:
+    """Return the row of a user, or None."""
+    return connection.execute(select(users).where(users.c.user_id == user_id)).first()
+
+
+def recent_users(connection: Connection, limit: int) -> list[str]:
+    """Return the users whose events arrived last."""
+    query = select(users.c.user_id).where(users.c.last_received.is_not(None)).order_by(users.c.last_received.desc())
+    return list(connection.scalars(query.limit(limit)))
+
+
+def page_of_events(
+    connection: Connection, user_key: int, limit: int, cursor: str | None, *, newest_first: bool
+) -> tuple[list[Any], str | None]:
+    """Read a page of a user's events.
+
+    Returns:
+        The rows, and the cursor of the next page; None on the last one.
+
+    Raises:
+        ValueError: the cursor is not one that an earlier page gave.
+    """
+    query = select(events).where(events.c.user_key == user_key)
+    if cursor is not None:
+        timestamp, position = _parse_cursor(cursor)
+        at, place = events.c.timestamp, events.c.position
+        if newest_first:
+            query = query.where(or_(at < timestamp, and_(at == timestamp, place < position)))
+        else:
+            query = query.where(or_(at > timestamp, and_(at == timestamp, place > position)))
+    keys = (events.c.timestamp, events.c.position)
+    query = query.order_by(*(key.desc() if newest_first else key for key in keys)).limit(limit + 1)
+    rows = list(connection.execute(query).all())
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return rows, _make_cursor(rows[-1].timestamp, rows[-1].position) if more else None
+
+
+def _make_cursor(timestamp: int, position: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([timestamp, position]).encode()).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str) -> tuple[int, int]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        timestamp, position = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError("the cursor is not one that an earlier page gave; start without it") from error
+    if not all(type(each) is int and abs(each) < 2**62 for each in (timestamp, position)):
+        raise ValueError("the cursor is not one that an earlier page gave; start without it")
+    return timestamp, position
+
+
+def erase_user(connection: Connection, user_id: str) -> tuple[int, int] | None:
+    """Remove a user with all events, stored recommendations and stored answers, in the transaction that is open.
+
+    Returns:
+        The user's key and how many events there were; None: no such user.
+    """
+    query = select(users).where(users.c.user_id == user_id)
+    user = connection.execute(query.with_for_update() if connection.dialect.name == "postgresql" else query).first()
+    if user is None:
+        return None
+    key = user.user_key
+    first = connection.scalar(select(events.c.received).where(events.c.user_key == key).order_by(events.c.position).limit(1))
+    links = connection.execute(select(idempotency_users).where(idempotency_users.c.user_key == key)).all()
+    for link in links:
+        connection.execute(delete(idempotency).where(idempotency.c.scope == link.scope, idempotency.c.name == link.name))
+    connection.execute(delete(idempotency_users).where(idempotency_users.c.user_key == key))
+    connection.execute(delete(recommendations).where(recommendations.c.user_key == key))
+    removed = connection.execute(delete(events).where(events.c.user_key == key)).rowcount
+    connection.execute(delete(users).where(users.c.user_key == key))
+    row: Mapping[str, object] = {"user_key": key, "erased_at": now(), "events": removed, "first_received": first}
+    connection.execute(insert(erasures), row)
+    return key, removed
+
+
+def list_erasures(connection: Connection, after: int = 0, limit: int = 1000) -> list[Any]:
+    """Return the erasures after a key, the newest first."""
+    query = select(erasures).where(erasures.c.erasure_key > after).order_by(erasures.c.erasure_key.desc()).limit(limit)
+    return list(connection.execute(query).all())

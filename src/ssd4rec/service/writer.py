@@ -1,0 +1,196 @@
+"""The one thread of a process that writes to the store: many requests share a commit, and each hears after it."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+
+from ssd4rec.service import metrics
+from ssd4rec.service.problems import unavailable
+from ssd4rec.service.store.append import Appended, NewEvent, append_events
+from ssd4rec.service.store.connect import as_store_error, is_transient
+
+GROUP_EVENTS = 256  # of one commit, unless one request has more
+GROUP_WRITES = 256  # requests of one commit
+ATTEMPTS = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Write:
+    events: Sequence[NewEvent] | None = None
+    work: Callable[[Connection], Any] | None = None
+    alone: bool = False  # in a transaction of its own
+    after: Callable[[], None] | None = None  # run in this thread after the commit, before the answer
+    future: "Future[Any]" = field(default_factory=Future)
+
+    @property
+    def size(self) -> int:
+        return len(self.events) if self.events is not None else 1
+
+
+class Writer:
+    """Writes to the store in groups.
+
+    While one group is being committed the next one gathers: a lone write waits for nobody, and under load a commit serves up
+    to 256 events. A future is resolved after its commit, thus what is acknowledged is on disk.
+
+    Args:
+        engine: of the store.
+        capacity: events that may wait; more are refused with 503.
+    """
+
+    def __init__(self, engine: Engine, capacity: int) -> None:
+        self._engine = engine
+        self._capacity = capacity
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._next: _Write | None = None
+        self._thread = threading.Thread(target=self._run, name="ssd4rec-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait for a commit."""
+        return self._waiting
+
+    def append(self, events: Sequence[NewEvent]) -> "Future[Appended]":
+        """Store events; the future is resolved when they are on disk.
+
+        Raises:
+            Problem: 503, the queue is full or the service is stopping.
+        """
+        return self._put(_Write(events=events))
+
+    def submit(
+        self, work: Callable[[Connection], Any], *, alone: bool = False, after: Callable[[], None] | None = None
+    ) -> "Future[Any]":
+        """Run a function in a transaction; the future is resolved with its result after the commit.
+
+        Args:
+            work: called with the connection.
+            alone: in a transaction of its own, for work that locks users.
+            after: called after the commit, before the future is resolved.
+
+        Raises:
+            Problem: 503, the queue is full or the service is stopping.
+        """
+        return self._put(_Write(work=work, alone=alone, after=after))
+
+    def flush(self) -> "Future[Any]":
+        """Return a future that is resolved when everything before it is on disk."""
+        return self.submit(lambda _: None)
+
+    def close(self) -> None:
+        """Write what waits, then end the thread."""
+        with self._lock:
+            self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, write: _Write) -> "Future[Any]":
+        with self._lock:
+            if self._closed:
+                raise unavailable("stopping", "the service is stopping; send the request again")
+            if self._waiting + write.size > self._capacity and self._waiting:
+                metrics.SHED.labels("writer").inc()
+                raise unavailable("queue_full", f"{self._waiting} events wait to be written; send the request again")
+            self._waiting += write.size
+        self._queue.put(write)
+        return write.future
+
+    def _run(self) -> None:
+        while (group := self._gather()) is not None:
+            try:
+                self._write(group)
+            except Exception as error:
+                log.exception("the writer failed")
+                _fail(group, error)
+            with self._lock:
+                self._waiting -= sum(write.size for write in group)
+
+    def _gather(self) -> list[_Write] | None:
+        first = self._next or self._queue.get()
+        self._next = None
+        if first is None:
+            return None
+        group, size = [first], first.size
+        while not first.alone and size < GROUP_EVENTS and len(group) < GROUP_WRITES:
+            try:
+                write = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if write is None:
+                self._queue.put(None)
+                break
+            if write.alone or size + write.size > GROUP_EVENTS:
+                self._next = write
+                break
+            group.append(write)
+            size += write.size
+        return group
+
+    def _write(self, group: list[_Write]) -> None:
+        began = time.perf_counter()
+        for attempt in range(ATTEMPTS):
+            committing = False
+            try:
+                with self._engine.connect() as connection:
+                    transaction = connection.begin()
+                    results = _apply(connection, group)
+                    committing = True
+                    transaction.commit()
+            except SQLAlchemyError as error:
+                last = attempt == ATTEMPTS - 1
+                if not committing and not last and _worth_another_try(error):
+                    time.sleep(0.01 * attempt)
+                    continue
+                if not committing and len(group) > 1 and isinstance(error, DataError | IntegrityError):
+                    for write in group:  # one of them is to blame; the others are written
+                        self._write([write])
+                    return
+                _fail(group, as_store_error(error, self._engine))
+                return
+            break
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+        for write, result in zip(group, results, strict=True):
+            _finish(write, result)
+
+
+def _apply(connection: Connection, group: list[_Write]) -> list[Any]:
+    batches = [write.events for write in group if write.events is not None]
+    appended = iter(append_events(connection, batches) if batches else [])
+    return [next(appended) if write.events is not None else write.work(connection) for write in group]  # type: ignore[misc]
+
+
+def _worth_another_try(error: SQLAlchemyError) -> bool:
+    """Nothing was committed: another try cannot write anything twice."""
+    if is_transient(error) or isinstance(error, IntegrityError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _finish(write: _Write, result: Any) -> None:
+    if write.after:
+        try:
+            write.after()
+        except Exception:
+            log.exception("a task after a commit failed")
+    if write.future.set_running_or_notify_cancel():
+        write.future.set_result(result)
+
+
+def _fail(group: list[_Write], error: BaseException) -> None:
+    for write in group:
+        if not write.future.done() and write.future.set_running_or_notify_cancel():
+            write.future.set_exception(error)
