@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec._locks import exclusive_lock
+from ssd4rec._io import exclusive_lock
 from ssd4rec.artifact import load_artifact
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.sequences import build_sequences

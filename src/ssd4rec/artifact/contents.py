@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssd4rec._csr import IntArray
-from ssd4rec._files import as_json, escaped, sync
+from ssd4rec._io import as_json, escaped, sync
 from ssd4rec.artifact.folder import (
     CATALOGUE,
     CONFIG,

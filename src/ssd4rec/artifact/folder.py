@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._files import sha256_of, stale_temp_files, sync
+from ssd4rec._io import sha256_of, stale_temp_files, sync
 from ssd4rec.errors import ArtifactError
 
 FORMAT = 1

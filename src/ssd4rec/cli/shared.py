@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ssd4rec._files import as_json
+from ssd4rec._io import as_json
 from ssd4rec.cli import _render
 from ssd4rec.errors import ConfigError, DataError
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ssd4rec._locks import exclusive_lock
+from ssd4rec._io import exclusive_lock
 from ssd4rec.datasets.addresses import as_asked
 from ssd4rec.errors import DataError
 
@@ -117,11 +117,13 @@ def _part_of(address: str, target: Path) -> Iterator[_Part]:
     def refused(why: str) -> DataError:
         return DataError(f"cannot write {path}: {why}; set XDG_CACHE_HOME to a folder that can be")
 
-    with exclusive_lock(path, busy, refused) as file:  # what came is on the disk, whatever happens next
+    lock = target.with_name(f".{target.name}.lock")
+    with exclusive_lock(lock, busy, refused), path.open("ab", buffering=0) as file:
         part = _Part(address, path, _origin_of(target), file)
         try:
             yield part
         finally:
+            lock.unlink(missing_ok=True)
             if not part.size:
                 path.unlink(missing_ok=True)
                 part.origin.unlink(missing_ok=True)

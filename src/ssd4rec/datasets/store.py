@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from ssd4rec._files import sha256_of
+from ssd4rec._io import sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.datasets.workspace import workspace

@@ -8,7 +8,7 @@ from typing import Any
 
 from ssd4rec import pipeline
 from ssd4rec._csr import IntArray
-from ssd4rec._files import write_atomically
+from ssd4rec._io import write_atomically
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.config import Config
 from ssd4rec.evaluation.evaluate import Ranker, Scorer

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ssd4rec._files import write_atomically
+from ssd4rec._io import write_atomically
 from ssd4rec.paper.runs import FAILURE, SPEC, result_of
 
 Tell = Callable[[str], None]

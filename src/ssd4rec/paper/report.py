@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._files import as_json, escaped, write_atomically
+from ssd4rec._io import as_json, escaped, write_atomically
 from ssd4rec.paper.notes import notes
 from ssd4rec.paper.plots import plot
 from ssd4rec.paper.results import RESULTS

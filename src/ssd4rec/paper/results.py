@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ssd4rec._files import escaped
+from ssd4rec._io import escaped
 from ssd4rec.config import DataConfig, EvaluationConfig, value_of
 from ssd4rec.errors import DataError
 from ssd4rec.paper.budgets import Budget

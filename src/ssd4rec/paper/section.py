@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._files import escaped
+from ssd4rec._io import escaped
 from ssd4rec.config import Seen
 from ssd4rec.data.sequences import Kept
 from ssd4rec.paper.budgets import Budget

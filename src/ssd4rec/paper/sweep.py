@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._locks import exclusive_lock
+from ssd4rec._io import exclusive_lock
 from ssd4rec._suggestions import find
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from ssd4rec import pipeline
-from ssd4rec._files import write_atomically
+from ssd4rec._io import write_atomically
 from ssd4rec.artifact import Artifact, finished_model, load_artifact
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
-from ssd4rec._files import atomic_write
+from ssd4rec._io import atomic_write
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, as_type, encode
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssd4rec._csr import IntArray
-from ssd4rec._files import atomic_write
+from ssd4rec._io import atomic_write
 from ssd4rec.array_types import States
 from ssd4rec.errors import ArtifactError
 from ssd4rec.layers.step import Cache, LayerCache

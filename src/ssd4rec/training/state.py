@@ -15,8 +15,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ssd4rec._files import atomic_write
-from ssd4rec._locks import exclusive_lock
+from ssd4rec._io import atomic_write, exclusive_lock
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split

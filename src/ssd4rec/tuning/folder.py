@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._locks import exclusive_lock
+from ssd4rec._io import exclusive_lock
 from ssd4rec.artifact import MANIFEST
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtifactError

@@ -17,7 +17,7 @@ import optuna
 import torch
 from optuna.trial import Trial, TrialState
 
-from ssd4rec._files import write_atomically
+from ssd4rec._io import write_atomically
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtifactError, ConfigError, DivergedError
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
