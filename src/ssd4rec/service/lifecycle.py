@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Engine
 
-from ssd4rec._files import write_atomically
+from ssd4rec._io import write_atomically
 from ssd4rec.artifact import MANIFEST
 from ssd4rec.errors import ArtifactError, DivergedError, SSD4RecError
 from ssd4rec.service import metrics
