@@ -1,4 +1,4 @@
-"""Recommenders of untrained models that every event matters to, and when two answers are the same."""
+"""Recommenders with untrained models in which every event matters, and a comparison of their results."""
 
 import torch
 
@@ -27,9 +27,9 @@ def recommender_of(config: Config) -> Recommender:
     return Recommender(Artifact(model, world.catalog, config, {}, counts))
 
 
-def same(found: Recommendations, expected: Recommendations) -> None:
-    """The same items, notes and source; scores to 1e-5."""
-    assert [each.item for each in found.items] == [each.item for each in expected.items]
-    scores = [torch.tensor([each.score for each in one.items]) for one in (found, expected)]
+def assert_same(actual: Recommendations, expected: Recommendations) -> None:
+    """Check that items, warnings and source are equal, and scores to 1e-5."""
+    assert [each.item for each in actual.items] == [each.item for each in expected.items]
+    scores = [torch.tensor([each.score for each in one.items]) for one in (actual, expected)]
     torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
-    assert (found.unknown_items, found.source, found.notes) == (expected.unknown_items, expected.source, expected.notes)
+    assert (actual.unknown_items, actual.source, actual.warnings) == (expected.unknown_items, expected.source, expected.warnings)

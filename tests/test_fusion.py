@@ -139,7 +139,7 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
     fusion = ScoreFusion(counted, 2.0, -1.0)
     recommender = Recommender(Artifact(untrained, world.catalog, worlds.config(), {}, counts, fusion))
     history = [3, 4, 5, "unknown", 6]
-    numbers = torch.tensor([number for number in recommender.numbers([history])[0].tolist() if number])
+    numbers = torch.tensor([number for number in recommender.indices([history])[0].tolist() if number])
     edges = torch.tensor([0, len(numbers)])
     with torch.inference_mode():
         alone = untrained.encode(numbers, edges) @ untrained.item_vectors.T
@@ -149,7 +149,7 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
     for item in history[2:]:
         session.add(item)
     for answer in (recommender.recommend(history, 12, exclude_seen=False), session.recommend(12, exclude_seen=False)):
-        found = recommender.artifact.catalog.numbers([each.item for each in answer.items])
+        found = recommender.artifact.catalog.indices([each.item for each in answer.items])
         assert found.tolist() == (raised[0].argsort(descending=True) + 1).tolist()
         expected = raised[0].sort(descending=True).values
         torch.testing.assert_close(

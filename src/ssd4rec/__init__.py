@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ssd4rec.serving.batch import recommend_users
     from ssd4rec.serving.recommender import Recommender, as_frame
     from ssd4rec.serving.session import Session
-    from ssd4rec.serving.session_store import Sessions
+    from ssd4rec.serving.session_store import SessionStore
     from ssd4rec.training.fit import fit
 
     __version__: str
@@ -32,7 +32,7 @@ __all__ = [
     "Recommender",
     "SSD4RecError",
     "Session",
-    "Sessions",
+    "SessionStore",
     "__version__",
     "as_frame",
     "build_sequences",
@@ -58,7 +58,7 @@ _HOMES = {
     "Recommender": "serving.recommender",
     "SSD4RecError": "errors",
     "Session": "serving.session",
-    "Sessions": "serving.session_store",
+    "SessionStore": "serving.session_store",
     "as_frame": "serving.recommender",
     "build_sequences": "data.sequences",
     "evaluate": "evaluation.evaluate",

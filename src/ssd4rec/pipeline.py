@@ -273,7 +273,7 @@ def evaluate_artifact(
     histories, found = build_sequences(
         interactions, config.data.min_interactions, tie_order=config.data.tie_order, known=artifact.catalog
     )
-    numbers = np.concatenate([[0], artifact.catalog.numbers(as_type(found.ids, artifact.catalog.ids.dtype))])[histories.items]
+    numbers = np.concatenate([[0], artifact.catalog.indices(as_type(found.ids, artifact.catalog.ids.dtype))])[histories.items]
     known = numbers > 0
     notes = []
     if not known.any():

@@ -15,27 +15,27 @@ WHOLE = Catalog(pl.Series("id", [30, 10, 20]))
 
 def test_numbers_begin_at_one():
     assert len(WORDS) == 3
-    assert WORDS.numbers(["7", "b", "007"]).tolist() == [3, 1, 2]
-    assert WORDS.numbers(["7", "b"]).dtype == np.int64
+    assert WORDS.indices(["7", "b", "007"]).tolist() == [3, 1, 2]
+    assert WORDS.indices(["7", "b"]).dtype == np.int64
 
 
 def test_unknown_ids_are_number_zero():
     """The text "10" is not the number 10, and nothing is nothing."""
-    assert WHOLE.numbers([10, "10", 11, None]).tolist() == [2, 0, 0, 0]
-    assert WORDS.numbers([7, "07"]).tolist() == [0, 0]
-    assert WORDS.numbers([]).tolist() == []
+    assert WHOLE.indices([10, "10", 11, None]).tolist() == [2, 0, 0, 0]
+    assert WORDS.indices([7, "07"]).tolist() == [0, 0]
+    assert WORDS.indices([]).tolist() == []
 
 
 def test_series_give_the_same_numbers_as_lists():
-    assert WORDS.numbers(pl.Series(["7", "x", None, "b", "7"])).tolist() == [3, 0, 0, 1, 3]
-    assert WORDS.numbers(pl.Series(["7", "b"], dtype=pl.Categorical)).tolist() == [3, 1]
-    assert WHOLE.numbers(pl.Series([20, 99, 20], dtype=pl.UInt16)).tolist() == [3, 0, 3]
-    assert WORDS.numbers(pl.Series([], dtype=pl.String)).tolist() == []
+    assert WORDS.indices(pl.Series(["7", "x", None, "b", "7"])).tolist() == [3, 0, 0, 1, 3]
+    assert WORDS.indices(pl.Series(["7", "b"], dtype=pl.Categorical)).tolist() == [3, 1]
+    assert WHOLE.indices(pl.Series([20, 99, 20], dtype=pl.UInt16)).tolist() == [3, 0, 3]
+    assert WORDS.indices(pl.Series([], dtype=pl.String)).tolist() == []
 
 
 def test_texts_are_parsed_as_the_catalogues_own_type():
     assert WHOLE.parse(["10", "x", "10.5"]).to_list() == [10, None, None]
-    assert WHOLE.numbers(WHOLE.parse(["10", "x"])).tolist() == [2, 0]
+    assert WHOLE.indices(WHOLE.parse(["10", "x"])).tolist() == [2, 0]
     assert WORDS.parse(["007", "7"]).to_list() == ["007", "7"]
     assert Catalog(pl.Series([7.0])).parse(["7"]).to_list() == [7.0]
 
@@ -46,7 +46,7 @@ def test_ids_of_undoes_numbers(values, data):
     ids = [value for value in values if type(value) is type(values[0])]
     catalog = Catalog(pl.Series("id", ids))
     asked = data.draw(st.lists(st.sampled_from(ids)))
-    assert catalog.ids_of(catalog.numbers(asked)).to_list() == asked
+    assert catalog.ids_of(catalog.indices(asked)).to_list() == asked
 
 
 @given(st.lists(st.sampled_from(["b", "a", "", "ab", None])))

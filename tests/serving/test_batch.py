@@ -91,7 +91,7 @@ def test_nothing_half_written_is_left(recommender, tmp_path, monkeypatch):
 
 def test_slips_are_answered(recommender, tmp_path):
     """k = 0, and a folder that cannot be made."""
-    with pytest.raises(ConfigError, match="1 or more; found 0"):
+    with pytest.raises(ConfigError, match="k must be a positive integer, found 0"):
         recommend_users(recommender, FRAME, tmp_path / "recs.parquet", k=0)
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
@@ -209,14 +209,14 @@ KILLED = """
 import sys, time
 import polars as pl
 sys.path[:0] = sys.argv[2:]
-import test_users
+import test_batch
 users = [user for user in range(20) for _ in range(3)]
 frame = pl.DataFrame({"user_id": users, "item_id": [1, 2, 3] * 20, "timestamp": [1, 2, 3] * 20})
-test_users.module.USERS_AT_ONCE = 2
+test_batch.module.USERS_AT_ONCE = 2
 def wait(done, total):
     print(done, flush=True)
     time.sleep(60 if done == 10 else 0)
-test_users.module.recommend_users(test_users.fresh(), frame, sys.argv[1], k=2, progress=wait)
+test_batch.module.recommend_users(test_batch.fresh(), frame, sys.argv[1], k=2, progress=wait)
 """
 
 

@@ -10,7 +10,7 @@ import torch
 
 import worlds
 from rows import shaken
-from served import HISTORY, recommender, recommender_of, same
+from served import HISTORY, assert_same, recommender, recommender_of
 from ssd4rec.artifact import Artifact
 from ssd4rec.config import SASRecConfig
 from ssd4rec.data.split import training_counts
@@ -33,9 +33,9 @@ def test_each_answer_is_that_of_the_whole_history(wiring):
     for item in [*HISTORY, "unknown", *HISTORY]:
         session.add(item)
         so_far.append(item)
-        same(session.recommend(5), model.recommend(so_far, 5))
+        assert_same(session.recommend(5), model.recommend(so_far, 5))
     assert session.history == tuple(so_far)
-    assert (session.bytes > 0) == (wiring != "all")
+    assert (session.state_bytes > 0) == (wiring != "all")
 
 
 def test_a_session_begins_with_a_whole_history():
@@ -44,10 +44,10 @@ def test_a_session_begins_with_a_whole_history():
     whole, grown = Session(model, HISTORY), Session(model)
     for item in HISTORY:
         grown.add(item)
-    same(whole.recommend(5), grown.recommend(5))
-    size = whole.bytes
+    assert_same(whole.recommend(5), grown.recommend(5))
+    size = whole.state_bytes
     whole.add(3)
-    assert whole.bytes == size == grown.bytes
+    assert whole.state_bytes == size == grown.state_bytes
 
 
 def test_a_copy_goes_on_by_itself():
@@ -59,15 +59,15 @@ def test_a_copy_goes_on_by_itself():
     session.add(4)
     copy.add(8)
     assert copy.history == (*HISTORY, 8)
-    same(copy.recommend(5), model.recommend([*HISTORY, 8], 5))
-    same(session.recommend(5), model.recommend([*HISTORY, "unknown", 4], 5))
+    assert_same(copy.recommend(5), model.recommend([*HISTORY, 8], 5))
+    assert_same(session.recommend(5), model.recommend([*HISTORY, "unknown", 4], 5))
 
 
 def test_an_id_is_looked_up_once(monkeypatch):
     """Ten ids at the beginning, one for each event, none for an answer: its price does not grow with the history."""
     model, looked_up = recommender(), []
-    look_up = model.numbers
-    monkeypatch.setattr(model, "numbers", lambda many, *rest: looked_up.extend(*many) or look_up(many, *rest))
+    look_up = model.indices
+    monkeypatch.setattr(model, "indices", lambda many, *rest: looked_up.extend(*many) or look_up(many, *rest))
     session = Session(model, HISTORY)
     assert looked_up == HISTORY
     session.recommend(5)
@@ -82,10 +82,10 @@ def test_requests_are_those_of_recommend():
     for history in (HISTORY, [*HISTORY, "unknown"]):
         session = Session(model, history)
         for options in ({"k": 20}, {"exclude_seen": False}, {"allow": [1, 6, 8]}, {"deny": [6]}, {"unknown_items": "popular"}):
-            same(session.recommend(**options), model.recommend(history, **options))
+            assert_same(session.recommend(**options), model.recommend(history, **options))
     with pytest.raises(DataError, match="1 of 11 items are not in the catalog"):
         session.recommend(unknown_items="raise")
-    with pytest.raises(ConfigError, match="k is how many"):
+    with pytest.raises(ConfigError, match="k must be a positive integer"):
         session.recommend(0)
 
 
@@ -94,7 +94,7 @@ def test_any_backbone_has_sessions():
     model = recommender_of(worlds.config().model_copy(update={"backbone": SASRecConfig(width=16, dropout=0.0)}))
     session = Session(model, HISTORY)
     session.add(5)
-    same(session.recommend(5), model.recommend([*HISTORY, 5], 5))
+    assert_same(session.recommend(5), model.recommend([*HISTORY, 5], 5))
     with pytest.raises(ConfigError, match="SASRec does not read event by event; use ssd4rec or mamba4rec"):
         model.artifact.model.new_cache(1)
 
@@ -196,7 +196,7 @@ def test_sessions_of_one_recommender_may_have_a_thread_each():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(answer, pasts))
     for each, past in zip(found, pasts, strict=True):
-        same(each, model.recommend(past, 5))
+        assert_same(each, model.recommend(past, 5))
 
 
 def test_a_session_of_another_model_is_refused(tmp_path):
@@ -205,7 +205,7 @@ def test_a_session_of_another_model_is_refused(tmp_path):
     Session(model, HISTORY).save(tmp_path / "user")
     with torch.no_grad():
         model.artifact.model.table.weight[3, 0] += 1
-    with pytest.raises(ArtifactError, match="is a session of another model; begin a new one"):
+    with pytest.raises(ArtifactError, match="belongs to another model; start a new session"):
         Session.load(tmp_path / "user", model)
 
 
@@ -222,8 +222,8 @@ def test_what_is_no_session_is_refused(tmp_path):
     (tmp_path / "json").write_text(json.dumps({"history": [1]}))
     with pytest.raises(ArtifactError, match="cannot read the session"):
         Session.load(tmp_path / "json", model)
-    (tmp_path / "other").write_bytes(whole.replace(b"ssd4rec session 1", b"ssd4rec session 9"))
-    with pytest.raises(ArtifactError, match="holds 'ssd4rec session 9', expected 'ssd4rec session 1'"):
+    (tmp_path / "other").write_bytes(whole.replace(b"ssd4rec session 2", b"ssd4rec session 9"))
+    with pytest.raises(ArtifactError, match="has the format 'ssd4rec session 9', expected 'ssd4rec session 2'"):
         Session.load(tmp_path / "other", model)
 
 
@@ -232,10 +232,10 @@ def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
     model = recommender()
     (tmp_path / "file").touch()
     for place in ("missing/user", "file/user", ""):
-        with pytest.raises(ArtifactError, match=r"cannot write the session to .*; give another path, or free some space"):
+        with pytest.raises(ArtifactError, match=r"cannot write the session to .*; choose another path"):
             Session(model, HISTORY).save(tmp_path / place)
     for strange in (date(2026, 1, 1), (1, 2)):
-        with pytest.raises(ArtifactError, match=r"its history holds (datetime|\(1, 2\)).*; give item ids as one of these"):
+        with pytest.raises(ArtifactError, match=r"the history contains (datetime|\(1, 2\)).*; use one of these as item ids"):
             Session(model, [3, strange]).save(tmp_path / "user")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
@@ -259,7 +259,30 @@ def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_p
     session = Session(short, history[:2])
     for item in history[2:]:
         session.add(item)
-    assert (session.bytes, short.supports_incremental, whole.supports_incremental) == (0, False, True)
+    assert (session.state_bytes, short.supports_incremental, whole.supports_incremental) == (0, False, True)
     assert [each.item for each in session.recommend(12).items] == left
     Session(whole, history).save(tmp_path / "user")  # the same weights: a state of the whole history, which `short` must not use
     assert Session.load(tmp_path / "user", short).recommend(12) == session.recommend(12)
+
+
+def test_a_damaged_session_is_refused(tmp_path):
+    """A flipped bit anywhere in the tensors or in the history is noticed by the checksum."""
+    model = recommender()
+    Session(model, HISTORY).save(tmp_path / "user")
+    intact = (tmp_path / "user").read_bytes()
+    for position in (len(intact) - 1, len(intact) // 2, intact.index(b"[3, 4, 5") + 1):
+        damaged = bytearray(intact)
+        damaged[position] ^= 1
+        (tmp_path / "damaged").write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="damaged|cannot read"):
+            Session.load(tmp_path / "damaged", model)
+
+
+def test_a_session_does_not_replace_links(tmp_path):
+    """A symbolic link and its target are left alone."""
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(ArtifactError, match="it is a symbolic link; choose another path"):
+        Session(recommender(), HISTORY).save(tmp_path / "link")
+    assert (tmp_path / "target").read_text() == "kept"
+    assert (tmp_path / "link").is_symlink()

@@ -104,9 +104,11 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     rows = as_rows(found)
     if as_json:
         not_known = [str(each) for each in found.unknown_items]
-        print_json({"recommendations": rows, "unknown_items": not_known, "source": found.source, "notes": list(found.notes)})
+        print_json(
+            {"recommendations": rows, "unknown_items": not_known, "source": found.source, "warnings": list(found.warnings)}
+        )
         return
-    for note in found.notes:
+    for note in found.warnings:
         say(f"note: {note}")
     _render.show_recommendations(out_console, rows)
 

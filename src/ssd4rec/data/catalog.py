@@ -28,12 +28,12 @@ class Catalog:
         """V."""
         return len(self.ids)
 
-    def numbers(self, ids: Sequence[object] | pl.Series) -> IntArray:
+    def indices(self, ids: Sequence[object] | pl.Series) -> IntArray:
         """Item numbers of ids; 0 where an id is unknown. The text "7" is not the number 7: see `parse`."""
         if isinstance(ids, pl.Series):
             # Few distinct ids, many rows: Python looks each id up once.
             codes, distinct = encode(plain_ids(ids))
-            return self.numbers(distinct.to_list())[codes] if len(ids) else np.zeros(0, dtype=np.int64)
+            return self.indices(distinct.to_list())[codes] if len(ids) else np.zeros(0, dtype=np.int64)
         number_of = self._number_of
         return np.fromiter((number_of.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
 

@@ -193,7 +193,7 @@ def build_sequences(
     then = None
     if tie_order == "item":
         model = known or Catalog(items.alias("id"))
-        then = id_order(model)[model.numbers(as_type(items, model.ids.dtype))][item]
+        then = id_order(model)[model.indices(as_type(items, model.ids.dtype))][item]
     order = time_order(user, time, then)
     left = Counts(len(users), len(items), len(rows))
     removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)

@@ -228,7 +228,7 @@ class Models:
 def _check_scores(model: ServedModel) -> None:
     """A model whose scores are not finite must not answer."""
     first = np.arange(1, min(len(model.ids), 3) + 1, dtype=np.int64)
-    (best,) = model.score([ScoreJob(model.read(first), 10, exclude_seen=False, forbidden=None, only_known=False)])
+    (best,) = model.score([ScoreJob(model.read(first), 10, exclude_seen=False, excluded=None, only_known=False)])
     if not np.isfinite(best.scores).all():
         raise DivergedError(f"the scores of {model.folder} are not finite; train the model again")
 

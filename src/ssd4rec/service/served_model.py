@@ -124,8 +124,8 @@ class ServedModel:
         by_model = []
         for place, job in enumerate(jobs):
             if job.state.vector is None or (job.only_known and not job.state.indices.all()):
-                request = Request(job.k, job.exclude_seen, job.forbidden, trust_only_known=job.only_known)
-                (results[place],) = self.recommender.best([job.state.indices], request)
+                request = Request(job.k, job.exclude_seen, job.forbidden, require_known_history=job.only_known)
+                (results[place],) = self.recommender.top_items([job.state.indices], request)
             else:
                 by_model.append(place)
         if by_model:

@@ -84,7 +84,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
         for first in range(0, users, USERS_AT_ONCE):
             edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
-            found = recommender.best([histories.items[start:stop] for start, stop in pairwise(edges)], request)
+            found = recommender.top_items([histories.items[start:stop] for start, stop in pairwise(edges)], request)
             table = _table(catalog, histories.users[first : first + USERS_AT_ONCE], found)
             write(table)
             rows += len(table)
@@ -106,7 +106,7 @@ class _Histories:
 def _read(catalog: Catalog, source: Source | Interactions, columns: Columns, tie_order: TieOrder) -> _Histories:
     table = (source if isinstance(source, Interactions) else read_interactions(source, columns)).table
     codes, users = encode(table["user"])
-    numbers = catalog.numbers(as_type(table["item"], catalog.ids.dtype))
+    numbers = catalog.indices(as_type(table["item"], catalog.ids.dtype))
     then = id_order(catalog)[numbers] if tie_order == "item" else None
     order = time_order(codes, table["time"].to_numpy(), then)
     offsets = lengths_to_offsets(np.bincount(codes, minlength=len(users)))

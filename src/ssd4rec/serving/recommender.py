@@ -1,4 +1,4 @@
-"""Recommendations for histories of item ids, of users whom the model need not have seen."""
+"""Recommend items for histories of item ids, including users the model has never seen."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec._csr import IntArray
-from ssd4rec.artifact import Artifact, load_artifact
+from ssd4rec.artifact import Artifact, load_artifact, save_artifact
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.serving.topk import Request, TopK, top_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
-UNKNOWN_SHOWN = 3  # of the unknown items in a note
+MAX_UNKNOWN_SHOWN = 3  # unknown item ids quoted in a warning
 Ids = Sequence[object]
 
 
@@ -26,45 +26,71 @@ Ids = Sequence[object]
 class Recommendation:
     """One recommended item."""
 
-    item: object  # its id, as it came
+    item: object  # item id, in the type of the catalog
     title: str | None
-    score: float  # of the model: comparable inside one list; training events, where popular items are given
+    score: float  # comparable within one list only; the number of training interactions when source is "popular"
     rank: int  # 1-based
 
 
 @dataclass(frozen=True)
 class Recommendations:
-    """What is recommended to one history."""
+    """The ranked items for one history."""
 
     items: tuple[Recommendation, ...]
-    unknown_items: tuple[object, ...]  # ids of the history that the catalog does not know
-    source: Literal["model", "popular"]  # "popular": nothing was read, because nothing was known, or something was not
-    notes: tuple[str, ...] = ()
+    unknown_items: tuple[object, ...]  # ids of the history that are not in the catalog
+    source: Literal["model", "popular"]  # "popular": the history could not be used, so the most popular items are returned
+    warnings: tuple[str, ...] = ()
 
 
 class Recommender:
-    """A finished model, ready to recommend. Asking changes nothing: several threads may share one.
+    """A trained model that recommends items.
+
+    Calls do not change any state, so one instance can be shared between threads.
 
     Args:
-        artifact: from `load_artifact`.
+        artifact: a saved model, as returned by `load_artifact`.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self._fingerprint: tuple[object, str] = (None, "")  # of which weights, and what it is
+        self._fingerprint: tuple[object, str] = (None, "")  # (state of the weights when hashed, hash)
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu") -> "Recommender":
-        """Read a folder that `train --out` wrote.
+        """Load a model folder written by `save` or by `ssd4rec train --out`.
 
         Raises:
-            ArtifactError: it is missing, damaged, or of another version.
-            BackendError: there is no such device.
+            ArtifactError: the folder is missing, damaged, or was written by an incompatible version.
+            BackendError: the device is not available.
         """
         return cls(load_artifact(directory, device))
 
+    def save(self, directory: str | Path) -> None:
+        """Save the model as a folder that `ssd4rec.load` and the command line read.
+
+        The folder is either complete or absent. An existing model at the same path is replaced.
+
+        Raises:
+            ArtifactError: the folder cannot be written, or it contains something other than a model.
+        """
+        artifact = self.artifact
+        save_artifact(
+            directory,
+            artifact.model,
+            artifact.catalog,
+            artifact.config,
+            {**artifact.report, "artifact": str(directory)},
+            artifact.training_counts,
+            artifact.fusion,
+        )
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The training report: data, model, protocol, metrics, training history, seconds and versions."""
+        return self.artifact.report
+
     @overload
-    def recommend(  # type: ignore[overload-overlap]  # a list of lists is a list too; the narrower signature comes first
+    def recommend(  # type: ignore[overload-overlap]  # a list of lists also matches the second signature; this one is narrower
         self,
         histories: Sequence[list[Any] | tuple[Any, ...] | pl.Series],
         k: int = ...,
@@ -97,195 +123,228 @@ class Recommender:
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
     ) -> Recommendations | list[Recommendations]:
-        """What comes next.
+        """Recommend the next items for one history or for a list of histories.
 
         Args:
-            histories: item ids in the order of time, oldest first; or a list of such lists. The empty list is one history, that
-                of a new user: for a batch that may be empty write `recommend(batch) if batch else []`.
-            k: how many items at most.
-            exclude_seen: leave out items of the history.
-            allow: only these items are candidates; None: the whole catalog.
-            deny: these are not.
-            unknown_items: ids that the catalog does not know are skipped and reported ("skip"), an error ("raise"), or make
-                the whole history fall back to popular items ("popular").
+            histories: item ids in chronological order, oldest first, or a list of such lists. An empty list is one empty
+                history (a new user); for a batch that may be empty use `recommend(batch) if batch else []`.
+            k: maximum number of items for each history.
+            exclude_seen: exclude items that are in the history.
+            allow: restrict the candidates to these items. By default every item with training interactions is a candidate;
+                items without any are candidates only when they are listed here.
+            deny: exclude these items.
+            unknown_items: how to treat ids that are not in the catalog: ignore them and report them ("skip"), raise an error
+                ("raise"), or return the most popular items for that history ("popular").
 
         Returns:
-            For one history its recommendations, for a list of histories a list. A history in which nothing is known gets the
-            popular items and says so. Equal scores are ordered by item number.
+            Recommendations for one history, or a list with one entry per history. A history without any known item gets the
+            most popular items, and `source` says so. Ties in score are broken by item index.
 
         Raises:
-            ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
-            DataError: an unknown item under "raise", an unknown id in `allow`, what is no list of ids.
-            DivergedError: the model gave scores that are not numbers.
+            ConfigError: k is not a positive integer, or `unknown_items` is not one of the three values.
+            DataError: an unknown item with "raise", an unknown id in `allow`, or an argument that is not a list of ids.
+            DivergedError: the model produced scores that are not finite.
         """
         request = self.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
-        many, one = _as_histories(histories)
-        numbers = self.numbers(many, unknown_items)
+        batch, is_single = _as_batch(histories)
+        indices = self.indices(batch, unknown_items)
         results = [
-            self.answer(len(history), unknown_of(history, part), best, request)
-            for history, part, best in zip(many, numbers, self.best(numbers, request), strict=True)
+            self.to_recommendations(len(history), unknown_ids(history, row), top, request)
+            for history, row, top in zip(batch, indices, self.top_items(indices, request), strict=True)
         ]
-        return results[0] if one else results
+        return results[0] if is_single else results
 
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, worked out when it is first asked for, and again where torch has changed a weight."""
-        # changed in place: another count; replaced: another address. Tensors that were made in inference mode have no count.
+        """Return the SHA-256 of the weights; computed once and again only after the weights have changed."""
+        # An in-place update raises the version counter, a replacement changes the address. Inference tensors have no counter.
         weights = self.artifact.model.state_dict().values()
-        state = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights]  # noqa: SLF001 - torch's
+        state = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights]  # noqa: SLF001 - torch API
         if self._fingerprint[0] != state:
             self._fingerprint = state, fingerprint(self.artifact.model)
         return self._fingerprint[1]
 
     @property
     def supports_incremental(self) -> bool:
-        """Whether a state stands for the history: the model must read so, and all of it, where `data.max_length` cuts nothing."""
+        """Whether a recurrent state can replace the history: the model is causal below its top layer and reads all events."""
         return self.artifact.model.supports_incremental and self.artifact.config.data.max_length is None
 
     def request(self, k: int, *, exclude_seen: bool, allow: Ids | None, deny: Ids | None, unknown_items: UnknownItems) -> Request:
-        """Check what `recommend` was asked for, and put it into item numbers.
+        """Validate the arguments of `recommend` and translate item ids to item indices.
 
         Raises:
             ConfigError: see `recommend`.
             DataError: see `recommend`.
         """
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ConfigError(f"k is how many items to recommend, 1 or more; found {k!r}")
-        if unknown_items not in UNKNOWN_ITEMS:
-            raise ConfigError(f'unknown_items is "skip", "raise" or "popular"; found {unknown_items!r}')
-        return Request(int(k), exclude_seen, self._forbidden(allow, deny), trust_only_known=unknown_items == "popular")
+        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+            raise ConfigError(f"k must be a positive integer, found {k!r}")
+        if not isinstance(exclude_seen, bool | np.bool_):
+            raise ConfigError(f"exclude_seen must be True or False, found {exclude_seen!r}")
+        if not isinstance(unknown_items, str) or unknown_items not in UNKNOWN_ITEMS:
+            raise ConfigError(f'unknown_items must be "skip", "raise" or "popular", found {unknown_items!r}')
+        return Request(
+            k=int(k),
+            exclude_seen=bool(exclude_seen),
+            excluded=self._excluded_items(allow, deny),
+            require_known_history=unknown_items == "popular",
+        )
 
-    def best(self, histories: Sequence[IntArray], request: Request) -> list[TopK]:
-        """What comes next, in item numbers: see `top_items`."""
-        kept = self.artifact
-        return top_items(kept.model, kept.training_counts, histories, request, kept.fusion, kept.config.data.max_length)
+    def top_items(self, histories: Sequence[IntArray], request: Request) -> list[TopK]:
+        """Return the top-k item indices for histories of item indices; see `topk.top_items`."""
+        artifact = self.artifact
+        max_length = artifact.config.data.max_length
+        return top_items(artifact.model, artifact.training_counts, histories, request, artifact.fusion, max_length)
 
-    def numbers(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[IntArray]:
-        """Item ids as item numbers, 0 = unknown.
+    def indices(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[IntArray]:
+        """Translate item ids to item indices; 0 = unknown.
 
         Raises:
-            DataError: an unknown item under "raise".
+            DataError: an unknown item with "raise".
         """
         flat = [item for history in histories for item in history]
-        numbers = self.artifact.catalog.numbers(flat)
+        indices = self.artifact.catalog.indices(flat)
         if unknown_items == "raise":
-            self._refuse_unknown(flat, numbers, "items", 'leave them out, or choose unknown_items="skip" or "popular"')
-        edges = np.cumsum([0, *(len(history) for history in histories)])
-        return [numbers[start:stop] for start, stop in pairwise(edges.tolist())]
+            self._check_known(flat, indices, "items", 'remove them, or use unknown_items="skip" or "popular"')
+        offsets = np.cumsum([0, *(len(history) for history in histories)])
+        return [indices[start:stop] for start, stop in pairwise(offsets.tolist())]
 
-    def _forbidden(self, allow: Ids | None, deny: Ids | None) -> npt.NDArray[np.bool_] | None:
-        if allow is None and deny is None:
-            return None
+    def _excluded_items(self, allow: Ids | None, deny: Ids | None) -> npt.NDArray[np.bool_] | None:
+        """[V]: True for items that must not be recommended; None when every item is a candidate."""
         catalog = self.artifact.catalog
-        forbidden = np.zeros(len(catalog) + 1, dtype=np.bool_)
-        if allow is not None:
+        if allow is None:
+            excluded = self.artifact.training_counts == 0
+        else:
             allowed = as_ids(allow)
-            numbers = catalog.numbers(allowed)
-            self._refuse_unknown(allowed, numbers, "items of `allow`", "leave them out")
-            forbidden[:] = True
-            forbidden[numbers] = False
+            indices = catalog.indices(allowed)
+            self._check_known(allowed, indices, "items of `allow`", "remove them")
+            excluded = np.ones(len(catalog) + 1, dtype=np.bool_)
+            excluded[indices] = False
         if deny is not None:
-            forbidden[catalog.numbers(as_ids(deny))] = True  # what is not in the catalog is not recommended anyway
-        return forbidden[1:]
+            excluded[catalog.indices(as_ids(deny))] = True  # ids that are not in the catalog cannot be recommended anyway
+        return excluded[1:] if excluded[1:].any() else None
 
-    def _refuse_unknown(self, ids: list[object], numbers: IntArray, what: str, advice: str) -> None:
-        if missing := [item for item, number in zip(ids, numbers.tolist(), strict=True) if not number]:
-            first = f"{missing[0]!r}{self._hint(missing[0])}"
-            raise DataError(f"{len(missing)} of {len(ids)} {what} are not in the catalog, the first {first}; {advice}")
+    def _check_known(self, ids: list[object], indices: IntArray, what: str, advice: str) -> None:
+        if missing := unknown_ids(ids, indices):
+            first = f"{missing[0]!r}{self._type_hint(missing[0])}"
+            raise DataError(f"{len(missing)} of {len(ids)} {what} are not in the catalog, the first is {first}; {advice}")
 
-    def _hint(self, item: object) -> str:
-        """The text "7" is not the number 7: the slip that makes every id unknown."""
-        known = self.artifact.catalog.ids[0]
-        if isinstance(item, type(known)):
+    def _type_hint(self, item: object) -> str:
+        """Point out ids of the wrong type: the text "7" is not the number 7."""
+        example = self.artifact.catalog.ids[0]
+        if isinstance(item, type(example)):
             return ""
-        return f" (ids here are {type(known).__name__} such as {known!r}, this is {type(item).__name__}; see Catalog.parse)"
+        expected, actual = type(example).__name__, type(item).__name__
+        return f" (ids in this catalog are {expected}, such as {example!r}, but this one is {actual}; see Catalog.parse)"
 
-    def answer(self, events: int, unknown: tuple[object, ...], best: TopK, request: Request) -> Recommendations:
-        """Put the best item numbers into ids, titles and notes.
+    def to_recommendations(
+        self, history_length: int, unknown: tuple[object, ...], top: TopK, request: Request
+    ) -> Recommendations:
+        """Translate top-k item indices to ids and titles, and add warnings.
 
         Args:
-            events: of the history.
-            unknown: its item ids that the catalog does not know.
-            best: what comes next.
-            request: what was asked for.
+            history_length: number of events in the history.
+            unknown: item ids of the history that are not in the catalog.
+            top: the top-k items.
+            request: the validated request.
         """
         catalog = self.artifact.catalog
-        ids, titles = catalog.ids_of(best.items), catalog.titles_of(best.items)
-        rows = zip(ids, [None] * len(ids) if titles is None else titles, best.scores.tolist(), strict=True)
+        ids, titles = catalog.ids_of(top.items), catalog.titles_of(top.items)
+        rows = zip(ids, [None] * len(ids) if titles is None else titles, top.scores.tolist(), strict=True)
         items = tuple(Recommendation(item, title, score, rank) for rank, (item, title, score) in enumerate(rows, start=1))
-        notes = []
+        warnings = []
         if unknown:
-            many, are, were = (f"{len(unknown)} items", "are", "were") if len(unknown) > 1 else ("1 item", "is", "was")
-            came_of_it = f" and {were} skipped" if best.source == "model" else ", so nothing was read"
-            shown = ", ".join(repr(item) for item in unknown[:UNKNOWN_SHOWN]) + (", …" if len(unknown) > UNKNOWN_SHOWN else "")
-            which = f"{many} of the history {are} not in the catalog ({shown})"
-            notes.append(f"{which}{came_of_it}{self._hint(unknown[0])}")
-        if best.source == "popular":
-            why = "nothing known in the history" if len(unknown) == events else "unknown items in the history"
-            notes.append(f"{why}: the popular items are given")
+            warnings.append(self._describe_unknown(unknown, top.source))
+        if top.source == "popular":
+            reason = "contains no known item" if len(unknown) == history_length else "contains unknown items"
+            warnings.append(f"the history {reason}: these are the most popular items")
         if len(items) < request.k:
-            notes.append(f"only {len(items)} candidates were left, {request.k} were asked for")
-        return Recommendations(items, unknown, best.source, tuple(notes))
+            warnings.append(f"only {len(items)} candidates are available, fewer than the requested {request.k}")
+        return Recommendations(items, unknown, top.source, tuple(warnings))
+
+    def _describe_unknown(self, unknown: tuple[object, ...], source: Literal["model", "popular"]) -> str:
+        count = f"{len(unknown)} items of the history are" if len(unknown) > 1 else "1 item of the history is"
+        shown = ", ".join(repr(item) for item in unknown[:MAX_UNKNOWN_SHOWN]) + (
+            ", …" if len(unknown) > MAX_UNKNOWN_SHOWN else ""
+        )
+        outcome = " and ignored" if source == "model" else ""
+        return f"{count} not in the catalog{outcome}: {shown}{self._type_hint(unknown[0])}"
 
 
-def unknown_of(ids: list[object], numbers: IntArray) -> tuple[object, ...]:
-    """The ids whose item number is 0."""
-    return tuple(ids[place] for place in np.flatnonzero(numbers == 0))
+def unknown_ids(ids: Sequence[object], indices: IntArray) -> tuple[object, ...]:
+    """Return the ids whose item index is 0."""
+    return tuple(ids[position] for position in np.flatnonzero(indices == 0))
 
 
-def as_frame(many: Sequence[Recommendations], users: Sequence[object] | pl.Series | None = None) -> pl.DataFrame:
-    """Recommendations as a table.
+def as_frame(results: Sequence[Recommendations], users: Sequence[object] | pl.Series | None = None) -> pl.DataFrame:
+    """Convert recommendations to a data frame.
 
     Args:
-        many: of `recommend` for a list of histories.
-        users: whose they are; None: 0, 1, 2, …
+        results: the result of `recommend` for a list of histories.
+        users: one user id per history; by default 0, 1, 2, …
 
     Returns:
-        Columns user_id, item_id, score, rank (1-based): a row for each recommended item.
+        Columns user_id, item_id, score, rank (1-based), one row per recommended item.
 
     Raises:
-        ShapeError: not one user for each history.
+        ShapeError: the number of users differs from the number of histories.
     """
-    owners = list(range(len(many)) if users is None else users)
-    if len(owners) != len(many):
-        raise ShapeError(f"expected one user for each of the {len(many)} histories, found {len(owners)} users")
-    rows = [(user, each.item, each.score, each.rank) for user, found in zip(owners, many, strict=True) for each in found.items]
+    user_ids = list(range(len(results)) if users is None else users)
+    if len(user_ids) != len(results):
+        raise ShapeError(f"expected one user per history ({len(results)}), found {len(user_ids)} users")
+    rows = [
+        (user, each.item, each.score, each.rank) for user, result in zip(user_ids, results, strict=True) for each in result.items
+    ]
     return pl.DataFrame(rows, schema=["user_id", "item_id", "score", "rank"], orient="row", infer_schema_length=None)
 
 
-def _as_histories(histories: Ids | Sequence[Ids]) -> tuple[list[list[object]], bool]:
-    """The histories, and whether it was one alone."""
+def _as_batch(histories: Ids | Sequence[Ids]) -> tuple[list[list[object]], bool]:
+    """Return the histories as lists, and whether the argument was a single history."""
     if isinstance(histories, str):
-        raise DataError(f"a history is a list of item ids, found the string {histories!r}; write [{histories!r}]")
-    entries = _in_order(histories)
+        raise DataError(f"expected a list of item ids, found the string {histories!r}; use [{histories!r}]")
+    entries = _as_list(histories)
     nested = [isinstance(entry, list | tuple | np.ndarray | pl.Series) for entry in entries]
     if entries and all(nested):
         return [as_ids(cast("Ids", entry)) for entry in entries], False
     if any(nested):
-        raise DataError(
-            "expected item ids, or lists of item ids, found both in one list; give one history, or a list of histories"
-        )
+        raise DataError("expected item ids or lists of item ids, found a mixture; pass one history or a list of histories")
     return [as_ids(entries)], True
 
 
 def as_ids(ids: Ids) -> list[object]:
-    """A history as a list.
+    """Return a history as a list of hashable ids.
 
     Raises:
-        DataError: it is a single text, has no order, or holds what is no id.
+        DataError: the argument is a single string, is unordered, or contains something that cannot be an id.
     """
     if isinstance(ids, str):
-        raise DataError(f"expected a list of item ids, found the string {ids!r}; write [{ids!r}]")
-    found = [entry.item() if isinstance(entry, np.generic) else entry for entry in _in_order(ids)]
-    if strange := [entry for entry in found if not isinstance(entry, Hashable)]:
-        raise DataError(f"an item id is a text or a number, found {strange[0]!r}; give the ids alone, oldest first")
-    return found
+        raise DataError(f"expected a list of item ids, found the string {ids!r}; use [{ids!r}]")
+    values = [entry.item() if isinstance(entry, np.generic) else entry for entry in _as_list(ids)]
+    for value in values:
+        if not _is_hashable(value):
+            raise DataError(f"item ids must be strings or numbers, found {value!r}; pass the ids only, oldest first")
+    return values
 
 
-def _in_order(values: object) -> list[object]:
-    # Sets have no order, mappings and frames are more than a list.
-    if isinstance(values, bytes | Mapping | Set | pl.DataFrame) or not isinstance(values, Iterable):
+def _is_hashable(value: object) -> bool:
+    if not isinstance(value, Hashable):
+        return False
+    try:
+        hash(value)  # a tuple that contains a list claims to be hashable
+    except TypeError:
+        return False
+    return True
+
+
+def _as_list(values: object) -> list[object]:
+    # Sets have no order, and mappings and data frames are not lists of ids. Iterating over a 0-d array fails.
+    is_scalar_array = isinstance(values, np.ndarray) and values.ndim == 0
+    if (
+        isinstance(values, bytes | Mapping | Set | pl.DataFrame)
+        or not isinstance(values, Iterable)
+        or is_scalar_array
+        or type(values).__name__ == "DataFrame"
+    ):
         raise DataError(
             f"expected a list of item ids, oldest first, or a list of such lists; found {type(values).__name__}: "
-            f"give a list, a tuple, an array or a polars series"
+            f"pass a list, a tuple, an array or a polars Series"
         )
     return list(values)

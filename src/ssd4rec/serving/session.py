@@ -1,9 +1,13 @@
-"""One user's history as it grows: events in, recommendations out, no event read twice by the model."""
+"""The growing history of one user: each event is read once, and recommendations always include the last one."""
 
 import copy
+import hashlib
 import json
+import stat
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,40 +21,39 @@ from ssd4rec.array_types import States
 from ssd4rec.errors import ArtifactError
 from ssd4rec.layers.step import Cache, LayerCache
 from ssd4rec.models.next_item import NextItemModel
-from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_of
-from ssd4rec.serving.topk import best_of_states
+from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_ids
+from ssd4rec.serving.topk import top_items_from_states
 
-FORMAT = "ssd4rec session 1"
-# Sums from which nothing fades, "settled" and "decay", stay in float32: their rounding would grow from snapshot to snapshot.
-IN_HALF = ("scan", "recent", "first", "first_gate")
+FORMAT = "ssd4rec session 2"
+# Sums without decay ("settled" and "decay") stay in float32: their rounding errors would add up from snapshot to snapshot.
+HALF_PRECISION_PARTS = ("scan", "recent", "first", "first_gate")
 
 
 class Session:
-    """A history that grows event by event.
+    """The history of one user, which grows event by event.
 
-    A model that reads event by event (`Recommender.supports_incremental`) keeps a state of constant size and never reads an
-    event twice: one more costs the same whatever came before. An answer scores the catalog and goes once over the item numbers
-    so far, eight bytes an event, to leave out what was seen. Any other model reads the whole history again when it is asked. The
-    answers are those of `Recommender.recommend`.
+    If the model supports incremental states (`Recommender.supports_incremental`), the session keeps a state of constant size and
+    reads each event exactly once, at a cost that does not depend on the length of the history. Otherwise the complete history is
+    encoded again for each request. In both cases the results equal those of `Recommender.recommend`.
 
-    A session is for one thread at a time; several sessions of one recommender may each have theirs.
+    A session may be used by one thread at a time; several sessions can share a recommender.
 
     Args:
-        recommender: of a finished model.
-        history: item ids so far, oldest first; unknown ones are remembered, and not read.
+        recommender: a trained model.
+        history: item ids so far, oldest first. Unknown ids are stored, but not read by the model.
 
     Raises:
-        DataError: the history is no list of ids.
+        DataError: the history is not a list of ids.
     """
 
     def __init__(self, recommender: Recommender, history: Ids = ()) -> None:
         self.recommender = recommender
         self._ids: list[object] = []
-        self._numbers = array("q")  # of the ids, 0 = unknown; looked up once, as they come; grows without being copied each time
+        self._indices = array("q")  # item index of each id, 0 = unknown; grows in place
         self._unknown: list[object] = []
         self._cache: Cache | None = None
-        self._states: States | None = None  # [1, D] what `encode` gives
-        self._catch_up(self._append(as_ids(history)))
+        self._states: States | None = None  # [1, D], the output of `encode`
+        self._read(self._append(as_ids(history)))
 
     @property
     def history(self) -> tuple[object, ...]:
@@ -58,13 +61,17 @@ class Session:
         return tuple(self._ids)
 
     @property
-    def bytes(self) -> int:
-        """The size of the state, in bytes; 0 where the history is read again instead."""
+    def state_bytes(self) -> int:
+        """Size of the recurrent state in bytes; 0 if the history is encoded again for each request."""
         return sum(part.nbytes for layer in self._cache or () for part in layer)
 
     def add(self, item: object) -> None:
-        """One more event."""
-        self._catch_up(self._append(as_ids([item])))
+        """Append one event to the history.
+
+        Raises:
+            DataError: the item is not a valid id.
+        """
+        self._read(self._append(as_ids([item])))
 
     def recommend(
         self,
@@ -75,81 +82,90 @@ class Session:
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
     ) -> Recommendations:
-        """What comes next; arguments and errors are those of `Recommender.recommend`."""
-        recommender, numbers = self.recommender, np.array(self._numbers, dtype=np.int64)
+        """Recommend the next items; arguments and errors are those of `Recommender.recommend`."""
+        recommender, indices = self.recommender, np.array(self._indices, dtype=np.int64)
         request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         if self._unknown and unknown_items == "raise":
-            recommender.numbers([self._ids], unknown_items)
-        if self._states is None or (request.trust_only_known and self._unknown):
-            (best,) = recommender.best([numbers], request)
+            recommender.indices([self._ids], unknown_items)
+        if self._states is None or (request.require_known_history and self._unknown):
+            (top,) = recommender.top_items([indices], request)
         else:
-            items = torch.from_numpy(numbers[numbers > 0]).to(self._states.device)
+            items = torch.from_numpy(indices[indices > 0]).to(self._states.device)
             fusion = recommender.artifact.fusion
-            (best,) = best_of_states(self._model, self._states, items, torch.tensor([0, len(items)]), request, fusion)
-        return recommender.answer(len(numbers), tuple(self._unknown), best, request)
+            cu_seqlens = torch.tensor([0, len(items)])
+            (top,) = top_items_from_states(self._model, self._states, items, cu_seqlens, request, fusion)
+        return recommender.to_recommendations(len(indices), tuple(self._unknown), top, request)
 
     def copy(self) -> "Session":
-        """The same session once more; each goes on by itself, at the price of a list of ids and one of their numbers."""
+        """Return an independent copy; tensors are shared because no operation changes them in place."""
         other = copy.copy(self)
-        # these grow in place, the rest does not
-        vars(other).update(_ids=list(self._ids), _numbers=self._numbers[:], _unknown=list(self._unknown))
+        vars(other).update(_ids=list(self._ids), _indices=self._indices[:], _unknown=list(self._unknown))
         return other
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
-        """Write history and state as a safetensors file, whole or not at all.
+        """Write history and state to a safetensors file; the file is either complete or absent.
 
         Args:
-            path: the file.
-            half: the large parts of the state in float16, in half the bytes. Who loads it goes on from the rounded state; what
-                that does to scores stays at 2e-4 of their spread, however often it is saved and loaded (docs/log.md).
+            path: a file to create or to replace.
+            half: store the large parts of the state in float16, at half the size. A session loaded from such a file continues
+                from the rounded state: scores change by about 2e-4 of their spread, independent of the number of saves and loads.
 
         Raises:
-            ArtifactError: the file cannot be written, or ids are neither texts nor numbers.
+            ArtifactError: the file cannot be written, the path is not a regular file, or an id is neither a string nor a number.
         """
         path = Path(path)
-        if strange := [item for item in self._ids if not isinstance(item, str | int | float | None)]:
-            raise ArtifactError(
-                f"cannot write the session to {path}: its history holds {strange[0]!r}, and a file holds texts and numbers; give "
-                f"item ids as one of these"
-            )
+        _check_regular(path)
+        for item in self._ids:
+            if not isinstance(item, str | int | float | None):
+                raise ArtifactError(
+                    f"cannot write the session to {path}: the history contains {item!r}, but only strings and numbers can be "
+                    f"saved; use one of these as item ids"
+                )
         parts = {}
-        for place, layer in enumerate(self._cache or ()):
-            for name, part in layer._asdict().items():
-                parts[f"{place}.{name}"] = (part.half() if half and name in IN_HALF else part).contiguous()
+        for layer, cache in enumerate(self._cache or ()):
+            for name, part in cache._asdict().items():
+                parts[f"{layer}.{name}"] = (part.half() if half and name in HALF_PRECISION_PARTS else part).contiguous()
         if self._states is not None:
             parts["states"] = self._states.contiguous()
+        history = json.dumps(self._ids)
+        metadata = {"format": FORMAT, "model": self.recommender.fingerprint(), "history": history}
         try:
-            about = {"format": FORMAT, "model": self.recommender.fingerprint(), "history": json.dumps(self._ids)}
             with atomic_write(path) as partial:
-                save_file(parts, partial, metadata=about)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ArtifactError(f"cannot write the session to {path}: {error}; give another path, or free some space") from error
+                save_file(parts, partial, metadata={**metadata, "sha256": _checksum(metadata, parts)})
+        except (OSError, safetensors.SafetensorError, ValueError) as error:
+            raise ArtifactError(f"cannot write the session to {path}: {error}; choose another path or free disk space") from error
 
     @classmethod
     def load(cls, path: str | Path, recommender: Recommender) -> "Session":
-        """Go on with a session that was saved.
+        """Load a session written by `save` and continue it.
 
         Raises:
-            ArtifactError: the file is missing or damaged, is no session, or is one of another model.
+            ArtifactError: the file is missing or damaged, is not a session, or belongs to another model.
         """
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ArtifactError(f"cannot read the session {path}: {error}; give a file that Session.save wrote") from error
-        if about.get("format") != FORMAT:
-            raise ArtifactError(f"{path} holds {about.get('format')!r}, expected {FORMAT!r}; give a file that Session.save wrote")
+                metadata = dict(file.metadata() or {})
+                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (OSError, safetensors.SafetensorError, ValueError, UnicodeError) as error:
+            raise ArtifactError(f"cannot read the session {path}: {error}; expected a file written by Session.save") from error
+        if metadata.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r} (written by Session.save)"
+            )
+        checksum = metadata.pop("sha256", None)
+        if checksum != _checksum(metadata, parts):
+            raise ArtifactError(f"{path} is damaged: its SHA-256 does not match; start a new session from the user's history")
+        if metadata.get("model") != recommender.fingerprint():
+            raise ArtifactError(f"{path} belongs to another model; start a new session: Session(recommender, history)")
         model = recommender.artifact.model
-        if about["model"] != recommender.fingerprint():
-            raise ArtifactError(f"{path} is a session of another model; begin a new one: Session(recommender, history)")
         session = cls(recommender)
-        numbers = session._append(json.loads(about["history"]))
-        if "states" in parts and recommender.supports_incremental:  # else it is of the whole history, of which a part is read
+        indices = session._append(json.loads(metadata["history"]))
+        # A model with data.max_length reads only recent events, so a state of the complete history cannot be used.
+        if "states" in parts and recommender.supports_incremental:
             session._states = parts.pop("states").to(model.item_vectors)
-            session._cache = _layers(parts, model)
+            session._cache = _to_cache(parts, model)
         else:
-            session._catch_up(numbers)
+            session._read(indices)
         return session
 
     @property
@@ -157,15 +173,16 @@ class Session:
         return self.recommender.artifact.model
 
     def _append(self, ids: list[object]) -> IntArray:
-        """Remember more ids; their item numbers."""
-        (numbers,) = self.recommender.numbers([ids])
+        """Store ids and return their item indices."""
+        (indices,) = self.recommender.indices([ids])
         self._ids += ids
-        self._numbers.frombytes(numbers.tobytes())
-        self._unknown += unknown_of(ids, numbers)
-        return numbers
+        self._indices.frombytes(indices.tobytes())
+        self._unknown += unknown_ids(ids, indices)
+        return indices
 
-    def _catch_up(self, numbers: IntArray) -> None:
-        known = numbers[numbers > 0]
+    def _read(self, indices: IntArray) -> None:
+        """Update the recurrent state with new events."""
+        known = indices[indices > 0]
         if not self.recommender.supports_incremental or not len(known):
             return
         items = torch.from_numpy(known).to(self._model.item_vectors.device)
@@ -177,15 +194,36 @@ class Session:
                 self._cache, self._states = self._model.advance(self._cache, item[None])
 
 
-def _layers(parts: dict[str, Tensor], model: NextItemModel) -> Cache:
-    """The saved parts as the model's own state; each must have the shape that the model expects."""
+def _check_regular(path: Path) -> None:
+    """Refuse to replace a folder, a symbolic link or a device."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot write the session to {path}: {error}; choose another path") from error
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ArtifactError(f"cannot write the session to {path}: it is {kind}; choose another path")
+
+
+def _checksum(metadata: Mapping[str, Any], parts: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, part in sorted(parts.items()):
+        digest.update(f"{name} {part.dtype} {list(part.shape)}".encode())
+        digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _to_cache(parts: dict[str, Tensor], model: NextItemModel) -> Cache:
+    """Convert saved tensors to the cache of the model, whose shapes they must have."""
     layers = []
-    for place, empty in enumerate(model.new_cache(1)):
-        saved = {name: parts.get(f"{place}.{name}") for name in LayerCache._fields}
+    for layer, empty in enumerate(model.new_cache(1)):
+        saved = {name: parts.get(f"{layer}.{name}") for name in LayerCache._fields}
         for name, like in empty._asdict().items():
             part = saved[name]
             if part is None or part.shape != like.shape:
-                found = "nothing" if part is None else list(part.shape)
-                raise ArtifactError(f"the session's {name} of layer {place} is {found}, expected {list(like.shape)}")
+                actual = "missing" if part is None else f"of shape {list(part.shape)}"
+                raise ArtifactError(f"the session's {name} of layer {layer} is {actual}, expected shape {list(like.shape)}")
         layers.append(LayerCache(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
     return layers

@@ -1,4 +1,4 @@
-"""The histories of many users behind one interface: a state for the long ones in use, the others read again."""
+"""Histories of many users: recurrent states for long histories in use, re-encoding for the others."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -7,67 +7,68 @@ from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids
 from ssd4rec.serving.session import Session
 
-KEEP_FROM = 50  # events: reading these again costs about two steps, and their ids are a hundredth of a state
-KEPT = 1024  # states in memory
+MIN_STATE_LENGTH = 50  # events: re-encoding fewer costs about two incremental steps, and a state is a hundred times their size
+MAX_STATES = 1024  # states in memory
 
 
-class Sessions:
-    """Sequences that grow, of many users.
+class SessionStore:
+    """Growing histories of many users, in memory.
 
-    All ids are kept: a list a user, eight bytes an event beside the ids themselves. Of the users with `keep_from` events and
-    more, the `kept` last asked for also have a `Session`: sixteen bytes more an event, and a state that takes up each new event
-    at a constant price. Any other history is read again when it is asked for. The answers are those of
-    `Recommender.recommend` either way.
+    All item ids are kept: one list per user. Of the users with at least `min_state_length` events, the `max_states` most recently
+    used ones also have a `Session`, whose recurrent state is updated at constant cost per event. Any other history is encoded
+    again on request. In both cases the results equal those of `Recommender.recommend`.
 
-    It is for one thread at a time, asking included, which may make and drop states: hold a lock around it, or let each thread
-    have `Sessions` of its own over a share of the users.
+    Not thread-safe, not even for reading, because a request may create and evict states: use a lock, or one store per thread
+    for a share of the users. For a service with durable storage and several workers use `ssd4rec serve`.
 
     Args:
-        recommender: of a finished model.
-        keep_from: events from which on a history gets a state.
-        kept: states at most; the one that was not asked for the longest goes first.
+        recommender: a trained model.
+        min_state_length: minimum number of events for keeping a state.
+        max_states: maximum number of states; the least recently used one is evicted first.
 
     Raises:
-        ConfigError: `keep_from` or `kept` is negative.
+        ConfigError: `min_state_length` or `max_states` is negative.
     """
 
-    def __init__(self, recommender: Recommender, *, keep_from: int = KEEP_FROM, kept: int = KEPT) -> None:
-        if keep_from < 0 or kept < 0:
-            raise ConfigError(f"keep_from and kept are counts, 0 or more; found {keep_from} and {kept}")
+    def __init__(
+        self, recommender: Recommender, *, min_state_length: int = MIN_STATE_LENGTH, max_states: int = MAX_STATES
+    ) -> None:
+        if min_state_length < 0 or max_states < 0:
+            raise ConfigError(f"min_state_length and max_states must be 0 or more, found {min_state_length} and {max_states}")
         self._recommender = recommender
-        self._keep_from = keep_from
-        self._kept = kept
+        self._min_state_length = min_state_length
+        self._max_states = max_states
         self._histories: dict[Hashable, list[object]] = {}
-        self._sessions: OrderedDict[Hashable, Session] = OrderedDict()  # the one last asked for at the end
+        self._sessions: OrderedDict[Hashable, Session] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
-        """How many users."""
+        """Return the number of users."""
         return len(self._histories)
 
     @property
-    def kept(self) -> tuple[Hashable, ...]:
-        """The users who have a state, the one last asked for at the end."""
+    def users_with_state(self) -> tuple[Hashable, ...]:
+        """The users with a state, least recently used first."""
         return tuple(self._sessions)
 
     @property
-    def bytes(self) -> int:
-        """The size of all states, in bytes; ids and their numbers are not counted."""
-        return sum(session.bytes for session in self._sessions.values())
+    def state_bytes(self) -> int:
+        """The size of all states in bytes, without ids and item indices."""
+        return sum(session.state_bytes for session in self._sessions.values())
 
     def history(self, user: Hashable) -> tuple[object, ...]:
-        """A user's item ids so far, oldest first; none for a new user."""
+        """Return the item ids of a user, oldest first; empty for a new user."""
         return tuple(self._histories.get(user, ()))
 
     def add(self, user: Hashable, *items: object) -> None:
-        """More events of a user, oldest first.
+        """Append events to the history of a user, oldest first.
 
         Raises:
-            DataError: an item is no id.
+            DataError: an item is not a valid id.
         """
-        more = as_ids(items)
-        self._histories.setdefault(user, []).extend(more)
+        new_items = as_ids(items)
+        self._histories.setdefault(user, []).extend(new_items)
         if session := self._sessions.get(user):
-            for item in more:
+            for item in new_items:
                 session.add(item)
 
     def recommend(
@@ -80,12 +81,12 @@ class Sessions:
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
     ) -> Recommendations:
-        """What comes next for a user; arguments and errors are those of `Recommender.recommend`."""
-        if self._has_state(user):
+        """Recommend the next items for a user; arguments and errors are those of `Recommender.recommend`."""
+        if self._should_keep_state(user):
             return self._session(user).recommend(
                 k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items
             )
-        (found,) = self._recommender.recommend(
+        (result,) = self._recommender.recommend(
             [self._histories.get(user, [])],
             k,
             exclude_seen=exclude_seen,
@@ -93,37 +94,37 @@ class Sessions:
             deny=deny,
             unknown_items=unknown_items,
         )
-        return found
+        return result
 
     def put(self, user: Hashable, session: Session) -> None:
-        """Take over a user's session, e.g. one that `Session.load` read; it takes the place of what was known of the user.
+        """Replace the history of a user by a session, for example one returned by `Session.load`.
 
         Raises:
-            DataError: it is a session of another recommender.
+            DataError: the session belongs to another recommender.
         """
         if session.recommender is not self._recommender:
-            raise DataError("the session is of another recommender; load it with the one that these sessions were made with")
-        self.forget(user)
+            raise DataError("the session belongs to another recommender; load it with the recommender of this store")
+        self.delete(user)
         self._histories[user] = list(session.history)
-        if self._has_state(user):
+        if self._should_keep_state(user):
             self._sessions[user] = session.copy()
-            self._drop()
+            self._evict()
 
-    def forget(self, user: Hashable) -> None:
-        """Drop all that is known of a user."""
+    def delete(self, user: Hashable) -> None:
+        """Delete the history and the state of a user."""
         self._histories.pop(user, None)
         self._sessions.pop(user, None)
 
-    def _has_state(self, user: Hashable) -> bool:
-        long = len(self._histories.get(user, ())) >= self._keep_from
-        return self._kept > 0 and long and self._recommender.supports_incremental
+    def _should_keep_state(self, user: Hashable) -> bool:
+        is_long = len(self._histories.get(user, ())) >= self._min_state_length
+        return self._max_states > 0 and is_long and self._recommender.supports_incremental
 
     def _session(self, user: Hashable) -> Session:
         session = self._sessions.pop(user, None) or Session(self._recommender, self._histories.get(user, []))
         self._sessions[user] = session
-        self._drop()
+        self._evict()
         return session
 
-    def _drop(self) -> None:
-        while len(self._sessions) > self._kept:
+    def _evict(self) -> None:
+        while len(self._sessions) > self._max_states:
             self._sessions.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The best items of each history: exact, equal scores by item number, in memory that does not grow with the histories."""
+"""Exact top-k selection: ties are broken by item index, and memory does not grow with the number of histories."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.segments import cells_of_items, to_device
 
-TOKEN_BUDGET = 32768  # events read at once
+TOKEN_BUDGET = 32768  # events encoded in one batch
 
 
 @dataclass(frozen=True)
 class Request:
-    """What may be recommended."""
+    """Which items may be recommended, in item indices."""
 
-    k: int  # items a history at most
-    exclude_seen: bool  # items of the history are no candidates
-    forbidden: npt.NDArray[np.bool_] | None  # [V]: items that are no candidates; None: all are
-    trust_only_known: bool  # a history with an unknown item is given popular items
+    k: int  # maximum number of items for each history
+    exclude_seen: bool  # exclude the items of the history
+    excluded: npt.NDArray[np.bool_] | None  # [V]: True for items that must not be recommended; None: none
+    require_known_history: bool  # return popular items for a history with an unknown item
 
 
 class TopK(NamedTuple):
-    """The best items of one history, the best first."""
+    """The highest-scoring items of one history, best first."""
 
-    items: IntArray  # [k or fewer] item numbers
-    scores: npt.NDArray[np.float64]  # of the model, or training events
+    items: IntArray  # [k or fewer] item indices
+    scores: npt.NDArray[np.float64]  # model scores, or training interactions when source is "popular"
     source: Literal["model", "popular"]
 
 
@@ -47,87 +47,85 @@ def top_items(
     fusion: ScoreFusion | None = None,
     max_length: int | None = None,
 ) -> list[TopK]:
-    """Read histories and choose the best candidates of each; where nothing is known, the most popular ones.
+    """Encode histories and return the top-k candidates of each; the most popular items where no item is known.
 
     Args:
         model: in evaluation mode.
-        training_counts: [V + 1] training events of each item number.
-        histories: item numbers, oldest first; 0 stands for an unknown item, which is not read.
-        request: what may be chosen.
-        fusion: what is known without learning, added to the model's scores.
-        max_length: the model is given so many events, the last that are known; None: all.
+        training_counts: [V + 1] number of training interactions per item index.
+        histories: item indices, oldest first; 0 is an unknown item, which the model does not read.
+        request: which items may be recommended.
+        fusion: score fusion applied to the model's scores.
+        max_length: encode only this many of the most recent known events; None: all.
 
     Returns:
-        One for each history; fewer than k items where there are fewer candidates.
+        One entry per history, with fewer than k items if there are fewer candidates.
 
     Raises:
-        DivergedError: a score is not a number.
+        DivergedError: a score is not finite.
     """
-    fall_back = [_falls_back(history, request) for history in histories]
-    known = [history[history > 0] for history, falls in zip(histories, fall_back, strict=True) if not falls]
-    unknown = [history for history, falls in zip(histories, fall_back, strict=True) if falls]
-    by_model, by_popularity = (
-        iter(_by_model(model, known, request, fusion, max_length)),
-        iter(_by_popularity(training_counts, unknown, request)),
-    )
-    return [next(by_popularity if falls else by_model) for falls in fall_back]
+    use_popular = [_needs_popular_items(history, request) for history in histories]
+    known = [history[history > 0] for history, popular in zip(histories, use_popular, strict=True) if not popular]
+    unknown = [history for history, popular in zip(histories, use_popular, strict=True) if popular]
+    from_model = iter(_by_model(model, known, request, fusion, max_length))
+    from_popularity = iter(_by_popularity(training_counts, unknown, request))
+    return [next(from_popularity if popular else from_model) for popular in use_popular]
 
 
 def largest(scores: Scores, k: int) -> list[tuple[IntArray, npt.NDArray[np.float64]]]:
-    """The k largest scores of each row, by score and then by item number; those of -inf are left out.
+    """Return the k largest scores of each row, ordered by score and then by item index; -inf is skipped.
 
     Args:
-        scores: [B, V]; column j scores item number j + 1.
-        k: how many.
+        scores: [B, V]; column j scores item index j + 1.
+        k: maximum number of items per row.
 
     Returns:
-        For each row item numbers and scores, the best first.
+        For each row item indices and scores, best first.
 
     Raises:
-        DivergedError: a score is not a number.
+        DivergedError: a score is not finite.
     """
     values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     if not (values[:, 0] < torch.inf).all():
         raise DivergedError(
-            "the model gave scores that are not numbers; it has diverged: lower training.learning_rate and train it again"
+            "the model produced scores that are not finite: it diverged; lower training.learning_rate and retrain"
         )
     if values.shape[1] > k:
-        # Of equal scores at the edge topk takes any; these rows are sorted whole.
+        # topk picks arbitrarily among scores tied at position k, so these rows are sorted completely.
         tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
         columns[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, : k + 1]
     columns = columns[:, :k].sort(dim=1).values
     by_score = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    numbers = columns.gather(1, by_score.indices).cpu().numpy() + 1
-    best = by_score.values.cpu().double().numpy()
-    return [(numbers[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(best)]
+    indices = columns.gather(1, by_score.indices).cpu().numpy() + 1
+    top_scores = by_score.values.cpu().double().numpy()
+    return [(indices[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(top_scores)]
 
 
 def _by_model(
     model: NextItemModel, histories: list[IntArray], request: Request, fusion: ScoreFusion | None, max_length: int | None
 ) -> list[TopK]:
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    batches = consecutive(lengths, TOKEN_BUDGET)
-    return [
-        best for batch in batches for best in _read(model, [histories[place] for place in batch], request, fusion, max_length)
-    ]
+    results: list[TopK] = []
+    for batch in consecutive(lengths, TOKEN_BUDGET):
+        results += _encode_and_rank(model, [histories[position] for position in batch], request, fusion, max_length)
+    return results
 
 
-def _read(
+def _encode_and_rank(
     model: NextItemModel, histories: list[IntArray], request: Request, fusion: ScoreFusion | None, max_length: int | None
 ) -> list[TopK]:
     device = model.item_vectors.device
-    seen = _packed(histories, device)
-    items, cu_seqlens = seen if max_length is None else _packed([history[-max_length:] for history in histories], device)
+    seen = _pack(histories, device)
+    items, cu_seqlens = seen if max_length is None else _pack([history[-max_length:] for history in histories], device)
     with torch.inference_mode():
-        return best_of_states(model, model.encode(items, cu_seqlens), items, cu_seqlens, request, fusion, seen)
+        return top_items_from_states(model, model.encode(items, cu_seqlens), items, cu_seqlens, request, fusion, seen)
 
 
-def _packed(histories: list[IntArray], device: torch.device) -> Packed:
-    cu_seqlens = torch.tensor([0, *accumulate(map(len, histories))])  # on the CPU: nothing waits for a GPU to read them
+def _pack(histories: list[IntArray], device: torch.device) -> Packed:
+    cu_seqlens = torch.tensor([0, *accumulate(map(len, histories))])  # stays on the CPU to avoid a GPU synchronization
     return to_device(torch.from_numpy(np.concatenate(histories)), device), cu_seqlens
 
 
-def best_of_states(
+def top_items_from_states(
     model: NextItemModel,
     states: States,
     items: Items,
@@ -136,43 +134,43 @@ def best_of_states(
     fusion: ScoreFusion | None = None,
     seen: Packed | None = None,
 ) -> list[TopK]:
-    """The best candidates of histories that have been read.
+    """Return the top-k candidates for sequences that are already encoded.
 
     Args:
         model: scores the states.
         states: [B, D].
-        items: int64 [T] the histories' item numbers, end to end.
-        cu_seqlens: int64 [B + 1]; on the CPU, nothing waits for a GPU to read them.
-        request: what may be chosen.
-        fusion: what is known without learning, added to the model's scores.
-        seen: the same histories whole, where only their ends were read; None: they were.
+        items: int64 [T] packed item indices of the sequences.
+        cu_seqlens: int64 [B + 1], preferably on the CPU to avoid a GPU synchronization.
+        request: which items may be recommended.
+        fusion: score fusion applied to the model's scores.
+        seen: the complete packed sequences, if only the most recent events were encoded; None: the same sequences.
 
     Raises:
-        DivergedError: a score is not a number.
+        DivergedError: a score is not finite.
     """
-    forbidden = None if request.forbidden is None else torch.from_numpy(request.forbidden).to(states.device)
-    found: list[TopK] = []
+    excluded = None if request.excluded is None else torch.from_numpy(request.excluded).to(states.device)
+    results: list[TopK] = []
     with torch.inference_mode():
         blocks = score_blocks(states, model.item_vectors)
         for rows, scores in fusion.raised(blocks, items, cu_seqlens, seen) if fusion else blocks:
             if request.exclude_seen:
                 scores.view(-1)[cells_of_items(*(seen or (items, cu_seqlens)), rows, scores.shape[1])] = -torch.inf
-            if forbidden is not None:
-                scores.masked_fill_(forbidden, -torch.inf)
-            found += (TopK(numbers, values, "model") for numbers, values in largest(scores, request.k))
-    return found
+            if excluded is not None:
+                scores.masked_fill_(excluded, -torch.inf)
+            results += (TopK(indices, values, "model") for indices, values in largest(scores, request.k))
+    return results
 
 
-def _falls_back(history: IntArray, request: Request) -> bool:
-    return not history.any() or (request.trust_only_known and not history.all())
+def _needs_popular_items(history: IntArray, request: Request) -> bool:
+    return not history.any() or (request.require_known_history and not history.all())
 
 
 def _by_popularity(training_counts: IntArray, histories: list[IntArray], request: Request) -> Iterator[TopK]:
     if not histories:
         return
     order = np.argsort(-training_counts[1:], kind="stable") + 1
-    if request.forbidden is not None:
-        order = order[~request.forbidden[order - 1]]
+    if request.excluded is not None:
+        order = order[~request.excluded[order - 1]]
     for history in histories:
         items = order[: request.k + len(history)]
         if request.exclude_seen:
