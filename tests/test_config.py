@@ -120,7 +120,7 @@ def test_presets_train_as_the_authors_do(name: str) -> None:
     assert (training.learning_rate, training.weight_decay, training.precision) == (1e-3, 0.0, "32-true")
     assert (training.max_epochs, training.patience, training.seed) == (300, 10, 2024)
     assert (config.data.min_interactions, config.data.split, config.data.max_length) == (5, "leave-last-out", None)
-    assert (config.evaluation.cutoffs, config.evaluation.seen) == ((10, 20), "kept")
+    assert (config.evaluation.cutoffs, config.evaluation.exclude_seen) == ((10, 20), False)
 
 
 def test_quick_trains_in_one_pass() -> None:
@@ -206,9 +206,9 @@ def test_an_override_can_take_a_setting_away() -> None:
         ),
         (
             ["training.batch_size=7"],
-            r"training\.batch_size has no effect with training\.objective = 'one-pass'; leave it out, or ",
+            r"training\.batch_size has no effect with training\.objective = 'all-positions'; leave it out, or ",
         ),
-        (["training.prefixes_per_sequence=7"], r"prefixes_per_sequence has no effect with training\.objective = 'one-pass'"),
+        (["training.prefixes_per_sequence=7"], r"prefixes_per_sequence has no effect with training\.objective = 'all-positions'"),
         (
             ["training.softmax=full", "training.negatives=7"],
             r"negatives has no effect with training\.softmax = 'full'; .*=sampled$",
@@ -260,7 +260,7 @@ def test_what_a_preset_says_may_rest(tmp_path) -> None:
 def test_what_a_file_says_is_read(tmp_path) -> None:
     """Or refused, unless it is the default, as in the file of a finished model, or --set has put it out of use."""
     file = tmp_path / "mine.toml"
-    file.write_text('[training]\nobjective = "per-prefix"\nprefixes_per_history = 3\nnegatives = 7\n')
+    file.write_text('[training]\nobjective = "per-prefix"\nprefixes_per_sequence = 3\nnegatives = 7\n')
     assert load_config(file).training.prefixes_per_sequence == 3
     assert load_config(file, ["training.objective=all-positions"]).training.objective == "all-positions"
     assert load_config(file, ["backbone.name=sasrec"]).training.negatives == 7
@@ -523,9 +523,9 @@ def test_the_catalogue_is_sampled_above_fifty_thousand_items() -> None:
 
 
 @pytest.mark.parametrize("value", ["abc", "-1", "true", "nan", "inf"])
-def test_a_prior_is_a_weight_or_validated(value: str) -> None:
+def test_fusion_settings_are_a_number_or_tuned(value: str) -> None:
     """One line that says what is expected and what came."""
-    with pytest.raises(ConfigError, match=r"fusion\.rules") as caught:
+    with pytest.raises(ConfigError, match=r"fusion\.cooccurrence") as caught:
         load_config("quick", [f"fusion.cooccurrence={value}"])
     assert "constrained" not in str(caught.value)
     assert load_config("quick", ["fusion.cooccurrence=2"]).fusion.cooccurrence == 2.0

@@ -93,14 +93,14 @@ def test_whether_items_recur_is_found_out(rows, sign):
 def test_a_prior_is_chosen_under_the_protocol_that_it_is_used_under(world, untrained, counted):
     """With seen items excluded each weight is scored without them, and the repeat bias keeps its first value."""
     asked = (world.histories, world.split.validation)
-    found = tune_fusion(untrained, counted, *asked, seen="filtered")
+    found = tune_fusion(untrained, counted, *asked, exclude_seen=True)
     for weight, figure in found.by_weight.items():
-        of_it = evaluate(untrained, *asked, seen="filtered", fusion=ScoreFusion(counted, weight)).ndcg[10]
+        of_it = evaluate(untrained, *asked, exclude_seen=True, fusion=ScoreFusion(counted, weight)).ndcg[10]
         assert figure == pytest.approx(of_it, abs=1e-12)
-    assert found.alone == pytest.approx(evaluate(untrained, *asked, seen="filtered").ndcg[10], abs=1e-12)
+    assert found.alone == pytest.approx(evaluate(untrained, *asked, exclude_seen=True).ndcg[10], abs=1e-12)
     assert found.alone != pytest.approx(evaluate(untrained, *asked).ndcg[10])
     assert found.by_repeat_bias.keys() == {0.0}
-    given = tune_fusion(untrained, counted, *asked, seen="filtered", repeat_bias=(-3.0,))
+    given = tune_fusion(untrained, counted, *asked, exclude_seen=True, repeat_bias=(-3.0,))
     assert (given.fusion.repeat_bias, given.by_weight) == (-3.0, found.by_weight)  # kept for who is asked with seen items
 
 
@@ -110,17 +110,17 @@ def test_repeats_do_not_point_at_the_target_where_seen_items_are_removed(repeat_
     world = worlds.world([[10 * user + event % 4 for event in range(9)] for user in range(12)])
     model, counted = shaken(make_model(worlds.config(), len(world.catalog))).eval(), count_sequential_rules(world)
     asked = (model, world.histories, world.split.test)
-    with_it = evaluate(*asked, seen="filtered", fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks
-    assert with_it.tolist() == evaluate(*asked, seen="filtered", fusion=ScoreFusion(counted, 0.5)).ranks.tolist()
+    with_it = evaluate(*asked, exclude_seen=True, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks
+    assert with_it.tolist() == evaluate(*asked, exclude_seen=True, fusion=ScoreFusion(counted, 0.5)).ranks.tolist()
     assert evaluate(*asked, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks.tolist() != evaluate(*asked).ranks.tolist()
 
 
-@pytest.mark.parametrize("seen", ["kept", "filtered"])
-def test_a_prior_is_chosen_by_what_it_is_then_measured_by_where_histories_are_cut(world, untrained, counted, seen):
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_fusion_is_tuned_on_the_metric_reported_when_max_length_cuts(world, untrained, counted, exclude_seen):
     """Seen is what lies before the last three events too, in both."""
     cut = replace(world.split.validation, max_length=3)
-    chosen = tune_fusion(untrained, counted, world.histories, cut, seen=seen)
-    measured = evaluate(untrained, world.histories, cut, seen=seen, fusion=chosen.fusion)
+    chosen = tune_fusion(untrained, counted, world.histories, cut, exclude_seen=exclude_seen)
+    measured = evaluate(untrained, world.histories, cut, exclude_seen=exclude_seen, fusion=chosen.fusion)
     assert chosen.fusion
     assert chosen.ndcg == pytest.approx(measured.ndcg[10])
 

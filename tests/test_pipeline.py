@@ -47,12 +47,14 @@ def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, tmp_path):
 
 def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     """The report says what each is worth; the artifact gives the figures of both together again."""
-    asked = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(update={"fusion": settings.FusionConfig(rules="tuned")})
+    asked = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
+        update={"fusion": settings.FusionConfig(cooccurrence="tuned")}
+    )
     report = pipeline.train(prepared, asked, tmp_path / "model")
     part = report["fusion"]
     assert part["cooccurrence"] > 0
     tried = part["validation"]["cooccurrence"]
-    assert tried[f"{part['rules']:g}"] == max(tried.values()) > part["validation"]["model_alone"]
+    assert tried[f"{part['cooccurrence']:g}"] == max(tried.values()) > part["validation"]["model_alone"]
     assert part["validation"]["repeat_bias"].keys() == {"0"}
     assert part["fusion_alone"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
     artifact = load_artifact(tmp_path / "model")
@@ -65,13 +67,13 @@ def test_the_validation_says_its_protocol(prepared, tmp_path):
     """Training watches with seen items kept; the fusion is chosen, and the test part measured, with them filtered."""
     asked = worlds.config(max_epochs=1).model_copy(
         update={
-            "evaluation": settings.EvaluationConfig(seen="filtered"),
-            "fusion": settings.FusionConfig(rules="tuned", repeat_bias="tuned"),
+            "evaluation": settings.EvaluationConfig(exclude_seen=True),
+            "fusion": settings.FusionConfig(cooccurrence="tuned", repeat_bias="tuned"),
         }
     )
     report = pipeline.train(prepared, asked, tmp_path / "model")
-    assert report["validation"]["protocol"] == {**report["protocol"], "seen": "kept"}
-    assert report["protocol"]["seen"] == report["fusion"]["validation"]["seen"] == "filtered"
+    assert report["validation"]["protocol"] == {**report["protocol"], "exclude_seen": False}
+    assert report["protocol"]["exclude_seen"] is report["fusion"]["validation"]["exclude_seen"] is True
     assert report["fusion"]["repeat_bias"] == 0.0
 
 
@@ -124,7 +126,7 @@ def test_nobody_begins_where_a_training_is_not_saved_yet(prepared, tmp_path, mon
     monkeypatch.setattr(pipeline, "save_artifact", second)
     pipeline.train(prepared, worlds.config(max_epochs=1), tmp_path / "model")
     assert tried == ["second"]
-    assert load_artifact(tmp_path / "model").report["course"]["best_epoch"] == 1
+    assert load_artifact(tmp_path / "model").report["training"]["best_epoch"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["model"]
 
 

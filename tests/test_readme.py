@@ -35,7 +35,7 @@ def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
     report = pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "by_experiment")
     assert names["ranking"].as_dict() == report["test"]
     assert names["ranking"].protocol.as_dict() == report["protocol"]
-    assert names["course"].best_ndcg == report["validation"]["ndcg@10"]
+    assert names["training"].best_ndcg == report["validation"]["ndcg@10"]
     weights = [load_artifact(name).model.state_dict() for name in ("model", "by_experiment")]
     assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
     figures = names["ranking"].as_dict()

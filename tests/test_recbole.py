@@ -364,7 +364,7 @@ def test_train_finds_the_data_that_the_file_names(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["model"]["backbone"]["width"] == 16
-    assert len(report["course"]["course"]) == 1
+    assert len(report["training"]["history"]) == 1
 
 
 def test_settings_come_from_one_place(tmp_path):

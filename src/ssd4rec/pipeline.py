@@ -113,7 +113,7 @@ def train(
             "model": _describe_model(model, config),
             "validation": {MONITORED_METRIC: training.best_ndcg, "protocol": watched_under.as_dict()},
             **measured,
-            "course": training.as_dict(),
+            "training": training.as_dict(),
             "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
             "seconds": {
                 "training": training.seconds,
@@ -193,7 +193,7 @@ def measure(
         data.histories,
         data.split.test,
         cutoffs=config.evaluation.cutoffs,
-        seen=config.evaluation.seen,
+        exclude_seen=config.evaluation.exclude_seen,
         token_budget=config.evaluation.token_budget,
         split=data.split.protocol,
         training_counts=counts,
@@ -226,7 +226,7 @@ def make_fusion(
         data.split.validation,
         weights=WEIGHTS if asked.cooccurrence == "tuned" else (asked.cooccurrence,),
         repeat_bias=REPEAT_BIASES if asked.repeat_bias == "tuned" else (asked.repeat_bias,),
-        seen=config.evaluation.seen,
+        exclude_seen=config.evaluation.exclude_seen,
         token_budget=config.evaluation.token_budget,
         progress=progress,
     )

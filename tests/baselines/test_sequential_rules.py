@@ -102,7 +102,7 @@ def test_it_finds_the_cycle():
     world = worlds.world(worlds.cycle())
     baseline = count_sequential_rules(Prepared(world.histories, world.catalog, world.split, {}))
     assert evaluate(baseline, world.histories, world.split.test).ndcg[10] == 1.0
-    filtered = evaluate(baseline, world.histories, world.split.test, seen="filtered")
+    filtered = evaluate(baseline, world.histories, world.split.test, exclude_seen=True)
     assert filtered.protocol.candidates == f"whole catalog, {len(world.catalog)} items"
 
 

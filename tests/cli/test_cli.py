@@ -90,15 +90,15 @@ def test_evaluate_shows_what_training_found(folder):
     assert anew["notes"] == []
     table = run("evaluate", folder / "model").stdout
     assert "popularity" in table
-    assert "seen kept" in table
+    assert "exclude_seen False" in table
 
 
 def test_evaluate_takes_another_protocol(folder):
     """With seen items filtered the protocol says so."""
     found = json.loads(
-        run("evaluate", folder / "model", folder / "cycle.csv", "--set", "evaluation.seen=filtered", "--json").stdout
+        run("evaluate", folder / "model", folder / "cycle.csv", "--set", "evaluation.exclude_seen=true", "--json").stdout
     )
-    assert found["protocol"]["seen"] == "filtered"
+    assert found["protocol"]["exclude_seen"] is True
 
 
 def test_evaluate_on_other_data_says_what_it_left_out(folder, tmp_path):
@@ -256,7 +256,7 @@ def test_doctor_says_what_is_in_use():
         (["train", "FILE", "--resume", "--out", "MISSING", *SMALL], "nothing to resume"),
         (["demo", "--resume", "--out", "MISSING"], "nothing to resume"),
         (["evaluate", "MISSING"], "there is no such folder"),
-        (["evaluate", "MODEL", "--set", "evaluation.seen=filtered"], "give the data too"),
+        (["evaluate", "MODEL", "--set", "evaluation.exclude_seen=true"], "give the data too"),
         (["evaluate", "MODEL", "--user", "x"], "--user, --item or --time says how DATA is read or measured; give the data"),
         (
             ["evaluate", "MODEL", "FILE", "--set", "fusion.repeat_bias=0"],
@@ -264,7 +264,7 @@ def test_doctor_says_what_is_in_use():
         ),
         (["evaluate", "MODEL", "FILE", "--set", "backbone.width=128"], "those of backbone are for ssd4rec train"),
         (["evaluate", "MODEL", "FILE", "--set", " training.seed = 5"], "takes settings of data and evaluation alone"),
-        (["evaluate", "MODEL", "FILE", "--set", "evaluate.seen=kept"], "unknown setting 'evaluate'"),
+        (["evaluate", "MODEL", "FILE", "--set", "evaluate.exclude_seen=true"], "unknown setting 'evaluate'"),
         (["recommend", "MODEL"], "either --history"),
         (["recommend", "MODEL", "--users", "FILE"], "add --out"),
         (["recommend", "MODEL", "--history", "m01", "-k", "0"], "1 or more"),

@@ -46,9 +46,9 @@ def test_popularity_is_ranked_with_ties_against_it(world):
 
 def test_filtered_items_are_no_candidates(world):
     """The first user has seen 10 20 30, the target 20 stays: rank 1 of 20 and 40; the others likewise."""
-    ranking = evaluate(Popularity(counts_of(world)), world.histories, world.split.test, seen="filtered")
+    ranking = evaluate(Popularity(counts_of(world)), world.histories, world.split.test, exclude_seen=True)
     assert ranking.ranks.tolist() == [1, 1, 1]
-    assert ranking.protocol.seen == "filtered"
+    assert ranking.protocol.exclude_seen
 
 
 def test_batches_do_not_change_ranks(world):
@@ -114,11 +114,11 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
     whole, cut = world.split.test, replace(world.split.test, max_length=2)
     popularity = Popularity(counts_of(world))
     assert (
-        evaluate(popularity, world.histories, whole, seen="filtered").ranks.tolist()
+        evaluate(popularity, world.histories, whole, exclude_seen=True).ranks.tolist()
         != evaluate(popularity, world.histories, whole).ranks.tolist()
     )
     asked = [
-        {"model": popularity, "seen": "filtered"},
+        {"model": popularity, "exclude_seen": True},
         {"model": ZeroScorer(len(world.catalog)), "fusion": ScoreFusion(SequentialRules.nothing(len(world.catalog)), 0.0, -1.0)},
     ]
     for options in asked:
@@ -128,12 +128,12 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
         assert found.by_length == expected.by_length
 
 
-@pytest.mark.parametrize("seen", ["kept", "filtered"])
-def test_a_protocol_can_be_told_without_ranking(world, seen):
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_a_protocol_can_be_told_without_ranking(world, exclude_seen):
     """It is the one that an evaluation of the same part reports, what was cut included."""
     part = replace(world.split.validation, max_length=2)
-    told = make_protocol(world.histories, part, len(world.catalog), split="mine", seen=seen)
-    assert told == evaluate(Popularity(counts_of(world)), world.histories, part, split="mine", seen=seen).protocol
+    told = make_protocol(world.histories, part, len(world.catalog), split="mine", exclude_seen=exclude_seen)
+    assert told == evaluate(Popularity(counts_of(world)), world.histories, part, split="mine", exclude_seen=exclude_seen).protocol
     assert told.max_length == 2
 
 
@@ -142,7 +142,7 @@ def test_a_protocol_names_everything_that_decides_the_number(world):
     assert evaluate(Popularity(counts_of(world)), world.histories, world.split.test).protocol.as_dict() == {
         "split": "not said",
         "candidates": "whole catalog, 4 items",
-        "seen": "kept",
+        "exclude_seen": False,
         "ties": "worst rank",
         "k_core": 1,
         "tie_order": "file",

@@ -26,7 +26,7 @@ from ssd4rec.paper.studies import points
 KEPT = Kept(users=9, items=9, interactions=99, mean_length=11.0, longest=100)
 BUDGET = StoredBudget(name="small", width=32, epochs=3, seeds=1)
 PROTOCOL = {
-    "split": "leave-last-out", "candidates": "whole catalog, 9 items", "seen": "kept", "ties": "worst rank", "k_core": 1,
+    "split": "leave-last-out", "candidates": "whole catalog, 9 items", "exclude_seen": False, "ties": "worst rank", "k_core": 1,
     "tie_order": "file", "max_length": None, "targets": 9,
 }  # fmt: skip
 
@@ -164,16 +164,16 @@ def test_published_figures_stand_beside_the_last_event_left_out_only(tmp_path):
 
 def test_published_figures_are_those_of_the_paper():
     """KuaiRand's row of SSD4Rec, and none for data that nobody published."""
-    assert published_row("kuairand-pure", "ssd4rec-all", "kept").figures["ndcg@10"] == 0.0593
-    assert published_row(None, "ssd4rec", "kept") is None
-    assert published_row("kuairand-pure", "ssd4rec-none", "kept") is None  # a network that nobody published
+    assert published_row("kuairand-pure", "ssd4rec-all", exclude_seen=False).figures["ndcg@10"] == 0.0593
+    assert published_row(None, "ssd4rec", exclude_seen=False) is None
+    assert published_row("kuairand-pure", "ssd4rec-none", exclude_seen=False) is None  # a network that nobody published
 
 
 def test_published_figures_stand_beside_the_same_protocol_only():
     """A table made with seen items kept says nothing beside one that removes them."""
-    assert published_row("ml-1m", "sasrec", "kept").figures["ndcg@10"] == 0.1687
-    assert published_row("ml-1m", "sasrec", "filtered") is None
-    assert published_row("ml-1m", "hstu-large", "filtered").seen == "filtered"
+    assert published_row("ml-1m", "sasrec", exclude_seen=False).figures["ndcg@10"] == 0.1687
+    assert published_row("ml-1m", "sasrec", exclude_seen=True) is None
+    assert published_row("ml-1m", "hstu-large", exclude_seen=True).exclude_seen
 
 
 def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
@@ -184,8 +184,8 @@ def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
         section = section_of(row_of("sasrec", with_fusion=fusion), protocol=Protocol(**PROTOCOL | {"seen": seen}))
         return [note.warning for note in notes("accuracy", section) if "had to learn that" in note.text]
 
-    assert told((0.0, -8.0), "kept") == [True]
-    assert told((0.0, -8.0), "filtered") == told((0.0, 2.0), "kept") == []
+    assert told((0.0, -8.0), exclude_seen=False) == [True]
+    assert told((0.0, -8.0), exclude_seen=True) == told((0.0, 2.0), exclude_seen=False) == []
 
 
 def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_the_whole(tmp_path):
@@ -307,7 +307,7 @@ def finish(part, out, at=0):
         "with_fusion": {"cooccurrence": 1.0, "repeat_bias": 0.0, "test": METRICS, "seen_removed": METRICS},
         "measured": MEASURED,
         "protocol": PROTOCOL,
-        "course": {"best_epoch": 1},
+        "training": {"best_epoch": 1},
         "model": {"parameters": 1},
         "versions": {},
         "efficiency": {**cost, "epochs": 1, "device": "CPU"},

@@ -65,7 +65,7 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(world, uninterrupted):
     """Twice the same, with dropout and masking; another seed differs."""
     weights, report = train(world)
     assert equal(weights, uninterrupted[0])
-    assert [epoch.loss for epoch in report.course] == [epoch.loss for epoch in uninterrupted[1].course]
+    assert [epoch.loss for epoch in report.history] == [epoch.loss for epoch in uninterrupted[1].history]
     other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
     assert not equal(train(world, other)[0], weights)
 
@@ -97,8 +97,8 @@ def test_bf16_training(world, objective):
         assert {values.dtype for values in weights.values()} == {torch.float32}
         reports.append(report)
     wide, narrow = reports
-    assert narrow.course[-1].loss < narrow.course[0].loss
-    for ours, theirs in zip(narrow.course, wide.course, strict=True):
+    assert narrow.history[-1].loss < narrow.history[0].loss
+    for ours, theirs in zip(narrow.history, wide.history, strict=True):
         assert ours.loss != theirs.loss
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-2)
         assert ours.ndcg == pytest.approx(theirs.ndcg, abs=0.05)
@@ -124,8 +124,8 @@ def test_a_broken_off_training_resumes_to_the_same_weights(world, uninterrupted,
     assert (tmp_path / module.LAST).is_file()
     weights, report = train(world, directory=tmp_path, resume=True)
     assert equal(weights, uninterrupted[0])
-    assert [(epoch.epoch, epoch.loss, epoch.ndcg) for epoch in report.course] == [
-        (epoch.epoch, epoch.loss, epoch.ndcg) for epoch in uninterrupted[1].course
+    assert [(epoch.epoch, epoch.loss, epoch.ndcg) for epoch in report.history] == [
+        (epoch.epoch, epoch.loss, epoch.ndcg) for epoch in uninterrupted[1].history
     ]
 
 
@@ -143,9 +143,9 @@ class StopAtValidation(Callback):
 @pytest.mark.parametrize("steps", [None, 2], ids=["from the start", "already resumed once"])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_epoch_that_was_not_validated_is_not_passed_over(world, uninterrupted, tmp_path, monkeypatch, epoch, steps):
-    """A checkpoint at each batch, and cut off between an epoch's last batch and its line of the course: the line comes."""
+    """A checkpoint at each batch, and cut off between an epoch's last batch and its line of the history: the line appears."""
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    assert uninterrupted[1].course[0].ndcg != uninterrupted[1].course[1].ndcg
+    assert uninterrupted[1].history[0].ndcg != uninterrupted[1].history[1].ndcg
     resume = False
     for stop in [*([Stop(steps)] if steps else []), StopAtValidation(epoch)]:
         with pytest.raises(ConnectionAbortedError):
@@ -153,8 +153,8 @@ def test_an_epoch_that_was_not_validated_is_not_passed_over(world, uninterrupted
         resume = True
     weights, report = train(world, directory=tmp_path, resume=True)
     assert equal(weights, uninterrupted[0])
-    assert [(epoch.loss, epoch.ndcg) for epoch in report.course] == [
-        (epoch.loss, epoch.ndcg) for epoch in uninterrupted[1].course
+    assert [(epoch.loss, epoch.ndcg) for epoch in report.history] == [
+        (epoch.loss, epoch.ndcg) for epoch in uninterrupted[1].history
     ]
 
 
@@ -183,18 +183,18 @@ def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
         settings = SETTINGS.model_copy(
             update={
                 "training": SETTINGS.training.model_copy(
-                    update={"max_epochs": 12, "patience": patience, "learning_rate": 0.05}  # its course goes up and down
+                    update={"max_epochs": 12, "patience": patience, "learning_rate": 0.05}  # its history goes up and down
                 )
             }
         )
         weights, report = train(world, settings)
         assert report.stopped == "patience"
-        for epoch in range(1, len(report.course)):
+        for epoch in range(1, len(report.history)):
             directory = tmp_path / f"{patience}-{epoch}"
             with pytest.raises(ConnectionAbortedError):
                 train(world, settings, directory=directory, callbacks=[Between(epoch)])
             again, resumed = train(world, settings, directory=directory, resume=True)
-            assert (len(resumed.course), resumed.best_epoch) == (len(report.course), report.best_epoch)
+            assert (len(resumed.history), resumed.best_epoch) == (len(report.history), report.best_epoch)
             assert equal(weights, again)
 
 
@@ -225,11 +225,11 @@ def test_a_cosine_brings_the_learning_rate_to_zero_and_survives_a_power_cut(worl
 
 
 def test_the_best_weights_are_kept(world):
-    """The model that fit leaves behind has the best validation NDCG@10 of the course."""
+    """The model that fit leaves behind has the best validation NDCG@10 of the training history."""
     model = make_model(SETTINGS, len(world.catalog))
     report = fit(model, world.histories, world.split, SETTINGS.training)
     found = evaluate(model, world.histories, world.split.validation).ndcg[10]
-    assert report.best_ndcg == max(epoch.ndcg for epoch in report.course)
+    assert report.best_ndcg == max(epoch.ndcg for epoch in report.history)
     assert found == pytest.approx(report.best_ndcg, abs=1e-6)
 
 
@@ -238,7 +238,7 @@ def test_training_stops_when_nothing_gets_better(world):
     settings = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 2})
     report = fit(make_model(SETTINGS, len(world.catalog)), world.histories, world.split, settings)
     assert report.stopped == "patience"
-    assert len(report.course) < 10
+    assert len(report.history) < 10
 
 
 def test_nothing_to_resume_is_an_error(world, tmp_path):
@@ -307,10 +307,10 @@ def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epoc
     """Stopped by a patience of 1: resumed with it nothing is learned, the same weights; with more patience it goes on."""
     asked = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 1})
     weights, report = train(world, SETTINGS.model_copy(update={"training": asked}), directory=tmp_path)
-    further = asked.model_copy(update={"patience": patience, "max_epochs": len(report.course) + 3})
+    further = asked.model_copy(update={"patience": patience, "max_epochs": len(report.history) + 3})
     again, resumed = train(world, SETTINGS.model_copy(update={"training": further}), directory=tmp_path, resume=True)
-    assert len(resumed.course) == len(report.course) + epochs
-    assert resumed.course[: len(report.course)] == report.course
+    assert len(resumed.history) == len(report.history) + epochs
+    assert resumed.history[: len(report.history)] == report.history
     assert resumed.best_epoch == report.best_epoch  # nothing gets better at this rate
     assert equal(again, weights)
 
@@ -357,7 +357,7 @@ def test_a_sampled_training_resumes_to_the_same_weights(world, tmp_path, monkeyp
         train(world, settings, directory=tmp_path, callbacks=[Stop(9)])
     resumed, again = train(world, settings, directory=tmp_path, resume=True)
     assert equal(resumed, weights)
-    assert [epoch.loss for epoch in again.course] == [epoch.loss for epoch in report.course]
+    assert [epoch.loss for epoch in again.history] == [epoch.loss for epoch in report.history]
 
 
 AVERAGED = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"ema_decay": 0.8})})
@@ -391,7 +391,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(world, uninter
     for name, weight in weights.items():
         torch.testing.assert_close(weight, average[name], rtol=1e-5, atol=1e-6)
     assert not torch.equal(weights["table.weight"], learned["table.weight"])
-    assert [epoch.loss for epoch in report.course] == [epoch.loss for epoch in uninterrupted[1].course]
+    assert [epoch.loss for epoch in report.history] == [epoch.loss for epoch in uninterrupted[1].history]
     model = make_model(AVERAGED, len(world.catalog))
     model.load_state_dict(weights)
     assert evaluate(model, world.histories, world.split.validation).ndcg[10] == pytest.approx(report.best_ndcg, abs=1e-6)
@@ -402,12 +402,12 @@ def test_an_averaged_training_resumes_to_the_same_weights(world, tmp_path, monke
     expected, report = train(world, AVERAGED)
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     with pytest.raises(ConnectionAbortedError):
-        train(world, AVERAGED, directory=tmp_path, callbacks=[Stop(len(report.course) + 3)])
+        train(world, AVERAGED, directory=tmp_path, callbacks=[Stop(len(report.history) + 3)])
     with pytest.raises(ArtifactError, match=r"training\.ema_decay was 0\.8, now 0\.0"):
         train(world, directory=tmp_path, resume=True)
     weights, resumed = train(world, AVERAGED, directory=tmp_path, resume=True)
     assert equal(weights, expected)
-    assert [epoch.ndcg for epoch in resumed.course] == [epoch.ndcg for epoch in report.course]
+    assert [epoch.ndcg for epoch in resumed.history] == [epoch.ndcg for epoch in report.history]
 
 
 def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
@@ -418,7 +418,7 @@ def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
     full = full.model_copy(update={"backbone": full.backbone.model_copy(update={"dropout": 0.0})})
     settings = settings.model_copy(update={"backbone": full.backbone})
     found, expected = (train(world, each)[1] for each in (settings, full))
-    losses = [[epoch.loss for epoch in each.course] for each in (found, expected)]
+    losses = [[epoch.loss for epoch in each.history] for each in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -501,7 +501,7 @@ def test_one_file_of_best_weights_is_left(world, tmp_path):
     _, report = train(world, directory=tmp_path)
     (best,) = tmp_path.glob(BEST)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([best.name, module.LAST, "lock"])
-    assert sum(now.ndcg > before.ndcg for before, now in pairwise(report.course)) > 0
+    assert sum(now.ndcg > before.ndcg for before, now in pairwise(report.history)) > 0
 
 
 class LastItem(nn.Module):

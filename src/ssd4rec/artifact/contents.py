@@ -70,7 +70,7 @@ def save_artifact(
         model: its weights are written.
         catalog: ids and titles.
         config: all settings.
-        report: metrics, seconds, course, versions; see `files.as_json`: a figure that is not a number becomes null.
+        report: metrics, seconds, training history, versions; see `files.as_json`: a figure that is not a number becomes null.
         training_counts: [V + 1], for users of whom nothing is known.
         fusion: what is known without learning, added to the model's scores wherever it is measured or asked. Where the settings
             ask for one it must be given; one that changes no score is not written.

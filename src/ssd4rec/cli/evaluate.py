@@ -40,7 +40,7 @@ def evaluate(
     time: TimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the figures of a finished model, or measure it again on DATA, for example with --set evaluation.seen=filtered."""
+    """Show the figures of a finished model, or measure it again on DATA, for example with --set evaluation.exclude_seen=true."""
     from ssd4rec import pipeline
     from ssd4rec.artifact import load_artifact
     from ssd4rec.config import dump_config, parse_config

@@ -131,7 +131,7 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
 
 
 def _protocol(prepared: "Prepared") -> dict[str, Any]:
-    """What trials are compared by; evaluation.seen and the fusion are for the test part, they change nothing here."""
+    """What trials are compared by; evaluation.exclude_seen and the fusion are for the test part, they change nothing here."""
     from ssd4rec.evaluation.evaluate import make_protocol
     from ssd4rec.evaluation.metrics import MONITORED_METRIC
 

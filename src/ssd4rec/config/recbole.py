@@ -90,7 +90,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     if length is not None:
         data["max_length"] = length
     topk = _value(given, "topk", [10])
-    evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "seen": "kept"}
+    evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "exclude_seen": False}
 
     notes = [guessed] if guessed else []
     if inert := [*_inert(given, own, whole=whole), *stray]:

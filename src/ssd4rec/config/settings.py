@@ -10,7 +10,6 @@ from pydantic import Field, Strict, ValidationInfo, field_validator, model_valid
 from ssd4rec.config.base import Objective, Settings
 from ssd4rec.config.models import BackboneConfig, SSD4RecConfig
 
-Seen = Literal["kept", "filtered"]
 TieOrder = Literal["file", "item"]
 
 MAX_SEED = 2**32 - 1
@@ -119,7 +118,7 @@ class EvaluationConfig(Settings):
     """What is reported, and under which protocol."""
 
     cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)  # TOML knows lists only
-    seen: Seen = "kept"
+    exclude_seen: bool = False  # leave items of the history out of the candidates
     token_budget: int = Field(32768, ge=1)  # positions read at once; scores are made in blocks of bounded size
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssd4rec._csr import IntArray
 from ssd4rec.array_types import CuSeqlens, Items, Scores, States
-from ssd4rec.config import Seen, TieOrder
+from ssd4rec.config import TieOrder
 from ssd4rec.data.packing import pack_with_full_history
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
@@ -54,7 +54,7 @@ class EvaluationProtocol:
 
     split: str  # "leave-last-out", or the moments of a split by time
     candidates: str  # what the target is ranked among
-    seen: Seen  # whether items of the history stay among the candidates
+    exclude_seen: bool  # whether items of the history are left out of the candidates
     ties: str  # whose favor equal scores count in
     k_core: int  # k of the filter before the split
     tie_order: TieOrder  # what orders a user's events at the same time, and so decides which is the last one
@@ -123,7 +123,7 @@ class Ranking:
 
 
 def make_protocol(
-    histories: Sequences, examples: Examples, catalog_size: int, *, split: str, seen: Seen = "kept"
+    histories: Sequences, examples: Examples, catalog_size: int, *, split: str, exclude_seen: bool = False
 ) -> EvaluationProtocol:
     """Under which protocol the targets of a part of a split are ranked.
 
@@ -132,13 +132,13 @@ def make_protocol(
         examples: what is read and asked.
         catalog_size: V.
         split: how the examples came about.
-        seen: whether items of the history stay among the candidates; training watches the validation part with them kept.
+        exclude_seen: whether items of the history are left out of the candidates; training never excludes them in validation.
     """
     single = examples.prefixes()
     return EvaluationProtocol(
         split=split,
         candidates=f"whole catalog, {catalog_size} items",
-        seen=seen,
+        exclude_seen=exclude_seen,
         ties="worst rank",
         k_core=histories.filtering.k,
         tie_order=histories.tie_order,
@@ -153,7 +153,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     examples: Examples,
     *,
     cutoffs: Sequence[int] = (10, 20),
-    seen: Seen = "kept",
+    exclude_seen: bool = False,
     split: str = "not said",
     token_budget: int = 32768,
     training_counts: IntArray | None = None,
@@ -167,8 +167,8 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         histories: where the items lie.
         examples: what is read and asked; each target is asked on its own.
         cutoffs: k of the metrics.
-        seen: "kept": items of the history can be recommended again (the field's protocol); "filtered": they are no candidates,
-            but for the target itself; those of the whole history before the target, whatever of it the model is given.
+        exclude_seen: leave the items of the history out of the candidates, except the target itself: all events before the
+            target count, however many of them the model reads. False is the protocol of most papers.
         split: how the examples came about, for the protocol.
         token_budget: events read at once.
         training_counts: [V + 1] training events of each item number, for the groups by popularity.
@@ -195,12 +195,12 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     single = examples.prefixes()
     if not len(single):
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
-    if seen == "filtered" and fusion is not None:
+    if exclude_seen and fusion is not None:
         fusion = replace(fusion, repeat_bias=0.0)
     ranks = _rank(
-        model, histories, single, token_budget, filtered=seen == "filtered", progress=progress or _in_silence, fusion=fusion
+        model, histories, single, token_budget, exclude_seen=exclude_seen, progress=progress or _in_silence, fusion=fusion
     )
-    protocol = make_protocol(histories, single, _catalog_size(model), split=split, seen=seen)
+    protocol = make_protocol(histories, single, _catalog_size(model), split=split, exclude_seen=exclude_seen)
     by_popularity: Iterable[Group] = ()
     if training_counts is not None:
         popularity = training_counts[histories.items[single.first_target]]
@@ -215,7 +215,7 @@ def _rank(
     single: Examples,
     token_budget: int,
     *,
-    filtered: bool,
+    exclude_seen: bool,
     progress: Progress,
     fusion: ScoreFusion | None,
 ) -> Ranks:
@@ -225,7 +225,7 @@ def _rank(
         device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
         for batch, past in pack_with_full_history(histories, single, token_budget, device):
             read, targets, had = (batch.items, batch.cu_seqlens), batch.last_targets, (past.items, past.cu_seqlens)
-            seen = had if filtered else None
+            seen = had if exclude_seen else None
             if isinstance(model, Scorer):
                 ranked = ranks_from_blocks(model.score_blocks(*read), targets, seen)
             else:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, States
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import Seen
 from ssd4rec.data.packing import PackedBatch, pack_with_full_history
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
@@ -32,12 +31,12 @@ class TunedFusion:
     ndcg: float  # with the fusion
     by_weight: Mapping[float, float]  # NDCG@10 at each weight that was tried, with the chosen repeat_bias
     by_repeat_bias: Mapping[float, float]  # at each number for repeat_bias, with the weight that was best without
-    seen: Seen  # whether items of the history were among the candidates
+    exclude_seen: bool  # whether items of the history were left out of the candidates
 
     def as_dict(self) -> dict[str, object]:
         """JSON-able figures."""
         return {
-            "seen": self.seen,
+            "exclude_seen": self.exclude_seen,
             "model_alone": self.alone,
             "cooccurrence": {f"{each:g}": figure for each, figure in self.by_weight.items()},
             "repeat_bias": {f"{each:g}": figure for each, figure in self.by_repeat_bias.items()},
@@ -52,7 +51,7 @@ def tune_fusion(  # noqa: PLR0913 - what `evaluate` takes, and what to choose fr
     *,
     weights: Sequence[float] = WEIGHTS,
     repeat_bias: Sequence[float] = REPEAT_BIASES,
-    seen: Seen = "kept",
+    exclude_seen: bool = False,
     token_budget: int = 32768,
     progress: Progress | None = None,
 ) -> TunedFusion:
@@ -67,17 +66,18 @@ def tune_fusion(  # noqa: PLR0913 - what `evaluate` takes, and what to choose fr
         examples: the validation part.
         weights: of rules, those to choose from.
         repeat_bias: the numbers to choose from; the first one holds in the first step.
-        seen: "filtered": items of the history are no candidates, but for the target itself. Repeats change no rank then, as in
-            `evaluate`: the first number is taken.
+        exclude_seen: leave items of the history out of the candidates, except the target. The repeat bias changes no rank
+            then, as in `evaluate`, and the first value is taken.
         token_budget: events read at once.
         progress: called with (targets done, all targets): while they are read, and while they are ranked in each step.
 
     Raises:
         DivergedError: the model's scores are not numbers.
     """
-    filtered = seen == "filtered"
-    repeat_bias = repeat_bias[:1] if filtered else repeat_bias
-    asked = _Asked(model, rules, histories, _thinned(examples.prefixes()), token_budget, filtered=filtered, progress=progress)
+    repeat_bias = repeat_bias[:1] if exclude_seen else repeat_bias
+    asked = _Asked(
+        model, rules, histories, _thinned(examples.prefixes()), token_budget, exclude_seen=exclude_seen, progress=progress
+    )
 
     def at_weights(repeat: float) -> dict[float, float]:
         return dict(zip(weights, asked.ndcg([(weight, repeat) for weight in weights]), strict=True))
@@ -90,7 +90,7 @@ def tune_fusion(  # noqa: PLR0913 - what `evaluate` takes, and what to choose fr
     if repeat != repeat_bias[0]:
         by_weight = at_weights(repeat)
         best = max(by_weight, key=by_weight.__getitem__)
-    return TunedFusion(ScoreFusion(rules, best, repeat), alone, by_weight[best], by_weight, by_repeat_bias, seen)
+    return TunedFusion(ScoreFusion(rules, best, repeat), alone, by_weight[best], by_weight, by_repeat_bias, exclude_seen)
 
 
 class ZeroScorer:
@@ -119,12 +119,12 @@ class _Asked:
         single: Examples,
         token_budget: int,
         *,
-        filtered: bool,
+        exclude_seen: bool,
         progress: Progress | None,
     ) -> None:
         self.vectors, self.rules = model.item_vectors, rules
         self.histories, self.single, self.token_budget = histories, single, token_budget
-        self.filtered, self.progress = filtered, progress
+        self.exclude_seen, self.progress = exclude_seen, progress
         with torch.inference_mode(), evaluating(model):
             read = (model.encode(batch.items, batch.cu_seqlens) for batch, _ in self._batches())
             self.states = [states.to(self.vectors.dtype) for states in read]
@@ -139,9 +139,9 @@ class _Asked:
                 for rows, scores in score_blocks(states, self.vectors):
                     places = look_up(self.rules, batch.items, batch.cu_seqlens, rows, (past.items, past.cu_seqlens))
                     raised = torch.empty_like(scores)
-                    removed = removed_at(places.seen, scores) if self.filtered else None
+                    removed = removed_at(places.seen, scores) if self.exclude_seen else None
                     for found, (weight, repeat) in zip(ranks, tried, strict=True):
-                        ScoreFusion(self.rules, weight, 0.0 if self.filtered else repeat).add(raised.copy_(scores), places)
+                        ScoreFusion(self.rules, weight, 0.0 if self.exclude_seen else repeat).add(raised.copy_(scores), places)
                         found.append(rank_targets(raised, targets[rows], removed, rounding[rows]).cpu())
         return [ndcg(torch.cat(found).numpy(), MONITORED_CUTOFF) for found in ranks]
 

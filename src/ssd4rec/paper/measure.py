@@ -38,16 +38,16 @@ class Measure:
 
     def seen_removed(self, model: Ranker | Scorer, fusion: ScoreFusion | None = None) -> dict[str, Any]:
         """The other protocol; nothing where it is the one that was asked for."""
-        if self.config.evaluation.seen == "filtered":
+        if self.config.evaluation.exclude_seen:
             return {}
-        removed = self.config.model_copy(update={"evaluation": self.config.evaluation.model_copy(update={"seen": "filtered"})})
+        removed = self.config.model_copy(update={"evaluation": self.config.evaluation.model_copy(update={"exclude_seen": True})})
         return {"seen_removed": pipeline.measure(model, self.data, removed, self.counts, fusion=fusion).as_dict()}
 
     def with_fusion(self, folder: Path, name: str, model: Ranker, **limits: Any) -> dict[str, Any]:
         """Of one model with the fusion that validation chooses out of `limits`."""
         asked = (self.counted, self.data.histories, self.data.split.validation)
         chosen = self.config.evaluation
-        fusion = tune_fusion(model, *asked, seen=chosen.seen, token_budget=chosen.token_budget, **limits).fusion
+        fusion = tune_fusion(model, *asked, exclude_seen=chosen.exclude_seen, token_budget=chosen.token_budget, **limits).fusion
         return {"cooccurrence": fusion.weight, "repeat_bias": fusion.repeat_bias, **self.figures(folder, name, model, fusion)}
 
 

@@ -125,7 +125,7 @@ def _how_to_read(study: str, section: Section) -> Iterator[Note]:
     if said:
         yield Note(f"Settings (last table): {'; '.join(said)}.")
     told = [row for row in section.rows if row.with_fusion and min(row.with_fusion.repeat_bias) < 0]
-    if study == "accuracy" and told and section.protocol and section.protocol.seen == "kept":
+    if study == "accuracy" and told and section.protocol and not section.protocol.exclude_seen:
         yield Note(
             "Seen items stay among the candidates, but a fusion with repeat_bias below 0 knows that they hardly come again; the "
             f"models without it{', the published ones among them,' if section.highest_published else ''} had to learn that.",

@@ -6,8 +6,6 @@ Grades: A, read in code or logs; B, a careful transcription; C, one third-party 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ssd4rec.config import Seen
-
 METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "mrr@20", "hr@10", "hr@20")
 
 
@@ -18,7 +16,7 @@ class Published:
     figures: Mapping[str, float]
     grade: str
     source: str
-    seen: Seen = "kept"  # whether items of the history were candidates: figures of one kind say nothing beside the other
+    exclude_seen: bool = False  # of the protocol; results with and without cannot be compared
 
 
 def _row(source: str, grade: str, *values: float | None) -> Published:
@@ -66,23 +64,25 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
         "gru4rec": _two(OTHERS, 0.1642, 0.2934),
         "caser": _two(OTHERS, 0.1283, 0.2399),
         "lrurec": _two(OTHERS, 0.1772, 0.3057),
-        "hstu": replace(_two(HSTU, 0.1720, 0.3097), seen="filtered"),
-        "hstu-large": replace(_two(HSTU, 0.1893, 0.3294), seen="filtered"),
+        "hstu": replace(_two(HSTU, 0.1720, 0.3097), exclude_seen=True),
+        "hstu-large": replace(_two(HSTU, 0.1893, 0.3294), exclude_seen=True),
     },
 }
 
 
-def published_row(data: str | None, model: str, seen: Seen) -> Published | None:
+def published_row(data: str | None, model: str, *, exclude_seen: bool) -> Published | None:
     """The published row under the same protocol that a model of ours stands beside.
 
     Both of SSD4Rec's wirings that read backwards share the paper's; forwards only is a network that nobody published.
     """
     name = "ssd4rec" if model == "ssd4rec-all" else model
     row = PUBLISHED.get(data or "", {}).get(name)
-    return row if row is not None and row.seen == seen else None
+    return row if row is not None and row.exclude_seen == exclude_seen else None
 
 
-def highest_published(data: str | None, seen: Seen) -> tuple[str, float] | None:
+def highest_published(data: str | None, *, exclude_seen: bool) -> tuple[str, float] | None:
     """Whose NDCG@10 is the highest in print under this protocol, and what it is; None: nothing is published."""
-    rows = {name: row.figures["ndcg@10"] for name, row in PUBLISHED.get(data or "", {}).items() if row.seen == seen}
+    rows = {
+        name: row.figures["ndcg@10"] for name, row in PUBLISHED.get(data or "", {}).items() if row.exclude_seen == exclude_seen
+    }
     return max(rows.items(), key=lambda entry: entry[1]) if rows else None

@@ -142,7 +142,7 @@ class Protocol(_Stored):
 
     split: str
     candidates: str
-    seen: str
+    exclude_seen: bool
     ties: str
     k_core: int
     tie_order: str | None = None  # None: an earlier version knew the order of the file only

@@ -25,7 +25,7 @@ NUMERICS = 2  # raised when a change of the code changes what a run with the sam
 NUMERICS_OF = {"caser": 3}  # where it changed one model alone
 MEASURED = 3  # raised when a change of the code changes what is measured: a trained model is measured again, not trained
 MEASURED_CUT = 4  # where data.max_length cuts what is read
-MEASURES = ("test", "with_fusion", "protocol", "course", "model", "versions")  # what a result has beside its cost
+MEASURES = ("test", "with_fusion", "protocol", "training", "model", "versions")  # what a result has beside its cost
 YOUNGER = {  # settings that the first runs had not: the rule then
     "data.tie_order": "file",
     "training.ema_decay": 0.0,

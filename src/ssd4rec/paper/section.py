@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ssd4rec._io import escaped
-from ssd4rec.config import Seen
 from ssd4rec.data.sequences import Kept
 from ssd4rec.paper.budgets import Budget
 from ssd4rec.paper.compare import against_best, against_start, against_whole
@@ -69,8 +68,8 @@ def make_section(part: Part, budget: Budget, out: Path) -> Section:
         device=first["efficiency"]["device"] if first else None,
         jobs=max((seed.jobs for seed in finished), default=1),
         rows=tuple(rows),
-        highest_published=highest_published(known, _seen(part.points)) if part.study == "accuracy" else None,
-        highest_published_seen_removed=highest_published(known, "filtered") if part.study == "accuracy" else None,
+        highest_published=highest_published(known, exclude_seen=_excludes(part.points)) if part.study == "accuracy" else None,
+        highest_published_seen_removed=highest_published(known, exclude_seen=True) if part.study == "accuracy" else None,
         published_only={name: _published(row) for name, row in others.items() if name not in beside},
     )
 
@@ -93,7 +92,7 @@ def _row(point: Point, part: Part, budget: Budget, out: Path, not_learnt: Mappin
     results = [result for *_, result in seeds if result is not None]
     measured = [not_learnt[point.model]] if point.model in not_learnt else results
     known = _known_to_print(part) if point.label in (point.model, "SSD4Rec") else None
-    published = published_row(known, point.model, _seen([point]))
+    published = published_row(known, point.model, exclude_seen=_excludes([point]))
     return Row(
         label=point.label,
         model=point.model,
@@ -118,7 +117,7 @@ def _seed(run: Run, folder: Path, result: Mapping[str, Any] | None) -> Seed:
             key=run.key,
             state="finished",
             test=result["test"],
-            best_epoch=result["course"]["best_epoch"],
+            best_epoch=result["training"]["best_epoch"],
             epochs=result["efficiency"]["epochs"],
             jobs=result["efficiency"].get("jobs", 1),
             device=result["efficiency"]["device"],
@@ -155,11 +154,12 @@ def _with_fusion(found: Sequence[Mapping[str, Any]]) -> WithFusion | None:
 
 
 def _published(row: Published) -> PublishedRow:
-    return PublishedRow(figures=row.figures, grade=row.grade, source=f"{row.source}; seen items {row.seen}")
+    note = "; seen items excluded" if row.exclude_seen else ""
+    return PublishedRow(figures=row.figures, grade=row.grade, source=f"{row.source}{note}")
 
 
-def _seen(points: Sequence[Point]) -> Seen:
-    return next((point.configs[0].evaluation.seen for point in points if point.configs), "kept")
+def _excludes(points: Sequence[Point]) -> bool:
+    return next((point.configs[0].evaluation.exclude_seen for point in points if point.configs), False)
 
 
 def _padded(rows: Sequence[Row]) -> Row:

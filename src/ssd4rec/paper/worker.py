@@ -81,7 +81,7 @@ def work(folder: Path) -> None:
         "settings": spec["settings"],
         "commit": trained_by,
         "efficiency": {
-            **_seconds(artifact.report["course"]),
+            **_seconds(artifact.report["training"]),
             "inference_seconds": inference,
             "padded_inference_seconds": _padded_seconds(artifact, data, config),
             "cpu_share": share,
@@ -95,12 +95,12 @@ def work(folder: Path) -> None:
     write_atomically(folder / RESULT, json.dumps(result, default=str))
 
 
-def _seconds(course: dict[str, Any]) -> dict[str, float]:
-    epochs = [epoch["seconds"] for epoch in course["course"]]
+def _seconds(training: dict[str, Any]) -> dict[str, float]:
+    epochs = [epoch["seconds"] for epoch in training["history"]]
     return {
         "epochs": len(epochs),
         "seconds_an_epoch": float(np.median(epochs)),
-        "seconds_to_best": float(sum(epochs[: course["best_epoch"]])),
+        "seconds_to_best": float(sum(epochs[: training["best_epoch"]])),
     }
 
 

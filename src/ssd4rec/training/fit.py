@@ -28,7 +28,7 @@ from ssd4rec.training.state import LAST, CheckpointKeeper, Epoch, LockedFolder, 
 class TrainingReport:
     """How a training went."""
 
-    course: tuple[Epoch, ...]
+    history: tuple[Epoch, ...]
     best_epoch: int
     best_ndcg: float  # validation NDCG@10 of the weights that were kept
     stopped: str  # "patience" or "max_epochs"
@@ -63,7 +63,7 @@ def fit(
         callbacks: Lightning callbacks on top, e.g. a progress bar.
 
     Returns:
-        The course of training.
+        The training history.
 
     Raises:
         StateError: nothing to resume in `directory`, or what is there is damaged or of another training.
@@ -97,17 +97,17 @@ def _fit(
             if resume:
                 keeper.look()
             model.train()  # a finished model comes in eval mode, in which Lightning would leave it: no dropout
-            if not _is_over(keeper.course, config):
+            if not _is_over(keeper.history, config):
                 _learn(trainer, module, folder / LAST if resume else None)
             model.load_state_dict(_best_weights(keeper.best))
-    course = tuple(keeper.course)
-    best = max(course, key=lambda epoch: epoch.ndcg)
-    stopped = "patience" if len(course) < config.max_epochs else "max_epochs"
-    return TrainingReport(course, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in course))
+    history = tuple(keeper.history)
+    best = max(history, key=lambda epoch: epoch.ndcg)
+    stopped = "patience" if len(history) < config.max_epochs else "max_epochs"
+    return TrainingReport(history, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in history))
 
 
 class _Patience(pl.Callback):
-    """Stops by the course, which is what the checkpoint holds.
+    """Stops by the history, which is what the checkpoint holds.
 
     Lightning's EarlyStopping counts in a state of its own, and runs after every other callback: the checkpoint that
     `CheckpointKeeper` writes at the end of an epoch would hold its count of the epoch before.
@@ -118,16 +118,16 @@ class _Patience(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """After the keeper's, which knows the epoch by then."""
-        if _is_over(self.keeper.course, self.config):
+        if _is_over(self.keeper.history, self.config):
             trainer.should_stop = True
 
 
-def _is_over(course: Sequence[Epoch], config: TrainingConfig) -> bool:
-    """Whether a training ends with the last epoch of its course."""
-    if not course:
+def _is_over(history: Sequence[Epoch], config: TrainingConfig) -> bool:
+    """Whether a training ends with the last epoch of its history."""
+    if not history:
         return False
-    best = max(course, key=lambda epoch: epoch.ndcg)  # the first of equals
-    return len(course) >= config.max_epochs or len(course) - best.epoch >= config.patience
+    best = max(history, key=lambda epoch: epoch.ndcg)  # the first of equals
+    return len(history) >= config.max_epochs or len(history) - best.epoch >= config.patience
 
 
 def _learn(trainer: pl.Trainer, module: NextItemTraining, checkpoint: Path | None) -> None:

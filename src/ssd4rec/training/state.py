@@ -30,7 +30,7 @@ UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the course of training."""
+    """One line of the training history."""
 
     epoch: int  # 1 is the first
     loss: float  # mean over the epoch's batches, nats a target
@@ -86,7 +86,7 @@ def training_identity(model: NextItemModel, histories: Sequences, split: Split, 
 class CheckpointKeeper(pl.Callback):
     """Keeps the state of a training and its best weights on disk, each file whole or absent.
 
-    Wherever a training is cut off, the weights are those of the course beside them: each best is a file of a new name, and the
+    Wherever a training is cut off, the weights are those of the history beside them: each best is a file of a new name, and the
     one before goes when there is a checkpoint that names the new one.
 
     Args:
@@ -99,7 +99,7 @@ class CheckpointKeeper(pl.Callback):
 
     def __init__(self, folder: Path, model: NextItemModel, identity: Mapping[str, Any]) -> None:
         self.folder, self.model, self.identity = folder, model, identity
-        self.course: list[Epoch] = []
+        self.history: list[Epoch] = []
         self.best = folder / BEST.format("none")  # the file of the best weights so far
         self._saved = self._began = time.monotonic()
         self._before = 0.0  # seconds of this epoch before the resume
@@ -116,11 +116,11 @@ class CheckpointKeeper(pl.Callback):
         self._began = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """One more line of the course; the weights, if they are the best so far; a checkpoint."""
+        """One more line of the history; the weights, if they are the best so far; a checkpoint."""
         seconds = self._before + time.monotonic() - self._began
         loss, score = float(trainer.callback_metrics["loss"]), float(trainer.callback_metrics[MONITORED_METRIC])
-        best = max((epoch.ndcg for epoch in self.course), default=-1.0)
-        self.course.append(Epoch(len(self.course) + 1, loss, score, seconds))
+        best = max((epoch.ndcg for epoch in self.history), default=-1.0)
+        self.history.append(Epoch(len(self.history) + 1, loss, score, seconds))
         self._before, self._began = 0.0, time.monotonic()
         if score > best:
             self.best = self.folder / BEST.format(uuid4().hex)
@@ -131,19 +131,19 @@ class CheckpointKeeper(pl.Callback):
         """What a resume needs, and what it must be of."""
         return {
             "identity": dict(self.identity),
-            "course": [asdict(epoch) for epoch in self.course],
+            "history": [asdict(epoch) for epoch in self.history],
             "best": self.best.name,
             "seconds": self._before + time.monotonic() - self._began,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The counterpart of `state_dict`."""
-        self.course = [Epoch(**epoch) for epoch in state_dict["course"]]
+        self.history = [Epoch(**epoch) for epoch in state_dict["history"]]
         self.best = self.folder / state_dict["best"]
         self._before = float(state_dict["seconds"])
 
     def look(self) -> None:
-        """See that the folder holds a state of this training, and know its course.
+        """See that the folder holds a state of this training, and know its history.
 
         Raises:
             StateError: there is none, it is damaged, or of another training.
@@ -163,7 +163,7 @@ class CheckpointKeeper(pl.Callback):
                 f"{self.folder} holds the state of another training: {'; '.join(different)}. Resume with what it was begun with, "
                 f"or train without --resume"
             )
-        if self.course and not self.best.is_file():
+        if self.history and not self.best.is_file():
             raise StateError(f"{self.best} is missing, so the best weights so far are lost; train without --resume")
 
     def _save(self, trainer: pl.Trainer) -> None:

@@ -193,9 +193,9 @@ def _run(
             callbacks=[*callbacks, _Pruning(trial, set(earlier), deadline)],
         )
     except optuna.TrialPruned:
-        course = frozen(study, trial).intermediate_values
-        trial.set_user_attr("epochs", len(course))
-        trial.set_user_attr("ndcg", max(course.values()))
+        history = frozen(study, trial).intermediate_values
+        trial.set_user_attr("epochs", len(history))
+        trial.set_user_attr("ndcg", max(history.values()))
         study.tell(trial, state=TrialState.PRUNED)
     except OF_THE_VALUES as error:
         epochs = len(frozen(study, trial).intermediate_values)
@@ -203,7 +203,7 @@ def _run(
         what = "diverged" if isinstance(error, DivergedError) else "out of memory"
         _refuse(study, trial, f"not possible: {what} in epoch {epochs + 1}")
     else:
-        trial.set_user_attr("epochs", len(report.course))
+        trial.set_user_attr("epochs", len(report.history))
         trial.set_user_attr("ndcg", report.best_ndcg)
         study.tell(trial, report.best_ndcg)
     shutil.rmtree(state, ignore_errors=True)

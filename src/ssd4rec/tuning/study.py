@@ -90,8 +90,8 @@ def take_up(study: optuna.Study) -> None:
 
 def reported_before(study: optuna.Study, trial: Trial) -> dict[int, float]:
     """Validation NDCG@10 by epoch, as far as a trial of the same values was learned before it was cut off."""
-    courses = [each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params]
-    return max(courses, key=len, default={})
+    histories = [each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params]
+    return max(histories, key=len, default={})
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
