@@ -274,7 +274,7 @@ def test_a_damaged_session_is_refused(tmp_path):
         damaged = bytearray(intact)
         damaged[position] ^= 1
         (tmp_path / "damaged").write_bytes(damaged)
-        with pytest.raises(ArtifactError, match="damaged|cannot read"):
+        with pytest.raises(ArtifactError, match=r"damaged|cannot read"):
             Session.load(tmp_path / "damaged", model)
 
 

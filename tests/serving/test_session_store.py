@@ -11,7 +11,7 @@ from ssd4rec.serving.session_store import SessionStore
 @pytest.mark.parametrize("wiring", ["top", "all"])
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_each_answer_is_that_of_the_whole_history(kept, wiring):
-    """Three users in turns, from their first event past `min_state_length`, with room for 0, 1 or 2 states; "all" never has one."""
+    """Three users in turns, with room for 0, 1 or 2 states; "all" never has one."""
     model = recommender(bidirectional=wiring)
     store, so_far = SessionStore(model, min_state_length=4, max_states=kept), {user: [] for user in ("a", "b", "c")}
     for place, item in enumerate([*HISTORY, "unknown", 6]):
