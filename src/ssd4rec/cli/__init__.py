@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from ssd4rec.cli.build import build_data
 from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
@@ -55,6 +56,7 @@ data_app = typer.Typer(help="List, fetch and inspect data sets.", no_args_is_hel
 data_app.command("list")(list_data)
 data_app.command("fetch")(fetch_data)
 data_app.command("describe")(describe_data)
+data_app.command("build")(build_data)
 events_app = typer.Typer(help="Events of the service's store.", no_args_is_help=True)
 events_app.command("import")(import_events)
 keys_app = typer.Typer(help="API keys of the service.", no_args_is_help=True)

@@ -154,9 +154,14 @@ class Sequences:
     def _write(self, folder: Path) -> None:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        pl.DataFrame({"user": self.users}).write_parquet(folder / "users.parquet")
-        about = {"format": FORMAT, "filtering": asdict(self.filtering), "clock": asdict(self.clock), "tie_order": self.tie_order}
-        (folder / "histories.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        write_about(folder, self.users, self.filtering, self.clock, self.tie_order)
+
+
+def write_about(folder: Path, users: pl.Series, filtering: Filtering, clock: Clock, tie_order: TieOrder) -> None:
+    """Write everything of a folder of sequences but its arrays."""
+    pl.DataFrame({"user": users.rechunk()}).write_parquet(folder / "users.parquet")
+    about = {"format": FORMAT, "filtering": asdict(filtering), "clock": asdict(clock), "tie_order": tie_order}
+    (folder / "histories.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def build_sequences(
@@ -186,7 +191,7 @@ def build_sequences(
     rows, steps = k_core(user_codes, item_codes, min_interactions)
     if not len(rows):
         most = _most(user_codes, item_codes, min_interactions - 1)
-        raise DataError(_nothing_left(interactions.read.source, min_interactions, came, steps, most))
+        raise DataError(nothing_left(interactions.read.source, min_interactions, came, steps, most))
     user, users = _renumbered(user_codes[rows], users)
     item, items = _renumbered(item_codes[rows], items)
     time = table["time"].to_numpy()[rows]
@@ -276,7 +281,8 @@ def _most(users: Codes, items: Codes, most: int) -> int:
     return least
 
 
-def _nothing_left(source: str, k: int, came: Counts, steps: list[Counts], most: int) -> str:
+def nothing_left(source: str, k: int, came: Counts, steps: list[Counts], most: int) -> str:
+    """Return the message for a k-core without interactions."""
     shown = [
         f"round {number} removed {step.users:,} users and {step.items:,} items with fewer than {k} ({step.interactions:,} rows)"
         for number, step in enumerate(steps[:5], start=1)

@@ -1,0 +1,88 @@
+"""`data build`: a folder of sequences from more interactions than memory holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssd4rec.cli import _render as screen
+from ssd4rec.cli.shared import (
+    ConfigOption,
+    ItemOption,
+    JsonOption,
+    SetOption,
+    TimeOption,
+    UserOption,
+    columns,
+    columns_as_settings,
+    err_console,
+    out_console,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ssd4rec.data.out_of_core.build import BuildReport
+
+STAGES = {"reading": "1 of 4", "counting": "2 of 4", "partitioning": "3 of 4", "sorting": "4 of 4"}
+
+
+def build_data(
+    files: Annotated[list[str], typer.Argument(metavar="FILES…", help="Parquet or CSV files, folders of them, or URLs.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder to make; `ssd4rec train` reads it.")],
+    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory limit, e.g. 500MB or 2GB.")] = "2GB",
+    config: ConfigOption = "quick",
+    settings: SetOption = None,
+    user: UserOption = None,
+    item: ItemOption = None,
+    time: TimeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build sequences from FILES within a memory limit; a killed build resumes when the same command is run again."""
+    from dataclasses import asdict
+
+    from ssd4rec.config import load_config
+    from ssd4rec.data.out_of_core.memory import parse_size, reserve_little
+
+    limit = parse_size(memory)
+    reserve_little()
+    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)]).data
+
+    from ssd4rec.data.out_of_core.build import build_folder
+
+    try:
+        with screen.progress_bar(err_console) as bar:
+            tasks = {stage: bar.add_task(f"{stage} ({place})", total=None, visible=False) for stage, place in STAGES.items()}
+            report = build_folder(
+                files,
+                out,
+                memory=limit,
+                columns=columns(chosen.user, chosen.item, chosen.time),
+                min_interactions=chosen.min_interactions,
+                tie_order=chosen.tie_order,
+                progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total, visible=True),
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command resumes the build") from None
+    if as_json:
+        print_json({**asdict(report), "out": str(out)})
+        return
+    _show(report, out)
+
+
+def _show(report: "BuildReport", out: Path) -> None:
+    for note in report.read.notes:
+        say(f"warning: {note}")
+    if report.resumed:
+        say("resumed a build that was interrupted")
+    read, kept = report.read, report.kept
+    out_console.print(f"read {read.rows:,} interactions of {read.users:,} users and {read.items:,} items from {read.source}")
+    out_console.print(
+        f"kept {kept.interactions:,} interactions of {kept.users:,} users and {kept.items:,} items "
+        f"({report.filtering.k}-core, {report.filtering.rounds} rounds)"
+    )
+    seconds = ", ".join(f"{stage} {each:.1f} s" for stage, each in report.seconds.items())
+    peak = "" if report.peak_bytes is None else f"; peak memory {report.peak_bytes / 10**6:,.0f} MB"
+    out_console.print(f"{seconds}; {report.partitions} partitions{peak}")
+    out_console.print(f"next: ssd4rec train {out}")

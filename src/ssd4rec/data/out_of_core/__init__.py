@@ -1,0 +1,1 @@
+"""Sequences from more interactions than memory holds: files in, a memory-mapped folder out."""

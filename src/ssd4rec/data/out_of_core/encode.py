@@ -1,0 +1,257 @@
+"""First stage: read the files once, check every row, and write users and items as codes and times as integers."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ssd4rec.data.out_of_core.memory import free_bytes
+from ssd4rec.data.out_of_core.scratch import EventFile, read_record, write_record
+from ssd4rec.data.out_of_core.stream import Chunk, Cursor, InputFile, stream
+from ssd4rec.data.out_of_core.vocabulary import Vocabulary
+from ssd4rec.data.catalog import plain_ids
+from ssd4rec.data.interactions import Columns, Interactions, ReadReport, read_interactions
+from ssd4rec.data.timestamps import FILE_ORDER
+from ssd4rec.errors import DataError
+
+BYTES_A_ROW = 400  # of working memory while a chunk is read, checked and encoded; measured with text ids
+LARGEST_CHUNK = 1 << 19  # rows
+SMALLEST_CHUNK = 1 << 10
+RECORDED_EVERY = 5.0  # seconds
+RESTARTS = 8
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Encoded:
+    """The state of the first stage, and its result once every file is read."""
+
+    cursor: Cursor = field(default_factory=Cursor)
+    rows: int = 0
+    users: Vocabulary = field(default_factory=Vocabulary)
+    items: Vocabulary = field(default_factory=Vocabulary)
+    witnesses: pl.DataFrame | None = None  # rows that decide on clock and warnings of the whole table: see `_read`
+    pinned: int = 0  # how many of them stay; the others are the rows of the earliest and the latest time so far
+    records: int = 0
+    header: list[str] = field(default_factory=list)  # all columns of the first file
+
+
+class _ClockChangedError(Exception):
+    """Later rows need finer ticks than the rows before them were written in."""
+
+
+def encode_files(  # noqa: PLR0913 - the inputs, and how to report
+    folder: Path,
+    files: Sequence[InputFile],
+    columns: Columns,
+    memory: int,
+    progress: Progress,
+    *,
+    recorded_every: float = RECORDED_EVERY,
+) -> tuple[Encoded, ReadReport]:
+    """Read all files and append their events to the working folder; go on where a killed build stopped.
+
+    Args:
+        folder: the working folder.
+        files: from `list_files`.
+        columns: names of the columns that do not have usual names.
+        memory: the limit of the build in bytes.
+        progress: called with (bytes read, all).
+        recorded_every: seconds between two records from which a killed build resumes.
+
+    Returns:
+        The numbered ids, and the report that `read_interactions` gives for the whole table.
+
+    Raises:
+        DataError: see `stream` and `read_interactions`.
+    """
+    events = EventFile(folder, "events")
+    state = _resume(folder, events)
+    rows_at_once = _rows_at_once(folder, memory)
+    for _ in range(RESTARTS):
+        try:
+            _encode(folder, events, state, files, columns, rows_at_once, progress, recorded_every)
+            break
+        except _ClockChangedError:
+            state = Encoded(witnesses=state.witnesses, pinned=state.pinned, header=state.header)
+            events.cut(0)
+            _record(folder, state)
+    else:
+        raise DataError("the times of the files do not agree on one unit; give all of them in the same unit")
+    if state.witnesses is None:
+        raise DataError(f"{files[0].path}: the files have no rows, only a header")
+    return state, _whole_report(state, files)
+
+
+def _rows_at_once(folder: Path, memory: int) -> int:
+    """Return the rows of a chunk, as the first run of this build chose them: the cursor depends on it."""
+    record = read_record(folder / "chunk.json")
+    if record is None:
+        rows = min(max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_CHUNK), LARGEST_CHUNK)
+        record = {"rows": rows}
+        write_record(folder / "chunk.json", record)
+    return int(record["rows"])
+
+
+def _encode(  # noqa: PLR0913, PLR0917 - one loop over the stream
+    folder: Path,
+    events: EventFile,
+    state: Encoded,
+    files: Sequence[InputFile],
+    columns: Columns,
+    rows_at_once: int,
+    progress: Progress,
+    recorded_every: float,
+) -> None:
+    total = sum(file.size for file in files)
+    before = np.concatenate([[0], np.cumsum([file.size for file in files])])
+    recorded = time.monotonic()
+    for chunk in stream(files, columns, rows_at_once, state.cursor):
+        table = _read(chunk, state)
+        events.append(
+            {
+                "user": state.users.encode(table["user"]),
+                "item": state.items.encode(table["item"]),
+                "time": table["time"].to_numpy(),
+            }
+        )
+        state.rows += table.height
+        state.cursor = chunk.after
+        number = chunk.after.file
+        progress(int(before[number] + chunk.share * files[number].size), total)
+        if time.monotonic() - recorded >= recorded_every:
+            _record(folder, state)
+            recorded = time.monotonic()
+    _record(folder, state)
+
+
+def _read(chunk: Chunk, state: Encoded) -> pl.DataFrame:
+    """Return user, item and time of a chunk, as reading the whole table at once gives them.
+
+    Two properties belong to a whole table: the unit of its times, and its warnings. A few rows decide on them, e.g. the one
+    with the most decimals. Each chunk is read together with those rows, so that its unit is that of all chunks so far. A row
+    that changes the unit or a warning joins them; where it changes the ticks, the files are read again from the beginning.
+    """
+    frame, columns = chunk.frame, _columns(chunk.frame)
+    if state.witnesses is None:
+        state.witnesses, state.pinned = frame.head(1), 1
+    state.header = state.header or list(dict.fromkeys(chunk.header))
+    interactions = _interactions(chunk, state.witnesses, frame, columns)
+    table = interactions.table.slice(state.witnesses.height)
+    if _extend_witnesses(chunk, state, interactions, columns) and state.rows:
+        raise _ClockChangedError
+    if interactions.read.clock.kind == FILE_ORDER:
+        return table.with_columns(time=pl.int_range(state.rows, state.rows + table.height, dtype=pl.Int64, eager=True))
+    return table
+
+
+def _columns(frame: pl.DataFrame) -> Columns:
+    """Return the names of a chunk's columns: user, item and, if there is one, time, in this order."""
+    return Columns(*frame.columns)
+
+
+def _interactions(chunk: Chunk, witnesses: pl.DataFrame, frame: pl.DataFrame, columns: Columns) -> Interactions:
+    try:
+        return read_interactions(pl.concat([witnesses, frame]), columns)
+    except pl.exceptions.PolarsError as error:
+        types = ", ".join(f"{name} {dtype}" for name, dtype in frame.schema.items())
+        before = ", ".join(f"{name} {dtype}" for name, dtype in witnesses.schema.items())
+        raise DataError(f"{chunk.source}: the columns are {types}, before {before}; give all files the same types") from error
+    except DataError:
+        try:  # again, with the rows of the chunk first: the message then has their numbers
+            read_interactions(pl.concat([frame, witnesses]), columns)
+        except DataError as error:
+            raise DataError(f"{chunk.source}, counted from the first of these: {error}") from error
+        raise
+
+
+def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, columns: Columns) -> bool:
+    """Pin the rows of a chunk that decide on the unit or a warning; tell whether the ticks are finer than before."""
+    witnesses = state.witnesses
+    if witnesses is None:
+        raise AssertionError
+    both = pl.concat([witnesses, chunk.frame])
+    goal = _signature(interactions.read)
+    times = interactions.table["time"]
+    ends = both[[int(times.arg_min() or 0), int(times.arg_max() or 0)]]
+    ticks = read_interactions(witnesses, columns).read.clock.ticks
+    pinned = witnesses.head(state.pinned)
+    while _signature(read_interactions(pl.concat([pinned, ends]), columns).read) != goal:
+        low, high = 0, chunk.frame.height  # the shortest beginning of the chunk that brings the goal
+        while low < high:
+            middle = (low + high) // 2
+            report = read_interactions(pl.concat([pinned, ends, chunk.frame.head(middle)]), columns).read
+            low, high = (low, middle) if _signature(report) == goal else (middle + 1, high)
+        row = chunk.frame.slice(max(low - 1, 0), 1)
+        pinned = pl.concat([pinned, row])
+        if pinned.height > state.pinned + RESTARTS:
+            raise DataError(f"{chunk.source}: the unit of the times depends on many rows; give them as whole numbers")
+    state.witnesses, state.pinned = pl.concat([pinned, ends]), pinned.height
+    return interactions.read.clock.ticks != ticks
+
+
+def _signature(report: ReadReport) -> tuple[object, ...]:
+    return (report.clock, report.notes)
+
+
+def _whole_report(state: Encoded, files: Sequence[InputFile]) -> ReadReport:
+    """Return the report of the whole table: its clock and warnings are those of the witnesses."""
+    witnesses = state.witnesses
+    if witnesses is None:
+        raise AssertionError
+    others = [name for name in state.header if name not in witnesses.columns]  # a warning lists all columns
+    frame = witnesses.with_columns(pl.lit(None).alias(name) for name in others).select(state.header)
+    report = read_interactions(frame, _columns(witnesses)).read
+    source = files[0].path if len(files) == 1 else f"{len(files)} files, {files[0].path} to {files[-1].path}"
+    return replace(report, source=source, rows=state.rows, users=len(state.users), items=len(state.items))
+
+
+def _record(folder: Path, state: Encoded) -> None:
+    """Record the state, so that a killed build goes on from here."""
+    before = read_record(folder / "encoded.json") or {}
+    if state.rows == 0:
+        before = {}
+    known = {"users": before.get("users", 0), "items": before.get("items", 0)}
+    for name, vocabulary in (("users", state.users), ("items", state.items)):
+        pl.DataFrame({"id": vocabulary.ids(known[name])}).write_parquet(folder / f"{name}-{state.records:06}.parquet")
+    if state.witnesses is not None:
+        state.witnesses.write_parquet(folder / f"witnesses-{state.records:06}.parquet")
+    state.records += 1
+    write_record(
+        folder / "encoded.json",
+        {
+            "cursor": asdict(state.cursor),
+            "rows": state.rows,
+            "users": len(state.users),
+            "items": len(state.items),
+            "pinned": state.pinned,
+            "records": state.records,
+            "header": state.header,
+        },
+    )
+
+
+def _resume(folder: Path, events: EventFile) -> Encoded:
+    record = read_record(folder / "encoded.json")
+    if record is None or not record["rows"]:
+        events.cut(0)
+        return Encoded()
+    events.cut(record["rows"])
+    vocabularies = []
+    for name in ("users", "items"):
+        pieces = [pl.read_parquet(folder / f"{name}-{number:06}.parquet") for number in range(record["records"])]
+        vocabularies.append(Vocabulary(plain_ids(pl.concat(pieces)["id"])))
+    witnesses = pl.read_parquet(folder / f"witnesses-{record['records'] - 1:06}.parquet")
+    return Encoded(
+        Cursor(**record["cursor"]),
+        record["rows"],
+        *vocabularies,
+        witnesses,
+        record["pinned"],
+        record["records"],
+        record["header"],
+    )
