@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MEAN_EVENTS = 50  # a user
@@ -30,7 +31,8 @@ def draw_items(events: int, rng: np.random.Generator) -> np.ndarray:
     """Return the item of each event: a tenth as many items as users, at least 1,000, by Zipf's law."""
     items = max(events // MEAN_EVENTS // 10, 1_000)
     cumulative = np.cumsum(np.arange(1, items + 1, dtype=np.float64) ** -EXPONENT)
-    return rng.permutation(items).astype(np.int32)[np.searchsorted(cumulative / cumulative[-1], rng.random(events)).clip(0, items - 1)]
+    popularity = np.searchsorted(cumulative / cumulative[-1], rng.random(events)).clip(0, items - 1)
+    return rng.permutation(items).astype(np.int32)[popularity]
 
 
 def draw_times(users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -52,8 +54,8 @@ def write_log(path: Path, events: int, seed: int) -> None:
         for start in range(0, events, BLOCK):
             rows = order[start : start + BLOCK]
             columns = [
-                pa.array(np.char.add("u", users[rows].astype("U")), pa.string()),
-                pa.array(np.char.add("item-", items[rows].astype("U")), pa.string()),
+                pc.binary_join_element_wise("u", pc.cast(pa.array(users[rows]), pa.string()), ""),
+                pc.binary_join_element_wise("item-", pc.cast(pa.array(items[rows]), pa.string()), ""),
                 pa.array(times[rows], pa.int64()),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))

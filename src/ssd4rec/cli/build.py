@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssd4rec.cli import _render as screen
+from ssd4rec.cli import _render
 from ssd4rec.cli.shared import (
     ConfigOption,
     ItemOption,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STAGES = {"reading": "1 of 4", "counting": "2 of 4", "partitioning": "3 of 4", "sorting": "4 of 4"}
 
 
-def build_data(
+def build_data(  # noqa: PLR0913 - each is an option of the command
     files: Annotated[list[str], typer.Argument(metavar="FILES…", help="Parquet or CSV files, folders of them, or URLs.")],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to make; `ssd4rec train` reads it.")],
@@ -52,7 +52,7 @@ def build_data(
     from ssd4rec.data.out_of_core.build import build_folder
 
     try:
-        with screen.progress_bar(err_console) as bar:
+        with _render.progress_bar(err_console) as bar:
             tasks = {stage: bar.add_task(f"{stage} ({place})", total=None, visible=False) for stage, place in STAGES.items()}
             report = build_folder(
                 files,

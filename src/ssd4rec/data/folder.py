@@ -12,8 +12,8 @@ import polars as pl
 
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog
-from ssd4rec.data.sequences import ARRAYS, Filtering, Sequences, write_about
 from ssd4rec.data.interactions import ReadReport
+from ssd4rec.data.sequences import ARRAYS, Filtering, Sequences, write_about
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
@@ -72,7 +72,7 @@ def open_folder(directory: str | Path) -> PreparedFolder:
     return PreparedFolder(sequences, catalog, read)
 
 
-def write_metadata(  # noqa: PLR0913, PLR0917 - everything but the arrays
+def write_metadata(
     folder: Path, users: pl.Series, catalog: Catalog, filtering: Filtering, tie_order: TieOrder, read: ReadReport
 ) -> None:
     """Write all files of a folder but its arrays."""

@@ -8,11 +8,12 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+
+from ssd4rec.data.folder import open_folder, save_folder
+from ssd4rec.data.interactions import Columns, read_interactions
 from ssd4rec.data.out_of_core.build import build_folder
 from ssd4rec.data.out_of_core.memory import parse_size
-from ssd4rec.data.folder import open_folder, save_folder
 from ssd4rec.data.sequences import build_sequences
-from ssd4rec.data.interactions import Columns, read_interactions
 from ssd4rec.errors import ConfigError, DataError
 
 MB = 10**6
@@ -206,14 +207,14 @@ def test_a_build_of_other_files_starts_over(tmp_path):
     source, target = tmp_path / "log.parquet", tmp_path / "out"
     make_log(20_000).write_parquet(source)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(stage, _done, _all):
         if stage == "partitioning":
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         build_folder([source], target, memory=MB, progress=stop)
     make_log(20_000, seed=1).write_parquet(source)
     os.utime(source, (time.time() + 5, time.time() + 5))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssd4rec.data.out_of_core.scratch import Block, EventFile, read_record, write_record
-from ssd4rec.data.catalog import Codes
-from ssd4rec.data.sequences import time_order
 from ssd4rec._csr import IntArray
+from ssd4rec.data.catalog import Codes
+from ssd4rec.data.out_of_core.scratch import Block, EventFile, read_record, write_record
+from ssd4rec.data.sequences import time_order
 
 BYTES_AN_EVENT = 96  # of working memory while a partition is sorted
 MOST_PARTITIONS = 512

@@ -3,27 +3,27 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from ssd4rec._files import sync
+from ssd4rec._locks import exclusive_lock
 from ssd4rec.config import TieOrder
+from ssd4rec.data.catalog import Catalog
+from ssd4rec.data.folder import write_metadata
+from ssd4rec.data.interactions import Columns, ReadReport
 from ssd4rec.data.out_of_core.arrange import Layout, make_layout, partition, sort_partitions
 from ssd4rec.data.out_of_core.core import Core, stream_k_core
 from ssd4rec.data.out_of_core.encode import RECORDED_EVERY, Encoded, encode_files
 from ssd4rec.data.out_of_core.memory import free_bytes, peak_bytes
 from ssd4rec.data.out_of_core.scratch import EventFile, read_record, write_record
 from ssd4rec.data.out_of_core.stream import InputFile, list_files
-from ssd4rec.data.catalog import Catalog
-from ssd4rec.data.folder import write_metadata
 from ssd4rec.data.sequences import Counts, Filtering, id_order, nothing_left
-from ssd4rec.data.interactions import Columns, ReadReport
 from ssd4rec.errors import DataError
-from ssd4rec._files import sync
-from ssd4rec._locks import exclusive_lock
 
 FORMAT = 1
 BYTES_A_ROW = 128  # of working memory while events are counted or partitioned
@@ -45,7 +45,7 @@ class BuildReport:
     resumed: bool
 
 
-def build_folder(  # noqa: PLR0913 - the inputs, how to filter, and how to report
+def build_folder(
     sources: Sequence[str | Path],
     out: str | Path,
     *,
@@ -93,7 +93,9 @@ def build_folder(  # noqa: PLR0913 - the inputs, how to filter, and how to repor
     try:
         with exclusive_lock(folder / "lock", busy, lambda reason: DataError(f"cannot write to {folder}: {reason}")):
             resumed = _begin_or_resume(folder, plan)
-            report = _build(folder, target, files, columns, min_interactions, tie_order, memory, progress, recorded_every, resumed)
+            encoded, read, seconds = _encode(folder, files, columns, memory, progress, recorded_every)
+            report = _build(folder, target, encoded, read, _Job(min_interactions, tie_order, memory, progress))
+            report = replace(report, seconds={"reading": seconds, **report.seconds}, resumed=resumed)
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise DataError(
@@ -116,51 +118,63 @@ def _begin_or_resume(folder: Path, plan: dict[str, Any]) -> bool:
     return False
 
 
-def _build(  # noqa: PLR0913, PLR0917 - the stages in their order
-    folder: Path,
-    target: Path,
-    files: Sequence[InputFile],
-    columns: Columns,
-    k: int,
-    tie_order: TieOrder,
-    memory: int,
-    progress: Progress,
-    recorded_every: float,
-    resumed: bool,  # noqa: FBT001 - for the report
-) -> BuildReport:
-    clock = _Stopwatch()
+@dataclass(frozen=True)
+class _Job:
+    """How the events are filtered and sorted, and how to report."""
+
+    k: int
+    tie_order: TieOrder
+    memory: int
+    progress: Progress
+
+    def reporter(self, stage: str) -> Callable[[int, int], None]:
+        """Return what one stage reports to."""
+        return lambda done, total: self.progress(stage, done, total)
+
+
+def _encode(
+    folder: Path, files: Sequence[InputFile], columns: Columns, memory: int, progress: Progress, recorded_every: float
+) -> tuple[Encoded, ReadReport, float]:
+    """Run the first stage; the last value is its seconds."""
+    began = time.monotonic()
     encoded, read = encode_files(
         folder, files, columns, memory, lambda done, total: progress("reading", done, total), recorded_every=recorded_every
     )
-    clock.lap("reading")
+    return encoded, read, round(time.monotonic() - began, 2)
+
+
+def _build(folder: Path, target: Path, encoded: Encoded, read: ReadReport, job: _Job) -> BuildReport:
+    """Run the other stages."""
+    clock = _Stopwatch()
+    k, memory = job.k, job.memory
     events = EventFile(folder, "events")
     rows_at_once = max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_BLOCK)
-    core = _core(folder, events, encoded, k, rows_at_once, lambda done, total: progress("counting", done, total))
+    core = _core(folder, events, encoded, k, rows_at_once, job.reporter("counting"))
     clock.lap("counting")
     came = Counts(read.users, read.items, read.rows)
     if not core.interactions:
         raise DataError(nothing_left(read.source, k, came, core.steps, _largest_k(events, encoded, k, rows_at_once)))
     layout = _layout(folder, core, memory)
     if not (folder / "partitioned.json").exists():
-        partition(folder, events, layout, encoded.rows, rows_at_once, lambda done, total: progress("partitioning", done, total))
+        partition(folder, events, layout, encoded.rows, rows_at_once, job.reporter("partitioning"))
         write_record(folder / "partitioned.json", {})
     clock.lap("partitioning")
     complete = folder / "complete"
     complete.mkdir(exist_ok=True)
     users, items = _left(encoded.users.ids(), layout.new_users), _left(encoded.items.ids(), layout.new_items)
     catalog = Catalog(items)
-    ties = id_order(catalog)[1:] if tie_order == "item" else None
-    sort_partitions(folder, complete, layout, ties, lambda done, total: progress("sorting", done, total))
+    ties = id_order(catalog)[1:] if job.tie_order == "item" else None
+    sort_partitions(folder, complete, layout, ties, job.reporter("sorting"))
     left = Counts(len(users), len(items), layout.events)
     removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
     filtering = Filtering(k, len(core.steps), came, removed)
     np.save(complete / "offsets.npy", layout.offsets, allow_pickle=False)
-    write_metadata(complete, users, catalog, filtering, tie_order, read)
+    write_metadata(complete, users, catalog, filtering, job.tie_order, read)
     sync([*complete.iterdir(), complete])
     complete.rename(target)
     sync([target.parent])
     clock.lap("sorting")
-    return BuildReport(read, filtering, left, len(layout.first_users) - 1, clock.seconds, peak_bytes(), resumed)
+    return BuildReport(read, filtering, left, len(layout.first_users) - 1, clock.seconds, peak_bytes(), resumed=False)
 
 
 def _core(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ssd4rec._csr import IntArray
 from ssd4rec.data.out_of_core.scratch import EventFile
 from ssd4rec.data.sequences import Counts
-from ssd4rec._csr import IntArray
 
 Progress = Callable[[int, int], None]
 
@@ -27,9 +27,7 @@ class Core:
         return int(self.user_counts.sum())
 
 
-def stream_k_core(  # noqa: PLR0913 - events, sizes and how to report
-    events: EventFile, rows: int, users: int, items: int, k: int, rows_at_once: int, progress: Progress
-) -> Core:
+def stream_k_core(events: EventFile, rows: int, users: int, items: int, k: int, rows_at_once: int, progress: Progress) -> Core:
     """Return what `k_core` returns for the same events, without holding them.
 
     Args:
@@ -54,7 +52,7 @@ def stream_k_core(  # noqa: PLR0913 - events, sizes and how to report
         steps.append(Counts(int(np.count_nonzero(few_users)), int(np.count_nonzero(few_items)), before - int(user_counts.sum())))
 
 
-def _count(  # noqa: PLR0913, PLR0917 - one pass
+def _count(
     events: EventFile,
     user_stays: npt.NDArray[np.bool_],
     item_stays: npt.NDArray[np.bool_],

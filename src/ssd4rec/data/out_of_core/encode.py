@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ssd4rec.data.catalog import plain_ids
+from ssd4rec.data.interactions import Columns, Interactions, ReadReport, read_interactions
 from ssd4rec.data.out_of_core.memory import free_bytes
 from ssd4rec.data.out_of_core.scratch import EventFile, read_record, write_record
 from ssd4rec.data.out_of_core.stream import Chunk, Cursor, InputFile, stream
 from ssd4rec.data.out_of_core.vocabulary import Vocabulary
-from ssd4rec.data.catalog import plain_ids
-from ssd4rec.data.interactions import Columns, Interactions, ReadReport, read_interactions
 from ssd4rec.data.timestamps import FILE_ORDER
 from ssd4rec.errors import DataError
 
@@ -44,7 +44,7 @@ class _ClockChangedError(Exception):
     """Later rows need finer ticks than the rows before them were written in."""
 
 
-def encode_files(  # noqa: PLR0913 - the inputs, and how to report
+def encode_files(
     folder: Path,
     files: Sequence[InputFile],
     columns: Columns,
@@ -97,7 +97,7 @@ def _rows_at_once(folder: Path, memory: int) -> int:
     return int(record["rows"])
 
 
-def _encode(  # noqa: PLR0913, PLR0917 - one loop over the stream
+def _encode(
     folder: Path,
     events: EventFile,
     state: Encoded,

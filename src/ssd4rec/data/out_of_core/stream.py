@@ -112,7 +112,9 @@ def stream(files: Sequence[InputFile], columns: Columns, rows_at_once: int, star
                 header, chosen, chunks = reader(file, raw, columns, rows_at_once, cursor)
                 names = names or chosen
                 if sorted(chosen) != sorted(names):
-                    raise DataError(f"{file.path} has the columns {_listed(chosen)}, the first file {_listed(names)}; give them apart")
+                    raise DataError(
+                        f"{file.path} has the columns {_listed(chosen)}, the first file {_listed(names)}; build them separately"
+                    )
                 if number < start.file:
                     continue
                 for frame, after, share in chunks:
@@ -153,10 +155,14 @@ def _remote_files(url: str) -> list[InputFile]:
     scheme = url.partition("://")[0]
     folder = len(listed) > 1 or path not in listed
     return [
-        InputFile(f"{scheme}://{name.removeprefix(f'{scheme}://')}", int(about["size"]), str(about.get("ETag") or about.get("mtime")))
+        InputFile(f"{scheme}://{_bare(name, scheme)}", int(about["size"]), str(about.get("ETag") or about.get("mtime")))
         for name, about in sorted(listed.items())
         if not folder or _is_data(name.removeprefix(path))
     ]
+
+
+def _bare(name: str, scheme: str) -> str:
+    return name.removeprefix(f"{scheme}://")
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -184,9 +190,10 @@ def _open(file: InputFile) -> BinaryIO:
 
 
 Frames = Iterator[tuple[pl.DataFrame, Cursor, float]]
+Opened = tuple[list[str], dict[str, str], Frames]  # all columns, the chosen ones by role, the rows
 
 
-def _parquet(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> tuple[list[str], dict[str, str], Frames]:
+def _parquet(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> Opened:
     parquet = pq.ParquetFile(raw, buffer_size=1 << 20, pre_buffer=False)
     header = parquet.schema_arrow.names
     chosen = {role: header[place] for role, place in choose_columns(header, columns, file.path).items()}
@@ -205,7 +212,7 @@ def _parquet(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int
     return header, chosen, frames()
 
 
-def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> tuple[list[str], dict[str, str], Frames]:
+def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> Opened:
     stream = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if file.path.lower().endswith(".gz") else raw
     line = _first_line(file, stream)
     separator = max(SEPARATORS, key=lambda each: len(next(csv.reader([line], delimiter=each))))
@@ -220,9 +227,7 @@ def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, s
         for block in _blocks(file, stream, rows_at_once * BYTES_A_ROW, separator):
             table = _parse(file, block, separator, len(header), places)
             position, row = position + len(block), row + table.num_rows
-            frame = cast("pl.DataFrame", pl.from_arrow(table)).rename(
-                {str(places[role]): name for role, name in chosen.items()}
-            )
+            frame = cast("pl.DataFrame", pl.from_arrow(table)).rename({str(places[role]): name for role, name in chosen.items()})
             yield frame, Cursor(start.file, position, row), min(raw.tell() / file.size, 1.0)
 
     return header, chosen, frames()
@@ -254,7 +259,9 @@ def _blocks(file: InputFile, stream: BinaryIO, size: int, separator: str) -> Ite
         if not piece:
             return
         if len(rest) > max(LONGEST_RECORD, 2 * size):
-            raise DataError(f"{file.path}: a quoted field or line of more than {LONGEST_RECORD >> 20} MB; close its quote, or remove it")
+            raise DataError(
+                f"{file.path}: a line or quoted field of over {LONGEST_RECORD >> 20} MB; close its quote, or remove it"
+            )
 
 
 def _last_end(file: InputFile, data: bytes, separator: str) -> int:
