@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssd4rec.data.interactions import Interactions
-from ssd4rec.data.sequences import Sequences
+if TYPE_CHECKING:  # the command line imports this module for every command: it must not wait for polars
+    from ssd4rec.data.interactions import Interactions
+    from ssd4rec.data.sequences import Sequences
 
 
-def describe(interactions: Interactions, histories: Sequences) -> dict[str, object]:
+def describe(interactions: "Interactions", histories: "Sequences") -> dict[str, object]:
     """The `data` part of a report: what was read, what was dropped and why, what was kept."""
     read, filtering = interactions.read, histories.filtering
     return {
@@ -48,7 +49,7 @@ def note_on_ties(data: Mapping[str, Any]) -> str | None:
     )
 
 
-def _note_on_repeats(histories: Sequences) -> list[str]:
+def _note_on_repeats(histories: "Sequences") -> list[str]:
     if not (repeated := histories.repeated):
         return []
     share = repeated / histories.kept.interactions
