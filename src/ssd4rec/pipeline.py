@@ -17,12 +17,13 @@ from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, value_of
 from ssd4rec.data.catalog import Catalog, as_type
+from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import Split, make_split, training_counts, training_interactions
 from ssd4rec.data.summary import describe
 from ssd4rec.diagnostics import resolve_device, versions
-from ssd4rec.errors import DataError, StateError
+from ssd4rec.errors import ConfigError, DataError, StateError
 from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, make_protocol
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, ZeroScorer, tune_fusion
@@ -57,6 +58,27 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
         catalog = catalog.with_titles(titles)
     split = make_split(histories, config.data)
     return Prepared(histories, catalog, split, describe(interactions, histories))
+
+
+def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: Config) -> Prepared:
+    """A folder that `ssd4rec data build` wrote -> sequences that stay on disk, catalog, split.
+
+    Raises:
+        DataError: the folder is damaged, or a part of the split is empty.
+        ConfigError: it was built with other settings.
+    """
+    sequences, catalog, read = open_folder(directory)
+    built = {"data.min_interactions": sequences.filtering.k, "data.tie_order": sequences.tie_order}
+    for name, value in built.items():
+        if value_of(config, name) != value:
+            raise ConfigError(
+                f"{directory} was built with {name} = {value}, the settings have {value_of(config, name)}; "
+                f"add --set {name}={value}"
+            )
+    if titles is not None:
+        catalog = catalog.with_titles(titles)
+    description = describe(Interactions(pl.DataFrame(), read), sequences)
+    return Prepared(sequences, catalog, make_split(sequences, config.data), description)
 
 
 def train(

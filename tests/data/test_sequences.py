@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
+from ssd4rec.data import sequences
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import pack
@@ -329,3 +330,19 @@ def test_published_counts_after_the_5_core(name, users, items, events, mean, lon
     assert (kept.users, kept.items, kept.interactions, kept.longest) == (users, items, events, longest)
     assert kept.mean_length == pytest.approx(mean, abs=0.051)
     assert len(catalog) == items
+
+
+def test_properties_of_sequences_do_not_depend_on_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    log = pl.DataFrame({"user": rng.integers(0, 40, 900), "item": rng.integers(0, 30, 900), "time": rng.integers(0, 200, 900)})
+    histories, _ = build_sequences(read_interactions(log), 1)
+    whole = histories.kept, histories.at_same_time, histories.repeated
+    blocks = list(sequences.user_blocks(histories.offsets, 7))
+    assert len(blocks) == len(histories.users)  # everyone has more than seven events
+    monkeypatch.setattr(sequences.user_blocks, "__defaults__", (50,))
+    assert len(list(sequences.user_blocks(histories.offsets))) > 10
+    assert (histories.kept, histories.at_same_time, histories.repeated) == whole
+    pairs = pl.DataFrame(
+        {"user": np.repeat(np.arange(len(histories.users)), np.diff(histories.offsets)), "item": histories.items}
+    )
+    assert histories.repeated == len(pairs) - pairs.n_unique()

@@ -18,7 +18,7 @@ from ssd4rec.cli.shared import (
     cache,
     columns_as_settings,
     err_console,
-    open_data,
+    open_prepared,
     out_console,
     print_json,
     refuse_columns,
@@ -111,11 +111,10 @@ def describe_data(
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     chosen = load_config(config, overrides)
     refuse_columns(data, overrides)
-    interactions, titles = open_data(data, chosen, None)
+    prepared = open_prepared(data, chosen, None)
 
     from ssd4rec import pipeline
 
-    prepared = pipeline.prepare(interactions, titles, chosen)
     description = {**prepared.description, "pass": pipeline.describe_pass(prepared, chosen)}
     if as_json:
         print_json(description)

@@ -45,13 +45,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON
 
 def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
     """Read what a person named, as histories and a split; show what is in it."""
+    prepared = open_prepared(data, config, titles)
+    _render.show_data(err_console, prepared.description)
+    return prepared
+
+
+def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared":
+    """Read a file, a named data set or a folder of `data build` as sequences and a split."""
+    if (Path(data) / "read.json").is_file():
+        from ssd4rec.data.interactions import read_titles
+        from ssd4rec.pipeline import prepare_folder
+
+        return prepare_folder(data, None if titles is None else read_titles(titles), config)
     interactions, item_titles = open_data(data, config, titles)  # before torch is imported: a mistake is answered at once
 
     from ssd4rec import pipeline
 
-    prepared = pipeline.prepare(interactions, item_titles, config)
-    _render.show_data(err_console, prepared.description)
-    return prepared
+    return pipeline.prepare(interactions, item_titles, config)
 
 
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":

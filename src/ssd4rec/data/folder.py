@@ -28,11 +28,6 @@ class PreparedFolder(NamedTuple):
     read: ReadReport
 
 
-def is_folder_of_sequences(path: Path) -> bool:
-    """Return whether `save_folder` or `ssd4rec data build` wrote this folder."""
-    return (path / CATALOG).is_file() and (path / READ).is_file()
-
-
 def save_folder(directory: str | Path, sequences: Sequences, catalog: Catalog, read: ReadReport) -> None:
     """Write prepared data as a folder that `open_folder` maps into memory; it appears complete or not at all.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
 FORMAT = 1
+EVENTS_AT_ONCE = 1 << 22  # in a pass over arrays that may be larger than memory
 ARRAYS = ("items", "times", "offsets")
 
 
@@ -75,23 +77,33 @@ class Sequences:
         """What is here: the `data.kept` part of a report."""
         lengths = np.diff(self.offsets)
         users, events = int(np.count_nonzero(lengths)), len(self.items)  # one may be empty
-        items = int(np.count_nonzero(np.bincount(self.items)))
-        return Kept(users, items, events, events / max(users, 1), int(lengths.max(initial=0)))
+        occurs = np.zeros(int(self.items.max(initial=0)) + 1, dtype=bool)
+        for first, stop in user_blocks(self.offsets):
+            occurs[self.items[self.offsets[first] : self.offsets[stop]]] = True
+        return Kept(users, int(np.count_nonzero(occurs)), events, events / max(users, 1), int(lengths.max(initial=0)))
 
     @property
     def at_same_time(self) -> int:
         """Events at the time of the one before, whose place in the history `tie_order` decides."""
-        same = np.zeros(len(self.times) + 1, dtype=bool)
-        same[1:-1] = np.diff(self.times) == 0
-        same[self.offsets] = False  # the first of each history; one may be empty
-        return int(np.count_nonzero(same))
+        simultaneous = 0
+        for first, stop in user_blocks(self.offsets):
+            offsets = self.offsets[first : stop + 1]
+            same = np.zeros(offsets[-1] - offsets[0] + 1, dtype=bool)
+            same[1:-1] = np.diff(self.times[offsets[0] : offsets[-1]]) == 0
+            same[offsets - offsets[0]] = False  # the first of each history; one may be empty
+            simultaneous += int(np.count_nonzero(same))
+        return simultaneous
 
     @property
     def repeated(self) -> int:
         """Events of an item that the same history had before."""
-        user = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-        pairs = np.sort(user * (int(self.items.max(initial=0)) + 1) + self.items)
-        return int(np.count_nonzero(np.diff(pairs) == 0))
+        items, repeats = int(self.items.max(initial=0)) + 1, 0
+        for first, stop in user_blocks(self.offsets):
+            offsets = self.offsets[first : stop + 1]
+            user = np.repeat(np.arange(stop - first), np.diff(offsets))
+            pairs = np.sort(user * items + self.items[offsets[0] : offsets[-1]])
+            repeats += int(np.count_nonzero(np.diff(pairs) == 0))
+        return repeats
 
     def fingerprint(self) -> str:
         """SHA-256 over items, times and offsets: equal for equal histories, on any machine."""
@@ -155,6 +167,18 @@ class Sequences:
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
         write_about(folder, self.users, self.filtering, self.clock, self.tie_order)
+
+
+def user_blocks(offsets: IntArray, events: int = EVENTS_AT_ONCE) -> Iterator[tuple[int, int]]:
+    """Yield ranges of users with at most so many events, a user with more alone: a pass over mapped arrays holds no more.
+
+    offsets [0, 3, 4, 9, 10] with 4 events at once -> (0, 2), (2, 3), (3, 4)
+    """
+    first = 0
+    while first < len(offsets) - 1:
+        stop = max(int(np.searchsorted(offsets, offsets[first] + events, side="right")) - 1, first + 1)
+        yield first, stop
+        first = stop
 
 
 def write_about(folder: Path, users: pl.Series, filtering: Filtering, clock: Clock, tie_order: TieOrder) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.config import DataConfig
-from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.sequences import Sequences, user_blocks
 from ssd4rec.data.timestamps import FILE_ORDER, moment, show_moment
 from ssd4rec.errors import DataError
 
@@ -232,8 +232,12 @@ def _when_over(times: IntArray, share: float) -> int:
 
 def _events_before(histories: Sequences, moment_: int) -> IntArray:
     """[users] events strictly before a moment."""
-    counted = lengths_to_offsets(histories.times < moment_)
-    return counted[histories.offsets[1:]] - counted[histories.offsets[:-1]]
+    counts = np.zeros(len(histories.offsets) - 1, dtype=np.int64)
+    for first, stop in user_blocks(histories.offsets):
+        offsets = histories.offsets[first : stop + 1]
+        earlier = lengths_to_offsets(histories.times[offsets[0] : offsets[-1]] < moment_)
+        counts[first:stop] = np.diff(earlier[offsets - offsets[0]])
+    return counts
 
 
 def _empty_part(name: str, shown: list[str], histories: Sequences) -> str:
@@ -254,4 +258,8 @@ def training_interactions(histories: Sequences, train: Examples) -> tuple[IntArr
 
 def training_counts(histories: Sequences, train: Examples, catalog_size: int) -> IntArray:
     """[V + 1]: how often each item number occurs in the training part."""
-    return np.bincount(training_interactions(histories, train)[0], minlength=catalog_size + 1).astype(np.int64)
+    counts = np.zeros(catalog_size + 1, dtype=np.int64)
+    for first, stop in user_blocks(lengths_to_offsets(train.stop - train.start)):
+        items = training_interactions(histories, train.take(np.arange(first, stop)))[0]
+        counts += np.bincount(items, minlength=catalog_size + 1)
+    return counts

@@ -226,3 +226,11 @@ def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists"):
         build_folder([tmp_path / "log.csv"], tmp_path / "out", memory=MB)
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+    make_log().write_parquet(tmp_path / "log.parquet")
+    build_folder([tmp_path / "log.parquet"], tmp_path / "out", memory=MB)
+    (tmp_path / "out" / "read.json").write_text("{}")
+    with pytest.raises(DataError, match="build the folder again"):
+        open_folder(tmp_path / "out")
