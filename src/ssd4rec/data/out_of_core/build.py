@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ssd4rec._files import sync
-from ssd4rec._locks import exclusive_lock
+from ssd4rec._io import exclusive_lock, sync
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.folder import write_metadata

@@ -9,9 +9,10 @@ from pathlib import Path
 from ssd4rec.errors import ConfigError
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-SMALLEST = 10**6  # bytes of working arrays; below this the passes are mostly overhead
+SMALLEST = 10**6  # bytes; below this the passes are mostly overhead
+LEAST_SHARE = 1 / 16  # of the limit: what working arrays get however little is free
 SHARE = 0.5  # of the free memory; the rest is for copies that libraries make
-RESERVED = 250 * 10**6  # bytes of addresses that thread pools and allocators take without using them
+RESERVED = 150 * 10**6  # bytes of addresses that thread pools and allocators take without using them
 M_ARENA_MAX = -8  # glibc, malloc.h
 
 
@@ -41,7 +42,7 @@ def free_bytes(limit: int) -> int:
         allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
         if allowed != resource.RLIM_INFINITY:
             free = min(free, allowed - addresses - RESERVED)
-    return max(int(free * SHARE), SMALLEST)
+    return max(int(free * SHARE), int(limit * LEAST_SHARE), SMALLEST)
 
 
 def peak_bytes() -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssd4rec._files import write_atomically
+from ssd4rec._io import write_atomically
 
 DTYPES = {"user": np.dtype(np.int32), "item": np.dtype(np.int32), "time": np.dtype(np.int64)}
 
