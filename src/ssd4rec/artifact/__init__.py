@@ -1,15 +1,19 @@
-"""A finished model on disk: a folder that is whole or absent, without pickle.
+"""A saved model: a folder that is either complete or absent, without pickle.
 
-weights.safetensors   config.toml   catalog.parquet   popularity.npy   report.json
-fusion.safetensors, where a fusion changes the scores: what fusion.py and baselines/sequential_rules.py say
-manifest.json: format version, version of the package, SHA-256 of each file and of the manifest itself
+    weights.safetensors   weights of the network and the item table
+    config.toml           all settings
+    catalog.parquet       item ids and titles
+    popularity.npy        training interactions per item
+    report.json           data, metrics and their protocol, training history, versions
+    fusion.safetensors    score fusion, if any (see fusion.py)
+    manifest.json         format version, package version, SHA-256 of each file and of the manifest itself
 
-DIR is written as .DIR.new-PID beside it and takes its name at the end; an artifact that was there steps aside as .DIR.old.
-Killed between the two renames, .DIR.old is all there is: it is read in place of DIR, and is put back by the next save.
-What a person has laid beside an artifact's files moves from .DIR.old into the new DIR; killed before that, by the next save.
+DIR is written as .DIR.new-PID next to it and renamed at the end; an existing artifact is first renamed to .DIR.old.
+If the process is killed between the two renames, .DIR.old is read instead of DIR, and the next save restores it.
+Other files that a user has put into the folder are moved to the new one.
 """
 
-from ssd4rec.artifact.contents import Artifact, check_writable, finished_model, load_artifact, save_artifact
+from ssd4rec.artifact.contents import Artifact, check_writable, load_artifact, load_artifact_or_none, save_artifact
 from ssd4rec.artifact.folder import FILES, FORMAT, FUSION, MANIFEST
 
 __all__ = [
@@ -19,7 +23,7 @@ __all__ = [
     "MANIFEST",
     "Artifact",
     "check_writable",
-    "finished_model",
     "load_artifact",
+    "load_artifact_or_none",
     "save_artifact",
 ]

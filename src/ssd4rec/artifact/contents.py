@@ -1,4 +1,4 @@
-"""What an artifact holds: written, and read back."""
+"""Write and read the files of an artifact."""
 
 import json
 import shutil
@@ -18,19 +18,19 @@ from torch import Tensor
 from ssd4rec._csr import IntArray
 from ssd4rec._io import as_json, escaped, sync
 from ssd4rec.artifact.folder import (
-    CATALOGUE,
+    CATALOG,
     CONFIG,
     FUSION,
     MANIFEST,
     POPULARITY,
     REPORT,
     WEIGHTS,
-    aside_of,
     check_manifest,
-    fresh_beside,
     make_manifest,
-    rename_over,
-    tidy,
+    new_folder_of,
+    old_folder_of,
+    recover,
+    replace_folder,
 )
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalog import Catalog
@@ -42,14 +42,14 @@ from ssd4rec.models.registry import make_backbone
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a folder held."""
+    """A saved model in memory."""
 
     model: NextItemModel
     catalog: Catalog
     config: Config
     report: Mapping[str, Any]
-    training_counts: IntArray  # [V + 1] training events of each item number
-    fusion: ScoreFusion | None = None  # what is known without learning, added to the model's scores
+    training_counts: IntArray  # [V + 1] training interactions per item index
+    fusion: ScoreFusion | None = None  # applied to the model's scores
 
 
 def save_artifact(
@@ -61,83 +61,85 @@ def save_artifact(
     training_counts: IntArray,
     fusion: ScoreFusion | None = None,
 ) -> None:
-    """Write a finished model as a folder that is whole or absent.
+    """Write a trained model as a folder that is either complete or absent.
 
-    An artifact that is already there is replaced by renaming; other files beside it are kept, any other folder is left alone.
+    An existing artifact is replaced by renaming, and other files in it are kept. Any other existing folder is left unchanged.
 
     Args:
-        directory: the folder to make.
-        model: its weights are written.
+        directory: the folder to create.
+        model: its weights are saved.
         catalog: ids and titles.
         config: all settings.
-        report: metrics, seconds, training history, versions; see `files.as_json`: a figure that is not a number becomes null.
-        training_counts: [V + 1], for users of whom nothing is known.
-        fusion: what is known without learning, added to the model's scores wherever it is measured or asked. Where the settings
-            ask for one it must be given; one that changes no score is not written.
+        report: metrics, seconds, training history, versions; a number that is not finite becomes null.
+        training_counts: [V + 1], used for users without known items.
+        fusion: score fusion applied to the model's scores in evaluation and serving. Required if the settings ask for one; not
+            written if it changes no score.
 
     Raises:
-        ConfigError: the settings ask for a fusion, and none is given.
-        ArtifactError: the folder cannot be written, or holds something that is not an artifact; model, catalog and counts
-            are not of the same items.
-        TypeError: the report holds what JSON cannot say.
+        ConfigError: the settings ask for score fusion, but none is passed.
+        ArtifactError: the folder cannot be written or contains something else; model, catalog and counts have different sizes.
+        TypeError: the report contains a value that JSON cannot represent.
     """
     if not len(catalog) == model.catalog_size == len(training_counts) - 1:
         raise ArtifactError(
-            f"a model of {model.catalog_size} items, a catalog of {len(catalog)} and training counts of "
-            f"{len(training_counts)} (items + 1 expected) do not belong together; save what one training made"
+            f"the model has {model.catalog_size} items, the catalog {len(catalog)} and the training counts "
+            f"{len(training_counts)} entries (items + 1 expected); pass the parts of one training run"
         )
     if fusion is None and (config.fusion.cooccurrence or config.fusion.repeat_bias):
         raise ConfigError(
-            f"the settings ask for a fusion (fusion.cooccurrence = {config.fusion.cooccurrence!r}, fusion.repeat_bias = "
-            f"{config.fusion.repeat_bias!r}) and none is given; give the one that tune_fusion found, or set both to 0.0"
+            f"the settings ask for score fusion (fusion.cooccurrence = {config.fusion.cooccurrence!r}, fusion.repeat_bias = "
+            f"{config.fusion.repeat_bias!r}), but none was passed; pass the result of tune_fusion, or set both to 0.0"
         )
     target = Path(directory).resolve()
     check_writable(target)
-    fresh = fresh_beside(target)
+    new = new_folder_of(target)
     try:
-        tidy(target)
-        fresh.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, fresh / WEIGHTS)
-        (fresh / CONFIG).write_text(dump_config(config), encoding="utf-8")
-        catalog.write(fresh / CATALOGUE)
-        np.save(fresh / POPULARITY, training_counts, allow_pickle=False)
-        (fresh / REPORT).write_text(f"{as_json(report, indent=2)}\n", encoding="utf-8")
+        recover(target)
+        new.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, new / WEIGHTS)
+        (new / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        catalog.write(new / CATALOG)
+        np.save(new / POPULARITY, training_counts, allow_pickle=False)
+        (new / REPORT).write_text(f"{as_json(report, indent=2)}\n", encoding="utf-8")
         if fusion:
-            fusion.write(fresh / FUSION)
+            fusion.write(new / FUSION)
         for name in (WEIGHTS, FUSION) if fusion else (WEIGHTS,):
-            shutil.copymode(fresh / CONFIG, fresh / name)  # safetensors lets nobody else read what it writes
-        (fresh / MANIFEST).write_text(f"{as_json(make_manifest(fresh), indent=2)}\n", encoding="utf-8")
-        sync([*fresh.iterdir(), fresh])
-        rename_over(fresh, target)
+            shutil.copymode(new / CONFIG, new / name)  # safetensors creates files that only their owner can read
+        (new / MANIFEST).write_text(f"{as_json(make_manifest(new), indent=2)}\n", encoding="utf-8")
+        sync([*new.iterdir(), new])
+        replace_folder(new, target)
     except (OSError, safetensors.SafetensorError, pl.exceptions.PolarsError) as error:
-        raise ArtifactError(f"cannot write the model to {target}: {error}; give another folder, or free some space") from error
+        raise ArtifactError(f"cannot write the model to {target}: {error}; choose another folder or free disk space") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def check_writable(directory: str | Path) -> None:
-    """See before a training whether its artifact can be written.
+    """Check before training that the artifact can be written.
 
     Raises:
-        ArtifactError: it cannot, or the folder holds something that is not an artifact.
+        ArtifactError: it cannot, or the folder contains something that is not an artifact.
     """
-    target = Path(directory).resolve()
+    try:
+        target = Path(directory).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of symbolic links, a NUL byte
+        raise ArtifactError(f"cannot write to {str(directory)!r}: {error}; choose another folder") from error
     if escaped(str(target)) != str(target):
-        raise ArtifactError(f"cannot write to {target}: the name is no UTF-8 text, as safetensors needs it; give another folder")
-    place = target
+        raise ArtifactError(f"cannot write to {target}: safetensors needs a path in UTF-8; choose another folder")
+    location = target
     try:
         if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
-            raise ArtifactError(f"{target} exists and is not an ssd4rec model; it is left alone: give another folder")
-        place = target.parent
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
+            raise ArtifactError(f"{target} exists and is not a model of ssd4rec, so it is left unchanged; choose another folder")
+        location = target.parent
+        location.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=location):
             pass
     except OSError as error:
-        raise ArtifactError(f"cannot write to {place}: {error.strerror or error}; give another folder") from error
+        raise ArtifactError(f"cannot write to {location}: {error.strerror or error}; choose another folder") from error
 
 
-def finished_model(directory: str | Path, device: str = "cpu") -> Artifact | None:
-    """`load_artifact`, or None where it finds no whole model of this version."""
+def load_artifact_or_none(directory: str | Path, device: str = "cpu") -> Artifact | None:
+    """Load an artifact, or return None if there is no complete one of this version."""
     try:
         return load_artifact(directory, device)
     except ArtifactError:
@@ -145,57 +147,58 @@ def finished_model(directory: str | Path, device: str = "cpu") -> Artifact | Non
 
 
 def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
-    """Read a finished model; every file is checked against its hash first.
+    """Load a saved model after checking the hash of each file.
 
     Args:
-        directory: a folder that `save_artifact` made.
-        device: where the model goes.
+        directory: a folder written by `save_artifact`.
+        device: the torch device for the model.
 
     Raises:
-        ArtifactError: no such folder, a file is missing or changed, another format version, parts that do not fit.
-        BackendError: there is no such device.
+        ArtifactError: the folder is missing or of another format version, a file is missing or damaged, or sizes differ.
+        BackendError: the device is not available.
     """
     _check_device(device)
-    folder = Path(directory).resolve()
+    folder = Path(directory)
     try:
-        if not folder.exists() and aside_of(folder).is_dir():
-            folder = aside_of(folder)
+        folder = folder.resolve()
+        if not folder.exists() and old_folder_of(folder).is_dir():
+            folder = old_folder_of(folder)
         files = check_manifest(folder)
         config = parse_config((folder / CONFIG).read_text(encoding="utf-8"), source=str(folder / CONFIG))
-        catalog = Catalog.read(folder / CATALOGUE)
+        catalog = Catalog.read(folder / CATALOG)
         counts = np.load(folder / POPULARITY, allow_pickle=False)
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        # copied to where torch would put them: a matrix product of numbers that begin elsewhere may round in another order
+        # Cloning aligns the memory as torch does; with another alignment a matrix product may round differently.
         weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
         fusion = ScoreFusion.read(folder / FUSION) if FUSION in files else None
     except ArtifactError:
         raise
     except OSError as error:
-        advice = "let this account read it" if isinstance(error, PermissionError) else "give another folder"
-        raise ArtifactError(f"{error.filename or folder} cannot be read: {error.strerror or error}; {advice}") from error
-    except (SSD4RecError, ValueError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{folder} cannot be read: {error}; train the model again with this version") from error
-    with torch.device("meta"):  # no initial weights are drawn, only to be replaced
+        advice = "check its permissions" if isinstance(error, PermissionError) else "choose another folder"
+        raise ArtifactError(f"cannot read {error.filename or folder}: {error.strerror or error}; {advice}") from error
+    except (SSD4RecError, ValueError, RuntimeError, RecursionError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"cannot read {folder}: {error}; train the model again with this version") from error
+    with torch.device("meta"):  # skips the initialization of weights that are replaced below
         model = NextItemModel(make_backbone(config.backbone), len(catalog))
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
-    found = {**weights, POPULARITY: counts}
+    actual = {**weights, POPULARITY: counts}
     if fusion:
-        expected[FUSION], found[FUSION] = model.table.weight[:, 0], fusion.rules.edges
-    if misfits := _misfits(expected, found):
+        expected[FUSION], actual[FUSION] = model.table.weight[:, 0], fusion.rules.edges
+    if mismatches := _mismatches(expected, actual):
         raise ArtifactError(
-            f"{folder}: weights, settings and the catalog of {len(catalog)} items do not fit together: {'; '.join(misfits)}; "
+            f"{folder}: weights, settings and the catalog of {len(catalog)} items do not match: {'; '.join(mismatches)}; "
             f"copy the model again, or train it again"
         )
     model.load_state_dict(weights, assign=True)
     return Artifact(model.eval(), catalog, config, report, counts, fusion)
 
 
-def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
-    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+def _mismatches(expected: Mapping[str, Tensor], actual: Mapping[str, Any]) -> list[str]:
+    shapes = {name: list(tensor.shape) for name, tensor in actual.items()}
     problems = [f"{name} is missing" for name in expected if name not in shapes]
-    problems += [f"{name} is not expected" for name in shapes if name not in expected]
+    problems += [f"{name} is unexpected" for name in shapes if name not in expected]
     problems += [
-        f"{name} has the shape {shapes[name]}, expected {list(tensor.shape)}"
+        f"{name} has shape {shapes[name]}, expected {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in shapes and shapes[name] != list(tensor.shape)
     ]
@@ -205,5 +208,5 @@ def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[s
 def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
         raise BackendError(f'the device "{device}" is not available on this machine; use "cpu"') from error

@@ -1,4 +1,4 @@
-"""The folder of an artifact: its manifest, and how a new one takes the place of an old one."""
+"""The folder of an artifact: its manifest, and how a new version replaces an old one."""
 
 import hashlib
 import json
@@ -12,116 +12,134 @@ from typing import Any
 from ssd4rec._io import sha256_of, stale_temp_files, sync
 from ssd4rec.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2  # 1: before settings, reports and files used the current names
 MANIFEST = "manifest.json"
-WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT = (
+WEIGHTS, CONFIG, CATALOG, POPULARITY, REPORT = (
     "weights.safetensors",
     "config.toml",
     "catalog.parquet",
     "popularity.npy",
     "report.json",
 )
-FILES = (WEIGHTS, CONFIG, CATALOGUE, POPULARITY, REPORT)
-FUSION = "fusion.safetensors"  # the one file that need not be there
+FILES = (WEIGHTS, CONFIG, CATALOG, POPULARITY, REPORT)
+FUSION = "fusion.safetensors"  # optional
+
+RESTORE = "copy the model again, or train it again"
 
 
 def check_manifest(folder: Path) -> set[str]:
-    """The files of an artifact that is whole; OSError where the system refuses one."""
+    """Verify a folder against its manifest and return the names of its files.
+
+    Raises:
+        ArtifactError: the folder is missing, incomplete, damaged, or of another format version.
+        OSError: a file cannot be read.
+    """
     if folder.is_file():
-        raise ArtifactError(f"{folder} is a file, not the folder of a model; give the folder that `ssd4rec train --out` wrote")
+        raise ArtifactError(f"{folder} is a file, expected the folder of a model (written by `ssd4rec train --out`)")
     if not folder.is_dir():
-        raise ArtifactError(f"no model at {folder}: there is no such folder; `ssd4rec train DATA --out {folder}` makes one")
-    if not (folder / MANIFEST).is_file():
-        raise ArtifactError(f"{folder} is not an ssd4rec model: it has no {MANIFEST}; give the folder that `train --out` wrote")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, hashes = manifest["format"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} is damaged: {error}; copy the model again, or train it again") from error
-    if version != FORMAT:
         raise ArtifactError(
-            f"{folder} has format {version}, this ssd4rec reads format {FORMAT}; use the ssd4rec that wrote it "
-            f"({manifest.get('ssd4rec', 'unknown')}), or train again"
+            f"no model at {folder}: the folder does not exist; train one with `ssd4rec train DATA --out {folder}`"
         )
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"{folder} is not a model of ssd4rec: {MANIFEST} is missing; pass a folder written by `train --out`")
+    manifest, hashes = _read_manifest(folder / MANIFEST)
     if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
-        raise ArtifactError(f"{folder / MANIFEST} is damaged: it was changed; copy the model again, or train it again")
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: its SHA-256 does not match; {RESTORE}")
     files = {*FILES, *hashes}
-    if unknown := sorted(files - {*FILES, FUSION}):
+    if unexpected := sorted(files - {*FILES, FUSION}):
         raise ArtifactError(
-            f"{folder} holds {', '.join(unknown)}, which this ssd4rec cannot read; use the ssd4rec that wrote it "
-            f"({manifest.get('ssd4rec', 'unknown')}), or train again"
+            f"{folder} contains {', '.join(unexpected)}, which this version cannot read; {_other_version(manifest)}"
         )
     for name in sorted(files):
         if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} is incomplete: {name} is missing; copy the model again, or train it again")
-        if (found := sha256_of(folder / name)) != hashes.get(name):
+            raise ArtifactError(f"{folder} is incomplete: {name} is missing; {RESTORE}")
+        if (actual := sha256_of(folder / name)) != hashes.get(name):
             raise ArtifactError(
-                f"{folder / name} was changed or cut short: SHA-256 {found[:12]}…, expected {str(hashes.get(name))[:12]}…; "
-                f"copy the model again, or train it again"
+                f"{folder / name} is damaged: its SHA-256 is {actual[:12]}…, expected {str(hashes.get(name))[:12]}…; {RESTORE}"
             )
     return files
 
 
+def _read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the manifest and the hashes in it."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, hashes = manifest["format"], dict(manifest["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}; {RESTORE}") from error
+    if version != FORMAT:
+        raise ArtifactError(
+            f"{path.parent} has format {version}, but this version of ssd4rec reads format {FORMAT}; "
+            f"train the model again (`ssd4rec train DATA --out {path.parent}`), "
+            f"or use ssd4rec {manifest.get('ssd4rec', 'unknown')}"
+        )
+    return manifest, hashes
+
+
+def _other_version(manifest: Mapping[str, Any]) -> str:
+    return f"train the model again, or use ssd4rec {manifest.get('ssd4rec', 'unknown')}, which wrote it"
+
+
 def make_manifest(folder: Path) -> dict[str, Any]:
-    """What `check_manifest` asks for."""
+    """Return the manifest of a folder, which `check_manifest` verifies."""
     hashes = {name: sha256_of(folder / name) for name in (*FILES, FUSION) if (folder / name).is_file()}
     manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
     return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
 
 
 def _hash_of_manifest(manifest: Mapping[str, Any]) -> str:
-    """Of everything that it says, but for this hash."""
+    """Return the SHA-256 of the manifest without this hash."""
     others = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
     return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
-def fresh_beside(target: Path) -> Path:
-    """Where this process writes the new one."""
-    return target.with_name(f"{_fresh_prefix(target)}{os.getpid()}")
+def new_folder_of(target: Path) -> Path:
+    """Return the temporary folder that this process writes."""
+    return target.with_name(f"{_new_prefix(target)}{os.getpid()}")
 
 
-def _fresh_prefix(target: Path) -> str:
+def _new_prefix(target: Path) -> str:
     return f".{target.name}.new-"
 
 
-def aside_of(target: Path) -> Path:
-    """Where the old one is while the new one takes its name."""
+def old_folder_of(target: Path) -> Path:
+    """Return the name of the old artifact while the new one is being renamed."""
     return target.with_name(f".{target.name}.old")
 
 
-def tidy(target: Path) -> None:
-    """Undo what a save that was killed has left: an old artifact that nothing replaced comes back, half a new one goes.
+def recover(target: Path) -> None:
+    """Repair what a killed process has left: restore an old artifact without successor, delete incomplete new ones.
 
-    What a process that is alive writes is left to it.
+    Folders of processes that are still running are not touched.
     """
-    aside = aside_of(target)
-    if aside.is_dir() and not target.exists():
-        aside.rename(target)
-    _clear_away(aside, target)
-    for left in stale_temp_files(target.parent, _fresh_prefix(target)):
-        shutil.rmtree(left, ignore_errors=True)
+    old = old_folder_of(target)
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    _remove_old(old, target)
+    for leftover in stale_temp_files(target.parent, _new_prefix(target)):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def rename_over(fresh: Path, target: Path) -> None:
-    """Give the new one its name; what was there comes back where that cannot be."""
-    aside = aside_of(target)
+def replace_folder(new: Path, target: Path) -> None:
+    """Rename the new artifact to its final name; restore the old one if that fails."""
+    old = old_folder_of(target)
     if target.exists():
-        target.rename(aside)
+        target.rename(old)
     try:
-        fresh.rename(target)
+        new.rename(target)
     except OSError:
-        if aside.exists():
-            aside.rename(target)
+        if old.exists():
+            old.rename(target)
         raise
     sync([target.parent])
-    _clear_away(aside, target)
+    _remove_old(old, target)
 
 
-def _clear_away(aside: Path, target: Path) -> None:
-    """Remove an artifact that was replaced; what else lies there moves to the new one, unless something has its name by now."""
-    if not aside.is_dir():
+def _remove_old(old: Path, target: Path) -> None:
+    """Delete a replaced artifact; other files in it are moved to the new one unless the name is taken."""
+    if not old.is_dir():
         return
-    for entry in list(aside.iterdir()):
+    for entry in list(old.iterdir()):
         if entry.name not in {*FILES, FUSION, MANIFEST} and not os.path.lexists(target / entry.name):
             entry.rename(target / entry.name)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

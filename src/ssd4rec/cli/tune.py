@@ -108,7 +108,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
 def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict[str, Any] | None:
     from ssd4rec import pipeline
-    from ssd4rec.artifact import finished_model
+    from ssd4rec.artifact import load_artifact_or_none
     from ssd4rec.config import load_config
     from ssd4rec.training.progress import TrainingProgress
 
@@ -116,7 +116,7 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
         say(f"--train waits until {'all trials are' if report.best_file else 'a trial is'} done; the test part was not looked at")
         return None
     best, model = load_config(report.best_file), out / "model"
-    if (found := finished_model(model)) is not None and found.config == best:
+    if (found := load_artifact_or_none(model)) is not None and found.config == best:
         say(f"{model} has these settings already; its figures are shown again")
         return dict(found.report)
     with _render.progress_bar(err_console) as bar:

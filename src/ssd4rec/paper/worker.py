@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ssd4rec import pipeline
 from ssd4rec._io import write_atomically
-from ssd4rec.artifact import Artifact, finished_model, load_artifact
+from ssd4rec.artifact import Artifact, load_artifact, load_artifact_or_none
 from ssd4rec.config import Config
 from ssd4rec.data.split import training_counts
 from ssd4rec.diagnostics import processor, resolve_device
@@ -56,7 +56,7 @@ def work(folder: Path) -> None:
     resume = (folder / f"model.training/{LAST}").is_file()
     device = resolve_device(config.training.accelerator)
     share = None
-    artifact = finished_model(folder / "model", device)  # trained and not measured, or measured in another way than now
+    artifact = load_artifact_or_none(folder / "model", device)  # trained and not measured, or measured in another way than now
     before, trained_by = _cost_before(folder), (last_result_of(folder) or {}).get("commit")
     if artifact is None:
         trained_by = commit()  # before it learns: the code on the disk may be another when it is done
