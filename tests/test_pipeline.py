@@ -1,7 +1,9 @@
 """The whole path, and what it says on the way."""
 
+import math
 from contextlib import nullcontext
 
+import polars as pl
 import pytest
 import torch
 
@@ -138,13 +140,73 @@ def test_data_of_other_items_cannot_be_measured(prepared, tmp_path):
     log = worlds.frame(worlds.cycle())
     others = read_interactions(log.with_columns(item_id=log["item_id"] + 100))
     with pytest.raises(
-        DataError, match="none of the 12 items is known to the model, which was trained on 12 others, such as 10;"
+        DataError, match="none of the 12 items is in the catalog of the model, which was trained on 12 others, such as 10;"
     ):
         pipeline.evaluate_artifact(artifact, others, asked)
     moved = load_config("quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=5", "data.test_from=8"])
     assert pipeline.evaluate_artifact(artifact, read_interactions(log), asked)["notes"] == []
     (note,) = pipeline.evaluate_artifact(artifact, read_interactions(log), moved)["notes"]
-    assert note.startswith("the model was trained with another split (data.split, data.validation_from, data.test_from); what is")
+    assert note.startswith("the model was trained with another split (data.split, data.validation_from, data.test_from); test")
+
+
+@pytest.fixture(scope="module")
+def evaluated_world(tmp_path_factory):
+    """A model with seven items that it never saw in training's catalog, its data, and the rank of every test target."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    chosen = worlds.config(max_epochs=2).model_copy(update={"data": settings.DataConfig(min_interactions=5)})
+    log = worlds.frame(worlds.cycle(users=80, items=40))
+    data = pipeline.prepare(read_interactions(log), None, chosen)
+    pipeline.train(data, chosen, folder / "model")
+    artifact = load_artifact(folder / "model")
+    ranks = pipeline.measure(artifact.model, data, chosen, artifact.training_counts).ranks
+    return artifact, chosen, log, dict(zip(data.histories.users.to_list(), ranks.tolist(), strict=True))
+
+
+def expected_metrics(ranks, cutoff=10):
+    hits = [rank <= cutoff for rank in ranks]
+    gains = [1 / math.log2(rank + 1) if rank <= cutoff else 0.0 for rank in ranks]
+    return pytest.approx(sum(hits) / len(ranks)), pytest.approx(sum(gains) / len(ranks))
+
+
+def test_evaluation_on_a_part_uses_the_catalog_of_the_model(evaluated_world):
+    """The ranks of some users are those of the whole evaluation; a k-core of the part would remove most of it."""
+    artifact, chosen, log, ranks = evaluated_world
+    users = sorted(ranks)[:7]
+    part = log.filter(pl.col("user_id").is_in(users))
+    report = pipeline.evaluate_artifact(artifact, read_interactions(part), chosen)
+    assert (report["test"]["hr@10"], report["test"]["ndcg@10"]) == expected_metrics([ranks[user] for user in users])
+    assert report["protocol"]["targets"] == len(users)
+    single = pipeline.evaluate_artifact(artifact, read_interactions(log.filter(pl.col("user_id") == users[0])), chosen)
+    assert single["protocol"]["targets"] == 1
+
+
+@pytest.mark.parametrize("counted_as", ["miss", "skip"])
+def test_an_unknown_last_item_is_counted_and_not_replaced_by_an_earlier_one(evaluated_world, counted_as):
+    """As a miss by default; the unknown item of another user's past changes no target."""
+    artifact, chosen, log, ranks = evaluated_world
+    users = sorted(ranks)[:7]
+    part = log.filter(pl.col("user_id").is_in(users))
+    last = part["timestamp"] == part.select(pl.col("timestamp").max().over("user_id")).to_series()
+    part = part.with_columns(
+        pl.when((pl.col("user_id") == users[0]) & last).then(999).otherwise(pl.col("item_id")).alias("item_id")
+    )
+    asked = chosen.model_copy(update={"evaluation": settings.EvaluationConfig(unknown_targets=counted_as)})
+    report = pipeline.evaluate_artifact(artifact, read_interactions(part), asked)
+    rest = [ranks[user] for user in users[1:]]
+    expected = [*rest, 10**9] if counted_as == "miss" else rest
+    assert (report["test"]["hr@10"], report["test"]["ndcg@10"]) == expected_metrics(expected)
+    assert report["protocol"]["targets"] == len(expected)
+    assert report["unknown"] == {"interactions": 1, "targets": 1, "without_known_history": 0, "counted_as": counted_as}
+    assert any(note.startswith("1 test targets are items outside of the model's catalog") for note in report["notes"])
+
+
+def test_the_training_data_are_recognized(evaluated_world):
+    """The k-core of the training is repeated for them, so that the metrics are those of the training."""
+    artifact, chosen, log, _ = evaluated_world
+    rare = pl.DataFrame({"user_id": [1000] * 4, "item_id": [0, 1, 2, 3], "timestamp": [0, 1, 2, 3]})  # fewer than five events
+    report = pipeline.evaluate_artifact(artifact, read_interactions(pl.concat([log, rare])), chosen)
+    assert report["test"] == artifact.report["test"]
+    assert report["notes"] == []
 
 
 class MeasuredError(Exception):

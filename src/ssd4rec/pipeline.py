@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from lightning.pytorch import Callback
 
-from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, check_writable, save_artifact
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
@@ -20,7 +19,7 @@ from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.sequences import Sequences, build_sequences
-from ssd4rec.data.split import Split, make_split, training_counts, training_interactions
+from ssd4rec.data.split import KnownTargets, Split, drop_unknown_items, make_split, training_counts, training_interactions
 from ssd4rec.data.summary import describe
 from ssd4rec.diagnostics import resolve_device, versions
 from ssd4rec.errors import ConfigError, DataError, StateError
@@ -263,67 +262,108 @@ def make_fusion(
 
 
 def _measure_beside(
-    model: NextItemModel, data: Prepared, config: Config, counts: IntArray, fusion: ScoreFusion | None, progress: Progress | None
+    model: NextItemModel,
+    data: Prepared,
+    config: Config,
+    counts: IntArray,
+    fusion: ScoreFusion | None,
+    progress: Progress | None,
+    misses: int = 0,
 ) -> dict[str, Any]:
-    """The figures of a report: the model with its fusion, beside popularity, the model alone and the fusion alone."""
-    test = measure(model, data, config, counts, progress, fusion)
-    found: dict[str, Any] = {
-        **test.report(),
-        "popularity": {"test": measure(Popularity(counts), data, config, counts).as_dict()},
-    }
+    """Return the metrics of a report: of the model with its fusion, popularity, the model alone and the fusion alone.
+
+    `misses` targets cannot be ranked, and count as misses.
+    """
+    test = measure(model, data, config, counts, progress, fusion).with_misses(misses)
+    popularity = measure(Popularity(counts), data, config, counts).with_misses(misses)
+    found: dict[str, Any] = {**test.report(), "popularity": {"test": popularity.as_dict()}}
     if fusion is not None:
-        alone = measure(model, data, config, counts) if fusion else test
+        alone = measure(model, data, config, counts).with_misses(misses) if fusion else test
         found["fusion"] = {"cooccurrence": fusion.weight, "repeat_bias": fusion.repeat_bias, "model_alone": alone.as_dict()}
         if fusion.weight:
-            found["fusion"]["fusion_alone"] = measure(
-                ZeroScorer(model.catalog_size), data, config, counts, fusion=fusion
-            ).as_dict()
+            zero = ZeroScorer(model.catalog_size)
+            found["fusion"]["fusion_alone"] = measure(zero, data, config, counts, fusion=fusion).with_misses(misses).as_dict()
     return found
 
 
 def evaluate_artifact(
     artifact: Artifact, interactions: Interactions, config: Config, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Measure a finished model on the test part of some interactions.
+    """Measure a finished model on the test targets of some interactions.
 
-    Items that the model does not know are left out of the histories, and counted in `notes`.
+    The model's own catalog decides which items count; nothing is filtered by the k-core, unless these are the data that the
+    model was trained on. Targets that are unknown items are misses, or left out with `evaluation.unknown_targets = "skip"`.
 
     Raises:
-        DataError: nothing that the model knows is left.
+        DataError: the model knows no item, or no target with a known item before it.
     """
     began = time.monotonic()
-    histories, found = build_sequences(
-        interactions, config.data.min_interactions, tie_order=config.data.tie_order, known=artifact.catalog
-    )
-    numbers = np.concatenate([[0], artifact.catalog.indices(as_type(found.ids, artifact.catalog.ids.dtype))])[histories.items]
-    known = numbers > 0
-    notes = []
-    if not known.any():
+    sequences = _as_in_training(artifact, interactions, config)
+    same_data = sequences is not None
+    if sequences is None:
+        sequences, _ = build_sequences(interactions, tie_order=config.data.tie_order, catalog=artifact.catalog)
+    if not sequences.items.any():
         raise DataError(
-            f"none of the {len(found):,} items is known to the model, which was trained on {len(artifact.catalog):,} others, "
-            f"such as {artifact.catalog.ids[0]!r}; give interactions with its items, or train a model on these"
+            f"none of the {interactions.read.items:,} items is in the catalog of the model, which was trained on "
+            f"{len(artifact.catalog):,} others, such as {artifact.catalog.ids[0]!r}; use interactions with its items, or train a "
+            f"model on these"
         )
-    if not known.all():
-        notes.append(f"{np.count_nonzero(~known):,} interactions with items that the model does not know were left out")
-    learned = artifact.report.get("data", {}).get("fingerprint")  # none: saved by hand, without
-    if notes or learned not in (None, histories.fingerprint()):
-        notes.append("this is not the data that the model was trained on; what is asked here may have been trained there")
-    elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artifact.config, name)]:
-        notes.append(
-            f"the model was trained with another split ({', '.join(moved)}); what is asked here may have been trained there"
+    split = make_split(sequences, config.data, learned=False)
+    known = drop_unknown_items(sequences, split.test)
+    unranked = known.unknown_targets + known.without_known_history
+    if not len(known.targets):
+        raise DataError(
+            f"all {unranked:,} test targets are unknown items or follow unknown items only; use interactions with more items "
+            "of the model, or train a model on these"
         )
-    offsets = lengths_to_offsets(np.add.reduceat(known, histories.offsets[:-1]))
-    histories = replace(histories, items=numbers[known].astype(np.int32), times=histories.times[known], offsets=offsets)
     data = Prepared(
-        histories, artifact.catalog, make_split(histories, config.data, learned=False), describe(interactions, histories)
+        known.sequences, artifact.catalog, replace(split, test=known.targets), describe(interactions, known.sequences)
     )
+    misses = unranked if config.evaluation.unknown_targets == "miss" else 0
     return {
         "data": data.description,
         "model": _describe_model(artifact.model, artifact.config),
-        **_measure_beside(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress),
+        **_measure_beside(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses),
+        "unknown": {
+            "interactions": known.unknown_events,
+            "targets": known.unknown_targets,
+            "without_known_history": known.without_known_history,
+            "counted_as": config.evaluation.unknown_targets,
+        },
         "seconds": {"total": time.monotonic() - began},
-        "notes": notes,
+        "notes": _evaluation_notes(artifact, config, known, same_data=same_data),
     }
+
+
+def _as_in_training(artifact: Artifact, interactions: Interactions, config: Config) -> Sequences | None:
+    """Return the sequences of the training if these interactions are the ones that the model was trained on."""
+    fingerprint = artifact.report.get("data", {}).get("fingerprint")  # none in a report written by hand
+    if fingerprint is None:
+        return None
+    try:
+        sequences, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
+    except DataError:
+        return None
+    ids = as_type(catalog.ids, artifact.catalog.ids.dtype)  # text ids of a CSV file may be the numbers of a frame
+    return sequences if sequences.fingerprint() == fingerprint and ids.equals(artifact.catalog.ids) else None
+
+
+def _evaluation_notes(artifact: Artifact, config: Config, known: KnownTargets, *, same_data: bool) -> list[str]:
+    notes = []
+    if known.unknown_events:
+        notes.append(
+            f"{known.unknown_events:,} interactions with items outside of the model's catalog were removed from the sequences"
+        )
+    counted = "counted as misses" if config.evaluation.unknown_targets == "miss" else "left out (evaluation.unknown_targets)"
+    if known.unknown_targets:
+        notes.append(f"{known.unknown_targets:,} test targets are items outside of the model's catalog; they are {counted}")
+    if known.without_known_history:
+        notes.append(f"{known.without_known_history:,} test targets follow unknown items only; they are {counted}")
+    if not same_data:
+        notes.append("these are not the data that the model was trained on; test targets may be training targets")
+    elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artifact.config, name)]:
+        notes.append(f"the model was trained with another split ({', '.join(moved)}); test targets may be training targets")
+    return notes
 
 
 def describe_pass(data: Prepared, config: Config) -> dict[str, float]:

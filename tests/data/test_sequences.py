@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ssd4rec.data import sequences
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import pack
-from ssd4rec.data.sequences import Kept, Sequences, build_sequences, k_core, time_order
+from ssd4rec.data.sequences import Counts, Filtering, Kept, Sequences, build_sequences, k_core, time_order
 from ssd4rec.data.split import leave_last_out
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
@@ -168,12 +169,21 @@ def test_a_history_without_events_is_at_no_time(small):
         assert found.at_same_time == expected
 
 
-def test_a_file_of_other_ids_is_ordered_as_the_model_learnt():
-    """An id that is no number does not make text out of the others; what the catalog does not have comes first."""
+def test_the_catalog_of_a_model_decides_the_item_indices():
+    """Unknown items get index 0 and come first among ties; nothing is filtered."""
     known = Catalog(pl.Series("id", ["100", "9", "20"]))
-    rows = [("u", item, 5) for item in ("x", "100", "20", "9")]
-    histories, catalog = build_sequences(interactions(rows), 1, tie_order="item", known=known)
-    assert [item for item, _ in listed(histories, catalog)["u"]] == ["x", "9", "20", "100"]
+    rows = [("u", item, 5) for item in ("x", "100", "20", "9")] + [("v", "y", 1)]
+    sequences, catalog = build_sequences(interactions(rows), 5, tie_order="item", catalog=known)
+    assert catalog is known
+    assert (sequences.items.tolist(), sequences.offsets.tolist()) == ([0, 2, 3, 1, 0], [0, 4, 5])
+    assert sequences.filtering == Filtering(1, 0, Counts(2, 5, 5), Counts(0, 0, 0))
+
+
+@given(st.lists(st.tuples(st.sampled_from("uv"), st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=30))
+def test_duplicates_are_those_of_pandas(rows):
+    """An interaction equal to an earlier one in user, item and time."""
+    sequences, _ = build_sequences(interactions(rows), 1)
+    assert sequences.duplicates == pd.DataFrame(rows).duplicated().sum()
 
 
 def test_without_times_the_file_is_the_order():
@@ -243,13 +253,13 @@ def test_mapped_histories_are_split_and_batched_as_any_other(tmp_path):
 
 
 def test_a_folder_in_the_way_is_not_overwritten(tmp_path, small):
-    with pytest.raises(DataError, match="is there already; name a folder that is not"):
+    with pytest.raises(DataError, match="already exists; choose a new folder"):
         small.save(tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, small):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write histories to .*saved"):
+    with pytest.raises(DataError, match=r"cannot write sequences to .*saved"):
         small.save(tmp_path / "file" / "saved")
 
 
@@ -258,7 +268,7 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, small, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DataError, match=r"cannot write histories to .*: No space left on device"):
+    with pytest.raises(DataError, match=r"cannot write sequences to .*: No space left on device"):
         small.save(tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
@@ -269,7 +279,7 @@ def test_damaged_folders_are_refused(tmp_path, small, name, mmap):
     small.save(tmp_path / "saved")
     path = tmp_path / "saved" / name
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match="saved cannot be read as histories"):
+    with pytest.raises(DataError, match="saved cannot be read as sequences"):
         Sequences.open(tmp_path / "saved", mmap=mmap)
 
 
@@ -280,24 +290,24 @@ def test_parts_of_different_histories_are_refused(tmp_path, small, name, values)
     """Another length, nothing at all, a number alone, a table."""
     small.save(tmp_path / "saved")
     np.save(tmp_path / "saved" / f"{name}.npy", values.astype(np.int64))
-    with pytest.raises(DataError, match="its files do not fit each other"):
+    with pytest.raises(DataError, match="its files do not match"):
         Sequences.open(tmp_path / "saved")
 
 
 def test_missing_folders_and_other_formats_are_refused(tmp_path, small):
-    with pytest.raises(DataError, match="nothing cannot be read as histories"):
+    with pytest.raises(DataError, match="nothing cannot be read as sequences"):
         Sequences.open(tmp_path / "nothing")
     small.save(tmp_path / "saved")
     about = tmp_path / "saved" / "histories.json"
     about.write_text(about.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(DataError, match="has format 2, expected 1; build the histories again"):
+    with pytest.raises(DataError, match="has format 2, expected 1; build the sequences again"):
         Sequences.open(tmp_path / "saved")
 
 
 def test_a_pickle_in_an_array_is_not_opened(tmp_path, small):
     small.save(tmp_path / "saved")
     np.save(tmp_path / "saved" / "items.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(DataError, match="cannot be read as histories"):
+    with pytest.raises(DataError, match="cannot be read as sequences"):
         Sequences.open(tmp_path / "saved", mmap=False)
 
 

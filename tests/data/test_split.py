@@ -9,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd4rec.config import DataConfig
+from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.sequences import Kept, build_sequences
-from ssd4rec.data.split import Examples, leave_last_out, make_split, split_by_time, training_counts, training_interactions
+from ssd4rec.data.sequences import Counts, Kept, build_sequences
+from ssd4rec.data.split import (
+    Examples,
+    drop_unknown_items,
+    leave_last_out,
+    make_split,
+    split_by_parts,
+    split_by_time,
+    training_counts,
+    training_interactions,
+)
 from ssd4rec.errors import DataError
 
 
@@ -151,12 +161,12 @@ def test_leave_last_out_against_its_definition(lengths):
 
 
 def test_no_user_with_three_events():
-    with pytest.raises(DataError, match=r"no user has three events \(the longest history has 2\)"):
+    with pytest.raises(DataError, match=r"no user has three events \(the longest sequence has 2\)"):
         leave_last_out(world({"a": "xy", "b": "x"})[0])
 
 
 def test_nothing_to_train_on():
-    with pytest.raises(DataError, match="no user has four events, so leaving two out leaves nothing to train on"):
+    with pytest.raises(DataError, match="no user has four events, so leave-last-out has no training targets"):
         leave_last_out(world({"a": "xyz", "b": "x"})[0])
 
 
@@ -239,7 +249,11 @@ def test_dates_split_dates():
 @pytest.mark.parametrize(
     ("validation_from", "test_from", "message"),
     [
-        ("1", "3", r"the train part is empty: no user has two events before 1; the times go from 0 to 4, name other moments"),
+        (
+            "1",
+            "3",
+            r"the train part is empty: no user has two events before 1; the times range from 0 to 4; choose other moments with",
+        ),
         ("2", "9", r"the test part is empty: no event from 9 on has an earlier one of the same user"),
         ("5", "6", r"the validation part is empty: no event from 5 on and before 6"),
         ("4", "2", r"validation from 4 must come before test from 2; name both moments"),
@@ -264,13 +278,13 @@ def test_no_events_cannot_be_split():
     nothing = replace(histories, items=histories.items[:0], times=histories.times[:0], offsets=np.zeros(2, dtype=np.int64))
     with pytest.raises(DataError, match="there are no events to split"):
         split_by_time(nothing)
-    with pytest.raises(DataError, match=r"no user has three events \(the longest history has 0\)"):
+    with pytest.raises(DataError, match=r"no user has three events \(the longest sequence has 0\)"):
         leave_last_out(nothing)
     assert nothing.kept == Kept(users=0, items=0, interactions=0, mean_length=0.0, longest=0)
 
 
 def test_the_order_of_a_file_is_no_time():
-    with pytest.raises(DataError, match="a split by time needs times, and the data have none"):
+    with pytest.raises(DataError, match="a split by time needs times, and the data have no time column"):
         split_by_time(world({"a": "vwxyz"}, times=False)[0])
 
 
@@ -284,3 +298,55 @@ def test_make_split_follows_the_settings():
     assert asked(histories, catalog, by_time.test.prefixes()) == [("a", "vwx", "y"), ("a", "wxy", "z")]
     assert by_time.protocol == "time: validation from 3, test from 4"
     assert make_split(histories, DataConfig()).train.targets == 3
+
+
+def test_users_whose_first_event_is_a_test_event_are_counted():
+    """Nothing can be read before it: user c has one such event, and user b, who has an earlier one, none."""
+    sequences, _ = world({"a": [("v", 0), ("w", 1), ("x", 5), ("y", 9)], "b": [("v", 5), ("w", 9)], "c": [("z", 9), ("v", 10)]})
+    split = split_by_time(sequences, "5", "9")
+    assert split.without_history == Counts(1, 1, 1)
+    assert len(split.test) == 3
+
+
+def test_files_for_training_validation_and_test():
+    """Each held-out event is predicted from all that comes before it, also from earlier held-out events."""
+    sequences, catalog = world({"a": "uvwxyz", "b": "uv", "c": "w"})
+    parts = np.array([0, 0, 0, 1, 2, 2, 0, 2, 2], dtype=np.int8)
+    split = split_by_parts(sequences, parts)
+    assert asked(sequences, catalog, split.train) == [("a", "u", "v"), ("a", "uv", "w")]
+    assert asked(sequences, catalog, split.validation) == [("a", "uvw", "x")]
+    assert asked(sequences, catalog, split.test) == [("a", "uvwx", "y"), ("a", "uvwxy", "z"), ("b", "u", "v")]
+    assert split.without_history == Counts(1, 1, 1)
+    with pytest.raises(DataError, match=r"the validation file gives no targets: .*; check that the user ids of the files match"):
+        split_by_parts(sequences, np.zeros(9, dtype=np.int8))
+
+
+@given(st.lists(st.lists(st.sampled_from("abcXY"), min_size=1, max_size=8), min_size=1, max_size=5), st.integers(1, 4))
+def test_unknown_items_are_dropped_as_by_loops(users, max_length):
+    """An unknown target is counted, and no earlier event takes its place; `max_length` counts known items."""
+    log = {str(place): "".join(events) for place, events in enumerate(users)}
+    frame = pl.DataFrame(
+        [(user, event, time) for user, events in log.items() for time, event in enumerate(events)],
+        schema=["user_id", "item_id", "time"],
+        orient="row",
+    )
+    catalog = Catalog(pl.Series("id", ["a", "b", "c"]))
+    sequences, _ = build_sequences(read_interactions(frame), catalog=catalog)
+    last = sequences.offsets[1:] - 1
+    rows = np.flatnonzero(np.diff(sequences.offsets) >= 2)
+    examples = Examples(rows, sequences.offsets[rows], last[rows], last[rows] + 1, max_length)
+    known = drop_unknown_items(sequences, examples)
+    expected, unknown, empty = [], 0, 0
+    for user, events in log.items():
+        if len(events) < 2:
+            continue
+        history = [event for event in events[:-1] if event in "abc"]
+        if events[-1] not in "abc":
+            unknown += 1
+        elif not history:
+            empty += 1
+        else:
+            expected.append((user, "".join(history[-max_length:]), events[-1]))
+    assert asked(known.sequences, catalog, known.targets.prefixes()) == expected
+    assert (known.unknown_targets, known.without_known_history) == (unknown, empty)
+    assert known.unknown_events == sum(event not in "abc" for events in users for event in events)

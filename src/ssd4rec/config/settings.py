@@ -119,6 +119,7 @@ class EvaluationConfig(Settings):
 
     cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)  # TOML knows lists only
     exclude_seen: bool = False  # leave items of the history out of the candidates
+    unknown_targets: Literal["miss", "skip"] = "miss"  # in evaluation on other data: targets outside of the catalog
     token_budget: int = Field(32768, ge=1)  # positions read at once; scores are made in blocks of bounded size
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""One time-ordered history a user: flat items and times, and where each history begins."""
+"""One time-ordered sequence per user: flat arrays of items and times, and the offsets of the sequences."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ ARRAYS = ("items", "times", "offsets")
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of each there are."""
+    """Numbers of users, items and interactions."""
 
     users: int
     items: int
@@ -35,17 +35,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Filtering:
-    """What the k-core did."""
+    """What the k-core removed."""
 
     k: int
     rounds: int  # passes that removed something
-    came: Counts
+    came: Counts  # before the filter
     removed: Counts
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the histories hold."""
+    """Statistics of the sequences."""
 
     users: int
     items: int
@@ -56,27 +56,27 @@ class Kept:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Every user's events in the order of time, end to end.
+    """The interactions of every user in chronological order, concatenated.
 
-    User "u2" met items 5 7 2, then user "u1" met 9:  items [5, 7, 2, 9]  offsets [0, 3, 4]  users ["u2", "u1"]
+    User "u2" with the items 5 7 2 and user "u1" with 9:  items [5, 7, 2, 9]  offsets [0, 3, 4]  users ["u2", "u1"]
 
-    Sequences that memory does not hold, or that several processes read: `save` once, then `Sequences.open`, which maps the
-    arrays and reads from disk what is asked for. Splits and batches are made of mapped ones as of any other.
+    For sequences larger than memory, or shared by several processes: `save` once, then `Sequences.open` maps the arrays and
+    reads from disk on demand. Splits and batches work on mapped sequences as on any others.
     """
 
-    items: npt.NDArray[np.int32]  # [events] item numbers, 1 … V
-    times: IntArray  # [events] ticks of `clock`, never falling inside a history
-    offsets: IntArray  # [users + 1]; history u is items[offsets[u]:offsets[u + 1]]
-    users: pl.Series  # [users] ids as they came, by first appearance in the file
+    items: npt.NDArray[np.int32]  # [events] item indices, 1 … V; 0 only where `build_sequences` had a catalog: unknown items
+    times: IntArray  # [events] ticks of `clock`, never decreasing inside a sequence
+    offsets: IntArray  # [users + 1]; sequence u is items[offsets[u]:offsets[u + 1]]
+    users: pl.Series  # [users] ids as in the source, by first appearance
     filtering: Filtering
     clock: Clock
-    tie_order: TieOrder = "file"  # what orders a user's events at the same time
+    tie_order: TieOrder = "file"  # the order of a user's events at the same time
 
     @property
     def kept(self) -> Kept:
-        """What is here: the `data.kept` part of a report."""
+        """Statistics of these sequences: the `data.kept` part of a report."""
         lengths = np.diff(self.offsets)
-        users, events = int(np.count_nonzero(lengths)), len(self.items)  # one may be empty
+        users, events = int(np.count_nonzero(lengths)), len(self.items)  # a sequence may be empty
         occurs = np.zeros(int(self.items.max(initial=0)) + 1, dtype=bool)
         for first, stop in user_blocks(self.offsets):
             occurs[self.items[self.offsets[first] : self.offsets[stop]]] = True
@@ -84,19 +84,34 @@ class Sequences:
 
     @property
     def at_same_time(self) -> int:
-        """Events at the time of the one before, whose place in the history `tie_order` decides."""
-        simultaneous = 0
+        """Number of events at the time of the previous one, whose order `tie_order` decides."""
+        return sum(int(np.count_nonzero(ties)) for _, ties in self._ties_with_previous())
+
+    @property
+    def duplicates(self) -> int:
+        """Number of events that equal an earlier one in user, item and time."""
+        count = 0
+        for items, ties in self._ties_with_previous():
+            in_tie = ties.copy()
+            in_tie[:-1] |= ties[1:]
+            rows = np.flatnonzero(in_tie)
+            run = np.cumsum(~ties[rows])  # the run of simultaneous events of a user
+            order = np.lexsort((items[rows], run))
+            count += int(np.count_nonzero((np.diff(items[rows][order]) == 0) & (np.diff(run[order]) == 0)))
+        return count
+
+    def _ties_with_previous(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]]:
+        """Yield, for blocks of users, the items and whether each event is at the time of the user's previous one."""
         for first, stop in user_blocks(self.offsets):
             offsets = self.offsets[first : stop + 1]
             same = np.zeros(offsets[-1] - offsets[0] + 1, dtype=bool)
             same[1:-1] = np.diff(self.times[offsets[0] : offsets[-1]]) == 0
-            same[offsets - offsets[0]] = False  # the first of each history; one may be empty
-            simultaneous += int(np.count_nonzero(same))
-        return simultaneous
+            same[offsets - offsets[0]] = False  # the first of each sequence; a sequence may be empty
+            yield self.items[offsets[0] : offsets[-1]], same[:-1]
 
     @property
     def repeated(self) -> int:
-        """Events of an item that the same history had before."""
+        """Number of events of an item that occurs earlier in the same sequence."""
         items, repeats = int(self.items.max(initial=0)) + 1, 0
         for first, stop in user_blocks(self.offsets):
             offsets = self.offsets[first : stop + 1]
@@ -106,38 +121,38 @@ class Sequences:
         return repeats
 
     def fingerprint(self) -> str:
-        """SHA-256 over items, times and offsets: equal for equal histories, on any machine."""
+        """Return the SHA-256 of items, times and offsets: equal for equal sequences, on any machine."""
         digest = hashlib.sha256()
         for name, kind in zip(ARRAYS, ("<i4", "<i8", "<i8"), strict=True):
             digest.update(np.ascontiguousarray(getattr(self, name), dtype=kind).data)
         return digest.hexdigest()
 
     def save(self, directory: str | Path) -> None:
-        """Write as a folder that `open` maps into memory; it appears whole or not at all.
+        """Write a folder for `open`; it appears complete or not at all.
 
         Raises:
-            DataError: something is there already, or it cannot be written.
+            DataError: the folder exists, or cannot be written.
         """
         target = Path(directory)
         if target.exists():
-            raise DataError(f"{target} is there already; name a folder that is not, or remove it")
+            raise DataError(f"{target} already exists; choose a new folder, or remove it")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-                whole = Path(temporary) / "whole"
-                whole.mkdir()
-                self._write(whole)
-                whole.rename(target)
+                complete = Path(temporary) / "complete"
+                complete.mkdir()
+                self._write(complete)
+                complete.rename(target)
         except OSError as error:
-            raise DataError(f"cannot write histories to {target}: {error.strerror or error}") from error
+            raise DataError(f"cannot write sequences to {target}: {error.strerror or error}") from error
 
     @staticmethod
     def open(directory: str | Path, *, mmap: bool = True) -> "Sequences":
-        """Read what `save` wrote.
+        """Read a folder that `save` wrote.
 
         Args:
             directory: the folder.
-            mmap: leave items and times on disk and read what is asked for.
+            mmap: map items and times and read them on demand.
 
         Raises:
             DataError: the folder is missing, damaged or of another format.
@@ -149,18 +164,17 @@ class Sequences:
             mode: Literal["r"] | None = "r" if mmap else None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in ARRAYS}
             users = pl.read_parquet(folder / "users.parquet")["user"]
-            filtered = about["filtering"]
-            came, removed = Counts(**filtered["came"]), Counts(**filtered["removed"])
-            filtering = Filtering(filtered["k"], filtered["rounds"], came, removed)
+            stored = about["filtering"]
+            filtering = Filtering(stored["k"], stored["rounds"], Counts(**stored["came"]), Counts(**stored["removed"]))
             clock = Clock(**about["clock"])
             tie_order: TieOrder = about.get("tie_order", "file")
         except DataError:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{folder} cannot be read as histories ({error}); build the histories again") from error
+            raise DataError(f"{folder} cannot be read as sequences ({error}); build the sequences again") from error
         items, times, offsets = arrays.values()
         if offsets.shape != (len(users) + 1,) or not items.shape == times.shape == (offsets[-1],):
-            raise DataError(f"{folder} cannot be read as histories: its files do not fit each other; build the histories again")
+            raise DataError(f"{folder} cannot be read as sequences: its files do not match; build the sequences again")
         return Sequences(**arrays, users=users, filtering=filtering, clock=clock, tie_order=tie_order)
 
     def _write(self, folder: Path) -> None:
@@ -189,57 +203,62 @@ def write_about(folder: Path, users: pl.Series, filtering: Filtering, clock: Clo
 
 
 def build_sequences(
-    interactions: Interactions, min_interactions: int = 5, *, tie_order: TieOrder = "file", known: Catalog | None = None
+    interactions: Interactions, min_interactions: int = 5, *, tie_order: TieOrder = "file", catalog: Catalog | None = None
 ) -> tuple[Sequences, Catalog]:
-    """Filter by the k-core, number users and items, and lay each user's events in the order of time.
+    """Filter by the k-core, assign item indices and sort each user's interactions by time.
 
     Args:
         interactions: from `read_interactions`.
-        min_interactions: k; rows of users or items with fewer rows are removed until none is left. 1 keeps all.
-        tie_order: what orders a user's events at the same time, the file or their items' ids.
-        known: of a model that will read the histories; ids are then in its order, those that it does not know first.
+        min_interactions: k; rows of users or items with fewer rows are removed until none is left. 1 keeps everything.
+        tie_order: the order of a user's events at the same time: that of the file or of the item ids.
+        catalog: of a finished model. Its item indices are used, items that it does not contain get the index 0, and nothing
+            is filtered, whatever `min_interactions` is.
 
     Returns:
-        The histories (exact time, then `tie_order`, then the order of the file) and the items that are left. Users and items
-        are numbered by their first appearance in the file.
+        The sequences (by exact time, then `tie_order`, then the order of the file) and their catalog: the given one, or the
+        remaining items by first appearance in the file. Users are in the order of their first appearance.
 
     Raises:
-        DataError: nothing is left after the k-core, or k is below 1.
+        DataError: the k-core is empty, or k is below 1.
     """
     if min_interactions < 1:
         raise DataError(f"min_interactions must be 1 or more, found {min_interactions}; 1 keeps everything")
     table = interactions.table
-    user_codes, users = encode(table["user"])
-    item_codes, items = encode(table["item"])
-    came = Counts(len(users), len(items), len(user_codes))
-    rows, steps = k_core(user_codes, item_codes, min_interactions)
-    if not len(rows):
-        most = _most(user_codes, item_codes, min_interactions - 1)
-        raise DataError(nothing_left(interactions.read.source, min_interactions, came, steps, most))
-    user, users = _renumbered(user_codes[rows], users)
-    item, items = _renumbered(item_codes[rows], items)
-    time = table["time"].to_numpy()[rows]
-    then = None
-    if tie_order == "item":
-        model = known or Catalog(items.alias("id"))
-        then = id_order(model)[model.indices(as_type(items, model.ids.dtype))][item]
-    order = time_order(user, time, then)
-    left = Counts(len(users), len(items), len(rows))
-    removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
-    histories = Sequences(
-        items=item[order] + np.int32(1),
+    user, users = encode(table["user"])
+    item, items = encode(table["item"])
+    time = table["time"].to_numpy()
+    came = Counts(len(users), len(items), len(user))
+    filtering = Filtering(1, 0, came, Counts(0, 0, 0))
+    if catalog is None:
+        rows, steps = k_core(user, item, min_interactions)
+        if not len(rows):
+            most = _largest_core(user, item, min_interactions - 1)
+            raise DataError(nothing_left(interactions.read.source, min_interactions, came, steps, most))
+        user, users = _without_gaps(user[rows], users)
+        item, items = _without_gaps(item[rows], items)
+        time = time[rows]
+        removed = Counts(came.users - len(users), came.items - len(items), came.interactions - len(rows))
+        filtering = Filtering(min_interactions, len(steps), came, removed)
+        catalog = Catalog(items.alias("id"))
+        item = item + np.int32(1)
+    else:
+        item = catalog.indices(as_type(items, catalog.ids.dtype)).astype(np.int32)[item]
+    tie_break = id_order(catalog)[item] if tie_order == "item" else None
+    order = time_order(user, time, tie_break)
+    sequences = Sequences(
+        items=item[order],
         times=time[order],
-        offsets=lengths_to_offsets(np.bincount(user)),
+        offsets=lengths_to_offsets(np.bincount(user, minlength=len(users))),
         users=users,
-        filtering=Filtering(min_interactions, len(steps), came, removed),
+        filtering=filtering,
         clock=interactions.read.clock,
         tie_order=tie_order,
     )
-    return histories, Catalog(items.alias("id"))
+    return sequences, catalog
 
 
 def k_core(users: Codes, items: Codes, k: int) -> tuple[IntArray, list[Counts]]:
-    """The largest set of rows in which each user and each item has at least k rows; repeats count.
+    """Return the largest set of rows in which each user and each item has at least k rows; repeats count.
 
     Args:
         users: [rows] codes from 0.
@@ -247,7 +266,7 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[IntArray, list[Counts]]:
         k: the threshold.
 
     Returns:
-        The rows kept, ascending; and for each round what it removed.
+        The remaining rows, ascending, and the numbers removed by each round.
     """
     rows: IntArray = np.arange(len(users), dtype=np.int64)
     steps: list[Counts] = []
@@ -255,47 +274,47 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[IntArray, list[Counts]]:
         of_user, of_item = np.bincount(users), np.bincount(items)
         few_users, few_items = of_user < k, of_item < k
         stay = ~(few_users[users] | few_items[items])
-        gone = len(rows) - int(np.count_nonzero(stay))
-        if not gone:
+        removed = len(rows) - int(np.count_nonzero(stay))
+        if not removed:
             break
         steps.append(
-            Counts(int(np.count_nonzero(few_users & (of_user > 0))), int(np.count_nonzero(few_items & (of_item > 0))), gone)
+            Counts(int(np.count_nonzero(few_users & (of_user > 0))), int(np.count_nonzero(few_items & (of_item > 0))), removed)
         )
         rows, users, items = rows[stay], users[stay], items[stay]
     return rows, steps
 
 
 def id_order(catalog: Catalog) -> IntArray:
-    """[V + 1] by item number, its id's place among all: whole numbers as numbers, also where they came as text; 0 comes first."""
-    known = catalog.ids
-    if known.dtype == pl.String and known.str.contains("^[0-9]+$").all():
-        known = known.str.zfill(int(known.str.len_bytes().to_numpy().max(initial=0)))
-    return np.concatenate([[0], known.rank("dense").to_numpy()]).astype(np.int64)
+    """Return, for each item index [V + 1], the rank of its id; digits are compared as numbers, and the mask is first."""
+    ids = catalog.ids
+    if ids.dtype == pl.String and ids.str.contains("^[0-9]+$").all():
+        ids = ids.str.zfill(int(ids.str.len_bytes().to_numpy().max(initial=0)))
+    return np.concatenate([[0], ids.rank("dense").to_numpy()]).astype(np.int64)
 
 
-def time_order(users: Codes, times: IntArray, then: IntArray | None = None) -> IntArray:
-    """Rows by user, then by time, ties by `then` if there is such, and then in the order of the file."""
+def time_order(users: Codes, times: IntArray, tie_break: IntArray | None = None) -> IntArray:
+    """Return the rows sorted by user, then time, then `tie_break` if there is one, then the order of the file."""
     if not len(times):
         return np.zeros(0, dtype=np.int64)
-    if then is not None:
-        return np.lexsort((then, times, users))
+    if tie_break is not None:
+        return np.lexsort((tie_break, times, users))
     first, last = int(times.min()), int(times.max())
     span = last - first + 1
-    if span * (int(users.max()) + 1) < 2**63:  # one key for both sorts twice as fast
+    if span * (int(users.max()) + 1) < 2**63:  # a single key for both sorts twice as fast
         return np.argsort(users.astype(np.int64) * span + (times - first), kind="stable")
     return np.lexsort((times, users))
 
 
-def _renumbered(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
-    """Codes without gaps for the values that are left, in the order that they had."""
-    left = np.bincount(codes, minlength=len(distinct)) > 0
-    if left.all():
+def _without_gaps(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
+    """Renumber codes so that only the remaining values have one, in the same order."""
+    remaining = np.bincount(codes, minlength=len(distinct)) > 0
+    if remaining.all():
         return codes, distinct
-    return (np.cumsum(left, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(left))
+    return (np.cumsum(remaining, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(remaining))
 
 
-def _most(users: Codes, items: Codes, most: int) -> int:
-    """The largest k, at most so many, whose k-core has rows; 1 where there are none at all."""
+def _largest_core(users: Codes, items: Codes, most: int) -> int:
+    """Return the largest k up to `most` whose k-core is not empty; 1 if there are no rows."""
     if not len(users):
         return 1
     least, most = 1, min(most, int(np.bincount(users).max()), int(np.bincount(items).max()))
@@ -306,19 +325,19 @@ def _most(users: Codes, items: Codes, most: int) -> int:
 
 
 def nothing_left(source: str, k: int, came: Counts, steps: list[Counts], most: int) -> str:
-    """Return the message for a k-core without interactions."""
-    shown = [
+    """Return the message for an empty k-core."""
+    rounds = [
         f"round {number} removed {step.users:,} users and {step.items:,} items with fewer than {k} ({step.interactions:,} rows)"
         for number, step in enumerate(steps[:5], start=1)
     ]
-    more = f"; … {len(steps)} rounds in all" if len(steps) > len(shown) else ""
+    more = f"; … {len(steps)} rounds in all" if len(steps) > len(rounds) else ""
     return (
         f"{source}: nothing is left when every user and every item must have {k} interactions: of {came.users:,} users, "
-        f"{came.items:,} items and {came.interactions:,} rows, {'; '.join(shown)}{more}; "
+        f"{came.items:,} items and {came.interactions:,} rows, {'; '.join(rounds)}{more}; "
         f"lower it with --set data.min_interactions={most} or less"
     )
 
 
 def _check_format(folder: Path, about: dict[str, Any]) -> None:
     if about["format"] != FORMAT:
-        raise DataError(f"{folder} has format {about['format']}, expected {FORMAT}; build the histories again")
+        raise DataError(f"{folder} has format {about['format']}, expected {FORMAT}; build the sequences again")

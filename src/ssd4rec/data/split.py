@@ -1,4 +1,4 @@
-"""Which prefix predicts which item: train, validation and test."""
+"""Splits: which prefix predicts which item in training, validation and test."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -8,52 +8,54 @@ import numpy.typing as npt
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.config import DataConfig
-from ssd4rec.data.sequences import Sequences, user_blocks
+from ssd4rec.data.sequences import Counts, Sequences, user_blocks
 from ssd4rec.data.timestamps import FILE_ORDER, moment, show_moment
 from ssd4rec.errors import DataError
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Views into the flat histories: for row r and every t in first_target[r] … stop[r] - 1, items[start[r]:t] predict items[t].
+    """Views into the sequences: for row r and every t in first_target[r] … stop[r] - 1, items[start[r]:t] predict items[t].
 
-    start < first_target < stop in every row; positions are absolute. With `max_length` at most so many events before t are read;
-    `windows()` and `prefixes()` say the same in rows that are read from their start.
+    start < first_target < stop in every row; positions are absolute. With `max_length`, at most that many events before t are
+    read; `windows()` and `prefixes()` express the same targets in rows that are read from their start.
     """
 
-    user: IntArray  # [rows] whose history
-    start: IntArray  # [rows] the first event that is read
-    first_target: IntArray  # [rows] the first event that is asked for
-    stop: IntArray  # [rows] one past the last event that is asked for
-    max_length: int | None = None  # events that are read before a target
+    user: IntArray  # [rows] index of the sequence
+    start: IntArray  # [rows] first position that is read
+    first_target: IntArray  # [rows] first target position
+    stop: IntArray  # [rows] one past the last target position
+    max_length: int | None = None  # the most events that are read before a target
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
         return len(self.user)
 
     @property
     def lengths(self) -> IntArray:
-        """[rows] how many events each row reads, up to its last target."""
+        """[rows] number of events that each row reads, up to its last target."""
         return self.stop - 1 - self.start
 
     @property
     def targets(self) -> int:
-        """How many events are asked for."""
+        """Number of targets."""
         return int((self.stop - self.first_target).sum())
 
     @property
     def tokens_one_pass(self) -> int:
-        """Events read when each row, or window of one, is read once."""
+        """Number of events read if each row, or each window of one, is read once."""
         return int(self.windows().lengths.sum())
 
     @property
     def tokens_prefix(self) -> int:
-        """Events read when each target's prefix is read by itself."""
+        """Number of events read if the prefix of each target is read separately."""
         return int(self.tokens_of_prefixes.sum())
 
     @property
     def tokens_of_prefixes(self) -> IntArray:
-        """[rows] the same for each row, without making its prefixes: they may be many."""
+        """[rows] the same per row, computed without materializing the prefixes."""
         shortest, longest = self.first_target - self.start, self.lengths
         return self._tokens_up_to(longest) - self._tokens_up_to(shortest - 1)
 
@@ -63,7 +65,7 @@ class Examples:
         return rising * (rising + 1) // 2 + (length - rising) * rising
 
     def take(self, rows: IntArray | npt.NDArray[np.bool_]) -> "Examples":
-        """Some of the rows, in the order in which they are named; or those where `rows` is true."""
+        """Return some of the rows, by their indices in any order or by a mask."""
         return replace(
             self,
             user=self.user[rows],
@@ -73,25 +75,25 @@ class Examples:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over the rows: equal for equal examples of equal histories, on any machine."""
+        """Return the SHA-256 of the rows: equal for equal examples of equal sequences, on any machine."""
         digest = hashlib.sha256(str(self.max_length).encode())
         for rows in (self.user, self.start, self.first_target, self.stop):
             digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
         return digest.hexdigest()
 
     def prefixes(self) -> "Examples":
-        """The same targets, one a row, in the same order; each row reads at most `max_length` events."""
-        asked = self.stop - self.first_target
-        row = np.repeat(np.arange(len(self)), asked)
-        target = ranges(self.first_target, asked)
+        """Return the same targets, one per row, in the same order; each row reads at most `max_length` events."""
+        targets = self.stop - self.first_target
+        row = np.repeat(np.arange(len(self)), targets)
+        target = ranges(self.first_target, targets)
         start = self.start[row] if self.max_length is None else np.maximum(self.start[row], target - self.max_length)
         return Examples(self.user[row], start, target, target + 1)
 
     def windows(self) -> "Examples":
-        """The same targets in rows that read at most `max_length` events: windows that overlap by half.
+        """Return the same targets in rows of at most `max_length` events: windows that overlap by half.
 
-        Each target is asked for once, by the first window that reaches it: in the first window from all events before it, later
-        from the last max_length / 2 to max_length events (difference D10).
+        Each target belongs to the first window that reaches it: in the first window it is predicted from all events before
+        it, later from the last max_length / 2 to max_length events (difference D10).
         """
         if self.max_length is None:
             return self
@@ -102,71 +104,77 @@ class Examples:
         stop = np.minimum(start + self.max_length + 1, self.stop[row])
         new_from = np.where(start == self.start[row], start + 1, start + 1 + self.max_length - stride)
         first = np.maximum(self.first_target[row], new_from)
-        asks = first < stop
-        return Examples(self.user[row][asks], start[asks], first[asks], stop[asks])
+        has_target = first < stop
+        return Examples(self.user[row][has_target], start[has_target], first[has_target], stop[has_target])
+
+
+NO_COUNTS = Counts(0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Train reads and asks for nothing that comes later; each row of validation and test asks for one event."""
+    """Examples for training, validation and test; each row of validation and test has a single target.
+
+    Training rows read no event that follows the validation or test targets of their user.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
-    protocol: str  # "leave-last-out", or "time: validation from …, test from …"
+    protocol: str  # "leave-last-out", "files", or "time: validation from …, test from …"
+    without_history: Counts = NO_COUNTS  # users and events after the test moment that have no earlier event to be predicted from
 
 
-def make_split(histories: Sequences, config: DataConfig, *, learned: bool = True) -> Split:
-    """Split as the settings say. With `max_length` every target stays, and is predicted from at most so many events.
+def make_split(sequences: Sequences, config: DataConfig, *, learned: bool = True) -> Split:
+    """Split sequences as configured. With `max_length`, every target is predicted from at most that many events.
 
     Args:
-        histories: what is split.
-        config: how.
-        learned: False: nothing will be; the parts for training and validation may be empty.
+        sequences: the sequences.
+        config: the settings.
+        learned: False for evaluation alone: the parts for training and validation may be empty.
 
     Raises:
         DataError: see `leave_last_out` and `split_by_time`.
     """
     if config.split == "time":
-        split = split_by_time(histories, config.validation_from, config.test_from, learned=learned)
+        split = split_by_time(sequences, config.validation_from, config.test_from, learned=learned)
     else:
-        split = leave_last_out(histories, learned=learned)
-    train, validation, test = (
-        replace(part, max_length=config.max_length) for part in (split.train, split.validation, split.test)
-    )
-    return Split(train, validation, test, split.protocol)
+        split = leave_last_out(sequences, learned=learned)
+    parts = {name: replace(getattr(split, name), max_length=config.max_length) for name in PARTS}
+    return replace(split, **parts)
 
 
-def leave_last_out(histories: Sequences, *, learned: bool = True) -> Split:
-    """The last event of each user is the test, the one before it the validation, what is left the training.
+def leave_last_out(sequences: Sequences, *, learned: bool = True) -> Split:
+    """Use each user's last event for test, the previous one for validation and the rest for training.
 
-    Users with fewer than three events are trained on as far as they go: two events give one target, one event none.
+    Users with fewer than three events are used for training alone: two events give one target, one event none.
 
     Args:
-        histories: what is split.
-        learned: whether there must be something to train on.
+        sequences: the sequences.
+        learned: whether a training target is required.
 
     Raises:
         DataError: no user has three events, or no user has a target to train on.
     """
-    begin, end = histories.offsets[:-1], histories.offsets[1:]
+    begin, end = sequences.offsets[:-1], sequences.offsets[1:]
     user = np.arange(len(begin))
     length = end - begin
     measured = length >= 3
     if not measured.any():
         longest = int(length.max(initial=0))
         raise DataError(
-            f"no user has three events (the longest history has {longest}), so nothing can be left out for validation and test; "
-            "give longer histories"
+            f"no user has three events (the longest sequence has {longest}), so leave-last-out has no validation and "
+            "test targets; use data with longer sequences"
         )
-    known = np.where(measured, end - 2, end)  # training ends here
-    trained = known - begin >= 2
+    training_end = np.where(measured, end - 2, end)
+    trained = training_end - begin >= 2
     if learned and not trained.any():
         raise DataError(
-            "no user has four events, so leaving two out leaves nothing to train on; give longer histories, or split by time"
+            "no user has four events, so leave-last-out has no training targets; use data with longer sequences, or set "
+            "data.split=time"
         )
     return Split(
-        train=_examples(user, begin, begin + 1, known, trained),
+        train=_examples(user, begin, begin + 1, training_end, trained),
         validation=_examples(user, begin, end - 2, end - 1, measured),
         test=_examples(user, begin, end - 1, end, measured),
         protocol="leave-last-out",
@@ -174,40 +182,40 @@ def leave_last_out(histories: Sequences, *, learned: bool = True) -> Split:
 
 
 def split_by_time(
-    histories: Sequences, validation_from: str | None = None, test_from: str | None = None, *, learned: bool = True
+    sequences: Sequences, validation_from: str | None = None, test_from: str | None = None, *, learned: bool = True
 ) -> Split:
-    """Train before a moment, validate between it and a second one, test after that: nothing of the future leaks.
+    """Train before one moment, validate between it and a second one, and test after that, without leakage from the future.
 
-    Each event from a moment on is predicted from everything of its user before it, so later test events read earlier ones.
+    Each target is predicted from all earlier events of its user, so later test targets see earlier test events.
 
     Args:
-        histories: with real times.
-        validation_from: ISO date (UTC) or number in the unit of the file; None: when 80 % of the events are over.
-        test_from: likewise; None: when 90 % of the events are over.
-        learned: whether there must be something to train on and to validate with.
+        sequences: sequences with real times.
+        validation_from: ISO date (UTC) or number in the unit of the file; None: the moment after 80 % of the events.
+        test_from: likewise; None: the moment after 90 % of the events.
+        learned: whether training and validation targets are required.
 
     Raises:
-        DataError: the times are only the order of the file, there are no events, a moment cannot be read, the moments are
-            not in order, or a part comes out empty.
+        DataError: the data have no times, there are no events, a moment cannot be read, the moments are not in order, or a
+            part is empty.
     """
-    clock = histories.clock
+    clock = sequences.clock
     if clock.kind == FILE_ORDER:
         raise DataError(
-            "a split by time needs times, and the data have none (the rows' own order was taken); "
-            'give a time column, or use split = "leave-last-out"'
+            "a split by time needs times, and the data have no time column (the order of the rows is used); "
+            "name the time column with --time NAME, or set data.split=leave-last-out"
         )
-    if not len(histories.times):
-        raise DataError("there are no events to split; give longer histories")
+    if not len(sequences.times):
+        raise DataError("there are no events to split; use data with longer sequences")
     moments = [
-        moment(clock, text) if text is not None else _when_over(histories.times, share)
+        moment(clock, text) if text is not None else _quantile(sequences.times, share)
         for text, share in ((validation_from, 0.8), (test_from, 0.9))
     ]
     shown = [show_moment(clock, each) for each in moments]
     if moments[0] >= moments[1]:
         raise DataError(f"validation from {shown[0]} must come before test from {shown[1]}; name both moments, in this order")
-    begin, end = histories.offsets[:-1], histories.offsets[1:]
+    begin, end = sequences.offsets[:-1], sequences.offsets[1:]
     user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
-    first, second = (begin + _events_before(histories, each) for each in moments)
+    first, second = (begin + _events_before(sequences, each) for each in moments)
     parts = {
         "train": _examples(user, begin, begin + 1, first, everyone),
         "validation": _examples(user, begin, np.maximum(first, begin + 1), second, everyone).prefixes(),
@@ -215,51 +223,136 @@ def split_by_time(
     }
     for name, part in parts.items():
         if not len(part) and (learned or name == "test"):
-            raise DataError(_empty_part(name, shown, histories))
-    return Split(**parts, protocol=f"time: validation from {shown[0]}, test from {shown[1]}")
+            raise DataError(_empty_part(name, shown, sequences))
+    return Split(
+        **parts,
+        protocol=f"time: validation from {shown[0]}, test from {shown[1]}",
+        without_history=_without_history(sequences, begin, second, end),
+    )
+
+
+def split_by_parts(sequences: Sequences, parts: npt.NDArray[np.int8], *, learned: bool = True) -> Split:
+    """Split sequences whose events come from separate files for training, validation and test.
+
+    Each validation and test event is predicted from all events of its user before it.
+
+    Args:
+        sequences: the sequences, each with its training events first, then those for validation, then those for test.
+        parts: [events] 0 for training, 1 for validation, 2 for test.
+        learned: whether training and validation targets are required.
+
+    Raises:
+        DataError: a part has no targets.
+    """
+    begin, end = sequences.offsets[:-1], sequences.offsets[1:]
+    user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
+    first, second = (begin + _count(parts < part, sequences.offsets) for part in (1, 2))
+    split = {
+        "train": _examples(user, begin, begin + 1, first, everyone),
+        "validation": _examples(user, begin, np.maximum(first, begin + 1), second, everyone).prefixes(),
+        "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
+    }
+    for name, examples in split.items():
+        if not len(examples) and (learned or name == "test"):
+            needs = "two events of one user" if name == "train" else "an event of a user with earlier events"
+            raise DataError(f"the {name} file gives no targets: expected {needs}; check that the user ids of the files match")
+    return Split(**split, protocol="files", without_history=_without_history(sequences, begin, second, end))
+
+
+@dataclass(frozen=True)
+class KnownTargets:
+    """Sequences and targets of the items that a model knows."""
+
+    sequences: Sequences
+    targets: Examples
+    unknown_events: int  # interactions with unknown items
+    unknown_targets: int  # targets that are unknown items
+    without_known_history: int  # other targets, before which the user has unknown items only
+
+
+def drop_unknown_items(sequences: Sequences, examples: Examples) -> KnownTargets:
+    """Remove unknown items from sequences and targets.
+
+    The split comes first, so that an unknown last item is counted and not replaced by an earlier one.
+
+    Args:
+        sequences: from `build_sequences` with a catalog; unknown items have the index 0.
+        examples: targets of these sequences.
+    """
+    known = sequences.items > 0
+    before = lengths_to_offsets(known)  # [events + 1] known items before each position
+    single = replace(examples, max_length=None).prefixes()  # the limit counts known items alone, as in serving
+    target_known = known[single.first_target]
+    has_history = before[single.first_target] > before[single.start]
+    targets = single.take(target_known & has_history)
+    moved = Examples(
+        targets.user, before[targets.start], before[targets.first_target], before[targets.first_target] + 1, examples.max_length
+    )
+    sequences = replace(sequences, items=sequences.items[known], times=sequences.times[known], offsets=before[sequences.offsets])
+    return KnownTargets(
+        sequences=sequences,
+        targets=moved,
+        unknown_events=int(np.count_nonzero(~known)),
+        unknown_targets=int(np.count_nonzero(~target_known)),
+        without_known_history=int(np.count_nonzero(target_known & ~has_history)),
+    )
 
 
 def _examples(user: IntArray, start: IntArray, first: IntArray, stop: IntArray, chosen: npt.NDArray[np.bool_]) -> Examples:
-    """The chosen rows that ask for something."""
+    """Return the chosen rows that have a target."""
     return Examples(user, start, first, stop).take(chosen & (first < stop))
 
 
-def _when_over(times: IntArray, share: float) -> int:
-    """The moment before which at most this share of the events lies."""
+def _quantile(times: IntArray, share: float) -> int:
+    """Return the moment before which at most this share of the events lies."""
     place = int(share * len(times))
     return int(np.partition(times, place)[place])
 
 
-def _events_before(histories: Sequences, moment_: int) -> IntArray:
-    """[users] events strictly before a moment."""
-    counts = np.zeros(len(histories.offsets) - 1, dtype=np.int64)
-    for first, stop in user_blocks(histories.offsets):
-        offsets = histories.offsets[first : stop + 1]
-        earlier = lengths_to_offsets(histories.times[offsets[0] : offsets[-1]] < moment_)
-        counts[first:stop] = np.diff(earlier[offsets - offsets[0]])
+def _events_before(sequences: Sequences, moment_: int) -> IntArray:
+    """[users] number of events strictly before a moment."""
+    counts = np.zeros(len(sequences.offsets) - 1, dtype=np.int64)
+    for first, stop in user_blocks(sequences.offsets):
+        offsets = sequences.offsets[first : stop + 1]
+        counts[first:stop] = _count(sequences.times[offsets[0] : offsets[-1]] < moment_, offsets - offsets[0])
     return counts
 
 
-def _empty_part(name: str, shown: list[str], histories: Sequences) -> str:
-    earliest, latest = (show_moment(histories.clock, int(each)) for each in (histories.times.min(), histories.times.max()))
+def _count(mask: npt.NDArray[np.bool_], offsets: IntArray) -> IntArray:
+    """[users] number of events of each sequence for which the mask is true."""
+    counted = lengths_to_offsets(mask)
+    return counted[offsets[1:]] - counted[offsets[:-1]]
+
+
+def _without_history(sequences: Sequences, begin: IntArray, first_test: IntArray, end: IntArray) -> Counts:
+    """Count the users whose first event is a test event, and these events: nothing can be read before them."""
+    rows = (first_test == begin) & (begin < end)
+    return Counts(int(np.count_nonzero(rows)), len(np.unique(sequences.items[begin[rows]])), int(np.count_nonzero(rows)))
+
+
+def _empty_part(name: str, shown: list[str], sequences: Sequences) -> str:
+    earliest, latest = (show_moment(sequences.clock, int(each)) for each in (sequences.times.min(), sequences.times.max()))
     lies = {
         "train": f"no user has two events before {shown[0]}",
         "validation": f"no event from {shown[0]} on and before {shown[1]} has an earlier one of the same user",
         "test": f"no event from {shown[1]} on has an earlier one of the same user",
     }[name]
-    return f"the {name} part is empty: {lies}; the times go from {earliest} to {latest}, name other moments"
+    return (
+        f"the {name} part is empty: {lies}; the times range from {earliest} to {latest}; "
+        "choose other moments with --set data.validation_from=… and --set data.test_from=…"
+    )
 
 
-def training_interactions(histories: Sequences, train: Examples) -> tuple[IntArray, IntArray]:
-    """(items [T], cu_seqlens [B + 1]): what the training part reads or asks for, packed."""
+def training_interactions(sequences: Sequences, train: Examples) -> tuple[IntArray, IntArray]:
+    """Return items [T] and cu_seqlens [B + 1] of the training part: all events that it reads or predicts, packed."""
     lengths = train.stop - train.start
-    return histories.items[ranges(train.start, lengths)].astype(np.int64), lengths_to_offsets(lengths)
+    return sequences.items[ranges(train.start, lengths)].astype(np.int64), lengths_to_offsets(lengths)
 
 
-def training_counts(histories: Sequences, train: Examples, catalog_size: int) -> IntArray:
-    """[V + 1]: how often each item number occurs in the training part."""
+def training_counts(sequences: Sequences, train: Examples, catalog_size: int) -> IntArray:
+    """Return, for each item index [V + 1], its number of events in the training part."""
     counts = np.zeros(catalog_size + 1, dtype=np.int64)
     for first, stop in user_blocks(lengths_to_offsets(train.stop - train.start)):
-        items = training_interactions(histories, train.take(np.arange(first, stop)))[0]
+        items = training_interactions(sequences, train.take(np.arange(first, stop)))[0]
         counts += np.bincount(items, minlength=catalog_size + 1)
     return counts

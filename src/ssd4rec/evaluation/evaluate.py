@@ -22,6 +22,7 @@ from ssd4rec.evaluation.ranks import ranks_from_blocks, ranks_from_states
 from ssd4rec.fusion import ScoreFusion
 
 Progress = Callable[[int, int], None]  # (done, all)
+NO_RANK = 2**53  # of a target that is not among the candidates; beyond every cutoff
 
 
 class Ranker(Protocol):
@@ -109,6 +110,13 @@ class Ranking:
             figures[f"ndcg@{cutoff}"] = ndcg(self.ranks, cutoff)
             figures[f"mrr@{cutoff}"] = mrr(self.ranks, cutoff)
         return figures
+
+    def with_misses(self, count: int) -> "Ranking":
+        """Add targets that cannot be ranked, such as items outside of the catalog, as misses; the groups stay as they are."""
+        if not count:
+            return self
+        ranks = np.concatenate([self.ranks, np.full(count, NO_RANK, dtype=np.int64)])
+        return replace(self, ranks=ranks, protocol=replace(self.protocol, targets=len(ranks)))
 
     def report(self) -> dict[str, object]:
         """JSON-able: the part of an artifact's report that `ssd4rec evaluate` shows; groups are at the first cut-off."""
