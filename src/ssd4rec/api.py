@@ -1,0 +1,111 @@
+"""Train and load a model in one call; the same path as `ssd4rec train`, with the same weights and metrics."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from ssd4rec import pipeline
+from ssd4rec.artifact import check_writable
+from ssd4rec.config import Config, dump_config, load_config, parse_config
+from ssd4rec.data.columns import Columns
+from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
+from ssd4rec.datasets.registry import cache_folder, is_known, open_known
+from ssd4rec.errors import ConfigError
+from ssd4rec.serving.recommender import Recommender
+from ssd4rec.training.progress import TrainingProgress
+
+
+def train(  # noqa: PLR0913 - each argument is a documented option
+    interactions: Any,
+    *,
+    config: str | Path | Config = "quick",
+    settings: Mapping[str, object] | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    titles: Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Recommender:
+    """Train a model on user-item interactions and evaluate it on held-out interactions.
+
+    Weights and metrics equal those of `ssd4rec train` with the same data and settings.
+
+    Args:
+        interactions: a pandas or polars data frame, the path of a file (CSV, TSV, JSON Lines, Parquet or RecBole .inter), the
+            name of a public data set (`ssd4rec data list`), or the result of `read_interactions`.
+        config: the name of a preset, the path of a TOML file, or a `Config`.
+        settings: changes to single settings, for example {"training.max_epochs": 10}.
+        user: name of the user column; by default a usual name such as user_id or userId is chosen.
+        item: name of the item column.
+        time: name of the time column; without one, the order of the rows is used.
+        titles: a data frame or a file with item ids and titles.
+        out: save the model in this folder too. During training, checkpoints are kept in `OUT.training`.
+        resume: continue an interrupted training with the same `out`.
+        progress: show progress on standard error; by default only if that is a terminal.
+
+    Returns:
+        A recommender with the trained model: `recommend(history)`, `report`, `save(path)`.
+
+    Raises:
+        ConfigError: an unknown setting, a value out of range, or `resume` without `out`.
+        DataError: the interactions cannot be read, or too few are left to train on.
+        ArtifactError: `out` cannot be written, or there is nothing to resume.
+    """
+    if resume and out is None:
+        raise ConfigError("resume=True needs the folder of the interrupted training; pass out=FOLDER as well")
+    if out is not None:
+        check_writable(out)
+    chosen = _config(config, {**_column_settings(user, item, time), **(settings or {})})
+    table, named_titles = _read(interactions, chosen)
+    prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), chosen)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    show_progress = sys.stderr.isatty() if progress is None else progress
+    with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
+        folder = Path(temporary, "model") if out is None else Path(out)
+        callbacks = [TrainingProgress(console)] if show_progress else []
+        pipeline.train(prepared, chosen, folder, resume=resume, callbacks=callbacks)
+        return Recommender.load(folder)
+
+
+def load(directory: str | Path, device: str = "cpu") -> Recommender:
+    """Load a model saved by `ssd4rec train --out`, `ssd4rec.train(out=...)` or `Recommender.save`.
+
+    Args:
+        directory: the folder of the model.
+        device: a torch device, "cpu" or "cuda".
+
+    Raises:
+        ArtifactError: the folder is missing, damaged, or was written by an incompatible version.
+        BackendError: the device is not available.
+    """
+    return Recommender.load(directory, device)
+
+
+def _read(interactions: Any, config: Config) -> tuple[Interactions, pl.DataFrame | None]:
+    """Return the interactions, and the titles of a named data set."""
+    if isinstance(interactions, Interactions):
+        return interactions, None
+    if isinstance(interactions, str) and is_known(interactions):
+        opened = open_known(interactions, cache_folder(os.environ))
+        return opened.interactions, opened.titles
+    return read_interactions(interactions, Columns(config.data.user, config.data.item, config.data.time)), None
+
+
+def _column_settings(user: str | None, item: str | None, time: str | None) -> dict[str, object]:
+    return {f"data.{role}": name for role, name in (("user", user), ("item", item), ("time", time)) if name is not None}
+
+
+def _config(config: str | Path | Config, settings: Mapping[str, object]) -> Config:
+    overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    if isinstance(config, Config):
+        return parse_config(dump_config(config), overrides, source="config")
+    return load_config(config, overrides)
