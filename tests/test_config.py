@@ -1,6 +1,7 @@
 """Settings: checked when made, read from and written to TOML."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,35 +27,41 @@ from ssd4rec.errors import ConfigError
 PAPER = ["amazon-beauty", "amazon-video-games", "kuairand-pure", "ml-1m"]
 words = st.text(st.characters(codec="utf-8"), max_size=12)
 
-configs = st.builds(
-    Config,
-    data=st.builds(
-        DataConfig,
-        user=st.none() | words,
-        item=st.none() | words,
-        validation_from=st.none() | words | st.dates() | st.datetimes() | st.integers() | st.floats(-1e300, 1e300),
-        min_interactions=st.integers(1, 20),
-        split=st.sampled_from(["leave-last-out", "time"]),
-        max_length=st.none() | st.integers(1, 500),
-    ),
-    backbone=st.builds(
-        SSD4RecConfig,
-        width=st.sampled_from([16, 64, 256]),
-        layers=st.integers(1, 3),
-        dropout=st.floats(0, 1, exclude_max=True),
-        norm_embedding=st.booleans(),
-        bidirectional=st.sampled_from(["top", "none"]),
-        backward_weight=st.floats(-1e20, 1e20),
-        mirror_back=st.booleans(),
-    ),
-    training=st.builds(TrainingConfig, learning_rate=st.floats(1e-12, 1.0), prefixes_per_sequence=st.none() | st.integers(1, 9)),
-    evaluation=st.builds(EvaluationConfig, cutoffs=st.lists(st.integers(1, 100), min_size=1, max_size=4).map(tuple)),
+# dictionaries, not st.builds: the type checks of the backbone's settings draw random numbers, which strategies must not
+settings_groups = st.fixed_dictionaries(
+    {
+        "data": st.builds(
+            DataConfig,
+            user=st.none() | words,
+            item=st.none() | words,
+            validation_from=st.none() | words | st.dates() | st.datetimes() | st.integers() | st.floats(-1e300, 1e300),
+            min_interactions=st.integers(1, 20),
+            split=st.sampled_from(["leave-last-out", "time"]),
+            max_length=st.none() | st.integers(1, 500),
+        ),
+        "backbone": st.fixed_dictionaries(
+            {
+                "width": st.sampled_from([16, 64, 256]),
+                "layers": st.integers(1, 3),
+                "dropout": st.floats(0, 1, exclude_max=True),
+                "norm_embedding": st.booleans(),
+                "bidirectional": st.sampled_from(["top", "none"]),
+                "backward_weight": st.floats(-1e20, 1e20),
+                "mirror_back": st.booleans(),
+            }
+        ),
+        "training": st.builds(
+            TrainingConfig, learning_rate=st.floats(1e-12, 1.0), prefixes_per_sequence=st.none() | st.integers(1, 9)
+        ),
+        "evaluation": st.builds(EvaluationConfig, cutoffs=st.lists(st.integers(1, 100), min_size=1, max_size=4).map(tuple)),
+    }
 )
 
 
-@given(config=configs)
-def test_what_is_written_is_read_back(config: Config) -> None:
+@given(groups=settings_groups)
+def test_what_is_written_is_read_back(groups: dict[str, Any]) -> None:
     """Any settings, written as TOML and read again, are equal."""
+    config = Config(**groups)
     assert parse_config(dump_config(config)) == config
 
 

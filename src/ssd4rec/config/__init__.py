@@ -1,27 +1,20 @@
-"""Settings: frozen, checked when made, read from and written to TOML. An unknown key is an error that names the nearest.
+"""Settings: frozen, validated when they are made, read from and written to TOML.
 
-Config(data=DataConfig(...), backbone=SSD4RecConfig(...), training=TrainingConfig(...), evaluation=...)
+    Config(data=DataConfig(...), backbone=SSD4RecConfig(...), training=TrainingConfig(...), evaluation=...)
 
-Which model is trained is `backbone.name`: each backbone has a class of settings of its own (`config/backbones.py`).
+`backbone.name` selects the model. Its settings class is next to the model (`ssd4rec/models`), and available here too:
+`from ssd4rec.config import SASRecConfig` imports it from the registry when it is first used.
 """
 
+from typing import Any
+
+from ssd4rec.config.backbones import BackboneSettings
 from ssd4rec.config.base import Objective, Settings
-from ssd4rec.config.models import (
-    BACKBONES,
-    BackboneConfig,
-    BERT4RecConfig,
-    Bidirectional,
-    CaserConfig,
-    GRU4RecConfig,
-    Mamba4RecConfig,
-    SASRecConfig,
-    SIGMAConfig,
-    SSD4RecConfig,
-)
 from ssd4rec.config.recbole import RecBoleRun, read_recbole
 from ssd4rec.config.settings import (
     FULL_SOFTMAX_MAX_ITEMS,
     MAX_SEED,
+    BackboneConfig,
     Config,
     DataConfig,
     EvaluationConfig,
@@ -32,26 +25,20 @@ from ssd4rec.config.settings import (
     value_of,
 )
 from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
+from ssd4rec.models.registry import BACKBONES
 
 __all__ = [
     "BACKBONES",
     "FULL_SOFTMAX_MAX_ITEMS",
     "MAX_SEED",
-    "BERT4RecConfig",
     "BackboneConfig",
-    "Bidirectional",
-    "CaserConfig",
+    "BackboneSettings",
     "Config",
     "DataConfig",
     "EvaluationConfig",
     "FusionConfig",
-    "GRU4RecConfig",
-    "Mamba4RecConfig",
     "Objective",
     "RecBoleRun",
-    "SASRecConfig",
-    "SIGMAConfig",
-    "SSD4RecConfig",
     "Settings",
     "TieOrder",
     "TrainingConfig",
@@ -64,3 +51,12 @@ __all__ = [
     "read_recbole",
     "value_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return the settings class of a registered model by its name, e.g. `SASRecConfig`."""
+    if name.endswith("Config"):
+        for settings in BACKBONES.values():
+            if settings.__name__ == name:
+                return settings
+    raise AttributeError(f"module 'ssd4rec.config' has no attribute {name!r}")

@@ -5,10 +5,12 @@ from decimal import Decimal
 from math import inf, isfinite
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, Strict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from ssd4rec.config.backbones import BackboneSettings
 from ssd4rec.config.base import Objective, Settings
-from ssd4rec.config.models import BackboneConfig, SSD4RecConfig
+from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 TieOrder = Literal["file", "item"]
 
@@ -141,11 +143,29 @@ READ_WITH = {  # settings that are read with one value, or some, of another alon
 }
 
 
+def _as_backbone(value: object) -> object:
+    """Validate a table of settings with the class of the backbone that it names."""
+    if not isinstance(value, dict):
+        return value
+    name = str(value.get("name", DEFAULT_MODEL))
+    if name not in BACKBONES:
+        known = {"name": name, "known": ", ".join(MODELS)}
+        raise PydanticCustomError("unknown_backbone", "unknown backbone '{name}'; known backbones: {known}", known)
+    return BACKBONES[name].model_validate({"name": name, **value})
+
+
+def _default_backbone() -> BackboneSettings:
+    return BACKBONES[DEFAULT_MODEL]()  # when a Config is made: it imports the model, and with it PyTorch
+
+
+BackboneConfig = Annotated[SerializeAsAny[BackboneSettings], BeforeValidator(_as_backbone)]
+
+
 class Config(Settings):
     """Everything that decides a run."""
 
     data: DataConfig = DataConfig()
-    backbone: BackboneConfig = SSD4RecConfig()
+    backbone: BackboneConfig = Field(default_factory=_default_backbone)
     training: TrainingConfig = TrainingConfig()
     fusion: FusionConfig = FusionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

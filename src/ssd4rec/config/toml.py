@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssd4rec._suggestions import nearest
-from ssd4rec.config.models import BACKBONES, DEFAULT_BACKBONE
 from ssd4rec.config.settings import READ_WITH, Config, is_read, value_of
 from ssd4rec.errors import ConfigError
+from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 MOMENTS = ("data.validation_from", "data.test_from")
 
@@ -88,8 +88,8 @@ def build_config(
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        asked = all(_place(problem["loc"])[:2] in written or _is_name(problem, written) for problem in error.errors())
-        raise ConfigError(f"{'--set' if asked else source}: {_readable(error)}") from error
+        overridden = all(problem["loc"][:2] in written or _is_name(problem, written) for problem in error.errors())
+        raise ConfigError(f"{'--set' if overridden else source}: {_readable(error, _backbone_name(values))}") from error
     for group, key in sorted(written):
         if key in values.get(group, {}):
             _check_read(config, f"{group}.{key}", "--set", default=False)
@@ -158,9 +158,10 @@ def _fit_to_backbone(values: dict[str, Any], inherited: set[tuple[str, str]]) ->
     backbone, training = values.get("backbone", {}), values.setdefault("training", {})
     if not isinstance(backbone, dict) or not isinstance(training, dict):
         return
-    kind = BACKBONES.get(str(backbone.get("name", DEFAULT_BACKBONE)))
-    if kind is None:
+    name = _backbone_name(values)
+    if name not in BACKBONES:
         return
+    kind = BACKBONES[name]
     for key in [key for key in backbone if ("backbone", key) in inherited and key not in kind.model_fields]:
         del backbone[key]
     own = "objective" in training and ("training", "objective") not in inherited
@@ -168,26 +169,27 @@ def _fit_to_backbone(values: dict[str, Any], inherited: set[tuple[str, str]]) ->
         training["objective"] = kind.objectives[0]
 
 
+def _backbone_name(values: Mapping[str, Any]) -> str:
+    backbone = values.get("backbone", {})
+    return str(backbone.get("name", DEFAULT_MODEL)) if isinstance(backbone, dict) else DEFAULT_MODEL
+
+
 def _is_name(problem: Mapping[str, Any], written: set[tuple[str, str]]) -> bool:
-    """An unknown name of a backbone is a problem of the whole group."""
-    return problem["type"] == "union_tag_invalid" and ("backbone", "name") in written
+    """Return whether an override names an unknown backbone, which is reported for the whole group."""
+    return problem["type"] == "unknown_backbone" and ("backbone", "name") in written
 
 
-def _readable(error: ValidationError) -> str:
-    return "; ".join(_one_problem(problem["loc"], problem["type"], problem) for problem in error.errors())
+def _readable(error: ValidationError, backbone: str) -> str:
+    return "; ".join(_one_problem(problem["loc"], problem["type"], problem, backbone) for problem in error.errors())
 
 
-def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any]) -> str:
-    chosen = str(where[1]) if len(where) > 1 and where[0] == "backbone" else DEFAULT_BACKBONE
-    place = _place(where)
-    name = ".".join(str(part) for part in place)
+def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any], backbone: str) -> str:
+    chosen = backbone if backbone in BACKBONES else DEFAULT_MODEL
+    name = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":
-        return _unknown(name, chosen, list(Config.model_fields) if len(place) == 1 else _known_keys(chosen))
-    if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        if not isinstance(problem["input"], dict):
-            return _no_table(name, problem["input"])
-        found = str(problem["input"].get("name"))
-        return f"unknown backbone {found!r}; {_nearest(found, list(BACKBONES), 'backbones')}"
+        return _unknown(name, chosen, list(Config.model_fields) if len(where) == 1 else _known_keys(chosen))
+    if kind == "unknown_backbone":
+        return f"unknown backbone {backbone!r}; {_nearest(backbone, list(MODELS), 'backbones')}"
     if kind in {"model_type", "model_attributes_type"}:
         return _no_table(name, problem["input"])
     if kind == "tuple_type":
@@ -204,11 +206,6 @@ def _unknown(name: str, backbone: str, known: list[str]) -> str:
     same = next((each for each in known if each.endswith(f".{key}")), None)
     instead = f"; did you mean {same!r}?" if same else f", whose settings are {', '.join(own)}"
     return f"backbone.{key} is a setting of {', '.join(others)}, not of {backbone}{instead}"
-
-
-def _place(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Without which backbone it is: ("backbone", "sasrec", "width") is backbone.width."""
-    return where[:1] + where[2:] if where[0:1] == ("backbone",) and len(where) > 1 else where
 
 
 def _no_table(name: str, found: object) -> str:

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ssd4rec.array_types import Hidden, States
-from ssd4rec.config import SSD4RecConfig
+from ssd4rec.config.backbones import BiSSDSizes
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.mamba2 import Mamba2Mixer
@@ -22,7 +22,7 @@ class BiSSDLayer(nn.Module):
     Source: the paper's Bi-SSD layer, restated in docs/paper-map.md, "The model", 3.
     """
 
-    def __init__(self, config: SSD4RecConfig, *, bidirectional: bool) -> None:
+    def __init__(self, config: BiSSDSizes, *, bidirectional: bool) -> None:
         super().__init__()
         self.bidirectional = bidirectional
         self.mixer = Mamba2Mixer(config)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
-from ssd4rec.config import SSD4RecConfig
+from ssd4rec.config.backbones import BiSSDSizes
 from ssd4rec.ops import dispatch
 from ssd4rec.ops.gather import mirrored, of_first
 from ssd4rec.ops.partial_flip import partially_flipped_prefix_readout
@@ -39,7 +39,7 @@ class Mamba2Mixer(nn.Module):
     Source: Dao and Gu 2024, "Transformers are SSMs", section 7; docs/paper-map.md, "The model", 2.
     """
 
-    def __init__(self, config: SSD4RecConfig) -> None:
+    def __init__(self, config: BiSSDSizes) -> None:
         super().__init__()
         self.inner, self.heads, self.state_dim = config.inner_width, config.heads, config.state_dim
         self.backward_weight, self.mirror_back = config.backward_weight, config.mirror_back

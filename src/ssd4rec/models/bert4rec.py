@@ -1,16 +1,27 @@
 """BERT4Rec: self-attention in both directions, trained to fill in blanks."""
 
+from typing import ClassVar, Literal
+
 from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config import BERT4RecConfig
+from ssd4rec.config.backbones import TransformerSizes
+from ssd4rec.config.base import Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.windows import read_ends, read_positions
+
+
+class BERT4RecConfig(TransformerSizes):
+    """Settings of BERT4Rec."""
+
+    objectives: ClassVar[tuple[Objective, ...]] = ("masked-item", "per-prefix")
+
+    name: Literal["bert4rec"] = "bert4rec"
 
 
 class BERT4Rec(nn.Module):
@@ -27,6 +38,8 @@ class BERT4Rec(nn.Module):
 
     Source: Sun et al. 2019, arXiv 1904.06690.
     """
+
+    settings_class = BERT4RecConfig
 
     def __init__(self, config: BERT4RecConfig) -> None:
         super().__init__()

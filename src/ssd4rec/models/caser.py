@@ -1,13 +1,27 @@
 """Caser: convolutions over the last few events as over an image of events by channels."""
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config import CaserConfig
+from ssd4rec.config.backbones import BackboneSettings
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.ops.segments import check, to_device
+
+MAX_FILTERS = 1024
+
+
+class CaserConfig(BackboneSettings):
+    """Settings of Caser."""
+
+    name: Literal["caser"] = "caser"
+    window: int = Field(5, ge=1, le=MAX_FILTERS)  # events that are read: L in its paper
+    horizontal: int = Field(16, ge=1, le=MAX_FILTERS)  # filters of each height 1 … window
+    vertical: int = Field(4, ge=1, le=MAX_FILTERS)  # filters along a channel
 
 
 class Caser(nn.Module):
@@ -23,6 +37,8 @@ class Caser(nn.Module):
 
     Source: Tang and Wang 2018, arXiv 1809.07426.
     """
+
+    settings_class = CaserConfig
 
     def __init__(self, config: CaserConfig) -> None:
         super().__init__()

@@ -1,13 +1,25 @@
 """GRU4Rec: a gated recurrent network over the whole history."""
 
+from typing import Literal
+
+from pydantic import Field
 from torch import nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config import GRU4RecConfig
+from ssd4rec.config.backbones import MAX_LAYERS, MAX_WIDTH, MAX_WINDOW, BackboneSettings
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.windows import read_ends, read_positions
+
+
+class GRU4RecConfig(BackboneSettings):
+    """Settings of GRU4Rec."""
+
+    name: Literal["gru4rec"] = "gru4rec"
+    hidden: int = Field(128, ge=1, le=MAX_WIDTH)  # width of the recurrent state
+    layers: int = Field(1, ge=1, le=MAX_LAYERS)
+    max_length: int = Field(200, ge=1, le=MAX_WINDOW)  # events that are read one after the other
 
 
 class GRU4Rec(nn.Module):
@@ -23,6 +35,8 @@ class GRU4Rec(nn.Module):
 
     Source: Hidasi, Karatzoglou, Baltrunas and Tikk 2016, arXiv 1511.06939; Tan, Xu and Liu 2016, arXiv 1606.08117.
     """
+
+    settings_class = GRU4RecConfig
 
     def __init__(self, config: GRU4RecConfig) -> None:
         super().__init__()

@@ -1,7 +1,20 @@
 """Mamba4Rec: layers of Mamba and a feed-forward network that read forwards only."""
 
-from ssd4rec.config import Mamba4RecConfig
-from ssd4rec.models.ssd4rec import SSD4Rec
+from typing import Literal
+
+from ssd4rec.config.backbones import Mamba2Sizes
+from ssd4rec.models.ssd4rec import SSD4Rec, SSD4RecConfig
+
+
+class Mamba4RecConfig(Mamba2Sizes):
+    """Settings of Mamba4Rec."""
+
+    name: Literal["mamba4rec"] = "mamba4rec"
+
+    @property
+    def as_ssd4rec(self) -> SSD4RecConfig:
+        """The same network in the settings of SSD4Rec."""
+        return SSD4RecConfig(**self.sizes, norm_embedding=True, bidirectional="none")
 
 
 class Mamba4Rec(SSD4Rec):
@@ -16,6 +29,8 @@ class Mamba4Rec(SSD4Rec):
 
     Source: Liu, Lin, Wang, Liu and Caverlee 2024, arXiv 2403.03900.
     """
+
+    settings_class = Mamba4RecConfig
 
     def __init__(self, config: Mamba4RecConfig) -> None:
         super().__init__(config.as_ssd4rec)

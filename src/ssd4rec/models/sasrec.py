@@ -1,16 +1,23 @@
 """SASRec: causal self-attention over the last events of each history."""
 
 import math
+from typing import Literal
 
 from torch import nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config import SASRecConfig
+from ssd4rec.config.backbones import TransformerSizes
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
 from ssd4rec.ops.attention import lay_in_tables
 from ssd4rec.ops.windows import read_ends, read_positions
+
+
+class SASRecConfig(TransformerSizes):
+    """Settings of SASRec."""
+
+    name: Literal["sasrec"] = "sasrec"
 
 
 class SASRec(nn.Module):
@@ -27,6 +34,8 @@ class SASRec(nn.Module):
 
     Source: Kang and McAuley 2018, arXiv 1808.09781.
     """
+
+    settings_class = SASRecConfig
 
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()

@@ -1,13 +1,15 @@
 """SIGMA: one Mamba over the history and over the history partly reversed, gated, beside a recurrent network."""
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, Positions, States
-from ssd4rec.config import SIGMAConfig
+from ssd4rec.config.backbones import MAX_WINDOW, BiSSDSizes, Mamba2Sizes
+from ssd4rec.config.base import Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
@@ -17,6 +19,27 @@ from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops.attention import Tables, lay_in_tables
 from ssd4rec.ops.gather import earlier, of_first
 from ssd4rec.ops.segments import Layout, make_layout
+
+
+class SIGMAConfig(Mamba2Sizes):
+    """Settings of SIGMA."""
+
+    name: Literal["sigma"] = "sigma"
+    kept: int = Field(5, ge=0, le=MAX_WINDOW)  # events at the end that are not reversed: r in its paper
+
+    def objection(self, objective: Objective) -> str | None:
+        """Return why an objective cannot train this backbone and what to do instead; None if it can."""
+        if objective == "all-positions" and self.layers > 1:
+            return (
+                f'training.objective = "all-positions" needs one layer of SIGMA (its states differ between prefixes), found '
+                f'backbone.layers = {self.layers}; set backbone.layers = 1 or training.objective = "per-prefix"'
+            )
+        return super().objection(objective)
+
+    @property
+    def mixer(self) -> BiSSDSizes:
+        """The sizes of its mixer."""
+        return BiSSDSizes(name="mixer", **self.sizes)
 
 
 class SIGMA(nn.Module):
@@ -37,6 +60,8 @@ class SIGMA(nn.Module):
 
     Source: Liu et al. 2024, arXiv 2408.11451, and what its authors' code does.
     """
+
+    settings_class = SIGMAConfig
 
     def __init__(self, config: SIGMAConfig) -> None:
         super().__init__()

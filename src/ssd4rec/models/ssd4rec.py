@@ -1,17 +1,51 @@
 """The SSD4Rec backbone: embedding normalization and Bi-SSD layers over a packed row."""
 
-from typing import cast
+from typing import Literal, cast
 
 from torch import nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config import SSD4RecConfig
+from ssd4rec.config.backbones import BiSSDSizes
+from ssd4rec.config.base import Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.step import Cache, LayerCache, cache_after, new_cache, step
 from ssd4rec.ops.segments import make_layout
+
+Bidirectional = Literal["all", "top", "none"]
+
+
+class SSD4RecConfig(BiSSDSizes):
+    """Settings of SSD4Rec."""
+
+    name: Literal["ssd4rec"] = "ssd4rec"
+    norm_embedding: bool = False
+    bidirectional: Bidirectional = "top"  # which layers read both ways; the paper: all
+
+    @property
+    def bidirectional_layers(self) -> tuple[bool, ...]:
+        """For each layer, bottom to top, whether it reads both ways."""
+        return tuple(
+            self.bidirectional == "all" or (self.bidirectional == "top" and layer == self.layers - 1)
+            for layer in range(self.layers)
+        )
+
+    @property
+    def supports_all_positions(self) -> bool:
+        """Whether one pass can give the exact state of every prefix: only the top layer may read backwards."""
+        return not any(self.bidirectional_layers[:-1])
+
+    def objection(self, objective: Objective) -> str | None:
+        """Return why an objective cannot train this backbone and what to do instead; None if it can."""
+        if objective == "all-positions" and not self.supports_all_positions:
+            return (
+                f'training.objective = "all-positions" needs layers below the top that read forwards only, found '
+                f'backbone.bidirectional = "all" with {self.layers} layers; '
+                f'set backbone.bidirectional = "top" or training.objective = "per-prefix"'
+            )
+        return super().objection(objective)
 
 
 class SSD4Rec(nn.Module):
@@ -25,6 +59,8 @@ class SSD4Rec(nn.Module):
 
     Source: arXiv 2409.01192, restated in docs/paper-map.md, "The model".
     """
+
+    settings_class = SSD4RecConfig
 
     def __init__(self, config: SSD4RecConfig) -> None:
         super().__init__()

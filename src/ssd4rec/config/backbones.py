@@ -1,0 +1,87 @@
+"""The settings that backbones share. The settings class of each backbone is next to its model, in `ssd4rec/models`.
+
+A setting that several backbones have means the same in each of them.
+"""
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from ssd4rec.config.base import Objective, Settings
+
+MAX_WIDTH = 8192  # hidden sizes: a matrix of this width squared already takes 256 MiB
+MAX_LAYERS = 64
+MAX_STATE = 4096
+MAX_WINDOW = 100_000  # events read at once: attention over more does not fit into memory
+
+ALL_PREFIXES: tuple[Objective, ...] = ("all-positions", "per-prefix")
+
+
+class BackboneSettings(Settings):
+    """Base class of the settings of every backbone."""
+
+    objectives: ClassVar[tuple[Objective, ...]] = ALL_PREFIXES  # that can train it; the first is the default
+
+    name: str  # of the backbone: a literal in each subclass
+    width: int = Field(64, ge=1, le=MAX_WIDTH)  # D
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+
+    def objection(self, objective: Objective) -> str | None:
+        """Return why an objective cannot train this backbone and what to do instead; None if it can."""
+        if objective in self.objectives:
+            return None
+        ours = " or ".join(f'"{each}"' for each in self.objectives)
+        return f'training.objective = "{objective}" cannot train the backbone {self.name}; set training.objective = {ours}'
+
+
+class Mamba2Sizes(BackboneSettings):
+    """Sizes of Mamba-2 layers, with the paper's letter next to each."""
+
+    state_dim: int = Field(64, ge=1, le=MAX_STATE)  # N
+    conv_width: int = Field(4, ge=1, le=MAX_LAYERS)  # K
+    expand: int = Field(2, ge=1, le=MAX_LAYERS)  # E = expand * D
+    head_width: int = Field(16, ge=1, le=MAX_WIDTH)  # P
+    layers: int = Field(1, ge=1, le=MAX_LAYERS)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.inner_width % self.head_width:
+            raise ValueError(f"expand * width = {self.inner_width} is not a multiple of head_width = {self.head_width}")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The settings that all backbones with Mamba-2 layers share, without the name."""
+        return {key: getattr(self, key) for key in Mamba2Sizes.model_fields if key != "name"}
+
+    @property
+    def inner_width(self) -> int:
+        """E: channels of the scan."""
+        return self.expand * self.width
+
+    @property
+    def heads(self) -> int:
+        """H = E / P."""
+        return self.inner_width // self.head_width
+
+
+class BiSSDSizes(Mamba2Sizes):
+    """Settings of a Bi-SSD layer."""
+
+    backward_weight: float = 0.1  # beta
+    feed_forward: bool = True  # false: an ablation of the paper
+    mirror_back: bool = False  # difference D1: the authors add the backward direction in reversed order
+
+
+class TransformerSizes(BackboneSettings):
+    """Sizes of self-attention layers."""
+
+    heads: int = Field(2, ge=1, le=MAX_WIDTH)
+    layers: int = Field(2, ge=1, le=MAX_LAYERS)
+    max_length: int = Field(200, ge=1, le=MAX_WINDOW)  # positions read at once, a mask included; as many are learned
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        return self
