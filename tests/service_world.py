@@ -43,8 +43,8 @@ def save_model(folder: Path, recommender: Recommender, *, prefix: str = "i", see
 
 def settings(models: Path, store: str, **values: object) -> ServiceSettings:
     """Settings for tests: no log, no page."""
-    chosen = {"models": models, "store": store, "log_requests": False, "page": False, "poll_seconds": 0.1, "rate_limit": 0.0}
-    return ServiceSettings.model_validate(chosen | values)
+    defaults = {"models": models, "store": store, "log_requests": False, "page": False, "poll_seconds": 0.1, "rate_limit": 0.0}
+    return ServiceSettings.model_validate(defaults | values)
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def wait_ready(process: subprocess.Popen[bytes], address: str, log: object = Non
         if process.poll() is not None:
             break
         try:
-            if httpx.get(f"{address}/health/ready", timeout=2.0).status_code == 200:
+            if httpx.get(f"{address}/health/ready", timeout=5.0, verify=False).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for, e.g. the name of a program.")],
+    name: Annotated[str, typer.Argument(help="Purpose of the key, e.g. the name of a program.")],
     *,
     store: StoreOption,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="events, read or admin; repeatable. Default: read.")] = None,
@@ -69,7 +69,7 @@ def revoke_key(
     with writing(engine) as connection:
         revoked = revoke(connection, key_id)
     if not revoked:
-        raise ConfigError(f"there is no valid key {key_id!r}; ssd4rec keys list shows them")
+        raise ConfigError(f"key {key_id!r} does not exist or is revoked; ssd4rec keys list shows all keys")
     out_console.print(f"revoked {key_id}")
 
 

@@ -19,15 +19,15 @@ def list_models(models: ModelsArgument, *, as_json: JsonOption = False) -> None:
     from ssd4rec.service.lifecycle import Versions
 
     versions = Versions(models)
-    names, chosen = versions.names(), versions.chosen()
+    names, active = versions.names(), versions.chosen()
     if as_json:
-        print_json([{"version": name, "active": name == chosen} for name in names])
+        print_json([{"version": name, "active": name == active} for name in names])
         return
     table = Table()
     for column in ("version", "active"):
         table.add_column(column)
     for name in names:
-        table.add_row(name, "yes" if name == chosen else "")
+        table.add_row(name, "yes" if name == active else "")
     out_console.print(table)
 
 

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]  # (events done, all)
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """Result of an import."""
 
     events: int  # of this call
     resumed_at: int  # events that an earlier call had imported
@@ -67,7 +67,7 @@ def import_events(
 def _sorted(interactions: Interactions) -> pl.DataFrame:
     """User and item as text, time in microseconds; by user and time, the order of the file between equals."""
     clock = interactions.read.clock
-    ticks = clock.ticks_per_second or clock.ticks  # numbers that are no moments count as seconds
+    ticks = clock.ticks_per_second or clock.ticks  # plain numbers count as seconds
     times = interactions.table["time"].to_numpy()
     seconds = times / ticks
     if len(times) and (abs(seconds) > MAX_SECONDS).any():

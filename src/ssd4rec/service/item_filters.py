@@ -1,4 +1,4 @@
-"""What the store knows about the items of one model, as masks over its catalog."""
+"""Metadata of the items of one model, as masks over its catalog."""
 
 import json
 from typing import Any

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Versions:
-    """The models of a folder: one model, or version folders beside an active.json."""
+    """The models of a folder: one model, or version folders and an active.json."""
 
     root: Path
 
@@ -52,14 +52,14 @@ class Versions:
         """Return the folder of a version.
 
         Raises:
-            Problem: 404, there is no such version.
+            Problem: 404, the version does not exist.
         """
         if version not in self.names():
             raise not_found("model", version)
         return self.root if self.is_single else self.root / version
 
     def chosen(self) -> str | None:
-        """Return the version that active.json names, else the last by name; None: there is no model yet.
+        """Return the version that active.json names, else the last by name; None: the folder has no model yet.
 
         Raises:
             ArtifactError: active.json is damaged, or names a version that does not exist.
@@ -80,7 +80,7 @@ class Versions:
         """Write active.json, which the processes of the service follow.
 
         Raises:
-            Problem: 404, there is no such version.
+            Problem: 404, the version does not exist.
             ArtifactError: the folder cannot be written.
         """
         self.folder(version)
@@ -121,11 +121,11 @@ class Models:
         """Return a loaded model; None: the active one.
 
         Raises:
-            Problem: 503, there is no model yet; 409, the version is not loaded any more.
+            Problem: 503, no model is loaded yet; 409, the version is not loaded any more.
         """
         if version is None:
             if self._active is None:
-                raise unavailable("no_model", "there is no model yet; put one into the folder of models", retry_after=5)
+                raise unavailable("no_model", "no model is loaded yet; put one into the folder of models", retry_after=5)
             return self._active
         if (found := self._loaded.get(version)) is None:
             raise Problem(409, "model_replaced", f"the model {version!r} has been replaced; ask for new recommendations")
@@ -160,7 +160,7 @@ class Models:
         """Load a version next to the active one, try it, warm it, then move the pointer.
 
         Raises:
-            Problem: 404, there is no such version.
+            Problem: 404, the version does not exist.
             ArtifactError: the model is damaged; the active one stays.
             DivergedError: its scores are not finite; the active one stays.
         """

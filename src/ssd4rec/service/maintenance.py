@@ -1,8 +1,9 @@
-"""What a process does from time to time: follow the erasures of others, remove what is too old."""
+"""Background work of a process: follow the erasures of others, remove what is too old."""
 
 import logging
 import threading
 import time
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -72,9 +73,8 @@ class Maintenance:
             if not keys:
                 return
             for key in keys:
-                self._writer.submit(
-                    lambda c, key=key: trim_users(c, [key], settings.retention_days, settings.retention_events), alone=True
-                ).result(timeout=60)
+                trim = partial(trim_users, keys=[key], days=settings.retention_days, newest=settings.retention_events)
+                self._writer.submit(trim, alone=True).result(timeout=60)
 
 
 def _forget(loaded: LoadedModel, keys: list[int]) -> None:

@@ -20,6 +20,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 access = logging.getLogger("ssd4rec.service.access")
 log = logging.getLogger(__name__)
 
+PROCESS = secrets.token_hex(4)  # of several workers, which one answered
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -56,7 +57,7 @@ class RequestGate:
                 status, started = message["status"], True
                 headers = list(message.get("headers", ()))
                 present = {name.lower() for name, _ in headers}
-                for name, value in {**SECURITY_HEADERS, "x-request-id": request_id}.items():
+                for name, value in {**SECURITY_HEADERS, "x-request-id": request_id, "x-process": PROCESS}.items():
                     if name.encode() not in present:
                         headers.append((name.encode(), value.encode()))
                 if scope["path"].startswith("/v1/") and b"cache-control" not in present:

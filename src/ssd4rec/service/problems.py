@@ -11,7 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from ssd4rec.errors import ArtifactError, ConfigError, DataError, DivergedError, SSD4RecError
+from ssd4rec.errors import ArtifactError, DivergedError, SSD4RecError
+from ssd4rec.service.store.connect import StoreError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20  # of the single errors of one document
@@ -77,7 +78,7 @@ def _printable(text: str) -> str:
 
 def not_found(what: str, identifier: str) -> Problem:
     """Return the 404 for something that is named by an id."""
-    return Problem(404, f"{what}_not_found", f"there is no {what} {identifier!r}")
+    return Problem(404, f"{what}_not_found", f"the {what} {identifier!r} does not exist")
 
 
 def unavailable(code: str, detail: str, retry_after: int = 1) -> Problem:
@@ -89,12 +90,12 @@ def as_problem(error: BaseException) -> Problem:
     """Translate an exception; those that nobody expected become a 500 without a word about the inside."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, StoreError):
+        return unavailable(error.code, f"{error.public}; try again")
     if isinstance(error, DivergedError):
         return Problem(503, "model_diverged", str(error))
     if isinstance(error, ArtifactError):
         return Problem(409, "model_unusable", str(error))
-    if isinstance(error, DataError | ConfigError):
-        return Problem(422, "invalid_request", str(error))
     if isinstance(error, SSD4RecError):
         return Problem(422, "invalid_request", str(error))
     return Problem(500, "internal_error", "the service failed; the cause is in its log")
@@ -128,7 +129,7 @@ def install(app: FastAPI) -> None:
 def _of_http(error: HTTPException) -> Problem:
     codes = {400: "malformed_body", 404: "route_not_found", 405: "method_not_allowed"}
     details = {
-        404: "there is no such route; /openapi.json lists them",
+        404: "the route does not exist; /openapi.json lists all routes",
         405: "the route does not take this method; /openapi.json lists what it takes",
         400: "the body cannot be read as JSON; send UTF-8 JSON as /openapi.json describes it",
     }

@@ -9,7 +9,7 @@ from ssd4rec.service.core import Service
 from ssd4rec.service.ids import now
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
-from ssd4rec.service.scorer import Answer, Wish
+from ssd4rec.service.scorer import Answer, Query
 from ssd4rec.service.store.answers import RecommendationRecord, record_recommendation
 
 VARIANT = "default"
@@ -33,10 +33,10 @@ def _too_large(name: str, detail: str) -> Problem:
     return Problem(422, "invalid_request", f"/{name}: {detail}", [{"pointer": f"/{name}", "detail": detail}])
 
 
-def as_wish(body: RecommendationsIn) -> Wish:
+def as_query(body: RecommendationsIn) -> Query:
     """Return what the scorer is asked for."""
     categories = body.categories
-    return Wish(
+    return Query(
         k=body.k,
         user_id=body.user_id,
         history=body.history,
@@ -50,7 +50,7 @@ def as_wish(body: RecommendationsIn) -> Wish:
     )
 
 
-def as_body(service: Service, body: RecommendationsIn, answer: Answer, given: tuple[str, ...] = ()) -> RecommendationsOut:
+def as_body(service: Service, body: RecommendationsIn, answer: Answer, earlier: tuple[str, ...] = ()) -> RecommendationsOut:
     """Give an answer its id, record it, and return its body.
 
     The record is written in the background: an answer does not wait for the disk. `next` waits for it.
@@ -59,7 +59,7 @@ def as_body(service: Service, body: RecommendationsIn, answer: Answer, given: tu
         service: records the answer.
         body: the request.
         answer: of the scorer.
-        given: ids that the pages before this one contained.
+        earlier: ids that the pages before this one contained.
     """
     model = answer.model
     indices = answer.best.items.tolist()
@@ -68,10 +68,9 @@ def as_body(service: Service, body: RecommendationsIn, answer: Answer, given: tu
     rows = zip(ids, answer.titles, answer.best.scores.tolist(), strict=True)
     items = [
         RecommendedItem(item_id=item, title=title, score=score, rank=rank)
-        for rank, (item, title, score) in enumerate(rows, start=len(given) + 1)
+        for rank, (item, title, score) in enumerate(rows, start=len(earlier) + 1)
     ]
-    request = body.model_copy(update={"user_id": None}) if answer.user_key is not None else body
-    stored = {"body": _as_json(request), "fingerprint": model.fingerprint}
+    stored = {"body": _stored(body, answer), "fingerprint": model.fingerprint}
     record = RecommendationRecord(
         recommendation_id=recommendation_id,
         user_key=answer.user_key,
@@ -81,7 +80,7 @@ def as_body(service: Service, body: RecommendationsIn, answer: Answer, given: tu
         variant=VARIANT,
         source=answer.best.source,
         request=_dumps(stored),
-        items=_dumps([*given, *ids]),
+        items=_dumps([*earlier, *ids]),
     )
     service.writer.submit(lambda connection: record_recommendation(connection, record))
     metrics.RECOMMENDATIONS.labels(VARIANT, answer.best.source).inc()
@@ -116,8 +115,11 @@ def _warnings(body: RecommendationsIn, answer: Answer, items: int) -> list[str]:
     return warnings
 
 
-def _as_json(body: RecommendationsIn) -> dict[str, Any]:
-    values = body.model_dump(mode="json", exclude_defaults=True)
+def _stored(body: RecommendationsIn, answer: Answer) -> dict[str, Any]:
+    """The request as it is recorded. It names no user: an erasure finds it by the user's key, or there is nothing to find."""
+    values = body.model_dump(mode="json", exclude_defaults=True, exclude={"user_id"})
+    if body.user_id is not None and answer.user_key is None:
+        return {"history": []} | {name: value for name, value in values.items() if name not in {"context", "as_of"}}
     if body.as_of is not None:
         values["as_of"] = body.as_of / 1_000_000
     return values

@@ -67,7 +67,7 @@ def serve(settings: ServiceSettings) -> None:
     port = listener.getsockname()[1]
     log.info("settings: %s", json.dumps(settings.shown()))
     if not Versions(settings.models).names():
-        log.warning("there is no model in %s yet; recommendations are answered with 503 until there is one", settings.models)
+        log.warning("%s contains no model yet; recommendations are answered with 503 until there is one", settings.models)
     if not _is_loopback(settings.host):
         log.warning("listening on %s: every request from another machine needs a key (ssd4rec keys create)", settings.host)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -83,7 +83,7 @@ def serve(settings: ServiceSettings) -> None:
     try:
         config = _config("ssd4rec.service.run:worker_app", workers=settings.workers)
         log.info("listening on http://%s:%d with %d workers", shown, port, settings.workers)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        Multiprocess(config, sockets=[listener]).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -107,6 +107,7 @@ def _config(app: object, workers: int = 1) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
+        timeout_worker_healthcheck=60,  # a worker that loads a large model answers late
         lifespan="on",
     )
 

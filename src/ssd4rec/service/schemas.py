@@ -18,7 +18,7 @@ Seconds = Annotated[int | float, Field(description="seconds since 1970", example
 
 
 class Body(BaseModel):
-    """What a request may contain: nothing else."""
+    """Base of request bodies; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -128,7 +128,7 @@ class RecommendationsOut(BaseModel):
     source: Literal["model", "popular"]
     items: list[RecommendedItem]
     warnings: list[str]
-    next: str | None = Field(description="address of the next page; null where there are no more candidates")
+    next: str | None = Field(description="address of the next page; null after the last candidate")
 
 
 class BatchIn(Body):
@@ -153,7 +153,7 @@ class BatchOut(BaseModel):
 
 
 class ItemIn(Body):
-    """What the service knows about an item beside the model."""
+    """Metadata of an item; the model does not read it."""
 
     title: Text | None = None
     categories: list[Label] = Field(default_factory=list, max_length=100)

@@ -34,8 +34,8 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request asks the scorer for."""
+class Query:
+    """A request to the scorer."""
 
     k: int
     user_id: str | None = None
@@ -51,12 +51,12 @@ class Wish:
     version: str | None = None
     user_key: int | None = None
     position: int | None = None
-    given: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the scorer found."""
+    """The best items for a query."""
 
     model: ServedModel
     best: TopK
@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Job:
-    wish: Wish | None
+    query: Query | None
     work: Callable[[], Any] | None = None
     future: "Future[Any]" = field(default_factory=Future)
 
@@ -105,13 +105,13 @@ class Scorer:
         """How many requests wait."""
         return self._queue.qsize()
 
-    def ask(self, wish: Wish) -> "Future[Answer]":
+    def submit(self, query: Query) -> "Future[Answer]":
         """Queue a request.
 
         Raises:
             Problem: 503, too many requests wait.
         """
-        return self._put(_Job(wish))
+        return self._put(_Job(query))
 
     def call(self, work: Callable[[], Any]) -> "Future[Any]":
         """Run a function in the scoring thread, which owns the states."""
@@ -145,8 +145,8 @@ class Scorer:
         batch, deadline = [first], time.monotonic() + self._batch_wait
         while len(batch) < self._batch_size:
             try:
-                left = deadline - time.monotonic()
-                job = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+                remaining = deadline - time.monotonic()
+                job = self._queue.get(timeout=remaining) if remaining > 0 else self._queue.get_nowait()
             except queue.Empty:
                 break
             if job is None:
@@ -156,37 +156,37 @@ class Scorer:
         return batch
 
     def _answer(self, batch: list[_Job]) -> None:
-        by_model: dict[int, tuple[LoadedModel, list[tuple[_Job, _Read]]]] = {}
+        by_model: dict[int, tuple[LoadedModel, list[tuple[_Job, _Prepared]]]] = {}
         for job in batch:
             try:
                 if job.work is not None:
                     _finish(job, job.work())
-                elif job.wish is not None:
-                    loaded = self._loaded(job.wish.version)
-                    read = self._read(loaded, job.wish)
-                    by_model.setdefault(id(loaded), (loaded, []))[1].append((job, read))
+                elif job.query is not None:
+                    loaded = self._loaded(job.query.version)
+                    prepared = self._prepare(loaded, job.query)
+                    by_model.setdefault(id(loaded), (loaded, []))[1].append((job, prepared))
             except Exception as error:  # noqa: BLE001 - each request has its own fate
                 _fail(job, error)
         for loaded, jobs in by_model.values():
             self._score(loaded, jobs)
 
-    def _read(self, loaded: LoadedModel, wish: Wish) -> "_Read":
+    def _prepare(self, loaded: LoadedModel, query: Query) -> "_Prepared":
         began = time.perf_counter()
         model = loaded.model
         with reading(self._engine) as connection:
-            if wish.user_id is not None and wish.as_of is None:
-                current = loaded.states.current(connection, wish.user_id)
+            if query.user_id is not None and query.as_of is None:
+                current = loaded.states.current(connection, query.user_id)
                 version, key, position, state = current.items_version, current.user_key, current.position, current.state
             else:
                 version = items_version(connection)
-                key, position, items = _items_of(connection, wish)
+                key, position, items = _items_of(connection, query)
                 state = model.read(model.indices(items))
             loaded.filters.refresh(connection, version)
         metrics.STAGE_SECONDS.labels("state").observe(time.perf_counter() - began)
-        if wish.user_id is not None and key is None and wish.unknown_items == "raise":
-            raise not_found("user", wish.user_id)
+        if query.user_id is not None and key is None and query.unknown_items == "raise":
+            raise not_found("user", query.user_id)
         unknown = int(len(state.indices) - (state.indices > 0).sum())
-        if unknown and wish.unknown_items == "raise":
+        if unknown and query.unknown_items == "raise":
             raise Problem(
                 422,
                 "unknown_items",
@@ -194,31 +194,36 @@ class Scorer:
                 f'leave them out, or choose unknown_items="skip" or "popular"',
             )
         began = time.perf_counter()
-        deny = [*(wish.deny or ()), *wish.given]
-        forbidden = loaded.filters.forbidden(wish.allow, deny, wish.any_of, wish.none_of)
+        deny = [*(query.deny or ()), *query.earlier]
+        forbidden = loaded.filters.forbidden(query.allow, deny, query.any_of, query.none_of)
         metrics.STAGE_SECONDS.labels("filter").observe(time.perf_counter() - began)
-        ignored = 0 if wish.allow is None else int((model.indices(wish.allow) == 0).sum())
-        job = ScoreJob(state, wish.k, wish.exclude_seen, forbidden, wish.unknown_items == "popular")
-        return _Read(job, key, position, unknown, ignored)
+        ignored = 0 if query.allow is None else int((model.indices(query.allow) == 0).sum())
+        job = ScoreJob(state, query.k, query.exclude_seen, forbidden, query.unknown_items == "popular")
+        return _Prepared(job, key, position, unknown, ignored)
 
-    def _score(self, loaded: LoadedModel, jobs: "list[tuple[_Job, _Read]]") -> None:
+    def _score(self, loaded: LoadedModel, jobs: "list[tuple[_Job, _Prepared]]") -> None:
         began = time.perf_counter()
         try:
-            results = loaded.model.score([read.job for _, read in jobs])
+            results = loaded.model.score([prepared.job for _, prepared in jobs])
         except Exception as error:  # noqa: BLE001 - such as scores that are not numbers
             for job, _ in jobs:
                 _fail(job, error)
             return
         metrics.STAGE_SECONDS.labels("score").observe(time.perf_counter() - began)
-        for (job, read), best in zip(jobs, results, strict=True):
+        for (job, prepared), best in zip(jobs, results, strict=True):
             titles = [loaded.filters.title(index) for index in best.items.tolist()]
-            events = len(read.job.state.indices)
-            _finish(job, Answer(loaded.model, best, titles, read.user_key, read.position, events, read.unknown, read.ignored))
+            events = len(prepared.job.state.indices)
+            _finish(
+                job,
+                Answer(
+                    loaded.model, best, titles, prepared.user_key, prepared.position, events, prepared.unknown, prepared.ignored
+                ),
+            )
         metrics.STATE_BYTES.set(loaded.states.bytes)
 
 
 @dataclass(frozen=True)
-class _Read:
+class _Prepared:
     job: ScoreJob
     user_key: int | None
     position: int
@@ -226,13 +231,13 @@ class _Read:
     ignored: int
 
 
-def _items_of(connection: Any, wish: Wish) -> tuple[int | None, int, list[str]]:
-    if wish.history is not None:
-        return None, 0, wish.history
-    if wish.user_key is not None:
-        return wish.user_key, wish.position or 0, history_of(connection, wish.user_key, wish.as_of, wish.position)
-    if wish.user_id is not None:
-        return read_history(connection, wish.user_id, until_timestamp=wish.as_of)
+def _items_of(connection: Any, query: Query) -> tuple[int | None, int, list[str]]:
+    if query.history is not None:
+        return None, 0, query.history
+    if query.user_key is not None:
+        return query.user_key, query.position or 0, history_of(connection, query.user_key, query.as_of, query.position)
+    if query.user_id is not None:
+        return read_history(connection, query.user_id, until_timestamp=query.as_of)
     return None, 0, []
 
 

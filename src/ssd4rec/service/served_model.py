@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class UserState:
-    """What the model knows of one history. `indices` holds unknown items too, as 0."""
+    """State of one history. `indices` contains unknown items too, as 0."""
 
     indices: Indices
     cache: Cache | None = None
@@ -90,31 +90,31 @@ class ServedModel:
     def read(self, indices: Indices) -> UserState:
         """Read a whole history."""
         state = UserState(indices)
-        known = indices[indices > 0]
-        if not len(known):
+        in_catalog = indices[indices > 0]
+        if not len(in_catalog):
             return state
         model = self.recommender.artifact.model
         with torch.inference_mode():
             if self.incremental:
-                items = torch.from_numpy(known)
+                items = torch.from_numpy(in_catalog)
                 state.cache, state.vector = model.prefill(items, torch.tensor([0, len(items)]))
             else:
                 cut = self.recommender.artifact.config.data.max_length
-                items = torch.from_numpy(known if cut is None else known[-cut:])
+                items = torch.from_numpy(in_catalog if cut is None else in_catalog[-cut:])
                 state.vector = model.encode(items, torch.tensor([0, len(items)]))
         return state
 
     def step(self, state: UserState, indices: Indices) -> UserState:
         """Read further events of a history; the old state is not changed."""
         together = np.concatenate([state.indices, indices])
-        known = indices[indices > 0]
-        if not len(known):
+        in_catalog = indices[indices > 0]
+        if not len(in_catalog):
             return UserState(together, state.cache, state.vector)
-        if state.cache is None or len(known) > max(8, len(state.indices) // 4):
+        if state.cache is None or len(in_catalog) > max(8, len(state.indices) // 4):
             return self.read(together)
         cache, vector = state.cache, state.vector
         with torch.inference_mode():
-            for index in known.tolist():
+            for index in in_catalog.tolist():
                 cache, vector = self.recommender.artifact.model.advance(cache, torch.tensor([index]))
         return UserState(together, cache, vector)
 
@@ -138,12 +138,12 @@ class ServedModel:
         artifact = self.recommender.artifact
         seen = _packed([job.state.indices for job in jobs])
         cut = artifact.config.data.max_length
-        read = seen if cut is None else _packed([job.state.indices for job in jobs], cut)
+        packed = seen if cut is None else _packed([job.state.indices for job in jobs], cut)
         results: list[TopK] = []
         with torch.inference_mode():
             states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
             blocks = score_blocks(states, artifact.model.item_vectors)
-            for rows, scores in artifact.fusion.raised(blocks, *read, seen) if artifact.fusion else blocks:
+            for rows, scores in artifact.fusion.raised(blocks, *packed, seen) if artifact.fusion else blocks:
                 for row, job in enumerate(jobs[rows]):
                     if job.exclude_seen:
                         one = slice(rows.start + row, rows.start + row + 1)
@@ -173,7 +173,7 @@ class ServedModel:
 
 
 def _packed(histories: list[Indices], newest: int | None = None) -> tuple[Tensor, Tensor]:
-    known = [each[each > 0] for each in histories]
+    parts = [each[each > 0] for each in histories]
     if newest is not None:
-        known = [each[-newest:] for each in known]
-    return torch.from_numpy(np.concatenate(known)), torch.tensor([0, *accumulate(map(len, known))])
+        parts = [each[-newest:] for each in parts]
+    return torch.from_numpy(np.concatenate(parts)), torch.tensor([0, *accumulate(map(len, parts))])

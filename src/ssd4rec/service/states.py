@@ -57,8 +57,8 @@ class States:
     def current(self, connection: Connection, user_id: str) -> CurrentState:
         """Return the state of a user with every committed event."""
         entry = self._entries.get(user_id)
-        read = NOTHING_READ if entry is None else (entry.user_key, entry.generation, entry.position)
-        new = read_new_events(connection, user_id, read)
+        cursor = NOTHING_READ if entry is None else (entry.user_key, entry.generation, entry.position)
+        new = read_new_events(connection, user_id, cursor)
         if new.user_key is None:
             self._drop(user_id)
             return CurrentState(None, 0, new.items_version, UserState(self.model.indices([])), 0)

@@ -1,4 +1,4 @@
-"""The one thread of a process that writes to the store: many requests share a commit, and each hears after it."""
+"""The one thread of a process that writes to the store: many requests share a commit, and each is answered after it."""
 
 import logging
 import queue

@@ -1,4 +1,4 @@
-"""What the routes share: the parts of the service, ids in paths, documented errors, Idempotency-Key."""
+"""Shared by the routes: the parts of the service, ids in paths, documented errors, Idempotency-Key."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ TEXTS = {
     400: "The body or the path cannot be read",
     401: "No key, or a wrong one",
     403: "The key lacks the scope",
-    404: "There is no such thing",
+    404: "The resource does not exist",
     409: "In conflict with what is stored",
     413: "The body is too large",
     415: "The body is not JSON",

@@ -25,7 +25,7 @@ async def ready(service: ServiceDep) -> dict[str, str]:
     """Whether a model is warm and the store can be written."""
     loaded = service.models.active
     if loaded is None:
-        raise unavailable("no_model", "there is no model yet", retry_after=5)
+        raise unavailable("no_model", "no model is loaded yet", retry_after=5)
     await wait(service.writer.submit(lambda connection: connection.execute(text("UPDATE counters SET value = value"))))
     return {"status": "ready", "model": loaded.model.version}
 

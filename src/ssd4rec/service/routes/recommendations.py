@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.problems import Problem, as_problem, not_found
-from ssd4rec.service.recommending import as_body, as_wish, check_limits
+from ssd4rec.service.recommending import as_body, as_query, check_limits
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
     PathId,
@@ -71,7 +71,7 @@ async def post_recommendations(
 async def get_next(
     service: ServiceDep, recommendation_id: Annotated[str, Path(min_length=1, max_length=64)], k: K = 10
 ) -> Response:
-    """Continue an answer: the same model, history and filters, without the items that were given."""
+    """Continue an answer: the same model, history and filters, without the items of earlier pages."""
     record = await _find(service, recommendation_id)
     stored = json.loads(record.request)
     values = stored["body"]
@@ -79,15 +79,15 @@ async def get_next(
         values["user_id"] = "of the key"  # the record names no user; the history is found by the key
     body = RecommendationsIn.model_validate(values).model_copy(update={"k": k})
     check_limits(service, body)
-    given = tuple(json.loads(record.items))
+    earlier = tuple(json.loads(record.items))
     owner = record.user_key
-    wish = replace(as_wish(body), version=record.model, user_key=owner, position=record.position, given=given)
+    query = replace(as_query(body), version=record.model, user_key=owner, position=record.position, earlier=earlier)
     if owner is not None:
-        wish = replace(wish, user_id=None)
+        query = replace(query, user_id=None)
     if service.models.loaded(record.model).model.fingerprint != stored["fingerprint"]:
         raise Problem(409, "model_replaced", f"the model {record.model!r} has been replaced; ask for new recommendations")
-    answer = await wait(service.scorer.ask(wish))
-    return json_response(as_body(service, body, answer, given))
+    answer = await wait(service.scorer.submit(query))
+    return json_response(as_body(service, body, answer, earlier))
 
 
 @router.post("/recommendations/batch", response_model=BatchOut, responses=errors(400, 409, 413, 415))
@@ -126,7 +126,7 @@ def _parsed(value: Any) -> RecommendationsIn:
 
 async def _recommend(service: Service, body: RecommendationsIn) -> tuple[RecommendationsOut, Answer]:
     check_limits(service, body)
-    answer = await wait(service.scorer.ask(as_wish(body)))
+    answer = await wait(service.scorer.submit(as_query(body)))
     return as_body(service, body, answer), answer
 
 

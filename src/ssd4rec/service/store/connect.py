@@ -17,11 +17,17 @@ POSTGRESQL_RETRY = frozenset({"40001", "40P01"})  # serialization failure, deadl
 
 
 class StoreError(SSD4RecError):
-    """The event store is away, full, locked, or of another schema version."""
+    """The event store is away, full, locked, or of another schema version.
 
-    def __init__(self, code: str, message: str) -> None:
+    Args:
+        code: a stable name of the error, for programs.
+        message: for the operator, with the address.
+        public: for clients, without it.
+    """
+
+    def __init__(self, code: str, message: str, public: str = "the store cannot be used") -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.public = code, public
 
 
 def open_engine(address: str, timeout: float = 5.0, pool_size: int = 5) -> Engine:
@@ -113,16 +119,20 @@ def as_store_error(error: SQLAlchemyError, engine: Engine) -> StoreError:
     where = hide_password(engine.url.render_as_string(hide_password=False))
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()[:1]
     text = reason[0] if reason else type(error).__name__
-    lowered = text.lower()
-    if "locked" in lowered or "busy" in lowered or "lock timeout" in lowered:
-        return StoreError("store_locked", f"the store {where} is locked by another program; try again")
-    if "full" in lowered or "no space" in lowered:
-        return StoreError("store_full", f"the disk of the store {where} is full ({text}); free some space")
-    if "readonly" in lowered or "read-only" in lowered:
-        return StoreError("store_read_only", f"the store {where} cannot be written ({text}); check its permissions")
+    code, public, advice = _kind(error, text.lower())
+    return StoreError(code, f"{public}: {where} ({text}); {advice}", public)
+
+
+def _kind(error: SQLAlchemyError, text: str) -> tuple[str, str, str]:
+    if "locked" in text or "busy" in text or "lock timeout" in text:
+        return "store_locked", "the store is locked by another program", "wait until it has finished"
+    if "full" in text or "no space" in text:
+        return "store_full", "the disk of the store is full", "free some space"
+    if "readonly" in text or "read-only" in text:
+        return "store_read_only", "the store cannot be written", "check its permissions"
     if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-        return StoreError("store_unavailable", f"the store {where} cannot be reached ({text}); try again")
-    return StoreError("store_error", f"the store {where} refused a statement ({text})")
+        return "store_unavailable", "the store cannot be reached", "check that it runs and who may use it"
+    return "store_error", "the store refused a statement", "see its log"
 
 
 def is_transient(error: BaseException) -> bool:

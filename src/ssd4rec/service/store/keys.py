@@ -33,7 +33,7 @@ def list_keys(connection: Connection) -> list[Any]:
 
 
 def revoke_key(connection: Connection, key_id: str) -> bool:
-    """Revoke a key; False: there is no such key, or it was revoked before."""
+    """Revoke a key; False: the key does not exist or was revoked before."""
     query = update(api_keys).where(api_keys.c.key_id == key_id, api_keys.c.revoked.is_(None)).values(revoked=now())
     return connection.execute(query).rowcount > 0
 

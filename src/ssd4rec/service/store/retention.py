@@ -66,10 +66,10 @@ def trim_users(connection: Connection, keys: list[int], days: float | None, newe
                 some = delete(events).where(events.c.user_key == key, events.c.position.in_(positions[first : first + 500]))
                 gone += connection.execute(some).rowcount
         if gone:
-            left, last = connection.execute(
+            count, last = connection.execute(
                 select(func.count(), func.max(events.c.timestamp)).where(events.c.user_key == key)
             ).one()
-            values = {"generation": user.generation + 1, "events": left, "last_timestamp": last}
+            values = {"generation": user.generation + 1, "events": count, "last_timestamp": last}
             connection.execute(update(users).where(users.c.user_key == key).values(**values))
         removed += gone
     return removed

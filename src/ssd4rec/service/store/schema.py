@@ -67,8 +67,8 @@ def _version(connection: Connection) -> str | None:
 
 
 def _check_known(connection: Connection, current: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is not None and current not in known:
+    revisions = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if current is not None and current not in revisions:
         raise StoreError(
             "store_schema",
             f"the store has schema {current}, which this ssd4rec does not know (newest: {newest_version()}); "

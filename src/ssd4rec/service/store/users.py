@@ -30,7 +30,7 @@ _NEW_EVENTS = text(
 
 @dataclass(frozen=True, slots=True)
 class NewHistory:
-    """What a cached state does not know yet."""
+    """Events that a cached state has not read, and the user they belong to."""
 
     items_version: int  # of the metadata of items
     user_key: int | None  # None: no such user
