@@ -27,7 +27,11 @@ out_console = Console(highlight=False, markup=False, emoji=False)
 err_console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="A file (CSV, TSV, JSON Lines, Parquet, .inter, each also .gz) or a named data set.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A file (CSV, TSV, JSON Lines, Parquet, .inter, each also .gz), a named data set, or the address of a store.",
+    ),
 ]
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished model.")]
 UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not one of the usual names.")]
@@ -67,9 +71,13 @@ def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
     """A named data set with its titles, or a file with those beside it; titles that are given take their place."""
     from ssd4rec.data.interactions import read_interactions, read_titles
+    from ssd4rec.data.store_source import is_store, read_store
     from ssd4rec.datasets.archives import titles_beside
     from ssd4rec.datasets.registry import is_known, open_known
 
+    if is_store(data):
+        interactions, stored_titles = read_store(data)
+        return interactions, stored_titles if titles is None else read_titles(titles)
     if is_known(data):
         opened = open_known(data, cache())
         return opened.interactions, opened.titles if titles is None else read_titles(titles)

@@ -37,7 +37,6 @@ class ItemFilters:
         """Read the items that changed since the last time, if any did."""
         if version == self.version:
             return
-        self._hidden = self._hidden.copy()  # a mask that a request still uses may be this very array
         for row in changed_items(connection, self.version):
             self._set(row)
             self.version = max(self.version, row.version)
@@ -46,7 +45,7 @@ class ItemFilters:
         """Return the title of an item: that of the store, else that of the catalog."""
         return self._titles.get(index) or self._model.titles[index - 1]
 
-    def forbidden(
+    def excluded(
         self,
         allow: list[str] | None = None,
         deny: list[str] | None = None,
@@ -67,18 +66,18 @@ class ItemFilters:
         if self._limited:
             moment = now() if at is None else at
             hidden = hidden | (self._from > moment) | (self._until <= moment)
-        if allow is None and not deny and any_of is None and not none_of:
-            return hidden if hidden.any() else None
         mask = hidden.copy()
         if allow is not None:
             mask |= ~self._chosen(allow)
+        elif self._model.excluded is not None:
+            mask |= self._model.excluded
         if any_of is not None:
             mask |= ~self._with_categories(any_of)
         if none_of:
             mask |= self._with_categories(none_of)
         if deny:
             mask |= self._chosen(deny)
-        return mask
+        return mask if mask.any() else None
 
     def _chosen(self, ids: list[str]) -> Mask:
         chosen: Mask = np.zeros(len(self._hidden) + 1, dtype=np.bool_)

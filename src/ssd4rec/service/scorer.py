@@ -195,10 +195,10 @@ class Scorer:
             )
         began = time.perf_counter()
         deny = [*(query.deny or ()), *query.earlier]
-        forbidden = loaded.filters.forbidden(query.allow, deny, query.any_of, query.none_of)
+        excluded = loaded.filters.excluded(query.allow, deny, query.any_of, query.none_of)
         metrics.STAGE_SECONDS.labels("filter").observe(time.perf_counter() - began)
         ignored = 0 if query.allow is None else int((model.indices(query.allow) == 0).sum())
-        job = ScoreJob(state, query.k, query.exclude_seen, forbidden, query.unknown_items == "popular")
+        job = ScoreJob(state, query.k, query.exclude_seen, excluded, query.unknown_items == "popular")
         return _Prepared(job, key, position, unknown, ignored)
 
     def _score(self, loaded: LoadedModel, jobs: "list[tuple[_Job, _Prepared]]") -> None:

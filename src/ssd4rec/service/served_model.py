@@ -43,7 +43,7 @@ class ScoreJob:
     state: UserState
     k: int
     exclude_seen: bool
-    forbidden: Mask | None
+    excluded: Mask | None
     only_known: bool  # a history with an unknown item gets popular items
 
 
@@ -76,6 +76,12 @@ class ServedModel:
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
         return self.recommender.fingerprint()
+
+    @cached_property
+    def excluded(self) -> Mask | None:
+        """Items that the library recommends only where they are allowed by name, such as those that training never saw."""
+        request = self.recommender.request(1, exclude_seen=False, allow=None, deny=None, unknown_items="skip")
+        return request.excluded
 
     @property
     def incremental(self) -> bool:
@@ -124,7 +130,7 @@ class ServedModel:
         by_model = []
         for place, job in enumerate(jobs):
             if job.state.vector is None or (job.only_known and not job.state.indices.all()):
-                request = Request(job.k, job.exclude_seen, job.forbidden, require_known_history=job.only_known)
+                request = Request(job.k, job.exclude_seen, job.excluded, require_known_history=job.only_known)
                 (results[place],) = self.recommender.top_items([job.state.indices], request)
             else:
                 by_model.append(place)
@@ -148,21 +154,21 @@ class ServedModel:
                     if job.exclude_seen:
                         one = slice(rows.start + row, rows.start + row + 1)
                         scores[row, cells_of_items(*seen, one, scores.shape[1])] = -torch.inf
-                    if job.forbidden is not None:
-                        scores[row].masked_fill_(torch.from_numpy(job.forbidden), -torch.inf)
+                    if job.excluded is not None:
+                        scores[row].masked_fill_(torch.from_numpy(job.excluded), -torch.inf)
                 best = largest(scores, min(max(job.k for job in jobs[rows]), scores.shape[1]))
                 for job, (indices, values) in zip(jobs[rows], best, strict=True):
                     results.append(TopK(indices[: job.k], values[: job.k], "model"))
         return results
 
-    def similar(self, index: int, k: int, forbidden: Mask | None) -> list[tuple[int, float]]:
+    def similar(self, index: int, k: int, excluded: Mask | None) -> list[tuple[int, float]]:
         """Return the items whose vectors have the largest cosine with that of an item."""
         with torch.inference_mode():
             vectors = self._unit_vectors
             scores = (vectors @ vectors[index - 1])[None]
             scores[0, index - 1] = -torch.inf
-            if forbidden is not None:
-                scores[0].masked_fill_(torch.from_numpy(forbidden), -torch.inf)
+            if excluded is not None:
+                scores[0].masked_fill_(torch.from_numpy(excluded), -torch.inf)
             ((indices, values),) = largest(scores, min(k, scores.shape[1]))
         return list(zip(indices.tolist(), values.tolist(), strict=True))
 

@@ -54,7 +54,7 @@ async def get_similar(service: ServiceDep, item_id: PathId, k: Annotated[int, Qu
     def work() -> list[SimilarItem]:
         with reading(service.engine) as connection:
             loaded.filters.refresh(connection, items_version(connection))
-        nearest = model.similar(index, k, loaded.filters.forbidden())
+        nearest = model.similar(index, k, loaded.filters.excluded())
         return [
             SimilarItem(item_id=model.ids[each - 1], title=loaded.filters.title(each), score=score, rank=rank)
             for rank, (each, score) in enumerate(nearest, start=1)
