@@ -208,3 +208,15 @@ def test_count_parameters_leaves_frozen_ones_out() -> None:
     assert count_parameters(layer) == 8
     layer.weight.requires_grad_(False)
     assert count_parameters(layer) == 2
+
+
+def test_input_dropout_drops_what_is_read_and_not_what_scores() -> None:
+    """In training about half of the numbers that an Echo reads are zero and the others doubled; item vectors stay whole."""
+    torch.manual_seed(0)
+    model = NextItemModel(Echo(), catalog_size=400, input_dropout=0.5)
+    items, cu_seqlens = torch.arange(1, 401), boundaries_of([400])
+    read = model.train().encode_prefixes(items, cu_seqlens)
+    dropped = read == 0
+    assert 0.4 < dropped.double().mean() < 0.6
+    torch.testing.assert_close(read[~dropped], 2 * model.item_vectors[~dropped])
+    assert torch.equal(model.eval().encode_prefixes(items, cu_seqlens), model.item_vectors)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from rows import relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops import cross_entropy
-from ssd4rec.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_definition, smoothing_loss
+from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy, linear_cross_entropy_definition, smoothing_loss
+from ssd4rec.ops.repeats import prefix_items
 
 
 def random_inputs(rows: int, classes: int, width: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,3 +172,72 @@ def test_targets_of_another_number() -> None:
     states, table, targets = random_inputs(3, 6)
     with pytest.raises(ShapeError, match="must be of one length"):
         linear_cross_entropy(states, table, targets[:2])
+
+
+def added_logits(targets: Tensor, classes: int, size: float = 1.0, features: int = 3) -> AddedLogits:
+    """Prefixes of two sequences with repeats; about a third of the targets are in their own prefix."""
+    random = torch.Generator().manual_seed(len(targets))
+    rows = len(targets)
+    items = torch.randint(0, classes + 1, (rows,), generator=random)
+    items[::3] = targets[::3] + 1
+    cu_seqlens = torch.tensor([0, rows // 2, rows] if rows > 1 else [0, 1])
+    coefficients = size * torch.randn(rows, features, generator=random, dtype=torch.float64)
+    return AddedLogits(coefficients.requires_grad_(), prefix_items(items, cu_seqlens, torch.arange(rows)))
+
+
+@pytest.mark.parametrize("size", [0.3, 30.0], ids=["small", "large"])
+@pytest.mark.parametrize("tile", [1, 70, 1 << 20])
+@pytest.mark.parametrize("features", [1, 3])
+def test_added_logits_give_loss_and_gradients_of_the_definition(
+    size: float, tile: int, features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However rows and catalog are cut, with and without a shift of the scores: the gradients are the definition's."""
+    monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(cross_entropy, "MOST_ROWS", 7)
+    states, table, targets = random_inputs(40, 33)
+    added = added_logits(targets, 33, size, features)
+    inputs = (states, table, added.coefficients)
+    actual, expected = (
+        3 * loss(states, table, targets, added) for loss in (linear_cross_entropy, linear_cross_entropy_definition)
+    )
+    assert relative_error(actual, expected) < 1e-13
+    gradients = (torch.autograd.grad(loss, inputs) for loss in (actual, expected))
+    assert max(map(relative_error, *gradients)) < 1e-12
+
+
+def test_logits_of_minus_ten_by_hand() -> None:
+    """Scores 0 for eight items, two of them in the prefix with a logit of -10: any other item costs ln(6 + 2 exp(-10))."""
+    prefixes = prefix_items(torch.tensor([3, 5]), torch.tensor([0, 2]), torch.tensor([1]))
+    added = AddedLogits(torch.tensor([[-10.0]]), prefixes)
+    loss = linear_cross_entropy(torch.zeros(1, 2), torch.randn(8, 2), torch.tensor([0]), added)
+    assert loss.item() == pytest.approx(math.log(6 + 2 * math.exp(-10)))
+    repeated = linear_cross_entropy(torch.zeros(1, 2), torch.randn(8, 2), torch.tensor([2]), added)
+    assert repeated.item() == pytest.approx(10 + math.log(6 + 2 * math.exp(-10)))
+
+
+def test_a_row_whose_items_are_all_excluded_keeps_its_loss() -> None:
+    """Every item of the catalog is in the prefix with a logit of -500: the loss is that without logits, to rounding."""
+    prefixes = prefix_items(torch.arange(1, 5), torch.tensor([0, 4]), torch.tensor([3]))
+    states, table = torch.randn(1, 3), torch.randn(4, 3)
+    targets = torch.tensor([1])
+    loss = linear_cross_entropy(states, table, targets, AddedLogits(torch.tensor([[-500.0]]), prefixes))
+    assert loss.item() == pytest.approx(linear_cross_entropy(states, table, targets).item(), abs=1e-3)
+
+
+def test_zero_coefficients_change_no_bit() -> None:
+    """Logits of zero leave loss and gradients as they are without logits."""
+    states, table, targets = random_inputs(40, 33, dtype=torch.float32)
+    added = added_logits(targets, 33, size=0.0)
+    plain, with_zeros = linear_cross_entropy(states, table, targets), linear_cross_entropy(states, table, targets, added)
+    assert torch.equal(plain, with_zeros)
+    for one, other in zip(
+        torch.autograd.grad(plain, (states, table)), torch.autograd.grad(with_zeros, (states, table)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_added_logits_of_other_rows_are_refused() -> None:
+    """Four states and prefixes of three do not fit."""
+    states, table, targets = random_inputs(4, 5)
+    with pytest.raises(ShapeError, match="one prefix for each of the 4 states, found 3 and 3"):
+        linear_cross_entropy(states, table, targets, added_logits(targets[:3], 5))

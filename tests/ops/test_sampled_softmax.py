@@ -9,7 +9,8 @@ from torch import Tensor
 from rows import relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops import sampled_softmax
-from ssd4rec.ops.cross_entropy import linear_cross_entropy_definition
+from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy_definition
+from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.ops.sampled_softmax import (
     NegativeSampler,
     make_negative_sampler,
@@ -157,3 +158,29 @@ def test_what_does_not_fit() -> None:
         sampled_cross_entropy(states, table[targets], targets[:2], table[negatives], negatives, log_expected)
     with pytest.raises(ShapeError, match=r"log_expected \[K\] must fit"):
         sampled_cross_entropy(states, table[targets], targets, table[negatives], negatives, log_expected[:3])
+
+
+@pytest.mark.parametrize("block", [1, 200, 1 << 20])
+@pytest.mark.parametrize("negatives", [4, 12, 999])
+def test_added_logits_give_loss_and_gradients_of_the_definition(
+    negatives: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of targets and of negatives in the prefix, drawn once, twice or not at all: all gradients are the definition's."""
+    monkeypatch.setattr(sampled_softmax, "BLOCK_ELEMENTS", block)
+    states, table, targets = random_inputs()
+    targets = targets + 1  # item indices from 1, as the model passes them
+    items = torch.randint(0, 11, (50,), generator=torch.Generator().manual_seed(1))
+    items[::3] = targets[::3]
+    prefixes = prefix_items(items, torch.tensor([0, 20, 50]), torch.arange(50))
+    coefficients = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    drawn, log_expected = make_negative_sampler(COUNTS, 0.5, negatives).draw()
+    rows, parts = (states, table, coefficients), (targets, drawn + 1, log_expected)
+
+    def loss(form) -> Tensor:
+        added = AddedLogits(coefficients, prefixes)
+        return form(states, table[parts[0] - 1], parts[0], table[drawn], parts[1], parts[2], added)
+
+    actual, expected = loss(sampled_cross_entropy), loss(sampled_cross_entropy_definition)
+    assert relative_error(actual, expected) < 1e-13
+    gradients = (torch.autograd.grad(each, rows) for each in (actual, expected))
+    assert max(map(relative_error, *gradients)) < 1e-12

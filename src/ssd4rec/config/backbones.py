@@ -3,7 +3,7 @@
 A setting that several backbones have means the same in each of them.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ class BackboneSettings(Settings):
     name: str  # of the backbone: a literal in each subclass
     width: int = Field(64, ge=1, le=MAX_WIDTH)  # D
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    input_dropout: float = Field(0.0, ge=0.0, lt=1.0)  # of the item vectors that are read; those that score stay whole
+    repeat_logits: Literal["none", "bias", "recency"] = "none"  # learned logits of items that the sequence already holds
 
     def objection(self, objective: Objective) -> str | None:
         """Return why an objective cannot train this backbone and what to do instead; None if it can."""

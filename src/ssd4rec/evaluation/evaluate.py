@@ -18,7 +18,7 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
-from ssd4rec.evaluation.ranks import ranks_from_blocks, ranks_from_states
+from ssd4rec.evaluation.ranks import raised_by_repeats, ranks_from_blocks, ranks_from_states
 from ssd4rec.fusion import ScoreFusion
 
 Progress = Callable[[int, int], None]  # (done, all)
@@ -237,8 +237,10 @@ def _rank(
             if isinstance(model, Scorer):
                 ranked = ranks_from_blocks(model.score_blocks(*read), targets, seen)
             else:
-                raised = partial(fusion.raised, items=batch.items, cu_seqlens=batch.cu_seqlens, seen=had) if fusion else None
-                ranked = ranks_from_states(model.encode(*read), model.item_vectors, targets, seen, raised)
+                fused = partial(fusion.raised, items=batch.items, cu_seqlens=batch.cu_seqlens, seen=had) if fusion else None
+                states = model.encode(*read)
+                raised = raised_by_repeats(model, states, *had, then=fused)
+                ranked = ranks_from_states(states, model.item_vectors, targets, seen, raised)
             ranks.append(ranked.cpu())
             done += len(targets)
             progress(done, len(single))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, Scores, States
 from ssd4rec.errors import DivergedError, ShapeError
+from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.ops.segments import cells_of_items
 
 BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
@@ -102,6 +103,30 @@ def ranks_from_states(
     if raised is not None:
         blocks = raised(blocks)
     return ranks_from_blocks(blocks, targets, seen, rounding_of(states, item_vectors, targets))
+
+
+def raised_by_repeats(
+    model: object, states: States, items: Items, cu_seqlens: CuSeqlens, then: Callable[[Blocks], Blocks] | None = None
+) -> Callable[[Blocks], Blocks] | None:
+    """Return what adds a model's learned repeat logits to blocks of its scores; None: nothing is added.
+
+    Args:
+        model: its `repeat_logits` are added; a model without them adds nothing.
+        states: [B, D] that the scores are made from.
+        items: int64 [T] the whole histories, packed.
+        cu_seqlens: int64 [B + 1].
+        then: what is added to the scores afterwards.
+    """
+    repeat_logits: RepeatLogits | None = getattr(model, "repeat_logits", None)
+    if repeat_logits is None:
+        return then
+    logits = repeat_logits
+
+    def raised(blocks: Blocks) -> Blocks:
+        blocks = logits.raised(blocks, states, items, cu_seqlens)
+        return blocks if then is None else then(blocks)
+
+    return raised
 
 
 def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.evaluation.evaluate import Progress, Ranker, evaluating
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
-from ssd4rec.evaluation.ranks import rank_targets, removed_at, rounding_of, score_blocks
+from ssd4rec.evaluation.ranks import raised_by_repeats, rank_targets, removed_at, rounding_of, score_blocks
 from ssd4rec.fusion import ScoreFusion, look_up
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of rules, those that are tried
@@ -122,7 +122,7 @@ class _Asked:
         exclude_seen: bool,
         progress: Progress | None,
     ) -> None:
-        self.vectors, self.rules = model.item_vectors, rules
+        self.model, self.vectors, self.rules = model, model.item_vectors, rules
         self.histories, self.single, self.token_budget = histories, single, token_budget
         self.exclude_seen, self.progress = exclude_seen, progress
         with torch.inference_mode(), evaluating(model):
@@ -136,7 +136,8 @@ class _Asked:
             for (batch, past), states in zip(self._batches(), self.states, strict=True):
                 targets = batch.last_targets
                 rounding = rounding_of(states, self.vectors, targets)
-                for rows, scores in score_blocks(states, self.vectors):
+                raised_scores = raised_by_repeats(self.model, states, past.items, past.cu_seqlens) or iter
+                for rows, scores in raised_scores(score_blocks(states, self.vectors)):
                     places = look_up(self.rules, batch.items, batch.cu_seqlens, rows, (past.items, past.cu_seqlens))
                     raised = torch.empty_like(scores)
                     removed = removed_at(places.seen, scores) if self.exclude_seen else None

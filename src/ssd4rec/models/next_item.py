@@ -6,13 +6,16 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ssd4rec.array_types import CuSeqlens, Hidden, Items, Scores, States
-from ssd4rec.config import Config
+from ssd4rec.array_types import CuSeqlens, Hidden, Items, Packed, Scores, States
+from ssd4rec.config import BackboneConfig, Config
 from ssd4rec.errors import ConfigError, ShapeError
+from ssd4rec.layers.dropout import Dropout
+from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.registry import make_backbone
-from ssd4rec.ops.cross_entropy import smoothing_loss
+from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
 from ssd4rec.ops.dispatch import linear_cross_entropy
+from ssd4rec.ops.repeats import PrefixItems, sequence_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
 from ssd4rec.ops.segments import append, to_device
 
@@ -72,12 +75,18 @@ class NextItemModel(nn.Module):
     Args:
         backbone: reads the item vectors; an `nn.Module` with the methods of `Backbone`.
         catalog_size: V.
+        input_dropout: of the item vectors that the backbone reads; the vectors that score are never dropped out.
+        repeat_logits: logits of the items that a sequence already holds; None: nothing is added to their scores.
     """
 
-    def __init__(self, backbone: nn.Module, catalog_size: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, catalog_size: int, *, input_dropout: float = 0.0, repeat_logits: RepeatLogits | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.catalog_size = catalog_size
+        self.input_dropout = Dropout(input_dropout)
+        self.repeat_logits = repeat_logits
         self.table = nn.Embedding(catalog_size + 1, self._reader.width)
         nn.init.normal_(self.table.weight, std=0.02)
 
@@ -107,12 +116,12 @@ class NextItemModel(nn.Module):
         self._check(items, cu_seqlens)
         if isinstance(self.backbone, MaskedItemEncoder):
             items, cu_seqlens = append(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
-        return self._reader.encode(self.table(items), cu_seqlens)
+        return self._reader.encode(self._embed(items), cu_seqlens)
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories; row t is the state of the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, cu_seqlens)
-        return self._reader.encode_prefixes(self.table(items), cu_seqlens)
+        return self._reader.encode_prefixes(self._embed(items), cu_seqlens)
 
     def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories with blanks (item 0); row t is what is known of position t. [T] -> [T, D].
@@ -126,7 +135,7 @@ class NextItemModel(nn.Module):
             raise ConfigError(
                 f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
-        return self.backbone.encode_positions(self.table(items), cu_seqlens)
+        return self.backbone.encode_positions(self._embed(items), cu_seqlens)
 
     @property
     def supports_incremental(self) -> bool:
@@ -152,14 +161,17 @@ class NextItemModel(nn.Module):
             The new cache, and [B, V] the scores that `encode` and `score` give for the histories with the new event.
 
         Raises:
-            ConfigError: the backbone does not read event by event.
+            ConfigError: the backbone does not read event by event; the model has `repeat_logits`, which need the whole history:
+                use `advance` and `score`.
         """
+        if self.repeat_logits is not None:
+            raise ConfigError("the scores of a model with repeat logits depend on the whole history; use advance() and score()")
         new, states = self.advance(cache, items)
         return new, self.score(states)
 
     def advance(self, cache: Cache, items: Items) -> tuple[Cache, States]:
         """`step` without the scores: the new cache, and [B, D] what `encode` gives."""
-        return self._stepper.step(cache, self.table(items))
+        return self._stepper.step(cache, self._embed(items))
 
     def prefill(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Read whole histories at once: what `advance` would have come to, event by event.
@@ -173,7 +185,7 @@ class NextItemModel(nn.Module):
             ShapeError: items and cu_seqlens do not fit.
         """
         self._check(items, cu_seqlens)
-        return self._stepper.prefill(self.table(items), cu_seqlens)
+        return self._stepper.prefill(self._embed(items), cu_seqlens)
 
     @property
     def _stepper(self) -> IncrementalEncoder:
@@ -184,29 +196,71 @@ class NextItemModel(nn.Module):
             )
         return self.backbone
 
-    def score(self, states: States) -> Scores:
-        """[B, D] -> [B, V]: column j scores item number j + 1."""
-        return states @ self.item_vectors.T
+    def _embed(self, items: Items) -> Hidden:
+        embedded: Hidden = self.input_dropout(self.table(items))
+        return embedded
 
-    def loss(self, states: States, targets: Tensor, proposal: NegativeSampler | None = None, smoothing: float = 0.0) -> Tensor:
+    def score(self, states: States, history: Packed | None = None) -> Scores:
+        """[B, D] -> [B, V]: column j scores item number j + 1.
+
+        Args:
+            states: [B, D], from `encode`.
+            history: (items, cu_seqlens) of the whole sequences; only a model with `repeat_logits` reads them.
+
+        Raises:
+            ShapeError: the model has `repeat_logits`, and there is no history.
+        """
+        scores = states @ self.item_vectors.T
+        if self.repeat_logits is None:
+            return scores
+        if history is None:
+            raise ShapeError(
+                "a model with repeat logits scores states together with their histories; give history=(items, cu_seqlens)"
+            )
+        added = self.repeat_logits.added(states, sequence_items(*history))
+        added.add_to(scores, slice(0, len(scores)))
+        return scores
+
+    def loss(
+        self,
+        states: States,
+        targets: Tensor,
+        proposal: NegativeSampler | None = None,
+        smoothing: float = 0.0,
+        prefixes: PrefixItems | None = None,
+    ) -> Tensor:
         """Mean softmax cross-entropy over the catalog, or over a sample of it.
 
         Args:
             states: [M, D].
             targets: int64 [M] item numbers, 1 … V.
             proposal: how negatives are drawn; None: all items are scored.
-            smoothing: share of a target's probability that all items of the catalog are given alike; with negatives too.
+            smoothing: share of a target's probability that all items of the catalog are given alike; with negatives too. It is
+                taken from the scores without `repeat_logits`.
+            prefixes: what the states were read from; a model with `repeat_logits` needs them.
+
+        Raises:
+            ShapeError: the model has `repeat_logits`, and there are no prefixes.
         """
-        loss = self._cross_entropy(states, targets, proposal)
+        loss = self._cross_entropy(states, targets, proposal, self._added(states, prefixes))
         return loss + smoothing * smoothing_loss(states, self.table(targets), self.item_vectors) if smoothing else loss
 
-    def _cross_entropy(self, states: States, targets: Tensor, proposal: NegativeSampler | None) -> Tensor:
+    def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
+        if self.repeat_logits is None:
+            return None
+        if prefixes is None:
+            raise ShapeError("a model with repeat logits needs the prefixes that its states were read from, found none")
+        return self.repeat_logits.added(states, prefixes)
+
+    def _cross_entropy(
+        self, states: States, targets: Tensor, proposal: NegativeSampler | None, added: AddedLogits | None
+    ) -> Tensor:
         if proposal is None:
-            return linear_cross_entropy(states, self.item_vectors, targets - 1)
+            return linear_cross_entropy(states, self.item_vectors, targets - 1, added)
         drawn, log_expected = (to_device(each, states.device) for each in proposal.draw())
         rows = self.table(torch.cat([targets, drawn + 1]))  # one lookup: one gradient of the table
         asked = len(targets)
-        return sampled_cross_entropy(states, rows[:asked], targets, rows[asked:], drawn + 1, log_expected)
+        return sampled_cross_entropy(states, rows[:asked], targets, rows[asked:], drawn + 1, log_expected, added)
 
     def _check(self, items: Items, cu_seqlens: CuSeqlens) -> None:
         if items.dim() != 1 or cu_seqlens.dim() != 1 or not len(cu_seqlens) or int(cu_seqlens[-1]) != items.shape[0]:
@@ -225,7 +279,18 @@ def make_model(config: Config, catalog_size: int) -> NextItemModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        return NextItemModel(make_backbone(config.backbone), catalog_size)
+        return build_model(config.backbone, catalog_size)
+
+
+def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
+    """Return a model with initial weights from torch's generator.
+
+    Args:
+        config: settings of the backbone, and of what surrounds it.
+        catalog_size: V.
+    """
+    repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(config.width, config.repeat_logits)
+    return NextItemModel(make_backbone(config), catalog_size, input_dropout=config.input_dropout, repeat_logits=repeat_logits)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ssd4rec.array_types import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops import convolution, cross_entropy, triton
 from ssd4rec.ops import gated_norm as gated
+from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
@@ -151,19 +152,23 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     return form(y, gate, weight, eps)
 
 
-def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the rows of -log softmax(state . table^T)[target], without the scores of all rows.
+def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
+    """Mean over the rows of -log softmax(state . table^T + added logits)[target], without the scores of all rows.
+
+    There is no kernel for added logits: with them torch's own form runs on any device.
 
     Args:
         states: [M, D], one row a target.
         table: [V, D], one row a class.
         targets: int64 [M], 0-based rows of the table.
+        added: logits of the items of each row's prefix; None: nothing is added.
 
     Raises:
         ShapeError: states and targets are not of one length.
     """
-    form = triton.linear_cross_entropy if kernels_serve(states) else cross_entropy.linear_cross_entropy
-    return form(states, table, targets)
+    if added is None and kernels_serve(states):
+        return triton.linear_cross_entropy(states, table, targets)
+    return cross_entropy.linear_cross_entropy(states, table, targets, added)
 
 
 def in_use() -> str:

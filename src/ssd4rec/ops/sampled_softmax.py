@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.cross_entropy import BLOCK_ELEMENTS
+from ssd4rec.ops.cross_entropy import BLOCK_ELEMENTS, AddedLogits, check_added
+from ssd4rec.ops.repeats import PrefixItems
 from ssd4rec.ops.segments import promote_to_float32
 
 
@@ -67,7 +68,13 @@ def make_negative_sampler(counts: Tensor, power: float, negatives: int) -> Negat
 
 
 def sampled_cross_entropy(
-    states: Tensor, target_rows: Tensor, targets: Tensor, negative_rows: Tensor, negatives: Tensor, log_expected: Tensor
+    states: Tensor,
+    target_rows: Tensor,
+    targets: Tensor,
+    negative_rows: Tensor,
+    negatives: Tensor,
+    log_expected: Tensor,
+    added: AddedLogits | None = None,
 ) -> Tensor:
     """Mean over the rows of the loss above, without the scores of all rows.
 
@@ -78,13 +85,17 @@ def sampled_cross_entropy(
         negative_rows: [K, D], the vectors of the negatives.
         negatives: int64 [K].
         log_expected: [K], log E of each negative.
+        added: logits that the items of each row's prefix have on top, as targets and as negatives; items counted from 1 in
+            `targets` and `negatives`. None: nothing is added.
 
     Returns:
-        The loss, a scalar; differentiable in states and in both kinds of rows. Memory O(block + (M + K) D).
+        The loss, a scalar; differentiable in states, in both kinds of rows and in the coefficients of `added`. Memory
+        O(block + (M + K) D).
 
     Raises:
         ShapeError: rows and items are not of one length.
     """
+    check_added(states, added)
     if not (states.shape == target_rows.shape and targets.shape == states.shape[:1]):
         raise ShapeError(
             f"states [M, D], target_rows [M, D] and targets [M] must fit, found {tuple(states.shape)}, "
@@ -98,23 +109,70 @@ def sampled_cross_entropy(
     with torch.autocast(states.device.type, enabled=False):
         states, target_rows, negative_rows = promote_to_float32(states, target_rows, negative_rows)
         correction = log_expected.to(states.dtype)
-        loss: Tensor = _SampledCrossEntropy.apply(states, target_rows, targets, negative_rows, negatives, correction)  # type: ignore[no-untyped-call]  # torch has no types here
+        coefficients = None if added is None else added.coefficients.to(states.dtype)
+        prefixes = None if added is None else added.prefixes
+        loss: Tensor = _SampledCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch has no types here
+            states, target_rows, targets, negative_rows, negatives, correction, coefficients, prefixes
+        )
     return loss
 
 
 def sampled_cross_entropy_definition(
-    states: Tensor, target_rows: Tensor, targets: Tensor, negative_rows: Tensor, negatives: Tensor, log_expected: Tensor
+    states: Tensor,
+    target_rows: Tensor,
+    targets: Tensor,
+    negative_rows: Tensor,
+    negatives: Tensor,
+    log_expected: Tensor,
+    added: AddedLogits | None = None,
 ) -> Tensor:
     """The definition: all scores at once; see `sampled_cross_entropy`."""
     own = (states * target_rows).sum(1, keepdim=True)
     others = states @ negative_rows.T - log_expected
+    if added is not None:
+        cells, features = added.cells(slice(0, len(states)))
+        logits = (added.coefficients[cells.row] * features).sum(1)
+        table = states.new_zeros(len(states), 1 + int(max(targets.max(), negatives.max(), cells.column.max() + 1)))
+        table = table.index_put((cells.row, cells.column + 1), logits)
+        own = own + table.gather(1, targets[:, None])
+        others = others + table[:, negatives]
     others = others.masked_fill(negatives == targets[:, None], -torch.inf)
     return (torch.cat([own, others], dim=1).logsumexp(1) - own[:, 0]).mean()
 
 
+class _SampledLogits:
+    """The added logits of one block of rows: of the targets, and of the negatives that are in a row's prefix."""
+
+    def __init__(self, added: AddedLogits, rows: slice, targets: Tensor, negatives: Tensor) -> None:
+        cells, features = added.cells(rows)
+        self.coefficients = added.coefficients[rows]
+        values = (self.coefficients[cells.row] * features).sum(1)
+        item = cells.column + 1
+        hit = item == targets[cells.row]
+        self.target_row, self.target_features, self.of_targets = cells.row[hit], features[hit], values[hit]
+        ordered, draw = negatives.sort()
+        first = torch.searchsorted(ordered, item)
+        times = torch.searchsorted(ordered, item, right=True) - first
+        cell = torch.repeat_interleave(times)
+        nth = torch.arange(len(cell), device=cell.device) - (times.cumsum(0) - times)[cell]
+        self.row, self.draw = cells.row[cell], draw[first[cell] + nth]
+        self.features, self.of_negatives = features[cell], values[cell]
+
+    def add(self, own: Tensor, others: Tensor) -> None:
+        """Add them to the scores of the targets [rows, 1] and of the negatives [rows, K], in place."""
+        own[self.target_row, 0] += self.of_targets
+        others[self.row, self.draw] += self.of_negatives
+
+    def gradient(self, wrong: Tensor, others: Tensor) -> Tensor:
+        """Return the gradient of the block's coefficients; `wrong` and `others` are those of the scores."""
+        out = torch.zeros_like(self.coefficients)
+        out.index_add_(0, self.target_row, self.target_features * wrong[self.target_row])
+        return out.index_add_(0, self.row, self.features * others[self.row, self.draw, None])
+
+
 class _SampledCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - the tensors of the loss
         ctx: Any,
         states: Tensor,
         target_rows: Tensor,
@@ -122,7 +180,11 @@ class _SampledCrossEntropy(torch.autograd.Function):
         negative_rows: Tensor,
         negatives: Tensor,
         log_expected: Tensor,
+        coefficients: Tensor | None,
+        prefixes: PrefixItems | None,
     ) -> Tensor:
+        added = None if coefficients is None or prefixes is None else AddedLogits(coefficients, prefixes)
+        d_coefficients = None if coefficients is None else torch.zeros_like(coefficients)
         rows, count = states.shape[0], negatives.shape[0]
         d_states, d_targets = torch.empty_like(states), torch.empty_like(target_rows)
         d_negatives = torch.zeros_like(negative_rows)
@@ -137,6 +199,9 @@ class _SampledCrossEntropy(torch.autograd.Function):
             others -= log_expected
             others.masked_fill_(narrow == wanted[part, None], -torch.inf)
             own = (block * own_rows).sum(dim=1, keepdim=True)
+            logits = None if added is None else _SampledLogits(added, part, targets[part], negatives)
+            if logits is not None:
+                logits.add(own, others)
             top = torch.maximum(own, others.amax(dim=1, keepdim=True))
             others -= top
             own = own - top
@@ -144,17 +209,20 @@ class _SampledCrossEntropy(torch.autograd.Function):
             loss += (total.log() - own).sum()
             others /= total
             wrong = own.exp() / total - 1  # the share of the target that it lacks
+            if logits is not None and d_coefficients is not None:
+                d_coefficients[part] = logits.gradient(wrong, others)
             torch.mm(others, negative_rows, out=d_states[part])
             d_states[part].addcmul_(wrong, own_rows)
             torch.mul(block, wrong, out=d_targets[part])
             d_negatives.addmm_(others.T, block)
-        ctx.save_for_backward(d_states, d_targets, d_negatives)
+        ctx.save_for_backward(d_states, d_targets, d_negatives, d_coefficients)
         ctx.rows = rows
         return loss / rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor, None, None]:
-        d_states, d_targets, d_negatives = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_states, d_targets, d_negatives, d_coefficients = ctx.saved_tensors
         scale = grad / ctx.rows
-        return d_states * scale, d_targets * scale, None, d_negatives * scale, None, None
+        of_coefficients = None if d_coefficients is None else d_coefficients * scale
+        return d_states * scale, d_targets * scale, None, d_negatives * scale, None, None, of_coefficients, None

@@ -27,6 +27,11 @@ class Padded:
         """[V, D]."""
         return self.model.item_vectors
 
+    @property
+    def repeat_logits(self) -> object:
+        """The model's learned repeat logits, or None."""
+        return getattr(self.model, "repeat_logits", None)
+
     def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """[T] -> [B, D]."""
         lengths = cu_seqlens.diff().tolist()

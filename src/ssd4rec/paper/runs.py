@@ -30,6 +30,8 @@ YOUNGER = {  # settings that the first runs had not: the rule then
     "data.tie_order": "file",
     "training.ema_decay": 0.0,
     "training.label_smoothing": 0.0,
+    "backbone.input_dropout": 0.0,
+    "backbone.repeat_logits": "none",
 }
 STUDIED = tuple(length for length in LENGTHS if length is not None)
 COUNTED_IN = "counted"  # folder of what is not learned, beside that of the runs

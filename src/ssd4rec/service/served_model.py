@@ -1,6 +1,6 @@
 """A model as the service uses it: ids as text, masks of hidden items, scores for many requests at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -148,7 +148,9 @@ class ServedModel:
         results: list[TopK] = []
         with torch.inference_mode():
             states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
-            blocks = score_blocks(states, artifact.model.item_vectors)
+            blocks: Iterable[tuple[slice, Tensor]] = score_blocks(states, artifact.model.item_vectors)
+            if artifact.model.repeat_logits is not None:
+                blocks = artifact.model.repeat_logits.raised(blocks, states, *seen)
             for rows, scores in artifact.fusion.raised(blocks, *packed, seen) if artifact.fusion else blocks:
                 for row, job in enumerate(jobs[rows]):
                     if job.exclude_seen:

@@ -1,6 +1,6 @@
 """Exact top-k selection: ties are broken by item index, and memory does not grow with the number of histories."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -151,7 +151,9 @@ def top_items_from_states(
     excluded = None if request.excluded is None else torch.from_numpy(request.excluded).to(states.device)
     results: list[TopK] = []
     with torch.inference_mode():
-        blocks = score_blocks(states, model.item_vectors)
+        blocks: Iterable[tuple[slice, Scores]] = score_blocks(states, model.item_vectors)
+        if model.repeat_logits is not None:
+            blocks = model.repeat_logits.raised(blocks, states, *(seen or (items, cu_seqlens)))
         for rows, scores in fusion.raised(blocks, items, cu_seqlens, seen) if fusion else blocks:
             if request.exclude_seen:
                 scores.view(-1)[cells_of_items(*(seen or (items, cu_seqlens)), rows, scores.shape[1])] = -torch.inf

@@ -17,7 +17,7 @@ from ssd4rec.data.packing import PackedBatch, materialize_batch, pack
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split, training_counts
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC
-from ssd4rec.evaluation.ranks import ranks_from_states
+from ssd4rec.evaluation.ranks import raised_by_repeats, ranks_from_states
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
@@ -29,8 +29,10 @@ READ_AT_ONCE = 32768  # positions of the validation part, at most: a preset of t
 class EpochBatches:
     """One pass in batches; after a resume in mid-pass, what is left of it. Its length is that of the whole pass."""
 
-    def __init__(self, histories: Sequences, split: Split, config: TrainingConfig, epoch: int, done: int) -> None:
-        self._histories = histories
+    def __init__(
+        self, histories: Sequences, split: Split, config: TrainingConfig, epoch: int, done: int, *, repeats: bool = False
+    ) -> None:
+        self._histories, self._repeats = histories, repeats
         self._config = config
         self._plan = plan_pass(split.train, config, epoch)
         self._done = done
@@ -40,7 +42,8 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         for placed in self._plan.batches[self._done :]:
-            yield prepare(materialize_batch(self._histories, self._plan.examples, placed), self._config)
+            batch = materialize_batch(self._histories, self._plan.examples, placed)
+            yield prepare(batch, self._config, repeats=self._repeats)
 
 
 class NextItemTraining(pl.LightningModule):
@@ -93,7 +96,9 @@ class NextItemTraining(pl.LightningModule):
         """The batches of the current epoch that have not been learned yet."""
         epoch, done = self.read_in_epoch
         current = self.trainer.current_epoch
-        return EpochBatches(self.histories, self.split, self.config, current, done if epoch == current else 0)
+        done = done if epoch == current else 0
+        repeats = self.model.repeat_logits is not None
+        return EpochBatches(self.histories, self.split, self.config, current, done, repeats=repeats)
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
         """The validation part, a target a history."""
@@ -137,7 +142,8 @@ class NextItemTraining(pl.LightningModule):
         """Rank the targets of one batch."""
         del batch_idx
         states = self.measured.encode(batch.items, batch.cu_seqlens)
-        ranks = ranks_from_states(states, self.measured.item_vectors, batch.last_targets)
+        raised = raised_by_repeats(self.measured, states, batch.items, batch.cu_seqlens)
+        ranks = ranks_from_states(states, self.measured.item_vectors, batch.last_targets, raised=raised)
         gained = torch.where(
             ranks <= MONITORED_CUTOFF, 1 / torch.log2(ranks + 1.0), 0.0
         )  # evaluation.metrics.ndcg_gains, on the device

@@ -18,6 +18,7 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import BatchPlan, PackedBatch, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops.repeats import PrefixItems, prefix_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler
 from ssd4rec.ops.segments import append, to_device
 
@@ -34,6 +35,7 @@ class TrainingBatch(NamedTuple):
     cu_seqlens: CuSeqlens  # [B + 1], on the CPU wherever the rest is
     asked: Tensor  # [M] positions that are asked for the next item; prefix: histories; cloze: positions that can be hidden
     targets: Tensor  # [M] item numbers
+    prefixes: PrefixItems | None = None  # what each target is predicted from, on the CPU; None: the model has no repeat logits
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
         """The same batch on a device, but for its cu_seqlens; a GPU fetches it while the CPU goes on."""
@@ -42,8 +44,14 @@ class TrainingBatch(NamedTuple):
         )
 
 
-def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
-    """Find out what a batch asks for, once and on the CPU."""
+def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False) -> TrainingBatch:
+    """Find out what a batch asks for, once and on the CPU.
+
+    Args:
+        batch: packed sequences.
+        config: the objective.
+        repeats: whether the model has repeat logits, which need the items of each prefix.
+    """
     targets = batch.targets.cpu()
     cu_seqlens = batch.cu_seqlens.cpu()
     if config.objective == "masked-item":
@@ -54,7 +62,11 @@ def prepare(batch: PackedBatch, config: TrainingConfig) -> TrainingBatch:
     if config.objective == "per-prefix":
         targets = targets[cu_seqlens[1:] - 1]
     asked = targets.nonzero().squeeze(1)
-    return TrainingBatch(batch.items.cpu(), cu_seqlens, asked, targets[asked]).to(batch.items.device)
+    items, prefixes = batch.items.cpu(), None
+    if repeats:
+        ends = cu_seqlens[1:][asked] - 1 if config.objective == "per-prefix" else asked
+        prefixes = prefix_items(items, cu_seqlens, ends)
+    return TrainingBatch(items, cu_seqlens, asked, targets[asked], prefixes).to(batch.items.device)
 
 
 def next_item_loss(
@@ -69,13 +81,13 @@ def next_item_loss(
         proposal: how negatives are drawn; None: every item of the catalog is one.
     """
     if isinstance(batch, PackedBatch):
-        batch = prepare(batch, config)
+        batch = prepare(batch, config, repeats=model.repeat_logits is not None)
     if config.objective == "masked-item":
         return _cloze_loss(model, batch, config, proposal)
     items = masked(batch.items, config.mask_ratio)
     read = model.encode if config.objective == "per-prefix" else model.encode_prefixes
     states = read(items, batch.cu_seqlens).index_select(0, batch.asked)
-    return model.loss(states, batch.targets, proposal, config.label_smoothing)
+    return model.loss(states, batch.targets, proposal, config.label_smoothing, batch.prefixes)
 
 
 def _cloze_loss(model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, proposal: NegativeSampler | None) -> Tensor:
@@ -84,8 +96,14 @@ def _cloze_loss(model: NextItemModel, batch: TrainingBatch, config: TrainingConf
     last[to_device(batch.cu_seqlens[1:] - 1, last.device)] = True
     hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < config.mask_ratio)
     blanks = batch.asked[hidden]
-    states = model.encode_masked(batch.items.index_fill(0, blanks, 0), batch.cu_seqlens)
-    return model.loss(states[blanks], batch.targets[hidden], proposal, config.label_smoothing)
+    visible = batch.items.index_fill(0, blanks, 0)
+    prefixes = None
+    if model.repeat_logits is not None:
+        # the items of a sequence as the encoder sees them; the last place is always hidden, as it is when a sequence is scored
+        sequence = torch.searchsorted(batch.cu_seqlens, blanks.cpu(), right=True) - 1
+        prefixes = prefix_items(visible, batch.cu_seqlens, batch.cu_seqlens[sequence + 1] - 2)
+    states = model.encode_masked(visible, batch.cu_seqlens)
+    return model.loss(states[blanks], batch.targets[hidden], proposal, config.label_smoothing, prefixes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""Learned logits for the items that a sequence already holds."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ssd4rec.array_types import CuSeqlens, Items, Scores, States
+from ssd4rec.ops.cross_entropy import AddedLogits
+from ssd4rec.ops.repeats import PrefixItems, sequence_items
+
+RepeatFeatures = Literal["bias", "recency"]
+FEATURES: dict[RepeatFeatures, int] = {"bias": 1, "recency": 3}
+SCALE = 10.0  # the logit moves this many times as fast as a parameter: -10 is reached within a few hundred steps of Adam
+
+
+class RepeatLogits(nn.Module):
+    """Add a learned logit to the score of each item that the sequence already holds.
+
+        logit(i, j) = (SCALE w + W state_i) . features(i, j)
+        features(i, j) = (1)                                               "bias"
+        features(i, j) = (1, log(1 + gap_ij), log count_ij)                "recency"
+
+    gap is the number of interactions since the item's latest occurrence, count the number of its occurrences. w and W start at
+    zero, where nothing is added. A negative logit excludes items that do not recur (films, beauty products), a positive one
+    copies items that do (groceries); the network learns which, and in which state.
+
+    Args:
+        width: D, of the states.
+        features: which features the logit reads.
+
+    Source: the copy mode of RepeatNet (Ren et al. 2019) and the context items of softmax-CPR (Chang et al. 2023), reduced to a
+    logit that is linear in the state.
+    """
+
+    def __init__(self, width: int, features: RepeatFeatures) -> None:
+        super().__init__()
+        count = FEATURES[features]
+        self.weight = nn.Parameter(torch.zeros(count))  # w
+        self.state_weight = nn.Parameter(torch.zeros(count, width))  # W
+
+    def added(self, states: States, prefixes: PrefixItems) -> AddedLogits:
+        """Return the logits of the items in the prefixes that the states were read from.
+
+        Args:
+            states: [M, D].
+            prefixes: M of them.
+        """
+        return AddedLogits(SCALE * self.weight + states.to(self.weight.dtype) @ self.state_weight.T, prefixes)
+
+    def raised(
+        self, blocks: Iterable[tuple[slice, Scores]], states: States, items: Items, cu_seqlens: CuSeqlens
+    ) -> Iterator[tuple[slice, Scores]]:
+        """Add the logits to scores that are made a few sequences at a time, in place.
+
+        Args:
+            blocks: which sequences, and their scores [rows, V].
+            states: [B, D] of all sequences.
+            items: int64 [T] the sequences, packed; 0 stands for no item.
+            cu_seqlens: int64 [B + 1].
+        """
+        added = self.added(states, sequence_items(items, cu_seqlens))
+        for rows, scores in blocks:
+            added.add_to(scores, rows)
+            yield rows, scores
