@@ -13,6 +13,11 @@ from .data.split import split_by_time as split_by_time
 from .data.split import training_counts as training_counts
 from .errors import SSD4RecError as SSD4RecError
 from .evaluation.evaluate import evaluate as evaluate
+from .explain.results import Counterfactual as Counterfactual
+from .explain.results import Effects as Effects
+from .explain.results import Explanation as Explanation
+from .explain.results import Parts as Parts
+from .explain.results import Weights as Weights
 from .models.next_item import NextItemModel as NextItemModel
 from .models.next_item import make_model as make_model
 from .models.registry import make_backbone as make_backbone

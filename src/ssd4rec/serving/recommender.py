@@ -13,6 +13,8 @@ import polars as pl
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, load_artifact, save_artifact
 from ssd4rec.errors import ConfigError, DataError, ShapeError
+from ssd4rec.explain.explain import explain_items
+from ssd4rec.explain.results import LEVELS, Explanation, Level
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.serving.topk import Request, TopK, top_items
 
@@ -153,6 +155,68 @@ class Recommender:
             for history, row, top in zip(batch, indices, self.top_items(indices, request), strict=True)
         ]
         return results[0] if is_single else results
+
+    @overload
+    def explain(  # type: ignore[overload-overlap]  # a list is an object too
+        self,
+        history: Ids,
+        item: list[Any] | tuple[Any, ...] | pl.Series,
+        level: Level = ...,
+        *,
+        k: int = ...,
+        exclude_seen: bool = ...,
+        last: int = ...,
+    ) -> list[Explanation]: ...
+
+    @overload
+    def explain(
+        self, history: Ids, item: object, level: Level = ..., *, k: int = ..., exclude_seen: bool = ..., last: int = ...
+    ) -> Explanation: ...
+
+    def explain(
+        self,
+        history: Ids,
+        item: object,
+        level: Level = "effects",
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+        last: int = 200,
+    ) -> Explanation | list[Explanation]:
+        """Explain why an item is recommended after a history.
+
+        Args:
+            history: item ids, oldest first. Ids that are not in the catalog are not read, and are reported.
+            item: id of the item to explain, or a list of ids. An item need not be recommended to be explained.
+            level: "parts", the score as a sum of model, co-occurrence and repeat bias; "weights", where the SSD layer looked;
+                "effects", the change of score and rank without each event; "counterfactual", events without which the item is
+                not among the first k.
+            k: length of the list that a counterfactual takes the item out of.
+            exclude_seen: ranks are those of `recommend` with the same setting.
+            last: models with several layers or without SSD layers read every shortened history: at most this many.
+
+        Returns:
+            `Parts`, `Weights`, `Effects` or `Counterfactual`, as `level` says; a list of them for a list of items.
+
+        Raises:
+            ConfigError: an unknown level, k or `last` below 1, weights of a model without SSD layers.
+            DataError: an item that is not in the catalog, or a history without any item of the catalog.
+            DivergedError: a score is not a number.
+        """
+        if level not in LEVELS:
+            raise ConfigError(f"level is one of {', '.join(LEVELS)}; found {level!r}")
+        for name, value in (("k", k), ("last", last)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ConfigError(f"{name} is a number of items or events, 1 or more; found {value!r}")
+        many = isinstance(item, list | tuple | np.ndarray | pl.Series)
+        items, ids = as_ids(cast("Ids", item) if many else [item]), as_ids(history)
+        indices = self.artifact.catalog.numbers(items)
+        self._refuse_unknown(items, indices, "items to explain", "explain items of the catalog")
+        (numbers,) = self.numbers([ids])
+        results = explain_items(
+            self.artifact, ids, numbers, indices.tolist(), level, k=int(k), exclude_seen=exclude_seen, last=int(last)
+        )
+        return results if many else results[0]
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights; computed once and again only after the weights have changed."""

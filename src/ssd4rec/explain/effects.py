@@ -1,0 +1,115 @@
+"""Scores and ranks of an item without each event of a history, and the explanation that reports them."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssd4rec._csr import IntArray
+from ssd4rec.explain.reading import Reading, WithoutEach, items_before
+
+BLOCK_ELEMENTS = 1 << 20  # scores computed at once
+BLOCK_ROWS = 64  # shortened histories scored at once: of similar distance, so that they need the same items
+
+
+class Changed(NamedTuple):
+    """Scores and ranks of an item without some events of a history, one at a time."""
+
+    places: IntArray  # [n] which events
+    scores: npt.NDArray[np.float64]  # [n]; not a number: no event would remain
+    ranks: IntArray  # [n] as `recommend` ranks the shortened history; 0: the item is not a candidate
+    ranks_unseen: IntArray  # [n] the same with the candidates of the full history
+
+
+def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) -> Changed:
+    """Compute an item's score and rank without each event.
+
+    Args:
+        reading: the full history.
+        without: its states without each event; None: it has one event.
+        item: an item index.
+    """
+    if without is None:
+        return _without_the_only_event(reading, item)
+    scores, ranks = _with_shared_fusion(reading, without, item)
+    left_out = reading.items[without.places]
+    near_end = without.places >= len(reading.items) - reading.reach_of_rules
+    for row in np.flatnonzero(near_end | (left_out == item)).tolist():
+        shorter = reading.without(int(without.places[row]))
+        parts = shorter.parts_of(without.states[row])
+        scores[row] = parts.of(item)
+        ranks[:, row] = shorter.rank_in(parts.total, item) or 0, reading.rank_in(parts.total, item) or 0
+    return Changed(without.places, scores, *ranks)
+
+
+def _with_shared_fusion(reading: Reading, without: WithoutEach, item: int) -> tuple[npt.NDArray[np.float64], IntArray]:
+    """Return scores [n] and both ranks [2, n]; for events that change neither co-occurrence nor the item's repeat bias."""
+    states, parts, place = without.states, reading.parts, item - 1
+    model = states @ reading.vectors[place]
+    scores = model.double().cpu().numpy() + float(parts.co_occurrence[place]) + float(parts.repeat_bias[place])
+    if not reading.is_candidate(item):
+        return scores, np.zeros((2, len(states)), dtype=np.int64)
+    own = model + parts.co_occurrence[place] + parts.repeat_bias[place]
+    before = _count_before(reading, states, own, item)
+
+    # an item whose only event is left out loses its repeat bias, and becomes a candidate if it was not one
+    left_out = reading.tensor(reading.items[without.places]) - 1
+    events = torch.bincount(reading.tensor(reading.items) - 1, minlength=len(reading.vectors))
+    alone = (events[left_out] == 1) & (left_out != place)
+    plain = (states * reading.vectors[left_out]).sum(1) + parts.co_occurrence[left_out]
+    without_bias = _precedes(plain, own, left_out < place)
+    if reading.seen is not None:
+        ranks = torch.stack([before + (alone & without_bias), before])
+    else:
+        with_bias = _precedes(plain + parts.repeat_bias[left_out], own, left_out < place)
+        ranks = (before + alone * (without_bias.long() - with_bias.long())).expand(2, -1)
+    return scores, (ranks + 1).cpu().numpy()
+
+
+def _count_before(reading: Reading, states: Tensor, own: Tensor, item: int) -> Tensor:
+    """Count the candidates that precede the item with each of some states, [n]; fusion is that of the full history.
+
+    Only items that can change places with the item are scored: a state at some distance from the full history's moves the margin
+    of two items by at most this distance times the length of the difference of their vectors.
+    """
+    vectors, parts, place = reading.vectors, reading.parts, item - 1
+    total = parts.total if reading.excluded is None else parts.total.masked_fill(reading.excluded, -torch.inf)
+    margin = total - total[place]
+    indices = torch.arange(len(total), device=total.device)
+    precedes = _precedes(total, total[place], indices < place)
+    distance = torch.linalg.vector_norm(states - reading.state, dim=1)
+    rounding = 32 * torch.finfo(total.dtype).eps * (own.abs().max() + reading.state.norm() * vectors[place].norm())
+    apart = torch.linalg.vector_norm(vectors - vectors[place], dim=1).clamp(min=torch.finfo(total.dtype).tiny)
+    needed = (margin.abs() - rounding).clamp(min=0) / apart  # the distance from which on the two items can change places
+    needed[place] = torch.inf
+    before = torch.empty_like(own, dtype=torch.int64)
+    for rows, columns in _blocks(distance, needed):
+        scores = states[rows] @ vectors[columns].T + parts.co_occurrence[columns] + parts.repeat_bias[columns]
+        ahead = _precedes(scores, own[rows, None], columns < place)
+        before[rows] = precedes.sum() - precedes[columns].sum() + ahead.sum(1)
+    return before
+
+
+def _blocks(distance: Tensor, needed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of similar distance with the columns that need no larger one."""
+    near = (needed <= distance.max()).nonzero()[:, 0]
+    needed = needed[near]
+    for rows in distance.argsort().split(max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // max(1, len(near))))):
+        yield rows, near[needed <= distance[rows[-1]]]
+
+
+def _precedes(scores: Tensor, own: Tensor, smaller: Tensor) -> Tensor:
+    """Whether items precede another one in a list: a larger score, or an equal score and a smaller index."""
+    return (scores > own) | ((scores == own) & smaller)
+
+
+def _without_the_only_event(reading: Reading, item: int) -> Changed:
+    """Return the change from one event to none: the popular items are recommended then, and there is no score."""
+    counts = torch.from_numpy(reading.artifact.training_counts[1:])[None]
+    rank, among_unseen = int(items_before(counts, item)) + 1, 0
+    if reading.is_candidate(item):
+        among_unseen = int(items_before(counts, item, None if reading.excluded is None else reading.excluded.cpu())) + 1
+    return Changed(np.zeros(1, dtype=np.int64), np.full(1, np.nan), np.array([rank]), np.array([among_unseen]))

@@ -1,0 +1,117 @@
+"""Explain why items are recommended after a history: one function for each level."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from ssd4rec._csr import IntArray
+from ssd4rec.artifact import Artifact
+from ssd4rec.explain.counterfactual import find_counterfactual
+from ssd4rec.explain.effects import changed_by_each
+from ssd4rec.explain.results import (
+    Counterfactual,
+    Effects,
+    EventEffect,
+    EventWeight,
+    Explanation,
+    Level,
+    Parts,
+    RemovedEvent,
+    Weights,
+)
+from ssd4rec.explain.subject import Subject
+from ssd4rec.explain.weights import event_weights
+
+
+def explain_items(
+    artifact: Artifact,
+    ids: Sequence[object],
+    numbers: IntArray,
+    items: Sequence[int],
+    level: Level,
+    *,
+    k: int,
+    exclude_seen: bool,
+    last: int,
+) -> list[Explanation]:
+    """Explain items after one history.
+
+    Args:
+        artifact: the model and what belongs to it.
+        ids: of the history, oldest first, as passed.
+        numbers: int64 [n] their item indices; 0 = not in the catalog.
+        items: the item indices to explain.
+        level: which explanation.
+        k: length of the list that a counterfactual takes the item out of.
+        exclude_seen: items of the history are not candidates.
+        last: how many events are left out at most where shortened histories are re-read.
+
+    Raises:
+        DataError: the history has no event that the model can read.
+        ConfigError: the model has no SSD layer, and its weights are asked for.
+        DivergedError: a score is not a number.
+    """
+    with torch.inference_mode():
+        subject = Subject(artifact, ids, numbers, exclude_seen=exclude_seen)
+        levels: dict[Level, Callable[[int], Explanation]] = {
+            "parts": lambda item: _parts(subject, item),
+            "weights": lambda item: _weights(subject, item),
+            "effects": lambda item: _effects(subject, item, last),
+            "counterfactual": lambda item: _counterfactual(subject, item, k, last),
+        }
+        return [levels[level](item) for item in items]
+
+
+def _parts(subject: Subject, item: int) -> Parts:
+    model, co_occurrence, repeat_bias = (float(part[item - 1]) for part in subject.reading.parts)
+    return Parts(**subject.about(item), model=model, co_occurrence=co_occurrence, repeat_bias=repeat_bias)
+
+
+def _weights(subject: Subject, item: int) -> Weights:
+    layer, rows = event_weights(subject.reading)
+    by_position = dict(zip(subject.positions[-len(rows) :].tolist(), rows, strict=True))
+    events = tuple(
+        EventWeight(**subject.event(position), **(by_position[position]._asdict() if position in by_position else _NOT_READ))
+        for position in range(len(subject.ids))
+    )
+    return Weights(**subject.about(item), layer=layer, events=events)
+
+
+_NOT_READ = {"forward": (), "backward": (), "forward_share": 0.0, "backward_share": 0.0}
+
+
+def _effects(subject: Subject, item: int, last: int) -> Effects:
+    about = subject.about(item)
+    changed = changed_by_each(subject.reading, subject.without_each(last), item)
+    rank = about["rank"]
+    rows = zip(changed.scores.tolist(), changed.ranks.tolist(), strict=True)
+    changes = {
+        position: (None if math.isnan(score) else score - about["score"], new - rank if new and rank else None)
+        for position, (score, new) in zip(subject.positions[changed.places].tolist(), rows, strict=True)
+    }
+    omitted = set(subject.positions.tolist()) - set(changes)
+    unread = (0.0, None if rank is None else 0)  # an event that is not in the catalog changes nothing
+    events = tuple(
+        EventEffect(**subject.event(position), score_change=score_change, rank_change=rank_change)
+        for position in range(len(subject.ids))
+        if position not in omitted
+        for score_change, rank_change in [changes.get(position, unread)]
+    )
+    return Effects(**about, method=subject.reading.method, events=events, omitted=len(omitted))
+
+
+def _counterfactual(subject: Subject, item: int, k: int, last: int) -> Counterfactual:
+    result = find_counterfactual(subject.reading, subject.without_each, item, k, last)
+    removed = tuple(RemovedEvent(**subject.event(position)) for position in np.sort(subject.positions[result.places]).tolist())
+    return Counterfactual(
+        **subject.about(item),
+        k=k,
+        success=result.rank is not None,
+        removed=removed,
+        score_without=result.score,
+        rank_without=result.rank,
+        method=subject.reading.method,
+        note=result.note,
+    )

@@ -1,0 +1,94 @@
+"""The state of a sequence without each of its events: in one pass with one SSD layer, by re-reading with any model."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssd4rec.array_types import Hidden, Items, Positions, States, Values
+from ssd4rec.explain.duality_row import last_without_each
+from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
+
+TOKENS_AT_ONCE = 32768  # events of one packed batch when shortened sequences are re-read
+
+
+def reads_in_one_pass(model: NextItemModel) -> bool:
+    """Whether `states_in_one_pass` applies: SSD4Rec or Mamba4Rec with one layer."""
+    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1
+
+
+def states_by_rereading(model: NextItemModel, items: Items, positions: Positions) -> States:
+    """Encode the sequence without each of some events, in packed batches: the definition of `states_in_one_pass`.
+
+    Args:
+        model: in evaluation mode.
+        items: int64 [T] one sequence of 2 or more item indices.
+        positions: int64 [n] the events to leave out, one at a time.
+
+    Returns:
+        [n, D].
+    """
+    shorter = len(items) - 1
+    columns = torch.arange(shorter, device=items.device)
+    states = []
+    for some in positions.split(max(1, TOKENS_AT_ONCE // shorter)):
+        batch = items[columns + (columns >= some[:, None])]  # [n, T - 1]
+        states.append(model.encode(batch.flatten(), torch.arange(0, batch.numel() + 1, shorter)))
+    return torch.cat(states)
+
+
+def states_in_one_pass(model: NextItemModel, items: Items) -> States:
+    """Encode the sequence without each of its events, at about the cost of encoding it once.
+
+    Args:
+        model: in evaluation mode, one for which `reads_in_one_pass` holds.
+        items: int64 [T] one sequence of 2 or more item indices.
+
+    Returns:
+        [T, D]: row j is the state of the sequence without event j.
+    """
+    backbone = cast("SSD4Rec", model.backbone)
+    embedded = model.table(items)
+    hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
+    return layer_without_each(cast("BiSSDLayer", backbone.layers[0]), hidden)
+
+
+def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
+    """Return `BiSSDLayer.read_out` of the sequence without each of its events.
+
+    Args:
+        layer: in evaluation mode.
+        hidden: [T, D] one sequence of 2 or more events.
+
+    Returns:
+        [T, D]: row j is the read-out without event j.
+    """
+    mixer, last = layer.mixer, [-1, -2]
+    gate, channels, dt = mixer.project(hidden)
+    mixed = _gated(mixer, last_without_each(mixer, channels, dt), gate[last])
+    if layer.bidirectional and mixer.mirror_back:  # the last event alone
+        back = mixer.gated(mixer.alone(channels[last], dt[last]), gate[last])
+        mixed += mixer.backward_weight * _by_last(back, len(hidden))
+    elif layer.bidirectional:  # the same of the reversed sequence
+        back = last_without_each(mixer, channels.flip(0), dt.flip(0))
+        mixed += mixer.backward_weight * _gated(mixer, back, gate[[0, 1]]).flip(0)
+    return layer.finish(mixer.out_proj(mixed), _by_last(hidden[last], len(hidden)))
+
+
+def _gated(mixer: Mamba2Mixer, y: Values, gates: Tensor) -> Hidden:
+    """Apply the gate of the last event, `gates[0]`; to the last row, where that event is left out, `gates[1]`."""
+    opened = y.flatten(1) * F.silu(gates[0])
+    opened[-1] = y[-1].flatten() * F.silu(gates[1])
+    rows: Hidden = F.rms_norm(opened, mixer.norm.weight.shape, mixer.norm.weight, mixer.norm.eps)
+    return rows
+
+
+def _by_last(values: Tensor, rows: int) -> Tensor:
+    """Repeat `values[0]`, of the last event; the last row, where that event is left out, is `values[1]`."""
+    repeated = values[:1].repeat(rows, 1)
+    repeated[-1] = values[1]
+    return repeated

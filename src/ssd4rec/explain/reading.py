@@ -1,0 +1,190 @@
+"""One history as the model reads it: the scores of all items by part, the rank of an item, the states without each event."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssd4rec._csr import IntArray
+from ssd4rec.artifact import Artifact
+from ssd4rec.baselines.sequential_rules import READ
+from ssd4rec.errors import DivergedError
+from ssd4rec.explain.leave_one_out import reads_in_one_pass, states_by_rereading, states_in_one_pass
+from ssd4rec.explain.results import Method
+from ssd4rec.fusion import look_up
+
+Flags = npt.NDArray[np.bool_]
+
+
+class ScoreParts(NamedTuple):
+    """The three parts of the scores of all items, each [V]."""
+
+    model: Tensor
+    co_occurrence: Tensor
+    repeat_bias: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """[V]: the sum, in the order in which `recommend` adds the parts."""
+        return self.model + self.co_occurrence + self.repeat_bias
+
+    def of(self, item: int) -> float:
+        """Return the score of an item: the sum of its parts in double precision."""
+        return sum(float(part[item - 1]) for part in self)
+
+
+class WithoutEach(NamedTuple):
+    """The states of a history without some of its events, one at a time."""
+
+    places: IntArray  # [n] which events, of those of the history
+    states: Tensor  # [n, D]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A history of known items, and what the model makes of it.
+
+    Args:
+        artifact: model, score fusion and settings.
+        items: int64 [T] item indices, 1 or more, oldest first; T is 1 or more.
+        seen: item indices that are not candidates; None: every item is.
+    """
+
+    artifact: Artifact
+    items: IntArray
+    seen: IntArray | None
+
+    @property
+    def vectors(self) -> Tensor:
+        """[V, D]: the item vectors."""
+        return self.artifact.model.item_vectors
+
+    @property
+    def read(self) -> IntArray:
+        """The last events, those that the model reads."""
+        longest = self.artifact.config.data.max_length
+        return self.items if longest is None else self.items[-longest:]
+
+    @cached_property
+    def state(self) -> Tensor:
+        """[D]: the state at the end of the history."""
+        return self.artifact.model.encode(self.tensor(self.read), torch.tensor([0, len(self.read)]))[0]
+
+    @cached_property
+    def parts(self) -> ScoreParts:
+        """The scores of all items."""
+        return self.parts_of(self.state)
+
+    def parts_of(self, state: Tensor) -> ScoreParts:
+        """Return the scores of all items with another state.
+
+        Raises:
+            DivergedError: a score is not a number.
+        """
+        model = self.vectors @ state
+        if not torch.isfinite(model).all():
+            raise DivergedError(
+                "the model gave scores that are not numbers; it has diverged: lower training.learning_rate and train it again"
+            )
+        return ScoreParts(model, self.co_occurrence, self.repeat_bias)
+
+    @cached_property
+    def co_occurrence(self) -> Tensor:
+        """[V]: what co-occurrence with the last events adds to the scores."""
+        fusion, added = self.artifact.fusion, self.vectors.new_zeros(len(self.vectors))
+        if fusion:
+            places = look_up(fusion.rules, self.tensor(self.read), torch.tensor([0, len(self.read)]), slice(0, 1))
+            added[places.counted] = fusion.weight * places.by.to(added)
+        return added
+
+    @cached_property
+    def repeat_bias(self) -> Tensor:
+        """[V]: what is added to the scores of the items of the history."""
+        fusion, added = self.artifact.fusion, self.vectors.new_zeros(len(self.vectors))
+        if fusion:
+            added[self.tensor(self.items) - 1] = fusion.repeat_bias
+        return added
+
+    @property
+    def reach_of_rules(self) -> int:
+        """How many of the last events co-occurrence depends on."""
+        return min(READ, len(self.read)) if self.artifact.fusion else 0
+
+    @cached_property
+    def excluded(self) -> Tensor | None:
+        """[V]: which items are not candidates; None: every item is."""
+        if self.seen is None:
+            return None
+        flags = torch.zeros(len(self.vectors), dtype=torch.bool, device=self.vectors.device)
+        flags[self.tensor(self.seen) - 1] = True
+        return flags
+
+    def is_candidate(self, item: int) -> bool:
+        """Whether an item can be recommended."""
+        return self.seen is None or item not in self.seen
+
+    def rank_in(self, scores: Tensor, item: int) -> int | None:
+        """Return the rank of an item among the candidates by scores [V]; None: it is not a candidate."""
+        return int(items_before(scores[None], item, self.excluded)) + 1 if self.is_candidate(item) else None
+
+    def rank(self, item: int) -> int | None:
+        """Return the rank of an item; None: it is not a candidate."""
+        return self.rank_in(self.parts.total, item)
+
+    def without(self, places: int | list[int]) -> "Reading":
+        """Return the history without some events, whose items become candidates if no other event has them."""
+        items = np.delete(self.items, places)
+        return Reading(self.artifact, items, None if self.seen is None else items)
+
+    @property
+    def method(self) -> Method:
+        """How the states without each event are computed."""
+        return "one-pass" if reads_in_one_pass(self.artifact.model) else "re-reading"
+
+    def without_each(self, last: int) -> WithoutEach | None:
+        """Return the states without each event; where shortened histories are read, without each of the last ones only.
+
+        Where the model reads the last events only, leaving out one of them lets it read one event more.
+
+        Args:
+            last: how many shortened histories are read at most.
+
+        Returns:
+            None: there is one event, and no state without it.
+        """
+        if len(self.items) == 1:
+            return None
+        model, longest = self.artifact.model, self.artifact.config.data.max_length
+        reach = self.tensor(self.items if longest is None else self.items[-longest - 1 :])
+        first, not_read = len(self.items) - len(reach), len(self.items) - len(self.read)
+        if self.method == "one-pass":
+            begins, states = not_read, states_in_one_pass(model, reach)[not_read - first :]
+        else:
+            begins = max(not_read, len(self.items) - last)
+            states = states_by_rereading(model, reach, torch.arange(begins - first, len(reach), device=reach.device))
+        places = np.concatenate([np.arange(not_read), np.arange(begins, len(self.items))])
+        return WithoutEach(places, torch.cat([self.state.expand(not_read, -1), states]))
+
+    def tensor(self, items: IntArray) -> Tensor:
+        """Return item indices as a tensor on the model's device."""
+        return torch.from_numpy(np.ascontiguousarray(items)).to(self.vectors.device)
+
+
+def items_before(scores: Tensor, item: int, excluded: Tensor | None = None) -> Tensor:
+    """Count the items that precede an item in a list: larger scores, or equal scores and smaller indices.
+
+    Args:
+        scores: [rows, V].
+        item: an item index.
+        excluded: [V] items that are not in the list.
+
+    Returns:
+        int64 [rows].
+    """
+    own, first = scores[:, item - 1 : item], torch.arange(scores.shape[1], device=scores.device) < item - 1
+    before = (scores > own) | ((scores == own) & first)
+    return (before if excluded is None else before & ~excluded).sum(1)
