@@ -59,13 +59,16 @@ def find_counterfactual(
 
 
 def _irreducible(reading: Reading, removed: list[int], item: int, k: int) -> Removal:
-    """Put back every event that is not needed, the first choices last, and read what remains once more."""
-    for place in removed[-2::-1]:
-        fewer = [each for each in removed if each != place]
-        if _rank(_left_out(reading, fewer), item) > k:
-            removed = fewer
+    """Put back events that are not needed, one at a time, until every one is; read what remains once more."""
+    place = next((each for each in removed if _rank(_left_out(reading, _less(removed, each)), item) > k), None)
+    if place is not None:
+        return _irreducible(reading, _less(removed, place), item, k)
     shorter = _left_out(reading, removed)
     return Removal(removed, shorter.parts.of(item), _rank(shorter, item))
+
+
+def _less(places: list[int], place: int) -> list[int]:
+    return [each for each in places if each != place]
 
 
 def _left_out(reading: Reading, places: list[int]) -> Reading:
