@@ -36,6 +36,7 @@ def config_of(backbone, max_length=None):
 def with_fusion(config, *, fusion: bool = True) -> Recommender:
     """The recommender of some settings; fusion with random co-occurrence scores and a repeat bias."""
     made = served.recommender_of(config)
+    made.artifact.training_counts[4] = 0  # an item without training events is not recommended
     if not fusion:
         return made
     items = len(made.artifact.catalog)
@@ -48,10 +49,14 @@ def with_fusion(config, *, fusion: bool = True) -> Recommender:
 
 
 def scores_and_ranks(
-    recommender: Recommender, histories: list[list[object]], *, exclude_seen: bool
+    recommender: Recommender, histories: list[list[object]], *, exclude_seen: bool, everything: bool = False
 ) -> list[dict[object, tuple[float | None, int]]]:
-    """Score and rank of every candidate of each history by `recommend`; popular items have no score of the model."""
-    answers = recommender.recommend(histories, len(recommender.artifact.catalog), exclude_seen=exclude_seen)
+    """Score and rank of every candidate of each history by `recommend`; popular items have no score of the model.
+
+    With `everything`, items without training events are candidates too.
+    """
+    every = recommender.artifact.catalog.ids.to_list() if everything else None
+    answers = recommender.recommend(histories, len(recommender.artifact.catalog), exclude_seen=exclude_seen, allow=every)
     return [
         {each.item: (each.score if answer.source == "model" else None, each.rank) for each in answer.items} for answer in answers
     ]

@@ -14,7 +14,7 @@ SMALL = {"width": 8, "dropout": 0.0}
 def assert_exact(recommender, history, items, *, exclude_seen, **options):
     """Every event: score and rank of the shortened history, less those of the full one."""
     shortened = [history[:place] + history[place + 1 :] for place in range(len(history))]
-    every, *every_without = scores_and_ranks(recommender, [history, *shortened], exclude_seen=False)
+    every, *every_without = scores_and_ranks(recommender, [history, *shortened], exclude_seen=False, everything=True)
     candidates, *candidates_without = scores_and_ranks(recommender, [history, *shortened], exclude_seen=exclude_seen)
     scale = max(1.0, *(abs(score) for score, _ in every.values()))
     explanations = recommender.explain(history, items, exclude_seen=exclude_seen, **options)

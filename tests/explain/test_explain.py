@@ -21,7 +21,7 @@ HISTORY = [3, 4, 5, 9, 1, 0, 99, 11, 2, 2, 7, 3]  # 99 is not in the catalog
 
 def reading_of(made):
     """The items of HISTORY that are in the catalog, as the model reads them."""
-    (numbers,) = made.numbers([HISTORY])
+    (numbers,) = made.indices([HISTORY])
     return Reading(made.artifact, numbers[numbers > 0], None)
 
 
@@ -125,8 +125,8 @@ def test_effects_are_the_default_level():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (([3], 77), DataError, "1 of 1 items to explain are not in the catalog, the first 77; explain items of the catalog"),
-        (([3], [6, "6"]), DataError, "the first '6' .ids here are int"),
+        (([3], 77), DataError, "1 of 1 items to explain are not in the catalog, the first is 77; explain items of the catalog"),
+        (([3], [6, "6"]), DataError, "the first is '6' .ids in this catalog are int"),
         (([], 6), DataError, "at least one item of the catalog, found an empty history"),
         (([99, 98], 6), DataError, "found 2 items that are not in the catalog; such a user gets the popular items"),
         (("abc", 6), DataError, "expected a list of item ids, found the string"),

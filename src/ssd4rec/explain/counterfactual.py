@@ -38,7 +38,9 @@ def find_counterfactual(
     """
     rank = reading.rank(item)
     if rank is None:
-        return Removal([], note="the item is in the history, and seen items are excluded")
+        seen = bool(reading.trained[item - 1])
+        note = "the item is in the history, and seen items are excluded" if seen else "the item has no training events"
+        return Removal([], note=f"{note}: it is not recommended")
     if rank > k:
         return Removal([], note=f"the item has rank {rank:,}: it is not among the first {k:,}")
     removed: list[int] = []

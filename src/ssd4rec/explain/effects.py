@@ -58,7 +58,7 @@ def _with_shared_fusion(reading: Reading, without: WithoutEach, item: int) -> tu
     # an item whose only event is left out loses its repeat bias, and becomes a candidate if it was not one
     left_out = reading.tensor(reading.items[without.places]) - 1
     events = torch.bincount(reading.tensor(reading.items) - 1, minlength=len(reading.vectors))
-    alone = (events[left_out] == 1) & (left_out != place)
+    alone = (events[left_out] == 1) & (left_out != place) & reading.trained[left_out]
     plain = (states * reading.vectors[left_out]).sum(1) + parts.co_occurrence[left_out]
     without_bias = _precedes(plain, own, left_out < place)
     if reading.seen is not None:
@@ -76,7 +76,7 @@ def _count_before(reading: Reading, states: Tensor, own: Tensor, item: int) -> T
     of two items by at most this distance times the length of the difference of their vectors.
     """
     vectors, parts, place = reading.vectors, reading.parts, item - 1
-    total = parts.total if reading.excluded is None else parts.total.masked_fill(reading.excluded, -torch.inf)
+    total = parts.total.masked_fill(reading.excluded, -torch.inf)
     margin = total - total[place]
     indices = torch.arange(len(total), device=total.device)
     precedes = _precedes(total, total[place], indices < place)
@@ -108,8 +108,9 @@ def _precedes(scores: Tensor, own: Tensor, smaller: Tensor) -> Tensor:
 
 def _without_the_only_event(reading: Reading, item: int) -> Changed:
     """Return the change from one event to none: the popular items are recommended then, and there is no score."""
-    counts = torch.from_numpy(reading.artifact.training_counts[1:])[None]
-    rank, among_unseen = int(items_before(counts, item)) + 1, 0
-    if reading.is_candidate(item):
-        among_unseen = int(items_before(counts, item, None if reading.excluded is None else reading.excluded.cpu())) + 1
-    return Changed(np.zeros(1, dtype=np.int64), np.full(1, np.nan), np.array([rank]), np.array([among_unseen]))
+    counts = torch.from_numpy(reading.artifact.training_counts[1:]).to(reading.vectors.device)[None]
+    ranks = (
+        0 if excluded[item - 1] else int(items_before(counts, item, excluded)) + 1
+        for excluded in (~reading.trained, reading.excluded)
+    )
+    return Changed(np.zeros(1, dtype=np.int64), np.full(1, np.nan), *(np.array([rank]) for rank in ranks))

@@ -51,7 +51,7 @@ class Reading:
     Args:
         artifact: model, score fusion and settings.
         items: int64 [T] item indices, 1 or more, oldest first; T is 1 or more.
-        seen: item indices that are not candidates; None: every item is.
+        seen: item indices that are not candidates; None: seen items are.
     """
 
     artifact: Artifact
@@ -115,17 +115,21 @@ class Reading:
         return min(READ, len(self.read)) if self.artifact.fusion else 0
 
     @cached_property
-    def excluded(self) -> Tensor | None:
-        """[V]: which items are not candidates; None: every item is."""
-        if self.seen is None:
-            return None
-        flags = torch.zeros(len(self.vectors), dtype=torch.bool, device=self.vectors.device)
-        flags[self.tensor(self.seen) - 1] = True
-        return flags
+    def trained(self) -> Tensor:
+        """[V]: which items have training events; `recommend` leaves out the others."""
+        return torch.from_numpy(self.artifact.training_counts[1:] > 0).to(self.vectors.device)
+
+    @cached_property
+    def excluded(self) -> Tensor:
+        """[V]: which items are not candidates."""
+        excluded = ~self.trained
+        if self.seen is not None:
+            excluded[self.tensor(self.seen) - 1] = True
+        return excluded
 
     def is_candidate(self, item: int) -> bool:
         """Whether an item can be recommended."""
-        return self.seen is None or item not in self.seen
+        return not self.excluded[item - 1]
 
     def rank_in(self, scores: Tensor, item: int) -> int | None:
         """Return the rank of an item among the candidates by scores [V]; None: it is not a candidate."""
@@ -174,7 +178,7 @@ class Reading:
         return torch.from_numpy(np.ascontiguousarray(items)).to(self.vectors.device)
 
 
-def items_before(scores: Tensor, item: int, excluded: Tensor | None = None) -> Tensor:
+def items_before(scores: Tensor, item: int, excluded: Tensor) -> Tensor:
     """Count the items that precede an item in a list: larger scores, or equal scores and smaller indices.
 
     Args:
@@ -187,4 +191,4 @@ def items_before(scores: Tensor, item: int, excluded: Tensor | None = None) -> T
     """
     own, first = scores[:, item - 1 : item], torch.arange(scores.shape[1], device=scores.device) < item - 1
     before = (scores > own) | ((scores == own) & first)
-    return (before if excluded is None else before & ~excluded).sum(1)
+    return (before & ~excluded).sum(1)

@@ -17,7 +17,7 @@ class Explanation:
     item: object  # its id
     title: str | None
     score: float  # model + co-occurrence + repeat bias
-    rank: int | None  # 1-based, in the list that `recommend` gives; None: the item is not a candidate, since it was seen
+    rank: int | None  # 1-based, in the list that `recommend` gives; None: `recommend` leaves the item out, as seen or untrained
     unknown_items: tuple[object, ...]  # ids of the history that the catalog does not contain; they are not read
 
     def as_dict(self) -> dict[str, Any]:

@@ -210,9 +210,9 @@ class Recommender:
                 raise ConfigError(f"{name} is a number of items or events, 1 or more; found {value!r}")
         many = isinstance(item, list | tuple | np.ndarray | pl.Series)
         items, ids = as_ids(cast("Ids", item) if many else [item]), as_ids(history)
-        indices = self.artifact.catalog.numbers(items)
-        self._refuse_unknown(items, indices, "items to explain", "explain items of the catalog")
-        (numbers,) = self.numbers([ids])
+        indices = self.artifact.catalog.indices(items)
+        self._check_known(items, indices, "items to explain", "explain items of the catalog")
+        (numbers,) = self.indices([ids])
         results = explain_items(
             self.artifact, ids, numbers, indices.tolist(), level, k=int(k), exclude_seen=exclude_seen, last=int(last)
         )

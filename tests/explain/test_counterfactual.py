@@ -1,0 +1,68 @@
+"""Counterfactuals: verified by `recommend`, no event in them without need, and honest where there is none."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import explained
+from ssd4rec.explain import counterfactual
+
+HISTORY = [3, 4, 5, 9, 1, 0, 99, 11, 2, 2, 7, 3]  # 99 is not in the catalog
+
+
+def rank_without(made, history, positions, item, exclude_seen):
+    """Rank by `recommend` after the shortened history, the items of the full one denied if seen items are."""
+    shorter = [each for place, each in enumerate(history) if place not in positions]
+    deny = history if exclude_seen else None
+    (ranked,) = [each for each in made.recommend(shorter, 12, exclude_seen=False, deny=deny).items if each.item == item] or [None]
+    return ranked
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@settings(max_examples=6)
+@given(history=st.lists(st.sampled_from([*range(12), 99]), min_size=1, max_size=8).filter(lambda each: set(each) != {99}))
+def test_counterfactuals_hold(layers, exclude_seen, history):
+    """The item leaves the first k, and returns when any of the events is put back."""
+    made = explained.recommender(layers=layers)
+    for item in range(0, 12, 3):
+        for k in (1, 3):
+            found = made.explain(history, item, "counterfactual", k=k, exclude_seen=exclude_seen)
+            if not found.success:
+                assert (found.removed, found.score_without, found.rank_without) == ((), None, None)
+                assert found.note
+                continue
+            positions = [event.position for event in found.removed]
+            assert positions == sorted(set(positions))
+            assert [event.item for event in found.removed] == [history[position] for position in positions]
+            assert found.rank <= k < found.rank_without
+            ranked = rank_without(made, history, positions, item, exclude_seen)
+            assert ranked.rank == found.rank_without
+            assert ranked.score == pytest.approx(found.score_without, abs=1e-9)
+            for kept_out in positions if len(positions) > 1 else []:
+                fewer = [position for position in positions if position != kept_out]
+                assert rank_without(made, history, fewer, item, exclude_seen).rank <= k
+
+
+@pytest.mark.parametrize(
+    ("item", "options", "note"),
+    [
+        (3, {}, "the item is in the history, and seen items are excluded: it is not recommended"),
+        (None, {"k": 1}, "the item has rank 4: it is not among the first 1"),
+        (6, {"k": 12}, "one event remains, and the item is still among the first 12"),
+    ],
+)
+def test_why_there_is_none(item, options, note):
+    """The note says it."""
+    made = explained.recommender()
+    last = made.recommend(HISTORY, 12).items[-1]
+    found = made.explain(HISTORY, last.item if item is None else item, "counterfactual", **options)
+    assert not found.success
+    assert found.note == note.replace("rank 4", f"rank {last.rank}")
+
+
+def test_the_search_ends(monkeypatch):
+    """After so many events."""
+    monkeypatch.setattr(counterfactual, "MOST_REMOVED", 2)
+    found = explained.recommender().explain(HISTORY, 6, "counterfactual", k=12)
+    assert found.note == "without 2 events the item is still among the first 12; the search ended there"
