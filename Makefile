@@ -5,9 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-kernels lint format bench check install
+.PHONY: help demo serve-demo test test-kernels lint format bench check install
 help:
 	@echo "make demo     set up, train on the built-in data set, recommend"
+	@echo "make serve-demo  train the demo model if need be, serve it on http://127.0.0.1:8080"
 	@echo "make test     set up, run the tests"
 	@echo "make test-kernels  set up, run the Triton kernels in Triton's interpreter (minutes, no GPU needed)"
 	@echo "make lint     ruff, mypy --strict, import-linter"
@@ -25,6 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/ssd4rec demo
+
+# The users of the demo data are in the store; the model answers with their histories.
+serve-demo: install
+	test -f artifacts/demo/manifest.json || $(BIN)/ssd4rec demo --out artifacts/demo
+	$(BIN)/ssd4rec events import ml-latest-small --store sqlite:///artifacts/demo-events.db
+	$(BIN)/ssd4rec serve artifacts/demo --store sqlite:///artifacts/demo-events.db
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not kernels"

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -13,6 +14,7 @@ from ssd4rec.service import problems
 from ssd4rec.service.core import Service
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.routes import ROUTERS
+from ssd4rec.service.schemas import Event, ProblemOut
 from ssd4rec.service.settings import ServiceSettings, load_settings
 
 PAGE = Path(__file__).parent / "page"
@@ -48,12 +50,29 @@ def create_app(settings: ServiceSettings, service: Service | None = None) -> Fas
         openapi_url=None,  # routes/health.py serves it behind a key
     )
     problems.install(app)
+    _complete_description(app)
     for router in ROUTERS:
         app.include_router(router)
     if settings.page and (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(RequestGate, max_body=settings.max_body_bytes, log_requests=settings.log_requests)
     return app
+
+
+def _complete_description(app: FastAPI) -> None:
+    """Add the schemas that FastAPI does not find: events and requests of a batch are checked one by one, errors by nobody."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        schemas = document["components"]["schemas"]
+        for model in (Event, ProblemOut):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def app_from_environment() -> FastAPI:

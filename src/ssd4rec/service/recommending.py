@@ -1,11 +1,15 @@
 """From a request for recommendations to its answer."""
 
+import asyncio
 import json
 import secrets
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+
 from ssd4rec.service import metrics
 from ssd4rec.service.core import Service
+from ssd4rec.service.explaining import UNAVAILABLE, is_available, reasons_of
 from ssd4rec.service.ids import now
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
@@ -13,6 +17,7 @@ from ssd4rec.service.scorer import Answer, Query
 from ssd4rec.service.store.answers import RecommendationRecord, record_recommendation
 
 VARIANT = "default"
+MAX_EXPLAINED = 100  # items of one answer
 
 
 def check_limits(service: Service, body: RecommendationsIn) -> None:
@@ -21,12 +26,24 @@ def check_limits(service: Service, body: RecommendationsIn) -> None:
     Raises:
         Problem: 422.
     """
-    settings = service.settings
-    if body.k > settings.max_k:
-        raise _too_large("k", f"at most {settings.max_k:,} items can be asked for, found {body.k:,}")
-    for name, values in (("history", body.history), ("allow", body.allow), ("deny", body.deny)):
-        if values is not None and len(values) > settings.max_list:
-            raise _too_large(name, f"a list has at most {settings.max_list:,} ids, found {len(values):,}")
+    largest = service.settings.max_k
+    if body.k > largest:
+        raise _too_large("k", f"at most {largest:,} items can be requested, found {body.k:,}")
+    if body.explain != "none" and body.k > MAX_EXPLAINED:
+        raise _too_large("k", f"at most {MAX_EXPLAINED} items can be explained in one answer, found {body.k:,}")
+    check_lists(service, history=body.history, allow=body.allow, deny=body.deny)
+
+
+def check_lists(service: Service, **lists: list[str] | None) -> None:
+    """Refuse lists of ids that are longer than the settings allow.
+
+    Raises:
+        Problem: 422.
+    """
+    longest = service.settings.max_list
+    for name, values in lists.items():
+        if values is not None and len(values) > longest:
+            raise _too_large(name, f"a list has at most {longest:,} ids, found {len(values):,}")
 
 
 def _too_large(name: str, detail: str) -> Problem:
@@ -48,6 +65,32 @@ def as_query(body: RecommendationsIn) -> Query:
         unknown_items=body.unknown_items,
         as_of=body.as_of,
     )
+
+
+async def recommend(service: Service, body: RecommendationsIn) -> tuple[RecommendationsOut, Answer]:
+    """Answer one request.
+
+    Raises:
+        Problem: the request is refused, or the service cannot answer.
+    """
+    check_limits(service, body)
+    answer = await asyncio.wrap_future(service.scorer.submit(as_query(body)))
+    answered = as_body(service, body, answer)
+    if body.explain != "none":
+        await _add_reasons(answered, answer, body.explain)
+    return answered, answer
+
+
+async def _add_reasons(answered: RecommendationsOut, answer: Answer, level: str) -> None:
+    if not is_available(answer.model):
+        answered.warnings.append(f"there are no reasons: {UNAVAILABLE}")
+    elif answer.best.source != "model":
+        answered.warnings.append("there are no reasons: the items are popular, nothing in the history was read")
+    else:
+        items = answer.best.items.tolist()
+        reasons = await run_in_threadpool(reasons_of, answer.model, answer.indices, items, level)
+        for item, each in zip(answered.items, reasons, strict=True):
+            item.reasons = each
 
 
 def as_body(service: Service, body: RecommendationsIn, answer: Answer, earlier: tuple[str, ...] = ()) -> RecommendationsOut:
@@ -97,13 +140,13 @@ def as_body(service: Service, body: RecommendationsIn, answer: Answer, earlier: 
 
 
 def _warnings(body: RecommendationsIn, answer: Answer, items: int) -> list[str]:
-    warnings = []
+    warnings, events = [], len(answer.indices)
     if answer.unknown:
         effect = "skipped" if answer.best.source == "model" else "not read"
-        warnings.append(f"{answer.unknown} of {answer.events} items of the history are not in the catalog and were {effect}")
+        warnings.append(f"{answer.unknown} of {events} items of the history are not in the catalog and were {effect}")
     if answer.best.source == "popular":
-        reason = "the history is empty" if not answer.events else "nothing in the history is known"
-        if answer.events > answer.unknown:
+        reason = "the history is empty" if not events else "nothing in the history is known"
+        if events > answer.unknown:
             reason = "the history contains unknown items"
         warnings.append(f"{reason}: these are the most popular items")
     if answer.ignored:

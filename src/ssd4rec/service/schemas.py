@@ -266,6 +266,13 @@ class ExplanationsIn(Body):
         return self
 
 
+class ExplanationOut(BaseModel):
+    """An explanation; its fields depend on the level."""
+
+    model: ModelRef
+    explanation: dict[str, Any]
+
+
 class ProblemOut(BaseModel):
     """An error (RFC 9457)."""
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from ssd4rec.service import metrics
 from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, not_found, unavailable
-from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.served_model import Indices, ScoreJob, ServedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.items import items_version
@@ -63,7 +63,7 @@ class Answer:
     titles: list[str | None]
     user_key: int | None
     position: int
-    events: int
+    indices: Indices  # of the history, 0 for unknown items
     unknown: int  # events of items that the catalog does not contain
     ignored: int  # ids of `allow` that the catalog does not contain
 
@@ -212,11 +212,17 @@ class Scorer:
         metrics.STAGE_SECONDS.labels("score").observe(time.perf_counter() - began)
         for (job, prepared), best in zip(jobs, results, strict=True):
             titles = [loaded.filters.title(index) for index in best.items.tolist()]
-            events = len(prepared.job.state.indices)
             _finish(
                 job,
                 Answer(
-                    loaded.model, best, titles, prepared.user_key, prepared.position, events, prepared.unknown, prepared.ignored
+                    loaded.model,
+                    best,
+                    titles,
+                    prepared.user_key,
+                    prepared.position,
+                    prepared.job.state.indices,
+                    prepared.unknown,
+                    prepared.ignored,
                 ),
             )
         metrics.STATE_BYTES.set(loaded.states.bytes)

@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import check_id
 from ssd4rec.service.problems import MEDIA_TYPE, Problem
-from ssd4rec.service.schemas import ProblemOut
 from ssd4rec.service.store.answers import find_answer, record_answer
 from ssd4rec.service.store.connect import reading
 
@@ -39,7 +38,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of the errors of a route."""
     schema = {"$ref": "#/components/schemas/ProblemOut"}
     return {
-        status: {"description": TEXTS[status], "model": ProblemOut, "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {"description": TEXTS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in sorted({401, 403, 422, 429, 503, *statuses})
     }
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.problems import Problem, as_problem, not_found
-from ssd4rec.service.recommending import as_body, as_query, check_limits
+from ssd4rec.service.recommending import as_body, as_query, check_limits, recommend
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
     PathId,
@@ -48,7 +48,7 @@ async def get_recommendations(
     """Recommend items to a stored user; a user without events is given the most popular items."""
     log_user(request, user_id)
     body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=exclude_seen)
-    answered, _ = await _recommend(service, body)
+    answered, _ = await recommend(service, body)
     return json_response(answered)
 
 
@@ -61,7 +61,7 @@ async def post_recommendations(
         log_user(request, body.user_id)
 
     async def make() -> tuple[BaseModel, Iterable[int]]:
-        answered, answer = await _recommend(service, body)
+        answered, answer = await recommend(service, body)
         return answered, [] if answer.user_key is None else [answer.user_key]
 
     return await answer_once(request, service, key, make)
@@ -104,7 +104,7 @@ async def post_batch(request: Request, service: ServiceDep, body: BatchIn, key: 
 
 async def _one(service: Service, value: Any) -> tuple[BatchAnswer, Answer | None]:
     try:
-        answered, answer = await _recommend(service, _parsed(value))
+        answered, answer = await recommend(service, _parsed(value))
     except Exception as error:  # noqa: BLE001 - each request has its own fate
         problem = as_problem(error)
         return BatchAnswer(status=problem.status, body=problem.document()), None
@@ -122,12 +122,6 @@ def _parsed(value: Any) -> RecommendationsIn:
         first = problems[0]
         detail = f"{first['pointer'] or 'the request'}: {first['detail']}"
         raise Problem(422, "invalid_request", detail, problems) from error
-
-
-async def _recommend(service: Service, body: RecommendationsIn) -> tuple[RecommendationsOut, Answer]:
-    check_limits(service, body)
-    answer = await wait(service.scorer.submit(as_query(body)))
-    return as_body(service, body, answer), answer
 
 
 async def _find(service: Service, recommendation_id: str) -> Any:

@@ -1,0 +1,76 @@
+"""Explanations of the library (`Recommender.explain`) as the API writes them: ids as text, the strongest events as reasons."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssd4rec.service import metrics
+from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.served_model import Indices, ServedModel
+
+REASONS = 5  # events that are named as the reasons of one item
+UNAVAILABLE = "this version of ssd4rec cannot explain recommendations"
+
+
+def is_available(model: ServedModel) -> bool:
+    """Whether the library has explanations."""
+    return hasattr(model.recommender, "explain")
+
+
+def explain_item(model: ServedModel, indices: Indices, item_id: str, level: str) -> dict[str, Any]:
+    """Explain one item after a history.
+
+    Args:
+        model: that recommends.
+        indices: item indices of the history, 0 for unknown items.
+        item_id: the item.
+        level: "parts", "weights", "effects" or "counterfactual".
+
+    Raises:
+        Problem: 404, the item is not in the catalog, or the library has no explanations.
+        DataError: the history has no item of the catalog.
+        ConfigError: the model has no such explanation.
+    """
+    if (index := model.index_of.get(item_id)) is None:
+        raise not_found("item", item_id)
+    (explanation,) = _explain(model, indices, [index], level)
+    return explanation
+
+
+def reasons_of(model: ServedModel, indices: Indices, items: Sequence[int], level: str) -> list[list[dict[str, Any]]]:
+    """Return for each item its reasons: the events that matter most, or the parts of its score."""
+    return [_reasons(explanation, level) for explanation in _explain(model, indices, items, level)]
+
+
+def _explain(model: ServedModel, indices: Indices, items: Sequence[int], level: str) -> list[dict[str, Any]]:
+    explain = getattr(model.recommender, "explain", None)
+    if explain is None:
+        raise Problem(404, "explanations_unavailable", UNAVAILABLE)
+    ids = model.recommender.artifact.catalog.ids
+    history = [ids[index - 1] if index else None for index in indices.tolist()]
+    with metrics.STAGE_SECONDS.labels("explain").time():
+        explanations = explain(history, [ids[index - 1] for index in items], level)
+    return [_as_text(each.as_dict()) for each in explanations]
+
+
+def _reasons(explanation: Mapping[str, Any], level: str) -> list[dict[str, Any]]:
+    if level == "parts":
+        return [{name: explanation[name] for name in ("model", "co_occurrence", "repeat_bias")}]
+    events = list(explanation["events"])
+    if level == "effects":
+        events = [event for event in events if event["score_change"] is not None]
+        events.sort(key=lambda event: event["score_change"])  # without it the score falls most
+    else:
+        events.sort(key=lambda event: -(event["forward_share"] + event["backward_share"]))
+    return events[:REASONS]
+
+
+def _as_text(value: Any) -> Any:
+    """Ids as text, under the name that the API gives them."""
+    if isinstance(value, Mapping):
+        shown = {name: _as_text(each) for name, each in value.items() if name not in {"item", "unknown_items"}}
+        if "item" in value:
+            shown = {"item_id": None if value["item"] is None else str(value["item"]), **shown}
+        if "unknown_items" in value:
+            shown["unknown_items"] = len(value["unknown_items"])
+        return shown
+    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else value
