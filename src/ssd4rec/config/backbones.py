@@ -26,6 +26,7 @@ class BackboneSettings(Settings):
     width: int = Field(64, ge=1, le=MAX_WIDTH)  # D
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
     input_dropout: float = Field(0.0, ge=0.0, lt=1.0)  # of the item vectors that are read; those that score stay whole
+    input_fade: float = Field(0.0, ge=0.0, lt=1.0)  # reads a fading sum of item vectors; initial decay, then learned; 0: off
     repeat_logits: Literal["none", "bias", "recency"] = "none"  # learned logits of items that the sequence already holds
 
     def objection(self, objective: Objective) -> str | None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ssd4rec.array_types import Hidden, States
 from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.fading_sum import FadingCache
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops import dispatch
 from ssd4rec.ops.convolution import taps
@@ -39,7 +40,7 @@ class LayerCache(NamedTuple):
     first_gate: Tensor  # [B, E]: z of the first event
 
 
-Cache = Sequence[LayerCache]  # of B histories, bottom layer first
+Cache = Sequence[LayerCache | FadingCache]  # of B histories, bottom first; a fading sum of the input comes before all layers
 
 
 def new_cache(layer: BiSSDLayer, histories: int) -> LayerCache:

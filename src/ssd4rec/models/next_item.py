@@ -10,6 +10,7 @@ from ssd4rec.array_types import CuSeqlens, Hidden, Items, Packed, Scores, States
 from ssd4rec.config import BackboneConfig, Config
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.dropout import Dropout
+from ssd4rec.layers.fading_sum import FadingCache, FadingSum
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.registry import make_backbone
@@ -76,16 +77,25 @@ class NextItemModel(nn.Module):
         backbone: reads the item vectors; an `nn.Module` with the methods of `Backbone`.
         catalog_size: V.
         input_dropout: of the item vectors that the backbone reads; the vectors that score are never dropped out.
+        input_fade: what the backbone reads is a fading sum of the item vectors, whose decay is learned from this value on; 0.0:
+            the item vectors themselves.
         repeat_logits: logits of the items that a sequence already holds; None: nothing is added to their scores.
     """
 
     def __init__(
-        self, backbone: nn.Module, catalog_size: int, *, input_dropout: float = 0.0, repeat_logits: RepeatLogits | None = None
+        self,
+        backbone: nn.Module,
+        catalog_size: int,
+        *,
+        input_dropout: float = 0.0,
+        input_fade: float = 0.0,
+        repeat_logits: RepeatLogits | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.catalog_size = catalog_size
         self.input_dropout = Dropout(input_dropout)
+        self.fading_sum = FadingSum(input_fade) if input_fade else None
         self.repeat_logits = repeat_logits
         self.table = nn.Embedding(catalog_size + 1, self._reader.width)
         nn.init.normal_(self.table.weight, std=0.02)
@@ -116,12 +126,12 @@ class NextItemModel(nn.Module):
         self._check(items, cu_seqlens)
         if isinstance(self.backbone, MaskedItemEncoder):
             items, cu_seqlens = append(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
-        return self._reader.encode(self._embed(items), cu_seqlens)
+        return self._reader.encode(self._embed(items, cu_seqlens), cu_seqlens)
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories; row t is the state of the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, cu_seqlens)
-        return self._reader.encode_prefixes(self._embed(items), cu_seqlens)
+        return self._reader.encode_prefixes(self._embed(items, cu_seqlens), cu_seqlens)
 
     def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories with blanks (item 0); row t is what is known of position t. [T] -> [T, D].
@@ -135,7 +145,7 @@ class NextItemModel(nn.Module):
             raise ConfigError(
                 f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
-        return self.backbone.encode_positions(self._embed(items), cu_seqlens)
+        return self.backbone.encode_positions(self._embed(items, cu_seqlens), cu_seqlens)
 
     @property
     def supports_incremental(self) -> bool:
@@ -148,7 +158,10 @@ class NextItemModel(nn.Module):
         Raises:
             ConfigError: the backbone does not read event by event.
         """
-        return self._stepper.new_cache(histories)
+        cache = self._stepper.new_cache(histories)
+        if self.fading_sum is None:
+            return cache
+        return [self.fading_sum.new_cache(histories, self._reader.width), *cache]
 
     def step(self, cache: Cache, items: Items) -> tuple[Cache, Scores]:
         """Read one more event of each history, at a price that does not depend on how many were read before.
@@ -171,7 +184,13 @@ class NextItemModel(nn.Module):
 
     def advance(self, cache: Cache, items: Items) -> tuple[Cache, States]:
         """`step` without the scores: the new cache, and [B, D] what `encode` gives."""
-        return self._stepper.step(cache, self._embed(items))
+        embedded = self.input_dropout(self.table(items))
+        if self.fading_sum is None:
+            return self._stepper.step(cache, embedded)
+        first, *rest = cache
+        faded, embedded = self.fading_sum.step(FadingCache(*first), embedded)
+        new, states = self._stepper.step(rest, embedded)
+        return [faded, *new], states
 
     def prefill(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Read whole histories at once: what `advance` would have come to, event by event.
@@ -185,7 +204,11 @@ class NextItemModel(nn.Module):
             ShapeError: items and cu_seqlens do not fit.
         """
         self._check(items, cu_seqlens)
-        return self._stepper.prefill(self._embed(items), cu_seqlens)
+        embedded = self._embed(items, cu_seqlens)
+        cache, states = self._stepper.prefill(embedded, cu_seqlens)
+        if self.fading_sum is None:
+            return cache, states
+        return [FadingCache(embedded[to_device(cu_seqlens[1:] - 1, embedded.device)]), *cache], states
 
     @property
     def _stepper(self) -> IncrementalEncoder:
@@ -196,9 +219,9 @@ class NextItemModel(nn.Module):
             )
         return self.backbone
 
-    def _embed(self, items: Items) -> Hidden:
+    def _embed(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         embedded: Hidden = self.input_dropout(self.table(items))
-        return embedded
+        return embedded if self.fading_sum is None else self.fading_sum(embedded, cu_seqlens)
 
     def score(self, states: States, history: Packed | None = None) -> Scores:
         """[B, D] -> [B, V]: column j scores item number j + 1.
@@ -290,7 +313,13 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
         catalog_size: V.
     """
     repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(config.width, config.repeat_logits)
-    return NextItemModel(make_backbone(config), catalog_size, input_dropout=config.input_dropout, repeat_logits=repeat_logits)
+    return NextItemModel(
+        make_backbone(config),
+        catalog_size,
+        input_dropout=config.input_dropout,
+        input_fade=config.input_fade,
+        repeat_logits=repeat_logits,
+    )
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -31,6 +31,7 @@ YOUNGER = {  # settings that the first runs had not: the rule then
     "training.ema_decay": 0.0,
     "training.label_smoothing": 0.0,
     "backbone.input_dropout": 0.0,
+    "backbone.input_fade": 0.0,
     "backbone.repeat_logits": "none",
 }
 STUDIED = tuple(length for length in LENGTHS if length is not None)

@@ -19,7 +19,7 @@ from ssd4rec._csr import IntArray
 from ssd4rec._io import atomic_write
 from ssd4rec.array_types import States
 from ssd4rec.errors import ArtifactError
-from ssd4rec.layers.step import Cache, LayerCache
+from ssd4rec.layers.step import Cache
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_ids
 from ssd4rec.serving.topk import top_items_from_states
@@ -219,11 +219,11 @@ def _to_cache(parts: dict[str, Tensor], model: NextItemModel) -> Cache:
     """Convert saved tensors to the cache of the model, whose shapes they must have."""
     layers = []
     for layer, empty in enumerate(model.new_cache(1)):
-        saved = {name: parts.get(f"{layer}.{name}") for name in LayerCache._fields}
+        saved = {name: parts.get(f"{layer}.{name}") for name in empty._fields}
         for name, like in empty._asdict().items():
             part = saved[name]
             if part is None or part.shape != like.shape:
                 actual = "missing" if part is None else f"of shape {list(part.shape)}"
                 raise ArtifactError(f"the session's {name} of layer {layer} is {actual}, expected shape {list(like.shape)}")
-        layers.append(LayerCache(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
+        layers.append(type(empty)(*(part.to(like) for part, like in zip(saved.values(), empty, strict=True) if part is not None)))
     return layers

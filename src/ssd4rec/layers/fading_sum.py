@@ -1,0 +1,63 @@
+"""A fading sum of item vectors: the simplest sequence model, as the input of any other."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssd4rec.array_types import CuSeqlens, Hidden, States
+from ssd4rec.ops.dispatch import scan
+from ssd4rec.ops.segments import Layout, make_layout
+
+
+class FadingCache(NamedTuple):
+    """What a fading sum remembers of B sequences."""
+
+    total: Tensor  # [B, D] the sum after the last interaction
+
+
+class FadingSum(nn.Module):
+    """f_t = decay f_{t-1} + e_t over the positions of a sequence, f_0 = 0; the decay is learned.
+
+    A network whose residual stream starts from f has a direct linear path from each recent item to the scores, and its layers
+    learn what the sum lacks. It is the SSD scan with one state, a constant step and B = C = 1.
+
+    Args:
+        decay: initial value, above 0 and below 1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor([decay]).logit())  # [1]; decay = sigmoid(logit)
+
+    @property
+    def decay(self) -> Tensor:
+        """The learned decay, [1]."""
+        return torch.sigmoid(self.logit)
+
+    def forward(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        """Return the sum up to each position. [T, D] -> [T, D].
+
+        Args:
+            embedded: [T, D] the vectors of packed sequences.
+            cu_seqlens: int64 [B + 1].
+
+        Raises:
+            ShapeError: cu_seqlens do not rise from 0.
+        """
+        return self._sum(embedded, make_layout(cu_seqlens, device=embedded.device))
+
+    def _sum(self, embedded: Hidden, layout: Layout) -> Hidden:
+        ones = embedded.new_ones(len(embedded), 1)
+        log_decay = nn.functional.logsigmoid(self.logit)
+        summed: Hidden = scan(embedded[:, None], ones, log_decay, ones, ones, torch.zeros_like(log_decay), layout)[:, 0]
+        return summed
+
+    def new_cache(self, sequences: int, width: int) -> FadingCache:
+        """Return the cache of sequences without interactions."""
+        return FadingCache(self.logit.new_zeros(sequences, width))
+
+    def step(self, cache: FadingCache, embedded: States) -> tuple[FadingCache, States]:
+        """Add one interaction to each sequence: the new cache, and the sum [B, D]."""
+        total = self.decay * cache.total + embedded
+        return FadingCache(total), total
