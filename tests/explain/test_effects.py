@@ -72,6 +72,23 @@ def test_effects_of_other_models(backbone):
     assert explanation.method == ("one-pass" if backbone.name == "mamba4rec" else "re-reading")
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"repeat_logits": "bias"}, "one-pass"),
+        ({"repeat_logits": "recency"}, "one-pass"),
+        ({"norm_first": True, "repeat_logits": "recency"}, "one-pass"),
+        ({"input_fade": 0.7}, "re-reading"),
+        ({"norm_first": True, "input_fade": 0.7, "repeat_logits": "bias"}, "re-reading"),
+    ],
+)
+def test_effects_with_what_surrounds_the_network(settings, method, exclude_seen):
+    """Learned repeat logits change with every shortened history, and so does a fading sum."""
+    (explanation, *_) = assert_exact(recommender(**settings), HISTORY, list(range(12)), exclude_seen=exclude_seen)
+    assert explanation.method == method
+
+
 @pytest.mark.parametrize("bidirectional", ["all", "top", "none"])
 def test_effects_of_several_layers(bidirectional):
     """Exact, by re-reading."""

@@ -73,6 +73,7 @@ class BiSSDSizes(Mamba2Sizes):
 
     backward_weight: float = 0.1  # beta
     feed_forward: bool = True  # false: an ablation of the paper
+    norm_first: bool = False  # LayerNorm and dropout on the branches, which start at zero; the paper: on the residual stream
     mirror_back: bool = False  # difference D1: the authors add the backward direction in reversed order
 
 

@@ -17,8 +17,8 @@ TOKENS_AT_ONCE = 32768  # events of one packed batch when shortened sequences ar
 
 
 def reads_in_one_pass(model: NextItemModel) -> bool:
-    """Whether `states_in_one_pass` applies: SSD4Rec or Mamba4Rec with one layer."""
-    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1
+    """Whether `states_in_one_pass` applies: SSD4Rec or Mamba4Rec with one layer, which reads the item vectors themselves."""
+    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1 and model.fading_sum is None
 
 
 def states_by_rereading(model: NextItemModel, items: Items, positions: Positions) -> States:
@@ -54,7 +54,8 @@ def states_in_one_pass(model: NextItemModel, items: Items) -> States:
     backbone = cast("SSD4Rec", model.backbone)
     embedded = model.table(items)
     hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
-    return layer_without_each(cast("BiSSDLayer", backbone.layers[0]), hidden)
+    states: States = backbone.final_norm(layer_without_each(cast("BiSSDLayer", backbone.layers[0]), hidden))
+    return states
 
 
 def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
@@ -68,7 +69,7 @@ def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
         [T, D]: row j is the read-out without event j.
     """
     mixer, last = layer.mixer, [-1, -2]
-    gate, channels, dt = mixer.project(hidden)
+    gate, channels, dt = mixer.project(layer.source(hidden))
     mixed = _gated(mixer, last_without_each(mixer, channels, dt), gate[last])
     if layer.bidirectional and mixer.mirror_back:  # the last event alone
         back = mixer.gated(mixer.alone(channels[last], dt[last]), gate[last])

@@ -16,6 +16,7 @@ from ssd4rec.errors import DivergedError
 from ssd4rec.explain.leave_one_out import reads_in_one_pass, states_by_rereading, states_in_one_pass
 from ssd4rec.explain.results import Method
 from ssd4rec.fusion import look_up
+from ssd4rec.ops.repeats import sequence_items
 
 Flags = npt.NDArray[np.bool_]
 
@@ -90,7 +91,7 @@ class Reading:
             raise DivergedError(
                 "the model gave scores that are not numbers; it has diverged: lower training.learning_rate and train it again"
             )
-        return ScoreParts(model, self.co_occurrence, self.repeat_bias)
+        return ScoreParts(model, self.co_occurrence, self.repeat_bias + self.repeat_logits(state))
 
     @cached_property
     def co_occurrence(self) -> Tensor:
@@ -108,6 +109,19 @@ class Reading:
         if fusion:
             added[self.tensor(self.items) - 1] = fusion.repeat_bias
         return added
+
+    def repeat_logits(self, state: Tensor) -> Tensor:
+        """Return the learned logits of the items of the history with a state, [V]; zero for a model without them."""
+        logits, added = self.artifact.model.repeat_logits, self.vectors.new_zeros(1, len(self.vectors))
+        if logits is not None:
+            items = self.tensor(self.items)
+            logits.added(state[None], sequence_items(items, torch.tensor([0, len(items)]))).add_to(added, slice(0, 1))
+        return added[0]
+
+    @property
+    def has_repeat_logits(self) -> bool:
+        """Whether the logits of the items of the history change with the state."""
+        return self.artifact.model.repeat_logits is not None
 
     @property
     def reach_of_rules(self) -> int:

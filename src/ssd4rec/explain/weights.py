@@ -53,14 +53,15 @@ def rows_of_read_out(reading: Reading) -> tuple[int, Row, Row | None]:
             f'{type(backbone).__name__}; use level = "effects"'
         )
     read = reading.tensor(reading.read)
-    layout = make_layout(torch.tensor([0, len(read)]), device=read.device)
-    embedded = reading.artifact.model.table(read)
+    cu_seqlens = torch.tensor([0, len(read)])
+    layout = make_layout(cu_seqlens, device=read.device)
+    embedded = reading.artifact.model.embed(read, cu_seqlens)
     hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
     *below, top = (cast("BiSSDLayer", layer) for layer in backbone.layers)
     for layer in below:
         hidden = layer(hidden, layout)
     mixer = top.mixer
-    _, channels, dt = mixer.project(hidden)
+    _, channels, dt = mixer.project(top.source(hidden))
     forward, backward = last_row(mixer, channels, dt), None
     if top.bidirectional and mixer.mirror_back:
         backward = last_row(mixer, channels[-1:], dt[-1:])

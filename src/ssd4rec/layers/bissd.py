@@ -13,6 +13,9 @@ from ssd4rec.ops.segments import Layout
 class BiSSDLayer(nn.Module):
     """H1 = Dropout(LayerNorm(F + beta K + H)); H2 = FeedForward(H1), which has its own residual, LayerNorm and dropout.
 
+    With `norm_first` the mixer reads LayerNorm(H) in place of H, and H1 = H + Dropout(F + beta K): dropout is on the branches
+    alone, and the last linear map of each branch starts at zero, so that a fresh layer changes nothing.
+
     Without `feed_forward`, an ablation, H2 = H1.
 
     Args:
@@ -24,28 +27,44 @@ class BiSSDLayer(nn.Module):
 
     def __init__(self, config: BiSSDSizes, *, bidirectional: bool) -> None:
         super().__init__()
-        self.bidirectional = bidirectional
+        self.bidirectional, self.norm_first = bidirectional, config.norm_first
         self.mixer = Mamba2Mixer(config)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = Dropout(config.dropout)
-        self.feed_forward = FeedForward(config.width, config.dropout) if config.feed_forward else nn.Identity()
+        self.feed_forward: nn.Module = nn.Identity()
+        if config.feed_forward:
+            self.feed_forward = FeedForward(config.width, config.dropout, norm_first=config.norm_first)
 
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Every position of the row, with both directions over the whole history. [T, D] -> [T, D]."""
-        mixed = self.mixer.both_ways(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
+        source = self.source(hidden)
+        mixed = self.mixer.both_ways(source, layout) if self.bidirectional else self.mixer(source, layout)
         return self.finish(mixed, hidden)
 
     def all_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Row t: what `read_out` gives for the prefix that ends at position t. [T, D] -> [T, D]."""
-        mixed = self.mixer.all_prefixes(hidden, layout) if self.bidirectional else self.mixer(hidden, layout)
+        source = self.source(hidden)
+        mixed = self.mixer.all_prefixes(source, layout) if self.bidirectional else self.mixer(source, layout)
         return self.finish(mixed, hidden)
 
     def read_out(self, hidden: Hidden, layout: Layout) -> States:
         """The last position of each history. [T, D] -> [B, D]."""
-        mixed = self.mixer.read_out(hidden, layout, bidirectional=self.bidirectional)
+        mixed = self.mixer.read_out(self.source(hidden), layout, bidirectional=self.bidirectional)
         return self.finish(mixed, hidden[layout.read_out])
+
+    def source(self, hidden: Hidden) -> Hidden:
+        """Return what the mixer reads."""
+        read: Hidden = self.norm(hidden) if self.norm_first else hidden
+        return read
 
     def finish(self, mixed: Hidden, hidden: Hidden) -> Hidden:
         """What follows the mixer, position by position: residual, LayerNorm, feed-forward network."""
-        out: Hidden = self.feed_forward(self.dropout(self.norm(mixed + hidden)))
+        between = hidden + self.dropout(mixed) if self.norm_first else self.dropout(self.norm(mixed + hidden))
+        out: Hidden = self.feed_forward(between)
         return out
+
+    def start_as_identity(self) -> None:
+        """Set the last linear map of each branch to zero; with `norm_first` the layer then returns its input."""
+        nn.init.zeros_(self.mixer.out_proj.weight)
+        if isinstance(self.feed_forward, FeedForward):
+            nn.init.zeros_(self.feed_forward.narrow.weight)

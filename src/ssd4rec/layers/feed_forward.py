@@ -10,11 +10,19 @@ from ssd4rec.layers.dropout import Dropout
 class FeedForward(nn.Module):
     """Two linear maps with GELU between, inner width 4D; both outer dropouts come after the LayerNorm, as the authors have it.
 
-    out = Dropout(LayerNorm(h + W2 Dropout(GELU(W1 h + b1)) + b2))        Source: docs/paper-map.md, "The model", 4.
+        out = Dropout(LayerNorm(h + W2 Dropout(GELU(W1 h + b1)) + b2))
+
+    With `norm_first` the LayerNorm and the outer dropout are on the branch, and the residual stream passes unchanged:
+
+        out = h + Dropout(W2 Dropout(GELU(W1 LayerNorm(h) + b1)) + b2)
+
+    Source: docs/paper-map.md, "The model", 4; `norm_first`: Xiong et al. 2020, "On Layer Normalization in the Transformer
+    Architecture".
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, *, norm_first: bool = False) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.widen = nn.Linear(width, 4 * width)
         self.narrow = nn.Linear(4 * width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
@@ -22,6 +30,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Hidden) -> Hidden:
         """[rows, D] -> [rows, D]."""
-        inner = self.dropout(F.gelu(self.widen(hidden)))
-        out: Hidden = self.dropout(self.norm(hidden + self.narrow(inner)))
+        source = self.norm(hidden) if self.norm_first else hidden
+        branch = self.narrow(self.dropout(F.gelu(self.widen(source))))
+        out: Hidden = hidden + self.dropout(branch) if self.norm_first else self.dropout(self.norm(hidden + branch))
         return out

@@ -69,7 +69,7 @@ def cache_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCache
         layout: of the row.
     """
     mixer = layer.mixer
-    gate, channels, dt = mixer.project(hidden)
+    gate, channels, dt = mixer.project(layer.source(hidden))
     log_decay = dt * mixer.A
     to_come = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
     x, B, _ = mixer.split(dispatch.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
@@ -114,7 +114,7 @@ def step(layer: BiSSDLayer, cache: LayerCache, hidden: States) -> tuple[LayerCac
         The new cache, and [B, D] what `BiSSDLayer.read_out` gives for the histories with the new event.
     """
     mixer = layer.mixer
-    gate, channels, dt = mixer.project(hidden)
+    gate, channels, dt = mixer.project(layer.source(hidden))
     window = torch.cat([cache.recent, channels[:, None]], dim=1)  # [B, K, channels]
     x, B, C = mixer.split(F.silu(_taps(window, mixer.conv_weight, mixer.conv_bias)))
     scan = torch.exp(dt * mixer.A)[..., None, None] * cache.scan + (dt[..., None] * x)[..., None] * B[:, None, None]

@@ -126,12 +126,12 @@ class NextItemModel(nn.Module):
         self._check(items, cu_seqlens)
         if isinstance(self.backbone, MaskedItemEncoder):
             items, cu_seqlens = append(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
-        return self._reader.encode(self._embed(items, cu_seqlens), cu_seqlens)
+        return self._reader.encode(self.embed(items, cu_seqlens), cu_seqlens)
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories; row t is the state of the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, cu_seqlens)
-        return self._reader.encode_prefixes(self._embed(items, cu_seqlens), cu_seqlens)
+        return self._reader.encode_prefixes(self.embed(items, cu_seqlens), cu_seqlens)
 
     def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Read packed histories with blanks (item 0); row t is what is known of position t. [T] -> [T, D].
@@ -145,7 +145,7 @@ class NextItemModel(nn.Module):
             raise ConfigError(
                 f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
-        return self.backbone.encode_positions(self._embed(items, cu_seqlens), cu_seqlens)
+        return self.backbone.encode_positions(self.embed(items, cu_seqlens), cu_seqlens)
 
     @property
     def supports_incremental(self) -> bool:
@@ -204,7 +204,7 @@ class NextItemModel(nn.Module):
             ShapeError: items and cu_seqlens do not fit.
         """
         self._check(items, cu_seqlens)
-        embedded = self._embed(items, cu_seqlens)
+        embedded = self.embed(items, cu_seqlens)
         cache, states = self._stepper.prefill(embedded, cu_seqlens)
         if self.fading_sum is None:
             return cache, states
@@ -219,7 +219,8 @@ class NextItemModel(nn.Module):
             )
         return self.backbone
 
-    def _embed(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
+    def embed(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
+        """Return what the backbone reads: item vectors, or their fading sum. [T] -> [T, D]."""
         embedded: Hidden = self.input_dropout(self.table(items))
         return embedded if self.fading_sum is None else self.fading_sum(embedded, cu_seqlens)
 

@@ -69,7 +69,12 @@ class SSD4Rec(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even where norm_embedding is off, as in the authors' code
         self.layers = nn.ModuleList(BiSSDLayer(config, bidirectional=both) for both in config.bidirectional_layers)
+        self.final_norm: nn.Module = nn.Identity()
         self.apply(initialize_weights)
+        if config.norm_first:
+            self.final_norm = nn.LayerNorm(config.width, eps=1e-12)
+            for layer in self._layers:
+                layer.start_as_identity()
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """What the model knows at the end of each history.
@@ -90,7 +95,7 @@ class SSD4Rec(nn.Module):
         hidden = self._normed(embedded)
         for layer in below:
             hidden = layer(hidden, layout)
-        return top.read_out(hidden, layout)
+        return self._finished(top.read_out(hidden, layout))
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """What the model knows at the end of every prefix: row t equals `encode` of its history cut after position t.
@@ -112,7 +117,7 @@ class SSD4Rec(nn.Module):
         hidden = self._normed(embedded)
         for layer in below:
             hidden = layer(hidden, layout)
-        return top.all_prefixes(hidden, layout)
+        return self._finished(top.all_prefixes(hidden, layout))
 
     def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
         """Read one more event of each history, at a price that does not depend on what was read before.
@@ -132,7 +137,7 @@ class SSD4Rec(nn.Module):
         for layer, past in zip(self._layers, cache, strict=True):
             present, hidden = step(layer, past, hidden)
             new.append(present)
-        return new, hidden
+        return new, self._finished(hidden)
 
     def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[list[LayerCache], States]:
         """Read whole histories at once: what `step` would have come to, event by event.
@@ -156,7 +161,7 @@ class SSD4Rec(nn.Module):
             cache.append(cache_after(layer, hidden, layout))
             hidden = layer(hidden, layout)
         cache.append(cache_after(top, hidden, layout))
-        return cache, top.read_out(hidden, layout)
+        return cache, self._finished(top.read_out(hidden, layout))
 
     def new_cache(self, histories: int) -> list[LayerCache]:
         """What the layers remember, bottom to top, of histories that have not begun."""
@@ -177,6 +182,10 @@ class SSD4Rec(nn.Module):
     @property
     def _layers(self) -> list[BiSSDLayer]:
         return cast("list[BiSSDLayer]", list(self.layers))
+
+    def _finished(self, hidden: Hidden) -> Hidden:
+        states: Hidden = self.final_norm(hidden)
+        return states
 
     def _normed(self, embedded: Hidden) -> Hidden:
         return self.norm(self.dropout(embedded)) if self.config.norm_embedding else embedded

@@ -1,0 +1,85 @@
+"""LayerNorm and dropout on the branches."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rows import boundaries_of, shaken
+from ssd4rec.explain.leave_one_out import states_by_rereading, states_in_one_pass
+from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.models.mamba4rec import Mamba4Rec, Mamba4RecConfig
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec, SSD4RecConfig
+from ssd4rec.ops.segments import make_layout
+
+SIZES = {"width": 16, "state_dim": 8, "head_width": 8, "dropout": 0.0, "backward_weight": 0.7, "norm_first": True}
+LENGTHS = [4, 1, 70]
+
+
+def backbone(**settings: object) -> SSD4Rec:
+    torch.manual_seed(0)
+    return shaken(SSD4Rec(SSD4RecConfig(**(SIZES | settings)))).double().eval()
+
+
+def row() -> torch.Tensor:
+    return torch.randn(sum(LENGTHS), 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_layer_is_its_definition() -> None:
+    """H1 = H + mixer(LayerNorm(H)), H2 = H1 + W2 GELU(W1 LayerNorm(H1) + b1) + b2."""
+    layer = shaken(BiSSDLayer(SSD4RecConfig(**SIZES), bidirectional=True)).double().eval()
+    hidden, layout = row(), make_layout(boundaries_of(LENGTHS))
+    between = hidden + layer.mixer.all_prefixes(layer.norm(hidden), layout)
+    ffn = layer.feed_forward
+    expected = between + ffn.narrow(F.gelu(ffn.widen(ffn.norm(between))))
+    torch.testing.assert_close(layer.all_prefixes(hidden, layout), expected)
+
+
+def test_a_fresh_network_is_the_layer_norm_of_its_input() -> None:
+    """Every branch starts at zero, however many layers there are."""
+    model = SSD4Rec(SSD4RecConfig(**(SIZES | {"layers": 2}))).double().eval()
+    expected = F.layer_norm(row(), (16,), eps=1e-12)
+    torch.testing.assert_close(model.encode_prefixes(row(), boundaries_of(LENGTHS)), expected)
+
+
+def test_dropout_is_on_the_branches() -> None:
+    """With branches of zero, dropout of 0.9 changes nothing of what a fresh network gives in training."""
+    model = SSD4Rec(SSD4RecConfig(**(SIZES | {"dropout": 0.9}))).double().train()
+    expected = F.layer_norm(row(), (16,), eps=1e-12)
+    torch.testing.assert_close(model.encode_prefixes(row(), boundaries_of(LENGTHS)), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", ["none", "top"])
+def test_one_pass_and_steps_are_every_prefix_alone(layers: int, bidirectional: str) -> None:
+    """The states of one pass, of reading event by event, and after `prefill`, are those of each prefix."""
+    model, hidden, length = backbone(layers=layers, bidirectional=bidirectional), row(), 6
+    rows = model.encode_prefixes(hidden[:length], boundaries_of([length]))
+    cache = model.new_cache(1)
+    _, prefilled = model.prefill(hidden[:length], boundaries_of([length]))
+    for end in range(1, length + 1):
+        expected = model.encode(hidden[:end], boundaries_of([end]))
+        torch.testing.assert_close(rows[end - 1 : end], expected)
+        cache, states = model.step(cache, hidden[end - 1 : end])
+        torch.testing.assert_close(states, expected)
+    torch.testing.assert_close(prefilled, expected)
+
+
+def test_states_without_each_event_are_those_of_rereading() -> None:
+    """The explanation in one pass equals the slow one."""
+    model = NextItemModel(backbone(bidirectional="top"), 9).double().eval()
+    items = torch.tensor([3, 1, 9, 7, 7, 2])
+    with torch.inference_mode():
+        torch.testing.assert_close(states_in_one_pass(model, items), states_by_rereading(model, items, torch.arange(6)))
+
+
+def test_mamba4rec_has_the_same_wiring() -> None:
+    """Mamba4Rec with the option is SSD4Rec that reads forwards only, embedding norm included or not."""
+    sizes = {key: value for key, value in SIZES.items() if key != "backward_weight"}
+    for norm_embedding in (False, True):
+        config = Mamba4RecConfig(**sizes, norm_embedding=norm_embedding)
+        ours = shaken(Mamba4Rec(config)).double().eval()
+        other = backbone(bidirectional="none", norm_embedding=norm_embedding)
+        other.load_state_dict(ours.state_dict())
+        states = [each.encode(row(), boundaries_of(LENGTHS)) for each in (ours, other)]
+        torch.testing.assert_close(*states)
