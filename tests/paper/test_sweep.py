@@ -328,7 +328,7 @@ def test_runs_of_older_versions_are_found():
     data = Dataset("x", "x", None, "fingerprint", {})
     (point,) = points("accuracy", None, make_budget("small"), ["ssd4rec"], ())
     younger = {"fusion": True, "data": {"tie_order"}, "training": {"ema_decay", "label_smoothing"}}
-    younger["backbone"] = {"input_dropout", "input_fade", "repeat_logits"}
+    younger["backbone"] = {"input_dropout", "input_fade", "repeat_logits", "norm_first"}
     older = point.configs[0].model_dump(mode="json", exclude=younger)
     decides = {"settings": older, "data": "fingerprint", "numerics": [NUMERICS, metadata.version("ssd4rec")]}
     assert Run(data, point.configs[0]).key == hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,13 +11,11 @@ class Mamba4RecConfig(Mamba2Sizes):
 
     name: Literal["mamba4rec"] = "mamba4rec"
     norm_first: bool = False  # as in ssd4rec
-    norm_embedding: bool = True  # false: the layers read the item vectors as they are
 
     @property
     def as_ssd4rec(self) -> SSD4RecConfig:
         """The same network in the settings of SSD4Rec."""
-        wiring = {"norm_first": self.norm_first, "norm_embedding": self.norm_embedding}
-        return SSD4RecConfig(**self.sizes, **wiring, bidirectional="none")
+        return SSD4RecConfig(**self.sizes, norm_embedding=True, norm_first=self.norm_first, bidirectional="none")
 
 
 class Mamba4Rec(SSD4Rec):

@@ -33,6 +33,7 @@ YOUNGER = {  # settings that the first runs had not: the rule then
     "backbone.input_dropout": 0.0,
     "backbone.input_fade": 0.0,
     "backbone.repeat_logits": "none",
+    "backbone.norm_first": False,
 }
 STUDIED = tuple(length for length in LENGTHS if length is not None)
 COUNTED_IN = "counted"  # folder of what is not learned, beside that of the runs
