@@ -123,6 +123,12 @@ def test_ranks_over_a_large_catalog(scale, exclude_seen, monkeypatch):
     assert_exact(made, history, [0, 7, 50, 101, 399], exclude_seen=exclude_seen)
 
 
+def test_learned_repeat_logits_are_repeat_bias():
+    """Of items of the history only."""
+    parts = recommender(repeat_logits="recency").explain(HISTORY, [3, 6], "parts")
+    assert [part.repeat_bias != 0.0 for part in parts] == [True, False]
+
+
 def test_without_score_fusion():
     """The model alone."""
     assert_exact(recommender(fusion=False), HISTORY, list(range(12)), exclude_seen=True)

@@ -21,6 +21,7 @@ from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
 from ssd4rec.cli.events import import_events
+from ssd4rec.cli.explain import explain
 from ssd4rec.cli.keys import create_key, list_keys, revoke_key
 from ssd4rec.cli.models import activate_model, list_models
 from ssd4rec.cli.recommend import recommend
@@ -87,6 +88,7 @@ app.command()(train)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(recommend)
+app.command()(explain)
 app.add_typer(data_app, name="data")
 app.command()(tune)
 app.command()(reproduce)

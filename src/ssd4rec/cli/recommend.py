@@ -92,13 +92,13 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
             as_json=as_json,
         )
         return
-    ids = _ids(recommender, "--history", history or "")
+    ids = parse_ids(recommender, "--history", history or "")
     found = recommender.recommend(
         ids,
         10 if k is None else k,
         exclude_seen=not keep_seen,
-        allow=None if allow is None else _ids(recommender, "--allow", allow),
-        deny=None if deny is None else _ids(recommender, "--deny", deny),
+        allow=None if allow is None else parse_ids(recommender, "--allow", allow),
+        deny=None if deny is None else parse_ids(recommender, "--deny", deny),
         unknown_items=unknown_items,
     )
     rows = as_rows(found)
@@ -113,7 +113,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     _render.show_recommendations(out_console, rows)
 
 
-def _ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
+def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
     """Ids of the command line in the catalog's own type; a text that is none of that type stays as it is, and unknown."""
     try:
         # 7, "a, b",8 -> 7 and a, b and 8

@@ -37,7 +37,7 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
     scores, ranks = _with_shared_fusion(reading, without, item)
     left_out = reading.items[without.places]
     near_end = without.places >= len(reading.items) - reading.reach_of_rules
-    changes_fusion = near_end | (left_out == item) | reading.has_repeat_logits
+    changes_fusion = near_end | (left_out == item) | reading.repeats_matter(item)
     for row in np.flatnonzero(changes_fusion).tolist():
         shorter = reading.without(int(without.places[row]))
         parts = shorter.parts_of(without.states[row])

@@ -118,10 +118,9 @@ class Reading:
             logits.added(state[None], sequence_items(items, torch.tensor([0, len(items)]))).add_to(added, slice(0, 1))
         return added[0]
 
-    @property
-    def has_repeat_logits(self) -> bool:
-        """Whether the logits of the items of the history change with the state."""
-        return self.artifact.model.repeat_logits is not None
+    def repeats_matter(self, item: int) -> bool:
+        """Whether learned repeat logits enter the item's score or rank: those of seen items do not, when these are excluded."""
+        return self.artifact.model.repeat_logits is not None and (self.seen is None or item in self.items)
 
     @property
     def reach_of_rules(self) -> int:

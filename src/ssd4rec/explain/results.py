@@ -33,7 +33,7 @@ class Parts(Explanation):
 
     model: float  # the state of the sequence times the item vector
     co_occurrence: float  # weight * log(1 + co-occurrence score / floor); 0 without score fusion
-    repeat_bias: float  # added to the score of an item of the history; 0 for any other item
+    repeat_bias: float  # learned or tuned, added to the score of an item of the history; 0 for any other item
 
 
 @dataclass(frozen=True)
