@@ -1,27 +1,30 @@
-# make        lists the commands
-# make demo   sets up and trains on the built-in data set: metrics and recommendations in minutes
-# make test   sets up and runs the tests
+# make            lists the commands
+# make demo       sets up and trains on the built-in data set
+# make test       sets up and runs the tests
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo serve-demo test test-kernels lint format bench check install
+.PHONY: help demo test test-kernels lint format docs bench check install serve-demo
 help:
-	@echo "make demo     set up, train on the built-in data set, recommend"
-	@echo "make serve-demo  train the demo model if need be, serve it on http://127.0.0.1:8080"
-	@echo "make test     set up, run the tests"
-	@echo "make test-kernels  set up, run the Triton kernels in Triton's interpreter (minutes, no GPU needed)"
-	@echo "make lint     ruff, mypy --strict, import-linter"
-	@echo "make format   ruff format and its safe fixes"
-	@echo "make bench    the benchmarks, each behind the green tests of what it measures (minutes)"
-	@echo "make check    lint, every test, build the wheel, test the wheel without src"
+	@echo "make demo          set up, train on the built-in data set, show metrics and recommendations"
+	@echo "make serve-demo    the same as an HTTP service with a page, on this machine only"
+	@echo "make test          set up, run the tests"
+	@echo "make test-kernels  run the Triton kernels in Triton's interpreter (no GPU needed)"
+	@echo "make lint          ruff, mypy --strict, import-linter, codespell"
+	@echo "make format        ruff format and safe fixes"
+	@echo "make docs          build the documentation into site/, with executed tutorials and checked links"
+	@echo "make bench         run the benchmarks, each after the tests of the code it measures"
+	@echo "make check         lint, all tests, and the built wheel without the sources"
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(PIP) pip
+	$(PIP) torch
+	$(PIP) -e '.[demo,serve,tune]' --group dev
 	touch $(INSTALLED)
 
 demo: install
@@ -44,13 +47,18 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install
+	$(PIP) --group docs
+	$(BIN)/mkdocs build --strict
+
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PIP) --group bench
 	$(BIN)/python benchmarks/run.py
 
 check: lint
