@@ -69,11 +69,12 @@ def _toml(value: Any) -> str:
 
 def http_page() -> Iterator[str]:
     """Yield the routes of the service with their parameters and responses, from its OpenAPI document."""
-    from ssd4rec.service.app import openapi_document  # noqa: PLC0415 - needs the extra `serve`
+    from ssd4rec.service.app import create_app  # noqa: PLC0415 - needs the extra `serve`
+    from ssd4rec.service.settings import ServiceSettings  # noqa: PLC0415
 
-    document = openapi_document()
+    document = create_app(ServiceSettings(models="models")).openapi()
     yield f"# HTTP API\n\n{document['info'].get('description', '')}\n"
-    yield "A running service has the same reference, with a form to try each route, at `/docs`.\n"
+    yield "A running service has the same description at `/openapi.json`.\n"
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             yield f"## `{method.upper()} {path}`\n\n{operation.get('summary', '')}\n"
