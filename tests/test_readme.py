@@ -1,4 +1,4 @@
-"""What the README says is true."""
+"""The README and the guides are true."""
 
 import json
 import re
@@ -17,34 +17,39 @@ from ssd4rec.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHANGES = (ROOT / "docs" / "guides" / "change-one-thing.md").read_text(encoding="utf-8")
-SERVING = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
+CHANGES = (ROOT / "docs" / "how-to" / "change-one-thing.md").read_text(encoding="utf-8")
+SERVING = (ROOT / "docs" / "how-to" / "recommend-from-python.md").read_text(encoding="utf-8")
 
 
-def test_the_path_in_eight_lines_runs(tmp_path, monkeypatch):
-    """The block is run as it stands, on a small file; the model recommends, and is the one that `pipeline.train` makes."""
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    *_, path = block.split("\n\n")  # imports, settings, the path
-    assert len(path.splitlines()) == 8
+def test_the_explicit_path_runs(tmp_path, monkeypatch):
+    """The block of the README runs as printed, and gives the metrics and the protocol of `pipeline.train`."""
+    *_, block = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     worlds.frame(worlds.cycle()).write_csv("plays.csv")
     names = {}
     exec(block, names)  # noqa: S102 - the README's own lines
     assert len(names["ranking"].ranks) == 60
     config = names["config"]
-    report = pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "by_experiment")
+    report = pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "model")
     assert names["ranking"].as_dict() == report["test"]
     assert names["ranking"].protocol.as_dict() == report["protocol"]
     assert names["training"].best_ndcg == report["validation"]["ndcg@10"]
-    weights = [load_artifact(name).model.state_dict() for name in ("model", "by_experiment")]
-    assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
-    figures = names["ranking"].as_dict()
-    for measured in (["model"], ["model", "plays.csv", "--set", "data.min_interactions=1"]):
-        answer = CliRunner().invoke(app, ["evaluate", *measured, "--json"])
-        assert json.loads(answer.stdout)["test"] == pytest.approx(figures)
+    weights = load_artifact("model").model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in names["model"].state_dict().items())
 
 
-def test_the_guide_to_serving_runs(tmp_path, monkeypatch):
+def test_the_three_lines_run(tmp_path, monkeypatch):
+    """The first block of the README runs as printed."""
+    block, *_ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    plays = worlds.frame(worlds.cycle()).with_columns(pl.format("id{}", "item_id").alias("item_id"))
+    plays.write_parquet("plays.parquet")
+    names = {}
+    exec(block, names)  # noqa: S102 - the README's own lines
+    assert load_artifact("model").catalog.ids.to_list() == names["model"].artifact.catalog.ids.to_list()
+
+
+def test_the_guide_to_recommending_runs(tmp_path, monkeypatch):
     """Its blocks, one after the other, on a model of items with the ids that it writes; all that it names are known."""
     monkeypatch.chdir(tmp_path)
     plays = worlds.frame(worlds.cycle()).with_columns(pl.format("id{}", "item_id").alias("item_id"))
@@ -56,16 +61,16 @@ def test_the_guide_to_serving_runs(tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(block, names)  # noqa: S102 - the guide's own lines
-    assert names["found"].notes == ()
+    assert names["result"].warnings == ()
     assert names["counts"] == {"users": 60, "rows": pl.read_parquet("recommendations.parquet").height} | {
         "unknown_interactions": 0,
         "popular_users": 0,
     }
-    assert names["session"].history == ("id7", "id3", "id4") == names["sessions"].history("cleo")
-    assert len(names["sessions"]) == 2
+    assert names["session"].history == ("id7", "id3", "id4") == names["store"].history("cleo")
+    assert len(names["store"]) == 2
 
 
-def test_the_guide_to_a_network_of_ones_own_runs(tmp_path, monkeypatch):
+def test_the_guide_to_a_new_model_runs(tmp_path, monkeypatch):
     """Its network learns the next item of the cycle, and each state is that of its prefix; the settings that it names exist."""
     monkeypatch.chdir(tmp_path)
     worlds.frame(worlds.cycle()).write_csv("plays.csv")
@@ -82,7 +87,7 @@ def test_the_guide_to_a_network_of_ones_own_runs(tmp_path, monkeypatch):
     assert len(keys) > 12
 
 
-def test_a_model_that_was_saved_without_figures_can_be_measured(tmp_path, monkeypatch):
+def test_a_model_saved_without_metrics_can_be_evaluated(tmp_path, monkeypatch):
     """`evaluate` says what to do; with data it measures."""
     monkeypatch.chdir(tmp_path)
     world = worlds.world(worlds.cycle())
@@ -95,12 +100,3 @@ def test_a_model_that_was_saved_without_figures_can_be_measured(tmp_path, monkey
     assert str(answer.exception) == "model was saved without figures; measure it on data: ssd4rec evaluate model DATA"
     answer = CliRunner().invoke(app, ["evaluate", "model", "plays.csv", "--json"])
     assert json.loads(answer.stdout)["notes"] == []
-
-
-def test_every_file_of_the_tree_exists_and_is_named():
-    """The README's tree and the package agree, both ways."""
-    package = Path(__file__).parent.parent / "src" / "ssd4rec"
-    tree = README[README.index("src/ssd4rec/\n") : README.index("docs/        ")]
-    named = set(re.findall(r"\b(\w+\.py)\b", tree))
-    files = {path.name for path in package.rglob("*.py") if path.name != "__init__.py" and path.parent.name != "triton"}
-    assert named == files
