@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import polars as pl
-import pytest
 import torch
 from typer.testing import CliRunner
 
