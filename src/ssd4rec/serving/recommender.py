@@ -12,9 +12,11 @@ import polars as pl
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, load_artifact, save_artifact
+from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.explain.explain import explain_items
 from ssd4rec.explain.results import LEVELS, Explanation, Level
+from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.serving.topk import Request, TopK, top_items
 
@@ -76,6 +78,8 @@ class Recommender:
             ArtifactError: the folder cannot be written, or it contains something other than a model.
         """
         artifact = self.artifact
+        # Fusion that changes no score is not stored, so a loaded model has none although its settings ask for it.
+        fusion = artifact.fusion or ScoreFusion(SequentialRules.nothing(len(artifact.catalog)), 0.0)
         save_artifact(
             directory,
             artifact.model,
@@ -83,7 +87,7 @@ class Recommender:
             artifact.config,
             {**artifact.report, "artifact": str(directory)},
             artifact.training_counts,
-            artifact.fusion,
+            fusion,
         )
 
     @property
