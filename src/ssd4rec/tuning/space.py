@@ -21,6 +21,10 @@ DEFAULT_SPACE = (
     "backbone.layers=1:2",
     "backbone.norm_embedding=true|false",
     "backbone.backward_weight=0.0:1.0",
+    "backbone.input_dropout=0.0:0.6",
+    "backbone.input_fade=0.0|0.7",
+    "backbone.norm_first=true|false",
+    "backbone.repeat_logits=none|bias|recency",
 )
 HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
 
