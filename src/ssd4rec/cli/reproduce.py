@@ -1,5 +1,6 @@
 """`reproduce`: the paper's tables and figures."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -9,19 +10,17 @@ import typer
 from ssd4rec.cli import _render
 from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, refuse_columns, refuse_neither, say
 
+STUDY_HELP = "accuracy, efficiency, ablation, beta, rho, length, or all; report: render the report of --out again."
+BUDGET_HELP = "small (minutes), medium (hours), paper (its settings), or paper-one-pass (the same with all-positions training)."
+SET_HELP = "Change a setting for all models that have it, or for one; repeatable."
+
 
 def reproduce(  # noqa: PLR0913 - each is an option of the command
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="accuracy, efficiency, ablation, beta, rho, length, or all.")],
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Files or named data sets.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help=STUDY_HELP)],
+    data: Annotated[list[str] | None, typer.Argument(metavar="DATA...", help="Files or named data sets.")] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("artifacts/reproduce"),
-    budget: Annotated[
-        str,
-        typer.Option(
-            "--budget",
-            help="small (minutes), medium (hours), paper (its settings) or paper-one-pass (the same, each history read once).",
-        ),
-    ] = "small",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results and the report.")] = Path("artifacts/reproduce"),
+    budget: Annotated[str, typer.Option("--budget", help=BUDGET_HELP)] = "small",
     models: Annotated[
         str | None, typer.Option("--models", help="Models for accuracy and efficiency, comma-separated; all by default.")
     ] = None,
@@ -29,66 +28,89 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     seeds: Annotated[int | None, typer.Option("--seeds", help="Number of seeds.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Number of runs at once; they share the processor's cores.")] = 1,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="[MODEL:]GROUP.KEY=VALUE",
-            help="Change a setting for all models that have it, or for one; repeatable.",
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="[MODEL:]GROUP.KEY=VALUE", help=SET_HELP)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the paper's tables and figures for DATA: OUT/report.html, report.md, results.json.
+    """Make the paper's tables and figures for DATA.
 
-    Every run is kept under the hash of its settings: the same command continues where it was stopped, and other commands with
-    the same --out reuse the runs they share. Other studies, data and protocols are added to the report; the same study on the
-    same data, with other models or another budget, replaces its tables.
+    Writes report.html, report.md, results.json and ranks.parquet (the rank of every user's test item) to OUT. The same command
+    continues where it was stopped. Further commands with the same OUT extend the report by seeds, models, data sets, studies
+    and protocols, and reuse all finished runs.
 
-    accuracy    models side by side, published figures, paired tests
+    accuracy    models compared with each other, with baselines and with published results; paired tests
     efficiency  seconds and memory
-    ablation    what each part is worth
+    ablation    the contribution of each part
     beta, rho, length    the paper's Figures 3 to 5
     """
     from ssd4rec._suggestions import find
-    from ssd4rec.datasets.registry import is_known
-    from ssd4rec.paper.budgets import make_budget
+    from ssd4rec.errors import ConfigError
+    from ssd4rec.paper.recipes import make_budget
     from ssd4rec.paper.studies import STUDIES
 
-    find(study, (*STUDIES, "all"), "study")
+    find(study, (*STUDIES, "all", "report"), "study")
+    if study == "report":
+        render_again(out)
+        return
     chosen = make_budget(budget, epochs, seeds, width)
-    from ssd4rec.paper.sweep import carry_out, plan
-
-    names = [name.strip() for name in models.split(",")] if models else []
+    if not data:
+        raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
     for each in data:
         refuse_neither(each)
-    if all(is_known(each) for each in data):  # of files beside them the columns may be named
+    from ssd4rec.datasets.registry import is_known
+    from ssd4rec.paper.sweep import plan_sweep, run_sweep
+
+    if all(is_known(each) for each in data):  # the columns of files may be named
         refuse_columns(data[0], settings or [])
-    sweep = plan(study, data, chosen, out, cache(), models=names, settings=settings or [])
+    names = [name.strip() for name in models.split(",")] if models else []
+    logging.getLogger("ssd4rec.paper").addHandler(_ConsoleHandler())
+    logging.getLogger("ssd4rec.paper").setLevel(logging.INFO)
+    sweep = plan_sweep(study, data, chosen, out, cache(), models=names, settings=settings or [])
     try:
         with _render.progress_bar(err_console) as bar:
-            task = bar.add_task("runs", total=len(sweep.runs))
-            results = carry_out(
+            task = bar.add_task("runs", total=len(sweep.jobs))
+            results = run_sweep(
                 sweep,
-                say,
-                lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                lambda done, total, text: bar.update(task, completed=done, total=total, description=text),
                 jobs=jobs,
                 threads=max(1, _threads() // jobs) if jobs > 1 else None,
             )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on where this one stopped. So far: {out / 'report.html'}") from None
+        raise KeyboardInterrupt(f"the same command continues. Report so far: {out / 'report.html'}") from None
     if as_json:
         print_json(results.as_dict())
     else:
-        out_console.print(f"The report: {out / 'report.html'} (and report.md, results.json)")
-    failed = [title for key, (title, _) in sweep.runs.items() if not sweep.finished(key)]
-    if failed:
-        say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, the report says why: {'; '.join(failed)}")
+        out_console.print(f"Report: {out / 'report.html'} (and report.md, results.json, ranks.parquet)")
+    finished = results.finished_runs()
+    if failed := [job.title for key, job in sweep.jobs.items() if key not in finished]:
+        say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, see the report: {'; '.join(failed)}")
         raise typer.Exit(1)
 
 
+def render_again(out: Path) -> None:
+    """Write report.html and report.md from the results in a folder.
+
+    Raises:
+        DataError: There are none.
+    """
+    from ssd4rec.errors import DataError
+    from ssd4rec.paper.report import write_report
+    from ssd4rec.paper.results import RESULTS, load_results
+
+    if not (out / RESULTS).is_file():
+        raise DataError(f"{out / RESULTS} not found; choose the folder of a finished study with --out")
+    write_report(load_results(out), out)
+    out_console.print(f"Report: {out / 'report.html'} (and report.md)")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Print log messages on standard error, above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 def _threads() -> int:
-    """What this process may use."""
+    """Return the number of threads this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else cores
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return int(limit) if limit.isdecimal() and int(limit) else cores

@@ -1,88 +1,108 @@
-"""Published figures, with where they come from and how sure that is.
+"""Published results, each with its source, protocol and number of seeds.
 
-Grades: A, read in code or logs; B, a careful transcription; C, one third-party source. Each row names its source.
+Grades: A, read in code or logs; B, transcribed from the paper's own table; C, one third-party source.
+All rows are leave-last-out over the whole catalog. Rows with other candidates (`exclude_seen`), or of models that know the
+time of the event they predict (`request_time`), are not comparable with each other.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 METRICS = ("ndcg@10", "ndcg@20", "mrr@10", "mrr@20", "hr@10", "hr@20")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of somebody's table."""
+    """One row of a published table."""
 
-    figures: Mapping[str, float]
+    model: str
+    metrics: Mapping[str, float]
     grade: str
     source: str
-    exclude_seen: bool = False  # of the protocol; results with and without cannot be compared
+    exclude_seen: bool = False  # whether items of the history are excluded from the candidates
+    request_time: bool = False  # whether the model is given the time of the event it predicts
+    seeds: int | None = None  # None: the source does not say
 
 
-def _row(source: str, grade: str, *values: float | None) -> Published:
-    figures = {name: value for name, value in zip(METRICS, values, strict=True) if value is not None}
-    return Published(figures, grade, source)
+def _row(model: str, source: str, grade: str, *values: float | None) -> Published:
+    metrics = {name: value for name, value in zip(METRICS, values, strict=True) if value is not None}
+    return Published(model, metrics, grade, source)
 
 
-def _two(source: str, ndcg: float, hit_rate: float) -> Published:
-    return Published({"ndcg@10": ndcg, "hr@10": hit_rate}, "C", source)
+def _two(
+    model: str,
+    source: str,
+    ndcg: float,
+    hit_rate: float | None = None,
+    *,
+    grade: str = "C",
+    exclude_seen: bool = False,
+    request_time: bool = False,
+    seeds: int | None = None,
+) -> Published:
+    metrics = {"ndcg@10": ndcg} | ({"hr@10": hit_rate} if hit_rate is not None else {})
+    return Published(model, metrics, grade, source, exclude_seen, request_time, seeds)
 
 
 PAPER = "SSD4Rec paper, Table 4"
 CITED = "a third party's citation of the SSD4Rec paper"
 OTHERS = "other papers under the same protocol"
 HSTU = "HSTU's own paper"
-SIGMA_RANGE = "the higher of two published rows (.1831-.1851 / .3136-.3187)"
+BSAREC = "BSARec, width 64"
+RECBOARD = "RecBoard's re-run"
+WEAREC = "WEARec's log, best of many runs by test"
 
-PUBLISHED: Mapping[str, Mapping[str, Published]] = {
-    "kuairand-pure": {
-        "caser": _row(PAPER, "B", 0.0545, 0.0692, 0.0414, 0.0453, 0.0982, 0.1571),
-        "gru4rec": _row(PAPER, "B", 0.0563, 0.0722, 0.0426, 0.0470, 0.1017, 0.1653),
-        "bert4rec": _row(PAPER, "B", 0.0534, 0.0683, 0.0404, 0.0444, 0.0968, 0.1563),
-        "sasrec": _row(PAPER, "B", 0.0567, 0.0733, 0.0426, 0.0471, 0.1040, 0.1705),
-        "mamba4rec": _row(PAPER, "B", 0.0558, 0.0710, 0.0427, 0.0468, 0.0994, 0.1601),
-        "sigma": _row(PAPER, "B", 0.0572, 0.0727, 0.0433, 0.0475, 0.1036, 0.1655),
-        "ssd4rec": _row(PAPER, "B", 0.0593, 0.0757, 0.0448, 0.0493, 0.1075, 0.1731),
-        "authors' code, re-run": _row("a third party's log", "A", 0.0576, 0.0739, None, None, 0.1032, 0.1683),
-        "tim4rec": _row("TiM4Rec's own paper", "B", 0.0611, 0.0779, 0.0463, 0.0508, 0.1109, 0.1774),
-    },
-    "amazon-beauty": {
-        "ssd4rec": _row(CITED, "C", 0.0477, 0.0543, 0.0392, 0.0411, 0.0751, 0.1015),
-        "sasrec": _two(CITED, 0.0447, 0.0845),
-        "mamba4rec": _two(CITED, 0.0417, 0.0681),
-    },
-    "amazon-video-games": {
-        "ssd4rec": _row(CITED, "C", 0.0610, 0.0742, 0.0458, 0.0494, 0.1113, 0.1636),
-        "sasrec": _two(CITED, 0.0569, 0.1124),
-        "sigma": _two(CITED, 0.0612, 0.1152),
-    },
-    "ml-1m": {
-        "mamba4rec": _two(OTHERS, 0.1822, 0.3121),
-        "sigma": _two(SIGMA_RANGE, 0.1851, 0.3187),
-        "sasrec": _two(OTHERS, 0.1687, 0.2977),
-        "bert4rec": _two(OTHERS, 0.1674, 0.2958),
-        "gru4rec": _two(OTHERS, 0.1642, 0.2934),
-        "caser": _two(OTHERS, 0.1283, 0.2399),
-        "lrurec": _two(OTHERS, 0.1772, 0.3057),
-        "hstu": replace(_two(HSTU, 0.1720, 0.3097), exclude_seen=True),
-        "hstu-large": replace(_two(HSTU, 0.1893, 0.3294), exclude_seen=True),
-    },
+PUBLISHED: Mapping[str, tuple[Published, ...]] = {
+    "kuairand-pure": (
+        _row("caser", PAPER, "B", 0.0545, 0.0692, 0.0414, 0.0453, 0.0982, 0.1571),
+        _row("gru4rec", PAPER, "B", 0.0563, 0.0722, 0.0426, 0.0470, 0.1017, 0.1653),
+        _row("bert4rec", PAPER, "B", 0.0534, 0.0683, 0.0404, 0.0444, 0.0968, 0.1563),
+        _row("sasrec", PAPER, "B", 0.0567, 0.0733, 0.0426, 0.0471, 0.1040, 0.1705),
+        _row("mamba4rec", PAPER, "B", 0.0558, 0.0710, 0.0427, 0.0468, 0.0994, 0.1601),
+        _row("sigma", PAPER, "B", 0.0572, 0.0727, 0.0433, 0.0475, 0.1036, 0.1655),
+        _row("ssd4rec", PAPER, "B", 0.0593, 0.0757, 0.0448, 0.0493, 0.1075, 0.1731),
+        _row("ssd4rec, authors' code", "a third party's log", "A", 0.0576, 0.0739, None, None, 0.1032, 0.1683),
+        _row("tim4rec", "TiM4Rec's own paper", "B", 0.0611, 0.0779, 0.0463, 0.0508, 0.1109, 0.1774),
+    ),
+    "amazon-beauty": (
+        _row("ssd4rec", CITED, "C", 0.0477, 0.0543, 0.0392, 0.0411, 0.0751, 0.1015),
+        _two("sasrec", CITED, 0.0447, 0.0845),
+        _two("mamba4rec", CITED, 0.0417, 0.0681),
+        _two("wearec", WEAREC, 0.0614, 0.1041, grade="A", exclude_seen=True),
+        _two("bsarec", BSAREC, 0.0611, 0.1008, exclude_seen=True),
+        _two("bsarec", RECBOARD, 0.0609, 0.1004, exclude_seen=True, seeds=5),
+        _two("sasrec", "the blog of FreeRec's author, full cross-entropy", 0.0595, 0.0990, exclude_seen=True),
+    ),
+    "amazon-video-games": (
+        _row("ssd4rec", CITED, "C", 0.0610, 0.0742, 0.0458, 0.0494, 0.1113, 0.1636),
+        _two("sasrec", CITED, 0.0569, 0.1124),
+        _two("sigma", CITED, 0.0612, 0.1152),
+    ),
+    "ml-1m": (
+        _two("mamba4rec", OTHERS, 0.1822, 0.3121),
+        _two("sigma", "the higher of two published rows (0.1831 and 0.1851)", 0.1851, 0.3187),
+        _two("sasrec", OTHERS, 0.1687, 0.2977),
+        _two("bert4rec", OTHERS, 0.1674, 0.2958),
+        _two("gru4rec", OTHERS, 0.1642, 0.2934),
+        _two("caser", OTHERS, 0.1283, 0.2399),
+        _two("lrurec", OTHERS, 0.1772, 0.3057),
+        _two("lrurec", "LRURec, width 64", 0.1930, 0.3264, exclude_seen=True),
+        _two("hstu", HSTU, 0.1720, 0.3097, exclude_seen=True, request_time=True),
+        _two("hstu-large", HSTU, 0.1893, 0.3294, exclude_seen=True, request_time=True),
+    ),
 }
 
 
-def published_row(data: str | None, model: str, *, exclude_seen: bool) -> Published | None:
-    """The published row under the same protocol that a model of ours stands beside.
+def published_rows(data: str | None, model: str) -> Iterator[Published]:
+    """Yield the published rows of a model.
 
-    Both of SSD4Rec's wirings that read backwards share the paper's; forwards only is a network that nobody published.
+    SSD4Rec's variants with a backward direction share the paper's rows. Nobody published the variant without one.
     """
     name = "ssd4rec" if model == "ssd4rec-all" else model
-    row = PUBLISHED.get(data or "", {}).get(name)
-    return row if row is not None and row.exclude_seen == exclude_seen else None
+    return (row for row in PUBLISHED.get(data or "", ()) if row.model == name)
 
 
-def highest_published(data: str | None, *, exclude_seen: bool) -> tuple[str, float] | None:
-    """Whose NDCG@10 is the highest in print under this protocol, and what it is; None: nothing is published."""
-    rows = {
-        name: row.figures["ndcg@10"] for name, row in PUBLISHED.get(data or "", {}).items() if row.exclude_seen == exclude_seen
-    }
-    return max(rows.items(), key=lambda entry: entry[1]) if rows else None
+def highest_published(data: str | None, *, exclude_seen: bool) -> Published | None:
+    """Return the row with the highest NDCG@10 under one protocol, among models without the request time."""
+    rows = [row for row in PUBLISHED.get(data or "", ()) if row.exclude_seen == exclude_seen and not row.request_time]
+    return max(rows, key=lambda row: row.metrics["ndcg@10"], default=None)

@@ -1,30 +1,80 @@
-"""How each model is trained where the paper's own settings are not asked for: one recipe a model, each searched for alike.
+"""Budgets of a study, and the recipe that trains each model where the paper's own settings do not apply.
 
-The search: `ssd4rec tune ml-100k --trials 10 --minutes 9` for each model over learning rate 5e-4 … 5e-3, mask ratio 0 … 0.4
-and dropout 0.1 … 0.5; D = 64, cosine schedule over 20 epochs, 2,048 positions a batch, seed 2024, by validation NDCG@10.
-On a busy machine the minutes were over after two or three trials (Mamba4Rec: ten, six of them pruned; BERT4Rec and SIGMA: none
-ended). What it found for SASRec, GRU4Rec and Caser had a mask of .29; a few more trials by hand gave all three something better
-(docs/log.md). So these are sound settings, not the best ones. They were not searched for again on other data.
+The recipes were searched with `ssd4rec tune ml-100k --trials 10 --minutes 9` for each model: learning rate 5e-4 to 5e-3,
+mask ratio 0 to 0.4, dropout 0.1 to 0.5, width 64, cosine schedule over 20 epochs, 2,048 positions a batch, seed 2024, by
+validation NDCG@10. Most searches ended after two or three trials (Mamba4Rec: ten; BERT4Rec and SIGMA: none). The recipes of
+SASRec, GRU4Rec and Caser were then improved by a few trials by hand. They are sound settings, not the best ones, and were
+not searched again on other data.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ssd4rec._suggestions import find
 from ssd4rec.config import load_config, presets
+from ssd4rec.errors import ConfigError
 
-SEARCHED = "searched on ml-100k, alike for each model (docs/guides/reproduce.md)"
+SEARCHED = "searched on ml-100k (docs/guides/reproduce.md)"
 BY_HAND = "chosen by hand"
 IMPROVED = "searched on ml-100k, then improved by hand there (docs/guides/reproduce.md)"
 
 
 @dataclass(frozen=True)
+class Budget:
+    """Cost limits of a study. `paper` uses the presets unchanged, `paper-one-pass` trains all positions of a sequence at once."""
+
+    name: str
+    width: int
+    epochs: int
+    seeds: int
+
+    @property
+    def follows_paper(self) -> bool:
+        """Whether the presets apply."""
+        return self.name in ("paper", "paper-one-pass")
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the presets apply, with all-positions training."""
+        return self.name == "paper-one-pass"
+
+    def options(self) -> list[str]:
+        """Return the command-line options that give this budget."""
+        standard = BUDGETS[self.name]
+        changed = [name for name in ("epochs", "seeds", "width") if getattr(self, name) != getattr(standard, name)]
+        return ["--budget", self.name, *(word for name in changed for word in (f"--{name}", str(getattr(self, name))))]
+
+
+BUDGETS: Mapping[str, Budget] = {
+    "small": Budget("small", width=32, epochs=3, seeds=1),
+    "medium": Budget("medium", width=64, epochs=30, seeds=3),
+    "paper": Budget("paper", width=256, epochs=300, seeds=3),
+    "paper-one-pass": Budget("paper-one-pass", width=256, epochs=300, seeds=3),
+}
+
+
+def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None) -> Budget:
+    """Return a named budget with the given values replaced.
+
+    Raises:
+        ConfigError: The name is unknown, or a value is below 1.
+    """
+    budget = BUDGETS[find(name, tuple(BUDGETS), "budget")]
+    changes = {key: value for key, value in (("epochs", epochs), ("seeds", seeds), ("width", width)) if value is not None}
+    for key, value in changes.items():
+        if value < 1:
+            raise ConfigError(f"--{key} must be 1 or more, found {value}")
+    return replace(budget, **changes)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What was found for one model."""
+    """Training settings of one model."""
 
     learning_rate: float
-    dropout: float  # where the data have no preset
+    dropout: float  # replaced by the preset's dropout on data that have a preset
     mask_ratio: float
-    layers: int | None = None  # None: as many as SSD4Rec has
+    layers: int | None = None  # None: the default of the preset
     token_budget: int = 2048
     source: str = SEARCHED
 
@@ -40,18 +90,18 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def settings_of(model: str, known: str | None) -> list[str]:
-    """A recipe as settings `group.key=value`.
+def recipe_settings(model: str, known: str | None) -> list[str]:
+    """Return a recipe as settings `group.key=value`.
 
     Args:
-        model: a backbone's name.
-        known: the named data set; where it has a preset, the preset's dropout holds for every model alike.
+        model: Name of a network.
+        known: Named data set. Where it has a preset, every model uses the preset's dropout.
     """
     recipe = RECIPES[model]
     dropout = load_config(known).backbone.dropout if known is not None and known in presets() else recipe.dropout
-    found = [
+    settings = [
         f"training.learning_rate={recipe.learning_rate}",
         f"training.mask_ratio={recipe.mask_ratio}",
         f"backbone.dropout={dropout}",
     ]
-    return found if recipe.layers is None else [*found, f"backbone.layers={recipe.layers}"]
+    return settings if recipe.layers is None else [*settings, f"backbone.layers={recipe.layers}"]

@@ -1,118 +1,419 @@
-"""results.json as pages for people: report.html, which needs no other file, and report.md."""
+"""report.html, a page without other files, and report.md: both are rendered from the same tables and notes."""
 
-import html
-import json
-import re
-from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ssd4rec._io import as_json, escaped, write_atomically
-from ssd4rec.paper.notes import notes
-from ssd4rec.paper.plots import plot
-from ssd4rec.paper.results import RESULTS
-from ssd4rec.paper.rows import Results, Section
-from ssd4rec.paper.studies import STUDIES
-from ssd4rec.paper.tables import Table, tables
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:90rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;
-text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}caption{text-align:left;font-weight:600}
-.warn{background:#fff3cd;padding:.4rem .8rem;border-left:4px solid #d39e00}img{max-width:100%;height:auto}
-pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap}"""
+from ssd4rec._io import as_json, write_atomically
+from ssd4rec.paper.charts import draw_chart
+from ssd4rec.paper.published import PUBLISHED, highest_published, published_rows
+from ssd4rec.paper.recipes import BUDGETS
+from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread
+from ssd4rec.paper.studies import COMPARING, STUDIES
+
+MIB = 1024 * 1024
+FEW_SHORTENED = 0.01  # share of the users
+FEW_TARGETS = 200
+HEADLINE = ("ndcg@10", "hr@10")
+TEXT_COLUMNS = ("", "source", "settings from", "compared with", "scores", "objective")
+VARIANT_NAMES = {"model": "alone", "model_exclude_seen": "alone, seen items excluded", "fusion": "with score fusion"}
+
+
+class Table(NamedTuple):
+    """A table of text cells. A column `group|name` stands under a heading that it shares with its neighbors."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings over several columns, and how many."""
+        return [(name, len(list(of))) for name, of in groupby(column.rpartition("|")[0] for column in self.columns)]
+
+    @property
+    def names(self) -> list[str]:
+        """Column names without their group."""
+        return [column.rpartition("|")[2] for column in self.columns]
+
+    @property
+    def text(self) -> list[bool]:
+        """Whether a column is aligned left."""
+        return [name in TEXT_COLUMNS for name in self.names]
+
+
+class Block(NamedTuple):
+    """One section of the report."""
+
+    title: str
+    scope: str  # one line: data, budget, protocol
+    warnings: list[str]
+    notes: list[str]
+    headline: Table
+    tables: list[Table]
+    chart: Markup | None
+    commands: tuple[str, ...]
+    settings: list[tuple[str, str]]
 
 
 def write_report(results: Results, out: Path) -> None:
-    """Write results.json, report.md and report.html into a folder, each whole or as it was."""
-    texts = {RESULTS: as_json(results.as_dict(), indent=1), "report.md": as_markdown(results), "report.html": as_html(results)}
-    for name, text in texts.items():  # all are made before the first is written
-        write_atomically(out / name, escaped(text))
+    """Write report.md and report.html."""
+    for name in ("report.md", "report.html"):
+        write_atomically(out / name, render(results, name))
 
 
-def as_markdown(results: Results) -> str:
-    """The tables as text."""
-    lines = ["# Reproduction of SSD4Rec", "", f"Summarised by the code of commit {_commit(results)}.", ""]
-    for study, name, section in _sections(results):
-        lines += [f"## {STUDIES[study].title}: {_plain(name)}", ""]
-        if section.command:
-            lines += ["```", section.command, "```", ""]
-        for note in notes(study, section):
-            lines += [f"{'**' if note.warning else ''}{note.text}{'**' if note.warning else ''}", ""]
-        for table in tables(study, section):
-            lines += [*_markdown_table(table), ""]
-    return "\n".join(lines)
-
-
-def _commit(results: Results) -> str:
-    return results.commit or "unknown (installed package)"
-
-
-def _plain(name: str) -> str:
-    """A file's name in Markdown: its letters, no marks."""
-    return re.sub(r"([\\`*_<>\[\]#|])", r"\\\1", name)
-
-
-def as_html(results: Results) -> str:
-    """One page: style and plots are in it."""
-    parts = [f"<p>Summarised by the code of commit {_text(_commit(results))}.</p>"]
-    every = [f"{STUDIES[study].title}: {name}" for study, name, _ in _sections(results)]
-    links = " · ".join(f"<a href='#section-{number}'>{_text(title)}</a>" for number, title in enumerate(every, start=1))
-    parts.append(f"<nav>{links}</nav>")
-    for number, (study, name, section) in enumerate(_sections(results), start=1):
-        parts.append(f"<h2 id='section-{number}'>{_text(every[number - 1])}</h2>")
-        if section.command:
-            parts.append(f"<pre>{_text(section.command)}</pre>")
-        parts += [f"<p class='{'warn' if note.warning else 'note'}'>{_text(note.text)}</p>" for note in notes(study, section)]
-        parts += [_html_table(table) for table in tables(study, section)]
-        if section.axis is not None and (drawn := plot(section.rows, section.axis)) is not None:
-            said = f"NDCG, MRR and HR at 10 by {section.axis} on {name}, the figures of the first table"
-            parts.append(f"<img alt='{_text(said)}' src='data:image/svg+xml;base64,{b64encode(drawn.encode()).decode()}'>")
-        parts += [
-            f"<details><summary>all settings of {_text(label)}, first seed</summary><pre>{_text(said)}</pre></details>"
-            for label, said in _settings(section).items()
-        ]
-    title = "Reproduction of SSD4Rec"
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+def render(results: Results, name: str) -> str:
+    """Render a template of this package: report.md or report.html."""
+    loader = PackageLoader("ssd4rec.paper")
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=name.endswith(".html")
     )
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{title}</h1>{"".join(parts)}</body></html>\n'
+    environment.filters["literal"] = lambda text: "".join(f"\\{each}" if each in "\\`*_<>[]#|" else each for each in text)
+    sections = sorted(results.sections, key=lambda section: list(STUDIES).index(section.study))
+    return environment.get_template(f"{name}.jinja").render(blocks=list(map(_block, sections)), commit=results.commit)
 
 
-def _settings(section: Section) -> dict[str, str]:
-    """By row: those of the first one whole, of the others what is not as there."""
-    rows = {row.label: row.settings for row in section.rows if row.settings}
-    first = next(iter(rows), "")
-    said = {label: f"as of {first}, but for\n{_unlike(rows[first], settings)}" for label, settings in rows.items()}
-    return said | ({first: json.dumps(rows[first], indent=1)} if rows else {})
-
-
-def _unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    ours, theirs = (
-        {f"{group}.{key}": value for group, keys in each.items() for key, value in keys.items()} for each in (other, first)
+def _block(section: Section) -> Block:
+    headline, *tables = _tables(section)
+    notes = [*_data_notes(section), *_protocol_notes(section), *_study_notes(section), *_unfinished_notes(section)]
+    data, budget = section.data, section.budget
+    scope = (
+        f"{data.users:,} users · {data.items:,} items · {data.interactions:,} interactions · width {budget.width} · at most "
+        f"{_count(budget.epochs, 'epoch')} · {_count(budget.seeds, 'seed')} · seen items {_seen(_excludes_seen(section))}"
     )
-    without = sorted(theirs.keys() - ours.keys())
-    different = [f"{name} = {json.dumps(value)}" for name, value in ours.items() if name not in theirs or theirs[name] != value]
-    return "\n".join([*different, *(f"without {name}" for name in without)])
+    return Block(
+        title=f"{STUDIES[section.study].title}: {section.title}",
+        scope=scope,
+        warnings=[text for warning, text in notes if warning],
+        notes=[text for warning, text in notes if not warning],
+        headline=headline,
+        tables=[table for table in tables if table.rows],
+        chart=draw_chart(section),
+        commands=section.commands,
+        settings=list(_settings([row for row in section.rows if row.model not in BASELINES])),
+    )
 
 
-def _sections(results: Results) -> list[tuple[str, str, Section]]:
-    return [(study, name, section) for study, sections in results.studies.items() for name, section in sections.items()]
+def _tables(section: Section) -> list[Table]:
+    recipes = Table("Training settings", RECIPE, tuple(_recipe(row) for row in section.rows if row.model not in BASELINES))
+    costs = Table("Cost: median over seeds", COST, tuple(map(_cost, section.rows)))
+    if section.study == "efficiency":
+        return [costs, recipes]
+    first = [_headline(section)]
+    if section.study == "accuracy":
+        first += [_published(section), _comparison(section), _fusion(section)]
+    return [*first, *([costs] if section.study == "ablation" else []), _tests(section), _metrics(section), recipes]
 
 
-def _markdown_table(table: Table) -> list[str]:
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [f"{table.title}:", "", line(table.head), "|---|" + "---:|" * (len(table.head) - 1), *map(line, table.rows)]
+Kind = Callable[[Finished], Metrics]
 
 
-def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in table.head)
-    rows = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"<table><caption>{_text(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+def _fused(kind: Callable[[FusionResult], Metrics]) -> Kind:
+    return lambda run: kind(run.fusion) if run.fusion else {}
 
 
-def _text(value: str) -> str:
-    return html.escape(value)
+def _metric_table(title: str, kinds: dict[str, Kind], names: Sequence[str], rows: Sequence[Row]) -> Table:
+    """Mean and standard deviation of some metrics of several kinds."""
+    kinds = {name: kind for name, kind in kinds.items() if any(row.summary(kind) for row in rows)} or dict(
+        list(kinds.items())[:1]
+    )
+    columns = [f"{kind}|{name}" for kind in kinds for metric in names for name in (metric.upper(), "sd")]
+    cells = [
+        (
+            row.label,
+            *(cell for kind in kinds.values() for name in names for cell in _spread(row.summary(kind).get(name))),
+            _seeds(row),
+        )
+        for row in rows
+    ]
+    return _without_empty_deviations(Table(title, ("", *columns, "seeds"), tuple(cells)))
+
+
+def _without_empty_deviations(table: Table) -> Table:
+    filled = [name != "sd" or any(row[i] != "-" for row in table.rows) for i, name in enumerate(table.names)]
+    return table._replace(
+        columns=tuple(compress(table.columns, filled)), rows=tuple(tuple(compress(row, filled)) for row in table.rows)
+    )
+
+
+def _headline(section: Section) -> Table:
+    kinds: dict[str, Kind] = {
+        f"seen items {_seen(_excludes_seen(section))}": lambda run: run.test,
+        "seen items excluded": (lambda run: run.test) if _excludes_seen(section) else lambda run: run.test_exclude_seen,
+        "with score fusion": _fused(lambda fusion: fusion.test),
+    }
+    return _metric_table("Test metrics: mean and standard deviation (sd) over seeds", kinds, HEADLINE, section.rows)
+
+
+def _metrics(section: Section) -> Table:
+    names = list(dict.fromkeys(name for row in section.rows for name in row.test))
+    return _metric_table("All metrics of the models alone", {"": lambda run: run.test}, names, section.rows)
+
+
+def _fusion(section: Section) -> Table:
+    kinds = {
+        "seen items kept": _fused(lambda each: each.test),
+        "seen items excluded": _fused(lambda each: each.test_exclude_seen),
+    }
+    rows = [row for row in section.rows if row.fusion]
+    table = _metric_table("Score fusion, with weights tuned on the validation set", kinds, HEADLINE, rows)
+    weights = [
+        tuple(", ".join(f"{value:g}" for value in dict.fromkeys(values)) for values in zip(*pairs, strict=True))
+        for pairs in ([(run.fusion.cooccurrence, run.fusion.repeat_bias) for run in row.finished if run.fusion] for row in rows)
+    ]
+    cells = tuple((*row[:-1], *of_row, row[-1]) for row, of_row in zip(table.rows, weights, strict=True))
+    return Table(table.title, (*table.columns[:-1], "weights|co-occurrence", "weights|repeat bias", "seeds"), cells)
+
+
+def _published(section: Section) -> Table:
+    columns = ("", "NDCG@10", "HR@10", "seen items", "request time", "seeds", "grade", "source")
+    rows = [
+        (
+            row.model,
+            *(_number(row.metrics.get(name)) for name in HEADLINE),
+            _seen(row.exclude_seen),
+            "known" if row.request_time else "-",
+            str(row.seeds or "-"),
+            row.grade,
+            row.source,
+        )
+        for row in PUBLISHED.get(section.comparable_data or "", ())
+    ]
+    return Table("Published results", columns, tuple(rows))
+
+
+def _comparison(section: Section) -> Table:
+    columns = ("", "metric", "seen items", "ours", "published", "difference", "relative %", "source")
+    rows = []
+    for row in section.rows:
+        for published in published_rows(section.comparable_data, row.model):
+            same = published.exclude_seen == _excludes_seen(section)
+            ours = row.test if same else row.test_exclude_seen if published.exclude_seen else {}
+            for name in [name for name in published.metrics if name in ours]:
+                mean, theirs = ours[name].mean, published.metrics[name]
+                difference = (f"{mean - theirs:+.4f}", f"{100 * (mean / theirs - 1):+.1f}")
+                kind = (name.upper(), _seen(published.exclude_seen))
+                rows.append((row.label, *kind, _number(mean), _number(theirs), *difference, published.source))
+    return Table("Difference from published results", columns, tuple(rows))
+
+
+def _tests(section: Section) -> Table:
+    columns = ("", "compared with", "scores", "NDCG@10 difference", "95 % interval|from", "95 % interval|to", "p")
+    rows = [
+        (
+            row.label,
+            test.baseline,
+            VARIANT_NAMES[test.variant],
+            *(f"{value:+.4f}" for value in (test.difference, test.low, test.high)),
+            f"{test.p:.4f}",
+        )
+        for row in section.rows
+        for test in row.tests
+    ]
+    targets = section.protocol.targets if section.protocol else section.data.users
+    units = "users" if section.protocol is None or section.protocol.split == "leave-last-out" else "targets, assumed independent"
+    return Table(f"Paired bootstrap over {targets:,} {units}, without the variation between seeds", columns, tuple(rows))
+
+
+SECONDS = ("seconds_per_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds")
+COST = (
+    "",
+    "parameters",
+    *(f"seconds|{name}" for name in ("per epoch", "to best epoch", "inference", "padded inference")),
+    "CPU share",
+    "peak MiB|process",
+    "peak MiB|GPU",
+)
+RECIPE = (
+    "",
+    "learning rate",
+    "schedule",
+    "dropout",
+    "mask ratio",
+    "objective",
+    "layers",
+    "batch size",
+    "epochs",
+    "patience",
+    "settings from",
+)
+
+
+def _cost(row: Row) -> tuple[str, ...]:
+    def cell(name: str, pattern: str, scale: float = 1.0) -> str:
+        value = row.cost(name)
+        return "-" if value is None else pattern.format(value * scale)
+
+    parameters = next((f"{run.parameters:,}" for run in row.finished if run.parameters), "-")
+    memory = (cell(name, "{:,.0f}", 1 / MIB) for name in ("peak_memory", "peak_gpu_memory"))
+    return (row.label, parameters, *(cell(name, "{:.2f}") for name in SECONDS), cell("cpu_share", "{:.0f} %", 100), *memory)
+
+
+def _recipe(row: Row) -> tuple[str, ...]:
+    backbone, training = row.settings["backbone"], row.settings["training"]
+    batch, objective = f"{training['token_budget']:,} positions", training["objective"]
+    if objective == "per-prefix":
+        batch = f"{training['batch_size']:,} examples, at most {batch}" if training["batch_size"] else batch
+        objective += f", {training['prefixes_per_sequence']} a sequence" if training["prefixes_per_sequence"] else ""
+    values = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"], objective)
+    rest = (backbone.get("layers", "-"), batch, training["max_epochs"], training["patience"], row.origin or "-")
+    return (row.label, *map(str, (*values, *rest)))
+
+
+def _excludes_seen(section: Section) -> bool:
+    return section.protocol is not None and section.protocol.exclude_seen
+
+
+def _seen(excluded: bool) -> str:  # noqa: FBT001 - turns a flag into its word
+    return "excluded" if excluded else "kept"
+
+
+def _spread(value: Spread | None) -> tuple[str, str]:
+    return ("-", "-") if value is None else (_number(value.mean), _number(value.sd))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _seeds(row: Row) -> str:
+    finished, planned = len(row.finished), len(row.runs)
+    return "-" if row.model in BASELINES else f"{finished}" if finished == planned else f"{finished} of {planned}"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" + ("" if number == 1 else "s")
+
+
+Notes = Iterator[tuple[bool, str]]  # whether it is a warning, and the text
+
+
+def _data_notes(section: Section) -> Notes:
+    data, budget = section.data, section.budget
+    if data.known != data.name:
+        what = (
+            f"the counts of {data.known}" if data.known else "the counts of no named data set, so nothing published is comparable"
+        )
+        yield False, f"{data.name} has {what}."
+    yield from ((False, f"Data: {note}.") for note in data.notes)
+    if data.simultaneous and section.protocol:
+        order = "in the file" if section.protocol.tie_order == "file" else "of their item IDs"
+        share = f"{data.simultaneous:,} interactions ({100 * data.simultaneous / data.interactions:.1f} %)"
+        yield (
+            False,
+            f"{share} have the time of the one before. Their order is that {order} (data.tie_order); metrics depend on it.",
+        )
+    epochs = max((run.epochs or 0 for run in section.finished), default=0)
+    cut = section.reduced is None and epochs >= budget.epochs < BUDGETS["paper"].epochs
+    if reduced := section.reduced or (f"a run was cut short after {budget.epochs} epochs" if cut else None):
+        yield True, f"These metrics do not show what the paper's settings give: {reduced}."
+
+
+def _protocol_notes(section: Section) -> Notes:
+    protocol, finished = section.protocol, section.finished
+    if protocol is None:
+        return
+    length = f", last {protocol.max_length} interactions" if protocol.max_length and section.study != "length" else ""
+    yield (
+        False,
+        (
+            f"Protocol: {protocol.split}, {_count(protocol.targets, 'target')}, {protocol.candidates}, seen items "
+            f"{_seen(protocol.exclude_seen)}, ties: {protocol.ties}, {protocol.k_core}-core{length}."
+        ),
+    )
+    devices = " and ".join(dict.fromkeys(run.costs.device for run in finished if run.costs.device)) or "unknown"
+    versions = next((run.versions for run in finished if run.versions), {})
+    yield (
+        False,
+        f"Machine: {devices}. Versions: {', '.join(f'{name} {version}' for name, version in versions.items()) or 'unknown'}.",
+    )
+    if commits := sorted({run.commit for run in finished if run.commit}):
+        yield False, f"Trained by the code of {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."
+    if section.data.known and section.comparable_data is None:
+        yield False, "Published results leave the last event out, so none is comparable with a split by time."
+    if protocol.targets < FEW_TARGETS:
+        yield True, f"{_count(protocol.targets, 'target')}: too few for reliable metrics and for reliable choices by validation."
+
+
+def _study_notes(section: Section) -> Notes:
+    if section.omitted:
+        same = "with these settings each is another row" if section.study in COMPARING else "each changes nothing on these data"
+        yield False, f"Rows left out, as {same}: {', '.join(section.omitted)}."
+    if section.study in ("efficiency", "ablation"):
+        yield (
+            False,
+            (
+                "Seconds per epoch: median, training and validation. Peak memory: of the whole process of the run. Padded inference: "
+                "each sequence is padded to the longest of its batch. CPU share: process time of all threads while training; a low "
+                "share means that the threads waited, also for other programs."
+            ),
+        )
+        if all(row.cost("cpu_share") is None for row in section.rows):
+            yield True, "The load of the machine by other programs was not measured: compare seconds with care."
+        if (parallel := max((run.costs.parallel_runs for run in section.finished), default=1)) > 1:
+            yield True, f"Up to {parallel} runs shared the machine: compare seconds with care."
+    lengths = {row.settings["data"]["max_length"] for row in section.rows}
+    if longer := {length: count for length, count in section.data.longer.items() if length in lengths}:
+        yield (
+            False,
+            (
+                f"Every target is trained at every length, from windows that overlap by half. Of {section.data.users:,} sequences "
+                f"{', '.join(f'{count:,} have more than {length} interactions' for length, count in longer.items())}."
+            ),
+        )
+        if len({row.settings["training"]["token_budget"] for row in section.rows}) > 1:
+            yield False, "Batches grow with the overlap, so that an epoch has about as many steps at any length."
+        elif section.rows[0].settings["training"]["objective"] == "all-positions":
+            yield True, "Batches do not grow with the overlap: the shorter the windows, the more steps an epoch has."
+    if few := [str(length) for length, count in longer.items() if count < FEW_SHORTENED * section.data.users]:
+        yield (
+            True,
+            (
+                f"A maximum length of {', '.join(few)} shortens fewer than {100 * FEW_SHORTENED:g} % of the sequences: the difference "
+                "from whole sequences may come from the composition of the batches."
+            ),
+        )
+    if section.study != "efficiency" and section.budget.seeds == 1:
+        yield True, "One seed: no difference here includes the variation between seeds."
+    biases = [run.fusion.repeat_bias for run in section.finished if run.fusion]
+    if section.study == "accuracy" and min(biases, default=0) < 0 and not _excludes_seen(section):
+        yield (
+            True,
+            (
+                "A negative repeat bias encodes that items do not recur. With seen items kept, compare the columns with score fusion "
+                "with results that exclude seen items, not with models that had to learn this."
+            ),
+        )
+    for exclude_seen in (False, True):
+        if section.study == "accuracy" and (best := highest_published(section.comparable_data, exclude_seen=exclude_seen)):
+            value = f"{best.metrics['ndcg@10']:.4f} ({best.model}; {best.source})"
+            yield False, f"Highest published NDCG@10, seen items {_seen(exclude_seen)}, request time not known: {value}."
+
+
+def _unfinished_notes(section: Section) -> Notes:
+    for row in section.rows:
+        for run in row.runs:
+            if not isinstance(run, Finished):
+                lines = run.reason.splitlines()
+                reason = f": {lines[0]}, {lines[-1]} (runs/{run.key}/failure.txt)" if lines else ""
+                yield True, f"{run.status.capitalize()}: {row.label}{'' if run.seed is None else f', seed {run.seed}'}{reason}."
+
+
+def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Yield all settings of the first row, and what differs in the others."""
+
+    def flat(row: Row) -> dict[str, Any]:
+        return {f"{group}.{key}": value for group, values in row.settings.items() for key, value in values.items()}
+
+    for row in rows:
+        if row is rows[0]:
+            yield row.label, as_json(row.settings, indent=1)
+        else:
+            ours, first = flat(row), flat(rows[0])
+            changed = [f"{name} = {as_json(value)}" for name, value in ours.items() if name not in first or first[name] != value]
+            lines = [*changed, *(f"without {name}" for name in first if name not in ours)]
+            yield row.label, "\n".join([f"as {rows[0].label}, except", *lines])

@@ -1,227 +1,415 @@
-"""A sweep: the runs of some studies, those that are missing made, the report rewritten after each."""
+"""Plan the runs of a study, carry out those that are missing, and write the report after each."""
 
+import logging
+import os
 import shlex
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._io import exclusive_lock
+import numpy as np
+
+from ssd4rec._io import escaped, exclusive_lock, write_atomically
 from ssd4rec._suggestions import find
+from ssd4rec.config import Config, presets, value_of
+from ssd4rec.data.sequences import build_sequences
+from ssd4rec.data.split import make_split
+from ssd4rec.data.summary import describe
+from ssd4rec.datasets.registry import KNOWN, is_known
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF
-from ssd4rec.paper.asked import addressees
-from ssd4rec.paper.budgets import Budget, as_options
-from ssd4rec.paper.processes import Processes
+from ssd4rec.paper import worker
+from ssd4rec.paper.recipes import BUDGETS, Budget
 from ssd4rec.paper.report import write_report
-from ssd4rec.paper.results import refuse_what_would_be_lost, summarize
-from ssd4rec.paper.rows import Results
-from ssd4rec.paper.runs import COUNTED_IN, FAILURE, Dataset, Part, Run, counted_in, look_at, result_of
+from ssd4rec.paper.results import (
+    BASELINES,
+    BudgetInfo,
+    DataInfo,
+    Finished,
+    Results,
+    Row,
+    Section,
+    Unfinished,
+    load_ranks,
+    load_results,
+    run_key,
+    save_results,
+)
+from ssd4rec.paper.significance import add_tests
 from ssd4rec.paper.studies import (
     COMPARING,
-    COUNTED,
+    LENGTHS,
     MODELS,
     STUDIES,
     TWINS,
     Point,
-    changing,
-    points,
-    refuse_its_own,
+    Setting,
+    distinct_points,
+    make_points,
     with_equal_steps,
 )
 
-Say = Callable[[str], None]
-Watch = Callable[[int, int, str], None]  # (runs done, all, what is under way)
+logger = logging.getLogger(__name__)
+
+Watch = Callable[[int, int, str], None]  # (runs done, all runs, current activity)
+FAILURE, LOG = "failure.txt", "log.txt"
+REASON_LINES = 12
+POLL_SECONDS = 0.2  # a wait without a timeout does not react to Ctrl-C while polars is loaded
+NOT_PROTOCOL = ("data.user", "data.item", "data.time", "evaluation.token_budget")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    title: str
+    source: str  # name or path of the data
+    section: Section
+    row: Row
+    run: Unfinished
+
+    def spec(self, cache: Path, jobs: int) -> worker.RunSpec:
+        """Return what the worker reads."""
+        return worker.RunSpec(
+            title=self.title,
+            key=self.run.key,
+            model=self.row.model,
+            source=self.source,
+            fingerprint=self.section.data.fingerprint,
+            cache=str(cache.resolve()),
+            seed=self.run.seed,
+            parallel_runs=jobs,
+            settings=self.row.settings_of(self.run.seed),
+        )
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was asked for."""
+    """A planned command: sections whose runs are all missing."""
 
-    parts: tuple[Part, ...]
-    budget: Budget
+    sections: tuple[Section, ...]
+    sources: Mapping[str, str]  # by fingerprint: name or path of the data
     out: Path
     cache: Path  # of named data sets
 
     @cached_property
-    def runs(self) -> dict[str, tuple[str, Run]]:
-        """Each run once, by its key, with a title; studies share runs."""
-        found: dict[str, tuple[str, Run]] = {}
-        for part in self.parts:
-            for label, run in part.runs:
-                found.setdefault(run.key, (f"{part.data.name}, {label}, seed {run.config.training.seed}", run))
-        return found
+    def jobs(self) -> dict[str, Job]:
+        """Each run once, by its key; studies share runs."""
+        jobs: dict[str, Job] = {}
+        for section in self.sections:
+            for row in section.rows:
+                for run in row.runs:
+                    title = f"{section.data.name}, {row.label}" + ("" if run.seed is None else f", seed {run.seed}")
+                    if isinstance(run, Unfinished):
+                        jobs.setdefault(run.key, Job(title, self.sources[section.data.fingerprint], section, row, run))
+        return jobs
 
     def folder(self, key: str) -> Path:
-        """Where a run lies."""
+        """Return the working folder of a run: log, checkpoint and model."""
         return self.out / "runs" / key
 
-    def finished(self, key: str) -> bool:
-        """Whether a run's result is there, and what its data give without learning."""
-        _, run = self.runs[key]
-        return result_of(self.folder(key)) is not None and bool(counted_in(self.counted(run)))
 
-    def counted(self, run: Run) -> Path:
-        """Where that lies which needs no learning."""
-        return self.out / COUNTED_IN / run.counted
-
-
-def plan(
+def plan_sweep(
     study: str, sources: Sequence[str], budget: Budget, out: Path, cache: Path, *, models: Sequence[str], settings: Sequence[str]
 ) -> Sweep:
-    """What a command asks for; nothing is trained yet.
+    """Check a command and plan its runs; nothing is trained.
 
     Args:
-        study: a name out of `STUDIES`, or "all".
-        sources: data sets, by name or path.
-        budget: from `make_budget`.
-        out: folder of the runs and the report.
-        cache: folder of named data sets.
-        models: of the tables that compare models; none: all.
-        settings: `group.key=value` on top of every run.
+        study: A name in `STUDIES`, or "all".
+        sources: Data sets, by name or path.
+        budget: From `make_budget`.
+        out: Folder of the results.
+        cache: Folder of named data sets.
+        models: For studies that compare models; none: all.
+        settings: `[MODEL:]GROUP.KEY=VALUE`, from --set.
 
     Raises:
-        ConfigError: an unknown study, model or setting.
-        DataError: a data set cannot be read.
+        ConfigError: A study, model or setting is unknown or does not fit.
+        DataError: A data set cannot be read.
     """
-    find(study, (*STUDIES, "all"), "study")
-    chosen = [find(model, MODELS, "model") for model in models] or list(MODELS)
-    if models and study not in (*COMPARING, "all"):
-        raise ConfigError(f"--models is for {', '.join(COMPARING)} and all; {study} is about ssd4rec alone: leave it out")
-    names = list(STUDIES) if study == "all" else [study]
-    for name in names:
-        refuse_its_own(name, settings)
-    parts = []
+    studies = list(STUDIES) if find(study, (*STUDIES, "all"), "study") == "all" else [study]
+    chosen = [find(model, MODELS, "model") for model in models]
+    if models and not set(studies) & set(COMPARING):
+        raise ConfigError(f"--models applies to {', '.join(COMPARING)} and all; {study} is about ssd4rec alone: leave it out")
+    for name in studies:  # mistakes are reported before the data are read
+        make_points(name, None, budget, chosen or MODELS, settings)
+    config = make_points("accuracy", None, budget, BASELINES[:1], settings)[0].configs[0]
+    if MONITORED_CUTOFF not in config.evaluation.cutoffs:
+        raise ConfigError(
+            f"the tables compare NDCG@{MONITORED_CUTOFF}: evaluation.cutoffs must include {MONITORED_CUTOFF}, "
+            f"found {config.evaluation.cutoffs}"
+        )
+    sections, paths = [], {}
+    names = [Path(source).name for source in dict.fromkeys(sources)]
     for source in dict.fromkeys(sources):
-        first = points("ablation", None, budget, (), settings)[0].configs[0]
-        if MONITORED_CUTOFF not in first.evaluation.cutoffs:
-            raise ConfigError(
-                f"the tables compare NDCG@{MONITORED_CUTOFF}: evaluation.cutoffs must include {MONITORED_CUTOFF}, "
-                f"found {first.evaluation.cutoffs}"
-            )
-        data = look_at(source, first, cache)
-        for name in names:
-            part = _part(name, data, _points(name, data, budget, chosen, settings), chosen)
-            parts.append(replace(part, command=_command(name, source, budget, models, settings)))
-    parts = _told_apart(parts)
-    rows = {point.model for part in parts for point in part.points}
-    if unused := addressees(settings) - rows:
-        raise ConfigError(f"--set {min(unused)}: is for no row of this; the rows are of {', '.join(sorted(rows))}")
-    if not any(point.configs for part in parts for point in part.points):
-        raise ConfigError(f"{' and '.join(COUNTED)} are measured beside a model; name one with them in --models")
-    return Sweep(tuple(parts), budget, out, cache)
+        path = source if is_known(source) else str(Path(source).resolve())
+        name = escaped(
+            source if is_known(source) else "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
+        )
+        data, overlap = inspect_source(path, name, config, cache)
+        paths[data.fingerprint] = path
+        sections += [_plan_section(each, data, overlap, budget, chosen, settings) for each in studies]
+    present = {row.model for section in sections for row in section.rows}
+    if unused := {each.model for each in map(Setting.parse, settings) if each.model} - present:
+        raise ConfigError(f"--set {min(unused)}: no row has this model; the rows are {', '.join(sorted(present))}")
+    return Sweep(tuple(sections), paths, out, cache)
 
 
-def _part(study: str, data: Dataset, planned: Sequence[Point], models: Sequence[str]) -> Part:
-    if study in COMPARING:
-        twins = [model for model in models if model in TWINS and model not in {point.model for point in planned}]
-        return Part(study, data, tuple(planned), tuple(f"{twin} (the network of {TWINS[twin]})" for twin in twins))
-    if study not in ("ablation", "length"):
-        return Part(study, data, tuple(planned))
-    stepped = [with_equal_steps(point, data.overlap) for point in planned]
-    kept, without = changing(stepped, data.description["kept"]["longest"])
-    return Part(study, data, tuple(kept), tuple(without))
-
-
-def _command(study: str, source: str, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> str:
-    chosen = ["--models", ",".join(models)] if models and study in COMPARING else []
-    changed = [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["ssd4rec", "reproduce", study, source, *as_options(budget), *chosen, *changed])
-
-
-def _told_apart(parts: Sequence[Part]) -> list[Part]:
-    """Two files of one name are called by their paths."""
-    sources: dict[str, set[str]] = {}
-    for part in parts:
-        sources.setdefault(part.data.name, set()).add(part.data.source)
-    return [
-        replace(part, data=replace(part.data, name=part.data.source)) if len(sources[part.data.name]) > 1 else part
-        for part in parts
-    ]
-
-
-def _points(name: str, data: Dataset, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:
-    if name == "efficiency":
-        models = [model for model in models if model not in COUNTED]  # nothing to time
-    return points(name, data.known, budget, models, settings)
-
-
-def carry_out(sweep: Sweep, say: Say, watch: Watch = lambda *_: None, *, jobs: int = 1, threads: int | None = None) -> Results:
-    """Make the runs that are missing, `jobs` at once; the report in `out` is whole after each.
-
-    A run that fails is told in the report and tried again by the next call; the others go on.
-
-    Args:
-        sweep: from `plan`.
-        say: receives one line a run.
-        watch: (runs done, all, what is under way), from the threads that wait for the runs.
-        jobs: runs at once, each a process of its own.
-        threads: of each process; None: as many as it takes by itself.
+def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[DataInfo, dict[int, float]]:
+    """Read a data set once to describe it; named data sets are recognized by their counts, whatever the name of the file.
 
     Returns:
-        What results.json holds.
+        Its description, and by window length how often one epoch of truncated sequences reads an interaction.
 
     Raises:
-        KeyboardInterrupt: interrupted; the runs under way are ended, the same command goes on.
-        ConfigError: less than one run at once.
-        DataError: the folder cannot be written, or another process is at work in it.
+        DataError: It cannot be read, or nothing is left after filtering.
+    """
+    interactions = worker.open_interactions(path, config, cache)
+    sequences, _ = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
+    described: Any = describe(interactions, sequences)
+    counts = asdict(sequences.kept)
+    known = (name for name, each in KNOWN.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
+    train = make_split(sequences, config.data.model_copy(update={"max_length": None})).train
+    lengths = [length for length in LENGTHS if length is not None]
+    info = DataInfo(
+        name=name,
+        known=next(known, None),
+        fingerprint=sequences.fingerprint(),
+        **counts,
+        simultaneous=described["tie_order"]["interactions"],
+        longer={length: int(np.count_nonzero(np.diff(sequences.offsets) > length)) for length in lengths},
+        notes=tuple(described["read"]["notes"]),
+    )
+    tokens = train.tokens_one_pass
+    return info, {length: replace(train, max_length=length).tokens_one_pass / tokens for length in lengths}
+
+
+def _plan_section(
+    study: str, data: DataInfo, overlap: Mapping[int, float], budget: Budget, chosen: Sequence[str], settings: Sequence[str]
+) -> Section:
+    models = [model for model in chosen or MODELS if study != "efficiency" or model not in BASELINES]  # nothing to time
+    points = make_points(study, data.known, budget, models, settings)
+    omitted: list[str] = []
+    if study in COMPARING:
+        present = {point.model for point in points}
+        omitted = [f"{twin} (the network of {TWINS[twin]})" for twin in models if twin in TWINS and twin not in present]
+    elif study in ("ablation", "length"):
+        scaled = [replace(each, configs=tuple(with_equal_steps(config, overlap) for config in each.configs)) for each in points]
+        points, omitted = distinct_points(scaled, data.longest)
+    options = ["--models", ",".join(models)] if chosen and study in COMPARING else []
+    options += [word for setting in settings for word in ("--set", setting)]
+    protocol = [
+        f"{name}={value_of(points[0].configs[0], name)}"
+        for name in dict.fromkeys(name for point in points for name in point.changed)
+        if name.partition(".")[0] in ("data", "evaluation") and name not in NOT_PROTOCOL
+    ]
+    return Section(
+        study=study,
+        title=" ".join([data.name, *map(escaped, protocol)]),
+        data=data,
+        budget=BudgetInfo(**asdict(budget)),
+        commands=(escaped(shlex.join(["ssd4rec", "reproduce", study, data.name, *budget.options(), *options])),),
+        general_settings=tuple(text for text in settings if Setting.parse(text).model is None),
+        reduced=_why_reduced(data.known, budget, points),
+        omitted=tuple(omitted),
+        rows=tuple(_plan_row(point, data.fingerprint) for point in points),
+    )
+
+
+def _plan_row(point: Point, fingerprint: str) -> Row:
+    dumps = [config.model_dump(mode="json", exclude={"fusion"}) for config in point.configs]
+    baseline = point.model in BASELINES
+    runs = tuple(
+        Unfinished(
+            status="missing",
+            key=run_key(point.model, fingerprint, settings),
+            seed=None if baseline else settings["training"]["seed"],
+        )
+        for settings in dumps
+    )
+    groups = ("data", "evaluation") if baseline else dumps[0].keys()
+    settings = {group: dumps[0][group] for group in groups}
+    return Row(label=point.label, model=point.model, x=point.x, settings=settings, origin=point.origin, runs=runs)
+
+
+def _why_reduced(known: str | None, budget: Budget, points: Sequence[Point]) -> str | None:
+    """Return why the metrics do not show what the paper's settings give; None if they do."""
+    if budget.follows_paper and known not in presets():
+        return "the paper has no settings for these data, so our recipes were used"
+    if not budget.follows_paper or budget.width < BUDGETS["paper"].width:
+        return "reduced budget"
+    if budget.width > BUDGETS["paper"].width:
+        return f"the width is {budget.width}, the paper's is {BUDGETS['paper'].width}"
+    changed: dict[str, list[str]] = {}
+    trained = [point for point in points if point.model not in BASELINES]
+    for point in trained:
+        for name in point.changed:
+            if not name.startswith(("data.", "evaluation.")):
+                changed.setdefault(name, []).append(point.label)
+    texts = [name if len(of) == len(trained) else f"{name} of {', '.join(of)}" for name, of in sorted(changed.items())]
+    return f"settings were changed ({', '.join(texts)})" if texts else None
+
+
+def run_sweep(sweep: Sweep, watch: Watch = lambda *_: None, *, jobs: int = 1, threads: int | None = None) -> Results:
+    """Carry out the runs that are missing, and write results, ranks and report after each.
+
+    A failed run is reported and tried again by the next call; the others continue.
+
+    Args:
+        sweep: From `plan_sweep`.
+        watch: Receives progress, also from other threads.
+        jobs: Number of processes at once.
+        threads: Of each process; None: its own choice.
+
+    Raises:
+        ConfigError: `jobs` is below 1.
+        DataError: The folder cannot be written, or another sweep uses it.
+        KeyboardInterrupt: The processes are ended; the same command continues.
     """
     if jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
-    busy = DataError(f"another sweep is at work in {sweep.out}; wait for it, or choose another --out")
+    busy = DataError(f"another sweep is writing to {sweep.out}; wait for it, or choose another --out")
 
-    def refused(why: str) -> DataError:
-        mend = "choose another --out" if sweep.out.is_file() else "make room, or choose another --out"
-        return DataError(f"{sweep.out} cannot be written: {why}; {mend}")
+    def refused(reason: str) -> DataError:
+        return DataError(f"{sweep.out} cannot be written: {reason}; choose another --out")
 
     try:
         with exclusive_lock(sweep.out / "lock", busy, refused):
-            return _make_what_is_missing(sweep, say, watch, jobs, threads)
+            return _Runner(sweep, watch).run(jobs, threads)
     except OSError as error:
         raise refused(error.strerror or str(error)) from error
 
 
-def _make_what_is_missing(sweep: Sweep, say: Say, watch: Watch, jobs: int, threads: int | None) -> Results:
-    refuse_what_would_be_lost(sweep.parts, sweep.out)
-    runs = sweep.runs
-    missing = [key for key in runs if not sweep.finished(key)]
-    cached = len(runs) - len(missing)
-    say(f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {cached} of them cached in {sweep.out}, {len(missing)} to do")
-    results = _report(sweep)
-    began = time.monotonic()
-    with Processes(jobs, threads) as processes:
-        done = 0
-        waiting = {
-            processes.begin(sweep.folder(key), _spec(sweep, *runs[key]), lambda what: watch(cached + done, len(runs), what)): key
-            for key in missing
-        }
-        for future in processes.ended(waiting):
-            future.result()
-            key = waiting[future]
-            done += 1
-            results = _report(sweep)
+class _Runner:
+    """The state of a sweep while it runs: results, ranks, and finished runs."""
+
+    def __init__(self, sweep: Sweep, watch: Watch) -> None:
+        self.sweep, self.watch = sweep, watch
+        self.results, self.ranks = load_results(sweep.out), load_ranks(sweep.out)
+        self.finished = self.results.finished_runs()
+        for key in sweep.jobs.keys() - self.finished.keys():
+            self._collect(key)  # finished, but its sweep was killed before it could write the results
+
+    def run(self, jobs: int, threads: int | None) -> Results:
+        """Carry out all missing runs."""
+        missing = [job for key, job in self.sweep.jobs.items() if key not in self.finished]
+        total = len(self.sweep.jobs)
+        cached = total - len(missing)
+        logger.info("%d runs, %d of them finished in %s, %d to do", total, cached, self.sweep.out, len(missing))
+        self._write()
+        began = time.monotonic()
+
+        def tell(activity: str) -> None:
+            self.watch(sum(key in self.finished for key in self.sweep.jobs), total, activity)
+
+        for done, job in enumerate(_run_processes(self.sweep, missing, jobs, threads, tell), start=1):
+            self._collect(job.run.key)
+            self._write()
             left = len(missing) - done
-            minutes = (time.monotonic() - began) / done * left / 60
-            state = "done" if sweep.finished(key) else f"FAILED, see {sweep.folder(key) / FAILURE}"
-            say(f"{runs[key][0]}: {state}; {left} left" + (f", about {minutes:.0f} min" if left else ""))
-    watch(len(runs), len(runs), "")
-    return results
+            state = "done" if job.run.key in self.finished else f"FAILED, see {self.sweep.folder(job.run.key) / FAILURE}"
+            minutes = f", about {(time.monotonic() - began) / done * left / 60:.0f} min" if left else ""
+            logger.info("%s: %s; %d left%s", job.title, state, left, minutes)
+        self.watch(total, total, "")
+        return self.results
+
+    def _collect(self, key: str) -> None:
+        folder = self.sweep.folder(key)
+        if not (folder / worker.RESULT).is_file():
+            return
+        try:
+            self.finished[key] = Finished.model_validate_json((folder / worker.RESULT).read_text(encoding="utf-8"))
+            with np.load(folder / worker.RANKS) as arrays:
+                self.ranks |= {(key, variant): arrays[variant].astype(np.int64) for variant in arrays.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{folder} is damaged: {error}; remove it and run the command again") from error
+
+    def _write(self) -> None:
+        results = self.results.model_copy(update={"commit": worker.source_commit()})
+        for section in self.sweep.sections:
+            rows = [
+                row.model_copy(
+                    update={"runs": tuple(self.finished.get(run.key) or self._unfinished(run, section) for run in row.runs)}
+                )
+                for row in section.rows
+            ]
+            results = results.with_section(section.model_copy(update={"rows": tuple(rows)}))
+        self.results = add_tests(results, {section.identity for section in self.sweep.sections}, self.ranks)
+        save_results(self.results, self.ranks, self.sweep.out)
+        write_report(self.results, self.sweep.out)
+
+    def _unfinished(self, run: Any, section: Section) -> Unfinished:
+        failure = self.sweep.folder(run.key) / FAILURE
+        if not failure.is_file():
+            return Unfinished(status="missing", key=run.key, seed=run.seed)
+        reason = failure.read_text(encoding="utf-8").replace(str(self.sweep.out.resolve()), "OUT")
+        reason = reason.replace(self.sweep.sources[section.data.fingerprint], section.data.name)  # no path of this machine
+        return Unfinished(status="failed", key=run.key, seed=run.seed, reason=reason)
 
 
-def _spec(sweep: Sweep, title: str, run: Run) -> dict[str, Any]:
-    return {
-        "title": title,
-        "data": run.data.source,
-        "fingerprint": run.data.fingerprint,
-        "cache": str(sweep.cache.resolve()),
-        "counted": str(sweep.counted(run).resolve()),
-        "settings": run.config.model_dump(mode="json"),
-    }
+def _run_processes(
+    sweep: Sweep, jobs: Sequence[Job], parallel: int, threads: int | None, tell: Callable[[str], None]
+) -> Iterator[Job]:
+    """Run each job in a process of its own, `parallel` at once, and yield it when the process has ended.
+
+    The processes watch a pipe that only this process writes to: they end when it is closed, however this process ends.
+    """
+    alive, keep_alive = os.pipe()
+    pool = ThreadPoolExecutor(parallel)
+    pending: dict[Future[None], Job] = {}
+    try:
+        for job in jobs:
+            pending[pool.submit(_run_process, sweep, job, (alive, parallel, threads), tell)] = job
+        while pending:
+            for future in wait(pending, POLL_SECONDS, "FIRST_COMPLETED").done:
+                future.result()
+                yield pending.pop(future)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        os.close(keep_alive)
+        pool.shutdown()
+        os.close(alive)
 
 
-def _report(sweep: Sweep) -> Results:
-    results = summarize(sweep.parts, sweep.budget, sweep.out)
-    write_report(results, sweep.out)
-    return results
+def _run_process(sweep: Sweep, job: Job, how: tuple[int, int, int | None], tell: Callable[[str], None]) -> None:
+    alive, parallel, threads = how
+    folder = sweep.folder(job.run.key)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (FAILURE, worker.RESULT):
+        (folder / name).unlink(missing_ok=True)
+    write_atomically(folder / worker.SPEC, job.spec(sweep.cache, parallel).model_dump_json(indent=1))
+    # -P: a module in the current folder must not replace one of Python
+    command = [sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(folder.resolve())]
+    limits = {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)} if threads else {}
+    start = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
+    with (
+        (folder / LOG).open("ab") as log,
+        subprocess.Popen(  # noqa: S603 - our own module
+            command,
+            stdin=alive,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **limits},
+            process_group=0,  # Ctrl-C in a terminal reaches the sweep alone
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            tell(f"{job.title}: {line.strip()}")
+        code = process.wait()
+    output = (folder / LOG).read_bytes()[start:].decode(errors="replace").splitlines()
+    if code != worker.PARENT_GONE and (code != 0 or not (folder / worker.RESULT).is_file()):
+        write_atomically(folder / FAILURE, "\n".join(_failure_reason(code, output)))
+
+
+def _failure_reason(code: int, output: Sequence[str]) -> list[str]:
+    if code >= 0:
+        return [f"exit code {code}", *(output[-REASON_LINES:] or ["no output"])]
+    meaning = "possibly out of memory" if code == -signal.SIGKILL else signal.strsignal(-code) or "unknown signal"
+    return [f"killed by signal {-code}", meaning]

@@ -1,121 +1,253 @@
-"""A process for one run: `python -m ssd4rec.paper.worker FOLDER`, with the run in FOLDER/run.json.
+"""One run in a process of its own: `python -m ssd4rec.paper.worker FOLDER` reads FOLDER/run.json and writes result.json.
 
-A process of its own, so that its peak memory means something and its death costs one run.
+A separate process makes the peak memory meaningful, and limits a crash to one run.
 """
 
-import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from pydantic import BaseModel
 from rich.console import Console
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ssd4rec import pipeline
-from ssd4rec._io import write_atomically
+from ssd4rec._csr import IntArray
+from ssd4rec._io import atomic_write, write_atomically
+from ssd4rec.array_types import CuSeqlens, Items, States
 from ssd4rec.artifact import Artifact, load_artifact, load_artifact_or_none
+from ssd4rec.baselines.popularity import Popularity
+from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import Config
+from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.split import training_counts
-from ssd4rec.diagnostics import processor, resolve_device
+from ssd4rec.datasets.registry import is_known, open_known
+from ssd4rec.diagnostics import processor, resolve_device, versions
 from ssd4rec.errors import DataError
-from ssd4rec.paper.measure import Measure, count
-from ssd4rec.paper.padded import Padded
-from ssd4rec.paper.runs import (
-    RANKS,
-    RESULT,
-    SPEC,
-    commit,
-    keep_ranks,
-    last_result_of,
-    measured,
-    open_interactions,
-    result_of,
-)
+from ssd4rec.evaluation.evaluate import Ranker, Ranking, Scorer
+from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
+from ssd4rec.fusion import ScoreFusion
+from ssd4rec.paper.results import BASELINES, Costs, Finished, FusionResult, Protocol, Variant
 from ssd4rec.training.progress import TrainingProgress
-from ssd4rec.training.state import LAST
+
+SPEC, RESULT, RANKS = "run.json", "result.json", "ranks.npz"
+PARENT_GONE = 75  # exit code of a worker whose sweep has ended
+PADDED_POSITIONS = 65_536  # of a batch, padding included: bounds the memory
 
 
-def work(folder: Path) -> None:
-    """Train, go on with what an earlier process left, measure, write result.json last."""
-    spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
-    config = Config.model_validate(spec["settings"])
-    data = pipeline.prepare(open_interactions(spec["data"], config, Path(spec["cache"])), None, config)
-    if data.histories.fingerprint() != spec["fingerprint"]:  # under that of the others these figures would be found again
-        raise DataError(f"{spec['data']} has changed since the sweep began; give the command again")
-    if result_of(folder) is not None:  # then what needs no learning is all that is missing
-        counts = training_counts(data.histories, data.split.train, len(data.catalog))
-        count(Measure(data, config, counts), Path(spec["counted"]))
-        return
-    resume = (folder / f"model.training/{LAST}").is_file()
+class RunSpec(BaseModel):
+    """One run, as the sweep writes it to run.json."""
+
+    title: str  # for the progress bar
+    key: str
+    model: str
+    source: str  # name or path of the data
+    fingerprint: str
+    cache: str  # folder of named data sets
+    seed: int | None
+    parallel_runs: int
+    settings: dict[str, Any]
+
+
+def open_interactions(source: str, config: Config, cache: Path) -> Interactions:
+    """Read a named data set, or a file.
+
+    Raises:
+        DataError: It is neither, or cannot be read.
+    """
+    if is_known(source):
+        return open_known(source, cache).interactions
+    return read_interactions(source, Columns(user=config.data.user, item=config.data.item, time=config.data.time))
+
+
+def run(folder: Path) -> None:
+    """Train and measure one model, or measure a baseline; resume where an earlier process was stopped.
+
+    Args:
+        folder: Holds run.json. Receives the model, ranks.npz, and result.json last.
+
+    Raises:
+        DataError: The data have changed since the sweep began.
+    """
+    spec = RunSpec.model_validate_json((folder / SPEC).read_text(encoding="utf-8"))
+    config = Config.model_validate(spec.settings)
+    data = pipeline.prepare(open_interactions(spec.source, config, Path(spec.cache)), None, config)
+    if data.histories.fingerprint() != spec.fingerprint:
+        raise DataError(f"{spec.source} has changed since the sweep began; run the command again")
+    measure = _Measurement(data, config)
+    result = _run_baseline(spec, measure) if spec.model in BASELINES else _run_network(spec, measure, folder)
+    with atomic_write(folder / RANKS) as partial, partial.open("wb") as file:
+        np.savez(file, **{name: ranks.astype(np.int32) for name, ranks in measure.ranks.items()})
+    write_atomically(folder / RESULT, result.model_dump_json())
+
+
+class _Measurement:
+    """Rank the test set in every variant, and keep the ranks.
+
+    Args:
+        data: Sequences and their split.
+        config: The protocol.
+    """
+
+    def __init__(self, data: pipeline.Prepared, config: Config) -> None:
+        self.data, self.config = data, config
+        self.counts: IntArray = training_counts(data.histories, data.split.train, len(data.catalog))
+        self.ranks: dict[Variant, Ranks] = {}
+
+    def __call__(self, model: Ranker | Scorer, variant: Variant, fusion: ScoreFusion | None = None) -> Ranking:
+        """Rank under the protocol of the settings."""
+        ranking = pipeline.measure(model, self.data, self.config, self.counts, fusion=fusion)
+        self.ranks[variant] = ranking.ranks
+        return ranking
+
+    def excluding_seen(self, model: Ranker | Scorer, fusion: ScoreFusion | None = None) -> dict[str, float]:
+        """Return the metrics with seen items excluded; none if the protocol excludes them already."""
+        evaluation = self.config.evaluation
+        if evaluation.exclude_seen:
+            return {}
+        config = self.config.model_copy(update={"evaluation": evaluation.model_copy(update={"exclude_seen": True})})
+        ranking = pipeline.measure(model, self.data, config, self.counts, fusion=fusion)
+        if fusion is None:
+            self.ranks["model_exclude_seen"] = ranking.ranks
+        return ranking.as_dict()
+
+    def with_fusion(self, model: Ranker, rules: SequentialRules, weights: tuple[float, ...] = WEIGHTS) -> FusionResult:
+        """Tune score fusion on the validation set, and measure the model with it."""
+        evaluation = self.config.evaluation
+        fusion = tune_fusion(
+            model,
+            rules,
+            self.data.histories,
+            self.data.split.validation,
+            weights=weights,
+            repeat_bias=REPEAT_BIASES,
+            exclude_seen=evaluation.exclude_seen,
+            token_budget=evaluation.token_budget,
+        ).fusion
+        return FusionResult(
+            cooccurrence=fusion.weight,
+            repeat_bias=fusion.repeat_bias,
+            test=self(model, "fusion", fusion).as_dict(),
+            test_exclude_seen=self.excluding_seen(model, fusion),
+        )
+
+
+def _run_baseline(spec: RunSpec, measure: _Measurement) -> Finished:
+    commit = source_commit()
+    model: Ranker | Scorer = Popularity(measure.counts)
+    fusion = None
+    if spec.model == "sequential-rules":
+        model = rules = pipeline.count_sequential_rules(measure.data)
+        zero = ZeroScorer(len(measure.data.catalog))  # next to scores of 0 the weight changes no rank
+        fusion = measure.with_fusion(zero, rules, weights=(1.0,))
+    ranking = measure(model, "model")
+    return Finished(
+        status="finished",
+        key=spec.key,
+        seed=None,
+        test=ranking.as_dict(),
+        test_exclude_seen=measure.excluding_seen(model),
+        fusion=fusion,
+        protocol=Protocol(**asdict(ranking.protocol)),
+        commit=commit,
+    )
+
+
+def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished:
+    data, config = measure.data, measure.config
     device = resolve_device(config.training.accelerator)
-    share = None
-    artifact = load_artifact_or_none(folder / "model", device)  # trained and not measured, or measured in another way than now
-    before, trained_by = _cost_before(folder), (last_result_of(folder) or {}).get("commit")
+    artifact, share, commit = load_artifact_or_none(folder / "model", device), None, None
     if artifact is None:
-        trained_by = commit()  # before it learns: the code on the disk may be another when it is done
+        commit = source_commit()  # before training: the files may change meanwhile
         began, used = time.monotonic(), time.process_time()
-        pipeline.train_or_resume(data, config, folder / "model", say=_say, callbacks=_watching())
-        # of the time of its threads; less than 1: they waited, for other programs or for one another
+        pipeline.train_or_resume(data, config, folder / "model", say=_log, callbacks=_callbacks())
         share = (time.process_time() - used) / (time.monotonic() - began) / torch.get_num_threads()
-        artifact, before = load_artifact(folder / "model", device=device), {}
+        artifact = load_artifact(folder / "model", device=device)
     began = _now()
-    ranking = pipeline.measure(artifact.model, data, config, artifact.training_counts)
+    ranking = measure(artifact.model, "model")
     inference = _now() - began
-    keep_ranks(folder, RANKS, ranking.ranks)
-    memory = _peak_memory()  # before the other measurements, which need their own
-    measure = Measure(data, config, artifact.training_counts)
-    count(measure, Path(spec["counted"]))
-    result = {
-        **artifact.report,
-        "test": ranking.as_dict(),
-        **measure.seen_removed(artifact.model),
-        "with_fusion": measure.with_fusion(folder, "with_fusion", artifact.model),
-        "measured": measured(config.data.max_length),
-        "settings": spec["settings"],
-        "commit": trained_by,
-        "efficiency": {
-            **_seconds(artifact.report["training"]),
-            "inference_seconds": inference,
-            "padded_inference_seconds": _padded_seconds(artifact, data, config),
-            "cpu_share": share,
+    memory = _peak_memory() if share is not None else {}  # before the other measurements, which need their own
+    training = artifact.report["training"]
+    seconds = [epoch["seconds"] for epoch in training["history"]]
+    return Finished(
+        status="finished",
+        key=spec.key,
+        seed=spec.seed,
+        test=ranking.as_dict(),
+        test_exclude_seen=measure.excluding_seen(artifact.model),
+        fusion=measure.with_fusion(artifact.model, pipeline.count_sequential_rules(data)),
+        protocol=Protocol(**asdict(ranking.protocol)),
+        parameters=artifact.report["model"]["parameters"],
+        best_epoch=training["best_epoch"],
+        epochs=len(seconds),
+        validation=tuple(round(epoch["ndcg"], 6) for epoch in training["history"]),
+        costs=Costs(
+            seconds_per_epoch=float(np.median(seconds)),
+            seconds_to_best=float(sum(seconds[: training["best_epoch"]])),
+            inference_seconds=inference,
+            padded_inference_seconds=_padded_seconds(artifact, measure),
+            cpu_share=share,
+            device=torch.cuda.get_device_name() if device == "cuda" else _describe_cpu(),
+            parallel_runs=spec.parallel_runs,
             **memory,
-            "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
-            "resumed": resume,
-            "jobs": spec["jobs"],
-            **before,
-        },
-    }
-    write_atomically(folder / RESULT, json.dumps(result, default=str))
+        ),
+        commit=commit,
+        versions=versions(),
+    )
 
 
-def _seconds(training: dict[str, Any]) -> dict[str, float]:
-    epochs = [epoch["seconds"] for epoch in training["history"]]
-    return {
-        "epochs": len(epochs),
-        "seconds_an_epoch": float(np.median(epochs)),
-        "seconds_to_best": float(sum(epochs[: training["best_epoch"]])),
-    }
+class PaddedModel:
+    """A model that computes padded batches, to measure what packing saves.
+
+    Each sequence is followed by padding up to the longest of its batch, as a sequence of its own that is not read out. So the
+    metrics are those of the packed model, and the time is that of a padded batch.
+
+    Args:
+        model: Encodes packed sequences.
+    """
+
+    def __init__(self, model: Ranker) -> None:
+        self.model = model
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """Return the item vectors [V, D]."""
+        return self.model.item_vectors
+
+    def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
+        """Encode packed sequences, [T] -> [B, D]."""
+        lengths = cu_seqlens.diff().cpu()
+        batch = max(1, PADDED_POSITIONS // int(lengths.max()))
+        sequences = torch.split(items, lengths.tolist())
+        starts = range(0, len(sequences), batch)
+        return torch.cat([self._encode_padded(sequences[i : i + batch], lengths[i : i + batch]) for i in starts])
+
+    def _encode_padded(self, sequences: tuple[Items, ...], lengths: Tensor) -> States:
+        # sequences a, bcd: items [a 0 0 b c d] with lengths [1 2 3 0]; the second is padding, the last is dropped
+        items = pad_sequence(sequences, batch_first=True).flatten()
+        both = torch.stack([lengths, lengths.max() - lengths], dim=1).flatten()
+        real = torch.tensor([True, False]).repeat(len(lengths))[both > 0].to(items.device)
+        cu_seqlens = torch.cat([both.new_zeros(1), both[both > 0].cumsum(0)]).to(items.device)
+        return self.model.encode(items, cu_seqlens)[real]
 
 
-def _cost_before(folder: Path) -> dict[str, Any]:
-    """What training and inference cost when a model was trained that is only measured now; unknown if nobody wrote it down."""
-    found = last_result_of(folder)
-    cost: dict[str, Any] = found["efficiency"] if found else {"peak_memory": None, "peak_gpu_memory": None}
-    return cost
-
-
-def _padded_seconds(artifact: Artifact, data: pipeline.Prepared, config: Config) -> float | None:
-    if config.backbone.name != "ssd4rec":
-        return None  # the others may pad inside themselves
+def _padded_seconds(artifact: Artifact, measure: _Measurement) -> float | None:
+    if measure.config.backbone.name != "ssd4rec":
+        return None  # other models may pad internally
     began = _now()
-    pipeline.measure(Padded(artifact.model), data, config, artifact.training_counts)
+    pipeline.measure(PaddedModel(artifact.model), measure.data, measure.config, measure.counts)
     return _now() - began
 
 
@@ -125,49 +257,63 @@ def _now() -> float:
     return time.monotonic()
 
 
-def _peak_memory() -> dict[str, int | None]:
-    """Bytes: of the whole process, and what torch held on the GPU."""
+def _peak_memory() -> dict[str, Any]:
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    return {"peak_memory": _peak_resident(), "peak_gpu_memory": gpu}
+    return {"peak_memory": peak_resident(), "peak_gpu_memory": gpu}
 
 
-def _peak_resident() -> int:
-    try:  # what getrusage says begins on Linux with what the process that started this one held
+def peak_resident() -> int:
+    """Return the peak memory of this process in bytes."""
+    try:  # on Linux, getrusage starts with the memory of the parent process
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
     except (OSError, IndexError, ValueError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
-def _processor() -> str:
+def _describe_cpu() -> str:
     return f"CPU ({processor()}), {torch.get_num_threads()} threads of {os.cpu_count()}"
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")  # log.txt
+def source_commit() -> str | None:
+    """Return the commit of the working copy, `-dirty` if the package differs from it; None for an installed package."""
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - fixed arguments
+
+    try:
+        return git("describe", "--always", "--abbrev=12") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
-def _watching() -> list[pl.Callback]:
-    return [_Tell(), TrainingProgress(Console(stderr=True))]  # standard error is log.txt in the run's folder
+def _log(line: str) -> None:
+    sys.stderr.write(f"{line}\n")  # log.txt in the folder of the run
 
 
-class _Tell(pl.Callback):
-    """One line an epoch on standard output, for the sweep's bar."""
+def _callbacks() -> list[pl.Callback]:
+    return [_EpochLine(), TrainingProgress(Console(stderr=True))]
+
+
+class _EpochLine(pl.Callback):
+    """Print one line per epoch on standard output, for the progress bar of the sweep."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         sys.stdout.write(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}\n")
         sys.stdout.flush()
 
 
-def _end_with_parent() -> None:
-    # The sweep holds the other end of standard input: it closes however the sweep ends, SIGKILL included.
-    # Read without a buffer: its lock would be held for ever, and the interpreter could not shut down.
+def _exit_with_parent() -> None:
+    # Standard input is a pipe that closes when the sweep ends, even by SIGKILL. os.read has no buffer, whose lock would keep
+    # the interpreter from shutting down.
     os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
+    os._exit(PARENT_GONE)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    work(Path(sys.argv[1]))
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    run(Path(sys.argv[1]))
     sys.stdout.flush()
-    os._exit(0)  # past the thread that still waits on standard input
+    os._exit(0)  # the thread still waits for standard input

@@ -1,0 +1,112 @@
+"""Charts of the report, as SVG in the page."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.paper.published import highest_published
+from ssd4rec.paper.results import Row, Section
+from ssd4rec.paper.studies import STUDIES
+
+CURVES = ("ndcg@10", "mrr@10", "hr@10")
+COSTS = (
+    ("seconds_per_epoch", "seconds per epoch", 1),
+    ("inference_seconds", "seconds of inference", 1),
+    ("peak_memory", "peak MiB", 1 << 20),
+)
+WHOLE = 2.0  # a point of whole sequences is drawn at this multiple of the longest length
+BLUE, ORANGE, GREEN = COLORS = ("#2b6cb0", "#dd6b20", "#2f855a")
+
+
+def draw_chart(section: Section) -> Markup | None:
+    """Return the chart of a section as SVG; None if nothing is finished."""
+    from matplotlib import rc_context  # noqa: PLC0415 - takes a second to import
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    rows = [row for row in section.rows if MONITORED_METRIC in row.test]
+    if not rows:
+        return None
+    axis = STUDIES[section.study].axis
+    with rc_context({"svg.hashsalt": "ssd4rec", "svg.fonttype": "none", "font.size": 10}):  # equal charts are equal files
+        figure = Figure(figsize=(11, 3 if axis else 1.2 + 0.36 * len(rows)), layout="constrained")
+        FigureCanvasSVG(figure)
+        if axis:
+            _draw_curves(figure, rows, axis)
+        elif section.study == "efficiency":
+            _draw_costs(figure, rows)
+        elif section.study == "ablation":
+            _draw_differences(figure.subplots(), rows)
+        else:
+            _draw_models(figure.subplots(), rows, section)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return Markup(svg[svg.index("<svg") :])  # noqa: S704 - matplotlib escapes the labels
+
+
+def _draw_models(axes: Any, rows: Sequence[Row], section: Section) -> None:
+    """One line a model: NDCG@10 alone, with seen items excluded, and with score fusion."""
+    excluded = section.protocol is not None and section.protocol.exclude_seen
+    kinds = (
+        ("alone, seen items excluded" if excluded else "alone, seen items kept", [row.test for row in rows], "o"),
+        ("alone, seen items excluded", [row.test_exclude_seen for row in rows], "s"),
+        ("with score fusion", [row.fusion for row in rows], "^"),
+    )
+    for index, (label, metrics, marker) in enumerate(kinds):
+        points = [(place + 0.18 * (index - 1), each[MONITORED_METRIC]) for place, each in enumerate(metrics) if each]
+        if points:
+            means, deviations = [spread.mean for _, spread in points], [spread.sd or 0.0 for _, spread in points]
+            axes.errorbar(means, [y for y, _ in points], xerr=deviations, fmt=marker, color=COLORS[index], capsize=3, label=label)
+    for exclude_seen, color in ((False, BLUE), (True, ORANGE)):
+        if best := highest_published(section.comparable_data, exclude_seen=exclude_seen):
+            label = f"highest published,\nseen items {'excluded' if exclude_seen else 'kept'}: {best.model}"
+            axes.axvline(best.metrics[MONITORED_METRIC], color=color, linestyle=":", label=label)
+    _label_rows(axes, [row.label for row in rows], "NDCG@10 (bars: one standard deviation over seeds)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+
+
+def _draw_differences(axes: Any, rows: Sequence[Row]) -> None:
+    """NDCG@10 minus that of the full model, with the interval of the paired test."""
+    tested = [(row.label, test) for row in rows for test in row.tests if test.variant == "model"]
+    errors = [[test.difference - test.low for _, test in tested], [test.high - test.difference for _, test in tested]]
+    axes.errorbar([test.difference for _, test in tested], range(len(tested)), xerr=errors, fmt="o", color=BLUE, capsize=3)
+    axes.axvline(0.0, color="#888888", linewidth=1)
+    _label_rows(axes, [label for label, _ in tested], "NDCG@10 minus that of the full model (bars: 95 % over users)")
+
+
+def _label_rows(axes: Any, labels: Sequence[str], title: str) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(title)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _draw_costs(figure: Any, rows: Sequence[Row]) -> None:
+    panels = figure.subplots(1, len(COSTS), sharey=True)
+    for panel, (name, title, scale) in zip(panels, COSTS, strict=True):
+        bars = panel.barh([row.label for row in rows], [(row.cost(name) or 0) / scale for row in rows], color=BLUE)
+        panel.bar_label(bars, fmt="%.4g", padding=3, fontsize=9)
+        panel.margins(x=0.25)
+        panel.set_title(title, fontsize=10)
+    panels[0].invert_yaxis()
+
+
+def _draw_curves(figure: Any, rows: Sequence[Row], axis: str) -> None:
+    longest = max((row.x for row in rows if row.x is not None), default=1.0)
+    places = [longest * WHOLE if row.x is None else row.x for row in rows]
+    for panel, name, color in zip(figure.subplots(1, len(CURVES)), CURVES, COLORS, strict=True):
+        spreads = [row.test[name] for row in rows if name in row.test]
+        if len(spreads) == len(rows):  # else the cut-offs were changed
+            deviations = [spread.sd or 0.0 for spread in spreads]
+            panel.errorbar(places, [spread.mean for spread in spreads], yerr=deviations, marker="o", capsize=3, color=color)
+        panel.set_title(name.upper(), fontsize=10)
+        panel.set_xlabel(axis)
+        panel.grid(alpha=0.3)
+        if longest > 1:
+            panel.set_xscale("log")
+            panel.set_xticks(places, ["whole" if row.x is None else f"{row.x:g}" for row in rows])
+            panel.minorticks_off()
