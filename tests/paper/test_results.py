@@ -1,500 +1,293 @@
-"""What a report says of its figures, what it sets beside them, and what it tests."""
+"""Results on disk, paired tests, published rows, and what a report says."""
 
 import json
 import math
-from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import worlds
-from ssd4rec.data.sequences import Kept
-from ssd4rec.data.split import split_by_time
+from ssd4rec.config import load_config
 from ssd4rec.errors import DataError
-from ssd4rec.paper.budgets import make_budget
-from ssd4rec.paper.compare import against_best, against_whole, paired_bootstrap
-from ssd4rec.paper.notes import notes
-from ssd4rec.paper.origins import recipe_of, reduced
-from ssd4rec.paper.published import published_row
-from ssd4rec.paper.recipes import RECIPES
-from ssd4rec.paper.report import as_html, as_markdown
-from ssd4rec.paper.results import earlier, refuse_what_would_be_lost, summarize
-from ssd4rec.paper.rows import Costs, Protocol, Results, Row, Section, StoredBudget
-from ssd4rec.paper.runs import MEASURED, Dataset, Part, Run, result_of
-from ssd4rec.paper.studies import points
+from ssd4rec.evaluation.metrics import ndcg
+from ssd4rec.paper.published import PUBLISHED, highest_published, published_rows
+from ssd4rec.paper.report import render
+from ssd4rec.paper.results import Results, Section, Spread, load_ranks, load_results, run_key, save_results
+from ssd4rec.paper.significance import add_tests, paired_bootstrap
 
-KEPT = Kept(users=9, items=9, interactions=99, mean_length=11.0, longest=100)
-BUDGET = StoredBudget(name="small", width=32, epochs=3, seeds=1)
+COMMITTED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/results.json"))
+METRICS = {"ndcg@10": 0.5, "hr@10": 1.0, "mrr@10": 1 / 3}
+RANKS = np.full(9, 3)  # NDCG@10 = 0.5
 PROTOCOL = {
     "split": "leave-last-out", "candidates": "whole catalog, 9 items", "exclude_seen": False, "ties": "worst rank", "k_core": 1,
     "tie_order": "file", "max_length": None, "targets": 9,
 }  # fmt: skip
+SETTINGS = {
+    "data": {"max_length": None},
+    "backbone": {"dropout": 0.1, "layers": 1},
+    "training": {
+        "objective": "all-positions", "token_budget": 64, "learning_rate": 0.001, "schedule": "cosine", "mask_ratio": 0.1,
+        "max_epochs": 3, "patience": 3, "seed": 1, "batch_size": None, "prefixes_per_sequence": None,
+    },
+}  # fmt: skip
 
 
-def row_of(label, **given):
-    """A row of which nothing is known but what is given."""
-    unknown = {"x": None, "metrics": {}, "with_fusion": None, "parameters": None, "settings": None, "recipe": None}
-    nothing = {"costs": Costs(**dict.fromkeys(Costs.model_fields)), "published": None, "seeds": ()}
-    return Row(**{"label": label, "model": label, **unknown, **nothing, **given})
+def run_of(key, ndcg_at_10=0.5, **fields):
+    test = METRICS | {"ndcg@10": ndcg_at_10}
+    return {"status": "finished", "key": key, "seed": 1, "test": test, "protocol": PROTOCOL, "epochs": 3, **fields}
 
 
-def section_of(*rows, **given):
-    """A section of which nothing is known but what is given."""
-    unknown = dict.fromkeys(("known", "reduced", "axis", "protocol", "versions", "device", "highest_published"))
-    data = {"source": "x", "fingerprint": "x", "kept": KEPT, "budget": BUDGET, "jobs": 1, "published_only": {}}
-    return Section(**{**unknown, **data, "rows": rows, **given})
+def row_of(label, *runs, **fields):
+    return {"label": label, "model": label, "settings": SETTINGS, "runs": list(runs), **fields}
 
 
-def finished(key, **given):
-    """A seed with figures."""
-    return {"seed": 1, "key": key, "state": "finished", "test": {}, "best_epoch": 1, "jobs": 1, **given}
-
-
-def spread(mean):
-    return {"mean": mean, "sd": None, "n": 1}
-
-
-def write(results, out):
-    (out / "results.json").write_text(json.dumps(results.as_dict()))
-    return results
-
-
-def part_of(study, tmp_path, name="log.csv", known=None, settings=(), longest=100, source=None, models=("ssd4rec", "sasrec")):
-    """A part whose data nobody has read."""
-    source = source or str(tmp_path / name)
-    described = {
-        "kept": asdict(replace(KEPT, longest=longest)),
-        "read": {"notes": []},
-        "tie_order": {"interactions": 0, "order": "file"},
+def section_of(*rows, study="accuracy", **fields):
+    counts = {"users": 9, "items": 9, "interactions": 99, "mean_length": 11.0, "longest": 20}
+    data = {"name": "log.csv", "known": None, "fingerprint": "f", **counts} | fields.pop("data", {})
+    budget = {"name": "small", "width": 32, "epochs": 3, "seeds": 1}
+    section = {
+        "study": study,
+        "title": "log.csv",
+        "data": data,
+        "budget": budget,
+        "commands": ["ssd4rec reproduce"],
+        "rows": rows,
     }
-    data = Dataset(source, name, known, f"fingerprint of {source}", described)
-    return Part(study, data, tuple(points(study, known, make_budget("small"), models, settings)))
+    return Section.model_validate_json(json.dumps(section | fields))
 
 
-def sections(tmp_path, *parts):
-    """The names of the sections after these were written one after the other."""
-    for part in parts:
-        results = write(summarize([part], make_budget("small"), tmp_path), tmp_path)
-    return list(results.studies["accuracy"])
+def text_of(*sections):
+    return render(Results(sections=sections), "report.md")
 
 
-def test_the_papers_budget_is_reduced_where_the_paper_has_no_settings():
-    """Nobody published settings for ML-100K: the paper's budget takes our recipe there, and says so."""
-    budget = make_budget("paper")
-    (point,) = points("accuracy", "ml-100k", budget, ["sasrec"], ())
-    assert point.configs[0].training.objective == "all-positions"
-    assert "the paper has no settings for these data" in (reduced("ml-100k", budget, 18) or "")
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_results_can_be_read_extended_and_hold_no_path(path):
+    """Their settings are valid in this version: rename a setting here as well. Ranks give the metrics."""
+    results, ranks = load_results(path.parent), load_ranks(path.parent)
+    runs = [run for section in results.sections for run in section.finished]
+    assert len(results.finished_runs()) == len({run.key for run in runs}) > 0
+    for run in runs:
+        if (run.key, "model") in ranks:
+            assert ndcg(ranks[run.key, "model"], 10) == pytest.approx(run.test["ndcg@10"])
+    for name in ("results.json", "report.md", "report.html"):
+        text = (path.parent / name).read_text(encoding="utf-8")
+        assert not any(folder in text for folder in ("/home/", "/tmp/", "/root/", "/work"))  # noqa: S108 - must not be there
 
 
-def test_a_budget_is_reduced_where_it_decides_what_a_model_reaches():
-    """The paper's width, and an end by validation: whole, whatever --epochs allowed; cut short or narrower: reduced."""
-    assert reduced("amazon-beauty", make_budget("paper"), 300) is None
-    assert reduced("amazon-beauty", make_budget("paper", epochs=40, seeds=1), 18) is None
-    assert reduced("amazon-beauty", make_budget("paper", epochs=40), 40) == "a run was cut short after 40 epochs"
-    for budget in (make_budget("paper", width=128), make_budget("medium", width=256), make_budget("small")):
-        assert reduced("amazon-beauty", budget, 3) == "reduced budget"
-    assert reduced("amazon-beauty", make_budget("paper", width=512), 3) == "the models are 512 wide, the paper's 256"
-
-
-def test_a_report_of_the_papers_settings_says_which_rows_had_others(tmp_path):
-    """And of which data: tie_order is the protocol's, not how a model learns."""
-    budget = make_budget("paper-one-pass")
-    for settings, told in (
-        (["data.tie_order=item"], None),
-        (["training.patience=5"], "settings were changed (training.patience)"),
-        (["sasrec:training.patience=5"], "settings were changed (training.patience of sasrec)"),
-    ):
-        planned = points("accuracy", "amazon-beauty", budget, ("ssd4rec", "sasrec"), settings)
-        part = replace(part_of("accuracy", tmp_path, known="amazon-beauty"), points=tuple(planned))
-        (found,) = summarize([part], budget, tmp_path).studies["accuracy"].values()
-        assert found.reduced == told
-
-
-def test_a_report_does_not_call_searched_what_was_given():
-    """Settings that --set has changed are named; all others come from the recipe, and a small budget changes none of them."""
-    small = make_budget("small")
-    for known, rest in ((None, ""), ("amazon-beauty", ", with the dropout of the preset")):
-        (as_it_is,) = points("accuracy", known, small, ["sasrec"], ())
-        assert recipe_of(as_it_is, known, small) == RECIPES["sasrec"].source + rest
-        given = ("training.mask_ratio=0.0", "training.token_budget=1024", "training.weight_decay=0.1", "sasrec:backbone.width=16")
-        (changed,) = points("accuracy", known, small, ["sasrec"], given)
-        names = "backbone.width, training.token_budget, training.mask_ratio, training.weight_decay"
-        assert recipe_of(changed, known, small) == f"changed here ({names}), the rest {RECIPES['sasrec'].source}{rest}"
-
-
-def test_a_report_does_not_call_the_papers_what_was_changed():
-    """The paper's budget with --set names what was set, for our model and for the others."""
-    paper = make_budget("paper", epochs=40)
-    for model, source in (("ssd4rec-all", "preset of the paper"), ("ssd4rec", "preset of the paper"), ("sasrec", "searched")):
-        (as_it_is,) = points("accuracy", "amazon-beauty", paper, [model], ())
-        assert str(recipe_of(as_it_is, "amazon-beauty", paper)).startswith(source)
-        given = ("training.objective=all-positions", "training.token_budget=1152")
-        (changed,) = points("accuracy", "amazon-beauty", paper, [model], given)
-        said = str(recipe_of(changed, "amazon-beauty", paper))
-        assert said.startswith("changed here (")
-        assert "training.token_budget" in said.partition(")")[0]
-        assert f"the rest {source}" in said
-
-
-def test_no_section_takes_the_place_of_other_data_or_another_protocol(tmp_path):
-    """Files of one name stand side by side, and so do two protocols; the same again, from another folder too, replaces."""
-    first, second = (part_of("accuracy", tmp_path, source=f"{where}/log.csv") for where in "ab")
-    moved = replace(first, data=replace(first.data, source="c/log.csv"))
-    by_item = part_of("accuracy", tmp_path, source="a/log.csv", settings=["data.tie_order=item"])
-    named = ["log.csv", "b/log.csv", "log.csv data.tie_order=item"]
-    assert sections(tmp_path, first, second, by_item, moved, first, second) == named
-
-
-def test_published_figures_stand_beside_the_last_event_left_out_only(tmp_path):
-    """None beside a split by time; the report says why."""
-    whole, by_time = (
-        summarize([part_of("accuracy", tmp_path, known="ml-1m", settings=settings)], make_budget("small"), tmp_path)
-        for settings in ((), ("data.split=time",))
-    )
-    (section,) = whole.studies["accuracy"].values()
-    assert section.rows[1].published.figures["ndcg@10"] == 0.1687
-    assert section.highest_published[0] == "sigma"
-    (section,) = by_time.studies["accuracy"].values()
-    assert [row.published for row in section.rows] == [None, None]
-    assert (section.highest_published, section.highest_published_seen_removed, section.published_only) == (None, None, {})
-    split = split_by_time(worlds.world(worlds.cycle()).histories).protocol  # as a run writes it
-    measured = section.model_copy(update={"protocol": Protocol(**PROTOCOL | {"split": split})})
-    assert "Published figures leave the last event out" in " ".join(note.text for note in notes("accuracy", measured))
-
-
-def test_published_figures_are_those_of_the_paper():
-    """KuaiRand's row of SSD4Rec, and none for data that nobody published."""
-    assert published_row("kuairand-pure", "ssd4rec-all", exclude_seen=False).figures["ndcg@10"] == 0.0593
-    assert published_row(None, "ssd4rec", exclude_seen=False) is None
-    assert published_row("kuairand-pure", "ssd4rec-none", exclude_seen=False) is None  # a network that nobody published
-
-
-def test_published_figures_stand_beside_the_same_protocol_only():
-    """A table made with seen items kept says nothing beside one that removes them."""
-    assert published_row("ml-1m", "sasrec", exclude_seen=False).figures["ndcg@10"] == 0.1687
-    assert published_row("ml-1m", "sasrec", exclude_seen=True) is None
-    assert published_row("ml-1m", "hstu-large", exclude_seen=True).exclude_seen
-
-
-def test_a_report_says_what_a_prior_knows_and_the_published_models_did_not():
-    """Where seen items are candidates and a fusion puts them down; not where they are none, or where they recur."""
-
-    def told(repeat_bias, seen):
-        fusion = {"metrics": {}, "cooccurrence": (1.0, 1.0), "repeat_bias": repeat_bias}
-        section = section_of(row_of("sasrec", with_fusion=fusion), protocol=Protocol(**PROTOCOL | {"seen": seen}))
-        return [note.warning for note in notes("accuracy", section) if "had to learn that" in note.text]
-
-    assert told((0.0, -8.0), exclude_seen=False) == [True]
-    assert told((0.0, -8.0), exclude_seen=True) == told((0.0, 2.0), exclude_seen=False) == []
-
-
-def test_tests_are_between_the_best_and_the_wirings_and_between_the_parts_and_the_whole(tmp_path):
-    """Whose ranks are whose: 1 against 3 is a difference of one half."""
-    ranks = {"top": 1, "none": 3, "sasrec": 3, "caser": 7, "mamba": 7}
-    for key, rank in ranks.items():
-        (tmp_path / "runs" / key).mkdir(parents=True)
-        np.save(tmp_path / "runs" / key / "ranks.npy", np.full(20, rank))
-
-    def row(label, model, mean):
-        test = {"ndcg@10": 1 / math.log2(ranks[label] + 1)}
-        return row_of(label, model=model, metrics={"ndcg@10": spread(mean)}, seeds=(finished(label, targets=20, test=test),))
-
-    rows = [
-        row("top", "ssd4rec", 1.0),
-        row("none", "ssd4rec-none", 0.5),
-        row("sasrec", "sasrec", 0.5),
-        row("caser", "caser", 0.3),
-        row("mamba", "mamba4rec", 0.3),  # ours without the backward direction
-    ]
-    found = [[(test.baseline, test.difference) for test in each.tests] for each in against_best(rows, tmp_path, tmp_path)]
-    assert found == [[("sasrec", 0.5), ("none", 0.5), ("mamba", 2 / 3)], [("sasrec", 0.0)], [], [], []]
-    assert not any(each.tests for each in rows)  # what was given is as it was
-    rows = [row("top", "ssd4rec", 1.0), row("none", "ssd4rec", 0.5), row_of("missing", model="ssd4rec")]
-    found = [[test.difference for test in each.tests] for each in against_whole(rows, tmp_path)]
-    assert found == [[], [-0.5], []]
-
-
-def test_a_paired_test_tells_a_better_model_from_an_equal_one():
-    """First everywhere against third everywhere differs by 1 - 1/2; against itself by 0."""
-    first, third = np.full(50, 1), np.full(50, 3)
-    better = paired_bootstrap([first], [third])
-    assert (better["difference"], better["low"]) == (0.5, 0.5)
-    assert better["p"] < 0.01
-    assert paired_bootstrap([first], [first])["p"] == 1.0
-
-
-def test_a_paired_test_by_hand():
-    """Half of 400 users gain 1: .5 +- 1.96 * .5 / 20. Of 25, 15 gain 1 and 10 lose it: p is twice Binomial(25, .6) at most 12."""
-    best, last = 1, 10**6
-    found = paired_bootstrap([np.repeat([best, last], 200)], [np.full(400, last)])
-    assert found["difference"] == pytest.approx(0.5)
-    assert (found["low"], found["high"]) == pytest.approx((0.451, 0.549), abs=0.006)
-    assert found["p"] == pytest.approx(2 / 2001)
-    mixed = paired_bootstrap([np.repeat([best, last], [15, 10])], [np.repeat([last, best], [15, 10])])
-    at_most = sum(math.comb(25, ndcg_gains) * 0.6**ndcg_gains * 0.4 ** (25 - ndcg_gains) for ndcg_gains in range(13))
-    assert mixed["p"] == pytest.approx(2 * at_most, abs=0.05)
-
-
-def test_a_user_s_figure_in_a_paired_test_is_the_mean_over_seeds():
-    """Two seeds, ranks 1 and 3, against one of rank 3: (1 + 1/2) / 2 - 1/2."""
-    assert paired_bootstrap([np.full(9, 1), np.full(9, 3)], [np.full(9, 3)])["difference"] == pytest.approx(0.25)
-
-
-def test_ranks_that_are_not_of_their_figures_are_refused(tmp_path):
-    """Runs are handed on: whose file it is, and what to do, in one line."""
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    np.save(tmp_path / "runs" / "a" / "ranks.npy", np.full(49, 1))
-    seeds = (finished("a", targets=150),)
-    rows = [row_of(name, metrics={"ndcg@10": spread(1.0)}, seeds=seeds) for name in ("ssd4rec", "sasrec")]
-    with pytest.raises(
-        DataError, match=r"ranks\.npy holds 49 ranks, result\.json beside it says 150 targets; remove .*runs/a and"
-    ):
-        against_best(rows, tmp_path, tmp_path)
-    np.save(tmp_path / "runs" / "a" / "ranks.npy", np.full(150, 3))
-    seeds = (finished("a", targets=150, test={"ndcg@10": 1.0}),)
-    rows = [row.model_copy(update={"seeds": row_of("x", seeds=seeds).seeds}) for row in rows]
-    with pytest.raises(DataError, match=r"holds ranks of ndcg@10 0\.500000, result\.json beside it says 1\.000000; remove"):
-        against_best(rows, tmp_path, tmp_path)
-
-
-@pytest.mark.parametrize(("targets", "warned"), [(1, True), (199, True), (200, False)])
-def test_few_targets_are_told(targets, warned):
-    """Above the tables, whether or not anything is tested."""
-    section = section_of(row_of("ssd4rec"), protocol=Protocol(**PROTOCOL | {"targets": targets}))
-    found = [note.text for note in notes("accuracy", section) if note.warning and "too few" in note.text]
-    assert bool(found) == warned
-    assert not warned or found[0].startswith(f"{targets} target")
-
-
-def test_a_report_says_what_its_data_and_its_code_are(tmp_path):
-    """That a file is a part of the publisher's, how many events tie, and by which code each run was trained."""
-    part = part_of("accuracy", tmp_path)
-    described = {"read": {"notes": ["a part of the publisher's file"]}, "tie_order": {"interactions": 3, "order": "item"}}
-    data = replace(part.data, description=part.data.description | described)
-    found = summarize([replace(part, data=data)], make_budget("small"), tmp_path)
-    (section,) = found.studies["accuracy"].values()
-    rows = tuple(
-        row_of(label, seeds=(finished(label, commit=commit),)) for label, commit in (("ssd4rec", "c0ffee"), ("sasrec", None))
-    )
-    section = section.model_copy(update={"rows": rows, "protocol": Protocol(**PROTOCOL)})
-    said = [note.text for note in notes("accuracy", section)]
-    assert "Data: a part of the publisher's file." in said
-    assert (
-        "3 interactions (3.0 %) are at the same time as the one before; their order is that of the items' ids (data.tie_order)"
-        in " ".join(said)
-    )
-    assert "Trained by the code of commit c0ffee, and others that were not kept." in said
-
-
-def test_a_file_s_name_is_no_markdown():
-    """Its letters are shown as they are."""
-    text = as_markdown(Results(format=4, commit=None, studies={"beta": {"my_log *2*.csv": section_of()}}))
-    assert "## Backward weight (Figure 3): my\\_log \\*2\\*.csv" in text
-
-
-METRICS = {"ndcg@10": 0.5, "hr@10": 0.75, "mrr@10": 0.25}
-
-
-def finish(part, out, at=0):
-    """The files of a run as if it had been made."""
-    run = Run(part.data, part.points[at].configs[0])
-    cost = dict.fromkeys(
-        ("seconds_an_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds", "peak_memory", "peak_gpu_memory")
-    )
-    result = {
-        "test": METRICS,
-        "seen_removed": METRICS,
-        "with_fusion": {"cooccurrence": 1.0, "repeat_bias": 0.0, "test": METRICS, "seen_removed": METRICS},
-        "measured": MEASURED,
-        "protocol": PROTOCOL,
-        "training": {"best_epoch": 1},
-        "model": {"parameters": 1},
-        "versions": {},
-        "efficiency": {**cost, "epochs": 1, "device": "CPU"},
+def test_results_and_ranks_are_read_back_as_written(tmp_path):
+    results = Results(commit="c0ffee", sections=(section_of(row_of("sasrec", run_of("a"), run_of("b", seed=2))),))
+    ranks = {
+        ("a", "model"): RANKS,
+        ("a", "fusion"): np.arange(1, 10),
+        ("b", "model"): np.full(9, 70_000),
+        ("gone", "model"): RANKS,
     }
-    folder = out / "runs" / run.key
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(result))
-    np.save(folder / "ranks.npy", np.full(9, 3, dtype=np.int32))  # NDCG@10 .5
-    return folder
+    save_results(results, ranks, tmp_path)
+    assert load_results(tmp_path) == results
+    found = load_ranks(tmp_path)
+    assert set(found) == set(ranks) - {("gone", "model")}  # no run has it
+    assert all((found[each] == ranks[each]).all() for each in found)
 
 
-def test_figures_stay_until_there_are_others(tmp_path):
-    """Other models on the same data replace a section when the first of them is there, not when a sweep begins."""
-    first, second = part_of("accuracy", tmp_path, models=["ssd4rec"]), part_of("accuracy", tmp_path, models=["gru4rec"])
-
-    def shown(part):
-        results = write(summarize([part], make_budget("small"), tmp_path), tmp_path)
-        return [row.label for row in results.studies["accuracy"]["log.csv"].rows]
-
-    assert shown(second) == ["gru4rec"]
-    finish(first, tmp_path)
-    assert shown(first) == ["ssd4rec"]
-    assert shown(second) == ["ssd4rec"]
-    finish(second, tmp_path)
-    assert shown(second) == ["gru4rec"]
-
-
-def test_what_is_written_is_read_back(tmp_path):
-    """With all that was not measured, and with what was: nothing is left to a default."""
-    part = part_of("ablation", tmp_path)
-    finish(part, tmp_path)
-    results = write(summarize([part], make_budget("small"), tmp_path), tmp_path)
-    assert earlier(tmp_path) == results.studies
-    section = results.as_dict()["studies"]["ablation"]["log.csv"]
-    assert set(section) == set(Section.model_fields)
-    assert set(section["rows"][0]) == set(Row.model_fields) - {"against_baselines", "against_best_baseline"}
-
-
-def test_figures_whose_runs_are_not_there_are_not_written_over(tmp_path):
-    part = part_of("accuracy", tmp_path)
-    folder = finish(part, tmp_path)
-    write(summarize([part], make_budget("small"), tmp_path), tmp_path)
-    refuse_what_would_be_lost([part], tmp_path)
-    refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
-    (folder / "result.json").unlink()
-    with pytest.raises(DataError, match=r"holds accuracy on log.csv, whose runs are not in .*runs: .* choose another --out, or"):
-        refuse_what_would_be_lost([part], tmp_path)
-    refuse_what_would_be_lost([part_of("beta", tmp_path)], tmp_path)
-
-
-def test_one_run_that_was_taken_away_is_made_again(tmp_path):
-    """It was damaged, and its folder removed as was advised; those beside it say that this is the folder of the figures."""
-    part = part_of("accuracy", tmp_path)
-    finish(part, tmp_path)
-    gone = finish(part, tmp_path, at=1)
-    write(summarize([part], make_budget("small"), tmp_path), tmp_path)
-    (gone / "result.json").unlink()
-    refuse_what_would_be_lost([part], tmp_path)
-    with pytest.raises(DataError, match="whose runs are not in"):
-        refuse_what_would_be_lost([part_of("accuracy", tmp_path, models=("ssd4rec",))], tmp_path)
+def test_an_empty_folder_has_no_results(tmp_path):
+    assert load_results(tmp_path) == Results()
+    assert load_ranks(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
-        ('{"format": 3, "studies": {}}', "has format 3, this version writes 4; move it away"),
-        ('{"format": 4, "studies": {"accuracy": {"a.csv": {}}}}', "is not a result of reproduce .*source"),
-        ('{"format": 4}', "is not a result of reproduce .*studies"),
-        ("[]", "is not a result of reproduce"),
-        ("", "is not a result of reproduce"),
+        ('{"format": 4, "studies": {}}', "format: "),
+        ('{"format": 1, "sections": [{"study": "accuracy"}]}', r"sections\.0\.title: Field required"),
+        ('{"format": 1, "other": 1}', "other: Extra inputs"),
+        ("", "Invalid JSON"),
     ],
 )
-def test_results_of_others_are_refused_and_stay(tmp_path, text, said):
+def test_a_file_of_another_kind_is_refused_and_stays(tmp_path, text, reason):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(DataError, match=said):
-        earlier(tmp_path)
+    with pytest.raises(DataError, match=f"is not a results file of this version .*{reason}.*choose another --out"):
+        load_results(tmp_path)
     assert (tmp_path / "results.json").read_text() == text
 
 
-def test_a_row_of_another_shape_is_refused_by_its_place(tmp_path):
-    """A figure that is a text, a key that this version does not know, a state that no seed has: one line, and the file stays."""
-    part = part_of("accuracy", tmp_path)
-    finish(part, tmp_path)
-    sound = json.dumps(summarize([part], make_budget("small"), tmp_path).as_dict())
-    for old, new, said in (
-        ('"mean": 0.5', '"mean": "0.5"', r"rows\.0\.metrics\.ndcg@10\.mean: .*valid number"),
-        ('"jobs": 1, "device"', '"jobs": 1.5, "device"', r"rows\.0\.seeds\.0\.finished\.jobs: .*valid integer"),
-        ('"label"', '"younger": 1, "label"', r"rows\.0\.younger: Extra inputs are not permitted"),
-        ('"missing"', '"lost"', r"rows\.1\.seeds\.0: Input tag 'lost'"),
-        ('"users": 9, ', "", r"log\.csv\.kept\.users: Field required"),
-    ):
-        text = sound.replace(old, new, 1)
-        assert text != sound
-        (tmp_path / "results.json").write_text(text)
-        with pytest.raises(DataError, match=rf"is not a result of reproduce \(studies.*{said}.*\); move it away, or choose"):
-            earlier(tmp_path)
-        assert (tmp_path / "results.json").read_text() == text
+def test_a_section_is_extended_by_rows_and_replaced_row_by_row():
+    """Another model is added, the same one replaced; another budget is another section; both commands stay."""
+    results = Results(sections=(section_of(row_of("sasrec", run_of("a")), row_of("caser", run_of("b"))),))
+    later = section_of(row_of("caser", run_of("c")), row_of("sigma", run_of("d")), commands=["second"])
+    (merged,) = results.with_section(later).sections
+    assert [(row.label, row.finished[0].key) for row in merged.rows] == [("sasrec", "a"), ("caser", "c"), ("sigma", "d")]
+    assert merged.commands == ("ssd4rec reproduce", "second")
+    wider = later.model_copy(update={"budget": later.budget.model_copy(update={"width": 64})})
+    seeds = later.model_copy(update={"budget": later.budget.model_copy(update={"seeds": 3})})
+    assert [len(results.with_section(each).sections) for each in (wider, seeds)] == [2, 1]
 
 
-def test_a_file_of_another_format_is_said_to_be_that_alone(tmp_path):
-    """However its rows look."""
-    (tmp_path / "results.json").write_text('{"format": 3, "parts": []}')
-    with pytest.raises(DataError) as refused:
-        earlier(tmp_path)
-    assert str(refused.value) == f"{tmp_path / 'results.json'} has format 3, this version writes 4; move it away (runs stay)"
+def test_a_run_is_found_by_its_settings_whatever_its_stored_key():
+    """A key of an older version does not matter; settings that are not valid any more do."""
+    settings = load_config("quick").model_dump(mode="json")
+    rows = (row_of("sasrec", run_of("old", seed=7), settings=settings), row_of("x", run_of("y"), settings={"data": {"no": 1}}))
+    found = Results(sections=(section_of(*rows),)).finished_runs()
+    settings["training"]["seed"] = 7
+    assert {key: run.key for key, run in found.items()} == {run_key("sasrec", "f", settings): "old"}
+    assert run_key("popularity", "f", settings) == run_key("popularity", "f", {**settings, "backbone": {}})
 
 
-@pytest.mark.parametrize(
-    ("gone", "said"), [("efficiency", "no efficiency"), ("with_fusion", "no with_fusion"), (None, "Expecting")]
-)
-def test_a_damaged_run_is_named(tmp_path, gone, said):
-    folder = finish(part_of("accuracy", tmp_path), tmp_path)
-    found = json.loads((folder / "result.json").read_text())
-    text = json.dumps({name: value for name, value in found.items() if name != gone}) if gone else ""
-    (folder / "result.json").write_text(text)
-    with pytest.raises(DataError, match=f"result.json cannot be read: .*{said}.*; remove .*{folder.name}"):
-        result_of(folder)
+def test_a_spread_over_seeds_by_hand():
+    """1, 2 and 4: mean 7/3, squares 16/9 + 1/9 + 25/9 over n - 1 = 2; a single seed has none."""
+    assert Spread.of([1.0, 2.0, 4.0]) == (pytest.approx(7 / 3), pytest.approx((7 / 3) ** 0.5))
+    assert Spread.of([5.0]) == (5.0, None)
 
 
-def test_a_wiring_that_the_preset_has_not_is_named():
-    """Two layers: the paper's all read backwards; with one layer "top" is the same network."""
-    paper = make_budget("paper")
-    found = {}
-    for known in ("ml-1m", "amazon-beauty"):
-        for model in ("ssd4rec-all", "ssd4rec", "ssd4rec-none"):
-            (point,) = points("accuracy", known, paper, [model], ())
-            found[known, model] = recipe_of(point, known, paper)
-    other = 'preset of the paper, but for backbone.bidirectional = "{}"'.format
-    assert found["ml-1m", "ssd4rec-all"] == found["amazon-beauty", "ssd4rec-all"] == "preset of the paper"
-    assert found["amazon-beauty", "ssd4rec"] == "preset of the paper"
-    assert found["ml-1m", "ssd4rec"] == other("top")
-    assert found["ml-1m", "ssd4rec-none"] == found["amazon-beauty", "ssd4rec-none"] == other("none")
+def test_a_paired_test_by_hand():
+    """Half of 400 users gain 1: 0.5 +- 1.96 * 0.5 / 20. Of 25, 15 gain 1 and 10 lose it: p is twice Binomial(25, 0.6) <= 12."""
+    best, last = 1, 10**6
+    test = paired_bootstrap([np.repeat([best, last], 200)], [np.full(400, last)])
+    assert test["difference"] == pytest.approx(0.5)
+    assert (test["low"], test["high"]) == pytest.approx((0.451, 0.549), abs=0.006)
+    assert test["p"] == pytest.approx(2 / 2001)
+    mixed = paired_bootstrap([np.repeat([best, last], [15, 10])], [np.repeat([last, best], [15, 10])])
+    at_most = sum(math.comb(25, gains) * 0.6**gains * 0.4 ** (25 - gains) for gains in range(13))
+    assert mixed["p"] == pytest.approx(2 * at_most, abs=0.05)
 
 
-def test_the_points_of_a_figure_are_tested_against_its_beginning(tmp_path):
-    part = part_of("beta", tmp_path)
-    for at in range(3):
-        finish(part, tmp_path, at)
-    results = summarize([part], make_budget("small"), tmp_path)
-    section = results.studies["beta"]["log.csv"]
-    against = {row.label: [test.baseline for test in row.tests] for row in section.rows}
-    assert against == {"beta 0.0": [], "beta 0.1": ["beta 0.0"], "beta 0.2": ["beta 0.0"]} | {
-        label: [] for label in list(against)[3:]
-    }
-    said = {note.text: note.warning for note in notes("beta", section)}
-    assert said["One seed: what another one would change is in no difference here."]
-    assert "Paired bootstrap" in as_markdown(results)
+def test_a_paired_test_takes_the_mean_over_seeds_of_each_user():
+    """Two seeds, ranks 1 and 3, against one of rank 3: (1 + 1/2) / 2 - 1/2; a model against itself differs by 0."""
+    assert paired_bootstrap([np.full(9, 1), np.full(9, 3)], [np.full(9, 3)])["difference"] == pytest.approx(0.25)
+    assert paired_bootstrap([RANKS], [RANKS])["p"] == 1.0
 
 
-def test_what_was_set_is_said_above_every_table(tmp_path):
-    part = part_of("rho", tmp_path, settings=["training.weight_decay=0.3"])
-    section = summarize([part], make_budget("small"), tmp_path).studies["rho"]["log.csv"]
-    (said,) = (note.text for note in notes("rho", section) if "Settings" in note.text)
-    assert said.startswith("Settings (last table): all rows: changed here (training.weight_decay), the rest searched")
+def test_our_models_are_tested_against_the_best_others_and_a_part_against_the_whole():
+    """1 against 3 is a difference of one half. The first of our models also against our others and Mamba4Rec."""
+    places = {"top": 1, "none": 3, "sasrec": 3, "caser": 7, "mamba": 7}
+    models = {"top": "ssd4rec", "none": "ssd4rec-none", "mamba": "mamba4rec"}
+    ranks = {(key, "model"): np.full(20, rank) for key, rank in places.items()}
+
+    def tested(study, *labels):
+        rows = [
+            row_of(label, run_of(label, 1 / math.log2(places[label] + 1)), model=models.get(label, label)) | {"label": name}
+            for label, name in labels
+        ]
+        section = section_of(*rows, study=study)
+        (after,) = add_tests(Results(sections=(section,)), {section.identity}, ranks).sections
+        return {row.label: [(test.baseline, test.variant, test.difference) for test in row.tests] for row in after.rows}
+
+    assert tested("accuracy", *zip(places, places, strict=True)) == {
+        "top": [("sasrec", "model", 0.5), ("none", "model", 0.5), ("mamba", "model", pytest.approx(2 / 3))],
+        "none": [("sasrec", "model", 0.0)],
+        "sasrec": [], "caser": [], "mamba": [],
+    }  # fmt: skip
+    parts = tested("ablation", ("top", "SSD4Rec"), ("none", "no mask"))
+    assert parts == {"SSD4Rec": [], "no mask": [("SSD4Rec", "model", -0.5)]}
 
 
-def test_a_report_says_how_many_histories_a_truncation_shortens(tmp_path):
-    part = part_of("length", tmp_path, longest=10**6)
-    part = replace(part, data=replace(part.data, longer={10: 7, 20: 1, 50: 0, 100: 0, 200: 0, 400: 0}))
-    section = summarize([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
-    said = {note.text: note.warning for note in notes("length", section.model_copy(update={"kept": replace(KEPT, users=101)}))}
-    (counted,) = (text for text in said if text.startswith("Of 101 histories"))
-    assert counted.startswith("Of 101 histories 7 have more than 10 events, 1 have more than 20 events, 0 have")
-    (warned,) = (text for text, warning in said.items() if warning and "fewer than 1 %" in text)
-    assert warned.startswith("To truncate to 20, 50, 100, 200, 400 shortens fewer than 1 % of the histories")
-
-
-def test_where_no_history_is_long_enough_nothing_is_said_of_truncating(tmp_path):
-    """All rows that would truncate are left out."""
-    whole = part_of("length", tmp_path, longest=5)
-    part = replace(whole, points=whole.points[-1:], data=replace(whole.data, longer={10: 0, 20: 0}))
-    section = summarize([part], make_budget("small"), tmp_path).studies["length"]["log.csv"]
-    assert [row.label for row in section.rows] == ["whole"]
-    assert not [note.text for note in notes("length", section) if "runcate" in note.text or "more than" in note.text]
-
-
-def test_a_page_is_the_same_however_often_it_is_made(tmp_path):
-    """Plots are in it as pictures with a text for those who do not see them, and nothing is loaded."""
-    part = part_of("beta", tmp_path)
-    for at in range(3):
-        finish(part, tmp_path, at)
-    results = summarize([part], make_budget("small"), tmp_path)
-    page = as_html(results)
-    assert page == as_html(results)
-    assert (
-        "<img alt='NDCG, MRR and HR at 10 by beta on log.csv, the figures of the first table' src='data:image/svg+xml;base64"
-        in page
+def test_tests_are_made_for_every_variant_with_ranks_in_both_rows():
+    section = section_of(
+        row_of("ssd4rec", run_of("a", test_exclude_seen=METRICS)), row_of("sasrec", run_of("b", test_exclude_seen=METRICS))
     )
-    assert "all settings of beta 0.1, first seed" in page
-    assert "<pre>as of beta 0.0, but for\nbackbone.backward_weight = 0.1</pre>" in page
+    ranks = {(key, variant): RANKS for key in "ab" for variant in ("model", "model_exclude_seen")} | {("a", "fusion"): RANKS}
+    (after,) = add_tests(Results(sections=(section,)), {section.identity}, ranks).sections
+    assert [test.variant for test in after.rows[0].tests] == ["model", "model_exclude_seen"]
+    assert "alone, seen items excluded" in text_of(after)
+
+
+def test_ranks_of_other_metrics_are_refused():
+    section = section_of(row_of("ssd4rec", run_of("a", 1.0)), row_of("sasrec", run_of("b")))
+    ranks = {("a", "model"): RANKS, ("b", "model"): RANKS}
+    with pytest.raises(DataError, match=r"gives ndcg@10 0\.500000 for run a, but results\.json has 1\.000000; restore both"):
+        add_tests(Results(sections=(section,)), {section.identity}, ranks)
+
+
+def test_published_rows_name_protocol_and_request_time():
+    """HSTU knows the time of the event it predicts, so it is never the highest to compare with."""
+    assert [row.metrics["ndcg@10"] for row in published_rows("kuairand-pure", "ssd4rec-all")] == [0.0593]
+    assert not list(published_rows("kuairand-pure", "ssd4rec-none"))  # nobody published it
+    assert not list(published_rows(None, "ssd4rec"))
+    assert highest_published("ml-1m", exclude_seen=True).model == "lrurec"
+    assert highest_published("amazon-beauty", exclude_seen=True).metrics["ndcg@10"] == 0.0614
+    assert highest_published("amazon-beauty", exclude_seen=False).metrics["ndcg@10"] == 0.0477
+    assert {row.model for row in PUBLISHED["ml-1m"] if row.request_time} == {"hstu", "hstu-large"}
+
+
+def test_each_published_row_is_compared_with_our_metrics_of_the_same_protocol():
+    run = run_of("a", 0.05, test_exclude_seen={"ndcg@10": 0.06, "hr@10": 0.1})
+    section = section_of(row_of("sasrec", run), data={"known": "amazon-beauty"})
+    text = text_of(section)
+    assert "| sasrec | NDCG@10 | kept | 0.0500 | 0.0447 | +0.0053 | +11.9 |" in text
+    assert "| sasrec | NDCG@10 | excluded | 0.0600 | 0.0595 | +0.0005 | +0.8 |" in text
+    by_time = run | {"protocol": PROTOCOL | {"split": "time, test from 2014"}}
+    assert "### Published" not in text_of(section_of(row_of("sasrec", by_time), data={"known": "amazon-beauty"}))
+
+
+@pytest.mark.parametrize(("targets", "warned"), [(1, True), (199, True), (200, False)])
+def test_few_targets_are_a_warning(targets, warned):
+    run = run_of("a", protocol=PROTOCOL | {"targets": targets})
+    assert ("too few for reliable metrics" in text_of(section_of(row_of("ssd4rec", run)))) == warned
+
+
+def test_a_negative_repeat_bias_is_a_warning_where_seen_items_are_kept():
+    fusion = {"cooccurrence": 1.0, "repeat_bias": -8.0, "test": METRICS, "test_exclude_seen": METRICS}
+    excluded = PROTOCOL | {"exclude_seen": True}
+    for fields, warned in (({}, True), ({"protocol": excluded}, False), ({"fusion": fusion | {"repeat_bias": 2.0}}, False)):
+        text = text_of(section_of(row_of("sasrec", run_of("a", **{"fusion": fusion, **fields}))))
+        assert ("A negative repeat bias encodes" in text) == warned
+
+
+def test_missing_and_failed_runs_are_named_with_the_reason():
+    failed = {"status": "failed", "key": "k", "seed": 2, "reason": "exit code 1\nTraceback\nValueError: no"}
+    text = text_of(section_of(row_of("sasrec", failed, {"status": "missing", "key": "m", "seed": 3})))
+    assert "Failed: sasrec, seed 2: exit code 1, ValueError: no (runs/k/failure.txt)." in text
+    assert "Missing: sasrec, seed 3." in text
+
+
+def test_a_cut_short_run_does_not_show_what_the_papers_settings_give():
+    section = section_of(row_of("sasrec", run_of("a")))
+    assert "a run was cut short after 3 epochs" in text_of(section)
+    whole = section_of(row_of("sasrec", run_of("a", epochs=2)))
+    assert "do not show" not in text_of(whole)
+
+
+def test_short_truncations_are_counted_and_a_rare_one_is_a_warning():
+    rows = [row_of("last 10", run_of("a"), settings=SETTINGS | {"data": {"max_length": 10}}), row_of("whole", run_of("b"))]
+    text = text_of(section_of(*rows, study="length", data={"users": 101, "longer": {"10": 1, "20": 0}}))
+    assert "Of 101 sequences 1 have more than 10 interactions." in text
+    assert "A maximum length of 10 shortens fewer than 1 % of the sequences" in text
+    assert "20 interactions" not in text
+
+
+def test_a_file_name_is_not_read_as_markdown():
+    assert "## Accuracy: my\\_log \\*2\\*.csv" in text_of(section_of(row_of("sasrec", run_of("a")), title="my_log *2*.csv"))
+
+
+class Page(HTMLParser):
+    """Cells of all tables, and the addresses that the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.loaded, self.in_cell, self.open = [], [], False, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for name, value in attrs if name == "src" or (name == "href" and tag == "link")]
+        self.open += [dict(attrs)] if tag == "details" else []
+        self.rows += [[]] if tag == "tr" else []
+        self.in_cell = tag == "td"
+
+    def handle_data(self, data):
+        if self.in_cell and data.strip():
+            self.rows[-1].append(data.strip())
+
+
+def test_the_page_loads_nothing_folds_details_and_is_the_same_every_time():
+    """The headline table is open; charts are in the page; a name is no markup."""
+    rows = [row_of(f"beta {x}", run_of(f"{x}"), x=x) for x in (0.0, 0.5)]
+    results = Results(sections=(section_of(row_of("<b>", run_of("a"))), section_of(*rows, study="beta")))
+    text = render(results, "report.html")
+    page = Page(text)
+    assert page.loaded == []
+    assert page.open
+    assert not any("open" in attributes for attributes in page.open)
+    assert ["beta 0.5", "0.5000", "1.0000", "1"] in page.rows
+    assert text.count("<svg") == 2
+    assert "<b>" not in text
+    assert text == render(results, "report.html")

@@ -60,11 +60,10 @@ def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, 
         ConfigError: The name is unknown, or a value is below 1.
     """
     budget = BUDGETS[find(name, tuple(BUDGETS), "budget")]
-    changes = {key: value for key, value in (("epochs", epochs), ("seeds", seeds), ("width", width)) if value is not None}
-    for key, value in changes.items():
-        if value < 1:
-            raise ConfigError(f"--{key} must be 1 or more, found {value}")
-    return replace(budget, **changes)
+    for option, value in (("epochs", epochs), ("seeds", seeds), ("width", width)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{option} must be 1 or more, found {value}")
+    return replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ssd4rec._io import as_json, write_atomically
 from ssd4rec.paper.charts import draw_chart
 from ssd4rec.paper.published import PUBLISHED, highest_published, published_rows
 from ssd4rec.paper.recipes import BUDGETS
-from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread
+from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread, Unfinished
 from ssd4rec.paper.studies import COMPARING, STUDIES
 
 MIB = 1024 * 1024
@@ -79,7 +79,6 @@ def render(results: Results, name: str) -> str:
 
 def _block(section: Section) -> Block:
     headline, *tables = _tables(section)
-    notes = [*_data_notes(section), *_protocol_notes(section), *_study_notes(section), *_unfinished_notes(section)]
     data, budget = section.data, section.budget
     scope = (
         f"{data.users:,} users · {data.items:,} items · {data.interactions:,} interactions · width {budget.width} · at most "
@@ -88,8 +87,8 @@ def _block(section: Section) -> Block:
     return Block(
         title=f"{STUDIES[section.study].title}: {section.title}",
         scope=scope,
-        warnings=[text for warning, text in notes if warning],
-        notes=[text for warning, text in notes if not warning],
+        warnings=list(_warnings(section)),
+        notes=list(_notes(section)),
         headline=headline,
         tables=[table for table in tables if table.rows],
         chart=draw_chart(section),
@@ -289,118 +288,98 @@ def _count(number: int, unit: str) -> str:
     return f"{number:,} {unit}" + ("" if number == 1 else "s")
 
 
-Notes = Iterator[tuple[bool, str]]  # whether it is a warning, and the text
+COST_NOTE = (
+    "Seconds per epoch: median, training and validation. Peak memory: of the whole process of the run. Padded inference: each "
+    "sequence is padded to the longest of its batch. CPU share: process time of all threads while training; a low share means "
+    "that the threads waited, also for other programs."
+)
+REPEAT_WARNING = (
+    "A negative repeat bias encodes that items do not recur. With seen items kept, compare the columns with score fusion with "
+    "results that exclude seen items, not with models that had to learn this."
+)
 
 
-def _data_notes(section: Section) -> Notes:
-    data, budget = section.data, section.budget
+def _notes(section: Section) -> Iterator[str]:
+    """Yield what a reader may want to know about data, protocol and machine."""
+    data, protocol, finished = section.data, section.protocol, section.finished
     if data.known != data.name:
-        what = (
-            f"the counts of {data.known}" if data.known else "the counts of no named data set, so nothing published is comparable"
-        )
-        yield False, f"{data.name} has {what}."
-    yield from ((False, f"Data: {note}.") for note in data.notes)
-    if data.simultaneous and section.protocol:
-        order = "in the file" if section.protocol.tie_order == "file" else "of their item IDs"
-        share = f"{data.simultaneous:,} interactions ({100 * data.simultaneous / data.interactions:.1f} %)"
+        what = f"the counts of {data.known}" if data.known else "counts of no named data set, so nothing published is comparable"
+        yield f"{data.name} has {what}."
+    yield from (f"Data: {note}." for note in data.notes)
+    if protocol:
+        if data.simultaneous:
+            share = f"{data.simultaneous:,} interactions ({100 * data.simultaneous / data.interactions:.1f} %)"
+            order = "in the file" if protocol.tie_order == "file" else "of their item IDs"
+            yield f"{share} have the time of the one before. Their order is that {order} (data.tie_order); metrics depend on it."
+        length = f", last {protocol.max_length} interactions" if protocol.max_length and section.study != "length" else ""
         yield (
-            False,
-            f"{share} have the time of the one before. Their order is that {order} (data.tie_order); metrics depend on it.",
-        )
-    epochs = max((run.epochs or 0 for run in section.finished), default=0)
-    cut = section.reduced is None and epochs >= budget.epochs < BUDGETS["paper"].epochs
-    if reduced := section.reduced or (f"a run was cut short after {budget.epochs} epochs" if cut else None):
-        yield True, f"These metrics do not show what the paper's settings give: {reduced}."
-
-
-def _protocol_notes(section: Section) -> Notes:
-    protocol, finished = section.protocol, section.finished
-    if protocol is None:
-        return
-    length = f", last {protocol.max_length} interactions" if protocol.max_length and section.study != "length" else ""
-    yield (
-        False,
-        (
             f"Protocol: {protocol.split}, {_count(protocol.targets, 'target')}, {protocol.candidates}, seen items "
             f"{_seen(protocol.exclude_seen)}, ties: {protocol.ties}, {protocol.k_core}-core{length}."
-        ),
-    )
-    devices = " and ".join(dict.fromkeys(run.costs.device for run in finished if run.costs.device)) or "unknown"
-    versions = next((run.versions for run in finished if run.versions), {})
-    yield (
-        False,
-        f"Machine: {devices}. Versions: {', '.join(f'{name} {version}' for name, version in versions.items()) or 'unknown'}.",
-    )
-    if commits := sorted({run.commit for run in finished if run.commit}):
-        yield False, f"Trained by the code of {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}."
-    if section.data.known and section.comparable_data is None:
-        yield False, "Published results leave the last event out, so none is comparable with a split by time."
-    if protocol.targets < FEW_TARGETS:
-        yield True, f"{_count(protocol.targets, 'target')}: too few for reliable metrics and for reliable choices by validation."
-
-
-def _study_notes(section: Section) -> Notes:
+        )
+        devices = " and ".join(dict.fromkeys(run.costs.device for run in finished if run.costs.device)) or "unknown"
+        versions = next((run.versions for run in finished if run.versions), {})
+        yield f"Machine: {devices}. Versions: {', '.join(f'{name} {each}' for name, each in versions.items()) or 'unknown'}."
+        yield f"Trained by the code of commit {', '.join(sorted({run.commit for run in finished if run.commit})) or 'unknown'}."
+    if data.known and section.comparable_data is None:
+        yield "Published results leave the last event out, so none is comparable with a split by time."
     if section.omitted:
         same = "with these settings each is another row" if section.study in COMPARING else "each changes nothing on these data"
-        yield False, f"Rows left out, as {same}: {', '.join(section.omitted)}."
+        yield f"Rows left out, as {same}: {', '.join(section.omitted)}."
     if section.study in ("efficiency", "ablation"):
-        yield (
-            False,
-            (
-                "Seconds per epoch: median, training and validation. Peak memory: of the whole process of the run. Padded inference: "
-                "each sequence is padded to the longest of its batch. CPU share: process time of all threads while training; a low "
-                "share means that the threads waited, also for other programs."
-            ),
-        )
-        if all(row.cost("cpu_share") is None for row in section.rows):
-            yield True, "The load of the machine by other programs was not measured: compare seconds with care."
-        if (parallel := max((run.costs.parallel_runs for run in section.finished), default=1)) > 1:
-            yield True, f"Up to {parallel} runs shared the machine: compare seconds with care."
-    lengths = {row.settings["data"]["max_length"] for row in section.rows}
-    if longer := {length: count for length, count in section.data.longer.items() if length in lengths}:
-        yield (
-            False,
-            (
-                f"Every target is trained at every length, from windows that overlap by half. Of {section.data.users:,} sequences "
-                f"{', '.join(f'{count:,} have more than {length} interactions' for length, count in longer.items())}."
-            ),
-        )
-        if len({row.settings["training"]["token_budget"] for row in section.rows}) > 1:
-            yield False, "Batches grow with the overlap, so that an epoch has about as many steps at any length."
-        elif section.rows[0].settings["training"]["objective"] == "all-positions":
-            yield True, "Batches do not grow with the overlap: the shorter the windows, the more steps an epoch has."
-    if few := [str(length) for length, count in longer.items() if count < FEW_SHORTENED * section.data.users]:
-        yield (
-            True,
-            (
-                f"A maximum length of {', '.join(few)} shortens fewer than {100 * FEW_SHORTENED:g} % of the sequences: the difference "
-                "from whole sequences may come from the composition of the batches."
-            ),
-        )
-    if section.study != "efficiency" and section.budget.seeds == 1:
-        yield True, "One seed: no difference here includes the variation between seeds."
-    biases = [run.fusion.repeat_bias for run in section.finished if run.fusion]
-    if section.study == "accuracy" and min(biases, default=0) < 0 and not _excludes_seen(section):
-        yield (
-            True,
-            (
-                "A negative repeat bias encodes that items do not recur. With seen items kept, compare the columns with score fusion "
-                "with results that exclude seen items, not with models that had to learn this."
-            ),
-        )
+        yield COST_NOTE
+    if longer := _longer(section):
+        counts = ", ".join(f"{count:,} have more than {length} interactions" for length, count in longer.items())
+        yield f"Every target is trained at every length, from windows that overlap by half. Of {data.users:,} sequences {counts}."
+    if _batch_sizes(section) > 1:
+        yield "Batches grow with the overlap of the windows, so that an epoch has about as many steps at any length."
     for exclude_seen in (False, True):
         if section.study == "accuracy" and (best := highest_published(section.comparable_data, exclude_seen=exclude_seen)):
             value = f"{best.metrics['ndcg@10']:.4f} ({best.model}; {best.source})"
-            yield False, f"Highest published NDCG@10, seen items {_seen(exclude_seen)}, request time not known: {value}."
+            yield f"Highest published NDCG@10, seen items {_seen(exclude_seen)}, request time not known: {value}."
 
 
-def _unfinished_notes(section: Section) -> Notes:
-    for row in section.rows:
-        for run in row.runs:
-            if not isinstance(run, Finished):
-                lines = run.reason.splitlines()
-                reason = f": {lines[0]}, {lines[-1]} (runs/{run.key}/failure.txt)" if lines else ""
-                yield True, f"{run.status.capitalize()}: {row.label}{'' if run.seed is None else f', seed {run.seed}'}{reason}."
+def _warnings(section: Section) -> Iterator[str]:
+    """Yield what limits the conclusions, and the runs without metrics."""
+    data, budget, finished = section.data, section.budget, section.finished
+    cut = section.reduced is None and max((run.epochs or 0 for run in finished), default=0) >= budget.epochs
+    cut_short = f"a run was cut short after {budget.epochs} epochs" if cut and budget.epochs < BUDGETS["paper"].epochs else None
+    if reduced := section.reduced or cut_short:
+        yield f"These metrics do not show what the paper's settings give: {reduced}."
+    if section.protocol and section.protocol.targets < FEW_TARGETS:
+        yield f"{_count(section.protocol.targets, 'target')}: too few for reliable metrics and choices by validation."
+    if section.study in ("efficiency", "ablation"):
+        if all(row.cost("cpu_share") is None for row in section.rows):
+            yield "The load of the machine by other programs was not measured: compare seconds with care."
+        if (parallel := max((run.costs.parallel_runs for run in finished), default=1)) > 1:
+            yield f"Up to {parallel} runs shared the machine: compare seconds with care."
+    if longer := _longer(section):
+        if _batch_sizes(section) == 1 and section.rows[0].settings["training"]["objective"] == "all-positions":
+            yield "Batches do not grow with the overlap of the windows: the shorter the windows, the more steps an epoch has."
+        if few := [str(length) for length, count in longer.items() if count < FEW_SHORTENED * data.users]:
+            yield (
+                f"A maximum length of {', '.join(few)} shortens fewer than {100 * FEW_SHORTENED:g} % of the sequences: the "
+                "difference from whole sequences may come from the composition of the batches."
+            )
+    if section.study != "efficiency" and budget.seeds == 1:
+        yield "One seed: no difference here includes the variation between seeds."
+    biases = [run.fusion.repeat_bias for run in finished if run.fusion]
+    if section.study == "accuracy" and min(biases, default=0) < 0 and not _excludes_seen(section):
+        yield REPEAT_WARNING
+    for label, run in [(row.label, run) for row in section.rows for run in row.runs if isinstance(run, Unfinished)]:
+        lines = run.reason.splitlines()
+        reason = f": {lines[0]}, {lines[-1]} (runs/{run.key}/failure.txt)" if lines else ""
+        yield f"{run.status.capitalize()}: {label}{'' if run.seed is None else f', seed {run.seed}'}{reason}."
+
+
+def _longer(section: Section) -> dict[int, int]:
+    """Return the number of longer sequences for each maximum length in the section."""
+    lengths = {row.settings["data"]["max_length"] for row in section.rows}
+    return {length: count for length, count in section.data.longer.items() if length in lengths}
+
+
+def _batch_sizes(section: Section) -> int:
+    """Return how many sizes of batches a study of lengths has; 0 for other studies."""
+    return len({row.settings["training"]["token_budget"] for row in section.rows}) if _longer(section) else 0
 
 
 def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,7 @@ class Row(_Stored):
     def settings_of(self, seed: int | None) -> dict[str, dict[str, Any]]:
         """Return the settings of the run with a seed."""
         settings = {group: dict(values) for group, values in self.settings.items()}
-        if seed is not None:
+        if "training" in settings:
             settings["training"]["seed"] = seed
         return settings
 
@@ -292,8 +292,10 @@ def load_results(out: Path) -> Results:
     except FileNotFoundError:
         return Results()
     except (OSError, ValueError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": error}
-        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), str(first["msg"]))))
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise DataError(
             f"{path} is not a results file of this version ({reason}); move it away, or choose another --out"
         ) from error

@@ -1,5 +1,6 @@
 """Plan the runs of a study, carry out those that are missing, and write the report after each."""
 
+import json
 import logging
 import os
 import shlex
@@ -383,7 +384,7 @@ def _run_process(sweep: Sweep, job: Job, how: tuple[int, int, int | None], tell:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (FAILURE, worker.RESULT):
         (folder / name).unlink(missing_ok=True)
-    write_atomically(folder / worker.SPEC, job.spec(sweep.cache, parallel).model_dump_json(indent=1))
+    write_atomically(folder / worker.SPEC, json.dumps(asdict(job.spec(sweep.cache, parallel)), indent=1))
     # -P: a module in the current folder must not replace one of Python
     command = [sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(folder.resolve())]
     limits = {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)} if threads else {}

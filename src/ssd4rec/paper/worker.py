@@ -3,6 +3,7 @@
 A separate process makes the peak memory meaningful, and limits a crash to one run.
 """
 
+import json
 import os
 import platform
 import resource
@@ -10,14 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from pydantic import BaseModel
 from rich.console import Console
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -44,10 +44,11 @@ from ssd4rec.training.progress import TrainingProgress
 
 SPEC, RESULT, RANKS = "run.json", "result.json", "ranks.npz"
 PARENT_GONE = 75  # exit code of a worker whose sweep has ended
-PADDED_POSITIONS = 65_536  # of a batch, padding included: bounds the memory
+PADDED_POSITIONS = 65_536
 
 
-class RunSpec(BaseModel):
+@dataclass(frozen=True)
+class RunSpec:
     """One run, as the sweep writes it to run.json."""
 
     title: str  # for the progress bar
@@ -81,7 +82,7 @@ def run(folder: Path) -> None:
     Raises:
         DataError: The data have changed since the sweep began.
     """
-    spec = RunSpec.model_validate_json((folder / SPEC).read_text(encoding="utf-8"))
+    spec = RunSpec(**json.loads((folder / SPEC).read_text(encoding="utf-8")))
     config = Config.model_validate(spec.settings)
     data = pipeline.prepare(open_interactions(spec.source, config, Path(spec.cache)), None, config)
     if data.histories.fingerprint() != spec.fingerprint:
@@ -89,7 +90,7 @@ def run(folder: Path) -> None:
     measure = _Measurement(data, config)
     result = _run_baseline(spec, measure) if spec.model in BASELINES else _run_network(spec, measure, folder)
     with atomic_write(folder / RANKS) as partial, partial.open("wb") as file:
-        np.savez(file, **{name: ranks.astype(np.int32) for name, ranks in measure.ranks.items()})
+        np.savez(file, **{str(name): ranks.astype(np.int32) for name, ranks in measure.ranks.items()})  # type: ignore[arg-type]
     write_atomically(folder / RESULT, result.model_dump_json())
 
 
@@ -216,25 +217,31 @@ class PaddedModel:
 
     Args:
         model: Encodes packed sequences.
+        positions: Of a batch, padding included: bounds the memory.
     """
 
-    def __init__(self, model: Ranker) -> None:
-        self.model = model
+    def __init__(self, model: Ranker, positions: int = PADDED_POSITIONS) -> None:
+        self.model, self.positions = model, positions
 
     @property
     def item_vectors(self) -> Tensor:
         """Return the item vectors [V, D]."""
         return self.model.item_vectors
 
+    @property
+    def repeat_logits(self) -> object:
+        """Return the learned repeat logits of the model, or None."""
+        return getattr(self.model, "repeat_logits", None)
+
     def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """Encode packed sequences, [T] -> [B, D]."""
         lengths = cu_seqlens.diff().cpu()
-        batch = max(1, PADDED_POSITIONS // int(lengths.max()))
-        sequences = torch.split(items, lengths.tolist())
+        batch = max(1, self.positions // int(lengths.max()))
+        sequences = list(torch.split(items, lengths.tolist()))
         starts = range(0, len(sequences), batch)
         return torch.cat([self._encode_padded(sequences[i : i + batch], lengths[i : i + batch]) for i in starts])
 
-    def _encode_padded(self, sequences: tuple[Items, ...], lengths: Tensor) -> States:
+    def _encode_padded(self, sequences: list[Items], lengths: Tensor) -> States:
         # sequences a, bcd: items [a 0 0 b c d] with lengths [1 2 3 0]; the second is padding, the last is dropped
         items = pad_sequence(sequences, batch_first=True).flatten()
         both = torch.stack([lengths, lengths.max() - lengths], dim=1).flatten()
