@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ssd4rec.cli import _render
+from ssd4rec.cli.batch import is_parts_folder, recommend_in_parts
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
@@ -41,7 +42,14 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     users: Annotated[
         str | None, typer.Option("--users", metavar="DATA", help="Recommend to every user of a file or named data set.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --users: the file to write (.parquet, .csv or .tsv).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --users: a file (.parquet, .csv or .tsv), or a folder for parts.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Write part i of n of a folder, e.g. 2/8.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", metavar="ray", help="Write the folder on a Ray cluster.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="With --engine: how many; one for each CPU by default.")
+    ] = None,
     k: Annotated[int | None, typer.Option("-k", help="Number of items; 10 by default, 100 with --users.")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Allow items already in the history.")] = False,
     allow: Annotated[str | None, typer.Option("--allow", metavar="ID,ID,…", help=f"Recommend only these items. {QUOTES}")] = None,
@@ -75,7 +83,22 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         refuse_neither(users)
         refuse_columns(users, columns_as_settings(user, item, time))
 
+    elif (shard, engine, workers) != (None, None, None):
+        raise ConfigError("--shard, --engine and --workers go with --users DATA --out FOLDER")
+
     from ssd4rec.diagnostics import resolve_device
+
+    if users is not None and out is not None and is_parts_folder(out, shard, engine):
+        from ssd4rec.serving.arrow import BatchOptions
+        from ssd4rec.serving.job import make_job
+
+        options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown))
+        job = make_job(
+            directory, _as_path(users), out, options, columns=columns(user, item, time), device=resolve_device(accelerator)
+        )
+        recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)
+        return
+
     from ssd4rec.serving.recommender import Recommender
 
     recommender = Recommender.load(directory, resolve_device(accelerator))
@@ -111,6 +134,17 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     for note in found.warnings:
         say(f"note: {note}")
     _render.show_recommendations(out_console, rows)
+
+
+def _as_path(users: str) -> str:
+    """Return the file of interactions; that of a named data set is in the cache."""
+    from ssd4rec.datasets.registry import find_known, folder_of, is_known, open_known
+    from ssd4rec.datasets.store import INTERACTIONS
+
+    if not is_known(users):
+        return users
+    open_known(users, cache())
+    return str(folder_of(find_known(users), cache()) / INTERACTIONS)
 
 
 def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[object]:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
+from ssd4rec._csr import IntArray, lengths_to_offsets
 from ssd4rec._io import atomic_write
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, as_type, encode
@@ -20,10 +19,9 @@ from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.io import Source
 from ssd4rec.data.sequences import id_order, time_order
 from ssd4rec.errors import DataError
+from ssd4rec.serving.arrow import USERS_AT_ONCE, make_table, to_arrow
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
-from ssd4rec.serving.topk import TopK
 
-USERS_AT_ONCE = 1024
 PARQUET = "Parquet"
 KINDS = {".parquet": PARQUET, ".pq": PARQUET, ".csv": ",", ".tsv": "\t"}  # of text: what stands between the columns
 
@@ -80,12 +78,12 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
             f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
         )
     users, popular, rows = len(histories.users), 0, 0
-    empty = _table(catalog, histories.users[:0], [])
+    empty = make_table(catalog, histories.users[:0], [])
     with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
         for first in range(0, users, USERS_AT_ONCE):
             edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
             found = recommender.top_items([histories.items[start:stop] for start, stop in pairwise(edges)], request)
-            table = _table(catalog, histories.users[first : first + USERS_AT_ONCE], found)
+            table = make_table(catalog, histories.users[first : first + USERS_AT_ONCE], found)
             write(table)
             rows += len(table)
             popular += sum(best.source == "popular" for best in found)
@@ -158,26 +156,9 @@ def _atomic_target(target: Path) -> Iterator[Path]:
 def _writer(path: Path, kind: str, empty: pl.DataFrame) -> Iterator[Callable[[pl.DataFrame], object]]:
     """What writes one table after the other to a file; `empty` has their columns."""
     if kind == PARQUET:
-        with pq.ParquetWriter(path, _arrow(empty).schema) as writer:
-            yield lambda table: writer.write_table(_arrow(table))
+        with pq.ParquetWriter(path, to_arrow(empty).schema) as writer:
+            yield lambda table: writer.write_table(to_arrow(table))
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
             file.write(empty.write_csv(separator=kind))  # the header
             yield lambda table: file.write(table.write_csv(separator=kind, include_header=False))
-
-
-def _arrow(table: pl.DataFrame) -> pa.Table:
-    return table.to_arrow(compat_level=pl.CompatLevel.oldest())
-
-
-def _table(catalog: Catalog, users: pl.Series, found: list[TopK]) -> pl.DataFrame:
-    lengths = np.array([len(best.items) for best in found], dtype=np.int64)
-    items = np.concatenate([np.zeros(0, dtype=np.int64), *(best.items for best in found)])
-    return pl.DataFrame(
-        {
-            "user_id": users.gather(np.repeat(np.arange(len(users)), lengths)),
-            "item_id": catalog.ids_of(items),
-            "score": np.concatenate([np.zeros(0), *(best.scores for best in found)]),
-            "rank": ranges(1, lengths),
-        }
-    )

@@ -1,0 +1,201 @@
+"""Recommendations for all users in parts: files that are complete or absent, which any number of processes write.
+
+part-00000.parquet …    users 0 … 8,191, and so on: user_id, item_id, score, rank
+plan.json               what is recommended to whom; a process with another plan refuses to join
+manifest.json           written once every part is complete: rows and SHA-256 of each
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ssd4rec._io import atomic_write, sha256_of, write_atomically
+from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender
+from ssd4rec.serving.sources import SequenceSource
+
+USERS_PER_PART = 8 * USERS_AT_ONCE
+PLAN, MANIFEST = "plan.json", "manifest.json"
+
+Progress = Callable[[int, int], None]  # (parts done, all of this shard)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of n processes that share a job: it writes the parts p with p modulo n = index - 1."""
+
+    index: int = 1  # 1 … count
+    count: int = 1
+
+    @staticmethod
+    def parse(text: str) -> "Shard":
+        """Read "2/8" as the second of eight.
+
+        Raises:
+            ConfigError: it is not i/n with 1 <= i <= n.
+        """
+        index, slash, count = text.partition("/")
+        if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+            return Shard(int(index), int(count))
+        raise ConfigError(f'--shard is i/n such as 2/8, the second of eight; found "{text}"')
+
+    def parts(self, total: int) -> range:
+        """Return the parts that this process writes."""
+        return range(self.index - 1, total, self.count)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far a job is."""
+
+    parts: int
+    missing: tuple[int, ...]
+    rows: int  # of the parts that are complete
+    users: int
+    popular_users: int
+    unknown_interactions: int
+
+
+class PartsFolder:
+    """The output folder of a batch job.
+
+    Args:
+        directory: made if it does not exist.
+        recommender: the model and what it recommends.
+        source: whom it recommends to.
+        users_per_part: a multiple of 1,024.
+
+    Raises:
+        DataError: the folder has another plan, or cannot be written.
+        ConfigError: `users_per_part` is not such a multiple.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        recommender: ArrowRecommender,
+        source: SequenceSource,
+        users_per_part: int = USERS_PER_PART,
+    ) -> None:
+        if users_per_part < USERS_AT_ONCE or users_per_part % USERS_AT_ONCE:
+            raise ConfigError(f"users_per_part must be a multiple of {USERS_AT_ONCE:,}, found {users_per_part:,}")
+        self.folder, self.recommender, self.source, self._size = Path(directory), recommender, source, users_per_part
+        self.total = -(-len(source) // users_per_part)
+        plan = {
+            "model": recommender.recommender.fingerprint(),
+            "options": asdict(recommender.options),
+            "source": source.identity,
+            "users_per_part": users_per_part,
+            "parts": self.total,
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._join(plan)
+        except OSError as error:
+            raise DataError(f"cannot write to {self.folder}: {error.strerror or error}; give another folder") from error
+
+    def missing(self, shard: Shard = Shard()) -> list[int]:
+        """Return the parts of a shard that are not complete."""
+        return [part for part in shard.parts(self.total) if not self.path(part).exists()]
+
+    def path(self, part: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / f"part-{part:05}.parquet"
+
+    def write(self, part: int) -> None:
+        """Recommend to the users of a part and write its file, complete or not at all."""
+        first = part * self._size
+        batch = self.source.batch(first, min(first + self._size, len(self.source)))
+        result = self.recommender.recommend(batch)
+        counts = {
+            "users": result.users,
+            "popular_users": result.popular_users,
+            "unknown_interactions": result.unknown_interactions,
+        }
+        table = result.table.replace_schema_metadata({"ssd4rec": json.dumps(counts)})
+        try:
+            with atomic_write(self.path(part)) as partial:
+                pq.write_table(table, partial)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.path(part)}: {error.strerror or error}; free some space and run it again"
+            ) from error
+
+    def run(self, shard: Shard = Shard(), progress: Progress | None = None) -> Coverage:
+        """Write the parts of a shard that are missing; write the manifest if all parts of the job are complete then."""
+        missing, own = self.missing(shard), len(shard.parts(self.total))
+        for done, part in enumerate(missing, start=own - len(missing) + 1):
+            self.write(part)
+            if progress:
+                progress(done, own)
+        return self.finish()
+
+    def finish(self) -> Coverage:
+        """Count what is complete; write the manifest if everything is."""
+        missing = self.missing()
+        counts = [_counts(self.path(part)) for part in range(self.total) if part not in set(missing)]
+        coverage = Coverage(
+            parts=self.total,
+            missing=tuple(missing),
+            rows=sum(each["rows"] for each in counts),
+            users=sum(each["users"] for each in counts),
+            popular_users=sum(each["popular_users"] for each in counts),
+            unknown_interactions=sum(each["unknown_interactions"] for each in counts),
+        )
+        if not missing and not (self.folder / MANIFEST).exists():
+            parts = [
+                {"file": self.path(part).name, "rows": each["rows"], "users": each["users"], "sha256": sha256_of(self.path(part))}
+                for part, each in enumerate(counts)
+            ]
+            totals = {"users": coverage.users, "rows": coverage.rows}
+            write_atomically(self.folder / MANIFEST, json.dumps({**totals, "parts": parts}, indent=1))
+        return coverage
+
+    def _join(self, plan: Mapping[str, Any]) -> None:
+        path = self.folder / PLAN
+        if not path.exists():
+            if others := [each.name for each in self.folder.iterdir() if each.name.startswith("part-")]:
+                raise DataError(f"{self.folder} holds {others[0]} and no {PLAN}; give an empty folder")
+            write_atomically(path, json.dumps(plan, indent=1))
+            return
+        try:
+            other = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}); remove the folder, and run the job again") from error
+        if other != json.loads(json.dumps(plan)):
+            differing = ", ".join(name for name in plan if other.get(name) != plan[name])
+            raise DataError(
+                f"{self.folder} has the parts of another job (other {differing}); give another folder, or remove this one"
+            )
+
+
+def check_coverage(directory: str | Path) -> Iterator[str]:
+    """Yield one line for each way in which a finished job is not complete: parts that are missing or were changed.
+
+    Raises:
+        DataError: the job is not finished; there is no manifest.
+    """
+    folder = Path(directory)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} has no {MANIFEST}: the job is not finished; run its missing shards") from error
+    for part in manifest["parts"]:
+        path = folder / part["file"]
+        if not path.is_file():
+            yield f"{path.name} is missing"
+        elif sha256_of(path) != part["sha256"]:
+            yield f"{path.name} was changed"
+
+
+def _counts(path: Path) -> dict[str, int]:
+    metadata = pq.read_metadata(path)
+    try:
+        counts: dict[str, int] = json.loads(metadata.metadata[b"ssd4rec"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a part that this version wrote; remove it, and run the job again") from error
+    return {**counts, "rows": metadata.num_rows}
