@@ -156,7 +156,7 @@ def run_limited(engine: str, log: Path, memory: int, limit: int) -> dict[str, ob
             "wall seconds": round(time.monotonic() - began, 1),
             "cpu seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
             "peak MB": round(int(process.stdout.split()[-1]) / 1000) if process.returncode == 0 else None,
-            "result": digest_of(out) if process.returncode == 0 else (lines[-1] if lines else "killed"),
+            "result": digest_of(out) if process.returncode == 0 else " ".join(lines[-4:])[:300],
         }
 
 

@@ -1,6 +1,6 @@
 """A batch job as plain values, which any process can open."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class Job:
     users: str
     out: str
     options: BatchOptions
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     users_per_part: int = USERS_PER_PART
     device: str = "cpu"
 
