@@ -178,6 +178,7 @@ def test_spark_gives_what_one_process_gives(folder):
     sql = importlib.import_module("pyspark.sql")
     spark = (
         sql.SparkSession.builder.master("local[2]")
+        .config("spark.pyspark.python", sys.executable)
         .config("spark.ui.enabled", "false")
         .config("spark.sql.shuffle.partitions", "3")
         .config("spark.driver.bindAddress", "127.0.0.1")
