@@ -173,12 +173,12 @@ def test_ray_writes_the_same_bytes_with_two_workers_one_of_them_killed(folder, t
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Spark's own
-def test_spark_gives_what_one_process_gives(folder):
+def test_spark_gives_what_one_process_gives(folder, monkeypatch):
     pytest.importorskip("pyspark")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     sql = importlib.import_module("pyspark.sql")
     spark = (
         sql.SparkSession.builder.master("local[2]")
-        .config("spark.pyspark.python", sys.executable)
         .config("spark.ui.enabled", "false")
         .config("spark.sql.shuffle.partitions", "3")
         .config("spark.driver.bindAddress", "127.0.0.1")

@@ -1,0 +1,1 @@
+"""Models for other programs: ONNX graphs, item vectors as Parquet, and the Hugging Face hub."""

@@ -1,0 +1,154 @@
+"""The model for one history, in operations that every runtime has: matrices over all pairs of events instead of a scan.
+
+Time and memory grow with the square of the history; the library's scan is linear. Both give the same states: the duality that
+gives SSD its name. It is used for exported graphs only, where histories have some hundred events.
+"""
+
+import copy
+from types import MethodType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssd4rec.errors import ConfigError
+from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.layers.step import LayerCache
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.ssd4rec import SSD4Rec
+from ssd4rec.ops.gated_norm import definition
+
+
+class ReadOutGraph(nn.Module):
+    """A history of item indices -> scores of all items, or the k best ones.
+
+    Args:
+        model: of the backbone ssd4rec or mamba4rec.
+        max_length: the last events that are read; None: all.
+        k: return the k best item indices and their scores; None: all scores.
+
+    Raises:
+        ConfigError: the model has another backbone.
+    """
+
+    def __init__(self, model: NextItemModel, max_length: int | None = None, k: int | None = None) -> None:
+        super().__init__()
+        self.model, self.backbone = _plain_copy(model)
+        self.max_length, self.k = max_length, k
+
+    def forward(self, items: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Score the next item.
+
+        Args:
+            items: int64 [T] item indices 1 … V, oldest first, at least one.
+
+        Returns:
+            [V] scores, column j for item index j + 1; with k, item indices [k] and scores [k], best first.
+        """
+        if self.max_length is not None:
+            items = items[-self.max_length :]
+        hidden = self.model.table(items)
+        if self.backbone.config.norm_embedding:
+            hidden = self.backbone.norm(hidden)
+        *below, top = cast("list[BiSSDLayer]", list(self.backbone.layers))
+        for layer in below:
+            hidden = layer.finish(_mix(layer, hidden), hidden)
+        state = top.finish(_mix(top, hidden)[-1:], hidden[-1:])
+        scores = self.model.score(state)[0]
+        if self.k is None:
+            return scores
+        values, places = scores.topk(min(self.k, len(scores)))
+        return places + 1, values
+
+
+class StepGraph(nn.Module):
+    """One more event of each history: the caches of all layers and item indices -> new caches and scores.
+
+    Args:
+        model: one that reads event by event.
+
+    Raises:
+        ConfigError: the model has another backbone, or a layer below the top reads backwards.
+    """
+
+    def __init__(self, model: NextItemModel) -> None:
+        super().__init__()
+        self.model, backbone = _plain_copy(model)
+        if not backbone.supports_incremental:
+            raise ConfigError(
+                'a state step needs layers below the top that read forwards only; train with backbone.bidirectional = "top"'
+            )
+        self.layers = len(backbone.layers)
+
+    def forward(self, items: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        """Read one event.
+
+        Args:
+            items: int64 [B] item indices.
+            caches: the tensors of `LayerCache`, layer by layer from the bottom; all zero before the first event.
+
+        Returns:
+            [B, V] scores, then the new caches in the same order.
+        """
+        size = len(LayerCache._fields)
+        old = [LayerCache(*caches[start : start + size]) for start in range(0, self.layers * size, size)]
+        new, scores = self.model.step(old, items)
+        return scores, *(tensor for layer in new for tensor in layer)
+
+
+def cache_names(layers: int) -> list[str]:
+    """Return the names of the caches in the order of `StepGraph.forward`."""
+    return [f"layer{layer}_{field}" for layer in range(layers) for field in LayerCache._fields]
+
+
+def _plain_copy(model: NextItemModel) -> tuple[NextItemModel, SSD4Rec]:
+    """Return a copy on the CPU whose norm is made of torch's own operations."""
+    if not isinstance(model.backbone, SSD4Rec):
+        name = type(model.backbone).__name__
+        raise ConfigError(f"models of the backbone {name} cannot be exported to ONNX; ssd4rec and mamba4rec can")
+    plain = copy.deepcopy(model).cpu().float().eval()
+    backbone = cast("SSD4Rec", plain.backbone)
+    for layer in cast("list[BiSSDLayer]", list(backbone.layers)):
+        layer.mixer.gated = MethodType(_gated, layer.mixer)  # type: ignore[method-assign]
+    return plain, backbone
+
+
+def _gated(mixer: Mamba2Mixer, y: Tensor, gate: Tensor) -> Tensor:
+    return definition(y.flatten(1), gate, mixer.norm.weight, cast("float", mixer.norm.eps))
+
+
+def _mix(layer: BiSSDLayer, hidden: Tensor) -> Tensor:
+    """Return the mixer's output at every position of one history: `both_ways`, or `forward`. [T, D] -> [T, D]."""
+    mixer = layer.mixer
+    gate, channels, dt = mixer.project(hidden)
+    mixed = mixer.gated(_scan(mixer, _convolve(mixer, channels), dt), gate)
+    if layer.bidirectional:
+        back = mixer.gated(_scan(mixer, _convolve(mixer, channels.flip(0)), dt.flip(0)), gate.flip(0))
+        if mixer.mirror_back:
+            back = back.flip(0)
+        mixed = mixed + mixer.backward_weight * back
+    out: Tensor = mixer.out_proj(mixed)
+    return out
+
+
+def _convolve(mixer: Mamba2Mixer, channels: Tensor) -> Tensor:
+    """Return the causal convolution and SiLU. [T, channels] -> [T, channels]."""
+    width = mixer.conv_weight.shape[1]
+    padded = F.pad(channels.T[None], (width - 1, 0))
+    convolved = F.conv1d(padded, mixer.conv_weight[:, None], mixer.conv_bias, groups=mixer.conv_weight.shape[0])
+    return F.silu(convolved[0].T)
+
+
+def _scan(mixer: Mamba2Mixer, convolved: Tensor, dt: Tensor) -> Tensor:
+    """Return the scan of one history as a product with a decaying lower triangle. -> [T, H, P]."""
+    x, B, C = mixer.split(convolved)
+    # Sums of log-decays grow with the history, and their differences are what counts: float64 keeps those.
+    sums = torch.cumsum((dt * mixer.A).double(), dim=0).T  # [H, T]
+    differences = sums[:, :, None] - sums[:, None, :]
+    places = torch.arange(convolved.shape[0])
+    earlier = places[:, None] >= places[None, :]
+    weights = torch.where(earlier, differences, float("-inf")).exp().float() * (C @ B.T)
+    y = weights @ (x * dt[..., None]).transpose(0, 1)  # [H, T, P]
+    return y.transpose(0, 1) + mixer.D[:, None] * x

@@ -1,0 +1,67 @@
+"""Models on the Hugging Face hub: save_pretrained, push_to_hub and from_pretrained. Needs the extra `hub`."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+
+from ssd4rec.artifact import Artifact, save_artifact
+from ssd4rec.serving.recommender import Recommender
+
+
+class HubRecommender(  # type: ignore[misc]  # the mixin's metaclass arguments
+    Recommender,
+    ModelHubMixin,
+    library_name="ssd4rec",
+    tags=["recommender-system", "sequential-recommendation"],
+):
+    """A recommender that is shared through the hub.
+
+    HubRecommender.load("artifacts/model").push_to_hub("me/my-model")
+    HubRecommender.from_pretrained("me/my-model").recommend(history)
+
+    The files are those of a saved model, next to a model card; `ssd4rec recommend` reads the folder as well.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        self._hub_mixin_config = None  # the artifact is not a set of JSON values; its own files hold everything
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the files of the model; the mixin made the folder."""
+        artifact = self.artifact
+        save_artifact(
+            save_directory,
+            artifact.model,
+            artifact.catalog,
+            artifact.config,
+            artifact.report,
+            artifact.training_counts,
+            artifact.fusion,
+        )
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        **_others: Any,
+    ) -> "HubRecommender":
+        """Read a local folder, or download one."""
+        folder = model_id
+        if not Path(model_id).is_dir():
+            folder = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        return cls.load(folder, map_location)

@@ -1,0 +1,166 @@
+"""ONNX graphs of a saved model, checked in onnxruntime against the library when they are written."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd4rec._io import atomic_write
+from ssd4rec.artifact import Artifact
+from ssd4rec.errors import BackendError, ConfigError, DivergedError
+from ssd4rec.export.dense import ReadOutGraph, StepGraph, cache_names
+from ssd4rec.models.next_item import NextItemModel
+
+OPSET = 20
+TOLERANCE = 1e-5  # largest difference of a score between onnxruntime and the library
+CHECKED_LENGTHS = (1, 2, 3, 7, 50, 200)
+CHECKED_STEPS = 12
+
+
+def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None) -> float:
+    """Write the graph that scores the next item of one history of any length, and check it.
+
+    Input: items int64 [T], item indices, oldest first. Output: scores float32 [V]; with k, items int64 [k] and scores [k].
+    The metadata has the settings and where item ids are found.
+
+    Args:
+        artifact: a loaded model of the backbone ssd4rec or mamba4rec.
+        path: the file to write; it appears complete or not at all.
+        k: write a graph that returns the k best items only.
+
+    Returns:
+        The largest difference to the library's scores over histories of 1 to 200 random items.
+
+    Raises:
+        ConfigError: the model cannot be exported.
+        BackendError: onnx, onnxscript or onnxruntime is not installed.
+        DivergedError: a score differs by more than 1e-5.
+    """
+    model, max_length = artifact.model, artifact.config.data.max_length
+    graph = ReadOutGraph(model, max_length, k)
+    rng = np.random.default_rng(0)
+    example = torch.from_numpy(rng.integers(1, model.catalog_size + 1, 5))
+    names = ["scores"] if k is None else ["items", "scores"]
+    program = _export(graph, (example,), ["items"] if k is None else ["history"], names, ({0: torch.export.Dim("events")},))
+
+    def check(session: Any) -> float:
+        worst = 0.0
+        for length in CHECKED_LENGTHS:
+            items = rng.integers(1, model.catalog_size + 1, length)
+            outputs = session.run(None, {session.get_inputs()[0].name: items})
+            scores = _library_scores(model, items, max_length)
+            expected = scores if k is None else scores[outputs[0] - 1]
+            worst = max(worst, float(np.abs(outputs[-1] - expected).max()))
+            if k is not None:
+                worst = max(worst, float(np.abs(np.sort(scores)[::-1][: len(outputs[-1])] - outputs[-1]).max()))
+        return worst
+
+    return _write(program, Path(path), _metadata(artifact, "read-out"), check)
+
+
+def export_step(artifact: Artifact, path: str | Path) -> float:
+    """Write the graph that reads one more event of each history, and check it.
+
+    Inputs: items int64 [B] and the caches of all layers, zero before the first event. Outputs: scores [B, V] and new caches.
+
+    Args:
+        artifact: a loaded model that reads event by event.
+        path: the file to write; it appears complete or not at all.
+
+    Returns:
+        The largest difference to the library's scores over some steps of two histories.
+
+    Raises:
+        ConfigError: the model cannot be exported, or does not read event by event.
+        BackendError: onnx, onnxscript or onnxruntime is not installed.
+        DivergedError: a score differs by more than 1e-5.
+    """
+    model = artifact.model
+    if artifact.config.data.max_length is not None:
+        raise ConfigError("a state stands for the whole history, and data.max_length cuts it; export the read-out graph alone")
+    graph = StepGraph(model)
+    names = cache_names(graph.layers)
+    caches = _empty_caches(model, 2)
+    batch = torch.export.Dim("histories")
+    shapes = ({0: batch}, tuple({0: batch} for _ in caches))
+    outputs = ["scores", *(f"new_{name}" for name in names)]
+    program = _export(graph, (torch.tensor([1, 2]), *caches), ["items", *names], outputs, shapes)
+
+    def check(session: Any) -> float:
+        rng = np.random.default_rng(0)
+        state = [each.numpy() for each in _empty_caches(model, 3)]
+        past, worst = np.zeros((3, 0), dtype=np.int64), 0.0
+        for _ in range(CHECKED_STEPS):
+            items = rng.integers(1, model.catalog_size + 1, 3)
+            past = np.concatenate([past, items[:, None]], axis=1)
+            scores, *state = session.run(None, {"items": items, **dict(zip(names, state, strict=True))})
+            expected = np.stack([_library_scores(model, row, None) for row in past])
+            worst = max(worst, float(np.abs(scores - expected).max()))
+        return worst
+
+    return _write(program, Path(path), _metadata(artifact, "state step"), check)
+
+
+def _empty_caches(model: NextItemModel, histories: int) -> list[Tensor]:
+    return [tensor.cpu() for layer in model.new_cache(histories) for tensor in layer]
+
+
+def _library_scores(model: NextItemModel, items: np.ndarray[Any, Any], max_length: int | None) -> np.ndarray[Any, Any]:
+    read = torch.from_numpy(items if max_length is None else items[-max_length:])
+    with torch.inference_mode():
+        scores = model.score(model.encode(read.to(model.item_vectors.device), torch.tensor([0, len(read)])))
+    result: np.ndarray[Any, Any] = scores[0].cpu().numpy()
+    return result
+
+
+def _export(graph: torch.nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str], shapes: Any) -> Any:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        _import(package)
+    with torch.inference_mode():
+        return torch.onnx.export(
+            graph.eval(),
+            example,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _metadata(artifact: Artifact, kind: str) -> dict[str, str]:
+    return {
+        "graph": kind,
+        "items": "item index j is row j - 1 of catalog.parquet; index 0 is the mask",
+        "settings": json.dumps(artifact.config.model_dump(mode="json")),
+    }
+
+
+def _write(program: Any, path: Path, metadata: dict[str, str], check: Any) -> float:
+    onnx, runtime = _import("onnx"), _import("onnxruntime")
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        onnx.save_model(proto, partial)
+        onnx.checker.check_model(str(partial))
+        worst: float = check(runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"]))
+        if not worst <= TOLERANCE:
+            raise DivergedError(
+                f"the exported graph differs from the model by {worst:.1e}, expected at most {TOLERANCE:.0e}; "
+                "nothing was written: please report it with the versions that `ssd4rec doctor` shows"
+            )
+    return worst
+
+
+def _import(package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise BackendError(f"{package} is not installed; pip install 'ssd4rec[onnx]'") from error

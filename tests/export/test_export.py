@@ -1,0 +1,129 @@
+"""Exported graphs against the library, item vectors, and the hub's mixin on local folders."""
+
+import importlib
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import worlds
+from ssd4rec.artifact import Artifact, load_artifact, save_artifact
+from ssd4rec.config import DataConfig, GRU4RecConfig, SSD4RecConfig
+from ssd4rec.data.split import training_counts
+from ssd4rec.errors import ConfigError
+from ssd4rec.export.dense import ReadOutGraph, StepGraph
+from ssd4rec.export.onnx import export_read_out, export_step
+from ssd4rec.export.vectors import export_item_vectors
+from ssd4rec.models.next_item import make_model
+from ssd4rec.serving.recommender import Recommender
+
+WIRINGS = {
+    "top": {"layers": 2, "bidirectional": "top"},
+    "all": {"layers": 2, "bidirectional": "all"},
+    "mirrored": {"layers": 2, "bidirectional": "all", "mirror_back": True},
+    "one layer": {"layers": 1},
+    "forwards": {"layers": 2, "bidirectional": "none"},
+    "without normed embedding": {"layers": 1, "norm_embedding": False, "feed_forward": False},
+}
+
+
+def artifact_of(wiring="top", max_length=None, backbone=None):
+    config = worlds.config()
+    backbone = backbone or SSD4RecConfig(width=32, state_dim=16, head_width=16, dropout=0.1, **WIRINGS[wiring])
+    config = config.model_copy(update={"backbone": backbone, "data": DataConfig(min_interactions=1, max_length=max_length)})
+    world = worlds.world(worlds.cycle())
+    counts = training_counts(world.histories, world.split.train, len(world.catalog))
+    model = make_model(config, len(world.catalog))
+    with torch.no_grad():
+        for parameter in model.parameters():  # larger than initial weights: the test shall see differences
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
+    return Artifact(model.eval(), world.catalog, config, {}, counts)
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("length", [1, 2, 5, 300])
+def test_the_dense_form_is_the_model(wiring, length):
+    artifact = artifact_of(wiring)
+    items = torch.randint(1, 13, (length,), generator=torch.Generator().manual_seed(length))
+    with torch.inference_mode():
+        states = artifact.model.encode(items, torch.tensor([0, length]))
+        expected = artifact.model.score(states)[0]
+        torch.testing.assert_close(ReadOutGraph(artifact.model)(items), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_other_backbones_are_refused():
+    artifact = artifact_of(backbone=GRU4RecConfig())
+    with pytest.raises(ConfigError, match="GRU4Rec cannot be exported"):
+        ReadOutGraph(artifact.model)
+    with pytest.raises(ConfigError, match="read forwards only"):
+        StepGraph(artifact_of("all").model)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.parametrize(("wiring", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3)])
+def test_the_read_out_graph_in_onnxruntime(tmp_path, wiring, max_length, k):
+    runtime = pytest.importorskip("onnxruntime")
+    artifact = artifact_of(wiring, max_length)
+    assert export_read_out(artifact, tmp_path / "model.onnx", k) <= 1e-5
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    items = np.random.default_rng(1).integers(1, 13, 77)
+    outputs = session.run(None, {session.get_inputs()[0].name: items})
+    ids = artifact.catalog.ids_of(items).to_list()
+    expected = {each.item: each.score for each in Recommender(artifact).recommend(ids, 12, exclude_seen=False).items}
+    indices = np.arange(1, 13) if k is None else outputs[0]
+    scores = dict(zip(artifact.catalog.ids_of(indices).to_list(), outputs[-1].tolist(), strict=True))
+    assert len(scores) == (k or 12)
+    assert all(abs(score - expected[item]) <= 1e-5 for item, score in scores.items())
+    if k is not None:
+        assert list(scores) == list(expected)[:k]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.parametrize("wiring", ["top", "forwards"])
+def test_the_state_step_in_onnxruntime(tmp_path, wiring):
+    pytest.importorskip("onnxruntime")
+    assert export_step(artifact_of(wiring), tmp_path / "step.onnx") <= 1e-5
+    with pytest.raises(ConfigError, match="max_length"):
+        export_step(artifact_of(wiring, 5), tmp_path / "cut.onnx")
+    assert not (tmp_path / "cut.onnx").exists()
+
+
+def test_item_vectors(tmp_path):
+    artifact = artifact_of()
+    assert export_item_vectors(artifact, tmp_path / "vectors.parquet") == 12
+    frame = pl.read_parquet(tmp_path / "vectors.parquet")
+    assert frame.columns == ["id", "vector"]
+    assert frame["id"].to_list() == artifact.catalog.ids.to_list()
+    np.testing.assert_array_equal(frame["vector"].to_numpy(), artifact.model.item_vectors.detach().numpy())
+
+
+def test_the_hub_mixin_on_a_local_folder(tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    recommender = importlib.import_module("ssd4rec.export.hub").HubRecommender
+    artifact = artifact_of()
+    save_artifact(tmp_path / "model", artifact.model, artifact.catalog, artifact.config, {}, artifact.training_counts)
+    shared = recommender.load(tmp_path / "model")
+    shared.save_pretrained(tmp_path / "shared")
+    again = recommender.from_pretrained(str(tmp_path / "shared"))
+    assert again.recommend([1, 2, 3]) == shared.recommend([1, 2, 3])
+    assert load_artifact(tmp_path / "shared").config == artifact.config
+    assert (tmp_path / "shared" / "README.md").is_file()
+
+    uploaded = {}
+
+    class Hub:
+        """What the mixin calls, writing nowhere."""
+
+        def __init__(self, token=None):
+            del token
+
+        def create_repo(self, repo_id, **_):
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, folder_path, repo_id, **_):
+            uploaded[repo_id] = sorted(path.name for path in folder_path.iterdir())
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    shared.push_to_hub("someone/model")
+    assert {"manifest.json", "weights.safetensors", "README.md"} <= set(uploaded["someone/model"])
