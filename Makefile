@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) pip
 	$(PIP) torch
-	$(PIP) -e '.[demo,serve,tune]' --group dev
+	$(PIP) -e '.[demo,hub,onnx,ray,serve,tune]' --group dev
 	touch $(INSTALLED)
 
 demo: install
