@@ -23,18 +23,24 @@ from common import measure
 from cuda_common import MIXES, Bench, arguments, boundaries_of, milliseconds
 from ssd4rec.config import Config, SSD4RecConfig, TrainingConfig, load_config
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.packing import PackedBatch
+from ssd4rec.data.packing import PackedBatch, materialize_batch
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.split import leave_last_out
 from ssd4rec.models.next_item import NextItemModel, make_model
 from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.ops import dispatch
 from ssd4rec.pipeline import Prepared
-from ssd4rec.training.module import EpochBatches
-from ssd4rec.training.objective import TrainingBatch, next_item_loss, prepare
+from ssd4rec.training.objective import TrainingBatch, next_item_loss, plan_pass, prepare
 
 COUNTS = {"ml-1m": (6_040, 3_416, 165), "kuairand-pure": (23_951, 7_111, 47)}  # users, items, mean events
 PAPER_SECONDS = {"kuairand-pure": 66.0}  # an epoch of the authors' code on an H200, by their log
+
+
+def epoch_batches(data: Prepared, training: TrainingConfig, epoch: int) -> Iterator[TrainingBatch]:
+    """Yield the batches of a pass as the training loop does."""
+    plan = plan_pass(data.split.train, training, epoch)
+    for placed in plan.batches:
+        yield prepare(materialize_batch(data.histories, plan.examples, placed), training)
 
 
 def main() -> int:
@@ -103,11 +109,11 @@ def epoch_row(bench: Bench, name: str, config: Config, folder: Path | None) -> d
     torch.manual_seed(0)
     model = make_model(config, len(data.catalog)).to(bench.device)
     step = step_of(bench, model, training, "triton")
-    for batch, _ in zip(EpochBatches(data.histories, data.split, training, 0, 0), range(3), strict=False):
+    for batch, _ in zip(epoch_batches(data, training, 0), range(3), strict=False):
         step(batch.to(bench.device))
     wait(bench)
     began = time.perf_counter()
-    batches = EpochBatches(data.histories, data.split, training, 1, 0)
+    batches = epoch_batches(data, training, 1)
     planned = time.perf_counter() - began
     learned = learnt_tokens = 0
     for batch in batches:

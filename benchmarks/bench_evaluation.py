@@ -18,7 +18,7 @@ from ssd4rec.config import Config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.models.next_item import make_model
-from ssd4rec.pipeline import measure, prepare
+from ssd4rec.pipeline import evaluate, prepare
 
 ITEMS, EVENTS_A_USER = 100_000, 20
 
@@ -36,7 +36,7 @@ def main() -> None:
     model = make_model(config, len(data.catalog))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     before, began = _peak(), time.perf_counter()
-    ranking = measure(model, data, config, counts)
+    ranking = evaluate(model, data, config, counts)
     seconds = time.perf_counter() - began
     row = {
         "users": len(ranking.ranks),

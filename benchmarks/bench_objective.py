@@ -175,7 +175,7 @@ def _pass_seconds(result: dict[str, Any]) -> float:
 
 
 def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: TrainingBatch, config: Config, step: int) -> None:
-    """As `training.module` does it."""
+    """As the training loop does it."""
     torch.manual_seed((config.training.seed << 32) + step)
     optimizer.zero_grad()
     next_item_loss(model, batch, config.training).backward()

@@ -21,7 +21,7 @@ from ssd4rec.data.interactions import read_interactions
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import Prepared, prepare
-from ssd4rec.training.fit import fit
+from ssd4rec.training.loop import fit
 
 ALONE = ("fusion.cooccurrence=0.0", "fusion.repeat_bias=0.0")
 SCHEDULE = (
@@ -102,13 +102,13 @@ def one(file: Path, recipe: str, seed: int, more: list[str]) -> dict[str, Any]:
     data = prepare(read_interactions(file), None, config)
     model = make_model(config, len(data.catalog))
     began, cpu = time.perf_counter(), time.process_time()
-    course = fit(model, data.histories, data.split, config.training)
+    training = fit(model, data.histories, data.split, config.training)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     parts = {part: _metrics(model, data, part) for part in ("validation", "test")}
     return {
         "settings": settings,
-        "epochs": len(course.history),
-        "best_epoch": course.best_epoch,
+        "epochs": len(training.history),
+        "best_epoch": training.best_epoch,
         "seconds": round(seconds),
         "cpu_seconds": round(cpu_seconds),
         "load": round(os.getloadavg()[0], 1),

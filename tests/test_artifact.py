@@ -26,7 +26,7 @@ from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import Config, DataConfig, FusionConfig, SSD4RecConfig
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError
-from ssd4rec.fusion import ScoreFusion
+from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
 
@@ -580,7 +580,7 @@ def test_unused_cooccurrence_is_not_saved(tmp_path: Path) -> None:
     raised = []
     for each in (fusion, loaded):
         scores = torch.zeros(1, ITEMS)
-        list(each.raised([(slice(0, 1), scores)], torch.tensor([1, 2, 1]), torch.tensor([0, 3])))
+        each.add(scores, look_up(each.rules, torch.tensor([1, 2, 1]), torch.tensor([0, 3]), slice(0, 1)))
         raised.append(scores.tolist())
     assert raised[0] == raised[1] == [[-2.0, -2.0, *[0.0] * (ITEMS - 2)]]
 

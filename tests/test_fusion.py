@@ -12,7 +12,7 @@ from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation import tune_fusion as module
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
-from ssd4rec.fusion import ScoreFusion
+from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import count_sequential_rules
 from ssd4rec.serving.recommender import Recommender
@@ -143,7 +143,8 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
     edges = torch.tensor([0, len(numbers)])
     with torch.inference_mode():
         alone = untrained.encode(numbers, edges) @ untrained.item_vectors.T
-    ((_, raised),) = fusion.raised([(slice(0, 1), alone.clone())], numbers, edges)
+    raised = alone.clone()
+    fusion.add(raised, look_up(counted, numbers, edges, slice(0, 1)))
     assert not torch.equal(raised, alone)
     session = Session(recommender, history[:2])
     for item in history[2:]:

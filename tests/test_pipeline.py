@@ -1,7 +1,7 @@
 """The whole path, and what it says on the way."""
 
+import logging
 import math
-from contextlib import nullcontext
 
 import polars as pl
 import pytest
@@ -13,6 +13,7 @@ from ssd4rec.artifact import load_artifact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
+from ssd4rec.models.next_item import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -20,30 +21,38 @@ def prepared():
     return worlds.world(worlds.cycle())
 
 
-def said(prepared, tmp_path, **training):
-    lines = []
-    pipeline.train(prepared, worlds.config(max_epochs=1, **training), tmp_path / "model", say=lines.append)
-    return [line for line in lines if line.startswith("softmax")]
+@pytest.fixture(autouse=True)
+def _log_messages_reach_caplog(caplog, monkeypatch):
+    """A test of the command line may have given the package's logger its own handler."""
+    monkeypatch.setattr(logging.getLogger("ssd4rec"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="ssd4rec")
 
 
-def test_a_sampled_softmax_is_announced(prepared, tmp_path, monkeypatch):
+def softmax_messages(prepared, caplog, **training):
+    caplog.clear()
+    pipeline.train(prepared, worlds.config(max_epochs=1, **training))
+    return [line for line in caplog.messages if line.startswith("softmax")]
+
+
+def test_a_sampled_softmax_is_announced(prepared, caplog, monkeypatch):
     """Where auto samples, a line says so, why, and what to set; on a small catalog there is none."""
-    assert said(prepared, tmp_path) == []
+    assert softmax_messages(prepared, caplog) == []
     items = len(prepared.catalog)
     monkeypatch.setattr(settings, "FULL_SOFTMAX_MAX_ITEMS", items - 1)
-    (line,) = said(prepared, tmp_path, negatives=4)
+    (line,) = softmax_messages(prepared, caplog, negatives=4)
     assert line.startswith(
-        f"softmax: sampled, 4 of {items} items a batch, drawn by training counts to the power 0.5 as there are"
+        f"softmax: sampled, 4 of {items} items per batch, drawn by training counts to the power 0.5 as there are"
     )
     assert "training.softmax=full scores all; ranking is over all items" in line
 
 
-def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, tmp_path):
+def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, caplog):
     """A sample above the catalog's size is all of it."""
-    (line,) = said(prepared, tmp_path, softmax="sampled", negative_power=0.0)
+    (line,) = softmax_messages(prepared, caplog, softmax="sampled", negative_power=0.0)
     items = len(prepared.catalog)
     assert line == (
-        f"softmax: sampled, {items} of {items} items a batch, drawn by training counts to the power 0; ranking is over all items"
+        f"softmax: sampled, {items} of {items} items per batch, drawn by training counts to the power 0; "
+        "ranking is over all items"
     )
 
 
@@ -52,7 +61,7 @@ def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     asked = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
         update={"fusion": settings.FusionConfig(cooccurrence="tuned")}
     )
-    report = pipeline.train(prepared, asked, tmp_path / "model")
+    report = pipeline.train(prepared, asked, tmp_path / "model").report
     part = report["fusion"]
     assert part["cooccurrence"] > 0
     tried = part["validation"]["cooccurrence"]
@@ -73,33 +82,31 @@ def test_the_validation_says_its_protocol(prepared, tmp_path):
             "fusion": settings.FusionConfig(cooccurrence="tuned", repeat_bias="tuned"),
         }
     )
-    report = pipeline.train(prepared, asked, tmp_path / "model")
+    report = pipeline.train(prepared, asked, tmp_path / "model").report
     assert report["validation"]["protocol"] == {**report["protocol"], "exclude_seen": False}
     assert report["protocol"]["exclude_seen"] is report["fusion"]["validation"]["exclude_seen"] is True
     assert report["fusion"]["repeat_bias"] == 0.0
 
 
-def test_a_weight_that_was_given_is_taken(prepared, tmp_path):
+def test_a_weight_that_was_given_is_taken(prepared, tmp_path, caplog):
     """Nothing else is tried then; counts that have no weight are neither kept nor shown again."""
     asked = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=-3)})
-    lines = []
-    part = pipeline.train(prepared, asked, tmp_path / "model", say=lines.append)["fusion"]
-    assert not [line for line in lines if "counting" in line]
+    part = pipeline.train(prepared, asked, tmp_path / "model").report["fusion"]
+    assert not [line for line in caplog.messages if "counting" in line]
     assert (part["cooccurrence"], part["repeat_bias"]) == (0.0, -3.0)
     assert (part["validation"]["cooccurrence"].keys(), part["validation"]["repeat_bias"].keys()) == ({"0"}, {"-3"})
     again = pipeline.evaluate_artifact(load_artifact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), asked)
     assert "fusion_alone" not in again["fusion"]
 
 
-def test_a_person_hears_that_items_recur(tmp_path):
+def test_repeat_consumption_is_reported(caplog):
     """Seen items are no candidates of `recommend` by default, which is wrong where they come again."""
     data = worlds.world([[1, 2, 1, 2, 1, 2], [3, 4, 3, 4, 3, 4]] * 5)
     prepared = pipeline.Prepared(data.histories, data.catalog, data.split, {"kept": {}})
-    lines = []
     asked = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=2.0)})
-    pipeline.train(prepared, asked, tmp_path / "model", say=lines.append)
-    assert [line for line in lines if "recur" in line] == [
-        "items recur in these data: `ssd4rec recommend --keep-seen` recommends them again"
+    pipeline.train(prepared, asked)
+    assert [line for line in caplog.messages if "repeat consumption" in line] == [
+        "repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats"
     ]
 
 
@@ -120,7 +127,7 @@ def test_nobody_begins_where_a_training_is_not_saved_yet(prepared, tmp_path, mon
 
     def second(*arguments):
         monkeypatch.setattr(pipeline, "save_artifact", save)
-        with pytest.raises(ArtifactError, match=r"another training is at work in .*model\.training; wait for it"):
+        with pytest.raises(ArtifactError, match=r"another training is running in .*model\.training; wait for it"):
             pipeline.train(prepared, worlds.config(max_epochs=1), tmp_path / "model")
         tried.append("second")
         save(*arguments)
@@ -158,7 +165,7 @@ def evaluated_world(tmp_path_factory):
     data = pipeline.prepare(read_interactions(log), None, chosen)
     pipeline.train(data, chosen, folder / "model")
     artifact = load_artifact(folder / "model")
-    ranks = pipeline.measure(artifact.model, data, chosen, artifact.training_counts).ranks
+    ranks = pipeline.evaluate(artifact.model, data, chosen, artifact.training_counts).ranks
     return artifact, chosen, log, dict(zip(data.histories.users.to_list(), ranks.tolist(), strict=True))
 
 
@@ -209,50 +216,60 @@ def test_the_training_data_are_recognized(evaluated_world):
     assert report["notes"] == []
 
 
-class MeasuredError(Exception):
-    """Where the model was when it was measured."""
+class EvaluatedError(Exception):
+    """Where the model was when it was evaluated."""
 
 
-def test_a_model_is_measured_where_it_was_trained(prepared, tmp_path, monkeypatch):
-    """Lightning leaves it on the CPU; the meta device, which holds no numbers, stands for the GPU that was meant."""
+def test_a_model_is_evaluated_where_it_was_trained(prepared, monkeypatch):
+    """`fit` leaves it on the CPU; the meta device, which holds no numbers, stands for a GPU."""
 
     def stop(model, *_):
-        raise MeasuredError({each.device.type for each in model.parameters()})
+        raise EvaluatedError({each.device.type for each in model.parameters()})
 
     monkeypatch.setattr(pipeline, "resolve_device", {"auto": "meta", "cpu": "cpu"}.__getitem__)
-    monkeypatch.setattr(pipeline, "_measure_beside", stop)
+    monkeypatch.setattr(pipeline, "compare", stop)
     for accelerator, device in (("auto", "meta"), ("cpu", "cpu")):
-        with pytest.raises(MeasuredError) as stopped:
-            pipeline.train(prepared, worlds.config(max_epochs=1, accelerator=accelerator), tmp_path / "model")
+        with pytest.raises(EvaluatedError) as stopped:
+            pipeline.train(prepared, worlds.config(max_epochs=1, accelerator=accelerator))
         assert stopped.value.args == ({device},)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_an_accelerator_that_is_not_there_leaves_nothing(prepared, tmp_path):
-    """It is told before anything is made."""
+def test_a_missing_accelerator_leaves_no_files(prepared, tmp_path):
+    """It is reported before anything is written."""
     with pytest.raises(BackendError, match="no CUDA device"):
         pipeline.train(prepared, worlds.config(accelerator="gpu"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
+def test_training_without_a_folder_equals_training_with_one(prepared, tmp_path):
+    """The stages return values: nothing is written, the weights and metrics are the same."""
+    config = worlds.config(max_epochs=2)
+    in_memory = pipeline.train(prepared, config)
+    saved = pipeline.train(prepared, config, tmp_path / "model")
+    assert in_memory.report["test"] == saved.report["test"] == load_artifact(tmp_path / "model").report["test"]
+    assert fingerprint(in_memory.model) == fingerprint(load_artifact(tmp_path / "model").model)
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize(
     ("error", "calls"), [(StateError("another version"), [True, False]), (ArtifactError("disk full"), [True])]
 )
-def test_only_a_state_that_cannot_be_gone_on_with_is_begun_anew(tmp_path, monkeypatch, error, calls):
-    """A full disk ends the command and leaves what was learned. The training is a stand-in: a disk is not to be had full here."""
-    asked, said = [], []
+def test_only_an_unusable_checkpoint_starts_over(prepared, tmp_path, monkeypatch, caplog, error, calls):
+    """With resume="auto"; a full disk ends the training and leaves its checkpoint. The loop is a stand-in: it fails so here."""
+    attempts = []
 
-    def train(*_, resume=False, **__):
-        asked.append(resume)
+    def fit(*_, resume=False, **__):
+        attempts.append(resume)
         if resume:
             raise error
+        raise EvaluatedError
 
-    monkeypatch.setattr(pipeline, "train", train)
-    (tmp_path / "model.training").mkdir()
-    (tmp_path / "model.training" / "last.ckpt").touch()
-    with nullcontext() if isinstance(error, StateError) else pytest.raises(ArtifactError, match="disk full"):
-        pipeline.train_or_resume(None, None, tmp_path / "model", say=said.append)
-    anew = isinstance(error, StateError)
-    assert asked == calls
-    assert said == (["training begins anew: another version"] if anew else [])
-    assert (tmp_path / "model.training" / "last.ckpt").exists() != anew
+    monkeypatch.setattr(pipeline.loop, "fit", fit)
+    (tmp_path / pipeline.LAST).touch()
+    with pytest.raises(EvaluatedError if isinstance(error, StateError) else ArtifactError):
+        pipeline.fit(prepared, worlds.config(), folder=tmp_path, resume="auto")
+    assert attempts == calls
+    starts_over = isinstance(error, StateError)
+    assert [line for line in caplog.messages if "starting" in line] == (["starting over: another version"] if starts_over else [])
+    assert (tmp_path / pipeline.LAST).exists()

@@ -29,7 +29,7 @@ def test_the_explicit_path_runs(tmp_path, monkeypatch):
     exec(block, names)  # noqa: S102 - the README's own lines
     assert len(names["ranking"].ranks) == 60
     config = names["config"]
-    report = pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "model")
+    report = pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "model").report
     assert names["ranking"].as_dict() == report["test"]
     assert names["ranking"].protocol.as_dict() == report["protocol"]
     assert names["training"].best_ndcg == report["validation"]["ndcg@10"]

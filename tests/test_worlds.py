@@ -8,7 +8,7 @@ from ssd4rec.config import Config
 from ssd4rec.evaluation.evaluate import Ranking, evaluate
 from ssd4rec.models.next_item import NextItemModel, make_model
 from ssd4rec.pipeline import Prepared
-from ssd4rec.training.fit import fit
+from ssd4rec.training.loop import fit
 
 
 def learn(world: Prepared, settings: Config) -> tuple[NextItemModel, Ranking]:

@@ -1,8 +1,5 @@
 """ssd4rec as `ssd4rec train --config quick` trains it; for `bench_peers.py`."""
 
-from typing import Any
-
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from shared import Clock, Stopwatch, check_targets, options, peak_bytes, read, report, versions
@@ -12,32 +9,30 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, make_split
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.models.next_item import count_parameters, make_model
-from ssd4rec.training.fit import fit
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.loop import TrainingLoop, fit
 
 
-class Reporter(pl.Callback):
+class Reporter(Callback):
     """Times learning and validation apart, reports each epoch and ends the training in time."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.learning = self.validation = 0.0
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_epoch_start(self, _: TrainingLoop) -> None:
         """Learning begins."""
         self.began = Stopwatch()
 
-    def on_validation_start(self, *_: Any) -> None:
+    def on_validation_start(self, _: TrainingLoop) -> None:
         """Learning is over, validation begins."""
         self.learning, self.began = self.began.seconds, Stopwatch()
 
-    def on_validation_end(self, *_: Any) -> None:
-        """Validation is over."""
-        self.validation = self.began.seconds
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_epoch_end(self, loop: TrainingLoop) -> None:
         """Report, and stop in time."""
-        trainer.should_stop = trainer.should_stop or not self.clock.epoch(self.learning)
-        ndcg = float(trainer.callback_metrics["ndcg@10"])
+        self.validation = self.began.seconds
+        loop.should_stop = loop.should_stop or not self.clock.epoch(self.learning)
+        ndcg = loop.history[-1].ndcg
         report("epoch", epoch=self.clock.done, seconds=self.learning, evaluation_seconds=self.validation, ndcg=ndcg)
 
 

@@ -26,4 +26,4 @@ from .serving.recommender import Recommender as Recommender
 from .serving.recommender import as_frame as as_frame
 from .serving.session import Session as Session
 from .serving.session_store import SessionStore as SessionStore
-from .training.fit import fit as fit
+from .training.loop import fit as fit

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,11 +68,10 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), chosen)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     show_progress = sys.stderr.isatty() if progress is None else progress
-    with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
-        folder = Path(temporary, "model") if out is None else Path(out)
-        callbacks = [TrainingProgress(console)] if show_progress else []
-        pipeline.train(prepared, chosen, folder, resume=resume, callbacks=callbacks)
-        return Recommender.load(folder)
+    callbacks = [TrainingProgress(console)] if show_progress else []
+    artifact = pipeline.train(prepared, chosen, out, resume=resume, callbacks=callbacks)
+    artifact.model.cpu().eval()
+    return Recommender(artifact)
 
 
 def load(directory: str | Path, device: str = "cpu") -> Recommender:

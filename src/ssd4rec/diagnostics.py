@@ -56,7 +56,7 @@ def diagnose() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What the figures were made with."""
-    names = ("ssd4rec", "torch", "lightning", "polars", "numpy")
+    names = ("ssd4rec", "torch", "polars", "numpy")
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in names},

@@ -7,7 +7,8 @@ SSD4RecError
 ├── DivergedError  (ArithmeticError)  a model gave scores that are not numbers
 ├── ArtifactError  (RuntimeError)     a saved model is missing, damaged or of another version
 │   └── StateError                    so is the state of a training that was to go on
-└── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
+├── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
+└── ProcessGroupError (RuntimeError)  a process of a distributed training lost contact with the others
 
 A message says what came (file, row, value), what was expected, and what to do.
 The command line prints it as one line and exits with code 2.
@@ -44,6 +45,10 @@ class StateError(ArtifactError):
 
 class BackendError(SSD4RecError, RuntimeError):
     """A device or an optional package was asked for and is not there."""
+
+
+class ProcessGroupError(SSD4RecError, RuntimeError):
+    """A process of a distributed training lost contact with the others."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,5 @@
-"""What is known without learning, added to a trained model's scores: what came soon after what, and whether items recur."""
+"""Score fusion: a co-occurrence score and a repeat bias added to the scores of a trained model."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,22 +15,22 @@ from ssd4rec.ops.segments import cells_of_items, to_device
 
 
 class Places(NamedTuple):
-    """Which of the scores [rows, V] of a few histories are raised, places counted through."""
+    """The scores [rows, V] that fusion changes, as flattened indices."""
 
-    counted: Tensor  # int64 [n] items that came soon after or before others of the history, none of them twice
+    counted: Tensor  # int64 [n] items that co-occur with items of the sequence, each once
     by: Tensor  # float32 [n] log(1 + rules / FLOOR) of these
-    seen: Tensor  # int64 [m] items of the history, as often as they are in it
+    seen: Tensor  # int64 [m] items of the sequence, as often as they occur in it
 
 
 def look_up(rules: SequentialRules, items: Items, cu_seqlens: CuSeqlens, rows: slice, seen: Packed | None = None) -> Places:
-    """What `ScoreFusion.add` needs to know of a few histories; all fusions of the same rules can share it.
+    """Return the input of `ScoreFusion.add` for a few sequences; all fusions of the same rules can share it.
 
     Args:
-        rules: what was counted.
-        items: int64 [T] the histories, packed; 0 stands for no item.
+        rules: the co-occurrence counts.
+        items: int64 [T] packed sequences; 0 is no item.
         cu_seqlens: int64 [B + 1].
-        rows: which histories.
-        seen: the same histories whole, where only their ends are read; None: these are they.
+        rows: which sequences.
+        seen: the same sequences including events that the model does not read; None: it reads all of them.
     """
     counted, by = rules.raises(items, cu_seqlens, rows)
     cells = cells_of_items(*(seen or (items, cu_seqlens)), rows, rules.catalog_size)
@@ -40,59 +39,44 @@ def look_up(rules: SequentialRules, items: Items, cu_seqlens: CuSeqlens, rows: s
 
 @dataclass(frozen=True)
 class ScoreFusion:
-    """Raises a trained model's scores, counts where they know something, the model everywhere else.
+    """Adds co-occurrence counts and a repeat bias to a model's scores.
 
-        score(j) = state . v_j + weight * log(1 + rules(j) / FLOOR) + repeat_bias * [item j is in the history]
+        score(j) = state . v_j + weight * log(1 + rules(j) / FLOOR) + repeat_bias * [item j is in the sequence]
 
-    In probabilities: the model's times a power of the counted ones, times e^repeat_bias for what was had before, normalized (a
-    product of experts, Hinton 2002). A model of D numbers an item cannot hold an opinion on every pair that was ever seen;
-    counts can, and know nothing else. And it hardly learns that nobody rates a film twice, which is one number (Ren et al.
-    2019, "RepeatNet", learn when to repeat and when to explore).
+    In probabilities: the model's times a power of the counted ones, times e^repeat_bias for items that the user interacted
+    with before, normalized (a product of experts, Hinton 2002). D numbers per item cannot represent an opinion on every pair
+    that co-occurred; counts can, and know nothing else. And a model hardly learns that nobody rates a movie twice, which is a
+    single number (Ren et al. 2019, "RepeatNet", learn when to repeat and when to explore).
     """
 
     rules: SequentialRules
     weight: float  # 0 or more
-    repeat_bias: float = 0.0  # below 0: what was had is not wanted again
+    repeat_bias: float = 0.0  # negative: penalize items already in the sequence
 
     def __bool__(self) -> bool:
-        """Whether it changes any score."""
+        """Return whether it changes any score."""
         return self.weight != 0.0 or self.repeat_bias != 0.0
 
-    def raised(
-        self, blocks: Iterable[tuple[slice, Scores]], items: Items, cu_seqlens: CuSeqlens, seen: Packed | None = None
-    ) -> Iterator[tuple[slice, Scores]]:
-        """A model's scores, a few histories at a time, raised in place.
-
-        Args:
-            blocks: which histories, and their scores [rows, V], contiguous.
-            items: int64 [T] the histories, packed.
-            cu_seqlens: int64 [B + 1].
-            seen: the same histories whole, where only their ends are read.
-        """
-        for rows, scores in blocks:
-            self.add(scores, look_up(self.rules, items, cu_seqlens, rows, seen))
-            yield rows, scores
-
     def add(self, scores: Scores, places: Places) -> None:
-        """Raise the scores of a few histories.
+        """Change the scores of a few sequences in place.
 
         Args:
-            scores: [rows, V], contiguous; changed in place.
-            places: of the same histories, on the same device.
+            scores: [rows, V], contiguous.
+            places: of the same sequences, on the same device.
         """
         flat = scores.view(-1)
         flat[places.counted] += self.weight * places.by.to(flat)
-        flat[places.seen] += self.repeat_bias  # once, also where a place is named twice
+        flat[places.seen] += self.repeat_bias  # once, even if an item occurs twice
 
     def write(self, path: Path) -> None:
-        """Keep it as a safetensors file, the counts only where they are used."""
+        """Write a safetensors file, with the counts only if their weight is not 0."""
         counted = self.rules if self.weight else SequentialRules.nothing(self.rules.catalog_size)
         parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
         save_file(parts, path, metadata={"weight": repr(self.weight), "repeat_bias": repr(self.repeat_bias)})
 
     @classmethod
     def read(cls, path: Path) -> "ScoreFusion":
-        """What `write` kept, to the last bit."""
+        """Read what `write` wrote, exactly."""
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata()
         return cls(SequentialRules(**load_file(path)), float(about["weight"]), float(about["repeat_bias"]))

@@ -1,14 +1,24 @@
-"""The whole path on one page: from a table of interactions to a measured model on disk."""
+"""The whole path on one page: from a table of interactions to an evaluated model.
 
+    data = prepare(interactions, titles, config)
+    fitted = fit(data, config)
+    fusion = tune(fitted.model, data, config)
+    ranking = evaluate(fitted.model, data, config, fitted.counts, fusion)
+    save_artifact(out, ...)
+
+`train` composes the stages. Each stage returns a value and writes nothing but checkpoints and log messages.
+"""
+
+import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
-from lightning.pytorch import Callback
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, check_writable, save_artifact
@@ -22,23 +32,29 @@ from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import KnownTargets, Split, drop_unknown_items, make_split, training_counts, training_interactions
 from ssd4rec.data.summary import describe
 from ssd4rec.diagnostics import resolve_device, versions
+from ssd4rec.distributed import current_world
 from ssd4rec.errors import ConfigError, DataError, StateError
-from ssd4rec.evaluation.evaluate import Progress, Ranker, Ranking, Scorer, evaluate, make_protocol
+from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, Ranking, make_protocol
+from ssd4rec.evaluation.evaluate import evaluate as rank_and_measure
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.evaluation.scoring import Ranker, Scorer
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel, count_parameters, make_model
-from ssd4rec.training.fit import fit
+from ssd4rec.training import loop
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
+from ssd4rec.training.loop import TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost, plan_pass
-from ssd4rec.training.state import LAST, hold, training_folder
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 SPLIT_SETTINGS = ("data.split", "data.validation_from", "data.test_from")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set, ready to learn from."""
+    """A data set, ready for training."""
 
     histories: Sequences
     catalog: Catalog
@@ -46,8 +62,42 @@ class Prepared:
     description: dict[str, Any]  # the `data` part of the report
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model."""
+
+    model: NextItemModel  # on the device of the training
+    training: TrainingReport
+    counts: IntArray  # [V + 1] training events of each item index
+    protocol: EvaluationProtocol  # of the validation metric
+    cost: PassCost
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Test metrics of a model next to those of simpler ones."""
+
+    model: Ranking  # with its fusion, if it has one
+    popularity: Ranking
+    fusion: ScoreFusion | None = None
+    model_alone: Ranking | None = None
+    fusion_alone: Ranking | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return this part of a report for JSON."""
+        report: dict[str, Any] = {**self.model.report(), "popularity": {"test": self.popularity.as_dict()}}
+        if self.fusion is not None and self.model_alone is not None:
+            report["fusion"] = {
+                "cooccurrence": self.fusion.weight,
+                "repeat_bias": self.fusion.repeat_bias,
+                "model_alone": self.model_alone.as_dict(),
+                **({"fusion_alone": self.fusion_alone.as_dict()} if self.fusion_alone else {}),
+            }
+        return report
+
+
 def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Config) -> Prepared:
-    """Interactions -> histories, catalog, split.
+    """Make sequences, catalog and split of interactions.
 
     Raises:
         DataError: nothing is left after the k-core, or a part of the split is empty.
@@ -60,7 +110,7 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
 
 
 def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: Config) -> Prepared:
-    """A folder that `ssd4rec data build` wrote -> sequences that stay on disk, catalog, split.
+    """Make catalog and split of a folder that `ssd4rec data build` wrote; its sequences stay on disk.
 
     Raises:
         DataError: the folder is damaged, or a part of the split is empty.
@@ -83,124 +133,163 @@ def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: C
 def train(
     data: Prepared,
     config: Config,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
-    resume: bool = False,
-    say: Say = lambda _: None,
+    resume: bool | Literal["auto"] = False,
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Train, measure on the test part beside popularity, and write the artifact.
+) -> Artifact:
+    """Train a model, compare it with baselines on the test part, and save it.
+
+    In a process group all processes call this together; only the first one writes.
 
     Args:
         data: from `prepare`.
         config: all settings.
-        out: folder of the artifact. While training, the state of it is kept beside it in `OUT.training`.
-        resume: go on with what `OUT.training` holds.
-        say: receives one line for each stage.
-        callbacks: Lightning callbacks, e.g. a progress bar.
-        progress: called with (test targets ranked, all) while the model is measured.
+        out: folder of the model; checkpoints are written to `OUT.training`, which is removed at the end. None: nothing is
+            written.
+        resume: continue from the checkpoint in `OUT.training`; "auto": if there is one of the same training.
+        callbacks: called during the training, e.g. a progress bar.
+        progress: called with (test targets ranked, all) during the evaluation.
 
     Returns:
-        The report: data, model, protocol, validation, test, popularity, seconds, artifact.
+        The model with its report: data, model, protocol, validation, test, popularity, training, seconds.
 
     Raises:
-        ArtifactError: `out` cannot be written, there is nothing to resume, or another training for it is at work.
-        BackendError: the accelerator that was asked for is not there.
+        ArtifactError: `out` cannot be written, there is nothing to resume, or another training writes there.
+        BackendError: the accelerator is not available.
     """
     began = time.monotonic()
-    check_writable(out)
-    device = resolve_device(config.training.accelerator)
-    cost = pass_cost(data.split.train, config.training)
-    _announce(data, config, cost, say)
-    model = make_model(config, len(data.catalog))
-    with hold(training_folder(out)) as state:  # to the end: it is removed there, and another training would lose its own
-        if not resume and (state.folder / LAST).exists():
-            say(f"{state.folder} holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)")
-        training = fit(model, data.histories, data.split, config.training, directory=state, resume=resume, callbacks=callbacks)
-
+    is_first = current_world().is_first
+    if out is not None:
+        check_writable(out)
+    resolve_device(config.training.accelerator)  # before anything is written
+    checkpoints = None if out is None else training_folder(out)
+    # locked to the end: the folder is removed there, and another training would lose its own
+    with lock_folder(checkpoints) if checkpoints and is_first else nullcontext(checkpoints) as folder:
+        fitted = fit(data, config, folder=folder, resume=resume, callbacks=callbacks)
         trained = time.monotonic()
-        model.to(device)  # fit leaves it on the CPU
-        counts = training_counts(data.histories, data.split.train, len(data.catalog))
-        chosen = make_fusion(model, data, config, say, progress)
-        fusion = chosen.fusion if chosen else None
-        say("ranking the whole catalog for the test part")
-        measured = _measure_beside(model, data, config, counts, fusion, progress)
-        if chosen:
-            measured["fusion"]["validation"] = chosen.as_dict()
-        watched_under = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
-        report = {
-            "data": {**data.description, "fingerprint": data.histories.fingerprint()},
-            "model": _describe_model(model, config),
-            "validation": {MONITORED_METRIC: training.best_ndcg, "protocol": watched_under.as_dict()},
-            **measured,
-            "training": training.as_dict(),
-            "pass": {"objective": config.training.objective, "tokens": cost.tokens, "targets": cost.targets},
-            "seconds": {
-                "training": training.seconds,
-                "evaluation": time.monotonic() - trained,
-                "total": time.monotonic() - began,
-            },
-            "versions": versions(),
-            "artifact": str(out),
+        tuned = tune(fitted.model, data, config, progress)
+        comparison = compare(fitted.model, data, config, fitted.counts, tuned.fusion if tuned else None, progress)
+        seconds = {
+            "training": fitted.training.seconds,
+            "evaluation": time.monotonic() - trained,
+            "total": time.monotonic() - began,
         }
-        save_artifact(out, model, data.catalog, config, report, counts, fusion)
-        shutil.rmtree(state.folder, ignore_errors=True)
-    return report
+        artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
+        if out is not None and is_first:
+            artifact = replace(artifact, report={**artifact.report, "artifact": str(out)})
+            save(out, artifact)
+        if checkpoints is not None and is_first:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    return artifact
 
 
-def train_or_resume(
+def fit(
     data: Prepared,
     config: Config,
-    out: str | Path,
     *,
-    say: Say = lambda _: None,
+    folder: str | Path | LockedFolder | None = None,
+    resume: bool | Literal["auto"] = False,
     callbacks: Sequence[Callback] = (),
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """`train`, from where the same training was cut off; a state that cannot be resumed is said why, and goes.
+) -> Fitted:
+    """Train a model.
 
-    For a command that is to be given again as it was. Arguments, report and errors are those of `train`.
+    Args:
+        data: from `prepare`.
+        config: all settings.
+        folder: where checkpoints are written; None: nowhere.
+        resume: continue from the checkpoint in `folder`; "auto": if there is one of the same training.
+        callbacks: called during the training, e.g. a progress bar.
+
+    Raises:
+        ArtifactError: the folder cannot be written, there is nothing to resume, or another training writes there.
+        BackendError: the accelerator is not available.
     """
-    options: dict[str, Any] = {"say": say, "callbacks": callbacks, "progress": progress}
-    last = training_folder(out) / LAST
+    cost = pass_cost(data.split.train, config.training)
+    _log_plan(data, config, cost)
+    path = folder.folder if isinstance(folder, LockedFolder) else None if folder is None else Path(folder)
+    has_checkpoint = path is not None and (path / LAST).is_file()
+    if has_checkpoint and not resume:
+        logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", path)
+    arguments = (data.histories, data.split, config.training)
+    model = make_model(config, len(data.catalog))
     try:
-        return train(data, config, out, resume=last.is_file(), **options)
+        continues = has_checkpoint if resume == "auto" else resume
+        training = loop.fit(model, *arguments, directory=folder, resume=continues, callbacks=callbacks)
     except StateError as error:
-        say(f"training begins anew: {error}")
-        last.unlink(missing_ok=True)
-        return train(data, config, out, **options)
+        if resume != "auto":
+            raise
+        logger.warning("starting over: %s", error)
+        model = make_model(config, len(data.catalog))
+        training = loop.fit(model, *arguments, directory=folder, callbacks=callbacks)
+    model.to(resolve_device(config.training.accelerator))
+    counts = training_counts(data.histories, data.split.train, len(data.catalog))
+    protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
+    return Fitted(model, training, counts, protocol, cost)
 
 
-def _announce(data: Prepared, config: Config, cost: PassCost, say: Say) -> None:
-    """What a person should know before a training begins."""
-    say(f"one pass: {cost.targets:,} targets, {cost.tokens:,} tokens ({config.training.objective})")
+def _log_plan(data: Prepared, config: Config, cost: PassCost) -> None:
+    logger.info("one pass: %s targets, %s tokens (%s)", f"{cost.targets:,}", f"{cost.tokens:,}", config.training.objective)
     if config.training.samples(len(data.catalog)):
-        say(_describe_sampling(config, len(data.catalog)))
+        logger.info(_describe_sampling(config, len(data.catalog)))
     if advice := cost.advice(config.training):
-        say(advice)
+        logger.info(advice)
     if cut := cut_batches(data.split.train, config.training):
-        say(f"warning: {cut}")
+        logger.warning(cut)
 
 
 def _describe_sampling(config: Config, catalog_size: int) -> str:
-    chosen, sampled = config.training, min(config.training.negatives, catalog_size)
-    why = (
-        f" as there are more than {FULL_SOFTMAX_MAX_ITEMS:,}; training.softmax=full scores all"
-        if chosen.softmax == "auto"
-        else ""
-    )
+    settings, negatives = config.training, min(config.training.negatives, catalog_size)
+    reason = ""
+    if settings.softmax == "auto":
+        reason = f" as there are more than {FULL_SOFTMAX_MAX_ITEMS:,}; training.softmax=full scores all"
     return (
-        f"softmax: sampled, {sampled:,} of {catalog_size:,} items a batch, drawn by training counts to the power "
-        f"{chosen.negative_power:g}{why}; ranking is over all items"
+        f"softmax: sampled, {negatives:,} of {catalog_size:,} items per batch, drawn by training counts to the power "
+        f"{settings.negative_power:g}{reason}; ranking is over all items"
     )
 
 
-def _describe_model(model: NextItemModel, config: Config) -> dict[str, Any]:
-    return {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")}
+def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progress | None = None) -> TunedFusion | None:
+    """Tune the score fusion that the settings ask for on the validation part; None: they ask for none."""
+    cooccurrence, repeat_bias = config.fusion.cooccurrence, config.fusion.repeat_bias
+    if not cooccurrence and not repeat_bias:
+        return None
+    if cooccurrence:
+        logger.info("counting item-to-item co-occurrences")
+        rules = count_sequential_rules(data, progress)
+    else:
+        rules = SequentialRules.nothing(model.catalog_size)
+    tuned = tune_fusion(
+        model,
+        rules,
+        data.histories,
+        data.split.validation,
+        weights=WEIGHTS if cooccurrence == "tuned" else (cooccurrence,),
+        repeat_bias=REPEAT_BIASES if repeat_bias == "tuned" else (repeat_bias,),
+        exclude_seen=config.evaluation.exclude_seen,
+        token_budget=config.evaluation.token_budget,
+        progress=progress,
+        world=current_world(),
+    )
+    logger.info(
+        "fusion.cooccurrence = %g, fusion.repeat_bias = %g: validation ndcg@10 %.4f, the model alone %.4f",
+        tuned.fusion.weight,
+        tuned.fusion.repeat_bias,
+        tuned.ndcg,
+        tuned.alone,
+    )
+    if tuned.fusion.repeat_bias > 0:
+        logger.info("repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats")
+    return tuned
 
 
-def measure(
+def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
+    """Count the sequential-rules baseline on the training part."""
+    return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
+
+
+def evaluate(
     model: Ranker | Scorer,
     data: Prepared,
     config: Config,
@@ -209,7 +298,7 @@ def measure(
     fusion: ScoreFusion | None = None,
 ) -> Ranking:
     """Rank the test part under the protocol of the settings."""
-    return evaluate(
+    return rank_and_measure(
         model,
         data.histories,
         data.split.test,
@@ -220,70 +309,72 @@ def measure(
         training_counts=counts,
         progress=progress,
         fusion=fusion,
+        world=current_world(),
     )
 
 
-def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
-    """The baseline that counts what followed what in the training part."""
-    return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
-
-
-def make_fusion(
-    model: NextItemModel, data: Prepared, config: Config, say: Say, progress: Progress | None = None
-) -> TunedFusion | None:
-    """What `fusion.cooccurrence` and `fusion.repeat_bias` ask for, measured on the validation part; None: nothing."""
-    asked = config.fusion
-    if not asked.cooccurrence and not asked.repeat_bias:
-        return None
-    if asked.cooccurrence:
-        say("counting what came soon after what")
-        rules = count_sequential_rules(data, progress)
-    else:
-        rules = SequentialRules.nothing(model.catalog_size)
-    chosen = tune_fusion(
-        model,
-        rules,
-        data.histories,
-        data.split.validation,
-        weights=WEIGHTS if asked.cooccurrence == "tuned" else (asked.cooccurrence,),
-        repeat_bias=REPEAT_BIASES if asked.repeat_bias == "tuned" else (asked.repeat_bias,),
-        exclude_seen=config.evaluation.exclude_seen,
-        token_budget=config.evaluation.token_budget,
-        progress=progress,
-    )
-    fusion = chosen.fusion
-    say(
-        f"fusion.cooccurrence = {fusion.weight:g}, fusion.repeat_bias = {fusion.repeat_bias:g}: "
-        f"validation ndcg@10 {chosen.ndcg:.4f}, the model alone {chosen.alone:.4f}"
-    )
-    if fusion.repeat_bias > 0:
-        say("items recur in these data: `ssd4rec recommend --keep-seen` recommends them again")
-    return chosen
-
-
-def _measure_beside(
+def compare(
     model: NextItemModel,
     data: Prepared,
     config: Config,
     counts: IntArray,
-    fusion: ScoreFusion | None,
-    progress: Progress | None,
+    fusion: ScoreFusion | None = None,
+    progress: Progress | None = None,
     misses: int = 0,
-) -> dict[str, Any]:
-    """Return the metrics of a report: of the model with its fusion, popularity, the model alone and the fusion alone.
+) -> Comparison:
+    """Evaluate a model with its fusion, popularity, the model alone and the fusion alone on the test part.
 
     `misses` targets cannot be ranked, and count as misses.
     """
-    test = measure(model, data, config, counts, progress, fusion).with_misses(misses)
-    popularity = measure(Popularity(counts), data, config, counts).with_misses(misses)
-    found: dict[str, Any] = {**test.report(), "popularity": {"test": popularity.as_dict()}}
-    if fusion is not None:
-        alone = measure(model, data, config, counts).with_misses(misses) if fusion else test
-        found["fusion"] = {"cooccurrence": fusion.weight, "repeat_bias": fusion.repeat_bias, "model_alone": alone.as_dict()}
-        if fusion.weight:
-            zero = ZeroScorer(model.catalog_size)
-            found["fusion"]["fusion_alone"] = measure(zero, data, config, counts, fusion=fusion).with_misses(misses).as_dict()
-    return found
+    logger.info("ranking the whole catalog for the test part")
+    test = evaluate(model, data, config, counts, progress, fusion).with_misses(misses)
+    popularity = evaluate(Popularity(counts), data, config, counts).with_misses(misses)
+    if fusion is None:
+        return Comparison(test, popularity)
+    alone = evaluate(model, data, config, counts).with_misses(misses) if fusion else test
+    fusion_alone = None
+    if fusion.weight:
+        fusion_alone = evaluate(ZeroScorer(model.catalog_size), data, config, counts, fusion=fusion).with_misses(misses)
+    return Comparison(test, popularity, fusion, alone, fusion_alone)
+
+
+def _as_artifact(
+    data: Prepared,
+    config: Config,
+    fitted: Fitted,
+    tuned: TunedFusion | None,
+    comparison: Comparison,
+    seconds: dict[str, float],
+) -> Artifact:
+    measured = comparison.as_dict()
+    if tuned:
+        measured["fusion"]["validation"] = tuned.as_dict()
+    report = {
+        "data": {**data.description, "fingerprint": data.histories.fingerprint()},
+        "model": _describe_model(fitted.model, config),
+        "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
+        **measured,
+        "training": fitted.training.as_dict(),
+        "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
+        "seconds": seconds,
+        "versions": versions(),
+    }
+    return Artifact(fitted.model, data.catalog, config, report, fitted.counts, comparison.fusion)
+
+
+def save(out: str | Path, artifact: Artifact) -> None:
+    """Write a trained model to a folder.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    save_artifact(
+        out, artifact.model, artifact.catalog, artifact.config, artifact.report, artifact.training_counts, artifact.fusion
+    )
+
+
+def _describe_model(model: NextItemModel, config: Config) -> dict[str, Any]:
+    return {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")}
 
 
 def evaluate_artifact(
@@ -323,7 +414,7 @@ def evaluate_artifact(
     return {
         "data": data.description,
         "model": _describe_model(artifact.model, artifact.config),
-        **_measure_beside(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses),
+        **compare(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses).as_dict(),
         "unknown": {
             "interactions": known.unknown_events,
             "targets": known.unknown_targets,
@@ -367,13 +458,13 @@ def _evaluation_notes(artifact: Artifact, config: Config, known: KnownTargets, *
 
 
 def describe_pass(data: Prepared, config: Config) -> dict[str, float]:
-    """What a pass over the training part costs under each objective, and how full its batches are."""
+    """Return the cost of a pass over the training part under each objective, and how full its batches are."""
     plan = plan_pass(data.split.train, config.training, epoch=0)
     sizes = sum(batch.size for batch in plan.batches)
     return {
         "targets": data.split.train.targets,
-        "one_pass_tokens": data.split.train.tokens_one_pass,
-        "prefix_tokens": data.split.train.tokens_prefix,
+        "all_positions_tokens": data.split.train.tokens_one_pass,
+        "per_prefix_tokens": data.split.train.tokens_prefix,
         "batches": len(plan.batches),
         "fill": float(plan.examples.lengths.sum() / sizes),
     }

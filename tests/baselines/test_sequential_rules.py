@@ -10,6 +10,7 @@ import worlds
 from ssd4rec.baselines import sequential_rules
 from ssd4rec.baselines.sequential_rules import BACKWARDS, FADE, FLOOR, POPULARITY_POWER, REACH, READ, SequentialRules
 from ssd4rec.evaluation.evaluate import evaluate
+from ssd4rec.evaluation.scoring import scored_blocks
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.pipeline import Prepared, count_sequential_rules
 
@@ -91,7 +92,7 @@ def test_a_prior_raises_scores_by_a_logarithm(train, rows, size):
         (slice(first, min(first + size, len(rows))), scores[first : first + size].clone()) for first in range(0, len(rows), size)
     )
     fusion = ScoreFusion(SequentialRules.count(*packed(train), 6), 1.5, -2.0)
-    found = torch.cat([raised for _, raised in fusion.raised(blocks, items, cu_seqlens)])
+    found = torch.cat([block.scores for block in scored_blocks(blocks, (items, cu_seqlens), fusion=fusion)])
     had = np.array([[item in row for item in range(1, 7)] for row in rows])
     expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / FLOOR) - 2.0 * had
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -179,7 +179,7 @@ def test_data_describe_counts_and_prices(folder):
     """What is read, what is kept, what a pass costs."""
     found = json.loads(run("data", "describe", folder / "cycle.csv", "--json", *SMALL).stdout)
     assert found["read"]["rows"] == found["kept"]["interactions"] + found["dropped"]["interactions"]
-    assert found["pass"]["prefix_tokens"] > found["pass"]["one_pass_tokens"] == found["pass"]["targets"]
+    assert found["pass"]["per_prefix_tokens"] > found["pass"]["all_positions_tokens"] == found["pass"]["targets"]
     assert 0 < found["pass"]["fill"] <= 1
     assert "a pass has" in run("data", "describe", folder / "cycle.csv", *SMALL).stdout
 

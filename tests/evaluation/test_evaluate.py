@@ -87,7 +87,7 @@ def test_a_diverged_model_has_no_figures(world):
     model = make_model(worlds.config(), len(world.catalog))
     with torch.no_grad():
         model.table.weight.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="scores that are not numbers"):
+    with pytest.raises(DivergedError, match="scores that are not finite"):
         evaluate(model, world.histories, world.split.test)
 
 
@@ -95,7 +95,7 @@ def test_a_prior_beside_scores_that_are_no_products_is_refused(world):
     """It would change nothing, and its figures would seem to have it; one that changes nothing may stand there."""
     counted = count_sequential_rules(world)
     asked = (counted, world.histories, world.split.test)
-    with pytest.raises(ConfigError, match="and SequentialRules has none; measure it without one"):
+    with pytest.raises(ConfigError, match="and SequentialRules has none; evaluate it without fusion"):
         evaluate(*asked, fusion=ScoreFusion(counted, 1.0))
     assert (evaluate(*asked, fusion=ScoreFusion(counted, 0.0)).ranks == evaluate(*asked).ranks).all()
 
@@ -122,7 +122,7 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
         {"model": ZeroScorer(len(world.catalog)), "fusion": ScoreFusion(SequentialRules.nothing(len(world.catalog)), 0.0, -1.0)},
     ]
     for options in asked:
-        found, expected = (evaluate(histories=world.histories, examples=part, **options) for part in (cut, whole))
+        found, expected = (evaluate(sequences=world.histories, examples=part, **options) for part in (cut, whole))
         assert found.protocol.max_length == 2
         assert (found.ranks == expected.ranks).all()
         assert found.by_length == expected.by_length
@@ -140,7 +140,7 @@ def test_a_protocol_can_be_told_without_ranking(world, exclude_seen):
 def test_a_protocol_names_everything_that_decides_the_number(world):
     """Split, candidates, seen items, ties, k-core, what orders equal times, length, and how many targets."""
     assert evaluate(Popularity(counts_of(world)), world.histories, world.split.test).protocol.as_dict() == {
-        "split": "not said",
+        "split": "unknown",
         "candidates": "whole catalog, 4 items",
         "exclude_seen": False,
         "ties": "worst rank",
@@ -196,7 +196,7 @@ def test_progress_counts_targets(world):
 def test_histories_of_another_catalogue_are_an_error(world):
     """A model of three items cannot rank histories of four."""
     model = make_model(worlds.config(), 3)
-    with pytest.raises(ShapeError, match="item numbers up to 4, the model scores 3 items; give histories of the catalog"):
+    with pytest.raises(ShapeError, match="item indices up to 4, the model scores 3 items; use sequences of the catalog"):
         evaluate(model, world.histories, world.split.test)
 
 

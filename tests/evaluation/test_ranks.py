@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd4rec.errors import DivergedError, ShapeError
-from ssd4rec.evaluation import ranks as module
-from ssd4rec.evaluation.ranks import rank_targets, ranks_from_blocks, ranks_from_states
+from ssd4rec.evaluation import scoring as module
+from ssd4rec.evaluation.ranks import rank_targets, ranks_from_blocks, rounding_of
+from ssd4rec.evaluation.scoring import ScoredBlock, score_blocks, scored_blocks
+
+
+def ranks_from_states(states, vectors, targets, seen=None):
+    """Score and rank as `rank_examples` does with encoded examples."""
+    packed = seen or (torch.zeros(len(states), dtype=torch.int64), torch.arange(len(states) + 1))
+    blocks = scored_blocks(score_blocks(states, vectors), packed, exclude_seen=seen is not None)
+    return ranks_from_blocks(blocks, targets, rounding_of(states, vectors, targets))
 
 
 def test_the_rank_counts_who_scores_higher():
@@ -33,7 +41,7 @@ def test_removed_candidates_do_not_count_but_the_target_always_does():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_numbers_are_an_error(bad):
     """A diverged model gets no rank at all."""
-    with pytest.raises(DivergedError, match=r"not numbers for 1 of 2 histories; .* lower training\.learning_rate"):
+    with pytest.raises(DivergedError, match=r"not finite for 1 of 2 sequences: .* lower training\.learning_rate"):
         rank_targets(torch.tensor([[0.0, 1.0], [bad, 1.0]]), torch.tensor([1, 1]))
 
 
@@ -66,15 +74,15 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
 @pytest.mark.parametrize("target", [0, 4])
 def test_a_target_outside_of_the_catalogue_is_an_error(target):
     """Three items are numbered 1, 2, 3: there is no 0 and no 4."""
-    with pytest.raises(ShapeError, match=rf"item numbers 1 … 3 that the model scores, found {target}; give histories"):
+    with pytest.raises(ShapeError, match=rf"item indices 1 … 3 that the model scores, found {target}; use sequences"):
         rank_targets(torch.zeros(2, 3), torch.tensor([1, target]))
 
 
 @pytest.mark.parametrize("target", [0, 4])
 def test_all_targets_are_checked_at_the_first_block(target):
     """One that only a later block would rank is found too."""
-    blocks = ((slice(row, row + 1), torch.zeros(1, 3)) for row in range(2))
-    with pytest.raises(ShapeError, match=rf"item numbers 1 … 3 that the model scores, found {target}; give histories"):
+    blocks = (ScoredBlock(slice(row, row + 1), torch.zeros(1, 3), None) for row in range(2))
+    with pytest.raises(ShapeError, match=rf"item indices 1 … 3 that the model scores, found {target}; use sequences"):
         ranks_from_blocks(blocks, torch.tensor([1, target]))
     assert len(list(blocks)) == 1
 
@@ -98,12 +106,13 @@ def test_scores_further_apart_than_rounding_do_not_tie():
 
 PEAK = """
 import resource, torch
-from ssd4rec.evaluation.ranks import ranks_from_states
+from ssd4rec.evaluation.ranks import ranks_from_blocks
+from ssd4rec.evaluation.scoring import score_blocks, scored_blocks
 torch.set_num_threads(1)
 states, vectors, targets = torch.randn(2000, 2), torch.randn(200_000, 2), torch.randint(1, 200_001, (2000,))
 seen, cu_seqlens = torch.randint(1, 200_001, (20_000,)), torch.arange(0, 20_001, 10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ranks_from_states(states, vectors, targets, (seen, cu_seqlens))
+ranks_from_blocks(scored_blocks(score_blocks(states, vectors), (seen, cu_seqlens), exclude_seen=True), targets)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

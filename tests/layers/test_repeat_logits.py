@@ -18,7 +18,7 @@ from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
 from ssd4rec.models.next_item import NextItemModel, make_model
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
-from ssd4rec.training.fit import fit
+from ssd4rec.training.loop import fit
 from ssd4rec.training.objective import next_item_loss
 
 KINDS = pytest.mark.parametrize("kind", ["bias", "recency"])

@@ -16,7 +16,7 @@ from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.models.next_item import make_model
 from ssd4rec.models.registry import make_backbone
 from ssd4rec.ops import dispatch
-from ssd4rec.training.fit import fit
+from ssd4rec.training.loop import fit
 from watched import Watched
 
 LENGTHS = [1, 5, 2, 13, 6]

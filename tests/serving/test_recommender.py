@@ -18,7 +18,7 @@ from ssd4rec.evaluation import ranks
 from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommendations, Recommender, as_frame
 from ssd4rec.serving.topk import largest
-from ssd4rec.training.fit import fit
+from ssd4rec.training.loop import fit
 
 
 @pytest.fixture(scope="module")

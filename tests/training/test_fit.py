@@ -7,18 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from torch import nn
 
 import worlds
 from ssd4rec.config import Config, SASRecConfig, SSD4RecConfig
 from ssd4rec.data.split import make_split
-from ssd4rec.errors import ArtifactError, BackendError
+from ssd4rec.errors import ArtifactError, BackendError, StateError
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.models.next_item import NextItemModel, make_model
-from ssd4rec.training import module as step
-from ssd4rec.training import state as module
-from ssd4rec.training.fit import fit
+from ssd4rec.training import checkpoint as module
+from ssd4rec.training import loop as step
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.loop import fit
 
 SETTINGS = Config(
     data=worlds.config().data,
@@ -51,8 +51,8 @@ class Stop(Callback):
     def __init__(self, steps):
         self.steps = steps
 
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.steps:
+    def on_batch_start(self, loop):
+        if loop.step == self.steps:
             raise ConnectionAbortedError("power cut")
 
 
@@ -76,7 +76,8 @@ def test_deterministic_training(world):
     seen = set()
 
     class Look(Callback):
-        def on_train_batch_end(self, *_):
+        def on_batch_end(self, loop):
+            del loop
             seen.add(torch.are_deterministic_algorithms_enabled())
 
     weights, _ = train(world, settings, callbacks=[Look()])
@@ -135,8 +136,8 @@ class StopAtValidation(Callback):
     def __init__(self, epoch):
         self.epoch = epoch
 
-    def on_validation_start(self, trainer, _):
-        if trainer.current_epoch == self.epoch:
+    def on_validation_start(self, loop):
+        if loop.epoch == self.epoch:
             raise ConnectionAbortedError("power cut")
 
 
@@ -164,8 +165,8 @@ class Rates(Callback):
     def __init__(self):
         self.seen = {}
 
-    def on_before_optimizer_step(self, trainer, _, optimizer):
-        self.seen[trainer.global_step] = optimizer.param_groups[0]["lr"]
+    def on_batch_end(self, loop):
+        self.seen[loop.step - 1] = loop.optimizer.param_groups[0]["lr"]
 
 
 def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
@@ -175,8 +176,8 @@ def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
         def __init__(self, epoch):
             self.epoch = epoch
 
-        def on_train_epoch_start(self, trainer, *_):
-            if trainer.current_epoch == self.epoch:
+        def on_epoch_start(self, loop):
+            if loop.epoch == self.epoch:
                 raise ConnectionAbortedError("power cut")
 
     for patience in (1, 2, 3):
@@ -252,7 +253,7 @@ def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"seed": 8})})
     with pytest.raises(
-        ArtifactError, match=r"state of another training: training\.seed was 7, now 8\. Resume with what it was begun with"
+        ArtifactError, match=r"checkpoint of another training: training\.seed was 7, now 8\. Resume with the original data"
     ):
         train(world, other, directory=tmp_path, resume=True)
 
@@ -261,7 +262,7 @@ def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
     """Another network is refused before its weights are found not to fit."""
     train(world, directory=tmp_path)
     other = SETTINGS.model_copy(update={"backbone": SASRecConfig(width=16)})
-    with pytest.raises(ArtifactError, match=r"state of another training: backbone\.name was 'ssd4rec', now 'sasrec'; "):
+    with pytest.raises(ArtifactError, match=r"checkpoint of another training: backbone\.name was 'ssd4rec', now 'sasrec'; "):
         train(world, other, directory=tmp_path, resume=True)
 
 
@@ -269,7 +270,7 @@ def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
     ("changed", "expected"),
     [
         ({"data": {"split": "time"}}, "the split was 'leave-last-out', now 'time: validation from"),
-        ({"data": {"max_length": 3}}, "other examples of the same histories"),
+        ({"data": {"max_length": 3}}, "other examples of the same sequences"),
         ({"backbone": {"backward_weight": 5.0}}, r"backbone\.backward_weight was 0\.1, now 5\.0"),
         ({"backbone": {"mirror_back": True}}, r"backbone\.mirror_back was False, now True"),
     ],
@@ -287,8 +288,8 @@ def test_what_the_weights_do_not_show_is_not_resumed_either(world, tmp_path, cha
 @pytest.mark.parametrize(
     ("file", "harm", "expected"),
     [
-        (module.LAST, lambda path: path.write_bytes(path.read_bytes()[:20_000]), r"last\.ckpt is damaged"),
-        (module.LAST, lambda path: path.write_text("{bad"), r"last\.ckpt is damaged"),
+        (module.LAST, lambda path: path.write_bytes(path.read_bytes()[:20_000]), r"last\.safetensors is damaged"),
+        (module.LAST, lambda path: path.write_text("{bad"), r"last\.safetensors is damaged"),
         (BEST, lambda path: path.unlink(), r"best-\w+\.safetensors is missing"),
         (BEST, lambda path: path.write_bytes(path.read_bytes()[:100]), r"best-\w+\.safetensors is damaged"),
     ],
@@ -300,6 +301,26 @@ def test_a_damaged_state_is_named(world, tmp_path, file, harm, expected):
     harm(path)
     with pytest.raises(ArtifactError, match=f"{expected}.*train without --resume"):
         train(world, directory=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("file", [module.LAST, BEST])
+@pytest.mark.parametrize("place", [0.2, 0.6, 0.9])
+def test_one_flipped_bit_is_found(world, tmp_path, file, place):
+    """In the checkpoint or the best weights: nothing is resumed from a damaged file, whichever byte it is."""
+    train(world, with_training(max_epochs=1), directory=tmp_path)
+    (path,) = tmp_path.glob(file)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(StateError, match=r"is damaged.*train without --resume"):
+        train(world, with_training(max_epochs=2), directory=tmp_path, resume=True)
+
+
+def test_a_training_without_a_checkpoint_leaves_no_folder(world, tmp_path):
+    """Interrupted before its first checkpoint, there is nothing to resume, and nothing left behind."""
+    with pytest.raises(ConnectionAbortedError):
+        train(world, directory=tmp_path / "model.training", callbacks=[Stop(1)])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 0), (30, 3)])
@@ -319,8 +340,9 @@ def test_two_trainings_do_not_share_a_folder(world, tmp_path):
     """The second one is told, and the first one's state is left alone."""
 
     class Another(Callback):
-        def on_train_epoch_start(self, *_):
-            with pytest.raises(ArtifactError, match="another training is at work"):
+        def on_epoch_start(self, loop):
+            del loop
+            with pytest.raises(ArtifactError, match="another training is running"):
                 train(world, directory=tmp_path)
 
     train(world, directory=tmp_path, callbacks=[Another()])
@@ -367,26 +389,27 @@ class Average(Callback):
     """The moving average by its definition, step by step, and at the end of each epoch what it and the weights are."""
 
     def __init__(self):
-        self.average, self.steps, self.kept = None, 0, []
+        self.average, self.steps, self.epochs = None, 0, []
 
-    def on_train_start(self, _trainer, module):
-        self.average = {name: weight.clone() for name, weight in module.model.state_dict().items()}
+    def on_fit_start(self, loop):
+        self.average = {name: weight.clone() for name, weight in loop.model.state_dict().items()}
 
-    def on_train_batch_end(self, _trainer, module, *_):
+    def on_batch_end(self, loop):
         self.steps += 1
         decay = min(0.8, (1 + self.steps) / (10 + self.steps))
-        for name, weight in module.model.state_dict().items():
+        for name, weight in loop.model.state_dict().items():
             self.average[name] = decay * self.average[name] + (1 - decay) * weight
 
-    def on_train_epoch_end(self, _trainer, module):
-        self.kept.append((dict(self.average), {name: each.clone() for name, each in module.model.state_dict().items()}))
+    def on_epoch_end(self, loop):
+        weights = {name: each.clone() for name, each in loop.model.state_dict().items()}
+        self.epochs.append((dict(self.average), weights))
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(world, uninterrupted):
     """It is that of the definition in the best epoch; the weights learn as they would without it, the validation is its own."""
     by_hand = Average()
     weights, report = train(world, AVERAGED, callbacks=[by_hand])
-    average, learned = by_hand.kept[report.best_epoch - 1]
+    average, learned = by_hand.epochs[report.best_epoch - 1]
     assert weights.keys() == average.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, average[name], rtol=1e-5, atol=1e-6)
@@ -423,21 +446,23 @@ def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
 
 
 def test_a_large_batch_does_not_decide_how_much_is_validated_at_once(world, monkeypatch):
-    """A preset of the paper has a budget of a million positions; what is validated is the same in however many pieces."""
-    large = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"token_budget": 1_000_000})})
-    module = step.NextItemTraining(make_model(large, len(world.catalog)), world.histories, world.split, large.training)
-    whole = list(module.val_dataloader())
-    monkeypatch.setattr(step, "READ_AT_ONCE", 50)
-    pieces = list(module.val_dataloader())
-    assert len(whole) == 1
-    assert max(len(batch.items) for batch in pieces) <= 50
-    assert torch.equal(torch.cat([batch.items for batch in pieces]), whole[0].items)
+    """A preset of the paper has a budget of a million positions; validation reads at most VALIDATION_TOKENS at once."""
+    budgets = []
+    rank = step.rank_examples
+
+    def watched(model, sequences, examples, token_budget, **options):
+        budgets.append(token_budget)
+        return rank(model, sequences, examples, token_budget, **options)
+
+    monkeypatch.setattr(step, "rank_examples", watched)
+    train(world, with_training(token_budget=1_000_000, max_epochs=1))
+    assert budgets == [step.VALIDATION_TOKENS]
 
 
 def test_a_state_that_cannot_be_written_is_named(world, tmp_path):
     """And what to do: there is nothing to resume before the first state is whole."""
     (tmp_path / module.LAST / "in the way").mkdir(parents=True)
-    with pytest.raises(ArtifactError, match=r"last\.ckpt: .*; make room and give the same command again$"):
+    with pytest.raises(ArtifactError, match=r"last\.safetensors cannot be written: .*; free some space and run the same"):
         train(world, directory=tmp_path)
 
 
@@ -446,11 +471,11 @@ def test_a_later_state_that_cannot_be_written_leaves_one_to_resume_from(world, t
     train(world, directory=tmp_path)
     before = (tmp_path / module.LAST).read_bytes()
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module, "save_file", full)
-    message = r"No space left on device; make room and give the same command again, with --resume if it is ssd4rec train or demo$"
+    message = r"No space left on device; free some space and run the same command again, with --resume if it is ssd4rec"
     with pytest.raises(ArtifactError, match=message):
         train(world, AVERAGED, directory=tmp_path)
     assert (tmp_path / module.LAST).read_bytes() == before
@@ -459,12 +484,11 @@ def test_a_later_state_that_cannot_be_written_leaves_one_to_resume_from(world, t
 def cut_off_between_the_two_files(world, settings, directory, monkeypatch, **options):
     """A training that ends when there are new best weights, and before there is a checkpoint of them."""
 
-    def full(keeper, trainer):
-        del keeper, trainer
+    def full(*_):
         raise ArtifactError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.CheckpointKeeper, "_save", full)
+        patch.setattr(module.Checkpoints, "save", full)
         with pytest.raises(ArtifactError, match="no space left"):
             train(world, settings, directory=directory, **options)
 

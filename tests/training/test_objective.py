@@ -89,7 +89,7 @@ def test_a_batch_that_has_no_room_for_its_examples_is_said():
     batches = len(plan_pass(world.split.train, small, epoch=0).batches)
     assert batches > 2
     assert sentence.startswith("training.token_budget = 1,024 has no room for training.batch_size = 50 examples: ")
-    assert f"{batches} batches a pass in place of 2" in sentence
+    assert f"{batches} batches per pass instead of 2" in sentence
     assert cut_batches(world.split.train, small.model_copy(update={"objective": "all-positions"})) is None
     assert cut_batches(world.split.train, small.model_copy(update={"batch_size": None})) is None
 

@@ -5,12 +5,12 @@ import re
 from contextlib import suppress
 
 import pytest
-from lightning.pytorch import Callback
 from rich.console import Console
 
 import worlds
 from ssd4rec.models.next_item import make_model
-from ssd4rec.training.fit import fit
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.loop import fit
 from ssd4rec.training.progress import TrainingProgress
 
 
@@ -20,8 +20,8 @@ class Stop(Callback):
     def __init__(self, epoch):
         self.epoch = epoch
 
-    def on_train_epoch_start(self, trainer, *_):
-        if trainer.current_epoch == self.epoch:
+    def on_epoch_start(self, loop):
+        if loop.epoch == self.epoch:
             raise ConnectionAbortedError("power cut")
 
 
@@ -58,8 +58,8 @@ def test_a_second_training_has_its_own_best(world):
     first = [score_and_mark(line) for line in lines(world, progress, console)]
     second = [score_and_mark(line) for line in lines(world, progress, console, training={"learning_rate": 1e-5})]
     assert max(score for score, _ in second) < max(score for score, _ in first)
-    for course in (first, second):
-        assert [mark for _, mark in course] == expected_marks([score for score, _ in course])
+    for history in (first, second):
+        assert [mark for _, mark in history] == expected_marks([score for score, _ in history])
 
 
 def test_a_resumed_training_keeps_its_best(world, tmp_path):

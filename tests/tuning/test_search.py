@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import lightning.pytorch as pl
 import optuna
 import pytest
 import torch
@@ -22,6 +22,7 @@ from ssd4rec.artifact import MANIFEST
 from ssd4rec.cli.tune import _protocol as protocol_of_a_search
 from ssd4rec.config import DataConfig, load_config
 from ssd4rec.errors import ArtifactError, BackendError
+from ssd4rec.training.callbacks import Callback
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS
 from ssd4rec.tuning.search import search
 from ssd4rec.tuning.space import Dimension
@@ -79,15 +80,21 @@ def test_a_trial_below_the_median_is_stopped_early(world, tmp_path):
     assert not report.trials[0].pruned
 
 
-def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path):
+@pytest.fixture(autouse=True)
+def _log_messages_reach_caplog(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("ssd4rec"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="ssd4rec")
+
+
+def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path, caplog):
     """Trials of an earlier run count and are not repeated; values follow from the seed and the trials before."""
     config = worlds.config(max_epochs=1)
     whole = search(world, config, RATES, tmp_path / "whole", trials=4)
     search(world, config, RATES, tmp_path / "pieces", trials=2)
-    said = []
-    pieces = search(world, config, RATES, tmp_path / "pieces", trials=4, say=said.append)
+    caplog.clear()
+    pieces = search(world, config, RATES, tmp_path / "pieces", trials=4)
     assert outcome(pieces) == outcome(whole)
-    assert len(said) == 2
+    assert len([line for line in caplog.messages if line.startswith("trial ")]) == 2
 
 
 def test_neighbouring_seeds_are_other_searches(world, tmp_path):
@@ -103,12 +110,12 @@ def test_neighbouring_seeds_are_other_searches(world, tmp_path):
     assert len(rates[0] | rates[1]) == 6
 
 
-class Counter(pl.Callback):
+class Counter(Callback):
     """Epochs that were learned."""
 
     epochs = 0
 
-    def on_train_epoch_end(self, *_):
+    def on_epoch_end(self, _):
         self.epochs += 1
 
 
@@ -122,49 +129,49 @@ def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
     assert len(set(outcome(report))) == 2
 
 
-def test_values_that_cannot_be_had_together_are_passed_over(world, tmp_path):
+def test_values_that_cannot_be_had_together_are_passed_over(world, tmp_path, caplog):
     """Two channels in every 20 do not make whole heads of 16: it is said, never learned, and the search goes on."""
-    said, counter = [], Counter()
+    counter = Counter()
     space = (Dimension("backbone.width", choices=(16, 20)), RATES[0])
-    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, say=said.append, callbacks=[counter])
+    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, callbacks=[counter])
     refused = [trial for trial in report.trials if trial.values["backbone.width"] == 20]
     assert 0 < len(refused) < len(report.trials) == 6
     assert counter.epochs == 6 - len(refused)
     assert all((trial.ndcg, trial.epochs, trial.pruned) == (None, 0, True) for trial in refused)
     why = "not possible: expand * width = 40 is not a multiple of head_width = 16"
     assert {trial.refused for trial in refused} == {why}
-    assert sum(line.endswith(f" of 6: {why}") for line in said) == len(refused)
+    assert sum(line.endswith(f" of 6: {why}") for line in caplog.messages) == len(refused)
     assert report.trials[0].refused is None
 
 
-class Broken(pl.Callback):
+class Broken(Callback):
     """A training that cannot be."""
 
-    def on_train_start(self, *_):
+    def on_fit_start(self, _):
         raise MemoryError("too large")
 
 
-def test_a_training_that_diverges_is_a_refused_trial(world, tmp_path):
+def test_a_training_that_diverges_is_a_refused_trial(world, tmp_path, caplog):
     """At a learning rate of 10,000 no score is a number: it is said, and the search goes on, the next run's too."""
-    said, counter = [], Counter()
+    counter = Counter()
     space = (Dimension("training.learning_rate", choices=(1e4, 1e-2)),)
-    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, say=said.append, callbacks=[counter])
+    report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, callbacks=[counter])
     refused = [trial for trial in report.trials if trial.values["training.learning_rate"] == 1e4]
     assert 0 < len(refused) < len(report.trials) == 6
     assert counter.epochs == 1
     why = "not possible: diverged in epoch 1"
     assert all((trial.ndcg, trial.epochs, trial.pruned, trial.refused) == (None, 0, True, why) for trial in refused)
-    assert sum(line.endswith(f" of 6: {why}") for line in said) == len(refused)
+    assert sum(line.endswith(f" of 6: {why}") for line in caplog.messages) == len(refused)
     assert report.trials[0].refused is None
     assert not list((tmp_path / TRIALS).iterdir())
     assert len(search(world, worlds.config(max_epochs=1), space, tmp_path, trials=7).trials) == 7
 
 
-class Full(pl.Callback):
+class Full(Callback):
     """A device without room for what is learned in the second epoch."""
 
-    def on_train_epoch_start(self, trainer, *_):
-        if trainer.current_epoch == 1:
+    def on_epoch_start(self, loop):
+        if loop.epoch == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
 

@@ -1,4 +1,4 @@
-"""What everybody takes: the baseline that every model must beat."""
+"""Most-popular baseline."""
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from ssd4rec.array_types import CuSeqlens, Items, States
 
 
 class Popularity:
-    """Scores an item by its training events, whatever the history.
+    """Scores an item by its number of training events, the same for every user.
 
     Args:
-        counts: [V + 1] training events of each item number; that of number 0 is not looked at.
+        counts: [V + 1] training events of each item index; that of index 0 is ignored.
     """
 
     def __init__(self, counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        # float64 tells counts up to 2^53 apart
+        # float64: counts up to 2^53 are exact
         self.item_vectors: Tensor = torch.from_numpy(counts[1:].astype(np.float64))[:, None]
 
     def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
-        """[B, 1]: the same for everybody."""
+        """Return the same state for every sequence. [T] -> [B, 1]."""
         del items
         return torch.ones(cu_seqlens.shape[0] - 1, 1, dtype=torch.float64)

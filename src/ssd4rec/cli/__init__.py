@@ -27,7 +27,7 @@ from ssd4rec.cli.models import activate_model, list_models
 from ssd4rec.cli.recommend import recommend
 from ssd4rec.cli.reproduce import reproduce
 from ssd4rec.cli.serve import serve
-from ssd4rec.cli.shared import err_console
+from ssd4rec.cli.shared import err_console, show_log_messages
 from ssd4rec.cli.train import demo, train
 from ssd4rec.cli.tune import tune
 from ssd4rec.errors import SSD4RecError
@@ -82,6 +82,7 @@ def _about(
 ) -> None:
     """Sequential recommendation with SSD4Rec: train on a log of who met what when, measure, recommend."""
     del version  # shown by then
+    show_log_messages()
 
 
 app.command()(train)

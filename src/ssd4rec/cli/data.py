@@ -122,7 +122,7 @@ def describe_data(
     _render.show_data(out_console, description)
     cost = description["pass"]
     out_console.print(
-        f"a pass has {cost['targets']:,} targets: {cost['one_pass_tokens']:,} tokens with objective one-pass, "
-        f"{cost['prefix_tokens']:,} with prefix ({cost['prefix_tokens'] / max(cost['one_pass_tokens'], 1):.0f}x)"
+        f"a pass has {cost['targets']:,} targets: {cost['all_positions_tokens']:,} tokens with the objective all-positions, "
+        f"{cost['per_prefix_tokens']:,} with per-prefix ({cost['per_prefix_tokens'] / max(cost['all_positions_tokens'], 1):.0f}x)"
     )
     out_console.print(f"batches of {chosen.training.token_budget:,} tokens are {cost['fill']:.1%} full")

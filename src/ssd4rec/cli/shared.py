@@ -1,6 +1,7 @@
 """What the commands share: consoles, options, and opening the data that a person names."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -148,6 +149,23 @@ def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
     """What long work calls with (done, total): a bar that appears with the first call."""
     task = bar.add_task(description, total=None, visible=False)
     return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log messages as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        err_console.print(f"{prefix}{record.getMessage()}")
+
+
+def show_log_messages() -> None:
+    """Print the package's log messages of level info and above."""
+    logger = logging.getLogger("ssd4rec")
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(_ConsoleHandler())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def say(line: str) -> None:

@@ -127,22 +127,18 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
 def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
     from ssd4rec import pipeline
     from ssd4rec.artifact.folder import MANIFEST
+    from ssd4rec.training.checkpoint import LAST, training_folder
     from ssd4rec.training.progress import TrainingProgress
-    from ssd4rec.training.state import LAST, training_folder
 
     if (out / MANIFEST).is_file():
         say(f"{out} holds a finished model; when the new one is finished it is replaced (to keep it: Ctrl-C, and another --out)")
     try:
         with _render.progress_bar(err_console) as bar:
-            return pipeline.train(
-                prepared,
-                config,
-                out,
-                resume=resume,
-                say=say,
-                callbacks=[TrainingProgress(err_console)],
-                progress=reporter(bar, "measuring"),
+            callbacks = [TrainingProgress(err_console)]
+            artifact = pipeline.train(
+                prepared, config, out, resume=resume, callbacks=callbacks, progress=reporter(bar, "evaluating")
             )
+            return dict(artifact.report)
     except KeyboardInterrupt:
         resumable = (training_folder(out) / LAST).is_file()
         how = "the same command with --resume continues from the last checkpoint" if resumable else "there is no checkpoint yet"

@@ -90,7 +90,6 @@ def tune(  # noqa: PLR0913 - each is an option of the command
             trials=trials,
             minutes=minutes,
             seed=seed,
-            say=say,
             callbacks=[TrainingProgress(err_console)],
         )
     except KeyboardInterrupt:
@@ -120,14 +119,9 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
         say(f"{model} has these settings already; its figures are shown again")
         return dict(found.report)
     with _render.progress_bar(err_console) as bar:
-        return pipeline.train_or_resume(
-            prepared,
-            best,
-            model,
-            say=say,
-            callbacks=[TrainingProgress(err_console)],
-            progress=reporter(bar, "measuring"),
-        )
+        callbacks = [TrainingProgress(err_console)]
+        artifact = pipeline.train(prepared, best, model, resume="auto", callbacks=callbacks, progress=reporter(bar, "evaluating"))
+    return dict(artifact.report)
 
 
 def _protocol(prepared: "Prepared") -> dict[str, Any]:

@@ -73,7 +73,8 @@ class TrainingConfig(Settings):
     patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10
     seed: int = Field(2024, ge=0, le=MAX_SEED)  # the upper half of a generator's 64 bits; the lower counts steps
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA's; auto: it where it is there
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"  # 64-true: to compare machines and numbers of processes
+    random_numbers: Literal["batch", "sequence"] = "batch"  # of masks and dropout: one generator per batch, or keyed by sequence
     deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""How good is a model: ranks over the whole catalog, and what is said of them."""
+"""Evaluation: scores and ranks over the whole catalog, metrics, and fusion tuning."""

@@ -1,4 +1,4 @@
-"""Hit rate, NDCG and MRR of ranks, for one target a history.
+"""Hit rate, NDCG and MRR of ranks, for one target per sequence.
 
 With one relevant item the ideal ordering puts it first, so that the ideal DCG is 1.
 """
@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 Ranks = npt.NDArray[np.int64]
 
-MONITORED_CUTOFF = 10  # k of the NDCG that chooses: the epoch that is kept, the fusion, the best of a search
+MONITORED_CUTOFF = 10  # k of the NDCG that selects the best epoch, fusion and trial
 MONITORED_METRIC = f"ndcg@{MONITORED_CUTOFF}"  # its name in reports and logs
 
 
 def hit_rate(ranks: Ranks, cutoff: int) -> float:
-    """HR@k: the share of targets with a rank of k or better. No targets: NaN.
+    """Return HR@k: the share of targets with a rank of k or better. No targets: NaN.
 
     Source: Deshpande and Karypis 2004, "Item-based top-N recommendation algorithms".
     """
@@ -21,7 +21,7 @@ def hit_rate(ranks: Ranks, cutoff: int) -> float:
 
 
 def ndcg(ranks: Ranks, cutoff: int) -> float:
-    """NDCG@k: the mean of 1 / log2(rank + 1) where the rank is k or better, else 0. No targets: NaN.
+    """Return NDCG@k: the mean of 1 / log2(rank + 1) where the rank is k or better, else 0. No targets: NaN.
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
     """
@@ -29,13 +29,13 @@ def ndcg(ranks: Ranks, cutoff: int) -> float:
 
 
 def ndcg_gains(ranks: Ranks, cutoff: int) -> npt.NDArray[np.float64]:
-    """NDCG@k of each target alone: what `ndcg` is the mean of."""
-    gained: npt.NDArray[np.float64] = np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
-    return gained
+    """Return NDCG@k of each target; `ndcg` is their mean."""
+    gains: npt.NDArray[np.float64] = np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
+    return gains
 
 
 def mrr(ranks: Ranks, cutoff: int) -> float:
-    """MRR@k: the mean of 1 / rank where the rank is k or better, else 0. No targets: NaN.
+    """Return MRR@k: the mean of 1 / rank where the rank is k or better, else 0. No targets: NaN.
 
     Source: Voorhees 1999, "The TREC-8 question answering track report".
     """

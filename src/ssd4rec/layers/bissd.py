@@ -7,6 +7,7 @@ from ssd4rec.config.backbones import BiSSDSizes
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.ops import keyed_random
 from ssd4rec.ops.segments import Layout
 
 
@@ -50,7 +51,8 @@ class BiSSDLayer(nn.Module):
     def read_out(self, hidden: Hidden, layout: Layout) -> States:
         """The last position of each history. [T, D] -> [B, D]."""
         mixed = self.mixer.read_out(self.source(hidden), layout, bidirectional=self.bidirectional)
-        return self.finish(mixed, hidden[layout.read_out])
+        with keyed_random.at(layout.read_out):
+            return self.finish(mixed, hidden[layout.read_out])
 
     def source(self, hidden: Hidden) -> Hidden:
         """Return what the mixer reads."""

@@ -14,6 +14,7 @@ from ssd4rec.layers.fading_sum import FadingCache, FadingSum
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.registry import make_backbone
+from ssd4rec.ops import keyed_random
 from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
 from ssd4rec.ops.dispatch import linear_cross_entropy
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
@@ -125,7 +126,9 @@ class NextItemModel(nn.Module):
         """
         self._check(items, cu_seqlens)
         if isinstance(self.backbone, MaskedItemEncoder):
-            items, cu_seqlens = append(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
+            with keyed_random.appended(cu_seqlens):
+                items, cu_seqlens = append(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
+                return self._reader.encode(self.embed(items, cu_seqlens), cu_seqlens)
         return self._reader.encode(self.embed(items, cu_seqlens), cu_seqlens)
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ssd4rec.ops import keyed_random
+
 LEVELS = 1 << 16  # values of the 16 bits that decide over one element
 
 
@@ -14,7 +16,8 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
     """Set each element to 0 with probability p, independently, and scale the others so that the mean stays.
 
     On a CPU p is rounded to a multiple of 1/65536, and the scale is that of the rounded p; anywhere else this is torch's own.
-    What is dropped follows from torch's generator (`torch.manual_seed`). Only the mask is kept for the backward pass.
+    The random numbers are those of torch's generator (`torch.manual_seed`), or keyed by row (`ops/keyed_random.py`). Only the
+    mask is kept for the backward pass.
 
     Args:
         x: floating point, any shape.
@@ -23,7 +26,7 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
 
     Source: Srivastava et al. 2014.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" and not keyed_random.active():
         return F.dropout(x, p, training)
     kept = round((1 - p) * LEVELS)  # of all levels
     if not training or kept == LEVELS:
@@ -35,9 +38,14 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: int) -> Tensor:
-        # each int64 is four int16, -32768 … 32767, all alike
-        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-        mask = drawn.view(torch.int16)[: x.numel()].view(x.shape) < kept - LEVELS // 2
+        # each int64 is four int16, uniform in -32768 … 32767
+        if keyed_random.active():
+            columns = x.shape[1:].numel()
+            levels = keyed_random.bits(len(x), -(-columns // 4)).view(torch.int16)[:, :columns].reshape(x.shape)
+        else:
+            drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+            levels = drawn.view(torch.int16)[: x.numel()].view(x.shape)
+        mask = levels < kept - LEVELS // 2
         ctx.save_for_backward(mask)
         scale = ctx.scale = LEVELS / kept if kept else 0.0
         return (x * scale).mul_(mask)

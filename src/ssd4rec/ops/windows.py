@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
+from ssd4rec.ops import keyed_random
 from ssd4rec.ops.segments import check, to_device
 
 Read = Callable[[Hidden, CuSeqlens], Hidden]  # of histories of any length: a vector a position, [T, D] -> [T, D]
@@ -42,7 +43,8 @@ def read_ends(read: Read, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) 
     check(cu_seqlens)
     rows, shorter = last_events(cu_seqlens, length)
     device = embedded.device
-    return read(embedded[to_device(rows, device)], shorter)[to_device(shorter[1:] - 1, device)]
+    with keyed_random.at(rows):
+        return read(embedded[to_device(rows, device)], shorter)[to_device(shorter[1:] - 1, device)]
 
 
 def read_positions(read: Read, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> Hidden:
@@ -63,7 +65,8 @@ def read_positions(read: Read, embedded: Hidden, cu_seqlens: CuSeqlens, length: 
     check(cu_seqlens)
     windows = cut_into_windows(cu_seqlens, length)
     device = embedded.device
-    return read(embedded[to_device(windows.rows, device)], windows.cu_seqlens)[to_device(windows.answers, device)]
+    with keyed_random.at(windows.rows):
+        return read(embedded[to_device(windows.rows, device)], windows.cu_seqlens)[to_device(windows.answers, device)]
 
 
 def last_events(cu_seqlens: CuSeqlens, length: int) -> tuple[Tensor, CuSeqlens]:

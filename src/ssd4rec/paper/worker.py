@@ -4,6 +4,7 @@ A separate process makes the peak memory meaningful, and limits a crash to one r
 """
 
 import json
+import logging
 import os
 import platform
 import resource
@@ -15,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from rich.console import Console
@@ -35,11 +35,14 @@ from ssd4rec.data.split import training_counts
 from ssd4rec.datasets.registry import is_known, open_known
 from ssd4rec.diagnostics import processor, resolve_device, versions
 from ssd4rec.errors import DataError
-from ssd4rec.evaluation.evaluate import Ranker, Ranking, Scorer
+from ssd4rec.evaluation.evaluate import Ranking
 from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.evaluation.scoring import Ranker, Scorer
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.paper.results import BASELINES, Costs, Finished, FusionResult, Protocol, Variant
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.loop import TrainingLoop
 from ssd4rec.training.progress import TrainingProgress
 
 SPEC, RESULT, RANKS = "run.json", "result.json", "ranks.npz"
@@ -109,7 +112,7 @@ class _Measurement:
 
     def __call__(self, model: Ranker | Scorer, variant: Variant, fusion: ScoreFusion | None = None) -> Ranking:
         """Rank under the protocol of the settings."""
-        ranking = pipeline.measure(model, self.data, self.config, self.counts, fusion=fusion)
+        ranking = pipeline.evaluate(model, self.data, self.config, self.counts, fusion=fusion)
         self.ranks[variant] = ranking.ranks
         return ranking
 
@@ -119,7 +122,7 @@ class _Measurement:
         if evaluation.exclude_seen:
             return {}
         config = self.config.model_copy(update={"evaluation": evaluation.model_copy(update={"exclude_seen": True})})
-        ranking = pipeline.measure(model, self.data, config, self.counts, fusion=fusion)
+        ranking = pipeline.evaluate(model, self.data, config, self.counts, fusion=fusion)
         if fusion is None:
             self.ranks["model_exclude_seen"] = ranking.ranks
         return ranking.as_dict()
@@ -173,7 +176,7 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
     if artifact is None:
         commit = source_commit()  # before training: the files may change meanwhile
         began, used = time.monotonic(), time.process_time()
-        pipeline.train_or_resume(data, config, folder / "model", say=_log, callbacks=_callbacks())
+        pipeline.train(data, config, folder / "model", resume="auto", callbacks=_callbacks())
         share = (time.process_time() - used) / (time.monotonic() - began) / torch.get_num_threads()
         artifact = load_artifact(folder / "model", device=device)
     began = _now()
@@ -254,7 +257,7 @@ def _padded_seconds(artifact: Artifact, measure: _Measurement) -> float | None:
     if measure.config.backbone.name != "ssd4rec":
         return None  # other models may pad internally
     began = _now()
-    pipeline.measure(PaddedModel(artifact.model), measure.data, measure.config, measure.counts)
+    pipeline.evaluate(PaddedModel(artifact.model), measure.data, measure.config, measure.counts)
     return _now() - began
 
 
@@ -296,19 +299,16 @@ def source_commit() -> str | None:
         return None
 
 
-def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")  # log.txt in the folder of the run
-
-
-def _callbacks() -> list[pl.Callback]:
+def _callbacks() -> list[Callback]:
     return [_EpochLine(), TrainingProgress(Console(stderr=True))]
 
 
-class _EpochLine(pl.Callback):
+class _EpochLine(Callback):
     """Print one line per epoch on standard output, for the progress bar of the sweep."""
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        sys.stdout.write(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}\n")
+    def on_epoch_start(self, loop: TrainingLoop) -> None:
+        """Print the line."""
+        sys.stdout.write(f"epoch {loop.epoch + 1} of {loop.max_epochs}\n")
         sys.stdout.flush()
 
 
@@ -320,6 +320,7 @@ def _exit_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to log.txt in the folder of the run
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     run(Path(sys.argv[1]))
     sys.stdout.flush()

@@ -1,6 +1,6 @@
 """A model as the service uses it: ids as text, masks of hidden items, scores for many requests at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssd4rec.evaluation.ranks import score_blocks
+from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.layers.step import Cache
 from ssd4rec.ops.segments import cells_of_items
 from ssd4rec.serving.recommender import Recommender
@@ -148,10 +148,8 @@ class ServedModel:
         results: list[TopK] = []
         with torch.inference_mode():
             states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
-            blocks: Iterable[tuple[slice, Tensor]] = score_blocks(states, artifact.model.item_vectors)
-            if artifact.model.repeat_logits is not None:
-                blocks = artifact.model.repeat_logits.raised(blocks, states, *seen)
-            for rows, scores in artifact.fusion.raised(blocks, *packed, seen) if artifact.fusion else blocks:
+            blocks = score_states(artifact.model, states, seen)
+            for rows, scores, _ in scored_blocks(blocks, packed, full=seen, fusion=artifact.fusion):
                 for row, job in enumerate(jobs[rows]):
                     if job.exclude_seen:
                         one = slice(rows.start + row, rows.start + row + 1)

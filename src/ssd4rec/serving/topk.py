@@ -1,6 +1,6 @@
 """Exact top-k selection: ties are broken by item index, and memory does not grow with the number of histories."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -13,10 +13,10 @@ from ssd4rec._csr import IntArray
 from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores, States
 from ssd4rec.data.packing import consecutive
 from ssd4rec.errors import DivergedError
-from ssd4rec.evaluation.ranks import score_blocks
+from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
-from ssd4rec.ops.segments import cells_of_items, to_device
+from ssd4rec.ops.segments import to_device
 
 TOKEN_BUDGET = 32768  # events encoded in one batch
 
@@ -151,12 +151,16 @@ def top_items_from_states(
     excluded = None if request.excluded is None else torch.from_numpy(request.excluded).to(states.device)
     results: list[TopK] = []
     with torch.inference_mode():
-        blocks: Iterable[tuple[slice, Scores]] = score_blocks(states, model.item_vectors)
-        if model.repeat_logits is not None:
-            blocks = model.repeat_logits.raised(blocks, states, *(seen or (items, cu_seqlens)))
-        for rows, scores in fusion.raised(blocks, items, cu_seqlens, seen) if fusion else blocks:
-            if request.exclude_seen:
-                scores.view(-1)[cells_of_items(*(seen or (items, cu_seqlens)), rows, scores.shape[1])] = -torch.inf
+        blocks = scored_blocks(
+            score_states(model, states, seen or (items, cu_seqlens)),
+            (items, cu_seqlens),
+            full=seen,
+            fusion=fusion,
+            exclude_seen=request.exclude_seen,
+        )
+        for _, scores, seen_cells in blocks:
+            if seen_cells is not None:
+                scores.view(-1)[seen_cells] = -torch.inf
             if excluded is not None:
                 scores.masked_fill_(excluded, -torch.inf)
             results += (TopK(indices, values, "model") for indices, values in largest(scores, request.k))

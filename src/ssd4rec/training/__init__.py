@@ -1,1 +1,1 @@
-"""How a model learns to name the next item."""
+"""Training: objectives, the loop, checkpoints and progress."""

@@ -1,8 +1,8 @@
-"""The ways to ask for the next item, and what each costs.
+"""The training objectives, and what each costs.
 
-one-pass   each history is read once, and the state of each of its prefixes is asked for the item that follows it
-prefix     each prefix is an example of its own, read up to its end: the authors' way, for any wiring
-cloze      each history is read once, with random items and its last one hidden, and is asked for those: for BERT4Rec
+all-positions   each sequence is read once; the state of each of its prefixes predicts the item that follows it
+per-prefix      each prefix is an example of its own, read up to its end: the authors' way, for any variant of the network
+masked-item     each sequence is read once with random items and its last one masked; their positions predict them: for BERT4Rec
 """
 
 from dataclasses import dataclass
@@ -18,34 +18,39 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import BatchPlan, PackedBatch, plan_batches
 from ssd4rec.data.split import Examples
 from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops import keyed_random
 from ssd4rec.ops.repeats import PrefixItems, prefix_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler
 from ssd4rec.ops.segments import append, to_device
 
 
 def masked(items: Items, ratio: float) -> Items:
-    """Each item becomes item 0 with probability `ratio`, independently, the last of a history too; torch's own generator."""
-    return torch.where(torch.rand(items.shape, device=items.device) < ratio, 0, items) if ratio else items
+    """Replace each item by item 0 with probability `ratio`, independently, the last of a sequence too."""
+    return torch.where(keyed_random.uniform(items.shape, items.device) < ratio, 0, items) if ratio else items
 
 
 class TrainingBatch(NamedTuple):
-    """What a training step reads. All that depends on its numbers was worked out on the CPU, so that no step waits for a GPU."""
+    """The input of a training step. Everything that depends on values is computed on the CPU, so no step waits for a GPU."""
 
     items: Items  # [T]
-    cu_seqlens: CuSeqlens  # [B + 1], on the CPU wherever the rest is
-    asked: Tensor  # [M] positions that are asked for the next item; prefix: histories; cloze: positions that can be hidden
-    targets: Tensor  # [M] item numbers
-    prefixes: PrefixItems | None = None  # what each target is predicted from, on the CPU; None: the model has no repeat logits
+    cu_seqlens: CuSeqlens  # [B + 1], always on the CPU
+    target_positions: Tensor  # [M] positions that predict; per-prefix: sequences; masked-item: positions that can be masked
+    targets: Tensor  # [M] item indices
+    prefixes: PrefixItems | None = None  # what each target is predicted from, on the CPU; None: no repeat logits
+    keys: Tensor | None = None  # int64 [T] of `keyed_random`; None: one generator for the batch
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
-        """The same batch on a device, but for its cu_seqlens; a GPU fetches it while the CPU goes on."""
+        """Return the batch on a device, except `cu_seqlens`; the copy to a GPU is asynchronous."""
         return self._replace(
-            items=to_device(self.items, device), asked=to_device(self.asked, device), targets=to_device(self.targets, device)
+            items=to_device(self.items, device),
+            target_positions=to_device(self.target_positions, device),
+            targets=to_device(self.targets, device),
+            keys=None if self.keys is None else to_device(self.keys, device),
         )
 
 
 def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False) -> TrainingBatch:
-    """Find out what a batch asks for, once and on the CPU.
+    """Find the target positions of a batch, on the CPU.
 
     Args:
         batch: packed sequences.
@@ -55,67 +60,88 @@ def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False
     targets = batch.targets.cpu()
     cu_seqlens = batch.cu_seqlens.cpu()
     if config.objective == "masked-item":
-        # the target of the last event belongs to the history: it is the item that is always hidden
+        # the target of the last event belongs to the sequence: it is the item that is always masked
         items, cu_seqlens = append(batch.items.cpu(), cu_seqlens, targets[cu_seqlens[1:] - 1])
-        asked = items.nonzero().squeeze(1)  # all but the padding
-        return TrainingBatch(items, cu_seqlens, asked, items[asked]).to(batch.items.device)
+        positions = items.nonzero().squeeze(1)  # all but the padding
+        return TrainingBatch(items, cu_seqlens, positions, items[positions]).to(batch.items.device)
     if config.objective == "per-prefix":
         targets = targets[cu_seqlens[1:] - 1]
-    asked = targets.nonzero().squeeze(1)
+    positions = targets.nonzero().squeeze(1)
     items, prefixes = batch.items.cpu(), None
     if repeats:
-        ends = cu_seqlens[1:][asked] - 1 if config.objective == "per-prefix" else asked
+        ends = cu_seqlens[1:][positions] - 1 if config.objective == "per-prefix" else positions
         prefixes = prefix_items(items, cu_seqlens, ends)
-    return TrainingBatch(items, cu_seqlens, asked, targets[asked], prefixes).to(batch.items.device)
+    return TrainingBatch(items, cu_seqlens, positions, targets[positions], prefixes).to(batch.items.device)
+
+
+class BatchLoss(NamedTuple):
+    """The loss of one batch."""
+
+    mean: Tensor  # over its targets
+    targets: int  # how many
 
 
 def next_item_loss(
-    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, proposal: NegativeSampler | None = None
+    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, sampler: NegativeSampler | None = None
 ) -> Tensor:
-    """Mean cross-entropy over everything that the batch asks for; items are masked, targets never are.
+    """Return the mean cross-entropy over the target positions; items are masked, targets never are.
 
     Args:
         model: in training or evaluation mode.
-        batch: from `prepare`; or a packed batch, which is prepared here (a GPU is then waited for).
-        config: the objective, the mask ratio and the smoothing of labels.
-        proposal: how negatives are drawn; None: every item of the catalog is one.
+        batch: from `prepare`; or a packed batch, which is prepared here (this waits for a GPU).
+        config: the objective, the mask ratio and label smoothing.
+        sampler: draws negatives; None: softmax over the whole catalog.
     """
+    return batch_loss(model, batch, config, sampler).mean
+
+
+def batch_loss(
+    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, sampler: NegativeSampler | None = None
+) -> BatchLoss:
+    """Return `next_item_loss` together with the number of targets."""
     if isinstance(batch, PackedBatch):
         batch = prepare(batch, config, repeats=model.repeat_logits is not None)
-    if config.objective == "masked-item":
-        return _cloze_loss(model, batch, config, proposal)
-    items = masked(batch.items, config.mask_ratio)
-    read = model.encode if config.objective == "per-prefix" else model.encode_prefixes
-    states = read(items, batch.cu_seqlens).index_select(0, batch.asked)
-    return model.loss(states, batch.targets, proposal, config.label_smoothing, batch.prefixes)
+    with keyed_random.keyed(batch.keys):
+        if config.objective == "masked-item":
+            return _masked_item_loss(model, batch, config, sampler)
+        items = masked(batch.items, config.mask_ratio)
+        encode = model.encode if config.objective == "per-prefix" else model.encode_prefixes
+        states = encode(items, batch.cu_seqlens).index_select(0, batch.target_positions)
+    loss = model.loss(states, batch.targets, sampler, config.label_smoothing, batch.prefixes)
+    return BatchLoss(loss, len(batch.targets))
 
 
-def _cloze_loss(model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, proposal: NegativeSampler | None) -> Tensor:
-    # how many are hidden is known on the device alone: a GPU is waited for here
+def _masked_item_loss(
+    model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, sampler: NegativeSampler | None
+) -> BatchLoss:
+    # the number of masked positions is known on the device only: this waits for a GPU
     last = torch.zeros_like(batch.items, dtype=torch.bool)
     last[to_device(batch.cu_seqlens[1:] - 1, last.device)] = True
-    hidden = last[batch.asked] | (torch.rand(batch.asked.shape, device=last.device) < config.mask_ratio)
-    blanks = batch.asked[hidden]
-    visible = batch.items.index_fill(0, blanks, 0)
+    with keyed_random.at(batch.target_positions):
+        uniform = keyed_random.uniform(batch.target_positions.shape, last.device)
+    is_masked = last[batch.target_positions] | (uniform < config.mask_ratio)
+    masked_positions = batch.target_positions[is_masked]
+    visible = batch.items.index_fill(0, masked_positions, 0)
     prefixes = None
     if model.repeat_logits is not None:
-        # the items of a sequence as the encoder sees them; the last place is always hidden, as it is when a sequence is scored
-        sequence = torch.searchsorted(batch.cu_seqlens, blanks.cpu(), right=True) - 1
+        # the items of a sequence as the encoder sees them; the last place is always masked, as it is when a sequence is scored
+        sequence = torch.searchsorted(batch.cu_seqlens, masked_positions.cpu(), right=True) - 1
         prefixes = prefix_items(visible, batch.cu_seqlens, batch.cu_seqlens[sequence + 1] - 2)
     states = model.encode_masked(visible, batch.cu_seqlens)
-    return model.loss(states[blanks], batch.targets[hidden], proposal, config.label_smoothing, prefixes)
+    loss = model.loss(states[masked_positions], batch.targets[is_masked], sampler, config.label_smoothing, prefixes)
+    return BatchLoss(loss, len(masked_positions))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One pass over the training part: its examples, and where each lies in which batch."""
+    """One pass over the training part: its examples and their places in batches."""
 
     examples: Examples
     batches: list[BatchPlan]
 
 
 def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
-    """Lay out one pass; a function of the seed and the epoch alone, so that a resumed run sees the same batches."""
+    """Plan one pass over the training part; depends on the seed and the epoch only, so a resumed run sees the same batches."""
     rng = np.random.default_rng((config.seed, epoch))
     if config.objective != "per-prefix":
         windows = train.windows()
@@ -128,18 +154,18 @@ def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
 
 
 def cut_batches(train: Examples, config: TrainingConfig) -> str | None:
-    """A sentence, when batches hold fewer examples than `batch_size`, for `token_budget` has no room for so many."""
+    """Return a warning if batches hold fewer examples than `batch_size` because `token_budget` is too small."""
     longest = min(int(train.lengths.max()), train.max_length or int(train.lengths.max()))
     # whole chunks are at least half full: below this there is always room, and nothing is planned
     if config.objective != "per-prefix" or config.batch_size is None or 2 * config.batch_size * longest <= config.token_budget:
         return None
     plan = plan_pass(train, config, epoch=0)
-    asked = -(-len(plan.examples) // config.batch_size)
-    if len(plan.batches) <= asked:
+    expected = -(-len(plan.examples) // config.batch_size)
+    if len(plan.batches) <= expected:
         return None
     return (
         f"training.token_budget = {config.token_budget:,} has no room for training.batch_size = {config.batch_size:,} examples: "
-        f"{len(plan.batches):,} batches a pass in place of {asked:,}; raise training.token_budget where memory allows, "
+        f"{len(plan.batches):,} batches per pass instead of {expected:,}; raise training.token_budget if memory allows, "
         f"or choose a smaller training.batch_size"
     )
 
@@ -154,26 +180,26 @@ def _sampled(users: IntArray, count: int, rng: np.random.Generator) -> IntArray:
 
 @dataclass(frozen=True)
 class PassCost:
-    """What one pass costs."""
+    """The cost of one pass over the training part."""
 
     tokens: int
     targets: int
-    tokens_of_other: int  # had the other objective been chosen
+    tokens_of_other: int  # with the other objective
 
     def advice(self, config: TrainingConfig) -> str | None:
-        """A sentence, when another objective would be far cheaper."""
+        """Return advice if another objective would be far cheaper."""
         if config.objective != "per-prefix" or self.tokens <= 20 * self.tokens_of_other:
             return None
         ratio = self.tokens / self.tokens_of_other
         return (
-            f'training.objective = "per-prefix" reads {self.tokens:,} tokens a pass, {ratio:.0f} times '
+            f'training.objective = "per-prefix" reads {self.tokens:,} tokens per pass, {ratio:.0f} times '
             f'the {self.tokens_of_other:,} of "all-positions"; try --set training.objective=all-positions '
             f"(with backbone.bidirectional=top), or --set training.prefixes_per_sequence=1"
         )
 
 
 def pass_cost(train: Examples, config: TrainingConfig) -> PassCost:
-    """Count the tokens that one pass reads, and what the other objective would read."""
+    """Count the tokens that one pass reads, and the tokens that the other objective would read."""
     once, every = train.tokens_one_pass, train.tokens_prefix
     if config.objective == "all-positions":
         return PassCost(once, train.targets, every)
@@ -182,6 +208,6 @@ def pass_cost(train: Examples, config: TrainingConfig) -> PassCost:
         return PassCost(once + rows, rows + int(config.mask_ratio * once), every)
     if config.prefixes_per_sequence is None:
         return PassCost(every, train.targets, once)
-    asked = train.stop - train.first_target
-    share = np.minimum(config.prefixes_per_sequence / asked, 1.0)
-    return PassCost(int((share * train.tokens_of_prefixes).sum()), int((share * asked).sum()), once)
+    targets = train.stop - train.first_target
+    share = np.minimum(config.prefixes_per_sequence / targets, 1.0)
+    return PassCost(int((share * train.tokens_of_prefixes).sum()), int((share * targets).sum()), once)

@@ -1,22 +1,19 @@
-"""What a person sees while a model trains."""
+"""Training progress for people."""
 
-import math
-from typing import Any
-
-import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.checkpoint import best_epoch
+from ssd4rec.training.loop import TrainingLoop
 
-NOTHING_YET = (-math.inf, 0)  # the best score, and its epoch
 
-
-class TrainingProgress(pl.Callback):
-    """A bar for the batches of the current epoch on a terminal, and a line for each finished epoch anywhere.
+class TrainingProgress(Callback):
+    """Shows a bar for the batches of the current epoch on a terminal, and prints a line for each finished epoch.
 
     Args:
-        console: where to write; the command line gives it standard error.
+        console: where to write; the command line passes standard error.
     """
 
     def __init__(self, console: Console) -> None:
@@ -32,56 +29,34 @@ class TrainingProgress(pl.Callback):
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._best = NOTHING_YET
 
-    def setup(self, *_: Any, **__: Any) -> None:
-        """Lightning's hook, before a checkpoint is loaded: what another training reached does not count."""
-        self._best = NOTHING_YET
-
-    def on_train_start(self, *_: Any) -> None:
-        """Lightning's hook."""
+    def on_fit_start(self, loop: TrainingLoop) -> None:
+        """Show the bar."""
+        del loop
         self._bar.start()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Lightning's hook."""
+    def on_epoch_start(self, loop: TrainingLoop) -> None:
+        """Begin the bar of an epoch."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        total = int(trainer.num_training_batches)
-        self._task = self._bar.add_task(f"epoch {trainer.current_epoch + 1}", total=total)
+        self._task = self._bar.add_task(f"epoch {loop.epoch + 1}", total=loop.batches, completed=loop.batch)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, __: Any, batch_idx: int) -> None:
-        """Lightning's hook."""
-        del trainer, module
+    def on_batch_end(self, loop: TrainingLoop) -> None:
+        """Advance the bar."""
         if self._task is not None:
-            self._bar.update(self._task, completed=batch_idx + 1)
+            self._bar.update(self._task, completed=loop.batch)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Lightning's hook."""
-        epoch, loss, score = (
-            trainer.current_epoch + 1,
-            trainer.callback_metrics["loss"],
-            float(trainer.callback_metrics[MONITORED_METRIC]),
-        )
-        mark = f"best {self._best[0]:.4f} in epoch {self._best[1]}"
-        if score > self._best[0]:
-            self._best, mark = (score, epoch), "best so far"
+    def on_epoch_end(self, loop: TrainingLoop) -> None:
+        """Print the epoch's loss and validation metric, and the best epoch so far."""
+        *_, last = loop.history
+        best = best_epoch(loop.history)
+        mark = "best so far" if best is last else f"best {best.ndcg:.4f} in epoch {best.epoch}"
         self._console.print(
-            f"epoch {epoch:3d}   loss {float(loss):.4f}   validation {MONITORED_METRIC} {score:.4f}   {mark}", highlight=False
+            f"epoch {last.epoch:3d}   loss {last.loss:.4f}   validation {MONITORED_METRIC} {last.ndcg:.4f}   {mark}",
+            highlight=False,
         )
 
-    def on_train_end(self, *_: Any) -> None:
-        """Lightning's hook."""
+    def on_fit_end(self, loop: TrainingLoop) -> None:
+        """Give the terminal back."""
+        del loop
         self._bar.stop()
-
-    def on_exception(self, *_: Any) -> None:
-        """Lightning's hook: an interrupted training gives the terminal back."""
-        self._bar.stop()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best epoch so far, for a resumed training."""
-        return {"best": self._best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The counterpart of `state_dict`."""
-        score, epoch = state_dict["best"]
-        self._best = (float(score), int(epoch))

@@ -1,4 +1,4 @@
-"""Adam that leaves the rows of the item table alone that a step has no gradient for."""
+"""Adam with sparse updates of the item table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 
 class RowAdam(torch.optim.Adam):
-    """Adam for all parameters, but that a row of the table without a gradient rests: its moments too.
+    """Adam for all parameters, except that table rows without a gradient stay unchanged, together with their moments.
 
-    So a step costs what the touched rows cost, not V. For a row that is touched at every step it is Adam. The moments of
-    others do not fade meanwhile, and their weights do not drift on: an approximation, the one of `torch.optim.SparseAdam`.
+    A step then costs as much as the rows with a gradient, independently of V. For a row with a gradient at every step it is
+    Adam. The moments of other rows do not decay and their weights do not move: the approximation of `torch.optim.SparseAdam`.
     The state is that of Adam.
 
     Args:
         others: parameters with dense gradients.
         table: [V + 1, D], with a sparse gradient (`nn.Embedding(sparse=True)`).
-        learning_rate: of both.
+        learning_rate: of all of them.
 
-    Source: Kingma and Ba 2015; the rest for untouched rows as in torch.optim.SparseAdam.
+    Source: Kingma and Ba 2015; rows without a gradient as in torch.optim.SparseAdam.
     """
 
     def __init__(self, others: list[nn.Parameter], table: Tensor, learning_rate: float) -> None:
@@ -29,12 +29,12 @@ class RowAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Update the table rows that have a gradient, and all other parameters."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradient, self.table.grad = self.table.grad, None  # Adam passes over what has no gradient
+        gradient, self.table.grad = self.table.grad, None  # Adam skips parameters without a gradient
         super().step()
         if gradient is not None:
             self._step_rows(gradient.coalesce())
@@ -44,7 +44,7 @@ class RowAdam(torch.optim.Adam):
     def _step_rows(self, gradient: Tensor) -> None:
         table, group, state = self.table, self.param_groups[-1], self.state[self.table]
         if not state:
-            # what Adam's own state looks like, so that it is saved and loaded as that is
+            # in the form of Adam's own state, so that it is saved and loaded like it
             state["step"] = torch.zeros((), dtype=torch.float32, device=table.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
         state["step"] += 1

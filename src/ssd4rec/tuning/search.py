@@ -5,14 +5,13 @@ Only the validation part is looked at.
 
 import hashlib
 import json
+import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
 import optuna
 import torch
 from optuna.trial import Trial, TrialState
@@ -20,11 +19,11 @@ from optuna.trial import Trial, TrialState
 from ssd4rec._io import write_atomically
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtifactError, ConfigError, DivergedError
-from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import Prepared
-from ssd4rec.training.fit import fit
-from ssd4rec.training.state import LAST
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.checkpoint import LAST
+from ssd4rec.training.loop import TrainingLoop, fit
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
 from ssd4rec.tuning.space import Dimension, Value, with_values
 from ssd4rec.tuning.study import (
@@ -40,6 +39,8 @@ from ssd4rec.tuning.study import (
     suggest,
     take_up,
 )
+
+logger = logging.getLogger(__name__)
 
 REFUSED = "refused"  # what is kept of a trial that its settings ended
 OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it may be learned; any other error ends the search
@@ -71,7 +72,7 @@ class _OutOfTimeError(Exception):
     """The minutes are over; what the trial has learned is kept."""
 
 
-class _Pruning(pl.Callback):
+class _Pruning(Callback):
     """Reports each epoch to the search; stops a trial that is below the median of the others, or when the time is over."""
 
     def __init__(self, trial: Trial, reported: set[int], deadline: float | None) -> None:
@@ -79,20 +80,22 @@ class _Pruning(pl.Callback):
         self._reported = reported
         self._deadline = deadline
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        # here, not at the end: what is interrupted now has its last epoch on disk
+    def on_epoch_start(self, loop: TrainingLoop) -> None:
+        """Stop if the time is over: at the start of an epoch, when the last one is in the checkpoint."""
+        del loop
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise _OutOfTimeError
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        epoch = int(trainer.current_epoch) + 1
-        if epoch not in self._reported:
-            self._trial.report(float(trainer.callback_metrics[MONITORED_METRIC]), epoch)
-        if epoch < int(trainer.max_epochs or 0) and self._trial.should_prune():
+    def on_epoch_end(self, loop: TrainingLoop) -> None:
+        """Report the epoch, and stop a trial that is worse than the others."""
+        last = loop.history[-1]
+        if last.epoch not in self._reported:
+            self._trial.report(last.ndcg, last.epoch)
+        if last.epoch < loop.max_epochs and self._trial.should_prune():
             raise optuna.TrialPruned
 
 
-def search(  # noqa: PLR0913 - each is a choice of the caller
+def search(
     data: Prepared,
     config: Config,
     space: Sequence[Dimension],
@@ -101,8 +104,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
     trials: int = 30,
     minutes: float | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
-    callbacks: Sequence[pl.Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> SearchReport:
     """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test part is not read.
 
@@ -114,8 +116,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
         trials: finished and pruned trials in all, those of earlier runs included.
         minutes: of this run; the trial that is under way is resumed by the next run.
         seed: of the choice of values; each trial's weights follow `training.seed`.
-        say: receives one line for each trial.
-        callbacks: Lightning callbacks on top.
+        callbacks: added to those of the search, e.g. a progress bar.
 
     Returns:
         All trials, the importance of each setting, where the best settings lie.
@@ -150,7 +151,7 @@ def search(  # noqa: PLR0913 - each is a choice of the caller
                 study.tell(trial, state=TrialState.FAIL)
                 raise
             _write_best(study, config, place)
-            say(_line(study, len(finished(study)), trials))
+            logger.info(_line(study, len(finished(study)), trials))
         return _report(study, place, stopped)
 
 
@@ -162,7 +163,7 @@ def _run(
     space: Sequence[Dimension],
     place: Path,
     deadline: float | None,
-    callbacks: Sequence[pl.Callback],
+    callbacks: Sequence[Callback],
 ) -> None:
     values = {dimension.name: suggest(trial, dimension) for dimension in space}
     same = next((each for each in finished(study) if each.params == trial.params), None)

@@ -1,0 +1,128 @@
+"""Random numbers keyed by what they are for, instead of by the order in which they are drawn.
+
+With one generator per batch, the dropout and the masks of a sequence depend on where it lies in the batch. When several
+processes share a batch they must not. Inside `keyed(keys)` each row (a position of the packed batch) has a key, and its
+numbers are a function of that key, the number of the draw within the step, and the column. Outside, everything here is
+PyTorch's own generator.
+
+The function is SplitMix64 (Steele, Lea and Flood 2014) as a counter-based generator: output i of the stream with seed `key`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssd4rec.array_types import CuSeqlens
+from ssd4rec.errors import ShapeError
+from ssd4rec.ops.segments import append, to_device
+
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
+COLUMNS = 1 << 24  # draws of a step are this far apart in each row's stream
+
+
+@dataclass
+class _Stream:
+    keys: Tensor  # int64 [rows]
+    draws: list[int]  # how many draws the step has made: shared by all views of it
+
+
+_current: list[_Stream] = []
+
+
+@contextmanager
+def keyed(keys: Tensor | None) -> Iterator[None]:
+    """Draw by keys inside the block. None: do not.
+
+    Args:
+        keys: int64 [rows], one for each row of the tensors that are drawn for.
+    """
+    if keys is None:
+        yield
+        return
+    _current.append(_Stream(keys, [0]))
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+@contextmanager
+def at(rows: Tensor) -> Iterator[None]:
+    """Inside the block, tensors have some of the rows: row i of theirs has the key of row `rows[i]`.
+
+    Args:
+        rows: int64 [n]; on the CPU or on the keys' device.
+    """
+    if not _current:
+        yield
+        return
+    stream = _current[-1]
+    _current.append(_Stream(stream.keys[to_device(rows, stream.keys.device)], stream.draws))
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+@contextmanager
+def appended(cu_seqlens: CuSeqlens) -> Iterator[None]:
+    """Inside the block, each sequence has one more row at its end, whose key follows from its last one.
+
+    Args:
+        cu_seqlens: int64 [B + 1] before the rows are appended.
+    """
+    if not _current:
+        yield
+        return
+    stream = _current[-1]
+    last = stream.keys[to_device(cu_seqlens[1:] - 1, stream.keys.device)]
+    _current.append(_Stream(append(stream.keys, cu_seqlens, splitmix64(last))[0], stream.draws))
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+def active() -> bool:
+    """Return whether numbers are drawn by keys."""
+    return bool(_current)
+
+
+def bits(rows: int, columns: int) -> Tensor:
+    """Draw 64 random bits for each row and column: int64 [rows, columns].
+
+    Raises:
+        ShapeError: there is not one key for each row.
+    """
+    stream = _current[-1]
+    if len(stream.keys) != rows:
+        raise ShapeError(f"keyed random numbers need one key for each row, found {len(stream.keys)} keys for {rows} rows")
+    first = stream.draws[0] * COLUMNS
+    stream.draws[0] += 1
+    counter = torch.arange(first + 1, first + columns + 1, device=stream.keys.device) * GOLDEN
+    return splitmix64(stream.keys[:, None] + counter)
+
+
+def uniform(shape: torch.Size, device: torch.device) -> Tensor:
+    """Draw float32 numbers in [0, 1) of the shape [rows] or [rows, columns]."""
+    if not active():
+        return torch.rand(shape, device=device)
+    columns = 1 if len(shape) == 1 else shape[1]
+    drawn = (bits(shape[0], columns) >> 40) & 0xFFFFFF
+    return (drawn.to(torch.float32) * 2.0**-24).view(shape)
+
+
+def splitmix64(value: Tensor) -> Tensor:
+    """Mix the bits of int64 numbers; `value` is a seed plus a multiple of GOLDEN."""
+    value = (value ^ _shifted(value, 30)) * MIX_1
+    value = (value ^ _shifted(value, 27)) * MIX_2
+    return value ^ _shifted(value, 31)
+
+
+def _shifted(value: Tensor, by: int) -> Tensor:
+    """Shift right without the sign."""
+    return (value >> by) & ((1 << (64 - by)) - 1)

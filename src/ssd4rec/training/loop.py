@@ -1,0 +1,375 @@
+"""The training loop: epochs, validation, early stopping, averaged weights, resuming, any number of processes.
+
+It is plain PyTorch on one page. Lightning's Trainer was used before, with its checkpoints, early stopping, progress bar,
+loggers and sanity checks switched off one by one; what was left of it was a `for` loop (docs/explanation/training-loop.md has
+the measurements). Lightning Fabric would keep the loop as it is here, and brings 4.5 s of CPU time at import for what takes
+three lines of PyTorch: autocast, `init_process_group` and one all-reduce.
+"""
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ssd4rec.config import TrainingConfig
+from ssd4rec.data.packing import materialize_batch
+from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.split import Split, training_counts
+from ssd4rec.diagnostics import resolve_device
+from ssd4rec.distributed import World, current_world
+from ssd4rec.errors import ConfigError, DivergedError
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
+from ssd4rec.evaluation.ranks import rank_examples
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, lock_folder, training_identity
+from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, plan_pass, prepare
+from ssd4rec.training.row_adam import RowAdam
+from ssd4rec.training.sharing import share_of, stream_keys
+
+VALIDATION_TOKENS = 32768  # positions encoded at once, at most: a preset of the paper has a batch of 1,000,000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """The training history and its outcome."""
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    best_ndcg: float  # validation NDCG@10 of the best epoch's weights
+    stopped: str  # "patience" or "max_epochs"
+    seconds: float  # all epochs, including those before a resume
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the values for JSON."""
+        return asdict(self)
+
+
+def fit(
+    model: NextItemModel,
+    sequences: Sequences,
+    split: Split,
+    config: TrainingConfig,
+    *,
+    directory: str | Path | LockedFolder | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> TrainingReport:
+    """Train a model in place; it ends with the weights of the epoch that validated best, on the CPU and in training mode.
+
+    In a process group (`ssd4rec.distributed`), all processes call this together: they share every batch, and end with the same
+    weights. Only the first one writes checkpoints; `directory` must be readable for all of them to resume.
+
+    Args:
+        model: trained in place.
+        sequences: the events.
+        split: the training and validation parts.
+        config: objective, optimizer, early stopping.
+        directory: where checkpoints are written after each epoch, and each minute within an epoch; a folder that the caller
+            has locked already; None: nowhere.
+        resume: continue from the checkpoint in `directory`; on the same machine with as many threads, the weights are those of
+            an uninterrupted run, bit for bit.
+        callbacks: called along the way, e.g. a progress bar.
+
+    Raises:
+        StateError: there is no checkpoint to resume from, or it is damaged or belongs to another training.
+        ArtifactError: another process trains in `directory`, or it cannot be written.
+        BackendError: the accelerator is not available.
+        DivergedError: the loss or a score is not finite.
+        ProcessGroupError: another process of the group was lost.
+    """
+    world = current_world()
+    if world.size > 1:
+        _check_independent_of_processes(model, config)
+    device = resolve_device(config.accelerator)  # before anything is written
+    with _folder(directory, world) as folder, _algorithms(config), _random_numbers_restored():
+        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config))
+        model.to(device, torch.float64 if config.precision == "64-true" else None)
+        loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world)
+        if resume:
+            loop.resume()
+        loop.run()
+        weights = checkpoints.best_weights() if world.is_first else None
+        model.to("cpu")
+        if weights is not None:
+            model.load_state_dict(weights)
+        world.broadcast_(list(model.state_dict().values()))
+        if config.precision == "64-true":
+            model.float()
+    history = tuple(loop.history)
+    best = best_epoch(history)
+    stopped = "patience" if len(history) < config.max_epochs else "max_epochs"
+    return TrainingReport(history, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in history))
+
+
+def _check_independent_of_processes(model: NextItemModel, config: TrainingConfig) -> None:
+    """Refuse settings with which the weights would depend on the number of processes."""
+    if config.random_numbers != "sequence":
+        raise ConfigError(
+            f'training with several processes needs training.random_numbers = "sequence", found "{config.random_numbers}": masks '
+            f"and dropout of a batch must not depend on how it is shared; ssd4rec train --devices sets it"
+        )
+    if any(isinstance(part, nn.GRU) and part.dropout > 0 for part in model.modules()):
+        raise ConfigError(
+            "the dropout between several GRU layers depends on how a batch is shared between processes; "
+            "set backbone.layers=1 or backbone.dropout=0.0, or train with one process"
+        )
+
+
+class TrainingLoop:
+    """The state of a training and its loop; see `fit` for the arguments, and `Callback` for the attributes.
+
+    All random numbers of a step depend on (seed, number of the step) or, with `random_numbers = "sequence"`, on (seed, epoch,
+    user, place), so a resumed run draws what an uninterrupted one would have drawn.
+
+    With `ema_decay` the model that is validated and kept is the exponential moving average of the weights, from the initial
+    ones on: after step n, average = d average + (1 - d) weights, d = min(ema_decay, (1 + n) / (10 + n)). It averages about a
+    tenth of the steps so far, until that is as many as the decay says (Polyak and Juditsky 1992; the rising decay as in
+    TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(
+        self,
+        model: NextItemModel,
+        sequences: Sequences,
+        split: Split,
+        config: TrainingConfig,
+        checkpoints: Checkpoints,
+        callbacks: Sequence[Callback],
+        world: World,
+    ) -> None:
+        self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
+        self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
+        self.average = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
+        model.table.sparse = config.updated_rows == "touched"
+        self.optimizer = _make_optimizer(model, config)
+        self.sampler = _make_sampler(model, sequences, split, config)
+        self.validation = split.validation.prefixes()
+        self.max_epochs = config.max_epochs
+        self.epoch = self.batch = self.batches = self.step = 0
+        self.history: list[Epoch] = []
+        self.should_stop = False  # a callback may set it: the training ends with the current epoch
+        self.loss_sum: Tensor = torch.zeros((), device=self.device, dtype=model.table.weight.dtype)
+        self._seconds_before = 0.0  # of the current epoch, before a resume
+        self._began = time.monotonic()
+
+    @property
+    def measured(self) -> NextItemModel:
+        """The model that is validated and kept."""
+        return self.average or self.model
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training ends with the last epoch of its history."""
+        if not self.history:
+            return False
+        since_best = len(self.history) - best_epoch(self.history).epoch
+        return self.should_stop or len(self.history) >= self.config.max_epochs or since_best >= self.config.patience
+
+    def run(self) -> None:
+        """Train until early stopping or the last epoch."""
+        self._call("on_fit_start")
+        try:
+            while not self.is_finished:
+                self._run_epoch()
+        finally:
+            self._call("on_fit_end")
+
+    def _run_epoch(self) -> None:
+        self._began = time.monotonic()
+        plan = plan_pass(self.split.train, self.config, self.epoch)
+        self.batches = len(plan.batches)
+        self._call("on_epoch_start")
+        for batch in self._training_batches(plan):
+            self._call("on_batch_start")
+            self._train_step(batch)
+            self._call("on_batch_end")
+            # not after the last batch: a resume there would skip the validation
+            if self.batch < self.batches and self.checkpoints.is_due:
+                self._save_checkpoint()
+        self._call("on_validation_start")
+        loss, score = float(self.loss_sum / self.batches), self._validate()
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss of epoch {self.epoch + 1} is {loss}; lower training.learning_rate and train again")
+        is_best = score > max((epoch.ndcg for epoch in self.history), default=-1.0)
+        self.history.append(Epoch(len(self.history) + 1, loss, score, self._seconds()))
+        self._call("on_epoch_end")
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum.zero_()
+        self._seconds_before, self._began = 0.0, time.monotonic()
+        if is_best and self.world.is_first:
+            self.checkpoints.save_best(self.measured)
+        self._save_checkpoint()
+
+    def _training_batches(self, plan: Plan) -> Iterator[TrainingBatch | None]:
+        """Yield this process's share of the remaining batches of the epoch; None for an empty share."""
+        for placed in plan.batches[self.batch :]:
+            share, keys = placed, None
+            if self.world.size > 1:
+                share = share_of(placed, plan.examples.lengths, self.config.token_budget, self.world)
+            if not len(share.rows):
+                yield None
+                continue
+            packed = materialize_batch(self.sequences, plan.examples, share)
+            batch = prepare(packed, self.config, repeats=self.model.repeat_logits is not None)
+            if self.config.random_numbers == "sequence":
+                keys = stream_keys(plan.examples, share, batch.cu_seqlens, (self.config.seed, self.epoch))
+            yield batch._replace(keys=keys).to(self.device)
+
+    def _train_step(self, batch: TrainingBatch | None) -> None:
+        torch.manual_seed((self.config.seed << 32) + self.step)
+        if self.config.schedule == "cosine":
+            self._set_learning_rate()
+        self.optimizer.zero_grad()
+        loss = None if batch is None else self._forward(batch)
+        if loss is not None:
+            (loss.mean * loss.targets if self.world.size > 1 else loss.mean).backward()
+        self.loss_sum += self._reduce(loss)
+        self.optimizer.step()
+        self.step, self.batch = self.step + 1, self.batch + 1
+        if self.average is not None:
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+            get_ema_multi_avg_fn(decay)(list(self.average.parameters()), list(self.model.parameters()), self.step)
+
+    def _forward(self, batch: TrainingBatch) -> BatchLoss | None:
+        with self._autocast():
+            loss = batch_loss(self.model, batch, self.config, self.sampler)
+        return loss if loss.targets else None
+
+    def _reduce(self, loss: BatchLoss | None) -> Tensor:
+        """Return the mean loss over the targets of all processes, and make every gradient the gradient of that mean."""
+        if self.world.size == 1:
+            return loss.mean.detach() if loss else self.loss_sum.new_zeros(())
+        total = self.loss_sum.new_zeros(()) if loss is None else (loss.mean * loss.targets).detach().to(self.loss_sum)
+        targets = self.loss_sum.new_tensor(0 if loss is None else loss.targets)
+        dense, sparse = [], [self.model.table.weight] if self.model.table.sparse else []
+        for parameter in self.model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+                if any(parameter is each for each in sparse):
+                    parameter.grad = parameter.grad.to_sparse(1)
+            if not parameter.grad.is_sparse:
+                dense.append(parameter.grad)
+        self.world.sum_([*dense, total, targets])
+        for parameter in sparse:
+            parameter.grad = self.world.sum_sparse(parameter.grad) / targets
+        torch._foreach_div_(dense, targets.item())
+        return total / targets
+
+    def _set_learning_rate(self) -> None:
+        # depends on the progress only, so a resumed run continues with the same rates
+        done = (self.epoch + self.batch / self.batches) / self.config.max_epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def _validate(self) -> float:
+        """Return NDCG@10 of the validation part."""
+        tokens = min(4 * self.config.token_budget, VALIDATION_TOKENS)
+        with self._autocast():
+            ranks = rank_examples(self.measured, self.sequences, self.validation, tokens, world=self.world)
+        return ndcg(ranks, MONITORED_CUTOFF)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
+
+    def _call(self, hook: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _save_checkpoint(self) -> None:
+        if not self.world.is_first:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+        tensors["loss_sum"] = self.loss_sum
+        progress = Progress(self.epoch, self.batch, self.step, self._seconds(), tuple(self.history))
+        self.checkpoints.save(progress, tensors)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint.
+
+        Raises:
+            StateError: there is none, it is damaged, or it belongs to another training.
+        """
+        progress, tensors = self.checkpoints.load()
+        self.epoch, self.batch, self.step = progress.epoch, progress.batch, progress.step
+        self.history, self._seconds_before = list(progress.history), progress.seconds
+        self.model.load_state_dict(_with_prefix(tensors, "model."))
+        if self.average is not None:
+            self.average.load_state_dict(_with_prefix(tensors, "average."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _with_prefix(tensors, "optimizer.").items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.loss_sum.copy_(tensors["loss_sum"])
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _make_optimizer(model: NextItemModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return Adam, as the authors have it; with sparse updates of the item table, `RowAdam`."""
+    if config.updated_rows == "touched":
+        table = model.table.weight
+        return RowAdam([each for each in model.parameters() if each is not table], table, config.learning_rate)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def _make_sampler(model: NextItemModel, sequences: Sequences, split: Split, config: TrainingConfig) -> NegativeSampler | None:
+    if not config.samples(model.catalog_size):
+        return None
+    counts = torch.from_numpy(training_counts(sequences, split.train, model.catalog_size))[1:]
+    return make_negative_sampler(counts, config.negative_power, config.negatives)
+
+
+@contextmanager
+def _folder(directory: str | Path | LockedFolder | None, world: World) -> Iterator[Path]:
+    """Yield the folder of the checkpoints, locked by the first process."""
+    if isinstance(directory, LockedFolder):
+        yield directory.folder
+    elif directory is None:
+        with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
+            yield Path(temporary)
+    else:
+        with lock_folder(directory) if world.is_first else nullcontext():
+            yield Path(directory)
+
+
+@contextmanager
+def _algorithms(config: TrainingConfig) -> Iterator[None]:
+    """Use deterministic algorithms inside the block if the settings say so."""
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
+        torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
+def _random_numbers_restored() -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
