@@ -87,8 +87,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_presets() -> None:
-    """One preset a row of the paper's table, and the default."""
-    assert presets() == sorted([*PAPER, "quick"])
+    """One preset a row of the paper's table, the default, and one for sparse data."""
+    assert presets() == sorted([*PAPER, "quick", "regularized"])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -537,3 +537,20 @@ def test_fusion_settings_are_a_number_or_tuned(value: str) -> None:
     assert "constrained" not in str(caught.value)
     assert load_config("quick", ["fusion.cooccurrence=2"]).fusion.cooccurrence == 2.0
     assert load_config("quick").fusion.cooccurrence == "tuned"
+
+
+def test_the_regularized_preset_is_the_measured_recipe() -> None:
+    """`benchmarks/bench_recipes.py` measures preset quick with changes; preset regularized has just these."""
+    changes = [
+        "backbone.norm_embedding=false",
+        "backbone.norm_first=true",
+        "backbone.input_fade=0.7",
+        "backbone.input_dropout=0.3",
+        "backbone.repeat_logits=recency",
+        "training.token_budget=512",
+        "training.mask_ratio=0.0",
+        "training.schedule=cosine",
+        "training.label_smoothing=0.1",
+        "training.max_epochs=12",
+    ]
+    assert load_config("regularized") == load_config("quick", changes)
