@@ -34,7 +34,7 @@ def test_data_are_printed_to_the_letter(printed):
     _render.show_recommendations(shared.out_console, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
     _render.show_data(shared.out_console, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
     found = printed()
-    for start in ("[rec] ", "[b]", "[i]", "User [u]", "[red]plays", "note: column [x]"):
+    for start in ("[rec] ", "[b]", "[i]", "User [u]", "[red]plays", "warning: column [x]"):
         assert f"{start}{HOSTILE}" in found
 
 
@@ -57,7 +57,7 @@ def test_the_figures_of_a_group_say_their_cutoff(printed):
         "protocol": {"split": "leave-last-out"},
         "test_groups": {"by_length": [group], "by_popularity": [group]},
     }
-    _render.show_figures(shared.out_console, report)
+    _render.show_metrics(shared.out_console, report)
     assert printed().count(" hr@5 ┃ ndcg@5 ") == 2
 
 
@@ -69,3 +69,9 @@ def test_a_bar_names_its_work_to_the_letter():
     bar.refresh()
     bar.console.print(bar.get_renderable())
     assert HOSTILE in printed.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    """Escape sequences, bidirectional overrides and NUL are shown as escapes; letters and joiners stay."""
+    assert _render.printable("\x1b[31mred\x00\u202e\u9f8d \u200d") == "\\x1b[31mred\\x00\\u202e\u9f8d \u200d"
+    assert len(_render.printable("x" * 10**6)) == _render.MAX_MESSAGE

@@ -1,12 +1,13 @@
-"""The command line: results on standard output, progress and notes on standard error.
+"""The command line: results on standard output, progress and warnings on standard error.
 
-Exit code 0 on success, 2 on the user's mistake with one clear line, 1 on ours, 130 when interrupted.
-torch takes seconds to import, so each command imports what it needs when it runs.
+Exit codes: 0 success, 1 internal error, 2 invalid input (one clear line), 130 interrupted, 143 terminated.
+Importing torch takes seconds, so each command imports what it needs when it runs.
 """
 
 import errno
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import metadata
@@ -16,6 +17,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from ssd4rec.cli._render import printable
 from ssd4rec.cli.build import build_data
 from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
@@ -34,11 +36,11 @@ from ssd4rec.errors import SSD4RecError
 
 
 class _InterruptionError(Exception):
-    """Ctrl-C, with what the command says of it."""
+    """Ctrl-C, with the message of the command."""
 
 
 class _Commands(TyperGroup):
-    """Typer ends an interrupted command without a word; `main` has one."""
+    """Pass Ctrl-C on to `main`; Typer would end the command without a message."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -69,8 +71,8 @@ models_app.command("list")(list_models)
 models_app.command("activate")(activate_model)
 
 
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
-    if asked:
+def _show_version(requested: bool) -> None:  # noqa: FBT001 - a callback of Typer
+    if requested:
         typer.echo(metadata.version("ssd4rec"))
         raise typer.Exit
 
@@ -80,8 +82,8 @@ def _about(
     *,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
 ) -> None:
-    """Sequential recommendation with SSD4Rec: train on a log of who met what when, measure, recommend."""
-    del version  # shown by then
+    """Sequential recommendation from user-item interaction logs: train, evaluate, recommend, serve."""
+    del version  # handled by the callback
     show_log_messages()
 
 
@@ -101,10 +103,12 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one line and exit code 2."""
+    """Run the command line; an error of the library is printed as one line with exit code 2."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a title that the terminal has no letters for is shown as ????
+            stream.reconfigure(errors="replace")  # characters that the terminal cannot show become ?
     try:
         try:
             app(standalone_mode=True)
@@ -113,10 +117,10 @@ def main() -> None:
                 sys.stdout.flush()
     except SSD4RecError as error:
         _end(str(error))
-    except OSError as error:  # of the system, such as a full disk behind standard output
-        with suppress(OSError, AttributeError):  # or Python writes once more as it ends
+    except OSError as error:  # for example a full disk behind standard output
+        with suppress(OSError, AttributeError):  # otherwise Python writes again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:  # `| head` has read enough
+        if error.errno == errno.EPIPE:  # the reader, such as `head`, has exited
             sys.exit(1)
         _end(str(error))
     except (_InterruptionError, KeyboardInterrupt) as error:
@@ -124,6 +128,11 @@ def main() -> None:
         sys.exit(130)
 
 
+def _terminate(*_: object) -> NoReturn:
+    """Exit like a shell reports SIGTERM; open files are closed and temporary files removed on the way."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def _end(error: str) -> NoReturn:
-    err_console.print(Text.assemble(("error:", "bold red"), f" {error}"))
+    err_console.print(Text.assemble(("error:", "bold red"), f" {printable(error)}"))
     sys.exit(2)

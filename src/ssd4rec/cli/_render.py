@@ -1,8 +1,9 @@
-"""What a person sees: tables of data, figures and recommendations.
+"""Tables and progress bars of the command line.
 
-The consoles are those of `cli.shared`, which print what they are given to the letter, square brackets too.
+Text from data, such as titles and ids, passes through `printable`: control characters must not reach the terminal.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,10 +22,27 @@ from rich.table import Table
 
 from ssd4rec.data.summary import note_on_ties
 
+JOINERS = "\u200c\u200d"  # invisible characters that several scripts need
+MAX_MESSAGE = 4000  # characters
+
+
+def printable(text: object, limit: int = MAX_MESSAGE) -> str:
+    """Escape control and formatting characters, and shorten the text to `limit` characters."""
+    characters = str(text)
+    shortened = characters if len(characters) <= limit else f"{characters[: limit - 2]} …"
+    return "".join(
+        character if character in JOINERS or unicodedata.category(character) not in {"Cc", "Cf", "Cs"} else _escape(character)
+        for character in shortened
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode() if character != "\n" else " "
+
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
-    """What was read, what was dropped and why, what is left; `data` is that part of a report."""
-    table = Table(title=f"Data: {data['read']['source']}")
+    """Show what was read, dropped and kept; `data` is the part of a report with this name."""
+    table = Table(title=f"Data: {printable(data['read']['source'])}")
     for name in ("", "users", "items", "interactions", "mean length", "longest"):
         table.add_column(name, justify="left" if not name else "right")
     read, dropped, kept = data["read"], data["dropped"], data["kept"]
@@ -40,15 +58,15 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
     )
     console.print(table)
     if dropped["interactions"]:
-        console.print(f"dropped: {dropped['why']}")
-    for note in read["notes"]:
-        console.print(f"note: {note}")
+        console.print(f"dropped: {printable(dropped['why'])}")
+    for warning in read["notes"]:
+        console.print(f"warning: {printable(warning)}")
     if ties := note_on_ties(data):
         console.print(f"note: {ties}")
 
 
-def show_figures(console: Console, report: Mapping[str, Any]) -> None:
-    """The test figures of the model with its fusion, of either alone and of popularity; their protocol."""
+def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
+    """Show the test metrics of the model, its parts and the most popular items, and their protocol."""
     backbone = report.get("model", {}).get("backbone", {}).get("name", "ssd4rec")
     columns = {backbone: report["test"], "popularity": report.get("popularity", {}).get("test", {})}
     if fusion := report.get("fusion"):
@@ -58,16 +76,16 @@ def show_figures(console: Console, report: Mapping[str, Any]) -> None:
             **({"fusion alone": fusion["fusion_alone"]} if "fusion_alone" in fusion else {}),
             "popularity": columns["popularity"],
         }
-    table = Table(title="Test: one held-out event a user" if report["protocol"]["split"] == "leave-last-out" else "Test")
+    table = Table(title="Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test")
     for name in ("metric", *columns, "over popularity"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in report["test"].items():
-        cells = [figures.get(name) for figures in columns.values()]
+        cells = [metrics.get(name) for metrics in columns.values()]
         ratio = f"{value / cells[-1]:.1f}x" if cells[-1] else ""
         table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
     console.print(table)
     _show_protocol(console, report["protocol"])
-    cutoff = next(iter(report["test"])).partition("@")[2]  # groups are measured at the first one
+    cutoff = next(iter(report["test"])).partition("@")[2]  # of the groups
     for title, groups in report.get("test_groups", {}).items():
         _show_groups(console, title, groups, cutoff)
 
@@ -88,17 +106,17 @@ def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any
 def show_recommendations(
     console: Console, rows: Sequence[Mapping[str, Any]], history: Sequence[str] = (), title: str = ""
 ) -> None:
-    """Recommendations; beside them the end of the history that they follow, the newest last."""
-    table = Table(title=title or None)
+    """Show recommendations, next to the end of the history with its latest item last."""
+    table = Table(title=printable(title) or None)
     if history:
-        table.add_column("the history ends with")
+        table.add_column("history ends with")
     for name in ("rank", "item", "title", "score"):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left")
     for place in range(max(len(rows), len(history))):
-        cells = [history[place] if place < len(history) else ""] if history else []
+        cells = [printable(history[place]) if place < len(history) else ""] if history else []
         if place < len(rows):
             row = rows[place]
-            cells += [str(row["rank"]), str(row["item"]), row["title"] or "", f"{row['score']:.2f}"]
+            cells += [str(row["rank"]), printable(row["item"]), printable(row["title"] or ""), f"{row['score']:.2f}"]
         table.add_row(*cells)
     console.print(table)
 
@@ -106,7 +124,7 @@ def show_recommendations(
 def show_trials(
     console: Console, trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float], protocol: Mapping[str, Any]
 ) -> None:
-    """The trials of a search, best first, what they were compared by, and how much each setting explains."""
+    """Show the trials of a search, best first, their protocol, and the importance of each setting."""
     table = Table(title="Trials: validation NDCG@10, best first")
     for name in ("trial", "ndcg@10", "epochs"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -117,7 +135,7 @@ def show_trials(
             for name, value in trial["values"].items()
         )
         learned = trial["ndcg"] is not None
-        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learned else "not possible"
+        score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learned else "failed"
         table.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
     console.print(table)
     _show_protocol(console, protocol)
@@ -127,12 +145,12 @@ def show_trials(
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar for work that takes longer than two seconds; silent where there is no terminal."""
+    """Return a progress bar, which is not shown unless the console is a terminal."""
     return _bar(console, MofNCompleteColumn())
 
 
 def download_bar(console: Console) -> Progress:
-    """The same for bytes, with their speed."""
+    """Return a progress bar for bytes, with their speed."""
     return _bar(console, DownloadColumn(), TransferSpeedColumn())
 
 

@@ -16,12 +16,12 @@ from ssd4rec.cli.shared import (
     TimeOption,
     UserOption,
     cache,
+    check_columns,
     columns_as_settings,
     err_console,
     open_prepared,
     out_console,
     print_json,
-    refuse_columns,
     reporter,
     say,
 )
@@ -82,7 +82,7 @@ def fetch_data(
         print_json(asdict(fetched))
         return
     for note in fetched.notes:
-        say(f"note: {note}")
+        say(f"warning: {note}")
     if fetched.was_there:
         say(f"already on this machine; remove {fetched.folder} to fetch it again, or give a file with --from")
     raw, kept = fetched.raw, fetched.kept
@@ -110,7 +110,7 @@ def describe_data(
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     chosen = load_config(config, overrides)
-    refuse_columns(data, overrides)
+    check_columns(data, overrides)
     prepared = open_prepared(data, chosen, None)
 
     from ssd4rec import pipeline

@@ -1,4 +1,4 @@
-"""`doctor`: versions, devices and kernels in use."""
+"""`doctor`: show versions, devices and kernels."""
 
 from rich.table import Table
 
@@ -11,7 +11,7 @@ from ssd4rec.cli.shared import (
 
 
 def doctor(*, as_json: JsonOption = False) -> None:
-    """Show which versions, devices and kernels are in use, and why."""
+    """Show versions, devices and kernels in use, and why they were chosen."""
     from ssd4rec.diagnostics import diagnose
 
     findings = {**diagnose(), "cache": str(cache())}

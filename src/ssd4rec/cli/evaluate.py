@@ -1,4 +1,4 @@
-"""`evaluate`: what a finished model is worth."""
+"""`evaluate`: the metrics of a trained model."""
 
 from typing import Annotated, Any
 
@@ -13,24 +13,24 @@ from ssd4rec.cli.shared import (
     SetOption,
     TimeOption,
     UserOption,
+    check_columns,
     columns_as_settings,
     err_console,
     open_data,
     out_console,
     print_json,
-    refuse_columns,
     reporter,
     say,
 )
 from ssd4rec.errors import ConfigError
 
-LEARNT = ("backbone", "training", "fusion")  # groups of settings that a finished model was made with
+TRAINING_GROUPS = ("backbone", "training", "fusion")  # groups of settings that are fixed after training
 
 
 def evaluate(
     directory: DirArgument,
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Data to measure on; omit to show the figures from training.")
+        str | None, typer.Argument(metavar="[DATA]", help="Data to evaluate on; omit to show the metrics from training.")
     ] = None,
     *,
     settings: SetOption = None,
@@ -40,7 +40,7 @@ def evaluate(
     time: TimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the figures of a finished model, or measure it again on DATA, for example with --set evaluation.exclude_seen=true."""
+    """Show the metrics of a trained model, or evaluate it on DATA, for example with --set evaluation.exclude_seen=true."""
     from ssd4rec import pipeline
     from ssd4rec.artifact import load_artifact
     from ssd4rec.config import dump_config, parse_config
@@ -48,35 +48,35 @@ def evaluate(
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     if data is None and (overrides or accelerator != "auto"):
-        given = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
-        raise ConfigError(f"{given} says how DATA is read or measured; give the data too: ssd4rec evaluate DIR DATA …")
-    _refuse_what_is_learnt(settings or [])
+        option = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
+        raise ConfigError(f"{option} needs data to evaluate on; pass it too: ssd4rec evaluate DIR DATA …")
+    _check_settings(settings or [])
     artifact = load_artifact(directory, "cpu" if data is None else resolve_device(accelerator))
     if data is None:
         report: dict[str, Any] = dict(artifact.report)
         if not {"test", "protocol"} <= report.keys():
-            raise ConfigError(f"{directory} was saved without figures; measure it on data: ssd4rec evaluate {directory} DATA")
+            raise ConfigError(f"{directory} was saved without metrics; evaluate it on data: ssd4rec evaluate {directory} DATA")
     else:
         chosen = parse_config(dump_config(artifact.config), overrides, source=str(directory))
-        refuse_columns(data, overrides)
+        check_columns(data, overrides)
         interactions, _ = open_data(data, chosen, None)
         with _render.progress_bar(err_console) as bar:
-            report = pipeline.evaluate_artifact(artifact, interactions, chosen, progress=reporter(bar, "ranking"))
+            report = pipeline.evaluate_artifact(artifact, interactions, chosen, progress=reporter(bar, "evaluating"))
         report["artifact"] = str(directory)
         for note in report["notes"]:
-            say(f"note: {note}")
+            say(f"warning: {note}")
     if as_json:
         print_json(report)
     else:
-        _render.show_figures(out_console, report)
+        _render.show_metrics(out_console, report)
 
 
-def _refuse_what_is_learnt(settings: list[str]) -> None:
-    """A finished model is measured as it is: only what is asked of it can be set."""
+def _check_settings(settings: list[str]) -> None:
+    """Reject settings that are fixed after training."""
     for setting in settings:
         group = setting.partition("=")[0].strip().partition(".")[0]
-        if group in LEARNT:
+        if group in TRAINING_GROUPS:
             raise ConfigError(
-                f"--set {setting} has no effect on a finished model; evaluate takes settings of data and evaluation alone, "
-                f"those of {group} are for ssd4rec train"
+                f"--set {setting} has no effect on a trained model; evaluate takes settings of data and evaluation, "
+                f"and those of {group} are for ssd4rec train"
             )

@@ -12,12 +12,12 @@ from ssd4rec.cli.shared import (
     JsonOption,
     TimeOption,
     UserOption,
+    check_columns,
     columns_as_settings,
     err_console,
     open_data,
     out_console,
     print_json,
-    refuse_columns,
     reporter,
 )
 
@@ -42,7 +42,7 @@ def import_events(
     from ssd4rec.service.store.schema import migrate
 
     overrides = columns_as_settings(user, item, time)
-    refuse_columns(data, overrides)
+    check_columns(data, overrides)
     interactions, _ = open_data(data, load_config("quick", overrides), None)
     engine = open_engine(store, timeout=30.0)
     try:

@@ -1,4 +1,4 @@
-"""`recommend`: what comes next, after a history or for every user of a file."""
+"""`recommend`: the next items for one history, or for every user of a file."""
 
 import csv
 from pathlib import Path
@@ -16,13 +16,13 @@ from ssd4rec.cli.shared import (
     TimeOption,
     UserOption,
     cache,
+    check_columns,
+    check_data_name,
     columns,
     columns_as_settings,
     err_console,
     out_console,
     print_json,
-    refuse_columns,
-    refuse_neither,
     reporter,
     say,
 )
@@ -68,20 +68,20 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     time: TimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recommend what comes next after a history, or to every user of a file."""
+    """Recommend the next items for one history, or for every user of a file."""
     if (history is None) == (users is None):
-        raise ConfigError("give either --history ID,ID,… or --users DATA --out FILE")
+        raise ConfigError("pass either --history ID,ID,… or --users DATA --out FILE")
     if users is not None and out is None:
-        raise ConfigError("--users writes a file: add --out recommendations.parquet")
+        raise ConfigError("--users needs a file to write; add --out recommendations.parquet")
     if users is not None and (allow is not None or deny is not None):
-        raise ConfigError("--allow and --deny go with --history; filter the file that --users writes")
+        raise ConfigError("--allow and --deny work with --history only; with --users, filter the written file")
     if history is not None and out is not None:
-        raise ConfigError(f"--out {out} goes with --users; --history prints, with --json as JSON: leave out --out")
+        raise ConfigError(f"--out {out} works with --users only; --history prints its result: remove --out")
     if history is not None and (user, item, time) != (None, None, None):
-        raise ConfigError("--user, --item and --time name columns of the file of --users; leave them out with --history")
+        raise ConfigError("--user, --item and --time name columns of the file in --users; remove them with --history")
     if users is not None:
-        refuse_neither(users)
-        refuse_columns(users, columns_as_settings(user, item, time))
+        check_data_name(users)
+        check_columns(users, columns_as_settings(user, item, time))
 
     elif (shard, engine, workers) != (None, None, None):
         raise ConfigError("--shard, --engine and --workers go with --users DATA --out FOLDER")
@@ -102,7 +102,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.serving.recommender import Recommender
 
     recommender = Recommender.load(directory, resolve_device(accelerator))
-    unknown_items = cast("UnknownItems", unknown)  # the recommender says which three there are
+    unknown_items = cast("UnknownItems", unknown)  # validated by the recommender
     if users is not None and out is not None:
         _recommend_users(
             recommender,
@@ -132,7 +132,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         )
         return
     for note in found.warnings:
-        say(f"note: {note}")
+        say(f"warning: {note}")
     _render.show_recommendations(out_console, rows)
 
 
@@ -148,7 +148,7 @@ def _as_path(users: str) -> str:
 
 
 def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
-    """Ids of the command line in the catalog's own type; a text that is none of that type stays as it is, and unknown."""
+    """Convert ids to the type of the catalog; text that cannot be converted stays text, and is therefore unknown."""
     try:
         # 7, "a, b",8 -> 7 and a, b and 8
         given = [text for text in next(csv.reader([texts], skipinitialspace=True, strict=True)) if text]
@@ -192,13 +192,13 @@ def _recommend_users(
         return
     out_console.print(f"{counts['rows']:,} recommendations to {counts['users']:,} users in {out}")
     if counts["unknown_interactions"]:
-        say(f"note: interactions with items that the model does not know, skipped: {counts['unknown_interactions']:,}")
+        say(f"warning: interactions with items that the model does not know, skipped: {counts['unknown_interactions']:,}")
     if counts["popular_users"]:
         why = "an unknown item or none at all" if unknown_items == "popular" else "no known item"
         who = "1 user" if counts["popular_users"] == 1 else f"{counts['popular_users']:,} users"
-        say(f"note: {who} had {why} and got popular items")
+        say(f"warning: {who} had {why} and got popular items")
 
 
 def as_rows(found: "Recommendations") -> list[dict[str, Any]]:
-    """Recommendations as `screen` and --json show them."""
+    """Return recommendations as rows for tables and --json."""
     return [{"item": each.item, "title": each.title, "score": each.score, "rank": each.rank} for each in found.items]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssd4rec.cli import _render
-from ssd4rec.cli.shared import JsonOption, cache, err_console, out_console, print_json, refuse_columns, refuse_neither, say
+from ssd4rec.cli.shared import JsonOption, cache, check_columns, check_data_name, err_console, out_console, print_json, say
 
 STUDY_HELP = "accuracy, efficiency, ablation, beta, rho, length, or all; report: render the report of --out again."
 BUDGET_HELP = "small (minutes), medium (hours), paper (its settings), or paper-one-pass (the same with all-positions training)."
@@ -55,12 +55,12 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     if not data:
         raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
     for each in data:
-        refuse_neither(each)
+        check_data_name(each)
     from ssd4rec.datasets.registry import is_known
     from ssd4rec.paper.sweep import plan_sweep, run_sweep
 
     if all(is_known(each) for each in data):  # the columns of files may be named
-        refuse_columns(data[0], settings or [])
+        check_columns(data[0], settings or [])
     names = [name.strip() for name in models.split(",")] if models else []
     logging.getLogger("ssd4rec.paper").addHandler(_ConsoleHandler())
     logging.getLogger("ssd4rec.paper").setLevel(logging.INFO)

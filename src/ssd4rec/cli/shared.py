@@ -1,4 +1,4 @@
-"""What the commands share: consoles, options, and opening the data that a person names."""
+"""Shared parts of the commands: consoles, options, and reading the input data."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ssd4rec.pipeline import Prepared
 
 
-# What is printed is mostly not ours: titles, ids, paths. "[red]" and ":heart:" are letters there; a style is a rich Text.
+# Titles, ids and paths are printed literally: no markup, no emoji codes. Styled text is passed as rich.text.Text.
 out_console = Console(highlight=False, markup=False, emoji=False)
 err_console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -31,10 +31,10 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A file (CSV, TSV, JSON Lines, Parquet, .inter, each also .gz), a named data set, or the address of a store.",
+        help="A file (CSV, TSV, JSON Lines, Parquet, .inter, also compressed), a named data set, or the address of a store.",
     ),
 ]
-DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished model.")]
+DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a trained model.")]
 UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not one of the usual names.")]
 ItemOption = Annotated[str | None, typer.Option("--item", help="Name of the item column.")]
 TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time column.")]
@@ -43,13 +43,13 @@ CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
 ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
 AcceleratorOption = Annotated[
-    str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="Where the model runs; auto: on a GPU if there is one.")
+    str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="Device of the model; auto uses a GPU if there is one.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
 
 
 def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
-    """Read what a person named, as histories and a split; show what is in it."""
+    """Read the input as sequences and a split, and show a summary."""
     prepared = open_prepared(data, config, titles)
     _render.show_data(err_console, prepared.description)
     return prepared
@@ -57,12 +57,12 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
 
 def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared":
     """Read a file, a named data set or a folder of `data build` as sequences and a split."""
-    if (Path(data) / "read.json").is_file():
+    if _is_sequence_folder(Path(data)):
         from ssd4rec.data.interactions import read_titles
         from ssd4rec.pipeline import prepare_folder
 
         return prepare_folder(data, None if titles is None else read_titles(titles), config)
-    interactions, item_titles = open_data(data, config, titles)  # before torch is imported: a mistake is answered at once
+    interactions, item_titles = open_data(data, config, titles)  # before torch is imported, so that errors appear at once
 
     from ssd4rec import pipeline
 
@@ -70,7 +70,7 @@ def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared
 
 
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
-    """A named data set with its titles, or a file with those beside it; titles that are given take their place."""
+    """Return the interactions and titles of a file, a named data set or a store; `titles` replaces its titles."""
     from ssd4rec.data.interactions import read_interactions, read_titles
     from ssd4rec.data.store_source import is_store, read_store
     from ssd4rec.datasets.archives import titles_beside
@@ -82,50 +82,57 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
     if is_known(data):
         opened = open_known(data, cache())
         return opened.interactions, opened.titles if titles is None else read_titles(titles)
-    refuse_neither(data)
+    check_data_name(data)
     interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
     if titles is None and (titles := titles_beside(Path(data))) is not None:
         say(f"titles: {titles}")
     return interactions, None if titles is None else read_titles(titles)
 
 
-def refuse_neither(data: str) -> None:
-    """A word that is no file was meant as the name of a data set.
+def check_data_name(data: str) -> None:
+    """Check a word without a suffix that is not a file: it must be the name of a data set.
 
     Raises:
-        DataError: it is no known one.
+        DataError: no data set has this name.
     """
     from ssd4rec.datasets.registry import KNOWN, is_known
 
-    if not (is_known(data) or Path(data).suffix or _may_be_there(Path(data))):
-        raise DataError(f"{data!r} is neither a file nor a named data set; named are {', '.join(KNOWN)}")
+    if not (is_known(data) or Path(data).suffix or _may_exist(Path(data))):
+        raise DataError(f"{data!r} is neither a file nor a named data set; the named data sets are {', '.join(KNOWN)}")
 
 
-def _may_be_there(path: Path) -> bool:
+def _is_sequence_folder(path: Path) -> bool:
+    try:
+        return (path / "read.json").is_file()
+    except (OSError, ValueError):  # not a valid path; reading it will give the reason
+        return False
+
+
+def _may_exist(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # the system does not say; whoever reads it says why
+    except OSError:  # unknown; reading it will give the reason
         return True
 
 
 def columns(user: str | None, item: str | None, time: str | None) -> "Columns":
-    """The columns that a person named."""
+    """Return the column names as `Columns`."""
     from ssd4rec.data.interactions import Columns
 
     return Columns(user=user, item=item, time=time)
 
 
 def columns_as_settings(user: str | None, item: str | None, time: str | None) -> list[str]:
-    """Named columns as settings, for `load_config`."""
+    """Return the column options as overrides for `load_config`."""
     names = {"user": user, "item": item, "time": time}
     return [f"data.{role}={json.dumps(name)}" for role, name in names.items() if name is not None]
 
 
-def refuse_columns(data: str, overrides: Sequence[str]) -> None:
-    """A person names no columns of a named data set; a TOML file or a RecBole YAML may, it serves files too.
+def check_columns(data: str, overrides: Sequence[str]) -> None:
+    """Reject column options for a named data set, whose columns are known.
 
     Raises:
-        ConfigError: `overrides` name one.
+        ConfigError: an override names a column.
     """
     from ssd4rec.datasets.registry import is_known
 
@@ -133,20 +140,20 @@ def refuse_columns(data: str, overrides: Sequence[str]) -> None:
         group, _, role = override.partition("=")[0].strip().partition(".")
         if group == "data" and role in {"user", "item", "time"}:
             raise ConfigError(
-                f"{data} is a named data set, its columns are known, but {override} names one; leave out --{role} (or --set "
-                f"data.{role}), it is for files"
+                f"{override} names a column, but the columns of the named data set {data} are known; remove --{role} (or "
+                f"--set data.{role}), which is for files"
             )
 
 
 def cache() -> Path:
-    """Where data may be cached."""
+    """Return the folder in which data sets are cached."""
     from ssd4rec.datasets.registry import cache_folder
 
     return cache_folder(os.environ)
 
 
 def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
-    """What long work calls with (done, total): a bar that appears with the first call."""
+    """Return a progress callback (done, total); the bar appears with the first call."""
     task = bar.add_task(description, total=None, visible=False)
     return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
@@ -169,10 +176,10 @@ def show_log_messages() -> None:
 
 
 def say(line: str) -> None:
-    """One line for people, on standard error."""
-    err_console.print(line)
+    """Print one line on standard error."""
+    err_console.print(_render.printable(line))
 
 
 def print_json(value: Any) -> None:
-    """The one JSON object of --json, on standard output."""
-    sys.stdout.write(f"{as_json(value, ensure_ascii=True)}\n")  # whatever the terminal can show
+    """Print the JSON object of --json on standard output."""
+    sys.stdout.write(f"{as_json(value, ensure_ascii=True)}\n")  # independent of the encoding of the terminal

@@ -1,4 +1,4 @@
-"""`train` and `demo`: from a log to a measured model."""
+"""`train` and `demo`: train and evaluate a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,12 @@ from ssd4rec.cli.shared import (
     TimeOption,
     TitlesOption,
     UserOption,
+    check_columns,
     columns_as_settings,
     err_console,
     out_console,
     prepare,
     print_json,
-    refuse_columns,
     reporter,
     say,
 )
@@ -41,13 +41,13 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interr
 def train(  # noqa: PLR0913 - each is an option of the command
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="A file or a named data set; not needed if the --recbole file names one."),
+        typer.Argument(metavar="[DATA]", help="A file or a named data set; optional if the --recbole file names one."),
     ] = None,
     *,
     config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_CONFIG)] = None,
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
     settings: SetOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model; replaces what is there.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model; an existing model is replaced.")] = Path(
         "artifacts/model"
     ),
     resume: ResumeOption = False,
@@ -57,31 +57,31 @@ def train(  # noqa: PLR0913 - each is an option of the command
     titles: TitlesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on DATA, measure the model on each user's last event, beside popularity, and save it to --out."""
+    """Train a model on DATA, evaluate it next to baselines on held-out interactions, and save it to --out."""
     from ssd4rec.config import load_config
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     if recbole is not None and config is not None:
-        raise ConfigError(f"--config {config} and --recbole {recbole} both hold all settings; leave out one of the two")
+        raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
     if recbole is not None:
         chosen, data = _from_recbole(recbole, overrides, data)
     elif data is None:
-        raise DataError("which data? ssd4rec train DATA: a file or a named data set (ssd4rec data list)")
+        raise DataError("missing argument DATA: pass a file or a named data set (`ssd4rec data list` shows their names)")
     else:
         chosen = load_config(config or DEFAULT_CONFIG, overrides)
-    refuse_columns(data, overrides)
+    check_columns(data, overrides)
     prepared = prepare(data, chosen, titles)
     report = _train(prepared, chosen, out, resume=resume)
     if as_json:
         print_json(report)
         return
-    _render.show_figures(out_console, report)
-    say(f"model saved to {out}; try: ssd4rec recommend {out} --history ID,ID,…")
+    _render.show_metrics(out_console, report)
+    say(f"model saved to {out}; next: ssd4rec recommend {out} --history ID,ID,…")
 
 
 def demo(
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")] = Path("artifacts/demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model.")] = Path("artifacts/demo"),
     resume: ResumeOption = False,
 ) -> None:
     """Train on the built-in MovieLens data and show recommendations for three users."""
@@ -93,15 +93,15 @@ def demo(
     say(f"data: {find_known(DEMO).license}")
     prepared = prepare(DEMO, chosen, None)
     report = _train(prepared, chosen, out, resume=resume)
-    _render.show_figures(out_console, report)
+    _render.show_metrics(out_console, report)
     _show_examples(prepared, Recommender.load(out))
     out_console.print(
-        f"Model saved to {out}. With your own data: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…"
+        f"Model saved to {out}. Your own data: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…"
     )
 
 
 def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
-    """The settings of a RecBole file, and the data that it names where the command line names none."""
+    """Return the settings of a RecBole file, and its data set unless DATA is passed."""
     from ssd4rec.config import read_recbole
     from ssd4rec.datasets.registry import is_known
 
@@ -111,7 +111,7 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
     if data is not None:
         return run.config, data
     if run.dataset is None:
-        raise DataError(f"{path} names no dataset; write ssd4rec train DATA --recbole {path}")
+        raise DataError(f"{path} does not name a data set; use ssd4rec train DATA --recbole {path}")
     if run.file is not None:
         for file in (run.file, Path(f"{run.file}.gz")):
             if file.is_file():
@@ -120,7 +120,7 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
     if is_known(name):
         return run.config, name
     raise DataError(
-        f"{path} names the dataset {run.dataset}, but {run.file} does not exist; write ssd4rec train DATA --recbole {path}"
+        f"{path} names the data set {run.dataset}, but {run.file} does not exist; use ssd4rec train DATA --recbole {path}"
     )
 
 
@@ -131,7 +131,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
     from ssd4rec.training.progress import TrainingProgress
 
     if (out / MANIFEST).is_file():
-        say(f"{out} holds a finished model; when the new one is finished it is replaced (to keep it: Ctrl-C, and another --out)")
+        say(f"{out} contains a model, which will be replaced at the end; press Ctrl-C and choose another --out to keep it")
     try:
         with _render.progress_bar(err_console) as bar:
             callbacks = [TrainingProgress(err_console)]
@@ -141,16 +141,16 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
             return dict(artifact.report)
     except KeyboardInterrupt:
         resumable = (training_folder(out) / LAST).is_file()
-        how = "the same command with --resume continues from the last checkpoint" if resumable else "there is no checkpoint yet"
-        raise KeyboardInterrupt(f"{how} (one an epoch, one a minute)") from None
+        how = "add --resume to continue from the last checkpoint" if resumable else "there is no checkpoint yet"
+        raise KeyboardInterrupt(f"{how} (checkpoints are written every epoch and every minute)") from None
 
 
 def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:
     histories, catalog = prepared.histories, prepared.catalog
     users = len(histories.users)
     for user in range(0, users, max(users // DEMO_USERS, 1))[:DEMO_USERS]:
-        numbers = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
-        ids, titles = catalog.ids_of(numbers).to_list(), catalog.titles_of(numbers)
+        indices = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
+        ids, titles = catalog.ids_of(indices).to_list(), catalog.titles_of(indices)
         names = [str(title or each) for each, title in zip(ids, titles if titles is not None else ids, strict=True)]
         rows = as_rows(recommender.recommend(ids, 10))
         title = f"User {histories.users[user]}, {len(ids)} events"

@@ -1,4 +1,4 @@
-"""`tune`: look for good settings."""
+"""`tune`: hyperparameter search."""
 
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -16,12 +16,12 @@ from ssd4rec.cli.shared import (
     SetOption,
     TimeOption,
     UserOption,
+    check_columns,
     columns_as_settings,
     err_console,
     out_console,
     prepare,
     print_json,
-    refuse_columns,
     reporter,
     say,
 )
@@ -52,9 +52,9 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.0, help="Stop this run after this many minutes.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for choosing values.")] = 0,
     train: Annotated[
-        bool, typer.Option("--train", help="At the end, train the best settings and measure them on the test part.")
+        bool, typer.Option("--train", help="At the end, train the best settings and evaluate them on the test set.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the search; a search that is there is continued.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the search; an existing search is continued.")] = Path(
         "artifacts/search"
     ),
     user: UserOption = None,
@@ -62,7 +62,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     time: TimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for good settings on DATA by validation NDCG@10; the best are written to OUT/best.toml."""
+    """Search for the settings with the best validation NDCG@10 on DATA; they are written to OUT/best.toml."""
     from ssd4rec.config import load_config
     from ssd4rec.tuning.space import make_space
 
@@ -70,7 +70,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
     chosen = load_config(config, overrides)
-    refuse_columns(data, overrides)
+    check_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
     space = make_space(chosen, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
     prepared = prepare(data, chosen, None)
@@ -79,8 +79,8 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.tuning import search as tuning
 
     say(f"searching {', '.join(str(dimension) for dimension in space)}")
-    say("trials are compared on the validation part; the test part is not looked at")
-    how = f"{out}; the same command goes on with it"
+    say("trials are compared on the validation set; the test set is not read")
+    how = f"{out}; run the same command again to continue"
     try:
         report = tuning.search(
             prepared,
@@ -93,13 +93,13 @@ def tune(  # noqa: PLR0913 - each is an option of the command
             callbacks=[TrainingProgress(err_console)],
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the search is kept in {how}") from None
+        raise KeyboardInterrupt(f"the search is saved in {how}") from None
     if report.stopped == "minutes":
-        say(f"time is up; the search is kept in {how}")
+        say(f"time limit reached; the search is saved in {how}")
     if report.trials and all(trial.refused for trial in report.trials):
         say(
-            f"none of the {len(report.trials)} trials was possible, so there are no best settings ({report.trials[0].refused}); "
-            f"search other values, in another --out"
+            f"all {len(report.trials)} trials failed, so there are no best settings ({report.trials[0].refused}); "
+            f"search other values in another --out"
         )
     trained = _train_best(prepared, report, out) if train else None
     _show(report, trained, _protocol(prepared), as_json=as_json)
@@ -112,12 +112,12 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
     from ssd4rec.training.progress import TrainingProgress
 
     if report.best_file is None or report.stopped != "trials":
-        say(f"--train waits until {'all trials are' if report.best_file else 'a trial is'} done; the test part was not looked at")
+        say(f"--train starts after {'all trials are' if report.best_file else 'a trial is'} finished; the test set was not read")
         return None
     best, model = load_config(report.best_file), out / "model"
-    if (found := load_artifact_or_none(model)) is not None and found.config == best:
-        say(f"{model} has these settings already; its figures are shown again")
-        return dict(found.report)
+    if (trained := load_artifact_or_none(model)) is not None and trained.config == best:
+        say(f"{model} was already trained with these settings; showing its metrics")
+        return dict(trained.report)
     with _render.progress_bar(err_console) as bar:
         callbacks = [TrainingProgress(err_console)]
         artifact = pipeline.train(prepared, best, model, resume="auto", callbacks=callbacks, progress=reporter(bar, "evaluating"))
@@ -125,7 +125,7 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
 
 
 def _protocol(prepared: "Prepared") -> dict[str, Any]:
-    """What trials are compared by; evaluation.exclude_seen and the fusion are for the test part, they change nothing here."""
+    """Return the protocol of the validation metric; evaluation.exclude_seen and fusion apply to the test set only."""
     from ssd4rec.evaluation.evaluate import make_protocol
     from ssd4rec.evaluation.metrics import MONITORED_METRIC
 
@@ -140,13 +140,13 @@ def _protocol(prepared: "Prepared") -> dict[str, Any]:
 def _show(report: "SearchReport", trained: dict[str, Any] | None, protocol: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         best = None if report.best_file is None else str(report.best_file)
-        found = {"trials": [asdict(trial) for trial in report.trials], "importance": report.importance, "best": best}
-        print_json({"protocol": protocol, **found, "stopped": report.stopped, "model": trained})
+        result = {"trials": [asdict(trial) for trial in report.trials], "importance": report.importance, "best": best}
+        print_json({"protocol": protocol, **result, "stopped": report.stopped, "model": trained})
         return
     _render.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance, protocol)
     if trained is not None:
-        _render.show_figures(out_console, trained)
+        _render.show_metrics(out_console, trained)
     if not report.trials:
-        say("no trial is finished yet")
+        say("no trial has finished yet")
     if report.best_file is not None:
-        say(f"best settings saved to {report.best_file}; try: ssd4rec train DATA --config {report.best_file}")
+        say(f"best settings saved to {report.best_file}; next: ssd4rec train DATA --config {report.best_file}")
