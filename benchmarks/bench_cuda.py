@@ -134,7 +134,7 @@ def convolution_row(bench: Bench, length: int) -> dict[str, Any]:
     )
 
     def both_ways(*three: Tensor) -> tuple[Tensor, ...]:
-        out = dispatch.convolve_both_ways(*three, layout)
+        out = dispatch.convolve_bidirectional(*three, layout)
         return (*out, *torch.autograd.grad(out, three, [torch.ones_like(values) for values in out]))
 
     seconds, error = timed(bench, {form: lambda form=form: under(form, both_ways)(*inputs) for form in ("torch", "triton")})
@@ -178,11 +178,11 @@ def cross_entropy_row(bench: Bench, classes: int, rows: int) -> dict[str, Any]:
     return row_of(f"cross-entropy both, M={rows:,}, V={classes:,}, D={width}", seconds, floor, error)
 
 
-def under(form: dispatch.Form, work: Callable[..., Any]) -> Callable[..., Any]:
+def under(form: dispatch.Backend, work: Callable[..., Any]) -> Callable[..., Any]:
     """The work with a form chosen by hand."""
 
     def run(*arguments: Any) -> Any:
-        with dispatch.using(form):
+        with dispatch.use_backend(form):
             return work(*arguments)
 
     return run
@@ -241,7 +241,7 @@ def _mamba_scan(layout: Layout) -> Callable[..., Tensor] | None:
     module = _mamba()
     if module is None:
         return None
-    history = layout.history.to(torch.int32)[None]
+    history = layout.seq_idx.to(torch.int32)[None]
 
     def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         out: Tensor = module.mamba_chunk_scan_combined(

@@ -139,13 +139,15 @@ def epoch_row(bench: Bench, name: str, config: Config, folder: Path | None) -> d
     return row
 
 
-def step_of(bench: Bench, model: NextItemModel, config: TrainingConfig, form: dispatch.Form) -> Callable[[TrainingBatch], None]:
+def step_of(
+    bench: Bench, model: NextItemModel, config: TrainingConfig, form: dispatch.Backend
+) -> Callable[[TrainingBatch], None]:
     """One step of training, as Lightning takes it with precision bf16-mixed."""
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
 
     def step(batch: TrainingBatch) -> None:
         optimizer.zero_grad()
-        with dispatch.using(form), autocast(bench):
+        with dispatch.use_backend(form), autocast(bench):
             loss = next_item_loss(model, batch, config)
         loss.backward()
         optimizer.step()

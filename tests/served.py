@@ -3,7 +3,7 @@
 import torch
 
 import worlds
-from rows import shaken
+from packed import randomized
 from ssd4rec.artifact import Artifact
 from ssd4rec.config import Config, SSD4RecConfig
 from ssd4rec.data.split import training_counts
@@ -22,7 +22,7 @@ def recommender(**backbone: object) -> Recommender:
 def recommender_of(config: Config) -> Recommender:
     """Any settings, the items of the cycle world."""
     world = worlds.world(worlds.cycle())
-    model = shaken(make_model(config, len(world.catalog))).eval()
+    model = randomized(make_model(config, len(world.catalog))).eval()
     counts = training_counts(world.histories, world.split.train, len(world.catalog))
     return Recommender(Artifact(model, world.catalog, config, {}, counts))
 

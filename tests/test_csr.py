@@ -1,4 +1,4 @@
-"""Arrays end to end."""
+"""Arrays stored end to end."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ from ssd4rec._csr import lengths_to_offsets, ranges
 @pytest.mark.parametrize(
     ("lengths", "offsets"), [([2, 0, 3], [0, 2, 2, 5]), ([], [0]), ([0], [0, 0]), ([True, False, True], [0, 1, 1, 2])]
 )
-def test_where_each_begins(lengths, offsets):
-    """One more than there are arrays; of truths, how many came before."""
-    found = lengths_to_offsets(np.array(lengths, dtype=None if lengths else np.int64))
-    assert found.tolist() == offsets
-    assert found.dtype == np.int64
+def test_lengths_to_offsets(lengths, offsets):
+    """Offsets [n + 1] of integer and boolean lengths."""
+    actual = lengths_to_offsets(np.array(lengths, dtype=None if lengths else np.int64))
+    assert actual.tolist() == offsets
+    assert actual.dtype == np.int64
 
 
 def test_offsets_of_small_numbers_do_not_overflow():
-    """Lengths of 32 bits whose sum has more."""
+    """32-bit lengths whose sum needs 64 bits."""
     assert lengths_to_offsets(np.array([2**30] * 4, dtype=np.int32))[-1] == 2**32
 
 
@@ -31,7 +31,7 @@ def test_offsets_of_small_numbers_do_not_overflow():
         ([5], [0], []),
     ],
 )
-def test_some_places_of_each(starts, lengths, places):
-    """Whatever order the starts are in, and also where they overlap."""
+def test_ranges(starts, lengths, places):
+    """Starts in any order, also with overlapping ranges."""
     starts = starts if isinstance(starts, int) else np.array(starts, dtype=np.int64)
     assert ranges(starts, np.array(lengths, dtype=np.int64)).tolist() == places

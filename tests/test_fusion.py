@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import worlds
-from rows import shaken
+from packed import randomized
 from ssd4rec.artifact import Artifact
 from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation import tune_fusion as module
@@ -26,7 +26,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def untrained(world):
-    return shaken(make_model(worlds.config(), len(world.catalog))).eval()
+    return randomized(make_model(worlds.config(), len(world.catalog))).eval()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_prior_is_chosen_under_the_protocol_that_it_is_used_under(world, untra
 def test_repeats_do_not_point_at_the_target_where_seen_items_are_removed(repeat_bias):
     """Items recur; with the others removed the target is the only seen candidate: a number for seen items would name it."""
     world = worlds.world([[10 * user + event % 4 for event in range(9)] for user in range(12)])
-    model, counted = shaken(make_model(worlds.config(), len(world.catalog))).eval(), count_sequential_rules(world)
+    model, counted = randomized(make_model(worlds.config(), len(world.catalog))).eval(), count_sequential_rules(world)
     asked = (model, world.histories, world.split.test)
     with_it = evaluate(*asked, exclude_seen=True, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks
     assert with_it.tolist() == evaluate(*asked, exclude_seen=True, fusion=ScoreFusion(counted, 0.5)).ranks.tolist()

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import worlds
-from rows import all_prefixes
+from packed import all_prefixes
 from ssd4rec import load_artifact, load_config, make_model, pipeline, read_interactions, save_artifact, training_counts
 from ssd4rec.cli import app
 from ssd4rec.errors import ConfigError

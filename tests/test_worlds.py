@@ -1,4 +1,4 @@
-"""A model learns worlds whose right answer is known."""
+"""A model learns synthetic data sets with a known answer."""
 
 import numpy as np
 import torch
@@ -17,22 +17,22 @@ def learn(world: Prepared, settings: Config) -> tuple[NextItemModel, Ranking]:
     return model, evaluate(model, world.histories, world.split.test, cutoffs=(1,))
 
 
-def test_in_a_cycle_every_next_item_is_named():
-    """In the cycle world the trained model reaches hit rate 1 at 1."""
+def test_all_positions_training_learns_a_cycle():
+    """On the cycle the trained model reaches hit rate 1 at 1."""
     _, ranking = learn(worlds.world(worlds.cycle()), worlds.config())
     assert len(ranking.ranks) == 60
     assert ranking.hit_rate[1] == 1.0
 
 
-def test_with_the_prefix_objective_a_cycle_is_learnt_too():
-    """One example a prefix reaches hit rate 1 at 1 as well."""
+def test_per_prefix_training_learns_a_cycle():
+    """One example per prefix reaches hit rate 1 at 1, too."""
     settings = worlds.config(objective="per-prefix", max_epochs=6, batch_size=64)
     _, ranking = learn(worlds.world(worlds.cycle()), settings)
     assert ranking.hit_rate[1] == 1.0
 
 
-def test_no_recommendation_crosses_between_clans():
-    """The best half of the catalog of each user is the clan's own."""
+def test_recommendations_stay_within_the_group():
+    """The top half of the catalog of each user is that of the group."""
     world = worlds.world(worlds.two_clans())
     model, _ = learn(world, worlds.config())
     histories, ids = world.histories, np.array(world.catalog.ids.to_list())
@@ -45,8 +45,8 @@ def test_no_recommendation_crosses_between_clans():
     np.testing.assert_array_equal(best % 2, np.repeat(np.arange(60) % 2, 10).reshape(60, 10))
 
 
-def test_the_first_item_is_remembered():
-    """In the echo world the name after the marker is the history's first item, many events ago."""
+def test_long_range_dependency():
+    """In the echo data the item after the marker is the first item of the sequence, many positions back."""
     settings, world = worlds.config(max_epochs=40, patience=40, token_budget=512), worlds.world(worlds.echo())
     model, _ = learn(world, settings)
     ranking = evaluate(model, world.histories, world.split.validation, cutoffs=(1,))

@@ -1,4 +1,4 @@
-"""Tiny worlds whose right answer is known."""
+"""Synthetic data sets with a known answer."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.pipeline import Prepared, prepare
 
-# a folder of NAME.inter.gz; what is not there is not tested
+# a folder of NAME.inter.gz; tests of missing files are skipped
 DATA = Path(os.environ.get("SSD4REC_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MARKER, END = 98, 99
 
 
 def frame(histories: list[list[int]]) -> pl.DataFrame:
-    """One row an event, each user's in the order of time; user j is the j-th history."""
+    """Return one row per interaction in the order of time; user j has the j-th history."""
     return pl.DataFrame(
         {
             "user_id": [user for user, items in enumerate(histories) for _ in items],
@@ -29,7 +29,7 @@ def frame(histories: list[list[int]]) -> pl.DataFrame:
 
 
 def config(**training: object) -> Config:
-    """A model that learns a world in seconds on one core."""
+    """Return the settings of a small model that learns these data sets in seconds on one core."""
     settings = {"learning_rate": 1e-2, "max_epochs": 12, "token_budget": 256, "mask_ratio": 0.0, "seed": 7} | training
     return Config(
         data=DataConfig(min_interactions=1),
@@ -39,12 +39,12 @@ def config(**training: object) -> Config:
 
 
 def world(histories: list[list[int]], settings: Config | None = None) -> Prepared:
-    """Sequences, catalog and split of a world."""
+    """Return sequences, catalog and split of a synthetic data set."""
     return prepare(read_interactions(frame(histories)), None, settings or config())
 
 
 def real_file(name: str) -> Path:
-    """A file of a real data set; the test is skipped where it is not at hand."""
+    """Return a file of a real data set; the test is skipped if it is missing."""
     path = DATA / name
     if not path.exists():
         pytest.skip(f"there is no {path}; $SSD4REC_DATA names the folder")
@@ -52,27 +52,27 @@ def real_file(name: str) -> Path:
 
 
 def real(name: str) -> Sequences:
-    """A real data set after the 5-core."""
+    """Return a real data set after 5-core filtering."""
     return build_sequences(read_interactions(real_file(f"{name}.inter.gz")), 5)[0]
 
 
 def cycle(users: int = 60, items: int = 12) -> list[list[int]]:
-    """The next item is item + 1, and after the last comes the first."""
+    """Return sequences in which item i is followed by item i + 1, cyclically."""
     rng = np.random.default_rng(0)
     lengths, starts = rng.integers(5, 20, users).tolist(), rng.integers(0, items, users).tolist()
     return [[(start + step) % items for step in range(length)] for start, length in zip(starts, lengths, strict=True)]
 
 
 def two_clans(users: int = 60, items: int = 20) -> list[list[int]]:
-    """Even users meet even items, odd users odd items, in no order."""
+    """Return random sequences of even items for even users and odd items for odd users."""
     rng = np.random.default_rng(0)
     return [(2 * rng.integers(0, items // 2, 12) + user % 2).tolist() for user in range(users)]
 
 
 def echo(users: int = 200, names: int = 6, noise: int = 6) -> list[list[int]]:
-    """A name, noise, a marker, and the name again: who forgets the first item cannot name the one after the marker.
+    """Return sequences of a name, noise, a marker, and the name again: predicting it needs long-range memory.
 
-    The name is the validation target; what training keeps is chosen by it.
+    The name is the validation target, which selects the best epoch.
     """
     rng = np.random.default_rng(0)
     histories = []

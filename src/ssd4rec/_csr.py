@@ -1,4 +1,4 @@
-"""Arrays of different lengths laid end to end in one, in numpy: where each begins, and the places of some of each."""
+"""NumPy helpers for arrays of different lengths stored end to end (compressed sparse rows)."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 def lengths_to_offsets(lengths: npt.NDArray[np.integer[Any] | np.bool_]) -> IntArray:
-    """[n + 1] where each of n arrays begins when they lie end to end, and where the last one ends.
+    """Return the offsets [n + 1] of n arrays stored end to end.
 
     [2, 0, 3] -> [0, 2, 2, 5]
     """
@@ -19,7 +19,7 @@ def lengths_to_offsets(lengths: npt.NDArray[np.integer[Any] | np.bool_]) -> IntA
 
 
 def ranges(starts: IntArray | int, lengths: IntArray) -> IntArray:
-    """start, start + 1, … of each start, as many as its length says, end to end; one start may be that of all.
+    """Concatenate the ranges start, start + 1, …, start + length - 1; a single start is used for all lengths.
 
     [7, 1, 4], [2, 0, 3] -> [7, 8, 4, 5, 6]
     """

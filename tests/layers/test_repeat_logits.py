@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import worlds
-from rows import shaken
+from packed import randomized
 from served import HISTORY, assert_same, recommender_of
 from ssd4rec.artifact import load_artifact, save_artifact
 from ssd4rec.config import SSD4RecConfig, load_config
@@ -154,7 +154,7 @@ def test_an_artifact_keeps_them(tmp_path) -> None:
     served = recommender_of(config)
     artifact = served.artifact
     counts = training_counts(worlds.world(worlds.cycle(), config).histories, worlds.world(worlds.cycle(), config).split.train, 12)
-    save_artifact(tmp_path / "model", shaken(artifact.model), artifact.catalog, config, {}, counts)
+    save_artifact(tmp_path / "model", randomized(artifact.model), artifact.catalog, config, {}, counts)
     loaded = load_artifact(tmp_path / "model")
     assert torch.equal(loaded.model.repeat_logits.weight, artifact.model.repeat_logits.weight)
     assert_same(Recommender(loaded).recommend(HISTORY, 12, exclude_seen=False), served.recommend(HISTORY, 12, exclude_seen=False))

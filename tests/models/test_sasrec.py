@@ -1,9 +1,9 @@
-"""SASRec: long histories, and its size."""
+"""SASRec: long sequences and number of parameters."""
 
 import pytest
 import torch
 
-from rows import boundaries_of, relative_error, shaken
+from packed import cu_seqlens_of, randomized, relative_error
 from ssd4rec.config import SASRecConfig, parse_config
 from ssd4rec.errors import ConfigError
 from ssd4rec.models.next_item import count_parameters
@@ -12,34 +12,34 @@ from ssd4rec.models.sasrec import SASRec
 
 def small(max_length: int) -> SASRec:
     torch.manual_seed(0)
-    return shaken(SASRec(SASRecConfig(width=8, max_length=max_length)))
+    return randomized(SASRec(SASRecConfig(width=8, max_length=max_length)))
 
 
-def test_only_the_last_events_are_read() -> None:
-    """Of 9 events with max_length 4, the state is that of the last 4 alone."""
+def test_max_length() -> None:
+    """With max_length 4, 9 items are encoded like their last 4."""
     row = torch.randn(9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     backbone = small(4)
-    assert relative_error(backbone.encode(row, boundaries_of([9])), backbone.encode(row[5:], boundaries_of([4]))) < 1e-12
+    assert relative_error(backbone.encode(row, cu_seqlens_of([9])), backbone.encode(row[5:], cu_seqlens_of([4]))) < 1e-12
 
 
 @pytest.mark.parametrize("at", range(9))
-def test_one_pass_over_a_long_history(at: int) -> None:
-    """With max_length 4 the first 4 prefixes are exact; after that the state is that of the last 3 or 4 events."""
+def test_all_positions_of_a_long_sequence(at: int) -> None:
+    """With max_length 4 the first 4 prefixes are exact; later ones are encoded from the last 3 or 4 items."""
     row = torch.randn(9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     backbone = small(4)
-    found = backbone.encode_prefixes(row, boundaries_of([9]))[at]
-    # windows of events 1-4, 3-6, 5-8, 7-9
+    actual = backbone.encode_prefixes(row, cu_seqlens_of([9]))[at]
+    # windows 1-4, 3-6, 5-8, 7-9
     read = {0: 1, 1: 2, 2: 3, 3: 4, 4: 3, 5: 4, 6: 3, 7: 4, 8: 3}[at]
-    expected = backbone.encode(row[at + 1 - read : at + 1], boundaries_of([read]))[0]
-    assert relative_error(found, expected) < 1e-12
+    expected = backbone.encode(row[at + 1 - read : at + 1], cu_seqlens_of([read]))[0]
+    assert relative_error(actual, expected) < 1e-12
 
 
-def test_its_size() -> None:
-    """12 D^2 + 13 D a layer, as RecBole's with an inner width of 4D; LayerNorm 2 D and a position a row beside them."""
+def test_number_of_parameters() -> None:
+    """12 D^2 + 13 D per layer, as RecBole with inner width 4D, plus the LayerNorm 2 D and D per position."""
     assert count_parameters(SASRec(SASRecConfig(width=64, layers=2, max_length=50))) == 2 * 49_984 + 128 + 50 * 64
 
 
 def test_heads_divide_the_width() -> None:
-    """Three heads of 64 do not come out even."""
+    """64 is not divisible by three heads."""
     with pytest.raises(ConfigError, match=r"width = 64 is not a multiple of heads = 3"):
         parse_config('[backbone]\nname = "sasrec"\nheads = 3')

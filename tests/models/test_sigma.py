@@ -1,18 +1,18 @@
-"""SIGMA: what is reversed, and what is not."""
+"""SIGMA: the partial flip and its layers."""
 
 import pytest
 import torch
 
-from rows import all_prefixes, boundaries_of, one_by_one, relative_error, shaken
+from packed import cu_seqlens_of, encode_each, encode_each_prefix, randomized, relative_error
 from ssd4rec.config import SIGMAConfig, parse_config
 from ssd4rec.errors import ConfigError
-from ssd4rec.models.sigma import SIGMA, partially_flipped
+from ssd4rec.models.sigma import SIGMA, partial_flip_index
 from ssd4rec.ops.segments import make_layout
 
 
 def small(**settings: int) -> SIGMA:
     torch.manual_seed(0)
-    return shaken(SIGMA(SIGMAConfig(width=8, state_dim=4, head_width=4, **settings)))
+    return randomized(SIGMA(SIGMAConfig(width=8, state_dim=4, head_width=4, **settings)))
 
 
 def random_row(length: int) -> torch.Tensor:
@@ -23,16 +23,16 @@ def random_row(length: int) -> torch.Tensor:
     ("kept", "expected"),
     [(2, [2, 1, 0, 3, 4, 5, 6]), (0, [4, 3, 2, 1, 0, 6, 5]), (1, [3, 2, 1, 0, 4, 5, 6]), (9, [0, 1, 2, 3, 4, 5, 6])],
 )
-def test_all_but_the_last_events_are_reversed(kept: int, expected: list[int]) -> None:
-    """Sequences of 5 and 2 events."""
-    assert partially_flipped(make_layout(torch.tensor([0, 5, 7])), kept).tolist() == expected
+def test_partial_flip_index(kept: int, expected: list[int]) -> None:
+    """Sequences of lengths 5 and 2."""
+    assert partial_flip_index(make_layout(torch.tensor([0, 5, 7])), kept).tolist() == expected
 
 
-def test_one_layer_by_its_parts() -> None:
-    """The state of one history is what the formula gives with its parts called one after the other."""
+def test_layer_equals_its_formula() -> None:
+    """The output for one sequence equals the formula evaluated part by part."""
     backbone, row = small(kept=2), random_row(6)
     (layer,) = backbone.layers
-    layout, cu_seqlens = make_layout(boundaries_of([6])), boundaries_of([6])
+    layout, cu_seqlens = make_layout(cu_seqlens_of([6])), cu_seqlens_of([6])
     hidden = backbone.norm(row)
     flipped = torch.cat([hidden[:4].flip(0), hidden[4:]])
     weight, bias = layer.convolution.weight.unflatten(1, (3, 8)).transpose(1, 2), layer.convolution.bias
@@ -51,31 +51,31 @@ def test_one_layer_by_its_parts() -> None:
     assert relative_error(backbone.encode(row, cu_seqlens), expected) < 1e-12
 
 
-def test_the_three_readings_begin_with_the_authors_shares() -> None:
-    """.8 forwards, .1 reversed, .1 recurrent."""
+def test_initial_weights_of_the_sum() -> None:
+    """0.8 forward, 0.1 flipped, 0.1 recurrent, as in the authors' code."""
     (layer,) = SIGMA(SIGMAConfig(width=8, head_width=4)).layers
     assert layer.shares.softmax(0).tolist() == pytest.approx([0.8, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 4])
-def test_one_pass_is_every_prefix_alone_however_many_are_kept(kept: int) -> None:
-    """Five are held to it in `test_every_backbone.py`."""
-    backbone, row, cu_seqlens = small(kept=kept), random_row(17), boundaries_of([1, 9, 2, 5])
-    expected = all_prefixes(backbone.encode, row, cu_seqlens)
+def test_all_positions_equal_each_prefix_alone(kept: int) -> None:
+    """For several tail lengths; `test_every_backbone.py` covers the default, 5."""
+    backbone, row, cu_seqlens = small(kept=kept), random_row(17), cu_seqlens_of([1, 9, 2, 5])
+    expected = encode_each_prefix(backbone.encode, row, cu_seqlens)
     assert relative_error(backbone.encode_prefixes(row, cu_seqlens), expected) < 1e-11
 
 
-def test_two_layers_read_packed_histories_as_they_are_one_at_a_time() -> None:
-    """One pass cannot train them, so `test_every_backbone.py` holds one layer to it."""
-    backbone, row, cu_seqlens = small(layers=2, kept=2), random_row(27), boundaries_of([1, 5, 2, 13, 6])
-    assert relative_error(backbone.encode(row, cu_seqlens), one_by_one(backbone.encode, row, cu_seqlens)) < 1e-11
+def test_packed_batch_equals_separate_sequences_with_two_layers() -> None:
+    """`test_every_backbone.py` covers one layer only, because one pass cannot train two."""
+    backbone, row, cu_seqlens = small(layers=2, kept=2), random_row(27), cu_seqlens_of([1, 5, 2, 13, 6])
+    assert relative_error(backbone.encode(row, cu_seqlens), encode_each(backbone.encode, row, cu_seqlens)) < 1e-11
 
 
-def test_one_pass_cannot_train_two_layers() -> None:
-    """The upper one reads states that differ from prefix to prefix."""
+def test_all_positions_training_of_two_layers_is_an_error() -> None:
+    """The input of the upper layer differs between prefixes."""
     assert parse_config('[backbone]\nname = "sigma"').training.objective == "all-positions"
     message = r'one layer of SIGMA, .* found backbone\.layers = 2; set backbone\.layers = 1 or training\.objective = "per-prefix"'
     with pytest.raises(ConfigError, match=message):
         parse_config('[backbone]\nname = "sigma"\nlayers = 2\n[training]\nobjective = "all-positions"')
     with pytest.raises(ConfigError, match=message):
-        small(layers=2).encode_prefixes(random_row(3), boundaries_of([3]))
+        small(layers=2).encode_prefixes(random_row(3), cu_seqlens_of([3]))

@@ -1,4 +1,4 @@
-"""What the tests of the Triton kernels share."""
+"""Fixtures for the tests of the Triton kernels."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -11,8 +11,10 @@ from torch import Tensor
 
 @pytest.fixture
 def _patched_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Triton's interpreter replaces the functions of its language anew at each call of a kernel's helper, which is most of its
-    time; here once a module that holds kernels, until the test ends."""
+    """Patch Triton's language once per module with kernels, until the test ends.
+
+    The interpreter patches it at each call of a helper function, which takes most of the time.
+    """
     interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is not installed")
     replace, scopes = interpreter._patch_lang, {}
 
@@ -30,7 +32,7 @@ def _patched_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def _poisoned(monkeypatch: pytest.MonkeyPatch, _patched_once: None) -> None:
-    """What a kernel does not write is NaN, so that nothing passes on zeros that happened to be there."""
+    """Fill uninitialized memory with NaN, so that no test passes because memory happened to be zero."""
     for owner, name in ((Tensor, "new_empty"), (torch, "empty_like")):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
 

@@ -1,7 +1,8 @@
-"""The loss over the whole catalog without its scores."""
+"""Cross-entropy over the whole catalog without storing the scores."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from rows import relative_error
+from packed import relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops import cross_entropy
-from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy, linear_cross_entropy_definition, smoothing_loss
+from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy, linear_cross_entropy_reference, smoothing_loss
 from ssd4rec.ops.repeats import prefix_items
 
 
@@ -24,73 +25,73 @@ def random_inputs(rows: int, classes: int, width: int = 5, dtype: torch.dtype = 
     return states, table, torch.randint(classes, (rows,), generator=random)
 
 
-@pytest.mark.parametrize("loss", [linear_cross_entropy, linear_cross_entropy_definition])
-def test_equal_scores_cost_the_logarithm_of_the_catalogue(loss: Callable[..., Tensor]) -> None:
-    """A model that knows nothing pays ln V: here ln 8."""
-    found = loss(torch.zeros(3, 2), torch.randn(8, 2), torch.tensor([0, 4, 7]))
-    assert found.item() == pytest.approx(math.log(8))
+@pytest.mark.parametrize("loss", [linear_cross_entropy, linear_cross_entropy_reference])
+def test_equal_scores_give_log_of_catalog_size(loss: Callable[..., Tensor]) -> None:
+    """With equal scores the loss is ln V, here ln 8."""
+    actual = loss(torch.zeros(3, 2), torch.randn(8, 2), torch.tensor([0, 4, 7]))
+    assert actual.item() == pytest.approx(math.log(8))
 
 
-@pytest.mark.parametrize("loss", [linear_cross_entropy, linear_cross_entropy_definition])
+@pytest.mark.parametrize("loss", [linear_cross_entropy, linear_cross_entropy_reference])
 def test_two_classes_by_hand(loss: Callable[..., Tensor]) -> None:
-    """Scores ln 3 and 0, then 0 and 0: probabilities 3/4 and 1/2, mean cost (ln 4/3 + ln 2) / 2."""
-    found = loss(torch.tensor([[math.log(3)], [0.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0, 1]))
-    assert found.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    """Scores ln 3 and 0, then 0 and 0: probabilities 3/4 and 1/2, mean loss (ln 4/3 + ln 2) / 2."""
+    actual = loss(torch.tensor([[math.log(3)], [0.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0, 1]))
+    assert actual.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
 @pytest.mark.parametrize("block", [1, 200, 1 << 20])
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
 def test_equals_the_definition(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many blocks the rows are worked on in, the loss is that of all scores at once."""
+    """With any number of blocks, the loss equals the definition."""
     monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
     states, table, targets = random_inputs(rows, 4)
-    found, expected = linear_cross_entropy(states, table, targets), linear_cross_entropy_definition(states, table, targets)
-    assert relative_error(found, expected) < 1e-13
+    actual, expected = linear_cross_entropy(states, table, targets), linear_cross_entropy_reference(states, table, targets)
+    assert relative_error(actual, expected) < 1e-13
 
 
 @pytest.mark.parametrize("block", [1, 200, 1 << 20])
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
-def test_gradients_equal_those_of_the_definition(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many blocks the rows are worked on in, both gradients are those of all scores at once, scaled by what comes in."""
+def test_gradients_equal_the_definition(rows: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any number of blocks, both gradients equal the definition, scaled by the incoming gradient."""
     monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
     states, table, targets = random_inputs(rows, 4)
-    found = torch.autograd.grad(3 * linear_cross_entropy(states, table, targets), (states, table))
-    expected = torch.autograd.grad(3 * linear_cross_entropy_definition(states, table, targets), (states, table))
-    assert max(map(relative_error, found, expected)) < 1e-12
+    actual = torch.autograd.grad(3 * linear_cross_entropy(states, table, targets), (states, table))
+    expected = torch.autograd.grad(3 * linear_cross_entropy_reference(states, table, targets), (states, table))
+    assert max(map(relative_error, actual, expected)) < 1e-12
 
 
 @pytest.mark.parametrize("share", [0.1, 1.0])
-def test_smoothed_labels_cost_what_torch_says(share: float) -> None:
-    """Loss and gradients are those of torch's cross-entropy with label_smoothing, of all scores at once."""
+def test_label_smoothing_equals_torch(share: float) -> None:
+    """Loss and gradients equal those of torch's cross-entropy with label_smoothing."""
     states, table, targets = random_inputs(7, 5)
-    found = linear_cross_entropy(states, table, targets) + share * smoothing_loss(states, table[targets], table)
+    actual = linear_cross_entropy(states, table, targets) + share * smoothing_loss(states, table[targets], table)
     expected = F.cross_entropy(states @ table.T, targets, label_smoothing=share)
-    assert relative_error(found, expected) < 1e-13
-    gradients = (torch.autograd.grad(loss, (states, table)) for loss in (found, expected))
+    assert relative_error(actual, expected) < 1e-13
+    gradients = (torch.autograd.grad(loss, (states, table)) for loss in (actual, expected))
     assert max(map(relative_error, *gradients)) < 1e-12
 
 
-def test_float32_is_right_to_rounding() -> None:
-    """In float32 loss and gradients are those of the float64 definition on the same numbers to 1e-6 of the largest."""
+def test_float32_accuracy() -> None:
+    """In float32, loss and gradients agree with the float64 definition to 1e-6 of the largest value."""
     states, table, targets = random_inputs(100, 300, dtype=torch.float32)
     wide_states, wide_table = (values.detach().double().requires_grad_() for values in (states, table))
     loss, expected = (
         linear_cross_entropy(states, table, targets),
-        linear_cross_entropy_definition(wide_states, wide_table, targets),
+        linear_cross_entropy_reference(wide_states, wide_table, targets),
     )
     assert relative_error(loss, expected) < 1e-6
-    found = torch.autograd.grad(loss, (states, table))
-    assert max(map(relative_error, found, torch.autograd.grad(expected, (wide_states, wide_table)))) < 1e-6
+    actual = torch.autograd.grad(loss, (states, table))
+    assert max(map(relative_error, actual, torch.autograd.grad(expected, (wide_states, wide_table)))) < 1e-6
 
 
 def test_gradients_equal_finite_differences() -> None:
-    """The gradients are those of the values."""
+    """The gradients agree with finite differences."""
     states, table, targets = random_inputs(4, 3, width=2)
     assert torch.autograd.gradcheck(lambda a, b: linear_cross_entropy(a, b, targets), (states, table))
 
 
 def test_large_scores_do_not_overflow() -> None:
-    """Scores of 10,000 and 0 cost nothing for the first and 10,000 for the second."""
+    """Scores of 10,000 and 0 give loss 0 for the first class and 10,000 for the second."""
     states, table = torch.tensor([[100.0], [100.0]]), torch.tensor([[100.0], [0.0]])
     assert linear_cross_entropy(states[:1], table, torch.tensor([0])).item() == 0
     assert linear_cross_entropy(states, table, torch.tensor([1, 1])).item() == 10_000
@@ -98,14 +99,14 @@ def test_large_scores_do_not_overflow() -> None:
 
 @given(order=st.permutations(range(40)))
 def test_order_of_the_rows_does_not_matter(order: list[int]) -> None:
-    """The loss is a mean: rows may come in any order."""
+    """The loss is a mean over rows in any order."""
     states, table, targets = random_inputs(40, 6)
-    found, expected = linear_cross_entropy(states[order], table, targets[order]), linear_cross_entropy(states, table, targets)
-    assert relative_error(found, expected) < 1e-13
+    actual, expected = linear_cross_entropy(states[order], table, targets[order]), linear_cross_entropy(states, table, targets)
+    assert relative_error(actual, expected) < 1e-13
 
 
-def test_a_repeated_target_gathers_its_gradient() -> None:
-    """Ten rows of the same target give ten times the gradient of one to the sum of the loss."""
+def test_repeated_target_sums_its_gradient() -> None:
+    """Ten rows with the same target give ten times the gradient of one row, for the sum of the loss."""
     states, table, _ = random_inputs(1, 6)
     once = torch.autograd.grad(linear_cross_entropy(states, table, torch.tensor([2])), table)[0]
     tenfold = torch.autograd.grad(10 * linear_cross_entropy(states.expand(10, -1), table, torch.full((10,), 2)), table)[0]
@@ -114,12 +115,12 @@ def test_a_repeated_target_gathers_its_gradient() -> None:
 
 @pytest.mark.parametrize("tile", [1, 70, 1 << 20])
 @pytest.mark.parametrize("size", [1.0, 40.0], ids=["no score is large", "scores of hundreds"])
-def test_tiles_change_nothing(size: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the catalog is cut, and with or without the largest score taken off: loss and gradients are the definition's."""
+def test_number_of_tiles_does_not_matter(size: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any tile size, with and without the shift by the maximum, loss and gradients equal the definition."""
     monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", tile)
-    monkeypatch.setattr(cross_entropy, "MOST_ROWS", 7)
+    monkeypatch.setattr(cross_entropy, "MAX_ROWS", 7)
     states, table, targets = random_inputs(20, 33)
-    loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_definition))
+    loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_reference))
     assert relative_error(loss, expected) < 1e-13
     pairs = zip(*(torch.autograd.grad(each, (states, table)) for each in (loss, expected)), strict=True)
     assert max(relative_error(*pair) for pair in pairs) < 1e-12
@@ -127,12 +128,12 @@ def test_tiles_change_nothing(size: float, tile: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("size", [1.0, 40.0], ids=["no score is large", "scores of hundreds"])
 def test_bf16_autocast(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under autocast to bfloat16, in many blocks and tiles: loss and gradients are the definition's to two digits."""
+    """Under autocast to bfloat16, with many blocks and tiles, loss and gradients agree to two digits."""
     monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", 70)
-    monkeypatch.setattr(cross_entropy, "MOST_ROWS", 7)
+    monkeypatch.setattr(cross_entropy, "MAX_ROWS", 7)
     states, table, targets = random_inputs(200, 33, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_definition))
+        loss, expected = (form(states * size, table, targets) for form in (linear_cross_entropy, linear_cross_entropy_reference))
     assert loss.dtype == torch.float32
     assert relative_error(loss, expected) < 1e-2
     pairs = zip(*(torch.autograd.grad(each, (states, table)) for each in (loss, expected)), strict=True)
@@ -140,37 +141,42 @@ def test_bf16_autocast(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bf16_sums_are_float32() -> None:
-    """4,099 equal scores: bfloat16, which has no number between 4,096 and 4,112, would lose the last three."""
+    """The sum of 4,099 equal weights keeps the last three; bfloat16 has no number between 4,096 and 4,112."""
     with torch.autocast("cpu", torch.bfloat16):
         loss = linear_cross_entropy(torch.zeros(1, 2), torch.randn(4099, 2), torch.tensor([9]))
     assert loss.item() == pytest.approx(math.log(4099), abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_float16_autocast_changes_nothing(dtype: torch.dtype) -> None:
-    """float16 cannot hold the weights of unshifted scores, so its autocast is not followed."""
+def test_float16_autocast_is_ignored(dtype: torch.dtype) -> None:
+    """float16 cannot represent the weights of unshifted scores, so float16 autocast is ignored."""
     states, table, targets = random_inputs(20, 33, dtype=dtype)
     with torch.autocast("cpu", torch.float16):
-        found = linear_cross_entropy(states, table, targets)
-    assert found == linear_cross_entropy(states, table, targets)
+        actual = linear_cross_entropy(states, table, targets)
+    assert actual == linear_cross_entropy(states, table, targets)
 
 
-def test_a_loss_that_nobody_differentiates_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under no_grad too, where torch still tells a function that its inputs need some."""
+def test_no_gradients_under_no_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under no_grad, the forward pass computes no gradients, although needs_input_grad is set."""
     inputs = random_inputs(4, 7)
     expected = linear_cross_entropy(*inputs).item()
-    learning = []
-    weigh = cross_entropy._weigh
-    monkeypatch.setattr(cross_entropy, "_weigh", lambda *args, **how: (learning.append(how["learning"]), weigh(*args, **how)))
+    recorded_flags = []
+    weigh = cross_entropy._softmax_weights
+
+    def recorded(*args: Any, with_grad: bool) -> None:
+        recorded_flags.append(with_grad)
+        weigh(*args, with_grad=with_grad)
+
+    monkeypatch.setattr(cross_entropy, "_softmax_weights", recorded)
     with torch.no_grad():
         assert linear_cross_entropy(*inputs).item() == expected
-    assert learning == [False]
+    assert recorded_flags == [False]
 
 
-def test_targets_of_another_number() -> None:
-    """Fewer targets than states is an error, not a smaller loss."""
+def test_wrong_number_of_targets() -> None:
+    """Fewer targets than states is an error."""
     states, table, targets = random_inputs(3, 6)
-    with pytest.raises(ShapeError, match="must be of one length"):
+    with pytest.raises(ShapeError, match="must have the same length"):
         linear_cross_entropy(states, table, targets[:2])
 
 
@@ -193,12 +199,12 @@ def test_added_logits_give_loss_and_gradients_of_the_definition(
 ) -> None:
     """However rows and catalog are cut, with and without a shift of the scores: the gradients are the definition's."""
     monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", tile)
-    monkeypatch.setattr(cross_entropy, "MOST_ROWS", 7)
+    monkeypatch.setattr(cross_entropy, "MAX_ROWS", 7)
     states, table, targets = random_inputs(40, 33)
     added = added_logits(targets, 33, size, features)
     inputs = (states, table, added.coefficients)
     actual, expected = (
-        3 * loss(states, table, targets, added) for loss in (linear_cross_entropy, linear_cross_entropy_definition)
+        3 * loss(states, table, targets, added) for loss in (linear_cross_entropy, linear_cross_entropy_reference)
     )
     assert relative_error(actual, expected) < 1e-13
     gradients = (torch.autograd.grad(loss, inputs) for loss in (actual, expected))

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rows import boundaries_of
+from packed import cu_seqlens_of
 from ssd4rec.ops.repeats import RepeatCells, prefix_items, sequence_items
 
 sequences = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9), min_size=1, max_size=4)
 
 
 def packed(histories: list[list[int]]) -> tuple[Tensor, Tensor]:
-    return torch.tensor([item for history in histories for item in history]), boundaries_of([len(each) for each in histories])
+    return torch.tensor([item for history in histories for item in history]), cu_seqlens_of([len(each) for each in histories])
 
 
 def as_dict(cells: RepeatCells) -> dict[tuple[int, int], tuple[int, int]]:

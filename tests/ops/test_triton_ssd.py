@@ -1,6 +1,6 @@
-"""The scan's Triton kernels are the scan, run by Triton's interpreter: logic and masks, not races nor tensor cores.
+"""The kernels of the scan in Triton's interpreter: logic and masks, but not races or tensor core precision.
 
-tests/gpu holds the same at real sizes on a GPU, tests/ops/test_triton_compiles.py that the compiler takes the kernels.
+tests/gpu runs them at real sizes on a GPU; tests/ops/test_triton_compiles.py compiles them.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import run_programs_backwards
-from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
+from packed import ScanInputs, cu_seqlens_of, relative_error, reverse_sequences, scan_inputs
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import make_layout
 from ssd4rec.ops.ssd.reference import scan
@@ -23,12 +23,12 @@ from ssd4rec.ops.triton import ssd
 
 pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("_poisoned")]
 
-ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
-HALF = 4e-3  # float16 operands: 2^-11 a product, a few in a row
+ROUNDED = 3e-6  # float32, relative to the largest value of the float64 reference
+HALF = 4e-3  # float16 operands: 2^-11 per product, a few products in a row
 Q = 16
 TILE = ssd.Tile(length=Q, chunks=2, columns=128, programs=1)
 LENGTHS = [1, 2, 3, 4, Q - 1, Q, Q + 1, 3 * Q + 5]
-DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
 class Run(NamedTuple):
@@ -37,17 +37,17 @@ class Run(NamedTuple):
 
 
 def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
-    cu_seqlens = boundaries_of(lengths)
+    cu_seqlens = cu_seqlens_of(lengths)
     if not reverse:
         return scan(*inputs, cu_seqlens)[0]
     x, dt, A, B, C, D = inputs
-    x, dt, B, C = (mirrored(values, cu_seqlens) for values in (x, dt, B, C))
-    return mirrored(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
+    x, dt, B, C = (reverse_sequences(values, cu_seqlens) for values in (x, dt, B, C))
+    return reverse_sequences(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
 
 
 def run(inputs: ScanInputs, lengths: list[int], *, reverse: bool, tile: ssd.Tile = TILE) -> Run:
     ours = ScanInputs(*(values.detach().clone().requires_grad_() for values in inputs))
-    return with_gradients(ssd.scan(*ours, make_layout(boundaries_of(lengths)), reverse=reverse, tile=tile), ours)
+    return with_gradients(ssd.scan(*ours, make_layout(cu_seqlens_of(lengths)), reverse=reverse, tile=tile), ours)
 
 
 def expected_run(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Run:
@@ -61,24 +61,24 @@ def with_gradients(y: Tensor, inputs: ScanInputs) -> Run:
     return Run(y.detach(), dict(zip(ScanInputs._fields, gradients, strict=True)))
 
 
-def errors(found: Run, expected: Run, inputs: ScanInputs) -> dict[str, float]:
-    """The error of y and of each gradient in units of its largest number.
+def errors(actual: Run, expected: Run, inputs: ScanInputs) -> dict[str, float]:
+    """Return the error of y and of each gradient relative to its largest value.
 
-    The gradient of a log-decay is the small difference of large terms <x, dx>, so the unit of d(dt) and dA is at least theirs.
+    The gradient of a log decay is a small difference of large terms <x, dx>, whose size is the unit for d(dt) and dA.
     """
     terms = (inputs.x.double() * expected.gradients["x"]).sum(-1).abs()
     least = {"dt": float((inputs.A.abs() * terms).max()), "A": float((inputs.dt * terms).sum(0).max())}
-    by_name = {"y": relative_error(found.y, expected.y)}
+    by_name = {"y": relative_error(actual.y, expected.y)}
     for name, gradient in expected.gradients.items():
-        assert torch.isfinite(found.gradients[name]).all(), name
+        assert torch.isfinite(actual.gradients[name]).all(), name
         unit = max(float(gradient.abs().max()), least.get(name, 0.0))
         assert unit > 0, name
-        by_name[name] = float((found.gradients[name].double() - gradient).abs().max()) / unit
+        by_name[name] = float((actual.gradients[name].double() - gradient).abs().max()) / unit
     return by_name
 
 
 def of_all_decays(dtype: torch.dtype = torch.float32) -> ScanInputs:
-    """Four heads: decays of exp(-0.005 … -2.4), then 0, -10 and -50 at each step."""
+    """Return inputs with four heads: log decays of -0.005 … -2.4, then 0, -10 and -50 at each position."""
     inputs = scan_inputs(LENGTHS, heads=4, head_width=16, state_dim=16, dtype=dtype)
     inputs.dt[:, 1:] = 1.0
     inputs.A[1:] = torch.tensor([0.0, -10.0, -50.0])
@@ -86,26 +86,26 @@ def of_all_decays(dtype: torch.dtype = torch.float32) -> ScanInputs:
 
 
 @DIRECTIONS
-def test_values_and_gradients_are_those_of_the_definition(reverse: bool) -> None:
-    """Sequences of all lengths around a chunk, spans of two chunks, heads that forget nothing beside heads that forget all."""
+def test_values_and_gradients_equal_the_reference(reverse: bool) -> None:
+    """Lengths around the chunk size, spans of two chunks, heads without decay next to heads with complete decay."""
     inputs = of_all_decays()
-    found = errors(run(inputs, LENGTHS, reverse=reverse), expected_run(inputs, LENGTHS, reverse=reverse), inputs)
-    assert max(found.values()) < ROUNDED, found
+    actual = errors(run(inputs, LENGTHS, reverse=reverse), expected_run(inputs, LENGTHS, reverse=reverse), inputs)
+    assert max(actual.values()) < ROUNDED, actual
 
 
 @pytest.mark.parametrize(("head_width", "state_dim", "reverse"), [(32, 32, False), (64, 64, True), (16, 128, False)])
 def test_all_head_widths_and_state_sizes(head_width: int, state_dim: int, reverse: bool) -> None:
-    """P of 32 and 64, N of 32, 64 and 128, a span of one chunk."""
+    """P of 32 and 64, N of 32, 64 and 128, spans of one chunk."""
     lengths = [3, 2 * Q + 1, 1]
     inputs = scan_inputs(lengths, heads=1, head_width=head_width, state_dim=state_dim, dtype=torch.float32)
     tile = TILE._replace(chunks=1)
-    found = errors(run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs)
-    assert max(found.values()) < ROUNDED, found
+    actual = errors(run(inputs, lengths, reverse=reverse, tile=tile), expected_run(inputs, lengths, reverse=reverse), inputs)
+    assert max(actual.values()) < ROUNDED, actual
 
 
-@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forwards", "backwards"])
-def test_the_order_of_programs_does_not_matter(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs run from the last to the first give the same bits: none builds on what another of its kernel wrote."""
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forward", "reverse"])
+def test_order_of_programs_does_not_matter(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running the programs in reverse order gives the same bits, so no program depends on another."""
     lengths = [5, Q + 3]
     inputs = scan_inputs(lengths, heads=3, head_width=16, state_dim=16, dtype=torch.float32)
     tile = TILE._replace(columns=32, chunks=1, programs=100)
@@ -119,16 +119,16 @@ def test_the_order_of_programs_does_not_matter(reverse: bool, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_spans_of_four_chunks() -> None:
-    """A history that begins in one span and ends in the next but one."""
+    """A sequence that covers three spans."""
     lengths, tile = [60, 72, 3], TILE._replace(chunks=4)
     inputs = scan_inputs(lengths, heads=1, head_width=16, state_dim=16, dtype=torch.float32)
-    found = errors(run(inputs, lengths, reverse=True, tile=tile), expected_run(inputs, lengths, reverse=True), inputs)
-    assert max(found.values()) < ROUNDED, found
+    actual = errors(run(inputs, lengths, reverse=True, tile=tile), expected_run(inputs, lengths, reverse=True), inputs)
+    assert max(actual.values()) < ROUNDED, actual
 
 
 @pytest.mark.slow
-def test_columns_divided_among_programs() -> None:
-    """Two tiles of columns in two programs or in one: the same gradients, and the same bits a second time."""
+def test_columns_split_among_programs() -> None:
+    """Two tiles of columns in two programs or in one give the same gradients; a second run gives the same bits."""
     lengths = [5, Q]
     inputs = scan_inputs(lengths, heads=3, head_width=16, state_dim=16, dtype=torch.float32)
     one = run(inputs, lengths, reverse=False)
@@ -141,32 +141,32 @@ def test_columns_divided_among_programs() -> None:
 
 
 def test_half_precision() -> None:
-    """float16 x, B and C with float32 decays: values and gradients of the definition on the same numbers, to HALF."""
+    """float16 x, B and C with float32 decays agree with the reference to HALF."""
     lengths = [3, 2 * Q + 1]
     inputs = scan_inputs(lengths, heads=2, head_width=16, state_dim=16, dtype=torch.float32)
     inputs = inputs._replace(x=inputs.x.half(), B=inputs.B.half(), C=inputs.C.half())
     ours = run(inputs, lengths, reverse=False)
     assert ours.y.dtype == torch.float16
-    found = errors(ours, expected_run(inputs, lengths, reverse=False), inputs)
-    assert max(found.values()) < HALF, found
+    actual = errors(ours, expected_run(inputs, lengths, reverse=False), inputs)
+    assert max(actual.values()) < HALF, actual
 
 
 def test_strided_inputs() -> None:
-    """Slices of one wide projection, whose rows lie apart in memory, are read as their copies are."""
+    """Strided slices of one projection give the same result as their copies."""
     lengths = [3, Q]
     x, dt, A, B, C, D = scan_inputs(lengths, heads=2, head_width=16, state_dim=16, dtype=torch.float32)
     wide = torch.cat([x.flatten(1), B, C, dt], dim=1)
     sliced_x, sliced_B, sliced_C, sliced_dt = wide.split([32, 16, 16, 2], dim=1)
     assert not sliced_x.is_contiguous()
-    layout = make_layout(boundaries_of(lengths))
-    found = ssd.scan(sliced_x.unflatten(1, (2, 16)), sliced_dt, A, sliced_B, sliced_C, D, layout, tile=TILE)
-    assert torch.equal(found, ssd.scan(x, dt, A, B, C, D, layout, tile=TILE))
+    layout = make_layout(cu_seqlens_of(lengths))
+    actual = ssd.scan(sliced_x.unflatten(1, (2, 16)), sliced_dt, A, sliced_B, sliced_C, D, layout, tile=TILE)
+    assert torch.equal(actual, ssd.scan(x, dt, A, B, C, D, layout, tile=TILE))
 
 
 @pytest.mark.parametrize(("head_width", "state_dim"), [(8, 16), (16, 24)])
 def test_sizes_without_a_kernel(head_width: int, state_dim: int) -> None:
-    """P = 8 and N = 24 are refused, and the way out is named."""
+    """P = 8 and N = 24 are an error that names the alternative."""
     inputs = scan_inputs([3], head_width=head_width, state_dim=state_dim, dtype=torch.float32)
-    assert not triton.scans(inputs.x, inputs.B)
-    with pytest.raises(ShapeError, match=r"the scan's kernels take P in .* use ops\.chunked\.chunked_scan"):
-        ssd.scan(*inputs, make_layout(boundaries_of([3])))
+    assert not triton.supports_scan(inputs.x, inputs.B)
+    with pytest.raises(ShapeError, match=r"the scan kernels support P in .* use ops\.ssd\.chunked\.chunked_scan"):
+        ssd.scan(*inputs, make_layout(cu_seqlens_of([3])))

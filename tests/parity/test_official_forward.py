@@ -1,6 +1,6 @@
-"""Our model against a restatement of the authors' forward pass, one history, one loop, from docs/paper-map.md.
+"""Compare the model with a loop over one sequence written from the description in docs/paper-map.md.
 
-Nothing of ssd4rec.ops is used; the weights are read by name.
+The loop uses nothing from ssd4rec.ops and takes the weights by name.
 """
 
 import math
@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rows import boundaries_of, relative_error, shaken
+from packed import cu_seqlens_of, randomized, relative_error
 from ssd4rec.config import SSD4RecConfig, load_config
 from ssd4rec.models.next_item import NextItemModel, count_parameters
 from ssd4rec.models.ssd4rec import SSD4Rec
 
-HISTORIES = [[3], [7, 2], [5, 5, 1], [9, 8, 7, 6], [0, 4, 10, 0, 2, 3, 1, 1, 6, 8, 9, 2], list(range(1, 11)) * 7]  # 0: masked
+SEQUENCES = [[3], [7, 2], [5, 5, 1], [9, 8, 7, 6], [0, 4, 10, 0, 2, 3, 1, 1, 6, 8, 9, 2], list(range(1, 11)) * 7]  # 0: masked
 
 
 def layer_norm(vector: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -30,17 +30,17 @@ def gelu(values: Tensor) -> Tensor:
     return values * (1 + torch.erf(values / math.sqrt(2))) / 2
 
 
-def mixer(history: list[Tensor], weights: dict[str, Tensor], config: SSD4RecConfig) -> list[Tensor]:
-    """The model, 2: one output for each event, read from first to last."""
+def mixer(sequence: list[Tensor], weights: dict[str, Tensor], config: SSD4RecConfig) -> list[Tensor]:
+    """Compute the mixer of section 2 position by position."""
     E, N, P, K = config.expand * config.width, config.state_dim, config.head_width, config.conv_width
     H = E // P
-    projected = [weights["in_proj.weight"] @ event for event in history]
+    projected = [weights["in_proj.weight"] @ event for event in sequence]
     gates = [z[:E] for z in projected]
     inputs = [xBC[E : 2 * E + 2 * N] for xBC in projected]
     steps = [dt[2 * E + 2 * N :] for dt in projected]
     states = [torch.zeros(P, N, dtype=torch.float64) for _ in range(H)]
     outputs = []
-    for t in range(len(history)):
+    for t in range(len(sequence)):
         convolved = weights["conv_bias"].clone()
         for back in range(K):
             if t - back >= 0:
@@ -64,14 +64,14 @@ def under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def official_scores(items: list[int], weights: dict[str, Tensor], config: SSD4RecConfig) -> Tensor:
-    """Sections 2.4 to 2.7 for one history, in evaluation; item 0 is no candidate (D2)."""
+    """Compute the scores of one sequence in evaluation mode; item 0 is not a candidate (D2)."""
     H0 = [weights["table.weight"][item] for item in items]
     if config.norm_embedding:
         H0 = [layer_norm(h, weights["backbone.norm.weight"], weights["backbone.norm.bias"]) for h in H0]
     for number in range(config.layers):
         layer = under(weights, f"backbone.layers.{number}.")
         forward = mixer(H0, under(layer, "mixer."), config)
-        backward = mixer(H0[::-1], under(layer, "mixer."), config)  # added as it comes out: not mirrored back
+        backward = mixer(H0[::-1], under(layer, "mixer."), config)  # not reversed back
         above = []
         for h, f, k in zip(H0, forward, backward, strict=True):
             H1 = layer_norm(f + config.backward_weight * k + h, layer["norm.weight"], layer["norm.bias"])
@@ -88,21 +88,21 @@ def official_model(layers: int, *, norm_embedding: bool) -> tuple[NextItemModel,
         width=6, state_dim=3, head_width=4, layers=layers, norm_embedding=norm_embedding, bidirectional="all", backward_weight=0.7
     )
     torch.manual_seed(0)
-    return shaken(NextItemModel(SSD4Rec(config), catalog_size=10)), config
+    return randomized(NextItemModel(SSD4Rec(config), catalog_size=10)), config
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("norm_embedding", [False, True], ids=["plain", "normed"])
 def test_scores_equal_the_official_forward(layers: int, norm_embedding: bool) -> None:
-    """Packed histories of 1 to 70 events get, in float64, the scores of the authors' forward pass on each alone."""
+    """Packed sequences of 1 to 70 items get, in float64, the scores of the loop on each alone."""
     model, config = official_model(layers, norm_embedding=norm_embedding)
     weights = {name: value.detach() for name, value in model.named_parameters()}
-    items = torch.tensor([item for history in HISTORIES for item in history])
+    items = torch.tensor([item for sequence in SEQUENCES for item in sequence])
     with torch.no_grad():
-        found = model.score(model.encode(items, boundaries_of([len(history) for history in HISTORIES])))
-    expected = torch.stack([official_scores(history, weights, config) for history in HISTORIES])
+        actual = model.score(model.encode(items, cu_seqlens_of([len(sequence) for sequence in SEQUENCES])))
+    expected = torch.stack([official_scores(sequence, weights, config) for sequence in SEQUENCES])
     assert expected.std(dim=1).min() > 0.1
-    assert relative_error(found, expected) < 1e-11
+    assert relative_error(actual, expected) < 1e-11
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worlds
-from rows import shaken
+from packed import randomized
 from served import HISTORY, assert_same, recommender, recommender_of
 from ssd4rec.artifact import Artifact
 from ssd4rec.config import SASRecConfig
@@ -95,7 +95,7 @@ def test_any_backbone_has_sessions():
     session = Session(model, HISTORY)
     session.add(5)
     assert_same(session.recommend(5), model.recommend([*HISTORY, 5], 5))
-    with pytest.raises(ConfigError, match="SASRec does not read event by event; use ssd4rec or mamba4rec"):
+    with pytest.raises(ConfigError, match="SASRec does not support incremental inference; use ssd4rec or mamba4rec"):
         model.artifact.model.new_cache(1)
 
 
@@ -136,10 +136,10 @@ def test_sums_that_never_fade_are_saved_in_full(tmp_path):
         session.save(tmp_path / "user", half=True)
         session = Session.load(tmp_path / "user", model)
     for found, expected in zip(session._cache, before._cache, strict=True):
-        assert torch.equal(found.settled, expected.settled)
-        assert torch.equal(found.decay, expected.decay)
-        assert not torch.equal(found.scan, expected.scan)
-    assert before._cache[-1].settled.abs().max() > 0
+        assert torch.equal(found.backward_sum, expected.backward_sum)
+        assert torch.equal(found.log_decay, expected.log_decay)
+        assert not torch.equal(found.ssm_state, expected.ssm_state)
+    assert before._cache[-1].backward_sum.abs().max() > 0
 
 
 def test_the_weights_are_hashed_once(tmp_path, monkeypatch):
@@ -245,7 +245,7 @@ def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_p
     world, config = worlds.world(worlds.cycle()), worlds.config()
     cut = config.model_copy(update={"data": config.data.model_copy(update={"max_length": 3})})
     counts = training_counts(world.histories, world.split.train, len(world.catalog))
-    model = shaken(make_model(config, len(world.catalog))).eval()
+    model = randomized(make_model(config, len(world.catalog))).eval()
     fusion = ScoreFusion(count_sequential_rules(world), 0.5, -1.0)
     whole, short = (Recommender(Artifact(model, world.catalog, each, {}, counts, fusion)) for each in (config, cut))
     history = [7, 3, 4, 5, "unknown", 6]

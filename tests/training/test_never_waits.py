@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rows import boundaries_of
+from packed import cu_seqlens_of
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.models.next_item import NextItemModel
@@ -26,7 +26,7 @@ ITEMS = 50
 
 def batch() -> PackedBatch:
     items = torch.randint(1, ITEMS + 1, (2, sum(LENGTHS)), generator=torch.Generator().manual_seed(0))
-    return PackedBatch(items[0], boundaries_of(LENGTHS), items[1])
+    return PackedBatch(items[0], cu_seqlens_of(LENGTHS), items[1])
 
 
 def model(**settings: Any) -> NextItemModel:
@@ -48,7 +48,7 @@ def test_a_step_waits_for_nothing(objective: str, settings: dict[str, Any], monk
     config = TrainingConfig.model_validate({"objective": objective})
     prepared = prepare(batch(), config).to("meta")
     ours = model(**settings).to("meta")
-    with dispatch.using("torch"), Watched("meta") as watched:
+    with dispatch.use_backend("torch"), Watched("meta") as watched:
         next_item_loss(ours, prepared, config).backward()
     assert watched.seen > 100
     assert watched.waited == []
@@ -87,9 +87,9 @@ def test_a_read_is_seen() -> None:
 def test_a_layout_is_made_without_waiting() -> None:
     """From cu_seqlens on the CPU the layout on another device is made of operations that wait for nothing; its shapes are those
     of the layout on the CPU."""
-    expected = make_layout(boundaries_of(LENGTHS))
+    expected = make_layout(cu_seqlens_of(LENGTHS))
     with Watched("meta") as watched:
-        found = make_layout(boundaries_of(LENGTHS), device=torch.device("meta"))
+        found = make_layout(cu_seqlens_of(LENGTHS), device=torch.device("meta"))
     assert watched.waited == []
     assert found.history.shape == expected.history.shape
     assert found.chunks.left.shape == expected.chunks.left.shape

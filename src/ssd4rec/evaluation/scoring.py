@@ -18,7 +18,7 @@ from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.layers.repeat_logits import RepeatLogits
-from ssd4rec.ops.segments import cells_of_items
+from ssd4rec.ops.segments import flat_score_index
 
 BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
 LEAST_ROWS = 32  # rows scored at once even if the catalog is large: fewer make inefficient products
@@ -114,7 +114,7 @@ def scored_blocks(
     for rows, scores in blocks:
         if fusion:
             fusion.add(scores, look_up(fusion.rules, *packed, rows, full))
-        yield ScoredBlock(rows, scores, cells_of_items(*full, rows, scores.shape[1]) if exclude_seen else None)
+        yield ScoredBlock(rows, scores, flat_score_index(*full, rows, scores.shape[1]) if exclude_seen else None)
 
 
 class EncodedBatch(NamedTuple):

@@ -59,7 +59,7 @@ def states_in_one_pass(model: NextItemModel, items: Items) -> States:
 
 
 def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
-    """Return `BiSSDLayer.read_out` of the sequence without each of its events.
+    """Return `BiSSDLayer.forward_last` of the sequence without each of its events.
 
     Args:
         layer: in evaluation mode.
@@ -72,12 +72,12 @@ def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
     gate, channels, dt = mixer.project(layer.source(hidden))
     mixed = _gated(mixer, last_without_each(mixer, channels, dt), gate[last])
     if layer.bidirectional and mixer.mirror_back:  # the last event alone
-        back = mixer.gated(mixer.alone(channels[last], dt[last]), gate[last])
+        back = mixer.gated(mixer.single_position(channels[last], dt[last]), gate[last])
         mixed += mixer.backward_weight * _by_last(back, len(hidden))
     elif layer.bidirectional:  # the same of the reversed sequence
         back = last_without_each(mixer, channels.flip(0), dt.flip(0))
         mixed += mixer.backward_weight * _gated(mixer, back, gate[[0, 1]]).flip(0)
-    return layer.finish(mixer.out_proj(mixed), _by_last(hidden[last], len(hidden)))
+    return layer.residual(mixer.out_proj(mixed), _by_last(hidden[last], len(hidden)))
 
 
 def _gated(mixer: Mamba2Mixer, y: Values, gates: Tensor) -> Hidden:

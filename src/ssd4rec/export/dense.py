@@ -18,7 +18,7 @@ from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.layers.step import LayerCache
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
-from ssd4rec.ops.gated_norm import definition
+from ssd4rec.ops.gated_norm import gated_norm_reference
 
 
 class ReadOutGraph(nn.Module):
@@ -54,8 +54,8 @@ class ReadOutGraph(nn.Module):
             hidden = self.backbone.norm(hidden)
         *below, top = cast("list[BiSSDLayer]", list(self.backbone.layers))
         for layer in below:
-            hidden = layer.finish(_mix(layer, hidden), hidden)
-        state = top.finish(_mix(top, hidden)[-1:], hidden[-1:])
+            hidden = layer.residual(_mix(layer, hidden), hidden)
+        state = top.residual(_mix(top, hidden)[-1:], hidden[-1:])
         scores = self.model.score(state)[0]
         if self.k is None:
             return scores
@@ -116,11 +116,11 @@ def _plain_copy(model: NextItemModel) -> tuple[NextItemModel, SSD4Rec]:
 
 
 def _gated(mixer: Mamba2Mixer, y: Tensor, gate: Tensor) -> Tensor:
-    return definition(y.flatten(1), gate, mixer.norm.weight, cast("float", mixer.norm.eps))
+    return gated_norm_reference(y.flatten(1), gate, mixer.norm.weight, cast("float", mixer.norm.eps))
 
 
 def _mix(layer: BiSSDLayer, hidden: Tensor) -> Tensor:
-    """Return the mixer's output at every position of one history: `both_ways`, or `forward`. [T, D] -> [T, D]."""
+    """Return the mixer's output at every position of one history: `forward_bidirectional`, or `forward`. [T, D] -> [T, D]."""
     mixer = layer.mixer
     gate, channels, dt = mixer.project(hidden)
     mixed = mixer.gated(_scan(mixer, _convolve(mixer, channels), dt), gate)

@@ -1,1 +1,1 @@
-"""The parts of the Bi-SSD layer, each one module."""
+"""Neural network layers that the models are composed of."""

@@ -12,7 +12,7 @@ from ssd4rec.ops.segments import Layout
 
 
 class BiSSDLayer(nn.Module):
-    """H1 = Dropout(LayerNorm(F + beta K + H)); H2 = FeedForward(H1), which has its own residual, LayerNorm and dropout.
+    """H1 = Dropout(LayerNorm(F + beta K + H)) and H2 = FeedForward(H1), with F and K the forward and backward mixer output.
 
     With `norm_first` the mixer reads LayerNorm(H) in place of H, and H1 = H + Dropout(F + beta K): dropout is on the branches
     alone, and the last linear map of each branch starts at zero, so that a fresh layer changes nothing.
@@ -21,9 +21,9 @@ class BiSSDLayer(nn.Module):
 
     Args:
         config: sizes and beta.
-        bidirectional: whether this layer reads both ways; if not, K is left out.
+        bidirectional: whether to add the backward direction K.
 
-    Source: the paper's Bi-SSD layer, restated in docs/paper-map.md, "The model", 3.
+    Source: the Bi-SSD layer of the paper, restated in docs/paper-map.md, "The model", 3.
     """
 
     def __init__(self, config: BiSSDSizes, *, bidirectional: bool) -> None:
@@ -37,30 +37,30 @@ class BiSSDLayer(nn.Module):
             self.feed_forward = FeedForward(config.width, config.dropout, norm_first=config.norm_first)
 
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
-        """Every position of the row, with both directions over the whole history. [T, D] -> [T, D]."""
+        """Encode every position, with both directions over the whole sequence. [T, D] -> [T, D]."""
         source = self.source(hidden)
-        mixed = self.mixer.both_ways(source, layout) if self.bidirectional else self.mixer(source, layout)
-        return self.finish(mixed, hidden)
+        mixed = self.mixer.forward_bidirectional(source, layout) if self.bidirectional else self.mixer(source, layout)
+        return self.residual(mixed, hidden)
 
-    def all_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
-        """Row t: what `read_out` gives for the prefix that ends at position t. [T, D] -> [T, D]."""
+    def forward_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Compute `forward_last` of every prefix; row t is the prefix that ends at position t. [T, D] -> [T, D]."""
         source = self.source(hidden)
-        mixed = self.mixer.all_prefixes(source, layout) if self.bidirectional else self.mixer(source, layout)
-        return self.finish(mixed, hidden)
+        mixed = self.mixer.forward_prefixes(source, layout) if self.bidirectional else self.mixer(source, layout)
+        return self.residual(mixed, hidden)
 
-    def read_out(self, hidden: Hidden, layout: Layout) -> States:
-        """The last position of each history. [T, D] -> [B, D]."""
-        mixed = self.mixer.read_out(self.source(hidden), layout, bidirectional=self.bidirectional)
-        with keyed_random.at(layout.read_out):
-            return self.finish(mixed, hidden[layout.read_out])
+    def forward_last(self, hidden: Hidden, layout: Layout) -> States:
+        """Compute the output at the last position of each sequence only. [T, D] -> [B, D]."""
+        mixed = self.mixer.forward_last(self.source(hidden), layout, bidirectional=self.bidirectional)
+        with keyed_random.at(layout.last_index):
+            return self.residual(mixed, hidden[layout.last_index])
 
     def source(self, hidden: Hidden) -> Hidden:
-        """Return what the mixer reads."""
-        read: Hidden = self.norm(hidden) if self.norm_first else hidden
-        return read
+        """Return the input of the mixer: LayerNorm(H) with `norm_first`, else H."""
+        out: Hidden = self.norm(hidden) if self.norm_first else hidden
+        return out
 
-    def finish(self, mixed: Hidden, hidden: Hidden) -> Hidden:
-        """What follows the mixer, position by position: residual, LayerNorm, feed-forward network."""
+    def residual(self, mixed: Hidden, hidden: Hidden) -> Hidden:
+        """Add the residual to the mixer output, then apply norm, dropout and feed-forward network, position by position."""
         between = hidden + self.dropout(mixed) if self.norm_first else self.dropout(self.norm(mixed + hidden))
         out: Hidden = self.feed_forward(between)
         return out

@@ -9,5 +9,5 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` with the random numbers of `ops.dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Any shape."""
+        """Apply dropout to a tensor of any shape."""
         return dropout(input, self.p, training=self.training)

@@ -8,15 +8,16 @@ from ssd4rec.layers.dropout import Dropout
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with GELU between, inner width 4D; both outer dropouts come after the LayerNorm, as the authors have it.
+    """Two linear layers with GELU between them and inner width 4D; the second dropout follows the LayerNorm.
 
-        out = Dropout(LayerNorm(h + W2 Dropout(GELU(W1 h + b1)) + b2))
+    out = Dropout(LayerNorm(h + W2 Dropout(GELU(W1 h + b1)) + b2))
 
     With `norm_first` the LayerNorm and the outer dropout are on the branch, and the residual stream passes unchanged:
 
-        out = h + Dropout(W2 Dropout(GELU(W1 LayerNorm(h) + b1)) + b2)
+    out = h + Dropout(W2 Dropout(GELU(W1 LayerNorm(h) + b1)) + b2)
 
-    Source: docs/paper-map.md, "The model", 4; `norm_first`: Xiong et al. 2020, "On Layer Normalization in the Transformer
+    Source: the authors' code, restated in docs/paper-map.md, "The model", 4; `norm_first`: Xiong et al. 2020, "On Layer
+    Normalization in the Transformer
     Architecture".
     """
 

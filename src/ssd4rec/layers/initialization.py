@@ -1,12 +1,12 @@
-"""The initial values that most backbones begin from."""
+"""Weight initialization shared by most models."""
 
 from torch import nn
 
 
 def initialize_weights(module: nn.Module) -> None:
-    """Linear and Embedding N(0, 0.02), biases 0; for `nn.Module.apply`.
+    """Initialize Linear and Embedding with N(0, 0.02) and biases with 0; pass it to `nn.Module.apply`.
 
-    Norms, recurrent networks and the mixer's own parameters keep what they were made with.
+    Norms, recurrent networks and the mixer's own parameters keep the values from their constructors.
 
     Source: the authors' code of SSD4Rec; docs/paper-map.md.
     """

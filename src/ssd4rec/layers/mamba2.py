@@ -1,10 +1,10 @@
-"""The Mamba-2 mixer, and the ways in which a recommender reads a packed row with it.
+"""The Mamba-2 mixer, and the ways in which a recommender applies it to a packed batch.
 
-forward          one direction, a state at every position
-both_ways        forward plus beta times backward, a state at every position
-all_prefixes     the same read at the end of every prefix: what one-pass training needs
-partially_flipped   forward, and forward over each prefix partly reversed, read at its end: the same for SIGMA
-read_out         the same read at the end of each history only: no scan at all
+forward                    causal output at every position
+forward_bidirectional      forward plus beta times backward output at every position
+forward_prefixes           bidirectional output at the end of every prefix, for all-positions training
+forward_partially_flipped  the outputs that SIGMA needs at the end of every prefix
+forward_last               bidirectional output at the last position of each sequence only, without a scan
 """
 
 import math
@@ -17,17 +17,17 @@ from torch.nn import functional as F
 from ssd4rec.array_types import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
 from ssd4rec.config.backbones import BiSSDSizes
 from ssd4rec.ops import dispatch
-from ssd4rec.ops.gather import mirrored, of_first
+from ssd4rec.ops.gather import broadcast_first, reverse_sequences
 from ssd4rec.ops.partial_flip import partially_flipped_prefix_readout
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.ssd.prefix_readout import scan_last_position
 
 
 class Projected(NamedTuple):
-    """What in_proj gives: the same for both directions."""
+    """Output of in_proj, shared by both directions."""
 
     gate: Hidden  # z [T, E]
-    channels: Channels  # x, B and C side by side, before the convolution [T, E + 2N]
+    channels: Channels  # input of the convolution: x, B and C side by side [T, E + 2N]
     dt: StepSizes  # [T, H], positive
 
 
@@ -61,32 +61,32 @@ class Mamba2Mixer(nn.Module):
         return -torch.exp(self.A_log)
 
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
-        """Read each history from first to last; position t has seen events up to t. [T, D] -> [T, D]."""
+        """Run the causal mixer: the output at position t depends on positions up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        out: Hidden = self.out_proj(self._ahead(projected, layout))
+        out: Hidden = self.out_proj(self._forward_direction(projected, layout))
         return out
 
-    def both_ways(self, hidden: Hidden, layout: Layout) -> Hidden:
-        """F + beta K, K = the mixer run over each history reversed. [T, D] -> [T, D].
+    def forward_bidirectional(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Compute F + beta K, where K is the mixer applied to the reversed sequence. [T, D] -> [T, D].
 
-        The authors add K as it comes out, so that position i of L meets K for item L+1-i (`mirror_back = False`).
+        With `mirror_back = False`, as in the authors' code, K is not reversed back: position i of L gets K of item L+1-i.
         out_proj is linear, so the two directions are summed before it.
         """
         projected = self.project(hidden)
-        ahead, back = dispatch.convolve_both_ways(projected.channels, self.conv_weight, self.conv_bias, layout)
-        ahead = self.gated(self._scan(ahead, projected.dt, layout, reverse=False), projected.gate)
-        back = self.gated(self._scan(back, projected.dt, layout, reverse=True), projected.gate)
+        x_forward, x_backward = dispatch.convolve_bidirectional(projected.channels, self.conv_weight, self.conv_bias, layout)
+        forward = self.gated(self._scan(x_forward, projected.dt, layout, reverse=False), projected.gate)
+        backward = self.gated(self._scan(x_backward, projected.dt, layout, reverse=True), projected.gate)
         if not self.mirror_back:
-            back = mirrored(back, layout)
-        out: Hidden = self.out_proj(ahead + self.backward_weight * back)
+            backward = reverse_sequences(backward, layout)
+        out: Hidden = self.out_proj(forward + self.backward_weight * backward)
         return out
 
-    def all_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
-        """Row t: `both_ways` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
+    def forward_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
+        """Compute `forward_bidirectional` at the last position of every prefix; row t: the prefix up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        ahead = self._ahead(projected, layout)
-        if self.mirror_back:  # reversed back, the last position of a prefix has been read first: it knows itself only
-            back = self.gated(self.alone(projected.channels, projected.dt), projected.gate)
+        forward = self._forward_direction(projected, layout)
+        if self.mirror_back:  # reversed back, the last position is the first that the backward scan reaches
+            backward = self.gated(self.single_position(projected.channels, projected.dt), projected.gate)
         else:
             y = dispatch.backward_prefix_readout(
                 projected.channels,
@@ -98,51 +98,51 @@ class Mamba2Mixer(nn.Module):
                 layout,
                 self.state_dim,
             )
-            back = self.gated(y, of_first(projected.gate, layout))
-        out: Hidden = self.out_proj(ahead + self.backward_weight * back)
+            backward = self.gated(y, broadcast_first(projected.gate, layout))
+        out: Hidden = self.out_proj(forward + self.backward_weight * backward)
         return out
 
-    def partially_flipped(self, hidden: Hidden, layout: Layout, kept: int) -> tuple[Hidden, Hidden]:
-        """Row t: `forward` of the prefix that ends at t, and of that prefix with all but its last `kept` events reversed.
+    def forward_partially_flipped(self, hidden: Hidden, layout: Layout, tail: int) -> tuple[Hidden, Hidden]:
+        """Compute `forward` at the end of every prefix, and of every prefix with all but its last `tail` positions reversed.
 
-        Both read at the last position. [T, D] -> [T, D] twice.
+        [T, D] -> [T, D] twice; row t is the prefix that ends at position t.
         """
         projected = self.project(hidden)
-        ahead = self._ahead(projected, layout)
+        forward = self._forward_direction(projected, layout)
         y = partially_flipped_prefix_readout(
-            projected.channels, self.conv_weight, self.conv_bias, projected.dt, self.A, self.D, layout, self.state_dim, kept
+            projected.channels, self.conv_weight, self.conv_bias, projected.dt, self.A, self.D, layout, self.state_dim, tail
         )
-        back = self.gated(y, projected.gate if kept else of_first(projected.gate, layout))
-        return self.out_proj(ahead), self.out_proj(back)
+        backward = self.gated(y, projected.gate if tail else broadcast_first(projected.gate, layout))
+        return self.out_proj(forward), self.out_proj(backward)
 
-    def read_out(self, hidden: Hidden, layout: Layout, *, bidirectional: bool) -> States:
-        """`both_ways` (or `forward`) at the last position of each history, without a scan. [T, D] -> [B, D]."""
+    def forward_last(self, hidden: Hidden, layout: Layout, *, bidirectional: bool) -> States:
+        """Compute the output at the last position of each sequence only, without a scan. [T, D] -> [B, D]."""
         projected = self.project(hidden)
-        ends = layout.read_out
-        ahead = self.gated(self._read_once(projected, layout, reverse=False), projected.gate[ends])
+        ends = layout.last_index
+        forward = self.gated(self._scan_last(projected, layout, reverse=False), projected.gate[ends])
         if not bidirectional:
-            out: Hidden = self.out_proj(ahead)
+            out: Hidden = self.out_proj(forward)
             return out
         if self.mirror_back:
             last = Projected(*(part[ends] for part in projected))
-            back = self.gated(self.alone(last.channels, last.dt), last.gate)
+            backward = self.gated(self.single_position(last.channels, last.dt), last.gate)
         else:
-            y = self._read_once(projected, layout, reverse=True)
-            back = self.gated(y, projected.gate[layout.cu_seqlens[:-1]])
-        combined: Hidden = self.out_proj(ahead + self.backward_weight * back)
+            y = self._scan_last(projected, layout, reverse=True)
+            backward = self.gated(y, projected.gate[layout.cu_seqlens[:-1]])
+        combined: Hidden = self.out_proj(forward + self.backward_weight * backward)
         return combined
 
     def project(self, hidden: Hidden) -> Projected:
-        """The part that both directions share."""
+        """Apply in_proj, which both directions share."""
         gate, channels, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_dim, self.heads], dim=1)
         return Projected(gate, channels, F.softplus(dt + self.dt_bias))
 
     def split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:
-        """What the convolution gives, as x [rows, H, P], B [rows, N] and C [rows, N]."""
+        """Split the output of the convolution into x [rows, H, P], B [rows, N] and C [rows, N]."""
         x, B, C = channels.split([self.inner, self.state_dim, self.state_dim], dim=1)
         return x.unflatten(1, (self.heads, -1)), B, C
 
-    def _ahead(self, projected: Projected, layout: Layout) -> Hidden:
+    def _forward_direction(self, projected: Projected, layout: Layout) -> Hidden:
         channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
         return self.gated(self._scan(channels, projected.dt, layout, reverse=False), projected.gate)
 
@@ -150,16 +150,16 @@ class Mamba2Mixer(nn.Module):
         x, B, C = self.split(convolved)
         return dispatch.scan(x, dt, self.A, B, C, self.D, layout, reverse=reverse)
 
-    def _read_once(self, projected: Projected, layout: Layout, *, reverse: bool) -> LastValues:
+    def _scan_last(self, projected: Projected, layout: Layout, *, reverse: bool) -> LastValues:
         channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout, reverse=reverse)
         x, B, C = self.split(channels)
         return scan_last_position(x, projected.dt, self.A, B, C, self.D, layout, reverse=reverse)
 
-    def alone(self, channels: Channels, dt: StepSizes) -> Values:
-        """The y of each event as the only one of its history: [rows, E + 2N], [rows, H] -> [rows, H, P]."""
+    def single_position(self, channels: Channels, dt: StepSizes) -> Values:
+        """Compute y of each row as a sequence of length 1. [rows, E + 2N], [rows, H] -> [rows, H, P]."""
         x, B, C = self.split(F.silu(channels * self.conv_weight[:, -1] + self.conv_bias))
         return x * (dt * (B * C).sum(1, keepdim=True) + self.D)[..., None]
 
     def gated(self, y: Values, gate: Hidden) -> Hidden:
-        """RMSNorm(y SiLU(z)): [rows, H, P] and [rows, E] -> [rows, E]."""
+        """Compute RMSNorm(y * SiLU(z)). [rows, H, P], [rows, E] -> [rows, E]."""
         return dispatch.gated_norm(y.flatten(1), gate, self.norm.weight, cast("float", self.norm.eps))

@@ -1,7 +1,8 @@
-"""One more event at a constant price: what a layer must remember of a history, and how an event changes it.
+"""Incremental inference: a constant-size cache per sequence, updated in constant time for each new position.
 
-The forward direction needs the scan's state and the last K-1 inputs of the convolution. The backward direction, read at the end
-of the history, needs no second scan: its weights do not depend on where the history ends (`ops/prefixes.py`), so E sums carry it.
+The forward direction needs the SSM state and the last K-1 inputs of the convolution, as in any Mamba-2 implementation.
+The backward direction, read out at the end of the sequence, needs no second scan: its weights do not depend on where the
+sequence ends (`ops.ssd.prefix_readout`), so a weighted sum of E numbers is enough.
 """
 
 from collections.abc import Sequence
@@ -17,154 +18,155 @@ from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.fading_sum import FadingCache
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.ops import dispatch
-from ssd4rec.ops.convolution import taps
+from ssd4rec.ops.convolution import partial_convolutions
 from ssd4rec.ops.cumulative import cumulative_sum
-from ssd4rec.ops.gather import sum_of_history
+from ssd4rec.ops.gather import sum_sequences
 from ssd4rec.ops.segments import Layout
 
 
 class LayerCache(NamedTuple):
-    """What one layer remembers of B histories; everything before the first event is zero.
+    """Cache of one layer for B sequences; all zeros before the first position.
 
-    Size for a history: E N + (K-1)(E + 2N) numbers for the forward direction, 3 E + 2N + K H more for the backward one.
+    Size per sequence: E N + (K-1)(E + 2N) numbers for the forward direction, 3 E + 2N + K H more for the backward direction.
     """
 
-    scan: Tensor  # [B, H, P, N]
-    recent: Tensor  # [B, K-1, E + 2N]: inputs of the convolution of the last K-1 events, the newest last
-    events: Tensor  # [B]: events read
-    # the rest serves the backward direction
-    settled: Tensor  # [B, E]: sum over the events whose reversed convolution is complete
-    strengths: Tensor  # [B, K-1, H]: exp(S_{s-1}) dt_s of the last K-1 events
-    decay: Tensor  # [B, H]: S_t, the sum of log-decays of the whole history
-    first: Tensor  # [B, E + 2N]: the first event's reversed convolution as far as it has come, before its SiLU
-    first_gate: Tensor  # [B, E]: z of the first event
+    ssm_state: Tensor  # [B, H, P, N]
+    conv_state: Tensor  # [B, K-1, E + 2N]: inputs of the convolution at the last K-1 positions, the newest last
+    length: Tensor  # [B]: positions so far
+    # The remaining fields serve the backward direction.
+    backward_sum: Tensor  # [B, E]: weighted sum over the positions whose reversed convolution is complete
+    decayed_dt: Tensor  # [B, K-1, H]: exp(S_{s-1}) dt_s of the last K-1 positions
+    log_decay: Tensor  # [B, H]: S_t, the cumulative log decay of the whole sequence
+    first_conv: Tensor  # [B, E + 2N]: partial reversed convolution at the first position, before SiLU
+    first_gate: Tensor  # [B, E]: z of the first position
 
 
-Cache = Sequence[LayerCache | FadingCache]  # of B histories, bottom first; a fading sum of the input comes before all layers
+Cache = Sequence[LayerCache | FadingCache]  # of B sequences, bottom layer first; a fading sum of the input comes first
 
 
-def new_cache(layer: BiSSDLayer, histories: int) -> LayerCache:
-    """What is remembered before any event, on the layer's device and of its dtype."""
+def new_cache(layer: BiSSDLayer, sequences: int) -> LayerCache:
+    """Return the cache of empty sequences, with the device and dtype of the layer."""
     mixer = layer.mixer
     channels, width = mixer.conv_weight.shape
-    like = mixer.conv_weight.new_zeros
+    zeros = mixer.conv_weight.new_zeros
     return LayerCache(
-        scan=like(histories, mixer.heads, mixer.inner // mixer.heads, mixer.state_dim),
-        recent=like(histories, width - 1, channels),
-        events=torch.zeros(histories, dtype=torch.int64, device=mixer.conv_weight.device),
-        settled=like(histories, mixer.inner),
-        strengths=like(histories, width - 1, mixer.heads),
-        decay=like(histories, mixer.heads),
-        first=like(histories, channels),
-        first_gate=like(histories, mixer.inner),
+        ssm_state=zeros(sequences, mixer.heads, mixer.inner // mixer.heads, mixer.state_dim),
+        conv_state=zeros(sequences, width - 1, channels),
+        length=torch.zeros(sequences, dtype=torch.int64, device=mixer.conv_weight.device),
+        backward_sum=zeros(sequences, mixer.inner),
+        decayed_dt=zeros(sequences, width - 1, mixer.heads),
+        log_decay=zeros(sequences, mixer.heads),
+        first_conv=zeros(sequences, channels),
+        first_gate=zeros(sequences, mixer.inner),
     )
 
 
-def cache_after(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCache:
-    """What is remembered after whole histories, worked out at once: what `step` would have come to, event by event.
+def prefill_cache(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCache:
+    """Compute the cache after whole sequences at once; equal to calling `step` for each position.
 
     Args:
         layer: in evaluation mode.
-        hidden: [T, D] the events of the packed row.
-        layout: of the row.
+        hidden: [T, D] input of the layer.
+        layout: of the packed batch.
     """
     mixer = layer.mixer
     gate, channels, dt = mixer.project(layer.source(hidden))
     log_decay = dt * mixer.A
-    to_come = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
+    later_decay = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
     x, B, _ = mixer.split(dispatch.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
-    written = (x * (dt * torch.exp(to_come))[..., None]).flatten(1)
+    decayed_x = (x * (dt * torch.exp(later_decay))[..., None]).flatten(1)
     edges = layout.cu_seqlens.tolist()
-    scan = torch.stack([written[start:stop].T @ B[start:stop] for start, stop in pairwise(edges)])
+    ssm_state = torch.stack([decayed_x[start:stop].T @ B[start:stop] for start, stop in pairwise(edges)])
 
     starts, lengths = layout.cu_seqlens[:-1], layout.cu_seqlens.diff()
-    back = torch.arange(mixer.conv_weight.shape[1] - 2, -1, -1, device=hidden.device)  # the newest last
-    there = (back < lengths[:, None])[..., None]
-    last = (layout.read_out[:, None] - back).clamp(min=0)
-    new = new_cache(layer, len(lengths))._replace(
-        scan=scan.view(len(lengths), mixer.heads, -1, mixer.state_dim), recent=channels[last] * there, events=lengths
+    lag = torch.arange(mixer.conv_weight.shape[1] - 2, -1, -1, device=hidden.device)  # the newest position last
+    valid = (lag < lengths[:, None])[..., None]
+    recent = (layout.last_index[:, None] - lag).clamp(min=0)
+    cache = new_cache(layer, len(lengths))._replace(
+        ssm_state=ssm_state.view(len(lengths), mixer.heads, -1, mixer.state_dim),
+        conv_state=channels[recent] * valid,
+        length=lengths,
     )
     if not layer.bidirectional or mixer.mirror_back:
-        return new
-    before = cumulative_sum(log_decay, layout, inclusive=False)
-    strength = dt * torch.exp(before)
-    heard = taps(channels, mixer.conv_weight, mixer.conv_bias, layout, reverse=True)[-1]
-    x, B, C = mixer.split(F.silu(heard))
-    complete = layout.last - layout.first - layout.place >= len(back)
-    weights = strength * ((C[layout.first] * B).sum(1) * complete)[:, None]
-    settled = sum_of_history((x * weights[..., None]).flatten(1), layout)
-    return new._replace(
-        settled=settled,
-        strengths=strength[last] * there,
-        decay=(before + log_decay)[layout.read_out],
-        first=heard[starts],
+        return cache
+    earlier_decay = cumulative_sum(log_decay, layout, inclusive=False)
+    decayed_dt = dt * torch.exp(earlier_decay)
+    convolved = partial_convolutions(channels, mixer.conv_weight, mixer.conv_bias, layout, reverse=True)[-1]
+    x, B, C = mixer.split(F.silu(convolved))
+    complete = layout.seq_end - layout.seq_start - layout.position >= len(lag)
+    weights = decayed_dt * ((C[layout.seq_start] * B).sum(1) * complete)[:, None]
+    return cache._replace(
+        backward_sum=sum_sequences((x * weights[..., None]).flatten(1), layout),
+        decayed_dt=decayed_dt[recent] * valid,
+        log_decay=(earlier_decay + log_decay)[layout.last_index],
+        first_conv=convolved[starts],
         first_gate=gate[starts],
     )
 
 
 def step(layer: BiSSDLayer, cache: LayerCache, hidden: States) -> tuple[LayerCache, States]:
-    """Read one more event of each history.
+    """Process one new position of each sequence.
 
     Args:
         layer: in evaluation mode.
-        cache: of B histories.
-        hidden: [B, D] the new events.
+        cache: of B sequences; it is not modified.
+        hidden: [B, D] input of the layer at the new positions.
 
     Returns:
-        The new cache, and [B, D] what `BiSSDLayer.read_out` gives for the histories with the new event.
+        The new cache, and [B, D] the output of `BiSSDLayer.forward_last` for the extended sequences.
     """
     mixer = layer.mixer
     gate, channels, dt = mixer.project(layer.source(hidden))
-    window = torch.cat([cache.recent, channels[:, None]], dim=1)  # [B, K, channels]
-    x, B, C = mixer.split(F.silu(_taps(window, mixer.conv_weight, mixer.conv_bias)))
-    scan = torch.exp(dt * mixer.A)[..., None, None] * cache.scan + (dt[..., None] * x)[..., None] * B[:, None, None]
-    y = (scan @ C[:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x
+    window = torch.cat([cache.conv_state, channels[:, None]], dim=1)  # [B, K, channels]
+    x, B, C = mixer.split(F.silu(_convolve(window, mixer.conv_weight, mixer.conv_bias)))
+    decay = torch.exp(dt * mixer.A)[..., None, None]
+    ssm_state = decay * cache.ssm_state + (dt[..., None] * x)[..., None] * B[:, None, None]
+    y = (ssm_state @ C[:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x
     mixed = mixer.gated(y, gate)
-    new = cache._replace(scan=scan, recent=window[:, 1:], events=cache.events + 1)
+    new = cache._replace(ssm_state=ssm_state, conv_state=window[:, 1:], length=cache.length + 1)
     if layer.bidirectional and mixer.mirror_back:
-        mixed = mixed + mixer.backward_weight * mixer.gated(mixer.alone(channels, dt), gate)
+        mixed = mixed + mixer.backward_weight * mixer.gated(mixer.single_position(channels, dt), gate)
     elif layer.bidirectional:
-        new, y = _step_back(mixer, new, cache, window, dt, gate)
+        new, y = _step_backward_direction(mixer, new, cache, window, dt, gate)
         mixed = mixed + mixer.backward_weight * mixer.gated(y, new.first_gate)
-    return new, layer.finish(mixer.out_proj(mixed), hidden)
+    return new, layer.residual(mixer.out_proj(mixed), hidden)
 
 
-def _step_back(
+def _step_backward_direction(
     mixer: Mamba2Mixer, new: LayerCache, old: LayerCache, window: Tensor, dt: Tensor, gate: Tensor
 ) -> tuple[LayerCache, Tensor]:
-    # the same terms as ops.prefixes.backward_prefix_readout, for one t
+    """Compute y of `ops.ssd.prefix_readout.backward_prefix_readout` for one more position."""
     width = window.shape[1]
     weight, bias = mixer.conv_weight, mixer.conv_bias
-    before = old.events[:, None]  # events before this one
-    tap = weight.T[(width - 1 - old.events).clamp(min=0)]  # the first event hears the event `events` places after it
-    heard = torch.where(before == 0, bias, old.first) + tap * window[:, -1]
-    first = torch.where(before < width, heard, old.first)
-    first_x, _, first_C = mixer.split(F.silu(first))
-    strengths = torch.cat([old.strengths, (torch.exp(old.decay) * dt)[:, None]], dim=1)  # [B, K, H]
+    previous = old.length[:, None]  # positions before this one
+    tap = weight.T[(width - 1 - old.length).clamp(min=0)]  # the new position is neighbor `length` of the first
+    extended = torch.where(previous == 0, bias, old.first_conv) + tap * window[:, -1]
+    first_conv = torch.where(previous < width, extended, old.first_conv)
+    first_x, _, first_C = mixer.split(F.silu(first_conv))
+    decayed_dt = torch.cat([old.decayed_dt, (torch.exp(old.log_decay) * dt)[:, None]], dim=1)  # [B, K, H]
 
     y = mixer.D[:, None] * first_x
-    settled = old.settled
-    for place in range(width):  # window[:, place] is the event width-1-place before this one; it hears itself and what follows
-        heard = _taps(window[:, place:], weight.flip(1)[:, : width - place], bias)
-        x, B, _ = mixer.split(F.silu(heard))
-        weights = strengths[:, place] * (first_C * B).sum(1, keepdim=True) * (before >= width - 1 - place)
+    backward_sum = old.backward_sum
+    for k in range(width):  # window[:, k] is width-1-k positions back; its receptive field is itself and the later positions
+        x, B, _ = mixer.split(F.silu(_convolve(window[:, k:], weight.flip(1)[:, : width - k], bias)))
+        weights = decayed_dt[:, k] * (first_C * B).sum(1, keepdim=True) * (previous >= width - 1 - k)
         term = x * weights[..., None]
-        if place == 0:
-            settled = settled + term.flatten(1)
+        if k == 0:
+            backward_sum = backward_sum + term.flatten(1)
         else:
             y = y + term
-    y = y + settled.view_as(y)
+    y = y + backward_sum.view_as(y)
     return (
         new._replace(
-            settled=settled,
-            strengths=strengths[:, 1:],
-            decay=old.decay + dt * mixer.A,
-            first=first,
-            first_gate=torch.where(before == 0, gate, old.first_gate),
+            backward_sum=backward_sum,
+            decayed_dt=decayed_dt[:, 1:],
+            log_decay=old.log_decay + dt * mixer.A,
+            first_conv=first_conv,
+            first_gate=torch.where(previous == 0, gate, old.first_gate),
         ),
         y,
     )
 
 
-def _taps(window: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _convolve(window: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (window * weight.T).sum(1) + bias

@@ -1,25 +1,25 @@
-"""The layer of SASRec and BERT4Rec: self-attention and a feed-forward network, each behind its LayerNorm."""
+"""The Transformer layer of SASRec and BERT4Rec: pre-norm self-attention and feed-forward network."""
 
 from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import Hidden
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.ops.attention import Tables, attend
+from ssd4rec.ops.attention import LengthBuckets, attend
 
 
 class TransformerLayer(nn.Module):
-    """h + Dropout(W_o Attention(LayerNorm(h))), and then the same with W2 Dropout(GELU(W1 h + b1)) + b2, inner width 4D.
+    """h + Dropout(W_o Attention(LayerNorm(h))), then h + Dropout(W2 Dropout(GELU(W1 LayerNorm(h) + b1)) + b2), inner width 4D.
 
-    Attention weights are not dropped out: so torch's fused kernels need memory linear in the length.
+    There is no dropout of attention weights, so torch's fused kernels need memory linear in the length.
 
     Args:
         width: D.
-        heads: of attention.
+        heads: number of attention heads.
         dropout: of both parts.
-        causal: whether a position attends to itself and what came before it only.
+        causal: whether a position attends only to itself and earlier positions.
 
-    Source: Vaswani et al. 2017; the LayerNorms in front as in Kang and McAuley 2018 (SASRec).
+    Source: Vaswani et al. 2017; pre-norm as in Kang and McAuley 2018 (SASRec).
     """
 
     def __init__(self, width: int, heads: int, dropout: float, *, causal: bool) -> None:
@@ -33,11 +33,11 @@ class TransformerLayer(nn.Module):
         self.narrow = nn.Linear(4 * width, width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Hidden, tables: Tables) -> Hidden:
+    def forward(self, hidden: Hidden, buckets: LengthBuckets) -> Hidden:
         """[T, D] -> [T, D]."""
         projected = self.queries_keys_values(self.attention_norm(hidden)).unflatten(1, (3, self.heads, -1))
         queries, keys, values = projected.unbind(1)
-        attended = attend(queries, keys, values, tables, causal=self.causal)
+        attended = attend(queries, keys, values, buckets, causal=self.causal)
         hidden = hidden + self.dropout(self.attention_out(attended.flatten(1)))
         out: Hidden = hidden + self.dropout(self.narrow(self.dropout(F.gelu(self.widen(self.norm(hidden))))))
         return out

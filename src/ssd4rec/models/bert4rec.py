@@ -1,4 +1,4 @@
-"""BERT4Rec: self-attention in both directions, trained to fill in blanks."""
+"""BERT4Rec: bidirectional self-attention, trained by masked-item prediction."""
 
 from typing import ClassVar, Literal
 
@@ -12,8 +12,8 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
-from ssd4rec.ops.attention import lay_in_tables
-from ssd4rec.ops.windows import read_ends, read_positions
+from ssd4rec.ops.attention import bucket_by_length
+from ssd4rec.ops.windows import encode_last, encode_windows
 
 
 class BERT4RecConfig(TransformerSizes):
@@ -25,16 +25,16 @@ class BERT4RecConfig(TransformerSizes):
 
 
 class BERT4Rec(nn.Module):
-    """Item vectors plus learned positions, attention to the whole history, and LayerNorm(GELU(W h + b)) at the end.
+    """Item embeddings plus learned positions, bidirectional self-attention, and LayerNorm(GELU(W h + b)) at the end.
 
-    A position has seen what follows it too, so its state may answer only for an item that was hidden from it. `NextItemModel`
-    appends item 0 to each history, and the state of this blank answers for the next item.
+    A position also attends to later positions, so its output may only predict an item that is masked in the input.
+    `NextItemModel` appends item 0, the mask, to each sequence; the output at the mask predicts the next item.
 
-    Differences from the original: LayerNorms in front of each part, not behind, and none on the sum of item and position; every
-    hidden item is a blank (of the original's some are another item, or stay); no bias for each item in the softmax; no
-    dropout of attention weights; the last item of every history is always hidden in training, beside the random ones (the
-    original adds copies of the data in which it alone is); a history above `max_length` is trained in windows that overlap by
-    half.
+    Differences from the original: pre-norm layers, and no LayerNorm on the sum of item and position; every selected item is
+    replaced by the mask (the original replaces some by another item, or keeps them); no bias for each item in the softmax; no
+    dropout of attention weights; the last item of every sequence is always masked in training, in addition to the random ones
+    (the original adds copies of the data in which only the last item is masked); sequences longer than `max_length` are trained
+    in windows that overlap by half.
 
     Source: Sun et al. 2019, arXiv 1904.06690.
     """
@@ -54,36 +54,36 @@ class BERT4Rec(nn.Module):
         self.apply(initialize_weights)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """The state of the last of the at most `max_length` places that are read of each history. [T, D] -> [B, D].
+        """Encode the last `max_length` positions of each sequence; return the output at the last one. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        return read_ends(self._read, embedded, cu_seqlens, self.config.max_length)
+        return encode_last(self._encode, embedded, cu_seqlens, self.config.max_length)
 
     def encode_positions(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """The state of every position, which has seen its whole history, or a window of `max_length` of it. [T, D] -> [T, D].
+        """Encode every position from its whole sequence, or from a window of `max_length` positions. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        return read_positions(self._read, embedded, cu_seqlens, self.config.max_length)
+        return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """One pass cannot give the state of every prefix.
+        """Raise an error: one pass cannot encode every prefix.
 
         Raises:
-            ConfigError: always; every position has seen what follows it.
+            ConfigError: always, because every position attends to later positions.
         """
         raise ConfigError(
-            f"BERT4Rec reads both ways in each layer, so {len(cu_seqlens) - 1} histories of {len(embedded)} events cannot be "
-            f'read for all their prefixes at once; train with the objective "masked-item" or "per-prefix"'
+            f"BERT4Rec is bidirectional in every layer, so one pass cannot encode all prefixes of {len(cu_seqlens) - 1} "
+            f'sequences ({len(embedded)} positions); train with the objective "masked-item" or "per-prefix"'
         )
 
-    def _read(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        tables = lay_in_tables(cu_seqlens, embedded.device)
-        hidden = self.dropout(embedded + self.positions(tables.place))
+    def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        buckets = bucket_by_length(cu_seqlens, embedded.device)
+        hidden = self.dropout(embedded + self.positions(buckets.position))
         for layer in self.layers:
-            hidden = layer(hidden, tables)
+            hidden = layer(hidden, buckets)
         out: Hidden = self.norm(F.gelu(self.out(hidden)))
         return out

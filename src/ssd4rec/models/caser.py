@@ -1,4 +1,4 @@
-"""Caser: convolutions over the last few events as over an image of events by channels."""
+"""Caser: convolutions over the last few interactions, treated as an image of positions by channels."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.config.backbones import BackboneSettings
 from ssd4rec.layers.dropout import Dropout
-from ssd4rec.ops.segments import check, to_device
+from ssd4rec.ops.segments import check_cu_seqlens, to_device
 
 MAX_FILTERS = 1024
 
@@ -25,15 +25,14 @@ class CaserConfig(BackboneSettings):
 
 
 class Caser(nn.Module):
-    """The last `window` events: horizontal filters of every height with max-pooling, vertical filters, two linear layers.
+    """Horizontal filters of every height with max-pooling and vertical filters over a window, then two linear layers.
 
-    In front of a history's first event lie vectors of zeros, `window - 1` of them, so the first prefixes are read too and no
-    filter reaches over a boundary. All prefixes share one convolution along the row.
+    Each sequence is preceded by `window - 1` zero vectors, so short prefixes have a full window and no filter crosses from one
+    sequence to the next. All prefixes share one convolution over the packed batch.
 
-    Differences from the original: no user embedding, for a user who was not trained on has none (it is the one large loss), so
-    nothing is joined to the first linear layer's output before the second; item vectors shared with the softmax, over the whole
-    catalog, in place of a separate output table with a bias for each item and sampled negatives; one target a window in place
-    of the next few; no weight decay unless it is set.
+    Differences from the original: no user embedding (new users have none; this is the largest loss), so nothing is concatenated
+    before the second linear layer; item embeddings shared with a softmax over the whole catalog, in place of a separate output
+    table with item biases and sampled negatives; one target per window in place of the next few; no weight decay by default.
 
     Source: Tang and Wang 2018, arXiv 1809.07426.
     """
@@ -45,37 +44,37 @@ class Caser(nn.Module):
         self.config, self.width = config, config.width
         window, width = config.window, config.width
         self.horizontal = nn.ModuleList(nn.Conv1d(width, config.horizontal, height) for height in range(1, window + 1))
-        self.vertical = nn.Conv1d(1, config.vertical, window)  # the same for each of the D channels
+        self.vertical = nn.Conv1d(1, config.vertical, window)  # shared by the D channels
         self.dropout = Dropout(config.dropout)
         self.mix = nn.Linear(config.vertical * width + config.horizontal * window, width)
         self.out = nn.Linear(width, width)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """What the model knows at the end of each history, from its last `window` events. [T, D] -> [B, D].
+        """Encode the last `window` interactions of each sequence. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
         states: States = self.encode_prefixes(embedded, cu_seqlens)[to_device(cu_seqlens[1:] - 1, embedded.device)]
         return states
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """What the model knows at the end of every prefix. [T, D] -> [T, D].
+        """Encode every prefix. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        check(cu_seqlens)
+        check_cu_seqlens(cu_seqlens)
         window, length = self.config.window, embedded.shape[0]
-        # cu_seqlens [0, 2, 3] in windows of 3 -> [0 0 a b 0 0 c]: a window that ends at an event of the row holds nothing else's
-        history = torch.repeat_interleave(cu_seqlens.diff(), output_size=length)
-        ends = to_device(torch.arange(length, device=cu_seqlens.device) + (history + 1) * (window - 1), embedded.device)
-        row = embedded.new_zeros(length + (len(cu_seqlens) - 1) * (window - 1), self.width).index_copy(0, ends, embedded)
-        image = row.T[None]  # [1, D, places]
-        at = ends - (window - 1)  # the window that ends there begins here
+        # cu_seqlens [0, 2, 3] with a window of 3 -> [0 0 a b 0 0 c]: a window that ends at an item contains no other sequence.
+        seq_idx = torch.repeat_interleave(cu_seqlens.diff(), output_size=length)
+        ends = to_device(torch.arange(length, device=cu_seqlens.device) + (seq_idx + 1) * (window - 1), embedded.device)
+        padded = embedded.new_zeros(length + (len(cu_seqlens) - 1) * (window - 1), self.width).index_copy(0, ends, embedded)
+        image = padded.T[None]  # [1, D, positions]
+        starts = ends - (window - 1)
         filtered = [torch.relu(filters(image)) for filters in self.horizontal]
-        heights = [F.max_pool1d(each, window - height, stride=1)[0] for height, each in enumerate(filtered)]
-        across = torch.cat(heights).T[at]  # [T, horizontal * window]
-        along = self.vertical(row.T[:, None]).flatten(0, 1).T[at]  # [T, D * vertical]
-        found: Hidden = self.out(torch.relu(self.mix(self.dropout(torch.cat([along, across], dim=1)))))
-        return found
+        pooled = [F.max_pool1d(each, window - height, stride=1)[0] for height, each in enumerate(filtered)]
+        horizontal = torch.cat(pooled).T[starts]  # [T, horizontal * window]
+        vertical = self.vertical(padded.T[:, None]).flatten(0, 1).T[starts]  # [T, D * vertical]
+        out: Hidden = self.out(torch.relu(self.mix(self.dropout(torch.cat([vertical, horizontal], dim=1)))))
+        return out

@@ -1,4 +1,4 @@
-"""GRU4Rec: a gated recurrent network over the whole history."""
+"""GRU4Rec: a gated recurrent network over the sequence."""
 
 from typing import Literal
 
@@ -9,8 +9,8 @@ from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.config.backbones import MAX_LAYERS, MAX_WIDTH, MAX_WINDOW, BackboneSettings
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
-from ssd4rec.ops.attention import lay_in_tables
-from ssd4rec.ops.windows import read_ends, read_positions
+from ssd4rec.ops.attention import bucket_by_length
+from ssd4rec.ops.windows import encode_last, encode_windows
 
 
 class GRU4RecConfig(BackboneSettings):
@@ -23,15 +23,16 @@ class GRU4RecConfig(BackboneSettings):
 
 
 class GRU4Rec(nn.Module):
-    """Dropout, GRU of the width `hidden`, and a linear map back to D.
+    """Dropout, a GRU of width `hidden`, and a linear projection to D.
 
-    It reads one event after the other, so a batch takes as many steps as its longest history has events: `max_length` at most.
-    One pass trains every prefix: exactly, for the first `max_length` events of a history. A longer history is read in windows
-    that overlap by half, as SASRec reads it: each later target is trained from the last max_length / 2 to max_length events.
+    A batch takes as many sequential steps as its longest sequence has interactions, at most `max_length`. All-positions training
+    is exact for the first `max_length` interactions of a sequence. Longer sequences are cut into windows that overlap by half,
+    so every later target is trained on the max_length / 2 to max_length interactions before it.
 
     Differences from the original: softmax over the whole catalog in place of BPR or TOP1 on the other items of a batch; item
-    vectors in place of one-hot input, shared with the softmax; each history starts afresh. It is the network that RecBole has,
-    but for biases in the gates, dropout between several layers and torch's own initial values of the GRU (RecBole: Xavier's).
+    embeddings shared with the softmax in place of one-hot input; each sequence starts from a zero state. Compared with RecBole's
+    GRU4Rec, the gates have biases, stacked layers have dropout between them, and the GRU has torch's initial values (RecBole:
+    Xavier).
 
     Source: Hidasi, Karatzoglou, Baltrunas and Tikk 2016, arXiv 1511.06939; Tan, Xu and Liu 2016, arXiv 1606.08117.
     """
@@ -46,21 +47,21 @@ class GRU4Rec(nn.Module):
         self.out = nn.Linear(config.hidden, config.width)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """What the model knows at the end of each history, from its last `max_length` events. [T, D] -> [B, D].
+        """Encode the last `max_length` interactions of each sequence. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        return read_ends(self._read, embedded, cu_seqlens, self.config.max_length)
+        return encode_last(self._encode, embedded, cu_seqlens, self.config.max_length)
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
+        """Encode every prefix; see the class for sequences longer than `max_length`. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        return read_positions(self._read, embedded, cu_seqlens, self.config.max_length)
+        return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
 
-    def _read(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        found: Hidden = self.out(self.gru(self.dropout(embedded), lay_in_tables(cu_seqlens, embedded.device)))
-        return found
+    def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        out: Hidden = self.out(self.gru(self.dropout(embedded), bucket_by_length(cu_seqlens, embedded.device)))
+        return out

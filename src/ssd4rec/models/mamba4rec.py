@@ -1,4 +1,4 @@
-"""Mamba4Rec: layers of Mamba and a feed-forward network that read forwards only."""
+"""Mamba4Rec: causal layers of a Mamba mixer and a feed-forward network."""
 
 from typing import Literal
 
@@ -21,12 +21,12 @@ class Mamba4RecConfig(Mamba2Sizes):
 class Mamba4Rec(SSD4Rec):
     """SSD4Rec without its backward direction: embedding, dropout and LayerNorm; layers of mixer, LayerNorm and FFN.
 
-    Every layer is causal, so one pass trains every prefix exactly, and `step` reads event by event.
+    Every layer is causal, so all-positions training is exact and `step` processes one interaction at a time.
 
-    Differences from the original: Mamba-2 in place of Mamba; a residual with one layer too; histories are packed, not padded and
-    cut; initial values and the dropout's places are SSD4Rec's, so that with equal settings the two differ in the backward
-    direction alone. Where the paper's presets have no `norm_embedding` the settings are not equal: this one always has it, and
-    `ssd4rec-none` of `reproduce` is SSD4Rec without its backward direction there.
+    Differences from the original: Mamba-2 in place of Mamba; a residual with one layer too; packed sequences in place of padded
+    and truncated ones; initial values and placement of dropout as in SSD4Rec, so that with equal settings the two differ in the
+    backward direction only. This model always has `norm_embedding`; where the paper's presets do not, the variant `ssd4rec-none`
+    of `reproduce` is SSD4Rec without its backward direction.
 
     Source: Liu, Lin, Wang, Liu and Caverlee 2024, arXiv 2403.03900.
     """

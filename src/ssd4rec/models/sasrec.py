@@ -1,4 +1,4 @@
-"""SASRec: causal self-attention over the last events of each history."""
+"""SASRec: causal self-attention over the last interactions of each sequence."""
 
 import math
 from typing import Literal
@@ -10,8 +10,8 @@ from ssd4rec.config.backbones import TransformerSizes
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
-from ssd4rec.ops.attention import lay_in_tables
-from ssd4rec.ops.windows import read_ends, read_positions
+from ssd4rec.ops.attention import bucket_by_length
+from ssd4rec.ops.windows import encode_last, encode_windows
 
 
 class SASRecConfig(TransformerSizes):
@@ -21,16 +21,16 @@ class SASRecConfig(TransformerSizes):
 
 
 class SASRec(nn.Module):
-    """Item vectors plus learned positions, causal attention, a LayerNorm at the end.
+    """Item embeddings plus learned positions, causal self-attention, final LayerNorm.
 
-    Position 0 is the oldest event that is read; at most `max_length` are. One pass trains every prefix: exactly, for the first
-    `max_length` events of a history. A longer history is read in windows that overlap by half, so that each of its later
-    targets is still trained, from the last max_length / 2 to max_length events before it.
+    The model uses at most the last `max_length` interactions; position 0 is the oldest of them. All-positions training is exact
+    for the first `max_length` interactions of a sequence. Longer sequences are cut into windows that overlap by half, so every
+    later target is trained on the max_length / 2 to max_length interactions before it.
 
-    Differences from the original: softmax over the whole catalog in place of one sampled negative; an inner width of 4D with
-    GELU in place of D with ReLU; queries, keys and values all from behind the LayerNorm; an output projection behind the
-    heads, and a residual from before the LayerNorm; no dropout of attention weights; initial values N(0, 0.02); histories are
-    packed, not padded on the left, so positions count from the oldest event that is read.
+    Differences from the original: softmax over the whole catalog in place of one sampled negative; inner width 4D with GELU in
+    place of D with ReLU; queries, keys and values are all projections of the normalized input; an output projection after the
+    heads, and a residual from before the LayerNorm; no dropout of attention weights; initial values N(0, 0.02); packed sequences
+    in place of left padding, so positions count from the oldest interaction used.
 
     Source: Kang and McAuley 2018, arXiv 1808.09781.
     """
@@ -49,25 +49,25 @@ class SASRec(nn.Module):
         self.apply(initialize_weights)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """What the model knows at the end of each history, from its last `max_length` events. [T, D] -> [B, D].
+        """Encode the last `max_length` interactions of each sequence. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        return read_ends(self._read, embedded, cu_seqlens, self.config.max_length)
+        return encode_last(self._encode, embedded, cu_seqlens, self.config.max_length)
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """What the model knows at the end of every prefix; see the class for histories above `max_length`. [T, D] -> [T, D].
+        """Encode every prefix; see the class for sequences longer than `max_length`. [T, D] -> [T, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        return read_positions(self._read, embedded, cu_seqlens, self.config.max_length)
+        return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
 
-    def _read(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        tables = lay_in_tables(cu_seqlens, embedded.device)
-        hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(tables.place))
+    def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        buckets = bucket_by_length(cu_seqlens, embedded.device)
+        hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(buckets.position))
         for layer in self.layers:
-            hidden = layer(hidden, tables)
+            hidden = layer(hidden, buckets)
         out: Hidden = self.norm(hidden)
         return out

@@ -1,4 +1,4 @@
-"""SIGMA: one Mamba over the history and over the history partly reversed, gated, beside a recurrent network."""
+"""SIGMA: a Mamba mixer over the sequence and over the partially flipped sequence, gated, plus a GRU."""
 
 from typing import Literal, cast
 
@@ -16,8 +16,8 @@ from ssd4rec.layers.feed_forward import FeedForward
 from ssd4rec.layers.gru import PackedGRU
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.mamba2 import Mamba2Mixer
-from ssd4rec.ops.attention import Tables, lay_in_tables
-from ssd4rec.ops.gather import earlier, of_first
+from ssd4rec.ops.attention import LengthBuckets, bucket_by_length
+from ssd4rec.ops.gather import broadcast_first, shift_rows
 from ssd4rec.ops.segments import Layout, make_layout
 
 
@@ -43,22 +43,21 @@ class SIGMAConfig(Mamba2Sizes):
 
 
 class SIGMA(nn.Module):
-    """LayerNorm(Dropout(E)), then layers of G-Mamba and a feed-forward network, read at the last event.
+    """LayerNorm(Dropout(E)), then layers of G-Mamba and a feed-forward network, read out at the last position.
 
-    G-Mamba is the weighted sum of three readings of a history, projected:
-    M(H), the mixer forwards; M(flip H), the same mixer where all but the last `kept` events are reversed; and a GRU over a
-    convolution of width 3. The first two are multiplied by 1 + a gate (the dense selective gate): W1 SiLU(h) + W2 sigmoid(h),
-    h = H + W H + b.
+    G-Mamba projects the weighted sum of three outputs: M(H), the mixer; M(flip H), the same mixer over the partially flipped
+    sequence, in which all but the last `kept` positions are reversed; and a GRU over a convolution of width 3. The first two are
+    multiplied by 1 + a gate (the dense selective gate): W1 SiLU(h) + W2 sigmoid(h), h = H + W H + b.
 
-    The reversed part differs from prefix to prefix, and still one pass gives the state of every prefix, exactly, with one layer:
-    `ops/partially_flipped.py`. With more, only the objective "per-prefix" trains it.
+    The flipped part differs between prefixes. With one layer, one pass still computes every prefix exactly
+    (`ops.partial_flip`); with more layers, only the objective "per-prefix" can train the model.
 
-    Differences from the original: Mamba-2 in place of Mamba; the last `kept` events of each history stay in place, where the
-    authors' code reverses the first 45 of 50 padded places, whatever the history's length; the weights of the sum are learned
-    through their softmax and begin at .8, .1 and .1 (the authors' stay as they begin); the residual is there with one layer
-    too; each gate reads its own input.
+    Differences from the original: Mamba-2 in place of Mamba; the last `kept` positions of each sequence stay in place, where the
+    authors' code reverses the first 45 of 50 padded positions whatever the length of the sequence; the weights of the sum are
+    learned through a softmax and start at 0.8, 0.1 and 0.1 (the authors' are constant); a residual with one layer too; each gate
+    reads its own input.
 
-    Source: Liu et al. 2024, arXiv 2408.11451, and what its authors' code does.
+    Source: Liu et al. 2024, arXiv 2408.11451, and its authors' code.
     """
 
     settings_class = SIGMAConfig
@@ -72,33 +71,33 @@ class SIGMA(nn.Module):
         self.apply(initialize_weights)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """What the model knows at the end of each history. [T, D] -> [B, D].
+        """Encode each sequence, at its last position. [T, D] -> [B, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
         layout = make_layout(cu_seqlens, device=embedded.device)
-        tables = lay_in_tables(cu_seqlens, embedded.device)
-        flip = partially_flipped(layout, self.config.kept)
+        buckets = bucket_by_length(cu_seqlens, embedded.device)
+        flip = partial_flip_index(layout, self.config.kept)
         hidden = self.norm(self.dropout(embedded))
         for layer in cast("list[GMambaLayer]", list(self.layers)):
-            hidden = layer(hidden, layout, tables, flip)
-        states: States = hidden[layout.read_out]
+            hidden = layer(hidden, layout, buckets, flip)
+        states: States = hidden[layout.last_index]
         return states
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """What it knows at the end of every prefix: row t equals `encode` of its history cut after position t. [T, D] -> [T, D].
+        """Encode every prefix: row t equals `encode` of its sequence truncated after position t. [T, D] -> [T, D].
 
         Raises:
-            ConfigError: there is more than one layer: the states of the lower one differ from prefix to prefix.
-            ShapeError: cu_seqlens do not rise from 0.
+            ConfigError: there is more than one layer, so the outputs of the lower one differ between prefixes.
+            ShapeError: cu_seqlens do not increase from 0.
         """
         if objection := self.config.objection("all-positions"):
             raise ConfigError(objection)
         layout = make_layout(cu_seqlens, device=embedded.device)
-        tables = lay_in_tables(cu_seqlens, embedded.device)
+        buckets = bucket_by_length(cu_seqlens, embedded.device)
         (layer,) = cast("list[GMambaLayer]", list(self.layers))
-        return layer.all_prefixes(self.norm(self.dropout(embedded)), layout, tables, self.config.kept)
+        return layer.forward_prefixes(self.norm(self.dropout(embedded)), layout, buckets, self.config.kept)
 
 
 class GMambaLayer(nn.Module):
@@ -109,7 +108,7 @@ class GMambaLayer(nn.Module):
         width = config.width
         self.mixer = Mamba2Mixer(config.mixer)
         self.gate, self.flipped_gate = SelectiveGate(width), SelectiveGate(width)
-        self.convolution = nn.Linear(3 * width, width)  # the event before, the event, the event after
+        self.convolution = nn.Linear(3 * width, width)  # the previous, the same and the next position
         self.gru = PackedGRU(width, width, bias=False)
         self.shares = nn.Parameter(torch.tensor([0.8, 0.1, 0.1]).log())
         self.project = nn.Linear(width, width)
@@ -117,33 +116,33 @@ class GMambaLayer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.feed_forward = FeedForward(width, config.dropout)
 
-    def forward(self, hidden: Hidden, layout: Layout, tables: Tables, flip: Positions) -> Hidden:
+    def forward(self, hidden: Hidden, layout: Layout, buckets: LengthBuckets, flip: Positions) -> Hidden:
         """[T, D] -> [T, D]."""
         flipped = hidden[flip]
-        ahead, back = self.mixer(hidden, layout), self.mixer(flipped, layout)
-        recurrent = self.gru(self.convolution(_with_neighbors(hidden, layout)), tables)
-        return self._mixed(hidden, flipped, ahead, back, recurrent)
+        forward, backward = self.mixer(hidden, layout), self.mixer(flipped, layout)
+        recurrent = self.gru(self.convolution(_with_neighbors(hidden, layout)), buckets)
+        return self._mix(hidden, flipped, forward, backward, recurrent)
 
-    def all_prefixes(self, hidden: Hidden, layout: Layout, tables: Tables, kept: int) -> Hidden:
-        """Row t: `forward` of the prefix that ends at position t, read at its last position. [T, D] -> [T, D]."""
-        last = hidden if kept else of_first(hidden, layout)
-        ahead, back = self.mixer.partially_flipped(hidden, layout, kept)
-        states = self.gru(self.convolution(_with_neighbors(hidden, layout)), tables)
-        # up to the event before the last one the convolution has heard what the prefix holds; the last has no event after it
-        ending = self.convolution(_with_neighbors(hidden, layout, after=False))
-        recurrent = self.gru.step(ending, earlier(states, 1) * (layout.place > 0)[:, None])
-        return self._mixed(hidden, last, ahead, back, recurrent)
+    def forward_prefixes(self, hidden: Hidden, layout: Layout, buckets: LengthBuckets, tail: int) -> Hidden:
+        """Compute `forward` at the last position of every prefix; row t: the prefix up to t. [T, D] -> [T, D]."""
+        last = hidden if tail else broadcast_first(hidden, layout)
+        forward, backward = self.mixer.forward_partially_flipped(hidden, layout, tail)
+        states = self.gru(self.convolution(_with_neighbors(hidden, layout)), buckets)
+        # The convolution at the last position of a prefix has no next position, so the GRU repeats its last step for each prefix.
+        last_input = self.convolution(_with_neighbors(hidden, layout, use_next=False))
+        recurrent = self.gru.step(last_input, shift_rows(states, 1) * (layout.position > 0)[:, None])
+        return self._mix(hidden, last, forward, backward, recurrent)
 
-    def _mixed(self, hidden: Hidden, flipped: Hidden, ahead: Hidden, back: Hidden, recurrent: Hidden) -> Hidden:
+    def _mix(self, hidden: Hidden, flipped: Hidden, forward: Hidden, backward: Hidden, recurrent: Hidden) -> Hidden:
         shares = self.shares.softmax(0)
-        ahead, back = ahead * (1 + self.gate(hidden)), back * (1 + self.flipped_gate(flipped))
-        mixed = self.project(shares[0] * ahead + shares[1] * back + shares[2] * recurrent)
+        forward, backward = forward * (1 + self.gate(hidden)), backward * (1 + self.flipped_gate(flipped))
+        mixed = self.project(shares[0] * forward + shares[1] * backward + shares[2] * recurrent)
         out: Hidden = self.feed_forward(self.norm(hidden + self.dropout(mixed)))
         return out
 
 
 class SelectiveGate(nn.Module):
-    """W1 SiLU(h) + W2 sigmoid(h), h = x + W x + b."""
+    """The dense selective gate: W1 SiLU(h) + W2 sigmoid(h), h = x + W x + b."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -156,15 +155,14 @@ class SelectiveGate(nn.Module):
         return gate
 
 
-def partially_flipped(layout: Layout, kept: int) -> Positions:
-    """Each history reversed but for its last `kept` events: cu_seqlens [0, 5], kept 2 -> [2, 1, 0, 3, 4]."""
-    reversed_events = layout.last - layout.first + 1 - kept
-    turned = torch.where(layout.place < reversed_events, reversed_events - 1 - layout.place, layout.place)
-    return layout.first + turned
+def partial_flip_index(layout: Layout, tail: int) -> Positions:
+    """Index that reverses all but the last `tail` positions of each sequence: cu_seqlens [0, 5], tail 2 -> [2, 1, 0, 3, 4]."""
+    flipped = layout.seq_end - layout.seq_start + 1 - tail
+    return layout.seq_start + torch.where(layout.position < flipped, flipped - 1 - layout.position, layout.position)
 
 
-def _with_neighbors(hidden: Hidden, layout: Layout, *, after: bool = True) -> Tensor:
-    # [T, 3 D]; zeros where a history begins or ends, and for the event after where none is to be heard
-    starts, ends = (layout.place > 0)[:, None], (layout.place < layout.last - layout.first)[:, None]
-    following = earlier(hidden, -1) * ends if after else torch.zeros_like(hidden)
-    return torch.cat([earlier(hidden, 1) * starts, hidden, following], dim=1)
+def _with_neighbors(hidden: Hidden, layout: Layout, *, use_next: bool = True) -> Tensor:
+    """Concatenate the previous, same and next position, zero outside the sequence. [T, D] -> [T, 3 D]."""
+    has_previous, has_next = (layout.position > 0)[:, None], (layout.position < layout.seq_end - layout.seq_start)[:, None]
+    following = shift_rows(hidden, -1) * has_next if use_next else torch.zeros_like(hidden)
+    return torch.cat([shift_rows(hidden, 1) * has_previous, hidden, following], dim=1)

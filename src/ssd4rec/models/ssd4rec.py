@@ -1,4 +1,4 @@
-"""The SSD4Rec backbone: embedding normalization and Bi-SSD layers over a packed row."""
+"""SSD4Rec: embedding normalization and Bi-SSD layers over a packed batch."""
 
 from typing import Literal, cast
 
@@ -11,8 +11,8 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
-from ssd4rec.layers.step import Cache, LayerCache, cache_after, new_cache, step
-from ssd4rec.ops.segments import make_layout
+from ssd4rec.layers.step import Cache, LayerCache, new_cache, prefill_cache, step
+from ssd4rec.ops.segments import Layout, make_layout
 
 Bidirectional = Literal["all", "top", "none"]
 
@@ -49,13 +49,13 @@ class SSD4RecConfig(BiSSDSizes):
 
 
 class SSD4Rec(nn.Module):
-    """Whole histories of any length, read in time linear in their length.
+    """Encode sequences of any length in time linear in their length.
 
-    `bidirectional` says which layers read both ways: "all" is the paper's wiring; with "top" the layers below are causal, and
-    one pass over a history gives the exact state of each of its prefixes; such a model can also be fed event by event.
+    `bidirectional` selects the layers that add the backward direction. "all" is the paper's variant. With "top" the layers below
+    are causal: one pass computes the exact representation of every prefix, and `step` processes one interaction at a time.
 
     Args:
-        config: sizes, dropout and wiring.
+        config: sizes, dropout and variant.
 
     Source: arXiv 2409.01192, restated in docs/paper-map.md, "The model".
     """
@@ -67,7 +67,7 @@ class SSD4Rec(nn.Module):
         self.config = config
         self.width = config.width
         self.dropout = Dropout(config.dropout)
-        self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even where norm_embedding is off, as in the authors' code
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)  # exists even if norm_embedding is off, as in the authors' code
         self.layers = nn.ModuleList(BiSSDLayer(config, bidirectional=both) for both in config.bidirectional_layers)
         self.final_norm: nn.Module = nn.Identity()
         self.apply(initialize_weights)
@@ -77,115 +77,117 @@ class SSD4Rec(nn.Module):
                 layer.start_as_identity()
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """What the model knows at the end of each history.
+        """Compute the representation of each sequence, at its last position.
 
         Args:
-            embedded: [T, D] item vectors of the packed row.
-            cu_seqlens: int64 [B + 1]; history u owns positions cu_seqlens[u]:cu_seqlens[u + 1]. On the CPU, nothing waits
-                for the device that the vectors are on.
+            embedded: [T, D] item embeddings of the packed batch.
+            cu_seqlens: int64 [B + 1]; sequence b owns positions cu_seqlens[b]:cu_seqlens[b + 1]. On the CPU, so that nothing
+                synchronizes with the device of the embeddings.
 
         Returns:
             [B, D].
 
         Raises:
-            ShapeError: cu_seqlens do not rise from 0.
+            ShapeError: cu_seqlens do not increase from 0.
         """
         layout = make_layout(cu_seqlens, device=embedded.device)
-        *below, top = self._layers
-        hidden = self._normed(embedded)
-        for layer in below:
-            hidden = layer(hidden, layout)
-        return self._finished(top.read_out(hidden, layout))
+        top, hidden = self._lower_layers(embedded, layout)
+        return self._final_norm(top.forward_last(hidden, layout))
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """What the model knows at the end of every prefix: row t equals `encode` of its history cut after position t.
+        """Compute the representation of every prefix: row t equals `encode` of its sequence truncated after position t.
 
         Args:
-            embedded: [T, D] item vectors of the packed row.
+            embedded: [T, D] item embeddings of the packed batch.
             cu_seqlens: int64 [B + 1].
 
         Returns:
             [T, D].
 
         Raises:
-            ConfigError: a layer below the top reads backwards, so that its states differ from prefix to prefix.
-            ShapeError: cu_seqlens do not rise from 0.
+            ConfigError: a layer below the top is bidirectional, so its outputs differ between prefixes.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        self._check_causal_below("one pass over a history")
+        self._check_causal_below("all-positions training")
         layout = make_layout(cu_seqlens, device=embedded.device)
-        *below, top = self._layers
-        hidden = self._normed(embedded)
-        for layer in below:
-            hidden = layer(hidden, layout)
-        return self._finished(top.all_prefixes(hidden, layout))
+        top, hidden = self._lower_layers(embedded, layout)
+        return self._final_norm(top.forward_prefixes(hidden, layout))
 
     def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
-        """Read one more event of each history, at a price that does not depend on what was read before.
+        """Process one new interaction of each sequence, in time independent of its length.
 
         Args:
-            cache: of B histories, from `new_cache` or an earlier step.
-            embedded: [B, D] item vectors of the new events.
+            cache: of B sequences, from `new_cache`, `prefill` or an earlier step.
+            embedded: [B, D] item embeddings of the new interactions.
 
         Returns:
-            The new cache, and [B, D] what `encode` gives for the histories with the new event.
+            The new cache, and [B, D] the output of `encode` for the extended sequences.
 
         Raises:
-            ConfigError: a layer below the top reads backwards, so that a new event changes every earlier position.
+            ConfigError: a layer below the top is bidirectional, so a new interaction changes every earlier position.
         """
-        self._check_causal_below("reading event by event")
-        hidden, new = self._normed(embedded), []
-        for layer, past in zip(self._layers, cache, strict=True):
-            present, hidden = step(layer, past, hidden)
-            new.append(present)
-        return new, self._finished(hidden)
+        self._check_causal_below("incremental inference")
+        hidden, new = self._normalize(embedded), []
+        for layer, layer_cache in zip(self._layers, cache, strict=True):
+            new_layer_cache, hidden = step(layer, layer_cache, hidden)
+            new.append(new_layer_cache)
+        return new, self._final_norm(hidden)
 
     def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[list[LayerCache], States]:
-        """Read whole histories at once: what `step` would have come to, event by event.
+        """Process whole sequences at once; equal to calling `step` for each interaction.
 
         Args:
-            embedded: [T, D] item vectors of the packed row.
+            embedded: [T, D] item embeddings of the packed batch.
             cu_seqlens: int64 [B + 1].
 
         Returns:
-            The cache of the B histories, and [B, D] what `encode` gives.
+            The cache of the B sequences, and [B, D] the output of `encode`.
 
         Raises:
-            ConfigError: a layer below the top reads backwards.
-            ShapeError: cu_seqlens do not rise from 0.
+            ConfigError: a layer below the top is bidirectional.
+            ShapeError: cu_seqlens do not increase from 0.
         """
-        self._check_causal_below("reading event by event")
+        self._check_causal_below("incremental inference")
         layout = make_layout(cu_seqlens, device=embedded.device)
         *below, top = self._layers
-        hidden, cache = self._normed(embedded), []
+        hidden, cache = self._normalize(embedded), []
         for layer in below:
-            cache.append(cache_after(layer, hidden, layout))
+            cache.append(prefill_cache(layer, hidden, layout))
             hidden = layer(hidden, layout)
-        cache.append(cache_after(top, hidden, layout))
-        return cache, self._finished(top.read_out(hidden, layout))
+        cache.append(prefill_cache(top, hidden, layout))
+        return cache, self._final_norm(top.forward_last(hidden, layout))
 
-    def new_cache(self, histories: int) -> list[LayerCache]:
-        """What the layers remember, bottom to top, of histories that have not begun."""
-        return [new_cache(layer, histories) for layer in self._layers]
+    def new_cache(self, sequences: int) -> list[LayerCache]:
+        """Return the caches of empty sequences, bottom layer first."""
+        return [new_cache(layer, sequences) for layer in self._layers]
 
     @property
     def supports_incremental(self) -> bool:
-        """Whether `step` and `prefill` work: no layer below the top reads backwards."""
+        """Whether `step` and `prefill` are available: all layers below the top are causal."""
         return self.config.supports_all_positions
 
     def _check_causal_below(self, what: str) -> None:
         if not self.supports_incremental:
             raise ConfigError(
-                f'{what} needs layers below the top that read forwards only, found bidirectional = "all" with '
-                f'{self.config.layers} layers; use bidirectional = "top" (or train with the objective "per-prefix")'
+                f'{what} needs causal layers below the top, found bidirectional = "all" with {self.config.layers} layers; '
+                f'use bidirectional = "top" (or train with the objective "per-prefix")'
             )
+
+    def _lower_layers(self, embedded: Hidden, layout: Layout) -> tuple[BiSSDLayer, Hidden]:
+        """Return the top layer and its input."""
+        *below, top = self._layers
+        hidden = self._normalize(embedded)
+        for layer in below:
+            hidden = layer(hidden, layout)
+        return top, hidden
 
     @property
     def _layers(self) -> list[BiSSDLayer]:
         return cast("list[BiSSDLayer]", list(self.layers))
 
-    def _finished(self, hidden: Hidden) -> Hidden:
+    def _final_norm(self, hidden: Hidden) -> Hidden:
         states: Hidden = self.final_norm(hidden)
         return states
 
-    def _normed(self, embedded: Hidden) -> Hidden:
+    def _normalize(self, embedded: Hidden) -> Hidden:
         return self.norm(self.dropout(embedded)) if self.config.norm_embedding else embedded

@@ -1,4 +1,5 @@
-"""Tensors in, tensors out: no parameters, no users.
+"""Operations on packed batches: functions of tensors, without parameters.
 
-`scan` is the definition, event by event. Whatever is fast is held to it, gradients too.
+`ops.ssd.reference.scan` defines the state space recurrence position by position.
+The tests hold every faster form to its definition, gradients included.
 """

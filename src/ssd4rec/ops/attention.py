@@ -1,7 +1,6 @@
-"""Attention inside each history of a packed row.
+"""Self-attention within each sequence of a packed batch.
 
-Attention wants tables, a history a row; histories are of any length. So those of like length share a table: a table's rows are
-between half as long as its widest and as long, padding is at most half of it, and there are few tables.
+Sequences are padded into a few buckets of similar length, so that padding is at most half of a bucket.
 """
 
 from dataclasses import dataclass
@@ -13,68 +12,68 @@ from torch.nn import functional as F
 from ssd4rec.array_types import CuSeqlens, Positions, Values
 from ssd4rec.ops.segments import to_device
 
-NARROWEST = 8  # histories up to this length share one table
+SHORTEST_BUCKET = 8  # sequences up to this length share one bucket
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Where each position of the row lies in which table; T stands for padding. Worked out once a batch, for every layer.
+class LengthBuckets:
+    """Padded tables of similar-length sequences, computed once per batch and shared by every layer.
 
-    cu_seqlens [0, 2, 3] -> cells ([[0, 1], [2, 3]],), cell [0, 1, 2], place [0, 1, 0]: two histories of 2 and 1 events, one
-    cell of padding.
+    cu_seqlens [0, 2, 3] -> tables ([[0, 1], [2, 3]],), slot [0, 1, 2], position [0, 1, 0]:
+    two sequences of 2 and 1 positions and one slot of padding (index T = 3).
     """
 
-    cells: tuple[Tensor, ...]  # each [histories, length]: a position of the row, or T
-    cell: Positions  # which cell each position lies in, all cells counted through
-    place: Positions  # 0-based place in its history: the column of its cell
+    tables: tuple[Tensor, ...]  # each [sequences, length]: a position of the packed batch, or T for padding
+    slot: Positions  # index of each position in the flattened, concatenated tables
+    position: Positions  # 0-based position within the sequence: the column of its slot
 
 
-def lay_in_tables(cu_seqlens: CuSeqlens, device: torch.device | None = None) -> Tables:
-    """Put histories of like length into tables.
+def bucket_by_length(cu_seqlens: CuSeqlens, device: torch.device | None = None) -> LengthBuckets:
+    """Group sequences of similar length into padded tables.
 
     Args:
-        cu_seqlens: [B + 1]; on the CPU, nothing waits for the device.
-        device: where the tables are wanted; None: where cu_seqlens are.
+        cu_seqlens: [B + 1]; on the CPU, so that nothing synchronizes with the device.
+        device: device of the result; None: the device of cu_seqlens.
     """
     device = device or cu_seqlens.device
     cu_seqlens = cu_seqlens.cpu()
     start, length = cu_seqlens[:-1], cu_seqlens.diff()
     total = int(cu_seqlens[-1])
-    kind = torch.ceil(torch.log2(length.clamp(min=NARROWEST).to(torch.float64))).to(torch.int64)
-    cells, cell, place, before = [], cu_seqlens.new_empty(total), cu_seqlens.new_empty(total), 0
-    for each in kind.unique().tolist():
-        chosen = (kind == each).nonzero().squeeze(1)
-        column = torch.arange(int(length[chosen].max()))
-        inside = column < length[chosen, None]
-        table = torch.where(inside, start[chosen, None] + column, total)
-        positions = table[inside]
-        cell[positions] = before + inside.flatten().nonzero().squeeze(1)
-        place[positions] = column.expand_as(table)[inside]
-        cells.append(to_device(table, device))
-        before += table.numel()
-    return Tables(tuple(cells), to_device(cell, device), to_device(place, device))
+    bucket = torch.ceil(torch.log2(length.clamp(min=SHORTEST_BUCKET).to(torch.float64))).to(torch.int64)
+    tables, slot, position, offset = [], cu_seqlens.new_empty(total), cu_seqlens.new_empty(total), 0
+    for each in bucket.unique().tolist():
+        members = (bucket == each).nonzero().squeeze(1)
+        column = torch.arange(int(length[members].max()))
+        valid = column < length[members, None]
+        table = torch.where(valid, start[members, None] + column, total)
+        positions = table[valid]
+        slot[positions] = offset + valid.flatten().nonzero().squeeze(1)
+        position[positions] = column.expand_as(table)[valid]
+        tables.append(to_device(table, device))
+        offset += table.numel()
+    return LengthBuckets(tuple(tables), to_device(slot, device), to_device(position, device))
 
 
-def attend(queries: Values, keys: Values, values: Values, tables: Tables, *, causal: bool) -> Values:
-    """softmax(Q K^T / sqrt(P)) V inside each history, for each head.
+def attend(queries: Values, keys: Values, values: Values, buckets: LengthBuckets, *, causal: bool) -> Values:
+    """Compute softmax(Q K^T / sqrt(P)) V within each sequence, for each head.
 
     Args:
         queries: [T, H, P].
         keys: [T, H, P].
         values: [T, H, P].
-        tables: of the row.
-        causal: whether a position attends to itself and what came before it only.
+        buckets: of the packed batch.
+        causal: whether a position attends only to itself and earlier positions.
 
     Returns:
         [T, H, P]. Memory O(T) where torch has a fused kernel (CPU and CUDA).
     """
     padded = torch.stack([queries, keys, values])  # [3, T, H, P]
     padded = torch.cat([padded, padded.new_zeros(3, 1, *padded.shape[2:])], dim=1)
-    found = []
-    for cells in tables.cells:
-        query, key, value = padded[:, cells].transpose(2, 3)  # each [histories, H, length, P]
-        # padding comes last, so what reads backwards only never attends to it
-        attended = None if causal else (cells < queries.shape[0])[:, None, None, :]
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attended, is_causal=causal)
-        found.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(found)[tables.cell]
+    outputs = []
+    for table in buckets.tables:
+        query, key, value = padded[:, table].transpose(2, 3)  # each [sequences, H, length, P]
+        # Padding comes last, so causal attention never reaches it.
+        mask = None if causal else (table < queries.shape[0])[:, None, None, :]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[buckets.slot]

@@ -1,7 +1,7 @@
-"""Softmax cross-entropy over the whole catalog without ever holding the scores of all positions.
+"""Softmax cross-entropy over the whole catalog without storing the scores of all positions.
 
-A block of rows is scored, and its scores are turned into weights in place and into both gradients at once; then the next block
-uses the same memory. The gradient is therefore ready when the forward pass ends, and backward only scales it.
+The scores of a block of rows are turned into softmax weights in place and into both gradients at once; the next block reuses the
+memory. The forward pass therefore computes the gradients too, and the backward pass only scales them.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from ssd4rec.errors import ShapeError
 from ssd4rec.ops.repeats import PrefixItems, RepeatCells
 from ssd4rec.ops.segments import promote_to_float32
 
-BLOCK_ELEMENTS = 1 << 23  # scores held at once: 32 MiB in float32
-TILE_ELEMENTS = 1 << 20  # scores made by one product, and used at once
-LEAST_ROWS, MOST_ROWS = 64, 512  # of a block: fewer make thin products, more gain nothing
-SAFE_SCORE = 60.0  # exp(+-60) is far from both ends of float32
-SAFE_ADDED = 20.0  # as much may be added to a safe score, or taken off: exp(+-80) is still a normal float32
+BLOCK_ELEMENTS = 1 << 23  # scores in memory at once: 32 MiB in float32
+TILE_ELEMENTS = 1 << 20  # scores computed by one product and used while they are in the cache
+MIN_ROWS, MAX_ROWS = 64, 512  # of a block: fewer make thin products, more do not help
+SAFE_SCORE = 60.0  # exp(+-60) is far from both limits of float32
+SAFE_ADDED = 20.0  # added logits up to this size keep a safe score safe: exp(+-80) is still a normal float32
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ def repeat_features(cells: RepeatCells, coefficients: Tensor) -> Tensor:
 
     Args:
         cells: of the table.
-        coefficients: [M, F], of which only the number of columns and the type are read.
+        coefficients: [M, F], of which only the number of columns and the dtype are used.
     """
     gap, count = cells.gap.to(coefficients.dtype), cells.count.to(coefficients.dtype)
     features = (torch.ones_like(gap), torch.log1p(gap), torch.log(count))
     return torch.stack(features[: coefficients.shape[1]], dim=1)
 
 
-def linear_cross_entropy_definition(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
-    """The definition: all scores at once; see `linear_cross_entropy`."""
+def linear_cross_entropy_reference(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
+    """Compute `linear_cross_entropy` from all scores at once: the definition."""
     scores = states @ table.T
     if added is not None:
         cells, features = added.cells(slice(0, len(states)))
@@ -69,58 +69,60 @@ def linear_cross_entropy_definition(states: Tensor, table: Tensor, targets: Tens
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
-    """Mean over the rows of -log softmax(state . table^T + added logits)[target].
+    """Compute the mean of -log softmax(states @ table.T + added)[target].
 
     Args:
-        states: [M, D], one row a target.
-        table: [V, D], one row a class.
+        states: [M, D], one row per target.
+        table: [V, D], one row per class.
         targets: int64 [M], 0-based rows of the table.
         added: logits of the items of each row's prefix; None: nothing is added.
 
     Returns:
         The loss, a scalar; differentiable in states, table and the coefficients of `added`. Memory O(block + V D). Under
-        autocast to bfloat16 the operands and the results of the products are bfloat16, all sums over tiles float32.
+        autocast to bfloat16 the operands and results of the products are bfloat16, and all sums over tiles are float32.
 
     Raises:
-        ShapeError: not one target, or not one prefix, a row.
+        ShapeError: states, targets and prefixes differ in length.
     """
     check_added(states, added)
     if targets.shape != states.shape[:1]:
         raise ShapeError(
-            f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
+            f"states [M, D] and targets [M] must have the same length, found {tuple(states.shape)} and {tuple(targets.shape)}"
         )
     device = states.device.type
-    halved = (
+    bfloat16 = (
         torch.amp.is_autocast_available(device)
         and torch.is_autocast_enabled(device)
         and torch.get_autocast_dtype(device) == torch.bfloat16
     )
     with torch.autocast(device, enabled=False):
         states, table = promote_to_float32(states, table)
-        operands = torch.bfloat16 if halved else states.dtype
+        operands = torch.bfloat16 if bfloat16 else states.dtype
         coefficients = None if added is None else added.coefficients.to(states.dtype)
         prefixes = None if added is None else added.prefixes
-        learning = torch.is_grad_enabled()
-        loss: Tensor = _LinearCrossEntropy.apply(states, table, targets, coefficients, prefixes, operands, learning)  # type: ignore[no-untyped-call]  # torch has no types here
+        loss: Tensor = _LinearCrossEntropy.apply(
+            states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled()
+        )  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
 
-def smoothing_loss(states: Tensor, asked: Tensor, table: Tensor) -> Tensor:
-    """What smoothed labels add to a mean cross-entropy, for each unit of the share that all classes are given alike.
+def smoothing_loss(states: Tensor, target_rows: Tensor, table: Tensor) -> Tensor:
+    """Return what label smoothing adds to the mean cross-entropy, per unit of smoothing.
 
-    With the share e of Szegedy et al. (2016, section 7) the target of row i has the probability 1 - e + e / V, every other class
-    e / V. The normaliser is the same for all, so the loss grows by e (score of the target - mean score), which needs the mean row
-    of the table alone.
+    With smoothing e, the target has the probability 1 - e + e / V and every other class e / V. The log normalizer is unchanged,
+    so the loss grows by e (score of the target - mean score), and the mean score needs only the mean row of the table.
 
     Args:
         states: [M, D].
-        asked: [M, D], the rows of the table that are the targets.
+        target_rows: [M, D], the rows of the table that belong to the targets.
         table: [V, D].
 
     Returns:
         A scalar; differentiable in all three.
+
+    Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7.
     """
-    return (states * (asked - table.mean(0))).sum(1).mean()
+    return (states * (target_rows - table.mean(0))).sum(1).mean()
 
 
 def check_added(states: Tensor, added: AddedLogits | None) -> None:
@@ -179,15 +181,15 @@ class _BlockLogits:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Both gradients beside the loss.
+    """Compute both gradients together with the loss.
 
     With the weights e_ij = exp(score_ij - shift_i) and total_i = sum_j e_ij,
 
         d_state_i = (sum_j e_ij row_j) / total_i - (row of the target)
         d_row_j = sum_i e_ij (state_i / total_i) - (states whose target it is)
 
-    The weights e are made and used tile by tile, while they are in the cache; no pass divides them. Logits are added to the
-    scores of a tile before they become weights, so that the sums are those of the changed scores, without any cancellation.
+    The weights e are computed and used tile by tile while they are in the cache; they are never normalized. Logits are added to
+    the scores of a tile before the exponential, so that no cancellation occurs.
     """
 
     @staticmethod
@@ -199,12 +201,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         coefficients: Tensor | None,
         prefixes: PrefixItems | None,
         operands: torch.dtype,
-        wanted: bool,  # noqa: FBT001
+        grad_enabled: bool,  # noqa: FBT001
     ) -> Tensor:
         rows, (classes, width) = states.shape[0], table.shape
         factors = table.to(operands)
-        learning = wanted and any(ctx.needs_input_grad)  # needed, says torch under no_grad too
-        size = min(max(BLOCK_ELEMENTS // classes, LEAST_ROWS), MOST_ROWS, max(rows, 1))
+        with_grad = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
+        size = min(max(BLOCK_ELEMENTS // classes, MIN_ROWS), MAX_ROWS, max(rows, 1))
         step = max(TILE_ELEMENTS // size, 1)
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
         scratch = factors.new_empty(size * classes)
@@ -214,8 +216,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = states.new_zeros(())
         d_states, d_columns = torch.zeros_like(states), table.new_zeros(width, classes)
         for start in range(0, rows, size):
-            block, asked = states[start : start + size], table[targets[start : start + size]]
-            left, count = block.to(operands), block.shape[0]
+            block, target_rows = states[start : start + size], table[targets[start : start + size]]
+            operand, count = block.to(operands), block.shape[0]
             tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
             total, d_block = states.new_zeros(count, 1), d_states[start : start + count]
             shift: Tensor | None = None
@@ -223,30 +225,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = None if added is None else _BlockLogits(added, part, targets[part], step, classes)
             unshifted = cannot_overflow and (logits is None or logits.fits_unshifted())
             for number, (span, tile) in enumerate(zip(spans, tiles, strict=True)):
-                torch.mm(left, factors[span].T, out=tile)
+                torch.mm(operand, factors[span].T, out=tile)
                 if logits is not None:
                     logits.add(scratch, number)
                 if unshifted:
-                    _weigh(tile, factors[span], total, d_block, learning=learning)
+                    _softmax_weights(tile, factors[span], total, d_block, with_grad=with_grad)
                 else:
                     peak = tile.amax(dim=1, keepdim=True)
                     shift = peak if shift is None else torch.maximum(shift, peak)
             if shift is not None:
                 loss += shift.sum(dtype=loss.dtype)
                 for span, tile in zip(spans, tiles, strict=True):
-                    _weigh(tile.sub_(shift), factors[span], total, d_block, learning=learning)
-            loss += total.log().sum() - (block * asked).sum()
+                    _softmax_weights(tile.sub_(shift), factors[span], total, d_block, with_grad=with_grad)
+            loss += total.log().sum() - (block * target_rows).sum()
             if logits is not None:
                 loss -= logits.of_targets()
-            if learning:
+            if with_grad:
                 if logits is not None and d_coefficients is not None:
                     d_coefficients[part] = logits.gradient(scratch, total)
-                d_block.div_(total).sub_(asked)
-                shares = (block / total).T.to(operands)
+                d_block.div_(total).sub_(target_rows)
+                scaled_states = (block / total).T.to(operands)
                 for span, tile in zip(spans, tiles, strict=True):
-                    _add_product(d_columns[:, span], shares, tile)
+                    _add_product(d_columns[:, span], scaled_states, tile)
         d_table = d_columns.T.contiguous()
-        if learning:
+        if with_grad:
             d_table.index_add_(0, targets, states, alpha=-1)
         ctx.save_for_backward(d_states, d_table, d_coefficients)
         ctx.rows = rows
@@ -261,11 +263,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_states * scale, d_table * scale, None, of_coefficients, None, None, None
 
 
-def _weigh(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, learning: bool) -> None:
-    """Turn a tile of scores into weights, and add what it gives to their total and to the gradient of the states."""
+def _softmax_weights(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, with_grad: bool) -> None:
+    """Turn a tile of scores into weights in place, and add them to the total and to the gradient of the states."""
     weights = scores.exp_()
     total += weights.sum(dim=1, keepdim=True, dtype=total.dtype)
-    if learning:
+    if with_grad:
         _add_product(d_block, weights, table)
 
 
@@ -277,8 +279,8 @@ def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _cannot_overflow(states: Tensor, table: Tensor) -> bool:
-    # By Cauchy and Schwarz no score is longer than both norms: then exp(score) and its sums need no shift by the largest.
-    # Only on a CPU, where a number can be looked at; another device would be waited for.
+    # By the Cauchy-Schwarz inequality no score exceeds the product of the largest norms; if that is small, exp(score) needs no
+    # shift by the row maximum. Only on a CPU: reading the number would synchronize with a GPU.
     if states.device.type != "cpu" or not states.numel():
         return False
     return float((states.norm(dim=1).amax() * table.norm(dim=1).amax()).detach()) <= SAFE_SCORE

@@ -1,4 +1,4 @@
-"""Sums along each history of a packed row, from its first event on or from its last."""
+"""Cumulative sums along each sequence of a packed batch, in either direction."""
 
 from typing import Any
 
@@ -6,42 +6,42 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.segments import Chunks, Layout, add_at_, beside
+from ssd4rec.ops.segments import Chunks, Layout, add_rows_, shift_index
 
 
 def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inclusive: bool = True) -> Tensor:
-    """[T, width] -> [T, width]: sums from each history's first event up to position t (reversed: from its last).
+    """Sum values from the first position of each sequence up to each position. [T, width] -> [T, width].
 
-    Chunks of Q positions are summed by a product with a matrix of ones, so that no history's sum is the difference of two
-    longer sums.
+    Chunks of Q positions are summed by a product with a masked matrix of ones.
+    No sum is computed as the difference of two longer sums, which would lose the digits of a small sum next to a large one.
 
     Args:
         values: [T, width].
-        layout: of the row.
-        reverse: sum from the last event down.
-        inclusive: with position t itself. The sum without it is not the other one less values[t], which would lose the digits
-            of a small sum before a large value.
+        layout: of the packed batch.
+        reverse: sum from the last position down.
+        inclusive: include the position itself. The exclusive sum is not computed by subtraction, for the same reason.
     """
     with torch.autocast(values.device.type, enabled=False):
         total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse, inclusive)  # type: ignore[no-untyped-call]  # torch has no types here
     return total
 
 
-def cumulate(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: bool = True) -> Tensor:
-    """`cumulative_sum` without a gradient, for what works its own out."""
-    length, Q = values.shape[0], chunks.length
-    history = chunks.history
-    same = (history[:, :, None] == history[:, None, :]).to(values.dtype)
-    skipped = 0 if inclusive else 1
-    shaped = chunks.padded(values).view(-1, Q, values.shape[1])
-    sums = (same.triu(skipped) if reverse else same.tril(-skipped)) @ shaped
-    source, target = chunks.ends(reverse=reverse)
+def cumulative_sum_no_grad(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: bool = True) -> Tensor:
+    """Compute `cumulative_sum` without autograd, for functions with their own backward pass."""
+    length, Q = values.shape[0], chunks.size
+    seq_idx = chunks.seq_idx
+    same_sequence = (seq_idx[:, :, None] == seq_idx[:, None, :]).to(values.dtype)
+    diagonal = 0 if inclusive else 1
+    chunked = chunks.pad(values).view(-1, Q, values.shape[1])
+    sums = (same_sequence.triu(diagonal) if reverse else same_sequence.tril(-diagonal)) @ chunked
+    source, target = chunks.source_and_target(reverse=reverse)
     exit_ = 0 if reverse else Q - 1
-    carry = sums[source, exit_].clone() if inclusive else sums[source, exit_] + shaped[source, exit_]  # with slices a view
-    for links in chunks.relays_back if reverse else chunks.relays:
-        carry[links] += carry[beside(links, 1 if reverse else -1)]
-    reached = history[target] == history[source, exit_][:, None]
-    add_at_(sums, target, carry[:, None] * reached[..., None])
+    # The sum that enters each chunk. The clone matters when source is a slice, whose result is a view.
+    entering = sums[source, exit_].clone() if inclusive else sums[source, exit_] + chunked[source, exit_]
+    for level in chunks.levels_reverse if reverse else chunks.levels:
+        entering[level] += entering[shift_index(level, 1 if reverse else -1)]
+    continues = seq_idx[target] == seq_idx[source, exit_][:, None]
+    add_rows_(sums, target, entering[:, None] * continues[..., None])
     return sums.view(-1, values.shape[1])[:length]
 
 
@@ -49,9 +49,10 @@ class _CumulativeSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool, inclusive: bool) -> Tensor:  # noqa: FBT001 - apply takes no keywords
         ctx.chunks, ctx.reverse, ctx.inclusive = chunks, reverse, inclusive
-        return cumulate(values, chunks, reverse=reverse, inclusive=inclusive)
+        return cumulative_sum_no_grad(values, chunks, reverse=reverse, inclusive=inclusive)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return cumulate(grad, ctx.chunks, reverse=not ctx.reverse, inclusive=ctx.inclusive), None, None, None
+        d_values = cumulative_sum_no_grad(grad, ctx.chunks, reverse=not ctx.reverse, inclusive=ctx.inclusive)
+        return d_values, None, None, None

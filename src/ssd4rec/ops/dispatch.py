@@ -1,11 +1,9 @@
-"""The front door of the operations that exist twice: as torch's own form, anywhere, and as Triton's kernels, on a GPU.
+"""Backend dispatch: run an operation in PyTorch, on any device, or as Triton kernels on a GPU.
 
-Layers and the model ask here and nowhere else. On a CUDA tensor of at most 32 bits, with Triton installed (torch for CUDA brings
-it), the kernels run; for anything else, and for head widths or state sizes that have no kernel, torch's form does. The two
-are held equal by the tests. `scan_last_position` (`ops/prefixes.py`) exists as torch's form only.
-
-    scan                    every kernel is free of atomics: the same inputs give the same bits on the same device.
-    backward_prefix_readout, convolve, convolve_both_ways, gated_norm, linear_cross_entropy      the same.
+Layers and models call these functions instead of a backend. Triton kernels run for CUDA tensors of at most 32 bits if Triton is
+installed and has kernels for the sizes; PyTorch runs in all other cases. The tests hold both backends equal.
+The kernels use no atomics: on one device, the same inputs give the same bits.
+`scan_last_position` (`ops.ssd.prefix_readout`) exists in PyTorch only.
 """
 
 from collections.abc import Iterator
@@ -23,30 +21,30 @@ from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
-Form = Literal["auto", "torch", "triton"]
+Backend = Literal["auto", "torch", "triton"]
 
-_asked: ContextVar[Form] = ContextVar("form", default="auto")
+_backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 
 
 @contextmanager
-def using(form: Form) -> Iterator[None]:
-    """Choose the form by hand, for tests and benches.
+def use_backend(backend: Backend) -> Iterator[None]:
+    """Select the backend within a `with` block, for tests and benchmarks.
 
     Args:
-        form: "torch": never a kernel. "triton": kernels for tensors of any device, where there are kernels for the sizes; on a
-            CPU only Triton's interpreter can run them. "auto": by device.
+        backend: "torch": never a kernel. "triton": kernels for tensors on any device, where the sizes are supported; on a CPU
+            only Triton's interpreter can run them. "auto": by device.
     """
-    token = _asked.set(form)
+    token = _backend.set(backend)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _backend.reset(token)
 
 
-def kernels_serve(x: Tensor) -> bool:
-    """Do the kernels work on x, unless they lack its sizes?"""
-    form = _asked.get()
-    return triton.serves(x) if form == "auto" else form == "triton" and triton.knows(x)
+def uses_triton(x: Tensor) -> bool:
+    """Whether the kernels run for x, apart from unsupported sizes."""
+    backend = _backend.get()
+    return triton.can_run(x) if backend == "auto" else backend == "triton" and triton.supports_dtype(x)
 
 
 def scan(
@@ -60,23 +58,24 @@ def scan(
     *,
     reverse: bool = False,
 ) -> Values:
-    """`ops.scan.scan` of every history of a row; y stays at the event's own position.
+    """Run the SSD scan of `ops.ssd.reference.scan` over every sequence; y stays at the position of its input.
 
     Args:
         x: [T, H, P] values.
         dt: [T, H] step sizes, positive.
         A: [H] decay rates, negative.
-        B: [T, N].
-        C: [T, N].
+        B: [T, N] input projections of the state.
+        C: [T, N] output projections of the state.
         D: [H] skip weights.
-        layout: of the row.
-        reverse: read each history from its last event to its first.
+        layout: of the packed batch.
+        reverse: scan each sequence from its last position to its first.
 
     Returns:
-        y [T, H, P]; the kernels give it in x's type, with decays and states in float32.
+        y [T, H, P], differentiable in all six inputs; the kernels return it in the type of x, with decays and states in float32.
     """
-    if kernels_serve(x) and triton.scans(x, B):
-        return triton.scan(x, dt, A, B, C, D, layout, reverse=reverse)
+    if uses_triton(x) and triton.supports_scan(x, B):
+        y: Values = triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
+        return y
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
 
 
@@ -90,57 +89,61 @@ def backward_prefix_readout(
     layout: Layout,
     state_dim: int,
 ) -> Values:
-    """y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
+    """Read out the reversed scan of every prefix at its last step, item 1; row t is the prefix that ends at position t.
 
     Args:
-        channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
+        channels: [T, E + 2N] input of the convolution: x, B and C side by side.
         weight: [E + 2N, K].
         bias: [E + 2N].
         dt: [T, H] step sizes, positive.
         A: [H] decay rates, negative.
         D: [H] skip weights.
-        layout: of the row.
+        layout: of the packed batch.
         state_dim: N.
 
     Returns:
-        y [T, H, P]; the kernels give it in the channels' type, with decays and all sums in float32.
+        y [T, H, P]; the kernels return it in the type of the channels, with decays and all sums in float32.
     """
-    if kernels_serve(channels) and triton.reads_prefixes(channels, weight, dt, state_dim):
-        return triton.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
+    if uses_triton(channels) and triton.supports_prefix_readout(channels, weight, dt, state_dim):
+        kernels = triton.load_kernels(channels)
+        y: Values = kernels.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
+        return y
     return prefix_readout.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
-    """out_t = SiLU(bias + sum_k weight[K-1-k] in_{t-k}), over the events t-k of the same history.
+    """Compute out_t = SiLU(bias + sum_k weight[K-1-k] in_{t-k}) over the positions t-k of the same sequence.
 
     Args:
         channels: [T, channels].
-        weight: [channels, K], the last column meets the event itself.
+        weight: [channels, K]; the last column applies to the position itself.
         bias: [channels].
-        layout: of the row.
-        reverse: read t+k in place of t-k, as if each history ran backwards.
+        layout: of the packed batch.
+        reverse: use t+k in place of t-k, as if each sequence were reversed.
     """
-    form = triton.convolve if kernels_serve(channels) else convolution.convolve
-    return form(channels, weight, bias, layout, reverse=reverse)
+    function = triton.load_kernels(channels).convolve if uses_triton(channels) else convolution.convolve
+    out: Channels = function(channels, weight, bias, layout, reverse=reverse)
+    return out
 
 
-def convolve_both_ways(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
-    """`convolve` forwards and reversed; the kernels read the channels once for both.
+def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
+    """Compute `convolve` in both directions; the kernels read the channels only once.
 
     Args:
         channels: [T, channels].
-        weight: [channels, K], the last column meets the event itself.
+        weight: [channels, K]; the last column applies to the position itself.
         bias: [channels].
-        layout: of the row.
+        layout: of the packed batch.
     """
-    if kernels_serve(channels):
-        return triton.convolve_both_ways(channels, weight, bias, layout)
-    ahead, back = (convolution.convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
-    return ahead, back
+    if uses_triton(channels):
+        both: tuple[Channels, Channels] = triton.load_kernels(channels).convolve_bidirectional(channels, weight, bias, layout)
+        return both
+    forward, backward = (convolution.convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
+    return forward, backward
 
 
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
-    """RMSNorm(y SiLU(gate)) weight.
+    """Compute RMSNorm(y * SiLU(gate)) * weight.
 
     Args:
         y: [rows, E].
@@ -148,38 +151,40 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
         weight: [E].
         eps: of the norm.
     """
-    form = triton.gated_norm if kernels_serve(y) else gated.gated_norm
-    return form(y, gate, weight, eps)
+    function = triton.load_kernels(y).gated_norm if uses_triton(y) else gated.gated_norm
+    out: Hidden = function(y, gate, weight, eps)
+    return out
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
-    """Mean over the rows of -log softmax(state . table^T + added logits)[target], without the scores of all rows.
+    """Compute the mean of -log softmax(states @ table.T + added)[target] without storing the scores of all rows.
 
-    There is no kernel for added logits: with them torch's own form runs on any device.
+    There is no kernel for added logits: with them PyTorch runs on any device.
 
     Args:
-        states: [M, D], one row a target.
-        table: [V, D], one row a class.
+        states: [M, D], one row per target.
+        table: [V, D], one row per class.
         targets: int64 [M], 0-based rows of the table.
         added: logits of the items of each row's prefix; None: nothing is added.
 
     Raises:
-        ShapeError: states and targets are not of one length.
+        ShapeError: states and targets differ in length.
     """
-    if added is None and kernels_serve(states):
-        return triton.linear_cross_entropy(states, table, targets)
+    if added is None and uses_triton(states):
+        loss: Tensor = triton.load_kernels(states).linear_cross_entropy(states, table, targets)
+        return loss
     return cross_entropy.linear_cross_entropy(states, table, targets, added)
 
 
-def in_use() -> str:
-    """A sentence: which form runs on this machine, and why."""
+def describe_backend() -> str:
+    """Return one sentence: which backend runs on this machine, and why."""
     installed = triton.version()
     if not torch.cuda.is_available():
-        there = f"Triton {installed} is installed, and its kernels would run on one" if installed else "Triton is not installed"
-        return f"torch's own form: torch sees no CUDA device ({there})"
+        reason = f"Triton {installed} is installed and would run on one" if installed else "Triton is not installed"
+        return f"PyTorch: no CUDA device is available ({reason})"
     if installed is None:
-        return "torch's own form: Triton is not installed; torch for CUDA brings it"
+        return "PyTorch: Triton is not installed; torch for CUDA installs it"
     if not triton.capable(torch.cuda.current_device()):
-        least = ".".join(map(str, triton.LEAST))
-        return f"torch's own form: Triton's kernels take NVIDIA GPUs of compute capability {least} or later"
-    return f"Triton {installed} kernels for {triton.SERVED} on CUDA tensors; torch's own form for anything else"
+        capability = ".".join(map(str, triton.MIN_CAPABILITY))
+        return f"PyTorch: the Triton kernels need an NVIDIA GPU of compute capability {capability} or later"
+    return f"Triton {installed} kernels for {triton.SUPPORTED_SIZES} on CUDA tensors; PyTorch otherwise"

@@ -1,27 +1,27 @@
-"""All heads side by side as the E columns of one matrix, and one number a head that meets its P columns."""
+"""Scale and sum heads that are stored side by side as the E = H * P columns of one matrix."""
 
 from torch import Tensor
 
 
-def by_head(values: Tensor, factor: Tensor) -> Tensor:
-    """[..., E] * [..., H]: a head's factor multiplies its P columns."""
+def scale_heads(values: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the P columns of each head by its factor. [..., E] * [..., H] -> [..., E]."""
     scaled: Tensor = (values.unflatten(-1, (factor.shape[-1], -1)) * factor[..., None]).flatten(-2)
     return scaled
 
 
-def scale_(values: Tensor, factor: Tensor) -> Tensor:
-    """`by_head` in place."""
+def scale_heads_(values: Tensor, factor: Tensor) -> Tensor:
+    """Apply `scale_heads` in place."""
     values.unflatten(-1, (factor.shape[-1], -1)).mul_(factor[..., None])
     return values
 
 
-def add_by_head_(total: Tensor, values: Tensor, factor: Tensor) -> None:
-    """total += by_head(values, factor), in one go."""
+def add_scaled_heads_(total: Tensor, values: Tensor, factor: Tensor) -> None:
+    """Compute total += scale_heads(values, factor) in one pass."""
     heads = factor.shape[-1]
     total.unflatten(-1, (heads, -1)).addcmul_(values.unflatten(-1, (heads, -1)), factor[..., None])
 
 
-def sum_of_head(values: Tensor, heads: int) -> Tensor:
-    """[..., E] -> [..., H]: each head's P columns summed."""
+def sum_heads(values: Tensor, heads: int) -> Tensor:
+    """Sum the P columns of each head. [..., E] -> [..., H]."""
     total: Tensor = values.unflatten(-1, (heads, -1)).sum(-1)
     return total

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.segments import append, to_device
+from ssd4rec.ops.segments import append_to_each, to_device
 
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
@@ -80,7 +80,7 @@ def appended(cu_seqlens: CuSeqlens) -> Iterator[None]:
         return
     stream = _current[-1]
     last = stream.keys[to_device(cu_seqlens[1:] - 1, stream.keys.device)]
-    _current.append(_Stream(append(stream.keys, cu_seqlens, splitmix64(last))[0], stream.draws))
+    _current.append(_Stream(append_to_each(stream.keys, cu_seqlens, splitmix64(last))[0], stream.draws))
     try:
         yield
     finally:

@@ -1,9 +1,10 @@
-"""Softmax cross-entropy against a sample of the catalog, for catalogs whose every item is too many to score.
+"""Sampled softmax cross-entropy, for catalogs that are too large to score every item.
 
     loss_i = -s_i,t + log( exp(s_i,t) + sum over negatives j != t of exp(s_i,j) / E[j] )
 
-E[j], how often item j is expected among the negatives of a batch, makes the sum an unbiased estimate of that over the whole
-catalog: the correction by log Q. All rows share the negatives. Where each item is a negative once, this is the full loss.
+Dividing by E[j], the expected count of item j among the negatives of a batch (the log Q correction), makes the sum an unbiased
+estimate of the sum over the whole catalog. All rows share the negatives. If each item is a negative exactly once, this is the
+full softmax loss.
 
 Source: Bengio and Senecal 2008 (importance sampling of the partition function); Yi et al. 2019 (the correction in a recommender).
 """
@@ -23,41 +24,41 @@ from ssd4rec.ops.segments import promote_to_float32
 
 @dataclass(frozen=True)
 class NegativeSampler:
-    """How often each item is a negative, and how to draw.
+    """Draw negatives by systematic sampling with given expected counts.
 
-    Items lie on a line, the most frequent first, each as long as it is expected to be drawn (at most 1); one point is drawn in
-    each unit of the line. So an item of length 1 is drawn once, any other at most twice, and all by their expectation exactly.
+    Items occupy intervals of a line, the most frequent first, whose lengths are their expected counts (at most 1).
+    One point is drawn in each unit of the line: an item of length 1 is drawn exactly once, any other at most twice.
     """
 
     items: Tensor  # int64 [V], 0-based, the most frequent first
-    edges: Tensor  # float64 [V]: where each of them ends on the line; the last edge is the number of negatives
+    edges: Tensor  # float64 [V]: end of each interval; the last edge is the number of negatives
     log_expected: Tensor  # float32 [V]: log E of each of them
-    count: int  # negatives a draw
+    count: int  # negatives per draw
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Draw the negatives of one batch, on the CPU whatever the device: one seed gives the same ones everywhere.
+        """Draw the negatives of one batch, always on the CPU, so that a seed gives the same negatives on every device.
 
         Returns:
-            int64 [count] 0-based items, and float32 [count] the log of how often each was expected.
+            int64 [count] 0-based items, and float32 [count] the log of their expected counts.
         """
         points = torch.arange(self.count) + torch.rand(self.count, dtype=torch.float64)
-        places = torch.searchsorted(self.edges, points, right=True).clamp_(max=len(self.edges) - 1)
-        return self.items[places], self.log_expected[places]
+        index = torch.searchsorted(self.edges, points, right=True).clamp_(max=len(self.edges) - 1)
+        return self.items[index], self.log_expected[index]
 
 
 def make_negative_sampler(counts: Tensor, power: float, negatives: int) -> NegativeSampler:
-    """Negatives by popularity: E[j] = min(1, c counts[j]^power), with c such that they sum to `negatives`.
+    """Sample by popularity: E[j] = min(1, c counts[j]^power), with c chosen such that the sum is `negatives`.
 
     Args:
-        counts: [V] training events of each item; less than one counts as one, so that every item can be drawn.
-        power: 0: uniform; 1: as popular in the sample as in the data.
-        negatives: a draw; more than V are V, and each item is then drawn exactly once.
+        counts: [V] training interactions of each item; at least 1 is used, so that every item can be drawn.
+        power: 0: uniform; 1: proportional to popularity.
+        negatives: per draw; at V or more, each item is drawn exactly once.
     """
     weights, items = counts.double().clamp(min=1).pow(power).sort(descending=True, stable=True)
     size, count = len(weights), min(negatives, len(weights))
-    # With the first n at E = 1, c = (count - n) / (sum of the other weights); the smallest n that leaves no E above 1.
-    rest = weights.flip(0).cumsum(0).flip(0)
-    scale = (count - torch.arange(size, dtype=torch.float64)) / rest
+    # With the first n items at E = 1, c = (count - n) / (sum of the other weights); use the smallest n that leaves no E above 1.
+    tail = weights.flip(0).cumsum(0).flip(0)
+    scale = (count - torch.arange(size, dtype=torch.float64)) / tail
     certain = int((scale * weights > 1).long().cumprod(0).sum())
     expected = torch.ones_like(weights)
     if certain < size:
@@ -76,34 +77,34 @@ def sampled_cross_entropy(
     log_expected: Tensor,
     added: AddedLogits | None = None,
 ) -> Tensor:
-    """Mean over the rows of the loss above, without the scores of all rows.
+    """Compute the mean sampled softmax loss without storing the scores of all rows.
 
     Args:
         states: [M, D].
         target_rows: [M, D], the vectors of the targets.
-        targets: int64 [M], the items themselves; a negative that is the target of a row does not count in that row.
+        targets: int64 [M], the target items; a negative that equals the target of a row is masked in that row.
         negative_rows: [K, D], the vectors of the negatives.
         negatives: int64 [K].
         log_expected: [K], log E of each negative.
-        added: logits that the items of each row's prefix have on top, as targets and as negatives; items counted from 1 in
-            `targets` and `negatives`. None: nothing is added.
+        added: logits of the items of each row's prefix, for targets and negatives (item indices from 1); None: nothing is added.
 
     Returns:
-        The loss, a scalar; differentiable in states, in both kinds of rows and in the coefficients of `added`. Memory
+        The loss, a scalar; differentiable in states, target_rows, negative_rows and the coefficients of `added`. Memory
         O(block + (M + K) D).
 
     Raises:
-        ShapeError: rows and items are not of one length.
+        ShapeError: the rows and items differ in length.
     """
     check_added(states, added)
     if not (states.shape == target_rows.shape and targets.shape == states.shape[:1]):
         raise ShapeError(
-            f"states [M, D], target_rows [M, D] and targets [M] must fit, found {tuple(states.shape)}, "
+            f"states [M, D], target_rows [M, D] and targets [M] must have the same length, found {tuple(states.shape)}, "
             f"{tuple(target_rows.shape)} and {tuple(targets.shape)}"
         )
     if not negatives.shape == negative_rows.shape[:1] == log_expected.shape:
         raise ShapeError(
-            f"negative_rows [K, D], negatives [K] and log_expected [K] must fit, found {tuple(negative_rows.shape)}, "
+            f"negative_rows [K, D], negatives [K] and log_expected [K] must have the same length, found "
+            f"{tuple(negative_rows.shape)}, "
             f"{tuple(negatives.shape)} and {tuple(log_expected.shape)}"
         )
     with torch.autocast(states.device.type, enabled=False):
@@ -117,7 +118,7 @@ def sampled_cross_entropy(
     return loss
 
 
-def sampled_cross_entropy_definition(
+def sampled_cross_entropy_reference(
     states: Tensor,
     target_rows: Tensor,
     targets: Tensor,
@@ -126,18 +127,18 @@ def sampled_cross_entropy_definition(
     log_expected: Tensor,
     added: AddedLogits | None = None,
 ) -> Tensor:
-    """The definition: all scores at once; see `sampled_cross_entropy`."""
-    own = (states * target_rows).sum(1, keepdim=True)
+    """Compute `sampled_cross_entropy` from all scores at once: the definition."""
+    target_scores = (states * target_rows).sum(1, keepdim=True)
     others = states @ negative_rows.T - log_expected
     if added is not None:
         cells, features = added.cells(slice(0, len(states)))
         logits = (added.coefficients[cells.row] * features).sum(1)
         table = states.new_zeros(len(states), 1 + int(max(targets.max(), negatives.max(), cells.column.max() + 1)))
         table = table.index_put((cells.row, cells.column + 1), logits)
-        own = own + table.gather(1, targets[:, None])
+        target_scores = target_scores + table.gather(1, targets[:, None])
         others = others + table[:, negatives]
     others = others.masked_fill(negatives == targets[:, None], -torch.inf)
-    return (torch.cat([own, others], dim=1).logsumexp(1) - own[:, 0]).mean()
+    return (torch.cat([target_scores, others], dim=1).logsumexp(1) - target_scores[:, 0]).mean()
 
 
 class _SampledLogits:
@@ -158,15 +159,15 @@ class _SampledLogits:
         self.row, self.draw = cells.row[cell], draw[first[cell] + nth]
         self.features, self.of_negatives = features[cell], values[cell]
 
-    def add(self, own: Tensor, others: Tensor) -> None:
+    def add(self, target_scores: Tensor, others: Tensor) -> None:
         """Add them to the scores of the targets [rows, 1] and of the negatives [rows, K], in place."""
-        own[self.target_row, 0] += self.of_targets
+        target_scores[self.target_row, 0] += self.of_targets
         others[self.row, self.draw] += self.of_negatives
 
-    def gradient(self, wrong: Tensor, others: Tensor) -> Tensor:
-        """Return the gradient of the block's coefficients; `wrong` and `others` are those of the scores."""
+    def gradient(self, residual: Tensor, others: Tensor) -> Tensor:
+        """Return the gradient of the block's coefficients; `residual` and `others` are the gradients of the scores."""
         out = torch.zeros_like(self.coefficients)
-        out.index_add_(0, self.target_row, self.target_features * wrong[self.target_row])
+        out.index_add_(0, self.target_row, self.target_features * residual[self.target_row])
         return out.index_add_(0, self.row, self.features * others[self.row, self.draw, None])
 
 
@@ -191,29 +192,29 @@ class _SampledCrossEntropy(torch.autograd.Function):
         loss = states.new_zeros(())
         size = max(BLOCK_ELEMENTS // count, 32)
         scratch = states.new_empty(min(size, rows), count)
-        narrow, wanted = negatives.int(), targets.int()  # compared faster than int64
+        negatives32, targets32 = negatives.int(), targets.int()  # int32 compares faster than int64
         for start in range(0, rows, size):
             part = slice(start, start + size)
-            block, own_rows = states[part], target_rows[part]
+            block, block_targets = states[part], target_rows[part]
             others = torch.mm(block, negative_rows.T, out=scratch[: block.shape[0]])
             others -= log_expected
-            others.masked_fill_(narrow == wanted[part, None], -torch.inf)
-            own = (block * own_rows).sum(dim=1, keepdim=True)
+            others.masked_fill_(negatives32 == targets32[part, None], -torch.inf)
+            score = (block * block_targets).sum(dim=1, keepdim=True)
             logits = None if added is None else _SampledLogits(added, part, targets[part], negatives)
             if logits is not None:
-                logits.add(own, others)
-            top = torch.maximum(own, others.amax(dim=1, keepdim=True))
+                logits.add(score, others)
+            top = torch.maximum(score, others.amax(dim=1, keepdim=True))
             others -= top
-            own = own - top
-            total = others.exp_().sum(dim=1, keepdim=True) + own.exp()
-            loss += (total.log() - own).sum()
+            score = score - top
+            total = others.exp_().sum(dim=1, keepdim=True) + score.exp()
+            loss += (total.log() - score).sum()
             others /= total
-            wrong = own.exp() / total - 1  # the share of the target that it lacks
+            residual = score.exp() / total - 1  # probability of the target minus 1
             if logits is not None and d_coefficients is not None:
-                d_coefficients[part] = logits.gradient(wrong, others)
+                d_coefficients[part] = logits.gradient(residual, others)
             torch.mm(others, negative_rows, out=d_states[part])
-            d_states[part].addcmul_(wrong, own_rows)
-            torch.mul(block, wrong, out=d_targets[part])
+            d_states[part].addcmul_(residual, block_targets)
+            torch.mul(block, residual, out=d_targets[part])
             d_negatives.addmm_(others.T, block)
         ctx.save_for_backward(d_states, d_targets, d_negatives, d_coefficients)
         ctx.rows = rows

@@ -1,4 +1,4 @@
-"""Where histories begin and end in a packed row, worked out once a batch and reused by every layer."""
+"""Index tensors of a packed batch, computed once per batch and shared by every layer."""
 
 from dataclasses import dataclass
 
@@ -7,50 +7,49 @@ from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, Positions
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops.heads import add_by_head_, by_head
+from ssd4rec.ops.heads import add_scaled_heads_, scale_heads
 
-CHUNK = 64  # Q: positions that are worked on as one matrix
+CHUNK = 64  # Q: positions per chunk
 
 
 def promote_to_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Half precision is widened: what is summed over a history is not summed in half precision."""
+    """Widen half precision to float32, so that sums over a sequence are not accumulated in half precision."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """The row cut into C chunks of Q positions, and the links over which a history runs on from one to the next.
+    """The packed batch cut into C chunks of Q positions, and the chunk boundaries that sequences cross.
 
-    The last chunk is padded; padding belongs to no history (-1) and the op multiplies it by zero.
+    The last chunk is padded. Padding has sequence index -1 and is masked out.
     """
 
-    length: int  # Q
-    history: Tensor  # [C, Q]: which history a position belongs to; -1 = padding
-    # [links]: link l lies between the chunks left[l] and left[l] + 1. Where most chunks are linked all are: a link over which no
-    # history runs hands over what nobody reads, and slices are cheaper than gathering.
-    left: Tensor
-    # A history over the chunks 3, 4, 5, 6 makes three links. What 3|4 hands on is needed before 4|5 can be worked out, and so
-    # on: relays lists the links that wait for the link before them, those that can be finished at the same time together.
-    # A link alone is a slice.
-    relays: tuple[Tensor | slice, ...]
-    relays_back: tuple[Tensor | slice, ...]  # the same for a scan from the end of the row to its start: each waits for the next
+    size: int  # Q
+    seq_idx: Tensor  # [C, Q]: index of the sequence of each position; -1 = padding
+    # [crossings]: a sequence crosses the boundary between the chunks before[l] and before[l] + 1. If most boundaries are crossed,
+    # all are listed, because slices are cheaper than gathers; the state passed over an unused boundary is masked out.
+    before: Tensor
+    # A sequence that spans the chunks 3, 4, 5, 6 crosses three boundaries, and the state at 4|5 depends on the state at 3|4.
+    # Each level lists the crossings that depend only on earlier levels. A single crossing is stored as a slice.
+    levels: tuple[Tensor | slice, ...]
+    levels_reverse: tuple[Tensor | slice, ...]  # the same for a scan from the last position to the first
 
     @property
     def count(self) -> int:
-        """C: how many chunks."""
-        return self.history.shape[0]
+        """C: number of chunks."""
+        return self.seq_idx.shape[0]
 
-    def ends(self, *, reverse: bool) -> tuple["Tensor | slice", "Tensor | slice"]:
-        """For each link the chunk that hands its state over, and the one that takes it."""
-        lower: Tensor | slice = self.left
-        upper: Tensor | slice = self.left + 1
-        if self.left.shape[0] == self.count - 1:
+    def source_and_target(self, *, reverse: bool) -> tuple["Tensor | slice", "Tensor | slice"]:
+        """Return for each crossing the chunk that a state leaves and the chunk that it enters."""
+        lower: Tensor | slice = self.before
+        upper: Tensor | slice = self.before + 1
+        if self.before.shape[0] == self.count - 1:
             lower, upper = slice(0, -1), slice(1, None)
         return (upper, lower) if reverse else (lower, upper)
 
-    def padded(self, values: Tensor) -> Tensor:
-        """[T, ...] -> [C * Q, ...], zeros after the end."""
-        missing = self.history.numel() - values.shape[0]
+    def pad(self, values: Tensor) -> Tensor:
+        """Append zeros up to a whole number of chunks. [T, ...] -> [C * Q, ...]."""
+        missing = self.seq_idx.numel() - values.shape[0]
         if not missing:
             return values.contiguous()
         return torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
@@ -58,167 +57,167 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a packed row. Sequences are not empty."""
+    """Index tensors of a packed batch of non-empty sequences."""
 
     cu_seqlens: CuSeqlens  # [B + 1]
-    first: Positions  # where the history of each position starts
-    last: Positions  # where it ends, inclusive
-    place: Positions  # 0-based place in its history
-    history: Positions  # which history, 0-based
+    seq_start: Positions  # first position of the sequence that each position belongs to
+    seq_end: Positions  # its last position, inclusive
+    position: Positions  # 0-based position within the sequence
+    seq_idx: Positions  # 0-based index of the sequence
     chunks: Chunks
 
     @property
-    def read_out(self) -> Tensor:
-        """[B]: the last position of each history."""
+    def last_index(self) -> Tensor:
+        """[B]: the last position of each sequence."""
         return self.cu_seqlens[1:] - 1
 
     @property
-    def mirror(self) -> Positions:
-        """Each history reversed in its own place: cu_seqlens [0, 2, 5] -> [1, 0, 4, 3, 2]."""
-        return self.first + self.last - torch.arange(self.first.shape[0], device=self.first.device)
+    def reversed_index(self) -> Positions:
+        """Index that reverses each sequence in place: cu_seqlens [0, 2, 5] -> [1, 0, 4, 3, 2]."""
+        return self.seq_start + self.seq_end - torch.arange(self.seq_start.shape[0], device=self.seq_start.device)
 
 
 def make_layout(cu_seqlens: CuSeqlens, chunk: int = CHUNK, device: torch.device | None = None) -> Layout:
-    """Work out the places of a packed row.
+    """Compute the index tensors of a packed batch.
 
-    What depends on the numbers in cu_seqlens is worked out on the CPU. With cu_seqlens there, nothing waits for the device;
-    cu_seqlens on a GPU are fetched once.
+    Everything that depends on the values of cu_seqlens is computed on the CPU.
+    If cu_seqlens are on the CPU, no operation synchronizes with the device; if they are on a GPU, they are copied once.
 
     Args:
-        cu_seqlens: int64 [B + 1]; history u owns positions cu_seqlens[u]:cu_seqlens[u + 1].
-        chunk: Q, a power of two of 8 or more.
-        device: where the layout is wanted; None: where cu_seqlens are.
+        cu_seqlens: int64 [B + 1]; sequence b owns positions cu_seqlens[b]:cu_seqlens[b + 1].
+        chunk: Q, a power of two, at least 8.
+        device: device of the result; None: the device of cu_seqlens.
 
     Raises:
-        ShapeError: cu_seqlens do not start at 0 or do not rise (an empty history has nothing to read out).
+        ShapeError: cu_seqlens do not start at 0 or do not increase (an empty sequence has no last position).
     """
     edges = cu_seqlens.cpu()
-    check(edges)
+    check_cu_seqlens(edges)
     device = device or cu_seqlens.device
     length = int(edges[-1])
-    left, waits = _links(edges, chunk)
-    relays = _relays(waits)
-    relays_back = tuple(left.shape[0] - 1 - links for links in _relays(waits.flip(0)))
-    shared = [links for links in (*relays, *relays_back) if len(links) > 1]
-    here, left, *shared = _sent_together([edges, left, *shared], device)
-    remaining = iter(shared)
-    forth, back = (
-        tuple(next(remaining) if len(links) > 1 else slice(int(links), int(links) + 1) for links in each)
-        for each in (relays, relays_back)
-    )
+    before, dependent = _find_crossings(edges, chunk)
+    forward = _dependency_levels(dependent)
+    reverse = tuple(before.shape[0] - 1 - level for level in _dependency_levels(dependent.flip(0)))
+    on_device, before, *levels = _transfer([edges, before, *forward, *reverse], device)
+    slices = [slice(int(cpu), int(cpu) + 1) if len(cpu) == 1 else None for cpu in (*forward, *reverse)]
+    steps = tuple(single or level for single, level in zip(slices, levels, strict=True))
 
-    history = torch.repeat_interleave(here.diff(), output_size=length)
-    first, last = here[:-1][history], here[1:][history] - 1
-    place = torch.arange(length, device=device) - first
-    table = torch.full((-(-length // chunk) * chunk,), -1, dtype=history.dtype, device=device)
-    table[:length] = history
-    chunks = Chunks(chunk, table.view(-1, chunk), left, forth, back)
-    return Layout(here, first, last, place, history, chunks)
+    seq_idx = torch.repeat_interleave(on_device.diff(), output_size=length)
+    seq_start, seq_end = on_device[:-1][seq_idx], on_device[1:][seq_idx] - 1
+    position = torch.arange(length, device=device) - seq_start
+    padded = torch.full((-(-length // chunk) * chunk,), -1, dtype=seq_idx.dtype, device=device)
+    padded[:length] = seq_idx
+    chunks = Chunks(chunk, padded.view(-1, chunk), before, steps[: len(forward)], steps[len(forward) :])
+    return Layout(on_device, seq_start, seq_end, position, seq_idx, chunks)
 
 
-def check(cu_seqlens: CuSeqlens) -> None:
-    """See whether cu_seqlens can be those of a packed row.
+def check_cu_seqlens(cu_seqlens: CuSeqlens) -> None:
+    """Check that cu_seqlens describe non-empty sequences.
 
     Raises:
-        ShapeError: they do not start at 0 or do not rise (an empty history has nothing to read out).
+        ShapeError: they do not start at 0 or do not increase (an empty sequence has no last position).
     """
     edges = cu_seqlens.cpu()
     if edges.dim() != 1 or edges.shape[0] < 2 or int(edges[0]) != 0 or int(edges.diff().min()) < 1:
         shown = edges.flatten()[:8].tolist()
-        raise ShapeError(f"cu_seqlens must be [0, …] and rise by 1 or more at each step, found {shown}…")
+        raise ShapeError(f"cu_seqlens must start at 0 and increase by at least 1 at each step, found {shown}…")
 
 
-def append(items: Items, cu_seqlens: CuSeqlens, ends: Tensor) -> tuple[Tensor, CuSeqlens]:
-    """One more place at the end of each history.
+def append_to_each(items: Items, cu_seqlens: CuSeqlens, last: Tensor) -> tuple[Tensor, CuSeqlens]:
+    """Append one item to each sequence.
 
     Args:
         items: [T].
         cu_seqlens: [B + 1]; they may stay on the CPU.
-        ends: [B] what the new places hold.
+        last: [B] the items to append.
 
     Returns:
-        Items [T + B] and their cu_seqlens: items [5, 7, 2], cu_seqlens [0, 2, 3], ends [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
+        Items [T + B] and their cu_seqlens: items [5, 7, 2], cu_seqlens [0, 2, 3], last [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
     """
     longer = cu_seqlens + torch.arange(len(cu_seqlens), device=cu_seqlens.device)
     shift = torch.repeat_interleave(cu_seqlens.diff(), output_size=len(items))
-    out = items.new_empty(len(items) + len(ends))
+    out = items.new_empty(len(items) + len(last))
     out[to_device(torch.arange(len(items), device=cu_seqlens.device) + shift, items.device)] = items
-    out[to_device(longer[1:] - 1, items.device)] = ends
+    out[to_device(longer[1:] - 1, items.device)] = last
     return out, longer
 
 
-def cells_of_items(items: Items, cu_seqlens: CuSeqlens, rows: slice, catalog_size: int) -> Tensor:
-    """Where the items of a few histories stand in a table of scores [rows, V].
+def flat_score_index(items: Items, cu_seqlens: CuSeqlens, sequences: slice, catalog_size: int) -> Tensor:
+    """Return the flat index of each sequence's own items in a score matrix [sequences, V].
 
     Args:
-        items: int64 [T] packed histories; 0 stands for no item.
+        items: int64 [T] items of the packed sequences; 0 stands for no item.
         cu_seqlens: int64 [B + 1]; they may stay on the CPU.
-        rows: which histories.
+        sequences: the sequences that the rows of the score matrix belong to.
         catalog_size: V.
 
     Returns:
-        int64 [n] cells, counted through; an item that a history has twice stands twice. Items [3, 1, 0], cu_seqlens [0, 1, 3],
-        both rows, V = 3 -> [2, 3].
+        int64 [n] flat indices; an item that occurs twice in a sequence is listed twice.
+        Items [3, 1, 0], cu_seqlens [0, 1, 3], both sequences, V = 3 -> [2, 3].
     """
-    edges = cu_seqlens[rows.start : rows.stop + 1]
-    read = items[int(edges[0]) : int(edges[-1])]
-    history = to_device(torch.repeat_interleave(edges.diff()), read.device)
-    return (history * catalog_size + read - 1)[read > 0]
+    edges = cu_seqlens[sequences.start : sequences.stop + 1]
+    own_items = items[int(edges[0]) : int(edges[-1])]
+    row = to_device(torch.repeat_interleave(edges.diff()), own_items.device)
+    return (row * catalog_size + own_items - 1)[own_items > 0]
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """The values on a device; unlike `Tensor.to`, a GPU fetches them while the CPU goes on."""
+    """Copy values to a device; unlike `Tensor.to`, a copy from CPU to GPU is asynchronous."""
     if torch.device(device).type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
-def _sent_together(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+def _transfer(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Copy several tensors to a device in one transfer."""
     if tensors[0].device == device:
         return tensors
     return list(to_device(torch.cat(tensors), device).split([len(tensor) for tensor in tensors]))
 
 
-def _links(edges: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    """(left [links], waits [links - 1]): link l + 1 begins where link l ends, and the history fills the chunk between."""
+def _find_crossings(edges: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """Return `Chunks.before`, and [crossings - 1] whether crossing l + 1 depends on crossing l."""
     starts = torch.arange(0, int(edges[-1]), chunk)
-    begins, ends = (
-        torch.searchsorted(edges, at, right=True)  # the history, 1-based, of each chunk's first and last position
+    first_seq, last_seq = (
+        torch.searchsorted(edges, at, right=True)  # 1-based index of the sequence at the first and last position of each chunk
         for at in (starts, (starts + chunk - 1).clamp(max=int(edges[-1]) - 1))
     )
-    linked = begins[1:] == ends[:-1]
-    left = torch.arange(len(linked)) if 2 * linked.sum() > len(linked) else linked.nonzero().squeeze(1)
-    runs_on = linked[left[:-1]] & linked[left[1:]] & (left[1:] == left[:-1] + 1)
-    return left, runs_on & (begins == ends)[left[1:]]
+    crossed = first_seq[1:] == last_seq[:-1]
+    before = torch.arange(len(crossed)) if 2 * crossed.sum() > len(crossed) else crossed.nonzero().squeeze(1)
+    adjacent = crossed[before[:-1]] & crossed[before[1:]] & (before[1:] == before[:-1] + 1)
+    return before, adjacent & (first_seq == last_seq)[before[1:]]  # one sequence fills the chunk between the two boundaries
 
 
-def _relays(waits: Tensor) -> tuple[Tensor, ...]:
-    # waits [T, T, F, T]: depth of the links [0, 1, 2, 0, 1] -> relays ([1, 4], [2])
-    link = torch.arange(waits.shape[0] + 1)
-    depth = link.clone()
-    depth[1:] -= torch.where(waits, 0, link[1:]).cummax(0).values
+def _dependency_levels(dependent: Tensor) -> tuple[Tensor, ...]:
+    """Group crossings by depth; level 0, which depends on nothing, is left out.
+
+    dependent [T, T, F, T]: depths [0, 1, 2, 0, 1] -> levels ([1, 4], [2]).
+    """
+    crossing = torch.arange(dependent.shape[0] + 1)
+    depth = crossing.clone()
+    depth[1:] -= torch.where(dependent, 0, crossing[1:]).cummax(0).values
     order = depth.argsort(stable=True)
     sizes: list[int] = torch.bincount(depth).tolist()
-    relays: tuple[Tensor, ...] = order.split(sizes)[1:]
-    return relays
+    levels: tuple[Tensor, ...] = order.split(sizes)[1:]
+    return levels
 
 
-def add_at_(total: Tensor, at: Tensor | slice, values: Tensor) -> None:
-    """total[at] += values; no place twice."""
-    if isinstance(at, slice):
-        total[at] += values
+def add_rows_(total: Tensor, index: Tensor | slice, values: Tensor) -> None:
+    """Compute total[index] += values for distinct indices."""
+    if isinstance(index, slice):
+        total[index] += values
     else:
-        total.index_add_(0, at, values)
+        total.index_add_(0, index, values)
 
 
-def beside(links: Tensor | slice, step: int) -> Tensor | slice:
-    """The links `step` further on."""
-    return slice(links.start + step, links.stop + step) if isinstance(links, slice) else links + step
+def shift_index(index: Tensor | slice, offset: int) -> Tensor | slice:
+    """Add an offset to an index or slice."""
+    return slice(index.start + offset, index.stop + offset) if isinstance(index, slice) else index + offset
 
 
-def hand_on_(total: Tensor, source: Tensor | slice, to: Tensor | slice, factor: Tensor) -> None:
-    """total[to] += by_head(total[source], factor), for links that do not wait for each other."""
-    if isinstance(to, slice):
-        add_by_head_(total[to], total[source], factor)
+def pass_states_(states: Tensor, source: Tensor | slice, target: Tensor | slice, decay: Tensor) -> None:
+    """Compute states[target] += scale_heads(states[source], decay) for crossings of one level."""
+    if isinstance(target, slice):
+        add_scaled_heads_(states[target], states[source], decay)
     else:
-        total[to] += by_head(total[source], factor)
+        states[target] += scale_heads(states[source], decay)

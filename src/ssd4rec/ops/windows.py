@@ -1,4 +1,4 @@
-"""Sequences of which a backbone reads at most so many events at once: the last ones, or windows that overlap by half."""
+"""Limit how many positions an encoder reads at once: the last ones, or windows that overlap by half."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,98 +8,98 @@ from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
 from ssd4rec.ops import keyed_random
-from ssd4rec.ops.segments import check, to_device
+from ssd4rec.ops.segments import check_cu_seqlens, to_device
 
-Read = Callable[[Hidden, CuSeqlens], Hidden]  # of histories of any length: a vector a position, [T, D] -> [T, D]
+Encoder = Callable[[Hidden, CuSeqlens], Hidden]  # one vector per position of a packed batch, [T, D] -> [T, D]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Long histories cut into overlapping windows.
+    """Long sequences cut into overlapping windows.
 
-    cu_seqlens [0, 5], length 2 -> rows [0, 1, 1, 2, 2, 3, 3, 4], cu_seqlens [0, 2, 4, 6, 8], answers [0, 1, 3, 5, 7].
+    cu_seqlens [0, 5], length 2 -> index [0, 1, 1, 2, 2, 3, 3, 4], cu_seqlens [0, 2, 4, 6, 8], outputs [0, 1, 3, 5, 7].
     """
 
-    rows: Tensor  # [T'] the positions that are read
-    cu_seqlens: CuSeqlens  # [windows + 1] in rows
-    answers: Tensor  # [T]: the place in `rows` at which position t has read the most
+    index: Tensor  # [T'] positions that the windows contain
+    cu_seqlens: CuSeqlens  # [windows + 1] in `index`
+    outputs: Tensor  # [T]: the row of `index` whose output represents each position
 
 
-def read_ends(read: Read, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> States:
-    """What is read of the last position of each history, from its last `length` events.
+def encode_last(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> States:
+    """Encode the last `length` positions of each sequence and return the output at the last one.
 
     Args:
-        read: a backbone's layers.
-        embedded: [T, D] item vectors of the packed row.
-        cu_seqlens: int64 [B + 1]. On the CPU, nothing waits for the device that the vectors are on.
-        length: events that are read at most.
+        encoder: the layers of a model.
+        embedded: [T, D] item embeddings of the packed batch.
+        cu_seqlens: int64 [B + 1]; on the CPU, so that nothing synchronizes with the device of the embeddings.
+        length: maximum number of positions.
 
     Returns:
         [B, D].
 
     Raises:
-        ShapeError: cu_seqlens do not rise from 0.
+        ShapeError: cu_seqlens do not increase from 0.
     """
-    check(cu_seqlens)
-    rows, shorter = last_events(cu_seqlens, length)
+    check_cu_seqlens(cu_seqlens)
+    index, truncated = last_positions(cu_seqlens, length)
     device = embedded.device
-    with keyed_random.at(rows):
-        return read(embedded[to_device(rows, device)], shorter)[to_device(shorter[1:] - 1, device)]
+    with keyed_random.at(index):
+        return encoder(embedded[to_device(index, device)], truncated)[to_device(truncated[1:] - 1, device)]
 
 
-def read_positions(read: Read, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> Hidden:
-    """What is read of every position, in windows of `length` events: `cut_into_windows`.
+def encode_windows(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> Hidden:
+    """Encode every position, in windows of `length` positions; see `cut_into_windows`.
 
     Args:
-        read: a backbone's layers.
-        embedded: [T, D] item vectors of the packed row.
-        cu_seqlens: int64 [B + 1]. On the CPU, nothing waits for the device that the vectors are on.
-        length: events that are read at most.
+        encoder: the layers of a model.
+        embedded: [T, D] item embeddings of the packed batch.
+        cu_seqlens: int64 [B + 1]; on the CPU, so that nothing synchronizes with the device of the embeddings.
+        length: maximum number of positions.
 
     Returns:
         [T, D].
 
     Raises:
-        ShapeError: cu_seqlens do not rise from 0.
+        ShapeError: cu_seqlens do not increase from 0.
     """
-    check(cu_seqlens)
+    check_cu_seqlens(cu_seqlens)
     windows = cut_into_windows(cu_seqlens, length)
     device = embedded.device
-    with keyed_random.at(windows.rows):
-        return read(embedded[to_device(windows.rows, device)], windows.cu_seqlens)[to_device(windows.answers, device)]
+    with keyed_random.at(windows.index):
+        return encoder(embedded[to_device(windows.index, device)], windows.cu_seqlens)[to_device(windows.outputs, device)]
 
 
-def last_events(cu_seqlens: CuSeqlens, length: int) -> tuple[Tensor, CuSeqlens]:
-    """The last `length` events of each history: their positions, and the cu_seqlens of what is left."""
-    kept = cu_seqlens.diff().clamp(max=length)
-    return _ranges(cu_seqlens[1:] - kept, kept), _edges(kept)
+def last_positions(cu_seqlens: CuSeqlens, length: int) -> tuple[Tensor, CuSeqlens]:
+    """Return the index of the last `length` positions of each sequence, and the cu_seqlens of the truncated sequences."""
+    lengths = cu_seqlens.diff().clamp(max=length)
+    return _ranges(cu_seqlens[1:] - lengths, lengths), _offsets(lengths)
 
 
 def cut_into_windows(cu_seqlens: CuSeqlens, length: int) -> Windows:
-    """Windows of at most `length` events; in a longer history each begins half a window after the one before it.
+    """Cut sequences into windows of at most `length` positions that start half a window apart.
 
-    A position is answered by the first window that holds it, so it has read all of its history if it is one of the first
-    `length`, and otherwise at least the last half of `length`, at most all of `length`.
+    The output for a position comes from the first window that contains it.
+    The first `length` positions of a sequence therefore see their whole past; later ones see `length` / 2 to `length` positions.
     """
     stride = (length + 1) // 2
     lengths = cu_seqlens.diff()
     count = 1 + (lengths - length).clamp(min=0).add(stride - 1) // stride
-    history = torch.repeat_interleave(count)
-    begins = (torch.arange(len(history), device=cu_seqlens.device) - _edges(count)[history]) * stride
-    sizes = (lengths[history] - begins).clamp(max=length)
-    edges = _edges(sizes)
-    of_position = torch.repeat_interleave(lengths)
-    place = torch.arange(len(of_position), device=cu_seqlens.device) - cu_seqlens[of_position]
-    which = torch.where(place < length, 0, (place - length) // stride + 1)
-    answers = edges[_edges(count)[of_position] + which] + place - which * stride
-    return Windows(_ranges(cu_seqlens[history] + begins, sizes), edges, answers)
+    sequence = torch.repeat_interleave(count)
+    starts = (torch.arange(len(sequence), device=cu_seqlens.device) - _offsets(count)[sequence]) * stride
+    sizes = (lengths[sequence] - starts).clamp(max=length)
+    offsets = _offsets(sizes)
+    seq_idx = torch.repeat_interleave(lengths)
+    position = torch.arange(len(seq_idx), device=cu_seqlens.device) - cu_seqlens[seq_idx]
+    window = torch.where(position < length, 0, (position - length) // stride + 1)
+    outputs = offsets[_offsets(count)[seq_idx] + window] + position - window * stride
+    return Windows(_ranges(cu_seqlens[sequence] + starts, sizes), offsets, outputs)
 
 
-def _edges(sizes: Tensor) -> Tensor:
+def _offsets(sizes: Tensor) -> Tensor:
     return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
 def _ranges(start: Tensor, sizes: Tensor) -> Tensor:
     """[5, 0], [2, 3] -> [5, 6, 0, 1, 2]."""
-    shift = start - _edges(sizes)[:-1]
+    shift = start - _offsets(sizes)[:-1]
     return torch.arange(int(sizes.sum()), device=start.device) + torch.repeat_interleave(shift, sizes)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.layers.step import Cache
-from ssd4rec.ops.segments import cells_of_items
+from ssd4rec.ops.segments import flat_score_index
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, TopK, largest
 
@@ -153,7 +153,7 @@ class ServedModel:
                 for row, job in enumerate(jobs[rows]):
                     if job.exclude_seen:
                         one = slice(rows.start + row, rows.start + row + 1)
-                        scores[row, cells_of_items(*seen, one, scores.shape[1])] = -torch.inf
+                        scores[row, flat_score_index(*seen, one, scores.shape[1])] = -torch.inf
                     if job.excluded is not None:
                         scores[row].masked_fill_(torch.from_numpy(job.excluded), -torch.inf)
                 best = largest(scores, min(max(job.k for job in jobs[rows]), scores.shape[1]))

@@ -25,8 +25,8 @@ from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, Unkno
 from ssd4rec.serving.topk import top_items_from_states
 
 FORMAT = "ssd4rec session 2"
-# Sums without decay ("settled" and "decay") stay in float32: their rounding errors would add up from snapshot to snapshot.
-HALF_PRECISION_PARTS = ("scan", "recent", "first", "first_gate")
+# Sums without decay (backward_sum, log_decay) stay in float32: their rounding errors would add up from snapshot to snapshot.
+HALF_PRECISION_PARTS = ("ssm_state", "conv_state", "first_conv", "first_gate")
 
 
 class Session:

@@ -21,7 +21,7 @@ from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops import keyed_random
 from ssd4rec.ops.repeats import PrefixItems, prefix_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler
-from ssd4rec.ops.segments import append, to_device
+from ssd4rec.ops.segments import append_to_each, to_device
 
 
 def masked(items: Items, ratio: float) -> Items:
@@ -61,7 +61,7 @@ def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False
     cu_seqlens = batch.cu_seqlens.cpu()
     if config.objective == "masked-item":
         # the target of the last event belongs to the sequence: it is the item that is always masked
-        items, cu_seqlens = append(batch.items.cpu(), cu_seqlens, targets[cu_seqlens[1:] - 1])
+        items, cu_seqlens = append_to_each(batch.items.cpu(), cu_seqlens, targets[cu_seqlens[1:] - 1])
         positions = items.nonzero().squeeze(1)  # all but the padding
         return TrainingBatch(items, cu_seqlens, positions, items[positions]).to(batch.items.device)
     if config.objective == "per-prefix":

@@ -1,4 +1,4 @@
-"""The scan as matrix products is the scan: values and gradients, whatever the lengths, the decays and the chunk."""
+"""The chunked scan equals the reference recurrence: values and gradients for any lengths, decays and chunk size."""
 
 import pytest
 import torch
@@ -6,16 +6,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rows import ScanInputs, boundaries_of, mirrored, relative_error, scan_inputs
+from packed import ScanInputs, cu_seqlens_of, relative_error, reverse_sequences, scan_inputs
 from ssd4rec.ops.segments import make_layout
 from ssd4rec.ops.ssd import chunked
 from ssd4rec.ops.ssd.chunked import chunked_scan
 from ssd4rec.ops.ssd.reference import scan
 
-EXACT = 1e-12  # float64, relative to the largest number
-ROUNDED = 3e-6  # float32 against the float64 definition on the same numbers, relative to the largest number
+EXACT = 1e-12  # float64, relative to the largest value
+ROUNDED = 3e-6  # float32, relative to the largest value of the float64 reference
 
-DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 CHUNKS = pytest.mark.parametrize("Q", [8, 16, 64])
 DTYPES = pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float64, EXACT), (torch.float32, ROUNDED)], ids=["float64", "float32"]
@@ -41,17 +41,17 @@ ROWS = pytest.mark.parametrize(
 
 
 def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
-    """The recurrence; backwards, on each history mirrored, and mirrored back."""
-    cu_seqlens = boundaries_of(lengths)
+    """Run the reference; in reverse, on each reversed sequence, and reverse the result back."""
+    cu_seqlens = cu_seqlens_of(lengths)
     if not reverse:
         return scan(*inputs, cu_seqlens)[0]
     x, dt, A, B, C, D = inputs
-    x, dt, B, C = (mirrored(values, cu_seqlens) for values in (x, dt, B, C))
-    return mirrored(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
+    x, dt, B, C = (reverse_sequences(values, cu_seqlens) for values in (x, dt, B, C))
+    return reverse_sequences(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
 
 
 def fast(inputs: ScanInputs, lengths: list[int], Q: int, *, reverse: bool) -> Tensor:
-    return chunked_scan(*inputs, make_layout(boundaries_of(lengths), chunk=Q), reverse=reverse)
+    return chunked_scan(*inputs, make_layout(cu_seqlens_of(lengths), chunk=Q), reverse=reverse)
 
 
 def with_gradients(inputs: ScanInputs) -> ScanInputs:
@@ -64,48 +64,48 @@ def in_double(inputs: ScanInputs) -> ScanInputs:
 
 def gradients(y: Tensor, inputs: ScanInputs, scale: float = 1.0) -> dict[str, Tensor]:
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
-    found = torch.autograd.grad(y, list(inputs), weights * scale)
-    return dict(zip(ScanInputs._fields, found, strict=True))
+    actual = torch.autograd.grad(y, list(inputs), weights * scale)
+    return dict(zip(ScanInputs._fields, actual, strict=True))
 
 
 def errors_of_gradients(inputs: ScanInputs, lengths: list[int], Q: int, *, reverse: bool, scale: float = 1.0) -> dict[str, float]:
-    """The error of each gradient against that of the float64 definition on the same numbers, in units of its largest number.
+    """Return the error of each gradient relative to the largest value of the float64 reference.
 
-    The gradient of a log-decay is the small difference of large terms <x, dx>, so the unit of d(dt) and dA is at least theirs.
+    The gradient of a log decay is a small difference of large terms <x, dx>, whose size is the unit for d(dt) and dA.
     """
     ours, theirs = with_gradients(inputs), with_gradients(in_double(inputs))
-    found = gradients(fast(ours, lengths, Q, reverse=reverse), ours, scale)
+    actual = gradients(fast(ours, lengths, Q, reverse=reverse), ours, scale)
     expected = gradients(definition(theirs, lengths, reverse=reverse), theirs, scale)
     A, dt = theirs.A.detach(), theirs.dt.detach()
     terms = (theirs.x.detach() * expected["x"]).sum(-1).abs()
     units = {name: float(gradient.abs().max()) for name, gradient in expected.items()}
     units["dt"] = max(units["dt"], float((A.abs() * terms).max()))
     units["A"] = max(units["A"], float((dt * terms).sum(0).max()))
-    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+    assert all(torch.isfinite(gradient).all() for gradient in actual.values())
     assert min(units.values()) > 0
-    return {name: float((found[name] - expected[name]).abs().max()) / units[name] for name in found}
+    return {name: float((actual[name] - expected[name]).abs().max()) / units[name] for name in actual}
 
 
 @DIRECTIONS
 @ROWS
-def test_equals_the_definition(Q: int, lengths: list[int], reverse: bool) -> None:
-    """In float64 the matrix form gives what the recurrence gives."""
+def test_equals_the_reference(Q: int, lengths: list[int], reverse: bool) -> None:
+    """In float64 the chunked scan equals the recurrence."""
     inputs = scan_inputs(lengths)
     assert relative_error(fast(inputs, lengths, Q, reverse=reverse), definition(inputs, lengths, reverse=reverse)) < EXACT
 
 
 @DIRECTIONS
 @ROWS
-def test_gradients_equal_those_of_the_definition(Q: int, lengths: list[int], reverse: bool) -> None:
-    """In float64 all six gradients are those of the recurrence."""
+def test_gradients_equal_the_reference(Q: int, lengths: list[int], reverse: bool) -> None:
+    """In float64 all six gradients equal those of the recurrence."""
     errors = errors_of_gradients(scan_inputs(lengths), lengths, Q, reverse=reverse)
     assert max(errors.values()) < EXACT, errors
 
 
 @DIRECTIONS
 @CHUNKS
-def test_float32_is_right_to_rounding(Q: int, reverse: bool) -> None:
-    """In float32, with several histories in a chunk, the values are those of the float64 definition to ROUNDED."""
+def test_float32_accuracy(Q: int, reverse: bool) -> None:
+    """In float32, with several sequences per chunk, the values agree with the float64 reference."""
     lengths = histories_around(Q)["mixed"]
     inputs = scan_inputs(lengths, dtype=torch.float32)
     expected = definition(in_double(inputs), lengths, reverse=reverse)
@@ -114,8 +114,8 @@ def test_float32_is_right_to_rounding(Q: int, reverse: bool) -> None:
 
 @DIRECTIONS
 @CHUNKS
-def test_float32_gradients_are_right_to_rounding(Q: int, reverse: bool) -> None:
-    """In float32, with several histories in a chunk, the gradients are those of the float64 definition to ROUNDED."""
+def test_float32_accuracy_of_gradients(Q: int, reverse: bool) -> None:
+    """In float32, with several sequences per chunk, the gradients agree with the float64 reference."""
     lengths = histories_around(Q)["mixed"]
     errors = errors_of_gradients(scan_inputs(lengths, dtype=torch.float32), lengths, Q, reverse=reverse)
     assert max(errors.values()) < ROUNDED, errors
@@ -129,8 +129,8 @@ def with_decay(inputs: ScanInputs, log_decay: float) -> ScanInputs:
 @CHUNKS
 @DTYPES
 @DECAYS
-def test_no_decay_is_too_strong(log_decay: float, dtype: torch.dtype, bound: float, Q: int, reverse: bool) -> None:
-    """From a decay that forgets nothing to one that forgets all at each step, nothing overflows and the values are right."""
+def test_any_decay(log_decay: float, dtype: torch.dtype, bound: float, Q: int, reverse: bool) -> None:
+    """From no decay to complete decay at each position, nothing overflows and the values are accurate."""
     lengths = [3, Q + 3, 2, 2 * Q]
     inputs = with_decay(scan_inputs(lengths, dtype=dtype), log_decay)
     expected = definition(in_double(inputs), lengths, reverse=reverse)
@@ -141,10 +141,8 @@ def test_no_decay_is_too_strong(log_decay: float, dtype: torch.dtype, bound: flo
 @CHUNKS
 @DTYPES
 @DECAYS
-def test_no_decay_is_too_strong_for_the_gradients(
-    log_decay: float, dtype: torch.dtype, bound: float, Q: int, reverse: bool
-) -> None:
-    """From a decay that forgets nothing to one that forgets all at each step, the gradients are finite and right."""
+def test_gradients_for_any_decay(log_decay: float, dtype: torch.dtype, bound: float, Q: int, reverse: bool) -> None:
+    """From no decay to complete decay at each position, the gradients are finite and accurate."""
     lengths = [3, Q + 3, 2, 2 * Q]
     errors = errors_of_gradients(with_decay(scan_inputs(lengths, dtype=dtype), log_decay), lengths, Q, reverse=reverse)
     assert max(errors.values()) < bound, errors
@@ -153,8 +151,8 @@ def test_no_decay_is_too_strong_for_the_gradients(
 @DIRECTIONS
 @CHUNKS
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, EXACT), (torch.float32, 2e-4)], ids=["float64", "float32"])
-def test_a_strong_decay_beside_weak_ones(dtype: torch.dtype, bound: float, Q: int, reverse: bool) -> None:
-    """An event that forgets nearly all (-50), among events that forget nearly nothing (-0.001), spoils neither."""
+def test_strong_decay_among_weak_ones(dtype: torch.dtype, bound: float, Q: int, reverse: bool) -> None:
+    """Positions with log decay -50 among positions with -0.001 do not spoil the accuracy."""
     lengths = [3, Q + 3, 2, 2 * Q]
     inputs = scan_inputs(lengths, dtype=dtype)
     strong = torch.rand(inputs.dt.shape, generator=torch.Generator().manual_seed(1)) < 0.2
@@ -168,7 +166,7 @@ def test_a_strong_decay_beside_weak_ones(dtype: torch.dtype, bound: float, Q: in
 
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_gradients_of_any_size(scale: float) -> None:
-    """A gradient that comes in 1e8 times smaller or larger goes out so, at a decay that uses the whole of RANGE."""
+    """Incoming gradients 1e8 times smaller or larger are handled at a decay that uses the whole RANGE."""
     lengths = [3, 67, 2, 128]
     inputs = with_decay(scan_inputs(lengths, dtype=torch.float32), -50.0)
     errors = errors_of_gradients(inputs, lengths, 64, reverse=False, scale=scale)
@@ -177,17 +175,17 @@ def test_gradients_of_any_size(scale: float) -> None:
 
 @DIRECTIONS
 def test_gradients_equal_finite_differences(reverse: bool) -> None:
-    """The gradients are those of the values, by finite differences, over a link and within a chunk."""
+    """The gradients agree with finite differences, within a chunk and across chunks."""
     inputs = with_gradients(scan_inputs([2, 11], heads=2, head_width=2, state_dim=2))
-    layout = make_layout(boundaries_of([2, 11]), chunk=8)
-    assert layout.chunks.left.tolist() == [0]
+    layout = make_layout(cu_seqlens_of([2, 11]), chunk=8)
+    assert layout.chunks.before.tolist() == [0]
     assert torch.autograd.gradcheck(lambda *six: chunked_scan(*six, layout, reverse=reverse), tuple(inputs))
 
 
 @given(lengths=lengths_of_histories, reverse=st.booleans(), seed=st.integers(0, 99))
 @example(lengths=[40, 40], reverse=False, seed=0)
 def test_chunk_size_does_not_matter(lengths: list[int], reverse: bool, seed: int) -> None:
-    """Chunks of 8, 16 and 64 positions give the same values."""
+    """Chunk sizes 8, 16 and 64 give the same values."""
     inputs = scan_inputs(lengths, seed=seed)
     eight, sixteen, sixty_four = (fast(inputs, lengths, Q, reverse=reverse) for Q in (8, 16, 64))
     assert eight.abs().max() > 0
@@ -196,9 +194,9 @@ def test_chunk_size_does_not_matter(lengths: list[int], reverse: bool, seed: int
 
 
 @given(lengths=lengths_of_histories.filter(lambda lengths: len(lengths) > 1), reverse=st.booleans(), data=st.data())
-def test_neighbours_do_not_matter(lengths: list[int], reverse: bool, data: st.DataObject) -> None:
-    """A history in a packed row reads as it does alone."""
-    cu_seqlens = boundaries_of(lengths).tolist()
+def test_neighbors_do_not_matter(lengths: list[int], reverse: bool, data: st.DataObject) -> None:
+    """A sequence in a packed batch gives the same result as alone."""
+    cu_seqlens = cu_seqlens_of(lengths).tolist()
     user = data.draw(st.integers(0, len(lengths) - 1))
     start, stop = cu_seqlens[user], cu_seqlens[user + 1]
     x, dt, A, B, C, D = scan_inputs(lengths)
@@ -208,18 +206,18 @@ def test_neighbours_do_not_matter(lengths: list[int], reverse: bool, data: st.Da
     torch.testing.assert_close(packed[start:stop], fast(alone, [stop - start], 16, reverse=reverse), rtol=EXACT, atol=EXACT)
 
 
-def test_the_inputs_are_not_changed() -> None:
-    """Neither pass writes into what it was given."""
+def test_inputs_are_not_modified() -> None:
+    """Neither pass writes to its inputs."""
     inputs = scan_inputs([3, 20])
     before = [values.clone() for values in inputs]
-    given_ = with_gradients(inputs)
-    gradients(fast(given_, [3, 20], 8, reverse=False), given_)
-    for values, copy in zip(given_, before, strict=True):
+    leaves = with_gradients(inputs)
+    gradients(fast(leaves, [3, 20], 8, reverse=False), leaves)
+    for values, copy in zip(leaves, before, strict=True):
         torch.testing.assert_close(values.detach(), copy, rtol=0, atol=0)
 
 
 def test_strided_inputs() -> None:
-    """Slices of one wide projection, whose rows lie apart in memory, are read as their copies are."""
+    """Strided slices of one projection give the same result as their copies."""
     x, dt, A, B, C, D = scan_inputs([3, 20])
     wide = torch.cat([x.flatten(1), B, C, dt], dim=1)
     sliced_x, sliced_B, sliced_C, sliced_dt = wide.split([6, 4, 4, 2], dim=1)
@@ -229,9 +227,9 @@ def test_strided_inputs() -> None:
     torch.testing.assert_close(fast(sliced, [3, 20], 8, reverse=False), copied, rtol=0, atol=0)
 
 
-def test_the_base_block_shrinks_as_the_decay_grows() -> None:
-    """A float32 chunk of 64 is one block up to -140 / 64 a step, and blocks of 32, 16, 8 beyond."""
-    chunks = make_layout(boundaries_of([64])).chunks
+def test_base_block_size_depends_on_the_decay() -> None:
+    """A float32 chunk of 64 is one block down to a log decay of -140 / 64, and has blocks of 32, 16, 8 below."""
+    chunks = make_layout(cu_seqlens_of([64])).chunks
     sizes = [
         chunked._decays(torch.full((64, 1), log_decay), chunks, reverse=False).base.size
         for log_decay in (-0.1, -2.1, -2.3, -4.3, -4.5, -8.7, -8.9, -1000.0)

@@ -1,1 +1,1 @@
-"""The structured state space duality (SSD) scan: reference, chunked form and prefix read-out."""
+"""Structured state space duality (SSD): reference recurrence, chunked form, and prefix read-out."""

@@ -1,14 +1,14 @@
-"""Reading a history at one place: at the end of every prefix in one pass, or at its end only without a scan.
+"""Read a sequence out at one position: at the end of every prefix in one pass, or at the last position without a scan.
 
-Reading the prefix t, …, 2, 1 backwards and reading out at item 1 gives, for each head,
+The scan of the prefix t, …, 2, 1 in reversed order, read out at its last step, item 1, gives for each head
 
     y(t) = sum_{s <= t} exp(S_{s-1}) dt_s (C_1 . B_s) x_s  +  D x_1          S_s = sum_{r <= s} dt_r A
 
-whose weights do not depend on t: a cumulative sum gives every prefix. Only the convolution sees where the prefix ends: in
-reversed order event s hears the events s, s+1, …, s+K-1 as far as they are <= t, so the last K-1 events of each prefix, and
-C_1 and x_1 while t < K, are worked out with the taps that are inside it.
+The weights do not depend on t, so one cumulative sum gives every prefix. Only the convolution depends on the end of the prefix:
+in reversed order its receptive field at position s is s, s+1, …, s+K-1, truncated at t. The last K-1 positions of each prefix,
+and C_1 and x_1 while t < K, are therefore computed with truncated convolutions.
 
-Source: derived for this project, as above; tests hold it to running each prefix on its own.
+Source: derived for this project, as above; the tests compare it with running each prefix separately.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from ssd4rec.array_types import Channels, LastValues, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.blocks import blocks
-from ssd4rec.ops.convolution import Taps
-from ssd4rec.ops.cumulative import cumulate, cumulative_sum
-from ssd4rec.ops.gather import sum_of_history, summed_from
-from ssd4rec.ops.heads import add_by_head_, by_head, sum_of_head
+from ssd4rec.ops.convolution import BlockedConvolution
+from ssd4rec.ops.cumulative import cumulative_sum, cumulative_sum_no_grad
+from ssd4rec.ops.gather import sum_sequences, sum_sequences_from
+from ssd4rec.ops.heads import add_scaled_heads_, scale_heads, sum_heads
 from ssd4rec.ops.segments import Layout, promote_to_float32
 
 
@@ -38,26 +38,12 @@ def backward_prefix_readout(
     layout: Layout,
     state_dim: int,
 ) -> Values:
-    """y at item 1 of the reversed scan of every prefix; row t is the prefix that ends at position t.
-
-    Args:
-        channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
-        weight: [E + 2N, K].
-        bias: [E + 2N].
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        D: [H] skip weights.
-        layout: of the row.
-        state_dim: N.
-
-    Returns:
-        y [T, H, P].
-    """
+    """Read out the reversed scan of every prefix; see `ops.dispatch.backward_prefix_readout`. Returns y [T, H, P]."""
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     log_decay = dt * A
-    strength = dt * torch.exp(cumulative_sum(log_decay, layout, inclusive=False))  # exp(S_{s-1}) dt_s
+    decayed_dt = dt * torch.exp(cumulative_sum(log_decay, layout, inclusive=False))  # exp(S_{s-1}) dt_s
     with torch.autocast(dt.device.type, enabled=False):
-        y: Values = _BackwardPrefixReadout.apply(channels, weight, bias, strength, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
+        y: Values = _BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
 
 
@@ -72,9 +58,9 @@ def scan_last_position(
     *,
     reverse: bool = False,
 ) -> LastValues:
-    """y of `scan` at the last event of each history (reversed: at the first, where the backward scan ends).
+    """Compute y of the scan at its last step only: at the last position of each sequence, or reversed at the first.
 
-    y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum of the events: no state is built.
+    y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum over positions, so no state is built.
 
     Args:
         x: [T, H, P] values.
@@ -83,211 +69,215 @@ def scan_last_position(
         B: [T, N].
         C: [T, N].
         D: [H] skip weights.
-        layout: of the row.
-        reverse: the scan runs from the last event to the first.
+        layout: of the packed batch.
+        reverse: scan from the last position to the first.
 
     Returns:
         y [B, H, P].
     """
     x, dt, A, B, C, D = promote_to_float32(x, dt, A, B, C, D)
     log_decay = dt * A
-    past = cumulative_sum(log_decay, layout, reverse=not reverse, inclusive=False)  # what decays after (before) each event
-    at = layout.cu_seqlens[:-1] if reverse else layout.read_out
-    read = (C[layout.first if reverse else layout.last] * B).sum(1, keepdim=True)
-    weighted = x * (dt * torch.exp(past) * read)[..., None]
-    total = sum_of_history(weighted.flatten(1), layout)
-    return total.view(-1, *x.shape[1:]) + D[:, None] * x[at]
+    later_decay = cumulative_sum(log_decay, layout, reverse=not reverse, inclusive=False)
+    last = layout.cu_seqlens[:-1] if reverse else layout.last_index
+    CB = (C[layout.seq_start if reverse else layout.seq_end] * B).sum(1, keepdim=True)
+    weighted = x * (dt * torch.exp(later_decay) * CB)[..., None]
+    total = sum_sequences(weighted.flatten(1), layout)
+    return total.view(-1, *x.shape[1:]) + D[:, None] * x[last]
 
 
 class _BackwardPrefixReadout(torch.autograd.Function):
-    """The sum above, its terms k = t - s apart: k = 0 … K-2 one by one, all of k >= K-1 as a cumulative sum.
+    """Add the terms k = t - s < K-1 one by one, and all terms k >= K-1 as a cumulative sum.
 
-    Saves its inputs only; the events' convolutions are worked out again in backward, block by block in either direction.
+    Only the inputs are saved; the backward pass recomputes the convolutions block by block.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, channels: Tensor, weight: Tensor, bias: Tensor, strength: Tensor, D: Tensor, layout: Layout, state_dim: int
+        ctx: Any, channels: Tensor, weight: Tensor, bias: Tensor, decayed_dt: Tensor, D: Tensor, layout: Layout, state_dim: int
     ) -> Tensor:
-        ctx.save_for_backward(channels, weight, bias, strength, D)
+        ctx.save_for_backward(channels, weight, bias, decayed_dt, D)
         ctx.layout, ctx.state_dim = layout, state_dim
-        terms = _Terms(channels, weight, bias, strength, layout, state_dim)
-        own = by_head(terms.first.x, D.expand(len(terms.first.x), -1))
-        y, settled = terms.empty(), terms.empty()
-        for block in terms.blocks:  # from the last: a term is added to rows that a later block has set
-            torch.index_select(own, 0, terms.slots(block, 0), out=y[block])
-            for k, summed in enumerate(terms.taps(block)):
-                event = terms.heard(block, k, summed)
-                if k == terms.delay:
-                    torch.mul(*terms.beside_heads(event.values, event.weights), out=terms.headed(settled[block]))
+        terms = _Terms(channels, weight, bias, decayed_dt, layout, state_dim)
+        skip = scale_heads(terms.first.x, D.expand(len(terms.first.x), -1))
+        y, complete = terms.empty(), terms.empty()
+        for block in terms.blocks:  # from the last block: a term is added to rows that an earlier iteration has set
+            torch.index_select(skip, 0, terms.first_rows(block, 0), out=y[block])
+            for k, partial_sum in enumerate(terms.partial_sums(block)):
+                term = terms.term(block, k, partial_sum)
+                if k == terms.lag:
+                    torch.mul(*terms.expand_heads(term.x, term.weights), out=terms.split_heads(complete[block]))
                 else:
                     rows = y[block.start + k : block.stop + k]
-                    add_by_head_(rows, event.values[: len(rows)], event.weights[: len(rows)])
-        settled = cumulate(settled, layout.chunks, reverse=False)
-        if len(y) > terms.delay:
-            y[terms.delay :].addcmul_(settled[: len(y) - terms.delay], terms.followed[-1][: len(y) - terms.delay])
-        return y.view(*strength.shape, -1)
+                    add_scaled_heads_(rows, term.x[: len(rows)], term.weights[: len(rows)])
+        complete = cumulative_sum_no_grad(complete, layout.chunks, reverse=False)
+        if len(y) > terms.lag:
+            y[terms.lag :].addcmul_(complete[: len(y) - terms.lag], terms.continues[-1][: len(y) - terms.lag])
+        return y.view(*decayed_dt.shape, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        channels, weight, bias, strength, D = ctx.saved_tensors
-        terms = _Terms(channels, weight, bias, strength, ctx.layout, ctx.state_dim)
+        channels, weight, bias, decayed_dt, D = ctx.saved_tensors
+        terms = _Terms(channels, weight, bias, decayed_dt, ctx.layout, ctx.state_dim)
         dy = grad.reshape(-1, terms.inner)
-        d_settled = terms.empty()
+        d_complete = terms.empty()
         for block in terms.blocks:
-            torch.mul(terms.ahead(dy, block, terms.delay), terms.followed[-1][block], out=d_settled[block])
-        d_settled = cumulate(d_settled, ctx.layout.chunks, reverse=True)
-        d_strength = torch.zeros_like(strength)
-        d_taps = _Gradients(terms)
+            torch.mul(terms.shifted(dy, block, terms.lag), terms.continues[-1][block], out=d_complete[block])
+        d_complete = cumulative_sum_no_grad(d_complete, ctx.layout.chunks, reverse=True)
+        d_decayed_dt = torch.zeros_like(decayed_dt)
+        gradients = _Gradients(terms)
         for block in terms.blocks:
-            d_summed = terms.scratch("d_summed", block).zero_()
-            summed = [terms.scratch(f"summed {k}", block).copy_(each) for k, each in enumerate(terms.taps(block))]
-            for k in range(terms.delay, -1, -1):
-                event = terms.heard(block, k, summed[k])
-                d_term = d_settled[block] if k == terms.delay else terms.ahead(dy, block, k)
-                d_weights = sum_of_head(d_term * event.values, terms.heads)
-                d_strength[block] += d_weights * event.match
-                d_match = (d_weights * strength[block]).sum(1, keepdim=True)
-                if k < terms.delay:
-                    d_match *= terms.followed[k][block]
-                d_event = terms.scratch("d_event", block)
-                torch.mul(*terms.beside_heads(d_term, event.weights), out=terms.headed(d_event[:, : terms.inner]))
-                torch.mul(event.reads, d_match, out=d_event[:, terms.inner : -terms.states])
-                d_event[:, -terms.states :] = 0  # C is heard as the first event's alone
-                d_taps.of_reads(block, k, event.writes * d_match)
-                d_summed += torch.ops.aten.silu_backward(d_event, summed[k], grad_input=d_event)
-                d_taps.of_tap(block, k, d_summed)
-        dD = d_taps.of_first(dy, D)
-        return d_taps.channels, d_taps.weight.flip(0).T, d_taps.bias, d_strength, dD, None, None
+            d_sum = terms.scratch("d_sum", block).zero_()
+            sums = [terms.scratch(f"sum {k}", block).copy_(partial) for k, partial in enumerate(terms.partial_sums(block))]
+            for k in range(terms.lag, -1, -1):
+                term = terms.term(block, k, sums[k])
+                d_y = d_complete[block] if k == terms.lag else terms.shifted(dy, block, k)
+                d_weights = sum_heads(d_y * term.x, terms.heads)
+                d_decayed_dt[block] += d_weights * term.CB
+                d_CB = (d_weights * decayed_dt[block]).sum(1, keepdim=True)
+                if k < terms.lag:
+                    d_CB *= terms.continues[k][block]
+                d_convolved = terms.scratch("d_convolved", block)
+                torch.mul(*terms.expand_heads(d_y, term.weights), out=terms.split_heads(d_convolved[:, : terms.inner]))
+                torch.mul(term.C, d_CB, out=d_convolved[:, terms.inner : -terms.state_dim])
+                d_convolved[:, -terms.state_dim :] = 0  # only the first position's C is used
+                gradients.add_first_C(block, k, term.B * d_CB)
+                d_sum += torch.ops.aten.silu_backward(d_convolved, sums[k], grad_input=d_convolved)
+                gradients.add_tap(block, k, d_sum)
+        dD = gradients.add_first(dy, D)
+        return gradients.channels, gradients.weight.flip(0).T, gradients.bias, d_decayed_dt, dD, None, None
 
 
 class _First(NamedTuple):
-    """The first event of each history as the prefixes hear it: row j * histories + b, with j neighbors."""
+    """Convolution at the first position of each sequence: row j * B + b uses j neighbors."""
 
-    summed: Tensor  # before SiLU [K * B, E + 2N]
+    sum: Tensor  # before SiLU [K * B, E + 2N]
     x: Tensor  # [K * B, E]
     C: Tensor  # [K * B, N]
 
 
-class _Heard(NamedTuple):
-    """What the events of a block contribute to the prefixes that end k events after them."""
+class _Term(NamedTuple):
+    """Contribution of the positions of a block to the prefixes that end k positions later."""
 
-    values: Tensor  # x [rows, E]
-    writes: Tensor  # B [rows, N]
-    reads: Tensor  # C_1 of that prefix [rows, N]
-    match: Tensor  # C_1 . B_s [rows, 1], zero where the history ends before
-    weights: Tensor  # of the values, by head [rows, H]
+    x: Tensor  # [rows, E]
+    B: Tensor  # [rows, N]
+    C: Tensor  # C_1 of that prefix [rows, N]
+    CB: Tensor  # C_1 . B_s [rows, 1], zero if the sequence ends earlier
+    weights: Tensor  # of x, for each head [rows, H]
 
 
 class _Terms:
-    """The events of a row, block by block, as the prefixes hear them."""
+    """The terms of the sum over positions, one block of rows at a time."""
 
-    def __init__(self, channels: Tensor, weight: Tensor, bias: Tensor, strength: Tensor, layout: Layout, state_dim: int) -> None:
-        self.row = Taps(channels, weight, bias, layout, reverse=True)
-        self.strength, self.layout, self.states = strength, layout, state_dim
-        self.heads, self.inner = strength.shape[1], channels.shape[1] - 2 * state_dim
-        self.delay = weight.shape[1] - 1
+    def __init__(
+        self, channels: Tensor, weight: Tensor, bias: Tensor, decayed_dt: Tensor, layout: Layout, state_dim: int
+    ) -> None:
+        self.convolution = BlockedConvolution(channels, weight, bias, layout, reverse=True)
+        self.decayed_dt, self.layout, self.state_dim = decayed_dt, layout, state_dim
+        self.heads, self.inner = decayed_dt.shape[1], channels.shape[1] - 2 * state_dim
+        self.lag = weight.shape[1] - 1  # from here on the receptive field of a position is complete
         self.blocks = blocks(channels, reverse=True, arrays=2)
-        self.followed = self.row.inside  # entry k: whether the history goes on for k more events
+        self.continues = self.convolution.neighbor_mask  # entry k: whether the sequence has k more positions
         self.starts = layout.cu_seqlens[:-1]
         self.first = self._first()
         self._scratch: dict[str, Tensor] = {}
 
     def empty(self) -> Tensor:
-        return self.strength.new_empty(len(self.strength), self.inner)
+        return self.decayed_dt.new_empty(len(self.decayed_dt), self.inner)
 
     def scratch(self, name: str, block: slice) -> Tensor:
-        """[rows, E + 2N], the same memory for each block."""
+        """Return memory [rows, E + 2N] that is reused for each block."""
         if name not in self._scratch:
-            self._scratch[name] = self.row.empty(max(each.stop - each.start for each in self.blocks))
+            self._scratch[name] = self.convolution.empty(max(each.stop - each.start for each in self.blocks))
         return self._scratch[name][: block.stop - block.start]
 
-    def headed(self, values: Tensor) -> Tensor:
-        """[rows, H, P]."""
+    def split_heads(self, values: Tensor) -> Tensor:
+        """[rows, E] -> [rows, H, P]."""
         split: Tensor = values.unflatten(-1, (self.heads, -1))
         return split
 
-    def beside_heads(self, values: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """[rows, H, P] and [rows, H, 1]."""
-        return self.headed(values), factor[..., None]
+    def expand_heads(self, values: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """[rows, E], [rows, H] -> [rows, H, P], [rows, H, 1]."""
+        return self.split_heads(values), factor[..., None]
 
-    def ahead(self, values: Tensor, block: slice, k: int) -> Tensor:
-        """Rows k further on than the block's; what lies past the end is zero."""
+    def shifted(self, values: Tensor, block: slice, k: int) -> Tensor:
+        """Return the rows k below those of a block; rows past the end are zero."""
         rows = values[block.start + k : block.stop + k]
         missing = block.stop - block.start - len(rows)
         return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
 
-    def taps(self, block: slice) -> Iterator[Tensor]:
-        """The convolution of a block as it builds up, entry k with k neighbors; each is overwritten by the next."""
-        return self.row.building_up(block, self.scratch("summed", block))
+    def partial_sums(self, block: slice) -> Iterator[Tensor]:
+        """Yield the partial sums of the convolution with 0, 1, … neighbors; each overwrites the one before it."""
+        return self.convolution.partial_sums(block, self.scratch("partial", block))
 
-    def heard(self, block: slice, k: int, summed: Tensor) -> _Heard:
-        out: Tensor = torch.ops.aten.silu.out(summed, out=self.scratch("heard", block))
-        values, writes = out[:, : self.inner], out[:, self.inner : -self.states]
-        reads = self.first.C.index_select(0, self.slots(block, k))
-        match = (reads * writes).sum(1, keepdim=True)
-        if k < self.delay:  # later ones are cut off where the settled sums are handed out
-            match *= self.followed[k][block]
-        return _Heard(values, writes, reads, match, self.strength[block] * match)
+    def term(self, block: slice, k: int, partial_sum: Tensor) -> _Term:
+        convolved: Tensor = torch.ops.aten.silu.out(partial_sum, out=self.scratch("convolved", block))
+        x, B = convolved[:, : self.inner], convolved[:, self.inner : -self.state_dim]
+        C = self.first.C.index_select(0, self.first_rows(block, k))
+        CB = (C * B).sum(1, keepdim=True)
+        if k < self.lag:  # terms of k >= K-1 are masked when the cumulative sum is added to y
+            CB *= self.continues[k][block]
+        return _Term(x, B, C, CB, self.decayed_dt[block] * CB)
 
-    def slots(self, block: slice, k: int) -> Tensor:
-        """Row of `first` that the prefix hears which ends k events after each event of a block."""
-        place = (self.layout.place[block] + k).clamp(max=self.delay)
-        return place * len(self.starts) + self.layout.history[block]
+    def first_rows(self, block: slice, k: int) -> Tensor:
+        """Return the row of `first` for the prefixes that end k positions after those of a block."""
+        neighbors = (self.layout.position[block] + k).clamp(max=self.lag)
+        return neighbors * len(self.starts) + self.layout.seq_idx[block]
 
     def neighbors_of_first(self, j: int) -> tuple[Tensor, Tensor]:
-        """[B] the event j after each first one, and [B, 1] whether it is of the same history."""
-        there = self.layout.cu_seqlens.diff() > j
-        return (self.starts + j).clamp(max=len(self.strength) - 1), there[:, None]
+        """Return [B] the position j after each first position, and [B, 1] whether the sequence has it."""
+        valid = self.layout.cu_seqlens.diff() > j
+        return (self.starts + j).clamp(max=len(self.decayed_dt) - 1), valid[:, None]
 
     def _first(self) -> _First:
-        summed = [self.row.bias.expand(len(self.starts), -1)]
-        for j in range(self.delay + 1):
-            rows, there = self.neighbors_of_first(j)
-            summed.append(summed[-1] + self.row.channels[rows] * there * self.row.weight[j])
-        before = torch.cat(summed[1:])
-        out = F.silu(before)
-        return _First(before, out[:, : self.inner].contiguous(), out[:, -self.states :].contiguous())
+        sums = [self.convolution.bias.expand(len(self.starts), -1)]
+        for j in range(self.lag + 1):
+            rows, valid = self.neighbors_of_first(j)
+            sums.append(sums[-1] + self.convolution.channels[rows] * valid * self.convolution.weight[j])
+        total = torch.cat(sums[1:])
+        out = F.silu(total)
+        return _First(total, out[:, : self.inner].contiguous(), out[:, -self.state_dim :].contiguous())
 
 
 class _Gradients:
-    """The gradients of channels, weight and bias, as they are gathered."""
+    """Accumulated gradients of channels, weight and bias."""
 
     def __init__(self, terms: _Terms) -> None:
         self.terms = terms
-        row = terms.row
-        self.channels, self.weight, self.bias = map(torch.zeros_like, (row.channels, row.weight, row.bias))
-        self.reads = torch.zeros_like(terms.first.C)
-
-    def of_tap(self, block: slice, k: int, d_summed: Tensor) -> None:
-        """Entry k of the taps and all after it have read the neighbor k away."""
-        self.terms.row.add_gradients(block, k, d_summed, self.channels, self.weight)
-        if k == 0:
-            self.bias += d_summed.sum(0)
-
-    def of_reads(self, block: slice, k: int, d_reads: Tensor) -> None:
-        """Of C_1, as the prefixes heard it that end k events after those of the block."""
-        self.reads.index_add_(0, self.terms.slots(block, k), d_reads)
-
-    def of_first(self, dy: Tensor, D: Tensor) -> Tensor:
-        """The first events' share, and the gradient of D."""
-        terms, histories = self.terms, len(self.terms.starts)
-        d_values = torch.cat(
-            [dy[rows] * there for rows, there in map(terms.neighbors_of_first, range(terms.delay))]
-            + [summed_from(dy, terms.layout, terms.delay)]
+        convolution = terms.convolution
+        self.channels, self.weight, self.bias = map(
+            torch.zeros_like, (convolution.channels, convolution.weight, convolution.bias)
         )
-        dD = sum_of_head(d_values * terms.first.x, terms.heads).sum(0)
-        d_first = torch.zeros_like(terms.first.summed)
-        d_first[:, : terms.inner] = by_head(d_values, D.expand(len(d_values), -1))
-        d_first[:, -terms.states :] = self.reads
-        d_first = torch.ops.aten.silu_backward(d_first, terms.first.summed).view(terms.delay + 1, histories, -1)
-        d_summed = torch.zeros_like(d_first[0])
-        for j in range(terms.delay, -1, -1):
-            d_summed += d_first[j]
-            rows, there = terms.neighbors_of_first(j)
-            inside = d_summed * there
-            self.channels.index_add_(0, rows, inside * terms.row.weight[j])
-            self.weight[j] += (inside * terms.row.channels[rows]).sum(0)
-        self.bias += d_summed.sum(0)
+        self.first_C = torch.zeros_like(terms.first.C)
+
+    def add_tap(self, block: slice, k: int, d_sum: Tensor) -> None:
+        """Add the gradients of the neighbor at distance k, which enters partial sum k and all later ones."""
+        self.terms.convolution.add_gradients(block, k, d_sum, self.channels, self.weight)
+        if k == 0:
+            self.bias += d_sum.sum(0)
+
+    def add_first_C(self, block: slice, k: int, d_C: Tensor) -> None:
+        """Add the gradient of C_1 from the prefixes that end k positions after those of a block."""
+        self.first_C.index_add_(0, self.terms.first_rows(block, k), d_C)
+
+    def add_first(self, dy: Tensor, D: Tensor) -> Tensor:
+        """Add the gradients through the first positions; return the gradient of D."""
+        terms, sequences = self.terms, len(self.terms.starts)
+        d_x = torch.cat(
+            [dy[rows] * valid for rows, valid in map(terms.neighbors_of_first, range(terms.lag))]
+            + [sum_sequences_from(dy, terms.layout, terms.lag)]
+        )
+        dD = sum_heads(d_x * terms.first.x, terms.heads).sum(0)
+        d_first = torch.zeros_like(terms.first.sum)
+        d_first[:, : terms.inner] = scale_heads(d_x, D.expand(len(d_x), -1))
+        d_first[:, -terms.state_dim :] = self.first_C
+        d_first = torch.ops.aten.silu_backward(d_first, terms.first.sum).view(terms.lag + 1, sequences, -1)
+        d_sum = torch.zeros_like(d_first[0])
+        for j in range(terms.lag, -1, -1):
+            d_sum += d_first[j]
+            rows, valid = terms.neighbors_of_first(j)
+            masked = d_sum * valid
+            self.channels.index_add_(0, rows, masked * terms.convolution.weight[j])
+            self.weight[j] += (masked * terms.convolution.channels[rows]).sum(0)
+        self.bias += d_sum.sum(0)
         return dD

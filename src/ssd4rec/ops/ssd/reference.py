@@ -1,4 +1,4 @@
-"""The definition: the state space recurrence, event by event. Slow, obvious, any dtype; everything fast is held to it."""
+"""Reference implementation of the state space recurrence, position by position: slow, simple, and valid for any dtype."""
 
 from itertools import pairwise
 
@@ -10,21 +10,21 @@ from ssd4rec.array_types import CuSeqlens, Rates, RecurrentStates, StateInputs, 
 def scan(
     x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, cu_seqlens: CuSeqlens
 ) -> tuple[Values, RecurrentStates]:
-    """Read every history of a packed row from a state of zero.
+    """Scan every sequence of a packed batch from a zero state.
 
-    state_t = exp(dt_t A) state_{t-1} + dt_t x_t B_t^T        y_t = state_t C_t + D x_t        (a head at a time)
+    For each head: state_t = exp(dt_t A) state_{t-1} + dt_t x_t B_t^T and y_t = state_t C_t + D x_t.
 
     Args:
         x: [T, H, P] values.
         dt: [T, H] step sizes, positive.
         A: [H] decay rates, negative.
-        B: [T, N] how an event writes into the state, shared by all heads.
-        C: [T, N] how an event reads the state, shared by all heads.
+        B: [T, N] input projections of the state, shared by all heads.
+        C: [T, N] output projections of the state, shared by all heads.
         D: [H] skip weights.
         cu_seqlens: [B + 1].
 
     Returns:
-        y [T, H, P] and the state after each history's last event [B, H, P, N].
+        y [T, H, P] and the state after the last position of each sequence [B, H, P, N].
 
     Source: Dao and Gu 2024, "Transformers are SSMs", section 3 (scalar A, one group).
     """

@@ -1,227 +1,78 @@
-"""The door to Triton: everything that imports it is in this folder, and is imported only when a kernel is asked for.
+"""Triton kernels: whether they can run for given tensors, and a lazy import.
 
-serves(x), knows(x)  may the kernels be used for this tensor? (on a capable GPU, of at most 32 bits; Triton installed)
-scans(x, B), reads_prefixes(channels, weight, dt, state_dim)         is there a kernel for these sizes?
-version()           of Triton, None if it is not installed
-scan, backward_prefix_readout, convolve, convolve_both_ways, linear_cross_entropy, gated_norm
+Only modules of this package import Triton, and only `load_kernels` imports those modules.
 """
 
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssd4rec.array_types import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.array_types import Channels, StateInputs, StepSizes, Values
 from ssd4rec.errors import BackendError
-from ssd4rec.ops.segments import Layout
 
 HEAD_WIDTHS, STATE_SIZES = (16, 32, 64), (16, 32, 64, 128)  # P and N of the kernels that have heads and states
-CONVOLUTION_WIDTHS = (1, 2, 3, 4)  # K of `backward_prefix_readout`, whose kernels are written out for each tap
-LEAST = (8, 0)  # compute capability (A100): bfloat16 and TF32 products
-SERVED = f"head_width in {HEAD_WIDTHS} and state_dim in {STATE_SIZES}"
+CONVOLUTION_WIDTHS = (1, 2, 3, 4)  # K of `backward_prefix_readout`, whose kernels unroll the taps
+MIN_CAPABILITY = (8, 0)  # compute capability (A100): bfloat16 and TF32 products
+SUPPORTED_SIZES = f"head_width in {HEAD_WIDTHS} and state_dim in {STATE_SIZES}"
 
 
 @cache
 def available() -> bool:
-    """Is Triton installed? torch for CUDA on Linux brings it."""
+    """Whether Triton is installed; torch for CUDA on Linux depends on it."""
     return find_spec("triton") is not None
 
 
 def version() -> str | None:
-    """Of the installed Triton; None if there is none."""
+    """Return the version of the installed Triton; None if it is not installed."""
     return metadata.version("triton") if available() else None
 
 
 @cache
 def capable(device: int) -> bool:
-    """Is this an NVIDIA GPU of LEAST or later? Asked once a device."""
-    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= LEAST
+    """Whether a device is an NVIDIA GPU of MIN_CAPABILITY or later."""
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
 
 
-def knows(x: Tensor) -> bool:
-    """Is x of a type that the kernels compute with: floating point, at most 32 bits?"""
+def supports_dtype(x: Tensor) -> bool:
+    """Whether the kernels support the type of x: floating point, at most 32 bits."""
     return x.is_floating_point() and x.element_size() <= 4
 
 
-def serves(x: Tensor) -> bool:
-    """Can the kernels of this folder work on x: is it on a capable GPU, of at most 32 bits, and is Triton installed?"""
-    return x.is_cuda and knows(x) and available() and capable(x.device.index)
+def can_run(x: Tensor) -> bool:
+    """Whether the kernels can run on x: a supported type on a capable GPU, with Triton installed."""
+    return x.is_cuda and supports_dtype(x) and available() and capable(x.device.index)
 
 
-def scan(
-    x: Values,
-    dt: StepSizes,
-    A: Rates,
-    B: StateInputs,
-    C: StateReads,
-    D: Rates,
-    layout: Layout,
-    *,
-    reverse: bool = False,
-) -> Values:
-    """`ops.chunked.chunked_scan` as kernels; see `ssd.scan`.
-
-    Args:
-        x: [T, H, P] values.
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        B: [T, N].
-        C: [T, N].
-        D: [H] skip weights.
-        layout: of the row.
-        reverse: read each history from its last event to its first.
-
-    Returns:
-        y [T, H, P] in x's type.
-
-    Raises:
-        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
-        ShapeError: there are no kernels for these sizes or this type.
-    """
-    _require(x)
-    from ssd4rec.ops.triton import ssd  # noqa: PLC0415 - imports triton
-
-    y: Values = ssd.scan(x, dt, A, B, C, D, layout, reverse=reverse)
-    return y
+def supports_scan(x: Values, B: StateInputs) -> bool:
+    """Whether the kernel of `scan` supports the type and sizes of x [T, H, P] and B [T, N]."""
+    return supports_dtype(x) and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
 
 
-def scans(x: Values, B: StateInputs) -> bool:
-    """Does `scan` take x [T, H, P] and B [T, N]: their type and sizes?"""
-    return knows(x) and x.shape[2] in HEAD_WIDTHS and B.shape[1] in STATE_SIZES
+def supports_prefix_readout(channels: Channels, weight: Tensor, dt: StepSizes, state_dim: int) -> bool:
+    """Whether `backward_prefix_readout` supports channels [T, E + 2N], weight [E + 2N, K] and dt [T, H]."""
+    head_width, remainder = divmod(channels.shape[1] - 2 * state_dim, dt.shape[1])
+    sizes = not remainder and head_width in HEAD_WIDTHS and state_dim in STATE_SIZES and weight.shape[1] in CONVOLUTION_WIDTHS
+    return sizes and supports_dtype(channels)
 
 
-def backward_prefix_readout(
-    channels: Channels,
-    weight: Tensor,
-    bias: Tensor,
-    dt: StepSizes,
-    A: Rates,
-    D: Rates,
-    layout: Layout,
-    state_dim: int,
-) -> Values:
-    """`ops.prefixes.backward_prefix_readout` as kernels; see `prefixes.backward_prefix_readout`.
+def load_kernels(x: Tensor) -> Any:
+    """Import `ops.triton.kernels`, the operations as Triton kernels.
 
     Args:
-        channels: [T, E + 2N] what the convolution reads: x, B and C side by side.
-        weight: [E + 2N, K].
-        bias: [E + 2N].
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        D: [H] skip weights.
-        layout: of the row.
-        state_dim: N.
-
-    Returns:
-        y [T, H, P] in the channels' type.
+        x: a tensor that the kernels will be called with.
 
     Raises:
-        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
-        ShapeError: there are no kernels for these sizes or this type.
+        BackendError: Triton is not installed, or x is on a CPU and Triton's interpreter is off.
     """
-    _require(channels)
-    from ssd4rec.ops.triton import prefixes  # noqa: PLC0415 - imports triton
-
-    y: Values = prefixes.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
-    return y
-
-
-def reads_prefixes(channels: Channels, weight: Tensor, dt: StepSizes, state_dim: int) -> bool:
-    """Does `backward_prefix_readout` take channels [T, E + 2N], weight [E + 2N, K] and dt [T, H]: their type and sizes?"""
-    head_width, rest = divmod(channels.shape[1] - 2 * state_dim, dt.shape[1])
-    sizes = not rest and head_width in HEAD_WIDTHS and state_dim in STATE_SIZES and weight.shape[1] in CONVOLUTION_WIDTHS
-    return sizes and knows(channels)
-
-
-def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
-    """`ops.convolution.convolve` as one kernel; see `convolution.convolve`.
-
-    Args:
-        channels: [T, channels].
-        weight: [channels, K], the last column meets the event itself.
-        bias: [channels].
-        layout: of the row.
-        reverse: read t+k in place of t-k.
-
-    Raises:
-        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
-    """
-    _require(channels)
-    from ssd4rec.ops.triton import convolution  # noqa: PLC0415 - imports triton
-
-    out: Channels = convolution.convolve(channels, weight, bias, layout, reverse=reverse)
-    return out
-
-
-def convolve_both_ways(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
-    """`convolve` forwards and reversed from one read of the channels.
-
-    Args:
-        channels: [T, channels].
-        weight: [channels, K], the last column meets the event itself.
-        bias: [channels].
-        layout: of the row.
-
-    Raises:
-        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
-    """
-    _require(channels)
-    from ssd4rec.ops.triton import convolution  # noqa: PLC0415 - imports triton
-
-    both: tuple[Channels, Channels] = convolution.convolve_both_ways(channels, weight, bias, layout)
-    return both
-
-
-def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """`ops.softmax.linear_cross_entropy` without the scores of all rows; see `softmax.linear_cross_entropy`.
-
-    Args:
-        states: [M, D], one row a target.
-        table: [V, D], one row a class.
-        targets: int64 [M], 0-based rows of the table.
-
-    Raises:
-        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
-        ShapeError: states and targets are not of one length.
-    """
-    _require(states)
-    from ssd4rec.ops.triton import softmax  # noqa: PLC0415 - imports triton
-
-    return softmax.linear_cross_entropy(states, table, targets)
-
-
-def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
-    """RMSNorm(y SiLU(gate)) weight in one pass; see `gate.gated_norm`.
-
-    Args:
-        y: [rows, E].
-        gate: [rows, E], z.
-        weight: [E].
-        eps: of the norm.
-
-    Raises:
-        BackendError: Triton is not installed, or the tensors are on a CPU and it does not interpret.
-    """
-    _require(y)
-    from ssd4rec.ops.triton import gate as kernels  # noqa: PLC0415 - imports triton
-
-    out: Hidden = kernels.gated_norm(y, gate, weight, eps)
-    return out
-
-
-def _require(x: Tensor) -> None:
     if not available():
         raise BackendError("the CUDA kernels need Triton, which is not installed: install torch for CUDA, or use a CPU device")
-    if x.device.type == "cpu" and not _interprets():
+    if x.device.type == "cpu" and not import_module("ssd4rec.ops.triton.common").interpreted():
         raise BackendError(
-            "Triton's kernels were asked for on a CPU tensor, which only Triton's interpreter takes: set TRITON_INTERPRET=1 "
-            'before Python starts, move the tensors to a GPU, or take torch\'s form (forms.using("auto"))'
+            "Triton kernels were requested for a CPU tensor, which only Triton's interpreter supports: set TRITON_INTERPRET=1 "
+            'before Python starts, move the tensors to a GPU, or use torch (dispatch.use_backend("auto"))'
         )
-
-
-def _interprets() -> bool:
-    from ssd4rec.ops.triton import common  # noqa: PLC0415 - imports triton
-
-    return common.interpreted()
+    return import_module("ssd4rec.ops.triton.kernels")

@@ -1,6 +1,6 @@
-"""What several kernels, or those who start them, share."""
+"""Helpers shared by the kernels and by the functions that launch them."""
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
 
 from typing import no_type_check
 
@@ -9,29 +9,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-NO_EVENT = tl.constexpr(-1)  # where a row's end is passed: the place of no event
+NO_POSITION = tl.constexpr(-1)  # loaded out of bounds
 
 
 @triton.jit
 @no_type_check
-def places_of(first, last, block, T, Q: tl.constexpr):
-    """(rows, where the history of each begins, where it ends), each [Q] int64; past the row's end 0 and -1: an empty history."""
+def load_positions(seq_starts, seq_ends, block, T, Q: tl.constexpr):
+    """Return (rows, first and last position of each row's sequence), each [Q] int64; out of bounds 0 and -1, an empty one."""
     rows = block.to(tl.int64) * Q + tl.arange(0, Q)
-    begins = tl.load(first + rows, mask=rows < T, other=0)
-    ends = tl.load(last + rows, mask=rows < T, other=NO_EVENT)
-    return rows, begins, ends
+    first = tl.load(seq_starts + rows, mask=rows < T, other=0)
+    last = tl.load(seq_ends + rows, mask=rows < T, other=NO_POSITION)
+    return rows, first, last
 
 
-def rows_together(values: Tensor) -> Tensor:
-    """A matrix of which each row lies in one piece; rows may lie apart, as the columns of one projection do."""
+def contiguous_rows(values: Tensor) -> Tensor:
+    """Return a matrix whose rows are contiguous; the rows themselves may be strided, like slices of one projection."""
     return values if values.stride(1) == 1 else values.contiguous()
 
 
 def precision() -> str:
-    """How float32 operands are rounded: as torch rounds its own; tf32x3 keeps float32 in three parts, on tensor cores."""
+    """Return the precision of float32 products that matches torch's setting; tf32x3 splits float32 into three tf32 parts."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def interpreted() -> bool:
-    """Do kernels run in Triton's interpreter? Decided when they are decorated: TRITON_INTERPRET=1 was set before."""
-    return not isinstance(places_of, triton.JITFunction)
+    """Whether kernels run in Triton's interpreter: TRITON_INTERPRET=1 was set when they were decorated."""
+    return not isinstance(load_positions, triton.JITFunction)

@@ -1,54 +1,57 @@
-"""Cumulative sums inside histories: blocks of Q positions by a product with a matrix of ones, then a carry from block to block.
+"""Cumulative sums within sequences: a masked matrix of ones within blocks of Q positions, then a scan over block totals.
 
-A block's *total* is the sum over its events of the history that leaves it (reversed: of the one that came into it); `carry_on`
-adds the totals of the blocks of a history, so that no history waits for another and no sum is the difference of two longer ones.
+The total of a block is the sum over the sequence that continues into the next block (reversed: from the previous block).
+`scan_block_totals` adds the totals of each sequence separately: no sequence depends on another, and no sum is the difference of
+two longer sums.
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
 
 from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from ssd4rec.ops.triton.common import NO_EVENT, places_of
+from ssd4rec.ops.triton.common import NO_POSITION, load_positions
 
 
 @triton.jit
 @no_type_check
-def leaving(begins, ends, start, Q: tl.constexpr):
-    """[Q]: is the row of the history that goes on after the block? Of no other history is a total asked for."""
-    goes_on = tl.max(ends, axis=0) >= start + Q
-    return goes_on & (begins == tl.max(begins, axis=0))
+def continues_after(first, last, start, Q: tl.constexpr):
+    """[Q]: whether each row belongs to the sequence that continues after the block."""
+    goes_on = tl.max(last, axis=0) >= start + Q
+    return goes_on & (first == tl.max(first, axis=0))
 
 
 @triton.jit
 @no_type_check
-def ones(begins, AFTER: tl.constexpr, SELF: tl.constexpr, Q: tl.constexpr):
-    """[Q, Q] float32: 1 where the column's event is of the row's history and not later (AFTER: not earlier) than it."""
+def sum_mask(first, AFTER: tl.constexpr, SELF: tl.constexpr, Q: tl.constexpr):
+    """[Q, Q] float32: 1 where the column is in the sequence of the row and not later (AFTER: not earlier)."""
     place = tl.arange(0, Q)
     if AFTER:
         counts = place[None, :] >= place[:, None] + (0 if SELF else 1)
     else:
         counts = place[None, :] <= place[:, None] - (0 if SELF else 1)
-    return (counts & (begins[:, None] == begins[None, :])).to(tl.float32)
+    return (counts & (first[:, None] == first[None, :])).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def carried(carry, block, over, columns, of, width):
-    """[Q, columns]: what the blocks before (after) this one hand to the rows that `over` names, 0 to others; columns < of."""
-    mask = over[:, None] & (columns < of)[None, :]
+def load_offsets(offsets, block, rows_mask, columns, limit, width):
+    """[Q, columns]: the sum over earlier (later) blocks for the rows selected by `rows_mask`, else 0; columns < limit."""
+    mask = rows_mask[:, None] & (columns < limit)[None, :]
     at = block.to(tl.int64) * width + columns
-    return tl.load(tl.broadcast_to((carry + at)[None, :], mask.shape), mask=mask, other=0.0)
+    return tl.load(tl.broadcast_to((offsets + at)[None, :], mask.shape), mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
-def carry_on(totals, carry, first, last, T, width, COLUMNS: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr):
-    """carry[b] [blocks, width] = the totals, summed, of the blocks before b (REVERSE: after b) of the history over b's edge.
+def scan_block_totals(
+    totals, offsets, seq_starts, seq_ends, T, width, COLUMNS: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr
+):
+    """Store offsets[b] [blocks, width]: the sum of the totals before b (REVERSE: after b) of the sequence that enters b.
 
-    The program of the block in which a history begins (REVERSE: ends) walks to that in which it ends (begins).
+    The program of the block in which a sequence starts (REVERSE: ends) loops to the block in which it ends (starts).
     """
     tiles = tl.cdiv(width, COLUMNS)
     block = (tl.program_id(0) // tiles).to(tl.int64)
@@ -56,30 +59,30 @@ def carry_on(totals, carry, first, last, T, width, COLUMNS: tl.constexpr, Q: tl.
     inside = columns < width
     start = block * Q
     if REVERSE:
-        begins = tl.load(first + start)
-        starts_here = (begins < start) & (tl.load(last + start) < start + Q)
-        steps = block - begins // Q
+        first = tl.load(seq_starts + start)
+        starts_here = (first < start) & (tl.load(seq_ends + start) < start + Q)
+        steps = block - first // Q
     else:
         end = start + Q - 1
-        ends = tl.load(last + end, mask=end < T, other=NO_EVENT)
-        starts_here = (ends > end) & (tl.load(first + end, mask=end < T, other=NO_EVENT) >= start)
-        steps = ends // Q - block
+        last = tl.load(seq_ends + end, mask=end < T, other=NO_POSITION)
+        starts_here = (last > end) & (tl.load(seq_starts + end, mask=end < T, other=NO_POSITION) >= start)
+        steps = last // Q - block
     if starts_here:
         total = tl.zeros((COLUMNS,), dtype=tl.float32)
         for step in range(steps.to(tl.int32)):
             at = block - step if REVERSE else block + step
             total += tl.load(totals + at * width + columns, mask=inside, other=0.0)
-            tl.store(carry + (at - 1 if REVERSE else at + 1) * width + columns, total, mask=inside)
+            tl.store(offsets + (at - 1 if REVERSE else at + 1) * width + columns, total, mask=inside)
 
 
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
-def decay_totals(dt, A, first, last, totals, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
-    """totals [blocks, H] of dt A."""
+def decay_totals(dt, A, seq_starts, seq_ends, totals, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
+    """Store totals [blocks, H] of dt A."""
     block = tl.program_id(0)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    rows, begins, ends = places_of(first, last, block, T, Q)
-    mask = leaving(begins, ends, block.to(tl.int64) * Q, Q)[:, None] & (heads < H)[None, :]
+    rows, first, last = load_positions(seq_starts, seq_ends, block, T, Q)
+    mask = continues_after(first, last, block.to(tl.int64) * Q, Q)[:, None] & (heads < H)[None, :]
     decays = tl.load(dt + rows[:, None] * stride_dt + heads[None, :], mask=mask, other=0.0)
     rate = tl.load(A + heads, mask=heads < H, other=0.0)
     tl.store(totals + block.to(tl.int64) * H + heads, tl.sum(decays * rate[None, :], axis=0), mask=heads < H)
@@ -87,35 +90,38 @@ def decay_totals(dt, A, first, last, totals, T, stride_dt, H, HEADS: tl.constexp
 
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
-def decays_before(dt, A, first, last, carry, past, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
-    """past [T, H] = exp(S_{s-1}): what the events before s leave of its history's beginning."""
+def exclusive_decay(dt, A, seq_starts, seq_ends, offsets, decay, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
+    """Store decay [T, H] = exp(S_{s-1}), the decay from the start of the sequence up to position s."""
     block = tl.program_id(0)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    rows, begins, ends = places_of(first, last, block, T, Q)
+    rows, first, last = load_positions(seq_starts, seq_ends, block, T, Q)
     mask = (rows < T)[:, None] & (heads < H)[None, :]
     rate = tl.load(A + heads, mask=heads < H, other=0.0)
     decays = tl.load(dt + rows[:, None] * stride_dt + heads[None, :], mask=mask, other=0.0) * rate[None, :]
-    sums = tl.dot(ones(begins, False, False, Q), decays, input_precision="ieee")
-    sums += carried(carry, block, (ends >= 0) & (begins < block.to(tl.int64) * Q), heads, H, H)
-    tl.store(past + rows[:, None] * H + heads[None, :], tl.exp(sums), mask=mask)
+    sums = tl.dot(sum_mask(first, False, False, Q), decays, input_precision="ieee")
+    sums += load_offsets(offsets, block, (last >= 0) & (first < block.to(tl.int64) * Q), heads, H, H)
+    tl.store(decay + rows[:, None] * H + heads[None, :], tl.exp(sums), mask=mask)
 
 
 @triton.jit(do_not_specialize=["T"])
 @no_type_check
-def decays_before_backward(
-    dt, A, first, last, past, d_strength, carry, d_dt, dA, T, stride_dt, H, width,
+def exclusive_decay_backward(
+    dt, A, seq_starts, seq_ends, decay, d_decayed_dt, offsets, d_dt, dA, T, stride_dt, H, width,
     HEADS: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """d_dt [T, H] and dA [blocks, H], to be summed, of strength = dt past; carry [blocks, width >= H]: of d_strength strength."""
+    """Store d_dt [T, H] and dA [blocks, H], to be summed, for decayed_dt = dt * decay.
+
+    Offsets [blocks, width >= H]: sums of d_decayed_dt * decayed_dt.
+    """
     block = tl.program_id(0)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    rows, begins, ends = places_of(first, last, block, T, Q)
+    rows, first, last = load_positions(seq_starts, seq_ends, block, T, Q)
     mask = (rows < T)[:, None] & (heads < H)[None, :]
     rate = tl.load(A + heads, mask=heads < H, other=0.0)
     steps = tl.load(dt + rows[:, None] * stride_dt + heads[None, :], mask=mask, other=0.0)
-    kept = tl.load(past + rows[:, None] * H + heads[None, :], mask=mask, other=0.0)
-    d = tl.load(d_strength + rows[:, None] * H + heads[None, :], mask=mask, other=0.0) * kept
-    d_decay = tl.dot(ones(begins, True, False, Q), d * steps, input_precision="ieee")
-    d_decay += carried(carry, block, ends >= block.to(tl.int64) * Q + Q, heads, H, width)
+    decays = tl.load(decay + rows[:, None] * H + heads[None, :], mask=mask, other=0.0)
+    d = tl.load(d_decayed_dt + rows[:, None] * H + heads[None, :], mask=mask, other=0.0) * decays
+    d_decay = tl.dot(sum_mask(first, True, False, Q), d * steps, input_precision="ieee")
+    d_decay += load_offsets(offsets, block, last >= block.to(tl.int64) * Q + Q, heads, H, width)
     tl.store(d_dt + rows[:, None] * H + heads[None, :], d + d_decay * rate[None, :], mask=mask)
     tl.store(dA + block.to(tl.int64) * H + heads, tl.sum(d_decay * steps, axis=0), mask=heads < H)

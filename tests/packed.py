@@ -1,4 +1,4 @@
-"""Packed rows of random numbers, and the slow, obvious ways of taking them apart."""
+"""Random packed batches, and slow reference ways to process their sequences one by one."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
@@ -12,7 +12,7 @@ from ssd4rec.ops.ssd.reference import scan
 
 
 class ScanInputs(NamedTuple):
-    """The six inputs of a scan, in its order."""
+    """The six inputs of a scan, in order."""
 
     x: Tensor
     dt: Tensor
@@ -22,7 +22,7 @@ class ScanInputs(NamedTuple):
     D: Tensor
 
 
-def boundaries_of(lengths: Sequence[int]) -> Tensor:
+def cu_seqlens_of(lengths: Sequence[int]) -> Tensor:
     """Lengths [2, 3] -> cu_seqlens [0, 2, 5]."""
     return torch.tensor([0, *accumulate(lengths)])
 
@@ -36,7 +36,7 @@ def scan_inputs(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> ScanInputs:
-    """Normal x, B, C and D; decays of exp(-0.005) to exp(-2.4) a step, a different one at each step."""
+    """Draw normal x, B, C and D, and a decay between exp(-0.005) and exp(-2.4) for each position."""
     random, total = torch.Generator().manual_seed(seed), sum(lengths)
     return ScanInputs(
         x=torch.randn(total, heads, head_width, generator=random, dtype=dtype),
@@ -49,7 +49,7 @@ def scan_inputs(
 
 
 class Mixer:
-    """Random numbers for what comes before the scan; 2 heads of width 3, state 4, so 14 channels."""
+    """Random inputs of the operations that include the convolution: 2 heads of width 3, state 4, so 14 channels."""
 
     def __init__(self, total: int, conv_width: int, dtype: torch.dtype = torch.float64) -> None:
         _, self.dt, self.A, _, _, self.D = scan_inputs([total], dtype=dtype)
@@ -59,46 +59,46 @@ class Mixer:
 
     @property
     def parts(self) -> list[Tensor]:
-        """All of them, as the operations on every prefix take them."""
+        """The inputs in the order of the prefix operations."""
         return [self.channels, self.weight, self.bias, self.dt, self.A, self.D]
 
-    def all_prefixes(self, lengths: Sequence[int], kept: int = 0) -> Tensor:
-        """Each prefix reversed but for its last `kept` events, convolved, scanned, and read at its end."""
+    def read_out_prefixes(self, lengths: Sequence[int], tail: int = 0) -> Tensor:
+        """Reverse all but the last `tail` positions of each prefix, convolve, scan, and return the last output."""
         outputs = []
-        for start, stop in pairwise(boundaries_of(lengths).tolist()):
+        for start, stop in pairwise(cu_seqlens_of(lengths).tolist()):
             for end in range(start, stop):
-                events = torch.arange(start, end + 1)
-                turn = max(len(events) - kept, 0)
-                order = torch.cat([events[:turn].flip(0), events[turn:]])
+                prefix = torch.arange(start, end + 1)
+                flipped = max(len(prefix) - tail, 0)
+                order = torch.cat([prefix[:flipped].flip(0), prefix[flipped:]])
                 padded = F.pad(self.channels[order].T, (self.weight.shape[1] - 1, 0))[None]
                 convolved = F.silu(F.conv1d(padded, self.weight[:, None], self.bias, groups=14))[0].T
                 x, B, C = convolved.split([6, 4, 4], dim=1)
-                y, _ = scan(x.unflatten(1, (2, 3)), self.dt[order], self.A, B, C, self.D, boundaries_of([len(order)]))
+                y, _ = scan(x.unflatten(1, (2, 3)), self.dt[order], self.A, B, C, self.D, cu_seqlens_of([len(order)]))
                 outputs.append(y[-1])
         return torch.stack(outputs)
 
     def double(self) -> "Mixer":
-        """The same numbers in float64."""
+        """Return the same values in float64."""
         wide = Mixer(len(self.channels), self.weight.shape[1])
         wide.channels, wide.weight, wide.bias, wide.dt, wide.A, wide.D = (values.double() for values in self.parts)
         return wide
 
 
-def mirrored(values: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Each history reversed in its own place."""
+def reverse_sequences(values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Reverse each sequence in place, with a loop."""
     return torch.cat([values[start:stop].flip(0) for start, stop in pairwise(cu_seqlens.tolist())])
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, in units of the largest expected number."""
-    assert torch.isfinite(found).all()
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference relative to the largest expected value."""
+    assert torch.isfinite(actual).all()
     assert torch.isfinite(expected).all()
-    found, expected = found.detach().double(), expected.detach().double()
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+    actual, expected = actual.detach().double(), expected.detach().double()
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
 
 
-def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in float64, every parameter random and large enough to matter; dropout, if it has any, off."""
+def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Return the module in float64 and evaluation mode, with random parameters large enough to matter."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.double().parameters():
@@ -107,14 +107,14 @@ def shaken(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def one_by_one(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """`read(values, cu_seqlens)` of each history on its own, end to end."""
-    rows = [values[start:stop] for start, stop in pairwise(cu_seqlens.tolist())]
-    return torch.cat([read(row, boundaries_of([len(row)])) for row in rows])
+def encode_each(encode: Callable[[Tensor, Tensor], Tensor], values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Concatenate `encode(values, cu_seqlens)` of each sequence alone."""
+    sequences = [values[start:stop] for start, stop in pairwise(cu_seqlens.tolist())]
+    return torch.cat([encode(sequence, cu_seqlens_of([len(sequence)])) for sequence in sequences])
 
 
-def all_prefixes(read: Callable[[Tensor, Tensor], Tensor], values: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """`read(values, cu_seqlens)` of each prefix of each history on its own, end to end."""
+def encode_each_prefix(encode: Callable[[Tensor, Tensor], Tensor], values: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Concatenate `encode(values, cu_seqlens)` of each prefix alone."""
     edges = pairwise(cu_seqlens.tolist())
     prefixes = [values[start : end + 1] for start, stop in edges for end in range(start, stop)]
-    return torch.cat([read(prefix, boundaries_of([len(prefix)])) for prefix in prefixes])
+    return torch.cat([encode(prefix, cu_seqlens_of([len(prefix)])) for prefix in prefixes])

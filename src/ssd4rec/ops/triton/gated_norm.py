@@ -1,6 +1,6 @@
-"""Gate and norm in one pass: out = RMSNorm(y SiLU(z)) w, a row at a time in float32."""
+"""RMSNorm(y * SiLU(z)) * w as Triton kernels: one pass over the rows, in float32."""
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
-# ruff: noqa: ANN001 - kernels: pointers and constexprs carry no types that Python knows
+# ruff: noqa: ANN001 - kernel arguments are pointers and constexprs
 
 from typing import Any, no_type_check
 
@@ -11,27 +11,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Hidden
-from ssd4rec.ops.triton.common import rows_together
+from ssd4rec.ops.triton.common import contiguous_rows
 
-ELEMENTS = 4096  # of a row block; estimates, as all sizes in this folder that no GPU has measured
-BLOCKS_A_PROGRAM = 8  # row blocks whose share of dw is summed before it is written
+ELEMENTS = 4096  # of a row block; an estimate, not a measurement
+BLOCKS_A_PROGRAM = 8  # row blocks whose dw is summed before it is stored
 
 
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
-    """out_t = w v / sqrt(mean(v^2) + eps), v = y_t SiLU(z_t).
-
-    Args:
-        y: [rows, E].
-        gate: [rows, E], z.
-        weight: [E].
-        eps: of the norm.
-
-    Returns:
-        [rows, E] in y's type.
+    """Compute w v / sqrt(mean(v^2) + eps) with v = y SiLU(z), in the type of y; see `ops.dispatch.gated_norm`.
 
     Source: Dao and Gu 2024, section 7 (the norm after the gate); Zhang and Sennrich 2019, RMSNorm.
     """
-    with torch.autocast(y.device.type, enabled=False), torch.cuda.resolve_device(y):
+    with torch.autocast(y.device.type, enabled=False), torch.cuda.device_of(y):
         out: Hidden = _GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
     return out
 
@@ -66,16 +57,16 @@ def _backward(
         values = tl.load(y + rows[:, None] * stride_y + columns[None, :], mask=inside, other=0.0).to(tl.float32)
         z = tl.load(gate + rows[:, None] * stride_gate + columns[None, :], mask=inside, other=0.0).to(tl.float32)
         g = tl.load(grad + rows[:, None] * E + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-        open_ = tl.sigmoid(z)
-        v = values * z * open_
+        sigmoid = tl.sigmoid(z)
+        v = values * z * sigmoid
         scale = 1 / tl.sqrt(tl.sum(v * v, axis=1) / E + eps)
         normed = v * scale[:, None]
         dw += tl.sum(g * normed, axis=0)
         d_normed = g * w[None, :]
         d_v = (d_normed - normed * (tl.sum(d_normed * normed, axis=1) / E)[:, None]) * scale[:, None]
         at = rows[:, None] * E + columns[None, :]
-        tl.store(d_y + at, (d_v * z * open_).to(d_y.dtype.element_ty), mask=inside)
-        d_z = d_v * values * open_ * (1 + z * (1 - open_))
+        tl.store(d_y + at, (d_v * z * sigmoid).to(d_y.dtype.element_ty), mask=inside)
+        d_z = d_v * values * sigmoid * (1 + z * (1 - sigmoid))
         tl.store(d_gate + at, d_z.to(d_gate.dtype.element_ty), mask=inside)
     tl.store(d_weight + tl.program_id(0).to(tl.int64) * E + columns, dw, mask=columns < E)
 
@@ -83,7 +74,7 @@ def _backward(
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y, gate, weight = rows_together(y), rows_together(gate), weight.contiguous()
+        y, gate, weight = contiguous_rows(y), contiguous_rows(gate), weight.contiguous()
         count, width = y.shape
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         rows, columns = _block(width)

@@ -1,10 +1,10 @@
-"""Softmax cross-entropy over the whole catalog on a GPU; the scores of a tile exist in registers only.
+"""Softmax cross-entropy over the whole catalog as Triton kernels; the scores of a tile exist in registers only.
 
-forward    one program a (block of rows, part of the classes): running maximum and sum, and the target's score
-backward   for a block of rows the scores are worked out again and become (p - onehot) g / M in the operands' type; two matrix
-           products, which torch does best, turn them into the gradients of the block's states and of the table
+forward    one program per (block of rows, part of the classes): running maximum and sum, and the score of the target
+backward   for each block of rows, recompute the scores as (p - onehot) in the type of the operands; two matrix products by
+           torch turn them into the gradients of the states of the block and of the table
 
-The block of rows is as large as a GPU's cache or larger, never all rows: no [M, V] exists.
+Scores are stored for one block of rows at a time, never for all rows.
 """
 # mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
 # ruff: noqa: ANN001 - kernels: pointers and constexprs carry no types that Python knows
@@ -22,14 +22,14 @@ from ssd4rec.ops.triton.common import precision
 
 
 class Tile(NamedTuple):
-    """What one program works on. The defaults are estimates, not measurements."""
+    """Work of one program. The defaults are estimates, not measurements."""
 
     rows: int = 128
     classes: int = 128
-    width: int = 64  # of D at once
-    programs: int = 1024  # wanted at least in the forward pass; below it the classes are divided
-    block_elements: int = 1 << 24  # of (p - onehot) held at once: 32 MiB in bfloat16
-    block_rows: int = 2048  # at least: the table's gradient is read and written once a block
+    width: int = 64  # columns of D per step
+    programs: int = 1024  # minimum number of programs of the forward pass, which splits the classes to reach it
+    block_elements: int = 1 << 24  # of (p - onehot) in memory at once: 32 MiB in bfloat16
+    block_rows: int = 2048  # minimum: the gradient of the table is read and written once per block
     warps: int = 8
 
 
@@ -37,28 +37,21 @@ DEFAULT = Tile()
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: Tile = DEFAULT) -> Tensor:
-    """Mean over the rows of -log softmax(state . table^T)[target].
+    """Compute `ops.dispatch.linear_cross_entropy` as a float32 scalar, differentiable in states and table.
 
-    Args:
-        states: [M, D], one row a target; its type, or autocast's, is that of the products' operands.
-        table: [V, D], one row a class.
-        targets: int64 [M], 0-based rows of the table.
-        tile: what one program works on.
-
-    Returns:
-        The loss, a float32 scalar; differentiable in states and table.
+    The operands of products have the type of states, or autocast's.
 
     Raises:
-        ShapeError: states and targets are not of one length.
+        ShapeError: states and targets differ in length.
     """
     if targets.shape != states.shape[:1]:
         raise ShapeError(
-            f"states [M, D] and targets [M] must be of one length, found {tuple(states.shape)} and {tuple(targets.shape)}"
+            f"states [M, D] and targets [M] must have the same length, found {tuple(states.shape)} and {tuple(targets.shape)}"
         )
     device = states.device.type
     if torch.is_autocast_enabled(device):
         states = states.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False), torch.cuda.resolve_device(states):
+    with torch.autocast(device, enabled=False), torch.cuda.device_of(states):
         loss: Tensor = _LinearCrossEntropy.apply(states, table.to(states.dtype), targets, tile)  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
@@ -69,7 +62,7 @@ def _scores(
     states, table, rows, classes, M, V, D,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, CLASSES] float32; a class past the end scores -inf."""
+    """[ROWS, CLASSES] float32; out-of-bounds classes score -inf."""
     scores = tl.zeros((ROWS, CLASSES), dtype=tl.float32)
     for start in range(0, D, WIDTH):
         at = start + tl.arange(0, WIDTH)
@@ -85,23 +78,23 @@ def _forward(
     states, table, targets, log_sum, target_score, M, V, D, PARTS,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """log_sum [PARTS, M] = log of the sum of exp(scores) over a part of the classes; target_score [PARTS, M]: 0 elsewhere."""
+    """Store log_sum [PARTS, M], log sum exp(scores) over a part of the classes, and target_score [PARTS, M], 0 in other parts."""
     part = tl.program_id(0) % PARTS
     rows = (tl.program_id(0) // PARTS).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     target = tl.load(targets + rows, mask=rows < M, other=-1)
-    highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    running_max = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
-    hit = tl.zeros((ROWS,), dtype=tl.float32)
+    target_total = tl.zeros((ROWS,), dtype=tl.float32)
     for start in range(part * CLASSES, V, PARTS * CLASSES):
         classes = (start + tl.arange(0, CLASSES)).to(tl.int64)
         scores = _scores(states, table, rows, classes, M, V, D, ROWS, CLASSES, WIDTH, PRECISION)
-        hit += tl.sum(tl.where(classes[None, :] == target[:, None], scores, 0.0), axis=1)
-        higher = tl.maximum(highest, tl.max(scores, axis=1))
-        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(scores - higher[:, None]), axis=1)
-        highest = higher
+        target_total += tl.sum(tl.where(classes[None, :] == target[:, None], scores, 0.0), axis=1)
+        maximum = tl.maximum(running_max, tl.max(scores, axis=1))
+        total = total * tl.exp(running_max - maximum) + tl.sum(tl.exp(scores - maximum[:, None]), axis=1)
+        running_max = maximum
     at = part.to(tl.int64) * M + rows
-    tl.store(log_sum + at, highest + tl.log(total), mask=rows < M)
-    tl.store(target_score + at, hit, mask=rows < M)
+    tl.store(log_sum + at, running_max + tl.log(total), mask=rows < M)
+    tl.store(target_score + at, target_total, mask=rows < M)
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -110,7 +103,7 @@ def _errors(
     states, table, targets, log_sum, scale, errors, M, V, D,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """errors [M, V] = (p - onehot) scale, of the rows of one block."""
+    """Store errors [M, V] = (p - onehot) * scale for one block of rows."""
     parts = tl.cdiv(V, CLASSES)
     rows = (tl.program_id(0) // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     classes = (tl.program_id(0) % parts).to(tl.int64) * CLASSES + tl.arange(0, CLASSES)
@@ -145,7 +138,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, table, targets, log_sum = ctx.saved_tensors
         tile, count, classes = ctx.tile, states.shape[0], table.shape[0]
-        # In half precision p / M of a large batch is too small for float16: the loss's own scale is multiplied at the end.
+        # p / M of a large batch underflows in float16, so the scale of the loss is applied at the end.
         one = states.new_ones((), dtype=torch.float32)
         d_states = torch.empty_like(states)
         d_table = torch.zeros_like(table, dtype=torch.float32)
