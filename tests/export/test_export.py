@@ -25,6 +25,9 @@ WIRINGS = {
     "one layer": {"layers": 1},
     "forwards": {"layers": 2, "bidirectional": "none"},
     "without normed embedding": {"layers": 1, "norm_embedding": False, "feed_forward": False},
+    "norm first": {"layers": 2, "norm_first": True},
+    "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "repeat_logits": "recency"},
+    "repeat bias": {"layers": 1, "repeat_logits": "bias"},
 }
 
 
@@ -48,7 +51,7 @@ def test_the_dense_form_is_the_model(wiring, length):
     items = torch.randint(1, 13, (length,), generator=torch.Generator().manual_seed(length))
     with torch.inference_mode():
         states = artifact.model.encode(items, torch.tensor([0, length]))
-        expected = artifact.model.score(states)[0]
+        expected = artifact.model.score(states, (items, torch.tensor([0, length])))[0]
         torch.testing.assert_close(ReadOutGraph(artifact.model)(items), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -58,10 +61,14 @@ def test_other_backbones_are_refused():
         ReadOutGraph(artifact.model)
     with pytest.raises(ConfigError, match="read forwards only"):
         StepGraph(artifact_of("all").model)
+    with pytest.raises(ConfigError, match="export the read-out graph"):
+        StepGraph(artifact_of("regularized").model)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.parametrize(("wiring", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3)])
+@pytest.mark.parametrize(
+    ("wiring", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None)]
+)
 def test_the_read_out_graph_in_onnxruntime(tmp_path, wiring, max_length, k):
     runtime = pytest.importorskip("onnxruntime")
     artifact = artifact_of(wiring, max_length)

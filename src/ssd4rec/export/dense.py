@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
 from ssd4rec.layers.step import LayerCache
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
@@ -47,16 +48,21 @@ class ReadOutGraph(nn.Module):
         Returns:
             [V] scores, column j for item index j + 1; with k, item indices [k] and scores [k], best first.
         """
+        history = items
         if self.max_length is not None:
             items = items[-self.max_length :]
         hidden = self.model.table(items)
+        if self.model.fading_sum is not None:
+            hidden = _fading_sum(hidden, self.model.fading_sum.decay)
         if self.backbone.config.norm_embedding:
             hidden = self.backbone.norm(hidden)
         *below, top = cast("list[BiSSDLayer]", list(self.backbone.layers))
         for layer in below:
             hidden = layer.residual(_mix(layer, hidden), hidden)
-        state = top.residual(_mix(top, hidden)[-1:], hidden[-1:])
-        scores = self.model.score(state)[0]
+        state = self.backbone.final_norm(top.residual(_mix(top, hidden)[-1:], hidden[-1:]))
+        scores = (state @ self.model.item_vectors.T)[0]
+        if self.model.repeat_logits is not None:
+            scores = scores.scatter_add(0, history - 1, _repeat_logits(self.model.repeat_logits, state[0], history))
         if self.k is None:
             return scores
         values, places = scores.topk(min(self.k, len(scores)))
@@ -70,7 +76,8 @@ class StepGraph(nn.Module):
         model: one that reads event by event.
 
     Raises:
-        ConfigError: the model has another backbone, or a layer below the top reads backwards.
+        ConfigError: the model has another backbone, a layer below the top reads backwards, or scores depend on more than the
+            layers' caches.
     """
 
     def __init__(self, model: NextItemModel) -> None:
@@ -79,6 +86,10 @@ class StepGraph(nn.Module):
         if not backbone.supports_incremental:
             raise ConfigError(
                 'a state step needs layers below the top that read forwards only; train with backbone.bidirectional = "top"'
+            )
+        if self.model.repeat_logits is not None or self.model.fading_sum is not None:
+            raise ConfigError(
+                "the graph of a state step has no repeat_logits and no input_fade, and the model does; export the read-out graph"
             )
         self.layers = len(backbone.layers)
 
@@ -122,7 +133,7 @@ def _gated(mixer: Mamba2Mixer, y: Tensor, gate: Tensor) -> Tensor:
 def _mix(layer: BiSSDLayer, hidden: Tensor) -> Tensor:
     """Return the mixer's output at every position of one history: `forward_bidirectional`, or `forward`. [T, D] -> [T, D]."""
     mixer = layer.mixer
-    gate, channels, dt = mixer.project(hidden)
+    gate, channels, dt = mixer.project(layer.source(hidden))
     mixed = mixer.gated(_scan(mixer, _convolve(mixer, channels), dt), gate)
     if layer.bidirectional:
         back = mixer.gated(_scan(mixer, _convolve(mixer, channels.flip(0)), dt.flip(0)), gate.flip(0))
@@ -131,6 +142,25 @@ def _mix(layer: BiSSDLayer, hidden: Tensor) -> Tensor:
         mixed = mixed + mixer.backward_weight * back
     out: Tensor = mixer.out_proj(mixed)
     return out
+
+
+def _fading_sum(hidden: Tensor, decay: Tensor) -> Tensor:
+    """Return the fading sum of one history as a product with a triangle of powers. [T, D] -> [T, D]."""
+    places = torch.arange(hidden.shape[0])
+    gaps = places[:, None] - places[None, :]
+    powers = torch.where(gaps >= 0, decay.log() * gaps.clamp(min=0), float("-inf")).exp()
+    return powers @ hidden
+
+
+def _repeat_logits(layer: RepeatLogits, state: Tensor, items: Tensor) -> Tensor:
+    """Return [T]: at the latest occurrence of each item its logit, 0 elsewhere."""
+    places = torch.arange(items.shape[0])
+    equal = items[:, None] == items[None, :]
+    latest = ~(equal & (places[None, :] > places[:, None])).any(1)
+    gaps, counts = (items.shape[0] - 1 - places).float(), equal.float().sum(1)
+    coefficients = SCALE * layer.weight + layer.state_weight @ state
+    features = torch.stack([torch.ones_like(gaps), torch.log1p(gaps), counts.log()])[: coefficients.shape[0]]
+    return (coefficients @ features) * latest
 
 
 def _convolve(mixer: Mamba2Mixer, channels: Tensor) -> Tensor:

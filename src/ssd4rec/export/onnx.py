@@ -111,9 +111,11 @@ def _empty_caches(model: NextItemModel, histories: int) -> list[Tensor]:
 
 
 def _library_scores(model: NextItemModel, items: np.ndarray[Any, Any], max_length: int | None) -> np.ndarray[Any, Any]:
-    read = torch.from_numpy(items if max_length is None else items[-max_length:])
+    history = torch.from_numpy(items).to(model.item_vectors.device)
+    read = history if max_length is None else history[-max_length:]
     with torch.inference_mode():
-        scores = model.score(model.encode(read.to(model.item_vectors.device), torch.tensor([0, len(read)])))
+        states = model.encode(read, torch.tensor([0, len(read)]))
+        scores = model.score(states, (history, torch.tensor([0, len(history)])))
     result: np.ndarray[Any, Any] = scores[0].cpu().numpy()
     return result
 
