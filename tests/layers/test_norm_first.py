@@ -29,10 +29,10 @@ def test_a_layer_is_its_definition() -> None:
     """H1 = H + mixer(LayerNorm(H)), H2 = H1 + W2 GELU(W1 LayerNorm(H1) + b1) + b2."""
     layer = randomized(BiSSDLayer(SSD4RecConfig(**SIZES), bidirectional=True)).double().eval()
     hidden, layout = row(), make_layout(cu_seqlens_of(LENGTHS))
-    between = hidden + layer.mixer.all_prefixes(layer.norm(hidden), layout)
+    between = hidden + layer.mixer.forward_prefixes(layer.norm(hidden), layout)
     ffn = layer.feed_forward
     expected = between + ffn.narrow(F.gelu(ffn.widen(ffn.norm(between))))
-    torch.testing.assert_close(layer.all_prefixes(hidden, layout), expected)
+    torch.testing.assert_close(layer.forward_prefixes(hidden, layout), expected)
 
 
 def test_a_fresh_network_is_the_layer_norm_of_its_input() -> None:
