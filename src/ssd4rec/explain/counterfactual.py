@@ -52,7 +52,8 @@ def find_counterfactual(
             return Removal(
                 [], note=f"without {MOST_REMOVED} events the item is still among the first {k:,}; the search ended there"
             )
-        changed = changed_by_each(shorter, (shorter.without_each if removed else without_each)(last), item)
+        without = (shorter.without_each if removed else without_each)(last)
+        changed = changed_by_each(shorter, without, item)
         choice = int(np.lexsort((changed.scores, -changed.ranks_unseen))[0])
         removed.append(int(rest[changed.places[choice]]))
         shorter, rest = _left_out(reading, removed), np.delete(rest, changed.places[choice])

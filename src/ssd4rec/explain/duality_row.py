@@ -51,7 +51,7 @@ def last_row(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> Row:
     return Row(weights, x, mixer.D[:, None] * x[-1])
 
 
-def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> Values:
+def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> tuple[Values, Tensor]:
     """Return y of the forward scan at the last event, without each of the events.
 
     Args:
@@ -60,17 +60,19 @@ def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> 
         dt: [T, H] step sizes.
 
     Returns:
-        [T, H, P]: row j is y without event j.
+        [T, H, P]: row j is y without event j; and y [H, P].
     """
     tail = min(max(mixer.conv_weight.shape[1], 2), len(dt))
     head = len(dt) - tail
     windows = _windows_without(mixer, channels)
     x, B = windows[0]
+    C_last, after = _last_C(mixer, channels), _sum_after(dt * mixer.A)
+    terms = x * (dt * torch.exp(after) * (B @ C_last)[:, None])[..., None]
     y = torch.empty_like(x)
     if head:
-        y[:head] = _without_head_events(mixer, channels, dt, windows, head)
+        y[:head] = _without_head_events(mixer, dt, after, windows, terms, C_last, head)
     y[head:] = _without_tail_events(mixer, channels, dt, x[:head], B[:head])
-    return y
+    return y, terms.sum(0) + mixer.D[:, None] * x[-1]
 
 
 def _windows_without(mixer: Mamba2Mixer, channels: Channels) -> list[tuple[Values, Tensor]]:
@@ -95,21 +97,24 @@ def _windows_without(mixer: Mamba2Mixer, channels: Channels) -> list[tuple[Value
 
 
 def _without_head_events(
-    mixer: Mamba2Mixer, channels: Channels, dt: StepSizes, windows: list[tuple[Values, Tensor]], head: int
+    mixer: Mamba2Mixer,
+    dt: StepSizes,
+    after: Tensor,
+    windows: list[tuple[Values, Tensor]],
+    terms: Values,
+    C_last: Tensor,
+    head: int,
 ) -> Values:
     """Return y without each of the first `head` events, [head, H, P]; the last event keeps its C and x."""
     (x, B), *changed = windows
-    width = len(windows)
-    C_last = _last_C(mixer, channels)
-    log_decay = dt * mixer.A
-    after = _sum_after(log_decay)
-    weights, match = dt * torch.exp(after), B @ C_last
-    sums = _running_sum((x * (weights * match[:, None])[..., None]).flatten(1)).view_as(x)
+    width, log_decay = len(windows), dt * mixer.A
+    sums = _running_sum(terms.flatten(1)).view_as(x)
     y = sums[-1] + mixer.D[:, None] * x[-1] - sums[width - 1 : width - 1 + head]
     if float(log_decay.min()) > -STEEPEST[dt.dtype]:
         y[1:] += torch.exp(-log_decay[1:head])[..., None] * sums[: head - 1]
     elif head > 1:
-        y[1:] += torch.exp(after[1:head])[..., None] * _decayed_sums(mixer, x, dt, match, head - 1)
+        y[1:] += torch.exp(after[1:head])[..., None] * _decayed_sums(mixer, x, dt, B @ C_last, head - 1)
+    weights = dt * torch.exp(after)
     for k, (x_k, B_k) in enumerate(changed, start=1):
         after_j = slice(k, k + head)
         y.addcmul_(x_k[after_j], (weights[after_j] * (B_k[after_j] @ C_last)[:, None])[..., None])

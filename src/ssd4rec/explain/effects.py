@@ -35,15 +35,44 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
     if without is None:
         return _without_the_only_event(reading, item)
     scores, ranks = _with_shared_fusion(reading, without, item)
-    left_out = reading.items[without.places]
-    near_end = without.places >= len(reading.items) - reading.reach_of_rules
-    changes_fusion = near_end | (left_out == item) | reading.repeats_matter(item)
-    for row in np.flatnonzero(changes_fusion).tolist():
-        shorter = reading.without(int(without.places[row]))
-        parts = shorter.parts_of(without.states[row])
-        scores[row] = parts.of(item)
-        ranks[:, row] = shorter.rank_in(parts.total, item) or 0, reading.rank_in(parts.total, item) or 0
+    if reading.repeats_matter(item):
+        for row, place in enumerate(without.places.tolist()):
+            shorter = reading.without(place)
+            parts = shorter.parts_of(without.states[row])
+            scores[row] = parts.of(item)
+            ranks[:, row] = shorter.rank_in(parts.total, item) or 0, reading.rank_in(parts.total, item) or 0
+    else:
+        near_end = without.places >= len(reading.items) - reading.reach_of_rules
+        only_one = (reading.items[without.places] == item) & (np.count_nonzero(reading.items == item) == 1)
+        rows = np.flatnonzero(near_end | only_one)
+        own = WithoutEach(without.places[rows], without.states[rows], without.state)
+        scores[rows], ranks[:, rows] = _with_own_fusion(reading, own, item)
     return Changed(without.places, scores, *ranks)
+
+
+def _with_own_fusion(reading: Reading, without: WithoutEach, item: int) -> tuple[npt.NDArray[np.float64], IntArray]:
+    """Return scores [n] and both ranks [2, n], with the co-occurrence and the repeat bias of each shortened history."""
+    rows, place = torch.arange(len(without.places), device=reading.vectors.device), item - 1
+    left_out, alone = _left_out(reading, without.places)
+    model, co_occurrence = without.states @ reading.vectors.T, reading.co_occurrence_without(without.places)
+    repeat_bias = reading.repeat_bias.expand_as(model).clone()
+    repeat_bias[rows[alone], left_out[alone]] = 0.0
+    total = model + co_occurrence + repeat_bias
+    excluded = reading.excluded.expand_as(model).clone()
+    among_unseen = (items_before(total, item, excluded) + 1) * ~excluded[:, place]
+    if reading.seen is not None:
+        excluded[rows[alone], left_out[alone]] = ~reading.trained[left_out[alone]]
+    ranks = (items_before(total, item, excluded) + 1) * ~excluded[:, place]
+    scores = sum(part[:, place].double() for part in (model, co_occurrence, repeat_bias))
+    return torch.as_tensor(scores).cpu().numpy(), torch.stack([ranks, among_unseen]).cpu().numpy()
+
+
+def _left_out(reading: Reading, places: IntArray) -> tuple[Tensor, Tensor]:
+    """Return the columns of the items of some events, [n], and whether no event of the item is left without this one, [n]."""
+    columns = reading.tensor(reading.items) - 1
+    events = torch.bincount(columns, minlength=len(reading.vectors))
+    left_out = columns[reading.tensor(places)]
+    return left_out, events[left_out] == 1
 
 
 def _with_shared_fusion(reading: Reading, without: WithoutEach, item: int) -> tuple[npt.NDArray[np.float64], IntArray]:
@@ -57,9 +86,8 @@ def _with_shared_fusion(reading: Reading, without: WithoutEach, item: int) -> tu
     before = _count_before(reading, states, own, item)
 
     # an item whose only event is left out loses its repeat bias, and becomes a candidate if it was not one
-    left_out = reading.tensor(reading.items[without.places]) - 1
-    events = torch.bincount(reading.tensor(reading.items) - 1, minlength=len(reading.vectors))
-    alone = (events[left_out] == 1) & (left_out != place) & reading.trained[left_out]
+    left_out, alone = _left_out(reading, without.places)
+    alone &= (left_out != place) & reading.trained[left_out]
     plain = (states * reading.vectors[left_out]).sum(1) + parts.co_occurrence[left_out]
     without_bias = _precedes(plain, own, left_out < place)
     if reading.seen is not None:
@@ -83,7 +111,9 @@ def _count_before(reading: Reading, states: Tensor, own: Tensor, item: int) -> T
     precedes = _precedes(total, total[place], indices < place)
     distance = torch.linalg.vector_norm(states - reading.state, dim=1)
     rounding = 32 * torch.finfo(total.dtype).eps * (own.abs().max() + reading.state.norm() * vectors[place].norm())
-    apart = torch.linalg.vector_norm(vectors - vectors[place], dim=1).clamp(min=torch.finfo(total.dtype).tiny)
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    apart = (lengths**2 + lengths[place] ** 2 - 2 * vectors @ vectors[place]).clamp(min=0).sqrt()
+    apart += 1e-3 * (lengths + lengths[place]) + torch.finfo(total.dtype).tiny  # rounding: the square is a difference
     needed = (margin.abs() - rounding).clamp(min=0) / apart  # the distance from which on the two items can change places
     needed[place] = torch.inf
     before = torch.empty_like(own, dtype=torch.int64)

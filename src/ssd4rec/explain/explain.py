@@ -83,8 +83,8 @@ _NOT_READ = {"forward": (), "backward": (), "forward_share": 0.0, "backward_shar
 
 
 def _effects(subject: Subject, item: int, last: int) -> Effects:
-    about = subject.about(item)
-    changed = changed_by_each(subject.reading, subject.without_each(last), item)
+    without = subject.without_each(last)  # gives the state of the whole history too
+    about, changed = subject.about(item), changed_by_each(subject.reading, without, item)
     rank = about["rank"]
     rows = zip(changed.scores.tolist(), changed.ranks.tolist(), strict=True)
     changes = {

@@ -49,7 +49,7 @@ def states_in_one_pass(model: NextItemModel, items: Items) -> States:
         items: int64 [T] one sequence of 2 or more item indices.
 
     Returns:
-        [T, D]: row j is the state of the sequence without event j.
+        [T + 1, D]: row j is the state of the sequence without event j; the last row is the state of the whole sequence.
     """
     backbone = cast("SSD4Rec", model.backbone)
     embedded = model.table(items)
@@ -66,30 +66,32 @@ def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
         hidden: [T, D] one sequence of 2 or more events.
 
     Returns:
-        [T, D]: row j is the read-out without event j.
+        [T + 1, D]: row j is the read-out without event j; the last row is the read-out.
     """
-    mixer, last = layer.mixer, [-1, -2]
+    mixer, last = layer.mixer, len(hidden) - 1  # the row without the last event reads out the event before it
     gate, channels, dt = mixer.project(layer.source(hidden))
-    mixed = _gated(mixer, last_without_each(mixer, channels, dt), gate[last])
+    rows, whole = last_without_each(mixer, channels, dt)
+    mixed = _gated(mixer, torch.cat([rows, whole[None]]), gate[[-1, -2]], last)
     if layer.bidirectional and mixer.mirror_back:  # the last event alone
-        back = mixer.gated(mixer.single_position(channels[last], dt[last]), gate[last])
-        mixed += mixer.backward_weight * _by_last(back, len(hidden))
+        back = mixer.gated(mixer.single_position(channels[[-1, -2]], dt[[-1, -2]]), gate[[-1, -2]])
+        mixed += mixer.backward_weight * _rows(back, len(hidden) + 1, last)
     elif layer.bidirectional:  # the same of the reversed sequence
-        back = last_without_each(mixer, channels.flip(0), dt.flip(0))
-        mixed += mixer.backward_weight * _gated(mixer, back, gate[[0, 1]]).flip(0)
-    return layer.residual(mixer.out_proj(mixed), _by_last(hidden[last], len(hidden)))
+        rows, whole = last_without_each(mixer, channels.flip(0), dt.flip(0))
+        back = _gated(mixer, torch.cat([rows.flip(0), whole[None]]), gate[[0, 1]], 0)
+        mixed += mixer.backward_weight * back
+    return layer.residual(mixer.out_proj(mixed), _rows(hidden[[-1, -2]], len(hidden) + 1, last))
 
 
-def _gated(mixer: Mamba2Mixer, y: Values, gates: Tensor) -> Hidden:
-    """Apply the gate of the last event, `gates[0]`; to the last row, where that event is left out, `gates[1]`."""
+def _gated(mixer: Mamba2Mixer, y: Values, gates: Tensor, other: int) -> Hidden:
+    """Apply the gate of the event that is read out, `gates[0]`; to the row where this event is left out, `gates[1]`."""
     opened = y.flatten(1) * F.silu(gates[0])
-    opened[-1] = y[-1].flatten() * F.silu(gates[1])
+    opened[other] = y[other].flatten() * F.silu(gates[1])
     rows: Hidden = F.rms_norm(opened, mixer.norm.weight.shape, mixer.norm.weight, mixer.norm.eps)
     return rows
 
 
-def _by_last(values: Tensor, rows: int) -> Tensor:
-    """Repeat `values[0]`, of the last event; the last row, where that event is left out, is `values[1]`."""
+def _rows(values: Tensor, rows: int, other: int) -> Tensor:
+    """Repeat `values[0]`, of the event that is read out; the row where this event is left out is `values[1]`."""
     repeated = values[:1].repeat(rows, 1)
-    repeated[-1] = values[1]
+    repeated[other] = values[1]
     return repeated

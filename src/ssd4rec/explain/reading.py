@@ -1,6 +1,6 @@
 """One history as the model reads it: the scores of all items by part, the rank of an item, the states without each event."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class WithoutEach(NamedTuple):
 
     places: IntArray  # [n] which events, of those of the history
     states: Tensor  # [n, D]
+    state: Tensor  # [D]: of the whole history
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +54,13 @@ class Reading:
         artifact: model, score fusion and settings.
         items: int64 [T] item indices, 1 or more, oldest first; T is 1 or more.
         seen: item indices that are not candidates; None: seen items are.
+        known_state: [D] the state at the end of the history; None: the history is read for it.
     """
 
     artifact: Artifact
     items: IntArray
     seen: IntArray | None
+    known_state: Tensor | None = None
 
     @property
     def vectors(self) -> Tensor:
@@ -73,6 +76,8 @@ class Reading:
     @cached_property
     def state(self) -> Tensor:
         """[D]: the state at the end of the history."""
+        if self.known_state is not None:
+            return self.known_state
         return self.artifact.model.encode(self.tensor(self.read), torch.tensor([0, len(self.read)]))[0]
 
     @cached_property
@@ -96,10 +101,23 @@ class Reading:
     @cached_property
     def co_occurrence(self) -> Tensor:
         """[V]: what co-occurrence with the last events adds to the scores."""
-        fusion, added = self.artifact.fusion, self.vectors.new_zeros(len(self.vectors))
-        if fusion:
-            places = look_up(fusion.rules, self.tensor(self.read), torch.tensor([0, len(self.read)]), slice(0, 1))
-            added[places.counted] = fusion.weight * places.by.to(added)
+        return self._co_occurrence(self.read[None])[0]
+
+    def co_occurrence_without(self, places: IntArray) -> Tensor:
+        """Return the same without each of some events, [n, V]."""
+        longest = self.artifact.config.data.max_length
+        last = self.items[-1 - min(READ, longest or READ) :]  # with the event that moves up
+        columns = np.arange(len(last) - 1)
+        moved = places - (len(self.items) - len(last))
+        return self._co_occurrence(last[columns + (columns >= moved[:, None])])
+
+    def _co_occurrence(self, histories: IntArray) -> Tensor:
+        fusion, (rows, events) = self.artifact.fusion, histories.shape
+        added = self.vectors.new_zeros(rows, len(self.vectors))
+        if fusion and events:
+            cu_seqlens = torch.arange(0, histories.size + 1, events)
+            places = look_up(fusion.rules, self.tensor(histories.ravel()), cu_seqlens, slice(0, rows))
+            added.view(-1)[places.counted] = fusion.weight * places.by.to(added)
         return added
 
     @cached_property
@@ -179,12 +197,19 @@ class Reading:
         reach = self.tensor(self.items if longest is None else self.items[-longest - 1 :])
         first, not_read = len(self.items) - len(reach), len(self.items) - len(self.read)
         if self.method == "one-pass":
-            begins, states = not_read, states_in_one_pass(model, reach)[not_read - first :]
+            begins, states = not_read, states_in_one_pass(model, reach)
+            state = states[0 if not_read > first else -1]  # without the event before those that are read, or without none
+            states = states[not_read - first : -1]
         else:
             begins = max(not_read, len(self.items) - last)
             states = states_by_rereading(model, reach, torch.arange(begins - first, len(reach), device=reach.device))
+            state = self.state
         places = np.concatenate([np.arange(not_read), np.arange(begins, len(self.items))])
-        return WithoutEach(places, torch.cat([self.state.expand(not_read, -1), states]))
+        return WithoutEach(places, torch.cat([state.expand(not_read, -1), states]), state)
+
+    def with_state(self, without: WithoutEach | None) -> "Reading":
+        """Return the same history, with the state that was computed together with those without each event."""
+        return self if without is None else replace(self, known_state=without.state)
 
     def tensor(self, items: IntArray) -> Tensor:
         """Return item indices as a tensor on the model's device."""

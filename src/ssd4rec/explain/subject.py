@@ -59,6 +59,7 @@ class Subject:
         """Return the states without each event, computed once for all items."""
         if self._last != last:
             self._last, self._without = last, self.reading.without_each(last)
+            self.reading = self.reading.with_state(self._without)
         return self._without
 
     _last: int | None = None
