@@ -108,7 +108,7 @@ def server(models: Path, store: str, *arguments: str, port: int | None = None) -
             kill_group(process)
 
 
-def wait_ready(process: subprocess.Popen[bytes], address: str, log: object = None, seconds: float = 90.0) -> None:
+def wait_ready(process: subprocess.Popen[bytes], address: str, log: object = None, seconds: float = 240.0) -> None:
     """Wait until a server answers that it is ready."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from ssd4rec.service.ids import now
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
 from ssd4rec.service.scorer import Answer, Query
-from ssd4rec.service.store.answers import RecommendationRecord, record_recommendation
+from ssd4rec.service.store.answers import RecommendationRecord
 
 VARIANT = "default"
 MAX_EXPLAINED = 100  # items of one answer
@@ -83,9 +83,9 @@ async def recommend(service: Service, body: RecommendationsIn) -> tuple[Recommen
 
 async def _add_reasons(answered: RecommendationsOut, answer: Answer, level: str) -> None:
     if not is_available(answer.model):
-        answered.warnings.append(f"there are no reasons: {UNAVAILABLE}")
+        answered.warnings.append(f"no reasons: {UNAVAILABLE}")
     elif answer.best.source != "model":
-        answered.warnings.append("there are no reasons: the items are popular, nothing in the history was read")
+        answered.warnings.append("no reasons: the items are popular, nothing in the history was read")
     else:
         items = answer.best.items.tolist()
         reasons = await run_in_threadpool(reasons_of, answer.model, answer.indices, items, level)
@@ -125,7 +125,7 @@ def as_body(service: Service, body: RecommendationsIn, answer: Answer, earlier: 
         request=_dumps(stored),
         items=_dumps([*earlier, *ids]),
     )
-    service.writer.submit(lambda connection: record_recommendation(connection, record))
+    service.writer.record(record)
     metrics.RECOMMENDATIONS.labels(VARIANT, answer.best.source).inc()
     full = len(ids) == body.k
     return RecommendationsOut(

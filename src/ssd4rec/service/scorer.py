@@ -16,7 +16,7 @@ from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, not_found, unavailable
 from ssd4rec.service.served_model import Indices, ScoreJob, ServedModel
 from ssd4rec.service.states import States
-from ssd4rec.service.store.connect import reading
+from ssd4rec.service.store.connect import Reader
 from ssd4rec.service.store.items import items_version
 from ssd4rec.service.store.users import history_of, read_history
 from ssd4rec.serving.topk import TopK
@@ -94,7 +94,7 @@ class Scorer:
         batch_size: int = 32,
         batch_wait: float = 0.0,
     ) -> None:
-        self._engine, self._loaded = engine, loaded
+        self._reader, self._loaded = Reader(engine), loaded
         self._batch_size, self._batch_wait = batch_size, batch_wait
         self._queue: queue.Queue[_Job | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._run, name="ssd4rec-scorer", daemon=True)
@@ -137,6 +137,7 @@ class Scorer:
             except Exception as error:  # noqa: BLE001 - the thread must live
                 for job in batch:
                     _fail(job, error)
+        self._reader.close()
 
     def _gather(self) -> list[_Job] | None:
         first = self._queue.get()
@@ -173,7 +174,7 @@ class Scorer:
     def _prepare(self, loaded: LoadedModel, query: Query) -> "_Prepared":
         began = time.perf_counter()
         model = loaded.model
-        with reading(self._engine) as connection:
+        with self._reader.reading() as connection:
             if query.user_id is not None and query.as_of is None:
                 current = loaded.states.current(connection, query.user_id)
                 version, key, position, state = current.items_version, current.user_key, current.position, current.state

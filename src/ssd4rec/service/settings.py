@@ -26,6 +26,7 @@ class ServiceSettings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback demands a key")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 chooses a free one")
     workers: int = Field(1, ge=1, le=64, description="number of processes")
+    threads: int | None = Field(None, ge=1, description="threads of PyTorch in one process; none: the cores / workers")
     require_key: bool = Field(default=False, description="demand a key from loopback clients too")
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="larger request bodies are refused")
     max_k: int = Field(1000, ge=1, le=100_000, description="largest number of items in one answer")

@@ -14,11 +14,13 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from ssd4rec.service import metrics
 from ssd4rec.service.problems import unavailable
+from ssd4rec.service.store.answers import RecommendationRecord, record_recommendations
 from ssd4rec.service.store.append import Appended, NewEvent, append_events
 from ssd4rec.service.store.connect import as_store_error, is_transient
 
 GROUP_EVENTS = 256  # of one commit, unless one request has more
 GROUP_WRITES = 256  # requests of one commit
+RECORD_SECONDS = 0.05  # that a record of an answer waits for company
 ATTEMPTS = 4
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 class _Write:
     events: Sequence[NewEvent] | None = None
     work: Callable[[Connection], Any] | None = None
+    record: RecommendationRecord | None = None  # nobody waits for it
     alone: bool = False  # in a transaction of its own
     after: Callable[[], None] | None = None  # run in this thread after the commit, before the answer
     future: "Future[Any]" = field(default_factory=Future)
@@ -87,6 +90,14 @@ class Writer:
         """
         return self._put(_Write(work=work, alone=alone, after=after))
 
+    def record(self, record: RecommendationRecord) -> None:
+        """Store an answer that was given, together with the next other write or after 50 ms; nobody waits for it.
+
+        Raises:
+            Problem: 503, the queue is full or the service is stopping.
+        """
+        self._put(_Write(record=record))
+
     def flush(self) -> "Future[Any]":
         """Return a future that is resolved when everything before it is on disk."""
         return self.submit(lambda _: None)
@@ -124,10 +135,12 @@ class Writer:
         self._next = None
         if first is None:
             return None
-        group, size = [first], first.size
+        group, size, urgent = [first], first.size, first.record is None
+        deadline = time.monotonic() + RECORD_SECONDS
         while not first.alone and size < GROUP_EVENTS and len(group) < GROUP_WRITES:
+            remaining = deadline - time.monotonic()
             try:
-                write = self._queue.get_nowait()
+                write = self._queue.get_nowait() if urgent or remaining <= 0 else self._queue.get(timeout=remaining)
             except queue.Empty:
                 break
             if write is None:
@@ -138,6 +151,7 @@ class Writer:
                 break
             group.append(write)
             size += write.size
+            urgent = urgent or write.record is None
         return group
 
     def _write(self, group: list[_Write]) -> None:
@@ -170,7 +184,14 @@ class Writer:
 def _apply(connection: Connection, group: list[_Write]) -> list[Any]:
     batches = [write.events for write in group if write.events is not None]
     appended = iter(append_events(connection, batches) if batches else [])
-    return [next(appended) if write.events is not None else write.work(connection) for write in group]  # type: ignore[misc]
+    record_recommendations(connection, [write.record for write in group if write.record is not None])
+    results: list[Any] = []
+    for write in group:
+        if write.events is not None:
+            results.append(next(appended))
+        else:
+            results.append(write.work(connection) if write.work is not None else None)
+    return results
 
 
 def _worth_another_try(error: SQLAlchemyError) -> bool:

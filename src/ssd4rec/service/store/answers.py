@@ -1,6 +1,6 @@
 """Stored recommendations (for next pages and for measuring) and stored answers (for Idempotency-Key)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,15 +28,18 @@ class RecommendationRecord:
     items: str  # JSON list of ids of this page and those before
 
 
-def record_recommendation(connection: Connection, record: RecommendationRecord) -> None:
-    """Store an answer; not if its user was erased in the meantime."""
-    if record.user_key is not None:
-        query = select(users.c.user_key).where(users.c.user_key == record.user_key)
-        if connection.dialect.name == "postgresql":
-            query = query.with_for_update(read=True, key_share=True)
-        if connection.scalar(query) is None:
-            return
-    connection.execute(insert(recommendations), asdict(record))
+def record_recommendations(connection: Connection, records: Sequence[RecommendationRecord]) -> None:
+    """Store answers; those whose user was erased in the meantime are left out."""
+    if not records:
+        return
+    keys = sorted({record.user_key for record in records if record.user_key is not None})
+    query = select(users.c.user_key).where(users.c.user_key.in_(keys)).order_by(users.c.user_key)
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update(read=True, key_share=True)  # an erasure waits until they are written
+    present = set(connection.scalars(query)) if keys else set()
+    rows = [asdict(record) for record in records if record.user_key is None or record.user_key in present]
+    if rows:
+        connection.execute(insert(recommendations), rows)
 
 
 def find_recommendation(connection: Connection, recommendation_id: str) -> Any:

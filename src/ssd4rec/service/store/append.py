@@ -129,8 +129,8 @@ def _select_users(connection: Connection, user_ids: Sequence[str]) -> list[Row[A
 def _locked(connection: Connection, keys: Sequence[int]) -> list[Row[Any]]:
     selected: list[Row[Any]] = []
     for chunk in chunks(sorted(keys), AT_ONCE):
-        query = select(users).where(users.c.user_key.in_(chunk)).order_by(users.c.user_key).with_for_update()
-        selected += connection.execute(query).all()
+        query = select(users).where(users.c.user_key.in_(chunk)).order_by(users.c.user_key)
+        selected += connection.execute(query.with_for_update(key_share=True)).all()  # records of answers need not wait
     return selected
 
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -96,6 +96,39 @@ def reading(engine: Engine) -> Iterator[Connection]:
         else:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 yield connection
+
+
+class Reader:
+    """A connection that is kept open for reading by one thread, opened again after a failure.
+
+    Args:
+        engine: of the store.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._context: AbstractContextManager[Connection] | None = None
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield the connection; see `reading`."""
+        if self._connection is None:
+            self._context = reading(self._engine)
+            self._connection = self._context.__enter__()
+        try:
+            with translated(self._engine):
+                yield self._connection
+        except StoreError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the connection back."""
+        context, self._context, self._connection = self._context, None, None
+        if context is not None:
+            with suppress(StoreError):  # the connection may be what failed
+                context.__exit__(None, None, None)
 
 
 @contextmanager
