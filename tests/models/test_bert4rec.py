@@ -48,10 +48,10 @@ def test_masked_items_are_not_in_the_input() -> None:
     """No leakage: the embeddings of masked items enter the loss through the softmax only."""
     batch = PackedBatch(torch.tensor([1, 2, 3]), torch.tensor([0, 3]), torch.tensor([2, 3, 4]))
     model = small()
-    read = []
-    model.table.register_forward_hook(lambda _, inputs, __: read.append(inputs[0]))
+    model_inputs = []
+    model.table.register_forward_hook(lambda _, inputs, __: model_inputs.append(inputs[0]))
     next_item_loss(model, batch, TrainingConfig(objective="masked-item", mask_ratio=0.0))
-    assert read[0].tolist() == [1, 2, 3, 0]
+    assert model_inputs[0].tolist() == [1, 2, 3, 0]
 
 
 def test_padding_has_no_targets() -> None:
@@ -70,12 +70,12 @@ def test_random_items_and_the_last_item_are_masked() -> None:
     """With mask ratio 0.5 about half of the items and every last item are masked."""
     batch = PackedBatch(torch.ones(4000, dtype=torch.int64), torch.arange(0, 4001, 10), torch.full((4000,), 2))
     model = small()
-    read = []
-    model.table.register_forward_hook(lambda _, inputs, __: read.append(inputs[0]))
+    model_inputs = []
+    model.table.register_forward_hook(lambda _, inputs, __: model_inputs.append(inputs[0]))
     torch.manual_seed(0)
     with torch.no_grad():
         next_item_loss(model, batch, TrainingConfig(objective="masked-item", mask_ratio=0.5))
-    items = read[0].view(400, 11)
+    items = model_inputs[0].view(400, 11)
     assert not items[:, -1].any()
     assert float((items[:, :-1] == 0).double().mean()) == pytest.approx(0.5, abs=0.03)
 

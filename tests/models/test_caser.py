@@ -19,12 +19,12 @@ def definition(backbone: Caser, image: Tensor) -> Tensor:
     across = []
     for height, layer in enumerate(backbone.horizontal, start=1):
         for filters, bias in zip(layer.weight, layer.bias, strict=True):
-            heard = [torch.relu((filters.T * image[at : at + height]).sum() + bias) for at in range(window - height + 1)]
-            across.append(torch.stack(heard).max())
+            responses = [torch.relu((filters.T * image[at : at + height]).sum() + bias) for at in range(window - height + 1)]
+            across.append(torch.stack(responses).max())
     assert len(along[0]) == width
     # the linear layer expects the vertical filters channel by channel
-    read = torch.cat([torch.stack(along, dim=1).flatten(), *(each[None] for each in across)])
-    return backbone.out(torch.relu(backbone.mix(read)))
+    features = torch.cat([torch.stack(along, dim=1).flatten(), *(each[None] for each in across)])
+    return backbone.out(torch.relu(backbone.mix(features)))
 
 
 def test_every_prefix_equals_the_definition() -> None:

@@ -66,9 +66,9 @@ def test_sequences_are_independent(name: str) -> None:
     other[1:6] += random_row(5)
     with torch.no_grad():
         states, changed = backbone.encode(row, cu_seqlens), backbone.encode(other, cu_seqlens)
-    moved = (states - changed).abs().amax(dim=1)
-    assert float(moved[1]) > 1e-3
-    assert float(moved[[0, 2, 3, 4]].max()) < 1e-11
+    change = (states - changed).abs().amax(dim=1)
+    assert float(change[1]) > 1e-3
+    assert float(change[[0, 2, 3, 4]].max()) < 1e-11
     backwards = torch.cat(list(reversed(row.split(LENGTHS))))
     assert relative_error(backbone.encode(backwards, cu_seqlens_of(LENGTHS[::-1])).flip(0), states) < 1e-11
 
@@ -92,10 +92,10 @@ def test_all_positions_equal_each_prefix_alone(name: str) -> None:
     one_pass, separate = backbone.encode_prefixes(row, cu_seqlens), encode_each_prefix(backbone.encode, row, cu_seqlens)
     assert relative_error(one_pass, separate) < 1e-11
     weights = random_row().flip(0)
-    named = {"row": row, **dict(backbone.named_parameters())}
-    actual = torch.autograd.grad(one_pass, list(named.values()), weights, allow_unused=True)
-    expected = torch.autograd.grad(separate, list(named.values()), weights, allow_unused=True)
-    for each, ours, theirs in zip(named, actual, expected, strict=True):
+    inputs = {"row": row, **dict(backbone.named_parameters())}
+    actual = torch.autograd.grad(one_pass, list(inputs.values()), weights, allow_unused=True)
+    expected = torch.autograd.grad(separate, list(inputs.values()), weights, allow_unused=True)
+    for each, ours, theirs in zip(inputs, actual, expected, strict=True):
         assert (ours is None) == (theirs is None), each
         if ours is not None and float(theirs.abs().max()) > 1e-9:
             assert relative_error(ours, theirs) < 1e-9, each

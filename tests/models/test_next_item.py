@@ -215,8 +215,8 @@ def test_input_dropout_drops_what_is_read_and_not_what_scores() -> None:
     torch.manual_seed(0)
     model = NextItemModel(Echo(), catalog_size=400, input_dropout=0.5)
     items, cu_seqlens = torch.arange(1, 401), cu_seqlens_of([400])
-    read = model.train().encode_prefixes(items, cu_seqlens)
-    dropped = read == 0
+    encoded = model.train().encode_prefixes(items, cu_seqlens)
+    dropped = encoded == 0
     assert 0.4 < dropped.double().mean() < 0.6
-    torch.testing.assert_close(read[~dropped], 2 * model.item_vectors[~dropped])
+    torch.testing.assert_close(encoded[~dropped], 2 * model.item_vectors[~dropped])
     assert torch.equal(model.eval().encode_prefixes(items, cu_seqlens), model.item_vectors)

@@ -29,8 +29,8 @@ def test_all_positions_of_a_long_sequence(at: int) -> None:
     backbone = small(4)
     actual = backbone.encode_prefixes(row, cu_seqlens_of([9]))[at]
     # windows 1-4, 3-6, 5-8, 7-9
-    read = {0: 1, 1: 2, 2: 3, 3: 4, 4: 3, 5: 4, 6: 3, 7: 4, 8: 3}[at]
-    expected = backbone.encode(row[at + 1 - read : at + 1], cu_seqlens_of([read]))[0]
+    context = {0: 1, 1: 2, 2: 3, 3: 4, 4: 3, 5: 4, 6: 3, 7: 4, 8: 3}[at]
+    expected = backbone.encode(row[at + 1 - context : at + 1], cu_seqlens_of([context]))[0]
     assert relative_error(actual, expected) < 1e-12
 
 

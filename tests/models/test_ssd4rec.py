@@ -36,9 +36,9 @@ def random_row(lengths: list[int] = LENGTHS) -> Tensor:
 
 def gradients(states: Tensor, module: nn.Module, row: Tensor) -> dict[str, Tensor]:
     weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    named = {"the row itself": row, **dict(module.named_parameters())}
-    actual = torch.autograd.grad(states, list(named.values()), weights.to(states.dtype), allow_unused=True)
-    return {name: gradient for name, gradient in zip(named, actual, strict=True) if gradient is not None}
+    inputs = {"the row itself": row, **dict(module.named_parameters())}
+    actual = torch.autograd.grad(states, list(inputs.values()), weights.to(states.dtype), allow_unused=True)
+    return {name: gradient for name, gradient in zip(inputs, actual, strict=True) if gradient is not None}
 
 
 @ONE_PASS

@@ -17,9 +17,9 @@ def packed(histories: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 def as_dict(cells: RepeatCells) -> dict[tuple[int, int], tuple[int, int]]:
     rows, columns, gaps, counts = (part.tolist() for part in cells)
-    found = {(row, column): (gap, count) for row, column, gap, count in zip(rows, columns, gaps, counts, strict=True)}
-    assert len(found) == len(rows), "no cell occurs twice"
-    return found
+    actual = {(row, column): (gap, count) for row, column, gap, count in zip(rows, columns, gaps, counts, strict=True)}
+    assert len(actual) == len(rows), "no cell occurs twice"
+    return actual
 
 
 def by_hand(prefix: list[int]) -> dict[int, tuple[int, int]]:
@@ -38,10 +38,10 @@ def test_one_sequence_by_hand() -> None:
 def test_every_prefix_has_its_own_items(histories: list[list[int]]) -> None:
     """For each position: the items up to it, how long ago each was last met, and how often."""
     items, cu_seqlens = packed(histories)
-    found = as_dict(prefix_items(items, cu_seqlens, torch.arange(len(items))).cells(slice(0, len(items))))
+    actual = as_dict(prefix_items(items, cu_seqlens, torch.arange(len(items))).cells(slice(0, len(items))))
     prefixes = [history[: end + 1] for history in histories for end in range(len(history))]
     expected = {(row, item): cell for row, prefix in enumerate(prefixes) for item, cell in by_hand(prefix).items()}
-    assert found == expected
+    assert actual == expected
 
 
 @given(histories=sequences, size=st.integers(1, 7))

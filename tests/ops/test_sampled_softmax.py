@@ -182,12 +182,12 @@ def test_added_logits_give_loss_and_gradients_of_the_definition(
     items[::3] = targets[::3]
     prefixes = prefix_items(items, torch.tensor([0, 20, 50]), torch.arange(50))
     coefficients = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    drawn, log_expected = make_negative_sampler(COUNTS, 0.5, negatives).draw()
-    rows, parts = (states, table, coefficients), (targets, drawn + 1, log_expected)
+    draws, log_expected = make_negative_sampler(COUNTS, 0.5, negatives).draw()
+    rows, parts = (states, table, coefficients), (targets, draws + 1, log_expected)
 
     def loss(form) -> Tensor:
         added = AddedLogits(coefficients, prefixes)
-        return form(states, table[parts[0] - 1], parts[0], table[drawn], parts[1], parts[2], added)
+        return form(states, table[parts[0] - 1], parts[0], table[draws], parts[1], parts[2], added)
 
     actual, expected = loss(sampled_cross_entropy), loss(sampled_cross_entropy_reference)
     assert relative_error(actual, expected) < 1e-13

@@ -100,8 +100,8 @@ def test_crossings_of_different_sequences_are_independent() -> None:
 
 def test_levels_group_crossings_by_depth() -> None:
     """Dependencies [T, T, F, T] give depths [0, 1, 2, 0, 1]: first 1 and 4, then 2."""
-    relays = _dependency_levels(torch.tensor([True, True, False, True]))
-    assert [links.tolist() for links in relays] == [[1, 4], [2]]
+    levels = _dependency_levels(torch.tensor([True, True, False, True]))
+    assert [links.tolist() for links in levels] == [[1, 4], [2]]
 
 
 @pytest.mark.parametrize("cu_seqlens", [[0], [1, 3], [0, 2, 2], [0, 3, 1], [-1, 2]])

@@ -34,8 +34,8 @@ def normal(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list
 
 def check(function: Callable[..., Any], reference: Callable[..., Any], inputs: list[Tensor], bound: float = ROUNDED) -> None:
     """Compare values and gradients with the float64 reference on the same inputs."""
-    ours = [values.clone().requires_grad_() for values in inputs]
-    theirs = [values.double().requires_grad_() for values in inputs]
+    ours = [values.clone().requires_grad_() for values in tensors]
+    theirs = [values.double().requires_grad_() for values in tensors]
     actual, expected = as_tuple(function(*ours)), as_tuple(reference(*theirs))
     random = torch.Generator().manual_seed(1)
     weights = [torch.randn(values.shape, generator=random, dtype=torch.float64) for values in expected]
@@ -130,13 +130,13 @@ def test_wrong_number_of_targets() -> None:
 def test_order_of_programs_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Running the programs in reverse order gives the same bits, so no program depends on another."""
     targets = torch.randint(30, (40,), generator=torch.Generator().manual_seed(2))
-    drawn = normal((sum(LENGTHS), 20), (20, 4), (20,), (20,), (30, 20))
+    tensors = normal((sum(LENGTHS), 20), (20, 4), (20,), (20,), (30, 20))
     monkeypatch.setattr(gated_norm, "ELEMENTS", 8 * 32)  # eight rows per block, so there are many programs
     monkeypatch.setattr(gated_norm, "BLOCKS_A_PROGRAM", 2)
     monkeypatch.setattr(convolution, "BLOCKS_A_PROGRAM", 1)
 
     def gradients() -> tuple[Tensor, ...]:
-        inputs = [values.clone().requires_grad_() for values in drawn]
+        inputs = [values.clone().requires_grad_() for values in tensors]
         both = convolution.convolve_bidirectional(*inputs[:3], LAYOUT)
         normed = gated_norm.gated_norm(*both, inputs[3], 1e-5)
         return torch.autograd.grad(cross_entropy.linear_cross_entropy(normed[:40], inputs[4], targets, SMALL), inputs)

@@ -38,10 +38,10 @@ def test_each_position_has_one_output_with_enough_context(length: int, lengths: 
     assert int(windows.cu_seqlens.diff().min()) >= 1
     assert len(windows.index) <= 2 * sum(lengths)
     begins = windows.cu_seqlens[torch.searchsorted(windows.cu_seqlens, windows.outputs, right=True) - 1]
-    read = windows.outputs - begins + 1
+    context = windows.outputs - begins + 1
     place = torch.cat([torch.arange(each) for each in lengths]) + 1
-    assert torch.equal(read[place <= length], place[place <= length])
-    assert ((read >= (length + 1) // 2) & (read <= length))[place > length].all()
+    assert torch.equal(context[place <= length], place[place <= length])
+    assert ((context >= (length + 1) // 2) & (context <= length))[place > length].all()
 
 
 def test_encoding_by_hand() -> None:
@@ -53,6 +53,6 @@ def test_encoding_by_hand() -> None:
     row, cu_seqlens = torch.tensor([[1.0], [2.0], [4.0], [8.0]]), torch.tensor([0, 3, 4])
     assert encode_last(sums, row, cu_seqlens, 2).flatten().tolist() == [6.0, 8.0]
     assert encode_windows(sums, row, cu_seqlens, 2).flatten().tolist() == [1.0, 3.0, 6.0, 8.0]
-    for read in (encode_last, encode_windows):
+    for context in (encode_last, encode_windows):
         with pytest.raises(ShapeError, match="cu_seqlens"):
-            read(sums, row, cu_seqlens + 1, 2)
+            context(sums, row, cu_seqlens + 1, 2)

@@ -66,9 +66,11 @@ def _scores(
     scores = tl.zeros((ROWS, CLASSES), dtype=tl.float32)
     for start in range(0, D, WIDTH):
         at = start + tl.arange(0, WIDTH)
-        left = tl.load(states + rows[:, None] * D + at[None, :], mask=(rows < M)[:, None] & (at < D)[None, :], other=0.0)
-        right = tl.load(table + classes[None, :] * D + at[:, None], mask=(classes < V)[None, :] & (at < D)[:, None], other=0.0)
-        scores += tl.dot(left, right, input_precision=PRECISION)
+        states_tile = tl.load(states + rows[:, None] * D + at[None, :], mask=(rows < M)[:, None] & (at < D)[None, :], other=0.0)
+        table_tile = tl.load(
+            table + classes[None, :] * D + at[:, None], mask=(classes < V)[None, :] & (at < D)[:, None], other=0.0
+        )
+        scores += tl.dot(states_tile, table_tile, input_precision=PRECISION)
     return tl.where((classes < V)[None, :], scores, float("-inf"))
 
 
