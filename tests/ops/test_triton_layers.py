@@ -34,8 +34,8 @@ def normal(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list
 
 def check(function: Callable[..., Any], reference: Callable[..., Any], inputs: list[Tensor], bound: float = ROUNDED) -> None:
     """Compare values and gradients with the float64 reference on the same inputs."""
-    ours = [values.clone().requires_grad_() for values in tensors]
-    theirs = [values.double().requires_grad_() for values in tensors]
+    ours = [values.clone().requires_grad_() for values in inputs]
+    theirs = [values.double().requires_grad_() for values in inputs]
     actual, expected = as_tuple(function(*ours)), as_tuple(reference(*theirs))
     random = torch.Generator().manual_seed(1)
     weights = [torch.randn(values.shape, generator=random, dtype=torch.float64) for values in expected]
