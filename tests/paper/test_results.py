@@ -85,9 +85,9 @@ def test_results_and_ranks_are_read_back_as_written(tmp_path):
     }
     save_results(results, ranks, tmp_path)
     assert load_results(tmp_path) == results
-    found = load_ranks(tmp_path)
-    assert set(found) == set(ranks) - {("gone", "model")}  # no run has it
-    assert all((found[each] == ranks[each]).all() for each in found)
+    loaded = load_ranks(tmp_path)
+    assert set(loaded) == set(ranks) - {("gone", "model")}  # no run has it
+    assert all((loaded[each] == ranks[each]).all() for each in loaded)
 
 
 def test_an_empty_folder_has_no_results(tmp_path):
@@ -127,9 +127,9 @@ def test_a_run_is_found_by_its_settings_whatever_its_stored_key():
     """A key of an older version does not matter; settings that are not valid any more do."""
     settings = load_config("quick").model_dump(mode="json")
     rows = (row_of("sasrec", run_of("old", seed=7), settings=settings), row_of("x", run_of("y"), settings={"data": {"no": 1}}))
-    found = Results(sections=(section_of(*rows),)).finished_runs()
+    reusable = Results(sections=(section_of(*rows),)).finished_runs()
     settings["training"]["seed"] = 7
-    assert {key: run.key for key, run in found.items()} == {run_key("sasrec", "f", settings): "old"}
+    assert {key: run.key for key, run in reusable.items()} == {run_key("sasrec", "f", settings): "old"}
     assert run_key("popularity", "f", settings) == run_key("popularity", "f", {**settings, "backbone": {}})
 
 
@@ -279,7 +279,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_loads_nothing_folds_details_and_is_the_same_every_time():
-    """The headline table is open; charts are in the page; a name is no markup."""
+    """The headline table is open; charts are in the page; a name is escaped."""
     rows = [row_of(f"beta {x}", run_of(f"{x}"), x=x) for x in (0.0, 0.5)]
     results = Results(sections=(section_of(row_of("<b>", run_of("a"))), section_of(*rows, study="beta")))
     text = render(results, "report.html")

@@ -80,7 +80,7 @@ def test_a_run_keeps_its_training_history(swept):
     row = rows_of(swept / "out")["gru4rec"]
     (finished,) = row.finished
     log = (swept / "out" / "runs" / finished.key / "log.txt").read_text()
-    shown = [float(line.split()[5]) for line in log.splitlines() if line.startswith("epoch")]
+    shown = [float(line.split()[6]) for line in log.splitlines() if line.startswith("epoch")]
     assert len(shown) == finished.epochs == 2
     assert finished.validation == pytest.approx(shown, abs=6e-5)
     assert finished.costs.seconds_per_epoch > 0

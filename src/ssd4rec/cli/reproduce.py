@@ -51,7 +51,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     if study == "report":
         render_again(out)
         return
-    chosen = make_budget(budget, epochs, seeds, width)
+    limits = make_budget(budget, epochs, seeds, width)
     if not data:
         raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
     for each in data:
@@ -64,7 +64,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     names = [name.strip() for name in models.split(",")] if models else []
     logging.getLogger("ssd4rec.paper").addHandler(_ConsoleHandler())
     logging.getLogger("ssd4rec.paper").setLevel(logging.INFO)
-    sweep = plan_sweep(study, data, chosen, out, cache(), models=names, settings=settings or [])
+    sweep = plan_sweep(study, data, limits, out, cache(), models=names, settings=settings or [])
     try:
         with _render.progress_bar(err_console) as bar:
             task = bar.add_task("runs", total=len(sweep.jobs))

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, each run kept, each figure beside the published one."""
+"""Reproduction of the paper: its tables and figures, compared with published results."""

@@ -14,9 +14,9 @@ from ssd4rec._suggestions import find
 from ssd4rec.config import load_config, presets
 from ssd4rec.errors import ConfigError
 
-SEARCHED = "searched on ml-100k (docs/guides/reproduce.md)"
+SEARCHED = "searched on ml-100k"
 BY_HAND = "chosen by hand"
-IMPROVED = "searched on ml-100k, then improved by hand there (docs/guides/reproduce.md)"
+IMPROVED = "searched on ml-100k, then improved by hand there"
 
 
 @dataclass(frozen=True)

@@ -294,8 +294,8 @@ COST_NOTE = (
     "that the threads waited, also for other programs."
 )
 REPEAT_WARNING = (
-    "A negative repeat bias encodes that items do not recur. With seen items kept, compare the columns with score fusion with "
-    "results that exclude seen items, not with models that had to learn this."
+    "A negative repeat bias encodes that users do not repeat items. With seen items kept, compare the columns with score fusion "
+    " with results that exclude seen items, not with models that had to learn this."
 )
 
 

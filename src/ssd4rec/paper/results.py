@@ -281,7 +281,7 @@ def run_key(model: str, fingerprint: str, settings: Settings) -> str:
 
 
 def load_results(out: Path) -> Results:
-    """Read results.json; empty results if there is no such file.
+    """Read results.json; empty results if the file does not exist.
 
     Raises:
         DataError: The file is damaged, or was not written by this version.

@@ -72,10 +72,10 @@ def _best_others(row: Row, rows: Sequence[Row]) -> list[Row]:
     trained = [each for each in others if each.model not in BASELINES]
     if row not in ours:
         return []
-    chosen = [max(among, key=lambda each: each.test[MONITORED_METRIC].mean) for among in (others, trained) if among]
+    best = [max(among, key=lambda each: each.test[MONITORED_METRIC].mean) for among in (others, trained) if among]
     if row is ours[0]:
-        chosen += [*ours[1:], *(each for each in trained if each.model == "mamba4rec")]
-    return list({each.label: each for each in chosen}.values())
+        best += [*ours[1:], *(each for each in trained if each.model == "mamba4rec")]
+    return list({each.label: each for each in best}.values())
 
 
 def _tests(row: Row, others: Sequence[Row], ranks: RankTable) -> tuple[PairedTest, ...]:

@@ -151,15 +151,15 @@ class _Plan:
 
     def point(self, label: str, model: str, changes: Sequence[str] = (), x: float | None = None) -> Point:
         if model in BASELINES:
-            given = [each for each in self.settings if each.of_data]
-            config = load_config("quick", [each.text for each in given])
-            return Point(label, model, (config,), changed=tuple(each.name for each in given))
-        config, given = self.config(model, changes)
+            applied = [each for each in self.settings if each.of_data]
+            config = load_config("quick", [each.text for each in applied])
+            return Point(label, model, (config,), changed=tuple(each.name for each in applied))
+        config, applied = self.config(model, changes)
         seeds = range(config.training.seed, config.training.seed + self.budget.seeds)
         if seeds[-1] > MAX_SEED:
             raise ConfigError(f"--seeds {len(seeds)} from training.seed={seeds[0]} exceeds the largest seed, {MAX_SEED}")
         configs = tuple(_with_training(config, seed=seed) for seed in seeds)
-        changed = tuple(dict.fromkeys(each.name for each in given if each.name != "training.seed"))
+        changed = tuple(dict.fromkeys(each.name for each in applied if each.name != "training.seed"))
         return Point(label, model, configs, x, changed, self.origin(config, changed))
 
     def main_model(self) -> str:
@@ -175,26 +175,26 @@ class _Plan:
         fixed = load_config(
             "quick", [each for each in (*base, *changes) if each.startswith(("backbone.name=", "backbone.bidir"))]
         )
-        given = [each for each in self.settings if each.applies_to(model, network, fixed, varied=bool(changes))]
-        given.sort(key=lambda setting: setting.model is not None)
+        applied = [each for each in self.settings if each.applies_to(model, network, fixed, varied=bool(changes))]
+        applied.sort(key=lambda setting: setting.model is not None)
 
         def load() -> Config:
             try:
-                return load_config(self.preset or "quick", [*base, *(each.text for each in given), *changes])
+                return load_config(self.preset or "quick", [*base, *(each.text for each in applied), *changes])
             except ConfigError as error:
                 raise ConfigError(f"{model}: {error}") from error
 
         if self.preset is None and model in BACKWARD_LAYERS:
-            deep = load_config("quick", [*base, *(each.text for each in given), *SAMPLED_PREFIXES]).backbone
+            deep = load_config("quick", [*base, *(each.text for each in applied), *SAMPLED_PREFIXES]).backbone
             base += SAMPLED_PREFIXES if getattr(deep, "layers", 1) > 1 else ()
         config = load()
-        if self.preset and not any(each.name == "training.objective" for each in given):
+        if self.preset and not any(each.name == "training.objective" for each in applied):
             base += self._objective_beside_preset(config)
             config = load()
         if config.training.objective == "masked-item":  # the masked items are the targets: a general mask ratio does not apply
-            given = [each for each in given if each.model or each.name != "training.mask_ratio"]
+            applied = [each for each in applied if each.model or each.name != "training.mask_ratio"]
             config = load()
-        return config, given
+        return config, applied
 
     def _base_settings(self, model: str, network: str) -> list[str]:
         base = [

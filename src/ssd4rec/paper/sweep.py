@@ -136,11 +136,11 @@ def plan_sweep(
         DataError: A data set cannot be read.
     """
     studies = list(STUDIES) if find(study, (*STUDIES, "all"), "study") == "all" else [study]
-    chosen = [find(model, MODELS, "model") for model in models]
+    selected = [find(model, MODELS, "model") for model in models]
     if models and not set(studies) & set(COMPARING):
         raise ConfigError(f"--models applies to {', '.join(COMPARING)} and all; {study} is about ssd4rec alone: leave it out")
     for name in studies:  # mistakes are reported before the data are read
-        make_points(name, None, budget, chosen or MODELS, settings)
+        make_points(name, None, budget, selected or MODELS, settings)
     config = make_points("accuracy", None, budget, BASELINES[:1], settings)[0].configs[0]
     if MONITORED_CUTOFF not in config.evaluation.cutoffs:
         raise ConfigError(
@@ -156,7 +156,7 @@ def plan_sweep(
         )
         data, overlap = inspect_source(path, name, config, cache)
         paths[data.fingerprint] = path
-        sections += [_plan_section(each, data, overlap, budget, chosen, settings) for each in studies]
+        sections += [_plan_section(each, data, overlap, budget, selected, settings) for each in studies]
     present = {row.model for section in sections for row in section.rows}
     if unused := {each.model for each in map(Setting.parse, settings) if each.model} - present:
         raise ConfigError(f"--set {min(unused)}: no row has this model; the rows are {', '.join(sorted(present))}")
@@ -176,12 +176,12 @@ def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[D
     sequences, _ = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
     described: Any = describe(interactions, sequences)
     counts = asdict(sequences.kept)
-    known = (name for name, each in KNOWN.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
+    matching = (name for name, each in KNOWN.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
     train = make_split(sequences, config.data.model_copy(update={"max_length": None})).train
     lengths = [length for length in LENGTHS if length is not None]
     info = DataInfo(
         name=name,
-        known=next(known, None),
+        known=next(matching, None),
         fingerprint=sequences.fingerprint(),
         **counts,
         simultaneous=described["tie_order"]["interactions"],
@@ -193,9 +193,9 @@ def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[D
 
 
 def _plan_section(
-    study: str, data: DataInfo, overlap: Mapping[int, float], budget: Budget, chosen: Sequence[str], settings: Sequence[str]
+    study: str, data: DataInfo, overlap: Mapping[int, float], budget: Budget, selected: Sequence[str], settings: Sequence[str]
 ) -> Section:
-    models = [model for model in chosen or MODELS if study != "efficiency" or model not in BASELINES]  # nothing to time
+    models = [model for model in selected or MODELS if study != "efficiency" or model not in BASELINES]  # nothing to time
     points = make_points(study, data.known, budget, models, settings)
     omitted: list[str] = []
     if study in COMPARING:
@@ -204,7 +204,7 @@ def _plan_section(
     elif study in ("ablation", "length"):
         scaled = [replace(each, configs=tuple(with_equal_steps(config, overlap) for config in each.configs)) for each in points]
         points, omitted = distinct_points(scaled, data.longest)
-    options = ["--models", ",".join(models)] if chosen and study in COMPARING else []
+    options = ["--models", ",".join(models)] if selected and study in COMPARING else []
     options += [word for setting in settings for word in ("--set", setting)]
     protocol = [
         f"{name}={value_of(points[0].configs[0], name)}"
@@ -313,10 +313,10 @@ class _Runner:
         for done, job in enumerate(_run_processes(self.sweep, missing, jobs, threads, tell), start=1):
             self._collect(job.run.key)
             self._write()
-            left = len(missing) - done
+            remaining = len(missing) - done
             state = "done" if job.run.key in self.finished else f"FAILED, see {self.sweep.folder(job.run.key) / FAILURE}"
-            minutes = f", about {(time.monotonic() - began) / done * left / 60:.0f} min" if left else ""
-            logger.info("%s: %s; %d left%s", job.title, state, left, minutes)
+            minutes = f", about {(time.monotonic() - began) / done * remaining / 60:.0f} min" if remaining else ""
+            logger.info("%s: %s; %d left%s", job.title, state, remaining, minutes)
         self.watch(total, total, "")
         return self.results
 
