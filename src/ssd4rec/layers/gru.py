@@ -13,7 +13,7 @@ class PackedGRU(nn.Module):
     """`nn.GRU` applied to each sequence of a packed batch from a zero state.
 
     Sequences of similar length are padded on the right and processed together. torch's `PackedSequence` needs no padding, but on
-    a CPU each of its steps allocates a gradient of the whole batch, so its cost is quadratic in the length (docs/log.md).
+    a CPU each of its steps allocates a gradient of the whole batch, so its cost is quadratic in the length.
 
     Args:
         width: of the input.

@@ -1,7 +1,7 @@
 """Gather and sum rows of a packed batch, with gradients summed in a fixed order and without atomics.
 
 The backward pass of `values[index]` sorts the index or adds in an arbitrary order.
-`torch.segment_reduce` takes 11 to 35 times as long on a CPU as `embedding_bag` for the same sums (docs/log.md).
+`torch.segment_reduce` takes 11 to 35 times as long on a CPU as `embedding_bag` for the same sums.
 """
 
 from typing import Any

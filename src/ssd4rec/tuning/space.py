@@ -10,8 +10,8 @@ from ssd4rec.errors import ConfigError
 
 Value = bool | int | float | str
 
-# The paper's values lie inside (dropout .2-.4, mask ratio .1-.2, backward weight .1), and so does what docs/log.md found good
-# at small widths: learning rates of 2e-3 and 3e-3, smaller batches.
+# The ranges include the paper's values (dropout 0.2 to 0.4, mask ratio 0.1 to 0.2, backward weight 0.1) and those that were
+# good at small widths: learning rates of 2e-3 and 3e-3, smaller batches.
 DEFAULT_SPACE = (
     "training.learning_rate=3e-4:1e-2:log",
     "training.mask_ratio=0.0:0.4",
