@@ -12,7 +12,7 @@ from ssd4rec._csr import IntArray
 from ssd4rec.explain.reading import Reading, WithoutEach, items_before
 
 BLOCK_ELEMENTS = 1 << 20  # scores computed at once
-BLOCK_ROWS = 64  # shortened histories scored at once: of similar distance, so that they need the same items
+BLOCK_ROWS = 256  # shortened histories scored at once: of similar distance, so that they need the same items
 
 
 class Changed(NamedTuple):
@@ -112,7 +112,7 @@ def _count_before(reading: Reading, states: Tensor, own: Tensor, item: int) -> T
     distance = torch.linalg.vector_norm(states - reading.state, dim=1)
     rounding = 32 * torch.finfo(total.dtype).eps * (own.abs().max() + reading.state.norm() * vectors[place].norm())
     lengths = torch.linalg.vector_norm(vectors, dim=1)
-    apart = (lengths**2 + lengths[place] ** 2 - 2 * vectors @ vectors[place]).clamp(min=0).sqrt()
+    apart = (lengths**2 + lengths[place] ** 2 - 2 * (vectors @ vectors[place])).clamp(min=0).sqrt()
     apart += 1e-3 * (lengths + lengths[place]) + torch.finfo(total.dtype).tiny  # rounding: the square is a difference
     needed = (margin.abs() - rounding).clamp(min=0) / apart  # the distance from which on the two items can change places
     needed[place] = torch.inf
