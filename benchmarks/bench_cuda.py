@@ -1,4 +1,4 @@
-"""How fast are the Triton kernels on this GPU, beside torch's own form, mamba-ssm's kernels and what the machine can do?
+"""How fast are the Triton kernels on this GPU, compared with torch, mamba-ssm and the machine's peak rates?
 
 Run: python benchmarks/bench_cuda.py [--out FILE] [--quick]      exit code 2 without a CUDA device (see gpu_session.md)
      TRITON_INTERPRET=1 python benchmarks/bench_cuda.py --smoke      tiny sizes on a CPU: does it run? its times mean nothing
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def scan_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict[str, Any]]:
-    """Forward, then forward and backward, of the scan in both directions, beside mamba-ssm's, which has one."""
+    """Forward, then forward and backward, of the scan in both directions, and of mamba-ssm's, which has one."""
     width, states = (32, 16) if bench.smoke else (512, 64)  # E, N
     sizes = Sizes(length, max(width // head_width, 1), head_width, states, bench.operand.itemsize)
     layout = make_layout(boundaries_of(mix, length, bench.device))
@@ -80,7 +80,7 @@ def scan_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict
         }
         if not reverse:
             scans["mamba-ssm"] = _mamba_scan(layout)
-        for name, moved, work in (
+        for name, traffic, work in (
             ("forward", sizes.forward_bytes, operations),
             ("both", sizes.all_bytes, 3 * operations),
         ):
@@ -90,12 +90,12 @@ def scan_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict
             seconds, error = timed(bench, passes)
             direction = "backwards" if reverse else "forwards"
             what = f"scan {name} {direction}, {mix}, T={length:,}, P={head_width}"
-            rows.append(row_of(what, seconds, bench.floor(moved, work), error))
+            rows.append(row_of(what, seconds, bench.floor(traffic, work), error))
     return rows
 
 
 def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[dict[str, Any]]:
-    """The backward direction of one-pass training: forward, then both ways. Its floor is memory moved, no products."""
+    """The backward direction of one-pass training: forward, then both ways. Its floor is memory traffic, no products."""
     width, states = (32, 16) if bench.smoke else (512, 64)  # E, N
     heads, channels = width // head_width, width + 2 * states
     layout = make_layout(boundaries_of(mix, length, bench.device))
@@ -108,9 +108,9 @@ def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[
     ]
     inputs = [values.requires_grad_() for values in inputs]
     upstream = torch.randn(length, heads, head_width, device=bench.device, dtype=bench.operand)
-    read, written = length * (channels * bench.operand.itemsize + 4 * heads), length * width * bench.operand.itemsize
+    input_bytes, output_bytes = length * (channels * bench.operand.itemsize + 4 * heads), length * width * bench.operand.itemsize
     rows = []
-    for name, moved in (("forward", read + written), ("both", 3 * read + 2 * written)):
+    for name, traffic in (("forward", input_bytes + output_bytes), ("both", 3 * input_bytes + 2 * output_bytes)):
 
         def work(*, backward: bool = name == "both") -> tuple[Tensor, ...]:
             with torch.set_grad_enabled(backward):
@@ -118,7 +118,7 @@ def prefixes_rows(bench: Bench, mix: str, length: int, head_width: int) -> list[
             return (y.detach(), *(torch.autograd.grad(y, inputs, upstream.to(y.dtype))[:2] if backward else ()))
 
         seconds, error = timed(bench, {form: under(form, work) for form in ("torch", "triton")})
-        rows.append(row_of(f"every prefix {name}, {mix}, T={length:,}, P={head_width}", seconds, bench.floor(moved, 0), error))
+        rows.append(row_of(f"every prefix {name}, {mix}, T={length:,}, P={head_width}", seconds, bench.floor(traffic, 0), error))
     return rows
 
 
@@ -138,8 +138,8 @@ def convolution_row(bench: Bench, length: int) -> dict[str, Any]:
         return (*out, *torch.autograd.grad(out, three, [torch.ones_like(values) for values in out]))
 
     seconds, error = timed(bench, {form: lambda form=form: under(form, both_ways)(*inputs) for form in ("torch", "triton")})
-    moved = 7 * length * channels * bench.operand.itemsize  # in, two out; in, two gradients, one gradient out
-    return row_of(f"convolution both ways, both, T={length:,}, {channels} channels", seconds, bench.floor(moved, 0), error)
+    traffic = 7 * length * channels * bench.operand.itemsize  # in, two out; in, two gradients, one gradient out
+    return row_of(f"convolution both ways, both, T={length:,}, {channels} channels", seconds, bench.floor(traffic, 0), error)
 
 
 def gate_row(bench: Bench, length: int) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def gate_row(bench: Bench, length: int) -> dict[str, Any]:
         return (out, *torch.autograd.grad(out, (y, gate, weight), torch.ones_like(out)))
 
     seconds, error = timed(bench, {form: under(form, gated) for form in ("torch", "triton")})
-    moved = 8 * length * width * bench.operand.itemsize
-    return row_of(f"gate and norm, both, T={length:,}, E={width}", seconds, bench.floor(moved, 0), error)
+    traffic = 8 * length * width * bench.operand.itemsize
+    return row_of(f"gate and norm, both, T={length:,}, E={width}", seconds, bench.floor(traffic, 0), error)
 
 
 def cross_entropy_row(bench: Bench, classes: int, rows: int) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def step_row(bench: Bench, mix: str, width: int, objective: str) -> dict[str, An
     length = 64 if bench.smoke else 1 << 16
     items = MIXES[mix][1] if not bench.smoke else 40
     config = TrainingConfig.model_validate({"objective": objective})
-    drawn = torch.randint(1, items + 1, (2, length))
-    batch = PackedBatch(drawn[0], boundaries_of(mix, length, torch.device("cpu")), drawn[1])
+    random_items = torch.randint(1, items + 1, (2, length))
+    batch = PackedBatch(random_items[0], boundaries_of(mix, length, torch.device("cpu")), random_items[1])
     prepared = prepare(batch, config).to(bench.device)
     row: dict[str, Any] = {"what": f"training step, {objective}, {mix}, T={length:,}, D={width}"}
     for form in ("torch", "triton"):
@@ -90,8 +90,8 @@ def step_row(bench: Bench, mix: str, width: int, objective: str) -> dict[str, An
         model = NextItemModel(SSD4Rec(SSD4RecConfig(width=width, state_dim=states)), items).to(bench.device)
         step = step_of(bench, model, config, form)
         try:
-            repeat_bias, warm_up = (1, 0) if bench.smoke else (9, 4)
-            seconds = measure(lambda step=step: step(prepared), repeat_bias=repeat_bias, warm_up=warm_up).median
+            repeats, warm_up = (1, 0) if bench.smoke else (9, 4)
+            seconds = measure(lambda step=step: step(prepared), repeats=repeats, warm_up=warm_up).median
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             row[form] = "-"

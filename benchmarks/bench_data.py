@@ -35,21 +35,21 @@ def main() -> None:
         subprocess.run([sys.executable, *sys.argv, "--write", str(path)], env=environment, check=True)
         megabytes = path.stat().st_size / 1e6
         command = [sys.executable, __file__, "--measure", str(path)]
-        found = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
-    from common import publish  # torch is imported only now: it is no part of what was measured
+        measured = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    from common import publish  # imports torch, which must not count in the measurement
 
-    kept, seconds = found["kept"], found["seconds"]
+    counts, seconds = measured["kept"], measured["seconds"]
     row = {
         "rows": f"{arguments.rows:,}",
         "ids": "text" if arguments.text_ids else "integers",
         "file": f"{megabytes:.0f} MB",
-        "kept": f"{kept['interactions']:,} of {kept['users']:,} users and {kept['items']:,} items",
+        "kept": f"{counts['interactions']:,} of {counts['users']:,} users and {counts['items']:,} items",
         **{name: f"{spent:.2f} s" for name, spent in seconds.items()},
-        "peak": f"{found['peak_bytes'] / 1e9:.2f} GB",
-        "after imports": f"{found['imported_bytes'] / 1e9:.2f} GB",
+        "peak": f"{measured['peak_bytes'] / 1e9:.2f} GB",
+        "after imports": f"{measured['imported_bytes'] / 1e9:.2f} GB",
     }
     publish("bench_data", [row], arguments)
-    if seconds["all"] > SECONDS_ALLOWED or found["peak_bytes"] > BYTES_ALLOWED:
+    if seconds["all"] > SECONDS_ALLOWED or measured["peak_bytes"] > BYTES_ALLOWED:
         sys.exit(f"over the limit of {SECONDS_ALLOWED} s or {BYTES_ALLOWED / 1e9:.0f} GB")
 
 
@@ -102,12 +102,12 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def _skewed(rng: Any, choices: int, rows: int, exponent: float) -> Any:
-    """Draws with weights 1 / rank^exponent, the ranks in no order."""
+    """Return draws with weights 1 / rank^exponent, the ranks in no order."""
     import numpy as np
 
     edges = np.cumsum(1.0 / np.arange(1, choices + 1) ** exponent)
-    drawn = np.searchsorted(edges, rng.random(rows) * edges[-1])
-    return rng.permutation(choices)[drawn]
+    ranks = np.searchsorted(edges, rng.random(rows) * edges[-1])
+    return rng.permutation(choices)[ranks]
 
 
 def _arguments() -> argparse.Namespace:

@@ -78,8 +78,8 @@ def _exponent(costs: list[float]) -> tuple[float, float]:
     mean_x, mean_y = statistics.mean(x), statistics.mean(y)
     spread = sum((a - mean_x) ** 2 for a in x)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
-    left = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
-    return slope, math.sqrt(left / (len(x) - 2) / spread)
+    residual = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+    return slope, math.sqrt(residual / (len(x) - 2) / spread)
 
 
 def _plot(curves: dict[str, list[float]], path: Path) -> None:

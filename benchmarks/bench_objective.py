@@ -1,4 +1,4 @@
-"""How much sooner does one pass over each history teach what one example for every prefix teaches?
+"""How much sooner does all-positions training reach the same validation NDCG@10 as per-prefix training?
 
 Run: python benchmarks/bench_objective.py [--only games-one-pass --only games-prefix ...] [--seconds 150] [--threads 2] [--save]
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from common import arguments, publish
-from pieces import DATA, Piece, add_options, chosen, piece
+from pieces import DATA, Piece, add_options, piece, select
 from ssd4rec.config import Config, load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import materialize_batch
@@ -45,10 +45,10 @@ VALIDATED = 2000  # users, the same for both objectives
 
 
 def main() -> None:
-    """Measure what is asked for, print the table."""
+    """Measure the requested pieces and print the table."""
     options = arguments(__doc__, _add_options)
     rows, notes = [], []
-    names = chosen([f"{data}-{variant}" for data in FILES for variant in VARIANTS], options.only)
+    names = select([f"{data}-{variant}" for data in FILES for variant in VARIANTS], options.only)
     for data, file_name in FILES.items():
         variants = [variant for variant in VARIANTS if f"{data}-{variant}" in names]
         file = options.data / file_name
@@ -81,7 +81,7 @@ def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
     _warm_up(data, config)
     model = make_model(config, len(data.catalog))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
-    asked = _sample(data.split.validation, VALIDATED, config.training.seed)
+    sample = _sample(data.split.validation, VALIDATED, config.training.seed)
     due = list(moments(seconds))
     course: list[dict[str, float]] = []
     tokens = targets = 0
@@ -93,13 +93,13 @@ def learn(data: Prepared, config: Config, seconds: float) -> dict[str, Any]:
         tokens += read
         targets += len(batch.targets)
         if spent >= due[0]:
-            ndcg = evaluate(model, data.histories, asked, cutoffs=(10,)).ndcg[10]
+            ndcg = evaluate(model, data.histories, sample, cutoffs=(10,)).ndcg[10]
             course.append({"seconds": spent, "steps": step + 1, "tokens": tokens, "targets": targets, "ndcg": ndcg})
             due = [moment for moment in due if moment > spent]
             if not due:
                 break
     cost = pass_cost(data.split.train, config.training)
-    return {"course": course, "tokens_a_pass": cost.tokens, "targets_a_pass": cost.targets, "tuned": len(asked)}
+    return {"course": course, "tokens_a_pass": cost.tokens, "targets_a_pass": cost.targets, "tuned": len(sample)}
 
 
 def batches(data: Prepared, config: Config) -> Iterator[tuple[TrainingBatch, int]]:
@@ -161,7 +161,7 @@ def _row(data: str, variant: str, result: dict[str, Any], one_pass: list[dict[st
         "equal NDCG@10": f"{level:.4f}",
         "s to it": f"{theirs:.1f}",
         "one pass": f"{ours:.1f}",
-        "times": f"{theirs / ours:.1f} (asked for: {TARGETS[data]})",
+        "times": f"{theirs / ours:.1f} (goal: {TARGETS[data]})",
     }
 
 

@@ -1,4 +1,4 @@
-"""What would a user pick instead? RecBole's SASRec and GRU4Rec and RecTools' SASRec beside ours, on one file, the same targets.
+"""Compare SSD4Rec with RecBole's SASRec and GRU4Rec and RecTools' SASRec, on one file with the same targets.
 
 Run: python benchmarks/bench_peers.py [--only ours --only recbole-gru4rec ...] [--threads 2] [--save]
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import ssd4rec
 from common import arguments, publish
-from pieces import DATA, Piece, add_options, chosen, piece, say
+from pieces import DATA, Piece, add_options, piece, say, select
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.datasets.registry import cache_folder
@@ -53,14 +53,14 @@ RUNNERS = {
 def main() -> None:
     """Run what is asked for, print the table."""
     options = arguments(__doc__, _add_options)
-    names = chosen(list(RUNNERS), options.only)
+    names = select(list(RUNNERS), options.only)
     if not options.data.is_file():
         print(f"left out: there is no {options.data}; name a file with --data")
         return
     pythons = {name: find_python(name, options) for name in RECIPES if any(RUNNERS[each].environment == name for each in names)}
     if options.no_install and pythons and not any(path.is_file() for path in pythons.values()):
         missing = " and ".join(map(str, pythons.values()))
-        print(f"left out: {missing} are not there; without --no-install this bench makes them (docs/guides/benchmarks.md)")
+        print(f"left out: {missing} are not there; without --no-install this bench makes them (docs/how-to/benchmarks.md)")
         return
     pieces = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -70,9 +70,9 @@ def main() -> None:
             runner = scaled(RUNNERS[name], options)
             settings = {"runner": list(runner), "threads": options.threads, "data": histories.fingerprint()}
             pieces[name] = piece(name, settings, options, lambda: run(runner, pythons, folder, options))  # noqa: B023 - called at once
-    kept = histories.kept
+    counts = histories.kept
     notes = [
-        f"{options.data.name} after 5-core: {kept.users} users, {len(catalog)} items, {kept.interactions} events",
+        f"{options.data.name} after 5-core: {counts.users} users, {len(catalog)} items, {counts.interactions} events",
         *explain(pieces),
     ]
     publish("bench_peers", rows(pieces), options, notes)
@@ -107,7 +107,7 @@ def run(runner: Runner, pythons: dict[str, Path], folder: str, options: argparse
     """The lines of one runner, by kind; "failed" says why there are none."""
     python = Path(sys.executable) if runner.environment is None else pythons[runner.environment]
     if not python.is_file():
-        return {"failed": f"not installed: {python} does not exist; docs/guides/benchmarks.md says how it is made"}
+        return {"failed": f"not installed: {python} does not exist; docs/how-to/benchmarks.md says how it is made"}
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     limits = ["--threads", str(options.threads), "--epochs", str(runner.epochs), "--minutes", str(runner.minutes)]
     command = [python, HERE / "peers" / runner.script, "--histories", f"{folder}/histories", "--model", runner.model, *limits]
@@ -123,10 +123,10 @@ def run(runner: Runner, pythons: dict[str, Path], folder: str, options: argparse
         except subprocess.TimeoutExpired as late:
             printed, reason = late.stdout or b"", f"stopped after {allowed:.0f} s"
         errors.seek(0)
-        said = [line.strip() for line in errors if line.strip()]
+        output = [line.strip() for line in errors if line.strip()]
     lines = [json.loads(line) for line in printed.decode().splitlines() if line.startswith("{")]
     if reason is not None:
-        return {"failed": f"{reason}: {said[-1] if said else 'it said nothing'}"}
+        return {"failed": f"{reason}: {output[-1] if output else 'no output'}"}
     by_kind = {line["kind"]: line for line in lines}
     return {**by_kind, "epochs": [line for line in lines if line["kind"] == "epoch"]}
 
@@ -190,7 +190,7 @@ def _median(result: dict[str, Any], key: str) -> float:
 
 
 def explain(pieces: dict[str, Piece]) -> list[str]:
-    """What the table does not say: versions, targets, what was seen on the way."""
+    """Return notes on versions, targets and anomalies."""
     notes = []
     for name, (result, measured) in pieces.items():
         if "failed" in result:

@@ -31,11 +31,11 @@ CATALOGUES, WIDTHS = (3_416, 12_101, 100_000, 500_000), (64, 256)
 FORMS = ("cross_entropy", "linear_cross_entropy", "ours", "ours, bfloat16", "sampled", "sampled, touched")
 MOST_ROWS = 8_192
 NEGATIVES = 4_096
-REPEAT_BIASES = 5
+REPEATS = 5
 
 
 class Reader(nn.Module):
-    """Stands where a backbone would; it is not asked."""
+    """Stands where a backbone would; it is not batch_rows."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def one_line(form: str, items: int, width: int, rows: int) -> dict[str, float]:
     """Seconds and bytes; runs in a process of its own."""
     work = work_of(form, items, width, rows)
     added = peak_memory(work, work_of(form, 100, width, 64))
-    timing = measure(work, repeat_bias=REPEAT_BIASES, warm_up=1)
+    timing = measure(work, repeats=REPEATS, warm_up=1)
     return {"seconds": timing.median, "spread": timing.spread, "bytes": added}
 
 
@@ -93,17 +93,15 @@ def main() -> None:
     rows = []
     for width in options.widths:
         for items in CATALOGUES:
-            asked = min(MOST_ROWS, options.scores // items)
-            row = {"items": f"{items:,}", "D": width, "rows": asked}
+            batch_rows = min(MOST_ROWS, options.scores // items)
+            row = {"items": f"{items:,}", "D": width, "rows": batch_rows}
             for form in forms:
                 command = [sys.executable, __file__, "--threads", str(options.threads), "--line", form]
-                found = json.loads(subprocess.check_output([*command, str(items), str(width), str(asked)]))
-                row[form] = f"{found['seconds'] * 1e3:.0f} ms +-{found['spread'] / 2:.0%}, {found['bytes'] / 1e6:.0f} MB"
+                result = json.loads(subprocess.check_output([*command, str(items), str(width), str(batch_rows)]))
+                row[form] = f"{result['seconds'] * 1e3:.0f} ms +-{result['spread'] / 2:.0%}, {result['bytes'] / 1e6:.0f} MB"
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
-    publish(
-        "bench_softmax", rows, options, [f"{NEGATIVES} negatives; median of {REPEAT_BIASES}; memory: what the first call adds"]
-    )
+    publish("bench_softmax", rows, options, [f"{NEGATIVES} negatives; median of {REPEATS}; memory: what the first call adds"])
 
 
 if __name__ == "__main__":

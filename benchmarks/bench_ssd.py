@@ -1,4 +1,4 @@
-"""How fast is the scan, and the whole mixer, beside the definition and HF transformers' Mamba-2 on the CPU, in how much memory?
+"""Measure seconds and memory of the scan and of the mixer, next to their definition and HF transformers' Mamba-2 on a CPU.
 
 Forward and backward. The peer (the extra `bench`) is given the same numbers; it knows no histories and reads the row as one.
 Seconds are taken in one process, one after the other; memory is what each adds to the peak of a process of its own.
@@ -124,18 +124,18 @@ def main() -> None:
         print(peak_memory(large, warm_up=small))
         return
     rate = gemm_rate()
-    slow = measure(operator("definition", DEFINITION_EVENTS, 8.0), repeat_bias=5)
+    slow = measure(operator("definition", DEFINITION_EVENTS, 8.0), repeats=5)
     rows = [_line("operator", "definition", DEFINITION_EVENTS, 8.0, slow)]
     for part, make in PARTS.items():
         for total in (4096, 16384):
-            ours = measure(make("ours", total, 1.0), repeat_bias=9, warm_up=2)
+            ours = measure(make("ours", total, 1.0), repeats=9, warm_up=2)
             memory = _peak(part, "ours", total, options.threads)
             share = f"{operations(total, 64) / ours.median / rate:.0%}" if part == "operator" else ""
             rows.append({**_line(part, "ours", total, 1.0, ours), "of GEMM": share, "peak MB": f"{memory / 1e6:.0f}"})
             if part == "operator":
-                rows.append(_line(part, "ours", total, 8.0, measure(make("ours", total, 8.0), repeat_bias=9)))
+                rows.append(_line(part, "ours", total, 8.0, measure(make("ours", total, 8.0), repeats=9)))
             for who in PEERS if _has_peer() else ():
-                peer = measure(make(who, total, 1.0), repeat_bias=5)
+                peer = measure(make(who, total, 1.0), repeats=5)
                 theirs = _peak(part, who, total, options.threads)
                 ratios = {"times ours": f"{peer.median / ours.median:.1f}", "memory, times ours": f"{theirs / memory:.1f}"}
                 rows.append({**_line(part, who, total, 1.0, peer), "peak MB": f"{theirs / 1e6:.0f}", **ratios})

@@ -1,7 +1,7 @@
 """Where does the time of one training step go, and how much of the machine's matrix rate does it reach?
 
 And what does `training.precision = "bf16-mixed"` make of it?
-One-pass objective, D=64 and D=256, Beauty-like (mean 9 events, 12,101 items) and ML-1M-like (mean 165, 3,416 items) rows.
+All-positions training, D=64 and D=256, Beauty-like (mean 9 events, 12,101 items) and ML-1M-like (mean 165, 3,416 items) rows.
 """
 
 from itertools import accumulate
@@ -24,8 +24,8 @@ def batch(mean: int, items: int) -> PackedBatch:
     random = torch.Generator().manual_seed(0)
     lengths: list[int] = []
     while sum(lengths) < EVENTS:
-        drawn = 3 + int(-(mean - 3) * torch.rand(1, generator=random).log())
-        lengths.append(min(drawn, EVENTS - sum(lengths)))
+        length = 3 + int(-(mean - 3) * torch.rand(1, generator=random).log())
+        lengths.append(min(length, EVENTS - sum(lengths)))
     drawn_items = torch.randint(1, items + 1, (2, EVENTS), generator=random)
     return PackedBatch(drawn_items[0], torch.tensor([0, *accumulate(lengths)]), drawn_items[1])
 
@@ -56,10 +56,10 @@ def main() -> None:
                 loss.backward()
                 optimizer.step()  # noqa: B023
 
-            whole = measure(step, repeat_bias=5)
-            mixed = measure(lambda: step(bf16=True), repeat_bias=5)
+            whole = measure(step, repeats=5)
+            mixed = measure(lambda: step(bf16=True), repeats=5)
             states = torch.randn(EVENTS, width, requires_grad=True)
-            softmax = measure(lambda: model.loss(states, packed.targets).backward(), repeat_bias=5)  # noqa: B023
+            softmax = measure(lambda: model.loss(states, packed.targets).backward(), repeats=5)  # noqa: B023
             work = gflop(config, items)
             rows.append(
                 {

@@ -1,4 +1,4 @@
-"""What every bench shares: a clock that waits and repeat_bias, the machine, and where results go."""
+"""Shared parts of the benchmarks: timing, the machine, and saved results."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of repeated runs, warm-up left out."""
+    """Seconds of repeated runs, without the warm-up."""
 
     median: float
     spread: float  # (largest - smallest) / median
@@ -31,10 +31,10 @@ class Timing:
         return f"{self.median * 1e3:.1f} ms +-{self.spread / 2:.0%}"
 
 
-def measure(work: Callable[[], Any], repeat_bias: int = 5, warm_up: int = 1) -> Timing:
-    """Time a piece of work; the device is waited for on both sides."""
+def measure(work: Callable[[], Any], repeats: int = 5, warm_up: int = 1) -> Timing:
+    """Time a function; the device is synchronized before and after."""
     seconds = []
-    for run in range(warm_up + repeat_bias):
+    for run in range(warm_up + repeats):
         _wait()
         began = time.perf_counter()
         work()
@@ -46,24 +46,24 @@ def measure(work: Callable[[], Any], repeat_bias: int = 5, warm_up: int = 1) -> 
 
 
 def gemm_rate(size: int = 1024) -> float:
-    """GFLOP/s of a square float32 matrix product, the best of many: a slow moment here would flatter what is compared with it."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    """Return the GFLOP/s of a square float32 matrix product, the best of many runs."""
+    first, second = torch.randn(size, size), torch.randn(size, size)
     seconds = []
     for _ in range(60):
         began = time.perf_counter()
-        left @ right
+        first @ second
         seconds.append(time.perf_counter() - began)
     return 2 * size**3 / min(seconds) / 1e9
 
 
 def peak_memory(work: Callable[[], Any], warm_up: Callable[[], Any]) -> int:
-    """Bytes that a piece of work adds to the resident memory of this process at its peak (Linux).
+    """Return the bytes that a function adds to the resident memory of this process at its peak (Linux).
 
-    `warm_up`, the same in small, starts the threads and libraries first. The process should have done nothing large before:
-    memory that was freed and kept would not be counted.
+    `warm_up`, the same at a small size, first starts threads and libraries. Run it early in the process: memory that was freed
+    but not returned to the system would not be counted.
     """
     warm_up()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew at what is resident now
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak to the present size
     before = _status("VmRSS")
     work()
     return 1024 * (_status("VmHWM") - before)
@@ -75,14 +75,14 @@ def _status(name: str) -> int:
 
 
 def arguments(description: str | None, add: Callable[[argparse.ArgumentParser], None] = lambda _: None) -> argparse.Namespace:
-    """--threads, fixed and stated; --save to keep the result under results/; and what `add` adds."""
+    """Parse --threads, --save and the options of `add`; set the number of threads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", action="store_true", help="write results/<bench>_<machine>_<date>.{md,json}")
     add(parser)
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    return chosen
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
 
 
 def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
@@ -102,12 +102,12 @@ def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespa
 
 
 def saved_as(name: str, threads: int) -> Path:
-    """Where a result is kept, without its suffix."""
+    """Return the path of a saved result, without its suffix."""
     return RESULTS / f"{name}_{platform.machine()}-{threads}threads_{datetime.now(UTC):%Y-%m-%d}"
 
 
 def where(name: str) -> dict[str, Any]:
-    """On what and with what a bench ran."""
+    """Describe the machine and the versions."""
     return {
         "bench": name,
         "machine": f"{platform.system()} {platform.machine()} {processor()}",
@@ -124,8 +124,8 @@ def _wait() -> None:
 
 
 def commit() -> str:
-    """The commit of this tree."""
-    found = subprocess.run(
+    """Return the commit of this tree."""
+    process = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )
-    return found.stdout.strip() or "unknown"
+    return process.stdout.strip() or "unknown"

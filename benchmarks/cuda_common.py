@@ -1,4 +1,4 @@
-"""What the benches of a GPU share: what the machine reaches, mixes of lengths, timing beside a comparison, results kept early."""
+"""Shared parts of the GPU benchmarks: peak rates of the machine, mixes of lengths, timing with a comparison, early results."""
 
 import argparse
 import json
@@ -21,9 +21,9 @@ CLOSE = 3e-2  # bfloat16 operands: what two orders of summing may differ by, of 
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """--out, --quick, --smoke and --data."""
+    """Parse --out, --quick, --smoke, --data and --minutes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a JSON file that is written anew after each row")
+    parser.add_argument("--out", type=Path, help="a JSON file, rewritten after each row")
     parser.add_argument("--quick", action="store_true", help="64k positions only, small models only")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on a CPU; needs TRITON_INTERPRET=1")
     parser.add_argument("--data", type=Path, help="a folder with ml-1m.inter.gz; without it, drawn histories of its counts")
@@ -61,7 +61,7 @@ class Bench:
 
     @property
     def late(self) -> bool:
-        """Is the time over?"""
+        """Whether the time is over."""
         return time.monotonic() > self.deadline
 
     def floor(self, moved: float, operations: float) -> float | None:
@@ -85,7 +85,7 @@ class Bench:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """Where and with what the figures were made."""
+        """Describe the machine, its peak rates and the versions."""
         on_gpu = self.device.type == "cuda"
         return {
             **where(self.name),
@@ -108,8 +108,8 @@ def timed(bench: Bench, works: dict[str, Callable[[], Sequence[Tensor]]]) -> tup
         try:
             if form in {"torch", "triton"}:
                 results[form] = [values.detach().clone() for values in work()]
-            repeat_bias, warm_up = (1, 0) if bench.smoke else (7, 3)
-            seconds[form] = measure(work, repeat_bias=repeat_bias, warm_up=warm_up).median
+            repeats, warm_up = (1, 0) if bench.smoke else (7, 3)
+            seconds[form] = measure(work, repeats=repeats, warm_up=warm_up).median
         except torch.OutOfMemoryError:
             results.pop(form, None)
             torch.cuda.empty_cache()
@@ -122,7 +122,7 @@ def timed(bench: Bench, works: dict[str, Callable[[], Sequence[Tensor]]]) -> tup
 
 def tolerance(error: float) -> str:
     """A word for a difference; NaN is never close."""
-    return "equal" if error < CLOSE else "NOT EQUAL: do not use this figure"
+    return "equal" if error < CLOSE else "NOT EQUAL: do not use this number"
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -138,18 +138,18 @@ def boundaries_of(mix: str, length: int, device: torch.device) -> Tensor:
 def lengths_of(mean: int, total: int) -> list[int]:
     """Lengths of about `mean` events, three at least, that fill a row of `total` positions."""
     random = torch.Generator().manual_seed(0)
-    drawn = 3 + (torch.empty(total // 3 + 1).exponential_(generator=random) * (mean - 3)).long()
-    ends = drawn.cumsum(0)
-    kept = int((ends < total).sum())
-    return [*drawn[:kept].tolist(), total - (int(ends[kept - 1]) if kept else 0)]
+    lengths = 3 + (torch.empty(total // 3 + 1).exponential_(generator=random) * (mean - 3)).long()
+    ends = lengths.cumsum(0)
+    whole = int((ends < total).sum())
+    return [*lengths[:whole].tolist(), total - (int(ends[whole - 1]) if whole else 0)]
 
 
 def _copy_rate(size: int = 1 << 29) -> float:
     source = torch.empty(size, dtype=torch.bfloat16, device="cuda")
     target = torch.empty_like(source)
-    return 2 * size * source.element_size() / measure(lambda: target.copy_(source), repeat_bias=9, warm_up=3).median
+    return 2 * size * source.element_size() / measure(lambda: target.copy_(source), repeats=9, warm_up=3).median
 
 
 def _product_rate(size: int = 8192) -> float:
-    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    return 2 * size**3 / measure(lambda: left @ right, repeat_bias=9, warm_up=3).median
+    first, second = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    return 2 * size**3 / measure(lambda: first @ second, repeats=9, warm_up=3).median

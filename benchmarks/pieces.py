@@ -1,4 +1,4 @@
-"""Long benches in pieces: what is finished is kept for half a day, so that an interrupted bench goes on where it stopped."""
+"""Long benchmarks in pieces: results are cached for half a day, so that an interrupted benchmark continues."""
 
 import argparse
 import hashlib
@@ -27,34 +27,34 @@ class Piece(NamedTuple):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--only, --state and --anew."""
+    """Add --only, --state and --again."""
     parser.add_argument("--only", action="append", metavar="NAME", help="this piece alone; repeatable")
-    parser.add_argument("--state", type=Path, default=cache_folder(os.environ) / "benchmarks", help="finished pieces lie here")
-    parser.add_argument("--anew", action="store_true", help=f"measure pieces again that are less than {HOURS_KEPT} hours old")
+    parser.add_argument("--state", type=Path, default=cache_folder(os.environ) / "benchmarks", help="folder of finished pieces")
+    parser.add_argument("--again", action="store_true", help=f"measure pieces again that are less than {HOURS_KEPT} hours old")
 
 
-def chosen(names: list[str], only: list[str] | None) -> list[str]:
-    """The names that --only asks for; all of them without it."""
+def select(names: list[str], only: list[str] | None) -> list[str]:
+    """Return the names in --only; without it, all names."""
     if unknown := [name for name in only or [] if name not in names]:
-        sys.exit(f"--only {unknown[0]}: there is no such piece; pieces are {', '.join(names)}")
+        sys.exit(f"--only {unknown[0]}: unknown piece; the pieces are {', '.join(names)}")
     return [name for name in names if not only or name in only]
 
 
 def piece(name: str, settings: dict[str, Any], options: argparse.Namespace, work: Callable[[], dict[str, Any]]) -> Piece:
-    """What was kept of a piece with these settings, or its measurement, kept from now on.
+    """Return the cached result of a piece with these settings, or measure it.
 
     Args:
         name: of the piece.
-        settings: JSON-able; whatever changes the figures.
+        settings: JSON values that decide the result.
         options: with the attributes of `add_options`.
-        work: makes the measurement. A result with the key "failed" is not kept.
+        work: makes the measurement. A result with the key "failed" is not cached.
     """
     stamp = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     file = options.state / f"{name}-{stamp}.json"
-    if not options.anew and file.is_file() and time.time() - file.stat().st_mtime < HOURS_KEPT * 3600:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        say(f"{name}: measured {kept['measured']}, kept in {file}; --anew measures again")
-        return Piece(kept["result"], kept["measured"])
+    if not options.again and file.is_file() and time.time() - file.stat().st_mtime < HOURS_KEPT * 3600:
+        cached = json.loads(file.read_text(encoding="utf-8"))
+        say(f"{name}: measured {cached['measured']}, cached in {file}; --again measures again")
+        return Piece(cached["result"], cached["measured"])
     say(f"{name}: measuring")
     began = time.monotonic()
     result = work()
@@ -69,5 +69,5 @@ def piece(name: str, settings: dict[str, Any], options: argparse.Namespace, work
 
 
 def say(line: str) -> None:
-    """One line for people, on standard error."""
+    """Print a line on standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the benches compute themselves."""
+"""Computations of the benchmarks themselves."""
 
 import argparse
 import importlib
@@ -75,20 +75,27 @@ def test_equal_ndcg_is_what_the_weaker_reaches(load):
     )
 
 
-def test_a_finished_piece_is_kept_and_a_failed_one_is_not(load, tmp_path):
-    """The second call does not work; other settings, --anew and a failure do."""
+def test_a_finished_piece_is_cached_and_a_failed_one_is_not(load, tmp_path):
+    """The second call does not work; other settings, --again and a failure do."""
     pieces = load("pieces")
-    options, calls = argparse.Namespace(state=tmp_path, anew=False), []
+    options, calls = argparse.Namespace(state=tmp_path, again=False), []
 
     def work():
         calls.append(1)
         return {"seconds": len(calls)}
 
-    kept = [pieces.piece("p", {"a": 1}, options, work).result["seconds"] for _ in range(2)]
+    cached = [pieces.piece("p", {"a": 1}, options, work).result["seconds"] for _ in range(2)]
     other = pieces.piece("p", {"a": 2}, options, work).result["seconds"]
-    options.anew = True
-    anew = pieces.piece("p", {"a": 1}, options, work).result["seconds"]
-    assert (kept, other, anew) == ([1, 1], 2, 3)
-    options.anew = False
+    options.again = True
+    again = pieces.piece("p", {"a": 1}, options, work).result["seconds"]
+    assert (cached, other, again) == ([1, 1], 2, 3)
+    options.again = False
     failed = [pieces.piece("q", {}, options, lambda: {"failed": f"{work()}"}).result["failed"] for _ in range(2)]
     assert failed == ["{'seconds': 4}", "{'seconds': 5}"]
+
+
+def test_each_benchmark_runs_after_tests_that_exist(load):
+    guards = load("run").GUARDS
+    for bench, tests in guards.items():
+        assert (BENCHMARKS / bench).is_file()
+        assert all((BENCHMARKS.parent / test).exists() for test in tests), bench

@@ -38,13 +38,13 @@ class Reporter(Callback):
 
 def main() -> None:
     """Train, report each epoch, measure the best weights."""
-    chosen = options()
-    torch.set_num_threads(chosen.threads)
-    shared = read(chosen.histories)
+    arguments = options()
+    torch.set_num_threads(arguments.threads)
+    shared = read(arguments.histories)
     prepared = Stopwatch()
-    settings = (f"training.max_epochs={chosen.epochs}", "training.accelerator=cpu")
+    settings = (f"training.max_epochs={arguments.epochs}", "training.accelerator=cpu")
     config = load_config("quick", settings)
-    histories = Sequences.open(chosen.histories)
+    histories = Sequences.open(arguments.histories)
     split = make_split(histories, config.data)
     model = make_model(config, int(histories.items.max()))
     parts = {"validation": (split.validation, 2), "test": (split.test, 1)}
@@ -59,7 +59,7 @@ def main() -> None:
         positions=split.train.tokens_one_pass,
         parameters=count_parameters(model),
     )
-    fit(model, histories, split, config.training, callbacks=[Reporter(Clock(chosen.epochs, chosen.minutes))])
+    fit(model, histories, split, config.training, callbacks=[Reporter(Clock(arguments.epochs, arguments.minutes))])
     report("end", test_ndcg=evaluate(model, histories, split.test).ndcg[10], peak_bytes=peak_bytes())
 
 

@@ -51,12 +51,12 @@ SETTINGS = {
 
 def main() -> None:
     """Train, measure after each epoch, report."""
-    chosen = options()
-    torch.set_num_threads(chosen.threads)
-    histories = read(chosen.histories)
+    arguments = options()
+    torch.set_num_threads(arguments.threads)
+    histories = read(arguments.histories)
     prepared = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
-        config = _config(chosen.model, histories, Path(folder))
+        config = _config(arguments.model, histories, Path(folder))
         init_seed(config["seed"], config["reproducibility"])
         dataset = create_dataset(config)
         train, validation, test = data_preparation(config, dataset)
@@ -79,7 +79,7 @@ def main() -> None:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         anomaly_mode_on_import=switched_on,
     )
-    clock, best, test_ndcg, going = Clock(chosen.epochs, chosen.minutes), -1.0, 0.0, True
+    clock, best, test_ndcg, going = Clock(arguments.epochs, arguments.minutes), -1.0, 0.0, True
     while going:
         epoch = Stopwatch()
         trainer._train_epoch(train, clock.done)  # noqa: SLF001

@@ -42,11 +42,11 @@ class Timer(Callback):
 
 def main() -> None:
     """Train, measure after each epoch, report."""
-    chosen = options()
-    torch.set_num_threads(chosen.threads)
+    arguments = options()
+    torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    histories = read(chosen.histories)
+    histories = read(arguments.histories)
     seed_everything(SEED, verbose=False)
     prepared = Stopwatch()
     train, validation, test = (_dataset(histories, left_out) for left_out in (2, 2, 1))
@@ -59,7 +59,7 @@ def main() -> None:
         get_trainer_func=_trainer,
         recommend_torch_device="cpu",
     )
-    known = set(histories.items[histories.place_of < histories.training_lengths[histories.user_of]].tolist())
+    training_items = set(histories.items[histories.place_of < histories.training_lengths[histories.user_of]].tolist())
     parts = {"validation": (validation, 2), "test": (test, 1)}
     read_events = np.minimum(histories.training_lengths - 1, LONGEST)
     start = {
@@ -70,7 +70,7 @@ def main() -> None:
         "events": int(read_events.sum()),
         "positions": histories.users * LONGEST,
     }
-    clock, best, test_ndcg, going = Clock(chosen.epochs, chosen.minutes), -1.0, 0.0, True
+    clock, best, test_ndcg, going = Clock(arguments.epochs, arguments.minutes), -1.0, 0.0, True
     while going:
         model.fit_partial(train, min_epochs=1, max_epochs=1)
         if not clock.done:
@@ -78,7 +78,7 @@ def main() -> None:
             unknown = [int((~np.isin(histories.targets(back), catalog)).sum()) for _, back in parts.values()]
             parameters = sum(parameter.numel() for parameter in model.torch_model.parameters())
             report("start", **start, catalog=len(catalog), unreachable=unknown, parameters=parameters)
-            assert set(catalog) <= known
+            assert set(catalog) <= training_items
         evaluation = Stopwatch()
         ndcg = ndcg_at_10(_ranks(model, histories, validation, 2))
         evaluation_seconds = evaluation.seconds
@@ -105,13 +105,13 @@ def _trainer() -> Trainer:
 
 def _dataset(histories: Sequences, left_out: int) -> Dataset:
     """All histories without their last events; the time of an event is its place, so the order is ours."""
-    kept = histories.place_of < (np.diff(histories.offsets) - left_out)[histories.user_of]
+    mask = histories.place_of < (np.diff(histories.offsets) - left_out)[histories.user_of]
     frame = pd.DataFrame(
         {
-            Columns.User: histories.user_of[kept],
-            Columns.Item: histories.items[kept],
+            Columns.User: histories.user_of[mask],
+            Columns.Item: histories.items[mask],
             Columns.Weight: 1.0,
-            Columns.Datetime: pd.Timestamp("2000-01-01") + pd.to_timedelta(histories.place_of[kept], unit="s"),
+            Columns.Datetime: pd.Timestamp("2000-01-01") + pd.to_timedelta(histories.place_of[mask], unit="s"),
         }
     )
     return Dataset.construct(frame)
@@ -119,10 +119,10 @@ def _dataset(histories: Sequences, left_out: int) -> Dataset:
 
 def _check(histories: Sequences, name: str, dataset: Dataset, back: int) -> int:
     """How many targets there are; the histories that are read for them are ours, so what follows them is."""
-    held = dataset.get_raw_interactions().sort_values([Columns.User, Columns.Datetime])
-    kept = histories.place_of < (np.diff(histories.offsets) - back)[histories.user_of]
-    same = np.array_equal(held[Columns.User], histories.user_of[kept]) and np.array_equal(
-        held[Columns.Item], histories.items[kept]
+    frame = dataset.get_raw_interactions().sort_values([Columns.User, Columns.Datetime])
+    mask = histories.place_of < (np.diff(histories.offsets) - back)[histories.user_of]
+    same = np.array_equal(frame[Columns.User], histories.user_of[mask]) and np.array_equal(
+        frame[Columns.Item], histories.items[mask]
     )
     assert same, f"{name}: RecTools holds other histories"
     return histories.users
@@ -131,9 +131,9 @@ def _check(histories: Sequences, name: str, dataset: Dataset, back: int) -> int:
 def _ranks(model: SASRecModel, histories: Sequences, dataset: Dataset, back: int) -> np.ndarray:
     """Ranks among what it recommends, seen items kept; below the tenth: past the end of the catalog."""
     users = np.arange(histories.users)
-    found = model.recommend(users=users, dataset=dataset, k=10, filter_viewed=False)
+    recommended = model.recommend(users=users, dataset=dataset, k=10, filter_viewed=False)
     ranks = np.full(histories.users, len(histories.items), dtype=np.int64)
-    hits = found[found[Columns.Item].to_numpy() == histories.targets(back)[found[Columns.User].to_numpy()]]
+    hits = recommended[recommended[Columns.Item].to_numpy() == histories.targets(back)[recommended[Columns.User].to_numpy()]]
     ranks[hits[Columns.User].to_numpy()] = hits[Columns.Rank].to_numpy()
     return ranks
 

@@ -1,4 +1,4 @@
-"""What the runners share: the file that all read, our definition of the figure, the clock that ends a training, JSON lines.
+"""Shared parts of the runners: the data, our definition of NDCG@10, the time limit, JSON lines.
 
 A runner is started by `bench_peers.py` with the Python of the library that it runs, so this file needs NumPy alone.
 """
@@ -113,8 +113,8 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held if sys.platform == "darwin" else held * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class Stopwatch:
