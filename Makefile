@@ -6,11 +6,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-kernels lint format docs bench check install serve-demo
+.PHONY: help demo test test-kernels test-distributed lint format docs bench check install serve-demo
 help:
 	@echo "make demo          set up, train on the built-in data set, show metrics and recommendations"
 	@echo "make serve-demo    the same as an HTTP service with a page, on this machine only"
 	@echo "make test          set up, run the tests"
+	@echo "make test-distributed  train with 1, 2 and 3 processes and compare (minutes)"
 	@echo "make test-kernels  run the Triton kernels in Triton's interpreter (no GPU needed)"
 	@echo "make lint          ruff, mypy --strict, import-linter, codespell"
 	@echo "make format        ruff format and safe fixes"
@@ -41,6 +42,9 @@ test: install
 
 test-kernels: install
 	$(BIN)/python -m pytest -n 2 -m "kernels and not slow and not gpu"
+
+test-distributed: install
+	$(BIN)/python -m pytest tests/training/test_distributed.py -m "not gpu"
 
 lint: install
 	$(BIN)/ruff check .

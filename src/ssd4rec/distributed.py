@@ -6,7 +6,7 @@ Tensors on a CPU are exchanged with gloo, those on a GPU with NCCL. A process th
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -118,7 +118,8 @@ def process_group() -> Iterator[World]:
     try:
         yield current_world()
     finally:
-        dist.destroy_process_group()
+        with suppress(RuntimeError):  # the others may be gone
+            dist.destroy_process_group()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import KnownTargets, Split, drop_unknown_items, make_split, training_counts, training_interactions
 from ssd4rec.data.summary import describe
 from ssd4rec.diagnostics import resolve_device, versions
-from ssd4rec.distributed import current_world
+from ssd4rec.distributed import current_world, process_group
 from ssd4rec.errors import ConfigError, DataError, StateError
 from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, Ranking, make_protocol
 from ssd4rec.evaluation.evaluate import evaluate as rank_and_measure
@@ -159,9 +159,22 @@ def train(
         ArtifactError: `out` cannot be written, there is nothing to resume, or another training writes there.
         BackendError: the accelerator is not available.
     """
+    with process_group() as world:
+        return _train(data, config, out, resume=resume, callbacks=callbacks, progress=progress, is_first=world.is_first)
+
+
+def _train(
+    data: Prepared,
+    config: Config,
+    out: str | Path | None,
+    *,
+    resume: bool | Literal["auto"],
+    callbacks: Sequence[Callback],
+    progress: Progress | None,
+    is_first: bool,
+) -> Artifact:
     began = time.monotonic()
-    is_first = current_world().is_first
-    if out is not None:
+    if out is not None and is_first:
         check_writable(out)
     resolve_device(config.training.accelerator)  # before anything is written
     checkpoints = None if out is None else training_folder(out)

@@ -14,7 +14,7 @@ import worlds
 from ssd4rec.artifact import Artifact
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
-from ssd4rec.evaluation import ranks
+from ssd4rec.evaluation import scoring
 from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommendations, Recommender, as_frame
 from ssd4rec.serving.topk import largest
@@ -60,9 +60,9 @@ def test_block_size_does_not_change_the_result(cycle, monkeypatch):
     """One history a block gives what all together give."""
     histories = [[3, 4], [5], [6, 7, 8]]
     together = [items(result) for result in cycle.recommend(histories)]
-    monkeypatch.setattr(ranks, "LEAST_ROWS", 1)
-    monkeypatch.setattr(ranks, "BLOCK_ELEMENTS", 1)
-    monkeypatch.setattr(ranks, "BLOCK_ITEMS", 5)
+    monkeypatch.setattr(scoring, "LEAST_ROWS", 1)
+    monkeypatch.setattr(scoring, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(scoring, "BLOCK_ITEMS", 5)
     assert [items(result) for result in cycle.recommend(histories)] == together
 
 

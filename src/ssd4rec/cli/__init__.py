@@ -136,5 +136,6 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _end(error: str) -> NoReturn:
+    err_console.quiet = False  # each process of a group says why it ends
     err_console.print(Text.assemble(("error:", "bold red"), f" {printable(error)}"))
     sys.exit(2)

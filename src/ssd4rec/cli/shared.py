@@ -182,4 +182,5 @@ def say(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print the JSON object of --json on standard output."""
-    sys.stdout.write(f"{as_json(value, ensure_ascii=True)}\n")  # independent of the encoding of the terminal
+    if not out_console.quiet:  # of several processes, the first one prints
+        sys.stdout.write(f"{as_json(value, ensure_ascii=True)}\n")  # independent of the encoding of the terminal

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssd4rec.cli import _render
+from ssd4rec.cli.devices import devices_settings
 from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
     CONFIG_HELP,
@@ -35,6 +36,10 @@ DEMO = "ml-latest-small"
 DEFAULT_CONFIG = "quick"
 DEMO_USERS = 3
 HISTORY_SHOWN = 10
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", min=1, help="Number of processes (one per GPU, if there are any) that train the model together."),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training with the same --out.")]
 
 
@@ -55,12 +60,14 @@ def train(  # noqa: PLR0913 - each is an option of the command
     item: ItemOption = None,
     time: TimeOption = None,
     titles: TitlesOption = None,
+    devices: DevicesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on DATA, evaluate it next to baselines on held-out interactions, and save it to --out."""
     from ssd4rec.config import load_config
 
-    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    distributed = devices_settings(devices, settings or [])
+    overrides = [*(settings or []), *distributed, *columns_as_settings(user, item, time)]
     if recbole is not None and config is not None:
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
     if recbole is not None:
@@ -127,13 +134,14 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
 def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
     from ssd4rec import pipeline
     from ssd4rec.artifact.folder import MANIFEST
+    from ssd4rec.distributed import process_group
     from ssd4rec.training.checkpoint import LAST, training_folder
     from ssd4rec.training.progress import TrainingProgress
 
     if (out / MANIFEST).is_file():
         say(f"{out} contains a model, which will be replaced at the end; press Ctrl-C and choose another --out to keep it")
     try:
-        with _render.progress_bar(err_console) as bar:
+        with process_group(), _render.progress_bar(err_console) as bar:
             callbacks = [TrainingProgress(err_console)]
             artifact = pipeline.train(
                 prepared, config, out, resume=resume, callbacks=callbacks, progress=reporter(bar, "evaluating")
