@@ -124,7 +124,7 @@ def test_a_file_name_that_is_not_utf8_in_the_report(tmp_path: Path) -> None:
 
 
 def test_a_second_model_replaces_the_first(saved: Path) -> None:
-    """The second one wins, and nothing is left beside it."""
+    """The second one replaces the first, and no other file remains."""
     second = save(saved, seed=1)
     assert torch.equal(scores(load_artifact(saved).model), scores(second))
     assert names_in(saved.parent) == ["model"]
@@ -145,7 +145,7 @@ def test_all_files_have_the_same_permissions(tmp_path: Path, umask: int, mode: i
 
 
 def lay_beside(directory: Path) -> None:
-    """What a person may keep with a model."""
+    """Files that a user may keep with a model."""
     (directory / "notes.md").write_text("the one of May")
     (directory / "plots").mkdir()
     (directory / "plots" / "loss.svg").write_text("<svg/>")
@@ -248,7 +248,7 @@ def test_a_missing_folder_and_another_folder_have_different_errors(tmp_path: Pat
 
 
 def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
-    """The data where the model belongs: nobody is told to make a model of that name."""
+    """A data file in place of a model: the advice does not suggest to overwrite it."""
     (tmp_path / "small.csv").write_text("user,item\n")
     with pytest.raises(ArtifactError, match=r"small\.csv is a file, expected the folder of a model") as raised:
         load_artifact(tmp_path / "small.csv")
@@ -303,7 +303,7 @@ def test_a_folder_name_that_is_not_utf8_is_rejected_before_training(tmp_path: Pa
 
 
 def test_another_format_is_rejected(saved: Path) -> None:
-    """What a later ssd4rec wrote is not guessed at; the version that wrote it is named."""
+    """A later format is rejected, and the version that wrote it is named."""
     manifest = json.loads((saved / MANIFEST).read_text(encoding="utf-8"))
     (saved / MANIFEST).write_text(json.dumps({**manifest, "format": FORMAT + 1, "ssd4rec": "9.1"}), encoding="utf-8")
     with pytest.raises(
@@ -398,9 +398,13 @@ for limit in (100, 1000, 5000, 20000):
 
 
 def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
-    """Whichever file is too much: one clear error, the old model, nothing beside it."""
+    """A full disk at any file: one clear error, the old model, and no other file."""
     done = subprocess.run(
-        [sys.executable, "-c", SAVE_WITHOUT_SPACE, saved], env=beside(), capture_output=True, check=True, text=True
+        [sys.executable, "-c", SAVE_WITHOUT_SPACE, saved],
+        env=subprocess_environment(),
+        capture_output=True,
+        check=True,
+        text=True,
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 4
@@ -410,7 +414,7 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
 
 
 def test_an_interrupted_save_leaves_the_old_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the files are written: the old model, nothing beside it."""
+    """Ctrl-C while the files are written: the old model, and no other file."""
     monkeypatch.setattr(module, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(saved, {"run": 2})
@@ -442,7 +446,7 @@ def test_folders_of_running_processes_are_not_touched(saved: Path) -> None:
 
 
 def test_a_report_that_json_cannot_represent_is_an_error(saved: Path) -> None:
-    """The old model stays, and nothing is left beside it."""
+    """The old model stays, and no other file remains."""
     with pytest.raises(TypeError, match="not JSON serializable"):
         save(saved, {"models": {1, 2}})
     assert load_artifact(saved).report == {"run": 1}
@@ -476,36 +480,38 @@ for line in sys.stdin:
 def test_a_kill_while_saving_leaves_a_complete_model(tmp_path: Path) -> None:
     """A process that saves over and over is killed twenty times, up to two saves and a part of one after it began.
 
-    A whole model is there each time: of the last save that was told, or of the one that was under way.
+    There is a complete model each time: of the last reported save, or of the one in progress.
     """
     directory, chance, runs = tmp_path / "model", np.random.default_rng(7), [0]
     began = time.monotonic()
     save(directory, {"run": 0})
     took = time.monotonic() - began
     command = [sys.executable, "-c", SAVE_FOREVER, directory]
-    with subprocess.Popen(command, env=beside(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        command, env=subprocess_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
         for _ in range(20):
             parent.stdin.write(f"{runs[-1]}\n")
             parent.stdin.flush()
             child = int(parent.stdout.readline())
-            told = [parent.stdout.readline() for _ in range(chance.integers(3))]
+            messages = [parent.stdout.readline() for _ in range(chance.integers(3))]
             time.sleep(chance.uniform(0, took))
             os.kill(child, signal.SIGKILL)
-            while told[-1:] != ["gone\n"]:
-                told.append(parent.stdout.readline())
-                assert told[-1], "the process that saves is gone"
-            assert told[:-1] == ["saved\n"] * (len(told) - 1)
+            while messages[-1:] != ["gone\n"]:
+                messages.append(parent.stdout.readline())
+                assert messages[-1], "the process that saves is gone"
+            assert messages[:-1] == ["saved\n"] * (len(messages) - 1)
             runs.append(load_artifact(directory).report["run"])
-            assert runs[-1] - runs[-2] - len(told[:-1]) in (0, 1)
+            assert runs[-1] - runs[-2] - len(messages[:-1]) in (0, 1)
         parent.stdin.close()
     assert runs[-1] > 10
     save(directory)
     assert names_in(tmp_path) == ["model"]
 
 
-def beside() -> dict[str, str]:
+def subprocess_environment() -> dict[str, str]:
     """The environment of a process that can import this file."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
 
@@ -541,9 +547,9 @@ def test_fusion_is_restored_bit_for_bit(tmp_path: Path) -> None:
     assert loaded is not None
     assert (loaded.weight, loaded.repeat_bias) == (fusion.weight, fusion.repeat_bias)
     for name in ("edges", "columns", "weights"):
-        found, expected = (getattr(each.rules, name) for each in (loaded, fusion))
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected)
+        actual, expected = (getattr(each.rules, name) for each in (loaded, fusion))
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
     save(tmp_path / "model")
     assert load_artifact(tmp_path / "model").fusion is None
 

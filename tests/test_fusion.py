@@ -1,4 +1,4 @@
-"""Counted rules and repeat_bias beside a model: chosen by validation, the same wherever the model is asked."""
+"""Score fusion: tuned on the validation set, and applied wherever the model is used."""
 
 from dataclasses import replace
 
@@ -47,17 +47,17 @@ class Knowing(torch.nn.Module):
 
 def test_each_prior_ranks_as_an_evaluation_with_it(world, untrained, counted):
     """One reading for all gives what an evaluation with each one gives; the best ones are chosen."""
-    found = tune_fusion(untrained, counted, world.histories, world.split.validation, token_budget=64)
-    assert (list(found.by_weight), list(found.by_repeat_bias)) == (list(WEIGHTS), list(REPEAT_BIASES))
+    tuned = tune_fusion(untrained, counted, world.histories, world.split.validation, token_budget=64)
+    assert (list(tuned.by_weight), list(tuned.by_repeat_bias)) == (list(WEIGHTS), list(REPEAT_BIASES))
     first = max(WEIGHTS, key=lambda weight: ndcg_of(untrained, world, ScoreFusion(counted, weight)))
-    for repeat, figure in found.by_repeat_bias.items():
+    for repeat, figure in tuned.by_repeat_bias.items():
         assert figure == pytest.approx(ndcg_of(untrained, world, ScoreFusion(counted, first, repeat)), abs=1e-12)
-    for weight, figure in found.by_weight.items():
+    for weight, figure in tuned.by_weight.items():
         assert figure == pytest.approx(
-            ndcg_of(untrained, world, ScoreFusion(counted, weight, found.fusion.repeat_bias)), abs=1e-12
+            ndcg_of(untrained, world, ScoreFusion(counted, weight, tuned.fusion.repeat_bias)), abs=1e-12
         )
-    assert found.alone == pytest.approx(ndcg_of(untrained, world, None), abs=1e-12)
-    assert found.ndcg == max(found.by_weight.values()) == found.by_weight[found.fusion.weight]
+    assert tuned.alone == pytest.approx(ndcg_of(untrained, world, None), abs=1e-12)
+    assert tuned.ndcg == max(tuned.by_weight.values()) == tuned.by_weight[tuned.fusion.weight]
 
 
 def ndcg_of(model, world, fusion):
@@ -66,17 +66,17 @@ def ndcg_of(model, world, fusion):
 
 def test_a_model_that_knows_nothing_trusts_the_counts(world, counted):
     """In the cycle counting knows all; the first weight at which nothing is wrong is taken."""
-    found = tune_fusion(make_model(worlds.config(), len(world.catalog)), counted, world.histories, world.split.validation)
-    assert found.ndcg == 1.0
-    assert found.fusion.weight > 0
-    assert all(figure < 1.0 for weight, figure in found.by_weight.items() if weight < found.fusion.weight)
+    tuned = tune_fusion(make_model(worlds.config(), len(world.catalog)), counted, world.histories, world.split.validation)
+    assert tuned.ndcg == 1.0
+    assert tuned.fusion.weight > 0
+    assert all(figure < 1.0 for weight, figure in tuned.by_weight.items() if weight < tuned.fusion.weight)
 
 
 def test_a_model_that_knows_all_needs_no_fusion(world, counted):
     """Of equally good ones the first is taken: none."""
-    found = tune_fusion(Knowing(len(world.catalog)), counted, world.histories, world.split.validation)
-    assert not found.fusion
-    assert (found.fusion.weight, found.fusion.repeat_bias) == (0.0, 0.0)
+    tuned = tune_fusion(Knowing(len(world.catalog)), counted, world.histories, world.split.validation)
+    assert not tuned.fusion
+    assert (tuned.fusion.weight, tuned.fusion.repeat_bias) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("rows", "sign"), [([[1, 2, 3, 4], [4, 3, 1, 2], [2, 4, 1, 3]], -1), ([[1, 2, 1, 2], [3, 4, 3, 4]], 1)])
@@ -85,52 +85,54 @@ def test_whether_items_recur_is_found_out(rows, sign):
     data = worlds.world(rows * 5)
     silent = Knowing(len(data.catalog))
     silent.item_vectors = torch.zeros_like(silent.item_vectors)
-    found = tune_fusion(silent, count_sequential_rules(data), data.histories, data.split.validation, weights=(0.0,))
-    assert found.fusion.repeat_bias * sign > 0
-    assert found.ndcg > found.alone
+    tuned = tune_fusion(silent, count_sequential_rules(data), data.histories, data.split.validation, weights=(0.0,))
+    assert tuned.fusion.repeat_bias * sign > 0
+    assert tuned.ndcg > tuned.alone
 
 
 def test_a_prior_is_chosen_under_the_protocol_that_it_is_used_under(world, untrained, counted):
     """With seen items excluded each weight is scored without them, and the repeat bias keeps its first value."""
-    asked = (world.histories, world.split.validation)
-    found = tune_fusion(untrained, counted, *asked, exclude_seen=True)
-    for weight, figure in found.by_weight.items():
-        of_it = evaluate(untrained, *asked, exclude_seen=True, fusion=ScoreFusion(counted, weight)).ndcg[10]
+    arguments = (world.histories, world.split.validation)
+    tuned = tune_fusion(untrained, counted, *arguments, exclude_seen=True)
+    for weight, figure in tuned.by_weight.items():
+        of_it = evaluate(untrained, *arguments, exclude_seen=True, fusion=ScoreFusion(counted, weight)).ndcg[10]
         assert figure == pytest.approx(of_it, abs=1e-12)
-    assert found.alone == pytest.approx(evaluate(untrained, *asked, exclude_seen=True).ndcg[10], abs=1e-12)
-    assert found.alone != pytest.approx(evaluate(untrained, *asked).ndcg[10])
-    assert found.by_repeat_bias.keys() == {0.0}
-    given = tune_fusion(untrained, counted, *asked, exclude_seen=True, repeat_bias=(-3.0,))
-    assert (given.fusion.repeat_bias, given.by_weight) == (-3.0, found.by_weight)  # kept for who is asked with seen items
+    assert tuned.alone == pytest.approx(evaluate(untrained, *arguments, exclude_seen=True).ndcg[10], abs=1e-12)
+    assert tuned.alone != pytest.approx(evaluate(untrained, *arguments).ndcg[10])
+    assert tuned.by_repeat_bias.keys() == {0.0}
+    fixed = tune_fusion(untrained, counted, *arguments, exclude_seen=True, repeat_bias=(-3.0,))
+    assert (fixed.fusion.repeat_bias, fixed.by_weight) == (-3.0, tuned.by_weight)  # kept for who is asked with seen items
 
 
 @pytest.mark.parametrize("repeat_bias", [-8.0, 8.0])
 def test_repeats_do_not_point_at_the_target_where_seen_items_are_removed(repeat_bias):
-    """Items recur; with the others removed the target is the only seen candidate: a number for seen items would name it."""
+    """With repeats and seen items excluded, the target is the only seen candidate, so a repeat bias would reveal it."""
     world = worlds.world([[10 * user + event % 4 for event in range(9)] for user in range(12)])
     model, counted = randomized(make_model(worlds.config(), len(world.catalog))).eval(), count_sequential_rules(world)
-    asked = (model, world.histories, world.split.test)
-    with_it = evaluate(*asked, exclude_seen=True, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks
-    assert with_it.tolist() == evaluate(*asked, exclude_seen=True, fusion=ScoreFusion(counted, 0.5)).ranks.tolist()
-    assert evaluate(*asked, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks.tolist() != evaluate(*asked).ranks.tolist()
+    arguments = (model, world.histories, world.split.test)
+    with_it = evaluate(*arguments, exclude_seen=True, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks
+    assert with_it.tolist() == evaluate(*arguments, exclude_seen=True, fusion=ScoreFusion(counted, 0.5)).ranks.tolist()
+    assert (
+        evaluate(*arguments, fusion=ScoreFusion(counted, 0.5, repeat_bias)).ranks.tolist() != evaluate(*arguments).ranks.tolist()
+    )
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_fusion_is_tuned_on_the_metric_reported_when_max_length_cuts(world, untrained, counted, exclude_seen):
     """Seen is what lies before the last three events too, in both."""
     cut = replace(world.split.validation, max_length=3)
-    chosen = tune_fusion(untrained, counted, world.histories, cut, exclude_seen=exclude_seen)
-    measured = evaluate(untrained, world.histories, cut, exclude_seen=exclude_seen, fusion=chosen.fusion)
-    assert chosen.fusion
-    assert chosen.ndcg == pytest.approx(measured.ndcg[10])
+    selected = tune_fusion(untrained, counted, world.histories, cut, exclude_seen=exclude_seen)
+    measured = evaluate(untrained, world.histories, cut, exclude_seen=exclude_seen, fusion=selected.fusion)
+    assert selected.fusion
+    assert selected.ndcg == pytest.approx(measured.ndcg[10])
 
 
 def test_many_targets_are_thinned(world, untrained, counted, monkeypatch):
     """Every other user decides, where half of all may."""
     monkeypatch.setattr(module, "TARGETS", len(world.split.validation) // 2)
-    asked = []
-    tune_fusion(untrained, counted, world.histories, world.split.validation, progress=lambda *each: asked.append(each))
-    assert {total for _, total in asked} == {len(world.split.validation) // 2}
+    arguments = []
+    tune_fusion(untrained, counted, world.histories, world.split.validation, progress=lambda *each: arguments.append(each))
+    assert {total for _, total in arguments} == {len(world.split.validation) // 2}
 
 
 def test_recommendations_follow_the_raised_scores(world, untrained, counted):
@@ -150,8 +152,8 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
     for item in history[2:]:
         session.add(item)
     for answer in (recommender.recommend(history, 12, exclude_seen=False), session.recommend(12, exclude_seen=False)):
-        found = recommender.artifact.catalog.indices([each.item for each in answer.items])
-        assert found.tolist() == (raised[0].argsort(descending=True) + 1).tolist()
+        tuned = recommender.artifact.catalog.indices([each.item for each in answer.items])
+        assert tuned.tolist() == (raised[0].argsort(descending=True) + 1).tolist()
         expected = raised[0].sort(descending=True).values
         torch.testing.assert_close(
             torch.tensor([each.score for each in answer.items], dtype=raised.dtype), expected, rtol=1e-5, atol=1e-5
@@ -160,7 +162,7 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
 
 def test_a_silent_model_lets_the_prior_speak(world, counted):
     """Counts in place of a model rank as the counting baseline does; with nothing counted everything ties."""
-    asked = (world.histories, world.split.validation)
+    arguments = (world.histories, world.split.validation)
     silent = ZeroScorer(len(world.catalog))
-    assert (evaluate(silent, *asked, fusion=ScoreFusion(counted, 1.0)).ranks == evaluate(counted, *asked).ranks).all()
-    assert (evaluate(silent, *asked).ranks == len(world.catalog)).all()
+    assert (evaluate(silent, *arguments, fusion=ScoreFusion(counted, 1.0)).ranks == evaluate(counted, *arguments).ranks).all()
+    assert (evaluate(silent, *arguments).ranks == len(world.catalog)).all()

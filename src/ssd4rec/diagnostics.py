@@ -27,10 +27,10 @@ def resolve_device(accelerator: str) -> Literal["cpu", "cuda"]:
     """
     if accelerator not in {"auto", "cpu", "gpu"}:
         raise ConfigError(f'accelerator = "{accelerator}" is not one of "auto", "cpu" and "gpu"')
-    there = torch.cuda.is_available()
-    if accelerator == "gpu" and not there:
+    has_cuda = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_cuda:
         raise BackendError('accelerator = "gpu" is not available on this machine: torch sees no CUDA device; use "auto" or "cpu"')
-    return "cuda" if there and accelerator != "cpu" else "cpu"
+    return "cuda" if has_cuda and accelerator != "cpu" else "cpu"
 
 
 def processor() -> str:
@@ -55,7 +55,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the figures were made with."""
+    """Return the versions of Python and the main packages, and the machine type."""
     names = ("ssd4rec", "torch", "polars", "numpy")
     return {
         "python": platform.python_version(),
@@ -74,10 +74,10 @@ def bfloat16_here() -> str:
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
     """Of the fastest of many: the first ones warm up, and others may share the machine."""
-    left = torch.ones(512, 512, dtype=dtype, device=resolve_device("auto"))
+    matrix = torch.ones(512, 512, dtype=dtype, device=resolve_device("auto"))
     seconds = []
     for _ in range(30):
         began = perf_counter()
-        (left @ left)[0, 0].item()  # waits for a GPU
+        (matrix @ matrix)[0, 0].item()  # waits for a GPU
         seconds.append(perf_counter() - began)
     return min(seconds)

@@ -83,13 +83,13 @@ def test_train_prints_one_json_object(folder):
 
 
 def test_evaluate_shows_the_metrics_of_the_training(folder):
-    """Without data the kept figures are shown, with the same data they are measured anew and equal."""
+    """Without data the stored metrics are shown; with the same data they are computed again and equal."""
     report = json.loads((folder / "report.json").read_text())
-    kept = json.loads(run("evaluate", folder / "model", "--json").stdout)
-    anew = json.loads(run("evaluate", folder / "model", folder / "cycle.csv", "--json").stdout)
-    assert kept["test"] == report["test"]
-    assert anew["test"] == pytest.approx(report["test"])
-    assert anew["notes"] == []
+    stored = json.loads(run("evaluate", folder / "model", "--json").stdout)
+    repeated = json.loads(run("evaluate", folder / "model", folder / "cycle.csv", "--json").stdout)
+    assert stored["test"] == report["test"]
+    assert repeated["test"] == pytest.approx(report["test"])
+    assert repeated["notes"] == []
     table = run("evaluate", folder / "model").stdout
     assert "popularity" in table
     assert "exclude_seen False" in " ".join(table.split())
@@ -106,10 +106,10 @@ def test_excluding_seen_items_changes_the_ranks(folder, tmp_path):
     candidates = np.array([12 - len(set(items[:-1]) - {items[-1]}) for items in histories])
     assert 0 < (candidates <= 5).mean() < 1
     command = ["evaluate", tmp_path / "model", folder / "cycle.csv", "--json", "--set", "evaluation.cutoffs=[5, 11]"]
-    kept = json.loads(run(*command).stdout)
+    stored = json.loads(run(*command).stdout)
     excluded = json.loads(run(*command, "--set", "evaluation.exclude_seen=true").stdout)
-    assert (kept["protocol"]["exclude_seen"], excluded["protocol"]["exclude_seen"]) == (False, True)
-    assert (kept["test"]["hr@5"], kept["test"]["hr@11"]) == (0.0, 0.0)
+    assert (stored["protocol"]["exclude_seen"], excluded["protocol"]["exclude_seen"]) == (False, True)
+    assert (stored["test"]["hr@5"], stored["test"]["hr@11"]) == (0.0, 0.0)
     assert excluded["test"]["hr@5"] == pytest.approx((candidates <= 5).mean())
     assert excluded["test"]["mrr@11"] == pytest.approx(np.where(candidates <= 11, 1 / candidates, 0).mean())
 
@@ -189,7 +189,7 @@ def test_recommend_accepts_a_named_data_set(folder, tmp_path, monkeypatch):
 
 
 def test_data_describe_shows_counts_and_cost(folder):
-    """What is read, what is kept, what a pass costs."""
+    """Counts before and after the filter, and the cost of a pass."""
     result = json.loads(run("data", "describe", folder / "cycle.csv", "--json", *SMALL).stdout)
     assert result["read"]["rows"] == result["kept"]["interactions"] + result["dropped"]["interactions"]
     assert result["pass"]["per_prefix_tokens"] > result["pass"]["all_positions_tokens"] == result["pass"]["targets"]
@@ -213,20 +213,20 @@ def test_replacing_a_model_is_announced(folder, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal")
 def test_a_terminal_shows_progress(folder, tmp_path):
     """A bar of reading, the bars of training and lines between them share one terminal."""
-    here, there = os.openpty()
+    parent, child = os.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "ssd4rec", "train", folder / "cycle.csv", *SMALL, "--set", "training.max_epochs=2"],
         cwd=tmp_path,
-        stdout=there,
-        stderr=there,
+        stdout=child,
+        stderr=child,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     )
-    os.close(there)
+    os.close(child)
     shown = b""
     with suppress(OSError):  # EIO: the other end is closed
-        while part := os.read(here, 4096):
+        while part := os.read(parent, 4096):
             shown += part
-    os.close(here)
+    os.close(parent)
     assert child.wait() == 0, shown.decode()
     assert b"\x1b[" in shown
     assert b"epoch   2" in shown
@@ -284,8 +284,8 @@ def test_doctor_shows_versions_and_kernels():
         (["recommend", "MODEL"], "either --history"),
         (["recommend", "MODEL", "--users", "FILE"], "add --out"),
         (["recommend", "MODEL", "--history", "m01", "-k", "0"], "k must be a positive integer"),
-        (["recommend", "MODEL", "--history", 'm01,"m02'], "is no list of ids (unexpected end of data); write ID,ID,"),
-        (["recommend", "MODEL", "--history", "m01", "--deny", '"m02"x'], "--deny '\"m02\"x' is no list of ids"),
+        (["recommend", "MODEL", "--history", 'm01,"m02'], "is not a list of ids (unexpected end of data); write ID,ID,"),
+        (["recommend", "MODEL", "--history", "m01", "--deny", '"m02"x'], "--deny '\"m02\"x' is not a list of ids"),
         (["recommend", "MODEL", "--history", "m01", "--out", "MISSING"], "works with --users only; --history prints"),
         (["recommend", "MODEL", "--history", "m01", "--user", "x"], "remove them with --history"),
         (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "-k", "0"], "k must be a positive integer, found 0"),
@@ -334,7 +334,7 @@ def test_invalid_input_exits_with_2_and_one_line(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk that is always there")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_unwritable_output_is_reported(unbuffered):
-    """Whether it is noticed at once or at the end; a reader that has read enough is no error."""
+    """Immediately or at exit; a closed pipe is not an error."""
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
@@ -368,11 +368,11 @@ def test_an_interrupted_command_exits_with_130(folder, monkeypatch):
 
     monkeypatch.setattr(pipeline, "evaluate_artifact", interrupted)
     monkeypatch.setattr(sys, "argv", ["ssd4rec", "evaluate", str(folder / "model"), str(folder / "cycle.csv")])
-    said = []
-    monkeypatch.setattr(cli, "err_console", SimpleNamespace(print=said.append))
+    messages = []
+    monkeypatch.setattr(cli, "err_console", SimpleNamespace(print=messages.append))
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert (ended.value.code, said) == (130, ["interrupted"])
+    assert (ended.value.code, messages) == (130, ["interrupted"])
 
 
 def test_characters_missing_in_the_terminal_are_replaced(tmp_path):
@@ -430,7 +430,7 @@ ASKED = (("evaluate", "cycle.csv"), ("recommend", "--history", "m03,m04"))
 
 
 def test_the_accelerator_option_selects_the_device(folder, monkeypatch):
-    """What is meant by the word is the device that it is loaded on: here one that is not there."""
+    """The model is loaded on the selected device, here one that does not exist."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(diagnostics, "resolve_device", {"gpu": "warp", "auto": "cpu"}.__getitem__)
     for command, *what in ASKED:
@@ -452,7 +452,7 @@ def test_a_missing_accelerator_is_an_error(folder, monkeypatch):
 
 
 def test_json_output_is_valid(capsys):
-    """Also where a figure is no number, or one of numpy's."""
+    """Also for NaN and NumPy numbers."""
     print_json({"a": float("nan"), "b": np.int64(5), "é": [np.float32(0.5)]})
     printed = capsys.readouterr().out
     assert json.loads(printed, parse_constant=pytest.fail) == {"a": None, "b": 5, "é": [0.5]}

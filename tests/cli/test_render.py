@@ -1,4 +1,4 @@
-"""What a person sees, as it is printed."""
+"""The output of the command line as printed."""
 
 import io
 
@@ -12,7 +12,7 @@ HOSTILE = "Film [/director's cut] [red]x :heart:"
 
 @pytest.fixture
 def printed(monkeypatch, capsys):
-    """What the console of the command line has printed, wide enough for any line."""
+    """Return the printed output; the console is wide enough for any line."""
     monkeypatch.setattr(shared.out_console, "_width", 300)  # COLUMNS is read when a console is made, long before
     return lambda: capsys.readouterr().out
 
@@ -33,9 +33,9 @@ def test_data_are_printed_to_the_letter(printed):
     row = {"rank": 1, "item": f"[rec] {HOSTILE}", "title": f"[b]{HOSTILE}", "score": 1.0}
     _render.show_recommendations(shared.out_console, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
     _render.show_data(shared.out_console, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
-    found = printed()
+    output = printed()
     for start in ("[rec] ", "[b]", "[i]", "User [u]", "[red]plays", "warning: column [x]"):
-        assert f"{start}{HOSTILE}" in found
+        assert f"{start}{HOSTILE}" in output
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,9 @@ def test_data_are_printed_to_the_letter(printed):
 def test_interactions_of_one_time_are_counted(printed, same, said):
     """However few there are."""
     _render.show_data(shared.out_console, data(same=same))
-    found = printed()
-    assert ("at the same time as the one before" in found) == (said is not None)
-    assert said is None or f"note: {said}" in found
+    output = printed()
+    assert ("at the same time as the one before" in output) == (said is not None)
+    assert said is None or f"note: {said}" in output
 
 
 def test_the_figures_of_a_group_say_their_cutoff(printed):

@@ -44,12 +44,12 @@ def test_each_user_gets_what_the_history_gets(recommender, tmp_path, monkeypatch
     monkeypatch.setattr(module, "USERS_AT_ONCE", 2)
     counts = recommend_users(recommender, FRAME, tmp_path / "recs.parquet", k=3)
     assert counts == {"users": 4, "rows": 12, "unknown_interactions": 1, "popular_users": 1}
-    found = pl.read_parquet(tmp_path / "recs.parquet")
-    assert found.columns == ["user_id", "item_id", "score", "rank"]
-    assert found["rank"].to_list() == [1, 2, 3] * 4
+    result = pl.read_parquet(tmp_path / "recs.parquet")
+    assert result.columns == ["user_id", "item_id", "score", "rank"]
+    assert result["rank"].to_list() == [1, 2, 3] * 4
     expected = recommender.recommend([[2, 3], [1, 4], [777], [5]], k=3)
-    assert found["item_id"].to_list() == [each.item for result in expected for each in result.items]
-    assert found["user_id"].to_list() == [user for user in "bacd" for _ in range(3)]
+    assert result["item_id"].to_list() == [each.item for result in expected for each in result.items]
+    assert result["user_id"].to_list() == [user for user in "bacd" for _ in range(3)]
 
 
 def test_events_of_one_time_are_read_in_the_order_that_the_model_learnt(tmp_path):
@@ -110,8 +110,8 @@ def test_the_suffix_says_which_kind_of_file_is_written(recommender, tmp_path, mo
     frame = FRAME.with_columns(pl.format("{},\t7", "user_id").alias("user_id"))
     recommend_users(recommender, frame, tmp_path / "recs.pq", k=3)
     recommend_users(recommender, frame, tmp_path / f"recs{suffix}", k=3)
-    found = pl.read_csv(tmp_path / f"recs{suffix}", separator=separator)
-    assert found.equals(pl.read_parquet(tmp_path / "recs.pq"))
+    result = pl.read_csv(tmp_path / f"recs{suffix}", separator=separator)
+    assert result.equals(pl.read_parquet(tmp_path / "recs.pq"))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["recs.pq", f"recs{suffix}"])
 
 
@@ -161,7 +161,7 @@ def test_a_name_that_no_file_can_have_is_answered(recommender, tmp_path):
 
 
 def test_a_locked_folder_is_answered(recommender, monkeypatch):
-    """What lies in a folder that may not be looked into cannot be told: one line says so."""
+    """A folder without search permission gives one clear error."""
 
     def locked(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
@@ -194,9 +194,9 @@ def test_text_ids_come_back_as_text(recommender, tmp_path):
     """A CSV file has the item ids as text: they are read as the catalog's own type, the users stay as they are."""
     FRAME.with_columns(pl.format("0{}", "user_id").alias("user_id")).write_csv(tmp_path / "log.csv")
     recommend_users(recommender, tmp_path / "log.csv", tmp_path / "recs.parquet", k=1)
-    found = pl.read_parquet(tmp_path / "recs.parquet")
-    assert found["user_id"].to_list() == ["0b", "0a", "0c", "0d"]
-    assert found.schema == {"user_id": pl.String, "item_id": pl.Int64, "score": pl.Float64, "rank": pl.Int64}
+    result = pl.read_parquet(tmp_path / "recs.parquet")
+    assert result["user_id"].to_list() == ["0b", "0a", "0c", "0d"]
+    assert result.schema == {"user_id": pl.String, "item_id": pl.Int64, "score": pl.Float64, "rank": pl.Int64}
 
 
 def test_a_user_to_whom_nothing_is_left_has_no_rows(recommender, tmp_path):
@@ -221,7 +221,7 @@ test_batch.module.recommend_users(test_batch.fresh(), frame, sys.argv[1], k=2, p
 
 
 def test_a_process_killed_in_the_middle_leaves_no_file_of_that_name(recommender, tmp_path):
-    """Killed after ten of twenty users there is no half of a file, and the next run is not disturbed by what is left."""
+    """Killed after ten of twenty users, no file exists, and leftovers do not disturb the next run."""
     target = tmp_path / "recs.parquet"
     command = [sys.executable, "-c", KILLED, target, str(Path(__file__).parent), *sys.path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:

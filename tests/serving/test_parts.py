@@ -193,8 +193,8 @@ def test_spark_gives_what_one_process_gives(folder, monkeypatch):
             recommend_in_spark(log, str(folder / "model"), OPTIONS)
     finally:
         spark.stop()
-    found = pl.DataFrame([tuple(row) for row in rows], schema=["user_id", "item_id", "score", "rank"], orient="row")
+    result = pl.DataFrame([tuple(row) for row in rows], schema=["user_id", "item_id", "score", "rank"], orient="row")
     expected = pl.concat([pl.read_parquet(path) for path in sorted((folder / "whole").glob("part-*.parquet"))])
-    found, expected = found.sort("user_id", "rank"), expected.sort("user_id", "rank")
-    assert found.drop("score").equals(expected.drop("score"))
-    assert (found["score"] - expected["score"]).abs().max() < 1e-6
+    result, expected = result.sort("user_id", "rank"), expected.sort("user_id", "rank")
+    assert result.drop("score").equals(expected.drop("score"))
+    assert (result["score"] - expected["score"]).abs().max() < 1e-6

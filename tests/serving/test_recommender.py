@@ -137,7 +137,7 @@ def test_the_empty_list_is_one_history(cycle):
 
 
 def test_ties_are_broken_by_item_index(cycle):
-    """A model that scores everything alike gives the first k items."""
+    """A model with constant scores gives the first k items."""
     model = make_model(worlds.config(), len(cycle.artifact.catalog))
     with torch.no_grad():
         model.table.weight[1:] = 0.0

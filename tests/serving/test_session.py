@@ -51,7 +51,7 @@ def test_a_session_begins_with_a_whole_history():
 
 
 def test_a_copy_goes_on_by_itself():
-    """What is added to one is not added to the other."""
+    """An event added to one is not added to the other."""
     model = recommender()
     session = Session(model, HISTORY)
     copy = session.copy()
@@ -123,7 +123,9 @@ def test_a_session_in_half_precision_is_half_as_large_and_nearly_the_same(tmp_pa
     loaded = Session.load(tmp_path / "half", model)
     for each in (session, loaded):
         each.add(5)
-    scores = [torch.tensor([found.score for found in each.recommend(12, exclude_seen=False).items]) for each in (loaded, session)]
+    scores = [
+        torch.tensor([result.score for result in each.recommend(12, exclude_seen=False).items]) for each in (loaded, session)
+    ]
     assert not torch.equal(*scores)
     torch.testing.assert_close(*scores, rtol=0.01, atol=0.01 * scores[1].abs().max().item())
 
@@ -135,10 +137,10 @@ def test_sums_that_never_fade_are_saved_in_full(tmp_path):
     for _ in range(20):
         session.save(tmp_path / "user", half=True)
         session = Session.load(tmp_path / "user", model)
-    for found, expected in zip(session._cache, before._cache, strict=True):
-        assert torch.equal(found.backward_sum, expected.backward_sum)
-        assert torch.equal(found.log_decay, expected.log_decay)
-        assert not torch.equal(found.ssm_state, expected.ssm_state)
+    for result, expected in zip(session._cache, before._cache, strict=True):
+        assert torch.equal(result.backward_sum, expected.backward_sum)
+        assert torch.equal(result.log_decay, expected.log_decay)
+        assert not torch.equal(result.ssm_state, expected.ssm_state)
     assert before._cache[-1].backward_sum.abs().max() > 0
 
 
@@ -194,8 +196,8 @@ def test_sessions_of_one_recommender_may_have_a_thread_each():
         return session.recommend(5)
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(answer, pasts))
-    for each, past in zip(found, pasts, strict=True):
+        result = list(pool.map(answer, pasts))
+    for each, past in zip(result, pasts, strict=True):
         assert_same(each, model.recommend(past, 5))
 
 
@@ -249,18 +251,18 @@ def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_p
     fusion = ScoreFusion(count_sequential_rules(world), 0.5, -1.0)
     whole, short = (Recommender(Artifact(model, world.catalog, each, {}, counts, fusion)) for each in (config, cut))
     history = [7, 3, 4, 5, "unknown", 6]
-    asked, last = short.recommend(history, 12, exclude_seen=False).items, [4, 5, 6]
-    by_item = {each.item: each.score for each in whole.recommend(last, 12, exclude_seen=False).items}
+    ranked, latest = short.recommend(history, 12, exclude_seen=False).items, [4, 5, 6]
+    by_item = {each.item: each.score for each in whole.recommend(latest, 12, exclude_seen=False).items}
     by_item |= {item: by_item[item] - 1.0 for item in (7, 3)}  # what `repeat_bias` takes from all that was seen
-    assert {each.item: each.score for each in asked} == pytest.approx(by_item, abs=1e-5)
-    assert asked != whole.recommend(history, 12, exclude_seen=False).items
-    left = [each.item for each in short.recommend(history, 12).items]
-    assert set(left).isdisjoint({7, 3, 4, 5, 6})
+    assert {each.item: each.score for each in ranked} == pytest.approx(by_item, abs=1e-5)
+    assert ranked != whole.recommend(history, 12, exclude_seen=False).items
+    remaining = [each.item for each in short.recommend(history, 12).items]
+    assert set(remaining).isdisjoint({7, 3, 4, 5, 6})
     session = Session(short, history[:2])
     for item in history[2:]:
         session.add(item)
     assert (session.state_bytes, short.supports_incremental, whole.supports_incremental) == (0, False, True)
-    assert [each.item for each in session.recommend(12).items] == left
+    assert [each.item for each in session.recommend(12).items] == remaining
     Session(whole, history).save(tmp_path / "user")  # the same weights: a state of the whole history, which `short` must not use
     assert Session.load(tmp_path / "user", short).recommend(12) == session.recommend(12)
 

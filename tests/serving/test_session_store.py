@@ -47,9 +47,9 @@ def test_a_state_takes_up_new_events_without_reading_old_ones(monkeypatch):
     for name in ("encode", "prefill"):
         monkeypatch.setattr(model.artifact.model, name, lambda *_: pytest.fail("read again"))
     store.add("a", 4, 6)
-    found = store.recommend("a", 5)
+    result = store.recommend("a", 5)
     monkeypatch.undo()
-    assert_same(found, model.recommend([*HISTORY, 4, 6], 5))
+    assert_same(result, model.recommend([*HISTORY, 4, 6], 5))
 
 
 def test_a_new_user_gets_the_popular_items():
@@ -95,7 +95,7 @@ def test_a_saved_session_is_taken_over(tmp_path):
 
 
 def test_what_cannot_be_taken_is_refused():
-    """A session of another recommender, counts below 0, what is no id; nothing has changed then."""
+    """A session of another recommender, negative limits and invalid ids change nothing."""
     store = SessionStore(recommender())
     with pytest.raises(DataError, match="belongs to another recommender"):
         store.put("a", Session(recommender(), HISTORY))
@@ -110,9 +110,9 @@ def test_what_cannot_be_taken_is_refused():
 def test_a_session_given_away_can_go_on():
     """What its giver adds later is not added for the user."""
     model = recommender()
-    given, store = Session(model, HISTORY), SessionStore(model, min_state_length=4)
-    store.put("a", given)
-    given.add(8)
+    original, store = Session(model, HISTORY), SessionStore(model, min_state_length=4)
+    store.put("a", original)
+    original.add(8)
     store.add("a", 4)
     assert_same(store.recommend("a", 5), model.recommend([*HISTORY, 4], 5))
     assert store.history("a") == (*HISTORY, 4)

@@ -45,21 +45,21 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
     table = Table(title=f"Data: {printable(data['read']['source'])}")
     for name in ("", "users", "items", "interactions", "mean length", "longest"):
         table.add_column(name, justify="left" if not name else "right")
-    read, dropped, kept = data["read"], data["dropped"], data["kept"]
-    table.add_row("read", f"{read['users']:,}", f"{read['items']:,}", f"{read['rows']:,}", "", "")
+    source, dropped, retained = data["read"], data["dropped"], data["kept"]
+    table.add_row("read", f"{source['users']:,}", f"{source['items']:,}", f"{source['rows']:,}", "", "")
     table.add_row("dropped", f"{dropped['users']:,}", f"{dropped['items']:,}", f"{dropped['interactions']:,}", "", "")
     table.add_row(
         "kept",
-        f"{kept['users']:,}",
-        f"{kept['items']:,}",
-        f"{kept['interactions']:,}",
-        f"{kept['mean_length']:.1f}",
-        f"{kept['longest']:,}",
+        f"{retained['users']:,}",
+        f"{retained['items']:,}",
+        f"{retained['interactions']:,}",
+        f"{retained['mean_length']:.1f}",
+        f"{retained['longest']:,}",
     )
     console.print(table)
     if dropped["interactions"]:
         console.print(f"dropped: {printable(dropped['why'])}")
-    for warning in read["notes"]:
+    for warning in source["notes"]:
         console.print(f"warning: {printable(warning)}")
     if ties := note_on_ties(data):
         console.print(f"note: {ties}")

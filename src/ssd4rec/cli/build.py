@@ -47,7 +47,7 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
 
     limit = parse_size(memory)
     reserve_little()
-    chosen = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)]).data
+    run_config = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)]).data
 
     from ssd4rec.data.out_of_core.build import build_folder
 
@@ -58,9 +58,9 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
                 files,
                 out,
                 memory=limit,
-                columns=columns(chosen.user, chosen.item, chosen.time),
-                min_interactions=chosen.min_interactions,
-                tie_order=chosen.tie_order,
+                columns=columns(run_config.user, run_config.item, run_config.time),
+                min_interactions=run_config.min_interactions,
+                tie_order=run_config.tie_order,
                 progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total, visible=True),
             )
     except KeyboardInterrupt:
@@ -76,10 +76,12 @@ def _show(report: "BuildReport", out: Path) -> None:
         say(f"warning: {note}")
     if report.resumed:
         say("resumed a build that was interrupted")
-    read, kept = report.read, report.kept
-    out_console.print(f"read {read.rows:,} interactions of {read.users:,} users and {read.items:,} items from {read.source}")
+    source, retained = report.read, report.kept
     out_console.print(
-        f"kept {kept.interactions:,} interactions of {kept.users:,} users and {kept.items:,} items "
+        f"read {source.rows:,} interactions of {source.users:,} users and {source.items:,} items from {source.source}"
+    )
+    out_console.print(
+        f"kept {retained.interactions:,} interactions of {retained.users:,} users and {retained.items:,} items "
         f"({report.filtering.k}-core, {report.filtering.rounds} rounds)"
     )
     seconds = ", ".join(f"{stage} {each:.1f} s" for stage, each in report.seconds.items())

@@ -57,11 +57,11 @@ def evaluate(
         if not {"test", "protocol"} <= report.keys():
             raise ConfigError(f"{directory} was saved without metrics; evaluate it on data: ssd4rec evaluate {directory} DATA")
     else:
-        chosen = parse_config(dump_config(artifact.config), overrides, source=str(directory))
+        run_config = parse_config(dump_config(artifact.config), overrides, source=str(directory))
         check_columns(data, overrides)
-        interactions, _ = open_data(data, chosen, None)
+        interactions, _ = open_data(data, run_config, None)
         with _render.progress_bar(err_console) as bar:
-            report = pipeline.evaluate_artifact(artifact, interactions, chosen, progress=reporter(bar, "evaluating"))
+            report = pipeline.evaluate_artifact(artifact, interactions, run_config, progress=reporter(bar, "evaluating"))
         report["artifact"] = str(directory)
         for note in report["notes"]:
             say(f"warning: {note}")

@@ -116,7 +116,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         )
         return
     ids = parse_ids(recommender, "--history", history or "")
-    found = recommender.recommend(
+    results = recommender.recommend(
         ids,
         10 if k is None else k,
         exclude_seen=not keep_seen,
@@ -124,14 +124,14 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         deny=None if deny is None else parse_ids(recommender, "--deny", deny),
         unknown_items=unknown_items,
     )
-    rows = as_rows(found)
+    rows = as_rows(results)
     if as_json:
-        not_known = [str(each) for each in found.unknown_items]
+        not_known = [str(each) for each in results.unknown_items]
         print_json(
-            {"recommendations": rows, "unknown_items": not_known, "source": found.source, "warnings": list(found.warnings)}
+            {"recommendations": rows, "unknown_items": not_known, "source": results.source, "warnings": list(results.warnings)}
         )
         return
-    for note in found.warnings:
+    for note in results.warnings:
         say(f"warning: {note}")
     _render.show_recommendations(out_console, rows)
 
@@ -151,14 +151,14 @@ def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[objec
     """Convert ids to the type of the catalog; text that cannot be converted stays text, and is therefore unknown."""
     try:
         # 7, "a, b",8 -> 7 and a, b and 8
-        given = [text for text in next(csv.reader([texts], skipinitialspace=True, strict=True)) if text]
+        entries = [text for text in next(csv.reader([texts], skipinitialspace=True, strict=True)) if text]
     except csv.Error as error:
         raise ConfigError(
-            f"{option} {texts!r} is no list of ids ({error}); write ID,ID,… and put an id that holds a comma, or begins with a "
-            f'quote, in quotes, its own quotes written twice: 7,"a, b"'
+            f"{option} {texts!r} is not a list of ids ({error}); write ID,ID,… and quote an id that contains a comma or starts "
+            f'with a quote, with its own quotes doubled: 7,"a, b"'
         ) from error
-    parsed = recommender.artifact.catalog.parse(given)
-    return [text if each is None else each for text, each in zip(given, parsed, strict=True)]
+    parsed = recommender.artifact.catalog.parse(entries)
+    return [text if each is None else each for text, each in zip(entries, parsed, strict=True)]
 
 
 def _recommend_users(
@@ -199,6 +199,6 @@ def _recommend_users(
         say(f"warning: {who} had {why} and got popular items")
 
 
-def as_rows(found: "Recommendations") -> list[dict[str, Any]]:
+def as_rows(results: "Recommendations") -> list[dict[str, Any]]:
     """Return recommendations as rows for tables and --json."""
-    return [{"item": each.item, "title": each.title, "score": each.score, "rank": each.rank} for each in found.items]
+    return [{"item": each.item, "title": each.title, "score": each.score, "rank": each.rank} for each in results.items]

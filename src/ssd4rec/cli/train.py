@@ -71,14 +71,14 @@ def train(  # noqa: PLR0913 - each is an option of the command
     if recbole is not None and config is not None:
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
     if recbole is not None:
-        chosen, data = _from_recbole(recbole, overrides, data)
+        run_config, data = _from_recbole(recbole, overrides, data)
     elif data is None:
         raise DataError("missing argument DATA: pass a file or a named data set (`ssd4rec data list` shows their names)")
     else:
-        chosen = load_config(config or DEFAULT_CONFIG, overrides)
+        run_config = load_config(config or DEFAULT_CONFIG, overrides)
     check_columns(data, overrides)
-    prepared = prepare(data, chosen, titles)
-    report = _train(prepared, chosen, out, resume=resume)
+    prepared = prepare(data, run_config, titles)
+    report = _train(prepared, run_config, out, resume=resume)
     if as_json:
         print_json(report)
         return
@@ -96,10 +96,10 @@ def demo(
     from ssd4rec.datasets.registry import find_known
     from ssd4rec.serving.recommender import Recommender
 
-    chosen = load_config("quick")
+    run_config = load_config("quick")
     say(f"data: {find_known(DEMO).license}")
-    prepared = prepare(DEMO, chosen, None)
-    report = _train(prepared, chosen, out, resume=resume)
+    prepared = prepare(DEMO, run_config, None)
+    report = _train(prepared, run_config, out, resume=resume)
     _render.show_metrics(out_console, report)
     _show_examples(prepared, Recommender.load(out))
     out_console.print(

@@ -69,11 +69,11 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     if find_spec("optuna") is None:
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
     overrides = [*(settings or []), *columns_as_settings(user, item, time)]
-    chosen = load_config(config, overrides)
+    run_config = load_config(config, overrides)
     check_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
-    space = make_space(chosen, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
-    prepared = prepare(data, chosen, None)
+    space = make_space(run_config, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
+    prepared = prepare(data, run_config, None)
 
     from ssd4rec.training.progress import TrainingProgress
     from ssd4rec.tuning import search as tuning
@@ -84,7 +84,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     try:
         report = tuning.search(
             prepared,
-            chosen,
+            run_config,
             space,
             out,
             trials=trials,

@@ -19,7 +19,7 @@ USERS_AT_ONCE = 1024  # scored together: batches of multiples of this many users
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What is recommended to each user of a batch."""
+    """The recommendations for each user of a batch."""
 
     k: int = 100
     exclude_seen: bool = True

@@ -82,11 +82,11 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
         for first in range(0, users, USERS_AT_ONCE):
             edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
-            found = recommender.top_items([histories.items[start:stop] for start, stop in pairwise(edges)], request)
-            table = make_table(catalog, histories.users[first : first + USERS_AT_ONCE], found)
+            results = recommender.top_items([histories.items[start:stop] for start, stop in pairwise(edges)], request)
+            table = make_table(catalog, histories.users[first : first + USERS_AT_ONCE], results)
             write(table)
             rows += len(table)
-            popular += sum(best.source == "popular" for best in found)
+            popular += sum(best.source == "popular" for best in results)
             if progress:
                 progress(min(first + USERS_AT_ONCE, users), users)
     return {"users": users, "rows": rows, "unknown_interactions": histories.unknown, "popular_users": popular}

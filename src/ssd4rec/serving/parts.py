@@ -177,7 +177,7 @@ def check_coverage(directory: str | Path) -> Iterator[str]:
     """Yield one line for each way in which a finished job is not complete: parts that are missing or were changed.
 
     Raises:
-        DataError: the job is not finished; there is no manifest.
+        DataError: the job is not finished; the manifest is missing.
     """
     folder = Path(directory)
     try:

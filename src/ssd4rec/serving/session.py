@@ -182,10 +182,10 @@ class Session:
 
     def _read(self, indices: IntArray) -> None:
         """Update the recurrent state with new events."""
-        known = indices[indices > 0]
-        if not self.recommender.supports_incremental or not len(known):
+        known_items = indices[indices > 0]
+        if not self.recommender.supports_incremental or not len(known_items):
             return
-        items = torch.from_numpy(known).to(self._model.item_vectors.device)
+        items = torch.from_numpy(known_items).to(self._model.item_vectors.device)
         with torch.inference_mode():
             if self._cache is None:
                 self._cache, self._states = self._model.prefill(items, torch.tensor([0, len(items)]))

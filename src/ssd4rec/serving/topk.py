@@ -64,9 +64,9 @@ def top_items(
         DivergedError: a score is not finite.
     """
     use_popular = [_needs_popular_items(history, request) for history in histories]
-    known = [history[history > 0] for history, popular in zip(histories, use_popular, strict=True) if not popular]
+    known_items = [history[history > 0] for history, popular in zip(histories, use_popular, strict=True) if not popular]
     unknown = [history for history, popular in zip(histories, use_popular, strict=True) if popular]
-    from_model = iter(_by_model(model, known, request, fusion, max_length))
+    from_model = iter(_by_model(model, known_items, request, fusion, max_length))
     from_popularity = iter(_by_popularity(training_counts, unknown, request))
     return [next(from_popularity if popular else from_model) for popular in use_popular]
 
