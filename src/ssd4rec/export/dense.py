@@ -60,7 +60,7 @@ class ReadOutGraph(nn.Module):
         for layer in below:
             hidden = layer.residual(_mix(layer, hidden), hidden)
         state = self.backbone.final_norm(top.residual(_mix(top, hidden)[-1:], hidden[-1:]))
-        scores = (state @ self.model.item_vectors.T)[0]
+        scores: Tensor = (state @ self.model.item_vectors.T)[0]
         if self.model.repeat_logits is not None:
             scores = scores.scatter_add(0, history - 1, _repeat_logits(self.model.repeat_logits, state[0], history))
         if self.k is None:

@@ -53,7 +53,7 @@ def repeat_features(cells: RepeatCells, coefficients: Tensor) -> Tensor:
         cells: of the table.
         coefficients: [M, F], of which only the number of columns and the dtype are used.
     """
-    gap, count = cells.gap.to(coefficients.dtype), cells.count.to(coefficients.dtype)
+    gap, count = cells.gap.to(coefficients.dtype), cells.occurrences.to(coefficients.dtype)
     features = (torch.ones_like(gap), torch.log1p(gap), torch.log(count))
     return torch.stack(features[: coefficients.shape[1]], dim=1)
 

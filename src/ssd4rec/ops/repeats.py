@@ -21,7 +21,7 @@ class RepeatCells(NamedTuple):
     row: Tensor  # int64 [n], rising
     column: Tensor  # int64 [n], 0-based item
     gap: Tensor  # int64 [n], positions between the item's latest occurrence and the end of the prefix; 0: the last position
-    count: Tensor  # int64 [n], occurrences of the item in the prefix, 1 or more
+    occurrences: Tensor  # int64 [n], of the item in the prefix, 1 or more
 
     def to(self, device: torch.device) -> "RepeatCells":
         """Return the same cells on a device."""
