@@ -18,6 +18,7 @@ VARIANTS = {
     "wide convolution": {"conv_width": 7},
     "no convolution": {"conv_width": 1},
     "normalized, no feed-forward": {"norm_embedding": True, "feed_forward": False},
+    "norm first": {"norm_first": True},
 }
 
 

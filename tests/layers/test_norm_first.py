@@ -5,10 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from packed import cu_seqlens_of, randomized
-from ssd4rec.explain.leave_one_out import states_by_rereading, states_in_one_pass
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.models.mamba4rec import Mamba4Rec, Mamba4RecConfig
-from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec, SSD4RecConfig
 from ssd4rec.ops.segments import make_layout
 
@@ -63,14 +61,6 @@ def test_one_pass_and_steps_are_every_prefix_alone(layers: int, bidirectional: s
         cache, states = model.step(cache, hidden[end - 1 : end])
         torch.testing.assert_close(states, expected)
     torch.testing.assert_close(prefilled, expected)
-
-
-def test_states_without_each_event_are_those_of_rereading() -> None:
-    """The explanation in one pass equals the slow one."""
-    model = NextItemModel(backbone(bidirectional="top"), 9).double().eval()
-    items = torch.tensor([3, 1, 9, 7, 7, 2])
-    with torch.inference_mode():
-        torch.testing.assert_close(states_in_one_pass(model, items), states_by_rereading(model, items, torch.arange(6)))
 
 
 def test_mamba4rec_has_the_same_wiring() -> None:
