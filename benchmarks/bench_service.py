@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ def main() -> None:
         store = options.postgres or f"sqlite:///{folder / 'events.db'}"
         notes.append(_import(store, users))
         if "yardstick" in chosen:
-            with _bare() as port:
-                outcome = asyncio.run(open_loop(port, options.rates[0], options.seconds, lambda _: ("bare", get("/"))))
-                rows.append(_row("bare FastAPI route", options.rates[0], outcome))
+            with _bare() as (process, port):
+                load = "bare FastAPI route", process, port
+                rows += [_measured(*load, rate, options.seconds, lambda _: ("bare", get("/"))) for rate in options.rates]
         if "load" in chosen:
             rows += _load(folder, store, users, options)
         if "ingest" in chosen:
@@ -112,32 +112,43 @@ def _load(folder: Path, store: str, users: dict[str, list[int]], options: argpar
     with _server(folder / "models", store, options.workers) as (process, port):
         rate = options.rates[0]
         memory = [_memory(process.pid)]
-        rows.append(_row("cold states", rate, asyncio.run(open_loop(port, rate, options.seconds, mixed))))
+        rows.append(_measured("cold states", process, port, rate, options.seconds, mixed))
         memory.append(_memory(process.pid))
         rows += [
-            _row("hot states", each, asyncio.run(open_loop(port, each, options.seconds, mixed, seed=1))) for each in options.rates
+            _measured("hot states", process, port, each, options.seconds, mixed, seed)
+            for seed, each in enumerate(options.rates, 1)
         ]
         memory.append(_memory(process.pid))
         swap = threading.Timer(
             options.seconds / 4, lambda: httpx.post(f"http://127.0.0.1:{port}/v1/models/v2/activate", timeout=60)
         )
         swap.start()
-        rows.append(
-            _row("model swapped during the load", rate, asyncio.run(open_loop(port, rate, options.seconds, mixed, seed=2)))
-        )
+        rows.append(_measured("model swapped during the load", process, port, rate, options.seconds, mixed, seed=99))
         swap.join()
         for row in rows:
             row["server memory MiB"] = " -> ".join(f"{each / 2**20:,.0f}" for each in memory)
     return rows
 
 
-def _row(state: str, rate: float, outcome: Outcome) -> dict[str, Any]:
+def _measured(
+    state: str,
+    process: subprocess.Popen[bytes],
+    port: int,
+    rate: float,
+    seconds: float,
+    make: Callable[[random.Random], tuple[str, Request]],
+    seed: int = 0,
+) -> dict[str, Any]:
+    before = _cpu_seconds(process.pid)
+    outcome: Outcome = asyncio.run(open_loop(port, rate, seconds, make, seed))
+    spent = _cpu_seconds(process.pid) - before
     return {
         "load": state,
         "req/s": f"{rate:g}",
         "p50 ms": f"{outcome.percentile(0.5):.1f}",
         "p99 ms": f"{outcome.percentile(0.99):.1f}",
         "p99.9 ms": f"{outcome.percentile(0.999):.1f}",
+        "CPU ms/request": f"{1e3 * spent / max(1, outcome.answered):.2f}",
         "answered": outcome.answered,
         "not answered with 200": outcome.failures + sum(outcome.statuses.values()) - outcome.answered,
     }
@@ -250,15 +261,15 @@ def _server(models: Path, store: str, workers: int, port: int | None = None) -> 
 
 
 @contextmanager
-def _bare() -> Iterator[int]:
+def _bare() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A FastAPI application of one route that returns a constant."""
     port = _free_port()
     code = (
         "import fastapi, uvicorn\napp = fastapi.FastAPI()\n@app.get('/')\nasync def root():\n    return {'items': []}\n"
         f"uvicorn.run(app, port={port}, log_level='critical')"
     )
-    with _started([sys.executable, "-c", code], dict(os.environ), f"http://127.0.0.1:{port}/"):
-        yield port
+    with _started([sys.executable, "-c", code], dict(os.environ), f"http://127.0.0.1:{port}/") as process:
+        yield process, port
 
 
 @contextmanager
@@ -281,6 +292,20 @@ def _started(command: list[str], environment: dict[str, str], address: str) -> I
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+
+
+def _cpu_seconds(group: int) -> float:
+    """User and system time of a server and its workers."""
+    total = 0.0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()
+            except OSError:  # it ended meanwhile
+                continue
+            if int(fields[2]) == group:
+                total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(pid: int) -> int:
