@@ -315,7 +315,7 @@ def test_overrides_may_depend_on_each_other() -> None:
         ("width", r"settings is not valid TOML: Expected '=' after a key"),
         (
             '[backbone]\nbidirectional = "all"\nlayers = 2',
-            r'training\.objective = "all-positions" needs layers below the top that read forwards only, found '
+            r'training\.objective = "all-positions" needs causal layers below the top, found '
             r'backbone\.bidirectional = "all" with 2 layers; '
             r'set backbone\.bidirectional = "top" or training\.objective = "per-prefix"',
         ),

@@ -84,9 +84,7 @@ class StepGraph(nn.Module):
         super().__init__()
         self.model, backbone = _plain_copy(model)
         if not backbone.supports_incremental:
-            raise ConfigError(
-                'a state step needs layers below the top that read forwards only; train with backbone.bidirectional = "top"'
-            )
+            raise ConfigError('a state step needs causal layers below the top; train with backbone.bidirectional = "top"')
         if self.model.repeat_logits is not None or self.model.fading_sum is not None:
             raise ConfigError(
                 "the graph of a state step has no repeat_logits and no input_fade, and the model does; export the read-out graph"

@@ -1,7 +1,7 @@
 """A next-item model: an item embedding table, a sequence encoder, and scores from the same table."""
 
 import hashlib
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.fading_sum import FadingCache, FadingSum
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.layers.step import Cache
+from ssd4rec.models.encoders import Backbone, IncrementalEncoder, MaskedItemEncoder
 from ssd4rec.models.registry import make_backbone
 from ssd4rec.ops import keyed_random
 from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
@@ -20,52 +21,6 @@ from ssd4rec.ops.dispatch import linear_cross_entropy
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
 from ssd4rec.ops.segments import append_to_each, to_device
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """A sequence encoder; see `ssd4rec.models`."""
-
-    width: int
-
-    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Encode each sequence, at its last position. [T, D] -> [B, D]."""
-        ...
-
-    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Encode the prefix that ends at each position. [T, D] -> [T, D]."""
-        ...
-
-
-@runtime_checkable
-class MaskedItemEncoder(Protocol):
-    """An encoder for masked-item prediction: bidirectional in every layer."""
-
-    def encode_positions(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Encode each position from the whole sequence. [T, D] -> [T, D]."""
-        ...
-
-
-@runtime_checkable
-class IncrementalEncoder(Protocol):
-    """An encoder that can process one new interaction from a cache."""
-
-    def new_cache(self, sequences: int) -> Cache:
-        """Return the cache of empty sequences."""
-        ...
-
-    def step(self, cache: Cache, embedded: States) -> tuple[Cache, States]:
-        """Process one new interaction of each sequence; return the new cache and the output of `encode`, [B, D]."""
-        ...
-
-    def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
-        """Process whole sequences at once; return the cache and the output of `encode`, [B, D]."""
-        ...
-
-    @property
-    def supports_incremental(self) -> bool:
-        """Whether the configured variant supports it."""
-        ...
 
 
 class NextItemModel(nn.Module):

@@ -22,11 +22,11 @@ class SSD4RecConfig(BiSSDSizes):
 
     name: Literal["ssd4rec"] = "ssd4rec"
     norm_embedding: bool = False
-    bidirectional: Bidirectional = "top"  # which layers read both ways; the paper: all
+    bidirectional: Bidirectional = "top"  # which layers add the backward direction; the paper: all
 
     @property
     def bidirectional_layers(self) -> tuple[bool, ...]:
-        """For each layer, bottom to top, whether it reads both ways."""
+        """For each layer, bottom to top, whether it is bidirectional."""
         return tuple(
             self.bidirectional == "all" or (self.bidirectional == "top" and layer == self.layers - 1)
             for layer in range(self.layers)
@@ -34,14 +34,14 @@ class SSD4RecConfig(BiSSDSizes):
 
     @property
     def supports_all_positions(self) -> bool:
-        """Whether one pass can give the exact state of every prefix: only the top layer may read backwards."""
+        """Whether one pass can encode every prefix exactly: only the top layer may be bidirectional."""
         return not any(self.bidirectional_layers[:-1])
 
     def objection(self, objective: Objective) -> str | None:
         """Return why an objective cannot train this backbone and what to do instead; None if it can."""
         if objective == "all-positions" and not self.supports_all_positions:
             return (
-                f'training.objective = "all-positions" needs layers below the top that read forwards only, found '
+                f'training.objective = "all-positions" needs causal layers below the top, found '
                 f'backbone.bidirectional = "all" with {self.layers} layers; '
                 f'set backbone.bidirectional = "top" or training.objective = "per-prefix"'
             )
