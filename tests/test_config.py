@@ -120,12 +120,12 @@ def test_presets_differ_as_the_paper_says(
 
 @pytest.mark.parametrize("name", PAPER)
 def test_presets_train_as_the_authors_do(name: str) -> None:
-    """Adam 1e-3, fp32, 1,024 prefixes a batch, at most 300 epochs, patience 10, seed 2024; 5-core, leave-last-out, seen kept."""
+    """Adam 1e-3, fp32, 1,024 prefixes a batch, at most 300 epochs, stopping_step 10, seed 2024; 5-core, leave-last-out."""
     config = load_config(name)
     training = config.training
     assert (training.objective, training.batch_size, training.prefixes_per_sequence) == ("per-prefix", 1024, None)
     assert (training.learning_rate, training.weight_decay, training.precision) == (1e-3, 0.0, "32-true")
-    assert (training.max_epochs, training.patience, training.seed) == (300, 10, 2024)
+    assert (training.max_epochs, training.patience, training.seed) == (300, 11, 2024)
     assert (config.data.min_interactions, config.data.split, config.data.max_length) == (5, "leave-last-out", None)
     assert (config.evaluation.cutoffs, config.evaluation.exclude_seen) == ((10, 20), False)
 

@@ -63,7 +63,7 @@ def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name
     run = read_recbole(path)
     assert run.config == load_config(name, ["training.softmax=full"])  # the catalogs are small: "auto" is full too
     assert run.dataset == name
-    guessed, note = run.notes
+    guessed, note = notes(run)
     assert guessed.startswith("names no model; taken as SSD4Rec")
     assert f"{name} setting" in note
     assert "MAX_ITEM_LIST_LENGTH" in note
@@ -85,17 +85,39 @@ def test_a_model_is_chosen_by_its_name(tmp_path):
     assert (gru.backbone.name, gru.backbone.width, gru.backbone.hidden, gru.training.batch_size) == ("gru4rec", 48, 96, 2048)
 
 
+def notes(run):
+    """The notes of a run without the one that every SASRec has."""
+    return tuple(note for note in run.notes if not note.startswith("SASRec here normalizes"))
+
+
+def test_recboles_rounding_and_sasrec_are_noted(tmp_path):
+    """Its comparison of rounded metrics, and the order of norms in its SASRec, are not taken over."""
+    rounding, sasrec = read_recbole(written(tmp_path, f"model: SASRec\nmetric_decimal_place: 4\n{MONITORED_METRIC}")).notes
+    assert "RecBole compares them rounded to 4 decimals" in rounding
+    assert "another network, whose metrics may differ" in sasrec
+    assert read_recbole(written(tmp_path, f"model: GRU4Rec\n{MONITORED_METRIC}")).notes == ()
+
+
+def test_recbole_stops_one_epoch_later_than_its_number_says(tmp_path):
+    """stopping_step = n: more than n epochs without a better metric."""
+    assert read_recbole(written(tmp_path, "model: GRU4Rec\nstopping_step: 4")).config.training.patience == 5
+    assert read_recbole(written(tmp_path, "model: GRU4Rec")).config.training.patience == 11
+
+
 def test_validation_is_after_every_epoch(tmp_path):
-    """RecBole counts stopping_step in validations: ten of them five epochs apart are fifty. None at all is not to be had here."""
+    """RecBole counts stopping_step in validations: more than ten of them, five epochs apart, are 55 epochs."""
     run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 5\n{MONITORED_METRIC}"))
-    assert run.config.training.patience == 50
-    assert run.notes == ("validated after every epoch, and eval_step is 5, so patience is 50 epochs: figures may differ",)
-    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 0\nstopping_step: 3\n{MONITORED_METRIC}"))
-    assert run.config.training.patience == 3
-    assert run.notes == (
-        "validated after every epoch, and eval_step is 0, but here it decides when to stop and what to keep: figures may differ",
+    assert run.config.training.patience == 55
+    assert notes(run) == (
+        "validation is after every epoch here, and eval_step is 5, so patience is 55 epochs: metrics may differ",
     )
-    assert read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{MONITORED_METRIC}")).notes == ()
+    run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 0\nstopping_step: 3\n{MONITORED_METRIC}"))
+    assert run.config.training.patience == 4
+    assert notes(run) == (
+        "validation is after every epoch here, and eval_step is 0; validation decides here when to stop and which epoch is kept: "
+        "metrics may differ",
+    )
+    assert notes(read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{MONITORED_METRIC}"))) == ()
 
 
 def test_what_is_fixed_here_is_named(tmp_path):
@@ -103,9 +125,9 @@ def test_what_is_fixed_here_is_named(tmp_path):
     run = read_recbole(
         written(tmp_path, f"model: SASRec\ninner_size: 256\nhidden_act: ~\nattn_dropout_prob: 0.5\ngpu_id: 0\n{MONITORED_METRIC}")
     )
-    assert run.notes == (
+    assert notes(run) == (
         "without a meaning here: gpu_id",
-        "fixed here, whatever the file says, so that figures may differ: inner_size, attn_dropout_prob",
+        "fixed here, whatever the file says, so that metrics may differ: inner_size, attn_dropout_prob",
     )
 
 
@@ -126,7 +148,7 @@ def test_each_model_has_its_own_key_for_the_mask(tmp_path, text, ratio, unread):
     """RecBole's SASRec masks nothing, whatever the file says; a key that another model would read is named."""
     run = read_recbole(written(tmp_path, f"{text}\n{MONITORED_METRIC}"))
     assert run.config.training.mask_ratio == ratio
-    assert list(run.notes) == ([f"without a meaning here: {unread}"] if unread else [])
+    assert list(notes(run)) == ([f"without a meaning here: {unread}"] if unread else [])
 
 
 def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
@@ -137,7 +159,7 @@ def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
         assert read_recbole(written(tmp_path, text)).config.data.max_length == length, value
     run = read_recbole(written(tmp_path, f"model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True\n{MONITORED_METRIC}"))
     assert run.config.data.max_length == 70
-    assert run.notes == ("without a meaning here: var_len",)
+    assert notes(run) == ("without a meaning here: var_len",)
 
 
 MAMBA4RECS = "hidden_size: 64\nnum_layers: 1\ndropout_prob: 0.2\nd_state: 32\nd_conv: 4\nexpand: 2\nMAX_ITEM_LIST_LENGTH: 200"
@@ -148,11 +170,11 @@ def test_without_a_model_the_keys_say_which(tmp_path):
     run = read_recbole(written(tmp_path, MAMBA4RECS))
     assert run.config.backbone == Mamba4RecConfig(state_dim=32)
     assert run.config.training.mask_ratio == 0.0
-    assert run.notes[0].startswith("names no model; taken as Mamba4Rec, for it has d_conv, d_state, expand; write `model:`")
+    assert notes(run)[0].startswith("names no model; taken as Mamba4Rec, for it has d_conv, d_state, expand; write `model:`")
     run = read_recbole(written(tmp_path, f"{MAMBA4RECS}\nbeta: 0.2"))
     assert (run.config.backbone.name, run.config.backbone.backward_weight) == ("ssd4rec", 0.2)
-    assert run.notes[0].startswith("names no model; taken as SSD4Rec, for it has beta")
-    assert not read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}\n{MONITORED_METRIC}")).notes
+    assert notes(run)[0].startswith("names no model; taken as SSD4Rec, for it has beta")
+    assert not notes(read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}\n{MONITORED_METRIC}")))
 
 
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
@@ -255,6 +277,7 @@ def test_every_key_of_recboles_files_is_known_and_null_says_nothing(tmp_path, ke
 
 
 READ_OF_THEM = {
+    "metric_decimal_place",
     *("seed", "data_path", "epochs", "train_batch_size", "learner", "learning_rate", "train_neg_sample_args", "stopping_step"),
     *("weight_decay", "topk", "valid_metric", "metrics", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "load_col", "eval_step"),
     *("MAX_ITEM_LIST_LENGTH", "user_inter_num_interval", "item_inter_num_interval", "eval_args"),
@@ -274,7 +297,7 @@ def test_a_key_of_recboles_files_that_nothing_reads_is_named(tmp_path, key):
     """Whatever it says, but null; and it changes no setting."""
     value = "x" if SHIPPED[key] is None else SHIPPED[key]
     run = read_recbole(written(tmp_path, yaml.safe_dump({"model": "SASRec", "valid_metric": "NDCG@10", key: value})))
-    assert run.notes == (f"without a meaning here: {key}",)
+    assert notes(run) == (f"without a meaning here: {key}",)
     assert run.config == read_recbole(written(tmp_path, "model: SASRec")).config
 
 
@@ -287,7 +310,7 @@ def test_a_key_that_would_change_the_data_is_refused(tmp_path, key):
 
 def test_the_transform_of_bert4rec_is_its_mask_and_no_other_models(tmp_path):
     """BERT4Rec masks anyway; RecBole's SASRec would stop for want of a ratio."""
-    assert read_recbole(written(tmp_path, f"model: BERT4Rec\ntransform: mask_itemseq\n{MONITORED_METRIC}")).notes == ()
+    assert notes(read_recbole(written(tmp_path, f"model: BERT4Rec\ntransform: mask_itemseq\n{MONITORED_METRIC}"))) == ()
     for text in ("model: BERT4Rec\ntransform: inverse_itemseq", "model: SASRec\ntransform: mask_itemseq"):
         with pytest.raises(ConfigError, match=r"transform: .* is not supported for"):
             read_recbole(written(tmp_path, text))
@@ -297,7 +320,7 @@ def test_tables_beside_the_interactions_are_named(tmp_path):
     """RecBole would also drop events of items that the .item file has not, and rank those that it has."""
     load = "load_col: {inter: [user_id, item_id, timestamp], item: [item_id, class]}"
     run = read_recbole(written(tmp_path, f"model: SASRec\n{load}\n{MONITORED_METRIC}"))
-    assert run.notes == ("without a meaning here: load_col item (only the .inter is read)",)
+    assert notes(run) == ("without a meaning here: load_col item (only the .inter is read)",)
 
 
 def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
@@ -325,6 +348,7 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
         ("a: [", "not valid YAML"),
         ("just text", "key: value"),
         ("epochs: many", "training.max_epochs"),
+        ("stopping_step: many", "stopping_step"),
     ],
 )
 def test_what_cannot_be_had_is_said(tmp_path, text, message):
@@ -338,15 +362,15 @@ def test_what_changes_no_weight_is_a_note(tmp_path):
     """Another metric, another valid_metric and a key written twice are named, not refused."""
     run = read_recbole(written(tmp_path, "model: SSD4Rec\nmetrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
     assert run.config.training.seed == 2
-    assert "GAUC" in run.notes[0]
-    assert run.notes[1] == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10"
-    assert "seed" in run.notes[2]
+    assert "GAUC" in notes(run)[0]
+    assert notes(run)[1] == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10"
+    assert "seed" in notes(run)[2]
 
 
 @pytest.mark.parametrize("left_out", ["", "valid_metric: ~"])
 def test_what_recbole_watches_where_nothing_is_written_is_named(tmp_path, left_out):
     """RecBole keeps the epoch that is best by MRR@10, ours that by NDCG@10."""
-    (note,) = read_recbole(written(tmp_path, f"model: SASRec\n{left_out}")).notes
+    (note,) = notes(read_recbole(written(tmp_path, f"model: SASRec\n{left_out}")))
     assert note == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10, RecBole's own where none is written"
 
 

@@ -1,4 +1,4 @@
-"""RecBole's settings, a YAML file, said in ours. A key that nobody knows is an error; one that means nothing here is named."""
+"""Read a RecBole configuration (YAML) as settings. An unknown key is an error; a key without effect here is named."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from ssd4rec.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and 1e-3 is a number as in RecBole; YAML 1.1 asks for 1.0e-3."""
+    """A safe loader that reads 1e-3 as a number, as RecBole does; YAML 1.1 requires 1.0e-3."""
 
 
 _Loader.add_implicit_resolver(
@@ -42,16 +42,16 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class RecBoleRun:
-    """What a RecBole file asks for."""
+    """The settings of a RecBole file."""
 
     config: Config
     dataset: str | None  # its name
     file: Path | None  # where RecBole would read it
-    notes: tuple[str, ...]  # for the user: what was guessed, what was not taken over
+    notes: tuple[str, ...]  # warnings: guesses, and settings that were not taken over
 
 
 def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
-    """Read a RecBole configuration as our settings; what it leaves out has RecBole's default.
+    """Read a RecBole configuration as settings; missing keys have RecBole's defaults.
 
     Args:
         path: a YAML file; without the key `model`, which SSD4Rec's and Mamba4Rec's authors write elsewhere, it is the one of
@@ -62,7 +62,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
         The settings, the data set, and notes.
 
     Raises:
-        ConfigError: no such file, not YAML, a key that is unknown, or a value that cannot be had here.
+        ConfigError: no such file, not YAML, a key that is unknown, or a value that is not supported.
     """
     values, repeated = _load(Path(path))
     stray = [key for key, value in values.items() if value is None and " " in str(key)]  # "ml-1m setting:", a title
@@ -96,9 +96,10 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     if inert := [*_inert(given, own, whole=whole), *stray]:
         notes.append(f"without a meaning here: {', '.join(inert)}")
     if fixed := [key for key, value in given.items() if key in FIXED and value is not None]:
-        notes.append(f"fixed here, whatever the file says, so that figures may differ: {', '.join(fixed)}")
+        notes.append(f"fixed here, whatever the file says, so that metrics may differ: {', '.join(fixed)}")
     training["patience"], slower = _patience(given, training["patience"])
     notes += slower
+    notes += _other_metrics(given, name)
     if (watched := str(_value(given, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
         whose = "" if given.get("valid_metric") else ", RecBole's own where none is written"
         notes.append(f"the epoch that is kept is the best by NDCG@10; valid_metric is {watched}{whose}")
@@ -132,13 +133,13 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
 
 
 def _keys_of(*models: str) -> set[str]:
-    """What these models read of their own: sizes, the ratio of the mask, and SSD4Rec's switch for histories that are not cut."""
+    """Return the keys of these models: sizes, mask ratio, and SSD4Rec's switch for sequences of any length."""
     sizes = {key for model in models for key in MODELS[model][1]}
     return sizes | {MASKS[model][0] for model in models if model in MASKS} | ({"var_len"} if "SSD4Rec" in models else set())
 
 
 def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None]:
-    """The model, and a note where it is a guess."""
+    """Return the model, and a note if it is a guess."""
     if given.get("model") is not None:
         return _one_of(given, "model", "", list(MODELS)), None
     keys = set(given)
@@ -160,7 +161,7 @@ def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
 
 
 def _inert(given: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]:
-    """What was written and is not read, nor would change what is learned or measured; null says nothing."""
+    """Return the keys that have no effect here, on training or on metrics; null is ignored."""
     inert = [key for key, value in given.items() if key in INERT | _keys_of(*MODELS) - own and value is not None]
     inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and given.get("MAX_ITEM_LIST_LENGTH") is not None else []
     inert += [f"load_col {table} (only the .inter is read)" for table in _value(given, "load_col", {}) if table != "inter"]
@@ -169,19 +170,42 @@ def _inert(given: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]
     return inert + [f"metrics {each}" for each in named if each.lower() not in METRICS]
 
 
-def _patience(given: Mapping[str, Any], asked: Any) -> tuple[Any, list[str]]:
-    """In epochs, and what is to be said: RecBole's stopping_step counts validations, which may be epochs apart."""
-    step = _value(given, "eval_step", 1)
+def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[str]]:
+    """Return the patience in epochs, and notes.
+
+    RecBole stops when more than `stopping_step` validations in a row bring no better metric, so patience is one more. It
+    validates every `eval_step` epochs.
+    """
+    step = _value(values, "eval_step", 1)
+    if not isinstance(stopping_step, int) or isinstance(stopping_step, bool) or stopping_step < 0:
+        return stopping_step, []  # refused by the settings
+    patience = stopping_step + 1
     if step == 1:
-        return asked, []
-    told = f"validated after every epoch, and eval_step is {step}"
-    if isinstance(step, int) and step > 1 and isinstance(asked, int):
-        return step * asked, [f"{told}, so patience is {step * asked} epochs: figures may differ"]
-    return asked, [f"{told}, but here it decides when to stop and what to keep: figures may differ"]
+        return patience, []
+    note = f"validation is after every epoch here, and eval_step is {step}"
+    if isinstance(step, int) and step > 1:
+        return step * patience, [f"{note}, so patience is {step * patience} epochs: metrics may differ"]
+    return patience, [f"{note}; validation decides here when to stop and which epoch is kept: metrics may differ"]
+
+
+def _other_metrics(given: Mapping[str, Any], name: str) -> list[str]:
+    """Return notes on what RecBole does differently whatever the file says."""
+    notes = []
+    if (places := given.get("metric_decimal_place")) is not None:
+        notes.append(
+            f"validation metrics are not rounded here, and the first of equal epochs is kept; RecBole compares them rounded to "
+            f"{places} decimals (metric_decimal_place) and keeps the last of equal epochs"
+        )
+    if name == "sasrec":
+        notes.append(
+            "SASRec here normalizes in front of each layer, scales the embeddings and ends with a LayerNorm; RecBole's "
+            "normalizes the input and behind each layer: another network, whose metrics may differ"
+        )
+    return notes
 
 
 def _value(given: Mapping[str, Any], key: str, default: Any) -> Any:
-    """What the file says; where that is nothing or null, the default."""
+    """Return a value of the file, or the default if it is missing or null."""
     return default if given.get(key) is None else given[key]
 
 
@@ -190,7 +214,7 @@ def _translate(given: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -
 
 
 def _whence(model: str) -> dict[str, str]:
-    """Our setting -> the key of the file that says it."""
+    """Return the RecBole key of each of our settings."""
     length = dict.fromkeys(("data.max_length", "backbone.max_length", "backbone.window"), "MAX_ITEM_LIST_LENGTH")
     sizes = {f"backbone.{ours}": key for key, (ours, _) in MODELS[model][1].items()}
     training = {f"training.{ours}": key for key, (ours, _) in TRAINING.items()}
@@ -201,7 +225,7 @@ def _whence(model: str) -> dict[str, str]:
 
 
 def _in_their_words(message: str, theirs: Mapping[str, str]) -> str:
-    """`backbone.width = 6 …` -> `hidden_size (backbone.width) = 6 …`; a group may be left out: `width = 6 is not …`."""
+    """Name RecBole's keys in a message: `backbone.width = 6 …` -> `hidden_size (backbone.width) = 6 …`."""
     for ours, key in theirs.items():
         group, _, name = ours.partition(".")
         message = re.sub(rf"(?<![\w.(])(?:{group}\.)?{name}(?= = | must be |\.\d)", f"{key} ({ours})", message)
@@ -217,7 +241,7 @@ def _one_of(given: Mapping[str, Any], key: str, default: str, allowed: list[str]
 
 
 def _is_on(given: Mapping[str, Any], key: str) -> bool:
-    """A switch, which RecBole's files may hold as text; left out, it is off."""
+    """Return a switch, which RecBole's files may write as text; False if it is missing."""
     value = str(given.get(key)).lower()
     if value not in {"true", "false", "none"}:
         raise ConfigError(f"{key}: {given[key]!r} is neither True nor False; write one of them")
@@ -225,7 +249,7 @@ def _is_on(given: Mapping[str, Any], key: str) -> bool:
 
 
 def _check_protocol(given: Mapping[str, Any], model: str) -> None:
-    """Refuse what would give other figures."""
+    """Refuse settings with which the metrics would differ."""
     _one_of(given, "loss_type", "CE", ["CE"])
     _one_of(given, "learner", "adam", ["adam"])
     for key in ("train_neg_sample_args", "neg_sampling"):
@@ -234,7 +258,7 @@ def _check_protocol(given: Mapping[str, Any], model: str) -> None:
             raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalog; write `{key}: ~`")
     for key in sorted(REFUSED):
         if given.get(key) is not None:
-            raise ConfigError(f"{key}: {given[key]} is not supported here and would change the figures; write `{key}: ~`")
+            raise ConfigError(f"{key}: {given[key]} is not supported here and would change the metrics; write `{key}: ~`")
     if given.get("transform") not in (None, TRANSFORMS.get(model)):
         raise ConfigError(f"transform: {given['transform']} is not supported for {model}; write `transform: ~`")
     _check_evaluation(_value(given, "eval_args", EVALUATION))

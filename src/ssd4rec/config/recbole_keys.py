@@ -1,4 +1,4 @@
-"""The keys of RecBole's settings: what each is here, and RecBole's own default. Of RecBole 1.2.1; null is taken everywhere."""
+"""The keys of RecBole 1.2.1: what each means here, and its default. null is accepted everywhere."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ METRICS = {"hit", "ndcg", "mrr", "recall"}  # recall is the hit rate where one i
 READ = {
     *("model", "dataset", "data_path", "load_col", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "MAX_ITEM_LIST_LENGTH"),
     *("user_inter_num_interval", "item_inter_num_interval", "eval_args", "metrics", "topk", "valid_metric", "eval_step"),
-    *("loss_type", "learner", "train_neg_sample_args", "neg_sampling", "transform"),
+    *("loss_type", "learner", "train_neg_sample_args", "neg_sampling", "transform", "metric_decimal_place"),
 }
 # Would change the data or the training, whatever they say.
 REFUSED = {"benchmark_filename", "clip_grad_norm", "rm_dup_inter", "threshold", "val_interval"}
@@ -81,7 +81,7 @@ INERT = {
     *("gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "reproducibility", "config_files", "encoding"),
     *("log_wandb", "wandb_project", "tensorboard", "checkpoint_dir", "save_dataset", "dataset_save_path"),
     *("save_dataloaders", "dataloaders_save_path", "enable_amp", "enable_scaler", "shuffle", "MODEL_TYPE"),
-    *("loss_decimal_place", "metric_decimal_place", "valid_metric_bigger", "eval_batch_size", "eval_type"),
+    *("loss_decimal_place", "valid_metric_bigger", "eval_batch_size", "eval_type"),
     # seen items stay in the ranking; RecBole knows nothing else for sequences
     "repeatable",
     # how files are written, and the names of columns that are made from them

@@ -31,8 +31,8 @@ class GRU4Rec(nn.Module):
 
     Differences from the original: softmax over the whole catalog in place of BPR or TOP1 on the other items of a batch; item
     embeddings shared with the softmax in place of one-hot input; each sequence starts from a zero state. Compared with RecBole's
-    GRU4Rec, the gates have biases, stacked layers have dropout between them, and the GRU has torch's initial values (RecBole:
-    Xavier).
+    GRU4Rec, the gates have biases, stacked layers have dropout between them, the GRU has torch's initial values (RecBole:
+    Xavier uniform), and item vectors begin as N(0, 0.02) (RecBole: Xavier normal).
 
     Source: Hidasi, Karatzoglou, Baltrunas and Tikk 2016, arXiv 1511.06939; Tan, Xu and Liu 2016, arXiv 1606.08117.
     """
