@@ -58,8 +58,8 @@ def build_folder(
     """Build the folder that `save_folder` writes for the same interactions, byte for byte, without holding them in memory.
 
     The files are read once and written to a working folder next to `out` as codes; the k-core counts them there; then they are
-    partitioned by user, sorted one partition at a time, and written. Users and items are held in memory: about 40 bytes each
-    and their ids.
+    partitioned by user, sorted one partition at a time, and written. Ids of users and items are held in
+    memory, with a few arrays of 4 or 8 bytes each.
 
     Args:
         sources: Parquet and text files, folders of them, or URLs that fsspec opens; their order is the order of the rows.

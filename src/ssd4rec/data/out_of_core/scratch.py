@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ssd4rec._io import write_atomically
 
-DTYPES = {"user": np.dtype(np.int32), "item": np.dtype(np.int32), "time": np.dtype(np.int64)}
+DTYPES: dict[str, np.dtype[Any]] = {"user": np.dtype(np.int32), "item": np.dtype(np.int32), "time": np.dtype(np.int64)}
 
 Block = dict[str, npt.NDArray[Any]]  # column -> [rows]
 
