@@ -95,19 +95,19 @@ def build_polars(log: Path, out: Path, memory: int) -> None:
     coded.select("user", "item", "time", "row").sink_parquet(out / "coded.parquet", engine="streaming")
     path, number = out / "coded.parquet", 0
     while True:
-        kept = pl.scan_parquet(path)
-        users = kept.group_by("user").len().filter(pl.col("len") >= K)
-        items = kept.group_by("item").len().filter(pl.col("len") >= K)
+        rows_left = pl.scan_parquet(path)
+        users = rows_left.group_by("user").len().filter(pl.col("len") >= K)
+        items = rows_left.group_by("item").len().filter(pl.col("len") >= K)
         number += 1
         new = out / f"kept-{number}.parquet"
-        kept.join(users, on="user", how="semi").join(items, on="item", how="semi").sink_parquet(new, engine="streaming")
+        rows_left.join(users, on="user", how="semi").join(items, on="item", how="semi").sink_parquet(new, engine="streaming")
         rows = [pl.scan_parquet(each).select(pl.len()).collect().item() for each in (path, new)]
         path = new
         if rows[0] == rows[1]:
             break
-    kept = pl.scan_parquet(path)
-    new_items = kept.select("item").unique().sort("item").with_row_index("new", offset=1).collect(engine="streaming")
-    ordered = kept.join(new_items.lazy(), on="item").sort("user", "time", "row").select("user", "new", "time")
+    core = pl.scan_parquet(path)
+    new_items = core.select("item").unique().sort("item").with_row_index("new", offset=1).collect(engine="streaming")
+    ordered = core.join(new_items.lazy(), on="item").sort("user", "time", "row").select("user", "new", "time")
     ordered.sink_parquet(out / "sorted.parquet", engine="streaming")
     done = pl.scan_parquet(out / "sorted.parquet")
     lengths = done.group_by("user").len().sort("user").collect(engine="streaming")["len"].to_numpy().astype(np.int64)
@@ -164,7 +164,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("log", type=Path)
-    parser.add_argument("--memory", type=int, required=True, help="what each engine is told, in bytes")
+    parser.add_argument("--memory", type=int, required=True, help="the limit given to each engine, in bytes")
     parser.add_argument("--limit", type=int, default=0, help="of the address space, in bytes")
     parser.add_argument("--engines", nargs="+", default=ENGINES)
     parser.add_argument("--run", choices=ENGINES)

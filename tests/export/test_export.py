@@ -120,7 +120,7 @@ def test_the_hub_mixin_on_a_local_folder(tmp_path, monkeypatch):
     uploaded = {}
 
     class Hub:
-        """What the mixin calls, writing nowhere."""
+        """The calls of the mixin, which write nowhere."""
 
         def __init__(self, token=None):
             del token

@@ -61,10 +61,10 @@ def open_folder(directory: str | Path) -> PreparedFolder:
     catalog = Catalog.read(folder / CATALOG)
     try:
         fields: dict[str, Any] = json.loads((folder / READ).read_text(encoding="utf-8"))
-        read = ReadReport(**{**fields, "clock": Clock(**fields["clock"]), "notes": tuple(fields["notes"])})
+        report = ReadReport(**{**fields, "clock": Clock(**fields["clock"]), "notes": tuple(fields["notes"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} cannot be read as sequences ({error}); build the folder again") from error
-    return PreparedFolder(sequences, catalog, read)
+    return PreparedFolder(sequences, catalog, report)
 
 
 def write_metadata(

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, all
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did."""
+    """The outcome of a build."""
 
     read: ReadReport
     filtering: Filtering
@@ -69,7 +69,7 @@ def build_folder(
         min_interactions: k of the k-core; 1 keeps all.
         tie_order: what orders simultaneous events of a user.
         progress: called with (stage, done, all).
-        recorded_every: seconds between two records of the first stage; what came later is read again by a resumed build.
+        recorded_every: seconds between two records of the first stage; a resumed build reads later rows again.
 
     Raises:
         DataError: a file cannot be read or used, nothing is left after the k-core, `out` exists, or another build is at work.
@@ -92,8 +92,8 @@ def build_folder(
     try:
         with exclusive_lock(folder / "lock", busy, lambda reason: DataError(f"cannot write to {folder}: {reason}")):
             resumed = _begin_or_resume(folder, plan)
-            encoded, read, seconds = _encode(folder, files, columns, memory, progress, recorded_every)
-            report = _build(folder, target, encoded, read, _Job(min_interactions, tie_order, memory, progress))
+            codes, read_report, seconds = _encode(folder, files, columns, memory, progress, recorded_every)
+            report = _build(folder, target, codes, read_report, _Job(min_interactions, tie_order, memory, progress))
             report = replace(report, seconds={"reading": seconds, **report.seconds}, resumed=resumed)
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
@@ -136,13 +136,13 @@ def _encode(
 ) -> tuple[Encoded, ReadReport, float]:
     """Run the first stage; the last value is its seconds."""
     began = time.monotonic()
-    encoded, read = encode_files(
+    codes, read_report = encode_files(
         folder, files, columns, memory, lambda done, total: progress("reading", done, total), recorded_every=recorded_every
     )
-    return encoded, read, round(time.monotonic() - began, 2)
+    return codes, read_report, round(time.monotonic() - began, 2)
 
 
-def _build(folder: Path, target: Path, encoded: Encoded, read: ReadReport, job: _Job) -> BuildReport:
+def _build(folder: Path, target: Path, encoded: Encoded, read_report: ReadReport, job: _Job) -> BuildReport:
     """Run the other stages."""
     clock = _Stopwatch()
     k, memory = job.k, job.memory
@@ -150,9 +150,9 @@ def _build(folder: Path, target: Path, encoded: Encoded, read: ReadReport, job: 
     rows_at_once = max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_BLOCK)
     core = _core(folder, events, encoded, k, rows_at_once, job.reporter("counting"))
     clock.lap("counting")
-    came = Counts(read.users, read.items, read.rows)
+    came = Counts(read_report.users, read_report.items, read_report.rows)
     if not core.interactions:
-        raise DataError(nothing_left(read.source, k, came, core.steps, _largest_k(events, encoded, k, rows_at_once)))
+        raise DataError(nothing_left(read_report.source, k, came, core.steps, _largest_k(events, encoded, k, rows_at_once)))
     layout = _layout(folder, core, memory)
     if not (folder / "partitioned.json").exists():
         partition(folder, events, layout, encoded.rows, rows_at_once, job.reporter("partitioning"))
@@ -164,16 +164,16 @@ def _build(folder: Path, target: Path, encoded: Encoded, read: ReadReport, job: 
     catalog = Catalog(items)
     ties = id_order(catalog)[1:] if job.tie_order == "item" else None
     sort_partitions(folder, complete, layout, ties, job.reporter("sorting"))
-    left = Counts(len(users), len(items), layout.events)
-    removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
+    remaining = Counts(len(users), len(items), layout.events)
+    removed = Counts(came.users - remaining.users, came.items - remaining.items, came.interactions - layout.events)
     filtering = Filtering(k, len(core.steps), came, removed)
     np.save(complete / "offsets.npy", layout.offsets, allow_pickle=False)
-    write_metadata(complete, users, catalog, filtering, job.tie_order, read)
+    write_metadata(complete, users, catalog, filtering, job.tie_order, read_report)
     sync([*complete.iterdir(), complete])
     complete.rename(target)
     sync([target.parent])
     clock.lap("sorting")
-    return BuildReport(read, filtering, left, len(layout.first_users) - 1, clock.seconds, peak_bytes(), resumed=False)
+    return BuildReport(read_report, filtering, remaining, len(layout.first_users) - 1, clock.seconds, peak_bytes(), resumed=False)
 
 
 def _core(

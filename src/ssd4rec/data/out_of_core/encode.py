@@ -215,9 +215,9 @@ def _record(folder: Path, state: Encoded) -> None:
     before = read_record(folder / "encoded.json") or {}
     if state.rows == 0:
         before = {}
-    known = {"users": before.get("users", 0), "items": before.get("items", 0)}
+    recorded = {"users": before.get("users", 0), "items": before.get("items", 0)}
     for name, vocabulary in (("users", state.users), ("items", state.items)):
-        pl.DataFrame({"id": vocabulary.ids(known[name])}).write_parquet(folder / f"{name}-{state.records:06}.parquet")
+        pl.DataFrame({"id": vocabulary.ids(recorded[name])}).write_parquet(folder / f"{name}-{state.records:06}.parquet")
     if state.witnesses is not None:
         state.witnesses.write_parquet(folder / f"witnesses-{state.records:06}.parquet")
     state.records += 1

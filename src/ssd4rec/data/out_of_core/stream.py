@@ -109,18 +109,18 @@ def stream(files: Sequence[InputFile], columns: Columns, rows_at_once: int, star
         try:
             with _open(file) as raw:
                 reader = _parquet if file.suffix in PARQUET else _text
-                header, chosen, chunks = reader(file, raw, columns, rows_at_once, cursor)
-                names = names or chosen
-                if sorted(chosen) != sorted(names):
+                header, own_names, chunks = reader(file, raw, columns, rows_at_once, cursor)
+                names = names or own_names
+                if sorted(own_names) != sorted(names):
                     raise DataError(
-                        f"{file.path} has the columns {_listed(chosen)}, the first file {_listed(names)}; build them separately"
+                        f"{file.path} has columns {_listed(own_names)}, the first file {_listed(names)}; build them separately"
                     )
                 if number < start.file:
                     continue
                 for frame, after, share in chunks:
                     if frame.height:
                         source = f"{file.path}, rows {cursor.row + 1:,} to {after.row:,}"
-                        renamed = frame.select(pl.col(chosen[role]).alias(names[role]) for role in ROLES if role in names)
+                        renamed = frame.select(pl.col(own_names[role]).alias(names[role]) for role in ROLES if role in names)
                         yield Chunk(renamed, source, after, share, tuple(header))
                     cursor = after
         except (OSError, EOFError, zlib.error) as error:
@@ -196,20 +196,20 @@ Opened = tuple[list[str], dict[str, str], Frames]  # all columns, the chosen one
 def _parquet(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> Opened:
     parquet = pq.ParquetFile(raw, buffer_size=1 << 20, pre_buffer=False)
     header = parquet.schema_arrow.names
-    chosen = {role: header[place] for role, place in choose_columns(header, columns, file.path).items()}
+    names = {role: header[place] for role, place in choose_columns(header, columns, file.path).items()}
 
     def frames() -> Frames:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.metadata.num_row_groups)]
         ends = np.cumsum(sizes, dtype=np.int64)
         groups = np.flatnonzero(ends > start.position).tolist()
         row = int(ends[groups[0]] - sizes[groups[0]]) if groups else 0
-        for batch in parquet.iter_batches(rows_at_once, groups, list(dict.fromkeys(chosen.values())), use_threads=False):
+        for batch in parquet.iter_batches(rows_at_once, groups, list(dict.fromkeys(names.values())), use_threads=False):
             skipped = max(min(start.position - row, batch.num_rows), 0)
             row += batch.num_rows
             frame = cast("pl.DataFrame", pl.from_arrow(batch.slice(skipped)))
             yield frame, Cursor(start.file, row, row), row / int(ends[-1])
 
-    return header, chosen, frames()
+    return header, names, frames()
 
 
 def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> Opened:
@@ -218,7 +218,7 @@ def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, s
     separator = max(SEPARATORS, key=lambda each: len(next(csv.reader([line], delimiter=each))))
     header = next(csv.reader([line], delimiter=separator))
     places = choose_columns(header, columns, file.path)
-    chosen = {role: header[place] for role, place in places.items()}
+    names = {role: header[place] for role, place in places.items()}
 
     def frames() -> Frames:
         if start.position:
@@ -227,10 +227,10 @@ def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, s
         for block in _blocks(file, stream, rows_at_once * BYTES_A_ROW, separator):
             table = _parse(file, block, separator, len(header), places)
             position, row = position + len(block), row + table.num_rows
-            frame = cast("pl.DataFrame", pl.from_arrow(table)).rename({str(places[role]): name for role, name in chosen.items()})
+            frame = cast("pl.DataFrame", pl.from_arrow(table)).rename({str(places[role]): name for role, name in names.items()})
             yield frame, Cursor(start.file, position, row), min(raw.tell() / file.size, 1.0)
 
-    return header, chosen, frames()
+    return header, names, frames()
 
 
 def _first_line(file: InputFile, stream: BinaryIO) -> str:
