@@ -69,7 +69,8 @@ def test_written_settings_by_hand() -> None:
     """A group a heading, a setting a line, TOML's own words; settings that are None are left out."""
     written = dump_config(Config(data=DataConfig(user='a "b"'), backbone=SSD4RecConfig(norm_embedding=True)))
     lines = written.splitlines()
-    assert lines[:3] == ["[data]", 'user = "a \\"b\\""', "min_interactions = 5"]
+    assert lines[:2] == ["[data]", 'user = "a \\"b\\""']
+    assert "min_interactions = 5" in lines
     assert "norm_embedding = true" in lines
     assert "cutoffs = [10, 20]" in lines
     assert not [line for line in lines if line.startswith("item =") or "None" in line]

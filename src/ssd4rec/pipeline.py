@@ -30,7 +30,7 @@ from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import KnownTargets, Split, drop_unknown_items, make_split, training_counts, training_interactions
-from ssd4rec.data.summary import describe
+from ssd4rec.data.summary import describe, describe_split
 from ssd4rec.diagnostics import resolve_device, versions
 from ssd4rec.distributed import current_world, process_group
 from ssd4rec.errors import ConfigError, DataError, StateError
@@ -106,7 +106,8 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
     if titles is not None:
         catalog = catalog.with_titles(titles)
     split = make_split(histories, config.data)
-    return Prepared(histories, catalog, split, describe(interactions, histories))
+    description = {**describe(interactions, histories), "split": describe_split(histories, split, len(catalog))}
+    return Prepared(histories, catalog, split, description)
 
 
 def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: Config) -> Prepared:
@@ -126,8 +127,12 @@ def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: C
             )
     if titles is not None:
         catalog = catalog.with_titles(titles)
-    description = describe(Interactions(pl.DataFrame(), read), sequences)
-    return Prepared(sequences, catalog, make_split(sequences, config.data), description)
+    split = make_split(sequences, config.data)
+    description = {
+        **describe(Interactions(pl.DataFrame(), read), sequences),
+        "split": describe_split(sequences, split, len(catalog)),
+    }
+    return Prepared(sequences, catalog, split, description)
 
 
 def train(

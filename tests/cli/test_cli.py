@@ -260,7 +260,7 @@ def test_doctor_shows_versions_and_kernels():
         (["train", "FILE", "--user", "nobody"], "nobody"),
         (
             ["train", "ml-100k", "--user", "nobody"],
-            'data.user="nobody" names a column, but the columns of the named data set ml-100k are known',
+            'data.user="nobody" is for files, but the form of the named data set ml-100k is known',
         ),
         (["train", "ml-100k", "--set", "data.item = x"], "remove --item (or --set data.item), which is for files"),
         (["train", "ml-100k", "--recbole", "YAML", "--item", "x"], "remove --item"),

@@ -56,24 +56,24 @@ def test_only_recbole_types_are_cut_off(name, bare):
         (
             "user_id rating",
             {},
-            r"log.csv: no item column found among 'user_id', 'rating'; name it with --item NAME "
+            r"log.csv: no item column found. Available columns: 'user_id', 'rating'; choose with --item NAME "
             r"\(reproduce: --set data\.item=NAME\), in Python Columns\(item=NAME\)",
         ),
         (
             "a b",
             {},
-            r"no user or item column found among 'a', 'b'; name it with --user NAME --item NAME \(.*: --set "
+            r"no user or item column found. Available columns: 'a', 'b'; choose with --user NAME --item NAME \(.*: --set "
             r"data\.user=NAME --set data\.item=NAME\), in Python Columns\(user=NAME, item=NAME\)",
         ),
-        ("user_id userId item_id", {}, r"the user column could be 'user_id' and 'userId'; say which with --user NAME"),
-        ("user_id item_id time ts", {}, r"the time column could be 'time' and 'ts'; say which with --time NAME"),
-        ("user_id item_id", {"time": "when"}, r"no column 'when' \(asked for as time\) among 'user_id', 'item_id'$"),
-        ("user_id item_id", {"item": "itemid"}, r"no column 'itemid' .* did you mean 'item_id'\?"),
-        ("a a item_id", {"user": "a"}, r"2 columns are called 'a' \(asked for as user\)"),
-        ("user item item time", {}, r"log.csv: 2 columns are called 'item' \(taken for the item\); rename one of them"),
-        ("user item item item_id", {}, r"the item column could be 'item' and 'item_id'; say which with --item NAME"),
+        ("user_id userId item_id", {}, r"the user column could be 'user_id' and 'userId'; choose one with --user NAME"),
+        ("user_id item_id time ts", {}, r"the time column could be 'time' and 'ts'; choose one with --time NAME"),
+        ("user_id item_id", {"time": "when"}, r"column 'when' \(time\) not found. Available columns: 'user_id', 'item_id'$"),
+        ("user_id item_id", {"item": "itemid"}, r"column 'itemid' .* did you mean 'item_id'\?"),
+        ("a a item_id", {"user": "a"}, r"2 columns are called 'a' \(requested as user\)"),
+        ("user item item time", {}, r"log.csv: 2 columns are called 'item' \(chosen as item\); rename one of them"),
+        ("user item item item_id", {}, r"the item column could be 'item' and 'item_id'; choose one with --item NAME"),
         ("user_id item_id", {"user": "item_id"}, r"column 'item_id' cannot be both user and item"),
-        ("1::1193::5::978300760", {}, r"looks like data, .*'1::1193::5::978300760'; .* sed 's/::/"),
+        ("1::1193::5::978300760", {}, r"looks like data, .*'1::1193::5::978300760'; name the columns by position"),
         ("196 242 3 881250949", {}, r"the first line looks like data, not like column names: .*put a line of names above it"),
         ("A39HTATAQ9V7YF 0205616461 5.0 1369699200", {}, r"the first line looks like data"),
     ],
@@ -84,7 +84,7 @@ def test_unclear_columns_are_asked_back(header, named, message):
 
 
 def test_long_headers_are_shortened_in_messages():
-    with pytest.raises(DataError, match=r"'column_9'.* …; name it") as raised:
+    with pytest.raises(DataError, match=r"'column_9'.* …; choose with") as raised:
         chosen(" ".join(f"column_{number}" for number in range(1000)))
     assert len(str(raised.value)) < 500
 
@@ -109,7 +109,7 @@ def test_title_columns(header, found):
     [
         ("item_id genres", r"items.csv: no column of item titles found among 'item_id', 'genres'; call the columns"),
         ("a b", r"no column of item ids and item titles found"),
-        ("item_id title title", r"2 columns are called 'title' \(taken for the title\); rename one of them"),
+        ("item_id title title", r"2 columns are called 'title' \(chosen as title\); rename one of them"),
         ("item_id itemId title", r"the id column could be 'item_id' and 'itemId'; rename or remove one of them"),
     ],
 )

@@ -8,7 +8,7 @@ from ssd4rec.data.delimited import check_utf8, read_delimited
 from ssd4rec.errors import DataError
 
 
-@given(st.text(max_size=40), st.integers(1, 7))
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40), st.integers(1, 7))
 def test_broken_utf8_is_found_at_its_byte(good, piece):
     """Also across the pieces in which a large file is checked."""
     lead = (good + "\n").encode()
@@ -20,7 +20,7 @@ def test_broken_utf8_is_found_at_its_byte(good, piece):
     assert f"offset {len(lead)})" in str(raised.value)
 
 
-@given(st.text(max_size=60), st.integers(1, 7))
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60), st.integers(1, 7))
 def test_whole_utf8_passes_in_pieces(good, piece):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ssd4rec.data.delimited.CHECKED_AT_ONCE", piece)

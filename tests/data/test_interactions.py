@@ -34,11 +34,11 @@ def test_rows_keep_their_order_and_repeats(tmp_path):
     assert read_interactions(csv(tmp_path, text)).table.rows() == [("b", "x", 9), ("a", "x", 7), ("b", "x", 9), ("b", "x", 8)]
 
 
-def test_without_times_the_rows_are_the_order_and_it_is_said(tmp_path):
+def test_without_times_the_order_of_the_rows_is_used_with_a_warning(tmp_path):
     found = read_interactions(csv(tmp_path, "user,item,when\nb,x,9\na,x,7\n"))
     assert found.table["time"].to_list() == [0, 1]
     assert found.read.clock == Clock("file order")
-    assert found.read.notes == ("no time column: the rows' own order is taken (columns user, item, when; --time names one)",)
+    assert found.read.notes == ("no time column: the order of the rows is used (columns user, item, when; --time names one)",)
 
 
 def test_named_columns(tmp_path):
@@ -47,9 +47,9 @@ def test_named_columns(tmp_path):
     assert (found.read.time, found.read.columns) == ("date", {"user": "who", "item": "what", "time": "when"})
 
 
-def test_small_times_are_plain_numbers_and_it_is_said(tmp_path):
+def test_small_times_are_plain_numbers_with_a_warning(tmp_path):
     found = read_interactions(csv(tmp_path, "user,item,time\nb,x,1\nb,y,2277\n"))
-    assert found.read.notes == ("times from 1 to 2277 are taken as plain numbers, not as moments of a calendar",)
+    assert found.read.notes == ("times from 1 to 2277 are read as plain numbers, not as moments of a calendar",)
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt32, pl.Int8, pl.String, pl.Float64])
@@ -60,20 +60,20 @@ def test_frames_keep_their_types(dtype):
     assert table["item"].to_list() == ids.to_list()
 
 
-def test_float_ids_are_kept_and_it_is_said():
-    """7.0 may be a 7 that met a missing value in pandas; only the user knows."""
+def test_float_ids_stay_floats_with_a_warning():
+    """7.0 may be a 7 that pandas made a float because of a missing value; only the user knows."""
     found = read_interactions(pl.DataFrame({"user_id": [1, 2], "item_id": [7.0, 8.0]}))
-    assert found.read.notes[1] == "item ids are decimal numbers such as 7.0 and are kept so; cast them if they stand for integers"
+    assert found.read.notes[1].startswith("item ids are decimal numbers such as 7.0 and are used as they are; cast them")
 
 
-def test_ids_with_blanks_are_kept_and_it_is_said(tmp_path):
-    """A person who asks for "b" would be told that nobody has that name."""
+def test_ids_with_blanks_are_unchanged_with_a_warning(tmp_path):
+    """A request for "b" would find no such user."""
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na, x,1\nb ,y,2\n")
     found = read_interactions(tmp_path / "log.csv")
     assert found.table["user"].to_list() == ["a", "b "]
     assert found.read.notes[-2:] == (
-        "user ids begin or end with a blank, such as 'b ', and are kept so: users are asked for with it",
-        "item ids begin or end with a blank, such as ' x', and are kept so: items are asked for with it",
+        "user ids begin or end with a blank, such as 'b ', and are used as they are: requests need the blank too",
+        "item ids begin or end with a blank, such as ' x', and are used as they are: requests need the blank too",
     )
 
 
@@ -104,10 +104,10 @@ def test_pandas_times():
         ({"user_id": [1.0, float("nan")], "item_id": [1, 2]}, r"1 of 2 user ids .* the first in row 2; remove these rows"),
         ({"user_id": [None, None], "item_id": [1, 2]}, r"2 of 2 user ids"),
         ({"user_id": [1, 2], "item_id": ["", "a"]}, r"1 of 2 item ids \(column 'item_id'\) are missing, the first in row 1"),
-        ({"user_id": [1], "item_id": [[1]]}, r"column 'item_id' holds List\(Int64\); ids must be text or numbers"),
+        ({"user_id": [[1]], "item_id": [1]}, r"column 'user_id' holds List\(Int64\); ids must be text or numbers"),
         ({"user_id": [1], "item_id": [b"1"]}, r"column 'item_id' holds Binary; ids must be text or numbers"),
         ({"user_id": [1], "item_id": [1], "time": [None]}, r"the time in row 1 \(column 'time'\) is missing; expected whole or"),
-        ({"user_id": [1], "item_id": [1], "time": [[1]]}, r"column 'time': a column of type List\(Int64\) holds no times"),
+        ({"user_id": [1], "item_id": [1], "time": [[1]]}, r"column 'time': a column of type List\(Int64\) does not hold times"),
     ],
 )
 def test_bad_values_are_named(frame, message):

@@ -26,7 +26,6 @@ def read(values, dtype=None):
         (1_650_882_384_975, "milliseconds"),
         (1_650_882_384_975_123, "microseconds"),
         (1_650_882_384_975_123_457, "nanoseconds"),
-        (20_220_408, "number"),
         (2_277, "number"),
         (-978_300_760, "seconds"),
     ],
@@ -152,7 +151,7 @@ def test_categories_and_decimals_are_read_as_text():
         (["1", "", "2"], 1, ""),
         (["1", "nan"], 1, "nan"),
         (["99999999999999999999"], 0, "99999999999999999999"),
-        (["31/01/2016"], 0, "31/01/2016"),
+        (["32/01/2016"], 0, "32/01/2016"),
         ([1, None], 1, None),
         ([1.5, float("inf")], 1, float("inf")),
     ],
@@ -170,7 +169,7 @@ def test_unsigned_integers_beyond_64_bits_are_no_times():
 
 
 def test_a_list_holds_no_times():
-    with pytest.raises(DataError, match=r"type List\(Int64\) holds no times"):
+    with pytest.raises(DataError, match=r"type List\(Int64\) does not hold times"):
         read([[1]])
 
 

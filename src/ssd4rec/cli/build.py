@@ -13,13 +13,13 @@ from ssd4rec.cli.shared import (
     SetOption,
     TimeOption,
     UserOption,
-    columns,
     columns_as_settings,
     err_console,
     out_console,
     print_json,
     say,
 )
+from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssd4rec.data.out_of_core.build import BuildReport
@@ -49,8 +49,14 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
     reserve_little()
     run_config = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)]).data
 
+    from ssd4rec.data.options import ReadOptions, columns_of, options_of
     from ssd4rec.data.out_of_core.build import build_folder
 
+    if options_of(run_config) != ReadOptions():
+        raise ConfigError(
+            "data build reads CSV and Parquet files with a header as they are; leave out data.where and the other settings of "
+            "reading, or filter the files first"
+        )
     try:
         with _render.progress_bar(err_console) as bar:
             tasks = {stage: bar.add_task(f"{stage} ({place})", total=None, visible=False) for stage, place in STAGES.items()}
@@ -58,7 +64,7 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
                 files,
                 out,
                 memory=limit,
-                columns=columns(run_config.user, run_config.item, run_config.time),
+                columns=columns_of(run_config),
                 min_interactions=run_config.min_interactions,
                 tie_order=run_config.tie_order,
                 progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total, visible=True),

@@ -1,12 +1,15 @@
 """`data list`, `data fetch` and `data describe`: data sets before training."""
 
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ssd4rec.cli import _render
+from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
@@ -19,19 +22,28 @@ from ssd4rec.cli.shared import (
     check_columns,
     columns_as_settings,
     err_console,
+    is_sequence_folder,
+    open_data,
     open_prepared,
     out_console,
     print_json,
     reporter,
     say,
 )
+from ssd4rec.errors import DataError
+
+if TYPE_CHECKING:
+    from ssd4rec.config import Config
+    from ssd4rec.data.interactions import Interactions
+    from ssd4rec.pipeline import Prepared
+
+FIRST_ROWS = 5
 
 
 def list_data(*, as_json: JsonOption = False) -> None:
     """Show the data sets that ssd4rec knows by name, and which of them are on this machine."""
-    from dataclasses import asdict
-
-    from ssd4rec.datasets.registry import BUILT_IN, KNOWN, folder_of, where
+    from ssd4rec.datasets.packages import PACKAGES
+    from ssd4rec.datasets.registry import KNOWN, folder_of, where
     from ssd4rec.datasets.store import is_stored, is_whole
 
     folders = {name: folder_of(known, cache()) for name, known in KNOWN.items()}
@@ -44,14 +56,14 @@ def list_data(*, as_json: JsonOption = False) -> None:
     for column in ("name", "users", "items", "interactions", "here"):
         table.add_column(column, justify="left" if column in {"name", "here"} else "right", no_wrap=True)
     for name, known in KNOWN.items():
-        here = "yes" if fetched[name] else "with the extra demo" if name == BUILT_IN else "damaged" if name in damaged else "no"
+        here = "yes" if fetched[name] else "in a package" if name in PACKAGES else "damaged" if name in damaged else "no"
         table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}", here)
     out_console.print(table)
     for name, known in KNOWN.items():
         line = Text.assemble((name, "bold"), f": {known.title}. From {where(known)}. Terms: {known.license}.")
         out_console.print(line, soft_wrap=True)
     for name in damaged:
-        out_console.print(f"{name}, as it lies in {folders[name]}, was damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
+        out_console.print(f"{name} in {folders[name]} is damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
 
 
 def fetch_data(
@@ -66,18 +78,13 @@ def fetch_data(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a named data set: download it from its publisher or take a file that you have, and check that it is the right one."""
-    from dataclasses import asdict
-
     from ssd4rec.datasets.fetch import fetch
     from ssd4rec.datasets.registry import find_known
 
     known = find_known(name)
     say(f"terms of {known.name}: {known.license}")
-    try:
-        with _render.download_bar(err_console) as bar:
-            fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on with what came") from None
+    with _render.download_bar(err_console) as bar:
+        fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
     if as_json:
         print_json(asdict(fetched))
         return
@@ -95,6 +102,7 @@ def fetch_data(
     out_console.print(f"next: ssd4rec train {known.name}")
 
 
+@with_reading_options
 def describe_data(
     data: DataArgument,
     *,
@@ -103,26 +111,86 @@ def describe_data(
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
-    """Read DATA and show what is in it, what the k-core drops, and what a pass of training costs."""
+    """Show how DATA is understood: columns, times, duplicates, what the filter drops and what a pass of training costs."""
     from ssd4rec.config import load_config
+    from ssd4rec.data.sequences import build_sequences
+    from ssd4rec.data.split import make_split
+    from ssd4rec.data.summary import describe, describe_split
 
-    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
     chosen = load_config(config, overrides)
     check_columns(data, overrides)
-    prepared = open_prepared(data, chosen, None)
+    if is_sequence_folder(Path(data)):
+        prepared = open_prepared(data, chosen, None)
+        if not as_json:
+            _render.show_data(out_console, {**prepared.description, "split": {}})
+        _show_costs(prepared, dict(prepared.description), chosen, as_json=as_json)
+        return
+    interactions, _ = open_data(data, chosen, None)
+    first_rows = _first_rows(interactions)
+    if not as_json:
+        _render.show_reading(out_console, asdict(interactions.read) | {"time": interactions.read.time}, first_rows)
+        for note in interactions.read.notes:
+            out_console.print(f"note: {note}")
+    sequences, catalog = build_sequences(interactions, chosen.data.min_interactions, tie_order=chosen.data.tie_order)
+    description: dict[str, Any] = {
+        **describe(interactions, sequences),
+        "first_rows": first_rows,
+        "duplicates": sequences.duplicates,
+        "repeated": sequences.repeated,
+    }
+    if not as_json:
+        _render.show_data(out_console, _without(description, interactions.read.notes))
+    try:
+        split = make_split(sequences, chosen.data)
+    except DataError as error:
+        if as_json:
+            print_json({**description, "split": {"error": str(error)}})
+        raise
+    description["split"] = describe_split(sequences, split, len(catalog))
 
+    from ssd4rec.pipeline import Prepared
+
+    _show_costs(Prepared(sequences, catalog, split, description), description, chosen, as_json=as_json)
+
+
+def _show_costs(prepared: "Prepared", description: dict[str, Any], chosen: "Config", *, as_json: bool) -> None:
+    """Show the notes on the split, and what a pass of training costs."""
     from ssd4rec import pipeline
 
-    description = {**prepared.description, "pass": pipeline.describe_pass(prepared, chosen)}
+    description["pass"] = pipeline.describe_pass(prepared, chosen)
     if as_json:
         print_json(description)
         return
-    _render.show_data(out_console, description)
+    for note in description["split"]["notes"]:
+        out_console.print(f"note: {note}")
     cost = description["pass"]
     out_console.print(
         f"a pass has {cost['targets']:,} targets: {cost['all_positions_tokens']:,} tokens with the objective all-positions, "
         f"{cost['per_prefix_tokens']:,} with per-prefix ({cost['per_prefix_tokens'] / max(cost['all_positions_tokens'], 1):.0f}x)"
     )
     out_console.print(f"batches of {chosen.training.token_budget:,} tokens are {cost['fill']:.1%} full")
+
+
+def _first_rows(interactions: "Interactions") -> list[dict[str, str]]:
+    from ssd4rec.data.timestamps import FILE_ORDER, show_moment
+
+    clock = interactions.read.clock
+    return [
+        {
+            "user": str(row["user"]),
+            "item": str(row["item"]),
+            "time": f"row {row['time'] + 1}" if clock.kind == FILE_ORDER else show_moment(clock, row["time"]),
+        }
+        for row in interactions.table.head(FIRST_ROWS).iter_rows(named=True)
+    ]
+
+
+def _without(description: dict[str, Any], shown: tuple[str, ...]) -> dict[str, Any]:
+    """Leave out the notes that were shown before."""
+    read = description["read"]
+    notes = [note for note in read["notes"] if note not in shown]
+    return {**description, "read": {**read, "notes": notes, "filters": []}}

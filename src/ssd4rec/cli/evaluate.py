@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ssd4rec.cli import _render
+from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
@@ -27,7 +28,8 @@ from ssd4rec.errors import ConfigError
 TRAINING_GROUPS = ("backbone", "training", "fusion")  # groups of settings that are fixed after training
 
 
-def evaluate(
+@with_reading_options
+def evaluate(  # noqa: PLR0913 - each is an option of the command
     directory: DirArgument,
     data: Annotated[
         str | None, typer.Argument(metavar="[DATA]", help="Data to evaluate on; omit to show the metrics from training.")
@@ -38,6 +40,7 @@ def evaluate(
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
     """Show the metrics of a trained model, or evaluate it on DATA, for example with --set evaluation.exclude_seen=true."""
@@ -46,7 +49,7 @@ def evaluate(
     from ssd4rec.config import dump_config, parse_config
     from ssd4rec.diagnostics import resolve_device
 
-    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
     if data is None and (overrides or accelerator != "auto"):
         option = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
         raise ConfigError(f"{option} needs data to evaluate on; pass it too: ssd4rec evaluate DIR DATA …")

@@ -8,6 +8,7 @@ import typer
 
 from ssd4rec.cli import _render
 from ssd4rec.cli.batch import is_parts_folder, recommend_in_parts
+from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
@@ -18,7 +19,6 @@ from ssd4rec.cli.shared import (
     cache,
     check_columns,
     check_data_name,
-    columns,
     columns_as_settings,
     err_console,
     out_console,
@@ -29,12 +29,13 @@ from ssd4rec.cli.shared import (
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ssd4rec.data.interactions import Columns
+    from ssd4rec.config import Config
     from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
 
 QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
 
 
+@with_reading_options
 def recommend(  # noqa: PLR0913 - each is an option of the command
     directory: DirArgument,
     *,
@@ -66,6 +67,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
     """Recommend the next items for one history, or for every user of a file."""
@@ -77,24 +79,30 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
         raise ConfigError("--allow and --deny work with --history only; with --users, filter the written file")
     if history is not None and out is not None:
         raise ConfigError(f"--out {out} works with --users only; --history prints its result: remove --out")
-    if history is not None and (user, item, time) != (None, None, None):
-        raise ConfigError("--user, --item and --time name columns of the file in --users; remove them with --history")
+    if history is not None and ((user, item, time) != (None, None, None) or reading):
+        raise ConfigError("--user, --item, --time and other reading options are for the file in --users; remove them")
     if users is not None:
         check_data_name(users)
-        check_columns(users, columns_as_settings(user, item, time))
-
+        overrides = [*columns_as_settings(user, item, time), *reading]
+        check_columns(users, overrides)
     elif (shard, engine, workers) != (None, None, None):
         raise ConfigError("--shard, --engine and --workers go with --users DATA --out FOLDER")
 
+    from ssd4rec.config import dump_config, parse_config
     from ssd4rec.diagnostics import resolve_device
 
     if users is not None and out is not None and is_parts_folder(out, shard, engine):
+        from ssd4rec.data.columns import Columns
         from ssd4rec.serving.arrow import BatchOptions
         from ssd4rec.serving.job import make_job
 
+        if reading:
+            raise ConfigError(
+                "a folder of parts is read with --user, --item and --time alone; leave out the other options of reading"
+            )
         options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown))
         job = make_job(
-            directory, _as_path(users), out, options, columns=columns(user, item, time), device=resolve_device(accelerator)
+            directory, _as_path(users), out, options, columns=Columns(user, item, time), device=resolve_device(accelerator)
         )
         recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)
         return
@@ -109,7 +117,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
             users,
             out,
             100 if k is None else k,
-            columns(user, item, time),
+            parse_config(dump_config(recommender.artifact.config), overrides, source=str(directory)),
             keep_seen=keep_seen,
             unknown_items=unknown_items,
             as_json=as_json,
@@ -166,12 +174,13 @@ def _recommend_users(
     users: str,
     out: Path,
     k: int,
-    columns: "Columns",
+    config: "Config",
     *,
     keep_seen: bool,
     unknown_items: "UnknownItems",
     as_json: bool,
 ) -> None:
+    from ssd4rec.data.options import columns_of, options_of
     from ssd4rec.datasets.registry import is_known, open_known
     from ssd4rec.serving.batch import recommend_users
 
@@ -182,7 +191,8 @@ def _recommend_users(
             source,
             out,
             k=k,
-            columns=columns,
+            columns=columns_of(config.data),
+            options=options_of(config.data),
             exclude_seen=not keep_seen,
             unknown_items=unknown_items,
             progress=reporter(bar, "users"),

@@ -13,13 +13,14 @@ from rich.console import Console
 
 from ssd4rec._io import as_json
 from ssd4rec.cli import _render
+from ssd4rec.cli.reading import READING
 from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
     from ssd4rec.config import Config
-    from ssd4rec.data.interactions import Columns, Interactions
+    from ssd4rec.data.interactions import Interactions
     from ssd4rec.pipeline import Prepared
 
 
@@ -57,7 +58,7 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
 
 def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared":
     """Read a file, a named data set or a folder of `data build` as sequences and a split."""
-    if _is_sequence_folder(Path(data)):
+    if is_sequence_folder(Path(data)):
         from ssd4rec.data.interactions import read_titles
         from ssd4rec.pipeline import prepare_folder
 
@@ -72,6 +73,7 @@ def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
     """Return the interactions and titles of a file, a named data set or a store; `titles` replaces its titles."""
     from ssd4rec.data.interactions import read_interactions, read_titles
+    from ssd4rec.data.options import columns_of, options_of
     from ssd4rec.data.store_source import is_store, read_store
     from ssd4rec.datasets.archives import titles_beside
     from ssd4rec.datasets.registry import is_known, open_known
@@ -83,10 +85,19 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
         opened = open_known(data, cache())
         return opened.interactions, opened.titles if titles is None else read_titles(titles)
     check_data_name(data)
-    interactions = read_interactions(data, columns(config.data.user, config.data.item, config.data.time))
-    if titles is None and (titles := titles_beside(Path(data))) is not None:
-        say(f"titles: {titles}")
-    return interactions, None if titles is None else read_titles(titles)
+    interactions = read_interactions(data, columns_of(config.data), options_of(config.data))
+    if titles is not None:
+        return interactions, read_titles(titles)
+    beside = titles_beside(Path(data))
+    if beside is None:
+        return interactions, None
+    try:
+        item_titles = read_titles(beside)
+    except DataError as error:  # nobody asked for this file
+        say(f"warning: no titles: {error}")
+        return interactions, None
+    say(f"titles: {beside}")
+    return interactions, item_titles
 
 
 def check_data_name(data: str) -> None:
@@ -101,7 +112,8 @@ def check_data_name(data: str) -> None:
         raise DataError(f"{data!r} is neither a file nor a named data set; the named data sets are {', '.join(KNOWN)}")
 
 
-def _is_sequence_folder(path: Path) -> bool:
+def is_sequence_folder(path: Path) -> bool:
+    """Whether a path is a folder that `data build` wrote."""
     try:
         return (path / "read.json").is_file()
     except (OSError, ValueError):  # not a valid path; reading it will give the reason
@@ -115,13 +127,6 @@ def _may_exist(path: Path) -> bool:
         return True
 
 
-def columns(user: str | None, item: str | None, time: str | None) -> "Columns":
-    """Return the column names as `Columns`."""
-    from ssd4rec.data.interactions import Columns
-
-    return Columns(user=user, item=item, time=time)
-
-
 def columns_as_settings(user: str | None, item: str | None, time: str | None) -> list[str]:
     """Return the column options as overrides for `load_config`."""
     names = {"user": user, "item": item, "time": time}
@@ -129,19 +134,19 @@ def columns_as_settings(user: str | None, item: str | None, time: str | None) ->
 
 
 def check_columns(data: str, overrides: Sequence[str]) -> None:
-    """Reject column options for a named data set, whose columns are known.
+    """Reject reading options for a named data set, whose form is known; a TOML or RecBole file may have them.
 
     Raises:
-        ConfigError: an override names a column.
+        ConfigError: an override is a reading option.
     """
     from ssd4rec.datasets.registry import is_known
 
     for override in overrides if is_known(data) else ():
         group, _, role = override.partition("=")[0].strip().partition(".")
-        if group == "data" and role in {"user", "item", "time"}:
+        if group == "data" and role in READING:
             raise ConfigError(
-                f"{override} names a column, but the columns of the named data set {data} are known; remove --{role} (or "
-                f"--set data.{role}), which is for files"
+                f"{override} is for files, but the form of the named data set {data} is known; remove "
+                f"--{role.replace('_', '-')} (or --set data.{role}), which is for files"
             )
 
 

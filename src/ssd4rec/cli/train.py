@@ -7,6 +7,7 @@ import typer
 
 from ssd4rec.cli import _render
 from ssd4rec.cli.devices import devices_settings
+from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
     CONFIG_HELP,
@@ -43,6 +44,7 @@ DevicesOption = Annotated[
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training with the same --out.")]
 
 
+@with_reading_options
 def train(  # noqa: PLR0913 - each is an option of the command
     data: Annotated[
         str | None,
@@ -61,13 +63,14 @@ def train(  # noqa: PLR0913 - each is an option of the command
     time: TimeOption = None,
     titles: TitlesOption = None,
     devices: DevicesOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on DATA, evaluate it next to baselines on held-out interactions, and save it to --out."""
     from ssd4rec.config import load_config
 
     distributed = devices_settings(devices, settings or [])
-    overrides = [*(settings or []), *distributed, *columns_as_settings(user, item, time)]
+    overrides = [*(settings or []), *distributed, *columns_as_settings(user, item, time), *reading]
     if recbole is not None and config is not None:
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
     if recbole is not None:

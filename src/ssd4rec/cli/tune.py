@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssd4rec.cli import _render
+from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ssd4rec.tuning.search import SearchReport
 
 
+@with_reading_options
 def tune(  # noqa: PLR0913 - each is an option of the command
     data: DataArgument,
     *,
@@ -60,6 +62,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
     """Search for the settings with the best validation NDCG@10 on DATA; they are written to OUT/best.toml."""
@@ -68,7 +71,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
     if find_spec("optuna") is None:
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
-    overrides = [*(settings or []), *columns_as_settings(user, item, time)]
+    overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
     run_config = load_config(config, overrides)
     check_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]

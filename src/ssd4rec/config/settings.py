@@ -24,6 +24,16 @@ class DataConfig(Settings):
     user: str | None = None  # column names; None: found by their usual names
     item: str | None = None
     time: str | None = None
+    columns: tuple[str, ...] = Field((), strict=False)  # of a file without a header, by position; "_" skips one
+    separator: str | None = None  # of text files: a character, "::", "tab" or "space"; None: detected
+    layout: Literal["auto", "interactions", "sequences"] = "auto"  # sequences: one user a line, followed by the items
+    where: str | None = None  # an SQL condition on the rows, such as "event = 'purchase'"
+    min_rating: float | None = None  # drop interactions with a lower rating
+    time_format: str | None = None  # strptime format of text times; None: detected
+    constant_user: str | None = None  # the user id of a file without a user column
+    drop_missing: bool = False  # drop rows whose user or item is missing or a placeholder such as NA
+    duplicates: Literal["keep", "drop"] = "keep"  # interactions that equal an earlier one in user, item and time
+    max_expansion: float = Field(250.0, ge=1.0)  # of compressed files: decompressed bytes per byte, above 64 MB
     min_interactions: int = Field(5, ge=1)  # k of the iterative k-core, users and items
     split: Literal["leave-last-out", "time"] = "leave-last-out"
     validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over

@@ -1,7 +1,7 @@
-"""Which column of a table is the user, which the item, which the time; a table of these alone."""
+"""Which column of a table is the user, which the item and which the time; a table of these columns alone."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -10,43 +10,61 @@ from ssd4rec.errors import DataError
 
 ITEM_NAMES = (
     "itemid item iid itemidx",
-    "movieid movie asin productid product videoid articleid bookid songid trackid gameid newsid businessid sku isbn",
-    "parentasin artistid",
+    "parentasin",
+    "movieid movie asin productid product videoid articleid bookid songid trackid gameid newsid businessid sku isbn aid "
+    "stockcode poi poiid venueid courseid recipeid appid jobid docid spotifytrackuri",
+    "artistid track trackname mastermetadatatrackname",
+    "itemidlist itemlist itemids itemsequence itemseq",
 )
-# Usual names, without case and without "_", "-", "." and spaces. The first group of which the table has a name decides;
-# two names of one group are ambiguous.
+# Usual names, without case and without "_", "-", "." and spaces. The first group that occurs in the header decides; two names
+# of one group are ambiguous.
 USUAL: Mapping[str, tuple[str, ...]] = {
     "user": (
         "userid user uid useridx",
-        "customerid customer reviewerid visitorid memberid accountid clientid householdid authorid",
+        "customerid customer reviewerid visitorid memberid accountid clientid householdid authorid custid buyerid playerid "
+        "studentid readerid listenerid subscriberid",
         "sessionid session",
+        "username profilename",
     ),
     "item": ITEM_NAMES,
     "time": (
-        "timestamp timestamps time ts unixreviewtime unixtime unixtimestamp timems timestampms eventtime datetime createdat "
-        "reviewtimestamp transactiontimestamp purchasetime",
+        "timestamp timestamps time ts uts unixreviewtime unixtime unixtimestamp timems timestampms eventtime datetime createdat "
+        "reviewtimestamp transactiontimestamp purchasetime endtime eventtimestamp eventts",
+        "tdat invoicedate orderdate transactiondate transactiondt purchasedate eventdate utctime playedat starttime",
         "date day reviewdate",
     ),
+    "rating": ("rating overall stars score ratingvalue reviewrating bookrating",),
     "id": (*ITEM_NAMES, "id"),
     "title": (
         "title movietitle itemtitle producttitle videotitle booktitle",
         "name itemname productname moviename",
     ),
 }
+DATE_NAMES = ("date", "day", "reviewdate", "eventdate", "orderdate", "purchasedate", "transactiondate")
+CLOCK_NAMES = ("time", "timeofday", "clock")  # a column of one of these names may hold HH:MM next to a date
+PARTS = {  # of a time that is split over columns
+    "year": ("year", "yr"),
+    "month": ("month", "mon"),
+    "day": ("day", "dayofmonth"),
+    "hour": ("hour", "hr"),
+    "minute": ("minute", "min"),
+    "second": ("second", "sec"),
+}
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 OPTIONAL = ("time",)
 RENAME = "rename one of them, or remove it"
+TIME_ROLES = ("time", "date", "clock", *PARTS)
 
-# The header as written -> for each role the place of its column.
+# The header as written -> the position of the column for each role.
 Choose = Callable[[Sequence[str]], Mapping[str, int]]
 
 
 class AmbiguousColumnsError(DataError):
-    """Which column is which cannot be told; `found` is what came, without the advice to name one."""
+    """The columns cannot be told apart; `reason` is the message without the advice."""
 
-    def __init__(self, found: str, advice: str) -> None:
-        super().__init__(f"{found}; {advice}")
-        self.found = found
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -55,76 +73,166 @@ class Table:
 
     frame: pl.DataFrame
     source: str  # a path, or the kind of frame
-    header: Sequence[str]  # all columns' names as written
-    names: Mapping[str, str]  # for each role the column's name as written
+    header: Sequence[str]  # the names of all columns as written
+    names: Mapping[str, str]  # for each role the name of its column as written
     where: Callable[[int], str]  # 0-based row -> "line 7" of a text file, or "row 6" of anything else
+    notes: Sequence[str] = field(default=())  # decisions of the reader that the user should check
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns; None: found by their usual names."""
+    """The names of the columns; None: chosen by their usual names."""
 
     user: str | None = None
     item: str | None = None
-    time: str | None = None
+    time: str | None = None  # "date+time" for a date and a time of day in two columns
 
 
 def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict[str, int]:
-    """Find the columns of user, item and, if there is one, time.
+    """Choose the columns of user, item and, if there is one, time.
 
     Args:
-        header: the table's column names as written; `user_id:token` is RecBole's way to write `user_id`.
-        columns: names that the caller gave.
+        header: the column names as written; `user_id:token` is RecBole's way to write `user_id`.
+        columns: names chosen by the caller.
         source: the table, for messages.
 
     Returns:
-        For each role its place in the header; no "time" when the table has none.
+        The position of the column for each role; no "time" if the table has none.
 
     Raises:
-        DataError: a named column is not there, there twice, or given two roles; a usual name is missing or ambiguous;
-            the header looks like data.
+        DataError: a named column is missing, occurs twice or has two roles; a usual name is missing or ambiguous; the header
+            looks like data; the time is split over several columns.
     """
-    named = {"user": columns.user, "item": columns.item, "time": columns.time}
-    chosen: dict[str, int] = {}
-    for role, name in named.items():
-        place = _find_usual(header, role, source) if name is None else _find_named(header, role, name, source)
-        if place is not None:
-            chosen[role] = place
-    missing = [role for role in named if role not in chosen and role not in OPTIONAL]
-    if missing:
-        raise _missing(header, missing, source)
-    _check_apart(header, chosen, source)
+    chosen = choose_all_columns(header, columns, source)
+    if parts := [header[place] for role, place in chosen.items() if role in TIME_ROLES[1:]]:
+        raise AmbiguousColumnsError(f"{source}: the time is split over {_listed(parts)}", "combine them into a single column")
     return chosen
 
 
-def choose_title_columns(header: Sequence[str], source: str) -> dict[str, int]:
-    """Find the columns of item id and title in a table of items.
+def choose_all_columns(header: Sequence[str], columns: Columns, source: str, *, constant_user: bool = False) -> dict[str, int]:
+    """Choose columns like `choose_columns`, with a time that may be split over several columns.
+
+    Args:
+        header: the column names as written.
+        columns: names chosen by the caller.
+        source: the table, for messages.
+        constant_user: the table has no user column.
+
+    Returns:
+        Positions for user, item and time; or, instead of a time, for date and clock, or for year, month, day and so on. Both
+        time and date if the values must decide whether the time is a time of day.
+    """
+    values = sum(_is_value(each) for each in header)
+    if (columns.user or columns.item or columns.time) and values > len(header) / 2:
+        raise missing_header(header, source)  # naming U100 as the user column would turn the first event into a header
+    named = {"user": columns.user, "item": columns.item}
+    chosen: dict[str, int] = {}
+    for role, name in named.items():
+        if role == "user" and constant_user:
+            continue
+        place = _find_usual(header, role, source) if name is None else _find_named(header, role, name, source)
+        if place is not None:
+            chosen[role] = place
+    missing = [role for role in named if role not in chosen and not (role == "user" and constant_user)]
+    if missing:
+        raise _missing(header, missing, source)
+    chosen.update(_choose_time(header, columns.time, source))
+    _check_distinct(header, chosen, source)
+    return chosen
+
+
+def find_rating(header: Sequence[str], source: str) -> int:
+    """Return the position of the rating column.
 
     Raises:
-        DataError: one of them is missing or ambiguous; the columns found are listed.
+        DataError: there is none, or several.
     """
-    found = {role: _find_usual(header, role, source) for role in ("id", "title")}
-    chosen = {role: place for role, place in found.items() if place is not None}
-    if len(chosen) < len(found):
-        missing = " and ".join(f"item {role}s" for role in found if role not in chosen)
+    place = _find_usual(header, "rating", source)
+    if place is None:
+        raise DataError(
+            f"{source}: --min-rating needs a rating column, found {_listed(header)}; call it rating, or use --where with its name"
+        )
+    return place
+
+
+def choose_title_columns(header: Sequence[str], source: str) -> dict[str, int]:
+    """Choose the columns of item id and title in a table of items.
+
+    Raises:
+        DataError: one of them is missing or ambiguous; the available columns are listed.
+    """
+    places = {role: _find_usual(header, role, source) for role in ("id", "title")}
+    chosen = {role: place for role, place in places.items() if place is not None}
+    if len(chosen) < len(places):
+        missing = " and ".join(f"item {role}s" for role in places if role not in chosen)
         raise DataError(f"{source}: no column of {missing} found among {_listed(header)}; call the columns item_id and title")
     return chosen
 
 
 def bare_name(name: str) -> str:
-    """`user_id:token` -> `user_id`; other names stay as they are."""
+    """`user_id:token` -> `user_id`; other names are unchanged."""
     bare, colon, kind = name.rpartition(":")
     return bare if colon and kind in RECBOLE_TYPES else name
 
 
+def is_list_column(name: str) -> bool:
+    """Whether RecBole's type in a header declares a sequence of ids."""
+    return name.endswith(":token_seq")
+
+
+def looks_like_data(header: Sequence[str]) -> bool:
+    """Whether a first line holds values rather than names: numbers, dates or ids such as U100."""
+    fields = [part for name in header for part in name.replace("::", " ").split()]
+    return any(_is_value(each) for each in fields)
+
+
+def missing_header(header: Sequence[str], source: str) -> AmbiguousColumnsError:
+    """Return the error for a file whose first line is data."""
+    first = _shortened("  ".join(header))
+    names = ["user", "item", "rating", "time", *(f"column{place}" for place in range(5, len(header) + 1))][: len(header)]
+    if len(header) == 3:
+        names = ["user", "item", "time"]
+    return AmbiguousColumnsError(
+        f"{source}: the first line looks like data, not like column names: {first!r}",
+        f"name the columns by position with --columns {','.join(names)} (in this order, if it is right), or put a line of names "
+        "above it",
+    )
+
+
+def _choose_time(header: Sequence[str], name: str | None, source: str) -> dict[str, int]:
+    plain = [_plain(bare_name(each)) for each in header]
+    if name is not None:
+        if "+" in name and name not in header:
+            first, _, second = name.partition("+")
+            return {
+                "date": _find_named(header, "time", first, source),
+                "clock": _find_named(header, "time", second, source),
+            }
+        return {"time": _find_named(header, "time", name, source)}
+    place = _find_usual(header, "time", source)
+    parts = {role: plain.index(found[0]) for role, usual in PARTS.items() if (found := [each for each in usual if each in plain])}
+    if place is None or plain[place] == "day":
+        if {"year", "month", "day"} <= parts.keys():
+            return parts
+        if place is not None and ("month" in parts or "year" in parts):
+            split = _listed([header[each] for each in parts.values()])
+            raise AmbiguousColumnsError(f"{source}: the time is split over {split}", f"{_flag('time')}, a whole date")
+    if place is None:
+        return {}
+    dates = [each for each, known in enumerate(plain) if known in DATE_NAMES and each != place]
+    if plain[place] in CLOCK_NAMES and len(dates) == 1:
+        return {"time": place, "date": dates[0]}  # the values decide
+    return {"time": place}
+
+
 def _find_named(header: Sequence[str], role: str, name: str, source: str) -> int:
-    places = [place for place, found in enumerate(header) if name in {found, bare_name(found)}]
+    places = [place for place, each in enumerate(header) if name in {each, bare_name(each)}]
     if not places:
-        near = nearest(name, [bare_name(found) for found in header])
+        near = nearest(name, [bare_name(each) for each in header])
         hint = f"; did you mean {near!r}?" if near else ""
-        raise DataError(f"{source}: no column {name!r} (asked for as {role}) among {_listed(header)}{hint}")
+        raise DataError(f"{source}: column {name!r} ({role}) not found. Available columns: {_listed(header)}{hint}")
     if len(places) > 1:
-        raise DataError(f"{source}: {len(places)} columns are called {name!r} (asked for as {role}); {RENAME}")
+        raise DataError(f"{source}: {len(places)} columns are called {name!r} (requested as {role}); {RENAME}")
     return places[0]
 
 
@@ -136,7 +244,7 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
         if len(names) > 1:
             raise AmbiguousColumnsError(f"{source}: the {role} column could be {' and '.join(map(repr, names))}", _flag(role))
         if len(places) > 1:  # a name would not tell them apart
-            raise DataError(f"{source}: {len(places)} columns are called {names[0]!r} (taken for the {role}); {RENAME}")
+            raise DataError(f"{source}: {len(places)} columns are called {names[0]!r} (chosen as {role}); {RENAME}")
         if places:
             return places[0]
     return None
@@ -145,16 +253,17 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
 def _flag(role: str) -> str:
     if role not in {"user", "item", "time"}:
         return "rename or remove one of them"
-    return f"say which with {_options([role])}"
+    return f"choose one with {_options([role])}"
 
 
 def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> AmbiguousColumnsError:
-    if _looks_like_data(header):
-        first = _shortened("  ".join(header))
-        found = f"{source}: the first line looks like data, not like column names: {first!r}"
-        return AmbiguousColumnsError(found, _first_line_advice(header))
-    found = f"{source}: no {' or '.join(missing)} column found among {_listed(header)}"
-    return AmbiguousColumnsError(found, f"name it with {_options(missing)}")
+    if looks_like_data(header):
+        return missing_header(header, source)
+    reason = f"{source}: no {' or '.join(missing)} column found. Available columns: {_listed(header)}"
+    if len(header) == 1:
+        return AmbiguousColumnsError(reason, "if the columns are separated by another character, name it with --separator")
+    user = "; a file of one person without a user column: --constant-user me" if missing == ["user"] else ""
+    return AmbiguousColumnsError(reason, f"choose with {_options(missing)}{user}")
 
 
 def _options(roles: Sequence[str]) -> str:
@@ -162,40 +271,33 @@ def _options(roles: Sequence[str]) -> str:
     return f"{options} (reproduce: {settings}), in Python Columns({', '.join(f'{role}=NAME' for role in roles)})"
 
 
-def _looks_like_data(header: Sequence[str]) -> bool:
-    return any(_is_number(field) for name in header for field in name.replace("::", " ").split())
-
-
-def _first_line_advice(header: Sequence[str]) -> str:
-    if len(header) == 1 and "::" in header[0]:
-        return (
-            "separate the fields by tabs and put names above them, e.g. for MovieLens "
-            r"(printf 'user_id\titem_id\trating\ttimestamp\n'; sed 's/::/\t/g' FILE) > FILE.tsv"
-        )
-    return "put a line of names above it, e.g. user_id, item_id, rating, timestamp, separated as the fields are"
-
-
-def _check_apart(header: Sequence[str], chosen: Mapping[str, int], source: str) -> None:
+def _check_distinct(header: Sequence[str], chosen: Mapping[str, int], source: str) -> None:
     for role, place in chosen.items():
         other = next((each for each, taken in chosen.items() if each != role and taken == place), None)
         if other is not None:
-            raise DataError(f"{source}: column {header[place]!r} cannot be both {role} and {other}; name two columns")
+            raise DataError(f"{source}: column {header[place]!r} cannot be both {role} and {other}; choose two columns")
 
 
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in "_-. ")
 
 
-def _is_number(text: str) -> bool:
+def _is_value(text: str) -> bool:
+    """Whether a field is a number, a date, or an id of letters and many digits."""
+    digits = sum(letter.isdigit() for letter in text)
+    if digits and digits >= len(text) - digits and not text.isidentifier():
+        return True  # 2019-11-11, 09:00, 3.5
+    if text.isidentifier() and digits >= 3 and text[:1].isalpha() and not text.islower():
+        return True  # U100, N8668, A39HTATAQ9V7YF
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.lower() not in {"nan", "inf", "infinity"}
 
 
 def _listed(header: Sequence[str]) -> str:
-    return _shortened(", ".join(repr(name) for name in header)) or "no columns at all"
+    return _shortened(", ".join(repr(name) for name in header)) or "none"
 
 
 def _shortened(text: str, limit: int = 300) -> str:

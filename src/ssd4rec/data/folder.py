@@ -14,7 +14,6 @@ from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import ReadReport
 from ssd4rec.data.sequences import ARRAYS, Filtering, Sequences, write_about
-from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
 CATALOG, READ = "catalog.parquet", "read.json"
@@ -61,7 +60,7 @@ def open_folder(directory: str | Path) -> PreparedFolder:
     catalog = Catalog.read(folder / CATALOG)
     try:
         fields: dict[str, Any] = json.loads((folder / READ).read_text(encoding="utf-8"))
-        report = ReadReport(**{**fields, "clock": Clock(**fields["clock"]), "notes": tuple(fields["notes"])})
+        report = ReadReport.from_dict(fields)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} cannot be read as sequences ({error}); build the folder again") from error
     return PreparedFolder(sequences, catalog, report)

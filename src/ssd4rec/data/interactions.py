@@ -1,19 +1,35 @@
-"""A table of (user, item, time): read, its columns found, its ids and times checked."""
+"""Tables of user, item and time: read, filtered and checked."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import polars as pl
 
+from ssd4rec.data import ids
 from ssd4rec.data.catalog import plain_ids
-from ssd4rec.data.columns import Columns, Table, bare_name, choose_columns, choose_title_columns
+from ssd4rec.data.columns import (
+    TIME_ROLES,
+    Columns,
+    Table,
+    bare_name,
+    choose_all_columns,
+    choose_title_columns,
+    find_rating,
+    is_list_column,
+)
+from ssd4rec.data.filters import PREFIX, apply_filters, columns_in
 from ssd4rec.data.io import Source, read_table
-from ssd4rec.data.timestamps import FILE_ORDER, NUMBER, Clock, UnreadableTimeError, exact_times, show_moment
+from ssd4rec.data.lists import explode_lists
+from ssd4rec.data.options import ReadOptions
+from ssd4rec.data.time_columns import times_of
+from ssd4rec.data.timestamps import FILE_ORDER, NUMBER, Clock, Times, implausible, show_moment
 from ssd4rec.errors import DataError
 
-__all__ = ["Columns", "Interactions", "ReadReport", "read_interactions", "read_titles"]
+__all__ = ["Columns", "Interactions", "ReadOptions", "ReadReport", "read_interactions", "read_titles"]
 
-INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
-ID_TYPES = frozenset({*INTEGERS, pl.Float32, pl.Float64, pl.String, pl.Null})  # Null: all are missing
+
+COUNTING_NOTES = ("have a placeholder", "; the times were read as", "seems to be appended to itself")
 
 
 @dataclass(frozen=True)
@@ -25,8 +41,29 @@ class ReadReport:
     users: int
     items: int
     columns: dict[str, str]  # {"user": "user_id", "item": "movie_id", "time": "timestamp"}; no "time" if there is none
-    clock: Clock  # what the integers of the time column stand for
-    notes: tuple[str, ...] = ()  # what is right but may surprise
+    clock: Clock  # the unit of the integers of the time column
+    notes: tuple[str, ...] = ()  # warnings: readings that the user should check
+    span: tuple[str, str] | None = None  # first and last time, as a person reads them
+    filters: tuple[str, ...] = ()  # conditions on rows, with their counts
+
+    @property
+    def steady_notes(self) -> tuple[str, ...]:
+        """The notes that do not depend on how many rows have a property: equal for a table and for well-chosen parts of it."""
+        return tuple(note for note in self.notes if not any(words in note for words in COUNTING_NOTES))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ReadReport":
+        """Make a report from `dataclasses.asdict`, also after a round trip through JSON."""
+        span = fields.get("span")
+        return cls(
+            **{
+                **fields,
+                "clock": Clock(**fields["clock"]),
+                "notes": tuple(fields["notes"]),
+                "filters": tuple(fields.get("filters", ())),
+                "span": None if span is None else (span[0], span[1]),
+            }
+        )
 
     @property
     def time(self) -> str:
@@ -36,62 +73,84 @@ class ReadReport:
 
 @dataclass(frozen=True)
 class Interactions:
-    """Who met what, when.
+    """User-item interactions.
 
     user    item    time
     "u7"    "m3"    978300760
     """
 
-    table: pl.DataFrame  # user, item: as they came; time: Int64; rows in the order of the file
+    table: pl.DataFrame  # user, item: as in the source; time: Int64; rows in the order of the source
     read: ReadReport
 
 
-def read_interactions(source: Source, columns: Columns = Columns()) -> Interactions:  # noqa: B008 - a frozen value
+def read_interactions(
+    source: Source,
+    columns: Columns = Columns(),  # noqa: B008 - a frozen value
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - a frozen value
+) -> Interactions:
     """Read a table of interactions.
 
     Args:
-        source: a path (CSV, TSV, JSON Lines, Parquet, RecBole `.inter`, each also gzip) or a polars or pandas frame.
-        columns: names of the columns that are not found by their usual names (`user_id`, `movieId`, `timestamp`, …).
+        source: a path (CSV, TSV, JSON Lines, JSON arrays, Parquet, RecBole `.inter`, one user a line; each also compressed) or a
+            polars or pandas frame.
+        columns: names of the columns that do not have usual names (`user_id`, `movieId`, `timestamp`, …).
+        options: layout, filters, time format and so on.
 
     Returns:
-        Users and items as they came (text files: text, so that "007" is not "7"), times as exact integers.
-        Without a time column the rows' own order is the time.
+        Users and items as in the source (text files: text, so that "007" is not "7"), times as exact integers. Without a time
+        column the order of the rows is the time.
 
     Raises:
-        DataError: the file cannot be read, a column is missing or ambiguous, an id is missing, a time is not readable;
-            the message names file, line and value.
+        DataError: the file cannot be read, a column is missing or ambiguous, an id is missing, a time is not readable; the
+            message names file, line and value.
     """
-    table = read_table(source, lambda header: choose_columns(header, columns, _name_of(source)))
-    for role in ("user", "item"):
-        _check_ids(table, role)
-    times, clock = _times(table)
-    users, items = plain_ids(table.frame["user"]), plain_ids(table.frame["item"])
+    name = _name_of(source)
+    _check_options(columns, options)
+    table = read_table(source, lambda header: _choose(header, columns, options, name), options)
+    kept, filters = apply_filters(table, options.where, options.min_rating)
+    table = _keep(table, kept)
+    if options.constant_user is not None:
+        user = pl.lit(options.constant_user).alias("user")
+        table = replace(table, frame=table.frame.with_columns(user), names={**table.names, "user": "(constant)"})
+    table = explode_lists(table, sequences=options.layout == "sequences")
+    table, distinct, dropped = _check_ids(table, drop=options.drop_missing)
+    times = times_of(table, options.time_format)
+    frame = table.frame.select("user", "item").with_columns(times.ticks.alias("time"))
+    if options.duplicates == "drop":
+        frame, removed = _without_duplicates(frame, times.clock)
+        filters = (*filters, f"duplicates dropped: {removed:,} rows")
     report = ReadReport(
         source=table.source,
-        rows=table.frame.height,
-        users=users.n_unique(),
-        items=items.n_unique(),
-        columns={role: bare_name(name) for role, name in table.names.items()},
-        clock=clock,
-        notes=_notes(table, clock, times),
+        rows=frame.height,
+        users=len(distinct["user"]),
+        items=len(distinct["item"]),
+        columns={role: bare_name(each) for role, each in table.names.items() if role in {"user", "item", *TIME_ROLES}},
+        clock=times.clock,
+        notes=(*table.notes, *times.notes, *_notes(table, frame, times, distinct)),
+        span=_span(frame["time"], times.clock),
+        filters=(*filters, *dropped),
     )
-    return Interactions(pl.DataFrame({"user": users, "item": items, "time": times}), report)
+    return Interactions(frame, report)
 
 
 def read_titles(source: Source) -> pl.DataFrame:
     """Read item titles.
 
     Args:
-        source: a path (RecBole `.item`, CSV, TSV, JSON Lines, Parquet, each also gzip) or a polars or pandas frame.
+        source: a path (RecBole `.item`, CSV, TSV, JSON Lines, Parquet, each also compressed) or a polars or pandas frame.
 
     Returns:
-        Columns id (as they came) and title (text, null where there is none).
+        Columns id (as in the source) and title (text, null if there is none).
 
     Raises:
         DataError: the file cannot be read, has no column of item ids or of titles, or an id is missing.
     """
-    table = read_table(source, lambda header: choose_title_columns(header, _name_of(source)))
-    _check_ids(table, "id")
+    options = ReadOptions(layout="interactions")
+    table = read_table(source, lambda header: choose_title_columns(header, _name_of(source)), options)
+    ids.refuse_missing(table, "id", ids.check_type(table, "id").unique())
+    titles = table.frame["title"]
+    if not (titles.dtype == pl.String or titles.dtype.is_numeric() or isinstance(titles.dtype, pl.Categorical | pl.Enum)):
+        raise DataError(f"{table.source}: column {table.names['title']!r} holds {titles.dtype}; titles must be text")
     title = pl.col("title").cast(pl.String)
     return table.frame.select(plain_ids(table.frame["id"]), pl.when(title != "").then(title).alias("title"))
 
@@ -100,61 +159,122 @@ def _name_of(source: Source) -> str:
     return str(source) if hasattr(source, "__fspath__") or isinstance(source, str) else f"{type(source).__module__} frame"
 
 
-def _check_ids(table: Table, role: str) -> None:
-    ids = plain_ids(table.frame[role])
-    if ids.dtype not in ID_TYPES:
-        raise DataError(f"{table.source}: column {table.names[role]!r} holds {ids.dtype}; ids must be text or numbers, cast it")
-    missing = ids.is_null()
-    if ids.dtype == pl.String:
-        missing = missing | (ids == "")
-    if ids.dtype.is_float():
-        missing = missing | ids.is_nan()
-    if missing.any():
-        whose, first = "item" if role == "id" else role, table.where(int(missing.arg_max() or 0))
+def _check_options(columns: Columns, options: ReadOptions) -> None:
+    if not isinstance(columns, Columns) or not isinstance(options, ReadOptions):
         raise DataError(
-            f"{table.source}: {int(missing.sum()):,} of {len(ids):,} {whose} ids (column {table.names[role]!r}) are missing, "
-            f"the first in {first}; remove these rows or fill in the ids"
+            f"expected Columns and ReadOptions, found {type(columns).__name__} and {type(options).__name__}; write "
+            'Columns(user="…", item="…", time="…")'
         )
+    for role, name in columns.__dict__.items():
+        if name is not None and not isinstance(name, str):
+            raise DataError(f"the {role} column must be named by text, found {name!r}")
 
 
-def _times(table: Table) -> tuple[pl.Series, Clock]:
-    if "time" not in table.frame.columns:
-        return pl.int_range(table.frame.height, dtype=pl.Int64, eager=True), Clock(FILE_ORDER)
-    name = table.names["time"]
-    try:
-        return exact_times(table.frame["time"])
-    except UnreadableTimeError as error:
-        found = "is missing" if error.value in {None, ""} else f"is {error.value!r}"
-        raise DataError(
-            f"{table.source}: the time in {table.where(error.row)} (column {name!r}) {found}; expected {error.expected}"
-        ) from error
-    except DataError as error:
-        raise DataError(f"{table.source}: column {name!r}: {error}") from error
+def _choose(header: Sequence[str], columns: Columns, options: ReadOptions, source: str) -> dict[str, int]:
+    """Return the position of each column that is needed, by role."""
+    chosen = choose_all_columns(header, columns, source, constant_user=options.constant_user is not None)
+    item = bare_name(header[chosen["item"]])
+    prefixes = [place for place, name in enumerate(header) if is_list_column(name) and bare_name(name) == f"{item}_list"]
+    if prefixes:
+        chosen["item_list"] = prefixes[0]
+    if options.min_rating is not None:
+        chosen["rating"] = find_rating(header, source)
+    for place in columns_in(options.where, header) if options.where is not None else ():
+        chosen[f"{PREFIX}{header[place]}"] = place
+    return chosen
 
 
-def _notes(table: Table, clock: Clock, times: pl.Series) -> tuple[str, ...]:
-    notes = []
-    if clock.kind == FILE_ORDER:
-        notes.append(f"no time column: the rows' own order is taken (columns {', '.join(table.header)}; --time names one)")
-    if clock.kind == NUMBER:
-        ends = f"{show_moment(clock, int(times.to_numpy().min()))} to {show_moment(clock, int(times.to_numpy().max()))}"
-        notes.append(f"times from {ends} are taken as plain numbers, not as moments of a calendar")
-    notes += [
-        f"{role} ids are decimal numbers such as {table.frame[role][0]!r} and are kept so; cast them if they stand for integers"
-        for role in ("user", "item")
-        if table.frame[role].dtype.is_float()
-    ]
+def _keep(table: Table, kept: pl.Series | None) -> Table:
+    """Drop the rows that a mask leaves out, and the columns of filters."""
+    columns = [name for name in table.frame.columns if name != "rating" and not name.startswith(PREFIX)]
+    frame = table.frame.select(columns)
+    if kept is None or kept.all():
+        return replace(table, frame=frame)
+    rows = kept.arg_true()
+    return replace(table, frame=frame.filter(kept), where=lambda row: table.where(int(rows[row])))
+
+
+def _check_ids(table: Table, *, drop: bool) -> tuple[Table, dict[str, pl.Series], tuple[str, ...]]:
+    """Refuse missing ids, or drop their rows; return the distinct ids too: few values that stand for many rows."""
+    checked = {role: ids.check_type(table, role) for role in ("user", "item")}
+    table = replace(table, frame=table.frame.with_columns(values.alias(role) for role, values in checked.items()))
+    distinct = {role: values.unique(maintain_order=False) for role, values in checked.items()}
+    if not drop:
+        for role, values in distinct.items():
+            advice = "remove these rows or fill in the ids, or drop them with --drop-missing"
+            ids.refuse_missing(table, role, values, advice=advice)
+        return table, distinct, ()
+    dropped = []
     for role in ("user", "item"):
-        if blanks := _with_blanks(table.frame[role]):
-            notes.append(
-                f"{role} ids begin or end with a blank, such as {blanks!r}, and are kept so: {role}s are asked for with it"
-            )
-    return tuple(notes)
+        values = table.frame[role]
+        missing = ids.missing_ids(values, values.unique())
+        if stand_ins := ids.placeholders(values, values.unique()):
+            stands_in = values.is_in(stand_ins).fill_null(value=False)
+            missing = stands_in if missing is None else missing | stands_in
+        if missing is None:
+            continue
+        if missing.all():
+            raise DataError(f"{table.source}: all {role} ids are missing; choose another column with --{role}")
+        dropped.append(f"rows without {role} dropped: {int(missing.sum()):,} of {len(missing):,}")
+        table = _keep(table, ~missing)
+    return table, {role: table.frame[role].unique() for role in ("user", "item")}, tuple(dropped)
 
 
-def _with_blanks(ids: pl.Series) -> str | None:
-    """One of the ids that begin or end with a blank."""
-    if ids.dtype != pl.String:
+def _without_duplicates(frame: pl.DataFrame, clock: Clock) -> tuple[pl.DataFrame, int]:
+    keys = ["user", "item"] if clock.kind == FILE_ORDER else ["user", "item", "time"]
+    if clock.kind == FILE_ORDER and not _second_half_repeats(frame):
+        return frame, 0
+    distinct = (
+        frame.unique(keys, keep="first", maintain_order=True) if clock.kind != FILE_ORDER else frame.head(frame.height // 2)
+    )
+    return distinct, frame.height - distinct.height
+
+
+def _second_half_repeats(frame: pl.DataFrame) -> bool:
+    """Whether a table without times was appended to itself."""
+    half, odd = divmod(frame.height, 2)
+    if odd or half < 2:
+        return False
+    first = [frame[name][0] == frame[name][half] for name in ("user", "item")]
+    return all(first) and all(frame[name].head(half).equals(frame[name].tail(half)) for name in ("user", "item"))
+
+
+def _span(times: pl.Series, clock: Clock) -> tuple[str, str] | None:
+    if clock.kind == FILE_ORDER or not len(times):
         return None
-    found = ids.filter(ids != ids.str.strip_chars())
-    return str(found[0]) if len(found) else None
+    return show_moment(clock, cast("int", times.min())), show_moment(clock, cast("int", times.max()))
+
+
+def _notes(table: Table, frame: pl.DataFrame, times: Times, distinct: Mapping[str, pl.Series]) -> tuple[str, ...]:
+    notes = []
+    clock = times.clock
+    if clock.kind == FILE_ORDER:
+        notes.append(f"no time column: the order of the rows is used (columns {', '.join(table.header)[:300]}; --time names one)")
+        if _second_half_repeats(frame):
+            notes.append(
+                f"the second half of the rows repeats the first: the table seems to be appended to itself, {frame.height // 2:,} "
+                "duplicates; drop them with --set data.duplicates=drop"
+            )
+    if clock.kind == NUMBER:
+        first, last = _span(frame["time"], clock) or ("", "")
+        notes.append(f"times from {first} to {last} are read as plain numbers, not as moments of a calendar")
+    early, late = implausible(frame["time"], clock)
+    if early or late:
+        first, last = _span(frame["time"], clock) or ("", "")
+        counts = " and ".join(
+            f"{count:,} times are {what}" for count, what in ((early, "before 2 January 1970"), (late, "after tomorrow")) if count
+        )
+        notes.append(f"{counts}; the times were read as {clock.kind}, from {first} to {last}: check the time column")
+    if bare_name(table.names["item"]) == "parent_asin" and "asin" in map(bare_name, table.header):
+        notes.append("items are chosen by parent_asin, which stands for all variants of a product (--item asin: single variants)")
+    for role in ("user", "item"):
+        notes += [
+            note
+            for note in (
+                ids.note_on_placeholders(table, role, frame[role], distinct[role]),
+                ids.note_on_numbers(role, frame[role]),
+                ids.note_on_blanks(role, frame[role], distinct[role]),
+            )
+            if note
+        ]
+    return tuple(notes)

@@ -1,18 +1,27 @@
-"""Files and frames as tables of chosen columns: CSV, TSV, RecBole's, JSON Lines, Parquet, each also gzip; polars and pandas."""
+"""Files and frames as tables of chosen columns: text, JSON and Parquet, also compressed; polars and pandas frames.
 
-import gzip
+Only the chosen columns are read, so that other columns cannot fail. Parquet is read with plain reads by Arrow: a mapped file
+that is cut while it is read would kill the process.
+"""
+
 import io
-import json
-import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ssd4rec.data.columns import Choose, Table
-from ssd4rec.data.delimited import EXPECTED, UTF8_MARK, check_utf8, read_delimited
+from ssd4rec.data.compression import SUFFIXES, decompress, format_of
+from ssd4rec.data.delimited import EXPECTED, read_delimited
+from ssd4rec.data.json_rows import read_json
+from ssd4rec.data.options import ReadOptions
+from ssd4rec.data.values import exact_series
 from ssd4rec.errors import DataError, first_line
 
 KINDS = (
@@ -20,32 +29,31 @@ KINDS = (
     | dict.fromkeys((".jsonl", ".ndjson", ".json"), "json")
     | dict.fromkeys((".parquet", ".pq"), "parquet")
 )
-GZIP_MAGIC, PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
+PARQUET_MAGIC = b"PAR1"
+MOST_ROWS_PER_BYTE = 1000  # of a Parquet file; more is damage or an attack
+BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError)
 
-Source = str | Path | pl.DataFrame | pl.LazyFrame | Any  # Any: a pandas frame; pandas is imported by those who have one
+Source = str | Path | pl.DataFrame | pl.LazyFrame | Any  # Any: a pandas frame; pandas is imported by its owner
 
 
-def read_table(source: Source, choose: Choose) -> Table:
+def read_table(source: Source, choose: Choose, options: ReadOptions = ReadOptions()) -> Table:  # noqa: B008 - frozen
     """Read the columns that `choose` picks.
 
     Args:
         source: a path, or a polars or pandas frame.
-        choose: picks columns by the header; raises DataError when it cannot.
+        choose: picks columns by the header; raises DataError if it cannot.
+        options: how files are read.
 
     Returns:
-        The columns. Text files give text exactly as written, anything else the types that it has.
+        The columns. Text files give text exactly as written, other sources their own types.
 
     Raises:
-        DataError: the file is missing, a folder, empty, without rows, of an unknown kind, not UTF-8, ragged,
-            cut short or otherwise damaged; the object is no frame.
+        DataError: the file is missing, a folder, empty, without rows, of an unknown kind, not UTF-8, ragged, cut short or
+            otherwise damaged; the object is not a frame.
     """
-    if isinstance(source, pl.DataFrame):
-        return _from_frame(source.lazy(), "polars frame", choose)
-    if isinstance(source, pl.LazyFrame):
-        try:  # what it reads is read now
-            return _from_frame(source, "polars frame", choose)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"the polars frame cannot be read: {first_line(error)}") from error
+    if isinstance(source, pl.DataFrame | pl.LazyFrame):
+        return _from_polars(source.lazy(), choose)
     if type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
         return _from_pandas(source, choose)
     if not isinstance(source, str | Path):
@@ -54,99 +62,132 @@ def read_table(source: Source, choose: Choose) -> Table:
     try:
         kind = _kind_of_file(path)
         with path.open("rb") as file:
-            head = file.read(len(PARQUET_MAGIC))
-        if (kind == "parquet" or head == PARQUET_MAGIC) and not head.startswith(GZIP_MAGIC):
-            return _from_parquet(path, path, choose)  # left on disk: only the chosen columns are read
-        data = _unzipped(path) if head.startswith(GZIP_MAGIC) else path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if kind == "parquet":
-        return _from_parquet(path, data, choose)
-    return _from_json_lines(str(path), data, choose) if kind == "json" else read_delimited(str(path), data, choose)
+            head = file.read(6)
+        if format_of(head) is None and (kind == "parquet" or head.startswith(PARQUET_MAGIC)):
+            with path.open("rb") as file:
+                return _from_parquet(path, file, choose)
+        if format_of(head) is None:
+            data = path.read_bytes()
+        else:
+            name, data = decompress(path, options.max_expansion, lambda name: _suffix(Path(name)) in KINDS)
+            kind = KINDS.get(_suffix(Path(name)), kind)
+    except (OSError, MemoryError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from error
+    if kind == "parquet" or data.startswith(PARQUET_MAGIC):
+        return _from_parquet(path, io.BytesIO(data), choose)
+    return read_json(str(path), data, choose) if kind == "json" else read_delimited(str(path), data, choose, options)
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in SUFFIXES), "none")
 
 
 def _kind_of_file(path: Path) -> str:
     try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no system has a file of that name
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"no such file: {path}") from error
-    if S_ISDIR(found.st_mode):
+    if S_ISDIR(status.st_mode):
         raise DataError(f"{path} is a folder; expected a file, name one inside it")
-    suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() != ".gz"), "none")
+    suffix = _suffix(path)
+    if suffix in SPREADSHEETS:
+        raise DataError(f"{path} is a spreadsheet; export it as CSV and give the CSV file")
+    if suffix == "none" and path.suffix.lower() == ".zip":
+        return "text"
     if suffix not in KINDS:
-        known = ", ".join(KINDS)
-        raise DataError(f"{path}: unknown kind of file (suffix {suffix}); expected one of {known}, each also with .gz; rename it")
-    if not found.st_size:
+        raise DataError(
+            f"{path}: unknown kind of file (suffix {suffix}); expected one of {', '.join(KINDS)}, each also with "
+            f"{', '.join(SUFFIXES)}; rename it"
+        )
+    if not status.st_size:
         raise DataError(f"{path} is empty; {EXPECTED}")
     return KINDS[suffix]
 
 
-def _unzipped(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes())
-    except EOFError as error:
-        size = path.stat().st_size
-        raise DataError(f"{path}: the gzip file is cut short after {size:,} bytes; copy or download it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip file is damaged ({error}); copy or download it again") from error
-
-
-def _from_parquet(path: Path, data: Path | bytes, choose: Choose) -> Table:
-    head, tail, size = _ends(data)
-    if head != PARQUET_MAGIC:
-        raise DataError(f"{path} is not a Parquet file: it begins with {head!r}, expected {PARQUET_MAGIC!r}")
-    if tail != PARQUET_MAGIC:
+def _from_parquet(path: Path, file: Any, choose: Choose) -> Table:
+    size = file.seek(0, io.SEEK_END)
+    ends = []
+    for place in (0, max(size - len(PARQUET_MAGIC), 0)):
+        file.seek(place)
+        ends.append(file.read(len(PARQUET_MAGIC)))
+    if ends[0] != PARQUET_MAGIC:
+        raise DataError(f"{path} is not a Parquet file: it begins with {ends[0]!r}, expected {PARQUET_MAGIC!r}")
+    if ends[1] != PARQUET_MAGIC:
         raise DataError(f"{path}: the Parquet file is cut short after {size:,} bytes; copy or write it again")
+    file.seek(0)
     try:
-        lazy = pl.scan_parquet(io.BytesIO(data) if isinstance(data, bytes) else data, glob=False)
-        return _from_frame(lazy, str(path), choose)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        parquet = pq.ParquetFile(file)
+        header, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+    except (*BROKEN, ValueError) as error:
+        raise DataError(f"{path}: the Parquet file is damaged ({first_line(error)}); copy or write it again") from error
+    names = {role: header[place] for role, place in choose(header).items()}
+    if not rows:
+        raise DataError(f"{path} has no rows, only the columns {', '.join(header)}")
+    if not 0 < rows <= MOST_ROWS_PER_BYTE * size:
+        raise DataError(f"{path}: the Parquet file is damaged ({size:,} bytes for {rows:,} rows); copy or write it again")
+    try:
+        table = parquet.read(columns=list(dict.fromkeys(names.values())))
+        columns = {role: _from_arrow(table.column(name)).alias(role) for role, name in names.items()}
+        return _table(pl.DataFrame(columns), str(path), header, names)
+    except (*BROKEN, ValueError, KeyError) as error:
         raise DataError(f"{path}: the Parquet file is damaged ({first_line(error)}); copy or write it again") from error
 
 
-def _ends(data: Path | bytes) -> tuple[bytes, bytes, int]:
-    """The first and the last four bytes, and how many there are."""
-    with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
-        head = file.read(len(PARQUET_MAGIC))
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(size - len(PARQUET_MAGIC), 0))
-        return head, file.read(), size
+def _from_arrow(column: pa.ChunkedArray) -> pl.Series:
+    """Convert a column; the instants of times with a zone are UTC, whatever the zone is called."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        unit = "us" if kind.unit == "s" else kind.unit
+        plain = column.cast(pa.timestamp(unit, kind.tz)) if unit != kind.unit else column
+        chunks = [chunk.view(pa.int64()) for chunk in plain.chunks]
+        ticks = cast("pl.Series", pl.from_arrow(pa.chunked_array(chunks, pa.int64())))
+        return ticks.cast(pl.Datetime(unit))
+    return cast("pl.Series", pl.from_arrow(column))
 
 
 def _from_pandas(source: Any, choose: Choose) -> Table:
+    header = [str(name) for name in source.columns]
+    places = dict(choose(header))
+    columns = {role: _pandas_column(source.iloc[:, place], header[place]) for role, place in places.items()}
+    return _table(pl.DataFrame(columns), "pandas frame", header, {role: header[place] for role, place in places.items()})
+
+
+def _pandas_column(column: Any, name: str) -> pl.Series:
+    if not hasattr(column, "dtype"):
+        raise DataError(f"pandas frame: column {name!r} has several levels; give each column one name")
     try:
-        frame = pl.from_pandas(source)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"the pandas frame cannot be read ({first_line(error)}); give each column one type") from error
-    return _from_frame(frame.lazy(), "pandas frame", choose)
+        if column.dtype == object:
+            with suppress(pa.ArrowException, TypeError, UnicodeError):  # text alone, many times as fast
+                return _from_arrow(pa.chunked_array([pa.array(column, pa.large_string(), from_pandas=True)]))
+            values = column.to_numpy(dtype=object)
+            missing = np.asarray(column.isna(), dtype=bool)
+            return exact_series(
+                [None if gone else value for gone, value in zip(missing, values, strict=True)], f"column {name!r}"
+            )
+        return pl.from_pandas(column, nan_to_null=False)
+    except (*BROKEN, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise DataError(f"pandas frame: {error}") from error
+        raise DataError(f"pandas frame: column {name!r} cannot be read ({first_line(error)}); give it one type") from error
 
 
-def _from_frame(lazy: pl.LazyFrame, source: str, choose: Choose) -> Table:
-    header = lazy.collect_schema().names()
-    names = {role: header[place] for role, place in choose(header).items()}
-    frame = lazy.select(pl.col(name).alias(role) for role, name in names.items()).collect()
+def _from_polars(lazy: pl.LazyFrame, choose: Choose) -> Table:
+    try:
+        header = lazy.collect_schema().names()
+        names = {role: header[place] for role, place in choose(header).items()}
+        frame = lazy.select(pl.col(name).alias(role) for role, name in names.items()).collect()
+    except BROKEN as error:  # a lazy frame reads its file now
+        raise DataError(f"the polars frame cannot be read: {first_line(error)}") from error
+    columns = [
+        exact_series(column.to_list(), f"polars frame: column {names[column.name]!r}").alias(column.name)
+        if column.dtype == pl.Object
+        else column
+        for column in frame
+    ]
+    return _table(pl.DataFrame(columns), "polars frame", header, names)
+
+
+def _table(frame: pl.DataFrame, source: str, header: Sequence[str], names: Mapping[str, str]) -> Table:
     if not frame.height:
         raise DataError(f"{source} has no rows, only the columns {', '.join(header)}")
     return Table(frame, source, header, names, lambda row: f"row {row + 1}")
-
-
-def _from_json_lines(source: str, data: bytes, choose: Choose) -> Table:
-    check_utf8(source, data)
-    data = data.removeprefix(UTF8_MARK)
-    if not data.strip():
-        raise DataError(f"{source} is empty; expected an object a line, with user, item and time")
-    try:  # the types that suit all lines; only the chosen columns are kept
-        return _from_frame(pl.scan_ndjson(io.BytesIO(data), infer_schema_length=None), source, choose)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(_what_is_no_object(source, data) or f"{source}: {first_line(error)}") from error
-
-
-def _what_is_no_object(source: str, data: bytes) -> str | None:
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        try:
-            value = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
-            return f"{source}: line {number} is not JSON ({error}); expected one object a line (JSON Lines)"
-        if not isinstance(value, dict):
-            return f"{source}: line {number} is a JSON {type(value).__name__}; expected one object a line (JSON Lines)"
-    return None

@@ -1,17 +1,19 @@
-"""What a report says of its data, and what a person should know who reads figures made from them."""
+"""The description of the data in reports, with the warnings that a reader of the metrics should know."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # the command line imports this module for every command: it must not wait for polars
-    from ssd4rec.data.interactions import Interactions
-    from ssd4rec.data.sequences import Sequences
+import numpy as np
+
+from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.split import Split, training_counts
 
 
-def describe(interactions: "Interactions", histories: "Sequences") -> dict[str, object]:
-    """The `data` part of a report: what was read, what was dropped and why, what was kept."""
-    read, filtering = interactions.read, histories.filtering
+def describe(interactions: Interactions, sequences: Sequences) -> dict[str, object]:
+    """Return the `data` part of a report: what was read, what was dropped and why, and what remains."""
+    read, filtering = interactions.read, sequences.filtering
     return {
         "read": {
             "source": read.source,
@@ -20,20 +22,46 @@ def describe(interactions: "Interactions", histories: "Sequences") -> dict[str, 
             "items": read.items,
             "columns": read.columns,
             "time": read.time,
-            "notes": [*read.notes, *_note_on_repeats(histories)],
+            "span": read.span,
+            "filters": list(read.filters),
+            "notes": [*read.notes, *_note_on_duplicates(sequences), *_note_on_repeats(sequences)],
         },
         "dropped": {
             **asdict(filtering.removed),
             "rounds": filtering.rounds,
-            "why": f"users and items with fewer than {filtering.k} interactions, again and again until none is left",
+            "why": f"users and items with fewer than {filtering.k} interactions, repeatedly until none is left",
         },
-        "kept": asdict(histories.kept),
-        "tie_order": {"interactions": histories.at_same_time, "order": histories.tie_order},
+        "kept": asdict(sequences.kept),
+        "tie_order": {"interactions": sequences.at_same_time, "order": sequences.tie_order},
+    }
+
+
+def describe_split(sequences: Sequences, split: Split, catalog_size: int) -> dict[str, object]:
+    """Return the numbers of targets, of items without training events, and of test events without history."""
+    never_trained = int(np.count_nonzero(training_counts(sequences, split.train, catalog_size)[1:] == 0))
+    skipped = split.without_history
+    notes = []
+    if never_trained:
+        notes.append(
+            f"{never_trained:,} of {catalog_size:,} items have no training event, as all their events are validation or test "
+            "targets; they are not recommended"
+        )
+    if skipped.interactions:
+        notes.append(
+            f"{skipped.users:,} users have their first event in the test part; these {skipped.interactions:,} events have no "
+            "history to be predicted from, and are not targets"
+        )
+    return {
+        "protocol": split.protocol,
+        "targets": {name: getattr(split, name).targets for name in ("train", "validation", "test")},
+        "never_trained_items": never_trained,
+        "without_history": {"users": skipped.users, "interactions": skipped.interactions},
+        "notes": notes,
     }
 
 
 def note_on_ties(data: Mapping[str, Any]) -> str | None:
-    """How many events' places in their histories no time decides; None: each has its own.
+    """Return a warning if no time decides the order of some events; None: every event has its own time.
 
     Args:
         data: from `describe`.
@@ -42,18 +70,28 @@ def note_on_ties(data: Mapping[str, Any]) -> str | None:
     if not same["interactions"]:
         return None
     share = same["interactions"] / data["kept"]["interactions"]
-    by = "in the file" if same["order"] == "file" else "of the items' ids"
+    by = "in the file" if same["order"] == "file" else "of the item ids"
     return (
-        f"{same['interactions']:,} interactions ({100 * share:.1f} %) are at the same time as the one before; "
-        f"their order is that {by} (data.tie_order), and figures depend on it"
+        f"{same['interactions']:,} interactions ({100 * share:.1f} %) have the time of the previous one; "
+        f"their order is that {by} (data.tie_order), and metrics depend on it"
     )
 
 
-def _note_on_repeats(histories: "Sequences") -> list[str]:
-    if not (repeated := histories.repeated):
+def _note_on_duplicates(sequences: Sequences) -> list[str]:
+    if not (duplicates := sequences.duplicates):
         return []
-    share = repeated / histories.kept.interactions
+    share = duplicates / sequences.kept.interactions
     return [
-        f"{repeated:,} of the interactions kept ({100 * share:.1f} %) are of an item that the user had before; where seen items "
-        f"are removed from the candidates, such a target is the only seen one left, and figures say less of the model"
+        f"{duplicates:,} interactions ({100 * share:.1f} %) are duplicates: user, item and time equal those of another one; "
+        "as test targets they inflate the metrics; drop them with --set data.duplicates=drop"
+    ]
+
+
+def _note_on_repeats(sequences: Sequences) -> list[str]:
+    if not (repeated := sequences.repeated):
+        return []
+    share = repeated / sequences.kept.interactions
+    return [
+        f"{repeated:,} of the remaining interactions ({100 * share:.1f} %) repeat an earlier item of the user; with seen-item "
+        f"filtering these targets become trivially easy and inflate the metrics"
     ]

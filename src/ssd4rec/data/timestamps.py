@@ -1,18 +1,19 @@
-"""Times as exact integers: what a column of times means, and the moments that a person names."""
+"""Times as exact integers: the unit and format of a column of times, and moments named by the user."""
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
-from ssd4rec.errors import DataError
+from ssd4rec.errors import DataError, first_line
 
 FILE_ORDER = "file order"
 NUMBER = "number"
 
-# Ticks of each kind in a second. A number below 1e8 (March 1973 in seconds) is not taken for a moment.
+# Ticks of each kind in a second. A number below 1e8 (March 1973 in seconds) is not read as a moment.
 PER_SECOND = {
     "seconds": 1,
     "milliseconds": 10**3,
@@ -24,18 +25,37 @@ PER_SECOND = {
 SMALLEST = {"nanoseconds": 10**17, "microseconds": 10**14, "milliseconds": 10**11, "seconds": 10**8}
 LARGEST = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEARS_APART = 10  # a value of another unit that is this close to the others is a mixture, not an outlier
+COMPACT = {  # dates and times written as one number: bounds and format
+    "date": (19000101, 21001231, "%Y%m%d"),
+    "minutes": (190001010000, 210012312359, "%Y%m%d%H%M"),
+    "seconds": (19000101000000, 21001231235959, "%Y%m%d%H%M%S"),
+    "short": (101010000, 9912312359, "%y%m%d%H%M"),
+}
+CERTAIN = 8  # distinct values that are all valid as YYMMDDHHMM cannot be seconds by chance
+DAYS = ("%d{0}%m{0}%Y", "%m{0}%d{0}%Y", "%Y{0}%m{0}%d", "%d{0}%m{0}%y", "%m{0}%d{0}%y", "%d{0}%b{0}%Y", "%d{0}%b{0}%y")
+WRITTEN = ("%d %b %Y", "%b %d, %Y", "%m %d, %Y", "%b %d %Y")  # %b reads January too
+CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S")
+FORMATS = (
+    *(day.format(mark) + clock for mark in "/-." for day in DAYS for clock in CLOCKS),
+    *(day + clock for day in WRITTEN for clock in CLOCKS),
+    "%a %b %d %H:%M:%S %z %Y",  # Twitter
+    "%a %b %d %H:%M:%S %Y",
+    "%a, %d %b %Y %H:%M:%S %z",  # e-mail
+)
 EXPECTED = "whole or decimal numbers, ISO dates (2016-01-31) or ISO date-times (2016-01-31T18:05:00Z)"
 EXPECTED_WHERE_FINE = "at most 7 decimals of a second in the whole column, or times between 1678 and 2261 (64 bits hold no more)"
 
 # 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00 | 2016-01-31 18:05:00+02 | 2016-01-31 18:05:00 UTC; else: UTC
 ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|UTC|[+-]\d{2}(?::?(\d{2}))?)?)?$"
 DECIMAL = r"^([+-]?)0*(\d+)(?:\.(\d*?)0*)?$"  # sign, whole and fraction, without the zeros that say nothing
+FURTHEST_ZONE = 15  # hours from UTC
 TOO_FINE = "times lie closer together than 64-bit integers can keep apart; give them in a coarser unit"
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What the integers of a `time` column stand for.
+    """The unit of the integers of a `time` column.
 
     Seconds such as 1650882384.975 are kept as 1650882384975: kind "seconds", 1,000 ticks each.
     """
@@ -45,55 +65,88 @@ class Clock:
 
     @property
     def ticks_per_second(self) -> int | None:
-        """None when the times are no moments of a calendar."""
+        """None if the times are not moments of a calendar."""
         return PER_SECOND[self.kind] * self.ticks if self.kind in PER_SECOND else None
 
 
 class UnreadableTimeError(DataError):
-    """A value that is no time; `row` is its 0-based place in the column, `expected` what would be one."""
+    """A value that is not a time: `row` is its 0-based position, `expected` describes valid values."""
 
     def __init__(self, row: int, value: object, expected: str = EXPECTED) -> None:
         super().__init__(f"{value!r} is not a time")
         self.row, self.value, self.expected = row, value, expected
 
 
-def exact_times(column: pl.Series) -> tuple[pl.Series, Clock]:
-    """Times as integers that keep order and ties exactly.
+@dataclass(frozen=True)
+class Times:
+    """A column of times."""
+
+    ticks: pl.Series  # Int64, in the order and with the ties of the column
+    clock: Clock
+    notes: tuple[str, ...] = ()  # formats that were detected
+
+
+class MixedUnitsError(DataError):
+    """A value in another unit than most others; `row` is its 0-based position."""
+
+    def __init__(self, row: int, value: object, unit: str, usual: str) -> None:
+        super().__init__(f"{value!r} looks like {unit}, but most times are {usual}; convert them to one unit")
+        self.row = row
+
+
+def exact_times(column: pl.Series, time_format: str | None = None) -> tuple[pl.Series, Clock]:
+    """Return times as Int64, with order and ties kept exactly, and their clock; see `read_times`."""
+    times = read_times(column, time_format)
+    return times.ticks, times.clock
+
+
+def read_times(column: pl.Series, time_format: str | None = None) -> Times:
+    """Read a column of times as integers that keep order and ties exactly.
 
     Args:
         column: integers, floats, dates, date-times, or text that holds any of them.
-
-    Returns:
-        The times as Int64 and what they stand for.
+        time_format: the strptime format of text; None: numbers, ISO dates and the formats of `FORMATS` are detected.
 
     Raises:
         UnreadableTimeError: a value is missing or not a time.
-        DataError: a column of a type that holds no times, or decimals too fine to be kept apart.
+        MixedUnitsError: some values are in another unit than the others.
+        DataError: a column of another type, text that fits several formats, or decimals that 64 bits cannot keep apart.
     """
     dtype = column.dtype
     if column.null_count():
         raise UnreadableTimeError(int(column.is_null().arg_max() or 0), None)
-    if dtype.is_integer():
-        return _integers(column)
-    if dtype.is_float():
-        return _floats(column.cast(pl.Float64))
+    if time_format is not None and not dtype.is_nested() and dtype not in (pl.Object, pl.Binary):
+        return _formatted(column.cast(pl.String), time_format)
+    if dtype.is_numeric() and not dtype.is_decimal():
+        return _integers(column) if dtype.is_integer() else _floats(column.cast(pl.Float64))
     if dtype == pl.Date:
-        return column.cast(pl.Int32).cast(pl.Int64) * 86_400, Clock("date")
+        return Times(column.cast(pl.Int32).cast(pl.Int64) * 86_400, Clock("date"))
     if isinstance(dtype, pl.Datetime):
         ticks = {"ms": 10**3, "us": 10**6, "ns": 10**9}[dtype.time_unit]
-        return column.cast(pl.Int64), Clock("datetime", ticks)
-    if dtype.is_decimal() or isinstance(dtype, pl.Categorical | pl.Enum):
+        return Times(column.cast(pl.Int64), Clock("datetime", ticks))
+    if dtype == pl.String or dtype.is_decimal() or isinstance(dtype, pl.Categorical | pl.Enum):
         return _texts(column.cast(pl.String))
-    if dtype == pl.String:
-        return _texts(column)
-    raise DataError(f"a column of type {dtype} holds no times; expected {EXPECTED}")
+    raise DataError(f"a column of type {dtype} does not hold times; expected {EXPECTED}")
+
+
+def implausible(times: pl.Series, clock: Clock) -> tuple[int, int]:
+    """Count the times before 2 January 1970 and those after tomorrow; (0, 0) if they are not moments of a calendar."""
+    per_second = clock.ticks_per_second
+    if per_second is None or not len(times):
+        return 0, 0
+    first, tomorrow = 86_400 * per_second, int(datetime.now(UTC).timestamp() + 86_400) * per_second
+    low, high = _bounds(times)
+    if low >= first and high <= tomorrow:
+        return 0, 0
+    values = times.to_numpy()
+    return int(np.count_nonzero(values < first)), int(np.count_nonzero(values > tomorrow))
 
 
 def moment(clock: Clock, text: str) -> int:
-    """The moment that a person names, in the ticks of a clock.
+    """Return a moment named by the user in the ticks of a clock.
 
     Args:
-        clock: what the ticks stand for.
+        clock: the unit of the ticks.
         text: an ISO date or date-time (UTC where no zone is given), or a number in the unit of the file (dates: seconds).
 
     Raises:
@@ -109,7 +162,7 @@ def moment(clock: Clock, text: str) -> int:
     except ValueError as error:
         raise DataError(f"cannot read the moment {text!r}: expected an ISO date such as 2016-01-31, or a number") from error
     if clock.ticks_per_second is None:
-        raise DataError(f"the moment {text!r} is a date, but the times of this data set are plain numbers; name a number instead")
+        raise DataError(f"the moment {text!r} is a date, but the times of this data set are plain numbers; use a number instead")
     since = (named if named.tzinfo else named.replace(tzinfo=UTC)) - EPOCH
     microseconds: int = since // timedelta(microseconds=1)
     ticks: int = -(-microseconds * clock.ticks_per_second // 10**6)
@@ -117,7 +170,7 @@ def moment(clock: Clock, text: str) -> int:
 
 
 def show_moment(clock: Clock, ticks: int) -> str:
-    """Ticks as a person reads them: an ISO date-time where the kind allows it, else the number of the file."""
+    """Return ticks as an ISO date-time if the kind allows it, else as the number in the file."""
     per_second = clock.ticks_per_second
     if per_second is None:
         return str(ticks if clock.ticks == 1 else ticks / clock.ticks)
@@ -128,22 +181,50 @@ def show_moment(clock: Clock, ticks: int) -> str:
     return named.isoformat().replace("T00:00:00+00:00", "").replace("+00:00", "Z")
 
 
-def _integers(column: pl.Series) -> tuple[pl.Series, Clock]:
+def _integers(column: pl.Series) -> Times:
     exact = column.cast(pl.Int64, strict=False)
     if exact.null_count():
         row = int(exact.is_null().arg_max() or 0)
         raise UnreadableTimeError(row, column[row])
-    return exact, Clock(_kind_of_numbers(exact))
+    compact = _compact(exact)
+    return compact if compact is not None else Times(exact, Clock(_unit_of(exact)))
 
 
-def _floats(column: pl.Series) -> tuple[pl.Series, Clock]:
+def _compact(column: pl.Series) -> Times | None:
+    """Read numbers such as 20160131 or 20160131180500; None if they are something else."""
+    if not len(column):
+        return None
+    low, high = _bounds(column)
+    for kind, (first, last, pattern) in COMPACT.items():
+        if not (first <= low and high <= last):
+            continue
+        short = kind == "short"
+        digits = len(str(last))
+        sample = column.head(1000).cast(pl.String).str.zfill(digits)
+        if _parsed(sample, pattern).null_count():
+            continue  # most numbers in this range are not dates
+        if short and column.n_unique() < CERTAIN:
+            continue
+        moments = _parsed(column.cast(pl.String).str.zfill(digits), pattern)
+        if moments.null_count():
+            if short:
+                continue
+            row = int(moments.is_null().arg_max() or 0)
+            raise UnreadableTimeError(row, column[row], f"dates and times such as {column[0]}")
+        seconds = moments.cast(pl.Int64) // 10**6
+        clock = Clock("date" if kind == "date" else "datetime")
+        return Times(seconds, clock, (f"times such as {column[0]} are read as {show_moment(clock, int(seconds[0]))}",))
+    return None
+
+
+def _floats(column: pl.Series) -> Times:
     readable = column.is_finite() & (column.abs() < LARGEST)
     if not readable.all():
         row = int((~readable).arg_max() or 0)
         raise UnreadableTimeError(row, column[row])
-    kind = _kind_of_numbers(column)
     if (column == column.floor()).all():
-        return column.cast(pl.Int64), Clock(kind)
+        return _integers(column.cast(pl.Int64))
+    kind = _unit_of(column)
     values, largest = column.to_numpy(), _largest(column)  # numpy: polars divides by multiplying, which rounds twice
     scaled, ticks = np.floor(values).astype(np.int64), 1
     for candidate in (10**3, 10**6, 10**9):
@@ -151,15 +232,15 @@ def _floats(column: pl.Series) -> tuple[pl.Series, Clock]:
             break
         scaled, ticks = np.rint(values * candidate).astype(np.int64), candidate
         if np.array_equal(scaled / ticks, values):
-            return pl.Series(scaled), Clock(kind, ticks)
-    # Binary fractions such as 0.1 + 0.2: not decimal, yet apart.
+            return Times(pl.Series(scaled), Clock(kind, ticks))
+    # Binary fractions such as 0.1 + 0.2 are not decimal, and still distinct.
     if pl.Series(scaled).n_unique() < column.n_unique():
         raise DataError(TOO_FINE)
-    return pl.Series(scaled), Clock(kind, ticks)
+    return Times(pl.Series(scaled), Clock(kind, ticks))
 
 
-def _decimals(text: pl.Series) -> tuple[pl.Series, Clock] | None:
-    """Decimal text digit by digit, for a float keeps 16 of them; None: not all are, or they need more than 64 bits."""
+def _decimals(text: pl.Series) -> Times | None:
+    """Read decimal text digit by digit, as a float keeps 16 of them; None: other text, or more than 64 bits."""
     sign, whole, fraction = (text.str.extract(DECIMAL, group) for group in (1, 2, 3))
     before, fraction = whole.cast(pl.Int64, strict=False), fraction.fill_null("")
     if before.null_count():
@@ -170,11 +251,11 @@ def _decimals(text: pl.Series) -> tuple[pl.Series, Clock] | None:
         if digits <= places and largest < LARGEST // 10**places:
             scaled = before * 10**places + fraction.str.pad_end(places, "0").cast(pl.Int64, strict=False).fill_null(0)
             exact = pl.select(pl.when(sign == "-").then(-scaled).otherwise(scaled)).to_series()
-            return exact, Clock(_kind_of_numbers(before), 10**places)
+            return Times(exact, Clock(_unit_of(before), 10**places))
     return None
 
 
-def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
+def _texts(column: pl.Series) -> Times:
     stripped = column.str.strip_chars()
     integers = stripped.cast(pl.Int64, strict=False)
     if not integers.null_count():
@@ -184,34 +265,97 @@ def _texts(column: pl.Series) -> tuple[pl.Series, Clock]:
     floats = stripped.cast(pl.Float64, strict=False)
     if not floats.null_count():
         try:
-            nearly, clock = _floats(floats)
+            nearly = _floats(floats)
         except UnreadableTimeError as error:
             raise UnreadableTimeError(error.row, column[error.row]) from error
-        if nearly.n_unique() < _different(stripped):
+        if nearly.ticks.n_unique() < _different(stripped):
             raise DataError(TOO_FINE)
-        return nearly, clock
+        return nearly
     dates = _iso_dates(stripped)
     if not dates["seconds"].null_count():
-        return _ticks_of_dates(dates, column)
-    # The majority tells what the column holds, and so which value is the odd one.
+        return Times(*_ticks_of_dates(dates, column))
+    if (detected := _detect_format(stripped)) is not None:
+        return detected
+    # The majority decides on what the column holds, and so on the value to name.
     readings = (integers.is_null() & floats.is_null(), dates["seconds"].is_null())
     unread = min(readings, key=lambda unreadable: int(unreadable.sum()))
     row = int(unread.arg_max() or 0)
     raise UnreadableTimeError(row, column[row])
 
 
+def _detect_format(text: pl.Series) -> Times | None:
+    """Read text in the only one of `FORMATS` that fits; None if none does.
+
+    Raises:
+        DataError: day and month could be exchanged.
+    """
+    sample = text.unique().head(200)
+    fitting = [pattern for pattern in FORMATS if not _parsed(sample, pattern).null_count()]
+    if len(fitting) > 1:
+        distinct = text.unique()
+        readings: list[pl.Series] = []
+        different = []
+        for pattern in fitting:
+            reading = _parsed(distinct, pattern)
+            if not reading.null_count() and not any(reading.equals(other) for other in readings):
+                readings.append(reading)
+                different.append(pattern)
+        fitting = different
+    if len(fitting) > 1:
+        choices = " or ".join(f'--time-format "{pattern}"' for pattern in fitting)
+        raise DataError(f"times such as {text[0]!r} fit several formats; choose one with {choices}")
+    if not fitting:
+        return None
+    try:
+        return _formatted(text, fitting[0])
+    except UnreadableTimeError:
+        return None
+
+
+def _formatted(text: pl.Series, pattern: str) -> Times:
+    moments = _parsed(text.str.strip_chars(), pattern)
+    if moments.null_count():
+        row = int(moments.is_null().arg_max() or 0)
+        raise UnreadableTimeError(row, text[row], f"times in the format {pattern}")
+    ticks = moments.cast(pl.Int64)
+    timed = any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c", "%X"))
+    if (ticks % 10**6 == 0).all():
+        ticks, clock = ticks // 10**6, Clock("datetime" if timed else "date")
+    else:
+        clock = Clock("datetime", 10**6)
+    return Times(ticks, clock, (f"times such as {text[0]!r} are read as {show_moment(clock, int(ticks[0]))} (format {pattern})",))
+
+
+def _parsed(text: pl.Series, pattern: str) -> pl.Series:
+    """Return microseconds as Datetime in UTC; null where the text does not fit the format, or the year is implausible."""
+    try:
+        if any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c")):
+            moments = text.str.to_datetime(pattern, time_unit="us", strict=False)
+        else:
+            moments = text.str.to_date(pattern, strict=False).cast(pl.Datetime("us"))
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"the time format {pattern!r} cannot be used ({first_line(error)}); it needs at least year, month and day, such as "
+            "%Y-%m-%d %H:%M:%S"
+        ) from error
+    if moments.dtype.time_zone is not None:  # type: ignore[attr-defined]
+        moments = moments.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    plausible = moments.dt.year().is_between(1900, 2100)
+    return pl.select(pl.when(plausible).then(moments).alias(text.name)).to_series()
+
+
 def _different(text: pl.Series) -> int:
-    """How many different numbers there are; those with an exponent do not count."""
+    """Count the distinct decimal numbers, without those that have an exponent."""
     parts = [text.str.extract(DECIMAL, group) for group in (1, 2, 3)]
     plain = pl.DataFrame({"sign": parts[0] == "-", "whole": parts[1], "fraction": parts[2].fill_null("")})
     return plain.drop_nulls("whole").n_unique()
 
 
 def _iso_dates(column: pl.Series) -> pl.DataFrame:
-    """Columns seconds (null: not a date), fraction (nanoseconds), timed (whether it had a time of day)."""
+    """Return seconds (null: not a date), fraction (nanoseconds) and timed (whether there is a time of day)."""
     date, hour, minute, second, fraction, zone, zone_minute = (column.str.extract(ISO, group) for group in range(1, 8))
     clock_time = [text.cast(pl.Int64, strict=False).fill_null(0) for text in (hour, minute, second)]
-    zone_hour = zone.str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)  # of "Z" and "UTC" no number
+    zone_hour = zone.str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)  # "Z" and "UTC" have none
     offset = zone_hour * 3600 + zone_minute.cast(pl.Int64, strict=False).fill_null(0) * 60
     frame = pl.DataFrame(
         {
@@ -222,11 +366,12 @@ def _iso_dates(column: pl.Series) -> pl.DataFrame:
             "fraction": fraction.str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0),
             "offset": offset,
             "zone": zone,
+            "zone_valid": (zone_hour <= FURTHEST_ZONE) & (zone_minute.cast(pl.Int64, strict=False).fill_null(0) < 60),
             "timed": hour.is_not_null(),
         }
     )
     sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
-    within = (pl.col("hour") < 24) & (pl.col("minute") < 60) & (pl.col("second") < 60)
+    within = (pl.col("hour") < 24) & (pl.col("minute") < 60) & (pl.col("second") < 60) & (pl.col("zone_valid"))
     seconds = pl.col("days") * 86_400 + pl.col("hour") * 3600 + pl.col("minute") * 60 + pl.col("second")
     return frame.select(pl.when(within).then(seconds - sign * pl.col("offset")).alias("seconds"), "fraction", "timed")
 
@@ -243,9 +388,47 @@ def _ticks_of_dates(dates: pl.DataFrame, column: pl.Series) -> tuple[pl.Series, 
     raise UnreadableTimeError(furthest, column[furthest], EXPECTED_WHERE_FINE)
 
 
-def _kind_of_numbers(column: pl.Series) -> str:
-    largest = _largest(column)
-    return next((kind for kind, smallest in SMALLEST.items() if largest >= smallest), NUMBER)
+def _unit_of(column: pl.Series) -> str:
+    """Return the unit of numbers by their size: that of the median, if all values are plausible in it.
+
+    Raises:
+        MixedUnitsError: other values have the size of another unit, in which they are close to most of them.
+    """
+    if not len(column):
+        return NUMBER
+    low, high = _bounds(column)
+    if low >= 0 and _unit(low) == _unit(high):
+        return _unit(high)
+    values: np.ndarray[Any, Any] = np.abs(column.to_numpy())
+    if _unit(float(values.min())) == _unit(float(values.max())):
+        return _unit(float(values.max()))
+    present = values[values > 0]  # zeros stand for missing times
+    usual = _unit(float(np.partition(present, len(present) // 2)[len(present) // 2]))
+    if usual == NUMBER:
+        return NUMBER
+    seconds = values[_in_unit(values, usual)] / PER_SECOND[usual]
+    early, late = np.quantile(seconds, [0.05, 0.95])
+    for unit in SMALLEST:
+        others = np.flatnonzero(_in_unit(values, unit)) if unit != usual else np.zeros(0, dtype=np.int64)
+        moments = values[others] / PER_SECOND[unit]
+        margin = YEARS_APART * 365 * 86_400
+        close = others[(moments > early - margin) & (moments < late + margin)]
+        if len(close):
+            raise MixedUnitsError(int(close[0]), column[int(close[0])], unit, usual)
+    return usual
+
+
+def _unit(value: float) -> str:
+    return next((unit for unit, smallest in SMALLEST.items() if value >= smallest), NUMBER)
+
+
+def _in_unit(values: "np.ndarray[Any, Any]", unit: str) -> "np.ndarray[Any, Any]":
+    larger = [smallest for smallest in SMALLEST.values() if smallest > SMALLEST[unit]]
+    return (values >= SMALLEST[unit]) & (values < min(larger, default=np.inf))
+
+
+def _bounds(column: pl.Series) -> tuple[float, float]:
+    return cast("float", column.min()), cast("float", column.max())
 
 
 def _largest(column: pl.Series) -> float:

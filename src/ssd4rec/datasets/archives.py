@@ -1,27 +1,23 @@
-"""Publishers' own files: which table lies in which archive, and how it becomes one that `read_interactions` takes."""
+"""The publishers' own files: which table lies in which archive, and how it is read."""
 
-import gzip
 import lzma
 import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from ssd4rec.data.columns import AmbiguousColumnsError
-from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.datasets.addresses import file_name
+from ssd4rec.data.columns import AmbiguousColumnsError, Columns
+from ssd4rec.data.compression import format_of
+from ssd4rec.data.interactions import Interactions, ReadOptions, read_interactions, read_titles
 from ssd4rec.errors import DataError
 
-ZIP_MAGIC, GZIP_MAGIC = b"PK\x03\x04", b"\x1f\x8b"
-AT_ONCE = 1 << 24  # bytes
-DAMAGED = (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeDecodeError)
+DAMAGED = (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeDecodeError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -29,12 +25,12 @@ class PublishedFile:
     """A file to download."""
 
     address: str
-    checksum: str | None = None  # as the publisher states it, "md5:c4d9…" or "sha256:7b8a…"; None: none is stated
+    checksum: str | None = None  # as the publisher states it, "md5:c4d9…" or "sha256:7b8a…"; None: not stated
 
     @property
     def name(self) -> str:
-        """The last part of the address, without what may be asked of it."""
-        return file_name(self.address)
+        """The last part of the address."""
+        return self.address.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -45,10 +41,9 @@ class PublishedTable:
     """
 
     path: str  # inside the archive
-    names: tuple[str, ...] = ()  # of the columns, where the file has no line of names
+    names: tuple[str, ...] = ()  # of the columns, if the file has no header
     separator: str = ","
     encoding: str = "utf-8"
-    rename: tuple[tuple[str, str], ...] = ()  # columns of a Parquet file that have no usual name
 
     @property
     def name(self) -> str:
@@ -57,179 +52,105 @@ class PublishedTable:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What files held."""
+class Opened:
+    """The contents of files."""
 
     interactions: Interactions
     titles: pl.DataFrame | None  # columns id, title
     published: bool  # the publisher's own form, not an interchange form such as `.inter`
 
 
-class _AbsentError(DataError):
-    """An archive has no such table."""
-
-
-def read_given(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable | None, workspace: Path) -> Given:
-    """Read the publisher's archive or files, or one file of any form that `read_interactions` takes.
+def read_files(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable | None) -> Opened:
+    """Read the publisher's archive or files, or a file of any form that `read_interactions` reads.
 
     Args:
-        paths: one archive, the publisher's files, or one file of interactions (`.inter`, CSV, Parquet, each also gzip).
-        table: where the publisher keeps the interactions, and in which form.
-        titles: where the titles are; None: the publisher has none.
-        workspace: an empty folder for what is taken out of an archive.
-
-    Returns:
-        Interactions, and titles from the archive or from the file beside, where they are there.
+        paths: an archive, the publisher's files, or one file of interactions.
+        table: the publisher's table of interactions.
+        titles: the publisher's table of titles; None: there is none.
 
     Raises:
-        DataError: no such file; an archive that is damaged or has no such table; a table that cannot be read.
+        DataError: a missing file, an archive that is damaged or does not contain the table, or a table that cannot be read.
     """
-    missing = next((path for path in paths if not path.is_file()), None)
-    if missing is not None:
-        what = "a folder" if missing.is_dir() else "not a plain file" if missing.exists() else "not there"
-        raise DataError(f"{missing} is {what}; name the file")
-    try:
-        return _read(paths, table, titles, workspace)
-    except DataError as error:  # a file in the workspace is named as the part of the archive that it was
-        raise DataError(str(error).replace(f"{workspace}/", f"{paths[0]}: ")) from error
-    except DAMAGED as error:
-        raise DataError(f"{paths[0]} cannot be read ({error}); copy or download it again") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise DataError(f"{paths[0]} cannot be unpacked ({error}); copy or download it again") from error  # bzip2's way to say it
+    if missing := [path for path in paths if not path.is_file()]:
+        state = "is a folder" if missing[0].is_dir() else "is not a plain file" if missing[0].exists() else "does not exist"
+        raise DataError(f"{missing[0]} {state}; give the path of the file")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return _read(paths, table, titles, Path(folder))
+        except AmbiguousColumnsError as error:
+            expected = f"expected the publisher's {table.name}, or columns user_id, item_id and timestamp"
+            raise DataError(f"{error.reason.replace(f'{folder}/', f'{paths[0]}: ')}; {expected}") from error
+        except DataError as error:  # an extracted file is named as a part of the archive
+            raise DataError(str(error).replace(f"{folder}/", f"{paths[0]}: ")) from error
 
 
 def titles_beside(path: Path) -> Path | None:
-    """The file of titles that RecBole keeps beside interactions: NAME.item beside NAME.inter, each also .gz."""
+    """Return the file of titles that RecBole keeps next to interactions: NAME.item next to NAME.inter, each also .gz."""
     stem = path.name.removesuffix(".gz").removesuffix(".inter")
     candidates = [path.with_name(f"{stem}.item"), path.with_name(f"{stem}.item.gz")]
     return next((each for each in candidates if path.name.startswith(f"{stem}.inter") and each.is_file()), None)
 
 
-def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable | None, workspace: Path) -> Given:
-    first = paths[0]
-    archive = _is_archive(first)
-    holding = first if archive or len(paths) == 1 else _named(paths, table)
-    if holding is None:
-        raise DataError(f"none of {', '.join(path.name for path in paths)} is called {table.name}; expected that file")
-    if not archive and not (_is_headless(holding, table) if table.names else holding.name == table.name):
-        beside = titles_beside(holding)
-        return Given(_read_interactions(holding, table), None if beside is None else read_titles(beside), published=False)
-    interactions = _read_interactions(_unpacked(holding, table, workspace), table)
-    titles_in = None if titles is None else first if archive else _named([*paths, first.with_name(titles.name)], titles)
-    return Given(interactions, _read_titles(titles_in, titles, workspace), published=True)
-
-
-def _read_interactions(path: Path, table: PublishedTable) -> Interactions:
+def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable | None, folder: Path) -> Opened:
+    if _is_archive(paths[0]):
+        extracted = _extract(paths[0], [table.name, *([titles.name] if titles else [])], folder)
+        if table.name not in extracted:
+            raise DataError(f"{paths[0]} does not contain {table.path}; give the publisher's archive")
+        found, title_file = extracted[table.name], extracted.get(titles.name) if titles else None
+    else:
+        found = next((path for path in paths if path.name == table.name), paths[0])
+        beside = found.with_name(titles.name) if titles else None
+        title_file = beside if beside is not None and beside.is_file() else None
+    if not table.names:
+        return Opened(read_interactions(found), None, published=found.name == table.name)
     try:
-        return read_interactions(path)
-    except AmbiguousColumnsError as error:  # of a named data set nobody names the columns
-        raise DataError(
-            f"{error.found}; expected the publisher's {table.name}, or its interactions in columns user_id, item_id and timestamp"
-        ) from error
+        interactions = read_interactions(found, Columns(), ReadOptions(names=table.names, separator=table.separator))
+    except DataError:
+        if _has_the_form(found, table):
+            raise  # a damaged row
+        beside = titles_beside(found)
+        return Opened(read_interactions(found), None if beside is None else read_titles(beside), published=False)
+    return Opened(interactions, _titles(title_file, titles, folder), published=True)
 
 
-def _read_titles(path: Path | None, titles: PublishedTable | None, workspace: Path) -> pl.DataFrame | None:
+def _titles(path: Path | None, titles: PublishedTable | None, folder: Path) -> pl.DataFrame | None:
     if path is None or titles is None:
         return None
-    try:
-        unpacked = _unpacked(path, titles, workspace)
-    except _AbsentError:  # an archive of the interactions alone is as good as the bare table
-        return None
-    return read_titles(_renamed(unpacked, titles) if titles.rename else unpacked)
+    rows = [line.split(titles.separator)[:2] for line in path.read_text(encoding=titles.encoding).splitlines() if line]
+    if any(len(row) < 2 for row in rows):
+        raise DataError(f"{path} is not the publisher's {titles.name}: a line has no title; replace or remove it")
+    del folder
+    return read_titles(pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row"))
 
 
-def _renamed(path: Path, table: PublishedTable) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path).rename(dict(table.rename))
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} is not the publisher's {table.name} ({reason}); replace or remove it") from error
-
-
-def _named(paths: Sequence[Path], table: PublishedTable) -> Path | None:
-    return next((path for path in paths if path.name == table.name and path.is_file()), None)
-
-
-def _is_archive(path: Path) -> bool:
+def _has_the_form(path: Path, table: PublishedTable) -> bool:
+    """Whether the first line has as many fields as the publisher's, the last of them a number."""
     with path.open("rb") as file:
-        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC or tarfile.is_tarfile(path)
-
-
-def _is_headless(path: Path, table: PublishedTable) -> bool:
-    """Whether the first line is data in the publisher's form, and not a line of names."""
-    if not table.names:
-        return False
-    with _maybe_zipped(path) as file:
         fields = file.readline(1 << 16).decode("latin-1").strip().split(table.separator)
     return len(fields) == len(table.names) and fields[-1].strip().isdigit()
 
 
-def _unpacked(path: Path, table: PublishedTable, workspace: Path) -> Path:
-    """The table as a file that the readers take."""
-    archive = _is_archive(path)
-    as_it_is = not table.names and table.encoding == "utf-8"
-    if as_it_is and not archive:
-        return path
-    target = workspace / table.name
-    with _opened(path, table) if archive else _maybe_zipped(path) as source, target.open("wb") as file:
-        if as_it_is:
-            shutil.copyfileobj(source, file)
-            return target
-        separator = "," if table.separator == "," else "\t"
-        file.write(f"{separator.join(table.names)}\n".encode())
-        while lines := source.readlines(AT_ONCE):
-            block = b"".join(lines).replace(table.separator.encode(), separator.encode())
-            file.write(block if table.encoding == "utf-8" else block.decode(table.encoding).encode())
-    return target
-
-
-@contextmanager
-def _maybe_zipped(path: Path) -> Iterator[IO[bytes]]:
+def _is_archive(path: Path) -> bool:
     with path.open("rb") as file:
-        zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        file.seek(0)
-        if not zipped:
-            yield file
-            return
-        with gzip.open(file) as unzipped:
-            yield unzipped  # type: ignore[misc]  # GzipFile reads as any binary file does
+        zipped = format_of(file.read(6)) == "zip"
+    return zipped or tarfile.is_tarfile(path)
 
 
-@contextmanager
-def _opened(path: Path, table: PublishedTable) -> Iterator[IO[bytes]]:
-    """The table inside the archive, found by its path or, in an archive packed again, by its name."""
-    if zipfile.is_zipfile(path):
-        with _opened_in_zip(path, table) as file:
-            yield file
-        return
-    with path.open("rb") as head:
-        if head.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
-            raise DataError(f"{path}: the zip file is cut short after {path.stat().st_size:,} bytes; copy or download it again")
-    with tarfile.open(path) as archive_of_tar:
-        taken = archive_of_tar.extractfile(_member(archive_of_tar.getnames(), path, table))
-        if taken is None:
-            raise DataError(f"{path}: {table.path} is not a file; expected the publisher's archive")
-        with taken as file:
-            yield file
-
-
-def _opened_in_zip(path: Path, table: PublishedTable) -> IO[bytes]:
+def _extract(path: Path, names: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Extract the files of these names, wherever they lie in the archive."""
+    extracted = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.open(_member(archive.namelist(), path, table))  # it stays open when the archive is closed
-    except RuntimeError as error:  # encrypted; NotImplementedError, which is one: packed in a way that Python does not know
-        raise DataError(f"{path} cannot be unpacked ({error}); unpack it with another program and give {table.name}") from error
-
-
-def _member(names: Sequence[str], path: Path, table: PublishedTable) -> str:
-    plain = {name.removeprefix("./"): name for name in names}
-    if table.path in plain:
-        return plain[table.path]
-    same = [name for name in names if name.rpartition("/")[2] == table.name]
-    if len(same) != 1:
-        listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-        kind = DataError if same else _AbsentError
-        raise kind(f"{path} holds no {table.path}, but {listed or 'nothing'}; expected the publisher's archive")
-    return same[0]
+        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path) as archive:
+            members = archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
+            for name in names:
+                inside = [member for member in members if PurePosixPath(member).name == name]
+                if not inside:
+                    continue
+                source = archive.open(inside[0]) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(inside[0])
+                if source is not None:
+                    with source, (folder / name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+                    extracted[name] = folder / name
+    except DAMAGED as error:
+        raise DataError(f"{path} cannot be unpacked ({error or type(error).__name__}); copy or download it again") from error
+    return extracted

@@ -1,36 +1,42 @@
-"""Fetch a named data set: download or take a file, read the publisher's form, check its counts, keep it as Parquet."""
+"""Fetch a named data set: download or read a file, check its counts, and keep it as Parquet. Downloads and hashes by pooch."""
 
-import contextlib
-from collections.abc import Callable, Sequence
+import hashlib
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from ssd4rec._io import exclusive_lock
 from ssd4rec.data.sequences import Counts
-from ssd4rec.datasets.archives import Given, PublishedFile, read_given
-from ssd4rec.datasets.download import Progress, discard, download, hash_of
-from ssd4rec.datasets.registry import BUILT_IN, CHECKED_HASH, KnownDataset, check_counts, folder_of, open_known, where
-from ssd4rec.datasets.store import Stored, is_stored, load_dataset, save_dataset
-from ssd4rec.datasets.workspace import workspace
-from ssd4rec.errors import DataError
+from ssd4rec.datasets.archives import Opened, PublishedFile, read_files
+from ssd4rec.datasets.packages import PACKAGES
+from ssd4rec.datasets.registry import KnownDataset, check_counts, folder_of, open_known, where
+from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
+from ssd4rec.errors import DataError, first_line
 
-COUNTS_ONLY = "counts only"
+COUNTS_ONLY, PACKAGE = "counts only", "installed package"
 CHECKSUM_NAMES = {"md5": "MD5", "sha256": "SHA-256"}
-# A file's name -> what is called with the bytes of it that are there and the bytes in all.
-ProgressOf = Callable[[str], Progress]
+OTHERWISE = "try again later, or give a file or another address of it with --from"
+TIMEOUT = 60  # seconds without a byte
+
+# A file's name -> what is called with the bytes received and the bytes in all (None: unknown).
+ProgressOf = Callable[[str], Callable[[int, int | None], None]]
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A data set that can now be opened by its name."""
+    """A data set that can be opened by its name."""
 
     name: str
     folder: str
-    source: str  # addresses or a path
+    source: str  # addresses, a path or a package
     checked: str  # what was compared besides the counts
     raw: Counts
     kept: Counts  # after the 5-core
     titles: int
-    notes: tuple[str, ...]  # what is right but may surprise
+    notes: tuple[str, ...]  # warnings
     was_there: bool  # nothing was done
 
 
@@ -38,90 +44,118 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
     """Bring a data set into the cache, so that `open_known` opens it.
 
     Args:
-        known: which.
+        known: the data set.
         cache: the folder of `cache_folder`.
-        source: a file (the publisher's archive or table; `.inter`, CSV, Parquet, each also gzip) or another http address of
-            one; None: the publisher's addresses, unless the data set is there already.
-        progress_of: what to call while a file of that name is downloaded.
-
-    Returns:
-        What lies there now.
+        source: a file (the publisher's archive or table; `.inter`, CSV, Parquet and so on) or another http address of one;
+            None: the publisher's addresses or the package, unless the data set is in the cache already.
+        progress_of: reports the progress of a download.
 
     Raises:
-        DataError: the download failed (what came is kept, and the next call goes on), the file is damaged or not this data
-            set (a downloaded one is removed), the cache cannot be written; `source` is an address that is not http's.
-        BackendError: the package that holds the built-in data set is not installed.
+        DataError: the download failed, the file is damaged or not this data set, the cache cannot be written, another process
+            fetches this data set, or `source` is an address of another kind than http.
+        BackendError: the package of the data set is not installed.
     """
+    folder = folder_of(known, cache)
+    if source is None and is_stored(folder):
+        with suppress(DataError):  # damaged: fetched again
+            return _describe(known, cache, was_there=True)
+    busy = DataError(f"another process is fetching {known.name}; wait for it")
+
+    def refused(reason: str) -> DataError:
+        return DataError(f"cannot write {cache}: {reason}; make room, or set XDG_CACHE_HOME to a folder that can be written")
+
+    with exclusive_lock(cache / f".{known.name}.lock", busy, refused):
+        try:
+            if source is None and known.name in PACKAGES:
+                opened = open_known(known.name)
+                files = Opened(opened.interactions, opened.titles, published=True)
+                _keep(known, cache, files, where(known), PACKAGE)
+            elif source is None:
+                _download_and_keep(known, cache, known.files, progress_of)
+            elif _is_address(source):
+                _download_and_keep(known, cache, (_at_address(known, source),), progress_of)
+            elif "://" in source and not Path(source).exists():
+                raise DataError(f"{source} is not an http or https address; give one, or a file")
+            else:
+                files = read_files([Path(source)], known.table, known.titles)
+                _keep(known, cache, files, source, _checked(known, Path(source)))
+        except OSError as error:
+            raise refused(f"{error.filename or cache}: {error.strerror or error}") from error
+    return _describe(known, cache, was_there=False)
+
+
+def _download_and_keep(
+    known: KnownDataset, cache: Path, files: tuple[PublishedFile, ...], progress_of: ProgressOf | None
+) -> None:
+    addresses = " ".join(file.address for file in files)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
+        paths = [_download(file, Path(folder), progress_of) for file in files]
+        stated = [file.checksum for file in files if file.checksum]
+        try:
+            contents = read_files(paths, known.table, known.titles)
+            _keep(known, cache, contents, addresses, _as_stated(stated[0]) if stated else COUNTS_ONLY)
+        except DataError as error:  # the file is gone: name its address
+            raise DataError(str(error).replace(f"{folder}/", f"{files[0].address.rpartition('/')[0]}/")) from error
+
+
+def _download(file: PublishedFile, folder: Path, progress_of: ProgressOf | None) -> Path:
+    import pooch  # noqa: PLC0415 - it imports requests, which the other commands need not wait for
+    import requests  # noqa: PLC0415
+
+    name = Path(urlsplit(file.address).path).name or "download"
+    downloader = pooch.HTTPDownloader(progressbar=_Progress(progress_of(name)) if progress_of else False, timeout=TIMEOUT)
+    pooch.get_logger().setLevel("WARNING")
     try:
-        if source is None and is_stored(folder_of(known, cache)):
-            with contextlib.suppress(DataError):  # damaged: fetched again
-                return _described(known, cache, was_there=True)
-        if source is None and known.name == BUILT_IN:
-            opened = open_known(BUILT_IN)
-            _keep(
-                known, cache, _check(known, Given(opened.interactions, opened.titles, published=True), where(known), CHECKED_HASH)
-            )
-        elif source is None or _is_address(source):
-            _download_and_keep(known, cache, known.files if source is None else (_elsewhere(known, source),), progress_of)
-        elif "://" in source and not Path(source).exists():
-            raise DataError(f"{source} is no address of http or https, which alone are downloaded; give one, or a file")
-        else:
-            given = _read(known, [Path(source)], cache)
-            _keep(known, cache, _check(known, given, source, _checksum_of_given(known, Path(source))))
-    except OSError as error:
-        reason = f"{error.filename or cache}: {error.strerror or error}"
-        raise DataError(f"{reason}; make room, or set XDG_CACHE_HOME to a folder that can be written") from error
-    return _described(known, cache, was_there=False)
+        path = Path(pooch.retrieve(file.address, file.checksum, fname=name, path=folder, downloader=downloader))
+    except requests.exceptions.RequestException as error:
+        raise DataError(f"no file from {file.address} ({first_line(error)}); {OTHERWISE}") from error
+    except ValueError as error:  # pooch's answer to another hash
+        raise DataError(
+            f"{file.address}: the file does not have the checksum that its publisher states, {file.checksum}; it was removed: "
+            f"{OTHERWISE}"
+        ) from error
+    if not path.stat().st_size:
+        raise DataError(f"{file.address} answered with an empty file; {OTHERWISE}")
+    return path
 
 
-def _download_and_keep(known: KnownDataset, cache: Path, files: Sequence[PublishedFile], progress_of: ProgressOf | None) -> None:
-    folder = cache / "downloads" / known.name
-    paths = [folder / file.name for file in files]
-    for file, path in zip(files, paths, strict=True):
-        download(file.address, path, file.checksum, progress_of(file.name) if progress_of else None)
-    stated = [file.checksum for file in files if file.checksum]
+class _Progress:
+    """A progress bar as pooch updates it."""
+
+    total = 0  # bytes; set by pooch, 0 if unknown
+
+    def __init__(self, report: Callable[[int, int | None], None]) -> None:
+        self._report, self._done = report, 0
+
+    def update(self, count: int) -> None:
+        self._done += count
+        self._report(min(self._done, self.total) if self.total else self._done, self.total or None)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        """Do nothing: the bar belongs to the command line."""
+
+
+def _keep(known: KnownDataset, cache: Path, files: Opened, source: str, checked: str) -> None:
+    """Check the counts and write the data set into the cache."""
     try:
-        given = _read(known, paths, cache)
-        checked = _check(known, given, " ".join(file.address for file in files), _as_stated(stated[0]) if stated else COUNTS_ONLY)
-    except DataError as error:
-        _discard(paths)  # it is not what it should be, and would not be the next time
-        said = str(error)
-        for file, path in zip(files, paths, strict=True):
-            said = said.replace(str(path), file.address)  # where it is still to be found
-        raise DataError(said) from error
-    _keep(known, cache, checked)
-    _discard(paths)
-
-
-def _discard(paths: Sequence[Path]) -> None:
-    for path in paths:
-        discard(path)
-
-
-def _read(known: KnownDataset, paths: Sequence[Path], cache: Path) -> Given:
-    with workspace(cache, ".reading.") as folder:
-        return read_given(paths, known.table, known.titles, folder)
-
-
-def _check(known: KnownDataset, given: Given, source: str, checked: str) -> Stored:
-    try:
-        kept, notes = check_counts(known, given.interactions, whole=given.published)
+        kept, notes = check_counts(known, files.interactions, complete=files.published)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
-    read = replace(given.interactions.read, source=source, notes=(*given.interactions.read.notes, *notes))
+    if known.titles is not None and files.titles is None:
+        notes = (*notes, f"there are no titles: the publisher's are in {known.titles.path}")
+    read = files.interactions.read
+    read = replace(read, source=source, notes=(*read.notes, *notes))
     about = {"source": source, "checked": checked, "kept": asdict(kept), "license": known.license}
-    return Stored(replace(given.interactions, read=read), given.titles, about)
+    save_dataset(folder_of(known, cache), replace(files.interactions, read=read), files.titles, about)
 
 
-def _keep(known: KnownDataset, cache: Path, checked: Stored) -> None:
-    save_dataset(folder_of(known, cache), checked.interactions, checked.titles, checked.about)
-
-
-def _described(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
+def _describe(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
     folder = folder_of(known, cache)
     stored = load_dataset(folder)
     read = stored.interactions.read
-    untitled = known.titles if stored.titles is None else None
     return Fetched(
         name=known.name,
         folder=str(folder),
@@ -130,7 +164,7 @@ def _described(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
         raw=Counts(read.users, read.items, read.rows),
         kept=Counts(**stored.about["kept"]),
         titles=0 if stored.titles is None else stored.titles.height,
-        notes=(*read.notes, *([f"no titles came with it: the publisher's are in {untitled.path}"] if untitled else [])),
+        notes=read.notes,
         was_there=was_there,
     )
 
@@ -139,17 +173,26 @@ def _is_address(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def _elsewhere(known: KnownDataset, address: str) -> PublishedFile:
-    """A file at another address: of the publisher's name, it must be the publisher's file."""
-    file = PublishedFile(address)
-    return replace(file, checksum=next((each.checksum for each in known.files if each.name == file.name), None))
+def _at_address(known: KnownDataset, address: str) -> PublishedFile:
+    """Return the file at another address; a file with the publisher's name must have the publisher's checksum."""
+    try:
+        name = Path(urlsplit(address).path).name
+    except ValueError:  # an address that cannot be split
+        name = ""
+    if not name:
+        raise DataError(f"{address} does not name a file; expected an address such as https://…/ratings.zip")
+    return PublishedFile(address, next((each.checksum for each in known.files if each.name == name), None))
 
 
-def _checksum_of_given(known: KnownDataset, path: Path) -> str:
-    """An archive that was packed again is as good, if the counts are right; what is the publisher's own is said to be."""
+def _checked(known: KnownDataset, path: Path) -> str:
+    """Return what is known of a file besides its counts: an archive that was packed again is as good if the counts are right."""
     stated = next((file.checksum for file in known.files if file.name == path.name and file.checksum), None)
-    same = stated is not None and hash_of(path, stated.partition(":")[0]) == stated
-    return _as_stated(stated) if stated and same else COUNTS_ONLY
+    if stated is None:
+        return COUNTS_ONLY
+    kind = stated.partition(":")[0]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    return _as_stated(stated) if stated == f"{kind}:{digest}" else COUNTS_ONLY
 
 
 def _as_stated(checksum: str) -> str:

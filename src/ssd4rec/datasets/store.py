@@ -1,4 +1,4 @@
-"""Data sets that were fetched, kept as Parquet: a folder each, whole or absent.
+"""Fetched data sets as folders of Parquet files; a folder is complete or absent.
 
 interactions.parquet (user, item, time)   titles.parquet (id, title; where there are any)   manifest.json
 """
@@ -7,37 +7,36 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
 from ssd4rec._io import sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
-from ssd4rec.data.timestamps import Clock
-from ssd4rec.datasets.workspace import workspace
 from ssd4rec.errors import DataError
 
 FORMAT = 1
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a file that was cut or changed may raise when read
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised for files that were cut or changed
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder held."""
+    """The contents of a folder."""
 
     interactions: Interactions
     titles: pl.DataFrame | None  # columns id, title
-    about: Mapping[str, Any]  # as it was given
+    about: Mapping[str, Any]  # source, checks and license
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a data set lies there; `is_whole` tells whether all of it does."""
+    """Whether the folder has a data set; `is_whole` checks its files."""
     return (folder / MANIFEST).is_file()
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a data set lies there as it was written: what `load_dataset` reads. Its files are hashed, not parsed."""
+    """Whether the folder has a data set whose files are unchanged; they are hashed, not parsed."""
     try:
         _read_manifest(folder)
     except DataError:
@@ -46,20 +45,22 @@ def is_whole(folder: Path) -> bool:
 
 
 def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame | None, about: Mapping[str, Any]) -> None:
-    """Write a data set as a folder that appears whole or not at all; one that was there is replaced.
+    """Write a data set as a folder that appears complete or not at all; an existing one is replaced.
 
     Args:
         folder: the folder to make.
         interactions: the rows keep their order.
         titles: columns id and title.
-        about: where it came from; JSON-able.
+        about: its source, checks and license; JSON-able.
 
     Raises:
         DataError: the folder cannot be written.
     """
     try:
-        with workspace(folder.parent, f".{folder.name}.") as temporary:
-            whole = temporary / "whole"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+            temporary = Path(name)
+            whole = temporary / "complete"
             whole.mkdir()
             interactions.table.write_parquet(whole / INTERACTIONS)
             if titles is not None:
@@ -82,7 +83,7 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
 
 
 def load_dataset(folder: Path) -> Stored:
-    """Read what `save_dataset` wrote.
+    """Read a folder that `save_dataset` wrote.
 
     Raises:
         DataError: the folder is missing, damaged or of another format.
@@ -90,7 +91,7 @@ def load_dataset(folder: Path) -> Stored:
     manifest = _read_manifest(folder)
     try:
         read = manifest["read"]
-        report = ReadReport(**{**read, "clock": Clock(**read["clock"]), "notes": tuple(read["notes"])})
+        report = ReadReport.from_dict(read)
         table = pl.read_parquet(folder / INTERACTIONS)
         titles = pl.read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
         return Stored(Interactions(table, report), titles, manifest["about"])
@@ -99,15 +100,15 @@ def load_dataset(folder: Path) -> Stored:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """What the folder says of itself, where every file is as it was written."""
+    """Return the manifest, if every file is unchanged."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        found, hashes = manifest["format"], manifest["sha256"]
-        changed = [name for name, expected in hashes.items() if found == FORMAT and sha256_of(folder / name) != expected]
+        version, hashes = manifest["format"], manifest["sha256"]
+        changed = [name for name, expected in hashes.items() if version == FORMAT and sha256_of(folder / name) != expected]
     except _DAMAGE as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
-    if found != FORMAT:
-        raise DataError(f"{folder} has format {found}, expected {FORMAT}; fetch the data set again")
+    if version != FORMAT:
+        raise DataError(f"{folder} has format {version}, expected {FORMAT}; fetch the data set again")
     if changed:
         raise DataError(f"{folder}: {', '.join(changed)} was changed since it was written; fetch the data set again")
     return manifest

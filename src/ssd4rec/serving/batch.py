@@ -15,7 +15,7 @@ from ssd4rec._csr import IntArray, lengths_to_offsets
 from ssd4rec._io import atomic_write
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, as_type, encode
-from ssd4rec.data.interactions import Columns, Interactions, read_interactions
+from ssd4rec.data.interactions import Columns, Interactions, ReadOptions, read_interactions
 from ssd4rec.data.io import Source
 from ssd4rec.data.sequences import id_order, time_order
 from ssd4rec.errors import DataError
@@ -35,6 +35,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     *,
     k: int = 100,
     columns: Columns = Columns(),  # noqa: B008 - a frozen value
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - a frozen value
     exclude_seen: bool = True,
     allow: Ids | None = None,
     deny: Ids | None = None,
@@ -51,7 +52,8 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
         out: file to write, Parquet, CSV or TSV as its suffix says: user_id, item_id, score, rank (1-based); it is whole or
             absent.
         k: how many items a user at most.
-        columns: names of the columns of `source`; of no use to what was read already.
+        columns: names of the columns of `source`, if it is not `Interactions`.
+        options: how `source` is read, if it is not `Interactions`.
         exclude_seen: leave out items of the user's history.
         allow: only these items are candidates; None: the whole catalog.
         deny: these are not.
@@ -71,7 +73,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
     catalog, target = recommender.artifact.catalog, Path(out)
     _check_target(target, source)
-    histories = _read(catalog, source, columns, recommender.artifact.config.data.tie_order)
+    histories = _read(catalog, source, columns, options, recommender.artifact.config.data.tie_order)
     if unknown_items == "raise" and histories.unknown:
         raise DataError(
             f"{histories.unknown:,} interactions are with items that are not in the catalog, the first "
@@ -101,8 +103,10 @@ class _Histories:
     first_unknown: object
 
 
-def _read(catalog: Catalog, source: Source | Interactions, columns: Columns, tie_order: TieOrder) -> _Histories:
-    table = (source if isinstance(source, Interactions) else read_interactions(source, columns)).table
+def _read(
+    catalog: Catalog, source: Source | Interactions, columns: Columns, options: ReadOptions, tie_order: TieOrder
+) -> _Histories:
+    table = (source if isinstance(source, Interactions) else read_interactions(source, columns, options)).table
     codes, users = encode(table["user"])
     numbers = catalog.indices(as_type(table["item"], catalog.ids.dtype))
     then = id_order(catalog)[numbers] if tie_order == "item" else None

@@ -102,7 +102,6 @@ def test_an_address_is_opened_by_fsspec(tmp_path):
 LATE_CHANGES = {
     "decimals": ["1650882384"] * 5000 + ["1650882385.125"] * 5 + ["1650882386.5"] * 2000,
     "more decimals": ["1650882384.5"] * 5000 + ["1650882385.125001"] * 5 + ["1650882386.5"] * 2000,
-    "milliseconds": ["1650882384"] * 5000 + ["1650882384000"] + ["1650882385"] * 2000,
     "dates with a time of day": ["2020-01-01"] * 5000 + ["2020-01-02T10:00:00"] + ["2020-01-03"] * 2000,
     "fractions of date-times": ["2020-01-01T10:00:00"] * 5000 + ["2020-01-02T10:00:00.25"] + ["2020-01-03T00:00:00"] * 2000,
     "plain numbers": [str(number) for number in range(7000)],
@@ -119,6 +118,16 @@ def test_the_unit_of_all_times_is_that_of_the_whole_table(tmp_path, name):
     pl.DataFrame({"user": users, "item": items, "time": times}).write_csv(source)
     build_folder([source], tmp_path / "streamed", memory=MB, min_interactions=1)
     assert contents(tmp_path / "streamed") == in_memory(source, tmp_path / "whole", 1)
+
+
+def test_a_late_value_in_another_unit_is_refused_by_both(tmp_path):
+    times = ["1650882384"] * 5000 + ["1650882384000"] + ["1650882385"] * 2000
+    source = tmp_path / "log.csv"
+    pl.DataFrame({"user": ["u"] * len(times), "item": ["i"] * len(times), "time": times}).write_csv(source)
+    with pytest.raises(DataError, match="1650882384000 looks like milliseconds, but most times are seconds"):
+        build_folder([source], tmp_path / "streamed", memory=MB, min_interactions=1)
+    with pytest.raises(DataError, match="1650882384000 looks like milliseconds, but most times are seconds"):
+        read_interactions(source)
 
 
 def test_floats_with_late_fractions(tmp_path):

@@ -195,7 +195,7 @@ def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, 
 
 
 def _signature(report: ReadReport) -> tuple[object, ...]:
-    return (report.clock, report.notes)
+    return (report.clock, report.steady_notes)
 
 
 def _whole_report(state: Encoded, files: Sequence[InputFile]) -> ReadReport:

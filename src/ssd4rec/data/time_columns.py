@@ -1,0 +1,99 @@
+"""The time of each row from one column, from a date and a time of day, or from year, month, day and so on."""
+
+import polars as pl
+
+from ssd4rec.data.columns import PARTS, AmbiguousColumnsError, Table
+from ssd4rec.data.timestamps import FILE_ORDER, Clock, Times, UnreadableTimeError, read_times
+from ssd4rec.errors import DataError
+
+CLOCK_TIME = r"^\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$"
+LATEST = 2359  # HHMM
+
+
+def times_of(table: Table, time_format: str | None) -> Times:
+    """Read the time of each row; the order of the rows is the time if there is no time column.
+
+    Args:
+        table: with the roles that `choose_all_columns` found.
+        time_format: see `read_times`.
+
+    Raises:
+        DataError: a value is not a time, times are in several units, or date and time do not fit each other.
+    """
+    frame, names = table.frame, table.names
+    roles = [role for role in ("time", "date", "clock", *PARTS) if role in frame.columns]
+    if not roles:
+        return Times(pl.int_range(frame.height, dtype=pl.Int64, eager=True), Clock(FILE_ORDER))
+    shown = " + ".join(names[role] for role in roles)
+    try:
+        if roles == ["time"]:
+            return read_times(frame["time"], time_format)
+        if "year" in roles:
+            return read_times(_from_parts(frame))
+        return _from_date_and_time(table, time_format)
+    except UnreadableTimeError as error:
+        state = "is missing" if error.value in {None, ""} else f"is {str(error.value)[:200]!r}"
+        raise DataError(
+            f"{table.source}: the time in {table.where(error.row)} (column {shown!r}) {state}; expected {error.expected}"
+        ) from error
+    except AmbiguousColumnsError:
+        raise
+    except DataError as error:
+        row = getattr(error, "row", None)
+        where = f"{table.where(row)}, " if row is not None else ""
+        raise DataError(f"{table.source}: {where}column {shown!r}: {error}") from error
+
+
+def _from_date_and_time(table: Table, time_format: str | None) -> Times:
+    frame, names = table.frame, table.names
+    role = "time" if "time" in frame.columns else "clock"
+    clock = _clock_times(frame[role])
+    if clock is None and role == "time":
+        times = read_times(frame["time"], time_format)
+        if times.clock.ticks_per_second is not None:
+            return times  # a whole time next to a date
+        raise AmbiguousColumnsError(
+            f"{table.source}: column {names['time']!r} is not a time of day, and column {names['date']!r} is a date",
+            f"choose one with --time {names['time']} or --time {names['date']}",
+        )
+    combined = _dates(frame["date"]) + " " + (clock if clock is not None else frame[role].cast(pl.String))
+    times = read_times(combined, time_format)
+    return Times(times.ticks, times.clock, (f"the time is {names['date']} and {names[role]} combined", *times.notes))
+
+
+def _clock_times(column: pl.Series) -> pl.Series | None:
+    """Return times of day as text HH:MM or HH:MM:SS, also from numbers HHMM; None: other values."""
+    if column.dtype == pl.Time:
+        return column.dt.to_string("%H:%M:%S%.f")
+    text = column.cast(pl.String, strict=False).str.strip_chars()
+    if text.str.contains(CLOCK_TIME).all():
+        return pl.select(pl.when(text.str.contains(r"^\d:")).then("0" + text).otherwise(text)).to_series()
+    numbers = text.cast(pl.Int64, strict=False)
+    if numbers.null_count() or not (numbers.is_between(0, LATEST) & (numbers % 100 < 60)).all():
+        return None
+    digits = numbers.cast(pl.String).str.zfill(4)
+    return digits.str.slice(0, 2) + ":" + digits.str.slice(2)
+
+
+def _dates(column: pl.Series) -> pl.Series:
+    """Return dates as text, compact ones as ISO dates."""
+    text = column.cast(pl.String).str.strip_chars()
+    if text.str.contains(r"^\d{8}$").all():
+        return text.str.slice(0, 4) + "-" + text.str.slice(4, 2) + "-" + text.str.slice(6)
+    return text.str.strip_suffix(" 00:00:00")
+
+
+def _from_parts(frame: pl.DataFrame) -> pl.Series:
+    """Return ISO date-times from columns year, month, day and, if there are any, hour, minute, second."""
+
+    def digits(role: str, width: int) -> pl.Expr:
+        if role not in frame.columns:
+            return pl.lit("0" * width)
+        text = frame[role].cast(pl.String).str.strip_chars().str.strip_suffix(".0").str.zfill(width)
+        return pl.lit(text)
+
+    date = pl.concat_str([digits("year", 4), digits("month", 2), digits("day", 2)], separator="-")
+    if not {"hour", "minute", "second"} & set(frame.columns):
+        return frame.select(date.alias("time")).to_series()
+    clock = pl.concat_str([digits("hour", 2), digits("minute", 2), digits("second", 2)], separator=":")
+    return frame.select(pl.concat_str([date, clock], separator=" ").alias("time")).to_series()

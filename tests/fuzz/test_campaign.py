@@ -1,0 +1,10 @@
+"""A short run of the fuzz campaign; `make fuzz` runs 10,000 cases."""
+
+from fuzz.campaign import run
+
+
+def test_damaged_inputs_never_raise_foreign_exceptions():
+    outcomes, failures = run(cases=150, seed=7, seconds=120)
+    assert failures == []
+    assert outcomes["read"] > 10
+    assert outcomes["refused"] > 10
