@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-kernels test-distributed lint format docs bench check install serve-demo
+.PHONY: fuzz help demo test test-kernels test-distributed lint format docs bench check install serve-demo
 help:
 	@echo "make demo          set up, train on the built-in data set, show metrics and recommendations"
 	@echo "make serve-demo    the same as an HTTP service with a page, on this machine only"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint          ruff, mypy --strict, import-linter, codespell"
 	@echo "make format        ruff format and safe fixes"
 	@echo "make docs          build the documentation into site/, with executed tutorials and checked links"
+	@echo "make fuzz          feed 10,000 damaged inputs to the readers (about ten minutes)"
 	@echo "make bench         run the benchmarks, each after the tests of the code it measures"
 	@echo "make check         lint, all tests, and the built wheel without the sources"
 
@@ -68,3 +69,6 @@ bench: install
 check: lint
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 	bash .ci/check-wheel
+
+fuzz: install
+	$(BIN)/python tests/fuzz/campaign.py --cases 10000 --seed 2024

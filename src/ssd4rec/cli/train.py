@@ -62,6 +62,11 @@ def train(  # noqa: PLR0913 - each is an option of the command
     item: ItemOption = None,
     time: TimeOption = None,
     titles: TitlesOption = None,
+    train_file: Annotated[
+        str | None, typer.Option("--train", metavar="FILE", help="With --validation and --test: separate files instead of DATA.")
+    ] = None,
+    validation_file: Annotated[str | None, typer.Option("--validation", metavar="FILE", help="Validation interactions.")] = None,
+    test_file: Annotated[str | None, typer.Option("--test", metavar="FILE", help="Test interactions.")] = None,
     devices: DevicesOption = None,
     reading: list[str],
     as_json: JsonOption = False,
@@ -75,18 +80,47 @@ def train(  # noqa: PLR0913 - each is an option of the command
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
     if recbole is not None:
         run_config, data = _from_recbole(recbole, overrides, data)
+    elif data is None and train_file is not None:
+        run_config = load_config(config or DEFAULT_CONFIG, overrides)
     elif data is None:
         raise DataError("missing argument DATA: pass a file or a named data set (`ssd4rec data list` shows their names)")
     else:
         run_config = load_config(config or DEFAULT_CONFIG, overrides)
-    check_columns(data, overrides)
-    prepared = prepare(data, run_config, titles)
+    prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles)
     report = _train(prepared, run_config, out, resume=resume)
     if as_json:
         print_json(report)
         return
     _render.show_metrics(out_console, report)
     say(f"model saved to {out}; next: ssd4rec recommend {out} --history ID,ID,…")
+
+
+def _prepare(
+    data: str | None,
+    files: tuple[str | None, str | None, str | None],
+    overrides: list[str],
+    config: "Config",
+    titles: Path | None,
+) -> "Prepared":
+    """Prepare DATA, or separate files for training, validation and test."""
+    train_file, validation_file, test_file = files
+    if data is not None and files == (None, None, None):
+        check_columns(data, overrides)
+        return prepare(data, config, titles)
+    if data is not None or train_file is None or validation_file is None or test_file is None:
+        raise ConfigError("--train, --validation and --test go together, and replace DATA; pass all three of them, or DATA alone")
+    from ssd4rec.data.interactions import read_interactions, read_titles
+    from ssd4rec.data.options import columns_of, options_of
+
+    columns, options = columns_of(config.data), options_of(config.data)
+    parts = [read_interactions(file, columns, options) for file in (train_file, validation_file, test_file)]
+    item_titles = None if titles is None else read_titles(titles)
+
+    from ssd4rec import pipeline
+
+    prepared = pipeline.prepare_parts(parts[0], parts[1], parts[2], item_titles, config)
+    _render.show_data(err_console, prepared.description)
+    return prepared
 
 
 def demo(

@@ -140,8 +140,12 @@ def make_split(sequences: Sequences, config: DataConfig, *, learned: bool = True
         split = split_by_time(sequences, config.validation_from, config.test_from, learned=learned)
     else:
         split = leave_last_out(sequences, learned=learned)
-    parts = {name: replace(getattr(split, name), max_length=config.max_length) for name in PARTS}
-    return replace(split, **parts)
+    return limit_length(split, config.max_length)
+
+
+def limit_length(split: Split, max_length: int | None) -> Split:
+    """Return the same targets, predicted from at most so many events."""
+    return replace(split, **{name: replace(getattr(split, name), max_length=max_length) for name in PARTS})
 
 
 def leave_last_out(sequences: Sequences, *, learned: bool = True) -> Split:
