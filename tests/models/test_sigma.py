@@ -74,7 +74,7 @@ def test_packed_batch_equals_separate_sequences_with_two_layers() -> None:
 def test_all_positions_training_of_two_layers_is_an_error() -> None:
     """The input of the upper layer differs between prefixes."""
     assert parse_config('[backbone]\nname = "sigma"').training.objective == "all-positions"
-    message = r'one layer of SIGMA, .* found backbone\.layers = 2; set backbone\.layers = 1 or training\.objective = "per-prefix"'
+    message = r'one layer of SIGMA .* found backbone\.layers = 2; set backbone\.layers = 1 or training\.objective = "per-prefix"'
     with pytest.raises(ConfigError, match=message):
         parse_config('[backbone]\nname = "sigma"\nlayers = 2\n[training]\nobjective = "all-positions"')
     with pytest.raises(ConfigError, match=message):
