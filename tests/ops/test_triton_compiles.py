@@ -43,7 +43,8 @@ def build(kernel, kind, constants):
         is_count = name == "B" and "offset" in kernel.arg_names  # number of sequences; in the scan, a matrix
         if name in NUMBERS or name.startswith("stride") or is_count:
             return "i32"
-        return "*" + (kind if name in OPERANDS else "fp32")
+        is_operand = name in OPERANDS or (name == "states" and "table" in kernel.arg_names)  # in the scan: float32 states
+        return "*" + (kind if is_operand else "fp32")
     source = ASTSource(kernel, {name: kind_of(name) for name in kernel.arg_names}, constexprs=constants)
     warps = prefix_readout.DEFAULT.warps if "prefix_readout" in kernel.__module__ else 4
     triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": 2})
