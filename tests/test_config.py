@@ -555,3 +555,31 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "training.max_epochs=12",
     ]
     assert load_config("regularized") == load_config("quick", changes)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "backbone.width=1000000",
+        "backbone.layers=1000000",
+        "data.max_length=9223372036854775807",
+        "training.token_budget=99999999999",
+        "training.max_epochs=" + "9" * 5000,
+        "training.max_epochs=" + "[" * 5000,
+        "data.min_interactions=99999999999",
+        "evaluation.cutoffs=" + "[" * 5000 + "]" * 5000,
+    ],
+    ids=lambda override: override[:40],
+)
+def test_absurd_values_are_refused_in_a_short_message(override: str) -> None:
+    """Sizes that would take gigabytes or hours, thousands of digits, deep nesting."""
+    with pytest.raises(ConfigError) as caught:
+        load_config("quick", [override])
+    assert len(str(caught.value)) < 800
+
+
+def test_absurd_files_are_refused(tmp_path: Path) -> None:
+    for text in ("[training]\nmax_epochs = " + "9" * 5000, "a = " + "[" * 5000):
+        (tmp_path / "mine.toml").write_text(text)
+        with pytest.raises(ConfigError, match="is not valid TOML"):
+            load_config(tmp_path / "mine.toml")

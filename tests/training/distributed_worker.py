@@ -1,6 +1,6 @@
 """One process of a group: trains each of some small models in float64, and writes histories and weights.
 
-Usage: distributed_worker.py OUT [--stop STEP] [--resume] [--only NAME], with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+Usage: distributed_worker.py OUT [--stop EPOCH] [--resume] [--only NAME], with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
 import argparse
@@ -45,11 +45,13 @@ CASES = {  # what each one adds to TRAINING, and its backbone
 
 
 class Stop(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
+    """A power cut in the middle of an epoch."""
 
-    def on_batch_start(self, loop) -> None:
-        if loop.step == self.step:
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_batch_end(self, loop) -> None:
+        if loop.epoch == self.epoch:
             raise ConnectionAbortedError("power cut")
 
 

@@ -124,8 +124,8 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
         values = {} if node is None else loader.construct_document(node)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; --recbole takes a RecBole YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {values!r}; a RecBole configuration is a table of `key: value`")
     keys = [] if node is None else [key.value for key, _ in node.value]

@@ -15,13 +15,19 @@ from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 TieOrder = Literal["file", "item"]
 
 MAX_SEED = 2**32 - 1
+# Upper bounds catch typing errors before they become gigabytes or hours.
+MAX_EVENTS = 10_000_000  # of one sequence
+MAX_TOKENS = 100_000_000  # of one batch: 800 MB of item indices
+MAX_EPOCHS = 1_000_000
+MAX_NEGATIVES = 10_000_000
+MAX_CORE = 1_000_000
 FULL_SOFTMAX_MAX_ITEMS = 50_000  # items, where training.softmax = "auto"
 
 
 class DataConfig(Settings):
-    """How a table of interactions becomes histories and examples."""
+    """How interactions become sequences and examples."""
 
-    user: str | None = None  # column names; None: found by their usual names
+    user: str | None = None  # column names; None: the usual names are tried
     item: str | None = None
     time: str | None = None
     columns: tuple[str, ...] = Field((), strict=False)  # of a file without a header, by position; "_" skips one
@@ -34,12 +40,12 @@ class DataConfig(Settings):
     drop_missing: bool = False  # drop rows whose user or item is missing or a placeholder such as NA
     duplicates: Literal["keep", "drop"] = "keep"  # interactions that equal an earlier one in user, item and time
     max_expansion: float = Field(250.0, ge=1.0)  # of compressed files: decompressed bytes per byte, above 64 MB
-    min_interactions: int = Field(5, ge=1)  # k of the iterative k-core, users and items
+    min_interactions: int = Field(5, ge=1, le=MAX_CORE)  # k of the iterative k-core, users and items
     split: Literal["leave-last-out", "time"] = "leave-last-out"
     validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over
     test_from: str | None = None  # None: when 90 % of the events are over
-    max_length: int | None = Field(None, ge=1)  # an item is predicted from so many events before it, served too; None: from all
-    tie_order: TieOrder = "file"  # events of a user at the same time: in the order of the file, or of their items' ids
+    max_length: int | None = Field(None, ge=1, le=MAX_EVENTS)  # events read before a target, in serving too; None: all
+    tie_order: TieOrder = "file"  # order of a user's simultaneous events: that of the file, or of item ids
 
     @field_validator("user", "item", "time", mode="before")
     @classmethod
@@ -66,26 +72,26 @@ class TrainingConfig(Settings):
     """The objective, the optimizer and when to stop."""
 
     objective: Objective = "all-positions"
-    prefixes_per_sequence: int | None = Field(None, ge=1)  # objective = "per-prefix": sampled anew each epoch; None: all
-    batch_size: int | None = Field(None, ge=1)  # objective = "per-prefix": examples a batch; None: what token_budget holds
-    token_budget: int = Field(8192, ge=1)  # positions a batch
-    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho; objective = "masked-item": the items asked for, beside the last
+    prefixes_per_sequence: int | None = Field(None, ge=1, le=MAX_EVENTS)  # per-prefix: sampled in each epoch; None: all
+    batch_size: int | None = Field(None, ge=1, le=MAX_TOKENS)  # per-prefix: examples; None: as many as fit into token_budget
+    token_budget: int = Field(8192, ge=1, le=MAX_TOKENS)  # positions per batch
+    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho; objective = "masked-item": share of target items, besides the last
     learning_rate: float = Field(1e-3, gt=0.0)
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
     weight_decay: float = Field(0.0, ge=0.0)
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of a moving average of the weights, which is then validated and kept; 0: none
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)  # share of a target's probability that all items are given alike
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of the moving average of the weights that is validated and kept; 0: none
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)  # share of a target's probability that is spread evenly over all items
     softmax: Literal["auto", "full", "sampled"] = "auto"  # auto: sampled above 50,000 items; ranking is always over all
-    negatives: int = Field(4096, ge=1)  # softmax = "sampled": shared by all targets of a batch
-    negative_power: float = Field(0.5, ge=0.0, le=1.0)  # drawn by training counts to this power; 0: all items alike
-    updated_rows: Literal["all", "touched"] = "all"  # of the item table in a step; touched: read, asked for or drawn, others rest
-    max_epochs: int = Field(300, ge=1)
-    patience: int = Field(10, ge=1)  # epochs without a better validation NDCG@10
-    seed: int = Field(2024, ge=0, le=MAX_SEED)  # the upper half of a generator's 64 bits; the lower counts steps
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA's; auto: it where it is there
+    negatives: int = Field(4096, ge=1, le=MAX_NEGATIVES)  # softmax = "sampled": shared by all targets of a batch
+    negative_power: float = Field(0.5, ge=0.0, le=1.0)  # drawn by training counts to this power; 0: uniformly
+    updated_rows: Literal["all", "touched"] = "all"  # of the item table; touched: sparse updates of the rows in a batch
+    max_epochs: int = Field(300, ge=1, le=MAX_EPOCHS)
+    patience: int = Field(10, ge=1, le=MAX_EPOCHS)  # epochs without a better validation NDCG@10
+    seed: int = Field(2024, ge=0, le=MAX_SEED)  # upper half of a generator's 64 bits; the lower half counts steps
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA; auto: if available
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"  # 64-true: to compare machines and numbers of processes
     random_numbers: Literal["batch", "sequence"] = "batch"  # of masks and dropout: one generator per batch, or keyed by sequence
-    deterministic: bool = False  # the same bits on the same GPU, for some speed; a CPU gives them anyway
+    deterministic: bool = False  # bit-identical repeats on a GPU; a CPU repeats anyway, with as many threads
 
     @model_validator(mode="after")
     def _touched_rows_are_few(self) -> Self:
@@ -103,37 +109,37 @@ class TrainingConfig(Settings):
         return self
 
     def samples(self, catalog_size: int) -> bool:
-        """Whether a catalog of so many items is learned from a sample of it."""
+        """Return whether a catalog of this size is trained with a sampled softmax."""
         return self.softmax == "sampled" or (self.softmax == "auto" and catalog_size > FULL_SOFTMAX_MAX_ITEMS)
 
 
 class FusionConfig(Settings):
-    """What was counted, added to what was learned; it is kept with the model and served with it."""
+    """Score fusion, which is saved and served with the model."""
 
-    # weight of `baselines.sequential_rules`, what came soon after what; validated: the best of a few by validation NDCG@10
+    # weight of the item-to-item co-occurrence score (`baselines.sequential_rules`); tuned: the best of a few on validation
     cooccurrence: float | Literal["tuned"] = 0.0
-    # added to the scores of the items of the history; below 0: what was had is not wanted again
+    # added to the scores of items already in the sequence; negative: penalize them
     repeat_bias: float | Literal["tuned"] = 0.0
 
     @field_validator("cooccurrence", "repeat_bias", mode="before")
     @classmethod
-    def _is_number_or_validated(cls, value: object, about: ValidationInfo) -> object:
+    def _is_number_or_tuned(cls, value: object, about: ValidationInfo) -> object:
         least = 0.0 if about.field_name == "cooccurrence" else -inf
         if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= least:
             return value
         if value == "tuned":
             return value
         what = "a weight, 0 or more" if about.field_name == "cooccurrence" else "a number that is added to scores"
-        raise ValueError(f'fusion.{about.field_name} is {what}, or "tuned": chosen by validation; found {value!r}')
+        raise ValueError(f'fusion.{about.field_name} is {what}, or "tuned" on the validation part; found {value!r}')
 
 
 class EvaluationConfig(Settings):
-    """What is reported, and under which protocol."""
+    """The metrics and the protocol of the evaluation."""
 
-    cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)  # TOML knows lists only
+    cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)  # TOML has lists only
     exclude_seen: bool = False  # leave items of the history out of the candidates
     unknown_targets: Literal["miss", "skip"] = "miss"  # in evaluation on other data: targets outside of the catalog
-    token_budget: int = Field(32768, ge=1)  # positions read at once; scores are made in blocks of bounded size
+    token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)  # positions encoded at once
 
     @model_validator(mode="after")
     def _cutoffs_are_ranks(self) -> Self:
@@ -142,7 +148,7 @@ class EvaluationConfig(Settings):
         return self
 
 
-READ_WITH = {  # settings that are read with one value, or some, of another alone
+READ_WITH = {  # settings that have an effect only with some values of another one
     "data.validation_from": ("data.split", ("time",)),
     "data.test_from": ("data.split", ("time",)),
     "backbone.backward_weight": ("backbone.bidirectional", ("top", "all")),
@@ -166,14 +172,15 @@ def _as_backbone(value: object) -> object:
 
 
 def _default_backbone() -> BackboneSettings:
-    return BACKBONES[DEFAULT_MODEL]()  # when a Config is made: it imports the model, and with it PyTorch
+    # when a Config is made: it imports the model, and with it PyTorch
+    return BACKBONES[DEFAULT_MODEL](name=DEFAULT_MODEL)
 
 
 BackboneConfig = Annotated[SerializeAsAny[BackboneSettings], BeforeValidator(_as_backbone)]
 
 
 class Config(Settings):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = Field(default_factory=_default_backbone)
@@ -189,7 +196,7 @@ class Config(Settings):
 
 
 def is_read(config: Config, name: str) -> bool:
-    """Whether a run with these settings reads `group.key`: not what its backbone does not have, and see `READ_WITH`."""
+    """Return whether `group.key` has an effect in a run with these settings; see `READ_WITH`."""
     group, _, key = name.partition(".")
     settings = getattr(config, group, None)
     if not isinstance(settings, Settings) or key not in type(settings).model_fields:
@@ -199,6 +206,6 @@ def is_read(config: Config, name: str) -> bool:
 
 
 def value_of(config: Config, name: str) -> object:
-    """What `group.key` is set to."""
+    """Return the value of `group.key`."""
     group, _, key = name.partition(".")
     return getattr(getattr(config, group), key)

@@ -1,4 +1,4 @@
-"""Settings as TOML: read, changed by overrides, written; what is wrong in them, said so that a person can act on it."""
+"""Read, override and write settings as TOML, with errors that say what to do."""
 
 import copy
 import json
@@ -15,11 +15,12 @@ from ssd4rec.config.settings import READ_WITH, Config, is_read, value_of
 from ssd4rec.errors import ConfigError
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
+MAX_SHOWN = 200  # characters of a wrong value in a message
 MOMENTS = ("data.validation_from", "data.test_from")
 
 
 def presets() -> list[str]:
-    """Names that `load_config` takes instead of a file."""
+    """Return the names of the presets."""
     folder = resources.files("ssd4rec") / "configs"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
@@ -27,16 +28,16 @@ def presets() -> list[str]:
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read settings from a preset or a TOML file.
 
-    Where an override chooses another backbone than a preset's (`backbone.name=sasrec`), what the preset says only of its own
-    backbone is left out. A file's settings are its author's: one that does not fit the backbone is an error.
+    If an override selects another backbone than that of a preset (`backbone.name=sasrec`), the preset's settings of its own
+    backbone are dropped. In a file, a setting that does not fit the backbone is an error.
 
     Args:
         name_or_path: a name out of `presets()`, or the path of a TOML file.
-        overrides: settings on top, each `group.key=value` with a TOML value, e.g. `training.max_epochs=3`.
+        overrides: changes to settings, each `group.key=value` with a TOML value, e.g. `training.max_epochs=3`.
 
     Raises:
-        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range, an override that nothing reads,
-            or a value of a file, if it is not the default.
+        ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range, an override without effect, or a
+            value of a file without effect that is not the default.
     """
     preset = str(name_or_path) in presets()
     if preset:
@@ -46,7 +47,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     config = parse_config(text, overrides, source=str(name_or_path), preset=preset)
     changed = {override.partition("=")[0].strip() for override in overrides}
     for name, (other, _) in READ_WITH.items():
-        # Moments are of the protocol: nothing must seem to split by time. Of the rest, --set may put out of use what a file says.
+        # Moments belong to the protocol: nothing may seem to split by time. Otherwise --set may disable settings of a file.
         if name in MOMENTS or not (preset or other in changed):
             _check_read(config, name, str(name_or_path))
     return config
@@ -68,19 +69,19 @@ def _read_file(path: Path) -> str:
 def parse_config(text: str, overrides: Sequence[str] = (), source: str = "settings", *, preset: bool = False) -> Config:
     """Read settings from TOML text; see `load_config`.
 
-    An objective that is not written is the first of those that can train the backbone.
+    A missing objective is the first of those that can train the backbone.
     """
     try:
         values: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits, and of deep nesting
+        raise ConfigError(f"{source} is not valid TOML: {str(error)[:MAX_SHOWN]}") from error
     return build_config(values, overrides, source, preset=preset)
 
 
 def build_config(
     values: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings", *, preset: bool = False
 ) -> Config:
-    """Settings from groups of them, e.g. {"training": {"max_epochs": 3}}; see `load_config`."""
+    """Build settings from groups of them, e.g. {"training": {"max_epochs": 3}}; see `load_config`."""
     inherited = copy.deepcopy(values) if preset else {}
     values = copy.deepcopy(values)
     written = {_override(values, override) for override in overrides}
@@ -97,7 +98,7 @@ def build_config(
 
 
 def _check_read(config: Config, name: str, source: str, *, default: bool = True) -> None:
-    """A setting that somebody asked for and nothing reads is a mistake; `default`: what is the default was not asked for."""
+    """Refuse a setting without effect; with `default`, a default value is accepted."""
     group, _, key = name.partition(".")
     fields = type(getattr(config, group)).model_fields
     if key not in fields or (default and value_of(config, name) == fields[key].default):
@@ -110,7 +111,7 @@ def _check_read(config: Config, name: str, source: str, *, default: bool = True)
 
 
 def dump_config(config: Config) -> str:
-    """Write settings as TOML that `parse_config` reads back to an equal value; settings that are None are left out."""
+    """Return settings as TOML that `parse_config` reads back to an equal value; settings that are None are omitted."""
     lines = []
     for group, settings in config.model_dump(mode="json", exclude_none=True).items():
         lines.append(f"[{group}]")
@@ -131,18 +132,12 @@ def _toml_value(value: object) -> str:
 
 
 def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
-    """Change one setting; which one it was."""
+    """Apply an override to `values`; return the group and key."""
     name, equals, raw = override.partition("=")
     group, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
-        raise ConfigError(f"cannot read the setting {override!r}: write group.key=value, e.g. training.max_epochs=3")
-    try:
-        found = tomllib.loads(f"value = {raw}")
-        if len(found) > 1:
-            raise ConfigError(f"cannot read the setting {override!r}: it has more than one line; give each its own --set")
-        value = found["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw.strip()  # a bare word is a string: objective=per-prefix
+        raise ConfigError(f"cannot read the setting {_shown(override)}: write group.key=value, e.g. training.max_epochs=3")
+    value = _parsed_value(raw, override)
     entries = values.setdefault(group, {})
     if not isinstance(entries, dict):
         raise ConfigError(f"{group!r} is not a group of settings; groups are {', '.join(Config.model_fields)}")
@@ -153,8 +148,21 @@ def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
     return group, key
 
 
+def _parsed_value(raw: str, override: str) -> object:
+    """Parse the TOML value of an override; a bare word is a string: objective=per-prefix."""
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except RecursionError as error:
+        raise ConfigError(f"cannot read the setting {_shown(override)}: it is nested too deeply") from error
+    except ValueError:
+        return raw.strip()
+    if len(parsed) > 1:
+        raise ConfigError(f"cannot read the setting {_shown(override)}: it has more than one line; give each its own --set")
+    return parsed["value"]
+
+
 def _fit_to_backbone(values: dict[str, Any], inherited: set[tuple[str, str]]) -> None:
-    """Leave out what a preset says and another backbone cannot use; choose the objective, if nobody has."""
+    """Drop settings of a preset that do not fit the backbone; choose the objective if it is missing."""
     backbone, training = values.get("backbone", {}), values.setdefault("training", {})
     if not isinstance(backbone, dict) or not isinstance(training, dict):
         return
@@ -193,9 +201,9 @@ def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, 
     if kind in {"model_type", "model_attributes_type"}:
         return _no_table(name, problem["input"])
     if kind == "tuple_type":
-        return f"{name} = {problem['input']!r}: Input should be a list of numbers such as [10, 20]"
+        return f"{name} = {_shown(problem['input'])}: Input should be a list of numbers such as [10, 20]"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{name} = {problem['input']!r}: {message}" if name and kind != "value_error" else message
+    return f"{name} = {_shown(problem['input'])}: {message}" if name and kind != "value_error" else message
 
 
 def _unknown(name: str, backbone: str, known: list[str]) -> str:
@@ -208,8 +216,14 @@ def _unknown(name: str, backbone: str, known: list[str]) -> str:
     return f"backbone.{key} is a setting of {', '.join(others)}, not of {backbone}{instead}"
 
 
+def _shown(value: object) -> str:
+    """Return the representation of a wrong value, shortened."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
 def _no_table(name: str, found: object) -> str:
-    return f"{name} = {found!r}: Input should be a table [{name}] with a setting a line"
+    return f"{name} = {_shown(found)}: Input should be a table [{name}] with a setting a line"
 
 
 def _nearest(name: str, known: list[str], what: str) -> str:

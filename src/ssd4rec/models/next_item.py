@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ssd4rec._fork import check_not_forked
 from ssd4rec.array_types import CuSeqlens, Hidden, Items, Packed, Scores, States
 from ssd4rec.config import BackboneConfig, Config
 from ssd4rec.errors import ConfigError, ShapeError
@@ -245,6 +246,7 @@ class NextItemModel(nn.Module):
         return sampled_cross_entropy(states, rows[:count], targets, rows[count:], negatives + 1, log_expected, added)
 
     def _check(self, items: Items, cu_seqlens: CuSeqlens) -> None:
+        check_not_forked()
         if items.dim() != 1 or cu_seqlens.dim() != 1 or not len(cu_seqlens) or int(cu_seqlens[-1]) != items.shape[0]:
             raise ShapeError(
                 f"items must be [T] and cu_seqlens [B + 1] with last value T, found shapes {tuple(items.shape)} and "
