@@ -132,6 +132,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         "Each line is one run of `benchmarks/bench_recipes.py`: a preset with the changes of the recipe, the network alone.",
         "NDCG@10 / HR@10 with seen items among the candidates (kept) and without them (removed).",
         "The best epoch was chosen by validation NDCG@10, kept; the test part was ranked once.",
+        "Command: `python benchmarks/bench_recipes.py FILE --recipe RECIPE`, with `--set` for what stands in parentheses.",
         "",
     ]
     for data in dict.fromkeys(row["data"] for row in rows):
@@ -148,7 +149,8 @@ def report(rows: list[dict[str, Any]]) -> str:
                 lines.append(f"| {row['recipe']}{more} | {row['seed']} | {' | '.join(cells)} | {epochs} | {row['cpu_seconds']} |")
         lines.append("")
     lines += ["## Settings", ""]
-    lines += [f"* {name}: {' '.join(f'`{each}`' for each in changes) or 'the preset'}" for name, changes in RECIPES.items()]
+    measured = dict.fromkeys(row["recipe"] for row in rows)
+    lines += [f"* {name}: {' '.join(f'`{each}`' for each in RECIPES[name]) or 'the preset'}" for name in measured]
     return "\n".join(lines) + "\n"
 
 
