@@ -27,7 +27,7 @@ def look_up(rules: SequentialRules, items: Items, cu_seqlens: CuSeqlens, rows: s
 
     Args:
         rules: the co-occurrence counts.
-        items: int64 [T] packed sequences; 0 is no item.
+        items: int64 [T] packed sequences; 0 is padding or an unknown item.
         cu_seqlens: int64 [B + 1].
         rows: which sequences.
         seen: the same sequences including events that the model does not read; None: it reads all of them.

@@ -144,7 +144,7 @@ def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: C
         DataError: the folder is damaged, or a part of the split is empty.
         ConfigError: it was built with other settings.
     """
-    sequences, catalog, read = open_folder(directory)
+    sequences, catalog, source = open_folder(directory)
     built = {"data.min_interactions": sequences.filtering.k, "data.tie_order": sequences.tie_order}
     for name, value in built.items():
         if value_of(config, name) != value:
@@ -156,7 +156,7 @@ def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: C
         catalog = catalog.with_titles(titles)
     split = make_split(sequences, config.data)
     description = {
-        **describe(Interactions(pl.DataFrame(), read), sequences),
+        **describe(Interactions(pl.DataFrame(), source), sequences),
         "split": describe_split(sequences, split, len(catalog)),
     }
     return Prepared(sequences, catalog, split, description)

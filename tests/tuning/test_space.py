@@ -30,7 +30,7 @@ def test_what_reads_nothing_backwards_has_no_backward_weight():
     assert "backbone.backward_weight" not in {dimension.name for dimension in make_space(forwards)}
     both = {dimension.name for dimension in make_space(forwards, ["backbone.bidirectional=none|top"])}
     assert "backbone.backward_weight" in both
-    with pytest.raises(ConfigError, match=r"--search backbone\.backward_weight: nothing reads it with these settings"):
+    with pytest.raises(ConfigError, match=r"--search backbone\.backward_weight: it has no effect with these settings"):
         make_space(forwards, ["backbone.backward_weight=0.1:0.3"])
 
 
@@ -54,7 +54,7 @@ def test_what_is_fixed_is_not_searched():
     [
         ("training.learning_rate", "write GROUP.KEY=LOW:HIGH"),
         ("training.learning_rate=1e-2", "write GROUP.KEY=LOW:HIGH"),
-        ("training.learning_rate=1e-2:1e-4", "the first end must be below the second"),
+        ("training.learning_rate=1e-2:1e-4", "the lower bound must be below the upper one"),
         ("training.learning_rate=0:1:log", "above 0"),
         ("training.learning_rate=1e-4:1e-2:lin", "cannot read"),
         ("training.learning_rate=low:high", "not numbers"),
@@ -63,8 +63,8 @@ def test_what_is_fixed_is_not_searched():
         ("backbone.width=7|64", "not a multiple"),
         ("backbone.width=64|64", "twice"),
         ("data.min_interactions=1:5", "not be comparable"),
-        ("fusion.cooccurrence=0.0:4.0", r"chosen by validation after training.*--set fusion\.rules=validated"),
-        ("fusion.repeat_bias=-4|0", "chosen by validation after training"),
+        ("fusion.cooccurrence=0.0:4.0", r"tuned on the validation part after training.*--set fusion\.cooccurrence=tuned"),
+        ("fusion.repeat_bias=-4|0", "tuned on the validation part after training"),
     ],
 )
 def test_a_bad_search_says_what_is_wrong(search, message):

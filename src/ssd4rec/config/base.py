@@ -1,4 +1,4 @@
-"""What every group of settings is made from."""
+"""Base class of all settings."""
 
 from typing import Literal
 
@@ -8,6 +8,6 @@ Objective = Literal["all-positions", "per-prefix", "masked-item"]
 
 
 class Settings(BaseModel):
-    """What every group of settings shares: frozen, strict about keys."""
+    """Base class of a group of settings: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)

@@ -66,47 +66,47 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     """
     values, repeated = _load(Path(path))
     stray = [key for key, value in values.items() if value is None and " " in str(key)]  # "ml-1m setting:", a title
-    given = {str(key): value for key, value in values.items() if key not in stray}
-    model, guessed = _which_model(given, str(path))
+    settings = {str(key): value for key, value in values.items() if key not in stray}
+    model, guessed = _which_model(settings, str(path))
     name, sizes = MODELS[model]
     own = _keys_of(model)
-    _check_known(given, own, str(path))
-    _check_protocol(given, model)
-    whole = "var_len" in own and _is_on(given, "var_len")
-    length = None if whole else _value(given, "MAX_ITEM_LIST_LENGTH", DEFAULT_LENGTH)
+    _check_known(settings, own, str(path))
+    _check_protocol(settings, model)
+    whole = "var_len" in own and _is_on(settings, "var_len")
+    length = None if whole else _value(settings, "MAX_ITEM_LIST_LENGTH", DEFAULT_LENGTH)
 
-    backbone: dict[str, Any] = {"name": name} | _translate(given, sizes)
+    backbone: dict[str, Any] = {"name": name} | _translate(settings, sizes)
     if name == "ssd4rec":
         backbone["bidirectional"] = "all"
     if name in {"sasrec", "bert4rec", "gru4rec"} and length is not None:
         backbone["max_length"] = length
     if name == "caser":
         backbone["window"] = length
-    training: dict[str, Any] = _translate(given, TRAINING)
+    training: dict[str, Any] = _translate(settings, TRAINING)
     training |= {"objective": "masked-item" if name == "bert4rec" else "per-prefix", "token_budget": 1_000_000, "softmax": "full"}
-    training["mask_ratio"] = _value(given, *MASKS[model]) if model in MASKS else 0.0
-    data: dict[str, Any] = {"min_interactions": _min_interactions(given), "split": "leave-last-out"}
-    data |= {role: given[key] for role, key in FIELDS.items() if given.get(key) is not None}
+    training["mask_ratio"] = _value(settings, *MASKS[model]) if model in MASKS else 0.0
+    data: dict[str, Any] = {"min_interactions": _min_interactions(settings), "split": "leave-last-out"}
+    data |= {role: settings[key] for role, key in FIELDS.items() if settings.get(key) is not None}
     if length is not None:
         data["max_length"] = length
-    topk = _value(given, "topk", [10])
+    topk = _value(settings, "topk", [10])
     evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "exclude_seen": False}
 
     notes = [guessed] if guessed else []
-    if inert := [*_inert(given, own, whole=whole), *stray]:
+    if inert := [*_inert(settings, own, whole=whole), *stray]:
         notes.append(f"without a meaning here: {', '.join(inert)}")
-    if fixed := [key for key, value in given.items() if key in FIXED and value is not None]:
+    if fixed := [key for key, value in settings.items() if key in FIXED and value is not None]:
         notes.append(f"fixed here, whatever the file says, so that metrics may differ: {', '.join(fixed)}")
-    training["patience"], slower = _patience(given, training["patience"])
+    training["patience"], slower = _patience(settings, training["patience"])
     notes += slower
-    notes += _other_metrics(given, name)
-    if (watched := str(_value(given, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
-        whose = "" if given.get("valid_metric") else ", RecBole's own where none is written"
+    notes += _other_metrics(settings, name)
+    if (watched := str(_value(settings, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
+        whose = "" if settings.get("valid_metric") else ", RecBole's own where none is written"
         notes.append(f"the epoch that is kept is the best by NDCG@10; valid_metric is {watched}{whose}")
     notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
     groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
-    dataset = None if given.get("dataset") is None else str(given["dataset"])
-    folder = Path(str(_value(given, "data_path", "dataset")))
+    dataset = None if settings.get("dataset") is None else str(settings["dataset"])
+    folder = Path(str(_value(settings, "data_path", "dataset")))
     file = None if dataset is None else folder / dataset / f"{dataset}.inter"
     try:
         config = build_config(groups, overrides, str(path))
@@ -138,36 +138,36 @@ def _keys_of(*models: str) -> set[str]:
     return sizes | {MASKS[model][0] for model in models if model in MASKS} | ({"var_len"} if "SSD4Rec" in models else set())
 
 
-def _which_model(given: Mapping[str, Any], source: str) -> tuple[str, str | None]:
+def _which_model(settings: Mapping[str, Any], source: str) -> tuple[str, str | None]:
     """Return the model, and a note if it is a guess."""
-    if given.get("model") is not None:
-        return _one_of(given, "model", "", list(MODELS)), None
-    keys = set(given)
+    if settings.get("model") is not None:
+        return _one_of(settings, "model", "", list(MODELS)), None
+    keys = set(settings)
     others = keys & (_keys_of(*MODELS) - _keys_of("SSD4Rec"))
     for model, own in (("SSD4Rec", SSD4RECS), ("Mamba4Rec", MAMBAS)):
         if keys & own and not others:
-            found = ", ".join(sorted(keys & own))
-            return model, f"names no model; taken as {model}, for it has {found}; write `model:` where it is another"
+            matching = ", ".join(sorted(keys & own))
+            return model, f"names no model; taken as {model}, for it has {matching}; write `model:` where it is another"
     raise ConfigError(f"{source} names no model, and its keys do not say which; write `model:` with one of {', '.join(MODELS)}")
 
 
-def _check_known(given: Mapping[str, Any], own: set[str], source: str) -> None:
-    known = READ | INERT | FIXED | REFUSED | set(TRAINING) | _keys_of(*MODELS)
-    for key in given:
-        if key not in known:
-            near = nearest(key, sorted(known))
+def _check_known(settings: Mapping[str, Any], own: set[str], source: str) -> None:
+    all_keys = READ | INERT | FIXED | REFUSED | set(TRAINING) | _keys_of(*MODELS)
+    for key in settings:
+        if key not in all_keys:
+            near = nearest(key, sorted(all_keys))
             hint = f"did you mean {near!r}?" if near else f"this model's own are {', '.join(sorted(own))}"
             raise ConfigError(f"{source}: unknown RecBole key {key!r}; {hint}")
 
 
-def _inert(given: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]:
+def _inert(settings: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]:
     """Return the keys that have no effect here, on training or on metrics; null is ignored."""
-    inert = [key for key, value in given.items() if key in INERT | _keys_of(*MODELS) - own and value is not None]
-    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and given.get("MAX_ITEM_LIST_LENGTH") is not None else []
-    inert += [f"load_col {table} (only the .inter is read)" for table in _value(given, "load_col", {}) if table != "inter"]
-    metrics = _value(given, "metrics", [])
-    named = [str(each) for each in (metrics if isinstance(metrics, list) else [metrics])]
-    return inert + [f"metrics {each}" for each in named if each.lower() not in METRICS]
+    inert = [key for key, value in settings.items() if key in INERT | _keys_of(*MODELS) - own and value is not None]
+    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and settings.get("MAX_ITEM_LIST_LENGTH") is not None else []
+    inert += [f"load_col {table} (only the .inter is read)" for table in _value(settings, "load_col", {}) if table != "inter"]
+    metrics = _value(settings, "metrics", [])
+    names = [str(each) for each in (metrics if isinstance(metrics, list) else [metrics])]
+    return inert + [f"metrics {each}" for each in names if each.lower() not in METRICS]
 
 
 def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[str]]:
@@ -188,10 +188,10 @@ def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[
     return patience, [f"{note}; validation decides here when to stop and which epoch is kept: metrics may differ"]
 
 
-def _other_metrics(given: Mapping[str, Any], name: str) -> list[str]:
+def _other_metrics(settings: Mapping[str, Any], name: str) -> list[str]:
     """Return notes on what RecBole does differently whatever the file says."""
     notes = []
-    if (places := given.get("metric_decimal_place")) is not None:
+    if (places := settings.get("metric_decimal_place")) is not None:
         notes.append(
             f"validation metrics are not rounded here, and the first of equal epochs is kept; RecBole compares them rounded to "
             f"{places} decimals (metric_decimal_place) and keeps the last of equal epochs"
@@ -204,13 +204,13 @@ def _other_metrics(given: Mapping[str, Any], name: str) -> list[str]:
     return notes
 
 
-def _value(given: Mapping[str, Any], key: str, default: Any) -> Any:
+def _value(settings: Mapping[str, Any], key: str, default: Any) -> Any:
     """Return a value of the file, or the default if it is missing or null."""
-    return default if given.get(key) is None else given[key]
+    return default if settings.get(key) is None else settings[key]
 
 
-def _translate(given: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    return {ours: _value(given, key, default) for key, (ours, default) in table.items()}
+def _translate(settings: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    return {ours: _value(settings, key, default) for key, (ours, default) in table.items()}
 
 
 def _whence(model: str) -> dict[str, str]:
@@ -232,37 +232,37 @@ def _in_their_words(message: str, theirs: Mapping[str, str]) -> str:
     return message
 
 
-def _one_of(given: Mapping[str, Any], key: str, default: str, allowed: list[str]) -> str:
-    value = str(_value(given, key, default))
+def _one_of(settings: Mapping[str, Any], key: str, default: str, allowed: list[str]) -> str:
+    value = str(_value(settings, key, default))
     for each in allowed:
         if value.lower() == each.lower():
             return each
     raise ConfigError(f"{key}: {value} is not supported here; supported: {', '.join(allowed)}")
 
 
-def _is_on(given: Mapping[str, Any], key: str) -> bool:
+def _is_on(settings: Mapping[str, Any], key: str) -> bool:
     """Return a switch, which RecBole's files may write as text; False if it is missing."""
-    value = str(given.get(key)).lower()
+    value = str(settings.get(key)).lower()
     if value not in {"true", "false", "none"}:
-        raise ConfigError(f"{key}: {given[key]!r} is neither True nor False; write one of them")
+        raise ConfigError(f"{key}: {settings[key]!r} is neither True nor False; write one of them")
     return value == "true"
 
 
-def _check_protocol(given: Mapping[str, Any], model: str) -> None:
+def _check_protocol(settings: Mapping[str, Any], model: str) -> None:
     """Refuse settings with which the metrics would differ."""
-    _one_of(given, "loss_type", "CE", ["CE"])
-    _one_of(given, "learner", "adam", ["adam"])
+    _one_of(settings, "loss_type", "CE", ["CE"])
+    _one_of(settings, "learner", "adam", ["adam"])
     for key in ("train_neg_sample_args", "neg_sampling"):
-        sampled = given.get(key)
+        sampled = settings.get(key)
         if sampled and not (isinstance(sampled, dict) and str(sampled.get("distribution")).lower() == "none"):
             raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalog; write `{key}: ~`")
     for key in sorted(REFUSED):
-        if given.get(key) is not None:
-            raise ConfigError(f"{key}: {given[key]} is not supported here and would change the metrics; write `{key}: ~`")
-    if given.get("transform") not in (None, TRANSFORMS.get(model)):
-        raise ConfigError(f"transform: {given['transform']} is not supported for {model}; write `transform: ~`")
-    _check_evaluation(_value(given, "eval_args", EVALUATION))
-    _check_columns(given)
+        if settings.get(key) is not None:
+            raise ConfigError(f"{key}: {settings[key]} is not supported here and would change the metrics; write `{key}: ~`")
+    if settings.get("transform") not in (None, TRANSFORMS.get(model)):
+        raise ConfigError(f"transform: {settings['transform']} is not supported for {model}; write `transform: ~`")
+    _check_evaluation(_value(settings, "eval_args", EVALUATION))
+    _check_columns(settings)
 
 
 def _check_evaluation(arguments: Any) -> None:
@@ -277,19 +277,19 @@ def _check_evaluation(arguments: Any) -> None:
         raise ConfigError(f"eval_args: without {' and '.join(left_out)}, which RecBole takes as random; {supported}")
 
 
-def _check_columns(given: Mapping[str, Any]) -> None:
-    loaded = given.get("load_col")
+def _check_columns(settings: Mapping[str, Any]) -> None:
+    loaded = settings.get("load_col")
     if loaded is None:
         return
     if not isinstance(loaded, dict) or not isinstance(loaded.get("inter"), list):
         raise ConfigError(f"load_col: {loaded!r} has no list `inter`; write {{inter: [user_id, item_id, timestamp]}}")
     for key, default in (("USER_ID_FIELD", "user_id"), ("ITEM_ID_FIELD", "item_id"), ("TIME_FIELD", "timestamp")):
-        if (name := _value(given, key, default)) not in loaded["inter"]:
+        if (name := _value(settings, key, default)) not in loaded["inter"]:
             raise ConfigError(f"load_col: inter has {loaded['inter']}, without {name!r} ({key}); user, item and time are needed")
 
 
-def _min_interactions(given: Mapping[str, Any]) -> int:
-    user, item = (_lowest(given, f"{role}_inter_num_interval") for role in ("user", "item"))
+def _min_interactions(settings: Mapping[str, Any]) -> int:
+    user, item = (_lowest(settings, f"{role}_inter_num_interval") for role in ("user", "item"))
     if user != item:
         raise ConfigError(
             f"user_inter_num_interval begins at {user}, item_inter_num_interval at {item}; here both are one k-core"
@@ -297,8 +297,8 @@ def _min_interactions(given: Mapping[str, Any]) -> int:
     return user
 
 
-def _lowest(given: Mapping[str, Any], key: str) -> int:
-    if (value := given.get(key)) is None:
+def _lowest(settings: Mapping[str, Any], key: str) -> int:
+    if (value := settings.get(key)) is None:
         return 1
     match = re.fullmatch(r"\s*([\[(])\s*(\d+)\s*,\s*inf\s*[\])]\s*", str(value))
     if match is None:

@@ -87,10 +87,10 @@ INERT = {
     # how files are written, and the names of columns that are made from them
     *("field_separator", "seq_separator", "seq_len", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX"),
     *("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD"),
-    # columns and files beside user, item and time, which these models do not read; times may be normalized, their order stays
+    # columns and files other than user, item and time, which these models do not read; times may be normalized, their order stays
     *("unload_col", "unused_col", "additional_feat_suffix", "filter_inter_by_user_or_item", "numerical_features"),
     *("alias_of_user_id", "alias_of_item_id", "preload_weight", "normalize_field", "normalize_all", "discretization"),
-    # knowledge graphs, and the loss of models that are no sequence models
+    # knowledge graphs, and the loss of other kinds of models
     *("HEAD_ENTITY_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "ENTITY_ID_FIELD", "kg_reverse_r"),
     *("entity_kg_num_interval", "relation_kg_num_interval", "alias_of_entity_id", "alias_of_relation_id", "require_pow"),
 }

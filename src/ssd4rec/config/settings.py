@@ -166,8 +166,8 @@ def _as_backbone(value: object) -> object:
         return value
     name = str(value.get("name", DEFAULT_MODEL))
     if name not in BACKBONES:
-        known = {"name": name, "known": ", ".join(MODELS)}
-        raise PydanticCustomError("unknown_backbone", "unknown backbone '{name}'; known backbones: {known}", known)
+        context = {"name": name, "known": ", ".join(MODELS)}
+        raise PydanticCustomError("unknown_backbone", "unknown backbone '{name}'; known backbones: {known}", context)
     return BACKBONES[name].model_validate({"name": name, **value})
 
 
@@ -201,8 +201,8 @@ def is_read(config: Config, name: str) -> bool:
     settings = getattr(config, group, None)
     if not isinstance(settings, Settings) or key not in type(settings).model_fields:
         return False
-    other, wanted = READ_WITH.get(name, ("", ()))
-    return not other or value_of(config, other) in wanted
+    other, values = READ_WITH.get(name, ("", ()))
+    return not other or value_of(config, other) in values
 
 
 def value_of(config: Config, name: str) -> object:

@@ -104,9 +104,9 @@ def _check_read(config: Config, name: str, source: str, *, default: bool = True)
     if key not in fields or (default and value_of(config, name) == fields[key].default):
         return
     if not is_read(config, name):
-        other, wanted = READ_WITH[name]
+        other, values = READ_WITH[name]
         raise ConfigError(
-            f"{source}: {name} has no effect with {other} = {value_of(config, other)!r}; leave it out, or set {other}={wanted[0]}"
+            f"{source}: {name} has no effect with {other} = {value_of(config, other)!r}; leave it out, or set {other}={values[0]}"
         )
 
 
@@ -192,10 +192,10 @@ def _readable(error: ValidationError, backbone: str) -> str:
 
 
 def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any], backbone: str) -> str:
-    chosen = backbone if backbone in BACKBONES else DEFAULT_MODEL
+    known_backbone = backbone if backbone in BACKBONES else DEFAULT_MODEL
     name = ".".join(str(part) for part in where)
     if kind == "extra_forbidden":
-        return _unknown(name, chosen, list(Config.model_fields) if len(where) == 1 else _known_keys(chosen))
+        return _unknown(name, known_backbone, list(Config.model_fields) if len(where) == 1 else _known_keys(known_backbone))
     if kind == "unknown_backbone":
         return f"unknown backbone {backbone!r}; {_nearest(backbone, list(MODELS), 'backbones')}"
     if kind in {"model_type", "model_attributes_type"}:

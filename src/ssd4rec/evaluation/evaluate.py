@@ -161,7 +161,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         The ranks in the order of the examples, and the metrics.
 
     Raises:
-        ConfigError: there is no cutoff, or one below 1; fusion with a `Scorer`.
+        ConfigError: no cutoffs, or one below 1; fusion with a `Scorer`.
         DataError: there is nothing to rank.
         DivergedError: a score is not finite.
         ShapeError: sequences and model do not have the same catalog.

@@ -112,8 +112,8 @@ def uniform(shape: torch.Size, device: torch.device) -> Tensor:
     if not active():
         return torch.rand(shape, device=device)
     columns = 1 if len(shape) == 1 else shape[1]
-    drawn = (bits(shape[0], columns) >> 40) & 0xFFFFFF
-    return (drawn.to(torch.float32) * 2.0**-24).view(shape)
+    high_bits = (bits(shape[0], columns) >> 40) & 0xFFFFFF
+    return (high_bits.to(torch.float32) * 2.0**-24).view(shape)
 
 
 def splitmix64(value: Tensor) -> Tensor:

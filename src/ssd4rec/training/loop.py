@@ -85,7 +85,7 @@ def fit(
         callbacks: called along the way, e.g. a progress bar.
 
     Raises:
-        StateError: there is no checkpoint to resume from, or it is damaged or belongs to another training.
+        StateError: the checkpoint is missing, damaged, or belongs to another training.
         ArtifactError: another process trains in `directory`, or it cannot be written.
         BackendError: the accelerator is not available.
         DivergedError: the loss or a score is not finite.

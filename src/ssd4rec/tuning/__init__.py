@@ -1,1 +1,1 @@
-"""The search for good settings."""
+"""Hyperparameter search."""

@@ -1,4 +1,4 @@
-"""The folder of a search: what lies in it, whose it is, and that one process works in it at a time."""
+"""The folder of a search: its files, its identity, and its lock."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
 
 @contextmanager
 def alone_in(place: Path) -> Iterator[None]:
-    """Make the folder of a search and hold it; the lock goes with the process, however it ends.
+    """Create the folder of a search and lock it inside the block.
 
     Raises:
         ArtifactError: it cannot be made or written, holds a finished model, or another process holds it.
@@ -38,12 +38,12 @@ def alone_in(place: Path) -> Iterator[None]:
 
 
 def identity(data: Prepared, config: Config, space: Sequence[Dimension]) -> dict[str, Any]:
-    """What the trials of one search have in common."""
-    chosen = {dimension.name for dimension in space}
+    """Return the settings and data that all trials of a search share."""
+    searched = {dimension.name for dimension in space}
     settings = {
         f"{group}.{key}": value
         for group, keys in config.model_dump(mode="json").items()
         for key, value in keys.items()
-        if f"{group}.{key}" not in chosen
+        if f"{group}.{key}" not in searched
     }
     return {"data": data.histories.fingerprint(), "space": [str(dimension) for dimension in space], "settings": settings}

@@ -1,4 +1,4 @@
-"""A search for good settings on Optuna: kept in a folder, resumed after a kill, poor trials stopped early.
+"""Hyperparameter search with Optuna: stored in a folder, resumable, with pruning of poor trials.
 
 Only the validation part is looked at.
 """
@@ -48,7 +48,7 @@ OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One set of values and what came of it."""
+    """One set of values and its outcome."""
 
     number: int  # 1 is the first that was finished or pruned; one that was cut off or failed has none
     values: dict[str, Value]
@@ -60,7 +60,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What a search has found so far, earlier runs of the same folder included."""
+    """The outcome of a search so far, including earlier runs in the same folder."""
 
     trials: tuple[TrialResult, ...]  # best first
     importance: dict[str, float]  # share of the differences that a setting explains; empty below 4 finished trials
@@ -69,11 +69,11 @@ class SearchReport:
 
 
 class _OutOfTimeError(Exception):
-    """The minutes are over; what the trial has learned is kept."""
+    """The time limit was reached; the trial's checkpoint stays."""
 
 
 class _Pruning(Callback):
-    """Reports each epoch to the search; stops a trial that is below the median of the others, or when the time is over."""
+    """Reports each epoch to the search; stops a trial below the median of the others, or at the time limit."""
 
     def __init__(self, trial: Trial, reported: set[int], deadline: float | None) -> None:
         self._trial = trial
@@ -106,7 +106,7 @@ def search(
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
 ) -> SearchReport:
-    """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test part is not read.
+    """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test part is not used.
 
     Args:
         data: from `prepare`.
@@ -173,8 +173,8 @@ def _run(
         study.tell(trial, None if same.state is TrialState.PRUNED else same.value, state=same.state)
         return
     try:
-        chosen = with_values(config, values, source="not possible")
-        model = make_model(chosen, len(data.catalog))
+        trial_config = with_values(config, values, source="not possible")
+        model = make_model(trial_config, len(data.catalog))
     except ConfigError as error:
         _refuse(study, trial, str(error))
         return
@@ -188,7 +188,7 @@ def _run(
             model,
             data.histories,
             data.split,
-            chosen.training,
+            trial_config.training,
             directory=state,
             resume=resume,
             callbacks=[*callbacks, _Pruning(trial, set(earlier), deadline)],

@@ -1,4 +1,4 @@
-"""Which settings a search tries, and between which ends; read from `training.learning_rate=1e-4:1e-2:log`."""
+"""The search space: settings with intervals or choices, parsed from `training.learning_rate=1e-4:1e-2:log`."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting that a search chooses: an interval, or a list of choices."""
+    """One searched setting: an interval or a list of choices."""
 
     name: str  # "training.learning_rate"
     low: float = 0.0
@@ -42,7 +42,7 @@ class Dimension:
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """All choices, or both ends."""
+        """All choices, or both bounds."""
         if self.choices:
             return self.choices
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
@@ -54,12 +54,12 @@ class Dimension:
 
 
 def with_values(config: Config, values: Mapping[str, Value], source: str | None = None) -> Config:
-    """The same settings with some of them changed, e.g. {"training.learning_rate": 1e-3}.
+    """Return the settings with some of them changed, e.g. {"training.learning_rate": 1e-3}.
 
     Args:
         config: the settings.
-        values: what is changed.
-        source: with what an error begins; None: with all values.
+        values: the changes.
+        source: the beginning of an error message; None: the values.
 
     Raises:
         ConfigError: an unknown setting, or one out of its range.
@@ -73,37 +73,39 @@ def with_values(config: Config, values: Mapping[str, Value], source: str | None 
 
 
 def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> tuple[Dimension, ...]:
-    """The dimensions of a search around some settings.
+    """Return the dimensions of a search around some settings.
 
     Args:
-        config: what every trial has where the search chooses nothing.
-        search: dimensions on top of `DEFAULT_SPACE`, or in place of those of the same name.
-        fixed: settings that stay as `config` has them, each `group.key`.
+        config: the settings of every trial that the search does not choose.
+        search: dimensions added to `DEFAULT_SPACE`, or replacing those of the same name.
+        fixed: settings that are not searched, each `group.key`.
 
     Returns:
-        The dimensions. Of the default ones, those that mean nothing to this backbone or objective are left out.
+        The dimensions, without default ones that have no effect for this backbone or objective.
 
     Raises:
-        ConfigError: a dimension that cannot be read, or an end or a choice that is no possible setting.
+        ConfigError: a dimension that cannot be parsed, or a bound or choice that is not a valid setting.
     """
-    asked = {dimension.name: dimension for dimension in (_read(each, config) for each in search)}
+    requested = {dimension.name: dimension for dimension in (_read(each, config) for each in search)}
     for name in fixed:
-        if name in asked:
+        if name in requested:
             raise ConfigError(f"{name} is both searched and fixed; leave out one of the two")
         if not _exists(name, config):
             raise ConfigError(f"--fix {name}: no such setting of {config.backbone.name}; write GROUP.KEY, e.g. backbone.dropout")
-    # what one dimension switches on, such as backbone.bidirectional, lets another be read
-    changed = [with_values(config, {dimension.name: value}) for dimension in asked.values() for value in dimension.extremes]
-    tried = [config, *changed]
-    for name in asked:
-        if not any(is_read(each, name) for each in tried):
-            raise ConfigError(f"--search {name}: nothing reads it with these settings; leave it out, or change what it goes with")
+    # a dimension such as backbone.bidirectional may enable another one
+    changed = [with_values(config, {dimension.name: value}) for dimension in requested.values() for value in dimension.extremes]
+    possible = [config, *changed]
+    for name in requested:
+        if not any(is_read(each, name) for each in possible):
+            raise ConfigError(
+                f"--search {name}: it has no effect with these settings; leave it out, or change the setting that disables it"
+            )
     usual = {
         dimension.name: dimension
-        for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, tried))
+        for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, possible))
         if dimension.name not in fixed and _possible(dimension, config)
     }
-    space = tuple((usual | asked).values())
+    space = tuple((usual | requested).values())
     if not space:
         raise ConfigError("every setting is fixed, so there is nothing to search; leave out a --fix or a --set")
     return space
@@ -118,11 +120,11 @@ def _read(text: str, config: Config) -> Dimension:
         raise ConfigError(f"--search {name}: trials would not be comparable; search settings of the backbone or of the training")
     if name.startswith("fusion."):
         raise ConfigError(
-            f"--search {name}: it is chosen by validation after training, so every trial would have the same figure; "
-            f"write --set {name}=validated"
+            f"--search {name}: it is tuned on the validation part after training, so it cannot change a trial's metric; "
+            f"write --set {name}=tuned"
         )
     if not _exists(name, config):
-        with_values(config, {name: 0})  # says which setting is the nearest
+        with_values(config, {name: 0})  # names the nearest setting
         raise ConfigError(f"--search {name}: no such setting; {HOW}")
     if "|" in ends:
         choices = tuple(_value(choice) for choice in ends.split("|"))
@@ -134,10 +136,10 @@ def _read(text: str, config: Config) -> Dimension:
         raise ConfigError(f"cannot read --search {text!r}; {HOW}")
     low, high = _value(low_text), _value(rest[0])
     if isinstance(low, bool | str) or isinstance(high, bool | str):
-        raise ConfigError(f"cannot read --search {text!r}: its ends are not numbers; {HOW}")
+        raise ConfigError(f"cannot read --search {text!r}: its bounds are not numbers; {HOW}")
     log = rest[1:] == ["log"]
     if low >= high or (log and low <= 0):
-        raise ConfigError(f"--search {text!r}: the first end must be below the second{' and above 0' if log else ''}")
+        raise ConfigError(f"--search {text!r}: the lower bound must be below the upper one{' and above 0' if log else ''}")
     group, _, key = name.partition(".")
     whole = isinstance(low, int) and isinstance(high, int) and not isinstance(_group(config, group).get(key), float)
     return Dimension(name, float(low), float(high), log=log, whole=whole)
@@ -149,7 +151,7 @@ def _value(text: str) -> Value:
     except tomllib.TOMLDecodeError:
         return text.strip()
     if not isinstance(value, bool | int | float | str):
-        raise ConfigError(f"{text!r} is no single value; {HOW}")
+        raise ConfigError(f"{text!r} is not a single value; {HOW}")
     return value
 
 
@@ -163,11 +165,11 @@ def _exists(name: str, config: Config) -> bool:
     return key in _group(config, group)
 
 
-def _fits(text: str, tried: Sequence[Config]) -> bool:
-    name, training = text.partition("=")[0], tried[0].training
-    # it is read then, but as a bound alone: nothing to search for
+def _fits(text: str, possible: Sequence[Config]) -> bool:
+    name, training = text.partition("=")[0], possible[0].training
+    # it is only an upper bound then: nothing to search for
     bound = name == "training.token_budget" and training.objective == "per-prefix" and training.batch_size is not None
-    return not bound and any(is_read(each, name) for each in tried)
+    return not bound and any(is_read(each, name) for each in possible)
 
 
 def _possible(dimension: Dimension, config: Config) -> bool:

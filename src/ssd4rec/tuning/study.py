@@ -25,7 +25,7 @@ UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the me
 
 @contextmanager
 def readable(database: Path) -> Iterator[None]:
-    """What the database cannot do is an `ArtifactError` that names it."""
+    """Turn errors of the database into an `ArtifactError` that names it."""
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -37,7 +37,7 @@ def readable(database: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of Optuna's own on the screen."""
+    """Silence Optuna's own log messages."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -47,10 +47,10 @@ def quiet() -> Iterator[None]:
 
 
 def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dimension]) -> optuna.Study:
-    """The study in a folder, made there if there is none.
+    """Open the study in a folder; create it if there is none.
 
     Raises:
-        ArtifactError: what is kept there is another search.
+        ArtifactError: the folder belongs to another search.
     """
     # by a function: in a URL a folder named q?a=1 would be another one
     connect = partial(sqlite3.connect, place / DATABASE, check_same_thread=False)
@@ -62,61 +62,60 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
         load_if_exists=True,
     )
     ours = identity(data, config, space)
-    found: Mapping[str, Any] | None = study.user_attrs.get("identity")
-    if found is None and (place / BEST).is_file():
+    saved: Mapping[str, Any] | None = study.user_attrs.get("identity")
+    if saved is None and (place / BEST).is_file():
         raise ArtifactError(
-            f"{place} holds {BEST} of an earlier search, but {DATABASE} knows no trial of it; give another --out, or "
-            f"remove {BEST}"
+            f"{place} holds {BEST} of an earlier search, but {DATABASE} has no trial of it; use another --out, or remove {BEST}"
         )
-    if found is None:
+    if saved is None:
         study.set_user_attr("identity", ours)
-    elif found != ours:
-        different = [key for key in ours if found.get(key) != ours[key]]
+    elif saved != ours:
+        different = [key for key in ours if saved.get(key) != ours[key]]
         raise ArtifactError(
-            f"{place} holds a search with other {' and '.join(different)}; go on with the same arguments, or give another --out"
+            f"{place} holds a search with other {' and '.join(different)}; continue with the same arguments, or use another --out"
         )
     return study
 
 
 def take_up(study: optuna.Study) -> None:
-    """A trial that was cut off is the next one again, with the same values; its training goes on where it was."""
+    """Queue an interrupted trial again with the same values; its training resumes."""
     waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        # killed before all values were chosen: none of it was learned
+        # killed before all values were chosen: nothing was trained
         if trial.params and trial.params not in waiting:
             study.enqueue_trial(trial.params)
         study.tell(trial.number, state=TrialState.FAIL)
 
 
 def reported_before(study: optuna.Study, trial: Trial) -> dict[int, float]:
-    """Validation NDCG@10 by epoch, as far as a trial of the same values was learned before it was cut off."""
+    """Return validation NDCG@10 by epoch of an interrupted trial with the same values."""
     histories = [each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params]
     return max(histories, key=len, default={})
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: learned to their end, or pruned."""
+    """Return the trials that count: completed or pruned."""
     return study.get_trials(deepcopy=False, states=DONE)
 
 
 def frozen(study: optuna.Study, trial: Trial) -> FrozenTrial:
-    """A trial under way, with what it has reported so far."""
+    """Return a running trial with its reports so far."""
     return study.get_trials(deepcopy=False)[trial.number]
 
 
 def sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
-    """Of the next trial: its values follow from the seed and the trials before it, however often the search was stopped."""
-    # one that failed counts, or the same values would fail for ever
+    """Return the sampler of the next trial; its values depend on the seed and the earlier trials, not on interruptions."""
+    # failed trials count too, or the same values would fail forever
     failed = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILED in trial.user_attrs]
     mixed = np.random.SeedSequence((seed, len(finished(study)) + len(failed)))
     return optuna.samplers.TPESampler(seed=int(mixed.generate_state(1)[0]))
 
 
 def suggest(trial: Trial, dimension: Dimension) -> Value:
-    """A value for one setting, between its ends or among its choices."""
+    """Suggest a value for one setting, from its interval or its choices."""
     if dimension.choices:
-        chosen: Any = trial.suggest_categorical(dimension.name, dimension.choices)
-        return cast("Value", chosen)
+        choice: Any = trial.suggest_categorical(dimension.name, dimension.choices)
+        return cast("Value", choice)
     if dimension.whole:
         return trial.suggest_int(dimension.name, int(dimension.low), int(dimension.high), log=dimension.log)
     return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.log)
