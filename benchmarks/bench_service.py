@@ -44,7 +44,8 @@ INGEST_BATCH, INGEST_CONNECTIONS = 500, 4
 def main() -> None:
     """Run the parts and print the table."""
     options = arguments(__doc__, _add)
-    chosen = set(options.parts.split(","))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end too
+    parts = set(options.parts.split(","))
     rows: list[dict[str, Any]] = []
     notes = [f"load average of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"]
     with tempfile.TemporaryDirectory() as temporary:
@@ -52,15 +53,15 @@ def main() -> None:
         users = _prepare(folder)
         store = options.postgres or f"sqlite:///{folder / 'events.db'}"
         notes.append(_import(store, users))
-        if "yardstick" in chosen:
+        if "yardstick" in parts:
             with _bare() as (process, port):
                 load = "bare FastAPI route", process, port
                 rows += [_measured(*load, rate, options.seconds, lambda _: ("bare", get("/"))) for rate in options.rates]
-        if "load" in chosen:
+        if "load" in parts:
             rows += _load(folder, store, users, options)
-        if "ingest" in chosen:
+        if "ingest" in parts:
             notes.append(_ingest(folder, options))
-        if "kills" in chosen:
+        if "kills" in parts:
             notes.append(_kills(folder, options.kills))
     notes.append(f"load average at the end: {os.getloadavg()[0]:.1f}")
     publish("bench_service", rows, options, notes)
