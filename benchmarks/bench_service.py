@@ -114,6 +114,7 @@ def _load(folder: Path, store: str, users: dict[str, list[int]], options: argpar
         rate = options.rates[0]
         memory = [_memory(process.pid)]
         rows.append(_measured("cold states", process, port, rate, options.seconds, mixed))
+        _touch(port, names)
         memory.append(_memory(process.pid))
         rows += [
             _measured("hot states", process, port, each, options.seconds, mixed, seed)
@@ -129,6 +130,13 @@ def _load(folder: Path, store: str, users: dict[str, list[int]], options: argpar
         for row in rows:
             row["server memory MiB"] = " -> ".join(f"{each / 2**20:,.0f}" for each in memory)
     return rows
+
+
+def _touch(port: int, names: list[str]) -> None:
+    """Let the server read every user once."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, verify=False) as client:  # noqa: S501 - loopback
+        for user in names:
+            client.get(f"/v1/users/{user}/recommendations").raise_for_status()
 
 
 def _measured(
