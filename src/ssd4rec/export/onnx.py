@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import logging
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -123,7 +125,9 @@ def _library_scores(model: NextItemModel, items: np.ndarray[Any, Any], max_lengt
 def _export(graph: torch.nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str], shapes: Any) -> Any:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         _import(package)
-    with torch.inference_mode():
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is not installed
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about its own deprecated functions
         return torch.onnx.export(
             graph.eval(),
             example,
