@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config.backbones import TransformerSizes
+from ssd4rec.config.backbones import BackboneSettings, TransformerSizes
 from ssd4rec.config.base import Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
@@ -39,7 +39,7 @@ class BERT4Rec(nn.Module):
     Source: Sun et al. 2019, arXiv 1904.06690.
     """
 
-    settings_class = BERT4RecConfig
+    settings_class: ClassVar[type[BackboneSettings]] = BERT4RecConfig
 
     def __init__(self, config: BERT4RecConfig) -> None:
         super().__init__()

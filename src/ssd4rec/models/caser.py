@@ -1,6 +1,6 @@
 """Caser: convolutions over the last few interactions, treated as an image of positions by channels."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -37,7 +37,7 @@ class Caser(nn.Module):
     Source: Tang and Wang 2018, arXiv 1809.07426.
     """
 
-    settings_class = CaserConfig
+    settings_class: ClassVar[type[BackboneSettings]] = CaserConfig
 
     def __init__(self, config: CaserConfig) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """GRU4Rec: a gated recurrent network over the sequence."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -37,7 +37,7 @@ class GRU4Rec(nn.Module):
     Source: Hidasi, Karatzoglou, Baltrunas and Tikk 2016, arXiv 1511.06939; Tan, Xu and Liu 2016, arXiv 1606.08117.
     """
 
-    settings_class = GRU4RecConfig
+    settings_class: ClassVar[type[BackboneSettings]] = GRU4RecConfig
 
     def __init__(self, config: GRU4RecConfig) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Mamba4Rec: causal layers of a Mamba mixer and a feed-forward network."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from ssd4rec.config.backbones import Mamba2Sizes
+from ssd4rec.config.backbones import BackboneSettings, Mamba2Sizes
 from ssd4rec.models.ssd4rec import SSD4Rec, SSD4RecConfig
 
 
@@ -31,7 +31,7 @@ class Mamba4Rec(SSD4Rec):
     Source: Liu, Lin, Wang, Liu and Caverlee 2024, arXiv 2403.03900.
     """
 
-    settings_class = Mamba4RecConfig
+    settings_class: ClassVar[type[BackboneSettings]] = Mamba4RecConfig
 
     def __init__(self, config: Mamba4RecConfig) -> None:
         super().__init__(config.as_ssd4rec)

@@ -1,12 +1,12 @@
 """SASRec: causal self-attention over the last interactions of each sequence."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config.backbones import TransformerSizes
+from ssd4rec.config.backbones import BackboneSettings, TransformerSizes
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
@@ -35,7 +35,7 @@ class SASRec(nn.Module):
     Source: Kang and McAuley 2018, arXiv 1808.09781.
     """
 
-    settings_class = SASRecConfig
+    settings_class: ClassVar[type[BackboneSettings]] = SASRecConfig
 
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()

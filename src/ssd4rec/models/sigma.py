@@ -1,6 +1,6 @@
 """SIGMA: a Mamba mixer over the sequence and over the partially flipped sequence, gated, plus a GRU."""
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, Positions, States
-from ssd4rec.config.backbones import MAX_WINDOW, BiSSDSizes, Mamba2Sizes
+from ssd4rec.config.backbones import MAX_WINDOW, BackboneSettings, BiSSDSizes, Mamba2Sizes
 from ssd4rec.config.base import Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
@@ -60,7 +60,7 @@ class SIGMA(nn.Module):
     Source: Liu et al. 2024, arXiv 2408.11451, and its authors' code.
     """
 
-    settings_class = SIGMAConfig
+    settings_class: ClassVar[type[BackboneSettings]] = SIGMAConfig
 
     def __init__(self, config: SIGMAConfig) -> None:
         super().__init__()

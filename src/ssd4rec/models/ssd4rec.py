@@ -1,11 +1,11 @@
 """SSD4Rec: embedding normalization and Bi-SSD layers over a packed batch."""
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from torch import nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config.backbones import BiSSDSizes
+from ssd4rec.config.backbones import BackboneSettings, BiSSDSizes
 from ssd4rec.config.base import Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
@@ -60,7 +60,7 @@ class SSD4Rec(nn.Module):
     Source: arXiv 2409.01192, restated in docs/paper-map.md, "The model".
     """
 
-    settings_class = SSD4RecConfig
+    settings_class: ClassVar[type[BackboneSettings]] = SSD4RecConfig
 
     def __init__(self, config: SSD4RecConfig) -> None:
         super().__init__()

@@ -255,17 +255,15 @@ class TrainingLoop:
             return loss.mean.detach() if loss else self.loss_sum.new_zeros(())
         total = self.loss_sum.new_zeros(()) if loss is None else (loss.mean * loss.targets).detach().to(self.loss_sum)
         targets = self.loss_sum.new_tensor(0 if loss is None else loss.targets)
-        dense, sparse = [], [self.model.table.weight] if self.model.table.sparse else []
+        table, dense = self.model.table.weight, []
         for parameter in self.model.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-                if any(parameter is each for each in sparse):
-                    parameter.grad = parameter.grad.to_sparse(1)
-            if not parameter.grad.is_sparse:
+            if not (self.model.table.sparse and parameter is table):
                 dense.append(parameter.grad)
         self.world.sum_([*dense, total, targets])
-        for parameter in sparse:
-            parameter.grad = self.world.sum_sparse(parameter.grad) / targets
+        if self.model.table.sparse and table.grad is not None:
+            table.grad = self.world.sum_sparse(table.grad if table.grad.is_sparse else table.grad.to_sparse(1)) / targets
         torch._foreach_div_(dense, targets.item())
         return total / targets
 
