@@ -22,12 +22,18 @@ class BackboneSettings(Settings):
 
     objectives: ClassVar[tuple[Objective, ...]] = ALL_PREFIXES  # that can train it; the first is the default
 
-    name: str  # of the backbone: a literal in each subclass
-    width: int = Field(64, ge=1, le=MAX_WIDTH)  # D
+    name: str
+    """Name of the model."""
+    width: int = Field(64, ge=1, le=MAX_WIDTH)
+    """Embedding and hidden size (D)."""
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
-    input_dropout: float = Field(0.0, ge=0.0, lt=1.0)  # of the item vectors that are read; those that score stay whole
-    input_fade: float = Field(0.0, ge=0.0, lt=1.0)  # reads a fading sum of item vectors; initial decay, then learned; 0: off
-    repeat_logits: Literal["none", "bias", "recency"] = "none"  # learned logits of items that the sequence already holds
+    """Dropout probability."""
+    input_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout probability on the item vectors that the network reads, not on those that score items."""
+    input_fade: float = Field(0.0, ge=0.0, lt=1.0)
+    """Initial decay of a fading sum of item vectors as input, learned in training; 0: off."""
+    repeat_logits: Literal["none", "bias", "recency"] = "none"
+    """Learned logits for items that the sequence already contains."""
 
     def objection(self, objective: Objective) -> str | None:
         """Return why an objective cannot train this backbone and what to do instead; None if it can."""
@@ -40,11 +46,16 @@ class BackboneSettings(Settings):
 class Mamba2Sizes(BackboneSettings):
     """Sizes of Mamba-2 layers, with the paper's letter next to each."""
 
-    state_dim: int = Field(64, ge=1, le=MAX_STATE)  # N
-    conv_width: int = Field(4, ge=1, le=MAX_LAYERS)  # K
-    expand: int = Field(2, ge=1, le=MAX_LAYERS)  # E = expand * D
-    head_width: int = Field(16, ge=1, le=MAX_WIDTH)  # P
+    state_dim: int = Field(64, ge=1, le=MAX_STATE)
+    """State size (N)."""
+    conv_width: int = Field(4, ge=1, le=MAX_LAYERS)
+    """Width of the causal convolution (K)."""
+    expand: int = Field(2, ge=1, le=MAX_LAYERS)
+    """Inner width as a multiple of width (E = expand * D)."""
+    head_width: int = Field(16, ge=1, le=MAX_WIDTH)
+    """Width of one head (P)."""
     layers: int = Field(1, ge=1, le=MAX_LAYERS)
+    """Number of layers."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -71,18 +82,25 @@ class Mamba2Sizes(BackboneSettings):
 class BiSSDSizes(Mamba2Sizes):
     """Settings of a Bi-SSD layer."""
 
-    backward_weight: float = 0.1  # beta
-    feed_forward: bool = True  # false: an ablation of the paper
-    norm_first: bool = False  # LayerNorm and dropout on the branches, which start at zero; the paper: on the residual stream
-    mirror_back: bool = False  # difference D1: the authors add the backward direction in reversed order
+    backward_weight: float = 0.1
+    """Weight of the backward direction (beta)."""
+    feed_forward: bool = True
+    """Use the feed-forward network; false is an ablation."""
+    norm_first: bool = False
+    """LayerNorm and dropout on the branches instead of on the residual stream, as in the paper."""
+    mirror_back: bool = False
+    """Reverse the output of the backward direction; the authors add it in reversed order (difference D1)."""
 
 
 class TransformerSizes(BackboneSettings):
     """Sizes of self-attention layers."""
 
     heads: int = Field(2, ge=1, le=MAX_WIDTH)
+    """Number of attention heads."""
     layers: int = Field(2, ge=1, le=MAX_LAYERS)
-    max_length: int = Field(200, ge=1, le=MAX_WINDOW)  # positions read at once, a mask included; as many are learned
+    """Number of layers."""
+    max_length: int = Field(200, ge=1, le=MAX_WINDOW)
+    """Maximum number of positions read at once."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -27,25 +27,46 @@ FULL_SOFTMAX_MAX_ITEMS = 50_000  # items, where training.softmax = "auto"
 class DataConfig(Settings):
     """How interactions become sequences and examples."""
 
-    user: str | None = None  # column names; None: the usual names are tried
+    user: str | None = None
+    """Name of the user column; by default a usual name such as user_id is chosen."""
     item: str | None = None
+    """Name of the item column; by default a usual name such as item_id is chosen."""
     time: str | None = None
-    columns: tuple[str, ...] = Field((), strict=False)  # of a file without a header, by position; "_" skips one
-    separator: str | None = None  # of text files: a character, "::", "tab" or "space"; None: detected
-    layout: Literal["auto", "interactions", "sequences"] = "auto"  # sequences: one user a line, followed by the items
-    where: str | None = None  # an SQL condition on the rows, such as "event = 'purchase'"
-    min_rating: float | None = None  # drop interactions with a lower rating
-    time_format: str | None = None  # strptime format of text times; None: detected
-    constant_user: str | None = None  # the user id of a file without a user column
-    drop_missing: bool = False  # drop rows whose user or item is missing or a placeholder such as NA
-    duplicates: Literal["keep", "drop"] = "keep"  # interactions that equal an earlier one in user, item and time
-    max_expansion: float = Field(250.0, ge=1.0)  # of compressed files: decompressed bytes per byte, above 64 MB
-    min_interactions: int = Field(5, ge=1, le=MAX_CORE)  # k of the iterative k-core, users and items
+    """Name of the time column; by default a usual name such as timestamp is chosen."""
+    columns: tuple[str, ...] = Field((), strict=False)
+    """Names of the columns of a file without a header, by position; "_" skips a column."""
+    separator: str | None = None
+    """Separator of text files: a character, "::", "tab" or "space"; by default it is detected."""
+    layout: Literal["auto", "interactions", "sequences"] = "auto"
+    """One interaction per line, or one user per line followed by the items (sequences)."""
+    where: str | None = None
+    """SQL condition that selects rows, such as event = 'purchase'."""
+    min_rating: float | None = None
+    """Drop interactions with a lower rating."""
+    time_format: str | None = None
+    """Format of text times, as in strptime; by default it is detected."""
+    constant_user: str | None = None
+    """User id for all rows of a file without a user column."""
+    drop_missing: bool = False
+    """Drop rows whose user or item is missing or a placeholder such as NA."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """What to do with interactions that equal an earlier one in user, item and time."""
+    max_expansion: float = Field(250.0, ge=1.0)
+    """Limit for compressed files: decompressed bytes per compressed byte, above 64 MB."""
+    min_interactions: int = Field(5, ge=1, le=MAX_CORE)
+    """Minimum number of interactions per user and per item (k of the iterative k-core filter)."""
     split: Literal["leave-last-out", "time"] = "leave-last-out"
-    validation_from: str | None = None  # split = "time": ISO date or number; None: when 80 % of the events are over
-    test_from: str | None = None  # None: when 90 % of the events are over
-    max_length: int | None = Field(None, ge=1, le=MAX_EVENTS)  # events read before a target, in serving too; None: all
-    tie_order: TieOrder = "file"  # order of a user's simultaneous events: that of the file, or of item ids
+    """How targets are held out: the last two interactions of each user, or all interactions after two moments."""
+    validation_from: str | None = None
+    """Start of the validation set for split = "time": an ISO date, or a number in the unit of the file; by default after
+    80 % of the interactions.
+    """
+    test_from: str | None = None
+    """Start of the test set for split = "time"; by default after 90 % of the interactions."""
+    max_length: int | None = Field(None, ge=1, le=MAX_EVENTS)
+    """Number of most recent interactions that the model reads, in training and serving; by default all."""
+    tie_order: TieOrder = "file"
+    """Order of simultaneous interactions of one user: as in the file, or by item id."""
 
     @field_validator("user", "item", "time", mode="before")
     @classmethod
@@ -72,26 +93,47 @@ class TrainingConfig(Settings):
     """The objective, the optimizer and when to stop."""
 
     objective: Objective = "all-positions"
-    prefixes_per_sequence: int | None = Field(None, ge=1, le=MAX_EVENTS)  # per-prefix: sampled in each epoch; None: all
-    batch_size: int | None = Field(None, ge=1, le=MAX_TOKENS)  # per-prefix: examples; None: as many as fit into token_budget
-    token_budget: int = Field(8192, ge=1, le=MAX_TOKENS)  # positions per batch
-    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)  # rho; objective = "masked-item": share of target items, besides the last
+    """What is predicted: every position of a sequence in one pass, the end of each prefix separately, or masked items."""
+    prefixes_per_sequence: int | None = Field(None, ge=1, le=MAX_EVENTS)
+    """With objective = "per-prefix": number of prefixes sampled per sequence and epoch; by default all."""
+    batch_size: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    """With objective = "per-prefix": number of examples per batch; by default as many as token_budget allows."""
+    token_budget: int = Field(8192, ge=1, le=MAX_TOKENS)
+    """Number of positions per batch."""
+    mask_ratio: float = Field(0.1, ge=0.0, lt=1.0)
+    """Probability of masking an input item (rho); with objective = "masked-item", the share of predicted items."""
     learning_rate: float = Field(1e-3, gt=0.0)
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: the learning rate falls to 0 over max_epochs
+    """Learning rate of Adam."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate schedule; cosine decreases it to 0 over max_epochs."""
     weight_decay: float = Field(0.0, ge=0.0)
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # of the moving average of the weights that is validated and kept; 0: none
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)  # share of a target's probability that is spread evenly over all items
-    softmax: Literal["auto", "full", "sampled"] = "auto"  # auto: sampled above 50,000 items; ranking is always over all
-    negatives: int = Field(4096, ge=1, le=MAX_NEGATIVES)  # softmax = "sampled": shared by all targets of a batch
-    negative_power: float = Field(0.5, ge=0.0, le=1.0)  # drawn by training counts to this power; 0: uniformly
-    updated_rows: Literal["all", "touched"] = "all"  # of the item table; touched: sparse updates of the rows in a batch
+    """L2 penalty of Adam."""
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay of an exponential moving average of the weights, which is validated and saved instead of the last weights; 0: off."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the probability of a target that is distributed over all items."""
+    softmax: Literal["auto", "full", "sampled"] = "auto"
+    """Full or sampled softmax; auto samples above 50,000 items. Evaluation always ranks all items."""
+    negatives: int = Field(4096, ge=1, le=MAX_NEGATIVES)
+    """With a sampled softmax: number of negatives, shared by all targets of a batch."""
+    negative_power: float = Field(0.5, ge=0.0, le=1.0)
+    """With a sampled softmax: exponent of the training counts in the sampling distribution; 0 is uniform."""
+    updated_rows: Literal["all", "touched"] = "all"
+    """Rows of the item table that a step updates: all, or only those in the batch (sparse embedding updates)."""
     max_epochs: int = Field(300, ge=1, le=MAX_EPOCHS)
-    patience: int = Field(10, ge=1, le=MAX_EPOCHS)  # epochs without a better validation NDCG@10
-    seed: int = Field(2024, ge=0, le=MAX_SEED)  # upper half of a generator's 64 bits; the lower half counts steps
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # gpu: CUDA; auto: if available
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"  # 64-true: to compare machines and numbers of processes
-    random_numbers: Literal["batch", "sequence"] = "batch"  # of masks and dropout: one generator per batch, or keyed by sequence
-    deterministic: bool = False  # bit-identical repeats on a GPU; a CPU repeats anyway, with as many threads
+    """Maximum number of epochs."""
+    patience: int = Field(10, ge=1, le=MAX_EPOCHS)
+    """Stop after this number of epochs without a better validation NDCG@10."""
+    seed: int = Field(2024, ge=0, le=MAX_SEED)
+    """Seed of the initial weights, batches, masks and dropout."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Device; auto uses a CUDA GPU if there is one."""
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    """Numerical precision; bf16-mixed uses bfloat16 in matrix products, 64-true compares machines and numbers of processes."""
+    random_numbers: Literal["batch", "sequence"] = "batch"
+    """Source of masks and dropout: one generator per batch, or keyed by sequence (independent of the number of processes)."""
+    deterministic: bool = False
+    """Use deterministic algorithms on a GPU; on a CPU, results repeat for a fixed number of threads anyway."""
 
     @model_validator(mode="after")
     def _touched_rows_are_few(self) -> Self:
@@ -116,10 +158,12 @@ class TrainingConfig(Settings):
 class FusionConfig(Settings):
     """Score fusion, which is saved and served with the model."""
 
-    # weight of the item-to-item co-occurrence score (`baselines.sequential_rules`); tuned: the best of a few on validation
     cooccurrence: float | Literal["tuned"] = 0.0
-    # added to the scores of items already in the sequence; negative: penalize them
+    """Weight of the co-occurrence score (sequential rules); "tuned" chooses it on the validation set."""
     repeat_bias: float | Literal["tuned"] = 0.0
+    """Number added to the scores of items in the history, negative to penalize repeats; "tuned" chooses it on the
+    validation set.
+    """
 
     @field_validator("cooccurrence", "repeat_bias", mode="before")
     @classmethod
@@ -136,10 +180,14 @@ class FusionConfig(Settings):
 class EvaluationConfig(Settings):
     """The metrics and the protocol of the evaluation."""
 
-    cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)  # TOML has lists only
-    exclude_seen: bool = False  # leave items of the history out of the candidates
-    unknown_targets: Literal["miss", "skip"] = "miss"  # in evaluation on other data: targets outside of the catalog
-    token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)  # positions encoded at once
+    cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)
+    """Values of k in HR@k, NDCG@k and MRR@k."""
+    exclude_seen: bool = False
+    """Exclude items of the history from the candidates."""
+    unknown_targets: Literal["miss", "skip"] = "miss"
+    """On other data: whether targets outside of the catalog count as misses or are skipped."""
+    token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)
+    """Number of positions encoded at once; affects memory only."""
 
     @model_validator(mode="after")
     def _cutoffs_are_ranks(self) -> Self:

@@ -22,6 +22,7 @@ class BERT4RecConfig(TransformerSizes):
     objectives: ClassVar[tuple[Objective, ...]] = ("masked-item", "per-prefix")
 
     name: Literal["bert4rec"] = "bert4rec"
+    """Name of the model."""
 
 
 class BERT4Rec(nn.Module):

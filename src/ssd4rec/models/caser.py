@@ -19,9 +19,13 @@ class CaserConfig(BackboneSettings):
     """Settings of Caser."""
 
     name: Literal["caser"] = "caser"
-    window: int = Field(5, ge=1, le=MAX_FILTERS)  # events that are read: L in its paper
-    horizontal: int = Field(16, ge=1, le=MAX_FILTERS)  # filters of each height 1 … window
-    vertical: int = Field(4, ge=1, le=MAX_FILTERS)  # filters along a channel
+    """Name of the model."""
+    window: int = Field(5, ge=1, le=MAX_FILTERS)
+    """Number of events read (L in the paper)."""
+    horizontal: int = Field(16, ge=1, le=MAX_FILTERS)
+    """Number of horizontal filters of each height from 1 to window."""
+    vertical: int = Field(4, ge=1, le=MAX_FILTERS)
+    """Number of vertical filters."""
 
 
 class Caser(nn.Module):

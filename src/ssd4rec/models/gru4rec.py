@@ -17,9 +17,13 @@ class GRU4RecConfig(BackboneSettings):
     """Settings of GRU4Rec."""
 
     name: Literal["gru4rec"] = "gru4rec"
-    hidden: int = Field(128, ge=1, le=MAX_WIDTH)  # width of the recurrent state
+    """Name of the model."""
+    hidden: int = Field(128, ge=1, le=MAX_WIDTH)
+    """Size of the recurrent state."""
     layers: int = Field(1, ge=1, le=MAX_LAYERS)
-    max_length: int = Field(200, ge=1, le=MAX_WINDOW)  # events that are read one after the other
+    """Number of layers."""
+    max_length: int = Field(200, ge=1, le=MAX_WINDOW)
+    """Maximum number of positions read at once."""
 
 
 class GRU4Rec(nn.Module):

@@ -10,7 +10,9 @@ class Mamba4RecConfig(Mamba2Sizes):
     """Settings of Mamba4Rec."""
 
     name: Literal["mamba4rec"] = "mamba4rec"
-    norm_first: bool = False  # as in ssd4rec
+    """Name of the model."""
+    norm_first: bool = False
+    """LayerNorm and dropout on the branches instead of on the residual stream, as in the paper."""
 
     @property
     def as_ssd4rec(self) -> SSD4RecConfig:

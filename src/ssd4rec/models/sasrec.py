@@ -18,6 +18,7 @@ class SASRecConfig(TransformerSizes):
     """Settings of SASRec."""
 
     name: Literal["sasrec"] = "sasrec"
+    """Name of the model."""
 
 
 class SASRec(nn.Module):

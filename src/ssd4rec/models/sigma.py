@@ -25,7 +25,9 @@ class SIGMAConfig(Mamba2Sizes):
     """Settings of SIGMA."""
 
     name: Literal["sigma"] = "sigma"
-    kept: int = Field(5, ge=0, le=MAX_WINDOW)  # events at the end that are not reversed: r in its paper
+    """Name of the model."""
+    kept: int = Field(5, ge=0, le=MAX_WINDOW)
+    """Number of most recent events that are not reversed (r in the paper)."""
 
     def objection(self, objective: Objective) -> str | None:
         """Return why an objective cannot train this backbone and what to do instead; None if it can."""

@@ -21,8 +21,11 @@ class SSD4RecConfig(BiSSDSizes):
     """Settings of SSD4Rec."""
 
     name: Literal["ssd4rec"] = "ssd4rec"
+    """Name of the model."""
     norm_embedding: bool = False
-    bidirectional: Bidirectional = "top"  # which layers add the backward direction; the paper: all
+    """Apply dropout and LayerNorm to the item vectors before the first layer."""
+    bidirectional: Bidirectional = "top"
+    """Which layers are bidirectional: all (as in the paper), only the top one, or none."""
 
     @property
     def bidirectional_layers(self) -> tuple[bool, ...]:
