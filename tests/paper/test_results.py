@@ -16,7 +16,7 @@ from ssd4rec.paper.report import render
 from ssd4rec.paper.results import Results, Section, Spread, load_ranks, load_results, run_key, save_results
 from ssd4rec.paper.significance import add_tests, paired_bootstrap
 
-COMMITTED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*/results.json"))
+COMMITTED = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("reproduce*/results.json"))
 METRICS = {"ndcg@10": 0.5, "hr@10": 1.0, "mrr@10": 1 / 3}
 RANKS = np.full(9, 3)  # NDCG@10 = 0.5
 PROTOCOL = {
