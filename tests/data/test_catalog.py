@@ -45,8 +45,8 @@ def test_ids_of_undoes_numbers(values, data):
     """Whole numbers or texts, whichever the catalog holds."""
     ids = [value for value in values if type(value) is type(values[0])]
     catalog = Catalog(pl.Series("id", ids))
-    asked = data.draw(st.lists(st.sampled_from(ids)))
-    assert catalog.ids_of(catalog.indices(asked)).to_list() == asked
+    requested = data.draw(st.lists(st.sampled_from(ids)))
+    assert catalog.ids_of(catalog.indices(requested)).to_list() == requested
 
 
 @given(st.lists(st.sampled_from(["b", "a", "", "ab", None])))
@@ -59,7 +59,7 @@ def test_codes_count_by_first_appearance(values):
 @pytest.mark.parametrize("number", [0, 4, -1])
 def test_numbers_outside_are_refused(number):
     """Number 0 is the mask and has no id."""
-    with pytest.raises(DataError, match=rf"no item has the number {number}; item numbers are 1 … 3 \(0 is the mask\)"):
+    with pytest.raises(DataError, match=rf"no item has the index {number}; item numbers are 1 … 3 \(0 is the mask\)"):
         WORDS.ids_of([1, number])
 
 
@@ -70,12 +70,12 @@ def test_titles_are_joined_by_id():
     assert titled.titles.to_list() == ["thirty", "ten", None]
     assert titled.titles_of([2, 3, 2]).to_list() == ["ten", None, "ten"]
     assert titled.ids.to_list() == WHOLE.ids.to_list()
-    with pytest.raises(DataError, match="no item has the number 4"):
+    with pytest.raises(DataError, match="no item has the index 4"):
         titled.titles_of([4])
 
 
 def test_float_ids_of_titles_are_no_other_integers():
-    """10.5 is not 10; the integers among the floats are found."""
+    """10.5 is not 10; the integers among the floats are result."""
     frame = pl.DataFrame({"id": [10.5, 20.0], "title": ["half", "twenty"]})
     assert WHOLE.with_titles(frame).titles.to_list() == [None, None, "twenty"]
     assert Catalog(pl.Series(["10"])).with_titles(pl.DataFrame({"id": [10], "title": ["ten"]})).titles.to_list() == ["ten"]
@@ -93,10 +93,10 @@ def test_without_titles_there_are_none():
 @pytest.mark.parametrize("catalog", [WORDS, WHOLE, Catalog(pl.Series("id", ["x", "y"]), pl.Series("title", [None, "Y"]))])
 def test_a_catalogue_is_read_back_as_written(tmp_path, catalog):
     catalog.write(tmp_path / "catalog.parquet")
-    found = Catalog.read(tmp_path / "catalog.parquet")
-    assert found.ids.equals(catalog.ids, check_dtypes=True)
-    assert (found.titles is None) == (catalog.titles is None)
-    assert found.titles is None or found.titles.to_list() == catalog.titles.to_list()
+    result = Catalog.read(tmp_path / "catalog.parquet")
+    assert result.ids.equals(catalog.ids, check_dtypes=True)
+    assert (result.titles is None) == (catalog.titles is None)
+    assert result.titles is None or result.titles.to_list() == catalog.titles.to_list()
     assert pl.read_parquet(tmp_path / "catalog.parquet").columns == ["id", "title"]
 
 
@@ -107,5 +107,5 @@ def test_what_is_no_catalogue_is_refused(tmp_path):
         Catalog.read(tmp_path / "text.parquet")
     with pytest.raises(DataError, match=r"nothing.parquet cannot be read as a catalog"):
         Catalog.read(tmp_path / "nothing.parquet")
-    with pytest.raises(DataError, match=r"other.parquet is no catalog: expected the columns id, title, found a"):
+    with pytest.raises(DataError, match=r"other.parquet is not a catalog: expected the columns id, title, found a"):
         Catalog.read(tmp_path / "other.parquet")

@@ -31,7 +31,7 @@ def test_whole_utf8_passes_in_pieces(good, piece):
 @pytest.mark.parametrize(("mark", "separator"), [("", ","), ("", "\t"), ("\ufeff", "\t")])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_quotes_inside_fields_are_letters(mark, separator, end, monkeypatch):
-    """They open nothing, so that no row is read by the slow reader; blank lines are no rows."""
+    """They open nothing, so that no row is read by the slow reader; blank lines are not rows."""
     rows = [["user", "item"], ["7", '12" disc'], ["8", 'a "b"'], [], ["9", '5"'], []]
     text = mark + "".join(separator.join(row) + end for row in rows)
     monkeypatch.setattr("ssd4rec.data.delimited._rows", None)

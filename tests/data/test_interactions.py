@@ -20,13 +20,13 @@ def csv(tmp_path, text, name="log.csv"):
 def test_a_recbole_file(tmp_path):
     """Tokens are text, times come as floats, the rating is left alone."""
     text = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t242\t3\t881250949\n007\t242\t3\t881250949.0\n"
-    found = read_interactions(csv(tmp_path, text, "log.inter"))
-    assert found.table.rows() == [("196", "242", 881250949), ("007", "242", 881250949)]
-    assert found.table.schema == {"user": pl.String, "item": pl.String, "time": pl.Int64}
-    assert (found.read.rows, found.read.users, found.read.items) == (2, 2, 1)
-    assert found.read.columns == {"user": "user_id", "item": "item_id", "time": "timestamp"}
-    assert (found.read.time, found.read.notes) == ("seconds", ())
-    assert found.read.source == str(tmp_path / "log.inter")
+    result = read_interactions(csv(tmp_path, text, "log.inter"))
+    assert result.table.rows() == [("196", "242", 881250949), ("007", "242", 881250949)]
+    assert result.table.schema == {"user": pl.String, "item": pl.String, "time": pl.Int64}
+    assert (result.read.rows, result.read.users, result.read.items) == (2, 2, 1)
+    assert result.read.columns == {"user": "user_id", "item": "item_id", "time": "timestamp"}
+    assert (result.read.time, result.read.notes) == ("seconds", ())
+    assert result.read.source == str(tmp_path / "log.inter")
 
 
 def test_rows_keep_their_order_and_repeats(tmp_path):
@@ -35,21 +35,21 @@ def test_rows_keep_their_order_and_repeats(tmp_path):
 
 
 def test_without_times_the_order_of_the_rows_is_used_with_a_warning(tmp_path):
-    found = read_interactions(csv(tmp_path, "user,item,when\nb,x,9\na,x,7\n"))
-    assert found.table["time"].to_list() == [0, 1]
-    assert found.read.clock == Clock("file order")
-    assert found.read.notes == ("no time column: the order of the rows is used (columns user, item, when; --time names one)",)
+    result = read_interactions(csv(tmp_path, "user,item,when\nb,x,9\na,x,7\n"))
+    assert result.table["time"].to_list() == [0, 1]
+    assert result.read.clock == Clock("file order")
+    assert result.read.notes == ("no time column: the order of the rows is used (columns user, item, when; --time names one)",)
 
 
 def test_named_columns(tmp_path):
-    found = read_interactions(csv(tmp_path, "who,what,when\nb,x,2016-01-31\n"), Columns("who", "what", "when"))
-    assert found.table.rows() == [("b", "x", 16_831 * 86_400)]
-    assert (found.read.time, found.read.columns) == ("date", {"user": "who", "item": "what", "time": "when"})
+    result = read_interactions(csv(tmp_path, "who,what,when\nb,x,2016-01-31\n"), Columns("who", "what", "when"))
+    assert result.table.rows() == [("b", "x", 16_831 * 86_400)]
+    assert (result.read.time, result.read.columns) == ("date", {"user": "who", "item": "what", "time": "when"})
 
 
 def test_small_times_are_plain_numbers_with_a_warning(tmp_path):
-    found = read_interactions(csv(tmp_path, "user,item,time\nb,x,1\nb,y,2277\n"))
-    assert found.read.notes == ("times from 1 to 2277 are read as plain numbers, not as moments of a calendar",)
+    result = read_interactions(csv(tmp_path, "user,item,time\nb,x,1\nb,y,2277\n"))
+    assert result.read.notes == ("times from 1 to 2277 are read as plain numbers, not as moments of a calendar",)
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt32, pl.Int8, pl.String, pl.Float64])
@@ -62,16 +62,16 @@ def test_frames_keep_their_types(dtype):
 
 def test_float_ids_stay_floats_with_a_warning():
     """7.0 may be a 7 that pandas made a float because of a missing value; only the user knows."""
-    found = read_interactions(pl.DataFrame({"user_id": [1, 2], "item_id": [7.0, 8.0]}))
-    assert found.read.notes[1].startswith("item ids are decimal numbers such as 7.0 and are used as they are; cast them")
+    result = read_interactions(pl.DataFrame({"user_id": [1, 2], "item_id": [7.0, 8.0]}))
+    assert result.read.notes[1].startswith("item ids are decimal numbers such as 7.0 and are used as they are; cast them")
 
 
 def test_ids_with_blanks_are_unchanged_with_a_warning(tmp_path):
     """A request for "b" would find no such user."""
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\na, x,1\nb ,y,2\n")
-    found = read_interactions(tmp_path / "log.csv")
-    assert found.table["user"].to_list() == ["a", "b "]
-    assert found.read.notes[-2:] == (
+    result = read_interactions(tmp_path / "log.csv")
+    assert result.table["user"].to_list() == ["a", "b "]
+    assert result.read.notes[-2:] == (
         "user ids begin or end with a blank, such as 'b ', and are used as they are: requests need the blank too",
         "item ids begin or end with a blank, such as ' x', and are used as they are: requests need the blank too",
     )
@@ -79,19 +79,19 @@ def test_ids_with_blanks_are_unchanged_with_a_warning(tmp_path):
 
 def test_categories_are_text():
     frame = pd.DataFrame({"user_id": pd.Categorical(["b", "a"]), "item_id": ["x", "y"]})
-    found = read_interactions(frame)
-    assert found.table.rows() == [("b", "x", 0), ("a", "y", 1)]
-    assert found.table.schema["user"] == pl.String
+    result = read_interactions(frame)
+    assert result.table.rows() == [("b", "x", 0), ("a", "y", 1)]
+    assert result.table.schema["user"] == pl.String
 
 
 def test_pandas_times():
     """With a zone, moved to UTC."""
     moments = pd.to_datetime(["2020-01-01T02:00:00+02:00", "2020-01-02T00:00:00Z"], utc=True)
-    found = read_interactions(pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": moments}))
-    per_second = found.read.clock.ticks
+    result = read_interactions(pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": moments}))
+    per_second = result.read.clock.ticks
     start = int(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC).timestamp())
-    assert found.table["time"].to_list() == [start * per_second, (start + 86_400) * per_second]
-    assert found.read.time == "datetime"
+    assert result.table["time"].to_list() == [start * per_second, (start + 86_400) * per_second]
+    assert result.read.time == "datetime"
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_bad_values_of_a_file_are_named_by_line(tmp_path, text, message):
 def test_titles(tmp_path):
     """Text as written, nothing where there is none."""
     text = 'item_id:token\tmovie_title:token_seq\tclass:token_seq\n007\t"A ""Great"" film"\tx\n8\t\ty\n'
-    found = read_titles(csv(tmp_path, text, "log.item"))
-    assert found.rows() == [("007", 'A "Great" film'), ("8", None)]
-    assert found.columns == ["id", "title"]
+    result = read_titles(csv(tmp_path, text, "log.item"))
+    assert result.rows() == [("007", 'A "Great" film'), ("8", None)]
+    assert result.columns == ["id", "title"]
 
 
 def test_titles_of_frames_keep_id_types():

@@ -106,7 +106,7 @@ def test_bins_become_equally_full():
 
 
 def test_what_is_free_becomes_fillers():
-    """A filler before, between and after: item 0, nothing asked, cu_seqlens of its own."""
+    """A filler before, between and after: item 0, nothing targets_of_rows, cu_seqlens of its own."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4, 6, 3]])
     batch = materialize_batch(world.histories, world.split.train, BatchPlan(np.array([1, 0]), np.array([1, 4]), 8))
     assert batch.items.tolist() == [0, 6, 0, 0, 1, 2, 0, 0]
@@ -128,6 +128,6 @@ def test_rows_come_in_the_order_that_was_asked_for(rows):
     batch = materialize_batch(world.histories, world.split.test, placed)
     expected = [world.histories.items[world.split.test.start[row] : world.split.test.stop[row] - 1] for row in rows]
     assert batch.items.tolist() == np.concatenate(expected).tolist()
-    asked = [world.histories.items[world.split.test.stop[row] - 1] for row in rows]
-    assert [batch.targets[end - 1].item() for end in batch.cu_seqlens[1:]] == asked
-    assert batch.last_targets.tolist() == asked
+    targets_of_rows = [world.histories.items[world.split.test.stop[row] - 1] for row in rows]
+    assert [batch.targets[end - 1].item() for end in batch.cu_seqlens[1:]] == targets_of_rows
+    assert batch.last_targets.tolist() == targets_of_rows

@@ -57,10 +57,10 @@ def test_two_units_in_one_column_are_refused_by_row(tmp_path, number):
 def test_a_sentinel_does_not_change_the_unit_of_the_others(tmp_path):
     """The end of the year 9999 in seconds has the size of milliseconds."""
     lines = [f"u,{item},{1_461_974_400 + item}" for item in range(20)] + ["u,20,253402300799"]
-    found = read(tmp_path, "user,item,time\n" + "\n".join(lines))
-    assert found.read.time == "seconds"
-    assert "1 times are after tomorrow; the times were read as seconds" in notes(found)
-    assert found.read.span == ("2016-04-30", "9999-12-31T23:59:59Z")
+    result = read(tmp_path, "user,item,time\n" + "\n".join(lines))
+    assert result.read.time == "seconds"
+    assert "1 times are after tomorrow; the times were read as seconds" in notes(result)
+    assert result.read.span == ("2016-04-30", "9999-12-31T23:59:59Z")
 
 
 @pytest.mark.parametrize(
@@ -78,23 +78,23 @@ def test_compact_times_are_dates_and_not_epochs(text, kind, typed):
     if rest is not None:
         values += [typed(int(day + "12" + f"{minute:02}" + ("00" if len(text) == 14 else ""))) for minute in range(10, 20)]
     frame = pl.DataFrame({"user": ["u"] * len(values), "item": [str(each) for each in range(len(values))], "time": values})
-    found = read_interactions(frame)
-    assert found.read.time == kind
-    assert found.table["time"][0] == seconds(2016, 1, 31, *((18, 5) if kind == "datetime" else ()))
-    assert found.table["time"].arg_sort().to_list() == frame["time"].cast(pl.Int64).arg_sort().to_list()
+    result = read_interactions(frame)
+    assert result.read.time == kind
+    assert result.table["time"][0] == seconds(2016, 1, 31, *((18, 5) if kind == "datetime" else ()))
+    assert result.table["time"].arg_sort().to_list() == frame["time"].cast(pl.Int64).arg_sort().to_list()
 
 
 def test_a_few_numbers_of_ten_digits_are_seconds():
-    found = read_interactions(pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": [1601311805, 1601311806]}))
-    assert found.read.time == "seconds"
+    result = read_interactions(pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": [1601311805, 1601311806]}))
+    assert result.read.time == "seconds"
 
 
 def test_dates_among_date_times_keep_the_time_of_day():
     """A column of Python objects is not cut to days."""
     times = [datetime(2020, 1, 1, 18, 5), date(2020, 1, 2), datetime(2020, 1, 1, 9)]
     frame = pd.DataFrame({"user": list("uuu"), "item": list("abc"), "time": pd.Series(times, dtype=object)})
-    found = read_interactions(frame)
-    assert [found.table["item"][row] for row in found.table["time"].arg_sort()] == ["c", "a", "b"]
+    result = read_interactions(frame)
+    assert [result.table["item"][row] for row in result.table["time"].arg_sort()] == ["c", "a", "b"]
     with pytest.raises(DataError, match="mixes times with and without a time zone; convert all of them to UTC"):
         read_interactions(frame.assign(time=pd.Series([*times[:2], datetime(2020, 1, 1, tzinfo=UTC)], dtype=object)))
 
@@ -111,9 +111,9 @@ def test_dates_among_date_times_keep_the_time_of_day():
     ],
 )
 def test_the_only_format_that_fits_is_used_and_named(values, expected):
-    found = read_interactions(pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": values}))
-    assert found.table["time"].to_list() == [seconds(*moment) for moment in expected]
-    assert "are read as" in notes(found)
+    result = read_interactions(pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": values}))
+    assert result.table["time"].to_list() == [seconds(*moment) for moment in expected]
+    assert "are read as" in notes(result)
 
 
 def test_day_and_month_that_could_be_exchanged_are_asked_for(tmp_path):
@@ -140,8 +140,8 @@ def test_impossible_zones_are_refused(tmp_path, zone):
 
 def test_year_month_and_day_are_combined(tmp_path):
     """The day of the month alone would be a wrong order."""
-    found = read(tmp_path, "user_id,item_id,year,month,day\nu,a,2016,1,31\nu,b,2016,2,1\nu,c,2015,12,24\n")
-    assert found.table["time"].to_list() == [seconds(2016, 1, 31), seconds(2016, 2, 1), seconds(2015, 12, 24)]
+    result = read(tmp_path, "user_id,item_id,year,month,day\nu,a,2016,1,31\nu,b,2016,2,1\nu,c,2015,12,24\n")
+    assert result.table["time"].to_list() == [seconds(2016, 1, 31), seconds(2016, 2, 1), seconds(2015, 12, 24)]
     text = "user_id,item_id,month,day\nu,a,1,31\n"
     with pytest.raises(DataError, match="the time is split over 'month', 'day'; choose one with --time NAME"):
         read(tmp_path, text)
@@ -159,8 +159,8 @@ def test_a_time_of_day_is_combined_with_its_date(tmp_path, clock, day):
 
 
 def test_a_whole_time_next_to_a_date_is_used_alone(tmp_path):
-    found = read(tmp_path, "user_id,item_id,date,time\nu,a,2016-01-31,1454263500\n")
-    assert found.table["time"].to_list() == [1454263500]
+    result = read(tmp_path, "user_id,item_id,date,time\nu,a,2016-01-31,1454263500\n")
+    assert result.table["time"].to_list() == [1454263500]
 
 
 def test_a_number_next_to_a_date_is_asked_for(tmp_path):
@@ -184,9 +184,9 @@ def test_a_number_next_to_a_date_is_asked_for(tmp_path):
 )
 def test_common_names(tmp_path, header, columns):
     values = ["2016-01-31" if name in {"t_dat", "InvoiceDate"} else "1454263500" for name in header.split(",")]
-    found = read(tmp_path, f"{header}\n{','.join(values)}\n")
-    assert tuple(found.read.columns.values()) == columns
-    assert ("parent_asin" in notes(found)) == ("parent_asin" in header)
+    result = read(tmp_path, f"{header}\n{','.join(values)}\n")
+    assert tuple(result.read.columns.values()) == columns
+    assert ("parent_asin" in notes(result)) == ("parent_asin" in header)
 
 
 def test_a_file_of_one_person(tmp_path):
@@ -194,8 +194,8 @@ def test_a_file_of_one_person(tmp_path):
     text = "endTime,artistName,trackName,msPlayed\n2020-01-01 18:05,A,x,1\n2020-01-01 18:09,B,y,1\n"
     with pytest.raises(DataError, match="a file of one person without a user column: --constant-user me"):
         read(tmp_path, text)
-    found = read(tmp_path, text, constant_user="me")
-    assert [row[:2] for row in rows(found)] == [("me", "x"), ("me", "y")]
+    result = read(tmp_path, text, constant_user="me")
+    assert [row[:2] for row in rows(result)] == [("me", "x"), ("me", "y")]
 
 
 # --- placeholders and duplicates ----------------------------------------------------------------------------------------------
@@ -205,8 +205,8 @@ def test_a_file_of_one_person(tmp_path):
 def test_placeholder_users_are_reported_and_can_be_dropped(tmp_path, word):
     lines = [f"{word if row % 5 else f'u{row}'},i{row % 7},s{row},{row}" for row in range(200)]
     text = "user_id,item_id,session_id,time\n" + "\n".join(lines)
-    found = read(tmp_path, text)
-    warning = next(note for note in found.read.notes if "placeholder" in note)
+    result = read(tmp_path, text)
+    warning = next(note for note in result.read.notes if "placeholder" in note)
     assert warning.startswith(
         f"80.0% of the rows have a placeholder ({word!r}) as user id, and are read as one user; drop these rows"
     )
@@ -233,9 +233,9 @@ def test_empty_ids_are_refused_and_the_advice_works(tmp_path):
 def test_duplicates_can_be_dropped(tmp_path):
     lines = "a,x,1\nb,x,1\na,x,1\na,x,2\n"
     assert read(tmp_path, f"user,item,time\n{lines}").read.rows == 4
-    found = read(tmp_path, f"user,item,time\n{lines}", duplicates="drop")
-    assert rows(found) == [("a", "x", 1), ("b", "x", 1), ("a", "x", 2)]
-    assert found.read.filters == ("duplicates dropped: 1 rows",)
+    result = read(tmp_path, f"user,item,time\n{lines}", duplicates="drop")
+    assert rows(result) == [("a", "x", 1), ("b", "x", 1), ("a", "x", 2)]
+    assert result.read.filters == ("duplicates dropped: 1 rows",)
 
 
 def test_a_table_appended_to_itself_is_noticed_without_times(tmp_path):
@@ -253,9 +253,9 @@ def test_separators(tmp_path, separator, header):
     lines = [separator.join(map(str, row)) for row in MOVIELENS]
     lines = [separator.join(("user_id", "item_id", "rating", "timestamp")), *lines] if header else lines
     options = {"separator": "~"} if separator == "~" else {}
-    found = read(tmp_path, "\n".join(lines), name="ratings.dat", **options)
-    assert rows(found) == [(user, item, time) for user, item, _, time in MOVIELENS]
-    assert ("no header: the columns are taken as user, item, rating, time" in notes(found)) != header
+    result = read(tmp_path, "\n".join(lines), name="ratings.dat", **options)
+    assert rows(result) == [(user, item, time) for user, item, _, time in MOVIELENS]
+    assert ("no header: the columns are taken as user, item, rating, time" in notes(result)) != header
 
 
 def test_an_unusual_separator_is_asked_for_and_the_advice_works(tmp_path):
@@ -284,8 +284,8 @@ def test_names_by_position(tmp_path):
         read(tmp_path, text)
     with pytest.raises(DataError, match="the first line looks like data"):
         read(tmp_path, text, columns=Columns(user="U100", item="N8668"))
-    found = read(tmp_path, text, names=("user", "item", "time"))
-    assert rows(found) == [("U100", "N8668", seconds(2019, 11, 11, 9)), ("U100", "N8669", seconds(2019, 11, 12, 10))]
+    result = read(tmp_path, text, names=("user", "item", "time"))
+    assert rows(result) == [("U100", "N8668", seconds(2019, 11, 11, 9)), ("U100", "N8669", seconds(2019, 11, 12, 10))]
     swapped = read(tmp_path, text, names=("item", "user", "_"))
     assert rows(swapped) == [("N8668", "U100", 0), ("N8669", "U100", 1)]
     with pytest.raises(DataError, match="--columns names 2 columns, but the first line has 3 fields"):
@@ -305,8 +305,8 @@ def test_amazon_2018_has_the_item_first(tmp_path):
 def test_long_lines_and_fields(tmp_path):
     """The csv module alone stops at 131,072 characters."""
     header = "user,item,time," + ",".join(f"feature_{number}" for number in range(20_000))
-    found = read(tmp_path, f"{header}\n" + "a,x,1," + ",".join("0" * 20_000) + "\n")
-    assert rows(found) == [("a", "x", 1)]
+    result = read(tmp_path, f"{header}\n" + "a,x,1," + ",".join("0" * 20_000) + "\n")
+    assert rows(result) == [("a", "x", 1)]
     assert rows(read(tmp_path, f'user,item,time,text\na,x,1,"{"y" * 200_000}\nz"\n')) == [("a", "x", 1)]
 
 
@@ -327,9 +327,9 @@ SEQUENCES = {"1": ["5", "7", "2"], "2": ["9"], "3": ["7", "7"]}
 def test_one_user_a_line(tmp_path, separator, layout):
     """The form of SASRec's, BERT4Rec's and S3Rec's repositories."""
     text = "".join(separator.join([user, *items]) + "\n" for user, items in SEQUENCES.items())
-    found = read(tmp_path, text, name="Beauty.txt", layout=layout)
-    assert [row[:2] for row in rows(found)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
-    assert found.read.time == "file order"
+    result = read(tmp_path, text, name="Beauty.txt", layout=layout)
+    assert [row[:2] for row in rows(result)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
+    assert result.read.time == "file order"
 
 
 def test_sequences_of_one_length_need_the_option(tmp_path):
@@ -357,11 +357,11 @@ def test_list_columns(tmp_path, suffix, times):
     elif suffix == "json":
         path.write_text(json.dumps(data, indent=1))
     source = pl.DataFrame(data) if suffix == "frame" else pd.DataFrame(data) if suffix == "pandas" else path
-    found = read_interactions(source)
-    assert [row[:2] for row in rows(found)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
+    result = read_interactions(source)
+    assert [row[:2] for row in rows(result)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
     if times:
-        assert found.table["time"].to_list() == [100, 99, 98, 100, 100, 99]
-    assert "holds lists" in notes(found)
+        assert result.table["time"].to_list() == [100, 99, 98, 100, 100, 99]
+    assert "holds lists" in notes(result)
 
 
 @pytest.mark.parametrize("form", ["[{}]", "({})", "[{}, ]"])
@@ -371,8 +371,8 @@ def test_lists_as_text(tmp_path, form, quote):
     text = "user,items\n" + "".join(f'{user},"{cell}"\n' for user, cell in zip(SEQUENCES, cells, strict=True))
     if form == "[{}, ]" and not quote:
         return
-    found = read(tmp_path, text, columns=Columns(item="items"))
-    assert [row[:2] for row in rows(found)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
+    result = read(tmp_path, text, columns=Columns(item="items"))
+    assert [row[:2] for row in rows(result)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
 
 
 def test_recbole_sequence_files(tmp_path):
@@ -510,19 +510,19 @@ def test_where_selects_the_rows_of_pandas(tmp_path, where, query, kind):
     frame = pd.read_csv(io.StringIO(EVENTS))
     expected = frame.query(query)
     if kind == "frame":
-        found = read_interactions(frame, Columns(), ReadOptions(where=where))
+        result = read_interactions(frame, Columns(), ReadOptions(where=where))
     elif kind == "jsonl":
-        found = read(tmp_path, frame.to_json(orient="records", lines=True), name="log.jsonl", where=where)
+        result = read(tmp_path, frame.to_json(orient="records", lines=True), name="log.jsonl", where=where)
     else:
-        found = read(tmp_path, EVENTS, where=where)
-    assert rows(found) == list(expected[["user", "item", "time"]].itertuples(index=False, name=None))
-    assert found.read.filters == (f"where {where}: {len(expected)} of 60 rows",)
+        result = read(tmp_path, EVENTS, where=where)
+    assert rows(result) == list(expected[["user", "item", "time"]].itertuples(index=False, name=None))
+    assert result.read.filters == (f"where {where}: {len(expected)} of 60 rows",)
 
 
 def test_least_rating(tmp_path):
-    found = read(tmp_path, EVENTS, min_rating=4)
+    result = read(tmp_path, EVENTS, min_rating=4)
     frame = pd.read_csv(io.StringIO(EVENTS))
-    assert found.read.rows == (frame["rating"] >= 4).sum()
+    assert result.read.rows == (frame["rating"] >= 4).sum()
     with pytest.raises(DataError, match="--min-rating needs a rating column"):
         read(tmp_path, "user,item\na,x\n", min_rating=4)
 

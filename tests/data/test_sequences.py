@@ -110,9 +110,9 @@ def test_histories_equal_their_definition(rows, k):
         user: [(row[1], row[2]) for row in sorted((row for row in left if row[0] == user), key=lambda row: row[2])]
         for user in users
     }
-    found = listed(histories, catalog)
-    assert found == expected
-    assert list(found) == users
+    result = listed(histories, catalog)
+    assert result == expected
+    assert list(result) == users
     assert catalog.ids.to_list() == items
 
 
@@ -165,8 +165,8 @@ def test_items_that_recur_are_counted_history_by_history():
 def test_a_history_without_events_is_at_no_time(small):
     """What a model does not know is left out of histories, and may leave nothing: first, in the middle or last."""
     for offsets, expected in (([0, 0, 3], 2), ([0, 3, 3], 2), ([0, 1, 1, 3], 1), ([0, 0, 1, 2, 3, 3], 0)):
-        found = replace(small, times=np.full(3, 7), offsets=np.array(offsets))
-        assert found.at_same_time == expected
+        result = replace(small, times=np.full(3, 7), offsets=np.array(offsets))
+        assert result.at_same_time == expected
 
 
 def test_the_catalog_of_a_model_decides_the_item_indices():
@@ -230,13 +230,13 @@ def small():
 @pytest.mark.parametrize("mmap", [True, False])
 def test_histories_come_back_from_disk(tmp_path, small, mmap):
     small.save(tmp_path / "deep" / "saved")
-    found = Sequences.open(tmp_path / "deep" / "saved", mmap=mmap)
+    result = Sequences.open(tmp_path / "deep" / "saved", mmap=mmap)
     for name in ("items", "times", "offsets"):
-        assert np.array_equal(getattr(found, name), getattr(small, name))
-        assert isinstance(getattr(found, name), np.memmap) == mmap
-    assert found.users.to_list() == small.users.to_list()
-    assert (found.filtering, found.clock, found.kept) == (small.filtering, small.clock, small.kept)
-    assert found.fingerprint() == small.fingerprint()
+        assert np.array_equal(getattr(result, name), getattr(small, name))
+        assert isinstance(getattr(result, name), np.memmap) == mmap
+    assert result.users.to_list() == small.users.to_list()
+    assert (result.filtering, result.clock, result.kept) == (small.filtering, small.clock, small.kept)
+    assert result.fingerprint() == small.fingerprint()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["saved"]
 
 

@@ -37,7 +37,7 @@ def world(histories, times=True):
 
 
 def asked(histories, catalog, examples):
-    """[(user, what is read, what is asked for), …], by loops."""
+    """[(user, the prefix, the target), …], by loops."""
     letters = catalog.ids_of(histories.items.astype(np.int64)).to_list()
     return [
         (histories.users[int(user)], "".join(letters[start:target]), letters[target])
@@ -88,9 +88,9 @@ def test_prefixes_ask_for_the_same_one_a_row(examples):
 def test_prefixes_of_a_greatest_length_read_the_last_events(examples, longest):
     """Every target stays, with at most `longest` events before it."""
     cut = replace(examples, max_length=longest)
-    found = every_target(cut.prefixes())
-    assert cut.tokens_prefix == sum(target - start for _, start, target in found)
-    assert found == [(user, max(start, target - longest), target) for user, start, target in every_target(examples)]
+    result = every_target(cut.prefixes())
+    assert cut.tokens_prefix == sum(target - start for _, start, target in result)
+    assert result == [(user, max(start, target - longest), target) for user, start, target in every_target(examples)]
 
 
 @given(some_examples(), st.integers(1, 8))
@@ -276,7 +276,7 @@ def test_no_events_cannot_be_split():
     """As when a saved model knows none of a file's items."""
     histories = world({"a": "xyz"})[0]
     nothing = replace(histories, items=histories.items[:0], times=histories.times[:0], offsets=np.zeros(2, dtype=np.int64))
-    with pytest.raises(DataError, match="there are no events to split"):
+    with pytest.raises(DataError, match="the sequences are empty, there is nothing to split"):
         split_by_time(nothing)
     with pytest.raises(DataError, match=r"no user has three events \(the longest sequence has 0\)"):
         leave_last_out(nothing)

@@ -36,7 +36,7 @@ def test_integers_are_kept_as_they_came(number, kind):
 
 
 def test_text_integers_are_exact():
-    """2^53 + 1 is no float."""
+    """2^53 + 1 is not a float."""
     assert read(["1650882384975123457", "1650882384975123458"]) == (
         [1650882384975123457, 1650882384975123458],
         Clock("nanoseconds"),
@@ -50,7 +50,7 @@ def test_whole_floats_are_integers(values):
 
 
 def test_decimal_seconds_become_ticks():
-    """Three decimals are milliseconds, exactly: 1650882384.975 is no binary fraction."""
+    """Three decimals are milliseconds, exactly: 1650882384.975 is not a binary fraction."""
     assert read(["1650882384.975", "1650882384.976", "1650882385"]) == (
         [1650882384975, 1650882384976, 1650882385000],
         Clock("seconds", 1000),
@@ -97,9 +97,9 @@ def test_iso_date_times_are_utc(text, seconds):
 
 
 @pytest.mark.parametrize(("fraction", "ticks", "found"), [("25", 10**3, 250), ("000001", 10**6, 1), ("000000001", 10**9, 1)])
-def test_fractions_of_a_second_decide_the_tick(fraction, ticks, found):
+def test_fractions_of_a_second_decide_the_tick(fraction, ticks, result):
     """No coarser than what is written."""
-    assert read([f"1970-01-01T00:00:00.{fraction}", "1970-01-01"]) == ([found, 0], Clock("datetime", ticks))
+    assert read([f"1970-01-01T00:00:00.{fraction}", "1970-01-01"]) == ([result, 0], Clock("datetime", ticks))
 
 
 @pytest.mark.parametrize(("far", "sign"), [("0001-01-01T00:00:00.0000000", -1), ("9999-12-31T23:59:59.9999999", 1)])
@@ -182,11 +182,11 @@ def test_times_that_integers_cannot_keep_apart_are_refused():
 
 
 def test_decimal_text_keeps_digits_that_a_float_has_not():
-    """1650882384.9751232 and …1 are one float64; Decimals are read alike."""
+    """1650882384.9751232 and …1 are one float64; Decimals are read in the same way."""
     close = ["1650882384.9751232", "1650882384.9751231"]
-    found = ([1_650_882_384_975_123_200, 1_650_882_384_975_123_100], Clock("seconds", 10**9))
-    assert read(close) == found
-    assert read([Decimal(text) for text in close]) == found
+    result = ([1_650_882_384_975_123_200, 1_650_882_384_975_123_100], Clock("seconds", 10**9))
+    assert read(close) == result
+    assert read([Decimal(text) for text in close]) == result
     assert read(["-0.5", "+3", "007.10", "5."]) == ([-500, 3000, 7100, 5000], Clock("number", 1000))
 
 

@@ -168,7 +168,7 @@ def test_interactions_without_titles_are_noted(file, pack, small, tmp_path):
     (tmp_path / file).write_bytes(pack({"ml-100k/u.data": lines("\t")}))
     fetched = fetch(small("ml-100k", ml_100k()), tmp_path / "cache", str(tmp_path / file))
     assert (fetched.raw, fetched.titles) == (RAW, 0)
-    assert "there are no titles: the publisher's are in ml-100k/u.item" in fetched.notes
+    assert "titles are missing: the publisher's are in ml-100k/u.item" in fetched.notes
     assert open_known("ml-100k", tmp_path / "cache").titles is None
 
 
@@ -279,16 +279,16 @@ def test_addresses_that_cannot_be_used(address, small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "found"),
+    ("header", "reason"),
     [
         (b"item_id:token\tmovie_title:token_seq\n1\tHeat\n", "no user column found"),
         (b"user_id\tuserid\titem_id\n1\t1\t1\n", "the user column could be 'user_id' and 'userid'"),
     ],
 )
-def test_another_table_is_refused_with_what_is_expected(header, found, small, tmp_path):
+def test_another_table_is_refused_with_what_is_expected(header, reason, small, tmp_path):
     """`data fetch` has no option --user."""
     (tmp_path / "x.tsv").write_bytes(header)
-    with pytest.raises(DataError, match=rf"x\.tsv: {found}.*; expected the publisher's ratings_Beauty\.csv, or columns user_id"):
+    with pytest.raises(DataError, match=rf"x\.tsv: {reason}.*; expected the publisher's ratings_Beauty\.csv, or columns user_id"):
         fetch(small("amazon-beauty", {}), tmp_path / "cache", str(tmp_path / "x.tsv"))
 
 
@@ -392,8 +392,8 @@ def test_the_commands(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="ml-100k is not in the cache: ssd4rec data fetch ml-100k downloads https") as missing:
         run("data", "describe", "ml-100k")
     assert "--from FILE" in str(missing.value)
-    found = json.loads(run("data", "fetch", "ml-100k", "--from", path, "--json"))
-    assert (found["raw"]["interactions"], found["titles"], found["was_there"]) == (100_000, 1_682, False)
+    result = json.loads(run("data", "fetch", "ml-100k", "--from", path, "--json"))
+    assert (result["raw"]["interactions"], result["titles"], result["was_there"]) == (100_000, 1_682, False)
     listed = json.loads(run("data", "list", "--json"))
     assert [name for name, about in listed.items() if about["fetched"]] == ["ml-100k"]
     (stored,) = tmp_path.rglob("interactions.parquet")

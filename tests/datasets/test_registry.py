@@ -50,9 +50,9 @@ def test_the_cache_gives_the_same_and_is_used(opened, tmp_path, monkeypatch):
     open_known(BUILT_IN, tmp_path / "new" / "cache")
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".parquet", ".parquet"]
     monkeypatch.setattr(packages, "MOVIELENS", ("no_such_package", *packages.MOVIELENS[1:]))
-    found = open_known(BUILT_IN, tmp_path / "new" / "cache")
-    assert found.interactions.table.equals(opened.interactions.table)
-    assert found.titles.equals(opened.titles)
+    result = open_known(BUILT_IN, tmp_path / "new" / "cache")
+    assert result.interactions.table.equals(opened.interactions.table)
+    assert result.titles.equals(opened.titles)
 
 
 def test_a_damaged_cache_is_made_again(opened, tmp_path):

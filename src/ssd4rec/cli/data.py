@@ -121,21 +121,21 @@ def describe_data(
     from ssd4rec.data.summary import describe, describe_split
 
     overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
-    chosen = load_config(config, overrides)
+    run_config = load_config(config, overrides)
     check_columns(data, overrides)
     if is_sequence_folder(Path(data)):
-        prepared = open_prepared(data, chosen, None)
+        prepared = open_prepared(data, run_config, None)
         if not as_json:
             _render.show_data(out_console, {**prepared.description, "split": {}})
-        _show_costs(prepared, dict(prepared.description), chosen, as_json=as_json)
+        _show_costs(prepared, dict(prepared.description), run_config, as_json=as_json)
         return
-    interactions, _ = open_data(data, chosen, None)
+    interactions, _ = open_data(data, run_config, None)
     first_rows = _first_rows(interactions)
     if not as_json:
         _render.show_reading(out_console, asdict(interactions.read) | {"time": interactions.read.time}, first_rows)
         for note in interactions.read.notes:
             out_console.print(f"note: {note}")
-    sequences, catalog = build_sequences(interactions, chosen.data.min_interactions, tie_order=chosen.data.tie_order)
+    sequences, catalog = build_sequences(interactions, run_config.data.min_interactions, tie_order=run_config.data.tie_order)
     description: dict[str, Any] = {
         **describe(interactions, sequences),
         "first_rows": first_rows,
@@ -145,7 +145,7 @@ def describe_data(
     if not as_json:
         _render.show_data(out_console, _without(description, interactions.read.notes))
     try:
-        split = make_split(sequences, chosen.data)
+        split = make_split(sequences, run_config.data)
     except DataError as error:
         if as_json:
             print_json({**description, "split": {"error": str(error)}})
@@ -154,14 +154,14 @@ def describe_data(
 
     from ssd4rec.pipeline import Prepared
 
-    _show_costs(Prepared(sequences, catalog, split, description), description, chosen, as_json=as_json)
+    _show_costs(Prepared(sequences, catalog, split, description), description, run_config, as_json=as_json)
 
 
-def _show_costs(prepared: "Prepared", description: dict[str, Any], chosen: "Config", *, as_json: bool) -> None:
+def _show_costs(prepared: "Prepared", description: dict[str, Any], run_config: "Config", *, as_json: bool) -> None:
     """Show the notes on the split, and what a pass of training costs."""
     from ssd4rec import pipeline
 
-    description["pass"] = pipeline.describe_pass(prepared, chosen)
+    description["pass"] = pipeline.describe_pass(prepared, run_config)
     if as_json:
         print_json(description)
         return
@@ -172,7 +172,7 @@ def _show_costs(prepared: "Prepared", description: dict[str, Any], chosen: "Conf
         f"a pass has {cost['targets']:,} targets: {cost['all_positions_tokens']:,} tokens with the objective all-positions, "
         f"{cost['per_prefix_tokens']:,} with per-prefix ({cost['per_prefix_tokens'] / max(cost['all_positions_tokens'], 1):.0f}x)"
     )
-    out_console.print(f"batches of {chosen.training.token_budget:,} tokens are {cost['fill']:.1%} full")
+    out_console.print(f"batches of {run_config.training.token_budget:,} tokens are {cost['fill']:.1%} full")
 
 
 def _first_rows(interactions: "Interactions") -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Item id <-> item number; number 0 is the mask."""
+"""Item ids and item indices; index 0 is the mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,49 +19,49 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items that can be recommended: number j (1 … V) is `ids[j - 1]`."""
+    """The items of a model: index j (1 … V) is `ids[j - 1]`."""
 
     ids: pl.Series
-    titles: pl.Series | None = None  # beside ids; null where an item has none
+    titles: pl.Series | None = None  # in the order of ids; null where an item has none
 
     def __len__(self) -> int:
         """V."""
         return len(self.ids)
 
     def indices(self, ids: Sequence[object] | pl.Series) -> IntArray:
-        """Item numbers of ids; 0 where an id is unknown. The text "7" is not the number 7: see `parse`."""
+        """Return the item indices of ids, 0 for unknown ids. The text "7" is not the number 7: see `parse`."""
         if isinstance(ids, pl.Series):
             # Few distinct ids, many rows: Python looks each id up once.
             codes, distinct = encode(plain_ids(ids))
             return self.indices(distinct.to_list())[codes] if len(ids) else np.zeros(0, dtype=np.int64)
-        number_of = self._number_of
-        return np.fromiter((number_of.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
+        index_of = self._index_of
+        return np.fromiter((index_of.get(each, 0) for each in ids), dtype=np.int64, count=len(ids))
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
-        """Texts, e.g. of the command line, as ids of the catalog's own type; null where a text is none of that type."""
+        """Convert text, e.g. of the command line, to the type of the ids; null if it has no value of that type."""
         return as_type(pl.Series("id", list(texts), dtype=pl.String), self.ids.dtype)
 
     def ids_of(self, numbers: IntArray | Sequence[int]) -> pl.Series:
-        """Ids of item numbers.
+        """Return the ids of item indices.
 
         Raises:
-            DataError: a number outside of 1 … V.
+            DataError: an index outside of 1 … V.
         """
         return self.ids.gather(self._places(numbers))
 
     def titles_of(self, numbers: IntArray | Sequence[int]) -> pl.Series | None:
-        """Titles of item numbers, null where an item has none; None for a catalog without titles.
+        """Return the titles of item indices, null where an item has none; None for a catalog without titles.
 
         Raises:
-            DataError: a number outside of 1 … V.
+            DataError: an index outside of 1 … V.
         """
         return None if self.titles is None else self.titles.gather(self._places(numbers))
 
     def with_titles(self, frame: pl.DataFrame) -> "Catalog":
-        """The same items with titles.
+        """Return the same items with titles.
 
         Args:
-            frame: columns id and title; text ids are read as the catalog's own type. The first title of an id counts.
+            frame: columns id and title; text ids are converted to the type of the catalog. The first title of an id is used.
 
         Raises:
             DataError: a column is missing.
@@ -75,46 +75,46 @@ class Catalog:
         return Catalog(self.ids, joined["title"])
 
     def write(self, path: str | Path) -> None:
-        """Write as Parquet: columns id and title, row j is item number j + 1."""
+        """Write as Parquet: columns id and title, row j is item index j + 1."""
         titles = pl.Series("title", [None] * len(self), dtype=pl.String) if self.titles is None else self.titles.alias("title")
         pl.DataFrame([self.ids.alias("id"), titles]).write_parquet(path)
 
     @staticmethod
     def read(path: str | Path) -> "Catalog":
-        """Read what `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
-            DataError: the file is missing, damaged, or no catalog.
+            DataError: the file is missing, damaged or not a catalog.
         """
         try:
             frame = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path} cannot be read as a catalog: {error}") from error
         if frame.columns != ["id", "title"]:
-            raise DataError(f"{path} is no catalog: expected the columns id, title, found {', '.join(frame.columns)}")
+            raise DataError(f"{path} is not a catalog: expected the columns id, title, found {', '.join(frame.columns)}")
         titles = frame["title"]
         return Catalog(frame["id"], None if titles.null_count() == len(titles) else titles)
 
     @cached_property
-    def _number_of(self) -> dict[object, int]:
+    def _index_of(self) -> dict[object, int]:
         return dict(zip(self.ids.to_list(), range(1, len(self) + 1), strict=True))
 
     def _places(self, numbers: IntArray | Sequence[int]) -> pl.Series:
         places = np.asarray(numbers, dtype=np.int64) - 1
         outside = (places < 0) | (places >= len(self))
         if outside.any():
-            found = int(places[outside][0]) + 1
-            raise DataError(f"no item has the number {found}; item numbers are 1 … {len(self)} (0 is the mask)")
+            index = int(places[outside][0]) + 1
+            raise DataError(f"no item has the index {index}; item indices are 1 … {len(self)} (0 is the mask)")
         return pl.Series(places)
 
 
 def plain_ids(ids: pl.Series) -> pl.Series:
-    """Categories as the texts that they stand for; anything else as it is."""
+    """Return categories as text; other ids unchanged."""
     return ids.cast(pl.String) if isinstance(ids.dtype, pl.Categorical | pl.Enum) else ids
 
 
 def encode(values: pl.Series) -> tuple[Codes, pl.Series]:
-    """Values as codes: code c stands for `distinct[c]`, numbered by first appearance.
+    """Encode values as codes by first appearance: code c stands for `distinct[c]`.
 
     ["b", "a", "b"] -> [0, 1, 0], ["b", "a"]
     """
@@ -125,7 +125,7 @@ def encode(values: pl.Series) -> tuple[Codes, pl.Series]:
 
 
 def as_type(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Ids in another type, null where they have no equal in it: "7" is 7, "x" and 7.5 are no integers."""
+    """Convert ids to another type; null without an equal value: "7" is 7, but "x" and 7.5 are not integers."""
     converted = ids.cast(dtype, strict=False)
     if ids.dtype.is_float() and dtype.is_integer():
         return converted.set(converted.cast(ids.dtype) != ids, None)

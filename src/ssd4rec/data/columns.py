@@ -60,7 +60,7 @@ Choose = Callable[[Sequence[str]], Mapping[str, int]]
 
 
 class AmbiguousColumnsError(DataError):
-    """The columns cannot be told apart; `reason` is the message without the advice."""
+    """The choice of a column is not clear; `reason` is the message without the advice."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}; {advice}")
@@ -103,10 +103,10 @@ def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict
         DataError: a named column is missing, occurs twice or has two roles; a usual name is missing or ambiguous; the header
             looks like data; the time is split over several columns.
     """
-    chosen = choose_all_columns(header, columns, source)
-    if parts := [header[place] for role, place in chosen.items() if role in TIME_ROLES[1:]]:
+    places_by_role = choose_all_columns(header, columns, source)
+    if parts := [header[place] for role, place in places_by_role.items() if role in TIME_ROLES[1:]]:
         raise AmbiguousColumnsError(f"{source}: the time is split over {_listed(parts)}", "combine them into a single column")
-    return chosen
+    return places_by_role
 
 
 def choose_all_columns(header: Sequence[str], columns: Columns, source: str, *, constant_user: bool = False) -> dict[str, int]:
@@ -125,20 +125,20 @@ def choose_all_columns(header: Sequence[str], columns: Columns, source: str, *, 
     values = sum(_is_value(each) for each in header)
     if (columns.user or columns.item or columns.time) and values > len(header) / 2:
         raise missing_header(header, source)  # naming U100 as the user column would turn the first event into a header
-    named = {"user": columns.user, "item": columns.item}
-    chosen: dict[str, int] = {}
-    for role, name in named.items():
+    names = {"user": columns.user, "item": columns.item}
+    places_by_role: dict[str, int] = {}
+    for role, name in names.items():
         if role == "user" and constant_user:
             continue
         place = _find_usual(header, role, source) if name is None else _find_named(header, role, name, source)
         if place is not None:
-            chosen[role] = place
-    missing = [role for role in named if role not in chosen and not (role == "user" and constant_user)]
+            places_by_role[role] = place
+    missing = [role for role in names if role not in places_by_role and not (role == "user" and constant_user)]
     if missing:
         raise _missing(header, missing, source)
-    chosen.update(_choose_time(header, columns.time, source))
-    _check_distinct(header, chosen, source)
-    return chosen
+    places_by_role.update(_choose_time(header, columns.time, source))
+    _check_distinct(header, places_by_role, source)
+    return places_by_role
 
 
 def find_rating(header: Sequence[str], source: str) -> int:
@@ -162,11 +162,11 @@ def choose_title_columns(header: Sequence[str], source: str) -> dict[str, int]:
         DataError: one of them is missing or ambiguous; the available columns are listed.
     """
     places = {role: _find_usual(header, role, source) for role in ("id", "title")}
-    chosen = {role: place for role, place in places.items() if place is not None}
-    if len(chosen) < len(places):
-        missing = " and ".join(f"item {role}s" for role in places if role not in chosen)
+    places_by_role = {role: place for role, place in places.items() if place is not None}
+    if len(places_by_role) < len(places):
+        missing = " and ".join(f"item {role}s" for role in places if role not in places_by_role)
         raise DataError(f"{source}: no column of {missing} found among {_listed(header)}; call the columns item_id and title")
-    return chosen
+    return places_by_role
 
 
 def bare_name(name: str) -> str:
@@ -271,9 +271,9 @@ def _options(roles: Sequence[str]) -> str:
     return f"{options} (reproduce: {settings}), in Python Columns({', '.join(f'{role}=NAME' for role in roles)})"
 
 
-def _check_distinct(header: Sequence[str], chosen: Mapping[str, int], source: str) -> None:
-    for role, place in chosen.items():
-        other = next((each for each, taken in chosen.items() if each != role and taken == place), None)
+def _check_distinct(header: Sequence[str], places_by_role: Mapping[str, int], source: str) -> None:
+    for role, place in places_by_role.items():
+        other = next((each for each, taken in places_by_role.items() if each != role and taken == place), None)
         if other is not None:
             raise DataError(f"{source}: column {header[place]!r} cannot be both {role} and {other}; choose two columns")
 

@@ -1,4 +1,4 @@
-"""Delimited text (CSV, TSV, RecBole files, one user a line) as a table of chosen columns; errors name the line.
+"""Delimited text (CSV, TSV, RecBole files, one user a line) as a table of places columns; errors name the line.
 
 Arrow parses: unlike polars, it refuses rows with too few or too many fields. The csv module reads the first lines, and finds
 the line of an error.
@@ -83,11 +83,11 @@ def read_delimited(source: str, data: bytes, choose: Choose, options: ReadOption
             )
         header, end = _usual_names(text, first, sample), text.start
         notes.append(f"no header: the columns are taken as {', '.join(header)} (--columns gives other names)")
-    chosen = choose(header)
+    places = choose(header)
     if not re.compile(rb"\S").search(text.data, end):  # no copy of a large file
         raise DataError(f"{source} has a header and no rows: {', '.join(header)}")
     quoted = _quotes_are_marks(text)
-    frame = _parse(text, end, header, chosen, quoted=quoted)
+    frame = _parse(text, end, header, places, quoted=quoted)
     if quoted and frame.height != text.data.count(b"\n", end) + (not text.data.endswith(b"\n")):
         _check_quotes(text)  # a field spans several lines: intended, or a missing quote
     skipped = end != text.start
@@ -95,7 +95,7 @@ def read_delimited(source: str, data: bytes, choose: Choose, options: ReadOption
     def where(row: int) -> str:
         return f"line {_line_of_row(text, row + skipped, quoted=quoted)}"
 
-    return Table(frame, source, header, {role: header[place] for role, place in chosen.items()}, where, tuple(notes))
+    return Table(frame, source, header, {role: header[place] for role, place in places.items()}, where, tuple(notes))
 
 
 def check_utf8(source: str, data: bytes) -> None:
@@ -169,10 +169,10 @@ def _has_usual_names(line: bytes) -> bool:
 
 def _next_line(source: str, data: bytes, start: int) -> bytes:
     """Return the first line that is not blank."""
-    found = re.compile(rb"[^\n]*[^\s][^\n]*").search(data, start)
-    if not found:
+    match = re.compile(rb"[^\n]*[^\s][^\n]*").search(data, start)
+    if not match:
         raise DataError(f"{source} has no rows; {EXPECTED}")
-    line = found[0].strip(b"\r\n")
+    line = match[0].strip(b"\r\n")
     if b"\r" in line:
         raise DataError(f"{source} ends its lines with a carriage return alone; save it with Unix or Windows line ends")
     return line
@@ -301,7 +301,7 @@ def _quotes_are_marks(text: _Text) -> bool:
         return False
 
 
-def _parse(text: _Text, start: int, header: Sequence[str], chosen: Mapping[str, int], *, quoted: bool) -> pl.DataFrame:
+def _parse(text: _Text, start: int, header: Sequence[str], places: Mapping[str, int], *, quoted: bool) -> pl.DataFrame:
     names = [str(place) for place in range(len(header))]  # a header may hold one name twice
     try:
         table = pa_csv.read_csv(
@@ -312,13 +312,13 @@ def _parse(text: _Text, start: int, header: Sequence[str], chosen: Mapping[str, 
                 check_utf8=False,
                 column_types=dict.fromkeys(names, pa.large_string()),
                 strings_can_be_null=False,
-                include_columns=[str(place) for place in dict.fromkeys(chosen.values())],
+                include_columns=[str(place) for place in dict.fromkeys(places.values())],
             ),
         )
     except pa.ArrowInvalid as error:
         raise DataError(_what_is_ragged(text, header, quoted=quoted) or f"{text.source}: {error}") from error
     frame = cast("pl.DataFrame", pl.from_arrow(table))
-    return frame.select(pl.col(str(place)).alias(role) for role, place in chosen.items())
+    return frame.select(pl.col(str(place)).alias(role) for role, place in places.items())
 
 
 def _what_is_ragged(text: _Text, header: Sequence[str], *, quoted: bool) -> str | None:

@@ -34,7 +34,7 @@ COUNTING_NOTES = ("have a placeholder", "; the times were read as", "seems to be
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What was read, and how it was understood."""
+    """The columns, times and warnings of a table that was read."""
 
     source: str  # a path, or the kind of frame
     rows: int
@@ -48,7 +48,7 @@ class ReadReport:
 
     @property
     def steady_notes(self) -> tuple[str, ...]:
-        """The notes that do not depend on how many rows have a property: equal for a table and for well-chosen parts of it."""
+        """The notes that do not depend on how many rows have a property: equal for a table and for well-places parts of it."""
         return tuple(note for note in self.notes if not any(words in note for words in COUNTING_NOTES))
 
     @classmethod
@@ -107,8 +107,8 @@ def read_interactions(
     name = _name_of(source)
     _check_options(columns, options)
     table = read_table(source, lambda header: _choose(header, columns, options, name), options)
-    kept, filters = apply_filters(table, options.where, options.min_rating)
-    table = _keep(table, kept)
+    mask, filters = apply_filters(table, options.where, options.min_rating)
+    table = _keep(table, mask)
     if options.constant_user is not None:
         user = pl.lit(options.constant_user).alias("user")
         table = replace(table, frame=table.frame.with_columns(user), names={**table.names, "user": "(constant)"})
@@ -172,26 +172,26 @@ def _check_options(columns: Columns, options: ReadOptions) -> None:
 
 def _choose(header: Sequence[str], columns: Columns, options: ReadOptions, source: str) -> dict[str, int]:
     """Return the position of each column that is needed, by role."""
-    chosen = choose_all_columns(header, columns, source, constant_user=options.constant_user is not None)
-    item = bare_name(header[chosen["item"]])
+    places = choose_all_columns(header, columns, source, constant_user=options.constant_user is not None)
+    item = bare_name(header[places["item"]])
     prefixes = [place for place, name in enumerate(header) if is_list_column(name) and bare_name(name) == f"{item}_list"]
     if prefixes:
-        chosen["item_list"] = prefixes[0]
+        places["item_list"] = prefixes[0]
     if options.min_rating is not None:
-        chosen["rating"] = find_rating(header, source)
+        places["rating"] = find_rating(header, source)
     for place in columns_in(options.where, header) if options.where is not None else ():
-        chosen[f"{PREFIX}{header[place]}"] = place
-    return chosen
+        places[f"{PREFIX}{header[place]}"] = place
+    return places
 
 
-def _keep(table: Table, kept: pl.Series | None) -> Table:
+def _keep(table: Table, mask: pl.Series | None) -> Table:
     """Drop the rows that a mask leaves out, and the columns of filters."""
     columns = [name for name in table.frame.columns if name != "rating" and not name.startswith(PREFIX)]
     frame = table.frame.select(columns)
-    if kept is None or kept.all():
+    if mask is None or mask.all():
         return replace(table, frame=frame)
-    rows = kept.arg_true()
-    return replace(table, frame=frame.filter(kept), where=lambda row: table.where(int(rows[row])))
+    rows = mask.arg_true()
+    return replace(table, frame=frame.filter(mask), where=lambda row: table.where(int(rows[row])))
 
 
 def _check_ids(table: Table, *, drop: bool) -> tuple[Table, dict[str, pl.Series], tuple[str, ...]]:
@@ -266,7 +266,7 @@ def _notes(table: Table, frame: pl.DataFrame, times: Times, distinct: Mapping[st
         )
         notes.append(f"{counts}; the times were read as {clock.kind}, from {first} to {last}: check the time column")
     if bare_name(table.names["item"]) == "parent_asin" and "asin" in map(bare_name, table.header):
-        notes.append("items are chosen by parent_asin, which stands for all variants of a product (--item asin: single variants)")
+        notes.append("items are places by parent_asin, which stands for all variants of a product (--item asin: single variants)")
     for role in ("user", "item"):
         notes += [
             note

@@ -33,8 +33,8 @@ def read_json(source: str, data: bytes, choose: Choose) -> Table:
         choose: picks columns by the header; raises DataError if it cannot.
 
     Raises:
-        DataError: the text is not UTF-8 or not JSON, a value is not an object, a chosen key occurs twice in one, or the values
-            of a column cannot be told apart; the message names the line or row.
+        DataError: the text is not UTF-8 or not JSON, a value is not an object, a chosen key occurs twice in one, or
+            different values of a column would become equal; the message names the line or row.
     """
     check_utf8(source, data)
     data = data.removeprefix(UTF8_MARK)

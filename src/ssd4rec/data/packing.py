@@ -58,12 +58,12 @@ def pack(histories: Sequences, examples: Examples, token_budget: int) -> Iterato
     """Lay examples end to end, in their order, in batches of at most `token_budget` positions.
 
     Args:
-        histories: where the items lie.
-        examples: which parts of them are read, and what is asked.
-        token_budget: positions a batch. A longer history is a batch of its own: it is never cut.
+        histories: the sequences.
+        examples: the parts of them that are read, and their targets.
+        token_budget: positions per batch; a longer sequence is a batch of its own and is never cut.
 
     Yields:
-        Batches that hold every example once, and nothing else.
+        Batches that contain every example once.
     """
     for rows in consecutive(examples.lengths, token_budget):
         yield _pack_rows(histories, examples, rows)
@@ -72,9 +72,9 @@ def pack(histories: Sequences, examples: Examples, token_budget: int) -> Iterato
 def pack_with_full_history(
     histories: Sequences, examples: Examples, token_budget: int, device: torch.device
 ) -> Iterator[tuple[PackedBatch, PackedBatch]]:
-    """What `pack` yields, on a device, and beside each batch the same examples with all that their users had before.
+    """Yield the batches of `pack` on a device, each with a batch of the same examples and their complete histories.
 
-    The two differ where `data.max_length` cuts what is read: what a user has seen does not depend on it.
+    The two differ if `data.max_length` shortens the input: the seen items of a user do not depend on it.
     """
     past = replace(examples, start=histories.offsets[examples.user])
     cut = bool((examples.start > past.start).any())

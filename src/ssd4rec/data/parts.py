@@ -61,7 +61,7 @@ def join_parts(train: Interactions, validation: Interactions, test: Interactions
     later |= np.diff(part_of_row[order], prepend=part_of_row[order[:1]]) != 0
     rank[order] = np.cumsum(later)
     table = pl.concat([table.select("user", "item") for table in tables]).with_columns(time=pl.Series(rank))
-    read = replace(
+    report = replace(
         train.read,
         source=" + ".join(part.read.source for part in (train, validation, test)),
         rows=table.height,
@@ -69,7 +69,7 @@ def join_parts(train: Interactions, validation: Interactions, test: Interactions
         items=table["item"].n_unique(),
         notes=tuple(dict.fromkeys(note for part in (train, validation, test) for note in part.read.notes)),
     )
-    interactions = Interactions(table, read)
+    interactions = Interactions(table, report)
     sequences, _ = build_sequences(interactions, 1, tie_order=tie_order)
     first_ranks = [int(rank[part_of_row == part].min(initial=len(rank))) for part in (1, 2)]
     parts = np.searchsorted(first_ranks, sequences.times, side="right").astype(np.int8)

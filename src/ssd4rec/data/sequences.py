@@ -35,7 +35,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Filtering:
-    """What the k-core removed."""
+    """The interactions that the k-core removed."""
 
     k: int
     rounds: int  # passes that removed something
@@ -314,7 +314,7 @@ def _without_gaps(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
 
 
 def _largest_core(users: Codes, items: Codes, most: int) -> int:
-    """Return the largest k up to `most` whose k-core is not empty; 1 if there are no rows."""
+    """Return the largest k up to `most` whose k-core is not empty; 1 without rows."""
     if not len(users):
         return 1
     least, most = 1, min(most, int(np.bincount(users).max()), int(np.bincount(items).max()))

@@ -199,7 +199,7 @@ def split_by_time(
         learned: whether training and validation targets are required.
 
     Raises:
-        DataError: the data have no times, there are no events, a moment cannot be read, the moments are not in order, or a
+        DataError: the data have no times, the sequences are empty, a moment cannot be read, the moments are not in order, or a
             part is empty.
     """
     clock = sequences.clock
@@ -209,7 +209,7 @@ def split_by_time(
             "name the time column with --time NAME, or set data.split=leave-last-out"
         )
     if not len(sequences.times):
-        raise DataError("there are no events to split; use data with longer sequences")
+        raise DataError("the sequences are empty, there is nothing to split; use data with longer sequences")
     moments = [
         moment(clock, text) if text is not None else _quantile(sequences.times, share)
         for text, share in ((validation_from, 0.8), (test_from, 0.9))
@@ -283,20 +283,21 @@ def drop_unknown_items(sequences: Sequences, examples: Examples) -> KnownTargets
         sequences: from `build_sequences` with a catalog; unknown items have the index 0.
         examples: targets of these sequences.
     """
-    known = sequences.items > 0
-    before = lengths_to_offsets(known)  # [events + 1] known items before each position
+    is_known = sequences.items > 0
+    before = lengths_to_offsets(is_known)  # [events + 1] known items before each position
     single = replace(examples, max_length=None).prefixes()  # the limit counts known items alone, as in serving
-    target_known = known[single.first_target]
+    target_known = is_known[single.first_target]
     has_history = before[single.first_target] > before[single.start]
     targets = single.take(target_known & has_history)
-    moved = Examples(
+    known_targets = Examples(
         targets.user, before[targets.start], before[targets.first_target], before[targets.first_target] + 1, examples.max_length
     )
-    sequences = replace(sequences, items=sequences.items[known], times=sequences.times[known], offsets=before[sequences.offsets])
+    items, times = sequences.items[is_known], sequences.times[is_known]
+    sequences = replace(sequences, items=items, times=times, offsets=before[sequences.offsets])
     return KnownTargets(
         sequences=sequences,
-        targets=moved,
-        unknown_events=int(np.count_nonzero(~known)),
+        targets=known_targets,
+        unknown_events=int(np.count_nonzero(~is_known)),
         unknown_targets=int(np.count_nonzero(~target_known)),
         without_known_history=int(np.count_nonzero(target_known & ~has_history)),
     )

@@ -13,18 +13,18 @@ from ssd4rec.data.split import Split, training_counts
 
 def describe(interactions: Interactions, sequences: Sequences) -> dict[str, object]:
     """Return the `data` part of a report: what was read, what was dropped and why, and what remains."""
-    read, filtering = interactions.read, sequences.filtering
+    report, filtering = interactions.read, sequences.filtering
     return {
         "read": {
-            "source": read.source,
-            "rows": read.rows,
-            "users": read.users,
-            "items": read.items,
-            "columns": read.columns,
-            "time": read.time,
-            "span": read.span,
-            "filters": list(read.filters),
-            "notes": [*read.notes, *_note_on_duplicates(sequences), *_note_on_repeats(sequences)],
+            "source": report.source,
+            "rows": report.rows,
+            "users": report.users,
+            "items": report.items,
+            "columns": report.columns,
+            "time": report.time,
+            "span": report.span,
+            "filters": list(report.filters),
+            "notes": [*report.notes, *_note_on_duplicates(sequences), *_note_on_repeats(sequences)],
         },
         "dropped": {
             **asdict(filtering.removed),

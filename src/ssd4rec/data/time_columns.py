@@ -11,7 +11,7 @@ LATEST = 2359  # HHMM
 
 
 def times_of(table: Table, time_format: str | None) -> Times:
-    """Read the time of each row; the order of the rows is the time if there is no time column.
+    """Read the time of each row; the order of the rows is the time without a time column.
 
     Args:
         table: with the roles that `choose_all_columns` found.

@@ -158,12 +158,12 @@ def moment(clock: Clock, text: str) -> int:
         unit: int = 10 ** len(fraction)
         return -(-int(whole + fraction) * clock.ticks // unit)  # up: events before the moment stay before it
     try:
-        named = datetime.fromisoformat(stripped)
+        moment_utc = datetime.fromisoformat(stripped)
     except ValueError as error:
         raise DataError(f"cannot read the moment {text!r}: expected an ISO date such as 2016-01-31, or a number") from error
     if clock.ticks_per_second is None:
         raise DataError(f"the moment {text!r} is a date, but the times of this data set are plain numbers; use a number instead")
-    since = (named if named.tzinfo else named.replace(tzinfo=UTC)) - EPOCH
+    since = (moment_utc if moment_utc.tzinfo else moment_utc.replace(tzinfo=UTC)) - EPOCH
     microseconds: int = since // timedelta(microseconds=1)
     ticks: int = -(-microseconds * clock.ticks_per_second // 10**6)
     return ticks
@@ -175,10 +175,10 @@ def show_moment(clock: Clock, ticks: int) -> str:
     if per_second is None:
         return str(ticks if clock.ticks == 1 else ticks / clock.ticks)
     try:
-        named = EPOCH + timedelta(seconds=ticks // per_second, microseconds=ticks % per_second * 10**6 // per_second)
+        moment_utc = EPOCH + timedelta(seconds=ticks // per_second, microseconds=ticks % per_second * 10**6 // per_second)
     except OverflowError:
         return str(ticks)
-    return named.isoformat().replace("T00:00:00+00:00", "").replace("+00:00", "Z")
+    return moment_utc.isoformat().replace("T00:00:00+00:00", "").replace("+00:00", "Z")
 
 
 def _integers(column: pl.Series) -> Times:

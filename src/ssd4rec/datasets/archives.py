@@ -96,20 +96,20 @@ def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable |
         extracted = _extract(paths[0], [table.name, *([titles.name] if titles else [])], folder)
         if table.name not in extracted:
             raise DataError(f"{paths[0]} does not contain {table.path}; give the publisher's archive")
-        found, title_file = extracted[table.name], extracted.get(titles.name) if titles else None
+        table_file, title_file = extracted[table.name], extracted.get(titles.name) if titles else None
     else:
-        found = next((path for path in paths if path.name == table.name), paths[0])
-        beside = found.with_name(titles.name) if titles else None
-        title_file = beside if beside is not None and beside.is_file() else None
+        table_file = next((path for path in paths if path.name == table.name), paths[0])
+        neighbor = table_file.with_name(titles.name) if titles else None
+        title_file = neighbor if neighbor is not None and neighbor.is_file() else None
     if not table.names:
-        return Opened(read_interactions(found), None, published=found.name == table.name)
+        return Opened(read_interactions(table_file), None, published=table_file.name == table.name)
     try:
-        interactions = read_interactions(found, Columns(), ReadOptions(names=table.names, separator=table.separator))
+        interactions = read_interactions(table_file, Columns(), ReadOptions(names=table.names, separator=table.separator))
     except DataError:
-        if _has_the_form(found, table):
+        if _has_the_form(table_file, table):
             raise  # a damaged row
-        beside = titles_beside(found)
-        return Opened(read_interactions(found), None if beside is None else read_titles(beside), published=False)
+        neighbor = titles_beside(table_file)
+        return Opened(read_interactions(table_file), None if neighbor is None else read_titles(neighbor), published=False)
     return Opened(interactions, _titles(title_file, titles, folder), published=True)
 
 

@@ -141,30 +141,30 @@ class _Progress:
 def _keep(known: KnownDataset, cache: Path, files: Opened, source: str, checked: str) -> None:
     """Check the counts and write the data set into the cache."""
     try:
-        kept, notes = check_counts(known, files.interactions, complete=files.published)
+        core, notes = check_counts(known, files.interactions, complete=files.published)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
     if known.titles is not None and files.titles is None:
-        notes = (*notes, f"there are no titles: the publisher's are in {known.titles.path}")
-    read = files.interactions.read
-    read = replace(read, source=source, notes=(*read.notes, *notes))
-    about = {"source": source, "checked": checked, "kept": asdict(kept), "license": known.license}
-    save_dataset(folder_of(known, cache), replace(files.interactions, read=read), files.titles, about)
+        notes = (*notes, f"titles are missing: the publisher's are in {known.titles.path}")
+    report = files.interactions.read
+    report = replace(report, source=source, notes=(*report.notes, *notes))
+    about = {"source": source, "checked": checked, "kept": asdict(core), "license": known.license}
+    save_dataset(folder_of(known, cache), replace(files.interactions, read=report), files.titles, about)
 
 
 def _describe(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
     folder = folder_of(known, cache)
     stored = load_dataset(folder)
-    read = stored.interactions.read
+    report = stored.interactions.read
     return Fetched(
         name=known.name,
         folder=str(folder),
         source=stored.about["source"],
         checked=stored.about["checked"],
-        raw=Counts(read.users, read.items, read.rows),
+        raw=Counts(report.users, report.items, report.rows),
         kept=Counts(**stored.about["kept"]),
         titles=0 if stored.titles is None else stored.titles.height,
-        notes=read.notes,
+        notes=report.notes,
         was_there=was_there,
     )
 

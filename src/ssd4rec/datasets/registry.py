@@ -240,10 +240,10 @@ def check_counts(known: KnownDataset, interactions: Interactions, *, complete: b
     Raises:
         DataError: the counts differ; the message says which and by how many.
     """
-    read = interactions.read
-    raw, kept = Counts(read.users, read.items, read.rows), five_core(interactions)
+    report = interactions.read
+    raw, core = Counts(report.users, report.items, report.rows), five_core(interactions)
     published = known.raw or raw
-    before, after = _difference(raw, published), _difference(kept, known.kept)
+    before, after = _difference(raw, published), _difference(core, known.kept)
     larger = any(count > expected for count, expected in zip(astuple(raw), astuple(published), strict=True))  # so not a part
     if after or larger or (complete and before):
         raise DataError(
@@ -251,7 +251,7 @@ def check_counts(known: KnownDataset, interactions: Interactions, *, complete: b
             f"{where(known)}; other data can be used by the path of their file"
         )
     note = f"a part of the publisher's file with the same 5-core ({before}); ids, times and order are those of this file"
-    return kept, (note,) if before else ()
+    return core, (note,) if before else ()
 
 
 def five_core(interactions: Interactions) -> Counts:

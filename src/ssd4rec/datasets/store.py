@@ -90,8 +90,7 @@ def load_dataset(folder: Path) -> Stored:
     """
     manifest = _read_manifest(folder)
     try:
-        read = manifest["read"]
-        report = ReadReport.from_dict(read)
+        report = ReadReport.from_dict(manifest["read"])
         table = pl.read_parquet(folder / INTERACTIONS)
         titles = pl.read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
         return Stored(Interactions(table, report), titles, manifest["about"])
