@@ -96,7 +96,7 @@ def test_iso_date_times_are_utc(text, seconds):
     assert read([text, "2016-01-31T00:00"]) == ([16_831 * 86_400 + seconds, 16_831 * 86_400], Clock("datetime"))
 
 
-@pytest.mark.parametrize(("fraction", "ticks", "found"), [("25", 10**3, 250), ("000001", 10**6, 1), ("000000001", 10**9, 1)])
+@pytest.mark.parametrize(("fraction", "ticks", "result"), [("25", 10**3, 250), ("000001", 10**6, 1), ("000000001", 10**9, 1)])
 def test_fractions_of_a_second_decide_the_tick(fraction, ticks, result):
     """No coarser than what is written."""
     assert read([f"1970-01-01T00:00:00.{fraction}", "1970-01-01"]) == ([result, 0], Clock("datetime", ticks))
