@@ -40,9 +40,7 @@ def apply_filters(table: Table, where: str | None, min_rating: float | None) -> 
         mask = _where(table, where)
         descriptions.append(f"where {where}: {int(mask.sum()):,} of {len(mask):,} rows")
     if min_rating is not None and "rating" not in table.frame.columns:
-        raise DataError(
-            f"{table.source}: --min-rating needs a rating column, which a file of sequences does not have; leave it out"
-        )
+        raise DataError(f"{table.source}: --min-rating needs a rating column; a file of sequences has none, leave it out")
     if min_rating is not None:
         ratings = _numbers(table.frame["rating"])
         if not ratings.dtype.is_numeric():
