@@ -291,7 +291,7 @@ def test_doctor_shows_versions_and_kernels():
         (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "-k", "0"], "k must be a positive integer, found 0"),
         (["recommend", "MODEL", "--users", "FILE", "--out", "RECS", "--unknown", "nonsense"], "found 'nonsense'"),
         (["recommend", "MODEL", "--users", "OTHER", "--out", "RECS", "--unknown", "raise"], "the first 'nothing'"),
-        (["recommend", "MODEL", "--users", "ml-100k", "--out", "RECS"], "ml-100k was not fetched yet"),
+        (["recommend", "MODEL", "--users", "ml-100k", "--out", "RECS"], "ml-100k is not in the cache"),
         (["recommend", "MODEL", "--users", "ml-100k", "--out", "RECS", "--item", "x"], "remove --item"),
         (["recommend", "MODEL", "--users", "movielens", "--out", "RECS"], "neither a file nor a named data set"),
         (["recommend", "MODEL", "--users", "x" * 300, "--out", "RECS"], "cannot be read: File name too long"),

@@ -80,7 +80,7 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
     if history is not None and out is not None:
         raise ConfigError(f"--out {out} works with --users only; --history prints its result: remove --out")
     if history is not None and ((user, item, time) != (None, None, None) or reading):
-        raise ConfigError("--user, --item, --time and other reading options are for the file in --users; remove them")
+        raise ConfigError("--user, --item, --time and other reading options are for --users; remove them with --history")
     if users is not None:
         check_data_name(users)
         overrides = [*columns_as_settings(user, item, time), *reading]
