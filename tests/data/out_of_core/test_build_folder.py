@@ -130,6 +130,15 @@ def test_a_late_value_in_another_unit_is_refused_by_both(tmp_path):
         read_interactions(source)
 
 
+def test_a_warning_that_counts_rows_has_no_number(tmp_path):
+    times = np.where(np.arange(6000) % 50 == 0, 0, 1_600_000_000 + np.arange(6000))
+    pl.DataFrame({"user": np.arange(6000) % 60, "item": np.arange(6000) % 37, "time": times}).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    report = build_folder([tmp_path / "log.parquet"], tmp_path / "out", memory=MB)
+    assert [note for note in report.read.notes if note.startswith("some times are before")]
+
+
 def test_floats_with_late_fractions(tmp_path):
     times = np.concatenate([np.arange(5000) + 1.6e9, np.arange(3000) / 8 + 1.6e9])
     source = tmp_path / "log.parquet"

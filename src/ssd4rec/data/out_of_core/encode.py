@@ -1,5 +1,6 @@
 """First stage: read the files once, check every row, and write users and items as codes and times as integers."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ LARGEST_CHUNK = 1 << 19  # rows
 SMALLEST_CHUNK = 1 << 10
 RECORDED_EVERY = 5.0  # seconds
 RESTARTS = 8
+COUNT = re.compile(r"(?<![\w.,-])\d[\d,]* (?=(?:times|rows|duplicates|of)\b)")  # of rows, in a warning
 
 Progress = Callable[[int, int], None]
 
@@ -180,22 +182,24 @@ def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, 
     ends = both[[int(times.arg_min() or 0), int(times.arg_max() or 0)]]
     ticks = read_interactions(witnesses, columns).read.clock.ticks
     pinned = witnesses.head(state.pinned)
-    while _signature(read_interactions(pl.concat([pinned, ends]), columns).read) != goal:
+    while _signature(report := read_interactions(pl.concat([pinned, ends]), columns).read) != goal:
+        if pinned.height > state.pinned + RESTARTS:
+            if report.clock == interactions.read.clock:
+                break  # a warning about many rows together: the report leaves it out
+            raise DataError(f"{chunk.source}: the unit of the times depends on many rows; give them as whole numbers")
         low, high = 0, chunk.frame.height  # the shortest beginning of the chunk that brings the goal
         while low < high:
             middle = (low + high) // 2
             report = read_interactions(pl.concat([pinned, ends, chunk.frame.head(middle)]), columns).read
             low, high = (low, middle) if _signature(report) == goal else (middle + 1, high)
-        row = chunk.frame.slice(max(low - 1, 0), 1)
-        pinned = pl.concat([pinned, row])
-        if pinned.height > state.pinned + RESTARTS:
-            raise DataError(f"{chunk.source}: the unit of the times depends on many rows; give them as whole numbers")
+        pinned = pl.concat([pinned, chunk.frame.slice(max(low - 1, 0), 1)])
     state.witnesses, state.pinned = pl.concat([pinned, ends]), pinned.height
     return interactions.read.clock.ticks != ticks
 
 
 def _signature(report: ReadReport) -> tuple[object, ...]:
-    return (report.clock, report.steady_notes)
+    """Return what a few rows must share with a chunk: the clock, and the warnings but for the numbers in them."""
+    return (report.clock, *(re.sub(r"\d[\d,]*", "#", note) for note in report.notes))
 
 
 def _whole_report(state: Encoded, files: Sequence[InputFile]) -> ReadReport:
@@ -207,7 +211,8 @@ def _whole_report(state: Encoded, files: Sequence[InputFile]) -> ReadReport:
     frame = witnesses.with_columns(pl.lit(None).alias(name) for name in others).select(state.header)
     report = read_interactions(frame, _columns(witnesses)).read
     source = files[0].path if len(files) == 1 else f"{len(files)} files, {files[0].path} to {files[-1].path}"
-    return replace(report, source=source, rows=state.rows, users=len(state.users), items=len(state.items))
+    notes = tuple(COUNT.sub("some ", note) for note in report.notes)  # the witnesses are a few of the rows
+    return replace(report, notes=notes, source=source, rows=state.rows, users=len(state.users), items=len(state.items))
 
 
 def _record(folder: Path, state: Encoded) -> None:
