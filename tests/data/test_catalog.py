@@ -59,7 +59,7 @@ def test_codes_count_by_first_appearance(values):
 @pytest.mark.parametrize("number", [0, 4, -1])
 def test_numbers_outside_are_refused(number):
     """Number 0 is the mask and has no id."""
-    with pytest.raises(DataError, match=rf"no item has the index {number}; item numbers are 1 … 3 \(0 is the mask\)"):
+    with pytest.raises(DataError, match=rf"no item has the index {number}; item indices are 1 … 3 \(0 is the mask\)"):
         WORDS.ids_of([1, number])
 
 
