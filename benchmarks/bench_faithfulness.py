@@ -60,8 +60,8 @@ def draw_histories(artifact: Artifact, file: str, users: int) -> list[npt.NDArra
     histories = [index[sequences.items[start : stop - 1].astype(np.int64) - 1] for start, stop in pairwise(edges)]
     histories = [each[each > 0][-MOST:] for each in histories]
     histories = [each for each in histories if len(each) >= LEAST]
-    chosen = np.random.default_rng(0).permutation(len(histories))[:users]
-    return [histories[place] for place in chosen]
+    sampled_users = np.random.default_rng(0).permutation(len(histories))[:users]
+    return [histories[place] for place in sampled_users]
 
 
 def _measure(name: str, recommender: Recommender, histories: list[npt.NDArray[np.int64]]) -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class FileServer:
-    """What it serves and how; a test may change it between requests."""
+    """Files and behavior of the server; a test may change them between requests."""
 
     files: dict[str, bytes]
     address: str = ""
@@ -60,10 +60,10 @@ class FileServer:
 
     def _start(self, handler: BaseHTTPRequestHandler) -> int | None:
         """The first byte that is asked for; None: the whole file."""
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        if not asked or not self.ranges or handler.headers.get("If-Range", self.etag) != self.etag:
+        range_match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        if not range_match or not self.ranges or handler.headers.get("If-Range", self.etag) != self.etag:
             return None
-        return int(asked[1])
+        return int(range_match[1])
 
 
 @contextmanager

@@ -115,8 +115,8 @@ def test_presets_differ_as_the_paper_says(
 ) -> None:
     """The authors' configuration: layers, dropout, norm_embedding and rho of each data set."""
     config = load_config(name)
-    found = (config.backbone.layers, config.backbone.dropout, config.backbone.norm_embedding, config.training.mask_ratio)
-    assert found == (layers, dropout, norm_embedding, mask_ratio)
+    values = (config.backbone.layers, config.backbone.dropout, config.backbone.norm_embedding, config.training.mask_ratio)
+    assert values == (layers, dropout, norm_embedding, mask_ratio)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -246,7 +246,7 @@ def test_a_wrong_override_is_not_laid_to_the_preset() -> None:
 
 
 def test_what_a_run_reads_of_its_settings() -> None:
-    """Not what its backbone lacks, nor what another setting switches off; a property of a group is no setting."""
+    """Not what its backbone lacks, nor what another setting switches off; a property of a group is not a setting."""
     top, none = load_config("quick"), load_config("quick", ["backbone.bidirectional=none"])
     sasrec = load_config("quick", ["backbone.name=sasrec"])
     assert [is_read(config, "backbone.backward_weight") for config in (top, none, sasrec)] == [True, False, False]
@@ -339,7 +339,7 @@ def test_overrides_may_depend_on_each_other() -> None:
     ],
 )
 def test_settings_that_cannot_be(text: str, message: str) -> None:
-    """A wrong setting is named with what came, what was expected, and where it can, what to do."""
+    """The error names the setting, the value, what was expected, and what to do."""
     with pytest.raises(ConfigError, match=message):
         parse_config(text)
 
@@ -456,7 +456,7 @@ def test_a_misspelt_group() -> None:
 
 @pytest.mark.parametrize("text", ["[backbone]\nlayers = true", '[backbone]\nwidth = "64"', "[backbone]\nnorm_embedding = 1"])
 def test_settings_of_another_type(text: str) -> None:
-    """A truth is no number and a word is no number, as the error of the wrong type promises."""
+    """Neither a Boolean nor a word is a number."""
     with pytest.raises(ConfigError, match="Input should be"):
         parse_config(text)
 
@@ -474,7 +474,7 @@ def test_every_backbone_is_a_class_of_settings(name: str) -> None:
 @pytest.mark.parametrize("name", list(BACKBONES))
 @pytest.mark.parametrize("preset", presets())
 def test_another_backbone_on_top_of_a_preset(preset: str, name: str) -> None:
-    """What the preset says that the backbone knows holds, what it says only of its own is left out; so with the objective."""
+    """Settings of the preset that the backbone has are kept, the others are ignored; likewise the objective."""
     config, of_preset = load_config(preset, [f"backbone.name={name}"]), load_config(preset)
     shared = BACKBONES[name].model_fields.keys() & type(of_preset.backbone).model_fields.keys() - {"name"}
     assert {"width", "dropout"} <= shared
@@ -532,7 +532,7 @@ def test_the_catalogue_is_sampled_above_fifty_thousand_items() -> None:
 
 @pytest.mark.parametrize("value", ["abc", "-1", "true", "nan", "inf"])
 def test_fusion_settings_are_a_number_or_tuned(value: str) -> None:
-    """One line that says what is expected and what came."""
+    """One line with the expected and the actual value."""
     with pytest.raises(ConfigError, match=r"fusion\.cooccurrence") as caught:
         load_config("quick", [f"fusion.cooccurrence={value}"])
     assert "constrained" not in str(caught.value)

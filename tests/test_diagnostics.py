@@ -11,11 +11,11 @@ from ssd4rec.errors import BackendError, ConfigError
 @pytest.mark.parametrize(
     ("accelerator", "without", "beside"), [("auto", "cpu", "cuda"), ("cpu", "cpu", "cpu"), ("gpu", None, "cuda")]
 )
-def test_the_device_that_is_meant(accelerator, without, beside, monkeypatch):
-    """Without a GPU and beside one; asking for one that is not there is an error that says what to use."""
+def test_resolve_device(accelerator, without, with_gpu, monkeypatch):
+    """Without and with a GPU; a missing one is an error that says what to use."""
     assert TrainingConfig(accelerator=accelerator).accelerator == accelerator
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert diagnostics.resolve_device(accelerator) == beside
+    assert diagnostics.resolve_device(accelerator) == with_gpu
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if without is not None:
         assert diagnostics.resolve_device(accelerator) == without

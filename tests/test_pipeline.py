@@ -58,10 +58,10 @@ def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, caplog):
 
 def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     """The report says what each is worth; the artifact gives the figures of both together again."""
-    asked = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
+    config = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
         update={"fusion": settings.FusionConfig(cooccurrence="tuned")}
     )
-    report = pipeline.train(prepared, asked, tmp_path / "model").report
+    report = pipeline.train(prepared, config, tmp_path / "model").report
     part = report["fusion"]
     assert part["cooccurrence"] > 0
     tried = part["validation"]["cooccurrence"]
@@ -69,20 +69,20 @@ def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
     assert part["validation"]["repeat_bias"].keys() == {"0"}
     assert part["fusion_alone"]["ndcg@10"] == report["test"]["ndcg@10"] == 1.0 > part["model_alone"]["ndcg@10"]
     artifact = load_artifact(tmp_path / "model")
-    again = pipeline.evaluate_artifact(artifact, read_interactions(worlds.frame(worlds.cycle())), asked)
+    again = pipeline.evaluate_artifact(artifact, read_interactions(worlds.frame(worlds.cycle())), config)
     assert again["test"] == report["test"]
     assert again["fusion"]["model_alone"] == part["model_alone"]
 
 
 def test_the_validation_says_its_protocol(prepared, tmp_path):
     """Training watches with seen items kept; the fusion is chosen, and the test part measured, with them filtered."""
-    asked = worlds.config(max_epochs=1).model_copy(
+    config = worlds.config(max_epochs=1).model_copy(
         update={
             "evaluation": settings.EvaluationConfig(exclude_seen=True),
             "fusion": settings.FusionConfig(cooccurrence="tuned", repeat_bias="tuned"),
         }
     )
-    report = pipeline.train(prepared, asked, tmp_path / "model").report
+    report = pipeline.train(prepared, config, tmp_path / "model").report
     assert report["validation"]["protocol"] == {**report["protocol"], "exclude_seen": False}
     assert report["protocol"]["exclude_seen"] is report["fusion"]["validation"]["exclude_seen"] is True
     assert report["fusion"]["repeat_bias"] == 0.0
@@ -90,21 +90,21 @@ def test_the_validation_says_its_protocol(prepared, tmp_path):
 
 def test_a_weight_that_was_given_is_taken(prepared, tmp_path, caplog):
     """Nothing else is tried then; counts that have no weight are neither kept nor shown again."""
-    asked = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=-3)})
-    part = pipeline.train(prepared, asked, tmp_path / "model").report["fusion"]
+    config = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=-3)})
+    part = pipeline.train(prepared, config, tmp_path / "model").report["fusion"]
     assert not [line for line in caplog.messages if "counting" in line]
     assert (part["cooccurrence"], part["repeat_bias"]) == (0.0, -3.0)
     assert (part["validation"]["cooccurrence"].keys(), part["validation"]["repeat_bias"].keys()) == ({"0"}, {"-3"})
-    again = pipeline.evaluate_artifact(load_artifact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), asked)
+    again = pipeline.evaluate_artifact(load_artifact(tmp_path / "model"), read_interactions(worlds.frame(worlds.cycle())), config)
     assert "fusion_alone" not in again["fusion"]
 
 
 def test_repeat_consumption_is_reported(caplog):
-    """Seen items are no candidates of `recommend` by default, which is wrong where they come again."""
+    """`recommend` excludes seen items by default, which is wrong on data with repeats."""
     data = worlds.world([[1, 2, 1, 2, 1, 2], [3, 4, 3, 4, 3, 4]] * 5)
     prepared = pipeline.Prepared(data.histories, data.catalog, data.split, {"kept": {}})
-    asked = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=2.0)})
-    pipeline.train(prepared, asked)
+    config = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=2.0)})
+    pipeline.train(prepared, config)
     assert [line for line in caplog.messages if "repeat consumption" in line] == [
         "repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats"
     ]
@@ -112,11 +112,11 @@ def test_repeat_consumption_is_reported(caplog):
 
 def test_users_who_are_too_short_to_learn_from_are_measured(prepared, tmp_path):
     """Three events each leave nothing to train on, which a finished model does not need; how they are split by time is free."""
-    asked = worlds.config(max_epochs=1)
-    pipeline.train(prepared, asked, tmp_path / "model")
+    config = worlds.config(max_epochs=1)
+    pipeline.train(prepared, config, tmp_path / "model")
     artifact = load_artifact(tmp_path / "model")
     short = read_interactions(worlds.frame([[1, 2, 3], [4, 5, 6]]))
-    assert pipeline.evaluate_artifact(artifact, short, asked)["protocol"]["targets"] == 2
+    assert pipeline.evaluate_artifact(artifact, short, config)["protocol"]["targets"] == 2
     late = load_config("quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=0", "data.test_from=1"])
     assert pipeline.evaluate_artifact(artifact, short, late)["protocol"]["targets"] == 4
 
@@ -141,18 +141,20 @@ def test_nobody_begins_where_a_training_is_not_saved_yet(prepared, tmp_path, mon
 
 def test_data_of_other_items_cannot_be_measured(prepared, tmp_path):
     """And what is asked of another split of the same data may have been learned: it is said."""
-    asked = worlds.config(max_epochs=1)
-    pipeline.train(prepared, asked, tmp_path / "model")
+    config = worlds.config(max_epochs=1)
+    pipeline.train(prepared, config, tmp_path / "model")
     artifact = load_artifact(tmp_path / "model")
     log = worlds.frame(worlds.cycle())
     others = read_interactions(log.with_columns(item_id=log["item_id"] + 100))
     with pytest.raises(
         DataError, match="none of the 12 items is in the catalog of the model, which was trained on 12 others, such as 10;"
     ):
-        pipeline.evaluate_artifact(artifact, others, asked)
-    moved = load_config("quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=5", "data.test_from=8"])
-    assert pipeline.evaluate_artifact(artifact, read_interactions(log), asked)["notes"] == []
-    (note,) = pipeline.evaluate_artifact(artifact, read_interactions(log), moved)["notes"]
+        pipeline.evaluate_artifact(artifact, others, config)
+    other_split = load_config(
+        "quick", ["data.min_interactions=1", "data.split=time", "data.validation_from=5", "data.test_from=8"]
+    )
+    assert pipeline.evaluate_artifact(artifact, read_interactions(log), config)["notes"] == []
+    (note,) = pipeline.evaluate_artifact(artifact, read_interactions(log), other_split)["notes"]
     assert note.startswith("the model was trained with another split (data.split, data.validation_from, data.test_from); test")
 
 
@@ -160,13 +162,13 @@ def test_data_of_other_items_cannot_be_measured(prepared, tmp_path):
 def evaluated_world(tmp_path_factory):
     """A model with seven items that it never saw in training's catalog, its data, and the rank of every test target."""
     folder = tmp_path_factory.mktemp("evaluated")
-    chosen = worlds.config(max_epochs=2).model_copy(update={"data": settings.DataConfig(min_interactions=5)})
+    run_config = worlds.config(max_epochs=2).model_copy(update={"data": settings.DataConfig(min_interactions=5)})
     log = worlds.frame(worlds.cycle(users=80, items=40))
-    data = pipeline.prepare(read_interactions(log), None, chosen)
-    pipeline.train(data, chosen, folder / "model")
+    data = pipeline.prepare(read_interactions(log), None, run_config)
+    pipeline.train(data, run_config, folder / "model")
     artifact = load_artifact(folder / "model")
-    ranks = pipeline.evaluate(artifact.model, data, chosen, artifact.training_counts).ranks
-    return artifact, chosen, log, dict(zip(data.histories.users.to_list(), ranks.tolist(), strict=True))
+    ranks = pipeline.evaluate(artifact.model, data, run_config, artifact.training_counts).ranks
+    return artifact, run_config, log, dict(zip(data.histories.users.to_list(), ranks.tolist(), strict=True))
 
 
 def expected_metrics(ranks, cutoff=10):
@@ -177,28 +179,28 @@ def expected_metrics(ranks, cutoff=10):
 
 def test_evaluation_on_a_part_uses_the_catalog_of_the_model(evaluated_world):
     """The ranks of some users are those of the whole evaluation; a k-core of the part would remove most of it."""
-    artifact, chosen, log, ranks = evaluated_world
+    artifact, run_config, log, ranks = evaluated_world
     users = sorted(ranks)[:7]
     part = log.filter(pl.col("user_id").is_in(users))
-    report = pipeline.evaluate_artifact(artifact, read_interactions(part), chosen)
+    report = pipeline.evaluate_artifact(artifact, read_interactions(part), run_config)
     assert (report["test"]["hr@10"], report["test"]["ndcg@10"]) == expected_metrics([ranks[user] for user in users])
     assert report["protocol"]["targets"] == len(users)
-    single = pipeline.evaluate_artifact(artifact, read_interactions(log.filter(pl.col("user_id") == users[0])), chosen)
+    single = pipeline.evaluate_artifact(artifact, read_interactions(log.filter(pl.col("user_id") == users[0])), run_config)
     assert single["protocol"]["targets"] == 1
 
 
 @pytest.mark.parametrize("counted_as", ["miss", "skip"])
 def test_an_unknown_last_item_is_counted_and_not_replaced_by_an_earlier_one(evaluated_world, counted_as):
     """As a miss by default; the unknown item of another user's past changes no target."""
-    artifact, chosen, log, ranks = evaluated_world
+    artifact, run_config, log, ranks = evaluated_world
     users = sorted(ranks)[:7]
     part = log.filter(pl.col("user_id").is_in(users))
     last = part["timestamp"] == part.select(pl.col("timestamp").max().over("user_id")).to_series()
     part = part.with_columns(
         pl.when((pl.col("user_id") == users[0]) & last).then(999).otherwise(pl.col("item_id")).alias("item_id")
     )
-    asked = chosen.model_copy(update={"evaluation": settings.EvaluationConfig(unknown_targets=counted_as)})
-    report = pipeline.evaluate_artifact(artifact, read_interactions(part), asked)
+    config = run_config.model_copy(update={"evaluation": settings.EvaluationConfig(unknown_targets=counted_as)})
+    report = pipeline.evaluate_artifact(artifact, read_interactions(part), config)
     rest = [ranks[user] for user in users[1:]]
     expected = [*rest, 10**9] if counted_as == "miss" else rest
     assert (report["test"]["hr@10"], report["test"]["ndcg@10"]) == expected_metrics(expected)
@@ -209,9 +211,9 @@ def test_an_unknown_last_item_is_counted_and_not_replaced_by_an_earlier_one(eval
 
 def test_the_training_data_are_recognized(evaluated_world):
     """The k-core of the training is repeated for them, so that the metrics are those of the training."""
-    artifact, chosen, log, _ = evaluated_world
+    artifact, run_config, log, _ = evaluated_world
     rare = pl.DataFrame({"user_id": [1000] * 4, "item_id": [0, 1, 2, 3], "timestamp": [0, 1, 2, 3]})  # fewer than five events
-    report = pipeline.evaluate_artifact(artifact, read_interactions(pl.concat([log, rare])), chosen)
+    report = pipeline.evaluate_artifact(artifact, read_interactions(pl.concat([log, rare])), run_config)
     assert report["test"] == artifact.report["test"]
     assert report["notes"] == []
 

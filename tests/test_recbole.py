@@ -179,7 +179,7 @@ def test_without_a_model_the_keys_say_which(tmp_path):
 
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
 def test_a_model_that_cannot_be_known_is_asked_for(tmp_path, text):
-    """Keys that several models have, or those of a third, are no reason to take one."""
+    """Keys that several models have, or those of a third, do not select one."""
     with pytest.raises(ConfigError, match=r"names no model.*write `model:` with one of SSD4Rec, Mamba4Rec"):
         read_recbole(written(tmp_path, text))
 
@@ -309,7 +309,7 @@ def test_a_key_that_would_change_the_data_is_refused(tmp_path, key):
 
 
 def test_the_transform_of_bert4rec_is_its_mask_and_no_other_models(tmp_path):
-    """BERT4Rec masks anyway; RecBole's SASRec would stop for want of a ratio."""
+    """BERT4Rec masks anyway; RecBole's SASRec would stop without a ratio."""
     assert notes(read_recbole(written(tmp_path, f"model: BERT4Rec\ntransform: mask_itemseq\n{MONITORED_METRIC}"))) == ()
     for text in ("model: BERT4Rec\ntransform: inverse_itemseq", "model: SASRec\ntransform: mask_itemseq"):
         with pytest.raises(ConfigError, match=r"transform: .* is not supported for"):
@@ -353,9 +353,9 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
 )
 def test_what_cannot_be_had_is_said(tmp_path, text, message):
     """An unknown key, and a value that would give other figures, is an error that says what is supported."""
-    named = ":" not in text or "model" in text
+    has_model = ":" not in text or "model" in text
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
-        read_recbole(written(tmp_path, text if named else f"model: SSD4Rec\n{text}"))
+        read_recbole(written(tmp_path, text if has_model else f"model: SSD4Rec\n{text}"))
 
 
 def test_what_changes_no_weight_is_a_note(tmp_path):
@@ -392,7 +392,7 @@ def test_train_finds_the_data_that_the_file_names(tmp_path):
 
 
 def test_settings_come_from_one_place(tmp_path):
-    """--config beside --recbole would be dropped unread: it is refused."""
+    """--config and --recbole cannot be combined."""
     path = written(tmp_path, "model: SASRec")
     result = CliRunner().invoke(cli.app, ["train", "plays.csv", "--recbole", str(path), "--config", "ml-1m"])
     assert isinstance(result.exception, ConfigError)

@@ -28,8 +28,8 @@ class Watched(TorchDispatchMode):
         tensors = [value for value in arguments if isinstance(value, Tensor) and value.device.type == self.device]
         self.seen += bool(tensors)
         copied = isinstance(out, Tensor) and bool(tensors) and out.device.type != self.device
-        chosen = arguments[1] if "index" in str(function) and len(arguments) > 1 and isinstance(arguments[1], list) else []
-        by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in chosen)
+        indices = arguments[1] if "index" in str(function) and len(arguments) > 1 and isinstance(arguments[1], list) else []
+        by_mask = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
         if tensors and (function in WAITING or copied or by_mask):
             self.waited.append(str(function))
         return out

@@ -63,13 +63,13 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         raise ConfigError("resume=True needs the folder of the interrupted training; pass out=FOLDER as well")
     if out is not None:
         check_writable(out)
-    chosen = _config(config, {**_column_settings(user, item, time), **(settings or {})})
-    table, named_titles = _read(interactions, chosen)
-    prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), chosen)
+    run_config = _config(config, {**_column_settings(user, item, time), **(settings or {})})
+    table, named_titles = _read(interactions, run_config)
+    prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), run_config)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     show_progress = sys.stderr.isatty() if progress is None else progress
     callbacks = [TrainingProgress(console)] if show_progress else []
-    artifact = pipeline.train(prepared, chosen, out, resume=resume, callbacks=callbacks)
+    artifact = pipeline.train(prepared, run_config, out, resume=resume, callbacks=callbacks)
     artifact.model.cpu().eval()
     return Recommender(artifact)
 

@@ -10,7 +10,7 @@ SSD4RecError
 ├── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
 └── ProcessGroupError (RuntimeError)  a process of a distributed training lost contact with the others
 
-A message says what came (file, row, value), what was expected, and what to do.
+A message says what was found (file, row, value), what was expected, and what to do.
 The command line prints it as one line and exits with code 2.
 """
 

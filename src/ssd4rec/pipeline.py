@@ -445,15 +445,18 @@ def evaluate_artifact(
             f"model on these"
         )
     split = make_split(sequences, config.data, learned=False)
-    known = drop_unknown_items(sequences, split.test)
-    unranked = known.unknown_targets + known.without_known_history
-    if not len(known.targets):
+    known_targets = drop_unknown_items(sequences, split.test)
+    unranked = known_targets.unknown_targets + known_targets.without_known_history
+    if not len(known_targets.targets):
         raise DataError(
             f"all {unranked:,} test targets are unknown items or follow unknown items only; use interactions with more items "
             "of the model, or train a model on these"
         )
     data = Prepared(
-        known.sequences, artifact.catalog, replace(split, test=known.targets), describe(interactions, known.sequences)
+        known_targets.sequences,
+        artifact.catalog,
+        replace(split, test=known_targets.targets),
+        describe(interactions, known_targets.sequences),
     )
     misses = unranked if config.evaluation.unknown_targets == "miss" else 0
     return {
@@ -461,13 +464,13 @@ def evaluate_artifact(
         "model": _describe_model(artifact.model, artifact.config),
         **compare(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses).as_dict(),
         "unknown": {
-            "interactions": known.unknown_events,
-            "targets": known.unknown_targets,
-            "without_known_history": known.without_known_history,
+            "interactions": known_targets.unknown_events,
+            "targets": known_targets.unknown_targets,
+            "without_known_history": known_targets.without_known_history,
             "counted_as": config.evaluation.unknown_targets,
         },
         "seconds": {"total": time.monotonic() - began},
-        "notes": _evaluation_notes(artifact, config, known, same_data=same_data),
+        "notes": _evaluation_notes(artifact, config, known_targets, same_data=same_data),
     }
 
 
@@ -484,17 +487,20 @@ def _as_in_training(artifact: Artifact, interactions: Interactions, config: Conf
     return sequences if sequences.fingerprint() == fingerprint and ids.equals(artifact.catalog.ids) else None
 
 
-def _evaluation_notes(artifact: Artifact, config: Config, known: KnownTargets, *, same_data: bool) -> list[str]:
+def _evaluation_notes(artifact: Artifact, config: Config, known_targets: KnownTargets, *, same_data: bool) -> list[str]:
     notes = []
-    if known.unknown_events:
+    if known_targets.unknown_events:
         notes.append(
-            f"{known.unknown_events:,} interactions with items outside of the model's catalog were removed from the sequences"
+            f"{known_targets.unknown_events:,} interactions with items outside of the model's catalog were removed "
+            f"from the sequences"
         )
     counted = "counted as misses" if config.evaluation.unknown_targets == "miss" else "left out (evaluation.unknown_targets)"
-    if known.unknown_targets:
-        notes.append(f"{known.unknown_targets:,} test targets are items outside of the model's catalog; they are {counted}")
-    if known.without_known_history:
-        notes.append(f"{known.without_known_history:,} test targets follow unknown items only; they are {counted}")
+    if known_targets.unknown_targets:
+        notes.append(
+            f"{known_targets.unknown_targets:,} test targets are items outside of the model's catalog; they are {counted}"
+        )
+    if known_targets.without_known_history:
+        notes.append(f"{known_targets.without_known_history:,} test targets follow unknown items only; they are {counted}")
     if not same_data:
         notes.append("these are not the data that the model was trained on; test targets may be training targets")
     elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artifact.config, name)]:

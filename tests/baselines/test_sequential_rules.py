@@ -38,12 +38,12 @@ def by_loops(train, rows, size):
                 pairs[item - 1, later - 1] += FADE**apart
                 pairs[later - 1, item - 1] += BACKWARDS * FADE**apart
     pairs /= np.outer(events, events) ** POPULARITY_POWER
-    found = np.zeros((len(rows), size))
+    actual = np.zeros((len(rows), size))
     for user, row in enumerate(rows):
         for back, item in enumerate(row[::-1][:READ]):
             if item:
-                found[user] += FADE**back * pairs[item - 1]
-    return found
+                actual[user] += FADE**back * pairs[item - 1]
+    return actual
 
 
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 20))
@@ -52,10 +52,10 @@ def test_scores_are_those_of_loops(train, rows, cells):
     before = sequential_rules.BLOCK_ELEMENTS
     try:
         sequential_rules.BLOCK_ELEMENTS = cells
-        found = scores_of(SequentialRules.count(*packed(train), 6), rows)
+        actual = scores_of(SequentialRules.count(*packed(train), 6), rows)
     finally:
         sequential_rules.BLOCK_ELEMENTS = before
-    np.testing.assert_allclose(found.numpy(), by_loops(train, rows, 6), rtol=1e-6, atol=0)
+    np.testing.assert_allclose(actual.numpy(), by_loops(train, rows, 6), rtol=1e-6, atol=0)
 
 
 @given(histories, st.integers(1, 30))
@@ -64,9 +64,9 @@ def test_counting_a_few_items_at_a_time_changes_nothing(train, pairs):
     expected = SequentialRules.count(*packed(train), 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential_rules, "PAIRS_AT_ONCE", pairs)
-        found = SequentialRules.count(*packed(train), 6)
+        actual = SequentialRules.count(*packed(train), 6)
     for name in ("edges", "columns", "weights"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
 
 
 @given(histories, st.integers(1, 6))
@@ -75,8 +75,8 @@ def test_the_strongest_pairs_of_each_item_are_kept(train, most):
     whole = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential_rules, "NEIGHBORS", most)
-        found = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
-    for row, kept in zip(whole, found, strict=True):
+        actual = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+    for row, kept in zip(whole, actual, strict=True):
         order = np.argsort(-row, kind="stable")[:most]
         expected = np.zeros(6)
         expected[order] = row[order]
@@ -92,10 +92,10 @@ def test_a_prior_raises_scores_by_a_logarithm(train, rows, size):
         (slice(first, min(first + size, len(rows))), scores[first : first + size].clone()) for first in range(0, len(rows), size)
     )
     fusion = ScoreFusion(SequentialRules.count(*packed(train), 6), 1.5, -2.0)
-    found = torch.cat([block.scores for block in scored_blocks(blocks, (items, cu_seqlens), fusion=fusion)])
+    actual = torch.cat([block.scores for block in scored_blocks(blocks, (items, cu_seqlens), fusion=fusion)])
     had = np.array([[item in row for item in range(1, 7)] for row in rows])
     expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / FLOOR) - 2.0 * had
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_it_finds_the_cycle():

@@ -94,10 +94,10 @@ def test_a_diverged_model_has_no_figures(world):
 def test_a_prior_beside_scores_that_are_no_products_is_refused(world):
     """It would change nothing, and its figures would seem to have it; one that changes nothing may stand there."""
     counted = count_sequential_rules(world)
-    asked = (counted, world.histories, world.split.test)
+    arguments = (counted, world.histories, world.split.test)
     with pytest.raises(ConfigError, match="and SequentialRules has none; evaluate it without fusion"):
-        evaluate(*asked, fusion=ScoreFusion(counted, 1.0))
-    assert (evaluate(*asked, fusion=ScoreFusion(counted, 0.0)).ranks == evaluate(*asked).ranks).all()
+        evaluate(*arguments, fusion=ScoreFusion(counted, 1.0))
+    assert (evaluate(*arguments, fusion=ScoreFusion(counted, 0.0)).ranks == evaluate(*arguments).ranks).all()
 
 
 def test_a_protocol_says_how_much_of_a_history_was_read(world):
@@ -117,24 +117,27 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
         evaluate(popularity, world.histories, whole, exclude_seen=True).ranks.tolist()
         != evaluate(popularity, world.histories, whole).ranks.tolist()
     )
-    asked = [
+    arguments = [
         {"model": popularity, "exclude_seen": True},
         {"model": ZeroScorer(len(world.catalog)), "fusion": ScoreFusion(SequentialRules.nothing(len(world.catalog)), 0.0, -1.0)},
     ]
-    for options in asked:
-        found, expected = (evaluate(sequences=world.histories, examples=part, **options) for part in (cut, whole))
-        assert found.protocol.max_length == 2
-        assert (found.ranks == expected.ranks).all()
-        assert found.by_length == expected.by_length
+    for options in arguments:
+        actual, expected = (evaluate(sequences=world.histories, examples=part, **options) for part in (cut, whole))
+        assert actual.protocol.max_length == 2
+        assert (actual.ranks == expected.ranks).all()
+        assert actual.by_length == expected.by_length
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_a_protocol_can_be_told_without_ranking(world, exclude_seen):
     """It is the one that an evaluation of the same part reports, what was cut included."""
     part = replace(world.split.validation, max_length=2)
-    told = make_protocol(world.histories, part, len(world.catalog), split="mine", exclude_seen=exclude_seen)
-    assert told == evaluate(Popularity(counts_of(world)), world.histories, part, split="mine", exclude_seen=exclude_seen).protocol
-    assert told.max_length == 2
+    protocol = make_protocol(world.histories, part, len(world.catalog), split="mine", exclude_seen=exclude_seen)
+    assert (
+        protocol
+        == evaluate(Popularity(counts_of(world)), world.histories, part, split="mine", exclude_seen=exclude_seen).protocol
+    )
+    assert protocol.max_length == 2
 
 
 def test_a_protocol_names_everything_that_decides_the_number(world):

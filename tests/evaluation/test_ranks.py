@@ -63,12 +63,12 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
         own = vectors[targets[row] - 1] @ states[row]
         gone = set(seen[rows == row].tolist()) - {int(targets[row])}
         expected.append(sum(1 for item in range(1, classes + 1) if item not in gone and vectors[item - 1] @ states[row] >= own))
-    kept = [int((vectors @ states[row] >= vectors[targets[row] - 1] @ states[row]).sum()) for row in range(histories)]
+    expected_ranks = [int((vectors @ states[row] >= vectors[targets[row] - 1] @ states[row]).sum()) for row in range(histories)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LEAST_ROWS", 1)
         patch.setattr(module, "BLOCK_ELEMENTS", classes * data.draw(st.integers(1, 4)))
         assert ranks_from_states(states, vectors, targets, (seen, cu_seqlens)).tolist() == expected
-        assert ranks_from_states(states, vectors, targets).tolist() == kept
+        assert ranks_from_states(states, vectors, targets).tolist() == expected_ranks
 
 
 @pytest.mark.parametrize("target", [0, 4])
@@ -98,7 +98,7 @@ def test_item_vectors_that_are_all_alike_earn_the_worst_rank(classes, width, dty
 
 
 def test_scores_further_apart_than_rounding_do_not_tie():
-    """One part in ten thousand is no rounding: the item that scores more is alone at rank 1."""
+    """One part in ten thousand is not a rounding error: the item that scores more is alone at rank 1."""
     states, vectors = torch.randn(1, 64), torch.randn(64)
     better = vectors + 1e-4 * torch.sign(states[0]) * vectors.abs()
     assert ranks_from_states(states, torch.stack([vectors, better]), torch.tensor([2])).tolist() == [1]

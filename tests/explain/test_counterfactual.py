@@ -27,18 +27,18 @@ def test_counterfactuals_hold(layers, exclude_seen, history):
     made = explained.recommender(layers=layers)
     for item in range(0, 12, 3):
         for k in (1, 3):
-            found = made.explain(history, item, "counterfactual", k=k, exclude_seen=exclude_seen)
-            if not found.success:
-                assert (found.removed, found.score_without, found.rank_without) == ((), None, None)
-                assert found.note
+            result = made.explain(history, item, "counterfactual", k=k, exclude_seen=exclude_seen)
+            if not result.success:
+                assert (result.removed, result.score_without, result.rank_without) == ((), None, None)
+                assert result.note
                 continue
-            positions = [event.position for event in found.removed]
+            positions = [event.position for event in result.removed]
             assert positions == sorted(set(positions))
-            assert [event.item for event in found.removed] == [history[position] for position in positions]
-            assert found.rank <= k < found.rank_without
+            assert [event.item for event in result.removed] == [history[position] for position in positions]
+            assert result.rank <= k < result.rank_without
             ranked = rank_without(made, history, positions, item, exclude_seen)
-            assert ranked.rank == found.rank_without
-            assert ranked.score == pytest.approx(found.score_without, abs=1e-9)
+            assert ranked.rank == result.rank_without
+            assert ranked.score == pytest.approx(result.score_without, abs=1e-9)
             for kept_out in positions if len(positions) > 1 else []:
                 fewer = [position for position in positions if position != kept_out]
                 assert rank_without(made, history, fewer, item, exclude_seen).rank <= k
@@ -56,13 +56,13 @@ def test_why_there_is_none(item, options, note):
     """The note says it."""
     made = explained.recommender()
     last = made.recommend(HISTORY, 12).items[-1]
-    found = made.explain(HISTORY, last.item if item is None else item, "counterfactual", **options)
-    assert not found.success
-    assert found.note == note.replace("rank 4", f"rank {last.rank}")
+    result = made.explain(HISTORY, last.item if item is None else item, "counterfactual", **options)
+    assert not result.success
+    assert result.note == note.replace("rank 4", f"rank {last.rank}")
 
 
 def test_the_search_ends(monkeypatch):
     """After so many events."""
     monkeypatch.setattr(counterfactual, "MOST_REMOVED", 2)
-    found = explained.recommender().explain(HISTORY, 6, "counterfactual", k=12)
-    assert found.note == "without 2 events the item is still among the first 12; the search ended there"
+    result = explained.recommender().explain(HISTORY, 6, "counterfactual", k=12)
+    assert result.note == "without 2 events the item is still among the first 12; the search ended there"

@@ -64,8 +64,8 @@ def test_weights_of_each_event(max_length):
     made = recommender(max_length=max_length)
     weights = made.explain(HISTORY, 6, "weights")
     heads = made.artifact.model.backbone.layers[0].mixer.heads
-    read = [event.position for event in weights.events if event.forward]
-    assert read == ([8, 9, 10, 11] if max_length else [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11])
+    positions = [event.position for event in weights.events if event.forward]
+    assert positions == ([8, 9, 10, 11] if max_length else [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11])
     assert {len(event.forward) for event in weights.events} == {0, heads}
     assert [event.item for event in weights.events] == HISTORY
     for direction in ("forward_share", "backward_share"):

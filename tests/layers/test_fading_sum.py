@@ -84,7 +84,7 @@ def test_sessions_and_saved_sessions_have_it(tmp_path) -> None:
 
 
 def test_without_it_nothing_changes() -> None:
-    """An input_fade of 0 is no layer: parameters and states are those of before the option."""
+    """An input_fade of 0 adds nothing: parameters and states are those of before the option."""
     plain = make_model(load_config("quick", ["backbone.width=16"]), 12)
     assert plain.fading_sum is None
     assert not [name for name in plain.state_dict() if "fading" in name or "repeat" in name]

@@ -229,9 +229,9 @@ def test_the_best_weights_are_kept(world):
     """The model that fit leaves behind has the best validation NDCG@10 of the training history."""
     model = make_model(SETTINGS, len(world.catalog))
     report = fit(model, world.histories, world.split, SETTINGS.training)
-    found = evaluate(model, world.histories, world.split.validation).ndcg[10]
+    actual = evaluate(model, world.histories, world.split.validation).ndcg[10]
     assert report.best_ndcg == max(epoch.ndcg for epoch in report.history)
-    assert found == pytest.approx(report.best_ndcg, abs=1e-6)
+    assert actual == pytest.approx(report.best_ndcg, abs=1e-6)
 
 
 def test_training_stops_when_nothing_gets_better(world):
@@ -326,9 +326,9 @@ def test_a_training_without_a_checkpoint_leaves_no_folder(world, tmp_path):
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 0), (30, 3)])
 def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epochs):
     """Stopped by a patience of 1: resumed with it nothing is learned, the same weights; with more patience it goes on."""
-    asked = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 1})
-    weights, report = train(world, SETTINGS.model_copy(update={"training": asked}), directory=tmp_path)
-    further = asked.model_copy(update={"patience": patience, "max_epochs": len(report.history) + 3})
+    settings = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 1})
+    weights, report = train(world, SETTINGS.model_copy(update={"training": settings}), directory=tmp_path)
+    further = settings.model_copy(update={"patience": patience, "max_epochs": len(report.history) + 3})
     again, resumed = train(world, SETTINGS.model_copy(update={"training": further}), directory=tmp_path, resume=True)
     assert len(resumed.history) == len(report.history) + epochs
     assert resumed.history[: len(report.history)] == report.history
@@ -337,7 +337,7 @@ def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epoc
 
 
 def test_two_trainings_do_not_share_a_folder(world, tmp_path):
-    """The second one is told, and the first one's state is left alone."""
+    """The second one fails, and the state of the first one is unchanged."""
 
     class Another(Callback):
         def on_epoch_start(self, loop):
@@ -440,8 +440,8 @@ def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
     full = settings.model_copy(update={"training": settings.training.model_copy(update={"softmax": "full"})})
     full = full.model_copy(update={"backbone": full.backbone.model_copy(update={"dropout": 0.0})})
     settings = settings.model_copy(update={"backbone": full.backbone})
-    found, expected = (train(world, each)[1] for each in (settings, full))
-    losses = [[epoch.loss for epoch in each.history] for each in (found, expected)]
+    actual, expected = (train(world, each)[1] for each in (settings, full))
+    losses = [[epoch.loss for epoch in each.history] for each in (actual, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -509,7 +509,7 @@ def test_a_training_begun_anew_keeps_the_old_weights_until_it_has_a_checkpoint(w
 
 
 def test_a_resumed_training_keeps_the_weights_of_its_checkpoint(world, tmp_path, monkeypatch):
-    """Cut off with a new best, and gone on with by a patience that ends it at once: the weights are of the epoch that is told."""
+    """Interrupted with a new best, and resumed with a patience that stops at once: the weights are of the reported epoch."""
     weights, report = train(world, with_training(max_epochs=1), directory=tmp_path)
     cut_off_between_the_two_files(world, with_training(max_epochs=2), tmp_path, monkeypatch, resume=True)
     assert len(list(tmp_path.glob(BEST))) == 2  # the second epoch was better
@@ -529,7 +529,7 @@ def test_one_file_of_best_weights_is_left(world, tmp_path):
 
 
 class LastItem(nn.Module):
-    """A network of somebody else: it knows the last item, and its settings are no settings of ours."""
+    """A network of somebody else: it knows the last item, and its settings are not part of the package."""
 
     def __init__(self):
         super().__init__()

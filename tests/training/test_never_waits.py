@@ -67,7 +67,7 @@ def test_a_sampled_softmax_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_batch_that_was_not_prepared_waits() -> None:
-    """What the test above would find: asking for the positions of the targets on the device is refused there."""
+    """The test above would fail for code that asks for the positions of the targets on the device is refused there."""
     on_device = batch().to("meta")
     with pytest.raises(NotImplementedError):
         next_item_loss(model().to("meta"), on_device, TrainingConfig())
@@ -89,9 +89,9 @@ def test_a_layout_is_made_without_waiting() -> None:
     of the layout on the CPU."""
     expected = make_layout(cu_seqlens_of(LENGTHS))
     with Watched("meta") as watched:
-        found = make_layout(cu_seqlens_of(LENGTHS), device=torch.device("meta"))
+        actual = make_layout(cu_seqlens_of(LENGTHS), device=torch.device("meta"))
     assert watched.waited == []
-    assert found.history.shape == expected.history.shape
-    assert found.chunks.left.shape == expected.chunks.left.shape
-    assert [type(links) for links in found.chunks.relays] == [type(links) for links in expected.chunks.relays]
-    assert found.first.device.type == "meta"
+    assert actual.seq_idx.shape == expected.seq_idx.shape
+    assert actual.chunks.before.shape == expected.chunks.before.shape
+    assert [type(level) for level in actual.chunks.levels] == [type(level) for level in expected.chunks.levels]
+    assert actual.seq_start.device.type == "meta"

@@ -1,4 +1,4 @@
-"""What a pass asks, what it costs, and that both objectives ask the same."""
+"""Targets and cost of a pass; both objectives have the same targets."""
 
 import numpy as np
 import pytest
@@ -71,9 +71,9 @@ def test_masking_spares_targets_and_hits_its_share():
     """A quarter of the inputs becomes item 0, the rest stays."""
     torch.manual_seed(0)
     items = torch.arange(1, 40_001)
-    found = masked(items, 0.25)
-    assert (found == 0).double().mean() == pytest.approx(0.25, abs=0.01)
-    assert torch.equal(found[found > 0], items[found > 0])
+    actual = masked(items, 0.25)
+    assert (actual == 0).double().mean() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(actual[actual > 0], items[actual > 0])
     assert torch.equal(masked(items, 0.0), items)
 
 
@@ -108,7 +108,7 @@ def test_a_plan_is_a_function_of_seed_and_epoch():
 
 
 def test_sampled_prefixes_are_so_many_of_each_history():
-    """Two prefixes a history, anew each epoch."""
+    """Two prefixes per sequence, sampled again in each epoch."""
     world = worlds.world(HISTORIES)
     config = TrainingConfig(objective="per-prefix", prefixes_per_sequence=2)
     plans = [plan_pass(world.split.train, config, epoch).examples for epoch in (0, 1)]

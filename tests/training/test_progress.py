@@ -31,7 +31,7 @@ def world():
 
 
 def lines(world, progress, console, **how):
-    """What is written of a training."""
+    """The output of a training."""
     callbacks = [progress, *how.pop("more", [])]
     config = worlds.config(max_epochs=4, **how.pop("training", {}))
     before = len(console.file.getvalue())
@@ -47,8 +47,8 @@ def expected_marks(scores):
 
 
 def score_and_mark(line):
-    found = re.fullmatch(r"epoch +\d+   loss [\d.]+   validation ndcg@10 ([\d.]+)   (.*)", line)
-    return float(found[1]), found[2]
+    match = re.fullmatch(r"epoch +\d+   loss [\d.]+   validation ndcg@10 ([\d.]+)   (.*)", line)
+    return float(match[1]), match[2]
 
 
 def test_a_second_training_has_its_own_best(world):

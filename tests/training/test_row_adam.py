@@ -27,22 +27,22 @@ def some(step):
 
 def test_rows_that_are_always_touched_have_adam():
     """Touched at every step, table and other parameters become those of torch's dense Adam."""
-    (table, other), (dense, beside) = parameters(), parameters()
+    (table, other), (dense, twin_other) = parameters(), parameters()
     train(RowAdam([other], table, 0.1), table, other, lambda _: list(range(6)))
-    random, adam = torch.Generator().manual_seed(0), torch.optim.Adam([dense, beside], lr=0.1)
+    random, adam = torch.Generator().manual_seed(0), torch.optim.Adam([dense, twin_other], lr=0.1)
     for _ in range(5):
         dense.grad = torch.randn(6, 3, generator=random, dtype=torch.float64)
-        beside.grad = dense.grad[0].clone()
+        twin_other.grad = dense.grad[0].clone()
         adam.step()
     torch.testing.assert_close(table, dense, rtol=1e-10, atol=0)
-    torch.testing.assert_close(other, beside, rtol=1e-10, atol=0)
+    torch.testing.assert_close(other, twin_other, rtol=1e-10, atol=0)
 
 
 def test_rows_that_are_touched_at_times_have_sparse_adam():
     """Touched now and then, the table becomes that of torch.optim.SparseAdam, but for where the 1e-8 in the divisor stands."""
-    (table, other), (sparse, beside) = parameters(), parameters()
+    (table, other), (sparse, twin_other) = parameters(), parameters()
     train(RowAdam([other], table, 0.1), table, other, some)
-    train(torch.optim.SparseAdam([sparse], lr=0.1), sparse, beside, some)
+    train(torch.optim.SparseAdam([sparse], lr=0.1), sparse, twin_other, some)
     torch.testing.assert_close(table, sparse, rtol=1e-5, atol=0)
 
 
@@ -61,12 +61,12 @@ def test_a_row_that_is_not_touched_rests():
 def test_a_row_touched_twice_in_a_step_is_touched_by_the_sum():
     """An item that is read twice has one step by the sum of its gradients."""
     table, other = parameters()
-    twin, beside = parameters()
+    twin, twin_other = parameters()
     values = torch.ones(2, 3, dtype=torch.float64)
     table.grad = torch.sparse_coo_tensor(torch.tensor([[3, 3]]), values, table.shape, check_invariants=True)
     twin.grad = torch.sparse_coo_tensor(torch.tensor([[3]]), 2 * values[:1], table.shape, check_invariants=True)
     RowAdam([other], table, 0.1).step()
-    RowAdam([beside], twin, 0.1).step()
+    RowAdam([twin_other], twin, 0.1).step()
     assert torch.equal(table, twin)
 
 
@@ -74,18 +74,18 @@ def test_its_state_is_saved_and_loaded(tmp_path):
     """Five steps are three, saved and loaded, and two more."""
     whole, other = parameters()
     train(RowAdam([other], whole, 0.1), whole, other, lambda _: [1, 4])
-    table, beside = parameters()
-    first = RowAdam([beside], table, 0.1)
-    train(first, table, beside, lambda _: [1, 4], steps=3)
+    table, twin_other = parameters()
+    first = RowAdam([twin_other], table, 0.1)
+    train(first, table, twin_other, lambda _: [1, 4], steps=3)
     torch.save(first.state_dict(), tmp_path / "state")
-    second = RowAdam([beside], table, 0.1)
+    second = RowAdam([twin_other], table, 0.1)
     second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     random = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(6, 3, generator=random, dtype=torch.float64) for _ in range(5)]
-    for gradient in drawn[3:]:
+    gradients_ = [torch.randn(6, 3, generator=random, dtype=torch.float64) for _ in range(5)]
+    for gradient in gradients_[3:]:
         rows = torch.tensor([1, 4])
         table.grad = torch.sparse_coo_tensor(rows[None], gradient[rows], table.shape, check_invariants=True)
-        beside.grad = gradient[0].clone()
+        twin_other.grad = gradient[0].clone()
         second.step()
     assert torch.equal(table, whole)
-    assert torch.equal(beside, other)
+    assert torch.equal(twin_other, other)

@@ -1,4 +1,4 @@
-"""A search finds good settings, stops poor trials, and goes on where it was."""
+"""A search finds good settings, stops poor trials, and can be continued."""
 
 import fcntl
 import json
@@ -176,7 +176,7 @@ class Full(Callback):
 
 
 def test_a_training_without_room_on_the_device_is_a_refused_trial(world, tmp_path):
-    """Smaller values may have room; what it learned before is no figure of the search."""
+    """Smaller values may have room; its earlier results do not count in the search."""
     report = search(world, worlds.config(max_epochs=2), RATES, tmp_path, trials=1, callbacks=[Full()])
     (trial,) = report.trials
     assert (trial.ndcg, trial.epochs, trial.pruned, trial.refused) == (None, 1, True, "not possible: out of memory in epoch 2")
@@ -261,7 +261,7 @@ def test_best_settings_that_cannot_be_written_are_one_line(world, tmp_path):
 
 
 def test_a_damaged_database_is_one_line(world, tmp_path):
-    """What it is, and what to do."""
+    """The message names the problem and the solution."""
     (tmp_path / DATABASE).write_text("not a database at all" * 100)
     with pytest.raises(ArtifactError, match=r"cannot use .*search\.db: file is not a database; .* give another --out$"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
@@ -311,11 +311,11 @@ def test_a_search_that_was_stopped_goes_on(plays, tmp_path, how, code):
     rest = child.stderr.read()
     child.stderr.close()
     assert child.wait() == code
-    assert how == signal.SIGKILL or "the same command goes on" in rest
+    assert how == signal.SIGKILL or "run the same command again to continue" in rest
     result = CliRunner().invoke(cli.app, [*options, "--out", str(tmp_path / "broken")])
     assert result.exit_code == 0, result.output
-    found, expected = json.loads(result.stdout)["trials"], json.loads(whole.stdout)["trials"]
-    assert [(each["values"], each["ndcg"], each["epochs"]) for each in found] == [
+    result, expected = json.loads(result.stdout)["trials"], json.loads(whole.stdout)["trials"]
+    assert [(each["values"], each["ndcg"], each["epochs"]) for each in result] == [
         (each["values"], each["ndcg"], each["epochs"]) for each in expected
     ]
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'broken' / DATABASE}")
@@ -327,27 +327,27 @@ def test_the_best_settings_train(plays, tmp_path):
     arguments = ["tune", str(plays), *OPTIONS, "--trials", "2", "--out", str(tmp_path / "search")]
     result = CliRunner().invoke(cli.app, [*arguments, "--train", "--json"])
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert "ndcg@10" in found["model"]["test"]
+    result = json.loads(result.stdout)
+    assert "ndcg@10" in result["model"]["test"]
     trained = CliRunner().invoke(
-        cli.app, ["train", str(plays), "--config", found["best"], "--out", str(tmp_path / "model"), "--json"]
+        cli.app, ["train", str(plays), "--config", result["best"], "--out", str(tmp_path / "model"), "--json"]
     )
     assert trained.exit_code == 0, trained.output
-    assert json.loads(trained.stdout)["validation"]["ndcg@10"] == found["trials"][0]["ndcg"]
+    assert json.loads(trained.stdout)["validation"]["ndcg@10"] == result["trials"][0]["ndcg"]
     weights = (tmp_path / "search" / "model" / "weights.safetensors").stat()
     again = CliRunner().invoke(cli.app, [*arguments, "--train", "--json"])
-    assert json.loads(again.stdout)["model"] == found["model"]
-    assert "has these settings already" in again.stderr
+    assert json.loads(again.stdout)["model"] == result["model"]
+    assert "was already trained with these settings" in again.stderr
     assert (tmp_path / "search" / "model" / "weights.safetensors").stat() == weights
     shown = CliRunner().invoke(cli.app, arguments)
     assert "best first" in shown.stdout
-    assert found["protocol"] == {
+    assert result["protocol"] == {
         "compared": "validation ndcg@10 of the best epoch",
         "data": str(plays),
-        **found["model"]["protocol"],
+        **result["model"]["protocol"],
     }
     assert "compared validation ndcg@10 of the best epoch" in shown.stdout
-    assert f"{found['trials'][0]['ndcg']:.4f}" in shown.stdout
+    assert f"{result['trials'][0]['ndcg']:.4f}" in shown.stdout
 
 
 def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
@@ -372,11 +372,11 @@ def test_a_search_without_a_possible_trial_says_so(plays, tmp_path):
     options = [*OPTIONS[:-1], "training.learning_rate=1e4|1e5", "--train", "--json", "--trials", "2"]
     result = CliRunner().invoke(cli.app, ["tune", str(plays), *options, "--out", str(tmp_path / "search")])
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stderr.split())
-    assert "none of the 2 trials was possible, so there are no best settings (not possible: diverged in epoch 1); search" in said
-    assert "--train waits until a trial is done" in said
-    found = json.loads(result.stdout)
-    assert (found["best"], found["model"], len(found["trials"])) == (None, None, 2)
+    messages = " ".join(result.stderr.split())
+    assert "all 2 trials failed, so no best settings exist (not possible: diverged in epoch 1); search" in messages
+    assert "--train starts after a trial is finished" in messages
+    result = json.loads(result.stdout)
+    assert (result["best"], result["model"], len(result["trials"])) == (None, None, 2)
 
 
 def test_without_optuna_it_says_what_to_install(plays, monkeypatch):

@@ -36,8 +36,8 @@ def test_what_reads_nothing_backwards_has_no_backward_weight():
 
 def test_an_interval_and_choices_are_read():
     """Whole numbers stay whole unless the setting is not; an asked dimension replaces the default one."""
-    asked = ["training.learning_rate=1e-4:1e-2:log", "backbone.layers=1:3", "backbone.width=32|64", "backbone.dropout=0:0.5"]
-    space = {dimension.name: dimension for dimension in make_space(worlds.config(), asked)}
+    options = ["training.learning_rate=1e-4:1e-2:log", "backbone.layers=1:3", "backbone.width=32|64", "backbone.dropout=0:0.5"]
+    space = {dimension.name: dimension for dimension in make_space(worlds.config(), options)}
     assert space["training.learning_rate"] == Dimension("training.learning_rate", 1e-4, 1e-2, log=True)
     assert space["backbone.layers"].extremes == (1, 3)
     assert space["backbone.width"].choices == (32, 64)

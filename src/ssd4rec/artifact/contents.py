@@ -138,7 +138,7 @@ def check_writable(directory: str | Path) -> None:
 
 
 def load_artifact_or_none(directory: str | Path, device: str = "cpu") -> Artifact | None:
-    """Load an artifact, or return None if there is no complete one of this version."""
+    """Load an artifact, or return None if no complete one of this version exists."""
     try:
         return load_artifact(directory, device)
     except ArtifactError:

@@ -88,15 +88,15 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
     interactions = read_interactions(data, columns_of(config.data), options_of(config.data))
     if titles is not None:
         return interactions, read_titles(titles)
-    beside = titles_beside(Path(data))
-    if beside is None:
+    titles_file = titles_beside(Path(data))
+    if titles_file is None:
         return interactions, None
     try:
-        item_titles = read_titles(beside)
+        item_titles = read_titles(titles_file)
     except DataError as error:  # nobody asked for this file
         say(f"warning: no titles: {error}")
         return interactions, None
-    say(f"titles: {beside}")
+    say(f"titles: {titles_file}")
     return interactions, item_titles
 
 

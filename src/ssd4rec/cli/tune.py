@@ -101,7 +101,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
         say(f"time limit reached; the search is saved in {how}")
     if report.trials and all(trial.refused for trial in report.trials):
         say(
-            f"all {len(report.trials)} trials failed, so there are no best settings ({report.trials[0].refused}); "
+            f"all {len(report.trials)} trials failed, so no best settings exist ({report.trials[0].refused}); "
             f"search other values in another --out"
         )
     trained = _train_best(prepared, report, out) if train else None

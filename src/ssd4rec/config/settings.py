@@ -93,7 +93,7 @@ class TrainingConfig(Settings):
     """The objective, the optimizer and when to stop."""
 
     objective: Objective = "all-positions"
-    """What is predicted: every position of a sequence in one pass, the end of each prefix separately, or masked items."""
+    """Prediction targets: every position of a sequence in one pass, the end of each prefix separately, or masked items."""
     prefixes_per_sequence: int | None = Field(None, ge=1, le=MAX_EVENTS)
     """With objective = "per-prefix": number of prefixes sampled per sequence and epoch; by default all."""
     batch_size: int | None = Field(None, ge=1, le=MAX_TOKENS)

@@ -108,8 +108,8 @@ class Reading:
         longest = self.artifact.config.data.max_length
         last = self.items[-1 - min(READ, longest or READ) :]  # with the event that moves up
         columns = np.arange(len(last) - 1)
-        moved = places - (len(self.items) - len(last))
-        return self._co_occurrence(last[columns + (columns >= moved[:, None])])
+        shifted = places - (len(self.items) - len(last))
+        return self._co_occurrence(last[columns + (columns >= shifted[:, None])])
 
     def _co_occurrence(self, histories: IntArray) -> Tensor:
         fusion, (rows, events) = self.artifact.fusion, histories.shape

@@ -10,7 +10,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the explanations of all levels share."""
+    """Common part of the explanations of all levels."""
 
     level: ClassVar[Level]
 
@@ -102,7 +102,7 @@ class Counterfactual(Explanation):
     score_without: float | None  # of the item when these events are left out; None without success
     rank_without: int | None  # the same; the items of the full history are still left out
     method: Method
-    note: str | None = None  # why there is no success
+    note: str | None = None  # why it did not succeed
 
 
 def _plain(value: object) -> Any:

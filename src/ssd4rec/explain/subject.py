@@ -26,17 +26,17 @@ class Subject:
 
     def __init__(self, artifact: Artifact, ids: Sequence[object], numbers: IntArray, *, exclude_seen: bool) -> None:
         if not numbers.any():
-            found = f"{len(numbers)} items that are not in the catalog" if len(numbers) else "an empty history"
+            actual = f"{len(numbers)} items that are not in the catalog" if len(numbers) else "an empty history"
             raise DataError(
-                f"an explanation needs a history with at least one item of the catalog, found {found}; such a user gets the "
+                f"an explanation needs a history with at least one item of the catalog, found {actual}; such a user gets the "
                 f"popular items"
             )
         self.artifact, self.ids = artifact, ids
         self.positions = np.flatnonzero(numbers)  # of the events that the model can read
-        known = numbers[self.positions]
-        self.reading = Reading(artifact, known, known if exclude_seen else None)
+        known_indices = numbers[self.positions]
+        self.reading = Reading(artifact, known_indices, known_indices if exclude_seen else None)
         self.unknown_items = tuple(ids[position] for position in np.flatnonzero(numbers == 0))
-        titles = artifact.catalog.titles_of(known)
+        titles = artifact.catalog.titles_of(known_indices)
         self._titles: dict[int, str | None] = {} if titles is None else dict(zip(self.positions.tolist(), titles, strict=True))
 
     def event(self, position: int) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def event_weights(reading: Reading) -> tuple[int, list[EventRow]]:
     back: list[list[float]] = [[]] * events
     back_share = [0.0] * events
     if backward is not None:  # the mirrored direction reads the last event only
-        read = len(backward.weights)
-        back[events - read :], back_share[events - read :] = backward.weights.tolist(), _shares(backward)
+        length = len(backward.weights)
+        back[events - length :], back_share[events - length :] = backward.weights.tolist(), _shares(backward)
     rows = zip(ahead, back, ahead_share, back_share, strict=True)
     return layer, [EventRow(tuple(forth), tuple(other), share, other_share) for forth, other, share, other_share in rows]
 
@@ -52,10 +52,10 @@ def rows_of_read_out(reading: Reading) -> tuple[int, Row, Row | None]:
             f'level = "weights" needs a model that reads out an SSD layer (ssd4rec or mamba4rec), found '
             f'{type(backbone).__name__}; use level = "effects"'
         )
-    read = reading.tensor(reading.read)
-    cu_seqlens = torch.tensor([0, len(read)])
-    layout = make_layout(cu_seqlens, device=read.device)
-    embedded = reading.artifact.model.embed(read, cu_seqlens)
+    items = reading.tensor(reading.read)
+    cu_seqlens = torch.tensor([0, len(items)])
+    layout = make_layout(cu_seqlens, device=items.device)
+    embedded = reading.artifact.model.embed(items, cu_seqlens)
     hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
     *below, top = (cast("BiSSDLayer", layer) for layer in backbone.layers)
     for layer in below:

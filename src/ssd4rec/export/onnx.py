@@ -114,9 +114,9 @@ def _empty_caches(model: NextItemModel, histories: int) -> list[Tensor]:
 
 def _library_scores(model: NextItemModel, items: np.ndarray[Any, Any], max_length: int | None) -> np.ndarray[Any, Any]:
     history = torch.from_numpy(items).to(model.item_vectors.device)
-    read = history if max_length is None else history[-max_length:]
+    recent = history if max_length is None else history[-max_length:]
     with torch.inference_mode():
-        states = model.encode(read, torch.tensor([0, len(read)]))
+        states = model.encode(recent, torch.tensor([0, len(recent)]))
         scores = model.score(states, (history, torch.tensor([0, len(history)])))
     result: np.ndarray[Any, Any] = scores[0].cpu().numpy()
     return result

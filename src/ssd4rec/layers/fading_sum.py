@@ -11,7 +11,7 @@ from ssd4rec.ops.segments import Layout, make_layout
 
 
 class FadingCache(NamedTuple):
-    """What a fading sum remembers of B sequences."""
+    """The state of a fading sum for B sequences."""
 
     total: Tensor  # [B, D] the sum after the last interaction
 

@@ -23,7 +23,7 @@ class RepeatLogits(nn.Module):
         features(i, j) = (1, log(1 + gap_ij), log count_ij)                "recency"
 
     gap is the number of interactions since the item's latest occurrence, count the number of its occurrences. w and W start at
-    zero, where nothing is added. A negative logit excludes items that do not recur (films, beauty products), a positive one
+    zero, where nothing is added. A negative logit excludes items that are not repeated (films, beauty products), a positive one
     copies items that do (groceries); the network learns which, and in which state.
 
     Args:

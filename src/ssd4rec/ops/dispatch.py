@@ -159,7 +159,7 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
     """Compute the mean of -log softmax(states @ table.T + added)[target] without storing the scores of all rows.
 
-    There is no kernel for added logits: with them PyTorch runs on any device.
+    Added logits have no kernel: PyTorch runs with them on any device.
 
     Args:
         states: [M, D], one row per target.

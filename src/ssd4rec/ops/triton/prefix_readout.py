@@ -60,7 +60,7 @@ def backward_prefix_readout(
     """Compute `ops.dispatch.backward_prefix_readout`; y [T, H, P] has the type of the channels, sums are float32.
 
     Raises:
-        ShapeError: there are no kernels for these sizes or this type.
+        ShapeError: the kernels do not support these sizes or this type.
     """
     if not supports_prefix_readout(channels, weight, dt, state_dim):
         width = (channels.shape[1] - 2 * state_dim) / dt.shape[1]

@@ -57,7 +57,7 @@ def scan(
     """Compute `ops.dispatch.scan`; decays and states are float32, the operands of products and y have the type of x.
 
     Raises:
-        ShapeError: there are no kernels for these sizes or this type.
+        ShapeError: the kernels do not support these sizes or this type.
     """
     if not supports_scan(x, B):
         raise ShapeError(
