@@ -9,7 +9,7 @@ from ssd4rec.errors import BackendError, ConfigError
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "without", "beside"), [("auto", "cpu", "cuda"), ("cpu", "cpu", "cpu"), ("gpu", None, "cuda")]
+    ("accelerator", "without", "with_gpu"), [("auto", "cpu", "cuda"), ("cpu", "cpu", "cpu"), ("gpu", None, "cuda")]
 )
 def test_resolve_device(accelerator, without, with_gpu, monkeypatch):
     """Without and with a GPU; a missing one is an error that says what to use."""
