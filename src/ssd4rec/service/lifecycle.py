@@ -131,6 +131,14 @@ class Models:
             raise Problem(409, "model_replaced", f"the model {version!r} has been replaced; ask for new recommendations")
         return found
 
+    def catalog_title(self, item_id: str) -> str | None:
+        """Return the title of an item in the catalog of the active model; None: it has none, or is not in the catalog."""
+        if self._active is None:
+            return None
+        model = self._active.model
+        index = model.index_of.get(item_id)
+        return None if index is None else model.titles[index - 1]
+
     def is_loaded(self, version: str) -> LoadedModel | None:
         """Return the model of a version, if it is loaded."""
         return self._loaded.get(version)

@@ -175,6 +175,20 @@ class ItemOut(BaseModel):
     training_interactions: int | None
 
 
+class ItemMatch(BaseModel):
+    """An item of the catalog that a search matched."""
+
+    item_id: OutputId
+    title: str | None
+    training_interactions: int
+
+
+class ItemMatchesOut(BaseModel):
+    """Items of the catalog, the best match first."""
+
+    items: list[ItemMatch]
+
+
 class SimilarItem(BaseModel):
     """A neighbor of an item."""
 
@@ -200,11 +214,18 @@ class UserOut(BaseModel):
     last_timestamp: Seconds | None
 
 
+class UsersOut(BaseModel):
+    """Some users."""
+
+    users: list[UserOut]
+
+
 class StoredEvent(BaseModel):
     """An event as it is stored."""
 
     event_id: str | None
     item_id: OutputId
+    title: str | None = Field(description="of the item, where the store or the active model knows it")
     type: str
     timestamp: Seconds
     value: float | None

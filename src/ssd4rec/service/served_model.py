@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import nsmallest
 from itertools import accumulate
 from pathlib import Path
 
@@ -82,6 +83,26 @@ class ServedModel:
         """Items that the library recommends only where they are allowed by name, such as those that training never saw."""
         request = self.recommender.request(1, exclude_seen=False, allow=None, deny=None, unknown_items="skip")
         return request.excluded
+
+    @cached_property
+    def _search_keys(self) -> list[tuple[str, str]]:
+        """Title and id of each item, without case."""
+        return [((title or "").casefold(), text.casefold()) for title, text in zip(self.titles, self.ids, strict=True)]
+
+    def search(self, query: str, limit: int) -> list[int]:
+        """Return item indices whose title contains a text or whose id starts with it, the best match first.
+
+        An equal id comes first, then an equal title, titles that start with the text, ids that do, and titles that contain it;
+        among equals the item with more training interactions.
+        """
+        text = query.strip().casefold()
+        counts = self.recommender.artifact.training_counts
+        ranked = []
+        for index, (title, key) in enumerate(self._search_keys, start=1):
+            tests = (key == text, title == text, title.startswith(text), key.startswith(text), text in title)
+            if any(tests):
+                ranked.append((tests.index(True), -int(counts[index]), index))
+        return [index for _, _, index in nsmallest(limit, ranked)]
 
     @property
     def incremental(self) -> bool:

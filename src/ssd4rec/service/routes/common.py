@@ -7,14 +7,14 @@ from concurrent.futures import Future
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.core import Service
-from ssd4rec.service.ids import check_id
+from ssd4rec.service.ids import check_id, check_text
 from ssd4rec.service.problems import MEDIA_TYPE, Problem
 from ssd4rec.service.store.answers import find_answer, record_answer
 from ssd4rec.service.store.connect import reading
@@ -50,6 +50,7 @@ def _service(request: Request) -> Service:
 
 ServiceDep = Annotated[Service, Depends(_service)]
 PathId = Annotated[str, Path(min_length=1), BeforeValidator(unquote), AfterValidator(check_id)]
+SearchText = Annotated[str, Query(max_length=512), AfterValidator(check_text)]
 IdempotencyKey = Annotated[
     str | None,
     Header(

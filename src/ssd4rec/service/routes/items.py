@@ -6,19 +6,42 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import seconds
 from ssd4rec.service.problems import Problem, not_found
-from ssd4rec.service.routes.common import PathId, ServiceDep, errors, json_response, read, wait
-from ssd4rec.service.schemas import ItemIn, ItemOut, ModelRef, SimilarItem, SimilarOut
+from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, read, wait
+from ssd4rec.service.schemas import ItemIn, ItemMatch, ItemMatchesOut, ItemOut, ModelRef, SimilarItem, SimilarOut
 from ssd4rec.service.scorer import LoadedModel
 from ssd4rec.service.store.connect import reading
-from ssd4rec.service.store.items import find_item, items_version, put_item
+from ssd4rec.service.store.items import find_item, items_version, put_item, stored_titles
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
 READ = [Depends(requires("read"))]
+
+
+@router.get("", response_model=ItemMatchesOut, dependencies=READ, responses=errors())
+async def search(
+    service: ServiceDep,
+    query: SearchText = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Response:
+    """Search the catalog by a part of the title or the start of the id; among equals the more frequent item comes first."""
+    model = service.models.loaded(None).model
+    counts = model.recommender.artifact.training_counts
+    matches = await run_in_threadpool(model.search, query, limit)
+    rows = await read(service, lambda connection: stored_titles(connection, {model.ids[each - 1] for each in matches}))
+    items = [
+        ItemMatch(
+            item_id=model.ids[each - 1],
+            title=rows.get(model.ids[each - 1]) or model.titles[each - 1],
+            training_interactions=int(counts[each]),
+        )
+        for each in matches
+    ]
+    return json_response(ItemMatchesOut(items=items))
 
 
 @router.get("/{item_id}", response_model=ItemOut, dependencies=READ, responses=errors(404))

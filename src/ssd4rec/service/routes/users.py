@@ -10,13 +10,25 @@ from sqlalchemy import Connection
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import seconds
 from ssd4rec.service.problems import Problem, not_found
-from ssd4rec.service.routes.common import PathId, ServiceDep, errors, json_response, log_user, read, wait
-from ssd4rec.service.schemas import MAX_EVENT_PAGE, EventPage, StoredEvent, UserOut
+from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, log_user, read, wait
+from ssd4rec.service.schemas import MAX_EVENT_PAGE, EventPage, StoredEvent, UserOut, UsersOut
 from ssd4rec.service.store.erase import erased_on_disk
-from ssd4rec.service.store.users import erase_user, find_user, page_of_events
+from ssd4rec.service.store.items import stored_titles
+from ssd4rec.service.store.users import erase_user, find_user, page_of_events, search_users
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 READ = [Depends(requires("read"))]
+
+
+@router.get("", response_model=UsersOut, dependencies=READ, responses=errors())
+async def get_users(
+    service: ServiceDep,
+    prefix: SearchText = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Response:
+    """Search users by the start of their ids."""
+    rows = await read(service, lambda connection: search_users(connection, prefix, limit))
+    return json_response(UsersOut(users=[_user(row) for row in rows]))
 
 
 @router.get("/{user_id}", response_model=UserOut, dependencies=READ, responses=errors(404))
@@ -26,8 +38,7 @@ async def get_user(request: Request, service: ServiceDep, user_id: PathId) -> Re
     row = await read(service, lambda connection: find_user(connection, user_id))
     if row is None:
         raise not_found("user", user_id)
-    last = None if row.last_timestamp is None else seconds(row.last_timestamp)
-    return json_response(UserOut(user_id=row.user_id, events=row.events, last_timestamp=last))
+    return json_response(_user(row))
 
 
 @router.get("/{user_id}/events", response_model=EventPage, dependencies=READ, responses=errors(404))
@@ -42,20 +53,22 @@ async def get_events(
     """Return the events of a user, in the order in which the model reads them."""
     log_user(request, user_id)
 
-    def work(connection: Connection) -> tuple[list[Any], str | None]:
+    def work(connection: Connection) -> tuple[list[Any], dict[str, str], str | None]:
         user = find_user(connection, user_id)
         if user is None:
             raise not_found("user", user_id)
         try:
-            return page_of_events(connection, user.user_key, limit, cursor, newest_first=order == "desc")
+            rows, following = page_of_events(connection, user.user_key, limit, cursor, newest_first=order == "desc")
         except ValueError as error:
             raise Problem(422, "invalid_request", f"query:cursor: {error}") from error
+        return rows, stored_titles(connection, {row.item_id for row in rows}), following
 
-    rows, following = await read(service, work)
+    rows, titles, following = await read(service, work)
     events = [
         StoredEvent(
             event_id=row.event_id,
             item_id=row.item_id,
+            title=titles.get(row.item_id) or service.models.catalog_title(row.item_id),
             type=row.type,
             timestamp=seconds(row.timestamp),
             value=row.value,
@@ -65,6 +78,11 @@ async def get_events(
         for row in rows
     ]
     return json_response(EventPage(events=events, next=following))
+
+
+def _user(row: Any) -> UserOut:
+    last = None if row.last_timestamp is None else seconds(row.last_timestamp)
+    return UserOut(user_id=row.user_id, events=row.events, last_timestamp=last)
 
 
 @router.delete(

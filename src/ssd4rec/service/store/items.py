@@ -1,6 +1,7 @@
 """Metadata of items: titles, categories, visibility."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -37,6 +38,12 @@ def put_item(
 def find_item(connection: Connection, item_id: str) -> Any:
     """Return the row of an item, or None."""
     return connection.execute(select(items).where(items.c.item_id == item_id)).first()
+
+
+def stored_titles(connection: Connection, item_ids: Collection[str]) -> dict[str, str]:
+    """Return the titles that are stored for some items."""
+    query = select(items.c.item_id, items.c.title).where(items.c.item_id.in_(item_ids), items.c.title.is_not(None))
+    return {row.item_id: row.title for row in connection.execute(query) if row.title}
 
 
 def changed_items(connection: Connection, after: int) -> list[Any]:

@@ -93,6 +93,19 @@ def recent_users(connection: Connection, limit: int) -> list[str]:
     return list(connection.scalars(query.limit(limit)))
 
 
+def search_users(connection: Connection, prefix: str, limit: int) -> list[Any]:
+    """Return users whose ids start with a text, in the order of the ids; without a text those whose events arrived last."""
+    if prefix:
+        query = select(users).where(users.c.user_id.startswith(prefix, autoescape=True)).order_by(users.c.user_id)
+        return list(connection.execute(query.limit(limit)))
+    received = users.c.last_received
+    recent = list(connection.execute(select(users).where(received.is_not(None)).order_by(received.desc()).limit(limit)))
+    if len(recent) == limit:
+        return recent
+    imported = select(users).where(received.is_(None)).order_by(users.c.user_key).limit(limit - len(recent))
+    return [*recent, *connection.execute(imported)]
+
+
 def page_of_events(
     connection: Connection, user_key: int, limit: int, cursor: str | None, *, newest_first: bool
 ) -> tuple[list[Any], str | None]:

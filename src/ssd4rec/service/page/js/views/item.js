@@ -1,0 +1,73 @@
+// An item: what is stored about it, its neighbors, and its visibility.
+import { ask, useRequest } from "../api.js";
+import { to } from "../route.js";
+import { date, html, label, Name, Notice, number, Result, useState } from "../ui.js";
+
+const NEIGHBORS = 12;
+const path = (id) => `/v1/items/${encodeURIComponent(id)}`;
+
+function Facts({ item }) {
+  const facts = [
+    ["Id", html`<bdi>${item.item_id}</bdi>`],
+    ["In the catalog of the model", item.in_catalog ? "yes" : "no"],
+    ["Training interactions", item.training_interactions === null ? "none" : number(item.training_interactions)],
+    ["Categories", item.categories.length ? item.categories.map((each) => html`<bdi key=${each} class="badge">${each}</bdi> `) : "none"],
+    ["Recommended", item.hidden ? "no, hidden" : "yes"],
+    ["Available from", item.available_from === null ? "always" : date(item.available_from)],
+    ["Available until", item.available_until === null ? "always" : date(item.available_until)],
+  ];
+  return html`<dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+/** `PUT` replaces the metadata: what the form does not show is sent as it was. */
+function Edit({ item, saved }) {
+  const [state, setState] = useState({});
+  const submit = async (event) => {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    const categories = form.get("categories").split(",").map((each) => each.trim()).filter(Boolean);
+    const { available_from, available_until } = item;
+    const body = { title: form.get("title") || null, categories, hidden: form.has("hidden"), available_from, available_until };
+    setState({ busy: true });
+    try {
+      saved(await ask("PUT", path(item.item_id), body));
+      setState({ text: "Saved. The next recommendation reflects it." });
+    } catch (error) {
+      setState({ failure: error.status === 403 ? `Not saved: ${error.message}` : `Not saved. ${error.message}` });
+    }
+  };
+  return html`<form class="edit" onSubmit=${submit}>
+    <label for="item-title">Title</label><input id="item-title" name="title" type="text" dir="auto" maxlength="1000" value=${item.title ?? ""} />
+    <label for="item-categories">Categories, separated by commas</label>
+    <input id="item-categories" name="categories" type="text" dir="auto" value=${item.categories.join(", ")} />
+    <label class="check"><input name="hidden" type="checkbox" checked=${item.hidden} /> Hidden: recommended to nobody</label>
+    <button type="submit" class="primary" disabled=${state.busy}>Save</button>
+    <p role="status" class=${state.failure ? "failure" : "muted"}>${state.failure ?? state.text ?? ""}</p>
+  </form>`;
+}
+
+function Neighbors({ id }) {
+  const similar = useRequest((signal) => ask("GET", `${path(id)}/similar?k=${NEIGHBORS}`, undefined, signal), `similar ${id}`);
+  const missing = html`<${Notice} heading="No neighbors"><p>The item is not in the catalog of the model: it has no vector.</p><//>`;
+  return html`<${Result} of=${similar} what="The neighbors" missing=${missing}>${({ items }) => html`<ol class="list">
+    ${items.map((item) => html`<li key=${item.item_id}><a class="row" href=${to.item(item.item_id)}>
+      <span class="rank">${item.rank}</span><${Name} item=${item} /><span class="score">${item.score.toFixed(2)}</span></a></li>`)}
+  </ol>`}<//>`;
+}
+
+export function Item({ id }) {
+  const [saved, setSaved] = useState(null);
+  const request = useRequest((signal) => ask("GET", path(id), undefined, signal), `item ${id}`);
+  const item = saved ?? request.data;
+  document.title = `${item ? label(item) : id} · ssd4rec`;
+  const missing = html`<${Notice} heading="This item is unknown">
+    <p>Neither the model nor the store has <bdi class="quoted">${id}</bdi>.</p><p><a class="button" href=${to.home()}>All users</a></p><//>`;
+  return html`<${Result} of=${{ ...request, data: item }} what="The item" missing=${missing}>${(data) => html`
+    <h1><span class="eyebrow">Item</span> <bdi>${label(data)}</bdi></h1>
+    <div class="columns even">
+      <section class="panel" aria-labelledby="facts-heading"><h2 id="facts-heading">Metadata</h2>
+        <${Facts} item=${data} /><details><summary>Edit</summary><${Edit} item=${data} saved=${setSaved} /></details></section>
+      <section class="panel" aria-labelledby="neighbors-heading"><h2 id="neighbors-heading">Neighbors</h2>
+        <p class="hint">Items whose vectors are nearest, by cosine.</p><${Neighbors} id=${id} /></section>
+    </div>`}<//>`;
+}
