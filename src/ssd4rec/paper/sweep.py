@@ -359,14 +359,16 @@ def _run_processes(
 ) -> Iterator[Job]:
     """Run each job in a process of its own, `parallel` at once, and yield it when the process has ended.
 
-    The processes watch a pipe that only this process writes to: they end when it is closed, however this process ends.
+    Leaving early kills the processes. They also watch a pipe that only this process writes to, and end when it is closed,
+    however this process ends.
     """
     alive, keep_alive = os.pipe()
+    running: dict[str, subprocess.Popen[str]] = {}
     pool = ThreadPoolExecutor(parallel)
     pending: dict[Future[None], Job] = {}
     try:
         for job in jobs:
-            pending[pool.submit(_run_process, sweep, job, (alive, parallel, threads), tell)] = job
+            pending[pool.submit(_run_process, sweep, job, (alive, parallel, threads), running, tell)] = job
         while pending:
             for future in wait(pending, POLL_SECONDS, "FIRST_COMPLETED").done:
                 future.result()
@@ -374,11 +376,20 @@ def _run_processes(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         os.close(keep_alive)
+        for key, process in list(running.items()):
+            del running[key]  # its thread then reports no failure
+            process.kill()
         pool.shutdown()
         os.close(alive)
 
 
-def _run_process(sweep: Sweep, job: Job, how: tuple[int, int, int | None], tell: Callable[[str], None]) -> None:
+def _run_process(
+    sweep: Sweep,
+    job: Job,
+    how: tuple[int, int, int | None],
+    running: dict[str, subprocess.Popen[str]],
+    tell: Callable[[str], None],
+) -> None:
     alive, parallel, threads = how
     folder = sweep.folder(job.run.key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -401,11 +412,13 @@ def _run_process(sweep: Sweep, job: Job, how: tuple[int, int, int | None], tell:
             process_group=0,  # Ctrl-C in a terminal reaches the sweep alone
         ) as process,
     ):
+        running[job.run.key] = process
         for line in process.stdout or ():
             tell(f"{job.title}: {line.strip()}")
         code = process.wait()
     output = (folder / LOG).read_bytes()[start:].decode(errors="replace").splitlines()
-    if code != worker.PARENT_GONE and (code != 0 or not (folder / worker.RESULT).is_file()):
+    stopped = running.pop(job.run.key, None) is None or code == worker.PARENT_GONE
+    if not stopped and (code != 0 or not (folder / worker.RESULT).is_file()):
         write_atomically(folder / FAILURE, "\n".join(_failure_reason(code, output)))
 
 
