@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import worlds
-from packed import all_prefixes
+from packed import encode_each_prefix
 from ssd4rec import load_artifact, load_config, make_model, pipeline, read_interactions, save_artifact, training_counts
 from ssd4rec.cli import app
 from ssd4rec.errors import ConfigError
@@ -79,7 +79,7 @@ def test_the_guide_to_a_new_model_runs(tmp_path, monkeypatch):
     assert names["ranking"].ndcg[10] > 0.9
     network = names["LastAndMean"](8).double()
     row, cu_seqlens = torch.randn(9, 8, dtype=torch.float64), torch.tensor([0, 4, 9])
-    assert torch.allclose(network.encode_prefixes(row, cu_seqlens), all_prefixes(network.encode, row, cu_seqlens))
+    assert torch.allclose(network.encode_prefixes(row, cu_seqlens), encode_each_prefix(network.encode, row, cu_seqlens))
     keys = set(re.findall(r"`((?:data|backbone|training|evaluation)\.\w+)", CHANGES))
     all_settings = {f"{group}.{key}" for group, values in load_config("quick") for key in type(values).model_fields}
     assert keys - all_settings == set()
