@@ -213,15 +213,15 @@ def test_replacing_a_model_is_announced(folder, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal")
 def test_a_terminal_shows_progress(folder, tmp_path):
     """A bar of reading, the bars of training and lines between them share one terminal."""
-    parent, child = os.openpty()
+    parent, terminal = os.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "ssd4rec", "train", folder / "cycle.csv", *SMALL, "--set", "training.max_epochs=2"],
         cwd=tmp_path,
-        stdout=child,
-        stderr=child,
+        stdout=terminal,
+        stderr=terminal,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     )
-    os.close(child)
+    os.close(terminal)
     shown = b""
     with suppress(OSError):  # EIO: the other end is closed
         while part := os.read(parent, 4096):
