@@ -190,9 +190,12 @@ def test_what_if_by_keyboard(page: Page, recommender: Recommender):
     page.keyboard.press("Enter")
     expect(list_of(page, "After")).to_have_text(titles(recommender, ["i7", "i20"], 10))
     expect(page.locator("main [role=status]").first).to_contain_text("is now event 2 of 2")
+    expect(rows(page).nth(0).get_by_role("button", name="Move earlier")).to_be_visible()
+    expect(page.locator(":focus")).to_have_accessible_name("Move earlier: Item number 20")  # later is impossible, the row is the newest
     tab_to(page, rows(page).nth(1).get_by_role("button", name="Remove"))
     page.keyboard.press("Enter")
     expect(list_of(page, "After")).to_have_text(titles(recommender, ["i20"], 10))
+    expect(page.locator(":focus")).to_have_accessible_name("Remove: Item number 20")
 
 
 def test_item_view_by_mouse(page: Page, site: Site):

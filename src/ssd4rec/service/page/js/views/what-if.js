@@ -20,10 +20,13 @@ function lost(original, history) {
   return [...new Set(original)].filter((id) => !present.has(id));
 }
 
-function Row({ row, index, last, edit }) {
+function Row({ row, index, last, edit, focusOn }) {
   const name = label(row);
   const button = (text, symbol, action, disabled) => html`<button type="button" class="icon" aria-label=${`${text}: ${name}`} title=${text}
-    disabled=${disabled} onClick=${action}>${symbol}</button>`;
+    disabled=${disabled} onClick=${() => {
+      action();
+      focusOn(row.key, text);
+    }}>${symbol}</button>`;
   return html`<li class=${row.removed ? "removed" : row.inserted ? "inserted" : row.moved ? "moved" : ""} data-key=${row.key}>
     <${Name} item=${row} />
     ${row.inserted && html`<span class="badge">inserted</span>`}
@@ -118,8 +121,28 @@ function useEdits(start) {
   };
 }
 
+/** After an edit the focus stays on the button that was pressed, though its row moved; where it is gone, on one beside it. */
+function useFocus(list) {
+  const wanted = useRef(null);
+  useEffect(() => {
+    if (!wanted.current) return;
+    const { key, text, place } = wanted.current;
+    wanted.current = null;
+    const rows = [...list.current.children];
+    const row = rows.find((each) => each.dataset.key === String(key)) ?? rows[Math.min(place, rows.length - 1)];
+    const buttons = [...(row?.querySelectorAll(".actions button:not(:disabled)") ?? [])];
+    (buttons.find((each) => each.title === text) ?? buttons[0])?.focus();
+  });
+  return (key, text) => {
+    const place = [...list.current.children].findIndex((each) => each.dataset.key === String(key));
+    wanted.current = { key, text, place };
+  };
+}
+
 function Editor({ edits, original }) {
   const [shown, setShown] = useState(STEP);
+  const list = useRef(null);
+  const focusOn = useFocus(list);
   const { rows } = edits;
   const removed = rows.filter((row) => row.removed).length;
   const newest = rows.map((row, index) => ({ row, index })).reverse();
@@ -129,8 +152,8 @@ function Editor({ edits, original }) {
     <div class="toolbar"><button type="button" disabled=${!edits.edited} onClick=${edits.undo}>Undo</button>
       <button type="button" disabled=${ids(rows).join("\n") === original.join("\n")} onClick=${edits.reset}>Reset</button></div>
     ${rows.length === 0 && html`<${Notice} heading="An empty history"><p>Insert an item to see what follows it.</p><//>`}
-    <ol class="timeline editable">${newest.slice(0, shown).map(({ row, index }) => html`<${Row} key=${row.key} row=${row} index=${index}
-      last=${rows.length - 1} edit=${edits} />`)}</ol>
+    <ol class="timeline editable" ref=${list}>${newest.slice(0, shown).map(({ row, index }) => html`<${Row} key=${row.key} row=${row} index=${index}
+      last=${rows.length - 1} edit=${edits} focusOn=${focusOn} />`)}</ol>
     <${More} shown=${Math.min(shown, rows.length)} total=${rows.length} noun="event" more=${() => setShown(shown + 4 * STEP)} />
   </section>`;
 }
