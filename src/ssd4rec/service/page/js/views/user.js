@@ -102,8 +102,8 @@ function History({ user, events, selected }) {
   const section = useRef(null);
   useEffect(() => {
     const below = matchMedia("(max-width: 900px)").matches; // the reasons are under the list: go there
-    if (selected && below) section.current.scrollIntoView({ block: "start" });
-  }, [selected]);
+    if (explanation && below) section.current.scrollIntoView({ block: "start" });
+  }, [selected, Boolean(explanation)]);
   return html`<section class="panel" ref=${section} aria-labelledby="timeline-heading" aria-busy=${busy ? "true" : "false"}>
     <h2 id="timeline-heading">${selected ? "The events that carry it" : "Timeline"}</h2>
     ${!selected && html`<p class="hint">${count(events.length, "event")}, newest first.</p>`}
