@@ -373,7 +373,7 @@ def _rows(text: _Text, *, quoted: bool, strict: bool = False) -> Iterator[tuple[
     stream = io.TextIOWrapper(io.BytesIO(text.data[text.start :]), encoding="utf-8", newline="")
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     with _long_fields():
-        reader = csv.reader(stream, delimiter=text.separator, quoting=quoting, strict=strict)
+        reader = csv.reader(stream, delimiter=text.separator, quoting=quoting, strict=strict)  # type: ignore[arg-type]  # an int
         line = 1
         for fields in reader:
             if fields:

@@ -141,7 +141,7 @@ def _from_arrow(column: pa.ChunkedArray) -> pl.Series:
         plain = column.cast(pa.timestamp(unit, kind.tz)) if unit != kind.unit else column
         chunks = [chunk.view(pa.int64()) for chunk in plain.chunks]
         ticks = cast("pl.Series", pl.from_arrow(pa.chunked_array(chunks, pa.int64())))
-        return ticks.cast(pl.Datetime(unit))
+        return ticks.cast(pl.Datetime(cast("Any", unit)))
     return cast("pl.Series", pl.from_arrow(column))
 
 
@@ -164,7 +164,7 @@ def _pandas_column(column: Any, name: str) -> pl.Series:
             return exact_series(
                 [None if gone else value for gone, value in zip(missing, values, strict=True)], f"column {name!r}"
             )
-        return pl.from_pandas(column, nan_to_null=False)
+        return cast("pl.Series", pl.from_pandas(column, nan_to_null=False))
     except (*BROKEN, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise DataError(f"pandas frame: {error}") from error

@@ -142,7 +142,7 @@ def _without_tail_events(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes, 
     C_last = C[:, -1]
     match = (B * C_last[:, None]).sum(-1, keepdim=True)
     weights = step * torch.exp(_sum_after(log_decay, dim=1)) * match
-    y = (x * weights[..., None]).sum(1) + mixer.D[:, None] * x[:, -1]
+    y: Tensor = (x * weights[..., None]).sum(1) + mixer.D[:, None] * x[:, -1]
     if head:
         to_head = dt[:head] * torch.exp(_sum_after(dt[:head] * mixer.A))
         weights = to_head[..., None] * (B_head @ C_last.T)[:, None]  # [head, H, tail]

@@ -35,7 +35,7 @@ class Subject:
         self.positions = np.flatnonzero(numbers)  # of the events that the model can read
         known_indices = numbers[self.positions]
         self.reading = Reading(artifact, known_indices, known_indices if exclude_seen else None)
-        self.unknown_items = tuple(ids[position] for position in np.flatnonzero(numbers == 0))
+        self.unknown_items = tuple(ids[position] for position in np.flatnonzero(numbers == 0).tolist())
         titles = artifact.catalog.titles_of(known_indices)
         self._titles: dict[int, str | None] = {} if titles is None else dict(zip(self.positions.tolist(), titles, strict=True))
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from ssd4rec.artifact import Artifact, save_artifact
+from ssd4rec.artifact import Artifact, load_artifact, save_artifact
 from ssd4rec.serving.recommender import Recommender
 
 
-class HubRecommender(  # type: ignore[misc]  # the mixin's metaclass arguments
+class HubRecommender(  # type: ignore[call-arg]  # arguments of the mixin, which mypy does not see
     Recommender,
-    ModelHubMixin,
+    ModelHubMixin,  # type: ignore[misc]
     library_name="ssd4rec",
     tags=["recommender-system", "sequential-recommendation"],
 ):
@@ -64,4 +64,4 @@ class HubRecommender(  # type: ignore[misc]  # the mixin's metaclass arguments
                 local_files_only=local_files_only,
                 token=token,
             )
-        return cls.load(folder, map_location)
+        return cls(load_artifact(folder, map_location))

@@ -132,7 +132,7 @@ class SSD4Rec(nn.Module):
         self._check_causal_below("incremental inference")
         hidden, new = self._normalize(embedded), []
         for layer, layer_cache in zip(self._layers, cache, strict=True):
-            new_layer_cache, hidden = step(layer, layer_cache, hidden)
+            new_layer_cache, hidden = step(layer, cast("LayerCache", layer_cache), hidden)
             new.append(new_layer_cache)
         return new, self._final_norm(hidden)
 

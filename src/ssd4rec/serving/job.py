@@ -36,5 +36,5 @@ class Job:
 
 def make_job(model: str | Path, users: str | Path, out: str | Path, options: BatchOptions, **others: Any) -> Job:
     """Return a job whose paths do not depend on the working folder."""
-    paths = [str(Path(each).resolve()) for each in (model, users, out)]
-    return Job(*paths, options, **others)
+    model_path, users_path, out_path = (str(Path(each).resolve()) for each in (model, users, out))
+    return Job(model_path, users_path, out_path, options, **others)

@@ -339,7 +339,7 @@ class Recommender:
 
 def unknown_ids(ids: Sequence[object], indices: IntArray) -> tuple[object, ...]:
     """Return the ids whose item index is 0."""
-    return tuple(ids[position] for position in np.flatnonzero(indices == 0))
+    return tuple(ids[position] for position in np.flatnonzero(indices == 0).tolist())
 
 
 def as_frame(results: Sequence[Recommendations], users: Sequence[object] | pl.Series | None = None) -> pl.DataFrame:

@@ -211,7 +211,7 @@ def _checksum(metadata: Mapping[str, Any], parts: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, part in sorted(parts.items()):
         digest.update(f"{name} {part.dtype} {list(part.shape)}".encode())
-        digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

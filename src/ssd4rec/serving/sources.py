@@ -96,7 +96,7 @@ class FolderSource:
     def batch(self, first: int, stop: int) -> pa.Table:
         """Return some users: columns user and items (lists of item ids, oldest first)."""
         offsets = self._sequences.offsets[first : stop + 1]
-        items = self._catalog.ids_of(self._sequences.items[offsets[0] : offsets[-1]])
+        items = self._catalog.ids_of(self._sequences.items[offsets[0] : offsets[-1]].astype(np.int64))
         return _batch(self._sequences.users[first:stop], items, offsets)
 
 

@@ -89,7 +89,7 @@ def sort_partitions(folder: Path, out: Path, layout: Layout, then: IntArray | No
         then: [items] what orders simultaneous events of a user; None: the file.
         progress: called with (events written, all).
     """
-    columns = {"items": np.dtype(np.int32), "times": np.dtype(np.int64)}
+    columns: dict[str, np.dtype[Any]] = {"items": np.dtype(np.int32), "times": np.dtype(np.int64)}
     record = read_record(folder / "sorted.json")
     first = int(record["partitions"]) if record else 0
     for name, dtype in columns.items():

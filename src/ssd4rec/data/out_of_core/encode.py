@@ -246,15 +246,16 @@ def _resume(folder: Path, events: EventFile) -> Encoded:
         events.cut(0)
         return Encoded()
     events.cut(record["rows"])
-    vocabularies = []
+    vocabularies = {}
     for name in ("users", "items"):
         pieces = [pl.read_parquet(folder / f"{name}-{number:06}.parquet") for number in range(record["records"])]
-        vocabularies.append(Vocabulary(plain_ids(pl.concat(pieces)["id"])))
+        vocabularies[name] = Vocabulary(plain_ids(pl.concat(pieces)["id"]))
     witnesses = pl.read_parquet(folder / f"witnesses-{record['records'] - 1:06}.parquet")
     return Encoded(
         Cursor(**record["cursor"]),
         record["rows"],
-        *vocabularies,
+        vocabularies["users"],
+        vocabularies["items"],
         witnesses,
         record["pinned"],
         record["records"],
