@@ -408,7 +408,7 @@ def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 4
-    assert all("cannot write the model to" in line and "choose another folder, or free some space" in line for line in lines)
+    assert all("cannot write the model to" in line and "choose another folder or free disk space" in line for line in lines)
     assert load_artifact(saved).report == {"run": 1}
     assert names_in(saved.parent) == ["model"]
 

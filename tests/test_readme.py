@@ -96,6 +96,6 @@ def test_a_model_saved_without_metrics_can_be_evaluated(tmp_path, monkeypatch):
     save_artifact("model", model, world.catalog, config, {}, counts)
     answer = CliRunner().invoke(app, ["evaluate", "model"])
     assert isinstance(answer.exception, ConfigError)
-    assert str(answer.exception) == "model was saved without figures; measure it on data: ssd4rec evaluate model DATA"
+    assert str(answer.exception) == "model was saved without metrics; evaluate it on data: ssd4rec evaluate model DATA"
     answer = CliRunner().invoke(app, ["evaluate", "model", "plays.csv", "--json"])
     assert json.loads(answer.stdout)["notes"] == []

@@ -243,7 +243,7 @@ def test_doctor_shows_versions_and_kernels():
     findings = json.loads(run("doctor", "--json").stdout)
     assert findings["torch"]
     assert "device" in findings
-    assert "own form" in findings["kernels"] or "CUDA tensors" in findings["kernels"]
+    assert "PyTorch" in findings["kernels"] or "CUDA tensors" in findings["kernels"]
     assert "times as fast as in float32" in findings["bfloat16"]
     assert "kernels" in run("doctor").stdout
 

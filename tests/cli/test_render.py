@@ -45,7 +45,7 @@ def test_interactions_of_one_time_are_counted(printed, same, said):
     """However few there are."""
     _render.show_data(shared.out_console, data(same=same))
     output = printed()
-    assert ("at the same time as the one before" in output) == (said is not None)
+    assert ("have the time of the previous one" in output) == (said is not None)
     assert said is None or f"note: {said}" in output
 
 

@@ -4,7 +4,7 @@ from fuzz.campaign import run
 
 
 def test_damaged_inputs_never_raise_foreign_exceptions():
-    outcomes, failures = run(cases=150, seed=7, seconds=120)
+    outcomes, failures = run(cases=250, seed=7, seconds=120)
     assert failures == []
     assert outcomes["read"] > 10
     assert outcomes["refused"] > 10

@@ -29,7 +29,7 @@ def test_each_model_has_its_recipe():
         assert (ours.training.learning_rate, ours.backbone.dropout) == (recipe.learning_rate, recipe.dropout)
         assert (beauty.training.learning_rate, beauty.backbone.dropout) == (recipe.learning_rate, 0.4)
         assert (ours.training.schedule, ours.training.patience) == ("cosine", small.epochs)
-        assert (published.training.schedule, published.training.patience) == ("constant", 10)
+        assert (published.training.schedule, published.training.patience) == ("constant", 11)
         assert published.training.learning_rate == (1e-3 if name == "ssd4rec" else recipe.learning_rate)
 
 
