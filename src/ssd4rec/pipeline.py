@@ -502,7 +502,9 @@ def _evaluation_notes(artifact: Artifact, config: Config, known_targets: KnownTa
     if known_targets.without_known_history:
         notes.append(f"{known_targets.without_known_history:,} test targets follow unknown items only; they are {counted}")
     if not same_data:
-        notes.append("these are not the data that the model was trained on; test targets may be training targets")
+        is_recorded = artifact.report.get("data", {}).get("fingerprint") is not None
+        origin = "these are not the data that the model was trained on" if is_recorded else "the model has no record of its data"
+        notes.append(f"{origin}; test targets may be training targets")
     elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artifact.config, name)]:
         notes.append(f"the model was trained with another split ({', '.join(moved)}); test targets may be training targets")
     return notes
