@@ -60,7 +60,7 @@ format: install
 
 docs: install
 	$(PIP) --group docs
-	$(BIN)/mkdocs build --strict
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: install
 	$(PIP) --group bench
