@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from ssd4rec.artifact import Artifact, load_artifact, save_artifact
+from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.serving.recommender import Recommender
 
 
@@ -29,16 +29,7 @@ class HubRecommender(  # type: ignore[call-arg]  # arguments of the mixin, which
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of the model; the mixin made the folder."""
-        artifact = self.artifact
-        save_artifact(
-            save_directory,
-            artifact.model,
-            artifact.catalog,
-            artifact.config,
-            artifact.report,
-            artifact.training_counts,
-            artifact.fusion,
-        )
+        self.save(save_directory)
 
     @classmethod
     def _from_pretrained(
