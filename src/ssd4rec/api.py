@@ -30,6 +30,7 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     item: str | None = None,
     time: str | None = None,
     titles: Any = None,
+    final_fit: bool | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -47,6 +48,8 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         item: name of the item column.
         time: name of the time column; without one, the order of the rows is used.
         titles: a data frame or a file with item ids and titles.
+        final_fit: after model selection, train a new model on all interactions for as many steps as were best, and return it;
+            the metrics of the report are those of the selection run. By default as the setting training.final_fit.
         out: save the model in this folder too. During training, checkpoints are kept in `OUT.training`.
         resume: continue an interrupted training with the same `out`.
         progress: show progress on standard error; by default only if that is a terminal.
@@ -63,7 +66,8 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         raise ConfigError("resume=True needs the folder of the interrupted training; pass out=FOLDER as well")
     if out is not None:
         check_writable(out)
-    run_config = _config(config, {**_column_settings(user, item, time), **(settings or {})})
+    options = {} if final_fit is None else {"training.final_fit": final_fit}
+    run_config = _config(config, {**_column_settings(user, item, time), **options, **(settings or {})})
     table, named_titles = _read(interactions, run_config)
     prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), run_config)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -54,6 +54,7 @@ from ssd4rec.models.next_item import NextItemModel, count_parameters, make_model
 from ssd4rec.training import loop
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
+from ssd4rec.training.final_fit import fit_all_events
 from ssd4rec.training.loop import TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost, plan_pass
 
@@ -116,7 +117,7 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
     if titles is not None:
         catalog = catalog.with_titles(titles)
     split = make_split(histories, config.data)
-    description = {**describe(interactions, histories), "split": describe_split(histories, split, len(catalog))}
+    description = {**describe(interactions, histories), "split": _describe_split(histories, split, catalog, config)}
     return Prepared(histories, catalog, split, description)
 
 
@@ -133,7 +134,7 @@ def prepare_parts(
     if titles is not None:
         catalog = catalog.with_titles(titles)
     split = limit_length(split_by_parts(sequences, parts), config.data.max_length)
-    description = {**describe(interactions, sequences), "split": describe_split(sequences, split, len(catalog))}
+    description = {**describe(interactions, sequences), "split": _describe_split(sequences, split, catalog, config)}
     return Prepared(sequences, catalog, split, description)
 
 
@@ -157,9 +158,13 @@ def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: C
     split = make_split(sequences, config.data)
     description = {
         **describe(Interactions(pl.DataFrame(), source), sequences),
-        "split": describe_split(sequences, split, len(catalog)),
+        "split": _describe_split(sequences, split, catalog, config),
     }
     return Prepared(sequences, catalog, split, description)
+
+
+def _describe_split(sequences: Sequences, split: Split, catalog: Catalog, config: Config) -> dict[str, object]:
+    return describe_split(sequences, split, len(catalog), final_fit=config.training.final_fit)
 
 
 def train(
@@ -222,6 +227,9 @@ def _train(
             "total": time.monotonic() - began,
         }
         artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
+        if config.training.final_fit:
+            path = folder.folder if isinstance(folder, LockedFolder) else folder
+            artifact = final_fit(artifact, data, config, fitted, folder=path, resume=bool(resume), callbacks=callbacks)
         if out is not None and is_first:
             artifact = replace(artifact, report={**artifact.report, "artifact": str(out)})
             save(out, artifact)
@@ -383,6 +391,47 @@ def compare(
     return Comparison(test, popularity, fusion, alone, fusion_alone)
 
 
+def final_fit(
+    artifact: Artifact,
+    data: Prepared,
+    config: Config,
+    fitted: Fitted,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Artifact:
+    """Train a new model on all events, see `training.final_fit`; the metrics in the report remain those of the selection run.
+
+    Fusion weights remain too; co-occurrences are counted again, on all events.
+
+    Raises:
+        ArtifactError: a checkpoint cannot be written to `folder`.
+        DivergedError: the loss is not finite.
+    """
+    final = fit_all_events(
+        lambda: make_model(config, len(data.catalog)),
+        data.histories,
+        config,
+        fitted.training,
+        folder=folder,
+        resume=resume,
+        callbacks=callbacks,
+    )
+    final.model.to(resolve_device(config.training.accelerator))
+    fusion = artifact.fusion
+    if fusion is not None and fusion.weight:
+        items, cu_seqlens = training_interactions(data.histories, final.train)
+        fusion = replace(fusion, rules=SequentialRules.count(items, cu_seqlens, len(data.catalog)))
+    seconds = artifact.report["seconds"]
+    report = {
+        **artifact.report,
+        "final_fit": final.as_dict(),
+        "seconds": {**seconds, "final_fit": final.training.seconds, "total": seconds["total"] + final.training.seconds},
+    }
+    return replace(artifact, model=final.model, report=report, training_counts=final.counts, fusion=fusion)
+
+
 def _as_artifact(
     data: Prepared,
     config: Config,
@@ -501,6 +550,12 @@ def _evaluation_notes(artifact: Artifact, config: Config, known_targets: KnownTa
         )
     if known_targets.without_known_history:
         notes.append(f"{known_targets.without_known_history:,} test targets follow unknown items only; they are {counted}")
+    is_final = "final_fit" in artifact.report
+    if same_data and is_final:
+        notes.append(
+            "the model was trained on all of these interactions (training.final_fit), so the test targets are training targets "
+            "and the metrics are too high; `ssd4rec evaluate DIR` without data shows those of the selection run"
+        )
     if not same_data:
         is_recorded = artifact.report.get("data", {}).get("fingerprint") is not None
         origin = "these are not the data that the model was trained on" if is_recorded else "the model has no record of its data"

@@ -112,6 +112,8 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
         table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
     console.print(table)
     _show_protocol(console, report["protocol"])
+    if final_fit := report.get("final_fit"):
+        console.print(f"warning: {final_fit['note']}")
     cutoff = next(iter(report["test"])).partition("@")[2]  # of the groups
     for title, groups in report.get("test_groups", {}).items():
         _show_groups(console, title, groups, cutoff)

@@ -124,6 +124,8 @@ class TrainingConfig(Settings):
     """Maximum number of epochs."""
     patience: int = Field(10, ge=1, le=MAX_EPOCHS)
     """Stop after this number of epochs without a better validation NDCG@10."""
+    final_fit: bool = False
+    """After model selection, train a new model on all interactions for as many steps as were best; only this one is saved."""
     seed: int = Field(2024, ge=0, le=MAX_SEED)
     """Seed of the initial weights, batches, masks and dropout."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -263,6 +263,14 @@ def split_by_parts(sequences: Sequences, parts: npt.NDArray[np.int8], *, learned
     return Split(**split, protocol="files", without_history=_without_history(sequences, begin, second, end))
 
 
+def all_events(sequences: Sequences, max_length: int | None = None) -> Split:
+    """Use every event for training: nothing is left for validation and test."""
+    begin, end = sequences.offsets[:-1], sequences.offsets[1:]
+    user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
+    train, nothing = _examples(user, begin, begin + 1, end, everyone), _examples(user, begin, begin, end, ~everyone)
+    return limit_length(Split(train, nothing, nothing, protocol="all events"), max_length)
+
+
 @dataclass(frozen=True)
 class KnownTargets:
     """Sequences and targets of the items that a model knows."""

@@ -36,15 +36,19 @@ def describe(interactions: Interactions, sequences: Sequences) -> dict[str, obje
     }
 
 
-def describe_split(sequences: Sequences, split: Split, catalog_size: int) -> dict[str, object]:
-    """Return the numbers of targets, of items without training events, and of test events without history."""
+def describe_split(sequences: Sequences, split: Split, catalog_size: int, *, final_fit: bool = False) -> dict[str, object]:
+    """Return the numbers of targets, of items without training events, and of test events without history.
+
+    `final_fit`: the saved model will be trained on all events.
+    """
     never_trained = int(np.count_nonzero(training_counts(sequences, split.train, catalog_size)[1:] == 0))
     skipped = split.without_history
     notes = []
     if never_trained:
+        outcome = "the final fit trains them" if final_fit else "they are not recommended (training.final_fit trains them)"
         notes.append(
             f"{never_trained:,} of {catalog_size:,} items have no training event, as all their events are validation or test "
-            "targets; they are not recommended"
+            f"targets; {outcome}"
         )
     if skipped.interactions:
         notes.append(

@@ -35,8 +35,9 @@ class Epoch:
 
     epoch: int  # 1 is the first
     loss: float  # mean over the epoch's batches, nats per target
-    ndcg: float  # validation NDCG@10
+    ndcg: float  # validation NDCG@10; not a number where nothing is validated
     seconds: float  # training and validation
+    step: int  # finished batches of all epochs at its end
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
@@ -92,12 +93,18 @@ def lock_folder(directory: str | Path) -> Iterator[LockedFolder]:
                     folder.rmdir()
 
 
-def training_identity(model: NextItemModel, sequences: Sequences, split: Split, config: TrainingConfig) -> dict[str, Any]:
-    """Return everything that determines the weights of a training.
+def training_identity(
+    model: NextItemModel,
+    sequences: Sequences,
+    split: Split,
+    config: TrainingConfig,
+    fixed: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return everything that determines the weights of a training, `fixed` for one of a number of steps.
 
     Patience and the number of processes may change on a resume; the number of epochs too, if the learning rate is constant.
     """
-    free = {"patience", "accelerator"} | ({"max_epochs"} if config.schedule == "constant" else set())
+    free = {"patience", "accelerator", "final_fit"} | ({"max_epochs"} if config.schedule == "constant" else set())
     settings = getattr(model.backbone, "config", None)
     return {
         "training": config.model_dump(mode="json", exclude=free),
@@ -106,6 +113,7 @@ def training_identity(model: NextItemModel, sequences: Sequences, split: Split, 
         "sequences": sequences.fingerprint(),
         "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # training does not depend on the test part
         "protocol": split.protocol,
+        "fixed": None if fixed is None else dict(fixed),
     }
 
 
@@ -242,5 +250,10 @@ def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
         return settings
     if saved.get("protocol") != current["protocol"]:
         return [f"the split was {saved.get('protocol')!r}, now {current['protocol']!r}"]
-    others = {"sequences": "other sequences", "examples": "other examples of the same sequences", "network": "another network"}
+    others = {
+        "sequences": "other sequences",
+        "examples": "other examples of the same sequences",
+        "network": "another network",
+        "fixed": "another number of steps",
+    }
     return [description for key, description in others.items() if saved.get(key) != current[key]][:1]

@@ -8,34 +8,37 @@ autocast, `init_process_group` and one all-reduce. See docs/explanation/training
 
 import logging
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.sequences import Sequences
-from ssd4rec.data.split import Split, training_counts
+from ssd4rec.data.split import Split
 from ssd4rec.diagnostics import resolve_device
 from ssd4rec.distributed import World, current_world
-from ssd4rec.errors import ConfigError, DivergedError
+from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
 from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.models.next_item import NextItemModel
-from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 from ssd4rec.training.callbacks import Callback
-from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, lock_folder, training_identity
+from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, training_identity
 from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, plan_pass, prepare
-from ssd4rec.training.row_adam import RowAdam
+from ssd4rec.training.setup import (
+    check_independent_of_processes,
+    chosen_algorithms,
+    folder_of,
+    make_optimizer,
+    make_sampler,
+    random_numbers_restored,
+)
 from ssd4rec.training.sharing import share_of, stream_keys
 
 VALIDATION_TOKENS = 32768  # positions encoded at once, at most: a preset of the paper has a batch of 1,000,000
@@ -50,12 +53,25 @@ class TrainingReport:
     history: tuple[Epoch, ...]
     best_epoch: int
     best_ndcg: float  # validation NDCG@10 of the best epoch's weights
-    stopped: str  # "patience" or "max_epochs"
+    stopped: str  # "patience" or "max_epochs"; "steps" after a final fit
     seconds: float  # all epochs, including those before a resume
 
     def as_dict(self) -> dict[str, object]:
         """Return the values for JSON."""
         return asdict(self)
+
+    @property
+    def best_steps(self) -> int:
+        """Number of steps up to the end of the best epoch."""
+        return self.history[self.best_epoch - 1].step
+
+
+@dataclass(frozen=True)
+class FixedSteps:
+    """A training of so many steps, without validation."""
+
+    steps: int
+    scheduled: float  # steps after which a cosine schedule would have reached a learning rate of 0
 
 
 def fit(
@@ -67,6 +83,7 @@ def fit(
     directory: str | Path | LockedFolder | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    fixed: FixedSteps | None = None,
 ) -> TrainingReport:
     """Train a model in place; it ends with the weights of the epoch that validated best, on the CPU and in training mode.
 
@@ -83,6 +100,7 @@ def fit(
         resume: continue from the checkpoint in `directory`; on the same machine with as many threads, the weights are those of
             an uninterrupted run, bit for bit.
         callbacks: called along the way, e.g. a progress bar.
+        fixed: train for so many steps instead, and end with the last weights; NDCG@10 is not a number then.
 
     Raises:
         StateError: the checkpoint is missing, damaged, or belongs to another training.
@@ -93,12 +111,12 @@ def fit(
     """
     world = current_world()
     if world.size > 1:
-        _check_independent_of_processes(model, config)
+        check_independent_of_processes(model, config)
     device = resolve_device(config.accelerator)  # before anything is written
-    with _folder(directory, world) as folder, _algorithms(config), _random_numbers_restored():
-        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config))
+    with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored():
+        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, fixed and asdict(fixed)))
         model.to(device, torch.float64 if config.precision == "64-true" else None)
-        loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world)
+        loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed)
         if resume:
             loop.resume()
         loop.run()
@@ -110,23 +128,9 @@ def fit(
         if config.precision == "64-true":
             model.float()
     history = tuple(loop.history)
-    best = best_epoch(history)
-    stopped = "patience" if len(history) < config.max_epochs else "max_epochs"
+    best = history[-1] if fixed else best_epoch(history)
+    stopped = "steps" if fixed else "patience" if len(history) < config.max_epochs else "max_epochs"
     return TrainingReport(history, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in history))
-
-
-def _check_independent_of_processes(model: NextItemModel, config: TrainingConfig) -> None:
-    """Refuse settings with which the weights would depend on the number of processes."""
-    if config.random_numbers != "sequence":
-        raise ConfigError(
-            f'training with several processes needs training.random_numbers = "sequence", found "{config.random_numbers}": masks '
-            f"and dropout of a batch must not depend on how it is shared; ssd4rec train --devices sets it"
-        )
-    if any(isinstance(part, nn.GRU) and part.dropout > 0 for part in model.modules()):
-        raise ConfigError(
-            "the dropout between several GRU layers depends on how a batch is shared between processes; "
-            "set backbone.layers=1 or backbone.dropout=0.0, or train with one process"
-        )
 
 
 class TrainingLoop:
@@ -150,13 +154,15 @@ class TrainingLoop:
         checkpoints: Checkpoints,
         callbacks: Sequence[Callback],
         world: World,
+        fixed: FixedSteps | None = None,
     ) -> None:
+        self.fixed = fixed
         self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
         self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
         self.average = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
         model.table.sparse = config.updated_rows == "touched"
-        self.optimizer = _make_optimizer(model, config)
-        self.sampler = _make_sampler(model, sequences, split, config)
+        self.optimizer = make_optimizer(model, config)
+        self.sampler = make_sampler(model, sequences, split, config)
         self.validation = split.validation.prefixes()
         self.max_epochs = config.max_epochs
         self.epoch = self.batch = self.batches = self.step = 0
@@ -174,6 +180,8 @@ class TrainingLoop:
     @property
     def is_finished(self) -> bool:
         """Whether the training ends with the last epoch of its history."""
+        if self.fixed is not None:
+            return self.step >= self.fixed.steps
         if not self.history:
             return False
         since_best = len(self.history) - best_epoch(self.history).epoch
@@ -191,6 +199,8 @@ class TrainingLoop:
     def _run_epoch(self) -> None:
         self._began = time.monotonic()
         plan = plan_pass(self.split.train, self.config, self.epoch)
+        if self.fixed is not None:
+            plan = replace(plan, batches=plan.batches[: self.batch + self.fixed.steps - self.step])
         self.batches = len(plan.batches)
         self._call("on_epoch_start")
         for batch in self._training_batches(plan):
@@ -201,11 +211,11 @@ class TrainingLoop:
             if self.batch < self.batches and self.checkpoints.is_due:
                 self._save_checkpoint()
         self._call("on_validation_start")
-        loss, score = float(self.loss_sum / self.batches), self._validate()
+        loss, score = float(self.loss_sum / self.batches), math.nan if self.fixed else self._validate()
         if not math.isfinite(loss):
             raise DivergedError(f"the loss of epoch {self.epoch + 1} is {loss}; lower training.learning_rate and train again")
-        is_best = score > max((epoch.ndcg for epoch in self.history), default=-1.0)
-        self.history.append(Epoch(len(self.history) + 1, loss, score, self._seconds()))
+        is_best = self.fixed is not None or score > max((epoch.ndcg for epoch in self.history), default=-1.0)
+        self.history.append(Epoch(len(self.history) + 1, loss, score, self._seconds(), self.step))
         self._call("on_epoch_end")
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
@@ -270,6 +280,8 @@ class TrainingLoop:
     def _set_learning_rate(self) -> None:
         # depends on the progress only, so a resumed run continues with the same rates
         done = (self.epoch + self.batch / self.batches) / self.config.max_epochs
+        if self.fixed is not None:
+            done = self.step / self.fixed.scheduled
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
@@ -324,50 +336,3 @@ class TrainingLoop:
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _make_optimizer(model: NextItemModel, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return Adam, as the authors have it; with sparse updates of the item table, `RowAdam`."""
-    if config.updated_rows == "touched":
-        table = model.table.weight
-        return RowAdam([each for each in model.parameters() if each is not table], table, config.learning_rate)
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def _make_sampler(model: NextItemModel, sequences: Sequences, split: Split, config: TrainingConfig) -> NegativeSampler | None:
-    if not config.samples(model.catalog_size):
-        return None
-    counts = torch.from_numpy(training_counts(sequences, split.train, model.catalog_size))[1:]
-    return make_negative_sampler(counts, config.negative_power, config.negatives)
-
-
-@contextmanager
-def _folder(directory: str | Path | LockedFolder | None, world: World) -> Iterator[Path]:
-    """Yield the folder of the checkpoints, locked by the first process."""
-    if isinstance(directory, LockedFolder):
-        yield directory.folder
-    elif directory is None:
-        with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
-            yield Path(temporary)
-    else:
-        with lock_folder(directory) if world.is_first else nullcontext():
-            yield Path(directory)
-
-
-@contextmanager
-def _algorithms(config: TrainingConfig) -> Iterator[None]:
-    """Use deterministic algorithms inside the block if the settings say so."""
-    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
-        torch.use_deterministic_algorithms(mode=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
-
-
-@contextmanager
-def _random_numbers_restored() -> Iterator[None]:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield

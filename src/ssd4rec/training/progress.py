@@ -49,6 +49,12 @@ class TrainingProgress(Callback):
     def on_epoch_end(self, loop: TrainingLoop) -> None:
         """Print the epoch's loss and validation metric, and the best epoch so far."""
         *_, last = loop.history
+        if loop.fixed is not None:
+            self._console.print(
+                f"final fit, epoch {last.epoch:3d}   loss {last.loss:.4f}   step {last.step:,} of {loop.fixed.steps:,}",
+                highlight=False,
+            )
+            return
         best = best_epoch(loop.history)
         mark = "best so far" if best is last else f"best {best.ndcg:.4f} in epoch {best.epoch}"
         self._console.print(

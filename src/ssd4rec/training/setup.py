@@ -1,0 +1,83 @@
+"""What surrounds a training: its optimizer, its sampler of negatives, its folder, and the state of PyTorch."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ssd4rec.config import TrainingConfig
+from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.split import Split, training_counts
+from ssd4rec.distributed import World
+from ssd4rec.errors import ConfigError
+from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
+from ssd4rec.training.checkpoint import LockedFolder, lock_folder
+from ssd4rec.training.row_adam import RowAdam
+
+
+def check_independent_of_processes(model: NextItemModel, config: TrainingConfig) -> None:
+    """Refuse settings with which the weights would depend on the number of processes."""
+    if config.random_numbers != "sequence":
+        raise ConfigError(
+            f'training with several processes needs training.random_numbers = "sequence", found "{config.random_numbers}": masks '
+            f"and dropout of a batch must not depend on how it is shared; ssd4rec train --devices sets it"
+        )
+    if any(isinstance(part, nn.GRU) and part.dropout > 0 for part in model.modules()):
+        raise ConfigError(
+            "the dropout between several GRU layers depends on how a batch is shared between processes; "
+            "set backbone.layers=1 or backbone.dropout=0.0, or train with one process"
+        )
+
+
+def make_optimizer(model: NextItemModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return Adam, as the authors have it; with sparse updates of the item table, `RowAdam`."""
+    if config.updated_rows == "touched":
+        table = model.table.weight
+        return RowAdam([each for each in model.parameters() if each is not table], table, config.learning_rate)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def make_sampler(model: NextItemModel, sequences: Sequences, split: Split, config: TrainingConfig) -> NegativeSampler | None:
+    """Return the sampler of negatives, drawn by training counts; None with a full softmax."""
+    if not config.samples(model.catalog_size):
+        return None
+    counts = torch.from_numpy(training_counts(sequences, split.train, model.catalog_size))[1:]
+    return make_negative_sampler(counts, config.negative_power, config.negatives)
+
+
+@contextmanager
+def folder_of(directory: str | Path | LockedFolder | None, world: World) -> Iterator[Path]:
+    """Yield the folder of the checkpoints, locked by the first process."""
+    if isinstance(directory, LockedFolder):
+        yield directory.folder
+    elif directory is None:
+        with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
+            yield Path(temporary)
+    else:
+        with lock_folder(directory) if world.is_first else nullcontext():
+            yield Path(directory)
+
+
+@contextmanager
+def chosen_algorithms(config: TrainingConfig) -> Iterator[None]:
+    """Use deterministic algorithms inside the block if the settings say so."""
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
+        torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
+def random_numbers_restored() -> Iterator[None]:
+    """Leave PyTorch's generators as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
