@@ -93,7 +93,7 @@ class Site:
 
 @dataclass
 class Watch:
-    """What a browser did."""
+    """The requests and errors of a browser."""
 
     requests: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

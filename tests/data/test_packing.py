@@ -21,7 +21,7 @@ def test_targets_follow_their_inputs():
 
 
 def test_boundaries_stay_on_the_cpu():
-    """What is read of them is read there: no GPU is waited for."""
+    """Lengths and positions stay on the CPU, so no step waits for the GPU."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4]])
     (batch,) = (batch.to("meta") for batch in pack(world.histories, world.split.train, 100))
     assert [each.device.type for each in batch] == ["meta", "cpu", "meta"]

@@ -163,7 +163,7 @@ def test_items_that_recur_are_counted_history_by_history():
 
 
 def test_a_history_without_events_is_at_no_time(small):
-    """What a model does not know is left out of histories, and may leave nothing: first, in the middle or last."""
+    """Unknown items are left out of histories, wherever they are, and the rest may be empty."""
     for offsets, expected in (([0, 0, 3], 2), ([0, 3, 3], 2), ([0, 1, 1, 3], 1), ([0, 0, 1, 2, 3, 3], 0)):
         result = replace(small, times=np.full(3, 7), offsets=np.array(offsets))
         assert result.at_same_time == expected

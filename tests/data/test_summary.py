@@ -1,4 +1,4 @@
-"""What a report says of its data."""
+"""The description of the data in reports."""
 
 import json
 

@@ -246,6 +246,6 @@ def test_moments_are_shown_as_a_person_writes_them(clock, ticks, shown):
 
 @given(st.integers(-(10**12), 10**13))
 def test_shown_moments_are_read_back(ticks):
-    """What is printed can be typed."""
+    """Printed times can be entered again."""
     clock = Clock("milliseconds")
     assert moment(clock, show_moment(clock, ticks)) == ticks

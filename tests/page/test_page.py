@@ -28,7 +28,7 @@ VIEWS = [
 
 
 def titles(recommender: Recommender, history: list[str], k: int, deny: list[str] | None = None) -> list[str]:
-    """What the library recommends, as the page names it."""
+    """Return the library's recommendations as the page names them."""
     return [each.title or str(each.item) for each in recommender.recommend(history, k, deny=deny).items]
 
 

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from importlib import metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -74,6 +73,8 @@ models_app.command("activate")(activate_model)
 
 def _show_version(requested: bool) -> None:  # noqa: FBT001 - a callback of Typer
     if requested:
+        from importlib import metadata
+
         typer.echo(metadata.version("ssd4rec"))
         raise typer.Exit
 

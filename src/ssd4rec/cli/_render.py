@@ -20,8 +20,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ssd4rec.data.summary import note_on_ties
-
 JOINERS = "\u200c\u200d"  # invisible characters that several scripts need
 MAX_MESSAGE = 4000  # characters
 
@@ -42,6 +40,8 @@ def _escape(character: str) -> str:
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
     """Show what was read, dropped and kept; `data` is the part of a report with this name."""
+    from ssd4rec.data.summary import note_on_ties
+
     table = Table(title=f"Data: {printable(data['read']['source'])}")
     for name in ("", "users", "items", "interactions", "mean length", "longest"):
         table.add_column(name, justify="left" if not name else "right")

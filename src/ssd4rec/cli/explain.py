@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ssd4rec.cli._render import printable
 from ssd4rec.cli.recommend import QUOTES, parse_ids
 from ssd4rec.cli.shared import AcceleratorOption, DirArgument, JsonOption, out_console, print_json, say
 from ssd4rec.errors import DataError
@@ -29,7 +30,6 @@ UNKNOWN_SHOWN = 5  # of the unknown ids in a note
 BAR = 14  # characters of the longest bar
 LONGEST_ID, SHORTEST_TITLE = 20, 8  # characters of a cell
 EVENT = (">event", "item", "title")  # columns
-JOINERS = "\u200c\u200d"  # these do not print, and letters of some scripts need them
 
 
 def explain(  # noqa: PLR0913 - each is an option of the command
@@ -67,7 +67,7 @@ def explain(  # noqa: PLR0913 - each is an option of the command
     if as_json:
         print_json({"explanations": [each.as_dict() for each in explanations]})
         return
-    if unknown := [_printable(each) for each in explanations[0].unknown_items]:
+    if unknown := [printable(each) for each in explanations[0].unknown_items]:
         more = ", …" if len(unknown) > UNKNOWN_SHOWN else ""
         say(f"note: not in the catalog, and not read: {', '.join(unknown[:UNKNOWN_SHOWN])}{more}")
     for explanation in explanations:
@@ -136,7 +136,7 @@ def _show_counterfactual(counterfactual: "Counterfactual", rows: int) -> None:
 
 
 def _event(event: "EventEffect | EventWeight | RemovedEvent") -> tuple[str, str, str]:
-    return str(event.position + 1), _printable(event.item), _printable(event.title or "")
+    return str(event.position + 1), printable(event.item), printable(event.title or "")
 
 
 def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> None:
@@ -167,9 +167,4 @@ def _bars(values: Iterable[float]) -> list[Text]:
 
 
 def _name(item: object, title: str | None) -> str:
-    return _printable(item) if title is None else f"{_printable(title)} ({_printable(item)})"
-
-
-def _printable(value: object) -> str:
-    """Return a text of the data without escape sequences and other characters that do not print."""
-    return "".join(each if each.isprintable() or each in JOINERS else "\N{REPLACEMENT CHARACTER}" for each in str(value))
+    return printable(item) if title is None else f"{printable(title)} ({printable(item)})"
