@@ -6,11 +6,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fuzz help demo test test-kernels test-distributed lint format docs bench check install serve-demo
+.PHONY: fuzz help demo test test-thorough test-kernels test-distributed lint format docs bench check install serve-demo
 help:
 	@echo "make demo          set up, train on the built-in data set, show metrics and recommendations"
 	@echo "make serve-demo    the same as an HTTP service with a page, on this machine only"
-	@echo "make test          set up, run the tests"
+	@echo "make test          set up, run the quick tests (two minutes)"
+	@echo "make test-thorough the tests of a second or more, and more examples for each property"
 	@echo "make test-distributed  train with 1, 2 and 3 processes and compare (minutes)"
 	@echo "make test-kernels  run the Triton kernels in Triton's interpreter (no GPU needed)"
 	@echo "make lint          ruff, mypy --strict, import-linter, codespell"
@@ -39,7 +40,10 @@ serve-demo: install
 	$(BIN)/ssd4rec serve artifacts/demo --store sqlite:///artifacts/demo-events.db
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not kernels"
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not slow and not gpu and not kernels"
+
+test-thorough: install
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough -m "(thorough or hypothesis) and not slow and not gpu and not kernels"
 
 test-kernels: install
 	$(BIN)/python -m pytest -n 2 -m "kernels and not slow and not gpu"
@@ -67,7 +71,7 @@ bench: install
 	$(BIN)/python benchmarks/run.py
 
 check: lint
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough -m "not gpu"
 	bash .ci/check-wheel
 
 fuzz: install

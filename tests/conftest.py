@@ -21,5 +21,6 @@ install_import_hook(["ssd4rec.ops", "ssd4rec.layers", *(f"ssd4rec.models.{name}"
 torch.set_num_threads(1)
 
 # No deadline: a busy machine is not a wrong answer. Derandomized: a red test is red again.
-settings.register_profile("ssd4rec", deadline=None, derandomize=True)
-settings.load_profile("ssd4rec")
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
+settings.register_profile("thorough", deadline=None, derandomize=True)  # --hypothesis-profile=thorough
+settings.load_profile("quick")

@@ -397,6 +397,7 @@ for limit in (100, 1000, 5000, 20000):
 """
 
 
+@pytest.mark.thorough
 def test_a_full_disk_leaves_the_old_model(saved: Path) -> None:
     """A full disk at any file: one clear error, the old model, and no other file."""
     done = subprocess.run(
@@ -476,6 +477,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork")
 def test_a_kill_while_saving_leaves_a_complete_model(tmp_path: Path) -> None:
     """A process that saves over and over is killed twenty times, up to two saves and a part of one after it began.

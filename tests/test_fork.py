@@ -31,6 +31,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(sys, "getdlopenflags"), reason="needs fork")
 @pytest.mark.parametrize(("parent", "code"), [("used", 3), ("unused", 0)])
 def test_a_fork_after_use_is_an_error(parent, code):

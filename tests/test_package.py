@@ -26,6 +26,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = ssd4rec.Recomender
 
 
+@pytest.mark.thorough
 def test_importing_the_package_does_not_import_torch():
     """Neither does importing the command line, so that --help is fast."""
     code = "import sys, ssd4rec, ssd4rec.cli; sys.exit('torch' in sys.modules)"

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import polars as pl
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ CHANGES = (ROOT / "docs" / "how-to" / "change-one-thing.md").read_text(encoding=
 SERVING = (ROOT / "docs" / "how-to" / "recommend-from-python.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_the_explicit_path_runs(tmp_path, monkeypatch):
     """The block of the README runs as printed, and gives the metrics and the protocol of `pipeline.train`."""
     *_, block = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -37,6 +39,7 @@ def test_the_explicit_path_runs(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in names["model"].state_dict().items())
 
 
+@pytest.mark.thorough
 def test_the_three_lines_run(tmp_path, monkeypatch):
     """The first block of the README runs as printed."""
     block, *_ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

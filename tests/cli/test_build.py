@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_training_from_the_folder_equals_training_from_the_file(folder):
     reports = {
         data: json.loads(run("train", folder / data, "--out", folder / f"{data}-model", "--json", *SMALL, *KEEP_ALL).stdout)

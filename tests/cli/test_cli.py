@@ -210,6 +210,7 @@ def test_replacing_a_model_is_announced(folder, tmp_path):
     assert warning not in run(*once, tmp_path / "new").stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal")
 def test_a_terminal_shows_progress(folder, tmp_path):
     """A bar of reading, the bars of training and lines between them share one terminal."""
@@ -319,6 +320,7 @@ def test_invalid_input_raises_a_clear_error(folder, tmp_path, monkeypatch, argum
     assert not (tmp_path / "missing").exists()
 
 
+@pytest.mark.thorough
 def test_invalid_input_exits_with_2_and_one_line(tmp_path):
     """In a process of its own: one line on standard error, nothing on standard output, nothing written."""
     (tmp_path / "empty.csv").write_text("")
@@ -331,6 +333,7 @@ def test_invalid_input_exits_with_2_and_one_line(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["empty.csv"]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk that is always there")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_unwritable_output_is_reported(unbuffered):
@@ -375,6 +378,7 @@ def test_an_interrupted_command_exits_with_130(folder, monkeypatch):
     assert (ended.value.code, messages) == (130, ["interrupted"])
 
 
+@pytest.mark.thorough
 def test_characters_missing_in_the_terminal_are_replaced(tmp_path):
     """Where standard output is cp1252, what it has no letters for is replaced; JSON is ASCII and loses nothing."""
     worlds.frame(worlds.cycle()).write_csv(tmp_path / "アキラ.csv")
@@ -399,6 +403,7 @@ def uninterrupted(folder):
     return load_file(folder / "uninterrupted" / "weights.safetensors")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_training_resumes_to_the_same_weights(folder, tmp_path, uninterrupted, signal_, code):

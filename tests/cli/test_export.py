@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 def test_export(folder):
     pytest.importorskip("onnxruntime")

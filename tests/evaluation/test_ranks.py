@@ -117,6 +117,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_histories():
     """2,000 histories over 200,000 items have 1,600 MB of scores; at most 200 MB are held at once, seen items removed too."""
     done = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True)

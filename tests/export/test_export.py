@@ -65,6 +65,7 @@ def test_other_backbones_are_refused():
         StepGraph(artifact_of("regularized").model)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize(
     ("wiring", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None)]
@@ -86,6 +87,7 @@ def test_the_read_out_graph_in_onnxruntime(tmp_path, wiring, max_length, k):
         assert list(scores) == list(expected)[:k]
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize("wiring", ["top", "forwards"])
 def test_the_state_step_in_onnxruntime(tmp_path, wiring):

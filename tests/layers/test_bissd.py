@@ -53,6 +53,7 @@ def test_forward_last_equals_forward_at_the_last_position(bidirectional: bool, m
     assert relative_error(layer.forward_last(hidden, layout), layer(hidden, layout)[layout.last_index]) < 1e-12
 
 
+@pytest.mark.thorough
 @BOTH
 @MIRRORS
 def test_forward_prefixes_equals_forward_last_of_each_prefix(bidirectional: bool, mirror_back: bool) -> None:

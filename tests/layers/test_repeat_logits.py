@@ -88,6 +88,7 @@ def test_a_fresh_model_adds_nothing() -> None:
     assert torch.equal(*scores)
 
 
+@pytest.mark.thorough
 @KINDS
 @pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
 def test_training_asks_for_the_scores_that_are_served(kind: str, objective: str) -> None:
@@ -109,6 +110,7 @@ def test_training_asks_for_the_scores_that_are_served(kind: str, objective: str)
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.thorough
 @BACKBONES
 def test_every_backbone_learns_that_nothing_recurs(name: str) -> None:
     """Each user meets each of 12 items at most once: seen items lose their rank without a word from outside."""
@@ -123,6 +125,7 @@ def test_every_backbone_learns_that_nothing_recurs(name: str) -> None:
     assert ranks[False].max() <= 6  # 12 items, 7 of them seen: five candidates and a tie at most
 
 
+@pytest.mark.thorough
 @KINDS
 def test_recommendations_are_the_scores_and_sessions_agree(kind: str) -> None:
     """A list from the recommender has the scores of the definition; a session gives the same list event by event."""

@@ -27,6 +27,7 @@ def backbone(**settings):
     return randomized(SSD4Rec(config)).double().eval()
 
 
+@pytest.mark.thorough
 @WIDTHS
 @VARIANTS
 def test_each_step_equals_encode(conv_width, variant):
@@ -41,6 +42,7 @@ def test_each_step_equals_encode(conv_width, variant):
     assert state[-1].length.tolist() == [12, 12, 12]
 
 
+@pytest.mark.thorough
 def test_cache_size_is_constant():
     """After 1 and after 100 positions the cache has the same shapes."""
     model = backbone()
@@ -68,6 +70,7 @@ def test_bidirectional_lower_layers_cannot_step():
         model.step(model.new_cache(1), torch.ones(1, 16, dtype=torch.float64))
 
 
+@pytest.mark.thorough
 @WIDTHS
 @VARIANTS
 def test_prefilled_cache_equals_steps(conv_width, variant):

@@ -84,6 +84,7 @@ def test_every_item_of_a_short_sequence_matters(name: str) -> None:
     assert float((swapped - state).detach().abs().max()) > 1e-6
 
 
+@pytest.mark.thorough
 @ONE_PASS
 def test_all_positions_equal_each_prefix_alone(name: str) -> None:
     """Row t of one pass equals `encode` of the sequence truncated after t: values and gradients."""
@@ -129,6 +130,7 @@ def test_encode_does_not_synchronize(name: str, monkeypatch: pytest.MonkeyPatch)
     assert watched.waited == []
 
 
+@pytest.mark.thorough
 @EVERY
 def test_model_learns_a_cycle_and_can_be_saved(name: str, tmp_path) -> None:
     """After training, each model predicts the next item of the cycle, and a loaded artifact gives the same scores."""

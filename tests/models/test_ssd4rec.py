@@ -54,6 +54,7 @@ def test_encode_prefixes_equals_each_prefix_alone(
     assert relative_error(backbone.encode_prefixes(row, cu_seqlens), expected) < EXACT
 
 
+@pytest.mark.thorough
 @ONE_PASS
 @MIRRORS
 @NORMS
@@ -69,6 +70,7 @@ def test_gradients_of_encode_prefixes(bidirectional: Bidirectional, layers: int,
     assert max(errors.values()) < EXACT, errors
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("conv_width", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_encode_prefixes_for_any_convolution_width(conv_width: int, layers: int) -> None:
@@ -81,6 +83,7 @@ def test_encode_prefixes_for_any_convolution_width(conv_width: int, layers: int)
     assert max(relative_error(actual[name], expected[name]) for name in actual) < EXACT
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lengths", [[63], [64], [65], [3, 130]], ids=str)
 def test_encode_prefixes_over_several_chunks(lengths: list[int]) -> None:
     """One pass is exact for sequences that end near the boundary of a chunk of 64 or cover several chunks."""
@@ -93,6 +96,7 @@ def test_encode_prefixes_over_several_chunks(lengths: list[int]) -> None:
         )
 
 
+@pytest.mark.thorough
 @MIRRORS
 def test_encode_prefixes_in_float32(mirror_back: bool) -> None:
     """In float32 one pass is accurate: values and gradients."""

@@ -43,6 +43,7 @@ def test_gradients_equal_each_prefix_alone(tail: int) -> None:
     assert max(map(relative_error, actual, expected)) < EXACT
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("log_decay", [0.0, -0.001, -10.0, -1000.0])
 def test_float32_accuracy(log_decay: float) -> None:
     """For weak to strong decays, with several sequences per chunk and several chunks per sequence."""

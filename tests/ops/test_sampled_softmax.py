@@ -84,6 +84,7 @@ def test_gradients_equal_finite_differences() -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("power", [0.0, 0.75])
 def test_partition_function_estimate_is_unbiased(power: float) -> None:
     """Over 20,000 draws of 3 of 10 items, the mean of exp(loss + target score) is the sum of exp(score).
@@ -117,6 +118,7 @@ def test_more_negatives_approximate_the_full_gradient() -> None:
     assert errors[2] < 0.5 * errors[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("negatives", [1, 4, 9])
 def test_sampling_frequencies_match_expected_counts(power: float, negatives: int) -> None:

@@ -38,6 +38,7 @@ with dispatch.use_backend("triton"):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not triton.available() or torch.cuda.is_available(), reason="needs Triton and no GPU")
 def test_cpu_tensor_without_interpreter() -> None:
     """Selecting the Triton backend for a CPU tensor without the interpreter fails with an error that says what to do."""

@@ -13,6 +13,8 @@ from ssd4rec.service.store.connect import open_engine
 from ssd4rec.service.store.keys import create_key
 from ssd4rec.serving.recommender import Recommender
 
+pytestmark = pytest.mark.thorough
+
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 USER, WHAT_IF, ITEM = "/#/users/ann", "/#/what-if/ann", "/#/items/i20"
 VIEWS = [

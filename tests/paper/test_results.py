@@ -181,6 +181,7 @@ def test_our_models_are_tested_against_the_best_others_and_a_part_against_the_wh
     assert parts == {"SSD4Rec": [], "no mask": [("SSD4Rec", "model", -0.5)]}
 
 
+@pytest.mark.thorough
 def test_tests_are_made_for_every_variant_with_ranks_in_both_rows():
     section = section_of(
         row_of("ssd4rec", run_of("a", test_exclude_seen=METRICS)), row_of("sasrec", run_of("b", test_exclude_seen=METRICS))

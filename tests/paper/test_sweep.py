@@ -277,6 +277,7 @@ def test_runs_differ_by_data_settings_and_seed_and_are_shared_by_studies(tmp_pat
     assert len(both.jobs) == len(shared) < sum(len(section.rows) for section in both.sections)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="a file name of any bytes")
 def test_a_file_of_any_name_is_reported(tmp_path):
     """Bytes that are not text are escaped in the report."""

@@ -73,6 +73,7 @@ def fuzz(address: str, examples: int, mode: schemathesis.GenerationMode) -> int:
     return sent
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 def test_every_route_keeps_its_description(address: str, mode: schemathesis.GenerationMode) -> None:
     assert fuzz(address, FEW, mode) >= ROUTES

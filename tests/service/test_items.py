@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from service_world import running, same_answer, send
@@ -30,6 +31,7 @@ def test_metadata_comes_back(client: TestClient) -> None:
     assert refused.status_code == 422
 
 
+@pytest.mark.thorough
 def test_filters(models: Path, store: str, recommender: Recommender) -> None:
     with running(models, store) as client, running(models, store) as other:
         send(client, "u", "i3", "i4")

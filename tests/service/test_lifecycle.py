@@ -31,6 +31,7 @@ def wait_for(client: TestClient, version: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 def test_a_swap_under_load_costs_no_request(folder: Path, store: str) -> None:
     libraries = {version: Recommender.load(folder / version) for version in ("v1", "v2")}
     with running(folder, store) as client:
@@ -94,6 +95,7 @@ def test_a_model_that_is_trained_again_in_place_is_loaded(models: Path, store: s
         assert (refused.status_code, refused.json()["code"]) == (409, "model_replaced")
 
 
+@pytest.mark.thorough
 def test_states_are_dropped_where_memory_ends(models: Path, store: str, recommender: Recommender) -> None:
     with running(models, store) as client:
         states = client.app.state.service.models.active.states

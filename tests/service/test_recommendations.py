@@ -39,6 +39,7 @@ def test_a_late_event_is_read_in_its_place(client: TestClient, recommender: Reco
     same_answer(client.get("/v1/users/u1/recommendations").json(), recommender.recommend(["i3", "i9", "i4", "i5", "i2"]))
 
 
+@pytest.mark.thorough
 def test_random_writes_and_reads_of_many_users(client: TestClient, recommender: Recommender) -> None:
     chance = random.Random(0)  # noqa: S311 - not a secret
     for step in range(150):
@@ -58,6 +59,7 @@ def test_random_writes_and_reads_of_many_users(client: TestClient, recommender: 
             same_answer(client.get(f"/v1/users/{user}/recommendations", params={"k": 6}).json(), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["several layers", "max_length", "fusion"])
 def test_other_models(kind: str, tmp_path: Path) -> None:
     recommender = _other(kind)

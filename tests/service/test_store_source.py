@@ -32,6 +32,7 @@ def histories(frame: pl.DataFrame) -> dict[str, list[str]]:
     return {str(user): [str(item) for item in items] for user, items in grouped.iter_rows()}
 
 
+@pytest.mark.thorough
 def test_an_import_is_the_histories_of_the_file(models: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "EVENTS_AT_ONCE", 100)
     frame, engine = world_frame(), open_engine(store)
@@ -51,6 +52,7 @@ def test_an_import_is_the_histories_of_the_file(models: Path, store: str, monkey
     engine.dispose()
 
 
+@pytest.mark.thorough
 def test_an_interrupted_import_continues(models: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "EVENTS_AT_ONCE", 64)
     frame, engine = world_frame(), open_engine(store)

@@ -220,6 +220,7 @@ test_batch.module.recommend_users(test_batch.fresh(), frame, sys.argv[1], k=2, p
 """
 
 
+@pytest.mark.thorough
 def test_a_process_killed_in_the_middle_leaves_no_file_of_that_name(recommender, tmp_path):
     """Killed after ten of twenty users, no file exists, and leftovers do not disturb the next run."""
     target = tmp_path / "recs.parquet"

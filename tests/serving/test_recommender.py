@@ -35,6 +35,7 @@ def items(result):
     return [each.item for each in result.items]
 
 
+@pytest.mark.thorough
 def test_the_next_item_of_the_cycle_is_ranked_first(cycle):
     """After 3, 4, 5 comes 6; after 11 comes 0: for histories that no user had."""
     one, other = cycle.recommend([[3, 4, 5], [11]], k=1)

@@ -23,6 +23,7 @@ from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wiring", ["none", "top", "all"])
 def test_each_answer_is_that_of_the_whole_history(wiring):
     """Event by event, unknown ones among them; "all" cannot step and reads again."""

@@ -8,6 +8,7 @@ from ssd4rec.serving.session import Session
 from ssd4rec.serving.session_store import SessionStore
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wiring", ["top", "all"])
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_each_answer_is_that_of_the_whole_history(kept, wiring):

@@ -61,6 +61,7 @@ def uninterrupted(world):
     return train(world)
 
 
+@pytest.mark.thorough
 def test_one_seed_gives_the_same_weights_bit_for_bit(world, uninterrupted):
     """Twice the same, with dropout and masking; another seed differs."""
     weights, report = train(world)
@@ -70,6 +71,7 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(world, uninterrupted):
     assert not equal(train(world, other)[0], weights)
 
 
+@pytest.mark.thorough
 def test_deterministic_training(world):
     """It is on in each step, gives the same weights twice, and is over with the training."""
     settings = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"deterministic": True})})
@@ -86,6 +88,7 @@ def test_deterministic_training(world):
     assert equal(train(world, settings)[0], weights)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
 def test_bf16_training(world, objective):
     """With precision "bf16-mixed" the weights stay float32 and learn as in float32: the losses to 1 %, NDCG@10 to 0.05."""
@@ -114,6 +117,7 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone(world):
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("between", "steps"), [(0.0, 3), (0.0, 9), (1e9, 9)], ids=["each batch, 3", "each batch, 9", "each epoch, 9"]
 )
@@ -141,6 +145,7 @@ class StopAtValidation(Callback):
             raise ConnectionAbortedError("power cut")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("steps", [None, 2], ids=["from the start", "already resumed once"])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_epoch_that_was_not_validated_is_not_passed_over(world, uninterrupted, tmp_path, monkeypatch, epoch, steps):
@@ -169,6 +174,7 @@ class Rates(Callback):
         self.seen[loop.step - 1] = loop.optimizer.param_groups[0]["lr"]
 
 
+@pytest.mark.thorough
 def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
     """Cut off between two epochs, wherever: as many epochs, the same best one, the same weights."""
 
@@ -206,6 +212,7 @@ def test_a_model_in_eval_mode_is_trained_as_any_other(world, uninterrupted):
     assert equal(model.state_dict(), uninterrupted[0])
 
 
+@pytest.mark.thorough
 def test_a_cosine_brings_the_learning_rate_to_zero_and_survives_a_power_cut(world, tmp_path, monkeypatch):
     """It begins at the setting, is half of it in the middle, nearly 0 at the end; a resumed training sees the same rates."""
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
@@ -266,6 +273,7 @@ def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
         train(world, other, directory=tmp_path, resume=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -294,6 +302,7 @@ def test_what_the_weights_do_not_show_is_not_resumed_either(world, tmp_path, cha
         (BEST, lambda path: path.write_bytes(path.read_bytes()[:100]), r"best-\w+\.safetensors is damaged"),
     ],
 )
+@pytest.mark.thorough
 def test_a_damaged_state_is_named(world, tmp_path, file, harm, expected):
     """Cut short, written over or removed: one line that says which file and what to do."""
     train(world, directory=tmp_path)
@@ -367,6 +376,7 @@ def test_an_accelerator_that_is_not_there_is_an_error(world, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", ["all", "touched"])
 def test_a_sampled_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, rows):
     """Negatives and the moments of the touched rows are those of an uninterrupted run, also after a power cut in mid-epoch."""
@@ -405,6 +415,7 @@ class Average(Callback):
         self.epochs.append((dict(self.average), weights))
 
 
+@pytest.mark.thorough
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(world, uninterrupted):
     """It is that of the definition in the best epoch; the weights learn as they would without it, the validation is its own."""
     by_hand = Average()
@@ -420,6 +431,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(world, uninter
     assert evaluate(model, world.histories, world.split.validation).ndcg[10] == pytest.approx(report.best_ndcg, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_an_averaged_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch):
     """The average survives a power cut in mid-epoch; a state without one is of another training."""
     expected, report = train(world, AVERAGED)
@@ -433,6 +445,7 @@ def test_an_averaged_training_resumes_to_the_same_weights(world, tmp_path, monke
     assert [epoch.ndcg for epoch in resumed.history] == [epoch.ndcg for epoch in report.history]
 
 
+@pytest.mark.thorough
 def test_as_many_negatives_as_items_train_as_the_full_softmax_does(world):
     """With every item as a negative the losses of the epochs are those of the full softmax, to rounding."""
     sampled = {"softmax": "sampled", "negatives": 10_000, "mask_ratio": 0.0}
@@ -497,6 +510,7 @@ def with_training(**changed):
     return SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update=changed)})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [7, 8], ids=["the same", "of other weights"])
 def test_a_training_begun_anew_keeps_the_old_weights_until_it_has_a_checkpoint(world, tmp_path, monkeypatch, seed):
     """The state that is gone on with ends with its own best weights, and not with those of the one that was cut off."""

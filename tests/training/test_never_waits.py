@@ -33,6 +33,7 @@ def model(**settings: Any) -> NextItemModel:
     return NextItemModel(SSD4Rec(SSD4RecConfig(width=16, state_dim=16, **settings)), ITEMS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [

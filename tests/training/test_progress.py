@@ -62,6 +62,7 @@ def test_a_second_training_has_its_own_best(world):
         assert [mark for _, mark in history] == expected_marks([score for score, _ in history])
 
 
+@pytest.mark.thorough
 def test_a_resumed_training_keeps_its_best(world, tmp_path):
     """The lines after a power cut are those of an unbroken training, whatever the progress saw in between."""
     console = Console(file=io.StringIO(), width=200)

@@ -44,6 +44,7 @@ def outcome(report):
     return sorted((trial.values["training.learning_rate"], trial.ndcg, trial.epochs, trial.pruned) for trial in report.trials)
 
 
+@pytest.mark.thorough
 def test_the_best_trial_is_written_as_settings(world, tmp_path):
     """best.toml holds the values of the first line of the table; everything else is as in the settings."""
     config = worlds.config(max_epochs=2)
@@ -58,6 +59,7 @@ def test_the_best_trial_is_written_as_settings(world, tmp_path):
     assert not list((tmp_path / TRIALS).iterdir())
 
 
+@pytest.mark.thorough
 def test_the_test_part_is_not_read(world, tmp_path):
     """A search over data without a test part finds the same."""
     config = worlds.config(max_epochs=1)
@@ -71,6 +73,7 @@ def _without_test(split):
     return replace(split, test=None)
 
 
+@pytest.mark.thorough
 def test_a_trial_below_the_median_is_stopped_early(world, tmp_path):
     """After four whole trials the hopeless ones end before their last epoch, and are never the best."""
     report = search(world, worlds.config(max_epochs=6), RATES, tmp_path, trials=9)
@@ -86,6 +89,7 @@ def _log_messages_reach_caplog(caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="ssd4rec")
 
 
+@pytest.mark.thorough
 def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path, caplog):
     """Trials of an earlier run count and are not repeated; values follow from the seed and the trials before."""
     config = worlds.config(max_epochs=1)
@@ -97,6 +101,7 @@ def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path, caplog):
     assert len([line for line in caplog.messages if line.startswith("trial ")]) == 2
 
 
+@pytest.mark.thorough
 def test_neighbouring_seeds_are_other_searches(world, tmp_path):
     """No trial of one is a trial of the other, moved by one."""
     config = worlds.config(max_epochs=1)
@@ -129,6 +134,7 @@ def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
     assert len(set(outcome(report))) == 2
 
 
+@pytest.mark.thorough
 def test_values_that_cannot_be_had_together_are_passed_over(world, tmp_path, caplog):
     """Two channels in every 20 do not make whole heads of 16: it is said, never learned, and the search goes on."""
     counter = Counter()
@@ -196,6 +202,7 @@ def test_values_that_failed_are_not_chosen_again(world, tmp_path):
     assert f", trial {report.trials[0].number}\n" in report.best_file.read_text()
 
 
+@pytest.mark.thorough
 def test_minutes_end_a_run_and_the_next_goes_on(world, tmp_path):
     """No time gives no trial; the trial that was chosen is the first of the next run."""
     config = worlds.config(max_epochs=2)
@@ -204,6 +211,7 @@ def test_minutes_end_a_run_and_the_next_goes_on(world, tmp_path):
     assert (report.stopped, len(report.trials)) == ("trials", 1)
 
 
+@pytest.mark.thorough
 def test_minutes_that_end_in_mid_trial_keep_what_was_learnt(world, tmp_path, monkeypatch):
     """The next run learns the rest of the trial only, and finds what an unbroken search finds."""
     config, counter, rest = worlds.config(max_epochs=4), Counter(), Counter()
@@ -281,6 +289,7 @@ def plays(tmp_path):
     return tmp_path / "plays.csv"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_search_that_was_stopped_goes_on(plays, tmp_path, how, code):
@@ -363,6 +372,7 @@ def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
     assert (tmp_path / "search" / "best.toml").read_text() == best
 
 
+@pytest.mark.thorough
 def test_the_protocol_of_a_search_says_what_was_cut():
     """No history is as long as the setting allows: nothing was, as `evaluate` says it too."""
     cut = worlds.config().model_copy(update={"data": DataConfig(min_interactions=1, max_length=500)})

@@ -199,6 +199,7 @@ build_folder([sys.argv[1]], sys.argv[2], memory=10**6, progress=slowly, recorded
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["reading", "counting", "partitioning", "sorting"])
 def test_a_killed_build_goes_on(tmp_path, stage):
     source, target = tmp_path / "log.parquet", tmp_path / "out"

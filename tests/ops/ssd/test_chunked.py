@@ -94,6 +94,7 @@ def test_equals_the_reference(Q: int, lengths: list[int], reverse: bool) -> None
     assert relative_error(fast(inputs, lengths, Q, reverse=reverse), definition(inputs, lengths, reverse=reverse)) < EXACT
 
 
+@pytest.mark.thorough
 @DIRECTIONS
 @ROWS
 def test_gradients_equal_the_reference(Q: int, lengths: list[int], reverse: bool) -> None:
@@ -173,6 +174,7 @@ def test_gradients_of_any_size(scale: float) -> None:
     assert max(errors.values()) < ROUNDED, errors
 
 
+@pytest.mark.thorough
 @DIRECTIONS
 def test_gradients_equal_finite_differences(reverse: bool) -> None:
     """The gradients agree with finite differences, within a chunk and across chunks."""
