@@ -36,6 +36,7 @@ from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError, SSD4RecError
 from ssd4rec.fusion import ScoreFusion
+from ssd4rec.layers.initialization import SkipRandomInitialization
 from ssd4rec.models.next_item import NextItemModel, build_model
 
 
@@ -177,7 +178,7 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
         raise ArtifactError(f"cannot read {error.filename or folder}: {error.strerror or error}; {advice}") from error
     except (SSD4RecError, ValueError, RuntimeError, RecursionError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"cannot read {folder}: {error}; train the model again with this version") from error
-    with torch.device("meta"):  # skips the initialization of weights that are replaced below
+    with SkipRandomInitialization():  # the weights are replaced below
         model = build_model(config.backbone, len(catalog))
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
     actual = {**weights, POPULARITY: counts}
