@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 import polars as pl
 import uvicorn
 from playwright.sync_api import Browser, Page
@@ -44,7 +45,15 @@ TITLES = {
 }
 
 
-def save_world(folder: Path) -> None:
+REPORT = {
+    "test": {"ndcg@10": 0.12, "hr@10": 0.21},
+    "intervals": {"model": {"ndcg@10": [0.1, 0.14], "hr@10": [0.18, 0.24]}},
+    "popularity": {"test": {"ndcg@10": 0.03, "hr@10": 0.07}},
+    "training": {"history": [{"epoch": epoch, "loss": 1.0, "ndcg": 0.04 * epoch, "seconds": 1.0} for epoch in (1, 2, 3)]},
+}
+
+
+def save_world(folder: Path, report: dict[str, object] | None = None) -> None:
     """Write an untrained model in which every event matters, with titles of many scripts."""
     world = worlds.world(worlds.cycle(120, ITEMS))
     settings = SSD4RecConfig(width=16, state_dim=8, head_width=8, dropout=0.0, layers=1, backward_weight=0.7)
@@ -54,7 +63,17 @@ def save_world(folder: Path) -> None:
     catalog = Catalog(pl.Series("id", [f"i{index}" for index in range(ITEMS)]), pl.Series("title", titles))
     counts = training_counts(world.histories, world.split.train, ITEMS)
     artifact = Artifact(model, catalog, config, {}, counts)
-    save_artifact(folder, artifact.model, catalog, artifact.config, {}, artifact.training_counts, artifact.fusion)
+    save_artifact(folder, artifact.model, catalog, artifact.config, report or {}, artifact.training_counts, artifact.fusion)
+
+
+def save_large_world(folder: Path, items: int) -> None:
+    """Write an untrained model of many items, for measuring."""
+    config = worlds.config().model_copy(update={"backbone": SSD4RecConfig(dropout=0.0)})
+    model = make_model(config, items).eval()
+    names = [f"Item number {index}" for index in range(items)]
+    catalog = Catalog(pl.Series("id", [f"i{index}" for index in range(items)]), pl.Series("title", names))
+    counts = np.concatenate([[0], np.random.default_rng(0).zipf(1.4, items).clip(0, 100_000)])
+    save_artifact(folder, model, catalog, config, {}, counts, None)
 
 
 class Site:

@@ -104,6 +104,13 @@ class Comparison:
                 "model_alone": self.model_alone.as_dict(),
                 **({"fusion_alone": self.fusion_alone.as_dict()} if self.fusion_alone else {}),
             }
+        parts = {
+            "model": self.model,
+            "model_alone": self.model_alone,
+            "fusion_alone": self.fusion_alone,
+            "popularity": self.popularity,
+        }
+        report["intervals"] = {name: part.intervals() for name, part in parts.items() if part is not None}
         return report
 
 

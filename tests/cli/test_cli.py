@@ -114,6 +114,19 @@ def test_excluding_seen_items_changes_the_ranks(folder, tmp_path):
     assert excluded["test"]["mrr@11"] == pytest.approx(np.where(candidates <= 11, 1 / candidates, 0).mean())
 
 
+def test_train_and_evaluate_write_reports(folder, tmp_path):
+    """The page lies in the folder of the model; evaluate writes one where it is told."""
+    page = (folder / "model" / "report.html").read_text()
+    assert "Training history" in page
+    assert "Film 3" in page
+    run("evaluate", folder / "model", folder / "cycle.csv", "--report", tmp_path / "page.html")
+    run("evaluate", folder / "model", "--report", tmp_path / "short.html")
+    assert "Example users" in (tmp_path / "page.html").read_text()
+    assert "Example users" not in (tmp_path / "short.html").read_text()
+    with pytest.raises(ConfigError, match="cannot write"):
+        run("evaluate", folder / "model", "--report", tmp_path / "missing" / "page.html")
+
+
 def test_evaluate_on_other_data_counts_unknown_items(folder, tmp_path):
     """Items that the model does not know are left out of the histories, and counted."""
     table = pl.read_csv(folder / "cycle.csv").with_columns(pl.col("item_id").replace({"m00": "new"}))

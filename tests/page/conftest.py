@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from page_world import ARGUMENTS, HISTORY, LONG_USER, Site, Watch, open_page, save_world
+from page_world import ARGUMENTS, HISTORY, LONG_USER, REPORT, Site, Watch, open_page, save_world
 from ssd4rec.serving.recommender import Recommender
 
 
@@ -17,6 +17,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one model."""
     folder = tmp_path_factory.mktemp("page") / "first"
     save_world(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def measured_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same model with the report of a training."""
+    folder = tmp_path_factory.mktemp("measured") / "first"
+    save_world(folder, REPORT)
     return folder
 
 

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import page_screenshots
+from page_checks import axe, list_of, region, settled, tab_to
 from page_world import HISTORY, LONG_USER, Site, Watch, copy_model, open_page
 from ssd4rec.service.store.connect import open_engine
 from ssd4rec.service.store.keys import create_key
@@ -15,7 +16,6 @@ from ssd4rec.serving.recommender import Recommender
 
 pytestmark = pytest.mark.thorough
 
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 USER, WHAT_IF, ITEM = "/#/users/ann", "/#/what-if/ann", "/#/items/i20"
 VIEWS = [
     "/#/",
@@ -26,6 +26,11 @@ VIEWS = [
     "/#/what-if",
     ITEM,
     "/#/users/nobody",
+    "/#/catalog",
+    "/#/map",
+    "/#/map?item=i20",
+    "/#/models",
+    "/#/live",
 ]
 
 
@@ -36,36 +41,6 @@ def titles(recommender: Recommender, history: list[str], k: int, deny: list[str]
 
 def top(recommender: Recommender) -> str:
     return str(recommender.recommend(HISTORY, 1).items[0].item)
-
-
-def region(page: Page, name: str) -> Locator:
-    return page.get_by_role("region", name=name, exact=True)
-
-
-def list_of(page: Page, name: str) -> Locator:
-    return region(page, name).locator("ol > li .title")
-
-
-def tab_to(page: Page, wanted: Locator, limit: int = 80) -> None:
-    """Press Tab until an element has the focus."""
-    for _ in range(limit):
-        page.keyboard.press("Tab")
-        if wanted.evaluate("element => element === document.activeElement"):
-            return
-    pytest.fail(f"{wanted} cannot be reached with the Tab key")
-
-
-def axe(page: Page) -> list[str]:
-    """Return the violations that axe finds."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [f"{rule['id']}: {node['html'][:200]}" for rule in result["violations"] for node in rule["nodes"]]
-
-
-def settled(page: Page) -> None:
-    """Wait until nothing is loading."""
-    expect(page.get_by_role("heading", level=1).or_(page.locator(".notice")).first).to_be_visible()
-    expect(page.locator("main .loading, main [aria-busy=true]")).to_have_count(0)
 
 
 def test_user_view_by_mouse(page: Page, site: Site, recommender: Recommender):
@@ -275,8 +250,9 @@ def test_the_theme_follows_the_system_and_the_choice_is_remembered(browser: Brow
     page.close()
 
 
-def test_the_picture_of_the_documentation_can_be_taken(browser: Browser, site: Site, tmp_path: Path):
-    assert page_screenshots.take(browser, site.address, "ann", tmp_path).stat().st_size > 10_000
+@pytest.mark.slow
+def test_the_pictures_of_the_documentation_can_be_taken(browser: Browser, site: Site, tmp_path: Path):
+    assert all(path.stat().st_size > 10_000 for path in page_screenshots.take(browser, site.address, "ann", tmp_path))
 
 
 def test_addresses_without_data(page: Page):

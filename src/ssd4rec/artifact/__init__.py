@@ -6,6 +6,7 @@
     popularity.npy        training interactions per item
     report.json           data, metrics and their protocol, training history, versions
     fusion.safetensors    score fusion, if any (see fusion.py)
+    report.html           the report as a page, if `ssd4rec train` wrote the model; not part of it
     manifest.json         format version, package version, SHA-256 of each file and of the manifest itself
 
 DIR is written as .DIR.new-PID next to it and renamed at the end; an existing artifact is first renamed to .DIR.old.
@@ -14,13 +15,15 @@ Other files that a user has put into the folder are moved to the new one.
 """
 
 from ssd4rec.artifact.contents import Artifact, check_writable, load_artifact, load_artifact_or_none, save_artifact
-from ssd4rec.artifact.folder import FILES, FORMAT, FUSION, MANIFEST
+from ssd4rec.artifact.folder import FILES, FORMAT, FUSION, MANIFEST, REPORT, REPORT_PAGE
 
 __all__ = [
     "FILES",
     "FORMAT",
     "FUSION",
     "MANIFEST",
+    "REPORT",
+    "REPORT_PAGE",
     "Artifact",
     "check_writable",
     "load_artifact",

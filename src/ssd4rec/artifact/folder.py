@@ -23,6 +23,7 @@ WEIGHTS, CONFIG, CATALOG, POPULARITY, REPORT = (
 )
 FILES = (WEIGHTS, CONFIG, CATALOG, POPULARITY, REPORT)
 FUSION = "fusion.safetensors"  # optional
+REPORT_PAGE = "report.html"  # optional, for people; not verified, and removed with the model that it is about
 
 RESTORE = "copy the model again, or train it again"
 
@@ -140,6 +141,6 @@ def _remove_old(old: Path, target: Path) -> None:
     if not old.is_dir():
         return
     for entry in list(old.iterdir()):
-        if entry.name not in {*FILES, FUSION, MANIFEST} and not os.path.lexists(target / entry.name):
+        if entry.name not in {*FILES, FUSION, MANIFEST, REPORT_PAGE} and not os.path.lexists(target / entry.name):
             entry.rename(target / entry.name)
     shutil.rmtree(old, ignore_errors=True)

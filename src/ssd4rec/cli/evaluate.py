@@ -1,6 +1,7 @@
 """`evaluate`: the metrics of a trained model."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,10 @@ from ssd4rec.cli.shared import (
 )
 from ssd4rec.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ssd4rec.artifact import Artifact
+    from ssd4rec.data.interactions import Interactions
+
 TRAINING_GROUPS = ("backbone", "training", "fusion")  # groups of settings that are fixed after training
 
 
@@ -40,6 +45,10 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write an HTML page; with DATA also example users."),
+    ] = None,
     reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
@@ -59,6 +68,7 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
         report: dict[str, Any] = dict(artifact.report)
         if not {"test", "protocol"} <= report.keys():
             raise ConfigError(f"{directory} was saved without metrics; evaluate it on data: ssd4rec evaluate {directory} DATA")
+        interactions = None
     else:
         run_config = parse_config(dump_config(artifact.config), overrides, source=str(directory))
         check_columns(data, overrides)
@@ -68,10 +78,29 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
         report["artifact"] = str(directory)
         for note in report["notes"]:
             say(f"warning: {note}")
+    if report_file is not None:
+        _write_report(report_file, report, artifact, interactions)
     if as_json:
         print_json(report)
     else:
         _render.show_metrics(out_console, report)
+
+
+def _write_report(path: Path, report: dict[str, Any], artifact: "Artifact", interactions: "Interactions | None") -> None:
+    from ssd4rec.data.sequences import build_sequences
+    from ssd4rec.reports.examples import examine
+    from ssd4rec.reports.model import write_model_report
+    from ssd4rec.serving.recommender import Recommender
+
+    examined = None
+    if interactions is not None:
+        sequences, _ = build_sequences(interactions, tie_order=artifact.config.data.tie_order, catalog=artifact.catalog)
+        examined = examine(Recommender(artifact), sequences)
+    try:
+        write_model_report(path, report, artifact.config, examined)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}; choose another --report") from error
+    say(f"report written to {path}")
 
 
 def _check_settings(settings: list[str]) -> None:

@@ -1,5 +1,8 @@
 """`train` and `demo`: train and evaluate a model."""
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +32,7 @@ from ssd4rec.cli.shared import (
 from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ssd4rec.artifact import Artifact
     from ssd4rec.config import Config
     from ssd4rec.pipeline import Prepared
     from ssd4rec.serving.recommender import Recommender
@@ -92,7 +96,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
         print_json(report)
         return
     _render.show_metrics(out_console, report)
-    say(f"model saved to {out}; next: ssd4rec recommend {out} --history ID,ID,…")
+    say(f"model saved to {out}, its report to {out / 'report.html'}; next: ssd4rec recommend {out} --history ID,ID,…")
 
 
 def _prepare(
@@ -140,8 +144,27 @@ def demo(
     _render.show_metrics(out_console, report)
     _show_examples(prepared, Recommender.load(out))
     out_console.print(
-        f"Model saved to {out}. Your own data: ssd4rec train FILE --out DIR; ssd4rec recommend DIR --history ID,ID,…"
+        f"Model saved to {out}, its report to {out / 'report.html'}. Your own data: ssd4rec train FILE --out DIR; "
+        f"ssd4rec recommend DIR --history ID,ID,…"
     )
+    _name_page(out)
+
+
+def _name_page(out: Path) -> None:
+    """Print the command that opens the page of the service with the users of the demo."""
+    program, model = _program(), shlex.quote(str(out))
+    store = shlex.quote(f"sqlite:///{out.with_name(f'{out.name}-events.db')}")
+    out_console.print("Look at its users in a browser (with the extra serve), at http://127.0.0.1:8080/:")
+    command = f"{program} events import {DEMO} --store {store} && {program} serve {model} --store {store}"
+    out_console.print(command, soft_wrap=True, highlight=False, markup=False)
+
+
+def _program() -> str:
+    """How this program can be called again from the same shell."""
+    if shutil.which("ssd4rec"):
+        return "ssd4rec"
+    script = Path(sys.argv[0])
+    return shlex.quote(str(script)) if script.name == "ssd4rec" else f"{shlex.quote(sys.executable)} -m ssd4rec"
 
 
 def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
@@ -178,16 +201,33 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
     if (out / MANIFEST).is_file():
         say(f"{out} contains a model, which will be replaced at the end; press Ctrl-C and choose another --out to keep it")
     try:
-        with process_group(), _render.progress_bar(err_console) as bar:
+        with process_group() as world, _render.progress_bar(err_console) as bar:
             callbacks = [TrainingProgress(err_console)]
             artifact = pipeline.train(
                 prepared, config, out, resume=resume, callbacks=callbacks, progress=reporter(bar, "evaluating")
             )
-            return dict(artifact.report)
+        if world.is_first:
+            _write_report(prepared, artifact, out)
+        return dict(artifact.report)
     except KeyboardInterrupt:
         resumable = (training_folder(out) / LAST).is_file()
         how = "add --resume to continue from the last checkpoint" if resumable else "there is no checkpoint yet"
         raise KeyboardInterrupt(f"{how} (checkpoints are written every epoch and every minute)") from None
+
+
+def _write_report(prepared: "Prepared", artifact: "Artifact", out: Path) -> None:
+    """Write report.html next to the files of the model."""
+    from ssd4rec.artifact import REPORT_PAGE
+    from ssd4rec.reports.examples import examine
+    from ssd4rec.reports.model import write_model_report
+    from ssd4rec.serving.recommender import Recommender
+
+    say("writing the report with example users")
+    examined = examine(Recommender(artifact), prepared.histories)
+    try:
+        write_model_report(out / REPORT_PAGE, artifact.report, artifact.config, examined)
+    except OSError as error:
+        say(f"warning: the report was not written: {error}")
 
 
 def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:

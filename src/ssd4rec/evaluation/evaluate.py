@@ -11,7 +11,8 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg
+from ssd4rec.evaluation.concentration import popularity_thirds
+from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg, ndcg_gains
 from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.evaluation.scoring import Ranker, Scorer, catalog_size_of
 from ssd4rec.fusion import ScoreFusion
@@ -81,6 +82,15 @@ class Ranking:
             metrics[f"ndcg@{cutoff}"] = ndcg(self.ranks, cutoff)
             metrics[f"mrr@{cutoff}"] = mrr(self.ranks, cutoff)
         return metrics
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return 95 % intervals of HR and NDCG at each cutoff over the targets, by the normal approximation."""
+        intervals = {}
+        for cutoff in self.cutoffs:
+            for name, values in (("hr", (self.ranks <= cutoff).astype(np.float64)), ("ndcg", ndcg_gains(self.ranks, cutoff))):
+                half = 1.96 * float(values.std()) / np.sqrt(len(values))
+                intervals[f"{name}@{cutoff}"] = (max(float(values.mean()) - half, 0.0), min(float(values.mean()) + half, 1.0))
+        return intervals
 
     def with_misses(self, count: int) -> "Ranking":
         """Add targets that cannot be ranked, such as items outside of the catalog, as misses; the groups stay as they are."""
@@ -210,9 +220,7 @@ def _by_popularity(ranks: Ranks, popularity: IntArray, counts: IntArray, cutoff:
     equally many events are in the same group.
     """
     yield from _group("never seen in training", ranks[popularity == 0], cutoff)
-    falling = np.sort(counts[1:])[::-1]
-    thirds = np.searchsorted(3 * np.cumsum(falling), [falling.sum(), 2 * falling.sum()])
-    head, middle = np.maximum(falling[thirds], 1).tolist()
+    middle, head = popularity_thirds(counts[1:])
     yield from _group(f"tail, 1-{middle - 1} training events", ranks[(popularity > 0) & (popularity < middle)], cutoff)
     yield from _group(f"middle, {middle}-{head - 1} training events", ranks[(popularity >= middle) & (popularity < head)], cutoff)
     yield from _group(f"head, {head}+ training events", ranks[popularity >= head], cutoff)

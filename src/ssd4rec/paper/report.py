@@ -1,11 +1,10 @@
 """report.html, a page without other files, and report.md: both are rendered from the same tables and notes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress, groupby
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ssd4rec._io import as_json, write_atomically
@@ -14,36 +13,13 @@ from ssd4rec.paper.published import PUBLISHED, highest_published, published_rows
 from ssd4rec.paper.recipes import BUDGETS
 from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread, Unfinished
 from ssd4rec.paper.studies import COMPARING, STUDIES
+from ssd4rec.reports.rendering import Table, render_template
 
 MIB = 1024 * 1024
 FEW_SHORTENED = 0.01  # share of the users
 FEW_TARGETS = 200
 HEADLINE = ("ndcg@10", "hr@10")
-TEXT_COLUMNS = ("", "source", "settings from", "compared with", "scores", "objective")
 VARIANT_NAMES = {"model": "alone", "model_exclude_seen": "alone, seen items excluded", "fusion": "with score fusion"}
-
-
-class Table(NamedTuple):
-    """A table of text cells. A column `group|name` stands under a heading that it shares with its neighbors."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Headings over several columns, and how many."""
-        return [(name, len(list(of))) for name, of in groupby(column.rpartition("|")[0] for column in self.columns)]
-
-    @property
-    def names(self) -> list[str]:
-        """Column names without their group."""
-        return [column.rpartition("|")[2] for column in self.columns]
-
-    @property
-    def text(self) -> list[bool]:
-        """Whether a column is aligned left."""
-        return [name in TEXT_COLUMNS for name in self.names]
 
 
 class Block(NamedTuple):
@@ -68,13 +44,8 @@ def write_report(results: Results, out: Path) -> None:
 
 def render(results: Results, name: str) -> str:
     """Render a template of this package: report.md or report.html."""
-    loader = PackageLoader("ssd4rec.paper")
-    environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=name.endswith(".html")
-    )
-    environment.filters["literal"] = lambda text: "".join(f"\\{each}" if each in "\\`*_<>[]#|" else each for each in text)
     sections = sorted(results.sections, key=lambda section: list(STUDIES).index(section.study))
-    return environment.get_template(f"{name}.jinja").render(blocks=list(map(_block, sections)), commit=results.commit)
+    return render_template(name, "ssd4rec.paper", blocks=list(map(_block, sections)), commit=results.commit)
 
 
 def _block(section: Section) -> Block:

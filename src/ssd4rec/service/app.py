@@ -12,9 +12,11 @@ from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service import problems
 from ssd4rec.service.core import Service
+from ssd4rec.service.feed import close_on_signal
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.routes import ROUTERS
 from ssd4rec.service.schemas import Event, ProblemOut
+from ssd4rec.service.schemas_catalog import LiveAnswer, LiveEvent
 from ssd4rec.service.settings import ServiceSettings, load_settings
 
 PAGE = Path(__file__).parent / "page"
@@ -35,6 +37,7 @@ def create_app(settings: ServiceSettings, service: Service | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service or await run_in_threadpool(Service, settings)
+        close_on_signal(app.state.service.feed)
         try:
             yield
         finally:
@@ -66,7 +69,7 @@ def _complete_description(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = make()
         schemas = document["components"]["schemas"]
-        for model in (Event, ProblemOut):
+        for model in (Event, LiveAnswer, LiveEvent, ProblemOut):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

@@ -8,6 +8,8 @@ import torch
 
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
+from ssd4rec.service.feed import LiveFeed
+from ssd4rec.service.insights import Insights
 from ssd4rec.service.lifecycle import Models
 from ssd4rec.service.maintenance import Maintenance
 from ssd4rec.service.scorer import Scorer
@@ -53,6 +55,8 @@ class Service:
         self.scorer = Scorer(
             self.engine, self.models.loaded, settings.queue_requests, settings.batch_size, settings.batch_wait_ms / 1000
         )
+        self.insights = Insights(self.engine, self.scorer)
+        self.feed = LiveFeed(self.engine)
         self.maintenance = Maintenance(self.engine, self.writer, self.scorer, self.models, settings)
         self._closed = threading.Event()
 
@@ -61,6 +65,8 @@ class Service:
         if self._closed.is_set():
             return
         self._closed.set()
+        self.feed.close()
+        self.insights.close()
         self.maintenance.close()
         self.models.close()
         self.scorer.close()

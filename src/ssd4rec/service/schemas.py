@@ -258,6 +258,16 @@ class ModelsOut(BaseModel):
     models: list[ModelOut]
 
 
+class ModelReportOut(BaseModel):
+    """What `ssd4rec train` reported of a version."""
+
+    version: str
+    report: dict[str, Any] = Field(
+        description="the keys are those of report.json; a version that was saved without a report has none",
+        examples=[{"test": {"ndcg@10": 0.0967}, "intervals": {"model": {"ndcg@10": [0.079, 0.114]}}}],
+    )
+
+
 class Erasure(BaseModel):
     """One deletion of a user; whose it was is not stored."""
 

@@ -1,6 +1,6 @@
 """A model as the service uses it: ids as text, masks of hidden items, scores for many requests at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import nsmallest
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.layers.step import Cache
 from ssd4rec.ops.segments import flat_score_index
@@ -20,6 +21,7 @@ from ssd4rec.serving.topk import Request, TopK, largest
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+EVENTS_AT_ONCE = 8192  # of histories that are read together
 
 
 @dataclass
@@ -145,6 +147,21 @@ class ServedModel:
                 cache, vector = self.recommender.artifact.model.advance(cache, torch.tensor([index]))
         return UserState(together, cache, vector)
 
+    def read_many(self, histories: Sequence[Indices]) -> list[UserState]:
+        """Read whole histories together; the states are for scoring and do not take up further events."""
+        states = [UserState(indices) for indices in histories]
+        cut = self.recommender.artifact.config.data.max_length
+        parts = [each[each > 0][-(cut or len(each)) :] for each in histories]
+        rows = np.flatnonzero([len(each) for each in parts])
+        lengths = np.array([len(parts[row]) for row in rows], dtype=np.int64)
+        with torch.inference_mode():
+            for batch in consecutive(lengths, EVENTS_AT_ONCE):
+                chosen = rows[batch].tolist()
+                vectors = self.recommender.artifact.model.encode(*_packed([parts[row] for row in chosen]))
+                for row, vector in zip(chosen, vectors.split(1), strict=True):
+                    states[row].vector = vector
+        return states
+
     def score(self, jobs: Sequence[ScoreJob]) -> list[TopK]:
         """Return the best candidates of each job, scored together."""
         results: list[TopK | None] = [None] * len(jobs)
@@ -161,26 +178,45 @@ class ServedModel:
                 results[place] = best
         return [best for best in results if best is not None]
 
+    def ranks(self, jobs: Sequence[ScoreJob], index: int) -> list[int | None]:
+        """Return the rank of an item in the answer to each job; None: it is not a candidate, or nothing was read."""
+        ranks: list[int | None] = [None] * len(jobs)
+        places = [place for place, job in enumerate(jobs) if job.state.vector is not None]
+        with torch.inference_mode():
+            for rows, scores in self._candidates([jobs[place] for place in places]):
+                own = scores[:, index - 1 : index]
+                before = (scores > own).sum(1) + (scores[:, : index - 1] == own).sum(1)
+                for place, score, better in zip(places[rows], own[:, 0].tolist(), before.tolist(), strict=True):
+                    ranks[place] = None if score == -torch.inf else better + 1
+        return ranks
+
     def _score(self, jobs: list[ScoreJob]) -> list[TopK]:
-        artifact = self.recommender.artifact
-        seen = _packed([job.state.indices for job in jobs])
-        cut = artifact.config.data.max_length
-        packed = seen if cut is None else _packed([job.state.indices for job in jobs], cut)
         results: list[TopK] = []
         with torch.inference_mode():
-            states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
-            blocks = score_states(artifact.model, states, seen)
-            for rows, scores, _ in scored_blocks(blocks, packed, full=seen, fusion=artifact.fusion):
-                for row, job in enumerate(jobs[rows]):
-                    if job.exclude_seen:
-                        one = slice(rows.start + row, rows.start + row + 1)
-                        scores[row, flat_score_index(*seen, one, scores.shape[1])] = -torch.inf
-                    if job.excluded is not None:
-                        scores[row].masked_fill_(torch.from_numpy(job.excluded), -torch.inf)
+            for rows, scores in self._candidates(jobs):
                 best = largest(scores, min(max(job.k for job in jobs[rows]), scores.shape[1]))
                 for job, (indices, values) in zip(jobs[rows], best, strict=True):
                     results.append(TopK(indices[: job.k], values[: job.k], "model"))
         return results
+
+    def _candidates(self, jobs: list[ScoreJob]) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the scores of some jobs [rows, V], -inf for items that are not candidates; the next ones overwrite them."""
+        if not jobs:
+            return
+        artifact = self.recommender.artifact
+        seen = _packed([job.state.indices for job in jobs])
+        cut = artifact.config.data.max_length
+        packed = seen if cut is None else _packed([job.state.indices for job in jobs], cut)
+        states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
+        blocks = score_states(artifact.model, states, seen)
+        for rows, scores, _ in scored_blocks(blocks, packed, full=seen, fusion=artifact.fusion):
+            for row, job in enumerate(jobs[rows]):
+                if job.exclude_seen:
+                    one = slice(rows.start + row, rows.start + row + 1)
+                    scores[row, flat_score_index(*seen, one, scores.shape[1])] = -torch.inf
+                if job.excluded is not None:
+                    scores[row].masked_fill_(torch.from_numpy(job.excluded), -torch.inf)
+            yield rows, scores
 
     def similar(self, index: int, k: int, excluded: Mask | None) -> list[tuple[int, float]]:
         """Return the items whose vectors have the largest cosine with that of an item."""

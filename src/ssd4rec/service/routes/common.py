@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -16,8 +16,12 @@ from starlette.concurrency import run_in_threadpool
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import check_id, check_text
 from ssd4rec.service.problems import MEDIA_TYPE, Problem
+from ssd4rec.service.schemas import ModelRef
+from ssd4rec.service.scorer import LoadedModel
+from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.answers import find_answer, record_answer
 from ssd4rec.service.store.connect import reading
+from ssd4rec.service.store.items import stored_titles
 
 _T = TypeVar("_T")
 TEXTS = {
@@ -76,6 +80,18 @@ async def read(service: Service, work: Callable[[Connection], _T]) -> _T:
 async def wait(future: "Future[_T]") -> _T:
     """Wait for another thread."""
     return await asyncio.wrap_future(future)
+
+
+async def titles_of(service: Service, model: ServedModel, indices: Collection[int]) -> dict[int, str | None]:
+    """Return the titles of items: those of the store, else those of the catalog."""
+    ids = {index: model.ids[index - 1] for index in indices}
+    stored = await read(service, lambda connection: stored_titles(connection, set(ids.values())))
+    return {index: stored.get(item_id) or model.titles[index - 1] for index, item_id in ids.items()}
+
+
+def model_ref(loaded: LoadedModel) -> ModelRef:
+    """Return the model that answers, for the body of an answer."""
+    return ModelRef(version=loaded.model.version, fingerprint=loaded.model.fingerprint)
 
 
 def json_response(body: BaseModel, status: int = 200) -> Response:

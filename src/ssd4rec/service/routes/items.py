@@ -12,11 +12,20 @@ from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import seconds
 from ssd4rec.service.problems import Problem, not_found
-from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, read, wait
-from ssd4rec.service.schemas import ItemIn, ItemMatch, ItemMatchesOut, ItemOut, ModelRef, SimilarItem, SimilarOut
-from ssd4rec.service.scorer import LoadedModel
+from ssd4rec.service.routes.common import (
+    PathId,
+    SearchText,
+    ServiceDep,
+    errors,
+    json_response,
+    model_ref,
+    read,
+    titles_of,
+    wait,
+)
+from ssd4rec.service.schemas import ItemIn, ItemMatch, ItemMatchesOut, ItemOut, SimilarItem, SimilarOut
 from ssd4rec.service.store.connect import reading
-from ssd4rec.service.store.items import find_item, items_version, put_item, stored_titles
+from ssd4rec.service.store.items import find_item, items_version, put_item
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
 READ = [Depends(requires("read"))]
@@ -32,11 +41,11 @@ async def search(
     model = service.models.loaded(None).model
     counts = model.recommender.artifact.training_counts
     matches = await run_in_threadpool(model.search, query, limit)
-    rows = await read(service, lambda connection: stored_titles(connection, {model.ids[each - 1] for each in matches}))
+    titles = await titles_of(service, model, matches)
     items = [
         ItemMatch(
             item_id=model.ids[each - 1],
-            title=rows.get(model.ids[each - 1]) or model.titles[each - 1],
+            title=titles[each],
             training_interactions=int(counts[each]),
         )
         for each in matches
@@ -84,11 +93,7 @@ async def get_similar(service: ServiceDep, item_id: PathId, k: Annotated[int, Qu
         ]
 
     items = await wait(service.scorer.call(work))
-    return json_response(SimilarOut(item_id=item_id, model=_ref(loaded), items=items))
-
-
-def _ref(loaded: LoadedModel) -> ModelRef:
-    return ModelRef(version=loaded.model.version, fingerprint=loaded.model.fingerprint)
+    return json_response(SimilarOut(item_id=item_id, model=model_ref(loaded), items=items))
 
 
 def _item(service: Service, item_id: str, row: Any) -> ItemOut:

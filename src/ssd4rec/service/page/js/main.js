@@ -4,8 +4,12 @@ import { route, to } from "./route.js";
 import { Combobox, findItems, findUsers } from "./search.js";
 import { theme, toggleTheme } from "./theme.js";
 import { html, Loading, Notice, render, useEffect, useRef, useState } from "./ui.js";
+import { Catalog } from "./views/catalog.js";
 import { Home } from "./views/home.js";
 import { Item } from "./views/item.js";
+import { Live } from "./views/live.js";
+import { ItemMap } from "./views/map.js";
+import { Models } from "./views/models.js";
 import { User } from "./views/user.js";
 import { WhatIf } from "./views/what-if.js";
 
@@ -24,11 +28,12 @@ const open = (option) => {
 function Header() {
   const [first] = route.value.parts;
   const current = (name) => (first === name || (!first && name === "users") ? "page" : undefined);
+  const link = (name, href, text) => html`<a href=${href} aria-current=${current(name)}>${text}</a>`;
   return html`<header class="top">
     <a class="brand" href=${to.home()}><img src="icon.svg" alt="" width="24" height="24" />ssd4rec</a>
     <nav aria-label="Views">
-      <a href=${to.home()} aria-current=${current("users")}>Users</a>
-      <a href=${to.whatIf()} aria-current=${current("what-if")}>What if</a>
+      ${link("users", to.home(), "Users")}${link("what-if", to.whatIf(), "What if")}${link("catalog", to.catalog(), "Catalog")}
+      ${link("map", to.map(), "Map")}${link("models", to.models(), "Models")}${link("live", to.live(), "Live")}
     </nav>
     <${Combobox} id="search" name="Search users and items" hint="User id, item id or title" find=${findAll} choose=${open} />
     <button type="button" class="theme" onClick=${toggleTheme} aria-label=${theme() === "dark" ? "Use light colors" : "Use dark colors"}>
@@ -68,6 +73,8 @@ function NotFound() {
   return html`<${Notice} heading="This address has no view"><p><a href=${to.home()}>All users</a></p><//>`;
 }
 
+const SINGLE = { catalog: Catalog, map: ItemMap, models: Models, live: Live };
+
 function View() {
   const { parts, query } = route.value;
   const [name, id, level, item] = parts;
@@ -79,6 +86,7 @@ function View() {
     return html`<${WhatIf} key=${location.hash} id=${id} without=${query.get("without") ?? ""} />`;
   }
   if (name === "items" && parts.length === 2) return html`<${Item} key=${id} id=${id} />`;
+  if (SINGLE[name] && parts.length === 1) return html`<${SINGLE[name]} key=${location.hash} query=${query} />`;
   return html`<${NotFound} />`;
 }
 

@@ -1,4 +1,5 @@
-// Addresses of the views: #/users/ID, #/users/ID/items/ID, #/what-if/ID?without=3,17, #/items/ID.
+// Addresses of the views: #/users/ID, #/users/ID/items/ID, #/what-if/ID?without=3,17, #/items/ID, #/catalog, #/map?item=ID,
+// #/models, #/live.
 import { signal } from "./ui.js";
 
 function parse() {
@@ -19,6 +20,10 @@ addEventListener("hashchange", () => {
 
 export const to = {
   home: () => "#/",
+  catalog: () => "#/catalog",
+  map: (item) => (item === undefined ? "#/map" : `#/map?item=${encodeURIComponent(item)}`),
+  models: () => "#/models",
+  live: () => "#/live",
   user: (id) => `#/users/${encodeURIComponent(id)}`,
   reasons: (id, item) => `#/users/${encodeURIComponent(id)}/items/${encodeURIComponent(item)}`,
   item: (id) => `#/items/${encodeURIComponent(id)}`,

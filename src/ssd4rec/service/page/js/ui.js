@@ -1,21 +1,24 @@
 // Preact, htm and signals in one place, and the small parts that every view uses.
 import { Fragment, h, render } from "../vendor/preact.js";
-import { useEffect, useRef, useState } from "../vendor/preact-hooks.js";
+import { useEffect, useMemo, useReducer, useRef, useState } from "../vendor/preact-hooks.js";
 import htm from "../vendor/htm.js";
 import { computed, effect, signal } from "../vendor/signals.js";
 
-export { Fragment, computed, effect, render, signal, useEffect, useRef, useState };
+export { Fragment, computed, effect, render, signal, useEffect, useMemo, useReducer, useRef, useState };
 export const html = htm.bind(h);
 
 const whole = new Intl.NumberFormat("en-US");
 const day = new Intl.DateTimeFormat("en-US", { dateStyle: "medium", timeStyle: "short", timeZone: "UTC" });
-
 const onlyDay = new Intl.DateTimeFormat("en-US", { dateStyle: "medium", timeZone: "UTC" });
+const onlyTime = new Intl.DateTimeFormat("en-US", { timeStyle: "medium", hour12: false });
+const share = new Intl.NumberFormat("en-US", { style: "percent", maximumFractionDigits: 1 });
 
 export const count = (value, noun) => `${whole.format(value)} ${noun}${value === 1 ? "" : "s"}`;
 export const number = (value) => whole.format(value);
 export const date = (seconds) => day.format(new Date(seconds * 1000));
 export const shortDate = (seconds) => onlyDay.format(new Date(seconds * 1000));
+export const clock = (seconds) => onlyTime.format(new Date(seconds * 1000)); // of the reader's own time zone
+export const percent = (value) => share.format(value);
 export const signed = (value) => `${value < 0 ? "\u2212" : "+"}${Math.abs(value).toFixed(3)}`;
 export const label = (item) => item.title || item.item_id || "unknown item";
 

@@ -1,7 +1,7 @@
 // An item: what is stored about it, its neighbors, and its visibility.
 import { ask, useRequest } from "../api.js";
 import { to } from "../route.js";
-import { date, html, label, Name, Notice, number, Result, useState } from "../ui.js";
+import { count, date, html, label, Name, Notice, number, Result, useState } from "../ui.js";
 
 const NEIGHBORS = 12;
 const path = (id) => `/v1/items/${encodeURIComponent(id)}`;
@@ -55,6 +55,17 @@ function Neighbors({ id }) {
   </ol>`}<//>`;
 }
 
+function Audience({ id }) {
+  const audience = useRequest((signal) => ask("GET", `${path(id)}/audience?k=${NEIGHBORS}`, undefined, signal), `audience ${id}`);
+  const missing = html`<${Notice} heading="Nobody"><p>The item is not in the catalog of the model.</p><//>`;
+  return html`<${Result} of=${audience} what="The audience" missing=${missing}>${({ users, reached, sampled_users: sampled, k }) => html`
+    <p class="hint">${sampled ? `Among the first ${k} items of ${number(reached)} of ${count(sampled, "user")}, those whose events arrived last.` : "The store has no users yet."}</p>
+    ${users.length > 0 && html`<ol class="list">${users.map((user) => html`<li key=${user.user_id}><a class="row plain" href=${to.reasons(user.user_id, id)}>
+      <span class="name"><bdi class="title">${user.user_id}</bdi> <span class="id">${count(user.events, "event")}</span></span>
+      <span class="score">rank ${number(user.rank)}</span></a></li>`)}</ol>`}
+    ${sampled > 0 && !users.length && html`<${Notice} heading="Nobody"><p>It is hidden, without training interactions, or in every history.</p><//>`}`}<//>`;
+}
+
 export function Item({ id }) {
   const [saved, setSaved] = useState(null);
   const request = useRequest((signal) => ask("GET", path(id), undefined, signal), `item ${id}`);
@@ -63,11 +74,13 @@ export function Item({ id }) {
   const missing = html`<${Notice} heading="This item is unknown">
     <p>Neither the model nor the store has <bdi class="quoted">${id}</bdi>.</p><p><a class="button" href=${to.home()}>All users</a></p><//>`;
   return html`<${Result} of=${{ ...request, data: item }} what="The item" missing=${missing}>${(data) => html`
-    <h1><span class="eyebrow">Item</span> <bdi>${label(data)}</bdi></h1>
+    <div class="heading"><h1><span class="eyebrow">Item</span> <bdi>${label(data)}</bdi></h1>
+      ${data.in_catalog && html`<a class="button" href=${to.map(id)}>Show on the map</a>`}</div>
     <div class="columns even">
       <section class="panel" aria-labelledby="facts-heading"><h2 id="facts-heading">Metadata</h2>
         <${Facts} item=${data} /><details><summary>Edit</summary><${Edit} item=${data} saved=${setSaved} /></details></section>
       <section class="panel" aria-labelledby="neighbors-heading"><h2 id="neighbors-heading">Neighbors</h2>
         <p class="hint">Items whose vectors are nearest, by cosine.</p><${Neighbors} id=${id} /></section>
+      <section class="panel" aria-labelledby="audience-heading"><h2 id="audience-heading">Who gets it</h2><${Audience} id=${id} /></section>
     </div>`}<//>`;
 }
