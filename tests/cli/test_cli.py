@@ -115,7 +115,7 @@ def test_excluding_seen_items_changes_the_ranks(folder, tmp_path):
 
 
 def test_train_and_evaluate_write_reports(folder, tmp_path):
-    """The page lies in the folder of the model; evaluate writes one where it is told."""
+    """The page of the training is in the folder of the model; evaluate writes to any file."""
     page = (folder / "model" / "report.html").read_text()
     assert "Training history" in page
     assert "Film 3" in page

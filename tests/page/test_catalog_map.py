@@ -2,12 +2,15 @@
 
 import re
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from page_checks import list_of, region, settled, tab_to
 from page_world import ITEMS, Site
 
 PICTURE = "canvas => canvas.toDataURL()"
+
+pytestmark = pytest.mark.thorough
 
 
 def test_catalog_by_mouse(page: Page, site: Site):

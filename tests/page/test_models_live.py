@@ -9,6 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 from page_checks import axe, region, settled, tab_to
 from page_world import Site, Watch, copy_model, open_page
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def versions(measured_model: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

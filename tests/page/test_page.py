@@ -35,7 +35,7 @@ VIEWS = [
 
 
 def titles(recommender: Recommender, history: list[str], k: int, deny: list[str] | None = None) -> list[str]:
-    """Return the library's recommendations as the page names them."""
+    """The recommendations of the library, as the page names them."""
     return [each.title or str(each.item) for each in recommender.recommend(history, k, deny=deny).items]
 
 

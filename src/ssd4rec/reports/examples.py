@@ -1,4 +1,4 @@
-"""What a model recommends to users of a data set: to many of them in numbers, to a few with reasons."""
+"""Recommendations to users of a data set: to many of them in numbers, to a few with reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

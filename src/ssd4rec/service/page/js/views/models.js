@@ -1,5 +1,5 @@
-// Models: the versions in the folder, which one answers, how each ranks live traffic, and experiments.
-import { ask, revision, useRequest } from "../api.js";
+// Models: the versions in the folder, which one answers, and the metrics that each was saved with.
+import { ask, modelVersion, revision, useRequest } from "../api.js";
 import { IntervalBar, LineChart } from "../charts.js";
 import { html, Notice, number, Result, useEffect, useRef, useState } from "../ui.js";
 
@@ -107,6 +107,7 @@ function Versions({ models, again }) {
   const [announcement, setAnnouncement] = useState("");
   const activate = async (version) => {
     await ask("POST", `/v1/models/${encodeURIComponent(version)}/activate`);
+    modelVersion.value = version;
     setAnnouncement(`${version} answers now`);
     revision.value += 1;
     again();
