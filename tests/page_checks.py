@@ -1,4 +1,4 @@
-"""What every test of the page uses: regions and lists by their names, the Tab key, axe."""
+"""Shared by the tests of the page: regions and lists by their names, the Tab key, axe."""
 
 from pathlib import Path
 

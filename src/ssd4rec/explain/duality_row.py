@@ -51,8 +51,8 @@ def last_row(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> Row:
     return Row(weights, x, mixer.D[:, None] * x[-1])
 
 
-def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> tuple[Values, Tensor]:
-    """Return y of the forward scan at the last event, without each of the events.
+def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> Values:
+    """Return y of the forward scan at the last event, without each of the events, and y itself.
 
     Args:
         mixer: its convolution, A and D.
@@ -60,19 +60,21 @@ def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> 
         dt: [T, H] step sizes.
 
     Returns:
-        [T, H, P]: row j is y without event j; and y [H, P].
+        [T + 1, H, P]: row j is y without event j; the last row is y.
     """
     tail = min(max(mixer.conv_weight.shape[1], 2), len(dt))
     head = len(dt) - tail
     windows = _windows_without(mixer, channels)
     x, B = windows[0]
     C_last, after = _last_C(mixer, channels), _sum_after(dt * mixer.A)
-    terms = x * (dt * torch.exp(after) * (B @ C_last)[:, None])[..., None]
-    y = torch.empty_like(x)
+    weights = dt * _decay(after)
+    terms = x * (weights * (B @ C_last)[:, None])[..., None]
+    y = x.new_empty(len(dt) + 1, *x.shape[1:])
+    torch.addcmul(terms.sum(0), mixer.D[:, None], x[-1], out=y[-1])
     if head:
-        y[:head] = _without_head_events(mixer, dt, after, windows, terms, C_last, head)
-    y[head:] = _without_tail_events(mixer, channels, dt, x[:head], B[:head])
-    return y, terms.sum(0) + mixer.D[:, None] * x[-1]
+        _without_head_events(y[:head], mixer, dt, after, weights, windows, terms, C_last)
+    y[head:-1] = _without_tail_events(mixer, channels, dt, x[:head], B[:head])
+    return y
 
 
 def _windows_without(mixer: Mamba2Mixer, channels: Channels) -> list[tuple[Values, Tensor]]:
@@ -80,45 +82,45 @@ def _windows_without(mixer: Mamba2Mixer, channels: Channels) -> list[tuple[Value
 
     In the entries without a neighbor the rows of events that have none mean nothing.
     """
-    reads, width = mixer.inner + mixer.state_dim, mixer.conv_weight.shape[1]
-    inputs, taps = channels[:, :reads].contiguous(), mixer.conv_weight[:reads].T.flip(0).contiguous()
-    near = [torch.addcmul(mixer.conv_bias[:reads], inputs, taps[0])]  # entry k: bias, the event and k neighbors
+    reads, width, events = mixer.inner + mixer.state_dim, mixer.conv_weight.shape[1], len(channels)
+    before = F.pad(channels[:, :reads], (0, 0, width, 0))  # zeros in place of the events before the first one
+    taps = mixer.conv_weight[:reads].T.flip(0).contiguous()
+    shifted = [before[width - k : width - k + events] for k in range(width + 1)]  # entry k: the event k places before
+    near = [torch.addcmul(mixer.conv_bias[:reads], shifted[0], taps[0])]  # entry k: bias, the event and k neighbors
     for k in range(1, width):
-        near.append(near[-1].clone())
-        near[-1][k:].addcmul_(inputs[:-k], taps[k])
-    changed, far = [], torch.zeros_like(inputs)  # far: the neighbors k, …, K-1, which move up by one place
+        near.append(torch.addcmul(near[-1], shifted[k], taps[k]))
+    changed, far = [], shifted[width] * taps[width - 1]  # far: the neighbors k + 1, …, K, which move up by one place
     for k in range(width - 1, 0, -1):
-        far[k:].addcmul_(inputs[:-k], taps[k])
-        near[k - 1][1:] += far[:-1]
-        changed.append(near[k - 1])
+        changed.append(near[k - 1].add_(far))
+        if k > 1:
+            far.addcmul_(shifted[k], taps[k - 1])
     summed = [near[-1], *reversed(changed)]
     parts = (F.silu(each, inplace=True).split([mixer.inner, mixer.state_dim], dim=1) for each in summed)
     return [(x.unflatten(1, (mixer.heads, -1)), B) for x, B in parts]
 
 
 def _without_head_events(
+    y: Values,
     mixer: Mamba2Mixer,
     dt: StepSizes,
     after: Tensor,
+    weights: Tensor,
     windows: list[tuple[Values, Tensor]],
     terms: Values,
     C_last: Tensor,
-    head: int,
-) -> Values:
-    """Return y without each of the first `head` events, [head, H, P]; the last event keeps its C and x."""
+) -> None:
+    """Write y without each of the first events to `y` [head, H, P]; the last event keeps its C and x."""
     (x, B), *changed = windows
-    width, log_decay = len(windows), dt * mixer.A
+    head, width, log_decay = len(y), len(windows), dt * mixer.A
     sums = _running_sum(terms.flatten(1)).view_as(x)
-    y = sums[-1] + mixer.D[:, None] * x[-1] - sums[width - 1 : width - 1 + head]
+    torch.sub(torch.addcmul(sums[-1], mixer.D[:, None], x[-1]), sums[width - 1 : width - 1 + head], out=y)
     if float(log_decay.min()) > -STEEPEST[dt.dtype]:
-        y[1:] += torch.exp(-log_decay[1:head])[..., None] * sums[: head - 1]
+        y[1:].addcmul_(torch.exp(-log_decay[1:head])[..., None], sums[: head - 1])
     elif head > 1:
         y[1:] += torch.exp(after[1:head])[..., None] * _decayed_sums(mixer, x, dt, B @ C_last, head - 1)
-    weights = dt * torch.exp(after)
     for k, (x_k, B_k) in enumerate(changed, start=1):
         after_j = slice(k, k + head)
         y.addcmul_(x_k[after_j], (weights[after_j] * (B_k[after_j] @ C_last)[:, None])[..., None])
-    return y
 
 
 def _decayed_sums(mixer: Mamba2Mixer, x: Values, dt: StepSizes, match: Tensor, events: int) -> Values:
@@ -144,9 +146,8 @@ def _without_tail_events(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes, 
     weights = step * torch.exp(_sum_after(log_decay, dim=1)) * match
     y: Tensor = (x * weights[..., None]).sum(1) + mixer.D[:, None] * x[:, -1]
     if head:
-        to_head = dt[:head] * torch.exp(_sum_after(dt[:head] * mixer.A))
-        weights = to_head[..., None] * (B_head @ C_last.T)[:, None]  # [head, H, tail]
-        y += torch.exp(log_decay.sum(1))[..., None] * torch.einsum("shp,sht->thp", x_head, weights)
+        decayed = x_head * (dt[:head] * _decay(_sum_after(dt[:head] * mixer.A)))[..., None]
+        y += torch.exp(log_decay.sum(1))[..., None] * ((C_last @ B_head.T) @ decayed.flatten(1)).view_as(y)
     return y
 
 
@@ -165,6 +166,11 @@ def _running_sum(values: Tensor) -> Tensor:
     sums = values.new_ones(CHUNK, CHUNK).tril() @ padded
     sums[1:] += sums[:-1, -1].cumsum(0)[:, None]
     return sums.view(-1, width)[:events]
+
+
+def _decay(log_decay: Tensor) -> Tensor:
+    """Return exp of sums of log decays, 0 where it is negligible: subnormal numbers slow down all that is computed from them."""
+    return torch.exp(log_decay).masked_fill_(log_decay < -STEEPEST[log_decay.dtype], 0.0)
 
 
 def _sum_after(values: Tensor, dim: int = 0) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ssd4rec._csr import IntArray
-from ssd4rec.explain.reading import Reading, WithoutEach, items_before
+from ssd4rec.explain.reading import Reading, WithoutEach, count_preceding, items_before
 
 BLOCK_ELEMENTS = 1 << 20  # scores computed at once
-BLOCK_ROWS = 256  # shortened histories scored at once: of similar distance, so that they need the same items
+LEAST_ROWS, BLOCK_ROWS = 8, 256  # shortened histories scored at once: of similar distance, so that they need the same items
 
 
 class Changed(NamedTuple):
@@ -34,19 +34,20 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
     """
     if without is None:
         return _without_the_only_event(reading, item)
-    scores, ranks = _with_shared_fusion(reading, without, item)
+    scores, ranks = np.empty(len(without.places)), np.empty((2, len(without.places)), dtype=np.int64)
     if reading.repeats_matter(item):
         for row, place in enumerate(without.places.tolist()):
             shorter = reading.without(place)
             parts = shorter.parts_of(without.states[row])
             scores[row] = parts.of(item)
             ranks[:, row] = shorter.rank_in(parts.total, item) or 0, reading.rank_in(parts.total, item) or 0
-    else:
-        near_end = without.places >= len(reading.items) - reading.reach_of_rules
-        only_one = (reading.items[without.places] == item) & (np.count_nonzero(reading.items == item) == 1)
-        rows = np.flatnonzero(near_end | only_one)
-        own = WithoutEach(without.places[rows], without.states[rows], without.state)
-        scores[rows], ranks[:, rows] = _with_own_fusion(reading, own, item)
+        return Changed(without.places, scores, *ranks)
+    near_end = without.places >= len(reading.items) - reading.reach_of_rules
+    only_one = (reading.items[without.places] == item) & (np.count_nonzero(reading.items == item) == 1)
+    for chosen, measure in ((near_end | only_one, _with_own_fusion), (~(near_end | only_one), _with_shared_fusion)):
+        if (rows := np.flatnonzero(chosen)).size:
+            some = WithoutEach(without.places[rows], without.states[rows], without.state)
+            scores[rows], ranks[:, rows] = measure(reading, some, item)
     return Changed(without.places, scores, *ranks)
 
 
@@ -55,16 +56,19 @@ def _with_own_fusion(reading: Reading, without: WithoutEach, item: int) -> tuple
     rows, place = torch.arange(len(without.places), device=reading.vectors.device), item - 1
     left_out, alone = _left_out(reading, without.places)
     model, co_occurrence = without.states @ reading.vectors.T, reading.co_occurrence_without(without.places)
-    repeat_bias = reading.repeat_bias.expand_as(model).clone()
-    repeat_bias[rows[alone], left_out[alone]] = 0.0
-    total = model + co_occurrence + repeat_bias
-    excluded = reading.excluded.expand_as(model).clone()
-    among_unseen = (items_before(total, item, excluded) + 1) * ~excluded[:, place]
-    if reading.seen is not None:
-        excluded[rows[alone], left_out[alone]] = ~reading.trained[left_out[alone]]
-    ranks = (items_before(total, item, excluded) + 1) * ~excluded[:, place]
-    scores = sum(part[:, place].double() for part in (model, co_occurrence, repeat_bias))
-    return torch.as_tensor(scores).cpu().numpy(), torch.stack([ranks, among_unseen]).cpu().numpy()
+    plain = model + co_occurrence
+    total = plain + reading.repeat_bias
+    total[rows[alone], left_out[alone]] = plain[rows[alone], left_out[alone]]  # without an event it has no repeat bias
+    own, before = total[:, place], items_before(total, item, reading.excluded)
+    is_candidate = torch.full_like(alone, fill_value=reading.is_candidate(item))
+    ranks = torch.stack([before + 1, before + 1]) * is_candidate
+    if reading.seen is not None:  # an item whose only event is left out becomes a candidate
+        returns = alone & reading.trained[left_out] & reading.excluded[left_out]
+        ahead = returns & (left_out != place) & _precedes(total[rows, left_out], own, left_out < place)
+        ranks[0] = (before + ahead + 1) * (is_candidate | (returns & (left_out == place)))
+    bias = reading.repeat_bias[place] * ~(alone & (left_out == place))
+    scores = model[:, place].double() + co_occurrence[:, place].double() + bias.double()
+    return scores.cpu().numpy(), ranks.cpu().numpy()
 
 
 def _left_out(reading: Reading, places: IntArray) -> tuple[Tensor, Tensor]:
@@ -116,20 +120,31 @@ def _count_before(reading: Reading, states: Tensor, own: Tensor, item: int) -> T
     apart += 1e-3 * (lengths + lengths[place]) + torch.finfo(total.dtype).tiny  # rounding: the square is a difference
     needed = (margin.abs() - rounding).clamp(min=0) / apart  # the distance from which on the two items can change places
     needed[place] = torch.inf
-    before = torch.empty_like(own, dtype=torch.int64)
+    before = precedes.sum().repeat(len(own))
     for rows, columns in _blocks(distance, needed):
-        scores = states[rows] @ vectors[columns].T + parts.co_occurrence[columns] + parts.repeat_bias[columns]
-        ahead = _precedes(scores, own[rows, None], columns < place)
-        before[rows] = precedes.sum() - precedes[columns].sum() + ahead.sum(1)
+        scores = states[rows] @ vectors[columns].T
+        scores.add_(parts.co_occurrence[columns]).add_(parts.repeat_bias[columns])
+        before[rows] += count_preceding(scores, own[rows, None], columns, place) - precedes[columns].sum()
     return before
 
 
 def _blocks(distance: Tensor, needed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows of similar distance with the columns that need no larger one."""
+    """Yield rows of similar distance with the columns that need no larger one; rows without such columns are left out.
+
+    Few rows have a large distance and need many columns: the blocks are small there, and double in size towards smaller ones.
+    """
     near = (needed <= distance.max()).nonzero()[:, 0]
     needed = needed[near]
-    for rows in distance.argsort().split(max(1, min(BLOCK_ROWS, BLOCK_ELEMENTS // max(1, len(near))))):
-        yield rows, near[needed <= distance[rows[-1]]]
+    falling = distance.argsort(descending=True)
+    first, size = 0, LEAST_ROWS
+    while first < len(falling):
+        rows = falling[first : first + max(1, min(size, BLOCK_ELEMENTS // max(1, len(near))))]
+        columns = needed <= distance[rows[0]]
+        near, needed = near[columns], needed[columns]
+        if not len(near):
+            return  # nor for the rows that remain
+        yield rows, near
+        first, size = first + len(rows), min(2 * size, BLOCK_ROWS)
 
 
 def _precedes(scores: Tensor, own: Tensor, smaller: Tensor) -> Tensor:

@@ -85,19 +85,18 @@ _NOT_READ = {"forward": (), "backward": (), "forward_share": 0.0, "backward_shar
 def _effects(subject: Subject, item: int, last: int) -> Effects:
     without = subject.without_each(last)  # gives the state of the whole history too
     about, changed = subject.about(item), changed_by_each(subject.reading, without, item)
-    rank = about["rank"]
-    rows = zip(changed.scores.tolist(), changed.ranks.tolist(), strict=True)
-    changes = {
-        position: (None if math.isnan(score) else score - about["score"], new - rank if new and rank else None)
-        for position, (score, new) in zip(subject.positions[changed.places].tolist(), rows, strict=True)
-    }
-    omitted = set(subject.positions.tolist()) - set(changes)
-    unread = (0.0, None if rank is None else 0)  # an event that is not in the catalog changes nothing
+    rank, places = about["rank"], subject.positions[changed.places].tolist()
+    ids, titles = subject.ids, subject.titles
+    score_changes: list[float | None] = [0.0] * len(ids)  # an event that is not in the catalog changes nothing
+    rank_changes: list[int | None] = [None if rank is None else 0] * len(ids)
+    for position, score, new in zip(places, changed.scores.tolist(), changed.ranks.tolist(), strict=True):
+        score_changes[position] = None if math.isnan(score) else score - about["score"]
+        rank_changes[position] = new - rank if new and rank else None
+    omitted = set(subject.positions.tolist()).difference(places)
     events = tuple(
-        EventEffect(**subject.event(position), score_change=score_change, rank_change=rank_change)
-        for position in range(len(subject.ids))
+        EventEffect(position, ids[position], titles.get(position), score_changes[position], rank_changes[position])
+        for position in range(len(ids))
         if position not in omitted
-        for score_change, rank_change in [changes.get(position, unread)]
     )
     return Effects(**about, method=subject.reading.method, events=events, omitted=len(omitted))
 

@@ -70,22 +70,21 @@ def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:
     """
     mixer, last = layer.mixer, len(hidden) - 1  # the row without the last event reads out the event before it
     gate, channels, dt = mixer.project(layer.source(hidden))
-    rows, whole = last_without_each(mixer, channels, dt)
-    mixed = _gated(mixer, torch.cat([rows, whole[None]]), gate[[-1, -2]], last)
+    mixed = _gated(mixer, last_without_each(mixer, channels, dt), gate[[-1, -2]], last)
     if layer.bidirectional and mixer.mirror_back:  # the last event alone
         back = mixer.gated(mixer.single_position(channels[[-1, -2]], dt[[-1, -2]]), gate[[-1, -2]])
         mixed += mixer.backward_weight * _rows(back, len(hidden) + 1, last)
     elif layer.bidirectional:  # the same of the reversed sequence
-        rows, whole = last_without_each(mixer, channels.flip(0), dt.flip(0))
-        back = _gated(mixer, torch.cat([rows.flip(0), whole[None]]), gate[[0, 1]], 0)
-        mixed += mixer.backward_weight * back
+        back = _gated(mixer, last_without_each(mixer, channels.flip(0), dt.flip(0)), gate[[0, 1]], last)
+        mixed[-1].add_(back[-1], alpha=mixer.backward_weight)
+        mixed[:-1].add_(back[:-1].flip(0), alpha=mixer.backward_weight)
     return layer.residual(mixer.out_proj(mixed), _rows(hidden[[-1, -2]], len(hidden) + 1, last))
 
 
 def _gated(mixer: Mamba2Mixer, y: Values, gates: Tensor, other: int) -> Hidden:
     """Apply the gate of the event that is read out, `gates[0]`; to the row where this event is left out, `gates[1]`."""
-    opened = y.flatten(1) * F.silu(gates[0])
-    opened[other] = y[other].flatten() * F.silu(gates[1])
+    row, opened = y[other].flatten() * F.silu(gates[1]), y.flatten(1).mul_(F.silu(gates[0]))
+    opened[other] = row
     rows: Hidden = F.rms_norm(opened, mixer.norm.weight.shape, mixer.norm.weight, mixer.norm.eps)
     return rows
 

@@ -15,7 +15,6 @@ from ssd4rec.baselines.sequential_rules import READ
 from ssd4rec.errors import DivergedError
 from ssd4rec.explain.leave_one_out import reads_in_one_pass, states_by_rereading, states_in_one_pass
 from ssd4rec.explain.results import Method
-from ssd4rec.fusion import look_up
 from ssd4rec.ops.repeats import sequence_items
 
 Flags = npt.NDArray[np.bool_]
@@ -116,8 +115,8 @@ class Reading:
         added = self.vectors.new_zeros(rows, len(self.vectors))
         if fusion and events:
             cu_seqlens = torch.arange(0, histories.size + 1, events)
-            places = look_up(fusion.rules, self.tensor(histories.ravel()), cu_seqlens, slice(0, rows))
-            added.view(-1)[places.counted] = fusion.weight * places.by.to(added)
+            counted, by = fusion.rules.raises(self.tensor(histories.ravel()), cu_seqlens, slice(0, rows))
+            added.view(-1)[counted.to(added.device)] = fusion.weight * by.to(added)
         return added
 
     @cached_property
@@ -227,6 +226,24 @@ def items_before(scores: Tensor, item: int, excluded: Tensor) -> Tensor:
     Returns:
         int64 [rows].
     """
-    own, first = scores[:, item - 1 : item], torch.arange(scores.shape[1], device=scores.device) < item - 1
-    before = (scores > own) | ((scores == own) & first)
-    return (before & ~excluded).sum(1)
+    candidates = scores + torch.zeros_like(scores[0]).masked_fill_(excluded, -torch.inf)  # faster than filling all rows
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    return count_preceding(candidates, scores[:, item - 1 : item], columns, item - 1)
+
+
+def count_preceding(scores: Tensor, own: Tensor, columns: Tensor, place: int) -> Tensor:
+    """Count the scores of each row that are larger, or equal and of a smaller column than `place`.
+
+    Args:
+        scores: [rows, n].
+        own: [rows, 1].
+        columns: [n] rising: which columns these are.
+        place: column of `own`.
+
+    Returns:
+        int64 [rows].
+    """
+    cut = int(torch.searchsorted(columns, place))
+    smaller, others = (scores[:, :cut] >= own), (scores[:, cut:] > own)
+    # sums of flags as int32 are three times as fast as those as int64
+    return smaller.sum(1, dtype=torch.int32).long() + others.sum(1, dtype=torch.int32)

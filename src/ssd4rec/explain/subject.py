@@ -37,11 +37,11 @@ class Subject:
         self.reading = Reading(artifact, known_indices, known_indices if exclude_seen else None)
         self.unknown_items = tuple(ids[position] for position in np.flatnonzero(numbers == 0).tolist())
         titles = artifact.catalog.titles_of(known_indices)
-        self._titles: dict[int, str | None] = {} if titles is None else dict(zip(self.positions.tolist(), titles, strict=True))
+        self.titles: dict[int, str | None] = {} if titles is None else dict(zip(self.positions.tolist(), titles, strict=True))
 
     def event(self, position: int) -> dict[str, Any]:
         """Return position, item and title of an event, for the dataclasses of the results."""
-        return {"position": position, "item": self.ids[position], "title": self._titles.get(position)}
+        return {"position": position, "item": self.ids[position], "title": self.titles.get(position)}
 
     def about(self, item: int) -> dict[str, Any]:
         """Return what the explanations of all levels share, for an item index."""

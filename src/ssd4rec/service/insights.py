@@ -88,7 +88,7 @@ class Sample:
 
 
 class Insights:
-    """Results that take longer than an answer may wait for, computed one after the other beside the scoring thread.
+    """Results that take longer than an answer may wait for, computed one after the other next to the scoring thread.
 
     Args:
         engine: of the store.

@@ -1,6 +1,6 @@
 """Recommend items for histories of item ids, including users the model has never seen."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -393,10 +393,8 @@ def as_ids(ids: Ids) -> list[object]:
 
 
 def _is_hashable(value: object) -> bool:
-    if not isinstance(value, Hashable):
-        return False
     try:
-        hash(value)  # a tuple that contains a list claims to be hashable
+        hash(value)
     except TypeError:
         return False
     return True
