@@ -32,7 +32,6 @@ from ssd4rec.cli.shared import (
 from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ssd4rec.artifact import Artifact
     from ssd4rec.config import Config
     from ssd4rec.pipeline import Prepared
     from ssd4rec.serving.recommender import Recommender
@@ -207,7 +206,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
                 prepared, config, out, resume=resume, callbacks=callbacks, progress=reporter(bar, "evaluating")
             )
         if world.is_first:
-            _write_report(prepared, artifact, out)
+            _write_report(prepared, out)
         return dict(artifact.report)
     except KeyboardInterrupt:
         resumable = (training_folder(out) / LAST).is_file()
@@ -215,7 +214,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
         raise KeyboardInterrupt(f"{how} (checkpoints are written every epoch and every minute)") from None
 
 
-def _write_report(prepared: "Prepared", artifact: "Artifact", out: Path) -> None:
+def _write_report(prepared: "Prepared", out: Path) -> None:
     """Write report.html next to the files of the model."""
     from ssd4rec.artifact import REPORT_PAGE
     from ssd4rec.reports.examples import examine
@@ -223,9 +222,10 @@ def _write_report(prepared: "Prepared", artifact: "Artifact", out: Path) -> None
     from ssd4rec.serving.recommender import Recommender
 
     say("writing the report with example users")
-    examined = examine(Recommender(artifact), prepared.histories)
+    recommender = Recommender.load(out)
+    examined = examine(recommender, prepared.histories)
     try:
-        write_model_report(out / REPORT_PAGE, artifact.report, artifact.config, examined)
+        write_model_report(out / REPORT_PAGE, recommender.report, recommender.artifact.config, examined)
     except OSError as error:
         say(f"warning: the report was not written: {error}")
 
