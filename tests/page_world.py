@@ -86,8 +86,8 @@ class Site:
 
     def start(self) -> "Site":
         """Serve until `stop`."""
-        app = create_app(self._settings)
-        config = uvicorn.Config(app, port=self.port, log_level="warning", ws="none", timeout_graceful_shutdown=2)
+        self._app = create_app(self._settings)
+        config = uvicorn.Config(self._app, port=self.port, log_level="warning", ws="none", timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()), daemon=True)
         self._thread.start()
@@ -98,7 +98,8 @@ class Site:
         return self
 
     def stop(self) -> None:
-        """Stop as on SIGTERM."""
+        """Stop as on SIGTERM, whose handler this thread has not."""
+        self._app.state.service.feed.close()
         self._server.should_exit = True
         self._thread.join(30)
         assert not self._thread.is_alive()

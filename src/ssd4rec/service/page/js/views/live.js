@@ -70,7 +70,8 @@ export function Live() {
     ${state.lost > 0 && html`<p class="hint">${count(state.lost, "message")} came too fast to be shown.</p>`}
     <section class="panel" aria-label="Messages">
       ${rows.length
-        ? html`<ol class="live" role="log" aria-live="off" aria-label="Messages, the newest first">${rows.map((row) => html`<${Row} key=${row.key} row=${row} />`)}</ol>`
+        ? html`<div role="log" aria-live="off" aria-label="Messages, the newest first"><ol class="live">
+          ${rows.map((row) => html`<${Row} key=${row.key} row=${row} />`)}</ol></div>`
         : html`<${Notice} heading=${state.paused ? "Paused" : "Nothing has happened yet"}><p>Post events to <code>/v1/events</code>, or open a user in another window.</p><//>`}
     </section>`;
 }
