@@ -109,8 +109,8 @@ def test_loaded_weights_can_be_trained_on(saved: Path) -> None:
 
 def test_metrics_that_are_not_finite_become_null(tmp_path: Path) -> None:
     """A model is not lost over a NaN in its report, and the report stays JSON."""
-    save(tmp_path / "model", {"ndcg@10": float("nan"), "course": [{"loss": float("inf")}, 1.5], "file": Path("a")})
-    assert load_artifact(tmp_path / "model").report == {"ndcg@10": None, "course": [{"loss": None}, 1.5], "file": "a"}
+    save(tmp_path / "model", {"ndcg@10": float("nan"), "history": [{"loss": float("inf")}, 1.5], "file": Path("a")})
+    assert load_artifact(tmp_path / "model").report == {"ndcg@10": None, "history": [{"loss": None}, 1.5], "file": "a"}
 
 
 def test_a_file_name_that_is_not_utf8_in_the_report(tmp_path: Path) -> None:

@@ -46,11 +46,11 @@ def test_a_run_ends_before_an_epoch_that_does_not_fit(load):
 
 def test_seconds_to_a_figure_lie_between_two_moments(load):
     """.02 lies half way between .01 at 4 s and .03 at 8 s; what was never reached takes for ever."""
-    course = [{"seconds": 4.0, "ndcg": 0.01}, {"seconds": 8.0, "ndcg": 0.03}]
+    history = [{"seconds": 4.0, "ndcg": 0.01}, {"seconds": 8.0, "ndcg": 0.03}]
     seconds_to = load("bench_objective").seconds_to
-    assert seconds_to(course, 0.02) == pytest.approx(6.0)
-    assert seconds_to(course, 0.005) == pytest.approx(2.0)
-    assert seconds_to(course, 0.04) == float("inf")
+    assert seconds_to(history, 0.02) == pytest.approx(6.0)
+    assert seconds_to(history, 0.005) == pytest.approx(2.0)
+    assert seconds_to(history, 0.04) == float("inf")
 
 
 def test_equal_ndcg_is_what_the_weaker_reaches(load):
@@ -59,10 +59,10 @@ def test_equal_ndcg_is_what_the_weaker_reaches(load):
     results = {
         name: {
             "start": {"parameters": 1, "examples": 1, "events": 1, "positions": 1},
-            "epochs": [{"seconds": seconds, "evaluation_seconds": 1.0, "ndcg": figure} for seconds, figure in course],
+            "epochs": [{"seconds": seconds, "evaluation_seconds": 1.0, "ndcg": figure} for seconds, figure in history],
             "end": {"test_ndcg": 0.0, "peak_bytes": 1},
         }
-        for name, course in epochs.items()
+        for name, history in epochs.items()
     }
     bench = load("bench_peers")
     ours, peer = bench.rows({name: bench.Piece(result, "today") for name, result in results.items()})

@@ -59,7 +59,7 @@ settings_groups = st.fixed_dictionaries(
 
 
 @given(groups=settings_groups)
-def test_what_is_written_is_read_back(groups: dict[str, Any]) -> None:
+def test_dumped_settings_are_read_back(groups: dict[str, Any]) -> None:
     """Any settings, written as TOML and read again, are equal."""
     config = Config(**groups)
     assert parse_config(dump_config(config)) == config
@@ -186,7 +186,7 @@ def test_a_moment_may_be_a_date_or_a_number_of_toml(key: str, written: str, text
 
 
 @pytest.mark.parametrize("value", ["true", "nan", "inf", "12:30:00", "[1]"])
-def test_what_is_no_moment_is_refused(value: str) -> None:
+def test_invalid_moments_are_refused(value: str) -> None:
     """The message says what is expected."""
     with pytest.raises(ConfigError, match=r"data\.test_from is a moment: an ISO date such as 2016-01-31, or a number .* found "):
         load_config("quick", [f"data.test_from={value}"])
@@ -228,7 +228,7 @@ def test_an_override_can_take_a_setting_away() -> None:
         (["backbone.bidirectional=none", "backbone.mirror_back=true"], r"mirror_back has no effect"),
     ],
 )
-def test_what_nothing_reads_is_refused(asked: list[str], message: str) -> None:
+def test_settings_without_effect_are_refused(asked: list[str], message: str) -> None:
     """Where the other setting makes it read, in whichever order, it is taken."""
     with pytest.raises(ConfigError, match=message):
         load_config("quick", asked)
@@ -245,7 +245,7 @@ def test_a_wrong_override_is_not_laid_to_the_preset() -> None:
         parse_config("[backbone]\nwidth = 0", ["training.seed=hello"], "mine")
 
 
-def test_what_a_run_reads_of_its_settings() -> None:
+def test_settings_that_have_an_effect() -> None:
     """Not what its backbone lacks, nor what another setting switches off; a property of a group is not a setting."""
     top, none = load_config("quick"), load_config("quick", ["backbone.bidirectional=none"])
     sasrec = load_config("quick", ["backbone.name=sasrec"])
@@ -255,7 +255,7 @@ def test_what_a_run_reads_of_its_settings() -> None:
     assert not any(is_read(top, name) for name in ("training.batch_size", "bakbone.width", "width"))
 
 
-def test_what_a_preset_says_may_rest(tmp_path) -> None:
+def test_settings_of_a_preset_may_have_no_effect(tmp_path) -> None:
     """A batch of prefixes is the preset's, not the asker's; a file that names a moment must split by it."""
     assert load_config("ml-1m", ["training.objective=all-positions", "backbone.bidirectional=top"]).training.batch_size == 1024
     file = tmp_path / "mine.toml"
@@ -265,7 +265,7 @@ def test_what_a_preset_says_may_rest(tmp_path) -> None:
     assert load_config(file, ["data.split=time"]).data.test_from == "2016-01-31"
 
 
-def test_what_a_file_says_is_read(tmp_path) -> None:
+def test_settings_of_a_file_must_have_an_effect(tmp_path) -> None:
     """Or refused, unless it is the default, as in the file of a finished model, or --set has put it out of use."""
     file = tmp_path / "mine.toml"
     file.write_text('[training]\nobjective = "per-prefix"\nprefixes_per_sequence = 3\nnegatives = 7\n')
@@ -275,9 +275,9 @@ def test_what_a_file_says_is_read(tmp_path) -> None:
     file.write_text('[training]\nsoftmax = "full"\nnegatives = 7\n')
     with pytest.raises(ConfigError, match=r"mine\.toml: training\.negatives has no effect with training\.softmax = 'full'"):
         load_config(file)
-    for wiring in ("none", "top"):
-        file.write_text(dump_config(load_config("quick", [f"backbone.bidirectional={wiring}", "training.softmax=full"])))
-        assert load_config(file).backbone == load_config("quick", [f"backbone.bidirectional={wiring}"]).backbone
+    for variant in ("none", "top"):
+        file.write_text(dump_config(load_config("quick", [f"backbone.bidirectional={variant}", "training.softmax=full"])))
+        assert load_config(file).backbone == load_config("quick", [f"backbone.bidirectional={variant}"]).backbone
 
 
 def test_an_override_is_one_line_and_is_named() -> None:
@@ -483,7 +483,7 @@ def test_another_backbone_on_top_of_a_preset(preset: str, name: str) -> None:
     assert config.training.model_dump(exclude={"objective"}) == of_preset.training.model_dump(exclude={"objective"})
 
 
-def test_what_a_person_wrote_is_not_left_out(tmp_path: Path) -> None:
+def test_settings_of_another_backbone_are_refused(tmp_path: Path) -> None:
     """A key of another backbone is an error on the command line and in a file; the message says whose it is."""
     message = r"backbone\.bidirectional is a setting of ssd4rec, not of mamba4rec, whose settings are backbone\.name, "
     with pytest.raises(ConfigError, match=message):

@@ -45,7 +45,7 @@ class Knowing(torch.nn.Module):
         return 1e4 * self.item_vectors[items[cu_seqlens[1:] - 1] % len(self.item_vectors)]
 
 
-def test_each_prior_ranks_as_an_evaluation_with_it(world, untrained, counted):
+def test_tuning_and_evaluation_agree_for_each_fusion(world, untrained, counted):
     """One reading for all gives what an evaluation with each one gives; the best ones are chosen."""
     tuned = tune_fusion(untrained, counted, world.histories, world.split.validation, token_budget=64)
     assert (list(tuned.by_weight), list(tuned.by_repeat_bias)) == (list(WEIGHTS), list(REPEAT_BIASES))
@@ -90,7 +90,7 @@ def test_whether_items_recur_is_found_out(rows, sign):
     assert tuned.ndcg > tuned.alone
 
 
-def test_a_prior_is_chosen_under_the_protocol_that_it_is_used_under(world, untrained, counted):
+def test_fusion_is_tuned_under_the_protocol_of_evaluation(world, untrained, counted):
     """With seen items excluded each weight is scored without them, and the repeat bias keeps its first value."""
     arguments = (world.histories, world.split.validation)
     tuned = tune_fusion(untrained, counted, *arguments, exclude_seen=True)
@@ -160,7 +160,7 @@ def test_recommendations_follow_the_raised_scores(world, untrained, counted):
         )
 
 
-def test_a_silent_model_lets_the_prior_speak(world, counted):
+def test_fusion_alone_ranks_with_a_zero_scorer(world, counted):
     """Counts in place of a model rank as the counting baseline does; with nothing counted everything ties."""
     arguments = (world.histories, world.split.validation)
     silent = ZeroScorer(len(world.catalog))

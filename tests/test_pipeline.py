@@ -46,7 +46,7 @@ def test_a_sampled_softmax_is_announced(prepared, caplog, monkeypatch):
     assert "training.softmax=full scores all; ranking is over all items" in line
 
 
-def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, caplog):
+def test_a_requested_sampled_softmax_is_announced(prepared, caplog):
     """A sample above the catalog's size is all of it."""
     (line,) = softmax_messages(prepared, caplog, softmax="sampled", negative_power=0.0)
     items = len(prepared.catalog)
@@ -56,7 +56,7 @@ def test_a_sampled_softmax_that_was_asked_for_is_announced(prepared, caplog):
     )
 
 
-def test_a_prior_is_measured_with_the_model_and_without(prepared, tmp_path):
+def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path):
     """The report says what each is worth; the artifact gives the figures of both together again."""
     config = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
         update={"fusion": settings.FusionConfig(cooccurrence="tuned")}

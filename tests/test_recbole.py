@@ -120,7 +120,7 @@ def test_validation_is_after_every_epoch(tmp_path):
     assert notes(read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{MONITORED_METRIC}"))) == ()
 
 
-def test_what_is_fixed_here_is_named(tmp_path):
+def test_recbole_keys_with_a_fixed_value_are_named(tmp_path):
     """RecBole's SASRec has such keys in its default file: no error, and no silence."""
     run = read_recbole(
         written(tmp_path, f"model: SASRec\ninner_size: 256\nhidden_act: ~\nattn_dropout_prob: 0.5\ngpu_id: 0\n{MONITORED_METRIC}")
@@ -178,7 +178,7 @@ def test_without_a_model_the_keys_say_which(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
-def test_a_model_that_cannot_be_known_is_asked_for(tmp_path, text):
+def test_an_unclear_model_must_be_named(tmp_path, text):
     """Keys that several models have, or those of a third, do not select one."""
     with pytest.raises(ConfigError, match=r"names no model.*write `model:` with one of SSD4Rec, Mamba4Rec"):
         read_recbole(written(tmp_path, text))
@@ -351,14 +351,14 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
         ("stopping_step: many", "stopping_step"),
     ],
 )
-def test_what_cannot_be_had_is_said(tmp_path, text, message):
+def test_unsupported_settings_are_reported(tmp_path, text, message):
     """An unknown key, and a value that would give other figures, is an error that says what is supported."""
     has_model = ":" not in text or "model" in text
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         read_recbole(written(tmp_path, text if has_model else f"model: SSD4Rec\n{text}"))
 
 
-def test_what_changes_no_weight_is_a_note(tmp_path):
+def test_recbole_keys_that_change_no_weight_are_notes(tmp_path):
     """Another metric, another valid_metric and a key written twice are named, not refused."""
     run = read_recbole(written(tmp_path, "model: SSD4Rec\nmetrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
     assert run.config.training.seed == 2
@@ -368,7 +368,7 @@ def test_what_changes_no_weight_is_a_note(tmp_path):
 
 
 @pytest.mark.parametrize("left_out", ["", "valid_metric: ~"])
-def test_what_recbole_watches_where_nothing_is_written_is_named(tmp_path, left_out):
+def test_the_default_valid_metric_of_recbole_is_named(tmp_path, left_out):
     """RecBole keeps the epoch that is best by MRR@10, ours that by NDCG@10."""
     (note,) = notes(read_recbole(written(tmp_path, f"model: SASRec\n{left_out}")))
     assert note == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10, RecBole's own where none is written"

@@ -1,4 +1,4 @@
-"""The machine that this runs on: which device is meant, what it is good at, and the versions that figures were made with."""
+"""The machine: which device to use, which precision it is fast at, and the versions of the packages."""
 
 import platform
 from importlib import metadata
@@ -22,7 +22,7 @@ def resolve_device(accelerator: str) -> Literal["cpu", "cuda"]:
         accelerator: "cpu"; "gpu": CUDA's; "auto": the GPU where there is one.
 
     Raises:
-        BackendError: a GPU was asked for, and there is none.
+        BackendError: a GPU was requested, and there is none.
         ConfigError: it is none of the three.
     """
     if accelerator not in {"auto", "cpu", "gpu"}:

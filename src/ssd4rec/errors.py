@@ -7,7 +7,7 @@ SSD4RecError
 ├── DivergedError  (ArithmeticError)  a model gave scores that are not numbers
 ├── ArtifactError  (RuntimeError)     a saved model is missing, damaged or of another version
 │   └── StateError                    so is the state of a training that was to go on
-├── BackendError   (RuntimeError)     a device or an optional package was asked for and is not there
+├── BackendError   (RuntimeError)     a requested device or optional package is missing
 └── ProcessGroupError (RuntimeError)  a process of a distributed training lost contact with the others
 
 A message says what was found (file, row, value), what was expected, and what to do.
@@ -44,7 +44,7 @@ class StateError(ArtifactError):
 
 
 class BackendError(SSD4RecError, RuntimeError):
-    """A device or an optional package was asked for and is not there."""
+    """A requested device or optional package is missing."""
 
 
 class ProcessGroupError(SSD4RecError, RuntimeError):

@@ -84,7 +84,7 @@ def test_the_strongest_pairs_of_each_item_are_kept(train, most):
 
 
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 3))
-def test_a_prior_raises_scores_by_a_logarithm(train, rows, size):
+def test_fusion_adds_a_logarithm_of_the_counts(train, rows, size):
     """score + weight * log(1 + counted / FLOOR) + repeat_bias for items of the history, for any number of rows."""
     items, cu_seqlens = (torch.from_numpy(part) for part in packed(rows))
     scores = torch.randn(len(rows), 6)

@@ -183,7 +183,7 @@ def test_recommend_writes_a_file_for_every_user(folder, tmp_path):
 
 
 def test_recommend_can_fall_back_to_popular_items(folder, tmp_path):
-    """--unknown goes for --users too: u1 met something unknown."""
+    """--unknown goes for --users too: the history of u1 has an unknown item."""
     (tmp_path / "other.csv").write_text("user_id,item_id\nu1,m01\nu1,nothing\nu2,m02\n")
     options = ["recommend", folder / "model", "--users", tmp_path / "other.csv", "--out", tmp_path / "recs.csv"]
     assert json.loads(run(*options, "--json").stdout)["popular_users"] == 0

@@ -49,7 +49,7 @@ def test_interactions_of_one_time_are_counted(printed, same, said):
     assert said is None or f"note: {said}" in output
 
 
-def test_the_figures_of_a_group_say_their_cutoff(printed):
+def test_the_metrics_of_a_group_name_their_cutoff(printed):
     """It is the first one of the report."""
     group = {"name": "1-4 events", "targets": 7, "hit_rate": 0.5, "ndcg": 0.25}
     report = {

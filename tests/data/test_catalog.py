@@ -100,7 +100,7 @@ def test_a_catalogue_is_read_back_as_written(tmp_path, catalog):
     assert pl.read_parquet(tmp_path / "catalog.parquet").columns == ["id", "title"]
 
 
-def test_what_is_no_catalogue_is_refused(tmp_path):
+def test_files_that_are_not_a_catalog_are_refused(tmp_path):
     (tmp_path / "text.parquet").write_text("no")
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(DataError, match=r"text.parquet cannot be read as a catalog"):

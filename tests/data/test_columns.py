@@ -78,7 +78,7 @@ def test_only_recbole_types_are_cut_off(name, bare):
         ("A39HTATAQ9V7YF 0205616461 5.0 1369699200", {}, r"the first line looks like data"),
     ],
 )
-def test_unclear_columns_are_asked_back(header, named, message):
+def test_ambiguous_columns_are_an_error(header, named, message):
     with pytest.raises(DataError, match=message):
         chosen(header, **named)
 

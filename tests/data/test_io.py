@@ -250,7 +250,7 @@ def test_a_name_that_no_file_can_have(tmp_path):
             read_table(tmp_path / name, choose)
 
 
-def test_what_is_neither_path_nor_frame():
+def test_values_that_are_neither_path_nor_frame():
     with pytest.raises(DataError, match=r"cannot read a value of type list; expected a path, a polars frame or a pandas frame"):
         read_table([1, 2], choose)
     with pytest.raises(DataError, match=r"cannot read a value of type Series; expected a path, a polars frame or a pandas frame"):

@@ -20,14 +20,14 @@ def test_targets_follow_their_inputs():
     assert batch.targets.tolist() == [2, 3, 7]
 
 
-def test_boundaries_stay_on_the_cpu():
+def test_cu_seqlens_stay_on_the_cpu():
     """Lengths and positions stay on the CPU, so no step waits for the GPU."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4]])
     (batch,) = (batch.to("meta") for batch in pack(world.histories, world.split.train, 100))
     assert [each.device.type for each in batch] == ["meta", "cpu", "meta"]
 
 
-def test_a_prefix_is_asked_for_its_last_target_only():
+def test_a_prefix_has_its_last_target_only():
     """The prefixes 5 and 5 7 of one history: targets 7 and 2, nothing asked in between."""
     world = worlds.world([[5, 7, 2, 9, 8]])
     (batch,) = pack(world.histories, world.split.train.prefixes(), 100)
@@ -105,7 +105,7 @@ def test_bins_become_equally_full():
     assert before.tolist() == [0, 0, 0, 3, 4, 6]
 
 
-def test_what_is_free_becomes_fillers():
+def test_free_positions_become_fillers():
     """A filler before, between and after: item 0, nothing targets_of_rows, cu_seqlens of its own."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4, 6, 3]])
     batch = materialize_batch(world.histories, world.split.train, BatchPlan(np.array([1, 0]), np.array([1, 4]), 8))
@@ -120,7 +120,7 @@ def test_runs_of_examples_keep_their_order():
 
 
 @pytest.mark.parametrize("rows", [[0], [1, 0], [2, 0, 1]])
-def test_rows_come_in_the_order_that_was_asked_for(rows):
+def test_rows_come_in_the_requested_order(rows):
     """materialize_batch keeps the order of its rows."""
     world = worlds.world(worlds.cycle(users=3))
     lengths = world.split.test.lengths[rows]

@@ -116,7 +116,7 @@ def test_the_only_format_that_fits_is_used_and_named(values, expected):
     assert "are read as" in notes(result)
 
 
-def test_day_and_month_that_could_be_exchanged_are_asked_for(tmp_path):
+def test_ambiguous_day_and_month_need_a_time_format(tmp_path):
     """The advice is an option that works."""
     text = "user,item,time\nu,a,01/02/2016\nu,b,03/04/2016\n"
     with pytest.raises(
@@ -163,7 +163,7 @@ def test_a_whole_time_next_to_a_date_is_used_alone(tmp_path):
     assert result.table["time"].to_list() == [1454263500]
 
 
-def test_a_number_next_to_a_date_is_asked_for(tmp_path):
+def test_a_number_next_to_a_date_is_ambiguous(tmp_path):
     text = "user_id,item_id,date,time\nu,a,2016-01-31,64800\nu,b,2016-02-01,300\n"
     with pytest.raises(DataError, match="choose one with --time time or --time date"):
         read(tmp_path, text)
@@ -258,7 +258,7 @@ def test_separators(tmp_path, separator, header):
     assert ("no header: the columns are taken as user, item, rating, time" in notes(result)) != header
 
 
-def test_an_unusual_separator_is_asked_for_and_the_advice_works(tmp_path):
+def test_the_advice_for_an_unusual_separator_works(tmp_path):
     text = "user_id~item_id~time\na~x~1\n"
     with pytest.raises(DataError, match="if the columns are separated by another character, name it with --separator"):
         read(tmp_path, text)

@@ -50,7 +50,7 @@ def core_by_definition(rows, k):
 
 
 def test_histories_by_hand():
-    """u2 met 5 7 2, then u1 met 9: the file is not sorted."""
+    """first 5 7 2 of u2, then 9 of u1: the file is not sorted."""
     rows = [("u2", "five", 3), ("u1", "nine", 1), ("u2", "two", 8), ("u2", "seven", 4)]
     histories, catalog = build_sequences(interactions(rows), min_interactions=1)
     assert catalog.ids.to_list() == ["five", "nine", "two", "seven"]
@@ -139,7 +139,7 @@ def test_ties_can_have_an_order_of_their_own(rows):
 
 
 @pytest.mark.parametrize("ids", [[10, 9, 100, 8], ["b", "a", "c", "B"], ["10", "9", "100", "8"], ["10", "9", "x", "8"]])
-def test_items_of_one_time_are_in_the_order_of_their_ids_if_asked(ids, tmp_path):
+def test_simultaneous_items_can_be_sorted_by_id(ids, tmp_path):
     """IntArray as numbers, other text letter by letter; time comes first, and which rows the file has first says nothing."""
     rows = [("u", item, 5) for item in ids] + [("v", ids[0], 5), ("u", ids[1], 1)]
     for file in (rows, rows[::-1]):

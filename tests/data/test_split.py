@@ -170,7 +170,7 @@ def test_nothing_to_train_on():
         leave_last_out(world({"a": "xyz", "b": "x"})[0])
 
 
-def test_what_is_only_measured_needs_no_training_part():
+def test_evaluation_needs_no_training_part():
     """Three events of a user are enough to ask for the last; by time, events after the second moment."""
     histories, catalog = world({"a": "xyz", "b": "x"})
     split = leave_last_out(histories, learned=False)

@@ -45,7 +45,7 @@ def test_describe_is_the_data_part_of_a_report():
 
 
 @pytest.mark.parametrize(("order", "by"), [("file", "in the file"), ("item", "of the item ids")])
-def test_events_whose_place_no_time_decides_are_told(order, by):
+def test_simultaneous_events_are_counted(order, by):
     read = table([("u", "x", 5), ("u", "y", 5), ("u", "z", 5), ("u", "w", 7)])
     described = describe(read, build_sequences(read, 1, tie_order=order)[0])
     assert described["tie_order"] == {"interactions": 2, "order": order}
@@ -55,6 +55,6 @@ def test_events_whose_place_no_time_decides_are_told(order, by):
     )
 
 
-def test_of_times_that_differ_nothing_is_told():
+def test_distinct_times_need_no_note():
     read = table([("u", "x", 5), ("u", "y", 6), ("v", "y", 6)])
     assert note_on_ties(describe(read, build_sequences(read, 1)[0])) is None

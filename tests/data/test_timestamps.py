@@ -156,7 +156,7 @@ def test_categories_and_decimals_are_read_as_text():
         ([1.5, float("inf")], 1, float("inf")),
     ],
 )
-def test_what_is_no_time_is_named(values, row, value):
+def test_values_that_are_not_times_are_named(values, row, value):
     """The first value that cannot be read, and its place."""
     with pytest.raises(UnreadableTimeError, match="is not a time") as raised:
         read(values)

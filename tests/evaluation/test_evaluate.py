@@ -82,7 +82,7 @@ def test_nothing_to_rank_is_an_error(world):
         evaluate(Popularity(counts_of(world)), world.histories, empty)
 
 
-def test_a_diverged_model_has_no_figures(world):
+def test_a_diverged_model_has_no_metrics(world):
     """Weights that are not numbers are found out."""
     model = make_model(worlds.config(), len(world.catalog))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_a_diverged_model_has_no_figures(world):
         evaluate(model, world.histories, world.split.test)
 
 
-def test_a_prior_beside_scores_that_are_no_products_is_refused(world):
+def test_fusion_needs_scores_that_are_products(world):
     """It would change nothing, and its figures would seem to have it; one that changes nothing may stand there."""
     counted = count_sequential_rules(world)
     arguments = (counted, world.histories, world.split.test)
@@ -108,7 +108,7 @@ def test_a_protocol_says_how_much_of_a_history_was_read(world):
     assert evaluate(model, world.histories, replace(part, max_length=2)).protocol.max_length == 2
 
 
-def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
+def test_seen_items_include_events_beyond_the_length_limit():
     """A model is given the last two events: the items before these are removed and rated down all the same, and counted."""
     world = worlds.world([[10 * (user + event) for event in range(4 + user)] for user in range(5)])
     whole, cut = world.split.test, replace(world.split.test, max_length=2)
@@ -129,7 +129,7 @@ def test_what_a_user_has_seen_does_not_depend_on_what_is_read():
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_a_protocol_can_be_told_without_ranking(world, exclude_seen):
+def test_a_protocol_can_be_described_without_ranking(world, exclude_seen):
     """It is the one that an evaluation of the same part reports, what was cut included."""
     part = replace(world.split.validation, max_length=2)
     protocol = make_protocol(world.histories, part, len(world.catalog), split="mine", exclude_seen=exclude_seen)

@@ -18,7 +18,7 @@ from ssd4rec.export.vectors import export_item_vectors
 from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommender
 
-WIRINGS = {
+VARIANTS = {
     "top": {"layers": 2, "bidirectional": "top"},
     "all": {"layers": 2, "bidirectional": "all"},
     "mirrored": {"layers": 2, "bidirectional": "all", "mirror_back": True},
@@ -31,9 +31,9 @@ WIRINGS = {
 }
 
 
-def artifact_of(wiring="top", max_length=None, backbone=None):
+def artifact_of(variant="top", max_length=None, backbone=None):
     config = worlds.config()
-    backbone = backbone or SSD4RecConfig(width=32, state_dim=16, head_width=16, dropout=0.1, **WIRINGS[wiring])
+    backbone = backbone or SSD4RecConfig(width=32, state_dim=16, head_width=16, dropout=0.1, **VARIANTS[variant])
     config = config.model_copy(update={"backbone": backbone, "data": DataConfig(min_interactions=1, max_length=max_length)})
     world = worlds.world(worlds.cycle())
     counts = training_counts(world.histories, world.split.train, len(world.catalog))
@@ -44,10 +44,10 @@ def artifact_of(wiring="top", max_length=None, backbone=None):
     return Artifact(model.eval(), world.catalog, config, {}, counts)
 
 
-@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("length", [1, 2, 5, 300])
-def test_the_dense_form_is_the_model(wiring, length):
-    artifact = artifact_of(wiring)
+def test_the_dense_form_is_the_model(variant, length):
+    artifact = artifact_of(variant)
     items = torch.randint(1, 13, (length,), generator=torch.Generator().manual_seed(length))
     with torch.inference_mode():
         states = artifact.model.encode(items, torch.tensor([0, length]))
@@ -68,11 +68,11 @@ def test_other_backbones_are_refused():
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize(
-    ("wiring", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None)]
+    ("variant", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None)]
 )
-def test_the_read_out_graph_in_onnxruntime(tmp_path, wiring, max_length, k):
+def test_the_read_out_graph_in_onnxruntime(tmp_path, variant, max_length, k):
     runtime = pytest.importorskip("onnxruntime")
-    artifact = artifact_of(wiring, max_length)
+    artifact = artifact_of(variant, max_length)
     assert export_read_out(artifact, tmp_path / "model.onnx", k) <= 1e-5
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     items = np.random.default_rng(1).integers(1, 13, 77)
@@ -89,12 +89,12 @@ def test_the_read_out_graph_in_onnxruntime(tmp_path, wiring, max_length, k):
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.parametrize("wiring", ["top", "forwards"])
-def test_the_state_step_in_onnxruntime(tmp_path, wiring):
+@pytest.mark.parametrize("variant", ["top", "forwards"])
+def test_the_state_step_in_onnxruntime(tmp_path, variant):
     pytest.importorskip("onnxruntime")
-    assert export_step(artifact_of(wiring), tmp_path / "step.onnx") <= 1e-5
+    assert export_step(artifact_of(variant), tmp_path / "step.onnx") <= 1e-5
     with pytest.raises(ConfigError, match="max_length"):
-        export_step(artifact_of(wiring, 5), tmp_path / "cut.onnx")
+        export_step(artifact_of(variant, 5), tmp_path / "cut.onnx")
     assert not (tmp_path / "cut.onnx").exists()
 
 

@@ -28,7 +28,7 @@ def by_hand(prefix: list[int]) -> dict[int, tuple[int, int]]:
 
 
 def test_one_sequence_by_hand() -> None:
-    """Items 3 1 3 0: item 3 was met twice, one place before the last; item 1 once, two places before; 0 is not an item."""
+    """Items 3 1 3 0: item 3 occurs twice, one place before the last; item 1 once, two places before; 0 is not an item."""
     (row, column, gap, count) = sequence_items(torch.tensor([3, 1, 3, 0]), torch.tensor([0, 4])).cells(slice(0, 1))
     assert sorted(zip(column.tolist(), gap.tolist(), count.tolist(), strict=True)) == [(0, 2, 1), (2, 1, 2)]
     assert row.tolist() == [0, 0]
@@ -36,7 +36,7 @@ def test_one_sequence_by_hand() -> None:
 
 @given(histories=sequences)
 def test_every_prefix_has_its_own_items(histories: list[list[int]]) -> None:
-    """For each position: the items up to it, how long ago each was last met, and how often."""
+    """For each position: the items up to it, how long ago each last occurred, and how often."""
     items, cu_seqlens = packed(histories)
     actual = as_dict(prefix_items(items, cu_seqlens, torch.arange(len(items))).cells(slice(0, len(items))))
     prefixes = [history[: end + 1] for history in histories for end in range(len(history))]

@@ -63,7 +63,7 @@ def test_pad_returns_a_full_batch_unchanged() -> None:
     assert make_layout(torch.tensor([0, 4]), chunk=4).chunks.pad(values) is values
 
 
-def test_crossings_are_boundaries_inside_a_sequence() -> None:
+def test_crossings_are_chunk_boundaries_inside_a_sequence() -> None:
     """A sequence of 6 fills chunk 0 and half of chunk 1; no other sequence crosses one of the four boundaries."""
     chunks = make_layout(torch.tensor([0, 6, 8, 12, 16, 18]), chunk=4).chunks
     assert chunks.before.tolist() == [0]

@@ -42,7 +42,7 @@ def test_nothing_of_a_user_is_left(client: TestClient, store: str, recommender: 
             assert b"mallory" not in file.read_bytes(), file.name
 
 
-def test_a_user_who_comes_back_begins_anew(client: TestClient, recommender: Recommender) -> None:
+def test_an_erased_user_who_returns_starts_empty(client: TestClient, recommender: Recommender) -> None:
     send(client, "u", "i3", "i4", "i5")
     client.get("/v1/users/u/recommendations")
     client.delete("/v1/users/u")

@@ -138,7 +138,7 @@ def test_the_interactions_are_not_overwritten(recommender, tmp_path, link):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
-def test_what_is_no_regular_file_is_left_alone(recommender, tmp_path):
+def test_pipes_and_devices_are_not_replaced(recommender, tmp_path):
     """A pipe and a link to a device are not replaced by a file."""
     pipe, device = tmp_path / "pipe.parquet", tmp_path / "null.parquet"
     os.mkfifo(pipe)
@@ -183,7 +183,7 @@ def test_no_folder_is_made_for_what_cannot_be_read(recommender, tmp_path):
 
 
 def test_allow_deny_and_the_fall_back_go_for_every_user(recommender, tmp_path):
-    """Only 6 and 8 are allowed, 8 is denied; every user who met something unknown is given what is popular."""
+    """Only 6 and 8 are allowed, 8 is denied; users with unknown items get popular ones."""
     frame = pl.concat([FRAME, pl.DataFrame({"user_id": ["d"], "item_id": [778], "timestamp": [2]})])
     counts = recommend_users(recommender, frame, tmp_path / "recs.parquet", allow=[6, 8], deny=[8], unknown_items="popular")
     assert counts == {"users": 4, "rows": 4, "unknown_interactions": 2, "popular_users": 2}

@@ -107,7 +107,7 @@ def test_a_folder_of_sequences_gives_what_the_file_gives(folder, tmp_path):
         make_job(folder / "model", tmp_path / "empty", tmp_path / "other", OPTIONS).open()
 
 
-def test_what_a_shard_is():
+def test_shards_are_parsed():
     assert Shard.parse("2/8") == Shard(2, 8)
     assert [list(Shard(index, 3).parts(7)) for index in (1, 2, 3)] == [[0, 3, 6], [1, 4], [2, 5]]
     for text in ("0/2", "3/2", "2", "a/b", "1/0", "-1/2"):

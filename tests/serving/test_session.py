@@ -24,10 +24,10 @@ from ssd4rec.serving.session import Session
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("wiring", ["none", "top", "all"])
-def test_each_answer_is_that_of_the_whole_history(wiring):
+@pytest.mark.parametrize("variant", ["none", "top", "all"])
+def test_each_answer_is_that_of_the_whole_history(variant):
     """Event by event, unknown ones among them; "all" cannot step and reads again."""
-    model = recommender(bidirectional=wiring)
+    model = recommender(bidirectional=variant)
     session = Session(model)
     assert session.recommend(3).source == "popular"
     so_far = []
@@ -36,7 +36,7 @@ def test_each_answer_is_that_of_the_whole_history(wiring):
         so_far.append(item)
         assert_same(session.recommend(5), model.recommend(so_far, 5))
     assert session.history == tuple(so_far)
-    assert (session.state_bytes > 0) == (wiring != "all")
+    assert (session.state_bytes > 0) == (variant != "all")
 
 
 def test_a_session_begins_with_a_whole_history():
@@ -212,7 +212,7 @@ def test_a_session_of_another_model_is_refused(tmp_path):
         Session.load(tmp_path / "user", model)
 
 
-def test_what_is_no_session_is_refused(tmp_path):
+def test_files_that_are_not_a_session_are_refused(tmp_path):
     """Missing, cut short, or something else."""
     model = recommender()
     with pytest.raises(ArtifactError, match="cannot read the session"):
@@ -243,7 +243,7 @@ def test_a_session_that_cannot_be_written_leaves_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_is_cut_in_training_is_cut_where_it_is_asked_and_seen_is_seen(tmp_path):
+def test_the_length_limit_applies_in_serving_and_seen_items_stay_seen(tmp_path):
     """With data.max_length = 3 the last three events are read, by a session too; the items before them stay left out."""
     world, config = worlds.world(worlds.cycle()), worlds.config()
     cut = config.model_copy(update={"data": config.data.model_copy(update={"max_length": 3})})

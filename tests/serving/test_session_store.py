@@ -9,11 +9,11 @@ from ssd4rec.serving.session_store import SessionStore
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("wiring", ["top", "all"])
+@pytest.mark.parametrize("variant", ["top", "all"])
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_each_answer_is_that_of_the_whole_history(kept, wiring):
+def test_each_answer_is_that_of_the_whole_history(kept, variant):
     """Three users in turns, with room for 0, 1 or 2 states; "all" never has one."""
-    model = recommender(bidirectional=wiring)
+    model = recommender(bidirectional=variant)
     store, so_far = SessionStore(model, min_state_length=4, max_states=kept), {user: [] for user in ("a", "b", "c")}
     for place, item in enumerate([*HISTORY, "unknown", 6]):
         for user, past in so_far.items():
@@ -21,8 +21,8 @@ def test_each_answer_is_that_of_the_whole_history(kept, wiring):
             store.add(user, past[-1])
             assert_same(store.recommend(user, 5), model.recommend(past, 5))
     assert len(store) == 3
-    assert store.users_with_state == (("a", "b", "c")[3 - kept :] if wiring == "top" else ())
-    assert (store.state_bytes > 0) == (kept > 0 and wiring == "top")
+    assert store.users_with_state == (("a", "b", "c")[3 - kept :] if variant == "top" else ())
+    assert (store.state_bytes > 0) == (kept > 0 and variant == "top")
     assert all(store.history(user) == tuple(past) for user, past in so_far.items())
 
 
@@ -95,7 +95,7 @@ def test_a_saved_session_is_taken_over(tmp_path):
     assert store.history("a") == (1, 2)
 
 
-def test_what_cannot_be_taken_is_refused():
+def test_invalid_sessions_and_limits_are_refused():
     """A session of another recommender, negative limits and invalid ids change nothing."""
     store = SessionStore(recommender())
     with pytest.raises(DataError, match="belongs to another recommender"):

@@ -205,7 +205,7 @@ def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
             assert equal(weights, again)
 
 
-def test_a_model_in_eval_mode_is_trained_as_any_other(world, uninterrupted):
+def test_a_model_in_eval_mode_is_trained(world, uninterrupted):
     """As `load_artifact` gives it: what is learned further is learned with dropout."""
     model = make_model(SETTINGS, len(world.catalog)).eval()
     fit(model, world.histories, world.split, SETTINGS.training)
@@ -283,7 +283,7 @@ def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
         ({"backbone": {"mirror_back": True}}, r"backbone\.mirror_back was False, now True"),
     ],
 )
-def test_what_the_weights_do_not_show_is_not_resumed_either(world, tmp_path, changed, expected):
+def test_changed_settings_that_weights_do_not_show_are_not_resumed(world, tmp_path, changed, expected):
     """Another split, and settings of the backbone that change no size of a weight: the state is of another training."""
     train(world, directory=tmp_path)
     groups = {name: getattr(SETTINGS, name).model_copy(update=values) for name, values in changed.items()}
@@ -333,7 +333,7 @@ def test_a_training_without_a_checkpoint_leaves_no_folder(world, tmp_path):
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 0), (30, 3)])
-def test_a_training_that_was_over_learns_no_more(world, tmp_path, patience, epochs):
+def test_a_finished_training_is_not_continued(world, tmp_path, patience, epochs):
     """Stopped by a patience of 1: resumed with it nothing is learned, the same weights; with more patience it goes on."""
     settings = SETTINGS.training.model_copy(update={"learning_rate": 1e-12, "max_epochs": 50, "patience": 1})
     weights, report = train(world, SETTINGS.model_copy(update={"training": settings}), directory=tmp_path)
@@ -512,7 +512,7 @@ def with_training(**changed):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", [7, 8], ids=["the same", "of other weights"])
-def test_a_training_begun_anew_keeps_the_old_weights_until_it_has_a_checkpoint(world, tmp_path, monkeypatch, seed):
+def test_a_restarted_training_keeps_the_old_weights_until_its_first_checkpoint(world, tmp_path, monkeypatch, seed):
     """The state that is gone on with ends with its own best weights, and not with those of the one that was cut off."""
     weights, report = train(world, directory=tmp_path)
     assert report.best_epoch > 1  # the first epoch of another training is not it

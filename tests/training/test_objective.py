@@ -77,7 +77,7 @@ def test_masking_spares_targets_and_hits_its_share():
     assert torch.equal(masked(items, 0.0), items)
 
 
-def test_a_batch_that_has_no_room_for_its_examples_is_said():
+def test_examples_longer_than_a_batch_are_reported():
     """A history of 101 events has 98 prefixes of 1 to 98 events, 4,851 in all: 50 a batch are 2 batches, and need room."""
     world = worlds.world([list(range(101))])
     prefix = TrainingConfig(objective="per-prefix", batch_size=50, token_budget=10_000)
@@ -137,8 +137,8 @@ def test_a_greatest_length_bounds_what_is_read_under_either_objective():
         assert (cost.targets, cost.tokens) == (9, tokens)
         examples = plan_pass(train, config, epoch=0).examples
         assert (examples.targets, int(examples.lengths.sum()), int(examples.lengths.max())) == (9, tokens, 4)
-    cloze = pass_cost(train, TrainingConfig(objective="masked-item", mask_ratio=0.0))
-    assert (cloze.targets, cloze.tokens) == (4, 15 + 4)  # each of the four windows gets a blank at its end
+    masked = pass_cost(train, TrainingConfig(objective="masked-item", mask_ratio=0.0))
+    assert (masked.targets, masked.tokens) == (4, 15 + 4)  # each of the four windows gets a blank at its end
     sampled = pass_cost(train, TrainingConfig(objective="per-prefix", prefixes_per_sequence=9))
     assert (sampled.targets, sampled.tokens) == (9, 30)
 

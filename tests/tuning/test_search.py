@@ -102,7 +102,7 @@ def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path, caplog):
 
 
 @pytest.mark.thorough
-def test_neighbouring_seeds_are_other_searches(world, tmp_path):
+def test_neighboring_seeds_give_different_searches(world, tmp_path):
     """No trial of one is a trial of the other, moved by one."""
     config = worlds.config(max_epochs=1)
     rates = [
@@ -124,7 +124,7 @@ class Counter(Callback):
         self.epochs += 1
 
 
-def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
+def test_tried_values_are_not_trained_again(world, tmp_path):
     """A space of two choices is at its end after two trainings, whatever the number of trials."""
     counter = Counter()
     space = (Dimension("training.learning_rate", choices=(1e-3, 1e-2)),)
@@ -135,7 +135,7 @@ def test_values_that_were_tried_are_not_learnt_again(world, tmp_path):
 
 
 @pytest.mark.thorough
-def test_values_that_cannot_be_had_together_are_passed_over(world, tmp_path, caplog):
+def test_impossible_combinations_are_skipped(world, tmp_path, caplog):
     """Two channels in every 20 do not make whole heads of 16: it is said, never learned, and the search goes on."""
     counter = Counter()
     space = (Dimension("backbone.width", choices=(16, 20)), RATES[0])
@@ -212,7 +212,7 @@ def test_minutes_end_a_run_and_the_next_goes_on(world, tmp_path):
 
 
 @pytest.mark.thorough
-def test_minutes_that_end_in_mid_trial_keep_what_was_learnt(world, tmp_path, monkeypatch):
+def test_a_time_limit_in_mid_trial_keeps_the_best_weights(world, tmp_path, monkeypatch):
     """The next run learns the rest of the trial only, and finds what an unbroken search finds."""
     config, counter, rest = worlds.config(max_epochs=4), Counter(), Counter()
     clock = SimpleNamespace(monotonic=lambda: 61.0 if counter.epochs >= 2 else 0.0)
@@ -373,7 +373,7 @@ def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
 
 
 @pytest.mark.thorough
-def test_the_protocol_of_a_search_says_what_was_cut():
+def test_the_protocol_of_a_search_names_its_limits():
     """No history is as long as the setting allows: nothing was, as `evaluate` says it too."""
     cut = worlds.config().model_copy(update={"data": DataConfig(min_interactions=1, max_length=500)})
     assert protocol_of_a_search(worlds.world(worlds.cycle(), cut))["max_length"] is None

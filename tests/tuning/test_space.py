@@ -24,8 +24,8 @@ def test_a_batch_of_prefixes_leaves_the_token_budget_out():
     assert "training.token_budget" not in {dimension.name for dimension in make_space(load_config("ml-1m"))}
 
 
-def test_what_reads_nothing_backwards_has_no_backward_weight():
-    """It would be noise; where the search itself tries another wiring, it is tried too."""
+def test_causal_models_have_no_backward_weight_to_search():
+    """It would be noise; where the search itself tries another variant, it is tried too."""
     forwards = load_config("quick", ["backbone.bidirectional=none"])
     assert "backbone.backward_weight" not in {dimension.name for dimension in make_space(forwards)}
     both = {dimension.name for dimension in make_space(forwards, ["backbone.bidirectional=none|top"])}
@@ -44,7 +44,7 @@ def test_an_interval_and_choices_are_read():
     assert space["backbone.dropout"].extremes == (0.0, 0.5)
 
 
-def test_what_is_fixed_is_not_searched():
+def test_fixed_settings_are_not_searched():
     """--fix takes a dimension out."""
     assert "backbone.dropout" not in {dimension.name for dimension in make_space(worlds.config(), (), ["backbone.dropout"])}
 

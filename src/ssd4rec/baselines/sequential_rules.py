@@ -19,7 +19,7 @@ BACKWARDS = 0.5  # weight of a pair in the opposite order
 POPULARITY_POWER = 0.2  # pairs are divided by the number of events of either item to this power
 NEIGHBORS = 300  # strongest pairs per item; 100 to all give the same metrics
 FLOOR = 0.01  # a co-occurrence score of this size raises a model's score by weight * log 2
-BLOCK_ELEMENTS = 1 << 21  # scores held at once
+BLOCK_ELEMENTS = 1 << 21  # scores in memory at once
 PAIRS_AT_ONCE = 1 << 20  # while counting
 
 

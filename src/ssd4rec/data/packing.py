@@ -27,18 +27,18 @@ BINS = 8  # long examples are laid end to end until they take this part of a bat
 class PackedBatch(NamedTuple):
     """Sequences end to end.
 
-    Two histories, 5 7 2 followed by 9 and 1 followed by 4, each asked for its last target only:
+    Two histories, 5 7 2 followed by 9 and 1 followed by 4, each with its last target only:
 
     items [5, 7, 2, 1]    cu_seqlens [0, 3, 4]    targets [0, 0, 9, 4]
     """
 
     items: Items  # [T]
     cu_seqlens: CuSeqlens  # [B + 1], on the CPU wherever the rest is
-    targets: Targets  # [T]: the item that follows position t, 0 where nothing is asked
+    targets: Targets  # [T]: the item that follows position t, 0 where there is no target
 
     @property
     def last_targets(self) -> Targets:
-        """[B] what is asked at the last position of each history."""
+        """[B] the target at the last position of each history."""
         return self.targets[to_device(self.cu_seqlens[1:] - 1, self.targets.device)]
 
     def to(self, device: torch.device | str) -> "PackedBatch":
@@ -136,7 +136,7 @@ def plan_batches(
 
 
 def _place(lengths: IntArray, rows: IntArray, token_budget: int, unit: int, rng: np.random.Generator) -> list[BatchPlan]:
-    """Put examples on shelves of whole chunks, and the shelves into batches."""
+    """Put examples into bins of whole chunks, and the bins into batches."""
     is_long = lengths[rows] > unit
     long, short = rows[is_long], rows[~is_long]
     # Some long examples, end to end, begin a shelf and leave room in the last of its chunks; short ones share what is left.

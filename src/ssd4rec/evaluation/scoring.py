@@ -20,7 +20,7 @@ from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.ops.segments import flat_score_index
 
-BLOCK_ELEMENTS = 1 << 20  # scores held at once: 4 MiB in float32, still in the cache when they are counted
+BLOCK_ELEMENTS = 1 << 20  # scores in memory at once: 4 MiB in float32, still in the cache when they are counted
 LEAST_ROWS = 32  # rows scored at once even if the catalog is large: fewer make inefficient products
 BLOCK_ITEMS = 2048  # items per matrix product: their scores stay in the cache
 

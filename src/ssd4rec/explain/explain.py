@@ -50,7 +50,7 @@ def explain_items(
 
     Raises:
         DataError: the history has no event that the model can read.
-        ConfigError: the model has no SSD layer, and its weights are asked for.
+        ConfigError: the level is "weights" and the model has no SSD layer.
         DivergedError: a score is not a number.
     """
     with torch.inference_mode():

@@ -51,7 +51,7 @@ def _too_large(name: str, detail: str) -> Problem:
 
 
 def as_query(body: RecommendationsIn) -> Query:
-    """Return what the scorer is asked for."""
+    """Return the request to the scorer."""
     categories = body.categories
     return Query(
         k=body.k,

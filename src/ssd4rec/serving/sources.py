@@ -69,7 +69,7 @@ class FileSource:
 
 
 class FolderSource:
-    """A folder that `ssd4rec data build` wrote; sequences stay on disk until they are asked for.
+    """A folder that `ssd4rec data build` wrote; sequences stay on disk until they are read.
 
     Args:
         directory: the folder.

@@ -36,7 +36,7 @@ def stream_k_core(events: EventFile, rows: int, users: int, items: int, k: int, 
         users: how many user codes.
         items: how many item codes.
         k: users and items with fewer interactions are removed, round by round, until none is left.
-        rows_at_once: events held at once.
+        rows_at_once: events in memory at once.
         progress: called with (events read in this round, all).
     """
     stays = np.ones(users, dtype=bool), np.ones(items, dtype=bool)
