@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from processes import dead_process
-from ssd4rec.artifact import FILES, FORMAT, FUSION, MANIFEST, check_writable, load_artifact, save_artifact
+from ssd4rec.artifact import FILES, FORMAT, FUSION, MANIFEST, REPORT_PAGE, check_writable, load_artifact, save_artifact
 from ssd4rec.artifact import contents as module
 from ssd4rec.artifact import folder as folder_module
 from ssd4rec.baselines.sequential_rules import SequentialRules
@@ -167,6 +167,14 @@ def test_other_files_in_the_folder_are_kept(tmp_path: Path) -> None:
     assert load_artifact(tmp_path / "model").report == {"run": 2}
     check_beside(tmp_path / "model")
     assert names_in(tmp_path) == ["model"]
+
+
+def test_the_page_of_the_report_goes_with_its_model(saved: Path) -> None:
+    """It is not verified, and a page about another model would be wrong."""
+    (saved / REPORT_PAGE).write_text("about the first model")
+    load_artifact(saved)
+    save(saved)
+    assert not (saved / REPORT_PAGE).exists()
 
 
 def test_other_files_in_the_folder_survive_a_kill(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def fuzz(address: str, examples: int, mode: schemathesis.GenerationMode) -> int:
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= ROUTES
     for operation in operations:
-        if operation.path == "/v1/live":  # a stream without an end; test_live.py reads it
+        if operation.path == "/v1/live":  # a stream without an end; test_feed.py reads it
             continue
 
         @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
