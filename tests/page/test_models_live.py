@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from page_checks import axe, region, settled, tab_to
 from page_world import Site, Watch, copy_model, open_page
@@ -69,6 +69,37 @@ def test_a_version_is_activated_by_keyboard(admin: Page, versions: Site):
     tab_to(admin, dialog.get_by_role("button", name="Activate"))
     admin.keyboard.press("Enter")
     expect(admin.locator(".version.active")).to_contain_text("v1")
+
+
+LIVE = {"events": 40, "ranked_events": 38, "ndcg": 0.25, "hit_rate": 0.5, "unknown_share": 0.05, "popular_share": 0.0}
+PAIRED = {"ranked_events": 38, "difference": 0.031, "interval": [0.004, 0.058], "p_value": 0.024}
+ARM = {"arm": "treatment", "answers": 20, "users": 9, "clicked": 3, "followed": 16, "hits": 4, "hit_rate_interval": [0.1, 0.5]}
+EXPERIMENT = {
+    "name": "wider", "kind": "ab", "control": "v2", "treatment": "v1", "share": 0.5, "started": 1767200000, "ended": None,
+    "arms": [ARM], "click_through_difference": [-0.1, 0.2], "interleaving": None, "prequential": PAIRED,
+}  # fmt: skip
+
+
+def test_live_metrics_and_experiments_are_shown_where_the_service_has_them(admin: Page):
+    """With the answers of a service that measures live traffic."""
+
+    def models(route: Route) -> None:
+        answer = route.fetch().json()
+        answer["models"][0] |= {"live": LIVE, "loaded": True, "checks": [{"name": "scores", "passed": True, "detail": "finite"}]}
+        route.fulfill(json=answer)
+
+    points = [{"at": 1767200000 + 300 * step, "ndcg": 0.2 + 0.01 * step} for step in range(3)]
+    admin.route("**/v1/models", models)
+    admin.route("**/v1/models/*/live?hours=24", lambda route: route.fulfill(json={"points": points}))
+    admin.route("**/v1/experiments", lambda route: route.fulfill(json={"experiments": [EXPERIMENT]}))
+    admin.goto("/#/models")
+    expect(region(admin, "Live NDCG@10").locator("path.line").first).to_be_visible()
+    expect(admin.locator(".version").first).to_contain_text("0.2500 of 38 events")
+    expect(admin.locator(".checks")).to_contain_text("passed scores: finite")
+    experiments = region(admin, "Experiments")
+    expect(experiments).to_contain_text("+0.031 (+0.004 to +0.058) over 38 events, p = 0.024")
+    expect(experiments).to_contain_text("20 answers to 9 users; the next event was a hit in 25% (10% to 50%) of 16")
+    assert axe(admin) == []
 
 
 def send(site: Site, *items: str) -> None:

@@ -34,10 +34,11 @@ export function ShareBar({ share, largest, className }) {
   </svg>`;
 }
 
-/** A value with its interval on the scale from 0 to `largest`. */
-export function IntervalBar({ value, low, high, largest }) {
-  const at = (each) => (largest ? (100 * each) / largest : 0);
+/** A value with its interval on a scale; where the scale contains 0 it has a mark there. */
+export function IntervalBar({ value, low, high, from = 0, to }) {
+  const at = (each) => (100 * (each - from)) / (to - from || 1);
   return html`<svg class="interval" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">
     <rect class="track" y="5" width="100" height="2" /><rect class="span" x=${at(low)} y="3" width=${Math.max(0.5, at(high) - at(low))} height="6" />
+    ${from < 0 && html`<rect class="zero" x=${at(0) - 0.2} width="0.4" height="12" />`}
     <rect class="value" x=${at(value) - 0.4} width="0.8" height="12" /></svg>`;
 }

@@ -1,10 +1,10 @@
 // Preact, htm and signals in one place, and the small parts that every view uses.
 import { Fragment, h, render } from "../vendor/preact.js";
-import { useEffect, useMemo, useReducer, useRef, useState } from "../vendor/preact-hooks.js";
+import { useEffect, useId, useMemo, useReducer, useRef, useState } from "../vendor/preact-hooks.js";
 import htm from "../vendor/htm.js";
 import { computed, effect, signal } from "../vendor/signals.js";
 
-export { Fragment, computed, effect, render, signal, useEffect, useMemo, useReducer, useRef, useState };
+export { Fragment, computed, effect, render, signal, useEffect, useId, useMemo, useReducer, useRef, useState };
 export const html = htm.bind(h);
 
 const whole = new Intl.NumberFormat("en-US");
