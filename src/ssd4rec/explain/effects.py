@@ -154,7 +154,7 @@ def _precedes(scores: Tensor, own: Tensor, smaller: Tensor) -> Tensor:
 
 def _without_the_only_event(reading: Reading, item: int) -> Changed:
     """Return the change from one event to none: the popular items are recommended then, without a score."""
-    counts = torch.from_numpy(reading.artifact.training_counts[1:]).to(reading.vectors.device)[None]
+    counts = torch.from_numpy(reading.artifact.training_counts[1:]).to(reading.vectors.device, torch.float64)[None]
     ranks = (
         0 if excluded[item - 1] else int(items_before(counts, item, excluded)) + 1
         for excluded in (~reading.trained, reading.excluded)
