@@ -31,6 +31,7 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     time: str | None = None,
     titles: Any = None,
     final_fit: bool | None = None,
+    items: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -50,6 +51,8 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         titles: a data frame or a file with item ids and titles.
         final_fit: after model selection, train a new model on all interactions for as many steps as were best, and return it;
             the metrics of the report are those of the selection run. By default as the setting training.final_fit.
+        items: a data frame or a file with item ids and features, categories or vectors; items without interactions can be
+            recommended too.
         out: save the model in this folder too. During training, checkpoints are kept in `OUT.training`.
         resume: continue an interrupted training with the same `out`.
         progress: show progress on standard error; by default only if that is a terminal.
@@ -70,6 +73,8 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     run_config = _config(config, {**_column_settings(user, item, time), **options, **(settings or {})})
     table, named_titles = _read(interactions, run_config)
     prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), run_config)
+    if items is not None:
+        prepared = pipeline.add_features(prepared, items, run_config)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     show_progress = sys.stderr.isatty() if progress is None else progress
     callbacks = [TrainingProgress(console)] if show_progress else []

@@ -1,6 +1,6 @@
 """Score fusion: a co-occurrence score and a repeat bias added to the scores of a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,12 @@ class ScoreFusion:
         flat = scores.view(-1)
         flat[places.counted] += self.weight * places.by.to(flat)
         flat[places.seen] += self.repeat_bias  # once, even if an item occurs twice
+
+    def with_more_items(self, count: int) -> "ScoreFusion":
+        """Return the same fusion for a catalog with more items at its end, which co-occur with nothing."""
+        rules = self.rules
+        edges = np.concatenate([rules.edges, np.full(count, rules.edges[-1])])
+        return replace(self, rules=SequentialRules(edges, rules.columns, rules.weights))
 
     def write(self, path: Path) -> None:
         """Write a safetensors file, with the counts only if their weight is not 0."""

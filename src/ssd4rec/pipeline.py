@@ -21,13 +21,15 @@ from typing import Any, Literal
 import polars as pl
 
 from ssd4rec._csr import IntArray
-from ssd4rec.artifact import Artifact, check_writable, save_artifact
+from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable, save_artifact
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, value_of
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.io import Source
+from ssd4rec.data.item_features import ItemFeatures, encode_item_features, read_item_table
 from ssd4rec.data.parts import join_parts
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import (
@@ -50,7 +52,7 @@ from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.evaluation.scoring import Ranker, Scorer
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
-from ssd4rec.models.next_item import NextItemModel, count_parameters, make_model
+from ssd4rec.models.next_item import NextItemModel, count_parameters, fold_features, make_model
 from ssd4rec.training import loop
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
@@ -71,6 +73,7 @@ class Prepared:
     catalog: Catalog
     split: Split
     description: dict[str, Any]  # the `data` part of the report
+    features: ItemFeatures | None = None  # of the items of the catalog, and of new items
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Fitted:
     counts: IntArray  # [V + 1] training events of each item index
     protocol: EvaluationProtocol  # of the validation metric
     cost: PassCost
+    features: TrainedFeatures | None = None  # the item table of the model contains them already
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,27 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
     split = make_split(histories, config.data)
     description = {**describe(interactions, histories), "split": _describe_split(histories, split, catalog, config)}
     return Prepared(histories, catalog, split, description)
+
+
+def add_features(data: Prepared, items: Source, config: Config) -> Prepared:
+    """Add the features of items, and the items that have no interactions; see `Artifact.features`.
+
+    Args:
+        data: from `prepare`.
+        items: a file or a frame with item ids and features.
+        config: `features` says which columns are used.
+
+    Raises:
+        DataError: the file cannot be read, or does not fit the interactions.
+    """
+    table = read_item_table(items, config.features)
+    features = encode_item_features(table, data.catalog, config.features)
+    catalog = data.catalog
+    if catalog.titles is None and table.titles is not None:
+        catalog = catalog.with_titles(pl.DataFrame({"id": table.ids, "title": table.titles}))
+    if features.without_row:
+        logger.warning("%s has no row for %s of %s items", table.source, f"{features.without_row:,}", f"{len(catalog):,}")
+    return replace(data, catalog=catalog, features=features, description={**data.description, "features": features.describe()})
 
 
 def prepare_parts(
@@ -237,6 +262,8 @@ def _train(
         if config.training.final_fit:
             path = folder.folder if isinstance(folder, LockedFolder) else folder
             artifact = final_fit(artifact, data, config, fitted, folder=path, resume=bool(resume), callbacks=callbacks)
+        if data.features is not None:
+            artifact = append_new_items(artifact, data.features)
         if out is not None and is_first:
             artifact = replace(artifact, report={**artifact.report, "artifact": str(out)})
             save(out, artifact)
@@ -273,7 +300,7 @@ def fit(
     if has_checkpoint and not resume:
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", path)
     arguments = (data.histories, data.split, config.training)
-    model = make_model(config, len(data.catalog))
+    model = make_model(config, len(data.catalog), data.features)
     try:
         continues = has_checkpoint if resume == "auto" else resume
         training = loop.fit(model, *arguments, directory=folder, resume=continues, callbacks=callbacks)
@@ -281,12 +308,22 @@ def fit(
         if resume != "auto":
             raise
         logger.warning("starting over: %s", error)
-        model = make_model(config, len(data.catalog))
+        model = make_model(config, len(data.catalog), data.features)
         training = loop.fit(model, *arguments, directory=folder, callbacks=callbacks)
+    features = _fold_features(model, data)
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
-    return Fitted(model, training, counts, protocol, cost)
+    return Fitted(model, training, counts, protocol, cost, features)
+
+
+def _fold_features(model: NextItemModel, data: Prepared) -> TrainedFeatures | None:
+    """Fold the projection of item features into the item table, and return it; None: there are no features."""
+    if model.features is None or data.features is None:
+        return None
+    categories, numbers = (each.detach().float().cpu().numpy() for each in (model.features.categories, model.features.numbers))
+    fold_features(model)
+    return TrainedFeatures(data.features.columns, categories, numbers, data.features.trained)
 
 
 def _log_plan(data: Prepared, config: Config, cost: PassCost) -> None:
@@ -417,7 +454,7 @@ def final_fit(
         DivergedError: the loss is not finite.
     """
     final = fit_all_events(
-        lambda: make_model(config, len(data.catalog)),
+        lambda: make_model(config, len(data.catalog), data.features),
         data.histories,
         config,
         fitted.training,
@@ -425,6 +462,7 @@ def final_fit(
         resume=resume,
         callbacks=callbacks,
     )
+    features = _fold_features(final.model, data)
     final.model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
@@ -436,7 +474,7 @@ def final_fit(
         "final_fit": final.as_dict(),
         "seconds": {**seconds, "final_fit": final.training.seconds, "total": seconds["total"] + final.training.seconds},
     }
-    return replace(artifact, model=final.model, report=report, training_counts=final.counts, fusion=fusion)
+    return replace(artifact, model=final.model, report=report, training_counts=final.counts, fusion=fusion, features=features)
 
 
 def _as_artifact(
@@ -460,7 +498,7 @@ def _as_artifact(
         "seconds": seconds,
         "versions": versions(),
     }
-    return Artifact(fitted.model, data.catalog, config, report, fitted.counts, comparison.fusion)
+    return Artifact(fitted.model, data.catalog, config, report, fitted.counts, comparison.fusion, fitted.features)
 
 
 def save(out: str | Path, artifact: Artifact) -> None:
@@ -470,7 +508,14 @@ def save(out: str | Path, artifact: Artifact) -> None:
         ArtifactError: it cannot be written.
     """
     save_artifact(
-        out, artifact.model, artifact.catalog, artifact.config, artifact.report, artifact.training_counts, artifact.fusion
+        out,
+        artifact.model,
+        artifact.catalog,
+        artifact.config,
+        artifact.report,
+        artifact.training_counts,
+        artifact.fusion,
+        artifact.features,
     )
 
 
@@ -540,7 +585,8 @@ def _as_in_training(artifact: Artifact, interactions: Interactions, config: Conf
     except DataError:
         return None
     ids = as_type(catalog.ids, artifact.catalog.ids.dtype)  # text ids of a CSV file may be the numbers of a frame
-    return sequences if sequences.fingerprint() == fingerprint and ids.equals(artifact.catalog.ids) else None
+    trained = artifact.catalog.ids if artifact.features is None else artifact.catalog.ids.head(artifact.features.trained)
+    return sequences if sequences.fingerprint() == fingerprint and ids.equals(trained) else None
 
 
 def _evaluation_notes(artifact: Artifact, config: Config, known_targets: KnownTargets, *, same_data: bool) -> list[str]:

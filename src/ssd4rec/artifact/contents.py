@@ -4,11 +4,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import safetensors
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from ssd4rec._csr import IntArray
 from ssd4rec._io import as_json, escaped, sync
+from ssd4rec.artifact.features import TrainedFeatures
 from ssd4rec.artifact.folder import (
     CATALOG,
     CONFIG,
+    FEATURES,
     FUSION,
     MANIFEST,
     POPULARITY,
@@ -34,10 +37,11 @@ from ssd4rec.artifact.folder import (
 )
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalog import Catalog
+from ssd4rec.data.item_features import ItemFeatures
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError, SSD4RecError
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.layers.initialization import SkipRandomInitialization
-from ssd4rec.models.next_item import NextItemModel, build_model
+from ssd4rec.models.next_item import NextItemModel, append_items, build_model
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,34 @@ class Artifact:
     report: Mapping[str, Any]
     training_counts: IntArray  # [V + 1] training interactions per item index
     fusion: ScoreFusion | None = None  # applied to the model's scores
+    features: TrainedFeatures | None = None  # for the vectors of new items; the item table contains them already
+
+    @property
+    def candidates(self) -> npt.NDArray[np.bool_]:
+        """[V + 1]: items that `recommend` may return: those with training events, and new items with features."""
+        candidates: npt.NDArray[np.bool_] = self.training_counts > 0
+        if self.features is not None:
+            candidates[self.features.trained + 1 :] = True
+        return candidates
+
+
+def append_new_items(artifact: Artifact, features: ItemFeatures) -> Artifact:
+    """Append the new items of a table of features to the catalog: they have no training events, and vectors of features alone.
+
+    Args:
+        artifact: trained with these features; its model is changed in place.
+        features: of the items of the catalog, and behind them of the new items.
+    """
+    if artifact.features is None or not len(features.new_ids):
+        return artifact
+    new, count = features.rows(features.trained + 1), len(features.new_ids)
+    append_items(artifact.model, torch.from_numpy(artifact.features.project(new)))
+    return replace(
+        artifact,
+        catalog=artifact.catalog.append(features.new_ids, features.new_titles),
+        training_counts=np.concatenate([artifact.training_counts, np.zeros(count, artifact.training_counts.dtype)]),
+        fusion=None if artifact.fusion is None else artifact.fusion.with_more_items(count),
+    )
 
 
 def save_artifact(
@@ -60,6 +92,7 @@ def save_artifact(
     report: Mapping[str, object],
     training_counts: IntArray,
     fusion: ScoreFusion | None = None,
+    features: TrainedFeatures | None = None,
 ) -> None:
     """Write a trained model as a folder that is either complete or absent.
 
@@ -74,6 +107,7 @@ def save_artifact(
         training_counts: [V + 1], used for users without known items.
         fusion: score fusion applied to the model's scores in evaluation and serving. Required if the settings ask for one; not
             written if it changes no score.
+        features: the projection of item features, if the model was trained with any.
 
     Raises:
         ConfigError: the settings ask for score fusion, but none is passed.
@@ -103,7 +137,9 @@ def save_artifact(
         (new / REPORT).write_text(f"{as_json(report, indent=2)}\n", encoding="utf-8")
         if fusion:
             fusion.write(new / FUSION)
-        for name in (WEIGHTS, FUSION) if fusion else (WEIGHTS,):
+        if features is not None:
+            features.write(new / FEATURES)
+        for name in (each for each in (WEIGHTS, FUSION, FEATURES) if (new / each).is_file()):
             shutil.copymode(new / CONFIG, new / name)  # safetensors creates files that only their owner can read
         (new / MANIFEST).write_text(f"{as_json(make_manifest(new), indent=2)}\n", encoding="utf-8")
         sync([*new.iterdir(), new])
@@ -171,6 +207,7 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
         # Cloning aligns the memory as torch does; with another alignment a matrix product may round differently.
         weights = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS, device=device).items()}
         fusion = ScoreFusion.read(folder / FUSION) if FUSION in files else None
+        features = TrainedFeatures.read(folder / FEATURES) if FEATURES in files else None
     except ArtifactError:
         raise
     except OSError as error:
@@ -184,13 +221,15 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
     actual = {**weights, POPULARITY: counts}
     if fusion:
         expected[FUSION], actual[FUSION] = model.table.weight[:, 0], fusion.rules.edges
+    if features:
+        expected[FEATURES], actual[FEATURES] = model.table.weight[: features.trained + 1, 0], counts[: features.trained + 1]
     if mismatches := _mismatches(expected, actual):
         raise ArtifactError(
             f"{folder}: weights, settings and the catalog of {len(catalog)} items do not match: {'; '.join(mismatches)}; "
             f"copy the model again, or train it again"
         )
     model.load_state_dict(weights, assign=True)
-    return Artifact(model.eval(), catalog, config, report, counts, fusion)
+    return Artifact(model.eval(), catalog, config, report, counts, fusion, features)
 
 
 def _mismatches(expected: Mapping[str, Tensor], actual: Mapping[str, Any]) -> list[str]:

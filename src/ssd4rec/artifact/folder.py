@@ -22,8 +22,9 @@ WEIGHTS, CONFIG, CATALOG, POPULARITY, REPORT = (
     "report.json",
 )
 FILES = (WEIGHTS, CONFIG, CATALOG, POPULARITY, REPORT)
-FUSION = "fusion.safetensors"  # optional
 REPORT_PAGE = "report.html"  # optional, for people; not verified, and removed with the model that it is about
+FUSION, FEATURES = "fusion.safetensors", "features.safetensors"
+OPTIONAL = (FUSION, FEATURES)
 
 RESTORE = "copy the model again, or train it again"
 
@@ -47,7 +48,7 @@ def check_manifest(folder: Path) -> set[str]:
     if hashes.pop(MANIFEST, None) != _hash_of_manifest(manifest):
         raise ArtifactError(f"{folder / MANIFEST} is damaged: its SHA-256 does not match; {RESTORE}")
     files = {*FILES, *hashes}
-    if unexpected := sorted(files - {*FILES, FUSION}):
+    if unexpected := sorted(files - {*FILES, *OPTIONAL}):
         raise ArtifactError(
             f"{folder} contains {', '.join(unexpected)}, which this version cannot read; {_other_version(manifest)}"
         )
@@ -83,7 +84,7 @@ def _other_version(manifest: Mapping[str, Any]) -> str:
 
 def make_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder, which `check_manifest` verifies."""
-    hashes = {name: sha256_of(folder / name) for name in (*FILES, FUSION) if (folder / name).is_file()}
+    hashes = {name: sha256_of(folder / name) for name in (*FILES, *OPTIONAL) if (folder / name).is_file()}
     manifest = {"format": FORMAT, "ssd4rec": metadata.version("ssd4rec"), "sha256": hashes}
     return {**manifest, "sha256": {**hashes, MANIFEST: _hash_of_manifest(manifest)}}
 
@@ -141,6 +142,6 @@ def _remove_old(old: Path, target: Path) -> None:
     if not old.is_dir():
         return
     for entry in list(old.iterdir()):
-        if entry.name not in {*FILES, FUSION, MANIFEST, REPORT_PAGE} and not os.path.lexists(target / entry.name):
+        if entry.name not in {*FILES, *OPTIONAL, MANIFEST, REPORT_PAGE} and not os.path.lexists(target / entry.name):
             entry.rename(target / entry.name)
     shutil.rmtree(old, ignore_errors=True)

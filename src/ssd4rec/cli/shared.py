@@ -40,6 +40,10 @@ UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user
 ItemOption = Annotated[str | None, typer.Option("--item", help="Name of the item column.")]
 TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time column.")]
 TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file with item ids and titles.")]
+ItemsOption = Annotated[
+    Path | None,
+    typer.Option("--items", help="A file with item ids and features: categories or vectors. Its other items can be recommended."),
+]
 CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
 ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
@@ -53,6 +57,17 @@ def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
     """Read the input as sequences and a split, and show a summary."""
     prepared = open_prepared(data, config, titles)
     _render.show_data(err_console, prepared.description)
+    return prepared
+
+
+def add_features(prepared: "Prepared", items: Path, config: "Config") -> "Prepared":
+    """Add the features of a file of items to prepared data, and say what was read."""
+    from ssd4rec import pipeline
+
+    prepared = pipeline.add_features(prepared, items, config)
+    read = prepared.description["features"]
+    columns = ", ".join(f"{name} ({kind})" for name, kind in read["columns"].items())
+    say(f"item features: {columns}; {read['categories']:,} categories, {read['new_items']:,} new items")
     return prepared
 
 

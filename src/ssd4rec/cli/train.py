@@ -15,11 +15,13 @@ from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
     CONFIG_HELP,
     ItemOption,
+    ItemsOption,
     JsonOption,
     SetOption,
     TimeOption,
     TitlesOption,
     UserOption,
+    add_features,
     check_columns,
     columns_as_settings,
     err_console,
@@ -65,6 +67,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     item: ItemOption = None,
     time: TimeOption = None,
     titles: TitlesOption = None,
+    items: ItemsOption = None,
     train_file: Annotated[
         str | None, typer.Option("--train", metavar="FILE", help="With --validation and --test: separate files instead of DATA.")
     ] = None,
@@ -90,6 +93,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
     else:
         run_config = load_config(config or DEFAULT_CONFIG, overrides)
     prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles)
+    if items is not None:
+        prepared = add_features(prepared, items, run_config)
     report = _train(prepared, run_config, out, resume=resume)
     if as_json:
         print_json(report)

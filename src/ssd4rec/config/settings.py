@@ -179,6 +179,25 @@ class FusionConfig(Settings):
         raise ValueError(f'fusion.{about.field_name} is {what}, or "tuned" on the validation part; found {value!r}')
 
 
+class FeaturesConfig(Settings):
+    """Item features, from the file of `--items`."""
+
+    id: str | None = None
+    """Name of the column of item ids; by default a usual name such as item_id is chosen."""
+    columns: tuple[str, ...] = Field((), strict=False)
+    """Names of the columns that are features; by default all but those of ids and titles."""
+    vectors: tuple[str, ...] = Field((), strict=False)
+    """Names of the columns that hold numbers in a form that would be read as categories, such as integers, or text in a CSV."""
+    separator: str | None = Field(None, min_length=1)
+    """Separator of several categories in one text, such as "|"."""
+    min_items: int = Field(2, ge=1, le=MAX_CORE)
+    """Ignore categories of fewer items of the interactions."""
+    new_items: bool = True
+    """Add the items that have features but no interactions to the catalog, so that they can be recommended."""
+    id_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of items, drawn in each step, whose vector in training is made of features alone, as that of a new item."""
+
+
 class EvaluationConfig(Settings):
     """The metrics and the protocol of the evaluation."""
 
@@ -236,6 +255,7 @@ class Config(Settings):
     backbone: BackboneConfig = Field(default_factory=_default_backbone)
     training: TrainingConfig = TrainingConfig()
     fusion: FusionConfig = FusionConfig()
+    features: FeaturesConfig = FeaturesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

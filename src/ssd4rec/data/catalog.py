@@ -74,6 +74,15 @@ class Catalog:
         joined = pl.DataFrame({"id": self.ids}).join(titles, on="id", how="left", maintain_order="left")
         return Catalog(self.ids, joined["title"])
 
+    def append(self, ids: pl.Series, titles: pl.Series | None = None) -> "Catalog":
+        """Return a catalog with further items, whose item indices follow."""
+        own, more = self.titles, titles
+        if own is not None or more is not None:
+            own = pl.Series([None] * len(self), dtype=pl.String) if own is None else own
+            more = pl.Series([None] * len(ids), dtype=pl.String) if more is None else more
+            own = pl.concat([own.alias("title"), more.alias("title")])
+        return Catalog(pl.concat([self.ids, ids.alias(self.ids.name)]), own)
+
     def write(self, path: str | Path) -> None:
         """Write as Parquet: columns id and title, row j is item index j + 1."""
         titles = pl.Series("title", [None] * len(self), dtype=pl.String) if self.titles is None else self.titles.alias("title")

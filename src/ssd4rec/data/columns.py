@@ -169,6 +169,39 @@ def choose_title_columns(header: Sequence[str], source: str) -> dict[str, int]:
     return places_by_role
 
 
+FEATURE = "feature:"  # the role of a column that is an item feature: this and its place
+
+
+def choose_item_columns(header: Sequence[str], item: str | None, features: Sequence[str], source: str) -> dict[str, int]:
+    """Choose the columns of item id, features and, if there is one, title in a table of items.
+
+    Args:
+        header: the column names as written.
+        item: name of the column of ids; None: chosen by its usual name.
+        features: names of the columns of features; empty: all but those of ids and titles.
+        source: the table, for messages.
+
+    Raises:
+        DataError: the column of ids or a named column is missing or ambiguous.
+    """
+    place = _find_usual(header, "id", source) if item is None else _find_named(header, "item", item, source)
+    if place is None:
+        raise DataError(
+            f"{source}: no column of item ids found among {_listed(header)}; call it item_id, or name it with "
+            f"--set features.id=NAME"
+        )
+    places = {"id": place}
+    title = _find_usual(header, "title", source)
+    if title is not None and title != place:
+        places["title"] = title
+    chosen = [_find_named(header, "feature", each, source) for each in features]
+    for each in chosen or [each for each in range(len(header)) if each not in places.values()]:
+        if each == place:
+            raise DataError(f"{source}: column {header[each]!r} has the item ids; remove it from features.columns")
+        places[f"{FEATURE}{each}"] = each
+    return places
+
+
 def bare_name(name: str) -> str:
     """`user_id:token` -> `user_id`; other names are unchanged."""
     bare, colon, kind = name.rpartition(":")

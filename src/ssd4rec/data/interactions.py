@@ -104,7 +104,7 @@ def read_interactions(
         DataError: the file cannot be read, a column is missing or ambiguous, an id is missing, a time is not readable; the
             message names file, line and value.
     """
-    name = _name_of(source)
+    name = name_of(source)
     _check_options(columns, options)
     table = read_table(source, lambda header: _choose(header, columns, options, name), options)
     mask, filters = apply_filters(table, options.where, options.min_rating)
@@ -146,7 +146,7 @@ def read_titles(source: Source) -> pl.DataFrame:
         DataError: the file cannot be read, has no column of item ids or of titles, or an id is missing.
     """
     options = ReadOptions(layout="interactions")
-    table = read_table(source, lambda header: choose_title_columns(header, _name_of(source)), options)
+    table = read_table(source, lambda header: choose_title_columns(header, name_of(source)), options)
     ids.refuse_missing(table, "id", ids.check_type(table, "id").unique())
     titles = table.frame["title"]
     if not (titles.dtype == pl.String or titles.dtype.is_numeric() or isinstance(titles.dtype, pl.Categorical | pl.Enum)):
@@ -155,7 +155,8 @@ def read_titles(source: Source) -> pl.DataFrame:
     return table.frame.select(plain_ids(table.frame["id"]), pl.when(title != "").then(title).alias("title"))
 
 
-def _name_of(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """Return how messages name a source: the path of a file, or the kind of a frame."""
     return str(source) if hasattr(source, "__fspath__") or isinstance(source, str) else f"{type(source).__module__} frame"
 
 

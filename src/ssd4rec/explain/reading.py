@@ -146,8 +146,8 @@ class Reading:
 
     @cached_property
     def trained(self) -> Tensor:
-        """[V]: which items have training events; `recommend` leaves out the others."""
-        return torch.from_numpy(self.artifact.training_counts[1:] > 0).to(self.vectors.device)
+        """[V]: which items have training events, or features only; `recommend` leaves out the others."""
+        return torch.from_numpy(self.artifact.candidates[1:]).to(self.vectors.device)
 
     @cached_property
     def excluded(self) -> Tensor:

@@ -12,6 +12,7 @@ from ssd4rec.config import BackboneConfig, Config
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.fading_sum import FadingCache, FadingSum
+from ssd4rec.layers.item_features import FeatureProjection, FeatureRows
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.encoders import Backbone, IncrementalEncoder, MaskedItemEncoder
@@ -37,6 +38,7 @@ class NextItemModel(nn.Module):
         input_fade: what the backbone reads is a fading sum of the item vectors, whose decay is learned from this value on; 0.0:
             the item vectors themselves.
         repeat_logits: logits of the items that a sequence already holds; None: nothing is added to their scores.
+        features: a projection of item features that is added to the rows of the table; None: the rows are the item vectors.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class NextItemModel(nn.Module):
         input_dropout: float = 0.0,
         input_fade: float = 0.0,
         repeat_logits: RepeatLogits | None = None,
+        features: FeatureProjection | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -54,6 +57,7 @@ class NextItemModel(nn.Module):
         self.input_dropout = Dropout(input_dropout)
         self.fading_sum = FadingSum(input_fade) if input_fade else None
         self.repeat_logits = repeat_logits
+        self.features = features
         self.table = nn.Embedding(catalog_size + 1, self._encoder.width)
         nn.init.normal_(self.table.weight, std=0.02)
 
@@ -64,7 +68,14 @@ class NextItemModel(nn.Module):
     @property
     def item_vectors(self) -> Tensor:
         """[V, D]: row j is the embedding of item j + 1."""
-        return self.table.weight[1:]
+        if self.features is None:
+            return self.table.weight[1:]
+        return self.vectors_of(torch.arange(1, self.catalog_size + 1, device=self.table.weight.device))
+
+    def vectors_of(self, items: Tensor) -> Tensor:
+        """Return the vectors of items: their rows of the table, plus the projection of their features. [...] -> [..., D]."""
+        rows: Tensor = self.table(items)
+        return rows if self.features is None else self.features.add_to(rows, items)
 
     def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """Encode packed sequences; a masked-item encoder gets item 0, the mask, appended to each sequence.
@@ -143,7 +154,7 @@ class NextItemModel(nn.Module):
 
     def advance(self, cache: Cache, items: Items) -> tuple[Cache, States]:
         """Do `step` without scores: return the new cache and the output of `encode`, [B, D]."""
-        embedded = self.input_dropout(self.table(items))
+        embedded = self.input_dropout(self.vectors_of(items))
         if self.fading_sum is None:
             return self._incremental.step(cache, embedded)
         first, *rest = cache
@@ -180,7 +191,7 @@ class NextItemModel(nn.Module):
 
     def embed(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Return what the backbone reads: item vectors, or their fading sum. [T] -> [T, D]."""
-        embedded: Hidden = self.input_dropout(self.table(items))
+        embedded: Hidden = self.input_dropout(self.vectors_of(items))
         return embedded if self.fading_sum is None else self.fading_sum(embedded, cu_seqlens)
 
     def score(self, states: States, history: Packed | None = None) -> Scores:
@@ -226,7 +237,7 @@ class NextItemModel(nn.Module):
             ShapeError: the model has `repeat_logits`, but prefixes is None.
         """
         loss = self._cross_entropy(states, targets, sampler, self._added(states, prefixes))
-        return loss + smoothing * smoothing_loss(states, self.table(targets), self.item_vectors) if smoothing else loss
+        return loss + smoothing * smoothing_loss(states, self.vectors_of(targets), self.item_vectors) if smoothing else loss
 
     def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
         if self.repeat_logits is None:
@@ -241,7 +252,7 @@ class NextItemModel(nn.Module):
         if sampler is None:
             return linear_cross_entropy(states, self.item_vectors, targets - 1, added)
         negatives, log_expected = (to_device(each, states.device) for each in sampler.draw())
-        rows = self.table(torch.cat([targets, negatives + 1]))  # one lookup makes one gradient of the table
+        rows = self.vectors_of(torch.cat([targets, negatives + 1]))  # one lookup makes one gradient of the table
         count = len(targets)
         return sampled_cross_entropy(states, rows[:count], targets, rows[count:], negatives + 1, log_expected, added)
 
@@ -254,16 +265,20 @@ class NextItemModel(nn.Module):
             )
 
 
-def make_model(config: Config, catalog_size: int) -> NextItemModel:
+def make_model(config: Config, catalog_size: int, features: FeatureRows | None = None) -> NextItemModel:
     """Create the configured model; its initial weights depend on `training.seed` only.
 
     Args:
         config: all settings.
         catalog_size: V.
+        features: of the V items, and perhaps of new items behind them; None: there are none.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        return build_model(config.backbone, catalog_size)
+        model = build_model(config.backbone, catalog_size)
+        if features is not None:
+            model.features = FeatureProjection(features, config.backbone.width, config.features.id_dropout)
+    return model
 
 
 def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
@@ -281,6 +296,31 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
         input_fade=config.input_fade,
         repeat_logits=repeat_logits,
     )
+
+
+@torch.no_grad()
+def fold_features(model: NextItemModel) -> None:
+    """Add the projected features to the item table and remove the projection; the scores stay the same.
+
+    Args:
+        model: changed in place.
+    """
+    if model.features is not None:
+        model.table.weight += model.features(torch.arange(model.catalog_size + 1, device=model.table.weight.device))
+        model.features = None
+
+
+@torch.no_grad()
+def append_items(model: NextItemModel, vectors: Tensor) -> None:
+    """Append items to the catalog of a model.
+
+    Args:
+        model: without a projection of features; changed in place.
+        vectors: [n, D] of the new items, which get the item indices V + 1 … V + n.
+    """
+    weight = torch.cat([model.table.weight, vectors.to(model.table.weight)])
+    model.table = nn.Embedding.from_pretrained(weight, freeze=False)
+    model.catalog_size += len(vectors)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -88,6 +88,7 @@ class Recommender:
             {**artifact.report, "artifact": str(directory)},
             artifact.training_counts,
             fusion,
+            artifact.features,
         )
 
     @property
@@ -279,7 +280,7 @@ class Recommender:
         """[V]: True for items that must not be recommended; None when every item is a candidate."""
         catalog = self.artifact.catalog
         if allow is None:
-            excluded = self.artifact.training_counts == 0
+            excluded = ~self.artifact.candidates
         else:
             allowed = as_ids(allow)
             indices = catalog.indices(allowed)

@@ -114,6 +114,7 @@ def training_identity(
         "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # training does not depend on the test part
         "protocol": split.protocol,
         "fixed": None if fixed is None else dict(fixed),
+        **({} if model.features is None else {"features": model.features.fingerprint()}),
     }
 
 

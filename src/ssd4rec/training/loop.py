@@ -243,6 +243,8 @@ class TrainingLoop:
         torch.manual_seed((self.config.seed << 32) + self.step)
         if self.config.schedule == "cosine":
             self._set_learning_rate()
+        if self.model.features is not None:
+            self.model.features.draw_without_id()
         self.optimizer.zero_grad()
         loss = None if batch is None else self._forward(batch)
         if loss is not None:

@@ -11,12 +11,15 @@ from ssd4rec.errors import ConfigError
 Value = bool | int | float | str
 
 # The ranges include the paper's values (dropout 0.2 to 0.4, mask ratio 0.1 to 0.2, backward weight 0.1) and those that were
-# good at small widths: learning rates of 2e-3 and 3e-3, smaller batches.
+# good at small widths: learning rates of 2e-3 and 3e-3, smaller batches, a cosine schedule.
 DEFAULT_SPACE = (
     "training.learning_rate=3e-4:1e-2:log",
     "training.mask_ratio=0.0:0.4",
     "training.weight_decay=1e-8:1e-3:log",
-    "training.token_budget=2048|4096|8192|16384",
+    "training.token_budget=512|1024|2048|4096|8192|16384",
+    "training.schedule=constant|cosine",
+    "training.label_smoothing=0.0|0.1",
+    "training.ema_decay=0.0|0.99",
     "backbone.dropout=0.0:0.6",
     "backbone.layers=1:2",
     "backbone.norm_embedding=true|false",
