@@ -83,8 +83,8 @@ def measure(file: Path, items: Path | None, share: float, seed: int, config: Con
 def choose_new(interactions: Interactions, share: float, seed: int) -> pl.Series:
     """Return a random share of the items with five events or more."""
     counts = interactions.table.group_by("item").len().filter(pl.col("len") >= 5).sort("item")
-    chosen = np.random.default_rng(seed).permutation(len(counts))[: round(share * len(counts))]
-    return counts["item"].gather(chosen)
+    places = np.random.default_rng(seed).permutation(len(counts))[: round(share * len(counts))]
+    return counts["item"].gather(places)
 
 
 def part(interactions: Interactions, rows: pl.Expr) -> Interactions:

@@ -367,7 +367,7 @@ def test_overrides_that_cannot_be(override: str, message: str) -> None:
 def test_an_override_of_what_is_no_group() -> None:
     """A file that gives a number where a group belongs cannot be overridden inside it."""
     with pytest.raises(
-        ConfigError, match="'data' is not a group of settings; groups are data, backbone, training, fusion, evaluation"
+        ConfigError, match="'data' is not a group of settings; groups are data, backbone, training, fusion, features, evaluation"
     ):
         parse_config("data = 3", ["data.user=me"])
 

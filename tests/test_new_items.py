@@ -128,7 +128,7 @@ def test_held_out_items_are_ranked_and_measured(trained):
     assert group["hit_rate"] == report["test"]["hr@10"] == 1.0
 
 
-def test_resuming_with_other_features_is_refused(prepared, tmp_path):
+def test_resuming_with_other_features_is_refused(prepared):
     config = settings()
     other = pipeline.add_features(prepared, items().with_columns(group=pl.col("group").reverse()), config)
     models = [make_model(config, len(prepared.catalog), each.features) for each in (prepared, other)]
@@ -144,7 +144,7 @@ def test_a_damaged_file_of_features_is_refused(trained, tmp_path):
         load_artifact(tmp_path / "model")
 
 
-def test_python_takes_a_frame(tmp_path):
+def test_python_takes_a_frame():
     config = settings().model_copy(update={"training": worlds.config(max_epochs=1).training})
     recommender = ssd4rec.train(worlds.frame(histories(30)), config=config, items=items())
     assert set(NEW) <= set(recommender.artifact.catalog.ids.to_list())

@@ -318,7 +318,7 @@ def fit(
 
 
 def _fold_features(model: NextItemModel, data: Prepared) -> TrainedFeatures | None:
-    """Fold the projection of item features into the item table, and return it; None: there are no features."""
+    """Fold the projection of item features into the item table, and return it; None without features."""
     if model.features is None or data.features is None:
         return None
     categories, numbers = (each.detach().float().cpu().numpy() for each in (model.features.categories, model.features.numbers))

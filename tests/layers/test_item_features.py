@@ -11,6 +11,7 @@ from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.item_features import encode_item_features, read_item_table
 from ssd4rec.layers.item_features import FeatureProjection
 from ssd4rec.models.next_item import append_items, fold_features, make_model
+from ssd4rec.ops.sampled_softmax import make_negative_sampler
 
 IDS = list(range(1, 13))
 
@@ -94,8 +95,6 @@ def test_id_dropout_is_drawn_by_step_and_is_off_in_evaluation():
 
 
 def test_every_parameter_learns_with_both_softmaxes():
-    from ssd4rec.ops.sampled_softmax import make_negative_sampler
-
     features = features_of()
     for sampler in (None, make_negative_sampler(torch.ones(12), 0.5, 4)):
         model = make_model(worlds.config(), 12, features)

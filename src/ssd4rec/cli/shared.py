@@ -65,9 +65,9 @@ def add_features(prepared: "Prepared", items: Path, config: "Config") -> "Prepar
     from ssd4rec import pipeline
 
     prepared = pipeline.add_features(prepared, items, config)
-    read = prepared.description["features"]
-    columns = ", ".join(f"{name} ({kind})" for name, kind in read["columns"].items())
-    say(f"item features: {columns}; {read['categories']:,} categories, {read['new_items']:,} new items")
+    about = prepared.description["features"]
+    columns = ", ".join(f"{name} ({kind})" for name, kind in about["columns"].items())
+    say(f"item features: {columns}; {about['categories']:,} categories, {about['new_items']:,} new items")
     return prepared
 
 

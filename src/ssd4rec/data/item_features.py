@@ -156,7 +156,7 @@ def encode_item_features(table: ItemTable, catalog: Catalog, config: FeaturesCon
         config: `min_items` and `new_items`.
 
     Raises:
-        DataError: the table has no item of the catalog, or no category is frequent enough and there is no vector.
+        DataError: the table has no item of the catalog, or no category is frequent enough and no column holds vectors.
     """
     item_ids = as_type(table.ids, catalog.ids.dtype)
     index = catalog.indices(item_ids)
