@@ -1,9 +1,10 @@
 // Live: events and answers as they happen. The list is bounded; while it is paused, new messages wait.
-import { modelVersion, revision, service } from "../api.js";
+import { ask, modelVersion, revision } from "../api.js";
 import { to } from "../route.js";
 import { clock, count, html, label, Notice, number, useEffect, useReducer, useState } from "../ui.js";
 
 const MOST = 200; // rows, and messages that wait during a pause
+const RETRY_MS = 3000;
 const STATES = { connecting: "Connecting…", open: "Following", lost: "The connection is lost; trying again" };
 
 const start = { rows: [], waiting: [], lost: 0, total: 0, paused: false };
@@ -21,11 +22,13 @@ function reduce(state, action) {
   return { ...state, total: state.total + 1, lost: state.lost + overflow, [where]: [row, ...state[where]].slice(0, MOST) };
 }
 
-/** Follow the stream; the browser connects again by itself, and after a restart of the service this does. */
+/** Follow the stream. The browser connects again by itself after a pause of the network, but not after an answer with an error. */
 function useStream(dispatch) {
   const [state, setState] = useState("connecting");
+  const [attempt, setAttempt] = useState(0);
   useEffect(() => {
     const source = new EventSource("/v1/live");
+    let timer = null;
     const on = (kind) => source.addEventListener(kind, (event) => dispatch({ kind, body: JSON.parse(event.data) }));
     on("interaction");
     on("answer");
@@ -33,10 +36,14 @@ function useStream(dispatch) {
     source.onopen = () => setState("open");
     source.onerror = () => {
       setState("lost");
-      if (service.peek() === "ready") service.value = "lost"; // asks /health/ready until it answers
+      ask("GET", "/v1/users?limit=1").catch(() => null); // notes whether the service is away, or a key is needed
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(() => setAttempt(attempt + 1), RETRY_MS);
     };
-    return () => source.close();
-  }, [revision.value]);
+    return () => {
+      clearTimeout(timer);
+      source.close();
+    };
+  }, [revision.value, attempt]);
   return state;
 }
 
