@@ -6,7 +6,7 @@ removed or kept in this order (`faithfulness.py` defines the metrics). The model
     ssd4rec train ml-100k.inter.gz --config quick --set training.max_epochs=12 --out MODEL
     ssd4rec train amazon-video-games.inter.gz --config quick --set training.max_epochs=8 --set training.softmax=sampled \
         --set training.negatives=1024 --out MODEL
-    python bench_faithfulness.py ml-100k=MODEL,FILE amazon-video-games=MODEL,FILE --save
+    python bench_faithfulness.py ml-100k=MODEL,FILE amazon-video-games=MODEL,FILE --users 700 --threads 1 --save
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
         histories = draw_histories(recommender.artifact, file, options.users)
         rows += _measure(name, recommender, histories)
         notes.append(_randomized(name, recommender.artifact, histories[:RANDOMIZED_USERS]))
-    publish("bench_faithfulness", rows, options, notes)
+    publish("bench_faithfulness", rows, options, notes, study="faithfulness")
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

@@ -85,8 +85,10 @@ def arguments(description: str | None, add: Callable[[argparse.ArgumentParser], 
     return options
 
 
-def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """Print a table and one JSON line; with --save also write both."""
+def publish(
+    name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespace, notes: Sequence[str] = (), study: str | None = None
+) -> None:
+    """Print a table and one JSON line; with --save also write both, to a folder of the study if the machine does not matter."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
@@ -96,9 +98,13 @@ def publish(name: str, rows: Sequence[dict[str, Any]], options: argparse.Namespa
     print(result)
     if options.save:
         stem = saved_as(name, options.threads)
+        report, data = stem.with_suffix(".md"), stem.with_suffix(".json")
+        if study is not None:
+            report, data = RESULTS / study / "report.md", RESULTS / study / "results.json"
+            report.parent.mkdir(exist_ok=True)
         heading = ", ".join(f"{key} {value}" for key, value in place.items())
-        stem.with_suffix(".md").write_text("\n".join([f"# {name}", "", heading, "", *lines, "", *notes, ""]), encoding="utf-8")
-        stem.with_suffix(".json").write_text(result + "\n", encoding="utf-8")
+        report.write_text("\n".join([f"# {name}", "", heading, "", *lines, "", *notes, ""]), encoding="utf-8")
+        data.write_text(result + "\n", encoding="utf-8")
 
 
 def saved_as(name: str, threads: int) -> Path:
