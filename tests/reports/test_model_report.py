@@ -91,7 +91,7 @@ def test_metrics_and_intervals_are_those_of_the_ranking(page: str, comparison: C
     gains = ndcg_gains(comparison.model.ranks, 10)
     half = 1.96 * gains.std() / np.sqrt(len(gains))
     assert comparison.as_dict()["intervals"]["model"]["ndcg@10"] == pytest.approx((gains.mean() - half, gains.mean() + half))
-    assert f"{gains.mean():.4f} ({gains.mean() - half:.4f} to {gains.mean() + half:.4f})" in page
+    assert f"{gains.mean():.4f} ± {half:.4f}" in page
 
 
 def test_recommendations_and_reasons_are_those_of_the_library(examined: Examined, recommender: Recommender) -> None:

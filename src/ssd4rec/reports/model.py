@@ -91,7 +91,7 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, float]], intervals: Mappin
         for name in names:
             value, interval = values.get(name), intervals.get(part, {}).get(name)
             text = "-" if value is None else f"{value:.4f}"
-            cells.append(text if interval is None else f"{text} ({interval[0]:.4f} to {interval[1]:.4f})")
+            cells.append(text if interval is None else f"{text} ± {(interval[1] - interval[0]) / 2:.4f}")
         rows.append((PARTS.get(part, part), *cells))
     return Table("Metrics", ("", *(name.upper() for name in names)), tuple(rows))
 
