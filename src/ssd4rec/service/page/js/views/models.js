@@ -178,6 +178,7 @@ function Versions({ models, again }) {
   };
   if (!models.length) return html`<${Notice} heading="No version yet"><p>The folder of models is empty.</p><//>`;
   return html`<p role="status" class="finding">${announcement}</p>
+    <h2>Versions</h2>
     <ul class="versions">${models.map((model) => html`<${Version} key=${model.version} model=${model} ask=${() => setQuestion(model.version)} />`)}</ul>
     <${Reports} models=${models} /><${Experiments} />
     ${question !== null && html`<${Confirm} version=${question} activate=${activate} close=${() => setQuestion(null)} />`}`;
