@@ -80,6 +80,7 @@ def test_effects_of_other_models(backbone):
         ({"repeat_logits": "recency"}, "one-pass"),
         ({"norm_first": True, "repeat_logits": "recency"}, "one-pass"),
         ({"input_fade": 0.7}, "re-reading"),
+        ({"input_skip": True}, "re-reading"),
         ({"norm_first": True, "input_fade": 0.7, "repeat_logits": "bias"}, "re-reading"),
     ],
 )

@@ -26,7 +26,7 @@ VARIANTS = {
     "forwards": {"layers": 2, "bidirectional": "none"},
     "without normed embedding": {"layers": 1, "norm_embedding": False, "feed_forward": False},
     "norm first": {"layers": 2, "norm_first": True},
-    "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "repeat_logits": "recency"},
+    "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "input_skip": True, "repeat_logits": "recency"},
     "repeat bias": {"layers": 1, "repeat_logits": "bias"},
 }
 

@@ -14,7 +14,7 @@ def test_the_default_space_holds_what_the_backbone_has():
     theirs = {dimension.name for dimension in make_space(load_config("quick", ["backbone.name=sasrec"]))}
     assert {"backbone.backward_weight", "training.learning_rate", "backbone.dropout"} <= ours
     assert "training.learning_rate" in theirs
-    assert {"backbone.input_dropout", "backbone.input_fade", "backbone.repeat_logits"} <= ours & theirs
+    assert {"backbone.input_dropout", "backbone.input_fade", "backbone.input_skip", "backbone.repeat_logits"} <= ours & theirs
     assert "backbone.norm_first" in ours - theirs
     assert "backbone.backward_weight" not in theirs
 

@@ -32,6 +32,8 @@ class BackboneSettings(Settings):
     """Dropout probability on the item vectors that the network reads, not on those that score items."""
     input_fade: float = Field(0.0, ge=0.0, lt=1.0)
     """Initial decay of a fading sum of item vectors as input, learned in training; 0: off."""
+    input_skip: bool = False
+    """Add the normalized input of the network to its output: a direct path from the item vectors to the scores."""
     repeat_logits: Literal["none", "bias", "recency"] = "none"
     """Learned logits for items that the sequence already contains."""
 

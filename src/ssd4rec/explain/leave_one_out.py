@@ -18,7 +18,8 @@ TOKENS_AT_ONCE = 32768  # events of one packed batch when shortened sequences ar
 
 def reads_in_one_pass(model: NextItemModel) -> bool:
     """Whether `states_in_one_pass` applies: SSD4Rec or Mamba4Rec with one layer, which reads the item vectors themselves."""
-    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1 and model.fading_sum is None
+    has_paths = model.fading_sum is not None or model.input_skip is not None
+    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1 and not has_paths
 
 
 def states_by_rereading(model: NextItemModel, items: Items, positions: Positions) -> States:

@@ -54,12 +54,15 @@ class ReadOutGraph(nn.Module):
         hidden = self.model.table(items)
         if self.model.fading_sum is not None:
             hidden = _fading_sum(hidden, self.model.fading_sum.decay)
+        last = hidden[-1:]
         if self.backbone.config.norm_embedding:
             hidden = self.backbone.norm(hidden)
         *below, top = cast("list[BiSSDLayer]", list(self.backbone.layers))
         for layer in below:
             hidden = layer.residual(_mix(layer, hidden), hidden)
         state = self.backbone.final_norm(top.residual(_mix(top, hidden)[-1:], hidden[-1:]))
+        if self.model.input_skip is not None:
+            state = state + self.model.input_skip(last)
         scores: Tensor = (state @ self.model.item_vectors.T)[0]
         if self.model.repeat_logits is not None:
             scores = scores.scatter_add(0, history - 1, _repeat_logits(self.model.repeat_logits, state[0], history))
@@ -85,9 +88,11 @@ class StepGraph(nn.Module):
         self.model, backbone = _plain_copy(model)
         if not backbone.supports_incremental:
             raise ConfigError('a state step needs causal layers below the top; train with backbone.bidirectional = "top"')
-        if self.model.repeat_logits is not None or self.model.fading_sum is not None:
+        options = (self.model.repeat_logits, self.model.fading_sum, self.model.input_skip)
+        if any(each is not None for each in options):
             raise ConfigError(
-                "the graph of a state step has no repeat_logits and no input_fade, and the model does; export the read-out graph"
+                "the graph of a state step has no repeat_logits, input_fade or input_skip, and the model does; "
+                "export the read-out graph"
             )
         self.layers = len(backbone.layers)
 

@@ -37,6 +37,7 @@ class NextItemModel(nn.Module):
         input_dropout: of the item vectors that the backbone reads; the vectors that score are never dropped out.
         input_fade: what the backbone reads is a fading sum of the item vectors, whose decay is learned from this value on; 0.0:
             the item vectors themselves.
+        input_skip: add LayerNorm of what the backbone reads at the last position to its output.
         repeat_logits: logits of the items that a sequence already holds; None: nothing is added to their scores.
         features: a projection of item features that is added to the rows of the table; None: the rows are the item vectors.
     """
@@ -48,6 +49,7 @@ class NextItemModel(nn.Module):
         *,
         input_dropout: float = 0.0,
         input_fade: float = 0.0,
+        input_skip: bool = False,
         repeat_logits: RepeatLogits | None = None,
         features: FeatureProjection | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class NextItemModel(nn.Module):
         self.catalog_size = catalog_size
         self.input_dropout = Dropout(input_dropout)
         self.fading_sum = FadingSum(input_fade) if input_fade else None
+        self.input_skip = nn.LayerNorm(self._encoder.width) if input_skip else None
         self.repeat_logits = repeat_logits
         self.features = features
         self.table = nn.Embedding(catalog_size + 1, self._encoder.width)
@@ -95,13 +98,23 @@ class NextItemModel(nn.Module):
         if isinstance(self.backbone, MaskedItemEncoder):
             with keyed_random.appended(cu_seqlens):
                 items, cu_seqlens = append_to_each(items, cu_seqlens, items.new_zeros(len(cu_seqlens) - 1))
-                return self._encoder.encode(self.embed(items, cu_seqlens), cu_seqlens)
-        return self._encoder.encode(self.embed(items, cu_seqlens), cu_seqlens)
+                return self._encode(items, cu_seqlens)
+        return self._encode(items, cu_seqlens)
+
+    def _encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
+        embedded = self.embed(items, cu_seqlens)
+        states = self._encoder.encode(embedded, cu_seqlens)
+        return states if self.input_skip is None else self._skip(states, _last_of_each(embedded, cu_seqlens))
+
+    def _skip(self, states: Hidden, embedded: Hidden) -> Hidden:
+        """Add the normalized input of the backbone to its output, row by row."""
+        return states if self.input_skip is None else states + self.input_skip(embedded)
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every prefix of packed sequences; row t is the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, cu_seqlens)
-        return self._encoder.encode_prefixes(self.embed(items, cu_seqlens), cu_seqlens)
+        embedded = self.embed(items, cu_seqlens)
+        return self._skip(self._encoder.encode_prefixes(embedded, cu_seqlens), embedded)
 
     def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every position of packed sequences with masked items (item 0). [T] -> [T, D].
@@ -115,7 +128,8 @@ class NextItemModel(nn.Module):
             raise ConfigError(
                 f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
-        return self.backbone.encode_positions(self.embed(items, cu_seqlens), cu_seqlens)
+        embedded = self.embed(items, cu_seqlens)
+        return self._skip(self.backbone.encode_positions(embedded, cu_seqlens), embedded)
 
     @property
     def supports_incremental(self) -> bool:
@@ -156,11 +170,12 @@ class NextItemModel(nn.Module):
         """Do `step` without scores: return the new cache and the output of `encode`, [B, D]."""
         embedded = self.input_dropout(self.vectors_of(items))
         if self.fading_sum is None:
-            return self._incremental.step(cache, embedded)
+            new, states = self._incremental.step(cache, embedded)
+            return new, self._skip(states, embedded)
         first, *rest = cache
         faded, embedded = self.fading_sum.step(FadingCache(*first), embedded)
         new, states = self._incremental.step(rest, embedded)
-        return [faded, *new], states
+        return [faded, *new], self._skip(states, embedded)
 
     def prefill(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Process whole sequences at once; equal to calling `advance` for each interaction.
@@ -175,10 +190,10 @@ class NextItemModel(nn.Module):
         """
         self._check(items, cu_seqlens)
         embedded = self.embed(items, cu_seqlens)
+        last = _last_of_each(embedded, cu_seqlens)
         cache, states = self._incremental.prefill(embedded, cu_seqlens)
-        if self.fading_sum is None:
-            return cache, states
-        return [FadingCache(embedded[to_device(cu_seqlens[1:] - 1, embedded.device)]), *cache], states
+        states = self._skip(states, last)
+        return (cache if self.fading_sum is None else [FadingCache(last), *cache]), states
 
     @property
     def _incremental(self) -> IncrementalEncoder:
@@ -265,6 +280,11 @@ class NextItemModel(nn.Module):
             )
 
 
+def _last_of_each(rows: Hidden, cu_seqlens: CuSeqlens) -> States:
+    """Return the row of the last position of each sequence. [T, D] -> [B, D]."""
+    return rows[to_device(cu_seqlens[1:] - 1, rows.device)]
+
+
 def make_model(config: Config, catalog_size: int, features: FeatureRows | None = None) -> NextItemModel:
     """Create the configured model; its initial weights depend on `training.seed` only.
 
@@ -294,6 +314,7 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
         catalog_size,
         input_dropout=config.input_dropout,
         input_fade=config.input_fade,
+        input_skip=config.input_skip,
         repeat_logits=repeat_logits,
     )
 

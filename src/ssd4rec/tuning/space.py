@@ -26,6 +26,7 @@ DEFAULT_SPACE = (
     "backbone.backward_weight=0.0:1.0",
     "backbone.input_dropout=0.0:0.6",
     "backbone.input_fade=0.0|0.7",
+    "backbone.input_skip=true|false",
     "backbone.norm_first=true|false",
     "backbone.repeat_logits=none|bias|recency",
 )
