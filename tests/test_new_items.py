@@ -1,5 +1,6 @@
 """Items that were never interacted with are recommended by their features: training, saving, loading, evaluating, errors."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,15 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import ssd4rec
 import worlds
-from ssd4rec import pipeline
+from ssd4rec import cli, pipeline
 from ssd4rec.artifact import FEATURES, load_artifact
 from ssd4rec.config import FeaturesConfig, FusionConfig
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.item_features import read_item_table
-from ssd4rec.errors import ArtifactError, DataError
+from ssd4rec.errors import ArtifactError, ConfigError, DataError
 from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.training.checkpoint import training_identity
@@ -109,6 +111,47 @@ def test_the_vector_of_a_new_item_is_made_of_its_features_alone(trained):
     rows = np.arange(GROUPS * ITEMS, GROUPS * ITEMS + GROUPS)
     vectors = torch.from_numpy(artifact.features.vectors_of(table, rows))
     torch.testing.assert_close(artifact.model.item_vectors[-GROUPS:].detach(), vectors)
+
+
+def test_items_are_added_without_training(trained, tmp_path):
+    """They get the vectors that they would have had as new items of the training; known items are left alone."""
+    artifact, folder = trained
+    artifact.model.eval()
+    before = Recommender(artifact)
+    frame = pl.DataFrame({"item_id": ["later", "g0-0"], "title": ["Later", "Other"], "group": ["1", "3"]})
+    after = before.add_items(frame)
+    assert after.artifact.catalog.ids.to_list() == [*artifact.catalog.ids.to_list(), "later"]
+    assert after.artifact.catalog.titles.to_list()[-1] == "Later"
+    place = artifact.catalog.ids.to_list().index("new1")
+    torch.testing.assert_close(after.artifact.model.item_vectors[-1], artifact.model.item_vectors[place])
+    assert len(artifact.catalog) == artifact.model.catalog_size == len(artifact.model.item_vectors)  # unchanged
+    best = [each.item for each in after.recommend(["g2-0", "g3-0", "g0-0"], ITEMS + 2).items]
+    assert {"later", "new1"} <= set(best)
+    frame.write_csv(tmp_path / "items.csv")
+    result = CliRunner().invoke(
+        cli.app, ["add-items", str(folder), "--items", str(tmp_path / "items.csv"), "--out", str(tmp_path / "more"), "--json"]
+    )
+    assert json.loads(result.stdout) == {"items": len(artifact.catalog) + 1, "new": 1, "artifact": str(tmp_path / "more")}
+    assert Recommender.load(tmp_path / "more").fingerprint() == after.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pl.DataFrame({"item_id": ["g0-0"], "group": ["1"]}), "all of its 1 items are in the catalog already"),
+        (pl.DataFrame({"item_id": ["later"], "kind": ["1"]}), "has the feature 'group', but the table has no such column"),
+        (pl.DataFrame({"item_id": ["later"], "group": [0.5]}), "was a column of categories in training"),
+    ],
+)
+def test_items_that_cannot_be_added(trained, frame, message):
+    with pytest.raises(DataError, match=message):
+        Recommender(trained[0]).add_items(frame)
+
+
+def test_a_model_without_features_takes_no_items(trained):
+    plain = Recommender(replace(trained[0], features=None))
+    with pytest.raises(ConfigError, match="trained without item features"):
+        plain.add_items(items())
 
 
 def test_evaluation_of_the_same_data_recognizes_them(trained):

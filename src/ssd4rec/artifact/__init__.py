@@ -17,6 +17,7 @@ Other files that a user has put into the folder are moved to the new one.
 
 from ssd4rec.artifact.contents import (
     Artifact,
+    add_items,
     append_new_items,
     check_writable,
     load_artifact,
@@ -36,6 +37,7 @@ __all__ = [
     "REPORT_PAGE",
     "Artifact",
     "TrainedFeatures",
+    "add_items",
     "append_new_items",
     "check_writable",
     "load_artifact",

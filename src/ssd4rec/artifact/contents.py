@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ from ssd4rec.artifact.folder import (
     replace_folder,
 )
 from ssd4rec.config import Config, dump_config, parse_config
-from ssd4rec.data.catalog import Catalog
-from ssd4rec.data.item_features import ItemFeatures
-from ssd4rec.errors import ArtifactError, BackendError, ConfigError, SSD4RecError
+from ssd4rec.data.catalog import Catalog, as_type
+from ssd4rec.data.item_features import Floats, ItemFeatures, ItemTable
+from ssd4rec.errors import ArtifactError, BackendError, ConfigError, DataError, SSD4RecError
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.layers.initialization import SkipRandomInitialization
 from ssd4rec.models.next_item import NextItemModel, append_items, build_model
@@ -72,15 +73,43 @@ def append_new_items(artifact: Artifact, features: ItemFeatures) -> Artifact:
         artifact: trained with these features; its model is changed in place.
         features: of the items of the catalog, and behind them of the new items.
     """
-    if artifact.features is None or not len(features.new_ids):
+    if artifact.features is None:
         return artifact
-    new, count = features.rows(features.trained + 1), len(features.new_ids)
-    append_items(artifact.model, torch.from_numpy(artifact.features.project(new)))
+    vectors = artifact.features.project(features.rows(features.trained + 1))
+    return _append(artifact, features.new_ids, features.new_titles, vectors)
+
+
+def add_items(artifact: Artifact, table: ItemTable) -> Artifact:
+    """Return a model whose catalog has the items of a table that it does not have yet, without training.
+
+    Args:
+        artifact: trained with features; it is not changed.
+        table: ids and features of items, from `read_item_table`.
+
+    Raises:
+        ConfigError: the model was trained without features.
+        DataError: all items are in the catalog already, or the table lacks a column of the training.
+    """
+    if artifact.features is None:
+        raise ConfigError("the model was trained without item features; train it with `ssd4rec train --items FILE`")
+    ids = as_type(table.ids, artifact.catalog.ids.dtype)
+    rows = np.flatnonzero((artifact.catalog.indices(ids) == 0) & ids.is_not_null().to_numpy())
+    if not len(rows):
+        raise DataError(f"{table.source}: all of its {len(ids):,} items are in the catalog already; there is nothing to add")
+    vectors = artifact.features.vectors_of(table, rows)
+    titles = None if table.titles is None else table.titles.gather(rows)
+    return _append(replace(artifact, model=deepcopy(artifact.model)), ids.gather(rows), titles, vectors)
+
+
+def _append(artifact: Artifact, ids: pl.Series, titles: pl.Series | None, vectors: Floats) -> Artifact:
+    if not len(ids):
+        return artifact
+    append_items(artifact.model, torch.from_numpy(vectors))
     return replace(
         artifact,
-        catalog=artifact.catalog.append(features.new_ids, features.new_titles),
-        training_counts=np.concatenate([artifact.training_counts, np.zeros(count, artifact.training_counts.dtype)]),
-        fusion=None if artifact.fusion is None else artifact.fusion.with_more_items(count),
+        catalog=artifact.catalog.append(ids, titles),
+        training_counts=np.concatenate([artifact.training_counts, np.zeros(len(ids), artifact.training_counts.dtype)]),
+        fusion=None if artifact.fusion is None else artifact.fusion.with_more_items(len(ids)),
     )
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import safetensors
 from safetensors.numpy import load_file, save_file
 
 from ssd4rec._csr import IntArray
 from ssd4rec.data.item_features import EncodedRows, FeatureColumn, Floats, ItemTable, encode_columns
+from ssd4rec.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,20 @@ class TrainedFeatures:
             rows: [R] rows of the table.
 
         Raises:
-            DataError: a column has vectors of another length than in training.
+            DataError: a column of the training is missing or of another kind, or its vectors have another length.
         """
+        for column in self.columns:
+            values = table.columns.get(column.name)
+            if values is None:
+                raise DataError(
+                    f"{table.source}: the model has the feature {column.name!r}, but the table has no such column; found "
+                    f"{', '.join(table.columns)}"
+                )
+            if (values.dtype == pl.List(pl.String)) != (column.kind == "categories"):
+                raise DataError(
+                    f"{table.source}: column {column.name!r} is read as {values.dtype}, but was a column of {column.kind} in "
+                    f"training; write it as in the file of the training"
+                )
         return self.project(encode_columns(self.columns, table, rows))
 
     def project(self, rows: EncodedRows) -> Floats:

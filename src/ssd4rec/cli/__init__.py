@@ -24,6 +24,7 @@ from ssd4rec.cli.evaluate import evaluate
 from ssd4rec.cli.events import import_events
 from ssd4rec.cli.explain import explain
 from ssd4rec.cli.export import export
+from ssd4rec.cli.items import add_items
 from ssd4rec.cli.keys import create_key, list_keys, revoke_key
 from ssd4rec.cli.models import activate_model, list_models
 from ssd4rec.cli.recommend import recommend
@@ -95,6 +96,7 @@ app.command()(evaluate)
 app.command()(recommend)
 app.command()(export)
 app.command()(explain)
+app.command(name="add-items")(add_items)
 app.add_typer(data_app, name="data")
 app.command()(tune)
 app.command()(reproduce)

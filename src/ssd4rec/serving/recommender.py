@@ -11,8 +11,9 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec._csr import IntArray
-from ssd4rec.artifact import Artifact, load_artifact, save_artifact
+from ssd4rec.artifact import Artifact, add_items, load_artifact, save_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.data.item_features import read_item_table
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.explain.explain import explain_items
 from ssd4rec.explain.results import LEVELS, Explanation, Level
@@ -90,6 +91,19 @@ class Recommender:
             fusion,
             artifact.features,
         )
+
+    def add_items(self, items: Any) -> "Recommender":
+        """Return a recommender that knows the items of a table by their features; nothing is trained.
+
+        Args:
+            items: a file or a data frame with item ids and the columns of features that the model was trained with. Items that
+                are in the catalog already are left as they are.
+
+        Raises:
+            ConfigError: the model was trained without features.
+            DataError: the table cannot be read, lacks a column of the training, or has no new item.
+        """
+        return Recommender(add_items(self.artifact, read_item_table(items, self.artifact.config.features)))
 
     @property
     def report(self) -> Mapping[str, Any]:
