@@ -26,9 +26,9 @@ from ssd4rec import pipeline
 from ssd4rec.artifact import Artifact
 from ssd4rec.config import Config, load_config
 from ssd4rec.data.interactions import Interactions, read_interactions
+from ssd4rec.evaluation.evaluate import RARE
 from ssd4rec.evaluation.metrics import hit_rate, ndcg
 
-RARE = 10  # items with fewer training events
 ARMS: dict[str, tuple[str, ...] | None] = {
     "without features": None,
     "features": (),

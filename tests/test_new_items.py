@@ -18,7 +18,9 @@ from ssd4rec.config import FeaturesConfig, FusionConfig
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.item_features import read_item_table
 from ssd4rec.errors import ArtifactError, ConfigError, DataError
+from ssd4rec.export.vectors import export_item_vectors
 from ssd4rec.models.next_item import make_model
+from ssd4rec.service.served_model import ScoreJob, ServedModel
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.training.checkpoint import training_identity
 
@@ -133,6 +135,43 @@ def test_items_are_added_without_training(trained, tmp_path):
     )
     assert json.loads(result.stdout) == {"items": len(artifact.catalog) + 1, "new": 1, "artifact": str(tmp_path / "more")}
     assert Recommender.load(tmp_path / "more").fingerprint() == after.fingerprint()
+
+
+def test_the_service_exports_and_explanations_have_them(trained, tmp_path):
+    artifact, folder = trained
+    artifact.model.eval()
+    recommender = Recommender(artifact)
+    served = ServedModel("v1", folder, recommender)
+    state = served.read(served.indices(["g0-0", "g1-0"]))
+    (best,) = served.score([ScoreJob(state, ITEMS + 2, False, served.excluded, False)])
+    assert served.index_of["new2"] in best.items
+    assert [served.ids[index - 1] for index in served.search("NEW2", 1)] == ["new2"]
+    export_item_vectors(artifact, tmp_path / "vectors.parquet")
+    vectors = pl.read_parquet(tmp_path / "vectors.parquet")
+    assert vectors["id"].to_list()[-GROUPS:] == NEW
+    explanation = recommender.explain(["g0-0", "g1-0"], item="new2")
+    assert explanation.rank == next(
+        each.rank for each in recommender.recommend(["g0-0", "g1-0"], 24).items if each.item == "new2"
+    )
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"softmax": "sampled", "negatives": 8, "updated_rows": "touched"},
+        {"ema_decay": 0.9, "precision": "64-true"},
+        {"objective": "per-prefix", "final_fit": True},
+    ],
+)
+def test_other_ways_to_train(prepared, training):
+    """Sparse updates, averaged weights in double precision, and a second training on all interactions."""
+    config = settings().model_copy(update={"training": worlds.config(max_epochs=1, **training).training})
+    artifact = pipeline.train(prepared, config)
+    table = read_item_table(items(), config.features)
+    vectors = artifact.features.vectors_of(table, np.arange(GROUPS * ITEMS, GROUPS * ITEMS + GROUPS))
+    torch.testing.assert_close(artifact.model.item_vectors[-GROUPS:].detach().cpu(), torch.from_numpy(vectors))
+    assert artifact.model.features is None
+    assert (artifact.features.categories != 0).all()
 
 
 @pytest.mark.parametrize(

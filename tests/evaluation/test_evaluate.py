@@ -11,7 +11,7 @@ from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, DataError, DivergedError, ShapeError
-from ssd4rec.evaluation.evaluate import evaluate, make_protocol
+from ssd4rec.evaluation.evaluate import _by_popularity, evaluate, make_protocol
 from ssd4rec.evaluation.tune_fusion import ZeroScorer
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import make_model
@@ -176,6 +176,19 @@ def test_the_head_is_the_fewest_items_that_hold_a_third_of_the_events(world):
         ("never seen in training", 1),
         ("middle, 2-4 training events", 1),
         ("head, 5+ training events", 1),
+    ]
+
+
+def test_rare_items_are_a_group_where_the_tail_has_more():
+    """With thirds at 20 and 40 events, items with fewer than 10 are measured apart from the rest of the tail."""
+    popularity = np.array([5, 9, 10, 19, 20, 40])
+    counts = np.array([0, *[40] * 10, *[20] * 20, *[10] * 40])
+    groups = [(group.name, group.targets) for group in _by_popularity(np.ones(6, np.int64), popularity, counts, 10)]
+    assert groups == [
+        ("rare, 1-9 training events", 2),
+        ("tail, 10-19 training events", 2),
+        ("middle, 20-39 training events", 1),
+        ("head, 40+ training events", 1),
     ]
 
 

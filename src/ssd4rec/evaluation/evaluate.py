@@ -20,6 +20,8 @@ from ssd4rec.fusion import ScoreFusion
 Progress = Callable[[int, int], None]  # (done, all)
 NO_RANK = 2**53  # of a target that is not among the candidates; beyond every cutoff
 
+RARE = 10  # training events; items with fewer are a group of targets of their own
+
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
@@ -217,11 +219,14 @@ def _by_popularity(ranks: Ranks, popularity: IntArray, counts: IntArray, cutoff:
     """Yield a group each for the head, the middle and the tail of the catalog.
 
     Head: the fewest items with a third of the training events; middle: those up to two thirds; tail: the rest. Items with
-    equally many events are in the same group.
+    equally many events are in the same group. Items with fewer than `RARE` events are a group of their own where the tail
+    has more.
     """
     yield from _group("never seen in training", ranks[popularity == 0], cutoff)
     middle, head = popularity_thirds(counts[1:])
-    yield from _group(f"tail, 1-{middle - 1} training events", ranks[(popularity > 0) & (popularity < middle)], cutoff)
+    least = RARE if middle > RARE else 1
+    yield from _group(f"rare, 1-{least - 1} training events", ranks[(popularity > 0) & (popularity < least)], cutoff)
+    yield from _group(f"tail, {least}-{middle - 1} training events", ranks[(popularity >= least) & (popularity < middle)], cutoff)
     yield from _group(f"middle, {middle}-{head - 1} training events", ranks[(popularity >= middle) & (popularity < head)], cutoff)
     yield from _group(f"head, {head}+ training events", ranks[popularity >= head], cutoff)
 
