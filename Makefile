@@ -75,4 +75,4 @@ check: lint
 	bash .ci/check-wheel
 
 fuzz: install
-	$(BIN)/python tests/fuzz/campaign.py --cases 10000 --seed 2024
+	PYTHONPATH=tests POLARS_MAX_THREADS=1 $(BIN)/python -m fuzz.campaign --cases 10000 --seed 2024

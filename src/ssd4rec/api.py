@@ -11,7 +11,7 @@ import polars as pl
 from rich.console import Console
 
 from ssd4rec import pipeline
-from ssd4rec.artifact import check_writable
+from ssd4rec.artifact import Artifact, check_writable, load_artifact
 from ssd4rec.config import Config, dump_config, load_config, parse_config
 from ssd4rec.data.columns import Columns
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
@@ -24,8 +24,9 @@ from ssd4rec.training.progress import TrainingProgress
 def train(  # noqa: PLR0913 - each argument is a documented option
     interactions: Any,
     *,
-    config: str | Path | Config = "quick",
+    config: str | Path | Config | None = None,
     settings: Mapping[str, object] | None = None,
+    start_from: Recommender | str | Path | None = None,
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
@@ -43,8 +44,10 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     Args:
         interactions: a pandas or polars data frame, the path of a file (CSV, TSV, JSON Lines, Parquet or RecBole .inter), the
             name of a public data set (`ssd4rec data list`), or the result of `read_interactions`.
-        config: the name of a preset, the path of a TOML file, or a `Config`.
+        config: the name of a preset, the path of a TOML file, or a `Config`; by default "quick", or the settings of `start_from`.
         settings: changes to single settings, for example {"training.max_epochs": 10}.
+        start_from: a model, or its folder, whose training continues: its items and weights are kept, new items are added, and
+            the report has the metrics before and after (`continued`).
         user: name of the user column; by default a usual name such as user_id or userId is chosen.
         item: name of the item column.
         time: name of the time column; without one, the order of the rows is used.
@@ -61,8 +64,9 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         A recommender with the trained model: `recommend(history)`, `report`, `save(path)`.
 
     Raises:
-        ConfigError: an unknown setting, a value out of range, or `resume` without `out`.
-        DataError: the interactions cannot be read, or too few are left to train on.
+        ConfigError: an unknown setting, a value out of range, another backbone than that of `start_from`, or `resume` without
+            `out`.
+        DataError: the interactions cannot be read, too few are left to train on, or no item is known to `start_from`.
         ArtifactError: `out` cannot be written, or there is nothing to resume.
     """
     if resume and out is None:
@@ -70,15 +74,19 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     if out is not None:
         check_writable(out)
     options = {} if final_fit is None else {"training.final_fit": final_fit}
+    start = _artifact_of(start_from)
+    if config is None:
+        config = "quick" if start is None else start.config
     run_config = _config(config, {**_column_settings(user, item, time), **options, **(settings or {})})
     table, named_titles = _read(interactions, run_config)
-    prepared = pipeline.prepare(table, named_titles if titles is None else read_titles(titles), run_config)
+    item_titles = named_titles if titles is None else read_titles(titles)
+    prepared = pipeline.prepare(table, item_titles, run_config, None if start is None else start.catalog)
     if items is not None:
         prepared = pipeline.add_features(prepared, items, run_config)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     show_progress = sys.stderr.isatty() if progress is None else progress
     callbacks = [TrainingProgress(console)] if show_progress else []
-    artifact = pipeline.train(prepared, run_config, out, resume=resume, callbacks=callbacks)
+    artifact = pipeline.train(prepared, run_config, out, start=start, resume=resume, callbacks=callbacks)
     artifact.model.cpu().eval()
     return Recommender(artifact)
 
@@ -95,6 +103,16 @@ def load(directory: str | Path, device: str = "cpu") -> Recommender:
         BackendError: the device is not available.
     """
     return Recommender.load(directory, device)
+
+
+def _artifact_of(model: Recommender | str | Path | None) -> Artifact | None:
+    if isinstance(model, Recommender):
+        return model.artifact
+    if model is None:
+        return None
+    if not isinstance(model, str | Path):
+        raise ConfigError(f"start_from is a model of ssd4rec.train or ssd4rec.load, or its folder; found {type(model).__name__}")
+    return load_artifact(model)
 
 
 def _read(interactions: Any, config: Config) -> tuple[Interactions, pl.DataFrame | None]:

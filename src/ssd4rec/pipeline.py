@@ -14,10 +14,12 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from ssd4rec._csr import IntArray
@@ -52,10 +54,11 @@ from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.evaluation.scoring import Ranker, Scorer
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
-from ssd4rec.models.next_item import NextItemModel, count_parameters, fold_features, make_model
+from ssd4rec.models.next_item import NextItemModel, count_parameters, fingerprint, fold_features, make_model
 from ssd4rec.training import loop
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
+from ssd4rec.training.continuation import GrownModel, check_same_backbone, grow
 from ssd4rec.training.final_fit import fit_all_events
 from ssd4rec.training.loop import TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost, plan_pass
@@ -118,13 +121,20 @@ class Comparison:
         return report
 
 
-def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Config) -> Prepared:
+def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Config, base: Catalog | None = None) -> Prepared:
     """Make sequences, catalog and split of interactions.
 
+    Args:
+        interactions: from `read_interactions`.
+        titles: from `read_titles`.
+        config: all settings.
+        base: of the model whose training continues: its items are first in the catalog, and never filtered.
+
     Raises:
-        DataError: nothing is left after the k-core, or a part of the split is empty.
+        DataError: nothing is left after the k-core, a part of the split is empty, or no item is in `base`.
     """
-    histories, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
+    histories, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order, base=base)
+    _check_common_items(histories, catalog, base)
     if titles is not None:
         catalog = catalog.with_titles(titles)
     split = make_split(histories, config.data)
@@ -153,16 +163,29 @@ def add_features(data: Prepared, items: Source, config: Config) -> Prepared:
     return replace(data, catalog=catalog, features=features, description={**data.description, "features": features.describe()})
 
 
+def _check_common_items(sequences: Sequences, catalog: Catalog, base: Catalog | None) -> None:
+    if base is not None and not (sequences.items <= len(base)).any():
+        raise DataError(
+            f"none of the {len(catalog) - len(base):,} items is in the catalog of the model, which was trained on {len(base):,} "
+            f"others, such as {base.ids[0]!r}; continue with interactions with its items, or train a new model"
+        )
+
+
 def prepare_parts(
-    train: Interactions, validation: Interactions, test: Interactions, titles: pl.DataFrame | None, config: Config
+    train: Interactions,
+    validation: Interactions,
+    test: Interactions,
+    titles: pl.DataFrame | None,
+    config: Config,
+    base: Catalog | None = None,
 ) -> Prepared:
     """Prepare separate files for training, validation and test; nothing is filtered by the k-core.
 
     Raises:
-        DataError: the files do not fit each other, or one of them gives no targets.
+        DataError: the files do not fit each other, one of them gives no targets, or no item is in `base`.
     """
-    interactions, sequences, parts = join_parts(train, validation, test, config.data.tie_order)
-    _, catalog = build_sequences(interactions, 1)
+    interactions, sequences, catalog, parts = join_parts(train, validation, test, config.data.tie_order, base)
+    _check_common_items(sequences, catalog, base)
     if titles is not None:
         catalog = catalog.with_titles(titles)
     split = limit_length(split_by_parts(sequences, parts), config.data.max_length)
@@ -204,6 +227,7 @@ def train(
     config: Config,
     out: str | Path | None = None,
     *,
+    start: Artifact | None = None,
     resume: bool | Literal["auto"] = False,
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
@@ -217,6 +241,7 @@ def train(
         config: all settings.
         out: folder of the model; checkpoints are written to `OUT.training`, which is removed at the end. None: nothing is
             written.
+        start: continue with the weights of this model; `data` was prepared with its catalog.
         resume: continue from the checkpoint in `OUT.training`; "auto": if there is one of the same training.
         callbacks: called during the training, e.g. a progress bar.
         progress: called with (test targets ranked, all) during the evaluation.
@@ -229,13 +254,14 @@ def train(
         BackendError: the accelerator is not available.
     """
     with process_group() as world:
-        return _train(data, config, out, resume=resume, callbacks=callbacks, progress=progress, is_first=world.is_first)
+        return _train(data, config, out, start, resume=resume, callbacks=callbacks, progress=progress, is_first=world.is_first)
 
 
 def _train(
     data: Prepared,
     config: Config,
     out: str | Path | None,
+    start: Artifact | None,
     *,
     resume: bool | Literal["auto"],
     callbacks: Sequence[Callback],
@@ -246,10 +272,11 @@ def _train(
     if out is not None and is_first:
         check_writable(out)
     resolve_device(config.training.accelerator)  # before anything is written
+    initial = InitialModel(data, config, start)
     checkpoints = None if out is None else training_folder(out)
     # locked to the end: the folder is removed there, and another training would lose its own
     with lock_folder(checkpoints) if checkpoints and is_first else nullcontext(checkpoints) as folder:
-        fitted = fit(data, config, folder=folder, resume=resume, callbacks=callbacks)
+        fitted = fit(data, config, initial, folder=folder, resume=resume, callbacks=callbacks)
         trained = time.monotonic()
         tuned = tune(fitted.model, data, config, progress)
         comparison = compare(fitted.model, data, config, fitted.counts, tuned.fusion if tuned else None, progress)
@@ -261,7 +288,9 @@ def _train(
         artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
         if config.training.final_fit:
             path = folder.folder if isinstance(folder, LockedFolder) else folder
-            artifact = final_fit(artifact, data, config, fitted, folder=path, resume=bool(resume), callbacks=callbacks)
+            artifact = final_fit(artifact, data, config, fitted, initial, folder=path, resume=bool(resume), callbacks=callbacks)
+        if start is not None:
+            artifact = _continued(artifact, data, start, initial, progress)
         if data.features is not None:
             artifact = append_new_items(artifact, data.features)
         if out is not None and is_first:
@@ -272,9 +301,41 @@ def _train(
     return artifact
 
 
+class InitialModel:
+    """The model that a training starts with: that of the seed, or a finished model with rows for new items.
+
+    Raises:
+        ConfigError: the finished model has another backbone.
+    """
+
+    def __init__(self, data: Prepared, config: Config, start: Artifact | None = None) -> None:
+        self._config, self._items, self._features = config, len(data.catalog), data.features
+        self._grown: GrownModel | None = None
+        if start is not None:
+            check_same_backbone(config.backbone, start.config.backbone)
+            if data.features is not None or start.features is not None:
+                raise ConfigError("a model with item features cannot be continued; train a new model on all interactions")
+            self._grown = grow(start.model, config, self._items, count_sequential_rules(data))
+
+    @property
+    def without_neighbors(self) -> int:
+        """Number of new items that occur next to no item that the finished model knows."""
+        return self._grown.without_neighbors if self._grown else 0
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the weights of the grown model; None: those of the seed."""
+        return fingerprint(self._grown.model) if self._grown else None
+
+    def make(self) -> NextItemModel:
+        """Return a new copy."""
+        return make_model(self._config, self._items, self._features) if self._grown is None else deepcopy(self._grown.model)
+
+
 def fit(
     data: Prepared,
     config: Config,
+    initial: InitialModel | None = None,
     *,
     folder: str | Path | LockedFolder | None = None,
     resume: bool | Literal["auto"] = False,
@@ -285,6 +346,7 @@ def fit(
     Args:
         data: from `prepare`.
         config: all settings.
+        initial: the model to start with; None: that of the seed.
         folder: where checkpoints are written; None: nowhere.
         resume: continue from the checkpoint in `folder`; "auto": if there is one of the same training.
         callbacks: called during the training, e.g. a progress bar.
@@ -299,17 +361,19 @@ def fit(
     has_checkpoint = path is not None and (path / LAST).is_file()
     if has_checkpoint and not resume:
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", path)
+    initial = initial or InitialModel(data, config)
     arguments = (data.histories, data.split, config.training)
-    model = make_model(config, len(data.catalog), data.features)
+    options: dict[str, Any] = {"directory": folder, "callbacks": callbacks, "start": initial.fingerprint}
+    model = initial.make()
     try:
         continues = has_checkpoint if resume == "auto" else resume
-        training = loop.fit(model, *arguments, directory=folder, resume=continues, callbacks=callbacks)
+        training = loop.fit(model, *arguments, resume=continues, **options)
     except StateError as error:
         if resume != "auto":
             raise
         logger.warning("starting over: %s", error)
-        model = make_model(config, len(data.catalog), data.features)
-        training = loop.fit(model, *arguments, directory=folder, callbacks=callbacks)
+        model = initial.make()
+        training = loop.fit(model, *arguments, **options)
     features = _fold_features(model, data)
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
@@ -440,6 +504,7 @@ def final_fit(
     data: Prepared,
     config: Config,
     fitted: Fitted,
+    initial: InitialModel | None = None,
     *,
     folder: Path | None = None,
     resume: bool = False,
@@ -453,11 +518,13 @@ def final_fit(
         ArtifactError: a checkpoint cannot be written to `folder`.
         DivergedError: the loss is not finite.
     """
+    initial = initial or InitialModel(data, config)
     final = fit_all_events(
-        lambda: make_model(config, len(data.catalog), data.features),
+        initial.make,
         data.histories,
         config,
         fitted.training,
+        start=initial.fingerprint,
         folder=folder,
         resume=resume,
         callbacks=callbacks,
@@ -475,6 +542,36 @@ def final_fit(
         "seconds": {**seconds, "final_fit": final.training.seconds, "total": seconds["total"] + final.training.seconds},
     }
     return replace(artifact, model=final.model, report=report, training_counts=final.counts, fusion=fusion, features=features)
+
+
+def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: InitialModel, progress: Progress | None) -> Artifact:
+    """Add what the model was before to the report, and keep its items recommendable."""
+    known_items = len(start.catalog)
+    only_known = replace(data.histories, items=np.where(data.histories.items > known_items, 0, data.histories.items))
+    known_targets = drop_unknown_items(only_known, data.split.test)
+    unranked = known_targets.unknown_targets + known_targets.without_known_history
+    misses = unranked if artifact.config.evaluation.unknown_targets == "miss" else 0
+    before: dict[str, float] | None = None
+    if len(known_targets.targets):
+        old_data = Prepared(known_targets.sequences, start.catalog, replace(data.split, test=known_targets.targets), {})
+        before = (
+            evaluate(start.model, old_data, artifact.config, start.training_counts, progress, start.fusion)
+            .with_misses(misses)
+            .as_dict()
+        )
+    counts = artifact.training_counts.copy()
+    counts[: known_items + 1] = np.maximum(counts[: known_items + 1], start.training_counts)
+    continued = {
+        "from": fingerprint(start.model),
+        "items": {
+            "before": known_items,
+            "new": len(data.catalog) - known_items,
+            "without_neighbors": initial.without_neighbors,
+        },
+        "test": {"before": before, "after": artifact.report["test"]},
+        "unknown_targets": unranked,
+    }
+    return replace(artifact, report={**artifact.report, "continued": continued}, training_counts=counts)
 
 
 def _as_artifact(
@@ -580,8 +677,12 @@ def _as_in_training(artifact: Artifact, interactions: Interactions, config: Conf
     fingerprint = artifact.report.get("data", {}).get("fingerprint")  # none in a report written by hand
     if fingerprint is None:
         return None
+    continued = artifact.report.get("continued")
+    base = artifact.catalog.head(continued["items"]["before"]) if continued else None
     try:
-        sequences, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
+        sequences, catalog = build_sequences(
+            interactions, config.data.min_interactions, tie_order=config.data.tie_order, base=base
+        )
     except DataError:
         return None
     ids = as_type(catalog.ids, artifact.catalog.ids.dtype)  # text ids of a CSV file may be the numbers of a frame

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssd4rec.data.interactions import Columns, ReadOptions, read_interactions
+from ssd4rec.data.io import read_table
 from ssd4rec.errors import DataError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,6 +89,37 @@ def test_compact_times_are_dates_and_not_epochs(text, kind, typed):
 def test_a_few_numbers_of_ten_digits_are_seconds():
     result = read_interactions(pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "time": [1601311805, 1601311806]}))
     assert result.read.time == "seconds"
+
+
+def test_a_few_short_dates_are_noted_and_the_advice_works(tmp_path):
+    """Three values are too few to be sure."""
+    text = "user,item,time\na,1,1601311805\na,2,1602011230\nb,1,1512310001\n"
+    result = read(tmp_path, text)
+    assert result.read.time == "seconds"
+    assert '1601311805 are read as seconds, 2020-09-28T16:50:05Z; if they are dates, add --time-format "%y%m%d%H%M"' in notes(
+        result
+    )
+    dates = read(tmp_path, text, time_format="%y%m%d%H%M")
+    assert dates.table["time"].to_list() == [
+        seconds(2016, 1, 31, 18, 5),
+        seconds(2016, 2, 1, 12, 30),
+        seconds(2015, 12, 31, 0, 1),
+    ]
+    assert "if they are dates" not in notes(read(tmp_path, "user,item,time\na,1,1600000000\na,2,1600000099\n"))
+
+
+@pytest.mark.parametrize("day", ["2016-01-31", "20160131", "31.01.2016"])
+def test_a_date_next_to_an_hour(tmp_path, day):
+    """The hour decides the order within a day; minutes and seconds too, if there are any."""
+    result = read(tmp_path, f"user,item,date,hour\na,x,{day},23\na,y,{day},9\n")
+    assert result.table["time"].to_list() == [seconds(2016, 1, 31, 23), seconds(2016, 1, 31, 9)]
+    assert "the time is date and hour combined" in notes(result)
+    finer = read(tmp_path, f"user,item,date,hr,minute,second\na,x,{day},9,5,7\na,y,{day},9,5,6\n")
+    assert finer.table["time"].to_list() == [seconds(2016, 1, 31, 9, 5, 7), seconds(2016, 1, 31, 9, 5, 6)]
+    whole = read(tmp_path, "user,item,date,hour\na,x,2016-01-31T10:30:00,10\na,y,2016-01-31T10:29:00,10\n")
+    assert whole.table["time"].to_list() == [seconds(2016, 1, 31, 10, 30), seconds(2016, 1, 31, 10, 29)]
+    with pytest.raises(DataError, match=r"the time in line 3 \(column 'date \+ hour'\) is '2016-01-31 25:00:00'"):
+        read(tmp_path, "user,item,date,hour\na,x,2016-01-31,23\na,y,2016-01-31,25\n")
 
 
 def test_dates_among_date_times_keep_the_time_of_day():
@@ -375,6 +408,48 @@ def test_lists_as_text(tmp_path, form, quote):
     assert [row[:2] for row in rows(result)] == [(user, item) for user, items in SEQUENCES.items() for item in items]
 
 
+def test_ids_that_a_spreadsheet_rounded_are_noted(tmp_path):
+    """Twelve digits became six: different users are one."""
+    text = "user,item\n1.23457E+11,1\n1.23457E+11,2\n"
+    assert "user ids such as '1.23457E+11' look like rounded by a spreadsheet" in notes(read(tmp_path, text))
+
+
+def test_rows_without_a_time_can_be_left_out(tmp_path):
+    """The advice of the error works, in files and frames."""
+    condition = "time IS NOT NULL"
+    text = "user,item,time\na,1,1500000000\na,2,\nb,1,1500000001\n"
+    frame = pd.DataFrame({"user": ["a", "a", "b"], "item": [1, 2, 1], "time": [1500000000, np.nan, 1500000001]})
+    with pytest.raises(DataError, match=f'line 3 .* is missing; .* leave such rows out with --where "{condition}"'):
+        read(tmp_path, text)
+    with pytest.raises(DataError, match=f'row 2 .* is missing; .* leave such rows out with --where "{condition}"'):
+        read_interactions(frame)
+    expected = [1500000000, 1500000001]
+    assert read(tmp_path, text, where=condition).table["time"].to_list() == expected
+    assert read_interactions(frame, Columns(), ReadOptions(where=condition)).table["time"].to_list() == expected
+
+
+def test_advice_on_formats_works(tmp_path):
+    """An unusual format is named; a JSON file has no separator; ids in the index of a frame."""
+    text = 'user,item,time\na,1,"Sun, 31 Jan 2016 18:05:00 GMT"\n'
+    with pytest.raises(DataError, match="name another format with --time-format"):
+        read(tmp_path, text)
+    result = read(tmp_path, text, time_format="%a, %d %b %Y %H:%M:%S GMT")
+    assert result.table["time"].to_list() == [seconds(2016, 1, 31, 18, 5)]
+    with pytest.raises(DataError, match="Available columns: 'data'; choose with --user NAME --item NAME"):
+        read(tmp_path, '{"data": [1, 2]}', "log.json")
+    indexed = pd.DataFrame({"item": [1, 2]}, index=pd.Index(["a", "b"], name="user"))
+    with pytest.raises(DataError, match=r"if the ids are the index of the frame, pass frame.reset_index\(\)"):
+        read_interactions(indexed)
+    assert read_interactions(indexed.reset_index()).read.users == 2
+
+
+@pytest.mark.parametrize("cell", ["N1 N2 N3", "1|2|3", "10;20"])
+def test_cells_that_look_like_lists_are_noted(tmp_path, cell):
+    """They may be ids; a title with a blank is not a list."""
+    assert f"item ids look like lists, such as {cell!r}" in notes(read(tmp_path, f"user\titem\na\t{cell}\nb\t{cell} 7\n"))
+    assert "look like lists" not in notes(read(tmp_path, "user\titem\na\tToy Story (1995)\nb\tHeat 2\n"))
+
+
 def test_recbole_sequence_files(tmp_path):
     """A row is a prefix and its next item: the whole sequence is read once."""
     head = "session_id:token\titem_id_list:token_seq\titem_id:token\n"
@@ -556,6 +631,19 @@ def test_damaged_parquet_files_are_one_clear_error(tmp_path, seed):
     (tmp_path / "log.parquet").write_bytes(data.tobytes())
     with suppress(DataError):  # any other error fails the test
         read_interactions(tmp_path / "log.parquet")
+
+
+def test_a_parquet_file_that_is_cut_while_it_is_read(tmp_path):
+    """A memory map would end the process with SIGBUS; the file is cut between its footer and its rows."""
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"user_id": range(5000), "item_id": range(5000)}).write_parquet(path)
+
+    def cut_then_choose(header):
+        os.truncate(path, 1000)
+        return {"user": header.index("user_id"), "item": header.index("item_id")}
+
+    with pytest.raises(DataError, match=r"log\.parquet: the Parquet file is damaged \(.*\); copy or write it again"):
+        read_table(path, cut_then_choose)
 
 
 def test_wrong_argument_types_are_data_errors(tmp_path):

@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.interactions import Columns, ReadOptions, read_interactions
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.summary import describe, note_on_ties
 
@@ -58,3 +58,16 @@ def test_simultaneous_events_are_counted(order, by):
 def test_distinct_times_need_no_note():
     read = table([("u", "x", 5), ("u", "y", 6), ("v", "y", 6)])
     assert note_on_ties(describe(read, build_sequences(read, 1)[0])) is None
+
+
+def test_one_user_with_a_large_share_is_noted():
+    """It may stand for everybody without an id; the advice is a condition that leaves it out."""
+    users = ["guest" if row % 3 else f"u{row}" for row in range(60)]
+    log = pl.DataFrame({"who": users, "item": [f"i{row % 9}" for row in range(60)], "time": range(60)})
+    read = read_interactions(log, Columns(user="who"))
+    notes = describe(read, build_sequences(read, 1)[0])["read"]["notes"]
+    condition = "who <> 'guest'"
+    assert [note for note in notes if note.startswith("66.7% of the interactions are of one user, 'guest'") and condition in note]
+    without = read_interactions(log, Columns(user="who"), ReadOptions(where=condition))
+    assert without.read.rows == 20
+    assert not [note for note in describe(without, build_sequences(without, 1)[0])["read"]["notes"] if "one user" in note]

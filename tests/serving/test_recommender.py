@@ -278,3 +278,38 @@ def test_wrong_argument_types_raise_errors_of_the_library(cycle, arguments):
     """No foreign exception for a wrong type."""
     with pytest.raises((ConfigError, DataError)):
         cycle.recommend(**{"histories": [3], **arguments})
+
+
+def test_item_vectors_are_those_of_the_model(cycle):
+    """One row an item, in the order of the catalog."""
+    frame = cycle.item_vectors
+    assert frame.columns == ["item_id", "vector"]
+    assert frame["item_id"].equals(cycle.artifact.catalog.ids.alias("item_id"))
+    assert (frame["vector"].to_numpy() == cycle.artifact.model.item_vectors.detach().numpy()).all()
+    titled = replace(cycle.artifact.catalog, titles=pl.Series("title", [f"item {each}" for each in cycle.artifact.catalog.ids]))
+    assert Recommender(replace(cycle.artifact, catalog=titled)).item_vectors["title"].equals(titled.titles)
+
+
+def test_similar_items_have_the_largest_cosines(cycle):
+    """As numpy computes them; an item without training interactions is not similar to anything."""
+    vectors = cycle.item_vectors["vector"].to_numpy().astype(np.float64)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = cycle.artifact.catalog.ids.to_list()
+    cosines = sorted(
+        ((float(unit[ids.index(3)] @ unit[place]), item) for place, item in enumerate(ids) if item != 3), reverse=True
+    )
+    similar = cycle.similar_items(3, k=4)
+    assert [each.item for each in similar] == [item for _, item in cosines[:4]]
+    assert [each.score for each in similar] == pytest.approx([cosine for cosine, _ in cosines[:4]], abs=1e-5)
+    assert [each.rank for each in similar] == [1, 2, 3, 4]
+    assert len(cycle.similar_items(3, k=100)) == len(ids) - 1
+    counts = cycle.artifact.training_counts.copy()
+    counts[ids.index(similar[0].item) + 1] = 0
+    untrained = Recommender(replace(cycle.artifact, training_counts=counts)).similar_items(3, k=4)
+    assert [each.item for each in untrained][:3] == [each.item for each in similar][1:]
+    with pytest.raises(DataError, match="1 of 1 items are not in the catalog, the first is 99; pass an item of the catalog"):
+        cycle.similar_items(99)
+    with pytest.raises(DataError, match=r"item ids must be strings or numbers, found \[3\]"):
+        cycle.similar_items([3])
+    with pytest.raises(ConfigError, match="k must be a positive integer, found True"):
+        cycle.similar_items(3, k=True)

@@ -223,6 +223,8 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
         BackendError: the device is not available.
     """
     _check_device(device)
+    if not isinstance(directory, str | Path):
+        raise ArtifactError(f"a model is loaded from the path of its folder; found {type(directory).__name__}")
     folder = Path(directory)
     try:
         folder = folder.resolve()

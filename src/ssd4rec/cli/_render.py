@@ -112,11 +112,24 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
         table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
     console.print(table)
     _show_protocol(console, report["protocol"])
+    if continued := report.get("continued"):
+        _show_continued(console, continued)
     if final_fit := report.get("final_fit"):
         console.print(f"warning: {final_fit['note']}")
     cutoff = next(iter(report["test"])).partition("@")[2]  # of the groups
     for title, groups in report.get("test_groups", {}).items():
         _show_groups(console, title, groups, cutoff)
+
+
+def _show_continued(console: Console, continued: Mapping[str, Any]) -> None:
+    items, test = continued["items"], continued["test"]
+    before = test["before"] or {}
+    changes = ", ".join(f"{name} {before[name]:.4f} -> {value:.4f}" for name, value in test["after"].items() if name in before)
+    console.print(
+        f"continued: {items['before']:,} items and {items['new']:,} new ones; before and after: {changes or 'no metrics'}"
+    )
+    if count := continued["unknown_targets"]:
+        console.print(f"{count:,} test targets could not be ranked before: new items, or only new ones in the history")
 
 
 def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:

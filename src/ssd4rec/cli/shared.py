@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ssd4rec.config import Config
+    from ssd4rec.data.catalog import Catalog
     from ssd4rec.data.interactions import Interactions
     from ssd4rec.pipeline import Prepared
 
@@ -53,9 +54,9 @@ AcceleratorOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
 
 
-def prepare(data: str, config: "Config", titles: Path | None) -> "Prepared":
+def prepare(data: str, config: "Config", titles: Path | None, base: "Catalog | None" = None) -> "Prepared":
     """Read the input as sequences and a split, and show a summary."""
-    prepared = open_prepared(data, config, titles)
+    prepared = open_prepared(data, config, titles, base)
     _render.show_data(err_console, prepared.description)
     return prepared
 
@@ -71,9 +72,11 @@ def add_features(prepared: "Prepared", items: Path, config: "Config") -> "Prepar
     return prepared
 
 
-def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared":
-    """Read a file, a named data set or a folder of `data build` as sequences and a split."""
+def open_prepared(data: str, config: "Config", titles: Path | None, base: "Catalog | None" = None) -> "Prepared":
+    """Read a file, a named data set or a folder of `data build` as sequences and a split; `base` as in `pipeline.prepare`."""
     if is_sequence_folder(Path(data)):
+        if base is not None:
+            raise ConfigError(f"--from needs interactions, and {data} has sequences with item indices of its own; pass the files")
         from ssd4rec.data.interactions import read_titles
         from ssd4rec.pipeline import prepare_folder
 
@@ -82,7 +85,7 @@ def open_prepared(data: str, config: "Config", titles: Path | None) -> "Prepared
 
     from ssd4rec import pipeline
 
-    return pipeline.prepare(interactions, item_titles, config)
+    return pipeline.prepare(interactions, item_titles, config, base)
 
 
 def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":

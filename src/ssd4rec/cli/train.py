@@ -34,7 +34,9 @@ from ssd4rec.cli.shared import (
 from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ssd4rec.artifact import Artifact
     from ssd4rec.config import Config
+    from ssd4rec.data.catalog import Catalog
     from ssd4rec.pipeline import Prepared
     from ssd4rec.serving.recommender import Recommender
 
@@ -62,6 +64,10 @@ def train(  # noqa: PLR0913 - each is an option of the command
     out: Annotated[Path, typer.Option("--out", help="Folder for the model; an existing model is replaced.")] = Path(
         "artifacts/model"
     ),
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="Continue the training of this model, with new users, items and events."),
+    ] = None,
     resume: ResumeOption = False,
     user: UserOption = None,
     item: ItemOption = None,
@@ -78,24 +84,31 @@ def train(  # noqa: PLR0913 - each is an option of the command
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on DATA, evaluate it next to baselines on held-out interactions, and save it to --out."""
-    from ssd4rec.config import load_config
+    from ssd4rec.config import dump_config, load_config, parse_config
 
     distributed = devices_settings(devices, settings or [])
     overrides = [*(settings or []), *distributed, *columns_as_settings(user, item, time), *reading]
     if recbole is not None and config is not None:
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
+    artifact = _load(start)
     if recbole is not None:
         run_config, data = _from_recbole(recbole, overrides, data)
-    elif data is None and train_file is not None:
-        run_config = load_config(config or DEFAULT_CONFIG, overrides)
-    elif data is None:
+    elif data is None and train_file is None:
         raise DataError("missing argument DATA: pass a file or a named data set (`ssd4rec data list` shows their names)")
+    elif artifact is not None and config is None:
+        run_config = parse_config(dump_config(artifact.config), overrides, source=str(start))
     else:
         run_config = load_config(config or DEFAULT_CONFIG, overrides)
-    prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles)
+    base = None
+    if artifact is not None:
+        from ssd4rec.training.continuation import check_same_backbone
+
+        check_same_backbone(run_config.backbone, artifact.config.backbone)
+        base = artifact.catalog
+    prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles, base)
     if items is not None:
         prepared = add_features(prepared, items, run_config)
-    report = _train(prepared, run_config, out, resume=resume)
+    report = _train(prepared, run_config, out, artifact, resume=resume)
     if as_json:
         print_json(report)
         return
@@ -109,12 +122,13 @@ def _prepare(
     overrides: list[str],
     config: "Config",
     titles: Path | None,
+    base: "Catalog | None",
 ) -> "Prepared":
     """Prepare DATA, or separate files for training, validation and test."""
     train_file, validation_file, test_file = files
     if data is not None and files == (None, None, None):
         check_columns(data, overrides)
-        return prepare(data, config, titles)
+        return prepare(data, config, titles, base)
     if data is not None or train_file is None or validation_file is None or test_file is None:
         raise ConfigError("--train, --validation and --test go together, and replace DATA; pass all three of them, or DATA alone")
     from ssd4rec.data.interactions import read_interactions, read_titles
@@ -126,9 +140,17 @@ def _prepare(
 
     from ssd4rec import pipeline
 
-    prepared = pipeline.prepare_parts(parts[0], parts[1], parts[2], item_titles, config)
+    prepared = pipeline.prepare_parts(parts[0], parts[1], parts[2], item_titles, config, base)
     _render.show_data(err_console, prepared.description)
     return prepared
+
+
+def _load(start: Path | None) -> "Artifact | None":
+    if start is None:
+        return None
+    from ssd4rec.artifact import load_artifact
+
+    return load_artifact(start)
 
 
 def demo(
@@ -195,7 +217,7 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
     )
 
 
-def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -> dict[str, Any]:
+def _train(prepared: "Prepared", config: "Config", out: Path, start: "Artifact | None" = None, *, resume: bool) -> dict[str, Any]:
     from ssd4rec import pipeline
     from ssd4rec.artifact.folder import MANIFEST
     from ssd4rec.distributed import process_group
@@ -208,7 +230,13 @@ def _train(prepared: "Prepared", config: "Config", out: Path, *, resume: bool) -
         with process_group() as world, _render.progress_bar(err_console) as bar:
             callbacks = [TrainingProgress(err_console)]
             artifact = pipeline.train(
-                prepared, config, out, resume=resume, callbacks=callbacks, progress=reporter(bar, "evaluating")
+                prepared,
+                config,
+                out,
+                start=start,
+                resume=resume,
+                callbacks=callbacks,
+                progress=reporter(bar, "evaluating"),
             )
         if world.is_first:
             _write_report(prepared, out)

@@ -16,6 +16,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 MAX_SHOWN = 200  # characters of a wrong value in a message
+MAX_PROBLEMS = 5  # in one message
 MOMENTS = ("data.validation_from", "data.test_from")
 
 
@@ -188,16 +189,18 @@ def _is_name(problem: Mapping[str, Any], written: set[tuple[str, str]]) -> bool:
 
 
 def _readable(error: ValidationError, backbone: str) -> str:
-    return "; ".join(_one_problem(problem["loc"], problem["type"], problem, backbone) for problem in error.errors())
+    problems = error.errors()
+    shown = [_one_problem(problem["loc"], problem["type"], problem, backbone) for problem in problems[:MAX_PROBLEMS]]
+    return "; ".join(shown) + (f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else "")
 
 
 def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any], backbone: str) -> str:
     known_backbone = backbone if backbone in BACKBONES else DEFAULT_MODEL
-    name = ".".join(str(part) for part in where)
+    name = _shorten(".".join(str(part) for part in where))
     if kind == "extra_forbidden":
         return _unknown(name, known_backbone, list(Config.model_fields) if len(where) == 1 else _known_keys(known_backbone))
     if kind == "unknown_backbone":
-        return f"unknown backbone {backbone!r}; {_nearest(backbone, list(MODELS), 'backbones')}"
+        return f"unknown backbone {_shown(backbone)}; {_nearest(backbone, list(MODELS), 'backbones')}"
     if kind in {"model_type", "model_attributes_type"}:
         return _no_table(name, problem["input"])
     if kind == "tuple_type":
@@ -218,7 +221,11 @@ def _unknown(name: str, backbone: str, known: list[str]) -> str:
 
 def _shown(value: object) -> str:
     """Return the representation of a wrong value, shortened."""
-    text = repr(value)
+    return _shorten(repr(value))
+
+
+def _shorten(text: str) -> str:
+    """Cut long text in a message."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 

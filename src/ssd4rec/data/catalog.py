@@ -1,5 +1,6 @@
 """Item ids and item indices; index 0 is the mask."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +59,7 @@ class Catalog:
         return None if self.titles is None else self.titles.gather(self._places(numbers))
 
     def with_titles(self, frame: pl.DataFrame) -> "Catalog":
-        """Return the same items with titles.
+        """Return the same items with titles; an item without a title in `frame` keeps the one that it has.
 
         Args:
             frame: columns id and title; text ids are converted to the type of the catalog. The first title of an id is used.
@@ -72,7 +73,22 @@ class Catalog:
         titles = frame.select(as_type(frame["id"], self.ids.dtype).alias("id"), pl.col("title").cast(pl.String))
         titles = titles.drop_nulls("id").unique("id", keep="first")
         joined = pl.DataFrame({"id": self.ids}).join(titles, on="id", how="left", maintain_order="left")
-        return Catalog(self.ids, joined["title"])
+        new = joined["title"]
+        return Catalog(self.ids, new if self.titles is None else pl.select(new.fill_null(self.titles)).to_series())
+
+    def extended(self, ids: pl.Series) -> "Catalog":
+        """Return the same items, followed by those ids that are not among them.
+
+        Args:
+            ids: distinct, in the type of the catalog.
+        """
+        new = ids.filter(pl.Series(self.indices(ids) == 0)).alias("id")
+        titles = None if self.titles is None else self.titles.extend_constant(None, len(new))
+        return Catalog(pl.concat([self.ids, new]), titles)
+
+    def head(self, items: int) -> "Catalog":
+        """Return the first items."""
+        return Catalog(self.ids.head(items), None if self.titles is None else self.titles.head(items))
 
     def append(self, ids: pl.Series, titles: pl.Series | None = None) -> "Catalog":
         """Return a catalog with further items, whose item indices follow."""
@@ -96,7 +112,7 @@ class Catalog:
             DataError: the file is missing, damaged or not a catalog.
         """
         try:
-            frame = pl.read_parquet(path)
+            frame = pl.read_parquet(io.BytesIO(Path(path).read_bytes()))  # not mapped: a file that is cut would kill the process
         except (OSError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path} cannot be read as a catalog: {error}") from error
         if frame.columns != ["id", "title"]:
@@ -130,7 +146,9 @@ def encode(values: pl.Series) -> tuple[Codes, pl.Series]:
     plain = values.to_arrow(compat_level=pl.CompatLevel.oldest())
     arrow = cast("pa.DictionaryArray", plain.dictionary_encode(null_encoding="encode"))
     distinct = pl.Series(values.name, arrow.dictionary, dtype=values.dtype)
-    return arrow.indices.to_numpy(zero_copy_only=True), distinct
+    return pl.Series(
+        arrow.indices
+    ).to_numpy(), distinct  # without a copy; pyarrow's own to_numpy imports pandas, 0.4 s of CPU time
 
 
 def as_type(ids: pl.Series, dtype: pl.DataType) -> pl.Series:

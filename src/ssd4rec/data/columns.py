@@ -119,8 +119,8 @@ def choose_all_columns(header: Sequence[str], columns: Columns, source: str, *, 
         constant_user: the table has no user column.
 
     Returns:
-        Positions for user, item and time; or, instead of a time, for date and clock, or for year, month, day and so on. Both
-        time and date if the values must decide whether the time is a time of day.
+        Positions for user, item and time; or, instead of a time, for date and clock or hour, or for year, month, day and so on.
+        Both time and date if the values must decide whether the time is a time of day.
     """
     values = sum(_is_value(each) for each in header)
     if (columns.user or columns.item or columns.time) and values > len(header) / 2:
@@ -232,7 +232,9 @@ def missing_header(header: Sequence[str], source: str) -> AmbiguousColumnsError:
     )
 
 
-def _choose_time(header: Sequence[str], name: str | None, source: str) -> dict[str, int]:
+def _choose_time(  # noqa: PLR0911 - a list of forms
+    header: Sequence[str], name: str | None, source: str
+) -> dict[str, int]:
     plain = [_plain(bare_name(each)) for each in header]
     if name is not None:
         if "+" in name and name not in header:
@@ -255,6 +257,8 @@ def _choose_time(header: Sequence[str], name: str | None, source: str) -> dict[s
     dates = [each for each, known in enumerate(plain) if known in DATE_NAMES and each != place]
     if plain[place] in CLOCK_NAMES and len(dates) == 1:
         return {"time": place, "date": dates[0]}  # the values decide
+    if plain[place] in DATE_NAMES and "hour" in parts:
+        return {"date": place} | {role: parts[role] for role in ("hour", "minute", "second") if role in parts}
     return {"time": place}
 
 
@@ -293,10 +297,11 @@ def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> Ambi
     if looks_like_data(header):
         return missing_header(header, source)
     reason = f"{source}: no {' or '.join(missing)} column found. Available columns: {_listed(header)}"
-    if len(header) == 1:
+    if len(header) == 1 and not source.endswith((" frame", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")):
         return AmbiguousColumnsError(reason, "if the columns are separated by another character, name it with --separator")
     user = "; a file of one person without a user column: --constant-user me" if missing == ["user"] else ""
-    return AmbiguousColumnsError(reason, f"choose with {_options(missing)}{user}")
+    index = "; if the ids are the index of the frame, pass frame.reset_index()" if source == "pandas frame" else ""
+    return AmbiguousColumnsError(reason, f"choose with {_options(missing)}{user}{index}")
 
 
 def _options(roles: Sequence[str]) -> str:

@@ -64,8 +64,9 @@ def _where(table: Table, condition: str) -> pl.Series:
     try:
         rows = pl.SQLContext({"self": frame.with_row_index("__row")}).execute(query, eager=True)["__row"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = first_line(error).partition("; valid columns")[0]
         raise DataError(
-            f"{table.source}: --where {condition!r} cannot be evaluated ({first_line(error)}); write a condition such as "
+            f"{table.source}: --where {condition!r} cannot be evaluated ({reason}); write a condition such as "
             f"--where \"event = 'purchase'\" with the columns {', '.join(bare_name(name) for name in table.header)[:300]}"
         ) from error
     mask = pl.zeros(frame.height, dtype=pl.Boolean, eager=True).to_numpy().copy()
@@ -80,7 +81,9 @@ def _with_quoted_names(condition: str, names: Sequence[str]) -> str:
 
 
 def _numbers(column: pl.Series) -> pl.Series:
-    """Return text as numbers if all of it is; empty text is null."""
+    """Return text as numbers if all of it is; empty text and NaN are null."""
+    if column.dtype.is_float():
+        return column.fill_nan(None)
     if column.dtype != pl.String:
         return column
     present = pl.select(pl.when(column.str.strip_chars() != "").then(column).alias(column.name)).to_series()

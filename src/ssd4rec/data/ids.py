@@ -11,6 +11,8 @@ ID_TYPES = frozenset({*INTEGERS, pl.Float32, pl.Float64, pl.String, pl.Null})  #
 WORDS = frozenset({"na", "nan", "none", "null", r"\n", "n/a", "<na>", "#n/a", "nil", "undefined", "(null)", "unknown", "-1", "0"})
 NUMBERS = (-1, 0)
 COMMON = frozenset({"-1", "0", "unknown"})  # may be ids: placeholders only if they are far more frequent than others
+SEVERAL = r"^\s*\w*\d\w*([ ,;|]+\w*\d\w*){1,}\s*$"  # ids with digits, separated
+ROUNDED = r"^\s*\d[.,]\d+[eE]\+\d+\s*$"
 SHARE, TIMES = 0.02, 20  # of all rows, and of the rows of an average id
 
 
@@ -87,6 +89,30 @@ def note_on_numbers(role: str, ids: pl.Series) -> str | None:
     if not ids.dtype.is_float():
         return None
     return f"{role} ids are decimal numbers such as {ids[0]!r} and are used as they are; cast them if they stand for integers"
+
+
+def note_on_rounded(role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
+    """Return a warning about text ids such as 1.23457E+11, which a spreadsheet has rounded; None: there are none."""
+    if distinct.dtype != pl.String:
+        return None
+    rounded = distinct.filter(distinct.str.contains(ROUNDED))
+    if not len(rounded):
+        return None
+    first = str(ids.filter(ids.is_in(rounded.implode()))[0])
+    return (
+        f"{role} ids such as {first!r} look like rounded by a spreadsheet, which makes different ids equal; export them as text"
+    )
+
+
+def note_on_lists(role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
+    """Return a warning about item ids most of which look like several ids, such as "N1 N2 N3"; None: they do not."""
+    if role != "item" or distinct.dtype != pl.String:
+        return None
+    several = distinct.filter(distinct.str.contains(SEVERAL))
+    if 2 * len(several) < len(distinct) or not len(several):
+        return None
+    first = str(ids.filter(ids.is_in(several.implode()))[0])[:100]
+    return f"item ids look like lists, such as {first!r}, and each is read as one item; if they are lists, add --format sequences"
 
 
 def note_on_blanks(role: str, ids: pl.Series, distinct: pl.Series) -> str | None:

@@ -275,6 +275,8 @@ def _notes(table: Table, frame: pl.DataFrame, times: Times, distinct: Mapping[st
                 ids.note_on_placeholders(table, role, frame[role], distinct[role]),
                 ids.note_on_numbers(role, frame[role]),
                 ids.note_on_blanks(role, frame[role], distinct[role]),
+                ids.note_on_rounded(role, frame[role], distinct[role]),
+                ids.note_on_lists(role, frame[role], distinct[role]),
             )
             if note
         ]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec.config import TieOrder
+from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.timestamps import FILE_ORDER, Clock
@@ -21,14 +22,21 @@ class PartSequences(NamedTuple):
 
     interactions: Interactions  # all rows, those for training first
     sequences: Sequences
+    catalog: Catalog
     parts: npt.NDArray[np.int8]  # [events] 0 for training, 1 for validation, 2 for test
 
 
-def join_parts(train: Interactions, validation: Interactions, test: Interactions, tie_order: TieOrder = "file") -> PartSequences:
+def join_parts(
+    train: Interactions,
+    validation: Interactions,
+    test: Interactions,
+    tie_order: TieOrder = "file",
+    base: Catalog | None = None,
+) -> PartSequences:
     """Join the events of each user: those for training, then those for validation, then those for test, each by time.
 
     Nothing is filtered by the k-core: the files decide. Items that occur in validation or test alone are in the catalog, but
-    are not trained.
+    are not trained. With `base`, the catalog begins with its items.
 
     Raises:
         DataError: ids or times of the files have different types.
@@ -70,10 +78,11 @@ def join_parts(train: Interactions, validation: Interactions, test: Interactions
         notes=tuple(dict.fromkeys(note for part in (train, validation, test) for note in part.read.notes)),
     )
     interactions = Interactions(table, report)
-    sequences, _ = build_sequences(interactions, 1, tie_order=tie_order)
+    sequences, catalog = build_sequences(interactions, 1, tie_order=tie_order, base=base)
     first_ranks = [int(rank[part_of_row == part].min(initial=len(rank))) for part in (1, 2)]
     parts = np.searchsorted(first_ranks, sequences.times, side="right").astype(np.int8)
     real_times = np.empty(int(rank.max()) + 1, dtype=np.int64)
     real_times[rank] = time
     clock = Clock(train.read.clock.kind, ticks)
-    return PartSequences(interactions, replace(sequences, times=real_times[sequences.times], clock=clock), parts)
+    sequences = replace(sequences, times=real_times[sequences.times], clock=clock)
+    return PartSequences(interactions, sequences, catalog, parts)

@@ -1,6 +1,7 @@
 """One time-ordered sequence per user: flat arrays of items and times, and the offsets of the sequences."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -163,7 +164,7 @@ class Sequences:
             _check_format(folder, about)
             mode: Literal["r"] | None = "r" if mmap else None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in ARRAYS}
-            users = pl.read_parquet(folder / "users.parquet")["user"]
+            users = pl.read_parquet(io.BytesIO((folder / "users.parquet").read_bytes()))["user"]
             stored = about["filtering"]
             filtering = Filtering(stored["k"], stored["rounds"], Counts(**stored["came"]), Counts(**stored["removed"]))
             clock = Clock(**about["clock"])
@@ -203,7 +204,12 @@ def write_about(folder: Path, users: pl.Series, filtering: Filtering, clock: Clo
 
 
 def build_sequences(
-    interactions: Interactions, min_interactions: int = 5, *, tie_order: TieOrder = "file", catalog: Catalog | None = None
+    interactions: Interactions,
+    min_interactions: int = 5,
+    *,
+    tie_order: TieOrder = "file",
+    catalog: Catalog | None = None,
+    base: Catalog | None = None,
 ) -> tuple[Sequences, Catalog]:
     """Filter by the k-core, assign item indices and sort each user's interactions by time.
 
@@ -213,13 +219,15 @@ def build_sequences(
         tie_order: the order of a user's events at the same time: that of the file or of the item ids.
         catalog: of a finished model. Its item indices are used, items that it does not contain get the index 0, and nothing
             is filtered, whatever `min_interactions` is.
+        base: of a model whose training continues. Its items have their indices and are never filtered, and the remaining new
+            items follow.
 
     Returns:
         The sequences (by exact time, then `tie_order`, then the order of the file) and their catalog: the given one, or the
         remaining items by first appearance in the file. Users are in the order of their first appearance.
 
     Raises:
-        DataError: the k-core is empty, or k is below 1.
+        DataError: the k-core is empty, k is below 1, or a new item id cannot have the type of the ids in `base`.
     """
     if min_interactions < 1:
         raise DataError(f"min_interactions must be 1 or more, found {min_interactions}; 1 keeps everything")
@@ -230,17 +238,23 @@ def build_sequences(
     came = Counts(len(users), len(items), len(user))
     filtering = Filtering(1, 0, came, Counts(0, 0, 0))
     if catalog is None:
-        rows, steps = k_core(user, item, min_interactions)
+        known = None if base is None else base.indices(_like(items, base, interactions.read.source)) > 0
+        rows, steps = k_core(user, item, min_interactions, known)
         if not len(rows):
-            most = _largest_core(user, item, min_interactions - 1)
+            most = _largest_core(user, item, min_interactions - 1, known)
             raise DataError(nothing_left(interactions.read.source, min_interactions, came, steps, most))
         user, users = _without_gaps(user[rows], users)
         item, items = _without_gaps(item[rows], items)
         time = time[rows]
         removed = Counts(came.users - len(users), came.items - len(items), came.interactions - len(rows))
         filtering = Filtering(min_interactions, len(steps), came, removed)
-        catalog = Catalog(items.alias("id"))
-        item = item + np.int32(1)
+        if base is None:
+            catalog = Catalog(items.alias("id"))
+            item = item + np.int32(1)
+        else:
+            ids = as_type(items, base.ids.dtype)
+            catalog = base.extended(ids)
+            item = catalog.indices(ids).astype(np.int32)[item]
     else:
         item = catalog.indices(as_type(items, catalog.ids.dtype)).astype(np.int32)[item]
     tie_break = id_order(catalog)[item] if tie_order == "item" else None
@@ -257,13 +271,25 @@ def build_sequences(
     return sequences, catalog
 
 
-def k_core(users: Codes, items: Codes, k: int) -> tuple[IntArray, list[Counts]]:
+def _like(items: pl.Series, base: Catalog, source: str) -> pl.Series:
+    """Return ids in the type of those of a catalog."""
+    ids = as_type(items, base.ids.dtype)
+    if ids.null_count():
+        raise DataError(
+            f"{source}: the item id {items.filter(ids.is_null())[0]!r} is not {base.ids.dtype} like the items of the model, such "
+            f"as {base.ids[0]!r}; use the ids that the model was trained with, or train a new model"
+        )
+    return ids
+
+
+def k_core(users: Codes, items: Codes, k: int, exempt: npt.NDArray[np.bool_] | None = None) -> tuple[IntArray, list[Counts]]:
     """Return the largest set of rows in which each user and each item has at least k rows; repeats count.
 
     Args:
         users: [rows] codes from 0.
         items: [rows] codes from 0.
         k: the threshold.
+        exempt: [items] items that need no number of rows; None: none.
 
     Returns:
         The remaining rows, ascending, and the numbers removed by each round.
@@ -273,6 +299,8 @@ def k_core(users: Codes, items: Codes, k: int) -> tuple[IntArray, list[Counts]]:
     while len(rows):
         of_user, of_item = np.bincount(users), np.bincount(items)
         few_users, few_items = of_user < k, of_item < k
+        if exempt is not None:
+            few_items &= ~exempt[: len(few_items)]
         stay = ~(few_users[users] | few_items[items])
         removed = len(rows) - int(np.count_nonzero(stay))
         if not removed:
@@ -313,14 +341,14 @@ def _without_gaps(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
     return (np.cumsum(remaining, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(remaining))
 
 
-def _largest_core(users: Codes, items: Codes, most: int) -> int:
+def _largest_core(users: Codes, items: Codes, most: int, exempt: npt.NDArray[np.bool_] | None = None) -> int:
     """Return the largest k up to `most` whose k-core is not empty; 1 without rows."""
     if not len(users):
         return 1
-    least, most = 1, min(most, int(np.bincount(users).max()), int(np.bincount(items).max()))
+    least, most = 1, min(most, int(np.bincount(users).max()))
     while least < most:
         middle = (least + most + 1) // 2
-        least, most = (middle, most) if len(k_core(users, items, middle)[0]) else (least, middle - 1)
+        least, most = (middle, most) if len(k_core(users, items, middle, exempt)[0]) else (least, middle - 1)
     return least
 
 

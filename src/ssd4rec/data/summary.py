@@ -10,6 +10,8 @@ from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split, training_counts
 
+MANY_USERS, LARGE_SHARE = 10, 0.2  # where one user is suspicious
+
 
 def describe(interactions: Interactions, sequences: Sequences) -> dict[str, object]:
     """Return the `data` part of a report: what was read, what was dropped and why, and what remains."""
@@ -24,7 +26,12 @@ def describe(interactions: Interactions, sequences: Sequences) -> dict[str, obje
             "time": report.time,
             "span": report.span,
             "filters": list(report.filters),
-            "notes": [*report.notes, *_note_on_duplicates(sequences), *_note_on_repeats(sequences)],
+            "notes": [
+                *report.notes,
+                *_note_on_one_user(sequences, report.columns.get("user", "user")),
+                *_note_on_duplicates(sequences),
+                *_note_on_repeats(sequences),
+            ],
         },
         "dropped": {
             **asdict(filtering.removed),
@@ -79,6 +86,18 @@ def note_on_ties(data: Mapping[str, Any]) -> str | None:
         f"{same['interactions']:,} interactions ({100 * share:.1f} %) have the time of the previous one; "
         f"their order is that {by} (data.tie_order), and metrics depend on it"
     )
+
+
+def _note_on_one_user(sequences: Sequences, column: str) -> list[str]:
+    """Return a warning if one of many users has a large share of the interactions: it may stand for all unknown users."""
+    lengths, kept = np.diff(sequences.offsets), sequences.kept
+    if kept.users < MANY_USERS or kept.longest <= LARGE_SHARE * kept.interactions:
+        return []
+    user = str(sequences.users[int(lengths.argmax())])[:100]
+    return [
+        f"{kept.longest / kept.interactions:.1%} of the interactions are of one user, {user!r}; if this id stands for several "
+        f"people, choose another column, or leave it out with --where \"{column} <> '{user}'\""
+    ]
 
 
 def _note_on_duplicates(sequences: Sequences) -> list[str]:

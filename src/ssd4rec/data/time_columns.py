@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from ssd4rec.data.columns import PARTS, AmbiguousColumnsError, Table
+from ssd4rec.data.columns import PARTS, AmbiguousColumnsError, Table, bare_name
 from ssd4rec.data.timestamps import FILE_ORDER, Clock, Times, UnreadableTimeError, read_times
 from ssd4rec.errors import DataError
 
@@ -30,12 +30,16 @@ def times_of(table: Table, time_format: str | None) -> Times:
             return read_times(frame["time"], time_format)
         if "year" in roles:
             return read_times(_from_parts(frame))
+        if "hour" in roles:
+            return _from_date_and_hour(table, time_format)
         return _from_date_and_time(table, time_format)
     except UnreadableTimeError as error:
-        state = "is missing" if error.value in {None, ""} else f"is {str(error.value)[:200]!r}"
-        raise DataError(
-            f"{table.source}: the time in {table.where(error.row)} (column {shown!r}) {state}; expected {error.expected}"
-        ) from error
+        is_missing = str(error.value).strip().lower() in {"none", "nan", ""}
+        state = "is missing" if is_missing else f"is {str(error.value)[:200]!r}"
+        condition = " AND ".join(f"{bare_name(names[role])} IS NOT NULL" for role in roles)
+        advice = f'leave such rows out with --where "{condition}"' if is_missing else "name another format with --time-format"
+        where = f"{table.source}: the time in {table.where(error.row)} (column {shown!r})"
+        raise DataError(f"{where} {state}; expected {error.expected}; {advice}") from error
     except AmbiguousColumnsError:
         raise
     except DataError as error:
@@ -59,6 +63,19 @@ def _from_date_and_time(table: Table, time_format: str | None) -> Times:
     combined = _dates(frame["date"]) + " " + (clock if clock is not None else frame[role].cast(pl.String))
     times = read_times(combined, time_format)
     return Times(times.ticks, times.clock, (f"the time is {names['date']} and {names[role]} combined", *times.notes))
+
+
+def _from_date_and_hour(table: Table, time_format: str | None) -> Times:
+    """Combine a date with columns of hours, minutes and seconds; a date that has a time of day is whole."""
+    frame, names = table.frame, table.names
+    dates = _dates(frame["date"])
+    if dates.str.contains(r":|^\s*\d{9,}").any():
+        return read_times(frame["date"], time_format)
+    roles = [role for role in ("hour", "minute", "second") if role in frame.columns]
+    clock = frame.select(pl.concat_str([_digits(frame, role, 2) for role in ("hour", "minute", "second")], separator=":"))
+    times = read_times(dates + " " + clock.to_series(), time_format)
+    combined = " and ".join([names["date"], *(names[role] for role in roles)])
+    return Times(times.ticks, times.clock, (f"the time is {combined} combined", *times.notes))
 
 
 def _clock_times(column: pl.Series) -> pl.Series | None:
@@ -85,15 +102,15 @@ def _dates(column: pl.Series) -> pl.Series:
 
 def _from_parts(frame: pl.DataFrame) -> pl.Series:
     """Return ISO date-times from columns year, month, day and, if there are any, hour, minute, second."""
-
-    def digits(role: str, width: int) -> pl.Expr:
-        if role not in frame.columns:
-            return pl.lit("0" * width)
-        text = frame[role].cast(pl.String).str.strip_chars().str.strip_suffix(".0").str.zfill(width)
-        return pl.lit(text)
-
-    date = pl.concat_str([digits("year", 4), digits("month", 2), digits("day", 2)], separator="-")
+    date = pl.concat_str([_digits(frame, "year", 4), _digits(frame, "month", 2), _digits(frame, "day", 2)], separator="-")
     if not {"hour", "minute", "second"} & set(frame.columns):
         return frame.select(date.alias("time")).to_series()
-    clock = pl.concat_str([digits("hour", 2), digits("minute", 2), digits("second", 2)], separator=":")
+    clock = pl.concat_str([_digits(frame, "hour", 2), _digits(frame, "minute", 2), _digits(frame, "second", 2)], separator=":")
     return frame.select(pl.concat_str([date, clock], separator=" ").alias("time")).to_series()
+
+
+def _digits(frame: pl.DataFrame, role: str, width: int) -> pl.Expr:
+    """Return a part of a time as text with leading zeros; zeros without such a column."""
+    if role not in frame.columns:
+        return pl.lit("0" * width)
+    return pl.lit(frame[role].cast(pl.String).str.strip_chars().str.strip_suffix(".0").str.zfill(width))

@@ -187,7 +187,21 @@ def _integers(column: pl.Series) -> Times:
         row = int(exact.is_null().arg_max() or 0)
         raise UnreadableTimeError(row, column[row])
     compact = _compact(exact)
-    return compact if compact is not None else Times(exact, Clock(_unit_of(exact)))
+    if compact is not None:
+        return compact
+    clock = Clock(_unit_of(exact))
+    return Times(exact, clock, _note_on_short_dates(exact, clock))
+
+
+def _note_on_short_dates(column: pl.Series, clock: Clock) -> tuple[str, ...]:
+    """Return a note if a few numbers are seconds, but could be dates such as 1601311805 as well."""
+    first, last, pattern = COMPACT["short"]
+    if clock.kind != "seconds" or not len(column) or column.n_unique() >= CERTAIN or not column.is_between(first, last).all():
+        return ()
+    if _parsed(column.cast(pl.String), pattern).null_count():
+        return ()
+    moment_ = show_moment(clock, int(column[0]))
+    return (f'times such as {column[0]} are read as seconds, {moment_}; if they are dates, add --time-format "{pattern}"',)
 
 
 def _compact(column: pl.Series) -> Times | None:
@@ -289,8 +303,9 @@ def _detect_format(text: pl.Series) -> Times | None:
     Raises:
         DataError: day and month could be exchanged.
     """
-    sample = text.unique().head(200)
-    fitting = [pattern for pattern in FORMATS if not _parsed(sample, pattern).null_count()]
+    sample = pl.DataFrame({"text": text.unique().head(200)})  # all formats in one query: 200 of them, one by one, took a second
+    misfits = sample.select(_moments(pl.col("text"), pattern).null_count().alias(pattern) for pattern in FORMATS).row(0)
+    fitting = [pattern for pattern, count in zip(FORMATS, misfits, strict=True) if not count]
     if len(fitting) > 1:
         distinct = text.unique()
         readings: list[pl.Series] = []
@@ -329,19 +344,21 @@ def _formatted(text: pl.Series, pattern: str) -> Times:
 def _parsed(text: pl.Series, pattern: str) -> pl.Series:
     """Return microseconds as Datetime in UTC; null where the text does not fit the format, or the year is implausible."""
     try:
-        if any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c")):
-            moments = text.str.to_datetime(pattern, time_unit="us", strict=False)
-        else:
-            moments = text.str.to_date(pattern, strict=False).cast(pl.Datetime("us"))
+        return pl.DataFrame({"text": text}).select(_moments(pl.col("text"), pattern)).to_series()
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"the time format {pattern!r} cannot be used ({first_line(error)}); it needs at least year, month and day, such as "
             "%Y-%m-%d %H:%M:%S"
         ) from error
-    if moments.dtype.time_zone is not None:  # type: ignore[attr-defined]
+
+
+def _moments(text: pl.Expr, pattern: str) -> pl.Expr:
+    if any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c")):
+        moments = text.str.to_datetime(pattern, time_unit="us", strict=False)
         moments = moments.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    plausible = moments.dt.year().is_between(1900, 2100)
-    return pl.select(pl.when(plausible).then(moments).alias(text.name)).to_series()
+    else:
+        moments = text.str.to_date(pattern, strict=False).cast(pl.Datetime("us"))
+    return pl.when(moments.dt.year().is_between(1900, 2100)).then(moments)
 
 
 def _different(text: pl.Series) -> int:

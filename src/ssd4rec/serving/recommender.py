@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args, overload
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, add_items, load_artifact, save_artifact
@@ -19,7 +20,7 @@ from ssd4rec.explain.explain import explain_items
 from ssd4rec.explain.results import LEVELS, Explanation, Level
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
-from ssd4rec.serving.topk import Request, TopK, top_items
+from ssd4rec.serving.topk import Request, TopK, largest, top_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
@@ -109,6 +110,43 @@ class Recommender:
     def report(self) -> Mapping[str, Any]:
         """The training report: data, model, protocol, metrics, training history, seconds and versions."""
         return self.artifact.report
+
+    @property
+    def item_vectors(self) -> pl.DataFrame:
+        """The vectors of all items: columns item_id, title (if there are titles) and vector (float32, one array a row).
+
+        Row j is item index j + 1; the model's score of an item is the product of its vector with that of the history.
+        """
+        catalog, vectors = self.artifact.catalog, self.artifact.model.item_vectors.detach().float().cpu().numpy()
+        columns = [catalog.ids.alias("item_id")] + ([] if catalog.titles is None else [catalog.titles.alias("title")])
+        return pl.DataFrame([*columns, pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))])
+
+    def similar_items(self, item: object, k: int = 10) -> tuple[Recommendation, ...]:
+        """Return the items whose vectors have the largest cosine with that of an item, the most similar first.
+
+        Args:
+            item: id of an item; it is not among the results, nor are items without training interactions.
+            k: maximum number of items.
+
+        Returns:
+            Items whose score is the cosine. Ties are broken by item index.
+
+        Raises:
+            ConfigError: k is not a positive integer.
+            DataError: the item is not in the catalog.
+        """
+        request = self.request(k, exclude_seen=True, allow=None, deny=None, unknown_items="raise")
+        ids = as_ids([item])
+        index = int(self.artifact.catalog.indices(ids)[0])
+        self._check_known(ids, np.array([index]), "items", "pass an item of the catalog")
+        with torch.inference_mode():
+            vectors = torch.nn.functional.normalize(self.artifact.model.item_vectors.float(), dim=1)
+            scores = (vectors @ vectors[index - 1])[None].cpu()
+            scores[0, index - 1] = -torch.inf
+            if request.excluded is not None:
+                scores[0].masked_fill_(torch.from_numpy(request.excluded), -torch.inf)
+            ((indices, values),) = largest(scores, min(request.k, scores.shape[1]))
+        return self.to_recommendations(1, (), TopK(indices, values, "model"), request).items
 
     @overload
     def recommend(  # type: ignore[overload-overlap]  # a list of lists also matches the second signature; this one is narrower

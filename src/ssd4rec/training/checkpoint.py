@@ -99,8 +99,11 @@ def training_identity(
     split: Split,
     config: TrainingConfig,
     fixed: Mapping[str, float] | None = None,
+    start: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything that determines the weights of a training, `fixed` for one of a number of steps.
+    """Return everything that determines the weights of a training.
+
+    `fixed` is the number of steps of a final fit, and `start` the hash of the weights of a model that is continued.
 
     Patience and the number of processes may change on a resume; the number of epochs too, if the learning rate is constant.
     """
@@ -113,6 +116,7 @@ def training_identity(
         "sequences": sequences.fingerprint(),
         "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # training does not depend on the test part
         "protocol": split.protocol,
+        "start": start,
         "fixed": None if fixed is None else dict(fixed),
         **({} if model.features is None else {"features": model.features.fingerprint()}),
     }
@@ -255,6 +259,7 @@ def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
         "sequences": "other sequences",
         "examples": "other examples of the same sequences",
         "network": "another network",
+        "start": "another model to start from",
         "fixed": "another number of steps",
     }
     return [description for key, description in others.items() if saved.get(key) != current[key]][:1]

@@ -52,6 +52,7 @@ def fit_all_events(
     config: Config,
     selected: TrainingReport,
     *,
+    start: str | None = None,
     folder: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -66,6 +67,7 @@ def fit_all_events(
         sequences: all events.
         config: the settings of the selection run.
         selected: the selection run.
+        start: hash of the initial weights, if they are not those of the seed.
         folder: of the selection run's checkpoints, locked by the caller; None: nothing is written.
         resume: continue from the checkpoint of an interrupted final fit, if there is one of the same steps.
         callbacks: called along the way.
@@ -79,7 +81,7 @@ def fit_all_events(
     fixed = FixedSteps(steps, steps / selected.best_epoch * config.training.max_epochs)
     logger.info("final fit: training on all %s interactions for %s steps", f"{len(sequences.items):,}", f"{steps:,}")
     directory = None if folder is None else folder / FOLDER
-    options: dict[str, Any] = {"directory": directory, "callbacks": callbacks, "fixed": fixed}
+    options: dict[str, Any] = {"directory": directory, "callbacks": callbacks, "fixed": fixed, "start": start}
     model = make_model()
     try:
         continues = resume and directory is not None and (directory / LAST).is_file()

@@ -74,7 +74,7 @@ class FixedSteps:
     scheduled: float  # steps after which a cosine schedule would have reached a learning rate of 0
 
 
-def fit(
+def fit(  # noqa: PLR0913 - each argument is a documented option
     model: NextItemModel,
     sequences: Sequences,
     split: Split,
@@ -84,6 +84,7 @@ def fit(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     fixed: FixedSteps | None = None,
+    start: str | None = None,
 ) -> TrainingReport:
     """Train a model in place; it ends with the weights of the epoch that validated best, on the CPU and in training mode.
 
@@ -101,6 +102,7 @@ def fit(
             an uninterrupted run, bit for bit.
         callbacks: called along the way, e.g. a progress bar.
         fixed: train for so many steps instead, and end with the last weights; NDCG@10 is not a number then.
+        start: hash of the initial weights, if they are not those of the seed: a training resumes with the same ones only.
 
     Raises:
         StateError: the checkpoint is missing, damaged, or belongs to another training.
@@ -114,7 +116,7 @@ def fit(
         check_independent_of_processes(model, config)
     device = resolve_device(config.accelerator)  # before anything is written
     with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored():
-        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, fixed and asdict(fixed)))
+        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, fixed and asdict(fixed), start))
         model.to(device, torch.float64 if config.precision == "64-true" else None)
         loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed)
         if resume:

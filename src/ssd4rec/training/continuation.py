@@ -1,0 +1,73 @@
+"""Continue the training of a model with new items: its weights, and rows for items that it does not know."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.config import Config
+from ssd4rec.config.backbones import BackboneSettings
+from ssd4rec.errors import ConfigError
+from ssd4rec.models.next_item import NextItemModel, build_model
+
+FREE = ("dropout", "input_dropout")  # settings of a backbone that may change: they do not change what its weights mean
+
+
+@dataclass(frozen=True)
+class GrownModel:
+    """A model with rows for new items."""
+
+    model: NextItemModel
+    without_neighbors: int  # new items that occur next to no item that the model knows
+
+
+def check_same_backbone(config: BackboneSettings, start: BackboneSettings) -> None:
+    """Check that the weights of a model fit the settings.
+
+    Raises:
+        ConfigError: the backbones differ in more than their dropout.
+    """
+    now, before = config.model_dump(mode="json"), start.model_dump(mode="json")
+    differences = [
+        f"backbone.{name} is {now.get(name)!r}, the model has {before.get(name)!r}"
+        for name in dict.fromkeys([*now, *before])
+        if name not in FREE and now.get(name) != before.get(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"the training cannot continue with another network: {'; '.join(differences[:4])}; remove these settings (without "
+            "--config, those of the model are used), or train a new model"
+        )
+
+
+def grow(start: NextItemModel, config: Config, catalog_size: int, rules: SequentialRules) -> GrownModel:
+    """Return a copy of a model for a catalog that begins with its items.
+
+    All weights are those of the model. The row of a new item is the mean of the rows of the known items that co-occur with it,
+    weighted by the co-occurrence score; without such an item, the mean of all rows.
+
+    Args:
+        start: a model of `V_old` items, which is not changed.
+        config: the settings of the new model; its backbone fits.
+        catalog_size: V, at least V_old.
+        rules: the co-occurrences of the V items in the training part.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.backbone, catalog_size)
+    weights = {name: tensor.detach().cpu() for name, tensor in start.state_dict().items()}
+    known = weights["table.weight"][1:].double()
+    rows = known.mean(0, keepdim=True).repeat(catalog_size - len(known), 1)
+    without_neighbors = 0
+    for place in range(len(rows)):
+        edges = slice(*rules.edges[len(known) + place : len(known) + place + 2])
+        neighbors, strengths = rules.columns[edges], rules.weights[edges]
+        is_known = neighbors < len(known)
+        if not is_known.any():
+            without_neighbors += 1
+            continue
+        shares = torch.from_numpy(strengths[is_known].astype(np.float64))
+        rows[place] = shares @ known[torch.from_numpy(neighbors[is_known].astype(np.int64))] / shares.sum()
+    weights["table.weight"] = torch.cat([weights["table.weight"], rows.to(weights["table.weight"].dtype)])
+    model.load_state_dict(weights)
+    return GrownModel(model, without_neighbors)
