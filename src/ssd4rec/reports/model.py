@@ -72,7 +72,8 @@ def _scope(report: Mapping[str, Any]) -> str:
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
     data = report.get("data", {})
-    return [*data.get("read", {}).get("notes", []), *data.get("split", {}).get("notes", []), *report.get("notes", [])]
+    final_fit = [report["final_fit"]["note"]] if "final_fit" in report else []
+    return [*data.get("read", {}).get("notes", []), *data.get("split", {}).get("notes", []), *final_fit, *report.get("notes", [])]
 
 
 def _metrics(report: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
