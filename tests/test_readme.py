@@ -59,7 +59,7 @@ def test_the_guide_to_recommending_runs(tmp_path, monkeypatch):
     config = worlds.config(max_epochs=1)
     pipeline.train(pipeline.prepare(read_interactions("plays.csv"), None, config), config, "model")
     blocks = re.findall(r"```python\n(.*?)```", SERVING, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         exec(block, names)  # noqa: S102 - the guide's own lines

@@ -148,7 +148,7 @@ def test_what_cannot_be_continued(start, new_log):
     with pytest.raises(ConfigError, match=r"another network: backbone.width is 16, the model has 32; remove these settings"):
         ssd4rec.train(new_log, start_from=model, settings={"backbone.width": 16})
     with pytest.raises(ConfigError, match=r"backbone.name is 'gru4rec', the model has 'ssd4rec'"):
-        ssd4rec.train(new_log, start_from=model, settings={"backbone.name": "gru4rec"})
+        ssd4rec.train(new_log, start_from=model, config="quick", settings={"backbone.name": "gru4rec"})
     others = new_log.with_columns(item_id=new_log["item_id"] + 500)
     with pytest.raises(DataError, match="none of the 16 items is in the catalog of the model, which was trained on 12 others"):
         ssd4rec.train(others, start_from=model)
