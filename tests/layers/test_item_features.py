@@ -94,6 +94,10 @@ def test_id_dropout_is_drawn_by_step_and_is_off_in_evaluation():
         torch.testing.assert_close(projection.eval().add_to(rows, items) - projection(items), rows)
 
 
+def test_the_fingerprint_is_that_of_the_features():
+    assert features_of().fingerprint() == features_of().fingerprint() != features_of(numbers=False).fingerprint()
+
+
 def test_every_parameter_learns_with_both_softmaxes():
     features = features_of()
     for sampler in (None, make_negative_sampler(torch.ones(12), 0.5, 4)):

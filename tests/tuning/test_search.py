@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import optuna
+import polars as pl
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from ssd4rec.artifact import MANIFEST
 from ssd4rec.cli.tune import _protocol as protocol_of_a_search
 from ssd4rec.config import DataConfig, load_config
 from ssd4rec.errors import ArtifactError, BackendError
+from ssd4rec.pipeline import add_features
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS
 from ssd4rec.tuning.search import search
@@ -71,6 +73,18 @@ def test_the_test_part_is_not_read(world, tmp_path):
 
 def _without_test(split):
     return replace(split, test=None)
+
+
+def test_trials_have_the_item_features(world, tmp_path):
+    """And a search is continued with the same features only."""
+    config = worlds.config(max_epochs=1)
+    items = pl.DataFrame({"item_id": range(12), "kind": ["even", "odd"] * 6})
+    described = add_features(world, items, config)
+    assert outcome(search(described, config, RATES, tmp_path, trials=1)) != outcome(
+        search(world, config, RATES, tmp_path / "without", trials=1)
+    )
+    with pytest.raises(ArtifactError, match="other features"):
+        search(world, config, RATES, tmp_path, trials=2)
 
 
 @pytest.mark.thorough

@@ -65,6 +65,7 @@ def test_fixed_settings_are_not_searched():
         ("data.min_interactions=1:5", "not be comparable"),
         ("fusion.cooccurrence=0.0:4.0", r"tuned on the validation part after training.*--set fusion\.cooccurrence=tuned"),
         ("fusion.repeat_bias=-4|0", "tuned on the validation part after training"),
+        ("features.min_items=1|2", "features are read once, before the trials"),
     ],
 )
 def test_a_bad_search_says_what_is_wrong(search, message):

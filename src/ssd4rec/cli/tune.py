@@ -13,10 +13,12 @@ from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
     ItemOption,
+    ItemsOption,
     JsonOption,
     SetOption,
     TimeOption,
     UserOption,
+    add_features,
     check_columns,
     columns_as_settings,
     err_console,
@@ -62,6 +64,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     user: UserOption = None,
     item: ItemOption = None,
     time: TimeOption = None,
+    items: ItemsOption = None,
     reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
@@ -77,6 +80,8 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
     space = make_space(run_config, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
     prepared = prepare(data, run_config, None)
+    if items is not None:
+        prepared = add_features(prepared, items, run_config)
 
     from ssd4rec.training.progress import TrainingProgress
     from ssd4rec.tuning import search as tuning

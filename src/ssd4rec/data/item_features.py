@@ -8,6 +8,7 @@ that occur on at least `min_items` items of the catalog. Vectors (numbers with a
 and scaled to a mean square of 1 over the items of the catalog. An item without a value gets no category, or a vector of zeros.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -105,6 +106,13 @@ class ItemFeatures:
     def categories(self) -> int:
         """C: size of the vocabulary."""
         return sum(len(column.values) for column in self.columns)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the encoded features."""
+        digest = hashlib.sha256()
+        for values in self.encoded:
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Return the `features` part of a report."""

@@ -1,6 +1,5 @@
 """Item features: a learned linear projection that is added to the item vectors."""
 
-import hashlib
 import math
 from typing import Protocol, runtime_checkable
 
@@ -40,6 +39,10 @@ class FeatureRows(Protocol):
         """C: size of the vocabulary."""
         ...
 
+    def fingerprint(self) -> str:
+        """Return a hash of the features."""
+        ...
+
 
 class FeatureProjection(nn.Module):
     """p_j = sum over columns of the mean of the category vectors of item j, plus x_j W for its numbers x_j.
@@ -65,6 +68,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.id_dropout = id_dropout
         self.rows = len(features.vectors)
+        self.fingerprint = features.fingerprint()  # the features are not among the weights
         numbers = features.vectors.shape[1]
         self.categories = nn.Parameter(torch.empty(features.categories, width).normal_(std=0.02))
         self.numbers = nn.Parameter(torch.empty(numbers, width).normal_(std=0.02 / math.sqrt(max(numbers, 1))))
@@ -91,13 +95,6 @@ class FeatureProjection(nn.Module):
         if self.training and self._without_id is not None:
             rows = rows.masked_fill(self._without_id[items][..., None], 0.0)
         return rows + self(items)
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the features, which are not part of the weights."""
-        digest = hashlib.sha256()
-        for values in (self.codes, self.weights.double(), self.offsets, self.vectors.double()):
-            digest.update(values.cpu().numpy().data)
-        return digest.hexdigest()
 
     def draw_without_id(self) -> None:
         """Draw the items whose row of the table is dropped until the next call; the mask is never one of them."""

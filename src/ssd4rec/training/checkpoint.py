@@ -118,7 +118,7 @@ def training_identity(
         "protocol": split.protocol,
         "start": start,
         "fixed": None if fixed is None else dict(fixed),
-        **({} if model.features is None else {"features": model.features.fingerprint()}),
+        **({} if model.features is None else {"features": model.features.fingerprint}),
     }
 
 

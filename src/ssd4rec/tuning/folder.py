@@ -46,4 +46,6 @@ def identity(data: Prepared, config: Config, space: Sequence[Dimension]) -> dict
         for key, value in keys.items()
         if f"{group}.{key}" not in searched
     }
-    return {"data": data.histories.fingerprint(), "space": [str(dimension) for dimension in space], "settings": settings}
+    features = {} if data.features is None else {"features": data.features.fingerprint()}
+    space_of = [str(dimension) for dimension in space]
+    return {"data": data.histories.fingerprint(), **features, "space": space_of, "settings": settings}

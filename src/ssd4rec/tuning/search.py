@@ -174,7 +174,7 @@ def _run(
         return
     try:
         trial_config = with_values(config, values, source="not possible")
-        model = make_model(trial_config, len(data.catalog))
+        model = make_model(trial_config, len(data.catalog), data.features)
     except ConfigError as error:
         _refuse(study, trial, str(error))
         return

@@ -122,6 +122,8 @@ def _read(text: str, config: Config) -> Dimension:
         raise ConfigError(f"cannot read --search {text!r}; {HOW}")
     if name in {"backbone.name", "training.seed"} or name.startswith(("data.", "evaluation.")):
         raise ConfigError(f"--search {name}: trials would not be comparable; search settings of the backbone or of the training")
+    if name.startswith("features.") and name != "features.id_dropout":
+        raise ConfigError(f"--search {name}: features are read once, before the trials; set it with --set")
     if name.startswith("fusion."):
         raise ConfigError(
             f"--search {name}: it is tuned on the validation part after training, so it cannot change a trial's metric; "

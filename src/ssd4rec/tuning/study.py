@@ -70,7 +70,7 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     if saved is None:
         study.set_user_attr("identity", ours)
     elif saved != ours:
-        different = [key for key in ours if saved.get(key) != ours[key]]
+        different = [key for key in {**ours, **saved} if saved.get(key) != ours.get(key)]
         raise ArtifactError(
             f"{place} holds a search with other {' and '.join(different)}; continue with the same arguments, or use another --out"
         )
