@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import worlds
 from ssd4rec import cli, diagnostics, pipeline
 from ssd4rec.artifact import load_artifact, save_artifact
 from ssd4rec.cli.shared import print_json
+from ssd4rec.cli.train import _name_page
 from ssd4rec.config import dump_config, parse_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.datasets.registry import find_known, folder_of
@@ -244,6 +246,18 @@ def test_a_terminal_shows_progress(folder, tmp_path):
     assert child.wait() == 0, shown.decode()
     assert b"\x1b[" in shown
     assert b"epoch   2" in shown
+
+
+def test_the_demo_names_the_command_that_shows_its_users(capsys):
+    """One line for a shell, of two commands with the same store; every option exists."""
+    _name_page(Path("a folder/demo"))
+    line = capsys.readouterr().out.splitlines()[-1]
+    first, second = (shlex.split(part) for part in line.split(" && "))
+    store = ["--store", "sqlite:///a folder/demo-events.db"]
+    assert first[-5:] == ["events", "import", "ml-latest-small", *store]
+    assert second[-4:] == ["serve", "a folder/demo", *store]
+    for arguments in (["events", "import"], ["serve"]):
+        assert "--store" in run(*arguments, "--help").stdout
 
 
 def test_data_list_includes_the_demo_data():

@@ -64,6 +64,15 @@ def test_the_audience_of_an_item(sqlite: TestClient) -> None:
     assert sqlite.get("/v1/items/nothing/audience").status_code == 404
 
 
+def test_an_erased_user_is_in_no_audience(sqlite: TestClient) -> None:
+    fill(sqlite)
+    assert "ann" in [each["user_id"] for each in sqlite.get("/v1/items/i6/audience").json()["users"]]
+    assert sqlite.delete("/v1/users/ann").status_code == 204
+    answer = sqlite.get("/v1/items/i6/audience").json()
+    assert "ann" not in [each["user_id"] for each in answer["users"]]
+    assert answer["sampled_users"] == len(HISTORIES) - 1
+
+
 def test_the_map_is_the_principal_plane(sqlite: TestClient, recommender: Recommender) -> None:
     answer = sqlite.get("/v1/map").json()
     vectors = recommender.artifact.model.item_vectors.detach().numpy().astype(np.float64)

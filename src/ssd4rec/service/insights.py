@@ -116,6 +116,11 @@ class Insights:
         """Return a sample of users with what is recommended to them; it is drawn again after some minutes."""
         return self._once("sample", loaded, lambda: self._draw(loaded), SAMPLE_SECONDS)
 
+    def forget(self) -> None:
+        """Drop samples of users: one of them was erased, or they are old."""
+        with self._lock:
+            self._results = {key: value for key, value in self._results.items() if key[0] != "sample"}
+
     def run(self, work: Callable[[], Any]) -> "Future[Any]":
         """Run a function in the thread."""
         return self._executor.submit(work)
@@ -127,9 +132,17 @@ class Insights:
             expired = time.monotonic() - at > lifetime
             if future is None or (future.done() and (expired or future.exception() is not None)):
                 future = self._executor.submit(work)
+                if lifetime < np.inf:
+                    self._later(lifetime)
                 others = {each: value for each, value in self._results.items() if each[1] == key[1]}  # of this model alone
                 self._results = {**others, key: (time.monotonic(), future)}
             return future
+
+    def _later(self, seconds: float) -> None:
+        """Drop samples after a time, also if nobody asks again: users that another process erases are not kept."""
+        timer = threading.Timer(seconds, self.forget)
+        timer.daemon = True
+        timer.start()
 
     def _draw(self, loaded: LoadedModel) -> Sample:
         model = loaded.model

@@ -1,6 +1,6 @@
 """Bodies of the answers about the catalog as a whole, and about what happens at the moment."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ssd4rec.service.ids import OutputId
 from ssd4rec.service.schemas import ModelRef, Seconds
@@ -39,8 +39,6 @@ class CatalogItem(BaseModel):
 
 class CatalogOut(BaseModel):
     """What training saw next to what is recommended to a sample of the users."""
-
-    model_config = ConfigDict(json_schema_extra={"description": "Coverage, concentration and popularity bias of a model"})
 
     model: ModelRef
     catalog_size: int

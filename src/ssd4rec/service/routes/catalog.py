@@ -13,7 +13,7 @@ from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import seconds
 from ssd4rec.service.insights import MAP_SIZE, TOP, Sample
 from ssd4rec.service.problems import Problem, not_found
-from ssd4rec.service.routes.common import PathId, ServiceDep, errors, json_response, model_ref, titles_of, wait
+from ssd4rec.service.routes.common import PathId, ServiceDep, errors, json_response, model_ref, read, titles_of, wait
 from ssd4rec.service.schemas_catalog import (
     AudienceOut,
     AudienceUser,
@@ -25,6 +25,7 @@ from ssd4rec.service.schemas_catalog import (
     MapOut,
     PopularityGroup,
 )
+from ssd4rec.service.store.users import existing_users
 
 router = APIRouter(prefix="/v1", tags=["catalog"], dependencies=[Depends(requires("read"))])
 LISTED = 8  # items of each list
@@ -80,6 +81,7 @@ async def get_audience(service: ServiceDep, item_id: PathId, k: Annotated[int, Q
         raise not_found("item", item_id)
     sample: Sample = await wait(service.insights.sample(loaded))
     users, reached = await wait(service.insights.run(lambda: sample.audience(index, k)))
+    present = await read(service, lambda connection: existing_users(connection, [user for user, _, _ in users]))
     return json_response(
         AudienceOut(
             item_id=item_id,
@@ -87,7 +89,7 @@ async def get_audience(service: ServiceDep, item_id: PathId, k: Annotated[int, Q
             sampled_users=len(sample.jobs),
             k=TOP,
             reached=reached,
-            users=[AudienceUser(user_id=user, events=events, rank=rank) for user, events, rank in users],
+            users=[AudienceUser(user_id=user, events=events, rank=rank) for user, events, rank in users if user in present],
         )
     )
 

@@ -99,5 +99,6 @@ async def delete_user(request: Request, service: ServiceDep, user_id: PathId) ->
     if erased is None:
         raise not_found("user", user_id)
     key, _ = erased
+    service.insights.forget()
     await wait(service.scorer.call(lambda: service.models.on_every(lambda loaded: loaded.states.forget(key))))
     return Response(status_code=204)

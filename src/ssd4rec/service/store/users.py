@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,11 @@ def history_of(connection: Connection, user_key: int, until_timestamp: int | Non
 def find_user(connection: Connection, user_id: str) -> Any:
     """Return the row of a user, or None."""
     return connection.execute(select(users).where(users.c.user_id == user_id)).first()
+
+
+def existing_users(connection: Connection, user_ids: Collection[str]) -> set[str]:
+    """Return those of some users that the store has."""
+    return set(connection.scalars(select(users.c.user_id).where(users.c.user_id.in_(user_ids))))
 
 
 def recent_users(connection: Connection, limit: int) -> list[str]:
