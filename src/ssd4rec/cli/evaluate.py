@@ -94,6 +94,7 @@ def _write_report(path: Path, report: dict[str, Any], artifact: "Artifact", inte
 
     examined = None
     if interactions is not None:
+        say("writing the report with example users")
         sequences, _ = build_sequences(interactions, tie_order=artifact.config.data.tie_order, catalog=artifact.catalog)
         examined = examine(Recommender(artifact), sequences)
     try:
