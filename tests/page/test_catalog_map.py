@@ -28,7 +28,7 @@ def test_catalog_by_mouse(page: Page, site: Site):
     expect(region(page, "Lorenz curve").locator("path.line")).to_have_count(2)
     items = region(page, "Items")
     expect(items.locator(".title")).to_have_text([each["title"] or each["item_id"] for each in catalog["more"]])
-    items.get_by_role("button", name="Less than consumed").click()
+    items.get_by_role("button", name="Neglected").click()
     expect(items.locator(".title")).to_have_text([each["title"] or each["item_id"] for each in catalog["less"]])
     items.locator("a").first.click()
     expect(page).to_have_url(re.compile(rf"#/items/{catalog['less'][0]['item_id']}$"))

@@ -74,6 +74,12 @@ export function inView(points, view, width, height, most) {
   return { total, frequent };
 }
 
+/** How far the rows of a disc are from the sides of its square. */
+function disc(side) {
+  const middle = (side - 1) / 2;
+  return Array.from({ length: side }, (_, row) => Math.max(0, Math.round(side / 2 - Math.sqrt((side / 2) ** 2 - (row - middle) ** 2))));
+}
+
 /** Draw all points, then rings around the chosen ones. `colors`: ground, ring and one for each group, as CSS colors. */
 export function draw(canvas, points, view, rings, colors) {
   const { width, height } = canvas;
@@ -83,11 +89,15 @@ export function draw(canvas, points, view, rings, colors) {
   const { scale, left, top } = transform(view, width, height);
   const groups = colors.groups.map(pixel);
   const side = Math.round(Math.min(9, Math.max(1, (scale / Math.sqrt(points.x.length)) * 0.35)) * (devicePixelRatio || 1));
+  const insets = disc(side);
   for (const place of points.order) {
     const across = Math.round(points.x[place] * scale + left - side / 2);
     const down = Math.round(points.y[place] * scale + top - side / 2);
     if (across < 0 || down < 0 || across + side > width || down + side > height) continue;
-    for (let row = down; row < down + side; row += 1) pixels.fill(groups[points.group[place]], row * width + across, row * width + across + side);
+    for (let row = 0; row < side; row += 1) {
+      const start = (down + row) * width + across;
+      pixels.fill(groups[points.group[place]], start + insets[row], start + side - insets[row]);
+    }
   }
   context.putImageData(image, 0, 0);
   context.strokeStyle = colors.ring;

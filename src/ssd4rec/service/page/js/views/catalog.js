@@ -6,8 +6,8 @@ import { count, date, html, Name, Notice, number, percent, Result, useState } fr
 
 const QUARTERS = [[0, "0%"], [0.25, "25%"], [0.5, "50%"], [0.75, "75%"], [1, "100%"]];
 const LISTS = [
-  ["more", "More than consumed", "Their share of the recommendations exceeds their share of the training interactions most."],
-  ["less", "Less than consumed", "People choose them; the model rarely puts them first."],
+  ["more", "Favored", "Their share of the recommendations exceeds their share of the training interactions most."],
+  ["less", "Neglected", "People choose them; the model rarely puts them first."],
   ["tail", "Long tail", "Rare items that are recommended most. Open one to see to whom."],
 ];
 
@@ -18,7 +18,7 @@ function Legend() {
 function Numbers({ data }) {
   const { consumed, recommended } = data;
   const rows = [
-    ["Items that occur", (each) => `${number(each.items)} of ${number(data.catalog_size)}`],
+    [`Items that occur, of ${number(data.catalog_size)}`, (each) => number(each.items)],
     ["Coverage", (each) => percent(each.coverage)],
     ["Gini index", (each) => each.gini.toFixed(3)],
   ];
