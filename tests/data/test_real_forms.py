@@ -122,6 +122,20 @@ def test_a_date_next_to_an_hour(tmp_path, day):
         read(tmp_path, "user,item,date,hour\na,x,2016-01-31,23\na,y,2016-01-31,25\n")
 
 
+@pytest.mark.parametrize("kind", [pl.Date, pl.Datetime("us"), pl.Datetime("ns")])
+def test_a_date_of_a_frame_next_to_an_hour(kind):
+    """Dates of pandas are midnights; hours may be decimal numbers or text such as 9:05."""
+    frame = pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"], "date": [date(2016, 1, 31)] * 2, "hour": [23, 9]})
+    frame = frame.with_columns(pl.col("date").cast(kind))
+    expected = [seconds(2016, 1, 31, 23), seconds(2016, 1, 31, 9)]
+    for source in (frame, frame.to_pandas(), frame.with_columns(pl.col("hour").cast(pl.Float64))):
+        assert read_interactions(source).table["time"].to_list() == expected
+    clock = frame.with_columns(hour=pl.Series(["23:15", "9:05"]))
+    assert read_interactions(clock).table["time"].to_list() == [expected[0] + 900, expected[1] + 300]
+    named = frame.rename({"hour": "time"}).with_columns(time=pl.Series(["23:15", "09:05"]))
+    assert read_interactions(named).table["time"].to_list() == [expected[0] + 900, expected[1] + 300]
+
+
 def test_dates_among_date_times_keep_the_time_of_day():
     """A column of Python objects is not cut to days."""
     times = [datetime(2020, 1, 1, 18, 5), date(2020, 1, 2), datetime(2020, 1, 1, 9)]

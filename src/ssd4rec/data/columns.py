@@ -105,7 +105,8 @@ def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict
     """
     places_by_role = choose_all_columns(header, columns, source)
     if parts := [header[place] for role, place in places_by_role.items() if role in TIME_ROLES[1:]]:
-        raise AmbiguousColumnsError(f"{source}: the time is split over {_listed(parts)}", "combine them into a single column")
+        advice = "combine them into a single column, or name a whole time with --time"
+        raise AmbiguousColumnsError(f"{source}: the time is split over {_listed(parts)}", advice)
     return places_by_role
 
 

@@ -1,5 +1,7 @@
 """The time of each row from one column, from a date and a time of day, or from year, month, day and so on."""
 
+from datetime import time
+
 import polars as pl
 
 from ssd4rec.data.columns import PARTS, AmbiguousColumnsError, Table, bare_name
@@ -72,8 +74,11 @@ def _from_date_and_hour(table: Table, time_format: str | None) -> Times:
     if dates.str.contains(r":|^\s*\d{9,}").any():
         return read_times(frame["date"], time_format)
     roles = [role for role in ("hour", "minute", "second") if role in frame.columns]
-    clock = frame.select(pl.concat_str([_digits(frame, role, 2) for role in ("hour", "minute", "second")], separator=":"))
-    times = read_times(dates + " " + clock.to_series(), time_format)
+    clock = _clock_times(frame["hour"]) if frame["hour"].cast(pl.String).str.contains(":").any() else None
+    if clock is None:
+        parts = [_digits(frame, role, 2) for role in ("hour", "minute", "second")]
+        clock = frame.select(pl.concat_str(parts, separator=":")).to_series()
+    times = read_times(dates + " " + clock, time_format)
     combined = " and ".join([names["date"], *(names[role] for role in roles)])
     return Times(times.ticks, times.clock, (f"the time is {combined} combined", *times.notes))
 
@@ -93,7 +98,9 @@ def _clock_times(column: pl.Series) -> pl.Series | None:
 
 
 def _dates(column: pl.Series) -> pl.Series:
-    """Return dates as text, compact ones as ISO dates."""
+    """Return dates as text, compact ones and midnights as ISO dates."""
+    if isinstance(column.dtype, pl.Datetime) and (column.dt.time() == time(0)).all():
+        return column.dt.date().cast(pl.String)
     text = column.cast(pl.String).str.strip_chars()
     if text.str.contains(r"^\d{8}$").all():
         return text.str.slice(0, 4) + "-" + text.str.slice(4, 2) + "-" + text.str.slice(6)
