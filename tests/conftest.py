@@ -2,10 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+import ssd4rec
 
 # A shell starts a job in the background deaf to SIGINT, and so would be every process that a test starts to interrupt it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -16,7 +19,12 @@ if not torch.cuda.is_available():  # a GPU runs the kernels themselves: tests/gp
 
 # `models.next_item` is left out: it checks shapes itself, and its tests expect its own errors.
 ENCODERS = ("bert4rec", "caser", "gru4rec", "mamba4rec", "sasrec", "sigma", "ssd4rec")
-install_import_hook(["ssd4rec.ops", "ssd4rec.layers", *(f"ssd4rec.models.{name}" for name in ENCODERS)], "beartype.beartype")
+# numba compiles the functions themselves, not a wrapper that checks their arguments.
+OPS = [path.stem for path in Path(ssd4rec.__file__).with_name("ops").iterdir() if path.name not in {"numba", "__init__.py"}]
+install_import_hook(
+    ["ssd4rec.layers", *(f"ssd4rec.ops.{name}" for name in OPS), *(f"ssd4rec.models.{name}" for name in ENCODERS)],
+    "beartype.beartype",
+)
 # The tensors of a test are tiny: on two busy cores a second thread is waited for (96 s against 24 s for the layers).
 torch.set_num_threads(1)
 

@@ -1,7 +1,8 @@
-"""Backend dispatch: run an operation in PyTorch, on any device, or as Triton kernels on a GPU.
+"""Backend dispatch: run an operation in PyTorch, on any device, as Triton kernels on a GPU, or as numba kernels on a CPU.
 
 Layers and models call these functions instead of a backend. Triton kernels run for CUDA tensors of at most 32 bits if Triton is
-installed and has kernels for the sizes; PyTorch runs in all other cases. The tests hold both backends equal.
+installed and has kernels for the sizes; numba's run in training steps on a CPU in float32 if numba is installed; PyTorch runs in
+all other cases. The tests hold the backends equal.
 The kernels use no atomics: on one device, the same inputs give the same bits.
 `scan_last_position` (`ops.ssd.prefix_readout`) exists in PyTorch only.
 """
@@ -9,19 +10,19 @@ The kernels use no atomics: on one device, the same inputs give the same bits.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ssd4rec.array_types import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
-from ssd4rec.ops import convolution, cross_entropy, triton
+from ssd4rec.ops import convolution, cross_entropy, numba, triton
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
-Backend = Literal["auto", "torch", "triton"]
+Backend = Literal["auto", "torch", "triton", "numba"]
 
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 
@@ -32,7 +33,8 @@ def use_backend(backend: Backend) -> Iterator[None]:
 
     Args:
         backend: "torch": never a kernel. "triton": kernels for tensors on any device, where the sizes are supported; on a CPU
-            only Triton's interpreter can run them. "auto": by device.
+            only Triton's interpreter can run them. "numba": its kernels for float32 tensors on a CPU, however few rows there
+            are. "auto": by device.
     """
     token = _backend.set(backend)
     try:
@@ -45,6 +47,12 @@ def uses_triton(x: Tensor) -> bool:
     """Whether the kernels run for x, apart from unsupported sizes."""
     backend = _backend.get()
     return triton.can_run(x) if backend == "auto" else backend == "triton" and triton.supports_dtype(x)
+
+
+def uses_numba(*tensors: Tensor) -> bool:
+    """Whether numba's kernels run for the tensors of an operation."""
+    backend = _backend.get()
+    return numba.worth_it(*tensors) if backend == "auto" else backend == "numba" and numba.supports(*tensors)
 
 
 def scan(
@@ -104,11 +112,13 @@ def backward_prefix_readout(
     Returns:
         y [T, H, P]; the kernels return it in the type of the channels, with decays and all sums in float32.
     """
+    module: Any = prefix_readout
     if uses_triton(channels) and triton.supports_prefix_readout(channels, weight, dt, state_dim):
-        kernels = triton.load_kernels(channels)
-        y: Values = kernels.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
-        return y
-    return prefix_readout.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
+        module = triton.load_kernels(channels)
+    elif uses_numba(channels, weight, bias, dt, A, D):
+        module = numba.load_kernels()
+    y: Values = module.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
+    return y
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -121,8 +131,12 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
         layout: of the packed batch.
         reverse: use t+k in place of t-k, as if each sequence were reversed.
     """
-    function = triton.load_kernels(channels).convolve if uses_triton(channels) else convolution.convolve
-    out: Channels = function(channels, weight, bias, layout, reverse=reverse)
+    module: Any = convolution
+    if uses_triton(channels):
+        module = triton.load_kernels(channels)
+    elif uses_numba(channels, weight, bias):
+        module = numba.load_kernels()
+    out: Channels = module.convolve(channels, weight, bias, layout, reverse=reverse)
     return out
 
 
@@ -138,7 +152,7 @@ def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, lay
     if uses_triton(channels):
         both: tuple[Channels, Channels] = triton.load_kernels(channels).convolve_bidirectional(channels, weight, bias, layout)
         return both
-    forward, backward = (convolution.convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
+    forward, backward = (convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
     return forward, backward
 
 
@@ -151,8 +165,12 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
         weight: [E].
         eps: of the norm.
     """
-    function = triton.load_kernels(y).gated_norm if uses_triton(y) else gated.gated_norm
-    out: Hidden = function(y, gate, weight, eps)
+    module: Any = gated
+    if uses_triton(y):
+        module = triton.load_kernels(y)
+    elif uses_numba(y, gate, weight):
+        module = numba.load_kernels()
+    out: Hidden = module.gated_norm(y, gate, weight, eps)
     return out
 
 
@@ -181,7 +199,9 @@ def describe_backend() -> str:
     installed = triton.version()
     if not torch.cuda.is_available():
         reason = f"Triton {installed} is installed and would run on one" if installed else "Triton is not installed"
-        return f"PyTorch: no CUDA device is available ({reason})"
+        compiled = numba.version()
+        training = f"numba {compiled} compiles parts of a training step" if compiled else "pip install 'ssd4rec[fast]' for numba"
+        return f"PyTorch: no CUDA device is available ({reason}); {training}"
     if installed is None:
         return "PyTorch: Triton is not installed; torch for CUDA installs it"
     if not triton.capable(torch.cuda.current_device()):

@@ -1,0 +1,41 @@
+"""Kernels for the CPU, compiled by numba: whether they can run for given tensors, and a lazy import.
+
+Only modules of this package import numba, and only `load_kernels` imports those modules. They are used in training only: numba
+takes a second to import, and compiles a kernel when it is first used (its cache serves later processes).
+"""
+
+from functools import cache
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+SMALLEST = 4096  # positions: fewer are not worth the import
+
+
+@cache
+def available() -> bool:
+    """Whether numba is installed; `pip install 'ssd4rec[fast]'` installs it."""
+    return find_spec("numba") is not None
+
+
+def version() -> str | None:
+    """Return the version of the installed numba; None if it is not installed."""
+    return metadata.version("numba") if available() else None
+
+
+def supports(*tensors: Tensor) -> bool:
+    """Whether the kernels support tensors of these types, on these devices."""
+    return all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+
+
+def worth_it(*tensors: Tensor) -> bool:
+    """Whether the kernels are chosen: a training step of some size, on a CPU, in float32, with numba installed."""
+    return torch.is_grad_enabled() and len(tensors[0]) >= SMALLEST and supports(*tensors) and available()
+
+
+def load_kernels() -> ModuleType:
+    """Import the kernels."""
+    return import_module("ssd4rec.ops.numba.kernels")

@@ -1,0 +1,39 @@
+"""The kernels as functions; see `ops.dispatch` for their formulas and arguments."""
+
+import torch
+from torch import Tensor
+
+from ssd4rec.array_types import Channels, Hidden, Rates, StepSizes, Values
+from ssd4rec.ops.cumulative import cumulative_sum
+from ssd4rec.ops.numba.convolution import Convolution
+from ssd4rec.ops.numba.gated_norm import GatedNorm
+from ssd4rec.ops.numba.prefix_readout import BackwardPrefixReadout
+from ssd4rec.ops.segments import Layout
+
+
+def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
+    """Compute the convolution with SiLU."""
+    out: Channels = Convolution.apply(channels, weight, bias, layout, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+    return out
+
+
+def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
+    """Compute RMSNorm(y * SiLU(gate)) * weight."""
+    out: Hidden = GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
+    return out
+
+
+def backward_prefix_readout(
+    channels: Channels,
+    weight: Tensor,
+    bias: Tensor,
+    dt: StepSizes,
+    A: Rates,
+    D: Rates,
+    layout: Layout,
+    state_dim: int,
+) -> Values:
+    """Read out the reversed scan of every prefix at its last step."""
+    decayed_dt = dt * torch.exp(cumulative_sum(dt * A, layout, inclusive=False))
+    y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
+    return y

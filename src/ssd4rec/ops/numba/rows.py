@@ -1,0 +1,49 @@
+"""Hand the rows of tensors to compiled kernels, and share them between threads."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssd4rec.array_types import CuSeqlens
+
+G = TypeVar("G")
+GROUPS = 16  # a fixed number, so that sums over groups do not depend on the number of threads
+
+
+def flat_rows(values: Tensor) -> tuple[npt.NDArray[np.float32], int]:
+    """Return a matrix as one flat array and the distance between its rows; columns of a wider matrix are not copied."""
+    if values.stride(1) != 1:
+        values = values.contiguous()
+    step, (length, width) = values.stride(0), values.shape
+    flat: npt.NDArray[np.float32] = values.as_strided(((length - 1) * step + width,), (1,)).numpy()
+    return flat, step
+
+
+def sequence_groups(cu_seqlens: CuSeqlens) -> list[tuple[int, int]]:
+    """Cut the sequences of a packed batch into runs of about equally many positions: (first, last + 1) of each."""
+    targets = torch.linspace(0, float(cu_seqlens[-1]), GROUPS + 1, dtype=torch.float64)[1:-1]
+    edges = [0, *torch.searchsorted(cu_seqlens, targets.long()).tolist(), len(cu_seqlens) - 1]
+    return [(first, last) for first, last in pairwise(edges) if first < last]
+
+
+def for_groups(work: Callable[[G], object], groups: Sequence[G]) -> None:
+    """Do the work for each group, with as many threads as PyTorch uses."""
+    threads = min(torch.get_num_threads(), len(groups))
+    if threads == 1:
+        for group in groups:
+            work(group)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, groups))
+
+
+def row_groups(count: int) -> list[tuple[int, int]]:
+    """Cut rows into runs of about equal length: (first, last + 1) of each."""
+    edges = [count * group // GROUPS for group in range(GROUPS + 1)]
+    return [(first, last) for first, last in pairwise(edges) if first < last]

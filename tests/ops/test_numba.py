@@ -1,0 +1,131 @@
+"""numba's kernels equal PyTorch's operations in float64: values and every gradient."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from packed import Mixer, cu_seqlens_of, relative_error
+from ssd4rec.ops import dispatch, numba
+from ssd4rec.ops.segments import make_layout
+
+if not numba.available():
+    pytest.skip("numba is not installed", allow_module_level=True)
+
+ROUNDED = 3e-6  # float32, relative to the largest value of the float64 result
+LENGTHS = [[1], [2], [3], [4], [5], [1, 2, 3, 4, 5, 20, 1], [7, 200, 1, 1, 90]]
+
+
+def both(operation: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the output and all gradients: of numba's kernel, and of PyTorch in float64."""
+    narrow = [values.float().requires_grad_() for values in inputs]
+    wide = [values.detach().double().requires_grad_() for values in narrow]
+    with dispatch.use_backend("numba"):
+        actual = operation(*narrow)
+    expected = operation(*wide)
+    incoming = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    return (
+        [actual, *torch.autograd.grad(actual, narrow, incoming)],
+        [expected, *torch.autograd.grad(expected, wide, incoming.double())],
+    )
+
+
+def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert ours.shape == theirs.shape
+        if theirs.abs().max() > 0:
+            assert relative_error(ours, theirs) < ROUNDED
+        else:
+            assert not ours.any()
+
+
+@pytest.mark.parametrize("rows", [1, 13, 300])
+def test_gated_norm(rows: int) -> None:
+    random = torch.Generator().manual_seed(rows)
+    inputs = [torch.randn(shape, generator=random) for shape in ((rows, 24), (rows, 24), (24,))]
+    assert_equal(*both(lambda *each: dispatch.gated_norm(*each, 1e-5), inputs))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("conv_width", [1, 2, 4, 5])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_convolve(lengths: list[int], conv_width: int, reverse: bool) -> None:
+    layout = make_layout(cu_seqlens_of(lengths))
+    mixer = Mixer(sum(lengths), conv_width)
+    assert_equal(*both(lambda *each: dispatch.convolve(*each, layout, reverse=reverse), mixer.parts[:3]))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("conv_width", [1, 2, 4, 5])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_backward_prefix_readout(lengths: list[int], conv_width: int) -> None:
+    layout = make_layout(cu_seqlens_of(lengths))
+    mixer = Mixer(sum(lengths), conv_width)
+    assert_equal(*both(lambda *each: dispatch.backward_prefix_readout(*each, layout, 4), mixer.parts))
+
+
+@pytest.mark.kernels
+def test_columns_of_a_wider_matrix_and_several_threads() -> None:
+    """Channels are a part of the output of in_proj; the number of threads changes no bit."""
+    lengths = [50, 3, 1, 200, 17] * 3
+    layout, mixer = make_layout(cu_seqlens_of(lengths)), Mixer(sum(lengths), 4)
+    wide = torch.randn(sum(lengths), 40)
+    wide[:, 9:23] = mixer.channels
+
+    def results() -> list[Tensor]:
+        source = wide.clone().requires_grad_()
+        inputs = [source[:, 9:23], *(values.float().requires_grad_() for values in mixer.parts[1:])]
+        y = dispatch.backward_prefix_readout(*inputs, layout, 4)
+        out = dispatch.convolve(*inputs[:3], layout)
+        return [y, out, *torch.autograd.grad(y.square().sum() + out.square().sum(), [source, *inputs[1:]])]
+
+    with dispatch.use_backend("torch"):
+        expected = results()
+    threads = torch.get_num_threads()
+    with dispatch.use_backend("numba"):
+        try:
+            torch.set_num_threads(1)
+            single = results()
+            torch.set_num_threads(3)
+            several = results()
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip(single, several, strict=True))
+    assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
+
+
+def test_kernels_are_for_training_steps_of_some_size_in_float32() -> None:
+    large, small = torch.ones(numba.SMALLEST, 1), torch.ones(numba.SMALLEST - 1, 1)
+    assert dispatch.uses_numba(large)
+    assert not dispatch.uses_numba(small)
+    assert not dispatch.uses_numba(large.double())
+    assert not dispatch.uses_numba(large, large.bfloat16())
+    with torch.no_grad():
+        assert not dispatch.uses_numba(large)
+    with dispatch.use_backend("torch"):
+        assert not dispatch.uses_numba(large)
+    with dispatch.use_backend("numba"):
+        assert dispatch.uses_numba(small)
+
+
+def test_a_number_that_is_not_finite_is_not_hidden() -> None:
+    """A training that diverges must be noticed."""
+    y = torch.tensor([[1.0, torch.nan], [torch.inf, 1.0]])
+    with dispatch.use_backend("numba"):
+        out = dispatch.gated_norm(y, torch.ones(2, 2), torch.ones(2), 1e-5)
+        assert not out[0].isfinite().any()
+        assert not dispatch.gated_norm(torch.ones(1, 2), torch.full((1, 2), torch.nan), torch.ones(2), 1e-5).isfinite().any()
+    assert not out[1].isfinite().all()
+
+
+def test_only_ops_numba_imports_numba() -> None:
+    source = Path(numba.__file__).parents[2]
+    pattern = re.compile(r"^\s*(import numba\b|from numba\b)", re.MULTILINE)
+    importing = {path for path in source.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))}
+    assert importing
+    assert {path.parent for path in importing} == {Path(numba.__file__).parent}
