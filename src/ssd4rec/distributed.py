@@ -76,6 +76,50 @@ class World:
         collected: npt.NDArray[np.int64] = result.numpy()
         return collected
 
+    def total(self, count: int) -> int:
+        """Return the sum of an integer over all processes."""
+        counts = torch.tensor(count)
+        self.sum_([counts])
+        return int(counts)
+
+    def max_(self, values: Tensor) -> None:
+        """Replace a tensor by its elementwise maximum over all processes."""
+        if self.size > 1:
+            with _collective(self):
+                dist.all_reduce(values, op=dist.ReduceOp.MAX)
+
+    def exchange(self, rows: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Send consecutive rows to the processes 0, 1, …; return the rows that they sent to this one, and how many each sent.
+
+        Args:
+            rows: [sum of counts, …].
+            counts: of the rows for each process.
+        """
+        if self.size == 1:
+            return rows, list(counts)
+        sent = torch.tensor(counts)
+        received = torch.empty_like(sent)
+        with _collective(self):
+            dist.all_to_all_single(received, sent)
+            sizes: list[int] = received.tolist()
+            result = rows.new_empty(sum(sizes), *rows.shape[1:])
+            dist.all_to_all_single(result, rows.contiguous(), sizes, list(counts))
+        return result, sizes
+
+    def all_rows(self, rows: Tensor) -> tuple[Tensor, list[int]]:
+        """Return the rows of all processes, one process after the other, and how many each had. [n, width] -> [N, width]."""
+        if self.size == 1:
+            return rows, [len(rows)]
+        counts = [torch.tensor(0) for _ in range(self.size)]
+        with _collective(self):
+            dist.all_gather(counts, torch.tensor(len(rows)))
+            sizes = [int(count) for count in counts]
+            padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+            padded[: len(rows)] = rows
+            every = [torch.empty_like(padded) for _ in sizes]
+            dist.all_gather(every, padded)
+        return torch.cat([part[:size] for part, size in zip(every, sizes, strict=True)]), sizes
+
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of the first process."""
         if self.size > 1:

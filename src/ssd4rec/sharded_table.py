@@ -1,0 +1,247 @@
+"""An item table whose rows are spread over the processes of a training, for catalogs that one process should not hold.
+
+Row i is on process i modulo the number of processes. Every number here is the same for any number of processes, up to rounding:
+the initial rows are keyed by item, losses are means over all targets, and the gradients are those of these means.
+
+Bytes an item, with width D in float32: 4 D for the row and 4 for its optimizer (`RowAdagrad`), over the number of processes.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ssd4rec.array_types import Items
+from ssd4rec.distributed import World
+from ssd4rec.errors import ArtifactError
+from ssd4rec.ops import keyed_random
+from ssd4rec.ops.sampled_softmax import sampled_cross_entropy
+
+BLOCK = 1 << 16  # rows that are drawn, read or written at once
+SCORES = 1 << 23  # scores in memory at once
+SHARD = "table-{:05}-of-{:05}.safetensors"
+
+
+class ShardedTable(nn.Module):
+    """The rows of this process of a table [V + 1, D]; row 0 is the mask, which is never scored.
+
+    All processes call each method together.
+
+    Args:
+        catalog_size: V.
+        width: D.
+        world: the processes.
+        seed: of the initial rows, which are normal with standard deviation 0.02.
+        dtype: of the rows.
+    """
+
+    weight: nn.Parameter  # [rows of this process, D]
+
+    def __init__(self, catalog_size: int, width: int, world: World, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.catalog_size, self.width, self.world = catalog_size, width, world
+        count = len(range(world.rank, catalog_size + 1, world.size))
+        self.weight = nn.Parameter(torch.empty(count, width, dtype=dtype))
+        with torch.no_grad():
+            for start in range(0, count, BLOCK):
+                rows = self.weight[start : start + BLOCK]
+                items = (torch.arange(start, start + len(rows)) * world.size + world.rank) + (seed << 40)
+                rows.copy_(0.02 * _normal(keyed_random.splitmix64(items * keyed_random.GOLDEN), width))
+
+    def forward(self, items: Items) -> Tensor:
+        """Return the rows of items, fetched from the processes that have them. [n] -> [n, D]; n may differ between processes."""
+        rows: Tensor = _Lookup.apply(self.weight, items, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
+        return rows
+
+    def cross_entropy(self, states: Tensor, targets: Items) -> Tensor:
+        """Return the mean of -log softmax over all V items, and over the targets of all processes.
+
+        Each process scores its own items, so no process sees V scores of a state; three sums over the processes make them one
+        softmax. Its own gradients are those of the whole mean: add up the gradients of other parameters over the processes.
+
+        Args:
+            states: [M, D] of this process; M may differ between processes and be 0.
+            targets: int64 [M], 1 … V.
+        """
+        loss: Tensor = _CrossEntropy.apply(states, self.weight, targets, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
+        return loss
+
+    def sampled_cross_entropy(self, states: Tensor, targets: Items, negatives: int) -> Tensor:
+        """Return the mean sampled softmax loss over the targets of all processes, with uniform negatives.
+
+        The negatives are drawn with torch's generator, one from each of equally long runs of items. All processes need the same
+        state of it.
+
+        Args:
+            states: [M, D] of this process; M may be 0.
+            targets: int64 [M], 1 … V.
+            negatives: how many, shared by all targets.
+        """
+        count = min(negatives, self.catalog_size)
+        points = (torch.arange(count) + torch.rand(count, dtype=torch.float64)) * (self.catalog_size / count)
+        drawn = points.long().clamp_(max=self.catalog_size - 1) + 1
+        rows = self(torch.cat([targets, drawn]))
+        total = self.world.total(len(targets))
+        if not len(targets):
+            return rows.sum() * 0
+        expected = torch.full((count,), math.log(count / self.catalog_size))
+        mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], drawn, expected)
+        return mean * (len(targets) / total)
+
+    def save(self, folder: str | Path) -> None:
+        """Write this process's rows as one file of a folder."""
+        name = SHARD.format(self.world.rank, self.world.size)
+        metadata = {"ssd4rec": json.dumps({"catalog_size": self.catalog_size, "width": self.width, "shards": self.world.size})}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({"rows": self.weight.detach()}, Path(folder) / name, metadata)
+
+    @torch.no_grad()
+    def load(self, folder: str | Path) -> None:
+        """Read this process's rows from a folder that any number of processes wrote.
+
+        Raises:
+            ArtifactError: a file is missing, or belongs to a table of another size.
+        """
+        paths = sorted(Path(folder).glob(SHARD.format(0, 0).replace("00000", "*")))
+        if not paths:
+            raise ArtifactError(f"{folder} has no files table-*.safetensors; give a folder that ShardedTable.save wrote")
+        shards = int(paths[0].stem.rpartition("-")[2])
+        for shard in range(shards):
+            path = Path(folder) / SHARD.format(shard, shards)
+            if not path.is_file():
+                raise ArtifactError(f"{path} is missing; the folder needs all {shards} files")
+            with safe_open(path, framework="pt") as file:
+                found = json.loads(file.metadata()["ssd4rec"])
+                if (found["catalog_size"], found["width"]) != (self.catalog_size, self.width):
+                    raise ArtifactError(
+                        f"{path} is of a table with {found['catalog_size']:,} items of width {found['width']}, expected "
+                        f"{self.catalog_size:,} of width {self.width}"
+                    )
+                self._copy_rows(file.get_slice("rows"), shard, shards)
+
+    def _copy_rows(self, source: Any, shard: int, shards: int) -> None:
+        """Copy the items that are in a file and belong to this process."""
+        for start in range(0, source.get_shape()[0], BLOCK):
+            rows = source[start : start + BLOCK]
+            items = torch.arange(start, start + len(rows)) * shards + shard
+            mine = items % self.world.size == self.world.rank
+            self.weight[items[mine] // self.world.size] = rows[mine]
+
+
+class RowAdagrad(torch.optim.Optimizer):
+    """Adagrad with one number a row, the sum of its mean squared gradients; rows without a gradient stay unchanged.
+
+    For parameters with sparse gradients [rows, D]; the state is 4 bytes a row instead of the 8 D of Adam.
+
+    Args:
+        parameters: matrices.
+        lr: the learning rate.
+
+    Source: Duchi et al. 2011; the mean over a row as in torchrec's and DLRM's row-wise Adagrad.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float = 0.05) -> None:
+        super().__init__(parameters, {"lr": lr, "eps": 1e-10})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the rows that have a gradient."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad.coalesce() if parameter.grad.is_sparse else parameter.grad.to_sparse(1).coalesce()
+                state = self.state[parameter]
+                if not state:
+                    state["sum"] = parameter.new_zeros(len(parameter))
+                rows, values = gradient.indices()[0], gradient.values()
+                state["sum"].index_add_(0, rows, values.square().mean(1))
+                scale = state["sum"][rows].sqrt_().add_(group["eps"])
+                parameter.index_add_(0, rows, values / scale[:, None], alpha=-group["lr"])
+        return loss
+
+
+class _Lookup(torch.autograd.Function):
+    """Each distinct item is requested once, and its gradient is sent back once."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, items: Tensor, world: World) -> Tensor:
+        distinct, inverse = items.unique(return_inverse=True)
+        order = (distinct % world.size).argsort(stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        sent = torch.bincount(distinct % world.size, minlength=world.size).tolist()
+        requested, received = world.exchange(distinct[order], sent)
+        rows, _ = world.exchange(weight[requested // world.size], received)
+        ctx.world, ctx.sent, ctx.received, ctx.size = world, sent, received, len(weight)
+        ctx.save_for_backward(requested // world.size, place[inverse])
+        return rows[place[inverse]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        local, index = ctx.saved_tensors
+        distinct = grad.new_zeros(sum(ctx.sent), grad.shape[1]).index_add_(0, index, grad)
+        values, _ = ctx.world.exchange(distinct, ctx.sent)
+        gradient = torch.sparse_coo_tensor(local[None], values, (ctx.size, grad.shape[1]), check_invariants=False)
+        return gradient, None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The gradients are computed together with the loss, for blocks of the states of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, world: World) -> Tensor:
+        every, counts = world.all_rows(states.detach())
+        every_target, _ = world.all_rows(targets[:, None])
+        item = every_target[:, 0]
+        mine = item % world.size == world.rank
+        first = 1 if world.rank == 0 else 0  # the mask is on the first process
+        scored = weight[first:]
+        d_every, d_weight = torch.zeros_like(every), torch.zeros_like(weight)
+        loss = every.new_zeros(())
+        size = max(SCORES // (len(range(0, world.total(len(weight)), world.size))), 1)  # equal on all processes
+        for start in range(0, len(every), size):
+            block, own = every[start : start + size], mine[start : start + size]
+            rows = item[start : start + size] // world.size
+            scores = block @ scored.T
+            top = scores.amax(dim=1) if len(scored) else block.new_full((len(block),), -torch.inf)
+            world.max_(top)
+            hit = torch.zeros_like(top)
+            hit[own] = (block[own] * weight[rows[own]]).sum(1)
+            weights = scores.sub_(top[:, None]).exp_()
+            total = weights.sum(dim=1)
+            world.sum_([total, hit])
+            loss += (total.log() + top - hit).sum()
+            weights /= total[:, None]
+            d_every[start : start + size] = weights @ scored
+            d_every[start : start + size][own] -= weight[rows[own]]
+            d_weight[first:].addmm_(weights.T, block)
+            d_weight.index_add_(0, rows[own], block[own], alpha=-1)
+        world.sum_([d_every])
+        begin = sum(counts[: world.rank])
+        count = max(len(every), 1)
+        ctx.save_for_backward(d_every[begin : begin + len(states)] / count, d_weight / count)
+        return loss / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_states, d_weight = ctx.saved_tensors
+        return d_states * grad, d_weight * grad, None, None
+
+
+def _normal(keys: Tensor, width: int) -> Tensor:
+    """Return standard normal numbers [rows, width] that depend on the keys only (Box and Muller 1958)."""
+    with keyed_random.keyed(keys):
+        uniform = keyed_random.uniform(torch.Size([len(keys), 2 * width]), keys.device).double()
+    radius = (-2 * torch.log1p(-uniform[:, :width])).sqrt_()
+    return radius * torch.cos(2 * math.pi * uniform[:, width:])
