@@ -41,3 +41,12 @@ def test_whether_bfloat16_is_worth_having(seconds, expected, monkeypatch):
     """`doctor` times a product in both types: 2 seconds in float32 and so many in bfloat16."""
     monkeypatch.setattr(diagnostics, "_seconds_of_product", {torch.float32: 2.0, torch.bfloat16: seconds}.__getitem__)
     assert diagnostics.bfloat16_here() == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"), [({}, "32-true"), ({"amx_bf16": True}, "bf16-mixed"), ({"avx512_bf16": True}, "bf16-mixed")]
+)
+def test_automatic_precision_depends_on_the_processor(capabilities, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert diagnostics.resolve_precision("auto", "cpu") == expected
+    assert diagnostics.resolve_precision("64-true", "cpu") == "64-true"

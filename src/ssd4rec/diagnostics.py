@@ -33,6 +33,28 @@ def resolve_device(accelerator: str) -> Literal["cpu", "cuda"]:
     return "cuda" if has_cuda and accelerator != "cpu" else "cpu"
 
 
+def resolve_precision(precision: str, device: str) -> str:
+    """Return the precision that a training uses: "auto" is "bf16-mixed" where the device multiplies bfloat16, else "32-true".
+
+    It depends on the processor alone, not on a timing, so that an interrupted training resumes with the same precision.
+
+    Args:
+        precision: `training.precision`.
+        device: "cpu" or "cuda".
+    """
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if multiplies_bfloat16(device) else "32-true"
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a device has instructions for products of bfloat16: a GPU since Ampere, a CPU with AMX or AVX512-BF16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
 def processor() -> str:
     """The processor's name, as far as the system says it."""
     try:

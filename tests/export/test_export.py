@@ -1,6 +1,7 @@
 """Exported graphs against the library, item vectors, and the hub's mixin on local folders."""
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,12 +10,14 @@ import torch
 
 import worlds
 from ssd4rec.artifact import Artifact, load_artifact, save_artifact
+from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import DataConfig, GRU4RecConfig, SSD4RecConfig
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError
 from ssd4rec.export.dense import ReadOutGraph, StepGraph
 from ssd4rec.export.onnx import export_read_out, export_step
 from ssd4rec.export.vectors import export_item_vectors
+from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.recommender import Recommender
 
@@ -63,6 +66,42 @@ def test_other_backbones_are_refused():
         StepGraph(artifact_of("all").model)
     with pytest.raises(ConfigError, match="export the read-out graph"):
         StepGraph(artifact_of("regularized").model)
+
+
+def with_fusion(weight, repeat_bias):
+    artifact = artifact_of("one layer", max_length=20)
+    rules = SequentialRules.nothing(len(artifact.catalog))
+    return replace(artifact, fusion=ScoreFusion(rules, weight, repeat_bias))
+
+
+def test_a_repeat_bias_is_part_of_the_dense_form():
+    """Once for each item of the whole history, as fusion adds it."""
+    artifact = with_fusion(0.0, -3.0)
+    items = torch.randint(1, 13, (30,), generator=torch.Generator().manual_seed(1)).clamp(max=9)
+    with torch.inference_mode():
+        plain, fused = ReadOutGraph(artifact.model, 20)(items), ReadOutGraph(artifact.model, 20, repeat_bias=-3.0)(items)
+    expected = plain.clone()
+    expected[items.unique() - 1] -= 3.0
+    torch.testing.assert_close(fused, expected)
+
+
+def test_fusion_that_a_graph_cannot_have_is_refused(tmp_path):
+    """Before anything is exported; the error says how to go on."""
+    for fusion, export, message in (
+        (with_fusion(0.5, 0.0), export_read_out, "co-occurrence counts cannot be part of a graph.*--without-fusion"),
+        (with_fusion(0.5, 0.0), export_step, "with a weight of 0.5"),
+        (with_fusion(0.0, -1.0), export_step, r"a state does not list the items.*\(-1\).*--without-fusion"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export(fusion, tmp_path / "model.onnx")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.slow
+def test_a_graph_with_repeat_bias(tmp_path):
+    """The check in onnxruntime compares with the library's scores and the bias."""
+    pytest.importorskip("onnxruntime")
+    assert export_read_out(with_fusion(0.0, -3.0), tmp_path / "model.onnx") <= 1e-5
 
 
 @pytest.mark.thorough

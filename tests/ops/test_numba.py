@@ -99,12 +99,25 @@ def test_columns_of_a_wider_matrix_and_several_threads() -> None:
     assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
 
 
+def test_bfloat16_next_to_float32_is_computed_in_float32() -> None:
+    """As under autocast: the output is float32, the gradient of a bfloat16 input bfloat16."""
+    y, gate = (torch.randn(5, 24).bfloat16().requires_grad_() for _ in range(2))
+    weight = torch.randn(24)
+    with dispatch.use_backend("numba"):
+        actual = dispatch.gated_norm(y, gate, weight, 1e-5)
+    expected = dispatch.gated_norm(y.double(), gate.double(), weight.double(), 1e-5)
+    assert actual.dtype == torch.float32
+    assert relative_error(actual, expected) < ROUNDED
+    assert torch.autograd.grad(actual.sum(), [y])[0].dtype == torch.bfloat16
+
+
 def test_kernels_are_for_training_steps_of_some_size_in_float32() -> None:
     large, small = torch.ones(numba.SMALLEST, 1), torch.ones(numba.SMALLEST - 1, 1)
     assert dispatch.uses_numba(large)
     assert not dispatch.uses_numba(small)
     assert not dispatch.uses_numba(large.double())
-    assert not dispatch.uses_numba(large, large.bfloat16())
+    assert dispatch.uses_numba(large, large.bfloat16())
+    assert not dispatch.uses_numba(large.bfloat16())
     with torch.no_grad():
         assert not dispatch.uses_numba(large)
     with dispatch.use_backend("torch"):

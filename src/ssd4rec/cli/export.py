@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec.cli.shared import DirArgument, JsonOption, out_console, print_json, say
+from ssd4rec.cli.shared import DirArgument, JsonOption, out_console, print_json
 from ssd4rec.errors import ConfigError
 
 
@@ -18,6 +18,9 @@ def export(
     item_vectors: Annotated[
         Path | None, typer.Option("--item-vectors", metavar="FILE.parquet", help="Write ids and vectors of all items.")
     ] = None,
+    without_fusion: Annotated[
+        bool, typer.Option("--without-fusion", help="Graphs give the scores of the network alone, without score fusion.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a model: ONNX graphs, checked in onnxruntime, and item vectors as Parquet."""
@@ -33,12 +36,16 @@ def export(
     if onnx is not None or onnx_step is not None:
         from ssd4rec.export.onnx import export_read_out, export_step
 
-        if artifact.fusion:
-            say("warning: the graphs give the scores of the network alone, without the score fusion that this model has")
         if onnx is not None:
-            report["onnx"] = {"file": str(onnx), "largest_difference": export_read_out(artifact, onnx, k)}
+            report["onnx"] = {
+                "file": str(onnx),
+                "largest_difference": export_read_out(artifact, onnx, k, with_fusion=not without_fusion),
+            }
         if onnx_step is not None:
-            report["onnx_step"] = {"file": str(onnx_step), "largest_difference": export_step(artifact, onnx_step)}
+            report["onnx_step"] = {
+                "file": str(onnx_step),
+                "largest_difference": export_step(artifact, onnx_step, with_fusion=not without_fusion),
+            }
     if item_vectors is not None:
         from ssd4rec.export.vectors import export_item_vectors
 

@@ -130,8 +130,10 @@ class TrainingConfig(Settings):
     """Seed of the initial weights, batches, masks and dropout."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Device; auto uses a CUDA GPU if there is one."""
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    """Numerical precision; bf16-mixed uses bfloat16 in matrix products, 64-true compares machines and numbers of processes."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "32-true"
+    """Numerical precision; bf16-mixed uses bfloat16 in matrix products, auto does where the processor has instructions for it,
+    64-true compares machines and numbers of processes.
+    """
     random_numbers: Literal["batch", "sequence"] = "batch"
     """Source of masks and dropout: one generator per batch, or keyed by sequence (independent of the number of processes)."""
     deterministic: bool = False

@@ -29,15 +29,18 @@ class ReadOutGraph(nn.Module):
         model: of the backbone ssd4rec or mamba4rec.
         max_length: the last events that are read; None: all.
         k: return the k best item indices and their scores; None: all scores.
+        repeat_bias: added once to the score of every item of the history, as in score fusion.
 
     Raises:
         ConfigError: the model has another backbone.
     """
 
-    def __init__(self, model: NextItemModel, max_length: int | None = None, k: int | None = None) -> None:
+    def __init__(
+        self, model: NextItemModel, max_length: int | None = None, k: int | None = None, repeat_bias: float = 0.0
+    ) -> None:
         super().__init__()
         self.model, self.backbone = _plain_copy(model)
-        self.max_length, self.k = max_length, k
+        self.max_length, self.k, self.repeat_bias = max_length, k, repeat_bias
 
     def forward(self, items: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Score the next item.
@@ -66,6 +69,9 @@ class ReadOutGraph(nn.Module):
         scores: Tensor = (state @ self.model.item_vectors.T)[0]
         if self.model.repeat_logits is not None:
             scores = scores.scatter_add(0, history - 1, _repeat_logits(self.model.repeat_logits, state[0], history))
+        if self.repeat_bias:
+            bias = torch.full_like(history, self.repeat_bias, dtype=scores.dtype)
+            scores = scores + torch.zeros_like(scores).scatter(0, history - 1, bias)  # once, even if an item occurs twice
         if self.k is None:
             return scores
         values, places = scores.topk(min(self.k, len(scores)))

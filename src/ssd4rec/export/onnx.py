@@ -16,6 +16,7 @@ from ssd4rec._io import atomic_write
 from ssd4rec.artifact import Artifact
 from ssd4rec.errors import BackendError, ConfigError, DivergedError
 from ssd4rec.export.dense import ReadOutGraph, StepGraph, cache_names
+from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
 
 OPSET = 20
@@ -24,7 +25,7 @@ CHECKED_LENGTHS = (1, 2, 3, 7, 50, 200)
 CHECKED_STEPS = 12
 
 
-def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None) -> float:
+def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None, *, with_fusion: bool = True) -> float:
     """Write the graph that scores the next item of one history of any length, and check it.
 
     Input: items int64 [T], item indices, oldest first. Output: scores float32 [V]; with k, items int64 [k] and scores [k].
@@ -34,6 +35,7 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None) 
         artifact: a loaded model of the backbone ssd4rec or mamba4rec.
         path: the file to write; it appears complete or not at all.
         k: write a graph that returns the k best items only.
+        with_fusion: the graph includes the score fusion of the model; False: it gives the scores of the network alone.
 
     Returns:
         The largest difference to the library's scores over histories of 1 to 200 random items.
@@ -44,7 +46,11 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None) 
         DivergedError: a score differs by more than 1e-5.
     """
     model, max_length = artifact.model, artifact.config.data.max_length
-    graph = ReadOutGraph(model, max_length, k)
+    repeat_bias = 0.0
+    if with_fusion and artifact.fusion:
+        _check_weight(artifact.fusion)
+        repeat_bias = artifact.fusion.repeat_bias
+    graph = ReadOutGraph(model, max_length, k, repeat_bias)
     rng = np.random.default_rng(0)
     example = torch.from_numpy(rng.integers(1, model.catalog_size + 1, 5))
     names = ["scores"] if k is None else ["items", "scores"]
@@ -56,6 +62,7 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None) 
             items = rng.integers(1, model.catalog_size + 1, length)
             outputs = session.run(None, {session.get_inputs()[0].name: items})
             scores = _library_scores(model, items, max_length)
+            scores[np.unique(items) - 1] += np.float32(repeat_bias)
             expected = scores if k is None else scores[outputs[0] - 1]
             worst = max(worst, float(np.abs(outputs[-1] - expected).max()))
             if k is not None:
@@ -65,7 +72,7 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None) 
     return _write(program, Path(path), _metadata(artifact, "read-out"), check)
 
 
-def export_step(artifact: Artifact, path: str | Path) -> float:
+def export_step(artifact: Artifact, path: str | Path, *, with_fusion: bool = True) -> float:
     """Write the graph that reads one more event of each history, and check it.
 
     Inputs: items int64 [B] and the caches of all layers, zero before the first event. Outputs: scores [B, V] and new caches.
@@ -73,6 +80,7 @@ def export_step(artifact: Artifact, path: str | Path) -> float:
     Args:
         artifact: a loaded model that reads event by event.
         path: the file to write; it appears complete or not at all.
+        with_fusion: refuse a model with score fusion; False: the graph gives the scores of the network alone.
 
     Returns:
         The largest difference to the library's scores over some steps of two histories.
@@ -83,6 +91,13 @@ def export_step(artifact: Artifact, path: str | Path) -> float:
         DivergedError: a score differs by more than 1e-5.
     """
     model = artifact.model
+    if with_fusion and artifact.fusion:
+        _check_weight(artifact.fusion)
+        raise ConfigError(
+            f"a state does not list the items of the history, which the repeat bias of the model "
+            f"({artifact.fusion.repeat_bias:g}) needs; add --without-fusion and add the bias to the scores yourself, or "
+            f"export the read-out graph alone"
+        )
     if artifact.config.data.max_length is not None:
         raise ConfigError("a state stands for the whole history, and data.max_length cuts it; export the read-out graph alone")
     graph = StepGraph(model)
@@ -106,6 +121,15 @@ def export_step(artifact: Artifact, path: str | Path) -> float:
         return worst
 
     return _write(program, Path(path), _metadata(artifact, "state step"), check)
+
+
+def _check_weight(fusion: ScoreFusion) -> None:
+    if fusion.weight:
+        raise ConfigError(
+            f"co-occurrence counts cannot be part of a graph, and the score fusion of this model has them with a weight of "
+            f"{fusion.weight:g}; add --without-fusion to export the scores of the network alone, or train with "
+            f"--set fusion.cooccurrence=0.0 (a repeat bias can be exported)"
+        )
 
 
 def _empty_caches(model: NextItemModel, histories: int) -> list[Tensor]:

@@ -22,7 +22,7 @@ from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split
-from ssd4rec.diagnostics import resolve_device
+from ssd4rec.diagnostics import resolve_device, resolve_precision
 from ssd4rec.distributed import World, current_world
 from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
@@ -30,6 +30,7 @@ from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, training_identity
+from ssd4rec.training.memory import freed_memory_kept
 from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, plan_pass, prepare
 from ssd4rec.training.setup import (
     check_independent_of_processes,
@@ -115,7 +116,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     if world.size > 1:
         check_independent_of_processes(model, config)
     device = resolve_device(config.accelerator)  # before anything is written
-    with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored():
+    config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
+    with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored(), freed_memory_kept():
         checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, fixed and asdict(fixed), start))
         model.to(device, torch.float64 if config.precision == "64-true" else None)
         loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed)

@@ -27,8 +27,9 @@ def version() -> str | None:
 
 
 def supports(*tensors: Tensor) -> bool:
-    """Whether the kernels support tensors of these types, on these devices."""
-    return all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+    """Whether the kernels support tensors of these types: on a CPU, in float32, or together with float32 in bfloat16."""
+    types = {tensor.dtype for tensor in tensors}
+    return types in ({torch.float32}, {torch.float32, torch.bfloat16}) and all(each.device.type == "cpu" for each in tensors)
 
 
 def worth_it(*tensors: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The kernels as functions; see `ops.dispatch` for their formulas and arguments."""
+"""The kernels as functions; see `ops.dispatch` for their formulas and arguments. They compute in float32."""
 
 import torch
 from torch import Tensor
@@ -8,17 +8,19 @@ from ssd4rec.ops.cumulative import cumulative_sum
 from ssd4rec.ops.numba.convolution import Convolution
 from ssd4rec.ops.numba.gated_norm import GatedNorm
 from ssd4rec.ops.numba.prefix_readout import BackwardPrefixReadout
-from ssd4rec.ops.segments import Layout
+from ssd4rec.ops.segments import Layout, promote_to_float32
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
     """Compute the convolution with SiLU."""
+    channels, weight, bias = promote_to_float32(channels, weight, bias)
     out: Channels = Convolution.apply(channels, weight, bias, layout, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
     return out
 
 
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     """Compute RMSNorm(y * SiLU(gate)) * weight."""
+    y, gate, weight = promote_to_float32(y, gate, weight)
     out: Hidden = GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
     return out
 
@@ -34,6 +36,7 @@ def backward_prefix_readout(
     state_dim: int,
 ) -> Values:
     """Read out the reversed scan of every prefix at its last step."""
+    channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     decayed_dt = dt * torch.exp(cumulative_sum(dt * A, layout, inclusive=False))
     y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
     return y
