@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ssd4rec.data.interactions import Interactions, read_interactions, read_titl
 from ssd4rec.datasets.registry import cache_folder, is_known, open_known
 from ssd4rec.errors import ConfigError
 from ssd4rec.serving.recommender import Recommender
+from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.progress import TrainingProgress
 
 
@@ -36,6 +37,7 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Recommender:
     """Train a model on user-item interactions and evaluate it on held-out interactions.
 
@@ -59,6 +61,7 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         out: save the model in this folder too. During training, checkpoints are kept in `OUT.training`.
         resume: continue an interrupted training with the same `out`.
         progress: show progress on standard error; by default only if that is a terminal.
+        callbacks: called along the way, e.g. a `ssd4rec.training.tracking.Tracking`.
 
     Returns:
         A recommender with the trained model: `recommend(history)`, `report`, `save(path)`.
@@ -85,7 +88,7 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         prepared = pipeline.add_features(prepared, items, run_config)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     show_progress = sys.stderr.isatty() if progress is None else progress
-    callbacks = [TrainingProgress(console)] if show_progress else []
+    callbacks = [*callbacks, TrainingProgress(console)] if show_progress else callbacks
     artifact = pipeline.train(prepared, run_config, out, start=start, resume=resume, callbacks=callbacks)
     artifact.model.cpu().eval()
     return Recommender(artifact)

@@ -36,7 +36,7 @@ QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
 
 
 @with_reading_options
-def recommend(  # noqa: PLR0913 - each is an option of the command
+def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     directory: DirArgument,
     *,
     history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help=f"Item ids, oldest first. {QUOTES}")] = None,
@@ -63,6 +63,9 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
             help="Skip items the model does not know, raise an error, or recommend popular items instead.",
         ),
     ] = "skip",
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="With --users and a folder: find items with an index (faiss), not all scores.")
+    ] = False,
     accelerator: AcceleratorOption = "auto",
     user: UserOption = None,
     item: ItemOption = None,
@@ -93,19 +96,23 @@ def recommend(  # noqa: PLR0913 - each is an option of the command
 
     if users is not None and out is not None and is_parts_folder(out, shard, engine):
         from ssd4rec.data.columns import Columns
-        from ssd4rec.serving.arrow import BatchOptions
+        from ssd4rec.serving.arrow import BatchOptions, Retrieval
         from ssd4rec.serving.job import make_job
 
         if reading:
             raise ConfigError(
                 "a folder of parts is read with --user, --item and --time alone; leave out the other options of reading"
             )
-        options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown))
+        retrieval: Retrieval = "approximate" if approximate else "exact"
+        options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown), retrieval)
         job = make_job(
             directory, _as_path(users), out, options, columns=Columns(user, item, time), device=resolve_device(accelerator)
         )
         recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)
         return
+
+    if approximate:
+        raise ConfigError("--approximate goes with --users DATA and --out FOLDER (from Python: Recommender.approximate)")
 
     from ssd4rec.serving.recommender import Recommender
 

@@ -1,8 +1,9 @@
 """Recommendations for Arrow batches of sequences: the one function that every engine calls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from ssd4rec.errors import DataError
 from ssd4rec.serving.recommender import Recommender, UnknownItems
 from ssd4rec.serving.topk import TopK
 
+Retrieval = Literal["exact", "approximate"]
 USERS_AT_ONCE = 1024  # scored together: batches of multiples of this many users give the same bits as one batch
 
 
@@ -24,6 +26,7 @@ class BatchOptions:
     k: int = 100
     exclude_seen: bool = True
     unknown_items: UnknownItems = "skip"
+    retrieval: Retrieval = "exact"  # approximate: `ArrowRecommender.measure` first
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,20 @@ class ArrowRecommender:
         self._request = self.recommender.request(
             options.k, exclude_seen=options.exclude_seen, allow=None, deny=None, unknown_items=options.unknown_items
         )
+
+    def measure(self, batch: pa.RecordBatch | pa.Table) -> str:
+        """Make the index of approximate retrieval, and measure its recall with some users; return a sentence about it.
+
+        Args:
+            batch: see `recommend`; all workers of a job use the same users.
+
+        Raises:
+            ConfigError: see `Recommender.approximate`.
+            BackendError: faiss is not installed.
+        """
+        self.recommender = self.recommender.approximate_from(self._histories(batch)[1])
+        self._request = replace(self._request, index=self.recommender.index)
+        return self.recommender.index.warning if self.recommender.index else ""
 
     def __call__(self, batch: pa.RecordBatch | pa.Table) -> pa.Table:
         """Return the recommendations of a batch: see `recommend`."""

@@ -20,7 +20,8 @@ from ssd4rec.explain.explain import explain_items
 from ssd4rec.explain.results import LEVELS, Explanation, Level
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
-from ssd4rec.serving.topk import Request, TopK, largest, top_items
+from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex, make_index
+from ssd4rec.serving.topk import Request, TopK, encode_histories, largest, top_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
@@ -55,10 +56,11 @@ class Recommender:
 
     Args:
         artifact: a saved model, as returned by `load_artifact`.
+        index: for approximate retrieval, see `approximate`; None: every item is scored.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
+    def __init__(self, artifact: Artifact, index: ApproximateIndex | None = None) -> None:
+        self.artifact, self.index = artifact, index
         self._fingerprint: tuple[object, str] = (None, "")  # (state of the weights when hashed, hash)
 
     @classmethod
@@ -284,6 +286,32 @@ class Recommender:
             self._fingerprint = state, fingerprint(self.artifact.model)
         return self._fingerprint[1]
 
+    def approximate(self, histories: Sequence[Ids], target_recall: float = TARGET_RECALL) -> "Recommender":
+        """Return a recommender that finds its candidates with an index, for catalogs that are too large to score every item.
+
+        Scores and their order are exact, but items can be missed: how many is measured with these histories, and said in the
+        warnings of every answer. With `allow` or `deny`, every item is scored as before.
+
+        Args:
+            histories: item ids of users like those to come, some hundred at least.
+            target_recall: share of the 100 best items that is found at least.
+
+        Raises:
+            ConfigError: the model has score fusion or repeat logits, or no history has an item of the catalog.
+            BackendError: faiss is not installed.
+        """
+        return self.approximate_from(self.indices([as_ids(history) for history in histories]), target_recall)
+
+    def approximate_from(self, histories: Sequence[IntArray], target_recall: float = TARGET_RECALL) -> "Recommender":
+        """Do `approximate` with histories of item indices."""
+        artifact, max_length = self.artifact, self.artifact.config.data.max_length
+        known = [row[row > 0][-max_length:] if max_length else row[row > 0] for row in histories if row.any()]
+        if not known:
+            raise ConfigError("approximate retrieval is measured with histories, and none of these has an item of the catalog")
+        states = encode_histories(artifact.model, known)
+        index = make_index(artifact.model, states, self._excluded_items(None, None), artifact.fusion, target_recall)
+        return Recommender(artifact, index)
+
     @property
     def supports_incremental(self) -> bool:
         """Whether a recurrent state can replace the history: the model is causal below its top layer and reads all events."""
@@ -307,6 +335,7 @@ class Recommender:
             exclude_seen=bool(exclude_seen),
             excluded=self._excluded_items(allow, deny),
             require_known_history=unknown_items == "popular",
+            index=self.index if allow is None and deny is None else None,
         )
 
     def top_items(self, histories: Sequence[IntArray], request: Request) -> list[TopK]:
@@ -374,6 +403,8 @@ class Recommender:
         warnings = []
         if unknown:
             warnings.append(self._describe_unknown(unknown, top.source))
+        if request.index is not None and top.source == "model":
+            warnings.append(request.index.warning)
         if top.source == "popular":
             reason = "contains no known item" if len(unknown) == history_length else "contains unknown items"
             warnings.append(f"the history {reason}: these are the most popular items")

@@ -17,6 +17,7 @@ from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.segments import to_device
+from ssd4rec.serving.retrieval import ApproximateIndex, candidate_scores
 
 TOKEN_BUDGET = 32768  # events encoded in one batch
 
@@ -29,6 +30,7 @@ class Request:
     exclude_seen: bool  # exclude the items of the history
     excluded: npt.NDArray[np.bool_] | None  # [V]: True for items that must not be recommended; None: none
     require_known_history: bool  # return popular items for a history with an unknown item
+    index: ApproximateIndex | None = None  # finds candidates; None: every item is scored
 
 
 class TopK(NamedTuple):
@@ -117,7 +119,36 @@ def _encode_and_rank(
     seen = _pack(histories, device)
     items, cu_seqlens = seen if max_length is None else _pack([history[-max_length:] for history in histories], device)
     with torch.inference_mode():
-        return top_items_from_states(model, model.encode(items, cu_seqlens), items, cu_seqlens, request, fusion, seen)
+        states = model.encode(items, cu_seqlens)
+        if request.index is not None:
+            return _top_candidates(model, states, histories, request, request.index)
+        return top_items_from_states(model, states, items, cu_seqlens, request, fusion, seen)
+
+
+def _top_candidates(
+    model: NextItemModel, states: States, histories: list[IntArray], request: Request, index: ApproximateIndex
+) -> list[TopK]:
+    """Return the top k of the candidates that an index finds; their scores are exact."""
+    distinct = max(len(np.unique(history)) for history in histories) if request.exclude_seen else 0
+    candidates = index.search(states, min(request.k + distinct, model.catalog_size))
+    if request.exclude_seen:
+        for row, history in zip(candidates, histories, strict=True):
+            row[np.isin(row, history)] = 0
+        candidates.sort(axis=1)
+    scores = candidate_scores(model, states, torch.from_numpy(candidates).to(states.device))
+    results = largest(scores, request.k)
+    return [TopK(row[places - 1], values, "model") for row, (places, values) in zip(candidates, results, strict=True)]
+
+
+def encode_histories(model: NextItemModel, histories: list[IntArray]) -> States:
+    """Return the states of histories of item indices, in batches. [B, D]."""
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    with torch.inference_mode():
+        batches = [
+            model.encode(*_pack([histories[position] for position in batch], model.item_vectors.device))
+            for batch in consecutive(lengths, TOKEN_BUDGET)
+        ]
+    return torch.cat(batches)
 
 
 def _pack(histories: list[IntArray], device: torch.device) -> Packed:
