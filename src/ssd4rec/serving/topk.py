@@ -121,11 +121,11 @@ def _encode_and_rank(
     with torch.inference_mode():
         states = model.encode(items, cu_seqlens)
         if request.index is not None:
-            return _top_candidates(model, states, histories, request, request.index)
+            return rank_candidates(model, states, histories, request, request.index)
         return top_items_from_states(model, states, items, cu_seqlens, request, fusion, seen)
 
 
-def _top_candidates(
+def rank_candidates(
     model: NextItemModel, states: States, histories: list[IntArray], request: Request, index: ApproximateIndex
 ) -> list[TopK]:
     """Return the top k of the candidates that an index finds; their scores are exact."""
