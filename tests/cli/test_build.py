@@ -1,6 +1,11 @@
 """The command that builds sequences within a memory limit, and training from what it wrote."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -65,3 +70,15 @@ def test_mistakes_are_one_line(folder):
         run("data", "build", folder / "cycle.csv", "--out", folder / "new", "--memory", "lots")
     with pytest.raises(DataError, match="no such file"):
         run("data", "build", folder / "none.csv", "--out", folder / "new")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of addresses are Linux's")
+def test_a_limit_of_the_operating_system(folder):
+    """`ulimit -v` of 1 GB is enough, because PyTorch stays out of the process."""
+    command = [sys.executable, "-m", "ssd4rec", "data", "build", str(folder / "cycle.csv"), "--out", str(folder / "limited")]
+    shell = f"ulimit -v 1000000; exec {shlex.join([*command, '--memory', '1GB', *KEEP_ALL])}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run(["bash", "-c", shell], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "limited").is_dir()

@@ -1,5 +1,10 @@
 """`data build`: a folder of sequences from more interactions than memory holds."""
 
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +27,7 @@ from ssd4rec.cli.shared import (
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ssd4rec.config import DataConfig
     from ssd4rec.data.out_of_core.build import BuildReport
 
 STAGES = {"reading": "1 of 4", "counting": "2 of 4", "partitioning": "3 of 4", "sorting": "4 of 4"}
@@ -42,16 +48,16 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
     """Build sequences from FILES within a memory limit; a killed build resumes when the same command is run again."""
     from dataclasses import asdict
 
-    from ssd4rec.config import load_config
-    from ssd4rec.data.out_of_core.memory import parse_size, reserve_little
+    from ssd4rec.data.out_of_core.memory import check_address_limit, parse_size, reserve_little
 
     limit = parse_size(memory)
     reserve_little()
-    run_config = load_config(config, [*(settings or []), *columns_as_settings(user, item, time)]).data
+    run_config = _data_settings(config, [*(settings or []), *columns_as_settings(user, item, time)])
 
     from ssd4rec.data.options import ReadOptions, columns_of, options_of
     from ssd4rec.data.out_of_core.build import build_folder
 
+    check_address_limit()
     if options_of(run_config) != ReadOptions():
         raise ConfigError(
             "data build reads CSV and Parquet files with a header as they are; leave out data.where and the other settings of "
@@ -75,6 +81,30 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
         print_json({**asdict(report), "out": str(out)})
         return
     _show(report, out)
+
+
+def _data_settings(config: str, overrides: list[str]) -> "DataConfig":
+    """Read all settings, and return those of the data.
+
+    Settings of a model are defined next to it, so reading them imports PyTorch, which takes half a gigabyte of addresses. A child
+    process does that, unless this one has PyTorch already.
+    """
+    if "torch" in sys.modules or not hasattr(os, "fork"):
+        return _read_data_settings(config, overrides)
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+            return pool.submit(_read_data_settings, config, overrides).result()
+    except (MemoryError, BrokenProcessPool) as error:
+        raise ConfigError(
+            "the memory that the operating system allows (ulimit -v) is too small to read the settings of a model; allow at "
+            "least 800 MB"
+        ) from error
+
+
+def _read_data_settings(config: str, overrides: list[str]) -> "DataConfig":
+    from ssd4rec.config import load_config
+
+    return load_config(config, overrides).data
 
 
 def _show(report: "BuildReport", out: Path) -> None:

@@ -14,6 +14,7 @@ LEAST_SHARE = 1 / 16  # of the limit: what working arrays get however little is 
 SHARE = 0.5  # of the free memory; the rest is for copies that libraries make
 RESERVED = 150 * 10**6  # bytes of addresses that thread pools and allocators take without using them
 M_ARENA_MAX = -8  # glibc, malloc.h
+THREADS = "4"  # of libraries that start one for each processor, each with a stack and a pool of its own
 
 
 def parse_size(text: str) -> int:
@@ -45,6 +46,25 @@ def free_bytes(limit: int) -> int:
     return max(int(free * SHARE), int(limit * LEAST_SHARE), SMALLEST)
 
 
+def check_address_limit() -> None:
+    """Check that a limit of addresses (`ulimit -v`) leaves something to work with, after the libraries are imported.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 - not there on Windows
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    _, addresses = _memory_in_use()
+    if allowed != resource.RLIM_INFINITY and allowed - addresses < RESERVED:
+        raise ConfigError(
+            f"this process may have {allowed / 1e6:,.0f} MB of addresses (ulimit -v), and Python with its libraries takes "
+            f"{addresses / 1e6:,.0f} MB of them; allow at least {(addresses + 2 * RESERVED) / 1e6:,.0f} MB, or use --memory alone"
+        )
+
+
 def peak_bytes() -> int | None:
     """Return the largest resident memory that this process had, or None where the system does not tell."""
     if sys.platform == "win32":
@@ -58,10 +78,13 @@ def peak_bytes() -> int | None:
 def reserve_little() -> None:
     """Keep allocators from reserving addresses that they may never use: `ulimit -v` counts those.
 
-    pyarrow's default pool reserves 1 GB at its first allocation, and glibc 64 MB for each thread. To be called before pyarrow is
-    imported: it reads the variable then.
+    pyarrow's default pool reserves 1 GB at its first allocation, glibc 64 MB for each thread, and numpy's matrix library a buffer
+    for each processor. To be called before any of them is imported: they read the variables then.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    if (os.cpu_count() or 1) > int(THREADS):
+        for name in ("POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, THREADS)
     if sys.platform == "linux":
         try:
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
