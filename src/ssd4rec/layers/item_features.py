@@ -88,13 +88,15 @@ class FeatureProjection(nn.Module):
         )
         if self.vectors.shape[1]:
             summed = summed + self.vectors[flat].to(self.numbers) @ self.numbers
-        return summed.unflatten(0, items.shape)
+        out: Tensor = summed.unflatten(0, items.shape)
+        return out
 
     def add_to(self, rows: Tensor, items: Tensor) -> Tensor:
         """Return the vectors of items from their rows of the table. [..., D], int64 [...] -> [..., D]."""
         if self.training and self._without_id is not None:
             rows = rows.masked_fill(self._without_id[items][..., None], 0.0)
-        return rows + self(items)
+        projected: Tensor = self(items)
+        return rows + projected
 
     def draw_without_id(self) -> None:
         """Draw the items whose row of the table is dropped until the next call; the mask is never one of them."""
