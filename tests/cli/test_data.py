@@ -31,7 +31,9 @@ def log():
 def folder(tmp_path_factory, log):
     """A model that was trained on a file with unusual column names and a condition, and the file."""
     folder = tmp_path_factory.mktemp("data")
-    events = pl.concat([log.with_columns(event=pl.lit("buy")), log.with_columns(event=pl.lit("view"), timestamp=pl.lit(0))])
+    events = pl.concat(
+        [log.with_columns(event=pl.lit("buy")), log.with_columns(event=pl.lit("view"), timestamp=pl.lit(0, pl.Int64))]
+    )
     events.rename(NAMES).write_csv(folder / "log.csv")
     options = ["--user", "who", "--item", "what", "--time", "when", "--where", "event = 'buy'"]
     result = run("train", folder / "log.csv", "--out", folder / "model", *options, *ONE_EPOCH, "--json")

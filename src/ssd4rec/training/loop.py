@@ -118,7 +118,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored(), freed_memory_kept():
-        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, fixed and asdict(fixed), start))
+        steps = None if fixed is None else asdict(fixed)
+        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start))
         model.to(device, torch.float64 if config.precision == "64-true" else None)
         loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed)
         if resume:
