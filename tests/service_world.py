@@ -21,11 +21,14 @@ import served
 from ssd4rec.artifact import save_artifact
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.service.app import create_app
+from ssd4rec.service.live import gain
+from ssd4rec.service.prequential import Budget
 from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.serving.recommender import Recommendations, Recommender
 
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").is_dir() else []
 ITEMS = 12
+WALK = [f"i{n}" for n in (3, 4, 5, 9, 1, 3, 7)]  # events of a user
 
 
 def save_model(folder: Path, recommender: Recommender, *, prefix: str = "i", seed: int | None = None) -> None:
@@ -186,3 +189,21 @@ class PostgresServer:
 def default_recommender(**backbone: object) -> Recommender:
     """An untrained model of one Bi-SSD layer, which reads event by event."""
     return served.recommender(**({"layers": 1} | backbone))
+
+
+def slow_gains(recommender: Recommender, history: list[str]) -> list[tuple[float, float]]:
+    """Rank each event but the first in the complete list of recommendations after the events before it."""
+    exclude_seen = recommender.artifact.config.evaluation.exclude_seen
+    gains = []
+    for place in range(1, len(history)):
+        ranked = recommender.recommend(history[:place], len(recommender.artifact.catalog), exclude_seen=exclude_seen)
+        items = [each.item for each in ranked.items]
+        gains.append(gain(items.index(history[place]) + 1 if history[place] in items else None))
+    return gains
+
+
+def without_budget(client: TestClient) -> None:
+    """Let a service rank every event."""
+    budget = Budget(1.0, clock=lambda: 0.0)
+    budget._left = 1e9
+    client.app.state.service.prequential._budget = budget

@@ -5,6 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import event, text
 from starlette.testclient import TestClient
 
@@ -13,6 +15,7 @@ from ssd4rec.artifact import load_artifact
 from ssd4rec.errors import ArtifactError
 from ssd4rec.service.store.connect import StoreError, open_engine
 from ssd4rec.service.store.schema import check_schema, migrate
+from ssd4rec.service.store.tables import metadata
 from ssd4rec.serving.recommender import Recommender
 
 PROBLEM = "application/problem+json"
@@ -259,6 +262,31 @@ def test_a_store_of_another_version(store: str, version: str, message: str) -> N
     with pytest.raises(StoreError, match=f"schema {version}"):
         check_schema(engine)
     engine.dispose()
+
+
+def test_a_store_of_the_version_before_is_updated(models: Path, store: str, recommender: Recommender) -> None:
+    with running(models, store) as client:
+        send(client, "u", "i3", "i4")
+    engine = open_engine(store)
+    with engine.begin() as connection:
+        for statement in (
+            "DROP TABLE experiments",
+            "DROP TABLE live_sums",
+            "DROP INDEX events_by_recommendation",
+            "DROP INDEX recommendations_by_variant",
+            "UPDATE alembic_version SET version_num = '0001'",
+        ):
+            connection.execute(text(statement))
+    with pytest.raises(StoreError, match="schema 0001"):
+        check_schema(engine)
+    with running(models, store) as client:
+        check_schema(engine)
+        same_answer(client.get("/v1/users/u/recommendations").json(), recommender.recommend(["i3", "i4"]))
+        assert client.get("/v1/experiments").json() == {"experiments": []}
+    with engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+    engine.dispose()
+    assert differences == []  # the migrations make exactly the tables that the code reads and writes
 
 
 def test_a_database_of_another_program(store: str) -> None:

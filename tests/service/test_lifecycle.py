@@ -51,7 +51,7 @@ def test_a_swap_under_load_costs_no_request(folder: Path, store: str) -> None:
         for answer in answers:
             assert answer.status_code == 200, answer.text
             same_answer(answer.json(), libraries[answer.json()["model"]["version"]].recommend(HISTORY))
-        assert json.loads((folder / "active.json").read_text()) == {"version": "v2"}
+        assert json.loads((folder / "active.json").read_text()) == {"version": "v2", "gate": "passed"}
         same_answer(client.get("/v1/users/u/recommendations").json(), libraries["v2"].recommend(HISTORY))
 
 

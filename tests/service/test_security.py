@@ -41,7 +41,7 @@ def remote(models: Path, sqlite: str) -> Iterator[TestClient]:
 def operations(client: TestClient) -> list[tuple[str, str]]:
     """Every method and path of the API's own description, with values in the places of parameters."""
     document = client.app.openapi()
-    values = {"{user_id}": "u", "{item_id}": "i1", "{version}": "first", "{recommendation_id}": "r"}
+    values = {"{user_id}": "u", "{item_id}": "i1", "{version}": "first", "{recommendation_id}": "r", "{name}": "e"}
     calls = []
     for path, methods in document["paths"].items():
         filled = path

@@ -17,7 +17,7 @@ from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.routes import ROUTERS
 from ssd4rec.service.schemas import Event, ProblemOut
 from ssd4rec.service.schemas_catalog import LiveAnswer, LiveEvent
-from ssd4rec.service.settings import ServiceSettings, load_settings
+from ssd4rec.service.settings import ServiceSettings
 
 PAGE = Path(__file__).parent / "page"
 DESCRIPTION = """
@@ -76,8 +76,3 @@ def _complete_description(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def app_from_environment() -> FastAPI:
-    """Return the application of a worker process, whose settings are in its environment."""
-    return create_app(load_settings())

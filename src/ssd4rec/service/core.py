@@ -1,17 +1,23 @@
 """The parts of a running service and the order in which they start and stop."""
 
+import gc
 import logging
 import os
 import threading
+from collections.abc import Collection
+from concurrent.futures import Future
 
 import torch
 
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
+from ssd4rec.service.experiments import Experiments
 from ssd4rec.service.feed import LiveFeed
 from ssd4rec.service.insights import Insights
 from ssd4rec.service.lifecycle import Models
+from ssd4rec.service.live import LiveSums
 from ssd4rec.service.maintenance import Maintenance
+from ssd4rec.service.prequential import Measured, Prequential
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.store.connect import open_engine
@@ -45,7 +51,8 @@ class Service:
         self.engine = open_engine(settings.store, settings.store_timeout_seconds)
         try:
             migrate(self.engine)
-            self.models = Models(settings.models, self.engine, settings.state_memory_mb * 2**20, settings.warm_users)
+            memory = settings.state_memory_mb * 2**20
+            self.models = Models(settings.models, self.engine, memory, settings.warm_users, settings.gate_margin)
             self.models.start(settings.poll_seconds)
         except BaseException:
             self.engine.dispose()
@@ -57,7 +64,12 @@ class Service:
         )
         self.insights = Insights(self.engine, self.scorer)
         self.feed = LiveFeed(self.engine)
-        self.maintenance = Maintenance(self.engine, self.writer, self.scorer, self.models, settings)
+        self.sums = LiveSums()
+        self.experiments = Experiments(self.engine, self.models)
+        self.prequential = Prequential(self.scorer, self._measured, self.sums, settings.prequential_share)
+        self.maintenance = Maintenance(self)
+        gc.collect()
+        gc.freeze()  # the collector need not look at the libraries and the model again and again
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -72,6 +84,20 @@ class Service:
         self.scorer.close()
         self.writer.close()
         self.engine.dispose()
+
+    def forget(self, user_keys: Collection[int]) -> "Future[None]":
+        """Drop what this process caches of users who were erased, in the thread that owns it."""
+
+        def work() -> None:
+            self.prequential.forget(user_keys)
+            for key in user_keys:
+                self.models.on_every(lambda loaded, key=key: loaded.states.forget(key))  # type: ignore[misc]
+
+        return self.scorer.call(work)
+
+    def _measured(self) -> Measured | None:
+        active = self.models.active
+        return None if active is None else Measured(active, self.experiments.pair())
 
     def sample(self) -> None:
         """Set the gauges that are read, not counted."""

@@ -3,22 +3,21 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from ssd4rec.data.interactions import Interactions
 from ssd4rec.errors import DataError
 from ssd4rec.service.ids import MAX_SECONDS, MICROSECONDS, check_id, now
-from ssd4rec.service.store.append import LockedUser, lock_users, update_users
+from ssd4rec.service.store import bulk
+from ssd4rec.service.store.append import COLUMNS, LockedUser, lock_users, update_users
 from ssd4rec.service.store.connect import writing
-from ssd4rec.service.store.tables import imports
+from ssd4rec.service.store.tables import events, imports
 
 EVENTS_AT_ONCE = 20_000  # of a transaction; more keep a running service waiting
-COLUMNS = ("user_key", "position", "timestamp", "item_id", "type", "received")
 
 Progress = Callable[[int, int], None]  # (events done, all)
 
@@ -126,7 +125,16 @@ def _append(connection: Connection, part: pl.DataFrame, event_type: str) -> None
         keys.append(np.full(count, owner.key))
         positions.append(np.arange(owner.position + 1, owner.position + count + 1))
         _advance(owner, count, first, last)
-    _insert(connection, np.concatenate(keys), np.concatenate(positions), part, event_type, received)
+    rows = zip(
+        np.concatenate(keys).tolist(),
+        np.concatenate(positions).tolist(),
+        part["time"].to_list(),
+        part["item"].to_list(),
+        repeat(event_type),
+        repeat(received),
+        strict=False,
+    )
+    bulk.insert(connection, events, COLUMNS[:6], list(rows))
     update_users(connection, owners.values(), received)
 
 
@@ -136,24 +144,3 @@ def _advance(owner: LockedUser, count: int, first: int, last: int) -> None:
     owner.position += count
     owner.events += count
     owner.changed = True
-
-
-def _insert(
-    connection: Connection,
-    keys: npt.NDArray[np.int64],
-    positions: npt.NDArray[np.int64],
-    part: pl.DataFrame,
-    event_type: str,
-    received: int,
-) -> None:
-    rows = zip(keys.tolist(), positions.tolist(), part["time"].to_list(), part["item"].to_list(), strict=True)
-    full = [(*row, event_type, received) for row in rows]
-    names = ", ".join(COLUMNS)
-    if connection.dialect.name == "postgresql":
-        driver: Any = connection.connection.driver_connection
-        with driver.cursor().copy(f"COPY events ({names}) FROM STDIN") as copy:
-            for row in full:
-                copy.write_row(row)
-    else:
-        marks = ", ".join("?" for _ in COLUMNS)
-        connection.exec_driver_sql(f"INSERT INTO events ({names}) VALUES ({marks})", full)  # noqa: S608 - names of our own

@@ -1,95 +1,27 @@
-"""Versions of the model: find, load, warm, swap. One pointer is moved; running requests finish on the old model."""
+"""The loaded models of a process: load, check, warm, swap. One pointer is moved; running requests finish on the old model."""
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy import Engine
 
-from ssd4rec._io import write_atomically
 from ssd4rec.artifact import MANIFEST
-from ssd4rec.errors import ArtifactError, DivergedError, SSD4RecError
+from ssd4rec.errors import DivergedError, SSD4RecError
 from ssd4rec.service import metrics
+from ssd4rec.service.gate import GateCheck, check_scores, check_version
 from ssd4rec.service.item_filters import ItemFilters
-from ssd4rec.service.problems import Problem, not_found, unavailable
+from ssd4rec.service.problems import Problem, unavailable
 from ssd4rec.service.scorer import LoadedModel
-from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.users import recent_users
-from ssd4rec.serving.recommender import Recommender
-
-ACTIVE = "active.json"
+from ssd4rec.service.versions import FORCED, PASSED, Versions
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Versions:
-    """The models of a folder: one model, or version folders and an active.json."""
-
-    root: Path
-
-    @property
-    def is_single(self) -> bool:
-        """Whether the folder is a model itself."""
-        return (self.root / MANIFEST).is_file()
-
-    def names(self) -> list[str]:
-        """Return the names of the versions, in the order of their names."""
-        if self.is_single:
-            return [self.root.resolve().name]
-        if not self.root.is_dir():
-            return []
-        return sorted(each.name for each in self.root.iterdir() if (each / MANIFEST).is_file() and not each.name.startswith("."))
-
-    def folder(self, version: str) -> Path:
-        """Return the folder of a version.
-
-        Raises:
-            Problem: 404, the version does not exist.
-        """
-        if version not in self.names():
-            raise not_found("model", version)
-        return self.root if self.is_single else self.root / version
-
-    def chosen(self) -> str | None:
-        """Return the version that active.json names, else the last by name; None: the folder has no model yet.
-
-        Raises:
-            ArtifactError: active.json is damaged, or names a version that does not exist.
-        """
-        names = self.names()
-        file = self.root / ACTIVE
-        if self.is_single or not file.is_file():
-            return names[-1] if names else None
-        try:
-            version = json.loads(file.read_text(encoding="utf-8"))["version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{file} is damaged ({error}); write it again with ssd4rec models activate VERSION") from error
-        if version not in names:
-            raise ArtifactError(f"{file} names the version {version!r}; there are {', '.join(names) or 'none'}")
-        return str(version)
-
-    def choose(self, version: str) -> None:
-        """Write active.json, which the processes of the service follow.
-
-        Raises:
-            Problem: 404, the version does not exist.
-            ArtifactError: the folder cannot be written.
-        """
-        self.folder(version)
-        if self.is_single:
-            return
-        try:
-            write_atomically(self.root / ACTIVE, f"{json.dumps({'version': version})}\n")
-        except OSError as error:
-            raise ArtifactError(f"{self.root / ACTIVE} cannot be written: {error.strerror or error}") from error
 
 
 class Models:
@@ -100,16 +32,19 @@ class Models:
         engine: of the store, for the users whose states a new model reads before it answers.
         state_bytes: limit of the cached states of a model.
         warm_users: how many users are read.
+        gate_margin: by how much the NDCG@10 of a version may be below that of the active one.
     """
 
-    def __init__(self, root: Path, engine: Engine, state_bytes: int, warm_users: int) -> None:
+    def __init__(self, root: Path, engine: Engine, state_bytes: int, warm_users: int, gate_margin: float = 0.01) -> None:
         self.versions = Versions(root)
-        self._engine, self._state_bytes, self._warm_users = engine, state_bytes, warm_users
+        self._engine, self._state_bytes, self._warm_users, self._gate_margin = engine, state_bytes, warm_users, gate_margin
         self._active: LoadedModel | None = None
-        self._loaded: dict[str, LoadedModel] = {}  # the active one and the one before it
+        self._loaded: dict[str, LoadedModel] = {}  # the active one, the one before it, and those of a running experiment
+        self._required: tuple[str, ...] = ()  # versions of a running experiment
         self._failures: dict[str, str] = {}
         self._lock = threading.RLock()  # one load or change of the choice at a time
-        self._stop = threading.Event()
+        self.checks: dict[str, tuple[GateCheck, ...]] = {}  # of the last activation of each version
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -161,14 +96,19 @@ class Models:
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join()
 
-    def activate(self, version: str) -> LoadedModel:
-        """Load a version next to the active one, try it, warm it, then move the pointer.
+    def activate(self, version: str, *, force: bool = False) -> LoadedModel:
+        """Load a version next to the active one, let it pass the gate, warm it, then move the pointer.
+
+        Args:
+            version: name of its folder.
+            force: do not stop at the gate; scores that are not finite stop it all the same.
 
         Raises:
-            Problem: 404, the version does not exist.
+            Problem: 404, the version does not exist; 409, it failed a check of the gate.
             ArtifactError: the model is damaged; the active one stays.
             DivergedError: its scores are not finite; the active one stays.
         """
@@ -179,40 +119,102 @@ class Models:
             if current is not None and current.model.version == version and current.model.modified == modified:
                 return current
             try:
-                fresh = self._load(version, folder, modified)
-            except SSD4RecError as error:
+                fresh = self._load(version)
+                self._pass_gate(fresh.model, force=force)
+            except (SSD4RecError, Problem) as error:
                 self._failures[version] = str(error)
                 raise
+            self._warm(fresh)
             self._failures.pop(version, None)
-            self._loaded = {version: fresh} if current is None else {current.model.version: current, version: fresh}
+            remaining = {name: self._loaded[name] for name in self._required if name in self._loaded}
+            if current is not None:
+                remaining[current.model.version] = current
+            self._loaded = {**remaining, version: fresh}
             self._active = fresh
             _report(fresh, current)
             log.info("model %s is active (%s, %d items)", version, fresh.model.fingerprint[:12], len(fresh.model.ids))
             return fresh
 
-    def switch(self, version: str) -> None:
+    def _pass_gate(self, candidate: ServedModel, *, force: bool) -> None:
+        current = self._active
+        if current is None:
+            return  # the first model has nothing to be compared with; its scores are finite
+        if force:
+            log.warning("model %s is activated without the gate", candidate.version)
+            return
+        with reading(self._engine) as connection:
+            gate = check_version(candidate, current.model, connection, self._gate_margin)
+        self.checks[candidate.version] = gate.checks
+        for check in gate.checks:
+            log.log(
+                logging.INFO if check.passed else logging.WARNING,
+                "gate of %s: %s: %s",
+                candidate.version,
+                check.name,
+                check.detail,
+            )
+        if gate.failures:
+            errors = [{"pointer": "/version", "detail": f"{check.name}: {check.detail}"} for check in gate.failures]
+            detail = f"{candidate.version!r} did not pass the gate: {errors[0]['detail']}; the active version stays"
+            raise Problem(409, "gate_failed", detail, errors)
+
+    def require(self, versions: Sequence[str]) -> None:
+        """Keep these versions loaded too; those of an earlier call are dropped.
+
+        Raises:
+            Problem: 404, a version does not exist.
+            ArtifactError: a model is damaged.
+            DivergedError: its scores are not finite.
+        """
+        with self._lock:
+            remaining = {name: loaded for name, loaded in self._loaded.items() if name not in self._required or name in versions}
+            if self._active is not None:
+                remaining[self._active.model.version] = self._active
+            for version in versions:
+                if version not in remaining:
+                    remaining[version] = self._load(version)
+                    self._warm(remaining[version])
+            self._loaded, self._required = remaining, tuple(versions)
+
+    def switch(self, version: str, *, force: bool = False) -> None:
         """Activate a version and make it the choice of all processes; errors are those of `activate`."""
         with self._lock:
-            self.activate(version)
-            self.versions.choose(version)
+            self.activate(version, force=force)
+            self.versions.choose(version, FORCED if force else PASSED)
 
-    def _load(self, version: str, folder: Path, modified: float) -> LoadedModel:
-        model = ServedModel(version, folder, Recommender.load(folder), modified)
-        loaded = LoadedModel(model, States(model, self._state_bytes), ItemFilters(model))
-        _check_scores(model)
-        _ = model.fingerprint
+    def look(self) -> None:
+        """Activate what active.json names, if that is news; where it was written by hand, the version passes the gate first."""
+        with self._lock:
+            version = self.versions.chosen()
+            if version is not None and self._is_news(version):
+                again = self._active is not None and self._active.model.version == version  # trained again in place
+                self.activate(version, force=not again and self.versions.is_checked(version))
+
+    def look_soon(self) -> None:
+        """Let the thread look now (SIGHUP), also at a version that failed before."""
+        self._failures.clear()
+        self._wake.set()
+
+    def _load(self, version: str) -> LoadedModel:
+        model = self.versions.load(version)
+        if not (check := check_scores(model)).passed:
+            raise DivergedError(f"{model.folder}: {check.detail}")
+        _ = model.fingerprint, model.popularity
+        return LoadedModel(model, States(model, self._state_bytes), ItemFilters(model))
+
+    def _warm(self, loaded: LoadedModel) -> None:
         with reading(self._engine) as connection:
             for user_id in reversed(recent_users(connection, self._warm_users)):
                 loaded.states.current(connection, user_id)
-        return loaded
 
     def _follow(self, poll_seconds: float) -> None:
-        while not self._stop.wait(poll_seconds):
+        while not self._stop.is_set():
+            self._wake.wait(poll_seconds)
+            self._wake.clear()
+            if self._stop.is_set():
+                break
             try:
-                with self._lock:
-                    version = self.versions.chosen()
-                    if version is not None and self._is_news(version):
-                        self.activate(version)
+                self.look()
                 if self._active is not None:
                     metrics.MODEL_AGE.set(time.time() - self._active.model.modified)
             except Exception as error:  # noqa: BLE001 - the old model goes on answering
@@ -231,14 +233,6 @@ class Models:
         """Call a function with each loaded model."""
         for each in list(self._loaded.values()):
             work(each)
-
-
-def _check_scores(model: ServedModel) -> None:
-    """A model whose scores are not finite must not answer."""
-    first = np.arange(1, min(len(model.ids), 3) + 1, dtype=np.int64)
-    (best,) = model.score([ScoreJob(model.read(first), 10, exclude_seen=False, excluded=None, only_known=False)])
-    if not np.isfinite(best.scores).all():
-        raise DivergedError(f"the scores of {model.folder} are not finite; train the model again")
 
 
 def _report(fresh: LoadedModel, old: LoadedModel | None) -> None:

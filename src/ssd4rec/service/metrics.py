@@ -21,6 +21,27 @@ SHED = Counter("ssd4rec_shed_total", "Requests refused because a queue was full"
 MODEL_INFO = Gauge("ssd4rec_model_info", "1 for the active model", ["version", "fingerprint"], multiprocess_mode="livemax")
 MODEL_AGE = Gauge("ssd4rec_model_age_seconds", "Seconds since the active model was saved", multiprocess_mode="livemax")
 STATE_BYTES = Gauge("ssd4rec_state_bytes", "Bytes of the cached user states", multiprocess_mode="livesum")
+PREQUENTIAL_EVENTS = Counter(
+    "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped for want of time", ["outcome"]
+)
+PREQUENTIAL_NDCG = Gauge(
+    "ssd4rec_prequential_ndcg", "NDCG@10 of live events in the last hours", ["model"], multiprocess_mode="mostrecent"
+)
+PREQUENTIAL_HITS = Gauge(
+    "ssd4rec_prequential_hit_rate", "HR@10 of live events in the last hours", ["model"], multiprocess_mode="mostrecent"
+)
+UNKNOWN_SHARE = Gauge(
+    "ssd4rec_unknown_item_share",
+    "Share of live events whose item is not in the catalog",
+    ["model"],
+    multiprocess_mode="mostrecent",
+)
+POPULARITY_SHIFT = Gauge(
+    "ssd4rec_popularity_shift",
+    "Population stability index of the items of live events against training",
+    ["model"],
+    multiprocess_mode="mostrecent",
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -2,21 +2,24 @@
 
 import asyncio
 import json
+import random
 import secrets
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service import metrics
 from ssd4rec.service.core import Service
+from ssd4rec.service.experiments import DEFAULT, team_draft
 from ssd4rec.service.explaining import UNAVAILABLE, is_available, reasons_of
 from ssd4rec.service.ids import now
+from ssd4rec.service.live import ANSWERS, POPULAR
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
-from ssd4rec.service.scorer import Answer, Query
+from ssd4rec.service.scorer import Answer, ItemRow, Query
 from ssd4rec.service.store.answers import RecommendationRecord
 
-VARIANT = "default"
 MAX_EXPLAINED = 100  # items of one answer
 
 
@@ -67,6 +70,17 @@ def as_query(body: RecommendationsIn) -> Query:
     )
 
 
+@dataclass(frozen=True)
+class Result:
+    """The items of an answer before it has an id."""
+
+    answer: Answer  # of the control where two lists are interleaved
+    rows: list[ItemRow]
+    variant: str = DEFAULT
+    teams: dict[str, int] | None = None  # of interleaved items: 0 control, 1 treatment
+    versions: tuple[str, ...] = ()  # of interleaved lists
+
+
 async def recommend(service: Service, body: RecommendationsIn) -> tuple[RecommendationsOut, Answer]:
     """Answer one request.
 
@@ -74,16 +88,46 @@ async def recommend(service: Service, body: RecommendationsIn) -> tuple[Recommen
         Problem: the request is refused, or the service cannot answer.
     """
     check_limits(service, body)
-    answer = await asyncio.wrap_future(service.scorer.submit(as_query(body)))
-    answered = as_body(service, body, answer)
+    query = as_query(body)
+    arm = service.experiments.arm_of(body.user_id) if body.as_of is None else None
+    result = await answer_query(service, query, *((arm.variant, arm.versions) if arm else ()))
+    answered = as_body(service, body, result)
     if body.explain != "none":
-        await _add_reasons(answered, answer, body.explain)
-    return answered, answer
+        await _add_reasons(answered, result, body.explain)
+    return answered, result.answer
 
 
-async def _add_reasons(answered: RecommendationsOut, answer: Answer, level: str) -> None:
+async def answer_query(service: Service, query: Query, variant: str = DEFAULT, versions: tuple[str, ...] = ()) -> Result:
+    """Answer with the active model, with another version, or with two interleaved lists.
+
+    Args:
+        service: scores.
+        query: what is asked for; its version is that of one list.
+        variant: of the experiment.
+        versions: none: the version of the query; one; or two that are interleaved.
+
+    Raises:
+        Problem: the service cannot answer.
+    """
+    if len(versions) < 2:
+        one = replace(query, version=versions[0]) if versions else query
+        answer = await asyncio.wrap_future(service.scorer.submit(one))
+        return Result(answer, answer.rows, variant)
+    futures = [asyncio.wrap_future(service.scorer.submit(replace(query, version=version))) for version in versions]
+    control, treatment = await asyncio.gather(*futures)
+    if {control.best.source, treatment.best.source} != {"model"}:
+        return Result(control, control.rows)  # popular items compare nothing
+    lists = [{row.item_id: row for row in answer.rows} for answer in (control, treatment)]
+    drafted = team_draft(list(lists[0]), list(lists[1]), query.k, random.SystemRandom())
+    return Result(control, [lists[team][item] for item, team in drafted], variant, dict(drafted), versions)
+
+
+async def _add_reasons(answered: RecommendationsOut, result: Result, level: str) -> None:
+    answer = result.answer
     if not is_available(answer.model):
         answered.warnings.append(f"no reasons: {UNAVAILABLE}")
+    elif result.teams is not None:
+        answered.warnings.append("no reasons: the answer interleaves the lists of two models")
     elif answer.best.source != "model":
         answered.warnings.append("no reasons: the items are popular, nothing in the history was read")
     else:
@@ -93,7 +137,7 @@ async def _add_reasons(answered: RecommendationsOut, answer: Answer, level: str)
             item.reasons = each
 
 
-def as_body(service: Service, body: RecommendationsIn, answer: Answer, earlier: tuple[str, ...] = ()) -> RecommendationsOut:
+def as_body(service: Service, body: RecommendationsIn, result: Result, earlier: tuple[str, ...] = ()) -> RecommendationsOut:
     """Give an answer its id, record it, and return its body.
 
     The record is written in the background: an answer does not wait for the disk. `next` waits for it.
@@ -101,40 +145,41 @@ def as_body(service: Service, body: RecommendationsIn, answer: Answer, earlier: 
     Args:
         service: records the answer.
         body: the request.
-        answer: of the scorer.
+        result: the items.
         earlier: ids that the pages before this one contained.
     """
-    model = answer.model
-    indices = answer.best.items.tolist()
-    ids = [model.ids[index - 1] for index in indices]
+    answer, model = result.answer, result.answer.model
     recommendation_id = f"r{secrets.token_hex(12)}"
-    rows = zip(ids, answer.titles, answer.best.scores.tolist(), strict=True)
+    source = answer.best.source
     items = [
-        RecommendedItem(item_id=item, title=title, score=score, rank=rank)
-        for rank, (item, title, score) in enumerate(rows, start=len(earlier) + 1)
+        RecommendedItem(item_id=row.item_id, title=row.title, score=row.score, rank=rank)
+        for rank, row in enumerate(result.rows, start=len(earlier) + 1)
     ]
-    stored = {"body": _stored(body, answer), "fingerprint": model.fingerprint}
+    stored: dict[str, Any] = {"body": _stored(body, answer), "fingerprint": model.fingerprint}
+    if result.teams is not None:
+        stored |= {"teams": result.teams, "versions": result.versions}
     record = RecommendationRecord(
         recommendation_id=recommendation_id,
         user_key=answer.user_key,
         position=answer.position,
         created=now(),
         model=model.version,
-        variant=VARIANT,
-        source=answer.best.source,
+        variant=result.variant,
+        source=source,
         request=_dumps(stored),
-        items=_dumps([*earlier, *ids]),
+        items=_dumps([*earlier, *(row.item_id for row in result.rows)]),
     )
     service.writer.record(record)
-    metrics.RECOMMENDATIONS.labels(VARIANT, answer.best.source).inc()
-    full = len(ids) == body.k
+    metrics.RECOMMENDATIONS.labels(result.variant, source).inc()
+    service.sums.add(model.key, {ANSWERS: 1.0, POPULAR: float(source == "popular")})
+    full = len(items) == body.k
     return RecommendationsOut(
         recommendation_id=recommendation_id,
         model=ModelRef(version=model.version, fingerprint=model.fingerprint),
-        variant=VARIANT,
-        source=answer.best.source,
+        variant=result.variant,
+        source=source,
         items=items,
-        warnings=_warnings(body, answer, len(ids)),
+        warnings=_warnings(body, answer, len(items)),
         next=f"/v1/recommendations/{recommendation_id}/next?k={body.k}" if full else None,
     )
 

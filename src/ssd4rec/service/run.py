@@ -5,22 +5,24 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from ssd4rec.artifact import load_artifact
 from ssd4rec.errors import ConfigError
 from ssd4rec.service.app import create_app
 from ssd4rec.service.core import Service
-from ssd4rec.service.lifecycle import Versions
 from ssd4rec.service.metrics import MULTIPROCESS
-from ssd4rec.service.settings import ServiceSettings, as_environment
+from ssd4rec.service.settings import ServiceSettings, as_environment, load_settings
 from ssd4rec.service.store.connect import open_engine
 from ssd4rec.service.store.schema import migrate
+from ssd4rec.service.versions import Versions
 
 GRACE_SECONDS = 30  # for accepted requests after SIGTERM
 BACKLOG = 2048
@@ -73,7 +75,9 @@ def serve(settings: ServiceSettings) -> None:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     if settings.workers == 1:
         service = Service(settings)
-        config = _config(create_app(settings, service))
+        app = create_app(settings, service)
+        config = _config(app)
+        _on_hangup(app)
         log.info("listening on http://%s:%d", shown, port)
         uvicorn.Server(config).run(sockets=[listener])
         return
@@ -83,17 +87,37 @@ def serve(settings: ServiceSettings) -> None:
     try:
         config = _config("ssd4rec.service.run:worker_app", workers=settings.workers)
         log.info("listening on http://%s:%d with %d workers", shown, port, settings.workers)
-        Multiprocess(config, sockets=[listener]).run()
+        _Workers(config, sockets=[listener]).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def worker_app() -> object:
-    """Return the application of a worker process, whose settings are in its environment."""
-    from ssd4rec.service.app import app_from_environment  # noqa: PLC0415 - in the worker alone
+class _Workers(Multiprocess):
+    """The processes of a service; SIGHUP lets each of them look at active.json, in place of a restart."""
 
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+def _on_hangup(app: FastAPI) -> None:
+    """Look at active.json at once on SIGHUP."""
+
+    def look(*_: object) -> None:
+        service: Service | None = getattr(app.state, "service", None)
+        if service is not None:
+            service.models.look_soon()
+
+    signal.signal(signal.SIGHUP, look)
+
+
+def worker_app() -> FastAPI:
+    """Return the application of a worker process, whose settings are in its environment."""
     configure_logging()
-    return app_from_environment()
+    app = create_app(load_settings())
+    _on_hangup(app)
+    return app
 
 
 def _config(app: object, workers: int = 1) -> uvicorn.Config:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -54,6 +55,14 @@ class Query:
     earlier: tuple[str, ...] = ()
 
 
+class ItemRow(NamedTuple):
+    """One recommended item."""
+
+    item_id: str
+    title: str | None
+    score: float
+
+
 @dataclass(frozen=True)
 class Answer:
     """The best items for a query."""
@@ -67,11 +76,19 @@ class Answer:
     unknown: int  # events of items that the catalog does not contain
     ignored: int  # ids of `allow` that the catalog does not contain
 
+    @cached_property
+    def rows(self) -> list[ItemRow]:
+        """The items, the best first."""
+        ids = self.model.ids
+        rows = zip(self.best.items.tolist(), self.titles, self.best.scores.tolist(), strict=True)
+        return [ItemRow(ids[index - 1], title, score) for index, title, score in rows]
+
 
 @dataclass(slots=True)
 class _Job:
     query: Query | None
     work: Callable[[], Any] | None = None
+    later: Callable[[Reader], None] | None = None
     future: "Future[Any]" = field(default_factory=Future)
 
 
@@ -116,6 +133,14 @@ class Scorer:
     def call(self, work: Callable[[], Any]) -> "Future[Any]":
         """Run a function in the scoring thread, which owns the states."""
         return self._put(_Job(None, work))
+
+    def call_later(self, work: Callable[[Reader], None]) -> None:
+        """Run a function with the reader of the store in the scoring thread, behind the requests that wait; nobody waits for it.
+
+        Raises:
+            Problem: 503, too many requests wait.
+        """
+        self._put(_Job(None, later=work))
 
     def close(self) -> None:
         """Answer what waits, then end the thread."""
@@ -170,6 +195,9 @@ class Scorer:
                 _fail(job, error)
         for loaded, jobs in by_model.values():
             self._score(loaded, jobs)
+        for job in batch:
+            if job.later is not None:
+                job.later(self._reader)
 
     def _prepare(self, loaded: LoadedModel, query: Query) -> "_Prepared":
         began = time.perf_counter()

@@ -1,5 +1,6 @@
 """A model as the service uses it: ids as text, masks of hidden items, scores for many requests at once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.layers.step import Cache
 from ssd4rec.ops.segments import flat_score_index
+from ssd4rec.service.live import popularity_groups
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, TopK, largest
 
@@ -79,6 +81,17 @@ class ServedModel:
     def fingerprint(self) -> str:
         """SHA-256 of the weights."""
         return self.recommender.fingerprint()
+
+    @cached_property
+    def key(self) -> str:
+        """The name of this model in live metrics: a version that was trained again is another model."""
+        return f"{self.version}@{self.fingerprint[:12]}"
+
+    @cached_property
+    def popularity(self) -> tuple[list[int], list[float]]:
+        """The popularity group of each item index, and the share of each group in training; see `popularity_groups`."""
+        groups, shares = popularity_groups(self.recommender.artifact.training_counts)
+        return groups.tolist(), shares
 
     @cached_property
     def excluded(self) -> Mask | None:
@@ -188,6 +201,33 @@ class ServedModel:
                 before = (scores > own).sum(1) + (scores[:, : index - 1] == own).sum(1)
                 for place, score, better in zip(places[rows], own[:, 0].tolist(), before.tolist(), strict=True):
                     ranks[place] = None if score == -torch.inf else better + 1
+        return ranks
+
+    def rank_targets(self, states: Sequence[UserState], targets: Indices) -> list[int | None]:
+        """Return the rank of one item after each history, counted from 1; ties count against it.
+
+        The candidates are those of the evaluation that the model was trained with (`evaluation.exclude_seen`).
+
+        Args:
+            states: histories, read.
+            targets: an item index for each; 0: an item that is not in the catalog.
+
+        Returns:
+            None where the item is not a candidate, or nothing known was read.
+        """
+        exclude_seen = self.recommender.artifact.config.evaluation.exclude_seen
+        candidates = np.ones(len(self.ids) + 1, dtype=np.bool_) if self.excluded is None else ~np.append(True, self.excluded)
+        candidates[0] = False
+        places = [place for place, state in enumerate(states) if state.vector is not None and candidates[targets[place]]]
+        ranks: list[int | None] = [None] * len(states)
+        jobs = [ScoreJob(states[place], 1, exclude_seen, self.excluded, only_known=False) for place in places]
+        with torch.inference_mode():
+            for rows, scores in self._candidates(jobs):
+                columns = torch.from_numpy(targets[places[rows]] - 1)[:, None]
+                values = scores.gather(1, columns)
+                better = (scores >= values).sum(1)
+                for place, rank, value in zip(places[rows], better.tolist(), values[:, 0].tolist(), strict=True):
+                    ranks[place] = rank if math.isfinite(value) else None
         return ranks
 
     def _score(self, jobs: list[ScoreJob]) -> list[TopK]:

@@ -40,6 +40,13 @@ class ServiceSettings(BaseModel):
     rate_limit: float = Field(1000.0, ge=0.0, description="requests a second of one key in one process; 0: no limit")
     poll_seconds: float = Field(1.0, gt=0.0, le=60.0, description="how often a process looks at active.json")
     warm_users: int = Field(100, ge=0, description="recently active users whose states a new model reads before it answers")
+    prequential_share: float = Field(
+        0.1, ge=0.0, le=1.0, description="time of the scoring thread for ranking incoming events before they are read; 0: off"
+    )
+    live_hours: float = Field(24.0, gt=0.0, le=2160.0, description="window of the live metrics")
+    gate_margin: float = Field(
+        0.01, ge=0.0, le=1.0, description="a version whose NDCG@10 is lower than that of the active one by more is not activated"
+    )
     recommendation_days: float = Field(30.0, gt=0.0, description="age at which stored recommendations are removed")
     retention_days: float | None = Field(None, gt=0.0, description="age at which events are removed; none: never")
     retention_events: int | None = Field(None, ge=1, description="newest events of a user that are kept; none: all")

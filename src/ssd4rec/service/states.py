@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.served_model import ServedModel, UserState
-from ssd4rec.service.store.users import NOTHING_READ, read_new_events
+from ssd4rec.service.store.append import NewItems
+from ssd4rec.service.store.users import NOTHING_READ, history_of, read_new_events
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,14 @@ class Entry:
     generation: int
     position: int
     state: UserState
+    before: tuple[int, UserState] | None = None  # the position and the state without its newest events; it has no cache
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of an item among the candidates."""
+
+    rank: int | None  # 1-based; None: it is not a candidate
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,53 @@ class States:
             metrics.STATE_READS.labels("reread").inc()
             state = self.model.read(self.model.indices(new.items))
         if entry is None or state is not entry.state:
-            self._keep(user_id, Entry(new.user_key, new.generation, new.position, state))
+            before = None if entry is None or not new.continues else (entry.position, _without_cache(entry.state))
+            self._keep(user_id, Entry(new.user_key, new.generation, new.position, state, before))
         return CurrentState(new.user_key, new.position, new.items_version, state, int((state.indices == 0).sum()))
 
     def forget(self, user_key: int) -> None:
         """Drop the state of a user who was erased."""
         if (user_id := self._owners.get(user_key)) is not None:
             self._drop(user_id)
+
+    def rank_new(self, connection: Connection, group: NewItems) -> list[Rank | None]:
+        """Rank each new event of a user by the state before it, and read it.
+
+        Args:
+            connection: for the history of a user without a cached state.
+            group: events that follow all events before them.
+
+        Returns:
+            A rank for each event; None: nothing known came before it, so no model would have answered.
+        """
+        entry, last = self._entries.get(group.user_id), group.position + len(group.items) - 1
+        mine = (group.user_key, group.generation)
+        is_read = entry is not None and (entry.user_key, entry.generation) == mine and entry.position >= last
+        state = self._before(connection, group)
+        if state is None:
+            return [None] * len(group.items)
+        targets = self.model.indices(group.items)
+        histories = [state]
+        for index in targets[:-1]:
+            histories.append(self.model.step(histories[-1], np.array([index])))
+        ranks = self.model.rank_targets(histories, targets)
+        if not is_read and (entry is None or (entry.user_key, entry.generation) <= mine):
+            newest = self.model.step(histories[-1], targets[-1:])
+            self._keep(group.user_id, Entry(*mine, last, newest, (last - 1, _without_cache(histories[-1]))))
+        return [None if before.vector is None else Rank(rank) for before, rank in zip(histories, ranks, strict=True)]
+
+    def _before(self, connection: Connection, group: NewItems) -> UserState | None:
+        """The state that has read everything before some new events; None: the user was erased meanwhile."""
+        entry, position = self._entries.get(group.user_id), group.position - 1
+        if entry is not None and (entry.user_key, entry.generation) == (group.user_key, group.generation):
+            if entry.position == position:
+                return entry.state
+            if entry.before is not None and entry.before[0] == position and len(group.items) == 1:
+                return entry.before[1]
+        history = history_of(connection, group.user_key, None, position) if position else []
+        if position and not history:
+            return None
+        return self.model.read(self.model.indices(history))
 
     def _extended(self, state: UserState, items: list[str]) -> UserState:
         return self.model.step(state, self.model.indices(items))
@@ -97,3 +147,7 @@ class States:
         if (entry := self._entries.pop(user_id, None)) is not None:
             self.bytes -= entry.state.bytes
             self._owners.pop(entry.user_key, None)
+
+
+def _without_cache(state: UserState) -> UserState:
+    return UserState(state.indices, None, state.vector)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from ssd4rec.service import metrics
-from ssd4rec.service.problems import unavailable
+from ssd4rec.service.problems import Problem, unavailable
 from ssd4rec.service.store.answers import RecommendationRecord, record_recommendations
 from ssd4rec.service.store.append import Appended, NewEvent, append_events
 from ssd4rec.service.store.connect import as_store_error, is_transient
@@ -164,6 +164,9 @@ class Writer:
                     results = _apply(connection, group)
                     committing = True
                     transaction.commit()
+            except Problem as error:  # a refusal by the work of one write
+                _fail(group, error)
+                return
             except SQLAlchemyError as error:
                 last = attempt == ATTEMPTS - 1
                 if not committing and not last and _worth_another_try(error):

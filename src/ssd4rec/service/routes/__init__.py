@@ -4,6 +4,7 @@ from ssd4rec.service.routes import (
     catalog,
     erasures,
     events,
+    experiments,
     explanations,
     health,
     items,
@@ -16,5 +17,18 @@ from ssd4rec.service.routes import (
 
 ROUTERS = tuple(
     module.router
-    for module in (health, events, recommendations, users, items, catalog, explanations, models, live, erasures, session)
+    for module in (
+        health,
+        events,
+        recommendations,
+        users,
+        items,
+        catalog,
+        explanations,
+        models,
+        experiments,
+        live,
+        erasures,
+        session,
+    )
 )

@@ -43,6 +43,7 @@ async def post_events(
     if accepted:
         appended = await wait(service.writer.append(accepted))
         duplicates = appended.duplicates
+        service.prequential.offer(appended.new_items)
     metrics.EVENTS.labels("accepted").inc(len(accepted) - duplicates)
     metrics.EVENTS.labels("duplicate").inc(duplicates)
     return json_response(EventsOut(accepted=len(accepted) - duplicates, duplicates=duplicates, rejected=rejected))

@@ -1,10 +1,12 @@
 """Model versions."""
 
 import json
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -12,18 +14,36 @@ from starlette.concurrency import run_in_threadpool
 from ssd4rec.artifact import REPORT
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
+from ssd4rec.service.live import live_metrics
 from ssd4rec.service.problems import not_found
-from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response
-from ssd4rec.service.schemas import ModelOut, ModelReportOut, ModelsOut
+from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read
+from ssd4rec.service.schemas import Check, Live, LiveOut, LivePoint, ModelOut, ModelRef, ModelReportOut, ModelsOut
+from ssd4rec.service.store.live import series, totals
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(requires("admin"))])
 
 
 @router.get("", response_model=ModelsOut, responses=errors())
 async def get_models(service: ServiceDep) -> Response:
-    """Return all versions of the model, and which one answers."""
+    """Return all versions of the model, which one answers, and what happened with the loaded ones in the last hours."""
     names = await run_in_threadpool(service.models.versions.names)
-    return json_response(ModelsOut(models=[_model(service, name) for name in names]))
+    since = int(time.time() - service.settings.live_hours * 3600)
+    sums = await read(service, lambda connection: totals(connection, since))
+    return json_response(ModelsOut(models=[_model(service, name, sums) for name in names]))
+
+
+@router.get("/{version}/live", response_model=LiveOut, responses=errors(404))
+async def get_live(
+    service: ServiceDep, version: PathId, hours: Annotated[float, Query(gt=0, le=2160, description="how far back")] = 24.0
+) -> Response:
+    """Return the live metrics of a loaded version over time, in steps of five minutes."""
+    await run_in_threadpool(service.models.versions.folder, version)
+    if (loaded := service.models.is_loaded(version)) is None:
+        raise not_found("loaded model", version)
+    model = loaded.model
+    sums = await read(service, lambda connection: series(connection, model.key, int(time.time() - hours * 3600)))
+    points = [LivePoint(at=at, **asdict(live_metrics(values, model.popularity[1]))) for at, values in sums.items()]
+    return json_response(LiveOut(model=ModelRef(version=version, fingerprint=model.fingerprint), points=points))
 
 
 @router.get("/{version}/report", response_model=ModelReportOut, responses=errors(404))
@@ -42,22 +62,33 @@ async def get_report(service: ServiceDep, version: PathId) -> Response:
 
 
 @router.post("/{version}/activate", response_model=ModelOut, responses=errors(404, 409))
-async def activate(request: Request, service: ServiceDep, version: PathId, key: IdempotencyKey = None) -> Response:
-    """Load a version, try and warm it, then let it answer. On an error the active version stays.
+async def activate(
+    request: Request,
+    service: ServiceDep,
+    version: PathId,
+    key: IdempotencyKey = None,
+    *,
+    force: Annotated[bool, Query(description="activate the version whatever the gate would say")] = False,
+) -> Response:
+    """Load a version, let it pass the gate, warm it, then let it answer. On an error the active version stays.
 
+    The gate: finite scores; an item in common with the active version; NDCG@10 on the last events of recent users not below
+    that of the active version by more than `gate_margin`; the newest recorded requests are answered.
     The other processes follow within `poll_seconds`.
     """
 
     async def make() -> tuple[BaseModel, Iterable[int]]:
-        await run_in_threadpool(service.models.switch, version)
-        return _model(service, version), []
+        await run_in_threadpool(service.models.switch, version, force=force)
+        return _model(service, version, {}), []
 
     return await answer_once(request, service, key, make)
 
 
-def _model(service: Service, version: str) -> ModelOut:
+def _model(service: Service, version: str, sums: Mapping[tuple[str, str], Mapping[str, float]]) -> ModelOut:
     active, loaded = service.models.active, service.models.is_loaded(version)
     model = None if loaded is None else loaded.model
+    checks = service.models.checks.get(version)
+    values = None if model is None else sums.get((model.key, ""))
     return ModelOut(
         version=version,
         active=active is not None and active.model.version == version,
@@ -66,4 +97,6 @@ def _model(service: Service, version: str) -> ModelOut:
         catalog_size=None if model is None else len(model.ids),
         incremental=None if model is None else model.incremental,
         error=service.models.failure(version),
+        live=None if values is None or model is None else Live(**asdict(live_metrics(values, model.popularity[1]))),
+        checks=None if checks is None else [Check(**asdict(check)) for check in checks],
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.problems import Problem, as_problem, not_found
-from ssd4rec.service.recommending import as_body, as_query, check_limits, recommend
+from ssd4rec.service.recommending import answer_query, as_body, as_query, check_limits, recommend
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
     PathId,
@@ -86,8 +86,8 @@ async def get_next(
         query = replace(query, user_id=None)
     if service.models.loaded(record.model).model.fingerprint != stored["fingerprint"]:
         raise Problem(409, "model_replaced", f"the model {record.model!r} has been replaced; ask for new recommendations")
-    answer = await wait(service.scorer.submit(query))
-    return json_response(as_body(service, body, answer, earlier))
+    result = await answer_query(service, query, record.variant, tuple(stored.get("versions", ())))
+    return json_response(as_body(service, body, result, earlier))
 
 
 @router.post("/recommendations/batch", response_model=BatchOut, responses=errors(400, 409, 413, 415))

@@ -99,6 +99,5 @@ async def delete_user(request: Request, service: ServiceDep, user_id: PathId) ->
     if erased is None:
         raise not_found("user", user_id)
     key, _ = erased
-    service.insights.forget()
-    await wait(service.scorer.call(lambda: service.models.on_every(lambda loaded: loaded.states.forget(key))))
+    await wait(service.forget([key]))
     return Response(status_code=204)

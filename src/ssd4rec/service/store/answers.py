@@ -1,20 +1,19 @@
 """Stored recommendations (for next pages and for measuring) and stored answers (for Idempotency-Key)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ssd4rec.service.ids import now
+from ssd4rec.service.store import bulk
 from ssd4rec.service.store.tables import idempotency, idempotency_users, recommendations, users
 
 IDEMPOTENCY_SECONDS = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class RecommendationRecord:
+class RecommendationRecord(NamedTuple):
     """An answer that was given. Without a user's key it belongs to nobody."""
 
     recommendation_id: str
@@ -37,9 +36,9 @@ def record_recommendations(connection: Connection, records: Sequence[Recommendat
     if connection.dialect.name == "postgresql":
         query = query.with_for_update(read=True, key_share=True)  # an erasure waits until they are written
     present = set(connection.scalars(query)) if keys else set()
-    rows = [asdict(record) for record in records if record.user_key is None or record.user_key in present]
+    rows = [record for record in records if record.user_key is None or record.user_key in present]
     if rows:
-        connection.execute(insert(recommendations), rows)
+        bulk.insert(connection, recommendations, RecommendationRecord._fields, rows)
 
 
 def find_recommendation(connection: Connection, recommendation_id: str) -> Any:

@@ -1,9 +1,10 @@
 """The tables of the store. Migrations create them; this page is what the code reads and writes."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
 
 metadata = MetaData()
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows in INTEGER PRIMARY KEY columns alone
+_NAMED = text("recommendation_id IS NOT NULL")
 
 users = Table(
     "users",
@@ -33,6 +34,7 @@ events = Table(
     Column("recommendation_id", Text),
     Column("properties", Text),
     Index("events_by_event_id", "event_id", unique=True),
+    Index("events_by_recommendation", "recommendation_id", sqlite_where=_NAMED, postgresql_where=_NAMED),
     sqlite_with_rowid=False,  # a user's events lie together on disk
 )
 
@@ -65,6 +67,7 @@ recommendations = Table(
     Column("items", Text, nullable=False),  # JSON list of ids, of this page and those before
     Index("recommendations_by_user", "user_key"),
     Index("recommendations_by_created", "created"),
+    Index("recommendations_by_variant", "variant"),
 )
 
 idempotency = Table(
@@ -117,4 +120,27 @@ imports = Table(
     Column("rows_done", _BIG, nullable=False),
     Column("rows", _BIG, nullable=False),
     Column("updated", _BIG, nullable=False),
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # shadow, ab or interleaving
+    Column("control", Text, nullable=False),  # version of the model
+    Column("treatment", Text, nullable=False),
+    Column("share", Float, nullable=False),  # of the users who are given the treatment or the interleaved list
+    Column("started", _BIG, nullable=False),
+    Column("ended", _BIG),
+)
+
+# Sums over the events and answers of five minutes, added up by all processes; they name no user.
+live_sums = Table(
+    "live_sums",
+    metadata,
+    Column("model", Text, primary_key=True),  # version@fingerprint
+    Column("against", Text, primary_key=True),  # the model of a paired comparison; else empty
+    Column("bucket", _BIG, primary_key=True, autoincrement=False),  # seconds since 1970
+    Column("name", Text, primary_key=True),
+    Column("value", Float, nullable=False),
 )

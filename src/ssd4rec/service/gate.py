@@ -1,0 +1,163 @@
+"""The gate before an activation: checks that a version must pass before it answers."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection, select
+
+from ssd4rec.errors import DivergedError, SSD4RecError
+from ssd4rec.service.ids import MICROSECONDS
+from ssd4rec.service.live import gain
+from ssd4rec.service.served_model import ScoreJob, ServedModel, UserState
+from ssd4rec.service.store.tables import events, recommendations, users
+
+USERS = 300  # whose last events are ranked
+LONGEST = 1000  # newest events of a history that are read
+FEWEST = 20  # events; fewer decide nothing
+REQUESTS = 100  # recorded ones that are answered again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """The outcome of one check."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The outcome of all checks."""
+
+    checks: tuple[GateCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the version may answer."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> list[GateCheck]:
+        """The checks that were not passed."""
+        return [check for check in self.checks if not check.passed]
+
+
+def check_version(candidate: ServedModel, champion: ServedModel | None, connection: Connection | None, margin: float) -> Gate:
+    """Check a version before it answers.
+
+    Args:
+        candidate: the version.
+        champion: what answers now; None: nothing.
+        connection: to read the store; None: there is none, and the checks that need it are left out.
+        margin: by how much the NDCG@10 of the candidate may be lower.
+    """
+    checks = [check_scores(candidate)]
+    if champion is not None:
+        checks.append(_catalogs(candidate, champion))
+    if checks[0].passed and connection is not None:
+        if champion is not None:
+            checks.append(_held_out(candidate, champion, connection, margin))
+        checks.append(_recorded(candidate, connection))
+    return Gate(tuple(checks))
+
+
+def check_scores(model: ServedModel) -> GateCheck:
+    """Check that all scores are finite, after each of some histories of one to three items."""
+    count = min(len(model.ids), 100)
+    histories = [
+        np.arange(first, min(first + first % 3 + 1, len(model.ids) + 1), dtype=np.int64) for first in range(1, count + 1)
+    ]
+    try:
+        for history in histories:
+            job = ScoreJob(model.read(history), len(model.ids), exclude_seen=False, excluded=None, only_known=False)
+            (best,) = model.score([job])
+            if not np.isfinite(best.scores).all():
+                return GateCheck("finite scores", passed=False, detail="some scores are not finite; train the model again")
+    except DivergedError as error:
+        return GateCheck("finite scores", passed=False, detail=str(error))
+    return GateCheck("finite scores", passed=True, detail=f"after {len(histories)} histories")
+
+
+def _catalogs(candidate: ServedModel, champion: ServedModel) -> GateCheck:
+    new, old = set(candidate.ids), set(champion.ids)
+    detail = f"{len(new):,} items: {len(new - old):,} were added and {len(old - new):,} removed since {champion.version}"
+    shared = bool(new & old)
+    return GateCheck("catalog", passed=shared, detail=detail if shared else f"{detail}; no item is in both")
+
+
+def _held_out(candidate: ServedModel, champion: ServedModel, connection: Connection, margin: float) -> GateCheck:
+    """Rank the newest event of recent users by both models."""
+    saved = int(candidate.modified * MICROSECONDS)
+    examples = _last_events(connection, after=saved)
+    source = "that arrived after the version was saved"
+    if len(examples) < FEWEST:
+        examples, source = _last_events(connection), "that the training of the version may have read"
+    if len(examples) < FEWEST:
+        return GateCheck("held-out NDCG@10", passed=True, detail=f"left out: only {len(examples)} users have two or more events")
+    before, after = (_mean_ndcg(model, examples) for model in (champion, candidate))
+    detail = (
+        f"{after:.4f} against {before:.4f} of {champion.version} on the last events of {len(examples)} users {source}; "
+        f"at most {margin:g} lower is allowed"
+    )
+    return GateCheck("held-out NDCG@10", passed=after >= before - margin, detail=detail)
+
+
+def _last_events(connection: Connection, after: int | None = None) -> list[list[str]]:
+    """Histories of recent users with at least two events; those whose newest event arrived after a time."""
+    query = select(users.c.user_key).where(users.c.last_received.is_not(None), users.c.events > 1)
+    if after is not None:
+        query = query.where(users.c.last_received > after)
+    keys = connection.scalars(query.order_by(users.c.last_received.desc()).limit(USERS)).all()
+    return [_newest_items(connection, key) for key in keys]
+
+
+def _mean_ndcg(model: ServedModel, histories: Sequence[Sequence[str]]) -> float:
+    """A history of which the model knows nothing counts as a miss."""
+    total = 0.0
+    for history in histories:
+        indices = model.indices(history)
+        (rank,) = model.rank_targets([model.read(indices[:-1])], indices[-1:])
+        total += gain(rank)[1]
+    return total / len(histories)
+
+
+def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
+    """Answer the newest recorded requests again."""
+    query = select(recommendations.c.user_key, recommendations.c.request).order_by(recommendations.c.created.desc())
+    rows = connection.execute(query.limit(REQUESTS)).all()
+    for row in rows:
+        body = json.loads(row.request)["body"]
+        try:
+            state = _state_of(candidate, connection, row.user_key, body)
+            job = ScoreJob(
+                state,
+                int(body.get("k", 10)),
+                bool(body.get("exclude_seen", True)),
+                candidate.excluded,
+                only_known=body.get("unknown_items") == "popular",
+            )
+            (best,) = candidate.score([job])
+        except SSD4RecError as error:
+            return GateCheck("recorded requests", passed=False, detail=f"one of {len(rows)} cannot be answered: {error}")
+        if not len(best.items) and len(state.indices) < len(candidate.ids):
+            return GateCheck("recorded requests", passed=False, detail=f"one of {len(rows)} is answered without any item")
+    return GateCheck("recorded requests", passed=True, detail=f"{len(rows)} were answered")
+
+
+def _state_of(model: ServedModel, connection: Connection, user_key: int | None, body: dict[str, object]) -> UserState:
+    history = body.get("history")
+    if user_key is None:
+        return model.read(model.indices(history if isinstance(history, list) else []))
+    return model.read(model.indices(_newest_items(connection, user_key)))
+
+
+def _newest_items(connection: Connection, user_key: int) -> list[str]:
+    query = select(events.c.item_id).where(events.c.user_key == user_key)
+    query = query.order_by(events.c.timestamp.desc(), events.c.position.desc()).limit(LONGEST)
+    return list(connection.scalars(query))[::-1]

@@ -1,0 +1,171 @@
+"""Prequential metrics: every incoming event is first ranked by the state before it, then read.
+
+Each event is a test that nobody prepared: no impressions and no held-out set are needed. The process that stored an event
+ranks it, after it was acknowledged, in the scoring thread and behind the requests that wait there. What this may cost is
+bounded by a share of the time of that thread; events beyond it are counted and not ranked.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from ssd4rec.service import metrics
+from ssd4rec.service.live import (
+    DIFFERENCE,
+    EVENTS,
+    HITS,
+    NDCG,
+    RANKED,
+    SQUARES,
+    UNKNOWN,
+    LiveSums,
+    gain,
+    group_name,
+)
+from ssd4rec.service.scorer import LoadedModel, Scorer
+from ssd4rec.service.store.append import NewItems
+from ssd4rec.service.store.connect import Reader
+
+WAITING = 2000  # groups of events; the oldest go first
+SLICE_SECONDS = 0.004  # of the scoring thread in one piece
+SAVED_SECONDS = 0.5  # of the thread that a quiet time may save for later
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The models that rank an event. The first one is active; two are compared."""
+
+    active: LoadedModel
+    pair: tuple[LoadedModel, LoadedModel] | None
+
+    @property
+    def models(self) -> list[LoadedModel]:
+        """Each model once."""
+        unique = {id(each): each for each in (self.active, *(self.pair or ()))}
+        return list(unique.values())
+
+
+class Budget:
+    """Seconds that may be spent: a share of the time that passes.
+
+    Args:
+        share: of the time; 0: nothing.
+        clock: seconds.
+    """
+
+    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share, self._clock = share, clock
+        self._left, self._at = min(share, SAVED_SECONDS), clock()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left now."""
+        moment = self._clock()
+        self._left = min(SAVED_SECONDS, self._left + (moment - self._at) * self._share)
+        self._at = moment
+        return self._left <= 0
+
+    def spend(self, seconds: float) -> None:
+        """Take time off."""
+        self._left -= seconds
+
+
+class Prequential:
+    """Ranks the events that this process stores.
+
+    Args:
+        scorer: whose thread does the work.
+        measured: returns the models; None: there is none yet.
+        sums: where results are added.
+        share: of the time of the scoring thread; 0: events are not ranked.
+    """
+
+    def __init__(self, scorer: Scorer, measured: Callable[[], Measured | None], sums: LiveSums, share: float) -> None:
+        self._scorer, self._measured, self._sums = scorer, measured, sums
+        self._budget, self._enabled = Budget(share), share > 0
+        self._groups: deque[NewItems] = deque(maxlen=WAITING)
+        self._scheduled = threading.Lock()
+
+    def offer(self, groups: Sequence[NewItems]) -> None:
+        """Let events be ranked when there is time. Returns at once."""
+        if not self._enabled or not groups:
+            return
+        self._groups.extend(groups)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._scheduled.acquire(blocking=False):
+            try:
+                self._scorer.call_later(self._work)
+            except Exception:  # noqa: BLE001 - requests fill the queue; the next event schedules again
+                self._scheduled.release()
+
+    def forget(self, user_keys: Collection[int]) -> None:
+        """Drop what waits of users who were erased."""
+        remaining = [group for group in self._groups if group.user_key not in user_keys]
+        self._groups.clear()
+        self._groups.extend(remaining)
+
+    def _work(self, reader: Reader) -> None:
+        """Rank some events, in the scoring thread."""
+        try:
+            began = time.perf_counter()
+            measured = self._measured()
+            while self._groups and time.perf_counter() - began < SLICE_SECONDS:
+                group = self._groups.popleft()
+                if measured is not None:
+                    with reader.reading() as connection:
+                        self._one(connection, measured, group)
+        except Exception as error:  # noqa: BLE001 - measuring must not stop answering
+            log.warning("events were not ranked: %s", error)
+        finally:
+            self._scheduled.release()
+        if self._groups:
+            self._schedule()
+
+    def _one(self, connection: Connection, measured: Measured, group: NewItems) -> None:
+        for loaded in measured.models:
+            self._count(loaded, group)
+        if self._budget.is_spent:
+            metrics.PREQUENTIAL_EVENTS.labels("skipped").inc(len(group.items))
+            return
+        began = time.perf_counter()
+        gains = {}
+        for loaded in measured.models:
+            ranks = loaded.states.rank_new(connection, group)
+            gains[id(loaded)] = [None if rank is None else gain(rank.rank) for rank in ranks]
+            self._add(loaded, gains[id(loaded)])
+        if measured.pair is not None:
+            control, treatment = measured.pair
+            both = zip(gains[id(control)], gains[id(treatment)], strict=True)
+            differences = [after[1] - before[1] for before, after in both if before is not None and after is not None]
+            sums = {
+                RANKED: float(len(differences)),
+                DIFFERENCE: sum(differences),
+                SQUARES: sum(each * each for each in differences),
+            }
+            self._sums.add(control.model.key, sums, against=treatment.model.key)
+        self._budget.spend(time.perf_counter() - began)
+        metrics.PREQUENTIAL_EVENTS.labels("ranked").inc(len(group.items))
+
+    def _add(self, loaded: LoadedModel, gains: Sequence[tuple[float, float] | None]) -> None:
+        ranked = [each for each in gains if each is not None]
+        if ranked:
+            sums = {RANKED: float(len(ranked)), HITS: sum(hit for hit, _ in ranked), NDCG: sum(ndcg for _, ndcg in ranked)}
+            self._sums.add(loaded.model.key, sums)
+
+    def _count(self, loaded: LoadedModel, group: NewItems) -> None:
+        """Count what shows drift: items that the catalog lacks, and how popular the others were in training."""
+        groups, _ = loaded.model.popularity
+        sums = {EVENTS: float(len(group.items))}
+        for index in loaded.model.indices(group.items).tolist():
+            name = group_name(groups[index]) if index else UNKNOWN
+            sums[name] = sums.get(name, 0.0) + 1.0
+        self._sums.add(loaded.model.key, sums)

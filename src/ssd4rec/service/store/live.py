@@ -1,0 +1,64 @@
+"""Sums of live metrics: added by every process, read as totals of a window or as a series."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ssd4rec.service.store.tables import live_sums
+
+BUCKET_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class SumKey:
+    """What a sum is about."""
+
+    model: str
+    name: str
+    bucket: int  # seconds since 1970, a multiple of BUCKET_SECONDS
+    against: str = ""
+
+
+def add_sums(connection: Connection, sums: Mapping[SumKey, float]) -> None:
+    """Add values to the stored sums."""
+    rows = [
+        {"model": key.model, "against": key.against, "bucket": key.bucket, "name": key.name, "value": value}
+        for key, value in sorted(sums.items(), key=lambda each: (each[0].model, each[0].against, each[0].bucket, each[0].name))
+    ]
+    if not rows:
+        return
+    new = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(live_sums)
+    added = {"value": live_sums.c.value + new.excluded.value}
+    connection.execute(new.on_conflict_do_update(index_elements=["model", "against", "bucket", "name"], set_=added), rows)
+
+
+def totals(connection: Connection, since: int, until: int | None = None) -> dict[tuple[str, str], dict[str, float]]:
+    """Return for each (model, against) the sums by name between two times in seconds."""
+    query = (
+        select(live_sums.c.model, live_sums.c.against, live_sums.c.name, func.sum(live_sums.c.value))
+        .where(live_sums.c.bucket >= since)
+        .group_by(live_sums.c.model, live_sums.c.against, live_sums.c.name)
+    )
+    if until is not None:
+        query = query.where(live_sums.c.bucket <= until)
+    result: dict[tuple[str, str], dict[str, float]] = {}
+    for model, against, name, value in connection.execute(query):
+        result.setdefault((model, against), {})[name] = value
+    return result
+
+
+def series(connection: Connection, model: str, since: int) -> dict[int, dict[str, float]]:
+    """Return the sums of a model by bucket, the oldest first."""
+    columns = (live_sums.c.bucket, live_sums.c.name, live_sums.c.value)
+    query = select(*columns).where(live_sums.c.model == model, live_sums.c.against == "", live_sums.c.bucket >= since)
+    result: dict[int, dict[str, float]] = {}
+    for bucket, name, value in connection.execute(query.order_by(live_sums.c.bucket)):
+        result.setdefault(bucket, {})[name] = value
+    return result
+
+
+def remove_old_sums(connection: Connection, before: int) -> int:
+    """Remove the sums before a time in seconds; return how many."""
+    return connection.execute(delete(live_sums).where(live_sums.c.bucket < before)).rowcount
