@@ -1,7 +1,15 @@
-"""What does the service hold? Open-loop load, batch ingest, kills; a bare FastAPI route under the same load as the yardstick.
+"""What does the service hold? Each part is one command, and adds its section to results/service/results.json and report.md.
+
+    python benchmarks/bench_service.py load              open-loop load next to a bare FastAPI route; states cold, hot, swapped
+    python benchmarks/bench_service.py ingest            acknowledged events/s in batches
+    python benchmarks/bench_service.py kills --kills 20  SIGKILL under load, then every promise is checked
+    python benchmarks/bench_service.py workers           two workers on PostgreSQL, writes and reads of the same users by turns
+    python benchmarks/bench_service.py fuzz --requests 10000
+    python benchmarks/bench_service.py soak --minutes 60
+    python benchmarks/bench_service.py all               all but the soak
 
 An untrained model of 12,000 items (D = 64) in front of users with 10 to 10,000 events; one event to four recommendations.
-Server and load generator share the machine. `--postgres URL` measures another store than SQLite.
+Server and load generator share the machine.
 """
 
 import argparse
@@ -10,148 +18,151 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import polars as pl
 
-from common import arguments, publish
+from common import RESULTS, arguments, where
+from service_faults import fuzz, interleaved, kills
 from service_load import Connections, Outcome, Request, get, open_loop, post
-from ssd4rec.artifact import load_artifact, save_artifact
-from ssd4rec.config import Config, DataConfig
-from ssd4rec.data.catalog import Catalog
-from ssd4rec.data.interactions import read_interactions
-from ssd4rec.models.next_item import make_model
-from ssd4rec.service.importing import import_events
-from ssd4rec.service.store.connect import open_engine
-from ssd4rec.service.store.schema import migrate
-from ssd4rec.serving.recommender import Recommender
+from service_servers import ITEMS, USERS, bare, cpu_seconds, fill, make_models, memory, server, use_tests
+from ssd4rec._io import write_atomically
 
-ITEMS, USERS, FEWEST, MOST = 12_000, 200, 10, 10_000
-INGEST_BATCH, INGEST_CONNECTIONS = 500, 4
+FOLDER = RESULTS / "service"
+INGEST_CONNECTIONS = 4
+SLICE = 30.0  # seconds of the soak between two measurements
+
+Rows = list[dict[str, Any]]
 
 
 def main() -> None:
-    """Run the parts and print the table."""
+    """Run parts and publish their sections."""
     options = arguments(__doc__, _add)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end too
-    parts = set(options.parts.split(","))
-    rows: list[dict[str, Any]] = []
-    notes = [f"load average of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        users = _prepare(folder)
-        store = options.postgres or f"sqlite:///{folder / 'events.db'}"
-        notes.append(_import(store, users))
-        if "yardstick" in parts:
-            with _bare() as (process, port):
-                load = "bare FastAPI route", process, port
-                rows += [_measured(*load, rate, options.seconds, lambda _: ("bare", get("/"))) for rate in options.rates]
-        if "load" in parts:
-            rows += _load(folder, store, users, options)
-        if "ingest" in parts:
-            notes.append(_ingest(folder, options))
-        if "kills" in parts:
-            notes.append(_kills(folder, options.kills))
-    notes.append(f"load average at the end: {os.getloadavg()[0]:.1f}")
-    publish("bench_service", rows, options, notes)
+    parts = [name for name in PARTS if name != "soak"] if options.part == "all" else [options.part]
+    print(f"about {sum(_estimate(part, options) for part in parts) / 60:.0f} minutes on an idle machine", flush=True)
+    for part in parts:
+        with tempfile.TemporaryDirectory() as temporary:
+            began, before = time.perf_counter(), os.getloadavg()[0]
+            rows, notes = PARTS[part](Path(temporary), options)
+            notes.append(f"{time.perf_counter() - began:.0f} s; load average {before:.1f} before, {os.getloadavg()[0]:.1f} after")
+        _publish(part, rows, notes, options)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("part", choices=[*PARTS, "all"])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     parser.add_argument("--rates", type=float, nargs="+", default=[200.0, 50.0, 100.0, 400.0])
+    parser.add_argument("--batch", type=int, default=500, help="events of a request of the ingest")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--postgres", metavar="URL", help="an empty database, in place of SQLite")
-    parser.add_argument("--parts", default="yardstick,load,ingest,kills")
+    parser.add_argument("--rounds", type=int, default=1000, help="writes and reads by turns")
+    parser.add_argument("--requests", type=int, default=10_000, help="of the fuzzer")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
+    parser.add_argument("--workers", type=int, default=1, help="processes; 2 for the part `workers`")
+    parser.add_argument("--postgresql", action="store_true", help="a temporary PostgreSQL server in place of SQLite")
 
 
-def _prepare(folder: Path) -> dict[str, list[int]]:
-    """Two versions of a model, and histories whose lengths are spread evenly on a logarithmic scale."""
-    config = Config(data=DataConfig(min_interactions=1))
-    ids = Catalog(pl.Series("id", [f"i{index}" for index in range(ITEMS)]))
-    for version in ("v1", "v2"):
-        model = make_model(config, ITEMS).eval()
-        counts = np.arange(ITEMS + 1)[::-1].copy()
-        save_artifact(folder / "models" / version, model, ids, config, {}, counts)
-    (folder / "models" / "active.json").write_text('{"version": "v1"}', encoding="utf-8")
-    generator = np.random.default_rng(0)
-    lengths = np.geomspace(FEWEST, MOST, USERS).astype(int)
-    return {f"u{user}": generator.integers(0, ITEMS, length).tolist() for user, length in enumerate(lengths)}
+def _estimate(part: str, options: argparse.Namespace) -> float:
+    """Seconds."""
+    loads = 2 * len(options.rates) + 2
+    return {
+        "load": loads * options.seconds + 60,
+        "ingest": options.seconds + 30,
+        "kills": options.kills * 9 + 30,
+        "workers": options.rounds * 0.03 + 30,
+        "fuzz": options.requests * 0.03 + 30,
+        "soak": options.minutes * 60 + 60,
+    }[part]
 
 
-def _import(store: str, users: dict[str, list[int]]) -> str:
-    engine = open_engine(store, timeout=60.0)
-    migrate(engine)
-    rows = [(user, f"i{item}", 1_700_000_000 + place) for user, items in users.items() for place, item in enumerate(items)]
-    frame = pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
-    began = time.perf_counter()
-    imported = import_events(engine, read_interactions(frame))
-    engine.dispose()
-    return f"bulk import: {imported.events / (time.perf_counter() - began):,.0f} events/s ({imported.events:,} events)"
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _load(folder: Path, store: str, users: dict[str, list[int]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    names, rows = list(users), []
+@contextmanager
+def _store(folder: Path, *, postgresql: bool) -> Iterator[str]:
+    """The address of an empty store."""
+    if not postgresql:
+        yield f"sqlite:///{folder / 'events.db'}"
+        return
+    use_tests()
+    from service_world import PostgresServer
 
-    def mixed(chance: random.Random) -> tuple[str, Request]:
-        user = chance.choice(names)
+    database = PostgresServer()
+    try:
+        yield database.new_database()
+    finally:
+        database.close()
+
+
+def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
+    """Open-loop load; the yardstick is measured at each rate, next to the service."""
+    models, rows = make_models(folder), []
+    with _store(folder, postgresql=options.postgresql) as store:
+        users, note = fill(store)
+        mixed = _mixed(users)
+        with server(models, store, options.workers) as service, bare() as yardstick:
+            first = options.rates[0]
+            used = [memory(service[0].pid)]
+            rows.append(_measured("cold states", service, first, options.seconds, mixed))
+            _touch(service[1], users)
+            used.append(memory(service[0].pid))
+            for seed, rate in enumerate(options.rates, 1):
+                plain = _measured("bare FastAPI route", yardstick, rate, options.seconds, lambda _: ("bare", get("/")))
+                row = _measured("hot states", service, rate, options.seconds, mixed, seed)
+                row["CPU / bare"] = f"{float(row['CPU ms/request']) / max(0.01, float(plain['CPU ms/request'])):.1f}"
+                rows += [plain, row]
+            used.append(memory(service[0].pid))
+            address = f"http://127.0.0.1:{service[1]}/v1/models/v2/activate?force=true"
+            swap = threading.Timer(options.seconds / 4, lambda: httpx.post(address, timeout=60))
+            swap.start()
+            rows.append(_measured("model swapped during the load", service, first, options.seconds, mixed, seed=99))
+            swap.join()
+            used.append(memory(service[0].pid))
+    shown = " -> ".join(f"{each:,.0f}" for each in used)
+    return rows, [note, f"memory of the server in MiB: {shown} (start, cold load, hot loads, swap)"]
+
+
+def _mixed(users: Sequence[str]) -> Callable[[random.Random], tuple[str, Request]]:
+    """One event to four recommendations."""
+
+    def make(chance: random.Random) -> tuple[str, Request]:
+        user = chance.choice(users)
         if chance.random() < 0.2:
             return "event", post("/v1/events", {"events": [{"user_id": user, "item_id": f"i{chance.randrange(ITEMS)}"}]})
         return "recommendation", get(f"/v1/users/{user}/recommendations?k=10")
 
-    with _server(folder / "models", store, options.workers) as (process, port):
-        rate = options.rates[0]
-        memory = [_memory(process.pid)]
-        rows.append(_measured("cold states", process, port, rate, options.seconds, mixed))
-        _touch(port, names)
-        memory.append(_memory(process.pid))
-        rows += [
-            _measured("hot states", process, port, each, options.seconds, mixed, seed)
-            for seed, each in enumerate(options.rates, 1)
-        ]
-        memory.append(_memory(process.pid))
-        swap = threading.Timer(
-            options.seconds / 4, lambda: httpx.post(f"http://127.0.0.1:{port}/v1/models/v2/activate", timeout=60)
-        )
-        swap.start()
-        rows.append(_measured("model swapped during the load", process, port, rate, options.seconds, mixed, seed=99))
-        swap.join()
-        for row in rows:
-            row["server memory MiB"] = " -> ".join(f"{each / 2**20:,.0f}" for each in memory)
-    return rows
+    return make
 
 
-def _touch(port: int, names: list[str]) -> None:
+def _touch(port: int, users: Sequence[str]) -> None:
     """Let the server read every user once."""
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, verify=False) as client:  # noqa: S501 - loopback
-        for user in names:
+        for user in users:
             client.get(f"/v1/users/{user}/recommendations").raise_for_status()
 
 
 def _measured(
     state: str,
-    process: subprocess.Popen[bytes],
-    port: int,
+    target: tuple[subprocess.Popen[bytes], int],
     rate: float,
     seconds: float,
     make: Callable[[random.Random], tuple[str, Request]],
     seed: int = 0,
 ) -> dict[str, Any]:
-    before = _cpu_seconds(process.pid)
+    process, port = target
+    before = cpu_seconds(process.pid)
     outcome: Outcome = asyncio.run(open_loop(port, rate, seconds, make, seed))
-    spent = _cpu_seconds(process.pid) - before
-    return {
+    spent = cpu_seconds(process.pid) - before
+    row = {
         "load": state,
         "req/s": f"{rate:g}",
         "p50 ms": f"{outcome.percentile(0.5):.1f}",
@@ -161,11 +172,11 @@ def _measured(
         "answered": outcome.answered,
         "not answered with 200": outcome.failures + sum(outcome.statuses.values()) - outcome.answered,
     }
+    _say(", ".join(f"{name} {value}" for name, value in row.items()))
+    return row
 
 
-def _ingest(folder: Path, options: argparse.Namespace) -> str:
-    store = f"sqlite:///{folder / 'ingest.db'}"
-
+def _ingest(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
     async def run(port: int) -> tuple[int, float]:
         connections, accepted, began = Connections(port), 0, time.perf_counter()
 
@@ -174,7 +185,7 @@ def _ingest(folder: Path, options: argparse.Namespace) -> str:
             chance, count = random.Random(number), 0  # noqa: S311 - not a secret
             while time.perf_counter() < began + options.seconds:
                 events = []
-                for _ in range(INGEST_BATCH):
+                for _ in range(options.batch):
                     count += 1
                     user = f"u{chance.randrange(10_000)}"
                     events.append({"event_id": f"{number}-{count}", "user_id": user, "item_id": f"i{chance.randrange(ITEMS)}"})
@@ -185,148 +196,95 @@ def _ingest(folder: Path, options: argparse.Namespace) -> str:
         connections.close()
         return accepted, time.perf_counter() - began
 
-    with _server(folder / "models", store, 1) as (_, port):
-        accepted, seconds = asyncio.run(run(port))
-    return f"ingest: {accepted / seconds:,.0f} acknowledged events/s in batches of {INGEST_BATCH} ({accepted:,} events)"
+    models, rows = make_models(folder), []
+    with _store(folder, postgresql=options.postgresql) as store:
+        for share in (0.1, 0.0):  # with and without prequential metrics
+            with server(models, store, options.workers, prequential_share=share) as (process, port):
+                before = cpu_seconds(process.pid)
+                accepted, seconds = asyncio.run(run(port))
+                spent = cpu_seconds(process.pid) - before
+            rows.append(
+                {
+                    "prequential metrics": "on" if share else "off",
+                    "acknowledged events/s": f"{accepted / seconds:,.0f}",
+                    "events": accepted,
+                    "CPU us/event": f"{1e6 * spent / max(1, accepted):.0f}",
+                    "batch": options.batch,
+                    "connections": INGEST_CONNECTIONS,
+                }
+            )
+    return rows, ["the store grows from empty; the second row adds to the events of the first"]
 
 
-def _kills(folder: Path, kills: int) -> str:
-    """SIGKILL under load, again and again; then every promise is checked."""
-    store, models = f"sqlite:///{folder / 'kills.db'}", folder / "models"
-    chance, port = random.Random(3), _free_port()  # noqa: S311 - not a secret
-    acknowledged: set[str] = set()
-    stop = threading.Event()
-    writers = [threading.Thread(target=_write, args=(port, number, acknowledged, stop)) for number in range(3)]
-    for writer in writers:
-        writer.start()
-    try:
-        for _ in range(kills):
-            with _server(models, store, 1, port) as (process, _):
-                time.sleep(0.5 + 1.5 * chance.random())
-                os.killpg(process.pid, signal.SIGKILL)
-        with _server(models, store, 1, port) as (_, _):
-            time.sleep(1.0)
-            stop.set()
-            for writer in writers:
-                writer.join()
-            lost, double, wrong = _check(port, acknowledged, load_artifact(models / "v1"))
-    finally:
-        stop.set()
-    return (
-        f"{kills} kills under load: {len(acknowledged):,} events acknowledged, {lost} lost, {double} stored twice, "
-        f"{wrong} of 20 users with another answer than the library's"
+def _kills(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
+    with _store(folder, postgresql=options.postgresql) as store:
+        row = kills(make_models(folder), store, options.kills, options.workers, _say)
+    return [{"store": "PostgreSQL" if options.postgresql else "SQLite", **row}], []
+
+
+def _workers(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
+    with _store(folder, postgresql=True) as store:
+        return [interleaved(make_models(folder), store, options.rounds, max(2, options.workers), _say)], []
+
+
+def _fuzz(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
+    with _store(folder, postgresql=options.postgresql) as store:
+        return [fuzz(make_models(folder), store, options.requests, _say)], ["a violation would have ended the run"]
+
+
+def _soak(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
+    models, rows, rate = make_models(folder), [], options.rates[0]
+    with _store(folder, postgresql=options.postgresql) as store:
+        users, note = fill(store)
+        with server(models, store, options.workers) as service:
+            _touch(service[1], users)
+            began = time.perf_counter()
+            while (elapsed := time.perf_counter() - began) < options.minutes * 60:
+                seconds = min(SLICE, options.minutes * 60 - elapsed)
+                row = _measured("soak", service, rate, seconds, _mixed(users), seed=len(rows))
+                minute = round((time.perf_counter() - began) / 60, 1)
+                rows.append({"minute": minute, "memory MiB": f"{memory(service[0].pid):,.0f}", **row})
+    return rows, [note, f"{USERS} users; memory is the resident memory of the server"]
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], tuple[Rows, list[str]]]] = {
+    "load": _load,
+    "ingest": _ingest,
+    "kills": _kills,
+    "workers": _workers,
+    "fuzz": _fuzz,
+    "soak": _soak,
+}
+
+
+def _publish(part: str, rows: Rows, notes: list[str], options: argparse.Namespace) -> None:
+    """Print a section; with --save put it in place of the earlier one of the same part, store and number of workers."""
+    name = (
+        part
+        + (" on PostgreSQL" if options.postgresql else "")
+        + (f" with {options.workers} workers" if options.workers > 1 else "")
     )
+    section = {**where("bench_service"), "threads": options.threads, "cores": os.cpu_count(), "rows": rows, "notes": notes}
+    print(_report({name: section}))
+    if options.save:
+        file = FOLDER / "results.json"
+        sections = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        sections[name] = section
+        FOLDER.mkdir(exist_ok=True)
+        write_atomically(file, json.dumps(sections, indent=1) + "\n")
+        write_atomically(FOLDER / "report.md", "# The service under load and faults\n\n" + _report(sections))
 
 
-def _write(port: int, number: int, acknowledged: set[str], stop: threading.Event) -> None:
-    chance, count = random.Random(number), 0  # noqa: S311 - not a secret
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False) as client:  # noqa: S501 - loopback
-        while not stop.is_set():
-            events = []
-            for _ in range(chance.randrange(1, 20)):
-                count += 1
-                item, moment = f"i{chance.randrange(ITEMS)}", chance.randrange(10**9)
-                event = {"event_id": f"{number}-{count}", "user_id": f"u{chance.randrange(20)}", "item_id": item}
-                events.append(event | {"timestamp": moment})
-            while not stop.is_set():
-                try:
-                    if client.post("/v1/events", json={"events": events}).status_code == 200:
-                        acknowledged.update(str(event["event_id"]) for event in events)
-                        break
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.05)
-
-
-def _check(port: int, acknowledged: set[str], artifact: Any) -> tuple[int, int, int]:
-    recommender, stored, wrong = Recommender(artifact), [], 0
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, verify=False) as client:  # noqa: S501 - loopback
-        for user in (f"u{number}" for number in range(20)):
-            events: list[dict[str, Any]] = []
-            cursor: str | None = None
-            while True:
-                parameters: dict[str, Any] = {"limit": 1000} | ({"cursor": cursor} if cursor else {})
-                page = client.get(f"/v1/users/{user}/events", params=parameters).json()
-                events += page.get("events", [])
-                cursor = page.get("next")
-                if cursor is None:
-                    break
-            stored += [event["event_id"] for event in events]
-            answer = client.get(f"/v1/users/{user}/recommendations").json()
-            expected = recommender.recommend([event["item_id"] for event in events])
-            scores = [item["score"] for item in answer["items"]], [each.score for each in expected.items]
-            same = [item["item_id"] for item in answer["items"]] == [each.item for each in expected.items]
-            wrong += not (same and np.allclose(*scores, rtol=1e-5, atol=1e-5))
-    return len(acknowledged - set(stored)), len(stored) - len(set(stored)), wrong
-
-
-@contextmanager
-def _server(models: Path, store: str, workers: int, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    port = port or _free_port()
-    command = [sys.executable, "-m", "ssd4rec", "serve", str(models), "--store", store, "--port", str(port)]
-    environment = os.environ | {"SSD4REC_LOG_REQUESTS": "false", "SSD4REC_RATE_LIMIT": "0"}
-    with _started([*command, "--workers", str(workers)], environment, f"http://127.0.0.1:{port}/health/ready") as process:
-        yield process, port
-
-
-@contextmanager
-def _bare() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A FastAPI application of one route that returns a constant."""
-    port = _free_port()
-    code = (
-        "import fastapi, uvicorn\napp = fastapi.FastAPI()\n@app.get('/')\nasync def root():\n    return {'items': []}\n"
-        f"uvicorn.run(app, port={port}, log_level='critical')"
-    )
-    with _started([sys.executable, "-c", code], dict(os.environ), f"http://127.0.0.1:{port}/") as process:
-        yield process, port
-
-
-@contextmanager
-def _started(command: list[str], environment: dict[str, str], address: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{' '.join(command[:5])} did not start")
-            try:
-                if httpx.get(address, timeout=5, verify=False).status_code == 200:  # noqa: S501 - loopback
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def _cpu_seconds(group: int) -> float:
-    """User and system time of a server and its workers."""
-    total = 0.0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()
-            except OSError:  # it ended meanwhile
-                continue
-            if int(fields[2]) == group:
-                total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(pid: int) -> int:
-    """Resident bytes of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _report(sections: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, section in sections.items():
+        rows = section["rows"]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        place = ", ".join(f"{key} {value}" for key, value in section.items() if key not in {"rows", "notes", "bench"})
+        lines += [f"## {name}", "", place, "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+        lines += ["", *(f"* {note}" for note in section["notes"]), ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

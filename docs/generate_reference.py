@@ -85,6 +85,12 @@ def http_page() -> Iterator[str]:
             yield "\n| status | meaning |\n|---|---|"
             yield from (f"| {status} | {_cell(answer['description'])} |" for status, answer in operation["responses"].items())
             yield ""
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+            for title, content in (("Request", body), ("Answer", answer)):
+                if "example" in content:
+                    example = json.dumps(content["example"], indent=2, ensure_ascii=False)
+                    yield f"{title}:\n\n```json\n{example}\n```\n"
 
 
 def write(path: str, lines: Iterator[str]) -> None:

@@ -6,7 +6,10 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from service_world import send, stored_history
+from service_world import same_answer, send, stored_history
+from ssd4rec.service.ids import MICROSECONDS
+from ssd4rec.service.store import append
+from ssd4rec.serving.recommender import Recommender
 
 
 def test_repeats_are_duplicates(client: TestClient) -> None:
@@ -132,3 +135,32 @@ def test_pages_of_events(client: TestClient) -> None:
     assert [event["item_id"] for event in newest] == items[:-4:-1]
     refused = client.get("/v1/users/u/events", params={"cursor": "nonsense"})
     assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_a_clock_that_steps_back_keeps_the_order(
+    client: TestClient, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([1_800_000_000, 1_800_000_100, 1_799_990_000, 1_799_990_001, 1_800_000_200])
+    monkeypatch.setattr(append, "now", lambda: next(moments) * MICROSECONDS)
+    items = ["i3", "i4", "i5", "i9", "i1"]
+    for item in items:
+        send(client, "u", item)
+        client.get("/v1/users/u/recommendations")
+    assert stored_history(client, "u") == items
+    same_answer(client.get("/v1/users/u/recommendations").json(), recommender.recommend(items))
+    assert client.get("/v1/users/u").json()["last_timestamp"] == 1_800_000_200
+
+
+@pytest.mark.parametrize(
+    "text", ["ключ", "é\u0301", "👩‍👩‍👧", "\u202eabc", "a b\tc\n", "%2F/../", "\ud7ff\ue000", "0" * 256, "'; DROP TABLE users;--"]
+)
+def test_ids_of_any_unicode_in_every_place(client: TestClient, text: str) -> None:
+    assert send(client, text, text, "i3", event_id=None)["accepted"] == 2
+    assert stored_history(client, text) == [text, "i3"]
+    path = quote(text, safe="")
+    assert client.get(f"/v1/users/{path}").json()["user_id"] == text
+    assert client.put(f"/v1/items/{path}", json={"title": text}).json()["title"] == text
+    answer = client.post("/v1/recommendations", json={"user_id": text, "deny": [text], "k": 2}).json()
+    assert answer["source"] == "model"
+    assert client.get("/v1/users", params={"prefix": text}).json()["users"][0]["user_id"] == text
+    assert client.delete(f"/v1/users/{path}").status_code == 204

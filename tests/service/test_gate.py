@@ -37,10 +37,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fill(client, folder: Path, users: int = 30) -> None:
     """Users whose last event is what `good` ranks first."""
     model = Recommender.load(folder / "good")
-    for number in range(users):
-        history = [f"i{number % 12}", f"i{(number * 5 + 1) % 12}"]
-        exclude_seen = model.artifact.config.evaluation.exclude_seen
-        send(client, f"u{number}", *history, model.recommend(history, 1, exclude_seen=exclude_seen).items[0].item)
+    histories = [[f"i{number % 12}", f"i{(number * 5 + 1) % 12}"] for number in range(users)]
+    best = model.recommend(histories, 1, exclude_seen=model.artifact.config.evaluation.exclude_seen)
+    events = [
+        {"user_id": f"u{number}", "item_id": item}
+        for number, (history, answer) in enumerate(zip(histories, best, strict=True))
+        for item in (*history, answer.items[0].item)
+    ]
+    assert client.post("/v1/events", json={"events": events}).json()["accepted"] == 3 * users
 
 
 def test_a_worse_version_is_refused_unless_forced(folder: Path, store: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,13 +18,15 @@ from ssd4rec.serving.recommender import Recommender
 
 def live(client: TestClient, events: int) -> dict:
     """The live metrics of the active model, once all events were worked on."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     service = client.app.state.service
     while True:
-        service.scorer.call(lambda: None).result()
+        while service.prequential._groups:
+            time.sleep(0.005)
+        service.scorer.call(lambda: None).result()  # what was taken from the queue is finished
         service.maintenance.store_sums()
         (model,) = [each for each in client.get("/v1/models").json()["models"] if each["active"]]
-        if model["live"] and model["live"]["events"] >= events and not service.prequential._groups:
+        if model["live"] and model["live"]["events"] >= events:
             return model["live"]
         assert time.monotonic() < deadline, model
         time.sleep(0.01)
@@ -52,6 +54,7 @@ def test_every_event_is_ranked_by_the_state_before_it(client: TestClient, recomm
 
 
 def test_late_events_duplicates_and_unknown_items(client: TestClient) -> None:
+    without_budget(client)
     send(client, "u", "i3", "i4", timestamp=1_700_000_000)
     assert live(client, 2)["ranked_events"] == 1
     send(client, "u", "i5", timestamp=1_600_000_000)  # late: it was not the next event
@@ -66,6 +69,7 @@ def test_late_events_duplicates_and_unknown_items(client: TestClient) -> None:
 def test_sums_of_several_processes_are_added_and_exported(models: Path, store: str) -> None:
     with running(models, store) as one, running(models, store) as other:
         for client in (one, other):
+            without_budget(client)
             send(client, f"u{id(client)}", *ITEMS)
             live(client, len(ITEMS))
         measured = live(one, 2 * len(ITEMS))
@@ -108,11 +112,11 @@ def test_a_budget_is_a_share_of_the_time() -> None:
 def test_ties_count_against_the_item(recommender: Recommender) -> None:
     model = ServedModel("v", Path(), recommender)
     state = model.read(model.indices(["i3", "i4"]))
-    scores = next(model._masked([ScoreJob(state, 1, exclude_seen=False, excluded=None, only_known=False)]))[1][0].tolist()
+    scores = next(model._candidates([ScoreJob(state, 1, exclude_seen=False, excluded=None, only_known=False)]))[1][0].tolist()
     for index, score in enumerate(scores, start=1):
-        (rank,) = model.rank([state], np.array([index]))
+        (rank,) = model.rank_targets([state], np.array([index]))
         assert rank == (sum(other >= score for other in scores) if math.isfinite(score) else None)
-    assert model.rank([state], np.array([0])) == [None]
+    assert model.rank_targets([state], np.array([0])) == [None]
 
 
 def test_popularity_groups_share_the_interactions() -> None:

@@ -1,6 +1,8 @@
 """Import into a store, training from it."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from sqlalchemy import select
 
 import worlds
@@ -137,3 +140,56 @@ def test_the_commands_from_a_file_to_a_model(tmp_path: Path) -> None:
     key = run("keys", "create", "me", "--store", store, "--scope", "admin")
     assert run("keys", "list", "--store", store)[0]["key_id"] == key["key_id"]
     assert run("models", "list", "model") == [{"version": "model", "active": True}]
+
+
+def recipes() -> dict[str, str]:
+    """The shell scripts of the guide: that of cron and systemd, and that of Kubernetes."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "retrain.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    script = next(text for kind, text in blocks if kind == "bash" and text.startswith("#!/bin/sh"))
+    job = yaml.safe_load(next(text for kind, text in blocks if kind == "yaml"))
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["sh", "-euc"]
+    return {"cron": script, "kubernetes": f"set -eu\n{container['args'][0]}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["cron", "kubernetes"])
+def test_the_recipes_of_the_guide_retrain_and_activate(recipe: str, tmp_path: Path) -> None:
+    engine = open_engine(store := f"sqlite:///{tmp_path / 'events.db'}")
+    migrate(engine)
+    import_events(engine, read_interactions(world_frame()))
+    engine.dispose()
+    program = tmp_path / "bin" / "ssd4rec"
+    program.parent.mkdir()
+    short = "--set training.max_epochs=1 --set data.min_interactions=1"
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = train ]; then set -- "$@" {short}; fi\nexec {sys.executable} -m ssd4rec "$@"\n', encoding="utf-8"
+    )
+    program.chmod(0o755)
+    models = tmp_path / "models"
+    models.mkdir()
+    script = (
+        recipes()[recipe]
+        .replace("/var/lib/ssd4rec", str(tmp_path))
+        .replace("/models", str(models) if recipe == "kubernetes" else "/models")
+    )
+    environment = os.environ | {"SSD4REC_STORE": store, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    for _ in range(2):  # the second one passes the gate against the first one
+        result = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "is active" in result.stdout
+        (version,) = [folder for folder in models.iterdir() if folder.is_dir() and folder.name.startswith("2")]
+        choice = json.loads((models / "active.json").read_text(encoding="utf-8"))
+        assert choice == {"version": version.name, "gate": "passed"}
+        version.rename(models / f"1{version.name}")
+        (models / "active.json").write_text(json.dumps({"version": f"1{version.name}"}), encoding="utf-8")
+    failed = subprocess.run(
+        ["sh", "-c", script],
+        env=environment | {"SSD4REC_STORE": "sqlite:///none.db"},
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert failed.returncode == 2
+    assert len(list(models.glob("[0-9]*"))) == 2  # nothing half-written, and the old version stays

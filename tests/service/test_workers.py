@@ -1,6 +1,7 @@
 """Several processes on one store: each answers as if it were alone; killed ones lose nothing that was acknowledged."""
 
 import random
+import resource
 import signal
 import threading
 import time
@@ -176,6 +177,30 @@ def test_a_database_that_goes_away_and_comes_back(models: Path, recommender: Rec
             time.sleep(0.2)
         assert answer.json() == {"accepted": 1, "duplicates": 1, "rejected": []}
         same_answer(client.get("/v1/users/u/recommendations").json(), recommender.recommend(["i1", "i2"]))
+
+
+def test_a_file_that_cannot_grow_loses_nothing(models: Path, recommender: Recommender, tmp_path: Path) -> None:
+    """A full disk, as a limit of the size of files: it is reached by the write-ahead log, during a commit."""
+    path, acknowledged = tmp_path / "events.db", []
+    with (
+        server(models, f"sqlite:///{path}") as (process, address),
+        httpx.Client(base_url=address, timeout=60, verify=False) as client,
+    ):
+        unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        largest = max(file.stat().st_size for file in tmp_path.iterdir())
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest + 300_000, unlimited[1]))
+        for batch in range(100):
+            events = [{"event_id": f"{batch}-{n}" + "x" * 100, "user_id": "u", "item_id": f"i{n % 12}"} for n in range(100)]
+            answer = client.post("/v1/events", json={"events": events})
+            if answer.status_code != 200:
+                break
+            acknowledged += [event["item_id"] for event in events]
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json"), answer.text
+        assert answer.json()["code"] in {"store_full", "store_unavailable"}
+        same_answer(client.get("/v1/users/u/recommendations").json(), recommender.recommend(acknowledged))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert client.post("/v1/events", json={"events": events}).json()["accepted"] == 100
+        assert stored_history(client, "u") == acknowledged + [event["item_id"] for event in events]
 
 
 def test_sigterm_finishes_accepted_requests(models: Path, tmp_path: Path) -> None:

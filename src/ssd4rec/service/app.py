@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service import problems
 from ssd4rec.service.core import Service
+from ssd4rec.service.examples import add_examples
 from ssd4rec.service.feed import close_on_signal
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.routes import ROUTERS
@@ -37,6 +38,8 @@ def create_app(settings: ServiceSettings, service: Service | None = None) -> Fas
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service or await run_in_threadpool(Service, settings)
+        if settings.workers > 1:
+            app.state.service.settle()
         close_on_signal(app.state.service.feed)
         try:
             yield
@@ -73,6 +76,7 @@ def _complete_description(app: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+        add_examples(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

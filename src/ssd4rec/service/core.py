@@ -68,9 +68,12 @@ class Service:
         self.experiments = Experiments(self.engine, self.models)
         self.prequential = Prequential(self.scorer, self._measured, self.sums, settings.prequential_share)
         self.maintenance = Maintenance(self)
-        gc.collect()
-        gc.freeze()  # the collector need not look at the libraries and the model again and again
         self._closed = threading.Event()
+
+    def settle(self) -> None:
+        """Keep the garbage collector from looking at libraries and model again and again; for a process that only serves."""
+        gc.collect()
+        gc.freeze()
 
     def close(self) -> None:
         """Finish what was accepted, then stop."""

@@ -18,6 +18,7 @@ USERS = 300  # whose last events are ranked
 LONGEST = 1000  # newest events of a history that are read
 FEWEST = 20  # events; fewer decide nothing
 REQUESTS = 100  # recorded ones that are answered again
+HISTORIES = 16  # after which all scores are looked at
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +69,17 @@ def check_version(candidate: ServedModel, champion: ServedModel | None, connecti
 
 
 def check_scores(model: ServedModel) -> GateCheck:
-    """Check that all scores are finite, after each of some histories of one to three items."""
-    count = min(len(model.ids), 100)
-    histories = [
-        np.arange(first, min(first + first % 3 + 1, len(model.ids) + 1), dtype=np.int64) for first in range(1, count + 1)
-    ]
+    """Check that all scores are finite, after each of some histories that begin all over the catalog."""
+    size = len(model.ids)
+    starts = np.unique(np.linspace(1, size, HISTORIES).astype(np.int64))
+    states = [model.read(np.arange(start, min(start + 3, size + 1), dtype=np.int64)) for start in starts.tolist()]
+    jobs = [ScoreJob(state, size, exclude_seen=False, excluded=None, only_known=False) for state in states]
     try:
-        for history in histories:
-            job = ScoreJob(model.read(history), len(model.ids), exclude_seen=False, excluded=None, only_known=False)
-            (best,) = model.score([job])
-            if not np.isfinite(best.scores).all():
-                return GateCheck("finite scores", passed=False, detail="some scores are not finite; train the model again")
-    except DivergedError as error:
-        return GateCheck("finite scores", passed=False, detail=str(error))
-    return GateCheck("finite scores", passed=True, detail=f"after {len(histories)} histories")
+        finite = all(np.isfinite(best.scores).all() for best in model.score(jobs))
+    except DivergedError:
+        finite = False
+    detail = f"after {len(jobs)} histories" if finite else "some scores are not finite; train the model again"
+    return GateCheck("finite scores", passed=finite, detail=detail)
 
 
 def _catalogs(candidate: ServedModel, champion: ServedModel) -> GateCheck:
@@ -119,35 +117,28 @@ def _last_events(connection: Connection, after: int | None = None) -> list[list[
 
 def _mean_ndcg(model: ServedModel, histories: Sequence[Sequence[str]]) -> float:
     """A history of which the model knows nothing counts as a miss."""
-    total = 0.0
-    for history in histories:
-        indices = model.indices(history)
-        (rank,) = model.rank_targets([model.read(indices[:-1])], indices[-1:])
-        total += gain(rank)[1]
-    return total / len(histories)
+    indices = [model.indices(history) for history in histories]
+    ranks = model.rank_targets([model.read(each[:-1]) for each in indices], np.array([each[-1] for each in indices]))
+    return sum(gain(rank)[1] for rank in ranks) / len(histories)
 
 
 def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
     """Answer the newest recorded requests again."""
     query = select(recommendations.c.user_key, recommendations.c.request).order_by(recommendations.c.created.desc())
-    rows = connection.execute(query.limit(REQUESTS)).all()
-    for row in rows:
+    jobs = []
+    for row in connection.execute(query.limit(REQUESTS)).all():
         body = json.loads(row.request)["body"]
-        try:
-            state = _state_of(candidate, connection, row.user_key, body)
-            job = ScoreJob(
-                state,
-                int(body.get("k", 10)),
-                bool(body.get("exclude_seen", True)),
-                candidate.excluded,
-                only_known=body.get("unknown_items") == "popular",
-            )
-            (best,) = candidate.score([job])
-        except SSD4RecError as error:
-            return GateCheck("recorded requests", passed=False, detail=f"one of {len(rows)} cannot be answered: {error}")
-        if not len(best.items) and len(state.indices) < len(candidate.ids):
-            return GateCheck("recorded requests", passed=False, detail=f"one of {len(rows)} is answered without any item")
-    return GateCheck("recorded requests", passed=True, detail=f"{len(rows)} were answered")
+        state = _state_of(candidate, connection, row.user_key, body)
+        k, only_known = int(body.get("k", 10)), body.get("unknown_items") == "popular"
+        jobs.append(ScoreJob(state, k, bool(body.get("exclude_seen", True)), candidate.excluded, only_known))
+    try:
+        answers = candidate.score(jobs)
+    except SSD4RecError as error:
+        return GateCheck("recorded requests", passed=False, detail=f"one of {len(jobs)} cannot be answered: {error}")
+    for job, best in zip(jobs, answers, strict=True):
+        if not len(best.items) and len(job.state.indices) < len(candidate.ids):
+            return GateCheck("recorded requests", passed=False, detail=f"one of {len(jobs)} is answered without any item")
+    return GateCheck("recorded requests", passed=True, detail=f"{len(jobs)} were answered")
 
 
 def _state_of(model: ServedModel, connection: Connection, user_key: int | None, body: dict[str, object]) -> UserState:

@@ -75,6 +75,7 @@ def serve(settings: ServiceSettings) -> None:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     if settings.workers == 1:
         service = Service(settings)
+        service.settle()
         app = create_app(settings, service)
         config = _config(app)
         _on_hangup(app)

@@ -250,8 +250,11 @@ class ServedModel:
         states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
         blocks = score_states(artifact.model, states, seen)
         for rows, scores, _ in scored_blocks(blocks, packed, full=seen, fusion=artifact.fusion):
+            together = all(job.exclude_seen for job in jobs[rows])
+            if together:
+                scores.view(-1)[flat_score_index(*seen, rows, scores.shape[1])] = -torch.inf
             for row, job in enumerate(jobs[rows]):
-                if job.exclude_seen:
+                if job.exclude_seen and not together:
                     one = slice(rows.start + row, rows.start + row + 1)
                     scores[row, flat_score_index(*seen, one, scores.shape[1])] = -torch.inf
                 if job.excluded is not None:

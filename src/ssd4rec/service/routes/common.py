@@ -47,7 +47,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # a plain function would be run in a thread
     service: Service = request.app.state.service
     return service
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, text
+from sqlalchemy import Connection, and_, delete, insert, or_, select
 
 from ssd4rec.service.ids import now
 from ssd4rec.service.store.tables import erasures, events, idempotency, idempotency_users, recommendations, users
@@ -15,17 +15,16 @@ NOTHING_READ = (-1, -1, 0)  # (user key, generation, position) that no user has
 
 # One statement, thus one consistent state in both databases: the user, the counter of the items, and the events after the
 # position that a cached state has read, where that state is still valid; else all.
-_NEW_EVENTS = text(
-    """
-    SELECT c.value AS items_version, u.user_key, u.generation, u.position, e.item_id
+_NEW_EVENTS = """
+    SELECT c.value, u.user_key, u.generation, u.position, e.item_id
     FROM counters AS c
-    LEFT JOIN users AS u ON u.user_id = :user_id
+    LEFT JOIN users AS u ON u.user_id = ?
     LEFT JOIN events AS e ON e.user_key = u.user_key
-        AND e.position > CASE WHEN u.user_key = :user_key AND u.generation = :generation THEN :position ELSE 0 END
+        AND e.position > CASE WHEN u.user_key = ? AND u.generation = ? THEN ? ELSE 0 END
     WHERE c.name = 'items'
     ORDER BY e.timestamp, e.position
-    """
-)
+"""
+_NEW_EVENTS_POSTGRESQL = _NEW_EVENTS.replace("?", "%s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,8 @@ def read_new_events(connection: Connection, user_id: str, read: tuple[int, int, 
         read: user key, generation and position of the cached state; `NOTHING_READ` for none.
     """
     user_key, generation, position = read
-    values = {"user_id": user_id, "user_key": user_key, "generation": generation, "position": position}
-    rows = connection.execute(_NEW_EVENTS, values).all()
+    statement = _NEW_EVENTS_POSTGRESQL if connection.dialect.name == "postgresql" else _NEW_EVENTS
+    rows = connection.exec_driver_sql(statement, (user_id, user_key, generation, position)).all()
     version, key, current, newest, _ = rows[0]
     if key is None:
         return NewHistory(version, None, 0, 0, [], continues=False)
