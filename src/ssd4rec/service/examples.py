@@ -92,6 +92,14 @@ _EXPLANATION = {
     },
 }
 
+_CONSUMED = {
+    "total": 90274,
+    "items": 3650,
+    "coverage": 1.0,
+    "gini": 0.61,
+    "lorenz": [[0.0, 0.0], [0.5, 0.1], [1.0, 1.0]],
+}
+
 # (method, path) -> the body of a request
 REQUESTS: dict[tuple[str, str], Any] = {
     ("post", "/v1/events"): {"events": [_EVENT]},
@@ -140,6 +148,42 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("get", "/v1/experiments"): {"experiments": [_EXPERIMENT]},
     ("post", "/v1/experiments"): {**_EXPERIMENT, "arms": [], "click_through_difference": None},
     ("post", "/v1/experiments/{name}/end"): {**_EXPERIMENT, "ended": 1769800000},
+    ("get", "/v1/models/{version}/report"): {"version": "2026-02-01", "report": {"test": {"ndcg@10": 0.0967}}},
+    ("get", "/v1/catalog"): {
+        "model": _MODEL,
+        "catalog_size": 3650,
+        "users": 500,
+        "k": 10,
+        "computed_at": 1767200000,
+        "consumed": _CONSUMED,
+        "recommended": {**_CONSUMED, "total": 5000, "items": 1210, "coverage": 0.33, "gini": 0.88},
+        "groups": [{"name": "head", "items": 92, "consumed": 0.33, "recommended": 0.51}],
+        "more": [{"item_id": "m318", "title": "The Shawshank Redemption", "training_interactions": 317, "recommended": 181}],
+        "less": [],
+        "tail": [],
+    },
+    ("get", "/v1/items/{item_id}/audience"): {
+        "item_id": "m318",
+        "model": _MODEL,
+        "sampled_users": 500,
+        "k": 10,
+        "reached": 181,
+        "users": [{"user_id": "u7", "events": 42, "rank": 1}],
+    },
+    ("get", "/v1/map"): {
+        "model": _MODEL,
+        "size": 65535,
+        "explained_variance": [0.21, 0.12],
+        "x": [120, 64000],
+        "y": [30000, 512],
+        "training_interactions": [317, 12],
+        "middle": 20,
+        "head": 150,
+    },
+    ("get", "/v1/map/items"): {
+        "model": _MODEL,
+        "items": [{"index": 0, "item_id": "m318", "title": "The Shawshank Redemption"}],
+    },
     ("get", "/v1/erasures"): {"erasures": [{"erased_at": 1767200000, "events": 42, "models_trained_before": ["2026-01-01"]}]},
 }
 
