@@ -93,6 +93,7 @@ class Service:
 
         def work() -> None:
             self.prequential.forget(user_keys)
+            self.insights.forget()
             for key in user_keys:
                 self.models.on_every(lambda loaded, key=key: loaded.states.forget(key))  # type: ignore[misc]
 
