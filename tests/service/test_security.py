@@ -54,6 +54,8 @@ def operations(client: TestClient) -> list[tuple[str, str]]:
 def test_every_route_but_health_demands_a_key(remote: TestClient) -> None:
     calls = operations(remote)
     assert len(calls) > 15
+    described = remote.app.openapi()["paths"]
+    assert {path for path, methods in described.items() if any("security" not in each for each in methods.values())} == OPEN
     for method, path in [*calls, ("GET", "/openapi.json"), ("GET", "/metrics")]:
         if path in OPEN:
             continue

@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service import problems
+from ssd4rec.service.auth import SECURITY_SCHEMES
 from ssd4rec.service.core import Service
 from ssd4rec.service.examples import add_examples
 from ssd4rec.service.feed import close_on_signal
@@ -76,6 +77,11 @@ def _complete_description(app: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+        document["components"]["securitySchemes"] = SECURITY_SCHEMES
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                if "401" in operation["responses"] and path != "/v1/session":
+                    operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
         add_examples(document)
         return document
 

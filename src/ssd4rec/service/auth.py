@@ -5,10 +5,9 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
@@ -23,8 +22,11 @@ FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_bearer = HTTPBearer(auto_error=False, description="an API key: ssd4rec keys create")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the same key in a header of its own")
+# Described here and not as dependencies: FastAPI takes longer to resolve a tree of them than the model takes to score.
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key: ssd4rec keys create"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same key in a header of its own"},
+}
 
 
 @dataclass(frozen=True)
@@ -113,18 +115,16 @@ def _is_loopback(request: Request) -> bool:
     return local and direct and name.lower() in LOCAL_NAMES and site in {"none", "same-origin"}
 
 
-async def _caller(
-    request: Request,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    header: Annotated[str | None, Security(_header)],
-) -> Caller:
-    keys: KeyRing = request.app.state.service.keys
-    token = bearer.credentials if bearer is not None else header
-    if token is None and (token := request.cookies.get(COOKIE)) is not None:
+def _token(request: Request) -> str | None:
+    """The key of a request: a bearer token, a header of its own, or the session of the page."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if token and scheme.lower() == "bearer":
+        return token.strip()
+    if token := request.headers.get("x-api-key"):
+        return token
+    if (session := request.cookies.get(COOKIE)) is not None:
         _check_page(request)
-    caller = await keys.caller(request, token)
-    request.state.caller = caller
-    return caller
+    return session
 
 
 def _check_page(request: Request) -> None:
@@ -139,7 +139,9 @@ def _check_page(request: Request) -> None:
 def requires(scope: str) -> Callable[..., Awaitable[Caller]]:
     """Return a dependency that lets only callers with a scope pass."""
 
-    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    async def check(request: Request) -> Caller:
+        caller = await request.app.state.service.keys.caller(request, _token(request))
+        request.state.caller = caller
         if scope not in caller.scopes:
             have = ", ".join(sorted(caller.scopes))
             raise Problem(403, "forbidden", f"the key has the scopes {have}; this route needs {scope}")

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ssd4rec.service.ids import now
 from ssd4rec.service.store import bulk
-from ssd4rec.service.store.tables import idempotency, idempotency_users, recommendations, users
+from ssd4rec.service.store.tables import idempotency, idempotency_users, recommendations
 
 IDEMPOTENCY_SECONDS = 86_400
 
@@ -32,10 +32,7 @@ def record_recommendations(connection: Connection, records: Sequence[Recommendat
     if not records:
         return
     keys = sorted({record.user_key for record in records if record.user_key is not None})
-    query = select(users.c.user_key).where(users.c.user_key.in_(keys)).order_by(users.c.user_key)
-    if connection.dialect.name == "postgresql":
-        query = query.with_for_update(read=True, key_share=True)  # an erasure waits until they are written
-    present = set(connection.scalars(query)) if keys else set()
+    present = bulk.existing_users(connection, keys) if keys else set()
     rows = [record for record in records if record.user_key is None or record.user_key in present]
     if rows:
         bulk.insert(connection, recommendations, RecommendationRecord._fields, rows)

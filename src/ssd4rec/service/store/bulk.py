@@ -30,6 +30,12 @@ def lock_users(connection: Connection, user_keys: Sequence[int]) -> list[Any]:
     return _all_of(connection, f"{_USERS} WHERE user_key", "bigint", user_keys, tail)
 
 
+def existing_users(connection: Connection, user_keys: Sequence[int]) -> set[int]:
+    """Return which users exist; in PostgreSQL they cannot be erased until the transaction ends."""
+    tail = "ORDER BY user_key FOR KEY SHARE" if is_postgresql(connection) else ""
+    return {row[0] for row in _all_of(connection, "SELECT user_key FROM users WHERE user_key", "bigint", user_keys, tail)}
+
+
 def make_users(connection: Connection, user_ids: Sequence[str]) -> None:
     """Create users; those who exist stay as they are."""
     values = "unnest(%s::text[]) AS ids(value)" if is_postgresql(connection) else "json_each(?) WHERE true"
