@@ -151,16 +151,17 @@ def test_a_clock_that_steps_back_keeps_the_order(
     assert client.get("/v1/users/u").json()["last_timestamp"] == 1_800_000_200
 
 
-@pytest.mark.parametrize(
-    "text", ["ключ", "é\u0301", "👩‍👩‍👧", "\u202eabc", "a b\tc\n", "%2F/../", "\ud7ff\ue000", "0" * 256, "'; DROP TABLE users;--"]
-)
-def test_ids_of_any_unicode_in_every_place(client: TestClient, text: str) -> None:
-    assert send(client, text, text, "i3", event_id=None)["accepted"] == 2
-    assert stored_history(client, text) == [text, "i3"]
-    path = quote(text, safe="")
-    assert client.get(f"/v1/users/{path}").json()["user_id"] == text
-    assert client.put(f"/v1/items/{path}", json={"title": text}).json()["title"] == text
-    answer = client.post("/v1/recommendations", json={"user_id": text, "deny": [text], "k": 2}).json()
-    assert answer["source"] == "model"
-    assert client.get("/v1/users", params={"prefix": text}).json()["users"][0]["user_id"] == text
-    assert client.delete(f"/v1/users/{path}").status_code == 204
+STRANGE = ["ключ", "e\u0301", "👩‍👩‍👧", "\u202eabc", "a b\tc\n", "%2F/../", "\ud7ff\ue000", "0" * 256, "'; DROP TABLE users;--"]
+
+
+def test_ids_of_any_unicode_in_every_place(client: TestClient) -> None:
+    for text in STRANGE:
+        assert send(client, text, text, "i3")["accepted"] == 2
+        assert stored_history(client, text) == [text, "i3"]
+        path = quote(text, safe="")
+        assert client.get(f"/v1/users/{path}").json()["user_id"] == text
+        assert client.put(f"/v1/items/{path}", json={"title": text}).json()["title"] == text
+        answer = client.post("/v1/recommendations", json={"user_id": text, "deny": [text], "k": 2}).json()
+        assert answer["source"] == "model"
+        assert client.get("/v1/users", params={"prefix": text}).json()["users"][0]["user_id"] == text
+        assert client.delete(f"/v1/users/{path}").status_code == 204
