@@ -1,4 +1,4 @@
-"""What the service promises when processes are killed, workers take turns, and clients send nonsense."""
+"""Check the promises of the service: processes are killed, workers take turns, clients send nonsense."""
 
 import os
 import random

@@ -61,9 +61,9 @@ def check_command(words: list[str]) -> None:
     context = click.Context(command)
     while isinstance(command, click.Group):
         name = words.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, name
-        command = found
+        subcommand = command.get_command(context, name)
+        assert subcommand is not None, name
+        command = subcommand
     command.make_context(command.name, words, resilient_parsing=False)
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arm:
-    """What a user of an experiment is given."""
+    """The model, or the two models, that answer a user of an experiment."""
 
     variant: str  # name of the experiment / name of the arm
     versions: tuple[str, ...]  # two are interleaved

@@ -74,7 +74,7 @@ def popularity_groups(training_counts: npt.NDArray[np.int64]) -> tuple[npt.NDArr
 
 
 def population_stability(expected: Sequence[float], counts: Sequence[float]) -> float | None:
-    """Return the population stability index of counts against expected shares; None: there are no counts.
+    """Return the population stability index of counts against expected shares; None: all counts are 0.
 
     Half an event is added to each group, so that an empty one has a logarithm. Below 0.1 is usually called stable, above 0.25
     a shift.
@@ -95,7 +95,7 @@ class LiveMetrics:
     """What happened with a model in a window of time."""
 
     events: int  # that arrived
-    ranked_events: int  # of them; the others were not ranked for want of time
+    ranked_events: int  # of them; the others were not ranked: the time did not suffice
     hit_rate: float | None
     hit_rate_interval: Interval | None
     ndcg: float | None

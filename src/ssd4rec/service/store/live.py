@@ -13,7 +13,7 @@ BUCKET_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class SumKey:
-    """What a sum is about."""
+    """The place of a sum: model, name and time."""
 
     model: str
     name: str
