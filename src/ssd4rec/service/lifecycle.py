@@ -62,9 +62,9 @@ class Models:
             if self._active is None:
                 raise unavailable("no_model", "no model is loaded yet; put one into the folder of models", retry_after=5)
             return self._active
-        if (found := self._loaded.get(version)) is None:
+        if (loaded := self._loaded.get(version)) is None:
             raise Problem(409, "model_replaced", f"the model {version!r} has been replaced; ask for new recommendations")
-        return found
+        return loaded
 
     def catalog_title(self, item_id: str) -> str | None:
         """Return the title of an item in the catalog of the active model; None: it has none, or is not in the catalog."""

@@ -22,7 +22,7 @@ MODEL_INFO = Gauge("ssd4rec_model_info", "1 for the active model", ["version", "
 MODEL_AGE = Gauge("ssd4rec_model_age_seconds", "Seconds since the active model was saved", multiprocess_mode="livemax")
 STATE_BYTES = Gauge("ssd4rec_state_bytes", "Bytes of the cached user states", multiprocess_mode="livesum")
 PREQUENTIAL_EVENTS = Counter(
-    "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped because time was short", ["outcome"]
+    "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped", ["outcome"]
 )
 PREQUENTIAL_NDCG = Gauge(
     "ssd4rec_prequential_ndcg", "NDCG@10 of live events in the last hours", ["model"], multiprocess_mode="mostrecent"
