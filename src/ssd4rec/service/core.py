@@ -66,6 +66,7 @@ class Service:
         self.feed = LiveFeed(self.engine)
         self.sums = LiveSums()
         self.experiments = Experiments(self.engine, self.models)
+        self.experiments.refresh()
         self.prequential = Prequential(self.scorer, self._measured, self.sums, settings.prequential_share)
         self.maintenance = Maintenance(self)
         self._closed = threading.Event()
