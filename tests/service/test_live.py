@@ -10,8 +10,9 @@ from starlette.testclient import TestClient
 
 from service_world import WALK as ITEMS
 from service_world import running, send, slow_gains, without_budget
+from ssd4rec.service import states
 from ssd4rec.service.live import GROUPS, live_metrics, popularity_groups, population_stability
-from ssd4rec.service.prequential import Budget
+from ssd4rec.service.prequential import AT_ONCE, Budget
 from ssd4rec.service.served_model import ScoreJob, ServedModel
 from ssd4rec.serving.recommender import Recommender
 
@@ -51,6 +52,30 @@ def test_every_event_is_ranked_by_the_state_before_it(client: TestClient, recomm
     assert measured["hit_rate_interval"][0] <= measured["hit_rate"] <= measured["hit_rate_interval"][1]
     answer = client.get("/v1/users/u/recommendations").json()  # the state that ranking left behind is right
     assert [each["item_id"] for each in answer["items"]] == [each.item for each in recommender.recommend(ITEMS).items]
+
+
+def test_a_long_batch_of_a_user_is_ranked_in_parts(models: Path, tmp_path: Path, recommender: Recommender) -> None:
+    items = [f"i{(7 * n) % 12}" for n in range(2 * AT_ONCE + 5)]
+    with running(models, f"sqlite:///{tmp_path / 'events.db'}") as client:
+        without_budget(client)
+        send(client, "u", *items)
+        measured = live(client, len(items))
+        assert measured["ranked_events"] == len(items) - 1
+        assert measured["ndcg"] == pytest.approx(np.mean([ndcg for _, ndcg in slow_gains(recommender, items)]))
+
+
+def test_a_long_history_without_a_cached_state_is_not_read(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "LONGEST_READ", 3)
+    with running(models, f"sqlite:///{tmp_path / 'events.db'}") as client:
+        without_budget(client)
+        send(client, "u", *ITEMS[:5])
+        assert live(client, 5)["ranked_events"] == 4
+        client.app.state.service.models.active.states._drop("u")
+        send(client, "u", "i1")
+        assert live(client, 6)["ranked_events"] == 4
+        client.get("/v1/users/u/recommendations")
+        send(client, "u", "i2")
+        assert live(client, 7)["ranked_events"] == 5
 
 
 def test_late_events_duplicates_and_unknown_items(client: TestClient) -> None:

@@ -32,6 +32,7 @@ from ssd4rec.service.store.append import NewItems
 from ssd4rec.service.store.connect import Reader
 
 WAITING = 2000  # groups of events; the oldest go first
+AT_ONCE = 16  # events of a user that are ranked together
 SLICE_SECONDS = 0.004  # of the scoring thread in one piece
 SAVED_SECONDS = 0.5  # of the thread that a quiet time may save for later
 
@@ -120,6 +121,9 @@ class Prequential:
             measured = self._measured()
             while self._groups and time.perf_counter() - began < SLICE_SECONDS:
                 group = self._groups.popleft()
+                if len(group.items) > AT_ONCE:  # the rest continues with the state that these leave behind
+                    group, rest = group.split(AT_ONCE)
+                    self._groups.appendleft(rest)
                 if measured is not None:
                     with reader.reading() as connection:
                         self._one(connection, measured, group)

@@ -11,6 +11,8 @@ from ssd4rec.service.served_model import ServedModel, UserState
 from ssd4rec.service.store.append import NewItems
 from ssd4rec.service.store.users import NOTHING_READ, history_of, read_new_events
 
+LONGEST_READ = 1000  # events of a history that is read for nothing but a metric
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -120,13 +122,18 @@ class States:
         return [None if before.vector is None else Rank(rank) for before, rank in zip(histories, ranks, strict=True)]
 
     def _before(self, connection: Connection, group: NewItems) -> UserState | None:
-        """The state that has read everything before some new events; None: the user was erased meanwhile."""
+        """The state that has read everything before some new events.
+
+        None: the user was erased meanwhile, or has no cached state and a history that takes too long to read.
+        """
         entry, position = self._entries.get(group.user_id), group.position - 1
         if entry is not None and (entry.user_key, entry.generation) == (group.user_key, group.generation):
             if entry.position == position:
                 return entry.state
             if entry.before is not None and entry.before[0] == position and len(group.items) == 1:
                 return entry.before[1]
+        if position > LONGEST_READ:
+            return None
         history = history_of(connection, group.user_key, None, position) if position else []
         if position and not history:
             return None

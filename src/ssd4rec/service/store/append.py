@@ -1,7 +1,7 @@
 """Append events: idempotent, in the order of (timestamp, position); a late one voids the cached states of its user."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -47,6 +47,11 @@ class NewItems:
     generation: int
     position: int  # of the first one
     items: list[str]
+
+    def split(self, count: int) -> "tuple[NewItems, NewItems]":
+        """Return the first events and the rest."""
+        first, rest = self.items[:count], self.items[count:]
+        return replace(self, items=first), replace(self, position=self.position + count, items=rest)
 
 
 @dataclass(frozen=True, slots=True)
