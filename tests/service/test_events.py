@@ -157,8 +157,8 @@ STRANGE = ["ключ", "e\u0301", "👩‍👩‍👧", "\u202eabc", "a b\tc\n",
 def test_ids_of_any_unicode_in_every_place(client: TestClient) -> None:
     for text in STRANGE:
         assert send(client, text, text, "i3")["accepted"] == 2
-        assert stored_history(client, text) == [text, "i3"]
         path = quote(text, safe="")
+        assert stored_history(client, path) == [text, "i3"]
         assert client.get(f"/v1/users/{path}").json()["user_id"] == text
         assert client.put(f"/v1/items/{path}", json={"title": text}).json()["title"] == text
         answer = client.post("/v1/recommendations", json={"user_id": text, "deny": [text], "k": 2}).json()
