@@ -18,7 +18,6 @@ from ssd4rec.errors import ArtifactError, DivergedError
 from ssd4rec.service.problems import Problem
 from ssd4rec.serving.recommender import Recommender
 
-
 SQLITE = pytest.mark.parametrize("store", ["sqlite"], indirect=True)  # the other database makes no difference here
 
 
