@@ -108,11 +108,3 @@ def test_old_recommendations_go(client: TestClient, store: str) -> None:
 
 def test_settings_of_retention_are_checked(models: Path, store: str) -> None:
     assert settings(models, store, retention_events=1).retention_events == 1
-
-
-def test_views_that_were_computed_before_forget_too(client: TestClient) -> None:
-    send(client, "mallory", "i3", "i4")
-    send(client, "other", "i3", "i4")
-    assert "mallory" in client.get("/v1/items/i5/audience?k=100").text
-    assert client.delete("/v1/users/mallory").status_code == 204
-    assert [user["user_id"] for user in client.get("/v1/items/i5/audience?k=100").json()["users"]] == ["other"]

@@ -120,8 +120,8 @@ def _token(request: Request) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if token and scheme.lower() == "bearer":
         return token.strip()
-    if token := request.headers.get("x-api-key"):
-        return token
+    if key := request.headers.get("x-api-key"):
+        return key
     if (session := request.cookies.get(COOKIE)) is not None:
         _check_page(request)
     return session
@@ -140,7 +140,8 @@ def requires(scope: str) -> Callable[..., Awaitable[Caller]]:
     """Return a dependency that lets only callers with a scope pass."""
 
     async def check(request: Request) -> Caller:
-        caller = await request.app.state.service.keys.caller(request, _token(request))
+        keys: KeyRing = request.app.state.service.keys
+        caller = await keys.caller(request, _token(request))
         request.state.caller = caller
         if scope not in caller.scopes:
             have = ", ".join(sorted(caller.scopes))

@@ -125,11 +125,6 @@ class Insights:
         """Run a function in the thread."""
         return self._executor.submit(work)
 
-    def forget(self) -> None:
-        """Drop the samples of users: one of them was erased."""
-        with self._lock:
-            self._results = {key: value for key, value in self._results.items() if key[0] != "sample"}
-
     def _once(self, name: str, loaded: LoadedModel, work: Callable[[], Any], lifetime: float = np.inf) -> "Future[Any]":
         key = (name, loaded.model.fingerprint)
         with self._lock:
