@@ -86,10 +86,13 @@ def _models(page: Page) -> None:
 def _live(page: Page, address: str, user: str) -> None:
     page.goto("/#/live")
     expect(page.locator(".live-state")).to_have_text("Following")
-    for k in (3, 4, 5):
-        httpx.get(f"{address}/v1/users/{user}/recommendations?k={k}").raise_for_status()
     rows = page.get_by_role("log").locator("li")
-    expect(rows).to_have_count(3)
+    items = [each["item_id"] for each in httpx.get(f"{address}/v1/users/{user}/recommendations?k=5").json()["items"]]
+    for seen, item in enumerate(items[:3]):
+        httpx.post(f"{address}/v1/events", json={"events": [{"user_id": "visitor", "item_id": item}]}).raise_for_status()
+        expect(rows).to_have_count(2 * seen + 2)
+        httpx.get(f"{address}/v1/users/visitor/recommendations?k=5").raise_for_status()
+        expect(rows).to_have_count(2 * seen + 3)
 
 
 if __name__ == "__main__":

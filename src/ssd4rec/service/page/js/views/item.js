@@ -6,15 +6,18 @@ import { count, date, html, label, Name, Notice, number, Result, useState } from
 const NEIGHBORS = 12;
 const path = (id) => `/v1/items/${encodeURIComponent(id)}`;
 
+function available({ available_from: from, available_until: until }) {
+  if (from === null && until === null) return "always";
+  return [from !== null && `from ${date(from)}`, until !== null && `until ${date(until)}`].filter(Boolean).join(", ");
+}
+
 function Facts({ item }) {
   const facts = [
     ["Id", html`<bdi>${item.item_id}</bdi>`],
-    ["In the catalog of the model", item.in_catalog ? "yes" : "no"],
-    ["Training interactions", item.training_interactions === null ? "none" : number(item.training_interactions)],
+    ["Training interactions", item.in_catalog ? number(item.training_interactions ?? 0) : "not in the catalog of the model"],
     ["Categories", item.categories.length ? item.categories.map((each) => html`<bdi key=${each} class="badge">${each}</bdi> `) : "none"],
     ["Recommended", item.hidden ? "no, hidden" : "yes"],
-    ["Available from", item.available_from === null ? "always" : date(item.available_from)],
-    ["Available until", item.available_until === null ? "always" : date(item.available_until)],
+    ["Available", available(item)],
   ];
   return html`<dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
@@ -77,10 +80,12 @@ export function Item({ id }) {
     <div class="heading"><h1><span class="eyebrow">Item</span> <bdi>${label(data)}</bdi></h1>
       ${data.in_catalog && html`<a class="button" href=${to.map(id)}>Show on the map</a>`}</div>
     <div class="columns even">
-      <section class="panel" aria-labelledby="facts-heading"><h2 id="facts-heading">Metadata</h2>
-        <${Facts} item=${data} /><details><summary>Edit</summary><${Edit} item=${data} saved=${setSaved} /></details></section>
+      <div class="stack">
+        <section class="panel" aria-labelledby="facts-heading"><h2 id="facts-heading">Metadata</h2>
+          <${Facts} item=${data} /><details><summary>Edit</summary><${Edit} item=${data} saved=${setSaved} /></details></section>
+        <section class="panel" aria-labelledby="audience-heading"><h2 id="audience-heading">Who gets it</h2><${Audience} id=${id} /></section>
+      </div>
       <section class="panel" aria-labelledby="neighbors-heading"><h2 id="neighbors-heading">Neighbors</h2>
         <p class="hint">Items whose vectors are nearest, by cosine.</p><${Neighbors} id=${id} /></section>
-      <section class="panel" aria-labelledby="audience-heading"><h2 id="audience-heading">Who gets it</h2><${Audience} id=${id} /></section>
     </div>`}<//>`;
 }

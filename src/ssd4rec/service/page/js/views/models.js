@@ -67,14 +67,15 @@ function Version({ model, ask: question }) {
 function Metric({ name, versions }) {
   const rows = versions.filter(({ report }) => report.test?.[name] !== undefined).map(({ model, report }) => {
     const value = report.test[name];
-    const [low, high] = report.intervals?.model?.[name] ?? [value, value];
-    return { version: model.version, value, low, high, base: report.popularity?.test?.[name] };
+    const interval = report.intervals?.model?.[name];
+    const [low, high] = interval ?? [0, value];
+    return { version: model.version, value, interval, low, high, base: report.popularity?.test?.[name] };
   });
   if (!rows.length) return null;
   const largest = Math.max(...rows.map((row) => row.high));
   return html`<h3>${name.toUpperCase()}</h3><ul class="compared">${rows.map((row) => html`<li key=${row.version}><bdi class="title">${row.version}</bdi>
     <${IntervalBar} ...${row} to=${largest} />
-    <span class="score"><strong>${row.value.toFixed(4)}</strong>${row.high > row.low && ` (${row.low.toFixed(4)} to ${row.high.toFixed(4)})`}${
+    <span class="score"><strong>${row.value.toFixed(4)}</strong>${row.interval && ` (${row.low.toFixed(4)} to ${row.high.toFixed(4)})`}${
       row.base > 0 && html`<br />${(row.value / row.base).toFixed(1)} times the most popular items`}</span></li>`)}</ul>`;
 }
 
