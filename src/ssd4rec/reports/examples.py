@@ -91,7 +91,8 @@ def examine(recommender: Recommender, sequences: Sequences) -> Examined:
 
 
 def _spaced(count: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return places
 
 
 def _history(sequences: Sequences, place: int) -> IntArray:

@@ -164,7 +164,8 @@ class Insights:
 
 def _newest_users(connection: Connection) -> list[tuple[int, str, int]]:
     """Key, id and number of events of the users whose events arrived last."""
-    users, total = [], 0
+    users: list[tuple[int, str, int]] = []
+    total = 0
     for row in search_users(connection, "", SAMPLE_USERS):
         total += row.events
         if users and total > SAMPLE_EVENTS:

@@ -169,7 +169,10 @@ def _lists(counts: IntArray, recommended: IntArray) -> dict[str, list[int]]:
     middle, _ = popularity_thirds(counts)
     tail = np.flatnonzero((counts < middle) & (recommended > 0))
     tail = tail[np.argsort(-recommended[tail], kind="stable")]
-    more = [index for index in rising[::-1][:LISTED] if difference[index] > 0]
-    less = [index for index in rising[:LISTED] if difference[index] < 0]
-    chosen = {"more": more, "less": less, "tail": tail[:LISTED]}
-    return {name: [int(index) + 1 for index in indices] for name, indices in chosen.items()}
+    more, less = rising[::-1][:LISTED], rising[:LISTED]
+    chosen: dict[str, IntArray] = {
+        "more": more[difference[more] > 0],
+        "less": less[difference[less] < 0],
+        "tail": tail[:LISTED],
+    }
+    return {name: (indices + 1).tolist() for name, indices in chosen.items()}
