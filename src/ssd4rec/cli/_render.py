@@ -4,7 +4,7 @@ Text from data, such as titles and ids, passes through `printable`: control char
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.table import Table
 
 JOINERS = "\u200c\u200d"  # invisible characters that several scripts need
 MAX_MESSAGE = 4000  # characters
+LIST_PROPERTIES = {"coverage": "{:.1%}", "popularity_lift": "{:+.0%}", "diversity": "{:.3f}", "novelty": "{:.1f} bits"}
 
 
 def printable(text: object, limit: int = MAX_MESSAGE) -> str:
@@ -103,6 +104,8 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
             **({"fusion alone": fusion["fusion_alone"]} if "fusion_alone" in fusion else {}),
             "popularity": columns["popularity"],
         }
+    last = columns.pop("popularity")
+    columns |= {name: baseline["test"] for name, baseline in report.get("baselines", {}).items()} | {"popularity": last}
     table = Table(title="Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test")
     for name in ("metric", *columns, "over popularity"):
         table.add_column(name, justify="left" if name == "metric" else "right")
@@ -116,6 +119,7 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
         _show_continued(console, continued)
     if final_fit := report.get("final_fit"):
         console.print(f"warning: {final_fit['note']}")
+    _show_lists(console, columns.keys(), report)
     cutoff = next(iter(report["test"])).partition("@")[2]  # of the groups
     for title, groups in report.get("test_groups", {}).items():
         _show_groups(console, title, groups, cutoff)
@@ -134,6 +138,24 @@ def _show_continued(console: Console, continued: Mapping[str, Any]) -> None:
 
 def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:
     console.print("protocol: " + ", ".join(f"{name} {value}" for name, value in protocol.items() if value is not None))
+
+
+def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any]) -> None:
+    """Show the properties of the recommended lists: of the model, the baselines and the most popular items."""
+    model, *_ = names
+    parts = {model: report, **report.get("baselines", {}), "popularity": report.get("popularity", {})}
+    columns = {name: part["lists"] for name, part in parts.items() if "lists" in part}
+    if not columns:
+        return
+    length = next(iter(columns.values()))["length"]
+    table = Table(title=f"Beyond accuracy: the first {length} items of each list")
+    for name in ("property", *columns):
+        table.add_column(name, justify="left" if name == "property" else "right")
+    for name, show in LIST_PROPERTIES.items():
+        table.add_row(
+            name.replace("_", " "), *("" if values[name] is None else show.format(values[name]) for values in columns.values())
+        )
+    console.print(table)
 
 
 def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]], cutoff: str) -> None:

@@ -12,8 +12,9 @@ from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.concentration import popularity_thirds
+from ssd4rec.evaluation.lists import LIST_LENGTH, ListProperties, measure_lists
 from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg, ndcg_gains
-from ssd4rec.evaluation.ranks import rank_examples
+from ssd4rec.evaluation.ranks import TopLists, rank_examples
 from ssd4rec.evaluation.scoring import Ranker, Scorer, catalog_size_of
 from ssd4rec.fusion import ScoreFusion
 
@@ -60,6 +61,7 @@ class Ranking:
     protocol: EvaluationProtocol
     by_length: tuple[Group, ...]  # events of the user before the target
     by_popularity: tuple[Group, ...]  # training events of the target
+    lists: ListProperties | None = None  # None: the training events are not known
 
     @property
     def hit_rate(self) -> Mapping[int, float]:
@@ -110,7 +112,12 @@ class Ranking:
                 "by_length": [asdict(group) for group in self.by_length],
                 "by_popularity": [asdict(group) for group in self.by_popularity],
             },
+            **self.report_lists(),
         }
+
+    def report_lists(self) -> dict[str, object]:
+        """Return the part of a report about the recommended lists, as JSON values."""
+        return {} if self.lists is None else {"lists": self.lists.as_dict()}
 
 
 def make_protocol(
@@ -163,7 +170,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
             target count, however many of them the model reads. False is the protocol of most papers.
         split: how the examples were made, for the protocol.
         token_budget: events encoded at once.
-        training_counts: [V + 1] training events of each item index, for the groups by popularity.
+        training_counts: [V + 1] training events of each item index, for the groups by popularity and the properties of lists.
         progress: called with (targets ranked, all targets).
         fusion: score fusion, for a `Ranker`. With `exclude_seen` its repeat bias is not applied: the target is the only seen
             item among the candidates, so the bias would point at it.
@@ -190,16 +197,27 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         raise DataError("nothing to evaluate: this part of the split has no targets; check the split and the k-core")
     if exclude_seen and fusion is not None:
         fusion = replace(fusion, repeat_bias=0.0)
+    lists = None if training_counts is None else TopLists(len(single), min(LIST_LENGTH, catalog_size_of(model)))
     ranks = rank_examples(
-        model, sequences, single, token_budget, exclude_seen=exclude_seen, fusion=fusion, world=world, progress=progress
+        model,
+        sequences,
+        single,
+        token_budget,
+        exclude_seen=exclude_seen,
+        fusion=fusion,
+        world=world,
+        progress=progress,
+        lists=lists,
     )
     protocol = make_protocol(sequences, single, catalog_size_of(model), split=split, exclude_seen=exclude_seen)
     by_popularity: Iterable[Group] = ()
-    if training_counts is not None:
+    properties = None
+    if training_counts is not None and lists is not None:
+        properties = measure_lists(lists.items, sequences, single, training_counts)
         popularity = training_counts[sequences.items[single.first_target]]
         by_popularity = _by_popularity(ranks, popularity, training_counts, cutoffs[0])
     by_length = _by_length(ranks, single.first_target - sequences.offsets[single.user], cutoffs[0])
-    return Ranking(ranks, tuple(cutoffs), protocol, tuple(by_length), tuple(by_popularity))
+    return Ranking(ranks, tuple(cutoffs), protocol, tuple(by_length), tuple(by_popularity), properties)
 
 
 def _longest_cut(sequences: Sequences, single: Examples) -> int | None:

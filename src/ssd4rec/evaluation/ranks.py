@@ -1,11 +1,13 @@
 """The rank of a target among the whole catalog."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ssd4rec._csr import IntArray
 from ssd4rec.array_types import Scores, States
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
@@ -82,13 +84,49 @@ def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor
     return 4 * torch.finfo(states.dtype).eps * lengths
 
 
-def ranks_from_blocks(blocks: Iterable[ScoredBlock], targets: Tensor, rounding: Tensor | None = None) -> Tensor:
+class TopLists:
+    """Collects the best items of each example while its target is ranked.
+
+    Args:
+        examples: how many.
+        length: items of a list.
+    """
+
+    def __init__(self, examples: int, length: int) -> None:
+        self.items = np.zeros((examples, length), dtype=np.int64)  # item indices, best first; 0 where a list is shorter
+
+    def add(self, rows: IntArray, scores: Scores, removed: Tensor | None) -> None:
+        """Store the lists of some examples.
+
+        Args:
+            rows: int64 [rows] which examples.
+            scores: [rows, V].
+            removed: bool [rows, V], items that are left out; None: none are.
+        """
+        candidates = scores if removed is None else scores.masked_fill(removed, -torch.inf)
+        best = candidates.topk(min(self.items.shape[1], scores.shape[1]), dim=1)
+        items = torch.where(best.values > -torch.inf, best.indices + 1, 0)
+        self.items[rows, : items.shape[1]] = items.cpu().numpy()
+
+    def gather(self, world: World, rows: IntArray) -> None:
+        """Fill in the lists that other processes hold; `rows` are those of this process."""
+        for column in range(self.items.shape[1] if world.size > 1 else 0):
+            self.items[:, column] = world.gather(self.items[rows, column], rows, len(self.items))
+
+
+def ranks_from_blocks(
+    blocks: Iterable[ScoredBlock],
+    targets: Tensor,
+    rounding: Tensor | None = None,
+    on_block: Callable[[slice, Scores, Tensor | None], None] | None = None,
+) -> Tensor:
     """Return `rank_targets` of scores that are computed a few rows at a time.
 
     Args:
         blocks: in order.
         targets: int64 [B] item indices.
         rounding: [B], scores below the target's by no more than this tie with it.
+        on_block: called with rows, scores and removed candidates of each block.
 
     Returns:
         int64 [B].
@@ -103,10 +141,12 @@ def ranks_from_blocks(blocks: Iterable[ScoredBlock], targets: Tensor, rounding: 
             _check_targets(targets, scores.shape[1])
         removed = None if seen is None else removed_at(seen, scores)
         ranks.append(_rank(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
+        if on_block:
+            on_block(rows, scores, removed)
     return torch.cat(ranks)
 
 
-def rank_examples(
+def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate`
     model: Ranker | Scorer,
     sequences: Sequences,
     examples: Examples,
@@ -116,6 +156,7 @@ def rank_examples(
     fusion: ScoreFusion | None = None,
     world: World | None = None,
     progress: Callable[[int, int], None] | None = None,
+    lists: TopLists | None = None,
 ) -> Ranks:
     """Return the rank of each example's target, in the order of the examples.
 
@@ -131,6 +172,7 @@ def rank_examples(
         fusion: added to the scores of a `Ranker`.
         world: the processes that share the work; None: this one alone.
         progress: called with (targets ranked by this process, all targets).
+        lists: collects the best items of each example; None: they are not needed.
 
     Raises:
         DivergedError: a score is not a finite number.
@@ -146,12 +188,19 @@ def rank_examples(
             if batch.states is not None and not isinstance(model, Scorer):
                 rounding = rounding_of(batch.states, model.item_vectors, targets)
             blocks = score_batch(model, batch, fusion=fusion, exclude_seen=exclude_seen)
-            ranks.append(ranks_from_blocks(blocks, targets, rounding).cpu().numpy())
+            on_block = None if lists is None else partial(_add_to, lists, batch.rows)
+            ranks.append(ranks_from_blocks(blocks, targets, rounding, on_block).cpu().numpy())
             places.append(batch.rows)
             done += len(targets)
             if progress:
                 progress(done, len(examples))
+    if lists is not None:
+        lists.gather(world, np.concatenate(places))
     return world.gather(np.concatenate(ranks), np.concatenate(places), len(examples))
+
+
+def _add_to(lists: TopLists, examples: IntArray, rows: slice, scores: Scores, removed: Tensor | None) -> None:
+    lists.add(examples[rows], scores, removed)
 
 
 def _check_catalog(sequences: Sequences, items: int) -> None:
