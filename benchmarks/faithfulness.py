@@ -78,7 +78,7 @@ def probabilities_and_ranks(
     with torch.inference_mode():
         scores = model.encode(items, cu_seqlens) @ model.item_vectors.T
         if fusion:
-            places = look_up(fusion.rules, items, cu_seqlens, slice(0, len(histories)))
+            places = look_up(fusion.pairs, items, cu_seqlens, slice(0, len(histories)))
             scores.view(-1)[places.counted] += fusion.weight * places.by
         scores[:, np.unique(seen) - 1] = -torch.inf
         scores[:, torch.from_numpy(artifact.training_counts[1:] == 0)] = -torch.inf

@@ -23,9 +23,10 @@ from ssd4rec.artifact import FILES, FORMAT, FUSION, MANIFEST, REPORT_PAGE, check
 from ssd4rec.artifact import contents as module
 from ssd4rec.artifact import folder as folder_module
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import Config, DataConfig, FusionConfig, SSD4RecConfig
+from ssd4rec.config import Config, DataConfig, FusionConfig, PairModel, SSD4RecConfig
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError
+from ssd4rec.evaluation.baselines import PAIR_MODELS
 from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
@@ -526,13 +527,13 @@ def subprocess_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
 
 
-def fusion_of(items: int) -> ScoreFusion:
+def fusion_of(items: int, model: PairModel = "sequential-rules") -> ScoreFusion:
     packed = np.array([1, 2, 3, 1, 2, 4]), np.array([0, 3, 6])
-    return ScoreFusion(SequentialRules.count(*packed, items), 1.5, -2.0)
+    return ScoreFusion(PAIR_MODELS[model](*packed, items), 1.5, -2.0)
 
 
-def save_with_fusion(directory: Path, items: int = ITEMS) -> ScoreFusion:
-    fusion = fusion_of(items)
+def save_with_fusion(directory: Path, items: int = ITEMS, model: PairModel = "sequential-rules") -> ScoreFusion:
+    fusion = fusion_of(items, model)
     save_artifact(directory, NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, fusion)
     return fusion
 
@@ -550,14 +551,15 @@ def test_settings_with_fusion_require_it(tmp_path: Path) -> None:
     assert load_artifact(tmp_path / "model").fusion is None
 
 
-def test_fusion_is_restored_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", PAIR_MODELS)
+def test_fusion_is_restored_bit_for_bit(tmp_path: Path, model: PairModel) -> None:
     """Counts and both numbers; a model that was saved without any has none, also where it takes the place of one that had."""
-    fusion = save_with_fusion(tmp_path / "model")
+    fusion = save_with_fusion(tmp_path / "model", model=model)
     loaded = load_artifact(tmp_path / "model").fusion
     assert loaded is not None
-    assert (loaded.weight, loaded.repeat_bias) == (fusion.weight, fusion.repeat_bias)
+    assert (loaded.weight, loaded.repeat_bias, loaded.pairs.name) == (fusion.weight, fusion.repeat_bias, model)
     for name in ("edges", "columns", "weights"):
-        actual, expected = (getattr(each.rules, name) for each in (loaded, fusion))
+        actual, expected = (getattr(each.pairs, name) for each in (loaded, fusion))
         assert actual.dtype == expected.dtype
         np.testing.assert_array_equal(actual, expected)
     save(tmp_path / "model")
@@ -592,11 +594,11 @@ def test_unused_cooccurrence_is_not_saved(tmp_path: Path) -> None:
     save_artifact(tmp_path / "model", NextItemModel(SSD4Rec(CONFIG.backbone), ITEMS), catalogue_of(), CONFIG, {}, COUNTS, fusion)
     loaded = load_artifact(tmp_path / "model").fusion
     assert loaded is not None
-    assert (loaded.weight, loaded.repeat_bias, len(loaded.rules.columns)) == (0.0, -2.0, 0)
+    assert (loaded.weight, loaded.repeat_bias, len(loaded.pairs.columns)) == (0.0, -2.0, 0)
     raised = []
     for each in (fusion, loaded):
         scores = torch.zeros(1, ITEMS)
-        each.add(scores, look_up(each.rules, torch.tensor([1, 2, 1]), torch.tensor([0, 3]), slice(0, 1)))
+        each.add(scores, look_up(each.pairs, torch.tensor([1, 2, 1]), torch.tensor([0, 3]), slice(0, 1)))
         raised.append(scores.tolist())
     assert raised[0] == raised[1] == [[-2.0, -2.0, *[0.0] * (ITEMS - 2)]]
 

@@ -83,7 +83,7 @@ def test_fusion_knows_the_new_items(prepared):
     )
     artifact = pipeline.train(prepared, config)
     artifact.model.eval()
-    assert artifact.fusion.rules.catalog_size == len(artifact.catalog) == artifact.model.catalog_size
+    assert artifact.fusion.pairs.catalog_size == len(artifact.catalog) == artifact.model.catalog_size
     alone = Recommender(replace(artifact, fusion=None))
     fused = Recommender(artifact)
     scores = [{each.item: each.score for each in one.recommend(["g0-0"], 24).items} for one in (alone, fused)]

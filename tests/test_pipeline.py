@@ -56,14 +56,16 @@ def test_a_requested_sampled_softmax_is_announced(prepared, caplog):
     )
 
 
-def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path):
+@pytest.mark.parametrize("pairs", ["sequential-rules", "sequential-ridge"])
+def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path, pairs):
     """The report says what each is worth; the artifact gives the figures of both together again."""
     config = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(
-        update={"fusion": settings.FusionConfig(cooccurrence="tuned")}
+        update={"fusion": settings.FusionConfig(cooccurrence="tuned", cooccurrence_model=pairs)}
     )
     report = pipeline.train(prepared, config, tmp_path / "model").report
     part = report["fusion"]
     assert part["cooccurrence"] > 0
+    assert part["cooccurrence_model"] == pairs
     tried = part["validation"]["cooccurrence"]
     assert tried[f"{part['cooccurrence']:g}"] == max(tried.values()) > part["validation"]["model_alone"]
     assert part["validation"]["repeat_bias"].keys() == {"0"}
@@ -275,3 +277,22 @@ def test_only_an_unusable_checkpoint_starts_over(prepared, tmp_path, monkeypatch
     starts_over = isinstance(error, StateError)
     assert [line for line in caplog.messages if "starting" in line] == (["starting over: another version"] if starts_over else [])
     assert (tmp_path / pipeline.LAST).exists()
+
+
+def test_baselines_are_reported_where_the_training_part_is_known(prepared, tmp_path):
+    """After training and on the same data with the same metrics; on other data a note says that there are none."""
+    config = worlds.config(max_epochs=1)
+    names = ("sequential-rules", "sequential-ridge", "ease")
+    config = config.model_copy(update={"evaluation": settings.EvaluationConfig(baselines=names)})
+    report = pipeline.train(prepared, config, tmp_path / "model").report
+    assert tuple(report["baselines"]) == names
+    assert report["baselines"]["sequential-ridge"]["test"]["ndcg@10"] == 1.0
+    artifact = load_artifact(tmp_path / "model")
+    assert pipeline.evaluate_artifact(artifact, read(worlds.cycle()), config)["baselines"] == report["baselines"]
+    other = pipeline.evaluate_artifact(artifact, read(worlds.cycle(users=30)), config)
+    assert "baselines" not in other
+    assert any(note.startswith("sequential-rules, sequential-ridge, ease were not fitted") for note in other["notes"])
+
+
+def read(histories):
+    return read_interactions(worlds.frame(histories))

@@ -12,6 +12,7 @@ from .data.split import make_split as make_split
 from .data.split import split_by_time as split_by_time
 from .data.split import training_counts as training_counts
 from .errors import SSD4RecError as SSD4RecError
+from .evaluation.baselines import fit_baseline as fit_baseline
 from .evaluation.evaluate import evaluate as evaluate
 from .explain.results import Counterfactual as Counterfactual
 from .explain.results import Effects as Effects

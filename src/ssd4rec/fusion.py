@@ -10,46 +10,51 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores
+from ssd4rec.baselines.item_pairs import ItemPairs
+from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.ops.segments import flat_score_index, to_device
+
+PAIR_MODELS: dict[str, type[ItemPairs]] = {model.name: model for model in (SequentialRules, SequentialRidge)}
 
 
 class Places(NamedTuple):
     """The scores [rows, V] that fusion changes, as flattened indices."""
 
     counted: Tensor  # int64 [n] items that co-occur with items of the sequence, each once
-    by: Tensor  # float32 [n] log(1 + rules / FLOOR) of these
+    by: Tensor  # float32 [n] what a weight of 1 adds to these
     seen: Tensor  # int64 [m] items of the sequence, as often as they occur in it
 
 
-def look_up(rules: SequentialRules, items: Items, cu_seqlens: CuSeqlens, rows: slice, seen: Packed | None = None) -> Places:
-    """Return the input of `ScoreFusion.add` for a few sequences; all fusions of the same rules can share it.
+def look_up(pairs: ItemPairs, items: Items, cu_seqlens: CuSeqlens, rows: slice, seen: Packed | None = None) -> Places:
+    """Return the input of `ScoreFusion.add` for a few sequences; all fusions with the same pairs can share it.
 
     Args:
-        rules: the co-occurrence counts.
+        pairs: the co-occurrence model.
         items: int64 [T] packed sequences; 0 is padding or an unknown item.
         cu_seqlens: int64 [B + 1].
         rows: which sequences.
         seen: the same sequences including events that the model does not read; None: it reads all of them.
     """
-    counted, by = rules.raises(items, cu_seqlens, rows)
-    cells = flat_score_index(*(seen or (items, cu_seqlens)), rows, rules.catalog_size)
+    counted, by = pairs.raises(items, cu_seqlens, rows)
+    cells = flat_score_index(*(seen or (items, cu_seqlens)), rows, pairs.catalog_size)
     return Places(to_device(counted, items.device), to_device(by, items.device), cells)
 
 
 @dataclass(frozen=True)
 class ScoreFusion:
-    """Adds co-occurrence counts and a repeat bias to a model's scores.
+    """Adds the score of a co-occurrence model and a repeat bias to a model's scores.
 
-        score(j) = state . v_j + weight * log(1 + rules(j) / FLOOR) + repeat_bias * [item j is in the sequence]
+        score(j) = state . v_j + weight * log(1 + pairs(j) / floor) + repeat_bias * [item j is in the sequence]
 
+    Of a negative pairs(j) the logarithm of the absolute value counts, with a minus sign.
     In probabilities: the model's times a power of the counted ones, times e^repeat_bias for items that the user interacted
     with before, normalized (a product of experts, Hinton 2002). D numbers per item cannot represent an opinion on every pair
     that co-occurred; counts can, and know nothing else. And a model hardly learns that nobody rates a movie twice, which is a
     single number (Ren et al. 2019, "RepeatNet", learn when to repeat and when to explore).
     """
 
-    rules: SequentialRules
+    pairs: ItemPairs  # sequential rules or a sequential ridge
     weight: float  # 0 or more
     repeat_bias: float = 0.0  # negative: penalize items already in the sequence
 
@@ -70,19 +75,21 @@ class ScoreFusion:
 
     def with_more_items(self, count: int) -> "ScoreFusion":
         """Return the same fusion for a catalog with more items at its end, which co-occur with nothing."""
-        rules = self.rules
-        edges = np.concatenate([rules.edges, np.full(count, rules.edges[-1])])
-        return replace(self, rules=SequentialRules(edges, rules.columns, rules.weights))
+        pairs = self.pairs
+        edges = np.concatenate([pairs.edges, np.full(count, pairs.edges[-1])])
+        return replace(self, pairs=type(pairs)(edges, pairs.columns, pairs.weights))
 
     def write(self, path: Path) -> None:
         """Write a safetensors file, with the counts only if their weight is not 0."""
-        counted = self.rules if self.weight else SequentialRules.nothing(self.rules.catalog_size)
-        parts: dict[str, np.ndarray[Any, Any]] = {"edges": counted.edges, "columns": counted.columns, "weights": counted.weights}
-        save_file(parts, path, metadata={"weight": repr(self.weight), "repeat_bias": repr(self.repeat_bias)})
+        pairs = self.pairs if self.weight else self.pairs.nothing(self.pairs.catalog_size)
+        parts: dict[str, np.ndarray[Any, Any]] = {"edges": pairs.edges, "columns": pairs.columns, "weights": pairs.weights}
+        about = {"weight": repr(self.weight), "repeat_bias": repr(self.repeat_bias), "cooccurrence_model": pairs.name}
+        save_file(parts, path, metadata=about)
 
     @classmethod
     def read(cls, path: Path) -> "ScoreFusion":
         """Read what `write` wrote, exactly."""
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata()
-        return cls(SequentialRules(**load_file(path)), float(about["weight"]), float(about["repeat_bias"]))
+        model = PAIR_MODELS[about.get("cooccurrence_model", SequentialRules.name)]  # older files have no name
+        return cls(model(**load_file(path)), float(about["weight"]), float(about["repeat_bias"]))

@@ -12,10 +12,10 @@
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ from ssd4rec.data.summary import describe, describe_split
 from ssd4rec.diagnostics import resolve_device, versions
 from ssd4rec.distributed import current_world, process_group
 from ssd4rec.errors import ConfigError, DataError, StateError
+from ssd4rec.evaluation.baselines import PAIR_MODELS, fit_baseline
 from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, Ranking, make_protocol
 from ssd4rec.evaluation.evaluate import evaluate as rank_and_measure
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
@@ -100,13 +101,22 @@ class Comparison:
     fusion: ScoreFusion | None = None
     model_alone: Ranking | None = None
     fusion_alone: Ranking | None = None
+    baselines: Mapping[str, Ranking] = field(default_factory=dict)  # by name
 
     def as_dict(self) -> dict[str, Any]:
         """Return this part of a report for JSON."""
-        report: dict[str, Any] = {**self.model.report(), "popularity": {"test": self.popularity.as_dict()}}
+        report: dict[str, Any] = {
+            **self.model.report(),
+            "popularity": {"test": self.popularity.as_dict(), **self.popularity.report_lists()},
+        }
+        if self.baselines:
+            report["baselines"] = {
+                name: {"test": ranking.as_dict(), **ranking.report_lists()} for name, ranking in self.baselines.items()
+            }
         if self.fusion is not None and self.model_alone is not None:
             report["fusion"] = {
                 "cooccurrence": self.fusion.weight,
+                "cooccurrence_model": self.fusion.pairs.name,
                 "repeat_bias": self.fusion.repeat_bias,
                 "model_alone": self.model_alone.as_dict(),
                 **({"fusion_alone": self.fusion_alone.as_dict()} if self.fusion_alone else {}),
@@ -280,6 +290,7 @@ def _train(
         trained = time.monotonic()
         tuned = tune(fitted.model, data, config, progress)
         comparison = compare(fitted.model, data, config, fitted.counts, tuned.fusion if tuned else None, progress)
+        comparison = replace(comparison, baselines=measure_baselines(data, config, fitted.counts, progress))
         seconds = {
             "training": fitted.training.seconds,
             "evaluation": time.monotonic() - trained,
@@ -417,13 +428,14 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     if not cooccurrence and not repeat_bias:
         return None
     if cooccurrence:
-        logger.info("counting item-to-item co-occurrences")
-        rules = count_sequential_rules(data, progress)
+        name = config.fusion.cooccurrence_model
+        logger.info("fitting the co-occurrence model, %s", name)
+        pairs = PAIR_MODELS[name](*training_interactions(data.histories, data.split.train), len(data.catalog), progress=progress)
     else:
-        rules = SequentialRules.nothing(model.catalog_size)
+        pairs = SequentialRules.nothing(model.catalog_size)
     tuned = tune_fusion(
         model,
-        rules,
+        pairs,
         data.histories,
         data.split.validation,
         weights=WEIGHTS if cooccurrence == "tuned" else (cooccurrence,),
@@ -448,6 +460,16 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
 def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
     """Count the sequential-rules baseline on the training part."""
     return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
+
+
+def measure_baselines(data: Prepared, config: Config, counts: IntArray, progress: Progress | None = None) -> dict[str, Ranking]:
+    """Fit the baselines of the settings on the training part, and rank the test part with each."""
+    rankings = {}
+    for name in config.evaluation.baselines:
+        logger.info("fitting %s", name)
+        baseline = fit_baseline(name, data.histories, data.split.train, len(data.catalog), progress)
+        rankings[name] = evaluate(baseline, data, config, counts)
+    return rankings
 
 
 def evaluate(
@@ -533,8 +555,8 @@ def final_fit(
     final.model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
-        items, cu_seqlens = training_interactions(data.histories, final.train)
-        fusion = replace(fusion, rules=SequentialRules.count(items, cu_seqlens, len(data.catalog)))
+        fit_pairs = PAIR_MODELS[config.fusion.cooccurrence_model]
+        fusion = replace(fusion, pairs=fit_pairs(*training_interactions(data.histories, final.train), len(data.catalog)))
     seconds = artifact.report["seconds"]
     report = {
         **artifact.report,
@@ -657,10 +679,13 @@ def evaluate_artifact(
         describe(interactions, known_targets.sequences),
     )
     misses = unranked if config.evaluation.unknown_targets == "miss" else 0
+    comparison = compare(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses)
+    if same_data:
+        comparison = replace(comparison, baselines=measure_baselines(data, config, artifact.training_counts, progress))
     return {
         "data": data.description,
         "model": _describe_model(artifact.model, artifact.config),
-        **compare(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses).as_dict(),
+        **comparison.as_dict(),
         "unknown": {
             "interactions": known_targets.unknown_events,
             "targets": known_targets.unknown_targets,
@@ -714,6 +739,8 @@ def _evaluation_notes(artifact: Artifact, config: Config, known_targets: KnownTa
         is_recorded = artifact.report.get("data", {}).get("fingerprint") is not None
         origin = "these are not the data that the model was trained on" if is_recorded else "the model has no record of its data"
         notes.append(f"{origin}; test targets may be training targets")
+        if config.evaluation.baselines:
+            notes.append(f"{', '.join(config.evaluation.baselines)} were not fitted: they need the training data of the model")
     elif moved := [name for name in SPLIT_SETTINGS if value_of(config, name) != value_of(artifact.config, name)]:
         notes.append(f"the model was trained with another split ({', '.join(moved)}); test targets may be training targets")
     return notes

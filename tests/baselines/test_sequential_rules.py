@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worlds
-from ssd4rec.baselines import sequential_rules
-from ssd4rec.baselines.sequential_rules import BACKWARDS, FADE, FLOOR, POPULARITY_POWER, REACH, READ, SequentialRules
+from ssd4rec.baselines import item_pairs, sequential_rules
+from ssd4rec.baselines.item_pairs import FADE, READ
+from ssd4rec.baselines.sequential_rules import BACKWARDS, POPULARITY_POWER, REACH, SequentialRules
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.evaluation.scoring import scored_blocks
 from ssd4rec.fusion import ScoreFusion
@@ -49,12 +50,12 @@ def by_loops(train, rows, size):
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 20))
 def test_scores_are_those_of_loops(train, rows, cells):
     """Masked items (0) tell nothing; blocks of any size give the same."""
-    before = sequential_rules.BLOCK_ELEMENTS
+    before = item_pairs.BLOCK_ELEMENTS
     try:
-        sequential_rules.BLOCK_ELEMENTS = cells
+        item_pairs.BLOCK_ELEMENTS = cells
         actual = scores_of(SequentialRules.count(*packed(train), 6), rows)
     finally:
-        sequential_rules.BLOCK_ELEMENTS = before
+        item_pairs.BLOCK_ELEMENTS = before
     np.testing.assert_allclose(actual.numpy(), by_loops(train, rows, 6), rtol=1e-6, atol=0)
 
 
@@ -85,7 +86,7 @@ def test_the_strongest_pairs_of_each_item_are_kept(train, most):
 
 @given(histories, st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(1, 3))
 def test_fusion_adds_a_logarithm_of_the_counts(train, rows, size):
-    """score + weight * log(1 + counted / FLOOR) + repeat_bias for items of the history, for any number of rows."""
+    """score + weight * log(1 + counted / floor) + repeat_bias for items of the history, for any number of rows."""
     items, cu_seqlens = (torch.from_numpy(part) for part in packed(rows))
     scores = torch.randn(len(rows), 6)
     blocks = (
@@ -94,7 +95,7 @@ def test_fusion_adds_a_logarithm_of_the_counts(train, rows, size):
     fusion = ScoreFusion(SequentialRules.count(*packed(train), 6), 1.5, -2.0)
     actual = torch.cat([block.scores for block in scored_blocks(blocks, (items, cu_seqlens), fusion=fusion)])
     had = np.array([[item in row for item in range(1, 7)] for row in rows])
-    expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / FLOOR) - 2.0 * had
+    expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / SequentialRules.floor) - 2.0 * had
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explained import VARIANTS, config_of, recommender, scores_and_ranks, with_fusion
-from ssd4rec.config import BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig
+from ssd4rec.baselines.sequential_ridge import SequentialRidge
+from ssd4rec.config import BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
 
 HISTORY = [3, 4, 5, 9, 1, 0, 99, 11, 2, 2, 7, 3]  # 99 is not in the catalog
 SMALL = {"width": 8, "dropout": 0.0}
@@ -128,6 +129,16 @@ def test_learned_repeat_logits_are_repeat_bias():
     """Of items of the history only."""
     parts = recommender(repeat_logits="recency").explain(HISTORY, [3, 6], "parts")
     assert [part.repeat_bias != 0.0 for part in parts] == [True, False]
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_co_occurrence_with_negative_weights(exclude_seen):
+    """A sequential ridge lowers the scores of some items; every part and effect is as exact as with counts."""
+    made = with_fusion(config_of(SSD4RecConfig(width=8, state_dim=4, head_width=8, layers=1, dropout=0.0)), pairs=SequentialRidge)
+    assert_exact(made, HISTORY, list(range(12)), exclude_seen=exclude_seen)
+    parts = made.explain(HISTORY, list(range(12)), "parts", exclude_seen=False)
+    assert min(each.co_occurrence for each in parts) < 0 < max(each.co_occurrence for each in parts)
+    assert all(each.score == each.model + each.co_occurrence + each.repeat_bias for each in parts)
 
 
 def test_without_score_fusion():

@@ -251,7 +251,7 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
     expected = {**model.state_dict(), POPULARITY: model.table.weight[:, 0]}
     actual = {**weights, POPULARITY: counts}
     if fusion:
-        expected[FUSION], actual[FUSION] = model.table.weight[:, 0], fusion.rules.edges
+        expected[FUSION], actual[FUSION] = model.table.weight[:, 0], fusion.pairs.edges
     if features:
         expected[FEATURES], actual[FEATURES] = model.table.weight[: features.trained + 1, 0], counts[: features.trained + 1]
     if mismatches := _mismatches(expected, actual):

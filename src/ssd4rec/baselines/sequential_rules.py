@@ -3,27 +3,18 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
-from ssd4rec.array_types import CuSeqlens, Items, Scores
-
-Weights = npt.NDArray[np.float64]
+from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec.baselines.item_pairs import FADE, ItemPairs, Weights
 
 REACH = 7  # largest distance, in events, of two items that count as a pair
-READ = 10  # most recent events of a sequence that are looked up
-FADE = 0.7  # decay per event of distance, and per event further back
 BACKWARDS = 0.5  # weight of a pair in the opposite order
 POPULARITY_POWER = 0.2  # pairs are divided by the number of events of either item to this power
 NEIGHBORS = 300  # strongest pairs per item; 100 to all give the same metrics
-FLOOR = 0.01  # a co-occurrence score of this size raises a model's score by weight * log 2
-BLOCK_ELEMENTS = 1 << 21  # scores in memory at once
 PAIRS_AT_ONCE = 1 << 20  # while counting
 
 
-class SequentialRules:
+class SequentialRules(ItemPairs):
     """Scores an item by how often it occurs shortly after, or before, the last items of the sequence.
 
         score(j) = sum over the last READ events i, k events back, of FADE^k S[i, j]
@@ -42,14 +33,8 @@ class SequentialRules:
     (Garg et al. 2019, "Sequence and Time Aware Neighborhood"), pairs counted in both directions.
     """
 
-    def __init__(self, edges: IntArray, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
-        self.edges, self.columns, self.weights = edges, columns, weights
-        self.catalog_size = len(edges) - 1
-
-    @classmethod
-    def nothing(cls, catalog_size: int) -> "SequentialRules":
-        """Return rules without pairs: every score is 0."""
-        return cls(np.zeros(catalog_size + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    name = "sequential-rules"
+    floor = 0.01
 
     @classmethod
     def count(
@@ -84,53 +69,6 @@ class SequentialRules:
                 progress(last, catalog_size)
         edges = lengths_to_offsets(np.concatenate(lengths))
         return cls(edges, np.concatenate(columns), np.concatenate(weights))
-
-    def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
-        """Yield the scores of a few sequences at a time.
-
-        Args:
-            items: int64 [T] packed sequences.
-            cu_seqlens: int64 [B + 1].
-
-        Yields:
-            The rows, and their scores, float64 [rows, V]; 0 for items without a pair.
-        """
-        size = max(1, BLOCK_ELEMENTS // self.catalog_size)
-        sequences = len(cu_seqlens) - 1
-        for first in range(0, sequences, size):
-            rows = slice(first, min(first + size, sequences))
-            yield rows, torch.from_numpy(self._scores(items, cu_seqlens, rows)).view(-1, self.catalog_size)
-
-    def raises(self, items: Items, cu_seqlens: CuSeqlens, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return what fusion with weight 1 adds to the scores of a few sequences: log(1 + score / FLOOR), where it is not 0.
-
-        Args:
-            items: int64 [T] packed sequences.
-            cu_seqlens: int64 [B + 1].
-            rows: which sequences.
-
-        Returns:
-            int64 [n] flattened indices into [rows, V], each once; float32 [n] the values.
-        """
-        scores = self._scores(items, cu_seqlens, rows)
-        places = np.flatnonzero(scores)
-        return torch.from_numpy(places), torch.from_numpy(np.log1p(scores[places] / FLOOR).astype(np.float32))
-
-    def _scores(self, items: Items, cu_seqlens: CuSeqlens, rows: slice) -> Weights:
-        """Return the scores of a few sequences, flattened. [rows * V]."""
-        edges = cu_seqlens[rows.start : rows.stop + 1].cpu().numpy()
-        events = items[edges[0] : edges[-1]].cpu().numpy()
-        first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
-        scores = np.zeros(len(first) * self.catalog_size)
-        for back in range(READ):
-            row = np.flatnonzero(last - back >= first)
-            row = row[events[last[row] - back] > 0]
-            item = events[last[row] - back] - 1
-            pairs = self.edges[item + 1] - self.edges[item]
-            entry = ranges(self.edges[item], pairs)
-            place = np.repeat(row, pairs) * self.catalog_size + self.columns[entry]
-            scores[place] += FADE**back * self.weights[entry]  # no place twice: a sequence has one event so far back
-        return scores
 
 
 def _ranges(sizes: IntArray, most: int) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,8 @@ from ssd4rec.config.base import Objective, Settings
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 TieOrder = Literal["file", "item"]
+PairModel = Literal["sequential-rules", "sequential-ridge"]
+Baseline = Literal["sequential-rules", "sequential-ridge", "ease"]
 
 MAX_SEED = 2**32 - 1
 # Upper bounds catch typing errors before they become gigabytes or hours.
@@ -163,7 +165,11 @@ class FusionConfig(Settings):
     """Score fusion, which is saved and served with the model."""
 
     cooccurrence: float | Literal["tuned"] = 0.0
-    """Weight of the co-occurrence score (sequential rules); "tuned" chooses it on the validation set."""
+    """Weight of the co-occurrence score; "tuned" chooses it on the validation set."""
+    cooccurrence_model: PairModel = "sequential-rules"
+    """What the co-occurrence score is: decayed counts ("sequential-rules"), or a regression of the next items on the last ones
+    ("sequential-ridge").
+    """
     repeat_bias: float | Literal["tuned"] = 0.0
     """Number added to the scores of items in the history, negative to penalize repeats; "tuned" chooses it on the
     validation set.
@@ -207,6 +213,8 @@ class EvaluationConfig(Settings):
     """Values of k in HR@k, NDCG@k and MRR@k."""
     exclude_seen: bool = False
     """Exclude items of the history from the candidates."""
+    baselines: tuple[Baseline, ...] = Field((), strict=False)
+    """Baselines that are fitted and reported next to the model and popularity."""
     unknown_targets: Literal["miss", "skip"] = "miss"
     """On other data: whether targets outside of the catalog count as misses or are skipped."""
     token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)

@@ -113,7 +113,7 @@ def scored_blocks(
     full = full or packed
     for rows, scores in blocks:
         if fusion:
-            fusion.add(scores, look_up(fusion.rules, *packed, rows, full))
+            fusion.add(scores, look_up(fusion.pairs, *packed, rows, full))
         yield ScoredBlock(rows, scores, flat_score_index(*full, rows, scores.shape[1]) if exclude_seen else None)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact
-from ssd4rec.baselines.sequential_rules import READ
+from ssd4rec.baselines.item_pairs import READ
 from ssd4rec.errors import DivergedError
 from ssd4rec.explain.leave_one_out import reads_in_one_pass, states_by_rereading, states_in_one_pass
 from ssd4rec.explain.results import Method
@@ -115,7 +115,7 @@ class Reading:
         added = self.vectors.new_zeros(rows, len(self.vectors))
         if fusion and events:
             cu_seqlens = torch.arange(0, histories.size + 1, events)
-            counted, by = fusion.rules.raises(self.tensor(histories.ravel()), cu_seqlens, slice(0, rows))
+            counted, by = fusion.pairs.raises(self.tensor(histories.ravel()), cu_seqlens, slice(0, rows))
             added.view(-1)[counted.to(added.device)] = fusion.weight * by.to(added)
         return added
 

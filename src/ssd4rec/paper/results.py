@@ -20,7 +20,7 @@ from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC, Ranks, ndcg
 
 RESULTS, RANKS = "results.json", "ranks.parquet"
-BASELINES = ("popularity", "sequential-rules")  # computed from counts, without training
+BASELINES = ("popularity", "sequential-rules", "sequential-ridge", "ease")  # counted or solved, without training
 Variant = Literal["model", "model_exclude_seen", "fusion"]  # which scores were ranked
 ENCODING = {"user": "DELTA_BINARY_PACKED", "rank": "BYTE_STREAM_SPLIT"}  # half the size of the default
 VARIANTS: tuple[Variant, ...] = ("model", "model_exclude_seen", "fusion")

@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,14 +27,15 @@ from ssd4rec._csr import IntArray
 from ssd4rec._io import atomic_write, write_atomically
 from ssd4rec.array_types import CuSeqlens, Items, States
 from ssd4rec.artifact import Artifact, load_artifact, load_artifact_or_none
+from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
-from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import Config
+from ssd4rec.config import Baseline, Config
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.datasets.registry import is_known, open_known
 from ssd4rec.diagnostics import processor, resolve_device, versions
 from ssd4rec.errors import DataError
+from ssd4rec.evaluation.baselines import fit_baseline
 from ssd4rec.evaluation.evaluate import Ranking
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.evaluation.scoring import Ranker, Scorer
@@ -127,7 +128,7 @@ class _Measurement:
             self.ranks["model_exclude_seen"] = ranking.ranks
         return ranking.as_dict()
 
-    def with_fusion(self, model: Ranker, rules: SequentialRules, weights: tuple[float, ...] = WEIGHTS) -> FusionResult:
+    def with_fusion(self, model: Ranker, rules: ItemPairs, weights: tuple[float, ...] = WEIGHTS) -> FusionResult:
         """Tune score fusion on the validation set, and measure the model with it."""
         evaluation = self.config.evaluation
         fusion = tune_fusion(
@@ -152,10 +153,12 @@ def _run_baseline(spec: RunSpec, measure: _Measurement) -> Finished:
     commit = source_commit()
     model: Ranker | Scorer = Popularity(measure.counts)
     fusion = None
-    if spec.model == "sequential-rules":
-        model = rules = pipeline.count_sequential_rules(measure.data)
+    if spec.model != "popularity":
+        data = measure.data
+        model = fit_baseline(cast("Baseline", spec.model), data.histories, data.split.train, len(data.catalog))
+    if isinstance(model, ItemPairs):
         zero = ZeroScorer(len(measure.data.catalog))  # next to scores of 0 the weight changes no rank
-        fusion = measure.with_fusion(zero, rules, weights=(1.0,))
+        fusion = measure.with_fusion(zero, model, weights=(1.0,))
     ranking = measure(model, "model")
     return Finished(
         status="finished",

@@ -1,0 +1,59 @@
+"""Shared by the closed-form baselines: which items take part, and the solution of a ridge regression."""
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd4rec._csr import IntArray
+
+logger = logging.getLogger(__name__)
+
+MAX_ITEMS = 20_000  # a matrix of this size has 1.6 GB, and its factorization takes minutes on a core
+
+
+def items_taking_part(items: IntArray, catalog_size: int, most: int, name: str) -> IntArray:
+    """Return the most frequent items, as item indices minus one in ascending order; all of them if they are few.
+
+    Args:
+        items: int64 [T] item indices of the training part; 0 is an unknown item.
+        catalog_size: V.
+        most: how many items take part at most.
+        name: of the baseline, for the warning that some do not.
+    """
+    events = np.bincount(items, minlength=catalog_size + 1)[1:]
+    if catalog_size <= most:
+        return np.arange(catalog_size)
+    chosen = np.sort(np.argsort(-events, kind="stable")[:most])
+    logger.warning(
+        "%s: only the %s most frequent of %s items take part (%.1f %% of the events); the others score 0",
+        name,
+        f"{most:,}",
+        f"{catalog_size:,}",
+        100.0 * events[chosen].sum() / max(1, events.sum()),
+    )
+    return chosen
+
+
+def renumbered(items: IntArray, chosen: IntArray, catalog_size: int) -> IntArray:
+    """Return the place of each item among the chosen ones, -1 for the others.
+
+    Args:
+        items: int64 [T] item indices; 0 is an unknown item.
+        chosen: int64 [n] item indices minus one.
+        catalog_size: V.
+
+    Returns:
+        int64 [T].
+    """
+    place_of = np.full(catalog_size + 1, -1, dtype=np.int64)
+    place_of[chosen + 1] = np.arange(len(chosen))
+    return place_of[items]
+
+
+def cholesky(gram: Tensor, regularization: float) -> Tensor:
+    """Return the Cholesky factor of gram + regularization * identity; `gram` is overwritten. [n, n]."""
+    gram.diagonal().add_(regularization)
+    factor: Tensor = torch.linalg.cholesky(gram)
+    return factor

@@ -1,0 +1,111 @@
+"""EASE: a linear autoencoder of item sets in closed form, read with fading weights."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssd4rec._csr import IntArray
+from ssd4rec.array_types import CuSeqlens, Items, Scores
+from ssd4rec.baselines.closed_form import MAX_ITEMS, cholesky, items_taking_part, renumbered
+
+REGULARIZATION = 300.0
+FADE = 0.7
+SEQUENCES_AT_ONCE = 256  # while counting
+BLOCK_ELEMENTS = 1 << 22  # scores held at once
+
+
+class EASE:
+    """Scores an item by its linear reconstruction from the items of the sequence.
+
+        W = argmin |X - X W|^2 + regularization |W|^2 with a zero diagonal, X[u, i] = 1 if user u has item i
+          = I - P / diag(P), P = (X'X + regularization I)^-1
+        score(j) = sum over the events i, k events back, of fade^k W[i, j]
+
+    Args:
+        weights: float32 [n, n] W of the items that take part.
+        chosen: int64 [n] their item indices minus one, ascending.
+        catalog_size: V.
+        fade: decay per event further back; 1: the order does not matter, as in the paper.
+
+    Source: Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data"; the fading input is ours.
+    """
+
+    name = "ease"
+
+    def __init__(self, weights: Tensor, chosen: IntArray, catalog_size: int, fade: float = FADE) -> None:
+        self.weights, self.chosen, self.catalog_size, self.fade = weights, chosen, catalog_size, fade
+
+    @classmethod
+    def fit(
+        cls,
+        items: IntArray,
+        cu_seqlens: IntArray,
+        catalog_size: int,
+        *,
+        regularization: float = REGULARIZATION,
+        fade: float = FADE,
+        max_items: int = MAX_ITEMS,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "EASE":
+        """Solve the regression on packed sequences.
+
+        Args:
+            items: int64 [T] the training part, packed.
+            cu_seqlens: int64 [B + 1].
+            catalog_size: V.
+            regularization: of the squared weights.
+            fade: see the class.
+            max_items: how many items take part, the most frequent ones; the others score 0. Two matrices of max_items^2 float32
+                values are in memory.
+            progress: called with (sequences counted, all).
+        """
+        chosen = items_taking_part(items, catalog_size, max_items, cls.name)
+        numbered = renumbered(items, chosen, catalog_size)
+        gram = torch.zeros(len(chosen), len(chosen))
+        for first in range(0, len(cu_seqlens) - 1, SEQUENCES_AT_ONCE):
+            edges = cu_seqlens[first : first + SEQUENCES_AT_ONCE + 1]
+            _add_products(gram, numbered[edges[0] : edges[-1]], np.diff(edges))
+            if progress:
+                progress(first + len(edges) - 1, len(cu_seqlens) - 1)
+        # LAPACK stores columns; the matrix is symmetric, and its rows are read later
+        inverse = torch.cholesky_inverse(cholesky(gram, regularization)).T.contiguous()
+        weights = inverse.div_(-inverse.diagonal().clone())
+        weights.fill_diagonal_(0.0)
+        return cls(weights, chosen, catalog_size, fade)
+
+    def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
+        """Yield the scores of a few sequences at a time.
+
+        Args:
+            items: int64 [T] packed sequences.
+            cu_seqlens: int64 [B + 1].
+
+        Yields:
+            The rows, and their scores, float32 [rows, V]; 0 for items that do not take part.
+        """
+        size, edges = max(1, BLOCK_ELEMENTS // self.catalog_size), cu_seqlens.cpu()
+        place = torch.from_numpy(renumbered(items.cpu().numpy(), self.chosen, self.catalog_size))
+        columns = torch.from_numpy(self.chosen)
+        for first in range(0, len(edges) - 1, size):
+            rows = slice(first, min(first + size, len(edges) - 1))
+            bounds = edges[rows.start : rows.stop + 1]
+            own, offsets = place[bounds[0] : bounds[-1]], bounds - bounds[0]
+            back = torch.repeat_interleave(offsets[1:], offsets.diff()) - 1 - torch.arange(len(own))
+            share = self.fade**back * (own >= 0)
+            scores = torch.zeros(len(offsets) - 1, self.catalog_size)
+            scores[:, columns] = F.embedding_bag(
+                own.clamp(min=0), self.weights, offsets[:-1], mode="sum", per_sample_weights=share.float()
+            )
+            yield rows, scores
+
+
+def _add_products(gram: Tensor, items: IntArray, lengths: IntArray) -> None:
+    """Add X'X of a few sequences. `items` are packed, -1 for those that do not take part."""
+    row = np.repeat(np.arange(len(lengths)), lengths)[items >= 0]
+    own, column = np.unique(items[items >= 0], return_inverse=True)
+    has = torch.zeros(len(lengths), len(own))
+    has[row, column] = 1.0
+    gram[np.ix_(own, own)] += has.T @ has

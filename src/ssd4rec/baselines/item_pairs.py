@@ -1,0 +1,94 @@
+"""Scores from one weight for each pair of items: a fading sum over the last items of a sequence."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssd4rec._csr import IntArray, ranges
+from ssd4rec.array_types import CuSeqlens, Items, Scores
+
+Weights = npt.NDArray[np.float64]
+
+READ = 10  # most recent events of a sequence that are looked up
+FADE = 0.7  # decay per event further back
+BLOCK_ELEMENTS = 1 << 21  # scores held at once
+
+
+class ItemPairs:
+    """Scores an item by its weights with the last items of the sequence.
+
+        score(j) = sum over the last READ events i, k events back, of FADE^k W[i, j]
+
+    A request reads READ rows of W, so its cost is bounded by the number of weights that are stored for an item.
+
+    Args:
+        edges: int64 [V + 1]; the pairs of item index i are those from edges[i - 1] to edges[i].
+        columns: int32 [pairs] the other item's index minus one, ascending for each item.
+        weights: float32 [pairs] W.
+    """
+
+    name: ClassVar[str]  # in settings, reports and artifacts
+    floor: ClassVar[float]  # a score of this size is worth log 2 in score fusion
+
+    def __init__(self, edges: IntArray, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
+        self.edges, self.columns, self.weights = edges, columns, weights
+        self.catalog_size = len(edges) - 1
+
+    @classmethod
+    def nothing(cls, catalog_size: int) -> Self:
+        """Return an instance without pairs: every score is 0."""
+        return cls(np.zeros(catalog_size + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+    def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
+        """Yield the scores of a few sequences at a time.
+
+        Args:
+            items: int64 [T] packed sequences.
+            cu_seqlens: int64 [B + 1].
+
+        Yields:
+            The rows, and their scores, float64 [rows, V]; 0 for items without a pair.
+        """
+        size = max(1, BLOCK_ELEMENTS // self.catalog_size)
+        sequences = len(cu_seqlens) - 1
+        for first in range(0, sequences, size):
+            rows = slice(first, min(first + size, sequences))
+            yield rows, torch.from_numpy(self._scores(items, cu_seqlens, rows)).view(-1, self.catalog_size)
+
+    def raises(self, items: Items, cu_seqlens: CuSeqlens, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return what fusion with weight 1 adds to the scores of a few sequences, where it is not 0.
+
+        A score s adds log(1 + s / floor), and a negative one the same amount with a minus sign.
+
+        Args:
+            items: int64 [T] packed sequences.
+            cu_seqlens: int64 [B + 1].
+            rows: which sequences.
+
+        Returns:
+            int64 [n] flattened indices into [rows, V], each once; float32 [n] the values.
+        """
+        scores = self._scores(items, cu_seqlens, rows)
+        places = np.flatnonzero(scores)
+        added = np.log1p(np.abs(scores[places]) / self.floor)
+        return torch.from_numpy(places), torch.from_numpy(np.copysign(added, scores[places]).astype(np.float32))
+
+    def _scores(self, items: Items, cu_seqlens: CuSeqlens, rows: slice) -> Weights:
+        """Return the scores of a few sequences, flattened. [rows * V]."""
+        edges = cu_seqlens[rows.start : rows.stop + 1].cpu().numpy()
+        events = items[edges[0] : edges[-1]].cpu().numpy()
+        first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
+        scores = np.zeros(len(first) * self.catalog_size)
+        for back in range(READ):
+            row = np.flatnonzero(last - back >= first)
+            row = row[events[last[row] - back] > 0]
+            item = events[last[row] - back] - 1
+            pairs = self.edges[item + 1] - self.edges[item]
+            entry = ranges(self.edges[item], pairs)
+            place = np.repeat(row, pairs) * self.catalog_size + self.columns[entry]
+            scores[place] += FADE**back * self.weights[entry]  # no place twice: a sequence has one event so far back
+        return scores

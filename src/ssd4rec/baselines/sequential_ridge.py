@@ -1,0 +1,156 @@
+"""Sequential ridge regression: the next items as a linear function of the last ones, in closed form."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec.baselines.closed_form import MAX_ITEMS, cholesky, items_taking_part, renumbered
+from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs, Weights
+
+REACH = 7  # events after a position that count as its target
+REGULARIZATION = 50.0
+NEIGHBORS = 300  # weights that are stored for an item
+CELLS_AT_ONCE = 1 << 24  # of the matrices, while they are computed
+PAIRS_AT_ONCE = 1 << 21
+
+
+class SequentialRidge(ItemPairs):
+    """Scores an item by a regression of the events that follow a position on the events before it.
+
+    For each training position t that has a predecessor, the source row s and the target row g, both [V], are
+
+        s[i] = sum of FADE^k       over the READ events i before t, k = 0, 1, … events before the last one
+        g[j] = sum of FADE^d       over the REACH events j from t on, d = 0, 1, … events after t
+        W    = argmin |S W - G|^2 + regularization |W|^2 = (S'S + regularization I)^-1 S'G
+
+    For each item only the NEIGHBORS weights of the largest absolute value are stored. Where items do not recur, the weights of
+    an item with itself are negative, so that seen items sink without a rule.
+
+    Args:
+        edges: int64 [V + 1]; the pairs of item index i are those from edges[i - 1] to edges[i].
+        columns: int32 [pairs] the other item's index minus one, ascending for each item.
+        weights: float32 [pairs] W.
+
+    Source: SLIST (Choi et al. 2021, "Session-aware Linear Item-Item Models for Session-based Recommendation"), with one matrix
+    and windows of fixed size.
+    """
+
+    name = "sequential-ridge"
+    floor = 0.01
+
+    @classmethod
+    def fit(
+        cls,
+        items: IntArray,
+        cu_seqlens: IntArray,
+        catalog_size: int,
+        *,
+        regularization: float = REGULARIZATION,
+        neighbors: int = NEIGHBORS,
+        max_items: int = MAX_ITEMS,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "SequentialRidge":
+        """Solve the regression on packed sequences.
+
+        Args:
+            items: int64 [T] the training part, packed.
+            cu_seqlens: int64 [B + 1].
+            catalog_size: V.
+            regularization: of the squared weights.
+            neighbors: how many weights of an item are stored.
+            max_items: how many items take part, the most frequent ones; the others have no weights. Three matrices of
+                max_items^2 float32 values are in memory.
+            progress: called with (steps done, all).
+        """
+        chosen = items_taking_part(items, catalog_size, max_items, cls.name)
+        steps = 3 * len(chosen)  # the products, then a factorization that takes about twice as long
+
+        def report(done: int) -> None:
+            if progress:
+                progress(done, steps)
+
+        gram, right = products(renumbered(items, chosen, catalog_size), cu_seqlens, len(chosen), report)
+        weights = torch.cholesky_solve(right, cholesky(gram, regularization)).contiguous()
+        report(steps)
+        return cls(*_largest(weights, neighbors, chosen, catalog_size))
+
+
+def products(
+    items: IntArray, cu_seqlens: IntArray, size: int, progress: Callable[[int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return S'S and S'G, each float32 [n, n], without the matrices S and G.
+
+    Two events of a sequence with d events between them and the end of the sequence far enough are both in the source of
+    READ - d positions: their product is FADE^d times a geometric sum. An event is in the source and another, d events later, in
+    the target of several positions, with a product of FADE^(d - 1) in each.
+
+    Args:
+        items: int64 [T] 0 … n - 1; -1 for an item that does not take part.
+        cu_seqlens: int64 [B + 1].
+        size: n.
+        progress: called with the number of rows done.
+    """
+    gram, right = torch.empty(size, size), torch.empty(size, size)
+    stop = np.repeat(cu_seqlens[1:], np.diff(cu_seqlens))  # of each event's sequence
+    events = np.bincount(items[items >= 0], minlength=size)
+    by_item = np.argsort(items, kind="stable")[np.count_nonzero(items < 0) :]
+    first_place = lengths_to_offsets(events)
+    for first, last in _row_ranges(events, size):
+        places = by_item[first_place[first] : first_place[last]]
+        for matrix, pairs in ((gram, _source_pairs), (right, _target_pairs)):
+            keys, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
+            for row, column, weight in pairs(places, stop):
+                both = items[column] >= 0
+                keys.append((items[row[both]] - first) * size + items[column[both]])
+                weights.append(weight[both])
+            summed = np.bincount(np.concatenate(keys), np.concatenate(weights), minlength=(last - first) * size)
+            matrix[first:last] = torch.from_numpy(summed.reshape(-1, size))
+        if progress:
+            progress(last)
+    return gram, right
+
+
+def _row_ranges(events: IntArray, size: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows of bounded size, and with a bounded number of pairs unless it is a single row."""
+    pairs, first = np.cumsum(events) * 2 * READ, 0
+    while first < size:
+        before = pairs[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(pairs, before + PAIRS_AT_ONCE, side="right")))
+        last = min(last, first + max(1, CELLS_AT_ONCE // size))
+        yield first, last
+        first = last
+
+
+def _source_pairs(places: IntArray, stop: IntArray) -> Iterator[tuple[IntArray, IntArray, Weights]]:
+    """Yield pairs of events that share a source, of which the first one is at one of the places, and their products."""
+    for apart in range(-READ + 1, READ):
+        inside = places[(places + apart >= 0) & (places + apart < len(stop))]
+        row = inside[stop[inside] == stop[inside + apart]]
+        positions = np.minimum(READ - abs(apart), stop[row] - 1 - np.maximum(row, row + apart))
+        yield row, row + apart, FADE ** abs(apart) * (1 - FADE ** (2.0 * positions)) / (1 - FADE**2)
+
+
+def _target_pairs(places: IntArray, stop: IntArray) -> Iterator[tuple[IntArray, IntArray, Weights]]:
+    """Yield pairs of an event at one of the places and one that is a target of it, and their products."""
+    for apart in range(1, READ + REACH):
+        row = places[places + apart < stop[places]]
+        positions = min(apart, READ) - max(1, apart - REACH + 1) + 1
+        yield row, row + apart, np.full(len(row), positions * FADE ** (apart - 1))
+
+
+def _largest(weights: Tensor, most: int, chosen: IntArray, catalog_size: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Return edges, columns and values of the largest weights of each row, by absolute value; zeros are left out."""
+    most = min(most, len(chosen))
+    columns = weights.abs().topk(most, dim=1).indices.sort(dim=1).values
+    values = weights.gather(1, columns)
+    lengths = np.zeros(catalog_size, dtype=np.int64)
+    lengths[chosen] = (values != 0).sum(1).numpy()
+    stored = (values != 0).flatten()
+    return (
+        lengths_to_offsets(lengths),
+        chosen[columns.flatten()[stored].numpy()].astype(np.int32),
+        values.flatten()[stored].numpy(),
+    )

@@ -1,0 +1,50 @@
+"""Fit a baseline of sequences on the training part of a split."""
+
+from collections.abc import Callable
+
+from ssd4rec.baselines.ease import EASE
+from ssd4rec.baselines.item_pairs import ItemPairs
+from ssd4rec.baselines.sequential_ridge import SequentialRidge
+from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.config import Baseline, PairModel
+from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.split import Examples, training_interactions
+from ssd4rec.errors import ConfigError
+
+Progress = Callable[[int, int], None]  # (done, all)
+PAIR_MODELS: dict[PairModel, Callable[..., ItemPairs]] = {
+    "sequential-rules": SequentialRules.count,
+    "sequential-ridge": SequentialRidge.fit,
+}
+BASELINES: dict[Baseline, Callable[..., ItemPairs | EASE]] = {**PAIR_MODELS, "ease": EASE.fit}
+
+
+def fit_baseline(
+    name: Baseline,
+    sequences: Sequences,
+    train: Examples,
+    catalog_size: int,
+    progress: Progress | None = None,
+    **settings: float,
+) -> ItemPairs | EASE:
+    """Fit a baseline, which `evaluate` takes in place of a model.
+
+    Args:
+        name: "sequential-rules", "sequential-ridge" or "ease".
+        sequences: the events.
+        train: the training part of their split.
+        catalog_size: V.
+        progress: called with (steps done, all).
+        settings: `regularization`, `max_items` and others of the closed forms; see the `fit` method of each class.
+
+    Raises:
+        ConfigError: another name.
+
+    Example:
+        >>> split = ssd4rec.make_split(sequences, config.data)
+        >>> ease = ssd4rec.fit_baseline("ease", sequences, split.train, len(catalog))
+        >>> ssd4rec.evaluate(ease, sequences, split.test).ndcg[10]
+    """
+    if name not in BASELINES:
+        raise ConfigError(f'unknown baseline "{name}"; baselines are {", ".join(BASELINES)}')
+    return BASELINES[name](*training_interactions(sequences, train), catalog_size, progress=progress, **settings)

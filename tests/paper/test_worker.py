@@ -1,0 +1,31 @@
+"""One run of the reproduction harness, in this process."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+import worlds
+from ssd4rec.evaluation.metrics import ndcg
+from ssd4rec.paper import worker
+from ssd4rec.paper.results import Finished
+
+
+@pytest.mark.parametrize(("model", "fused"), [("sequential-ridge", True), ("ease", False)])
+def test_linear_baselines_are_measured_with_their_ranks(tmp_path, model, fused):
+    """Kept and excluded, and with a repeat bias where the model has weights for each pair of items."""
+    path = tmp_path / "cycle.csv"
+    worlds.frame(worlds.cycle()).write_csv(path)
+    prepared = worlds.world(worlds.cycle())
+    settings = worlds.config().model_dump(mode="json")
+    spec = worker.RunSpec("", "a", model, str(path), prepared.histories.fingerprint(), str(tmp_path), None, 1, settings)
+    (tmp_path / worker.SPEC).write_text(json.dumps(asdict(spec)))
+    worker.run(tmp_path)
+    result = Finished.model_validate_json((tmp_path / worker.RESULT).read_text())
+    ranks = np.load(tmp_path / worker.RANKS)
+    assert set(ranks) == {"model", "model_exclude_seen", *(["fusion"] if fused else [])}
+    assert result.test["ndcg@10"] == ndcg(ranks["model"], 10)
+    assert bool(result.fusion) == fused
+    if model == "sequential-ridge":
+        assert result.test["ndcg@10"] == 1.0
