@@ -1,17 +1,24 @@
 """Score fusion: tuned on the validation set, and applied wherever the model is used."""
 
 from dataclasses import replace
+from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
 import worlds
 from packed import randomized
+from ssd4rec import pipeline
 from ssd4rec.artifact import Artifact
+from ssd4rec.config import load_config
+from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation import tune_fusion as module
+from ssd4rec.evaluation.baselines import PAIR_MODELS, fit_baseline
 from ssd4rec.evaluation.evaluate import evaluate
-from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
+from ssd4rec.evaluation.metrics import ndcg_gains
+from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, gains_of, simplest_of_the_best, tune_fusion
 from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import count_sequential_rules
@@ -49,7 +56,7 @@ def test_tuning_and_evaluation_agree_for_each_fusion(world, untrained, counted):
     """One reading for all gives what an evaluation with each one gives; the best ones are chosen."""
     tuned = tune_fusion(untrained, counted, world.histories, world.split.validation, token_budget=64)
     assert (list(tuned.by_weight), list(tuned.by_repeat_bias)) == (list(WEIGHTS), list(REPEAT_BIASES))
-    first = max(WEIGHTS, key=lambda weight: ndcg_of(untrained, world, ScoreFusion(counted, weight)))
+    first = max(WEIGHTS, key=lambda weight: gains_with(untrained, world, ScoreFusion(counted, weight)).mean())
     for repeat, figure in tuned.by_repeat_bias.items():
         assert figure == pytest.approx(ndcg_of(untrained, world, ScoreFusion(counted, first, repeat)), abs=1e-12)
     for weight, figure in tuned.by_weight.items():
@@ -57,7 +64,81 @@ def test_tuning_and_evaluation_agree_for_each_fusion(world, untrained, counted):
             ndcg_of(untrained, world, ScoreFusion(counted, weight, tuned.fusion.repeat_bias)), abs=1e-12
         )
     assert tuned.alone == pytest.approx(ndcg_of(untrained, world, None), abs=1e-12)
-    assert tuned.ndcg == max(tuned.by_weight.values()) == tuned.by_weight[tuned.fusion.weight]
+    assert tuned.ndcg == tuned.by_weight[tuned.fusion.weight]
+    own, alone = gains_with(untrained, world, tuned.fusion), gains_with(untrained, world, None)
+    assert tuned.gain[0] == pytest.approx((own - alone).mean())
+    assert tuned.gain[2] - tuned.gain[1] == pytest.approx(2 * 1.96 * (own - alone).std() / len(own) ** 0.5)
+    others = [ScoreFusion(counted, *each) for each in product(WEIGHTS[::3], REPEAT_BIASES[::5])]
+    best = max(gains_with(untrained, world, each).mean() for each in others)
+    assert own.mean() >= best - 0.02  # the search looks at a line at a time
+
+
+def gains_with(model, world, fusion):
+    return gains_of(evaluate(model, world.histories, world.split.validation, fusion=fusion).ranks)
+
+
+GAINS = {
+    (0.0, 0.0): np.array([0.5, 0.3, 0.4, 0.4]),
+    (1.0, 0.0): np.array([0.5, 0.4, 0.4, 0.4]),
+    (2.0, 0.0): np.array([0.6, 0.3, 0.4, 0.7]),
+    (2.0, -4.0): np.array([0.6, 0.4, 0.5, 0.6]),
+}
+
+
+@pytest.mark.parametrize(("errors", "expected"), [(0.0, (2.0, -4.0)), (1.0, (2.0, 0.0)), (3.0, (1.0, 0.0)), (9.0, (0.0, 0.0))])
+def test_a_simpler_fusion_is_chosen_where_it_is_not_clearly_worse(errors, expected):
+    """Fewer parts first, then a smaller weight; the difference is compared with its standard error over the same targets."""
+    assert simplest_of_the_best(GAINS, errors) == expected
+
+
+def quick_network(data, epochs):
+    """A network that learned a little, and everything a fusion of it needs."""
+    config = worlds.config(max_epochs=epochs)
+    return pipeline.fit(data, config).model.eval()
+
+
+def assert_no_worse_than_the_parts(model, pairs, data):
+    """On the test part, with the interval of the paired difference as the noise."""
+    fusion = tune_fusion(model, pairs, data.histories, data.split.validation).fusion
+    parts = {
+        "model": (model, replace(fusion, weight=0.0)),
+        "co-occurrence": (ZeroScorer(len(data.catalog)), ScoreFusion(pairs, 1.0, fusion.repeat_bias)),
+    }
+    both = ndcg_gains(evaluate(model, data.histories, data.split.test, fusion=fusion).ranks, 10)
+    for name, (part, its_fusion) in parts.items():
+        alone = ndcg_gains(evaluate(part, data.histories, data.split.test, fusion=its_fusion).ranks, 10)
+        loss = alone - both
+        assert loss.mean() <= 2 * loss.std() / len(loss) ** 0.5, (name, alone.mean(), both.mean(), fusion.weight)
+
+
+def shuffled(rows):
+    random = np.random.default_rng(0)
+    return [random.permutation(row).tolist() for row in rows]
+
+
+@pytest.mark.parametrize("pairs", PAIR_MODELS)
+@pytest.mark.parametrize("epochs", [0, 3])
+@pytest.mark.parametrize(
+    "rows", [worlds.cycle(), shuffled(worlds.cycle()), worlds.two_clans()], ids=["cycle", "shuffled", "clans"]
+)
+def test_fusion_is_not_below_its_best_part(rows, epochs, pairs):
+    """A network that learned nothing or a little, next to counts that know all, little, or half."""
+    data = worlds.world(rows)
+    model = quick_network(data, epochs) if epochs else make_model(worlds.config(), len(data.catalog)).eval()
+    fitted = fit_baseline(pairs, data.histories, data.split.train, len(data.catalog))
+    assert_no_worse_than_the_parts(model, fitted, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", PAIR_MODELS)
+@pytest.mark.parametrize("epochs", [1, 6])
+@pytest.mark.parametrize("name", ["ml-100k", "ml-latest-small-2016", "movietweetings-100k"])
+def test_fusion_is_not_below_its_best_part_on_real_data(name, epochs, pairs):
+    """With few users, and a network that learned little or more."""
+    config = load_config("quick", [f"training.max_epochs={epochs}"])
+    data = pipeline.prepare(read_interactions(worlds.real_file(f"{name}.inter.gz")), None, config)
+    model = pipeline.fit(data, config).model.eval()
+    assert_no_worse_than_the_parts(model, fit_baseline(pairs, data.histories, data.split.train, len(data.catalog)), data)
 
 
 def ndcg_of(model, world, fusion):

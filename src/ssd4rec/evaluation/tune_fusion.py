@@ -4,28 +4,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, States
-from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.evaluation.evaluate import Progress
-from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, Ranks, ndcg
 from ssd4rec.evaluation.ranks import rank_targets, removed_at, rounding_of
 from ssd4rec.evaluation.scoring import Ranker, encode_examples, evaluating, score_batch
 from ssd4rec.fusion import ScoreFusion, look_up
 
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # candidates for the weight of the co-occurrence score
+# Candidates for the weight of the co-occurrence score. With the last one, the model only orders items of equal co-occurrence.
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 64.0)
 REPEAT_BIASES = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
 TARGETS = 10_000  # at most, spread evenly over the users: each of some thirty fusions ranks all of them
+STANDARD_ERRORS = 0.5  # a simpler fusion is taken if it is worse by no more than this
+Z = 1.96  # of a 95 % interval
+
+Candidate = tuple[float, float]  # weight, repeat bias
+Gains = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class TunedFusion:
-    """The best fusion, and the metrics of the others."""
+    """The chosen fusion, and the metrics of the others."""
 
     fusion: ScoreFusion  # weight and repeat bias 0: the model alone is best
     alone: float  # NDCG@10 of the model alone
@@ -33,6 +40,7 @@ class TunedFusion:
     by_weight: Mapping[float, float]  # NDCG@10 of each weight, with the chosen repeat bias
     by_repeat_bias: Mapping[float, float]  # of each repeat bias, with the weight that was best without
     exclude_seen: bool  # whether items of the sequence were left out of the candidates
+    gain: tuple[float, float, float]  # what the fusion adds to the mean gain of the model alone, and its 95 % interval
 
     def as_dict(self) -> dict[str, object]:
         """Return the metrics for JSON."""
@@ -41,12 +49,41 @@ class TunedFusion:
             "model_alone": self.alone,
             "cooccurrence": {f"{weight:g}": metric for weight, metric in self.by_weight.items()},
             "repeat_bias": {f"{bias:g}": metric for bias, metric in self.by_repeat_bias.items()},
+            "gain": dict(zip(("mean", "low", "high"), self.gain, strict=True)),
         }
+
+
+def gains_of(ranks: Ranks) -> Gains:
+    """Return 1 / log2(rank + 1) of each target, without a cutoff.
+
+    NDCG@10 is zero for most targets, so a few of them would decide between two fusions. Here every target counts.
+    """
+    gains: Gains = 1.0 / np.log2(ranks + 1.0)
+    return gains
+
+
+def simplest_of_the_best(gains: Mapping[Candidate, Gains], errors: float = STANDARD_ERRORS) -> Candidate:
+    """Return the simplest candidate that is not clearly worse than the best one.
+
+    Of two candidates the one with fewer parts is simpler, then the one with the smaller weight, then the one with the smaller
+    bias. Clearly worse means: by more than `errors` standard errors of the mean difference for the same targets.
+
+    Args:
+        gains: of each (weight, repeat bias), of the same targets in the same order.
+        errors: standard errors; 0: the best candidate.
+    """
+    simplicity = sorted(gains, key=lambda each: ((each[0] != 0) + (each[1] != 0), each[0], abs(each[1])))
+    best = max(simplicity, key=lambda each: float(gains[each].mean()))
+    return next(each for each in simplicity if _is_close(gains[best] - gains[each], errors))
+
+
+def _is_close(difference: Gains, errors: float) -> bool:
+    return bool(difference.mean() <= errors * difference.std() / np.sqrt(len(difference)))
 
 
 def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candidates
     model: Ranker,
-    rules: SequentialRules,
+    pairs: ItemPairs,
     sequences: Sequences,
     examples: Examples,
     *,
@@ -59,11 +96,13 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
 ) -> TunedFusion:
     """Rank the targets with each weight, then with each repeat bias, then with each weight again.
 
-    The second and third step use the best value of the step before, the first of equally good ones. Sequences are encoded once.
+    The second and third step use the best value of the step before. Of all candidates that were ranked, the simplest one that is
+    not clearly worse than the best is chosen. What is best is decided by a gain of all ranks, see `gains_of`. Sequences are
+    encoded once.
 
     Args:
         model: encodes sequences and scores items.
-        rules: co-occurrence counts of the model's training part.
+        pairs: the co-occurrence model of the same training part.
         sequences: the events.
         examples: the validation part.
         weights: candidates for the weight of the co-occurrence score.
@@ -79,20 +118,38 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
     """
     repeat_bias = repeat_bias[:1] if exclude_seen else repeat_bias
     single = _thinned(examples.prefixes())
-    validation = _Validation(model, rules, sequences, single, token_budget, exclude_seen, progress, world or World())
+    validation = _Validation(model, pairs, sequences, single, token_budget, exclude_seen, progress, world or World())
+    allowed = {(weight, repeat) for weight in weights for repeat in repeat_bias}
 
-    def at_weights(repeat: float) -> dict[float, float]:
-        return dict(zip(weights, validation.ndcg([(weight, repeat) for weight in weights]), strict=True))
+    def best_of(candidates: Sequence[Candidate]) -> Candidate:
+        return candidates[int(np.argmax([gains_of(ranks).mean() for ranks in validation.ranks_of(candidates)]))]
 
-    by_weight = at_weights(repeat_bias[0])
-    best = max(by_weight, key=by_weight.__getitem__)
-    alone, *metrics = validation.ndcg([(0.0, 0.0), *((best, repeat) for repeat in repeat_bias)])
-    by_repeat_bias = dict(zip(repeat_bias, metrics, strict=True))
-    repeat = max(by_repeat_bias, key=by_repeat_bias.__getitem__)
-    if repeat != repeat_bias[0]:
-        by_weight = at_weights(repeat)
-        best = max(by_weight, key=by_weight.__getitem__)
-    return TunedFusion(ScoreFusion(rules, best, repeat), alone, by_weight[best], by_weight, by_repeat_bias, exclude_seen)
+    weight, _ = best_of([(each, repeat_bias[0]) for each in weights])
+    by_bias = [(weight, each) for each in repeat_bias]
+    _, repeat = best_of(by_bias)
+    best_of([(each, repeat) for each in weights])
+    gains = {each: gains_of(ranks) for each, ranks in validation.ranks.items() if each in allowed}
+    chosen = simplest_of_the_best(gains)
+    with_bias = [(each, chosen[1]) for each in weights]
+    (alone,), (own,) = validation.ranks_of([(0.0, 0.0)]), validation.ranks_of([chosen])
+    return TunedFusion(
+        ScoreFusion(pairs, *chosen),
+        alone=ndcg(alone, MONITORED_CUTOFF),
+        ndcg=ndcg(own, MONITORED_CUTOFF),
+        by_weight=dict(zip(weights, _metrics(validation.ranks_of(with_bias)), strict=True)),
+        by_repeat_bias=dict(zip(repeat_bias, _metrics(validation.ranks_of(by_bias)), strict=True)),
+        exclude_seen=exclude_seen,
+        gain=_interval(gains_of(own) - gains_of(alone)),
+    )
+
+
+def _metrics(many: Sequence[Ranks]) -> list[float]:
+    return [ndcg(ranks, MONITORED_CUTOFF) for ranks in many]
+
+
+def _interval(differences: Gains) -> tuple[float, float, float]:
+    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+    return mean, mean - Z * error, mean + Z * error
 
 
 class ZeroScorer:
@@ -111,12 +168,12 @@ class ZeroScorer:
 
 
 class _Validation:
-    """Examples that were encoded once, to be ranked with many fusions of the same rules."""
+    """Examples that were encoded once, to be ranked with many fusions with the same pairs."""
 
     def __init__(
         self,
         model: Ranker,
-        rules: SequentialRules,
+        pairs: ItemPairs,
         sequences: Sequences,
         single: Examples,
         token_budget: int,
@@ -124,16 +181,23 @@ class _Validation:
         progress: Progress | None,
         world: World,
     ) -> None:
-        self.model, self.rules, self.total, self.world = model, rules, len(single), world
+        self.model, self.pairs, self.total, self.world = model, pairs, len(single), world
         self.exclude_seen, self.progress = exclude_seen, progress
+        self.ranks: dict[Candidate, Ranks] = {}
         with torch.inference_mode(), evaluating(model):
             self.batches = []
             for batch in encode_examples(model, sequences, single, token_budget, world):
                 self.batches.append(batch)
                 self._report(sum(len(each.rows) for each in self.batches))
 
-    def ndcg(self, candidates: Sequence[tuple[float, float]]) -> list[float]:
-        """Return NDCG@10 with each (weight, repeat bias)."""
+    def ranks_of(self, candidates: Sequence[Candidate]) -> list[Ranks]:
+        """Return the ranks of the targets with each (weight, repeat bias); those that are known are not computed again."""
+        missing = [each for each in dict.fromkeys(candidates) if each not in self.ranks]
+        if missing:
+            self.ranks |= dict(zip(missing, self._rank(missing), strict=True))
+        return [self.ranks[each] for each in candidates]
+
+    def _rank(self, candidates: Sequence[Candidate]) -> list[Ranks]:
         ranks: list[list[Tensor]] = [[torch.zeros(0, dtype=torch.int64)] for _ in candidates]
         done = 0
         with torch.inference_mode():
@@ -143,16 +207,16 @@ class _Validation:
                 rounding = rounding_of(batch.states, self.model.item_vectors, targets)
                 packed, full = (batch.packed.items, batch.packed.cu_seqlens), (batch.full.items, batch.full.cu_seqlens)
                 for rows, scores, seen in score_batch(self.model, batch, exclude_seen=self.exclude_seen):
-                    places = look_up(self.rules, *packed, rows, full)
+                    places = look_up(self.pairs, *packed, rows, full)
                     fused = torch.empty_like(scores)
                     removed = None if seen is None else removed_at(seen, scores)
                     for of_candidate, (weight, repeat) in zip(ranks, candidates, strict=True):
-                        ScoreFusion(self.rules, weight, 0.0 if self.exclude_seen else repeat).add(fused.copy_(scores), places)
+                        ScoreFusion(self.pairs, weight, 0.0 if self.exclude_seen else repeat).add(fused.copy_(scores), places)
                         of_candidate.append(rank_targets(fused, targets[rows], removed, rounding[rows]).cpu())
                 done += len(targets)
                 self._report(done)
         order = np.concatenate([np.zeros(0, np.int64), *(batch.rows for batch in self.batches)])
-        return [ndcg(self.world.gather(torch.cat(each).numpy(), order, self.total), MONITORED_CUTOFF) for each in ranks]
+        return [self.world.gather(torch.cat(each).numpy(), order, self.total) for each in ranks]
 
     def _report(self, done: int) -> None:
         if self.progress:
