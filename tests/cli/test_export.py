@@ -69,6 +69,7 @@ def test_options_of_parts_that_do_not_fit(folder):
         (["--engine", "dask"], "--engine is ray"),
         (["--engine", "ray", "--shard", "1/2"], "leave out --shard"),
         (["--workers", "2"], "--workers goes with --engine"),
+        (["--approximate", "--out", folder / "other.csv"], "--approximate goes with --users DATA and --out FOLDER"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(*users, *more)
