@@ -139,8 +139,7 @@ class _BackwardPrefixReadout(torch.autograd.Function):
                     d_CB *= terms.continues[k][block]
                 d_convolved = terms.scratch("d_convolved", block)
                 torch.mul(*terms.expand_heads(d_y, term.weights), out=terms.split_heads(d_convolved[:, : terms.inner]))
-                torch.mul(term.C, d_CB, out=d_convolved[:, terms.inner : -terms.state_dim])
-                d_convolved[:, -terms.state_dim :] = 0  # only the first position's C is used
+                torch.mul(term.C, d_CB, out=d_convolved[:, terms.inner :])
                 gradients.add_first_C(block, k, term.B * d_CB)
                 d_sum += torch.ops.aten.silu_backward(d_convolved, sums[k], grad_input=d_convolved)
                 gradients.add_tap(block, k, d_sum)
@@ -172,7 +171,9 @@ class _Terms:
     def __init__(
         self, channels: Tensor, weight: Tensor, bias: Tensor, decayed_dt: Tensor, layout: Layout, state_dim: int
     ) -> None:
-        self.convolution = BlockedConvolution(channels, weight, bias, layout, reverse=True)
+        used = channels.shape[1] - state_dim  # of C, only the first position's is used
+        self.convolution = BlockedConvolution(channels[:, :used], weight[:used], bias[:used], layout, reverse=True)
+        self.channels, self.taps, self.bias = channels, weight.T.flip(0).contiguous(), bias
         self.decayed_dt, self.layout, self.state_dim = decayed_dt, layout, state_dim
         self.heads, self.inner = decayed_dt.shape[1], channels.shape[1] - 2 * state_dim
         self.lag = weight.shape[1] - 1  # from here on the receptive field of a position is complete
@@ -186,7 +187,7 @@ class _Terms:
         return self.decayed_dt.new_empty(len(self.decayed_dt), self.inner)
 
     def scratch(self, name: str, block: slice) -> Tensor:
-        """Return memory [rows, E + 2N] that is reused for each block."""
+        """Return memory [rows, E + N] that is reused for each block."""
         if name not in self._scratch:
             self._scratch[name] = self.convolution.empty(max(each.stop - each.start for each in self.blocks))
         return self._scratch[name][: block.stop - block.start]
@@ -212,7 +213,7 @@ class _Terms:
 
     def term(self, block: slice, k: int, partial_sum: Tensor) -> _Term:
         convolved: Tensor = torch.ops.aten.silu.out(partial_sum, out=self.scratch("convolved", block))
-        x, B = convolved[:, : self.inner], convolved[:, self.inner : -self.state_dim]
+        x, B = convolved[:, : self.inner], convolved[:, self.inner :]
         C = self.first.C.index_select(0, self.first_rows(block, k))
         CB = (C * B).sum(1, keepdim=True)
         if k < self.lag:  # terms of k >= K-1 are masked when the cumulative sum is added to y
@@ -230,10 +231,10 @@ class _Terms:
         return (self.starts + j).clamp(max=len(self.decayed_dt) - 1), valid[:, None]
 
     def _first(self) -> _First:
-        sums = [self.convolution.bias.expand(len(self.starts), -1)]
+        sums = [self.bias.expand(len(self.starts), -1)]
         for j in range(self.lag + 1):
             rows, valid = self.neighbors_of_first(j)
-            sums.append(sums[-1] + self.convolution.channels[rows] * valid * self.convolution.weight[j])
+            sums.append(sums[-1] + self.channels[rows] * valid * self.taps[j])
         total = torch.cat(sums[1:])
         out = F.silu(total)
         return _First(total, out[:, : self.inner].contiguous(), out[:, -self.state_dim :].contiguous())
@@ -244,17 +245,16 @@ class _Gradients:
 
     def __init__(self, terms: _Terms) -> None:
         self.terms = terms
-        convolution = terms.convolution
-        self.channels, self.weight, self.bias = map(
-            torch.zeros_like, (convolution.channels, convolution.weight, convolution.bias)
-        )
+        self.channels, self.weight, self.bias = map(torch.zeros_like, (terms.channels, terms.taps, terms.bias))
+        self.used = terms.channels.shape[1] - terms.state_dim
         self.first_C = torch.zeros_like(terms.first.C)
 
     def add_tap(self, block: slice, k: int, d_sum: Tensor) -> None:
         """Add the gradients of the neighbor at distance k, which enters partial sum k and all later ones."""
-        self.terms.convolution.add_gradients(block, k, d_sum, self.channels, self.weight)
+        used = self.used
+        self.terms.convolution.add_gradients(block, k, d_sum, self.channels[:, :used], self.weight[:, :used])
         if k == 0:
-            self.bias += d_sum.sum(0)
+            self.bias[:used] += d_sum.sum(0)
 
     def add_first_C(self, block: slice, k: int, d_C: Tensor) -> None:
         """Add the gradient of C_1 from the prefixes that end k positions after those of a block."""
@@ -277,7 +277,7 @@ class _Gradients:
             d_sum += d_first[j]
             rows, valid = terms.neighbors_of_first(j)
             masked = d_sum * valid
-            self.channels.index_add_(0, rows, masked * terms.convolution.weight[j])
-            self.weight[j] += (masked * terms.convolution.channels[rows]).sum(0)
+            self.channels.index_add_(0, rows, masked * terms.taps[j])
+            self.weight[j] += (masked * terms.channels[rows]).sum(0)
         self.bias += d_sum.sum(0)
         return dD
