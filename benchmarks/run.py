@@ -8,6 +8,9 @@ HERE = Path(__file__).parent
 GUARDS = {
     "bench_ssd.py": ["tests/ops/ssd"],
     "bench_step.py": ["tests/training/test_objective.py", "tests/ops/test_cross_entropy.py"],
+    "bench_step_parts.py": ["tests/ops/test_numba.py", "tests/ops/test_convolution.py", "tests/ops/test_gated_norm.py"],
+    "bench_sharded_table.py": ["tests/test_sharded_table.py"],
+    "bench_recommend.py": ["tests/serving/test_retrieval.py"],
     "bench_softmax.py": ["tests/ops/test_cross_entropy.py", "tests/ops/test_sampled_softmax.py"],
     "bench_length.py": ["tests/models/test_ssd4rec.py"],
     "bench_step_latency.py": ["tests/layers/test_step.py"],
