@@ -464,7 +464,7 @@ def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> 
 
 def measure_baselines(data: Prepared, config: Config, counts: IntArray, progress: Progress | None = None) -> dict[str, Ranking]:
     """Fit the baselines of the settings on the training part, and rank the test part with each."""
-    rankings = {}
+    rankings: dict[str, Ranking] = {}
     for name in config.evaluation.baselines:
         logger.info("fitting %s", name)
         baseline = fit_baseline(name, data.histories, data.split.train, len(data.catalog), progress)

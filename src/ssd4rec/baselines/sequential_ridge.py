@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -141,7 +142,9 @@ def _target_pairs(places: IntArray, stop: IntArray) -> Iterator[tuple[IntArray, 
         yield row, row + apart, np.full(len(row), positions * FADE ** (apart - 1))
 
 
-def _largest(weights: Tensor, most: int, chosen: IntArray, catalog_size: int) -> tuple[IntArray, IntArray, IntArray]:
+def _largest(
+    weights: Tensor, most: int, chosen: IntArray, catalog_size: int
+) -> tuple[IntArray, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return edges, columns and values of the largest weights of each row, by absolute value; zeros are left out."""
     most = min(most, len(chosen))
     columns = weights.abs().topk(most, dim=1).indices.sort(dim=1).values
