@@ -29,11 +29,22 @@ SCHEDULE = (
     "training.mask_ratio=0.0",
     "training.schedule=cosine",
     "training.label_smoothing=0.1",
-    "training.max_epochs=12",
+    "training.max_epochs=8",
 )
-SMALL_BATCHES = ("backbone.norm_embedding=false", *SCHEDULE)
 REGULARIZED = (
-    *SMALL_BATCHES,
+    *SCHEDULE,
+    "backbone.norm_embedding=true",
+    "backbone.norm_first=true",
+    "backbone.dropout=0.0",
+    "backbone.input_fade=0.7",
+    "backbone.input_skip=true",
+    "backbone.input_dropout=0.5",
+    "backbone.repeat_logits=recency",
+)
+WITHOUT_SKIP = (  # preset regularized before `input_skip`
+    *SCHEDULE[:-1],
+    "training.max_epochs=12",
+    "backbone.norm_embedding=false",
     "backbone.norm_first=true",
     "backbone.input_fade=0.7",
     "backbone.input_dropout=0.3",
@@ -42,21 +53,25 @@ REGULARIZED = (
 SASREC = ("backbone.name=sasrec", "backbone.layers=1", *SCHEDULE)
 RECIPES: dict[str, tuple[str, ...]] = {
     "quick": (),
-    "small batches": SMALL_BATCHES,
+    "small batches": (*SCHEDULE, "backbone.norm_embedding=false"),
     "regularized": REGULARIZED,
-    "regularized, input dropout 0.5": (*REGULARIZED, "backbone.input_dropout=0.5"),
-    "regularized, input dropout 0.1": (*REGULARIZED, "backbone.input_dropout=0.1"),
+    "regularized, input dropout 0.3": (*REGULARIZED, "backbone.input_dropout=0.3"),
     "regularized, no input dropout": (*REGULARIZED, "backbone.input_dropout=0.0"),
     "regularized, no fade": (*REGULARIZED, "backbone.input_fade=0.0"),
+    "regularized, no skip": (*REGULARIZED, "backbone.input_skip=false"),
+    "regularized, no LayerNorm of the input": (*REGULARIZED, "backbone.norm_embedding=false"),
     "regularized, paper's norms": (*REGULARIZED, "backbone.norm_first=false"),
     "regularized, repeat bias": (*REGULARIZED, "backbone.repeat_logits=bias"),
     "regularized, no repeat logits": (*REGULARIZED, "backbone.repeat_logits=none"),
-    "regularized, dropout 0.1": (*REGULARIZED, "backbone.dropout=0.1"),
+    "regularized, dropout 0.2": (*REGULARIZED, "backbone.dropout=0.2"),
+    "before input skip": WITHOUT_SKIP,
     "sasrec": SASREC,
     "sasrec, regularized": (
         *SASREC,
+        "backbone.dropout=0.0",
         "backbone.input_fade=0.7",
-        "backbone.input_dropout=0.3",
+        "backbone.input_skip=true",
+        "backbone.input_dropout=0.5",
         "backbone.repeat_logits=recency",
     ),
 }

@@ -543,16 +543,18 @@ def test_fusion_settings_are_a_number_or_tuned(value: str) -> None:
 def test_the_regularized_preset_is_the_measured_recipe() -> None:
     """`benchmarks/bench_recipes.py` measures preset quick with changes; preset regularized has just these."""
     changes = [
-        "backbone.norm_embedding=false",
+        "backbone.norm_embedding=true",
         "backbone.norm_first=true",
+        "backbone.dropout=0.0",
         "backbone.input_fade=0.7",
-        "backbone.input_dropout=0.3",
+        "backbone.input_skip=true",
+        "backbone.input_dropout=0.5",
         "backbone.repeat_logits=recency",
         "training.token_budget=512",
         "training.mask_ratio=0.0",
         "training.schedule=cosine",
         "training.label_smoothing=0.1",
-        "training.max_epochs=12",
+        "training.max_epochs=8",
     ]
     assert load_config("regularized") == load_config("quick", changes)
 
