@@ -71,6 +71,19 @@ def test_a_version_is_activated_by_keyboard(admin: Page, versions: Site):
     expect(admin.locator(".version.active")).to_contain_text("v1")
 
 
+def test_a_version_that_the_gate_refuses_can_be_forced(admin: Page, versions: Site):
+    versions.ask("POST", "/v1/models/v2/activate")
+    problem = {"status": 409, "code": "gate_failed", "detail": "'v1' did not pass the gate: held-out NDCG@10", "title": "Conflict"}
+    admin.route("**/v1/models/v1/activate", lambda route: route.fulfill(status=409, json=problem))
+    admin.goto("/#/models")
+    admin.get_by_role("button", name="Activate").click()
+    dialog = admin.get_by_role("dialog")
+    dialog.get_by_role("button", name="Activate").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("did not pass the gate")
+    dialog.get_by_role("button", name="Activate all the same").click()
+    expect(admin.locator(".version.active")).to_contain_text("v1")
+
+
 LIVE = {"events": 40, "ranked_events": 38, "ndcg": 0.25, "hit_rate": 0.5, "unknown_share": 0.05, "popular_share": 0.0}
 PAIRED = {"ranked_events": 38, "difference": 0.031, "interval": [0.004, 0.058], "p_value": 0.024}
 ARM = {"arm": "treatment", "answers": 20, "users": 9, "clicked": 3, "followed": 16, "hits": 4, "hit_rate_interval": [0.1, 0.5]}

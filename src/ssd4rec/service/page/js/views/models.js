@@ -21,13 +21,13 @@ function Confirm({ version, activate, close }) {
   const dialog = useRef(null);
   const [state, setState] = useState({});
   useEffect(() => dialog.current.showModal(), []);
-  const go = async () => {
+  const go = async (force) => {
     setState({ busy: true });
     try {
-      await activate(version);
+      await activate(version, force);
       close();
     } catch (error) {
-      setState({ failure: error.message });
+      setState({ failure: error.message, refused: error.code === "gate_failed" });
     }
   };
   return html`<dialog ref=${dialog} aria-labelledby="confirm-heading" onClose=${close}>
@@ -35,7 +35,9 @@ function Confirm({ version, activate, close }) {
     <p>It is loaded and tried first; then every process answers with it. Requests that run finish with the old model.</p>
     ${state.failure && html`<p class="failure" role="alert">The active model stays. ${state.failure}</p>`}
     <p class="dialog-buttons"><button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
-      <button type="button" class="primary" disabled=${state.busy} onClick=${go}>${state.busy ? "Loading…" : "Activate"}</button></p>
+      ${state.refused
+        ? html`<button type="button" disabled=${state.busy} onClick=${() => go(true)}>Activate all the same</button>`
+        : html`<button type="button" class="primary" disabled=${state.busy} onClick=${() => go(false)}>${state.busy ? "Loading…" : "Activate"}</button>`}</p>
   </dialog>`;
 }
 
@@ -170,8 +172,8 @@ function Reports({ models }) {
 function Versions({ models, again }) {
   const [question, setQuestion] = useState(null);
   const [announcement, setAnnouncement] = useState("");
-  const activate = async (version) => {
-    await ask("POST", `${path(version)}/activate`);
+  const activate = async (version, force) => {
+    await ask("POST", `${path(version)}/activate${force ? "?force=true" : ""}`);
     modelVersion.value = version;
     setAnnouncement(`${version} answers now`);
     revision.value += 1;
