@@ -73,7 +73,12 @@ def test_a_version_is_activated_by_keyboard(admin: Page, versions: Site):
 
 def test_a_version_that_the_gate_refuses_can_be_forced(admin: Page, versions: Site):
     versions.ask("POST", "/v1/models/v2/activate")
-    problem = {"status": 409, "code": "gate_failed", "detail": "'v1' did not pass the gate: held-out NDCG@10", "title": "Conflict"}
+    problem = {
+        "status": 409,
+        "code": "gate_failed",
+        "detail": "'v1' did not pass the gate: held-out NDCG@10",
+        "title": "Conflict",
+    }
     admin.route("**/v1/models/v1/activate", lambda route: route.fulfill(status=409, json=problem))
     admin.goto("/#/models")
     admin.get_by_role("button", name="Activate").click()
@@ -113,6 +118,16 @@ def test_live_metrics_and_experiments_are_shown_where_the_service_has_them(admin
     expect(experiments).to_contain_text("+0.031 (+0.004 to +0.058) over 38 events, p = 0.024")
     expect(experiments).to_contain_text("20 answers to 9 users; the next event was a hit in 25% (10% to 50%) of 16")
     assert axe(admin) == []
+
+
+def test_an_experiment_of_the_service_is_shown(admin: Page, versions: Site):
+    versions.ask("POST", "/v1/models/v2/activate")
+    versions.ask("POST", "/v1/experiments", json={"name": "page", "kind": "shadow", "treatment": "v1"})
+    admin.goto("/#/models")
+    expect(region(admin, "Experiments")).to_contain_text("shadow: v1 against v2")
+    versions.ask("POST", "/v1/experiments/page/end")
+    admin.reload()
+    expect(region(admin, "Experiments").locator(".badge")).to_contain_text("ended")
 
 
 def send(site: Site, *items: str) -> None:
