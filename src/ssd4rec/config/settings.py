@@ -202,7 +202,7 @@ class FeaturesConfig(Settings):
     """Ignore categories of fewer items of the interactions."""
     new_items: bool = True
     """Add the items that have features but no interactions to the catalog, so that they can be recommended."""
-    id_dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    id_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of items, drawn in each step, whose vector in training is made of features alone, as that of a new item."""
 
 
