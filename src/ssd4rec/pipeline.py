@@ -126,6 +126,7 @@ class Comparison:
             "model_alone": self.model_alone,
             "fusion_alone": self.fusion_alone,
             "popularity": self.popularity,
+            **self.baselines,
         }
         report["intervals"] = {name: part.intervals() for name, part in parts.items() if part is not None}
         return report

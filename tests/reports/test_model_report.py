@@ -94,6 +94,16 @@ def test_metrics_and_intervals_are_those_of_the_ranking(page: str, comparison: C
     assert f"{gains.mean():.4f} ± {half:.4f}" in page
 
 
+def test_baselines_and_their_lists_are_in_the_tables(comparison: Comparison, recommender: Recommender) -> None:
+    lists = {"length": 10, "coverage": 0.4321, "popularity_lift": -0.1, "diversity": 0.9, "novelty": 7.5}
+    ease = {"test": {"ndcg@10": 0.0815}, "lists": lists | {"coverage": 0.125}}
+    report = {**comparison.as_dict(), "lists": lists, "baselines": {"ease": ease}}
+    report["intervals"] |= {"ease": {"ndcg@10": (0.08, 0.083)}}
+    page = render_model_report(report, recommender.artifact.config, None)
+    for expected in ("ease", "0.0815 ± 0.0015", "popularity lift", "0.432", "0.125"):
+        assert expected in page
+
+
 def test_recommendations_and_reasons_are_those_of_the_library(examined: Examined, recommender: Recommender) -> None:
     assert len(examined.examples) == 10
     example = examined.examples[0]

@@ -46,6 +46,7 @@ def render_model_report(report: Mapping[str, Any], config: Config, examined: Exa
         scope=_scope(report),
         notes=_notes(report),
         metrics=_metrics_table(metrics, report.get("intervals", {})),
+        lists=_lists_table(report),
         metrics_chart=_metrics_chart(metrics, report.get("intervals", {}), headline),
         history=report.get("training"),
         history_charts=_history_charts(report.get("training")),
@@ -95,6 +96,18 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, float]], intervals: Mappin
             cells.append(text if interval is None else f"{text} ± {(interval[1] - interval[0]) / 2:.4f}")
         rows.append((PARTS.get(part, part), *cells))
     return Table("Metrics", ("", *(name.upper() for name in names)), tuple(rows))
+
+
+def _lists_table(report: Mapping[str, Any]) -> Table | None:
+    """The properties of the recommended lists of the model and of the baselines, if they were measured."""
+    others = {"popularity": report.get("popularity", {}), **report.get("baselines", {})}
+    parts = {name: part["lists"] for name, part in {"model": report, **others}.items() if "lists" in part}
+    if "model" not in parts:
+        return None
+    names = [name for name in parts["model"] if name != "length"]
+    rows = [(PARTS.get(part, part), *(f"{values[name]:.3f}" for name in names)) for part, values in parts.items()]
+    columns = ("", *(name.replace("_", " ") for name in names))
+    return Table(f"First {parts['model']['length']} items of every list", columns, tuple(rows))
 
 
 def _metrics_chart(metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Any], name: str) -> Markup:
