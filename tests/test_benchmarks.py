@@ -99,3 +99,30 @@ def test_each_benchmark_runs_after_tests_that_exist(load):
     for bench, tests in guards.items():
         assert (BENCHMARKS / bench).is_file()
         assert all((BENCHMARKS.parent / test).exists() for test in tests), bench
+
+
+def test_a_part_of_the_service_bench_replaces_its_own_section(load, monkeypatch, tmp_path, capsys):
+    bench = load("bench_service")
+    monkeypatch.setattr(bench, "FOLDER", tmp_path / "service")
+    options = argparse.Namespace(save=True, threads=1, postgresql=False, workers=1)
+    for part, value in (("load", 1), ("ingest", 2), ("load", 3)):
+        bench._publish(part, [{"p99 ms": value}], ["a note"], options)
+    options.postgresql, options.workers = True, 2
+    bench._publish("kills", [{"lost": 0}], [], options)
+    report = (tmp_path / "service" / "report.md").read_text(encoding="utf-8")
+    assert [line for line in report.splitlines() if line.startswith("## ")] == [
+        "## load",
+        "## ingest",
+        "## kills on PostgreSQL with 2 workers",
+    ]
+    assert "| 3 |" in report
+    assert "| 1 |" not in report
+    assert set(bench.PARTS) <= {"load", "ingest", "kills", "workers", "fuzz", "soak"}
+    assert "a note" in capsys.readouterr().out
+
+
+def test_the_open_loop_counts_from_the_scheduled_time(load):
+    outcome = load("service_load").Outcome({"a": [0.001] * 98 + [0.5, 1.0]}, {200: 100})
+    assert outcome.percentile(0.5) == pytest.approx(1.0)
+    assert outcome.percentile(0.99) == pytest.approx(1000.0)
+    assert outcome.answered == 100
