@@ -33,7 +33,7 @@ def wait_for(client: TestClient, version: str) -> None:
 
 @pytest.mark.thorough
 def test_a_swap_under_load_costs_no_request(folder: Path, store: str) -> None:
-    libraries = {version: Recommender.load(folder / version) for version in ("v1", "v2")}
+    expected = {version: Recommender.load(folder / version).recommend(HISTORY) for version in ("v1", "v2")}
     with running(folder, store) as client:
         send(client, "u", *HISTORY)
         answers, stop = [], threading.Event()
@@ -50,9 +50,9 @@ def test_a_swap_under_load_costs_no_request(folder: Path, store: str) -> None:
         thread.join()
         for answer in answers:
             assert answer.status_code == 200, answer.text
-            same_answer(answer.json(), libraries[answer.json()["model"]["version"]].recommend(HISTORY))
+            same_answer(answer.json(), expected[answer.json()["model"]["version"]])
         assert json.loads((folder / "active.json").read_text()) == {"version": "v2", "gate": "passed"}
-        same_answer(client.get("/v1/users/u/recommendations").json(), libraries["v2"].recommend(HISTORY))
+        same_answer(client.get("/v1/users/u/recommendations").json(), expected["v2"])
 
 
 def test_other_processes_follow(folder: Path, store: str) -> None:
