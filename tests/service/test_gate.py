@@ -78,6 +78,7 @@ def test_another_catalog_and_broken_scores_are_refused(folder: Path, store: str)
         assert "no item is in both" in refused["detail"]
         assert client.post("/v1/models/broken/activate").json()["code"] == "model_diverged"
         assert client.post("/v1/models/broken/activate?force=true").json()["code"] == "model_diverged"
+        assert client.get("/v1/models/other/live").json()["code"] == "model_not_loaded"
         versions = {each["version"]: each["error"] for each in client.get("/v1/models").json()["models"]}
         assert "not finite" in versions["broken"]
 

@@ -15,7 +15,7 @@ from ssd4rec.artifact import REPORT
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.live import live_metrics
-from ssd4rec.service.problems import not_found
+from ssd4rec.service.problems import Problem, not_found
 from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read
 from ssd4rec.service.schemas import Check, Live, LiveOut, LivePoint, ModelOut, ModelRef, ModelReportOut, ModelsOut
 from ssd4rec.service.store.live import series, totals
@@ -39,7 +39,7 @@ async def get_live(
     """Return the live metrics of a loaded version over time, in steps of five minutes."""
     await run_in_threadpool(service.models.versions.folder, version)
     if (loaded := service.models.is_loaded(version)) is None:
-        raise not_found("loaded model", version)
+        raise Problem(404, "model_not_loaded", f"the model {version!r} is not loaded; live metrics are of loaded models")
     model = loaded.model
     sums = await read(service, lambda connection: series(connection, model.key, int(time.time() - hours * 3600)))
     points = [LivePoint(at=at, **asdict(live_metrics(values, model.popularity[1]))) for at, values in sums.items()]
