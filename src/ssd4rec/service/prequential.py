@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.live import (
     DIFFERENCE,
     EVENTS,
+    GROUPS,
     HITS,
     NDCG,
     RANKED,
@@ -92,6 +94,7 @@ class Prequential:
         self._scorer, self._measured, self._sums = scorer, measured, sums
         self._budget, self._enabled = Budget(share), share > 0
         self._groups: deque[NewItems] = deque(maxlen=WAITING)
+        self._items: deque[list[str]] = deque(maxlen=WAITING)  # of the events that are not counted yet
         self._scheduled = threading.Lock()
 
     def offer(self, groups: Sequence[NewItems]) -> None:
@@ -99,6 +102,7 @@ class Prequential:
         if not self._enabled or not groups:
             return
         self._groups.extend(groups)
+        self._items.append([item for group in groups for item in group.items])
         self._schedule()
 
     def _schedule(self) -> None:
@@ -117,30 +121,51 @@ class Prequential:
     def _work(self, reader: Reader) -> None:
         """Rank some events, in the scoring thread."""
         try:
-            began = time.perf_counter()
-            measured = self._measured()
-            while self._groups and time.perf_counter() - began < SLICE_SECONDS:
-                group = self._groups.popleft()
-                if len(group.items) > AT_ONCE:  # the rest continues with the state that these leave behind
-                    group, rest = group.split(AT_ONCE)
-                    self._groups.appendleft(rest)
-                if measured is not None:
-                    with reader.reading() as connection:
-                        self._one(connection, measured, group)
+            if (measured := self._measured()) is None:
+                self._groups.clear()
+                self._items.clear()
+            else:
+                self._count(measured)
+                self._rank_some(reader, measured)
         except Exception as error:  # noqa: BLE001 - measuring must not stop answering
             log.warning("events were not ranked: %s", error)
         finally:
             self._scheduled.release()
-        if self._groups:
+        if self._groups or self._items:
             self._schedule()
 
-    def _one(self, connection: Connection, measured: Measured, group: NewItems) -> None:
-        for loaded in measured.models:
-            self._count(loaded, group)
-        if self._budget.is_spent:
-            metrics.PREQUENTIAL_EVENTS.labels("skipped").inc(len(group.items))
-            return
+    def _count(self, measured: Measured) -> None:
+        """Count what shows drift: items that the catalog lacks, and how popular the others were in training."""
+        items: list[str] = []
+        while self._items:
+            items += self._items.popleft()
+        for loaded in measured.models if items else ():
+            groups, _ = loaded.model.popularity
+            indices = loaded.model.indices(items)
+            counts = np.bincount(groups[indices[indices > 0]], minlength=GROUPS).tolist()
+            sums = {EVENTS: float(len(items)), UNKNOWN: float((indices == 0).sum())}
+            sums |= {group_name(group): float(count) for group, count in enumerate(counts) if count}
+            self._sums.add(loaded.model.key, sums)
+
+    def _rank_some(self, reader: Reader, measured: Measured) -> None:
         began = time.perf_counter()
+        while self._groups and time.perf_counter() - began < SLICE_SECONDS:
+            if self._budget.is_spent:
+                skipped = 0
+                while self._groups:
+                    skipped += len(self._groups.popleft().items)
+                metrics.PREQUENTIAL_EVENTS.labels("skipped").inc(skipped)
+                return
+            group = self._groups.popleft()
+            if len(group.items) > AT_ONCE:  # the rest continues with the state that these leave behind
+                group, rest = group.split(AT_ONCE)
+                self._groups.appendleft(rest)
+            start = time.perf_counter()
+            with reader.reading() as connection:
+                self._rank(connection, measured, group)
+            self._budget.spend(time.perf_counter() - start)
+
+    def _rank(self, connection: Connection, measured: Measured, group: NewItems) -> None:
         gains = {}
         for loaded in measured.models:
             ranks = loaded.states.rank_new(connection, group)
@@ -156,7 +181,6 @@ class Prequential:
                 SQUARES: sum(each * each for each in differences),
             }
             self._sums.add(control.model.key, sums, against=treatment.model.key)
-        self._budget.spend(time.perf_counter() - began)
         metrics.PREQUENTIAL_EVENTS.labels("ranked").inc(len(group.items))
 
     def _add(self, loaded: LoadedModel, gains: Sequence[tuple[float, float] | None]) -> None:
@@ -164,12 +188,3 @@ class Prequential:
         if ranked:
             sums = {RANKED: float(len(ranked)), HITS: sum(hit for hit, _ in ranked), NDCG: sum(ndcg for _, ndcg in ranked)}
             self._sums.add(loaded.model.key, sums)
-
-    def _count(self, loaded: LoadedModel, group: NewItems) -> None:
-        """Count what shows drift: items that the catalog lacks, and how popular the others were in training."""
-        groups, _ = loaded.model.popularity
-        sums = {EVENTS: float(len(group.items))}
-        for index in loaded.model.indices(group.items).tolist():
-            name = group_name(groups[index]) if index else UNKNOWN
-            sums[name] = sums.get(name, 0.0) + 1.0
-        self._sums.add(loaded.model.key, sums)

@@ -88,10 +88,9 @@ class ServedModel:
         return f"{self.version}@{self.fingerprint[:12]}"
 
     @cached_property
-    def popularity(self) -> tuple[list[int], list[float]]:
+    def popularity(self) -> tuple[Indices, list[float]]:
         """The popularity group of each item index, and the share of each group in training; see `popularity_groups`."""
-        groups, shares = popularity_groups(self.recommender.artifact.training_counts)
-        return groups.tolist(), shares
+        return popularity_groups(self.recommender.artifact.training_counts)
 
     @cached_property
     def excluded(self) -> Mask | None:
