@@ -13,7 +13,7 @@ from ssd4rec.service.ids import now, seconds
 from ssd4rec.service.problems import Problem, not_found
 from ssd4rec.service.results import ExperimentResult, experiment_result
 from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read, wait
-from ssd4rec.service.schemas import ArmOut, ExperimentIn, ExperimentOut, ExperimentsOut, InterleavingOut, PairedOut
+from ssd4rec.service.schemas_models import ArmOut, ExperimentIn, ExperimentOut, ExperimentsOut, InterleavingOut, PairedOut
 from ssd4rec.service.store.experiments import (
     Experiment,
     end_experiment,

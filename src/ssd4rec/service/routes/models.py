@@ -17,7 +17,8 @@ from ssd4rec.service.core import Service
 from ssd4rec.service.live import live_metrics
 from ssd4rec.service.problems import Problem, not_found
 from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read
-from ssd4rec.service.schemas import Check, Live, LiveOut, LivePoint, ModelOut, ModelRef, ModelReportOut, ModelsOut
+from ssd4rec.service.schemas import ModelRef
+from ssd4rec.service.schemas_models import Check, Live, LiveOut, LivePoint, ModelOut, ModelReportOut, ModelsOut
 from ssd4rec.service.store.live import series, totals
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(requires("admin"))])
