@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from ssd4rec.errors import DivergedError, SSD4RecError
 from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.live import gain
-from ssd4rec.service.served_model import ScoreJob, ServedModel, UserState
+from ssd4rec.service.served_model import ScoreJob, ServedModel
 from ssd4rec.service.store.tables import events, recommendations, users
 
 USERS = 300  # whose last events are ranked
@@ -72,7 +72,7 @@ def check_scores(model: ServedModel) -> GateCheck:
     """Check that all scores are finite, after each of some histories that begin all over the catalog."""
     size = len(model.ids)
     starts = np.unique(np.linspace(1, size, HISTORIES).astype(np.int64))
-    states = [model.read(np.arange(start, min(start + 3, size + 1), dtype=np.int64)) for start in starts.tolist()]
+    states = model.read_many([np.arange(start, min(start + 3, size + 1), dtype=np.int64) for start in starts.tolist()])
     jobs = [ScoreJob(state, size, exclude_seen=False, excluded=None, only_known=False) for state in states]
     try:
         finite = all(np.isfinite(best.scores).all() for best in model.score(jobs))
@@ -118,19 +118,29 @@ def _last_events(connection: Connection, after: int | None = None) -> list[list[
 def _mean_ndcg(model: ServedModel, histories: Sequence[Sequence[str]]) -> float:
     """A history of which the model knows nothing counts as a miss."""
     indices = [model.indices(history) for history in histories]
-    ranks = model.rank_targets([model.read(each[:-1]) for each in indices], np.array([each[-1] for each in indices]))
+    ranks = model.rank_targets(model.read_many([each[:-1] for each in indices]), np.array([each[-1] for each in indices]))
     return sum(gain(rank)[1] for rank in ranks) / len(histories)
 
 
 def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
     """Answer the newest recorded requests again."""
     query = select(recommendations.c.user_key, recommendations.c.request).order_by(recommendations.c.created.desc())
-    jobs = []
-    for row in connection.execute(query.limit(REQUESTS)).all():
-        body = json.loads(row.request)["body"]
-        state = _state_of(candidate, connection, row.user_key, body)
-        k, only_known = int(body.get("k", 10)), body.get("unknown_items") == "popular"
-        jobs.append(ScoreJob(state, k, bool(body.get("exclude_seen", True)), candidate.excluded, only_known))
+    rows = connection.execute(query.limit(REQUESTS)).all()
+    bodies = [json.loads(row.request)["body"] for row in rows]
+    histories = [
+        candidate.indices(body.get("history", []) if row.user_key is None else _newest_items(connection, row.user_key))
+        for row, body in zip(rows, bodies, strict=True)
+    ]
+    jobs = [
+        ScoreJob(
+            state,
+            int(body.get("k", 10)),
+            bool(body.get("exclude_seen", True)),
+            candidate.excluded,
+            only_known=body.get("unknown_items") == "popular",
+        )
+        for body, state in zip(bodies, candidate.read_many(histories) if histories else [], strict=True)
+    ]
     try:
         answers = candidate.score(jobs)
     except SSD4RecError as error:
@@ -139,13 +149,6 @@ def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
         if not len(best.items) and len(job.state.indices) < len(candidate.ids):
             return GateCheck("recorded requests", passed=False, detail=f"one of {len(jobs)} is answered without any item")
     return GateCheck("recorded requests", passed=True, detail=f"{len(jobs)} were answered")
-
-
-def _state_of(model: ServedModel, connection: Connection, user_key: int | None, body: dict[str, object]) -> UserState:
-    history = body.get("history")
-    if user_key is None:
-        return model.read(model.indices(history if isinstance(history, list) else []))
-    return model.read(model.indices(_newest_items(connection, user_key)))
 
 
 def _newest_items(connection: Connection, user_key: int) -> list[str]:
