@@ -110,16 +110,15 @@ def _read(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable |
             raise  # a damaged row
         neighbor = titles_beside(table_file)
         return Opened(read_interactions(table_file), None if neighbor is None else read_titles(neighbor), published=False)
-    return Opened(interactions, _titles(title_file, titles, folder), published=True)
+    return Opened(interactions, _titles(title_file, titles), published=True)
 
 
-def _titles(path: Path | None, titles: PublishedTable | None, folder: Path) -> pl.DataFrame | None:
+def _titles(path: Path | None, titles: PublishedTable | None) -> pl.DataFrame | None:
     if path is None or titles is None:
         return None
     rows = [line.split(titles.separator)[:2] for line in path.read_text(encoding=titles.encoding).splitlines() if line]
     if any(len(row) < 2 for row in rows):
         raise DataError(f"{path} is not the publisher's {titles.name}: a line has no title; replace or remove it")
-    del folder
     return read_titles(pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row"))
 
 

@@ -67,9 +67,7 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
     with exclusive_lock(cache / f".{known.name}.lock", busy, refused):
         try:
             if source is None and known.name in PACKAGES:
-                opened = open_known(known.name)
-                files = Opened(opened.interactions, opened.titles, published=True)
-                _keep(known, cache, files, where(known), PACKAGE)
+                _keep(known, cache, open_known(known.name), where(known), PACKAGE)
             elif source is None:
                 _download_and_keep(known, cache, known.files, progress_of)
             elif _is_address(source):

