@@ -86,12 +86,12 @@ class ShardedTable(nn.Module):
         """
         count = min(negatives, self.catalog_size)
         points = (torch.arange(count) + torch.rand(count, dtype=torch.float64)) * (self.catalog_size / count)
-        drawn = points.long().clamp_(max=self.catalog_size - 1) + 1
+        drawn = (points.long().clamp_(max=self.catalog_size - 1) + 1).to(targets.device)
         rows = self(torch.cat([targets, drawn]))
         total = self.world.total(len(targets))
         if not len(targets):
             return rows.sum() * 0
-        expected = torch.full((count,), math.log(count / self.catalog_size))
+        expected = torch.full((count,), math.log(count / self.catalog_size), device=targets.device)
         mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], drawn, expected)
         return mean * (len(targets) / total)
 
@@ -177,7 +177,7 @@ class _Lookup(torch.autograd.Function):
         distinct, inverse = items.unique(return_inverse=True)
         order = (distinct % world.size).argsort(stable=True)
         place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
+        place[order] = torch.arange(len(order), device=order.device)
         sent = torch.bincount(distinct % world.size, minlength=world.size).tolist()
         requested, received = world.exchange(distinct[order], sent)
         rows, _ = world.exchange(weight[requested // world.size], received)
