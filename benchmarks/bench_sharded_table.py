@@ -59,12 +59,12 @@ def measure(items: int, processes: int, threads: int) -> dict[str, Any]:
         for rank in range(processes)
     ]
     results = [json.loads(worker.communicate()[0]) for worker in workers]
-    most = max(results, key=lambda each: each["held"])
+    most = max(results, key=lambda each: each["table"])
     return {
         "items": f"{items:,}",
         "processes": processes,
-        "table and optimizer": f"{most['held'] / 1e6:.0f} MB",
-        "bytes an item": f"{most['held'] / items:.0f}",
+        "table and optimizer": f"{most['table'] / 1e6:.0f} MB",
+        "bytes an item": f"{most['table'] / items:.0f}",
         "memory added": f"{max(each['added'] for each in results) / 1e6:.0f} MB",
         "step": f"{max(each['seconds'] for each in results):.2f} s",
         "loss": f"{results[0]['losses'][0]:.4f} … {results[0]['losses'][-1]:.4f}",
@@ -92,11 +92,11 @@ def work(items: int) -> None:
         popularity = torch.arange(1, items + 1, dtype=torch.float64).pow(-1.05).cumsum(0)
         for step in range(STEPS):
             torch.manual_seed(step)
-            drawn = torch.searchsorted(popularity, torch.rand(EVENTS + 1, dtype=torch.float64) * popularity[-1]) + 1
-            drawn = drawn.clamp(max=items)[world.rank * length : (world.rank + 1) * length + 1]
+            sequence = torch.searchsorted(popularity, torch.rand(EVENTS + 1, dtype=torch.float64) * popularity[-1]) + 1
+            sequence = sequence.clamp(max=items)[world.rank * length : (world.rank + 1) * length + 1]
             began = time.perf_counter()
-            states = backbone.encode_prefixes(table(drawn[:-1]), edges)
-            loss = table.sampled_cross_entropy(states, drawn[1:], NEGATIVES)
+            states = backbone.encode_prefixes(table(sequence[:-1]), edges)
+            loss = table.sampled_cross_entropy(states, sequence[1:], NEGATIVES)
             rows.zero_grad()
             dense.zero_grad()
             loss.backward()
@@ -107,9 +107,9 @@ def work(items: int) -> None:
             reported = loss.detach().clone()
             world.sum_([reported])
             losses.append(float(reported))
-        held = table.weight.nbytes + rows.state[table.weight]["sum"].nbytes
+        table_bytes = table.weight.nbytes + rows.state[table.weight]["sum"].nbytes
         added = resident("VmHWM") - before
-        print(json.dumps({"held": held, "added": added, "seconds": sorted(seconds)[len(seconds) // 2], "losses": losses}))
+        print(json.dumps({"table": table_bytes, "added": added, "seconds": sorted(seconds)[len(seconds) // 2], "losses": losses}))
 
 
 def resident(name: str = "VmRSS") -> int:

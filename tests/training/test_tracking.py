@@ -1,4 +1,4 @@
-"""What a tracker is told."""
+"""The numbers that a tracker gets."""
 
 import pytest
 

@@ -1,8 +1,8 @@
 """Approximate retrieval for large catalogs: an inverted file of item vectors (faiss), with its recall measured.
 
 Scoring every item takes time in proportion to the catalog. An inverted file groups the vectors around centers and scores only
-the groups whose centers score highest. What it returns is scored and ordered exactly; what it misses is measured, on states of
-the model's own users, when it is made.
+the groups whose centers score highest. The items that it finds are scored and ordered exactly. The share of the best items that
+it finds is measured when it is made, with states of the model's own users.
 
 faiss was chosen over hnswlib: an inverted file is made in one pass and adds 8 bytes an item, a graph of neighbors takes minutes
 for a million items and 150 to 300 bytes an item; and its results do not depend on the number of threads.
