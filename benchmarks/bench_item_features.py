@@ -99,7 +99,7 @@ def part(interactions: Interactions, rows: pl.Expr) -> Interactions:
 
 
 class NewItemsOnly:
-    """A model whose trained items are no candidates."""
+    """A model that ranks new items alone."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.model, self.catalog_size = artifact.model, artifact.model.catalog_size
