@@ -113,7 +113,7 @@ def test_live_metrics_and_experiments_are_shown_where_the_service_has_them(admin
     admin.goto("/#/models")
     expect(region(admin, "Live NDCG@10").locator("path.line").first).to_be_visible()
     expect(admin.locator(".version").first).to_contain_text("0.2500 of 38 events")
-    expect(admin.locator(".checks")).to_contain_text("passed scores: finite")
+    expect(admin.locator(".checks").first).to_contain_text("passed scores: finite")
     experiments = region(admin, "Experiments")
     expect(experiments).to_contain_text("+0.031 (+0.004 to +0.058) over 38 events, p = 0.024")
     expect(experiments).to_contain_text("20 answers to 9 users; the next event was a hit in 25% (10% to 50%) of 16")
