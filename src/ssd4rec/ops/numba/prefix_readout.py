@@ -1,7 +1,7 @@
 """`ops.ssd.prefix_readout` in one pass over the positions, compiled by numba.
 
 A position is read once: its channels enter the K partial convolutions of the positions before it, whose sums are in the first
-level of the cache. In PyTorch the same takes about 60 passes over arrays of that size.
+level of the cache. In PyTorch the same takes many passes over arrays of that size.
 """
 
 from typing import Any
