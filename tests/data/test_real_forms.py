@@ -647,6 +647,14 @@ def test_damaged_parquet_files_are_one_clear_error(tmp_path, seed):
         read_interactions(tmp_path / "log.parquet")
 
 
+def test_a_parquet_file_with_text_that_is_not_utf8(tmp_path):
+    """Polars panics on such text."""
+    users = pa.array([b"a", b"\xd9a"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"user": users, "item": ["x", "y"]}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: the Parquet file is damaged \(.*UTF8.*\); copy or write it again"):
+        read_interactions(tmp_path / "log.parquet")
+
+
 def test_a_parquet_file_that_is_cut_while_it_is_read(tmp_path):
     """A memory map would end the process with SIGBUS; the file is cut between its footer and its rows."""
     path = tmp_path / "log.parquet"

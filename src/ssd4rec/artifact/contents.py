@@ -44,6 +44,8 @@ from ssd4rec.fusion import ScoreFusion
 from ssd4rec.layers.initialization import SkipRandomInitialization
 from ssd4rec.models.next_item import NextItemModel, append_items, build_model
 
+MAX_PATH = 500  # characters of a path in a message
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -243,7 +245,8 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
         raise
     except OSError as error:
         advice = "check its permissions" if isinstance(error, PermissionError) else "choose another folder"
-        raise ArtifactError(f"cannot read {error.filename or folder}: {error.strerror or error}; {advice}") from error
+        where = str(error.filename or folder)[:MAX_PATH]
+        raise ArtifactError(f"cannot read {where}: {(error.strerror or str(error))[:MAX_PATH]}; {advice}") from error
     except (SSD4RecError, ValueError, RuntimeError, RecursionError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"cannot read {folder}: {error}; train the model again with this version") from error
     with SkipRandomInitialization():  # the weights are replaced below

@@ -16,7 +16,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 MAX_SHOWN = 200  # characters of a wrong value in a message
-MAX_PROBLEMS = 5  # in one message
+MAX_PROBLEMS, MAX_MESSAGE = 5, 1500  # in one message
 MOMENTS = ("data.validation_from", "data.test_from")
 
 
@@ -191,7 +191,7 @@ def _is_name(problem: Mapping[str, Any], written: set[tuple[str, str]]) -> bool:
 def _readable(error: ValidationError, backbone: str) -> str:
     problems = error.errors()
     shown = [_one_problem(problem["loc"], problem["type"], problem, backbone) for problem in problems[:MAX_PROBLEMS]]
-    return "; ".join(shown) + (f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else "")
+    return "; ".join(shown)[:MAX_MESSAGE] + (f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else "")
 
 
 def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any], backbone: str) -> str:

@@ -127,6 +127,7 @@ def _from_parquet(path: Path, file: Any, choose: Choose) -> Table:
         raise DataError(f"{path}: the Parquet file is damaged ({size:,} bytes for {rows:,} rows); copy or write it again")
     try:
         table = parquet.read(columns=list(dict.fromkeys(names.values())))
+        table.validate(full=True)  # text of a damaged file may not be UTF-8, on which polars panics
         columns = {role: _from_arrow(table.column(name)).alias(role) for role, name in names.items()}
         return _table(pl.DataFrame(columns), str(path), header, names)
     except (*BROKEN, ValueError, KeyError) as error:

@@ -472,7 +472,8 @@ def as_ids(ids: Ids) -> list[object]:
     values = [entry.item() if isinstance(entry, np.generic) else entry for entry in _as_list(ids)]
     for value in values:
         if not _is_hashable(value):
-            raise DataError(f"item ids must be strings or numbers, found {value!r}; pass the ids only, oldest first")
+            shown = " ".join(repr(value).split())[:200]  # a Series has several lines
+            raise DataError(f"item ids must be strings or numbers, found {shown}; pass the ids only, oldest first")
     return values
 
 
