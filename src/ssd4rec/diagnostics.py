@@ -50,7 +50,7 @@ def resolve_precision(precision: str, device: str) -> str:
 def multiplies_bfloat16(device: str) -> bool:
     """Whether a device has instructions for products of bfloat16: a GPU since Ampere, a CPU with AMX or AVX512-BF16."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 

@@ -93,7 +93,8 @@ class ShardedTable(nn.Module):
             return rows.sum() * 0
         expected = torch.full((count,), math.log(count / self.catalog_size), device=targets.device)
         mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], drawn, expected)
-        return mean * (len(targets) / total)
+        share: Tensor = mean * (len(targets) / total)
+        return share
 
     def save(self, folder: str | Path) -> None:
         """Write this process's rows as one file of a folder."""

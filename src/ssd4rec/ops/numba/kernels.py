@@ -14,14 +14,14 @@ from ssd4rec.ops.segments import Layout, promote_to_float32
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
     """Compute the convolution with SiLU."""
     channels, weight, bias = promote_to_float32(channels, weight, bias)
-    out: Channels = Convolution.apply(channels, weight, bias, layout, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
+    out: Channels = Convolution.apply(channels, weight, bias, layout, reverse)
     return out
 
 
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     """Compute RMSNorm(y * SiLU(gate)) * weight."""
     y, gate, weight = promote_to_float32(y, gate, weight)
-    out: Hidden = GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
+    out: Hidden = GatedNorm.apply(y, gate, weight, eps)
     return out
 
 
@@ -38,5 +38,5 @@ def backward_prefix_readout(
     """Read out the reversed scan of every prefix at its last step."""
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     decayed_dt = dt * torch.exp(cumulative_sum(dt * A, layout, inclusive=False))
-    y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
+    y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
     return y
