@@ -106,7 +106,8 @@ def work() -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if find_spec("ssd4rec.training.memory"):  # as `fit` does, where it does
-        import_module("ssd4rec.training.memory").freed_memory_kept().__enter__()
+        memory = import_module("ssd4rec.training.memory").freed_memory_kept()
+        memory.__enter__()  # until the process ends
     cases: dict[str, Any] = {}
     for line in sys.stdin:
         case = line.strip()

@@ -22,11 +22,9 @@ def page_faults() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux" or memory._glibc() is None, reason="glibc only")
 def test_freed_memory_is_used_again():
-    """Inside the block the pages are mapped once; afterwards they are returned to the system again."""
+    """Inside the block the pages are mapped once, not for each of the 32 arrays of 1,024 pages."""
     with freed_memory_kept():
-        inside = page_faults()
-    outside = page_faults()
-    assert inside * 10 < outside
+        assert page_faults() < 3_000
 
 
 def test_elsewhere_nothing_happens(monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-DEFAULT = 128 << 10  # bytes: of both, in glibc
+USUAL = 32 << 20  # bytes: glibc raises its threshold up to this as large arrays are freed, until it is set
 LARGE = 1 << 30
 
 
@@ -26,8 +26,8 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(MMAP_THRESHOLD, DEFAULT)
-        libc.mallopt(TRIM_THRESHOLD, DEFAULT)
+        libc.mallopt(MMAP_THRESHOLD, USUAL)
+        libc.mallopt(TRIM_THRESHOLD, 2 * USUAL)
         libc.malloc_trim(0)
 
 
