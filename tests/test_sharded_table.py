@@ -46,10 +46,10 @@ def test_losses_of_one_process_equal_pytorch():
     states = torch.randn(9, WIDTH, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(1, ITEMS + 1, (9,))
     expected = F.cross_entropy(states @ table.weight[1:].T, targets - 1)
-    wanted = torch.autograd.grad(expected, [states, table.weight])
+    expected_gradients = torch.autograd.grad(expected, [states, table.weight])
     for loss in (table.cross_entropy(states, targets), table.sampled_cross_entropy(states, targets, ITEMS)):
         assert loss.item() == pytest.approx(expected.item(), abs=1e-7)
-        for ours, theirs in zip(torch.autograd.grad(loss, [states, table.weight]), wanted, strict=True):
+        for ours, theirs in zip(torch.autograd.grad(loss, [states, table.weight]), expected_gradients, strict=True):
             dense = ours.to_dense() if ours.is_sparse else ours
             torch.testing.assert_close(dense, theirs, rtol=0, atol=1e-7)
 

@@ -86,13 +86,14 @@ class ShardedTable(nn.Module):
         """
         count = min(negatives, self.catalog_size)
         points = (torch.arange(count) + torch.rand(count, dtype=torch.float64)) * (self.catalog_size / count)
-        drawn = (points.long().clamp_(max=self.catalog_size - 1) + 1).to(targets.device)
-        rows = self(torch.cat([targets, drawn]))
+        samples = (points.long().clamp_(max=self.catalog_size - 1) + 1).to(targets.device)
+        rows = self(torch.cat([targets, samples]))
         total = self.world.total(len(targets))
         if not len(targets):
-            return rows.sum() * 0
+            zero: Tensor = rows.sum() * 0
+            return zero
         expected = torch.full((count,), math.log(count / self.catalog_size), device=targets.device)
-        mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], drawn, expected)
+        mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], samples, expected)
         share: Tensor = mean * (len(targets) / total)
         return share
 
@@ -119,10 +120,10 @@ class ShardedTable(nn.Module):
             if not path.is_file():
                 raise ArtifactError(f"{path} is missing; the folder needs all {shards} files")
             with safe_open(path, framework="pt") as file:
-                found = json.loads(file.metadata()["ssd4rec"])
-                if (found["catalog_size"], found["width"]) != (self.catalog_size, self.width):
+                metadata = json.loads(file.metadata()["ssd4rec"])
+                if (metadata["catalog_size"], metadata["width"]) != (self.catalog_size, self.width):
                     raise ArtifactError(
-                        f"{path} is of a table with {found['catalog_size']:,} items of width {found['width']}, expected "
+                        f"{path} is of a table with {metadata['catalog_size']:,} items of width {metadata['width']}, expected "
                         f"{self.catalog_size:,} of width {self.width}"
                     )
                 self._copy_rows(file.get_slice("rows"), shard, shards)

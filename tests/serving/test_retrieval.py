@@ -36,8 +36,8 @@ def model():
 
 def recall(index, model, states, count):
     exact = (states @ model.item_vectors.T).topk(count).indices.numpy() + 1
-    found = index.search(states, count)
-    return np.mean([len(np.intersect1d(*pair)) / count for pair in zip(found, exact, strict=True)])
+    approximate = index.search(states, count)
+    return np.mean([len(np.intersect1d(*pair)) / count for pair in zip(approximate, exact, strict=True)])
 
 
 def test_recall_is_measured_and_reached(model):

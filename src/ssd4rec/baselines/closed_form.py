@@ -25,30 +25,30 @@ def items_taking_part(items: IntArray, catalog_size: int, most: int, name: str) 
     events = np.bincount(items, minlength=catalog_size + 1)[1:]
     if catalog_size <= most:
         return np.arange(catalog_size)
-    chosen = np.sort(np.argsort(-events, kind="stable")[:most])
+    frequent = np.sort(np.argsort(-events, kind="stable")[:most])
     logger.warning(
         "%s: only the %s most frequent of %s items take part (%.1f %% of the events); the others score 0",
         name,
         f"{most:,}",
         f"{catalog_size:,}",
-        100.0 * events[chosen].sum() / max(1, events.sum()),
+        100.0 * events[frequent].sum() / max(1, events.sum()),
     )
-    return chosen
+    return frequent
 
 
-def renumbered(items: IntArray, chosen: IntArray, catalog_size: int) -> IntArray:
-    """Return the place of each item among the chosen ones, -1 for the others.
+def renumbered(items: IntArray, frequent: IntArray, catalog_size: int) -> IntArray:
+    """Return the place of each item among the frequent ones, -1 for the others.
 
     Args:
         items: int64 [T] item indices; 0 is an unknown item.
-        chosen: int64 [n] item indices minus one.
+        frequent: int64 [n] item indices minus one, ascending.
         catalog_size: V.
 
     Returns:
         int64 [T].
     """
     place_of = np.full(catalog_size + 1, -1, dtype=np.int64)
-    place_of[chosen + 1] = np.arange(len(chosen))
+    place_of[frequent + 1] = np.arange(len(frequent))
     return place_of[items]
 
 

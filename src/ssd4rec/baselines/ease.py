@@ -35,8 +35,8 @@ class EASE:
 
     name = "ease"
 
-    def __init__(self, weights: Tensor, chosen: IntArray, catalog_size: int, fade: float = FADE) -> None:
-        self.weights, self.chosen, self.catalog_size, self.fade = weights, chosen, catalog_size, fade
+    def __init__(self, weights: Tensor, members: IntArray, catalog_size: int, fade: float = FADE) -> None:
+        self.weights, self.chosen, self.catalog_size, self.fade = weights, members, catalog_size, fade
 
     @classmethod
     def fit(
@@ -62,9 +62,9 @@ class EASE:
                 values are in memory.
             progress: called with (sequences counted, all).
         """
-        chosen = items_taking_part(items, catalog_size, max_items, cls.name)
-        numbered = renumbered(items, chosen, catalog_size)
-        gram = torch.zeros(len(chosen), len(chosen))
+        members = items_taking_part(items, catalog_size, max_items, cls.name)
+        numbered = renumbered(items, members, catalog_size)
+        gram = torch.zeros(len(members), len(members))
         for first in range(0, len(cu_seqlens) - 1, SEQUENCES_AT_ONCE):
             edges = cu_seqlens[first : first + SEQUENCES_AT_ONCE + 1]
             _add_products(gram, numbered[edges[0] : edges[-1]], np.diff(edges))
@@ -74,7 +74,7 @@ class EASE:
         inverse = torch.cholesky_inverse(cholesky(gram, regularization)).T.contiguous()
         weights = inverse.div_(-inverse.diagonal().clone())
         weights.fill_diagonal_(0.0)
-        return cls(weights, chosen, catalog_size, fade)
+        return cls(weights, members, catalog_size, fade)
 
     def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
         """Yield the scores of a few sequences at a time.

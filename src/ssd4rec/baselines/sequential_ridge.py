@@ -27,7 +27,7 @@ class SequentialRidge(ItemPairs):
         g[j] = sum of FADE^d       over the REACH events j from t on, d = 0, 1, … events after t
         W    = argmin |S W - G|^2 + regularization |W|^2 = (S'S + regularization I)^-1 S'G
 
-    For each item only the NEIGHBORS weights of the largest absolute value are stored. Where items do not recur, the weights of
+    For each item only the NEIGHBORS weights of the largest absolute value are stored. Where items do not repeat, the weights of
     an item with itself are negative, so that seen items sink without a rule.
 
     Args:
@@ -66,17 +66,17 @@ class SequentialRidge(ItemPairs):
                 max_items^2 float32 values are in memory.
             progress: called with (steps done, all).
         """
-        chosen = items_taking_part(items, catalog_size, max_items, cls.name)
-        steps = 3 * len(chosen)  # the products, then a factorization that takes about twice as long
+        members = items_taking_part(items, catalog_size, max_items, cls.name)
+        steps = 3 * len(members)  # the products, then a factorization that takes about twice as long
 
         def report(done: int) -> None:
             if progress:
                 progress(done, steps)
 
-        gram, right = products(renumbered(items, chosen, catalog_size), cu_seqlens, len(chosen), report)
+        gram, right = products(renumbered(items, members, catalog_size), cu_seqlens, len(members), report)
         weights = torch.cholesky_solve(right, cholesky(gram, regularization)).contiguous()
         report(steps)
-        return cls(*_largest(weights, neighbors, chosen, catalog_size))
+        return cls(*_largest(weights, neighbors, members, catalog_size))
 
 
 def products(
@@ -143,17 +143,17 @@ def _target_pairs(places: IntArray, stop: IntArray) -> Iterator[tuple[IntArray, 
 
 
 def _largest(
-    weights: Tensor, most: int, chosen: IntArray, catalog_size: int
+    weights: Tensor, most: int, members: IntArray, catalog_size: int
 ) -> tuple[IntArray, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return edges, columns and values of the largest weights of each row, by absolute value; zeros are left out."""
-    most = min(most, len(chosen))
+    most = min(most, len(members))
     columns = weights.abs().topk(most, dim=1).indices.sort(dim=1).values
     values = weights.gather(1, columns)
     lengths = np.zeros(catalog_size, dtype=np.int64)
-    lengths[chosen] = (values != 0).sum(1).numpy()
+    lengths[members] = (values != 0).sum(1).numpy()
     stored = (values != 0).flatten()
     return (
         lengths_to_offsets(lengths),
-        chosen[columns.flatten()[stored].numpy()].astype(np.int32),
+        members[columns.flatten()[stored].numpy()].astype(np.int32),
         values.flatten()[stored].numpy(),
     )

@@ -195,8 +195,8 @@ def choose_item_columns(header: Sequence[str], item: str | None, features: Seque
     title = _find_usual(header, "title", source)
     if title is not None and title != place:
         places["title"] = title
-    named = [_find_named(header, "feature", each, source) for each in features]
-    for each in named or [each for each in range(len(header)) if each not in places.values()]:
+    feature_columns = [_find_named(header, "feature", each, source) for each in features]
+    for each in feature_columns or [each for each in range(len(header)) if each not in places.values()]:
         if each == place:
             raise DataError(f"{source}: column {header[each]!r} has the item ids; remove it from features.columns")
         places[f"{FEATURE}{each}"] = each

@@ -173,9 +173,9 @@ def encode_item_features(table: ItemTable, catalog: Catalog, config: FeaturesCon
             f"{table.source}: none of its {len(index):,} items is among the {len(catalog):,} items of the interactions: "
             f"{table.ids[0]!r} and {catalog.ids[0]!r} are the first of each; use the same ids in both files"
         )
-    known = np.flatnonzero(index)
+    indexed = np.flatnonzero(index)
     columns = tuple(
-        _learn_column(name, values.gather(known), config.min_items, table.source) for name, values in table.columns.items()
+        _learn_column(name, values.gather(indexed), config.min_items, table.source) for name, values in table.columns.items()
     )
     columns = tuple(each for each in columns if each.values or each.width)
     if not columns:
@@ -185,7 +185,7 @@ def encode_item_features(table: ItemTable, catalog: Catalog, config: FeaturesCon
         )
     new = np.flatnonzero((index == 0) & item_ids.is_not_null().to_numpy()) if config.new_items else np.zeros(0, np.int64)
     row_of = np.full(1 + len(catalog) + len(new), -1, dtype=np.int64)  # item index -> row of the table
-    row_of[index[known]] = known
+    row_of[index[indexed]] = indexed
     row_of[1 + len(catalog) :] = new
     return ItemFeatures(
         columns=columns,
@@ -193,7 +193,7 @@ def encode_item_features(table: ItemTable, catalog: Catalog, config: FeaturesCon
         trained=len(catalog),
         new_ids=item_ids.gather(new),
         new_titles=None if table.titles is None else table.titles.gather(new),
-        without_row=len(catalog) - len(known),
+        without_row=len(catalog) - len(indexed),
     )
 
 
@@ -232,8 +232,8 @@ def _codes(column: FeatureColumn, values: pl.Series, row_of: IntArray) -> tuple[
     """Return the places in `row_of` and the codes of the categories in the vocabulary, each once per row."""
     has = np.flatnonzero(row_of >= 0)
     lists = pl.DataFrame({"row": has, "value": values.gather(row_of[has])})
-    known = pl.DataFrame({"value": list(column.values), "code": np.arange(len(column.values))})
-    pairs = lists.explode("value").drop_nulls().join(known, on="value").unique(["row", "code"]).sort("row", "code")
+    vocabulary = pl.DataFrame({"value": list(column.values), "code": np.arange(len(column.values))})
+    pairs = lists.explode("value").drop_nulls().join(vocabulary, on="value").unique(["row", "code"]).sort("row", "code")
     return pairs["row"].to_numpy().astype(np.int64), pairs["code"].to_numpy().astype(np.int64)
 
 

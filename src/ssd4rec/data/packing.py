@@ -180,7 +180,7 @@ def spread(sizes: IntArray, capacity: int) -> tuple[IntArray, IntArray]:
     rest = sizes[alone:].tolist()
     bins = -(-sum(rest) // capacity)
     taken = [(0, index) for index in range(bins)]
-    chosen, before = list(range(alone)), [0] * alone
+    batch_rows, before = list(range(alone)), [0] * alone
     for size in rest:
         used, index = taken[0]
         if used + size <= capacity:
@@ -188,9 +188,9 @@ def spread(sizes: IntArray, capacity: int) -> tuple[IntArray, IntArray]:
         else:
             used, index = 0, len(taken)
             heapq.heappush(taken, (size, index))
-        chosen.append(alone + index)
+        batch_rows.append(alone + index)
         before.append(used)
-    return np.asarray(chosen, dtype=np.int64), np.asarray(before, dtype=np.int64)
+    return np.asarray(batch_rows, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
 def _next_fit(lengths: IntArray, capacity: int, enough: int) -> tuple[IntArray, IntArray]:
@@ -219,7 +219,7 @@ def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0  # bit r: some bin has room r
     bins = 0
-    chosen, before = [], []
+    batch_rows, before = [], []
     for thing, size in enumerate(sizes.tolist()):
         fitting = rooms >> size << size if thing >= opening else 0
         if fitting:
@@ -230,12 +230,12 @@ def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray
         else:
             room, index = max(capacity, size), bins
             bins += 1
-        chosen.append(index)
+        batch_rows.append(index)
         before.append(max(capacity, size) - room)
         if left := room - size:
             by_room[left].append(index)
             rooms |= 1 << left
-    return np.asarray(chosen, dtype=np.int64), np.asarray(before, dtype=np.int64)
+    return np.asarray(batch_rows, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
 def materialize_batch(histories: Sequences, examples: Examples, placed: BatchPlan) -> PackedBatch:

@@ -58,8 +58,8 @@ def _popularity_lift(lists: IntArray, sequences: Sequences, examples: Examples, 
     lengths = examples.first_target - sequences.offsets[examples.user]
     history = sequences.items[ranges(sequences.offsets[examples.user], lengths)]
     row = np.repeat(np.arange(len(examples)), lengths)
-    known = history > 0
-    of_history = _mean_by_row(counts[history[known]], row[known], len(examples))
+    catalog_items = history > 0
+    of_history = _mean_by_row(counts[history[catalog_items]], row[catalog_items], len(examples))
     row, column = np.nonzero(lists)
     of_list = _mean_by_row(counts[lists[row, column]], row, len(examples))
     valid = (of_history > 0) & ~np.isnan(of_list)

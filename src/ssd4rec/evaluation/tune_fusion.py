@@ -121,11 +121,11 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
     _, repeat = best_of(by_bias)
     best_of([(each, repeat) for each in weights])
     gains = {each: gains_of(ranks) for each, ranks in validation.ranks.items() if each in allowed}
-    chosen = best_candidate(gains)
-    with_bias = [(each, chosen[1]) for each in weights]
-    (alone,), (own,) = validation.ranks_of([(0.0, 0.0)]), validation.ranks_of([chosen])
+    best = best_candidate(gains)
+    with_bias = [(each, best[1]) for each in weights]
+    (alone,), (own,) = validation.ranks_of([(0.0, 0.0)]), validation.ranks_of([best])
     return TunedFusion(
-        ScoreFusion(pairs, *chosen),
+        ScoreFusion(pairs, *best),
         alone=ndcg(alone, MONITORED_CUTOFF),
         ndcg=ndcg(own, MONITORED_CUTOFF),
         by_weight=dict(zip(weights, _metrics(validation.ranks_of(with_bias)), strict=True)),

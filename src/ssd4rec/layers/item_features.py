@@ -101,6 +101,6 @@ class FeatureProjection(nn.Module):
     def draw_without_id(self) -> None:
         """Draw the items whose row of the table is dropped until the next call; the mask is never one of them."""
         if self.id_dropout:
-            drawn = torch.rand(self.rows) < self.id_dropout  # on the CPU: a seed draws the same items on every device
-            drawn[0] = False
-            self._without_id = drawn.to(self.categories.device)
+            dropped_rows = torch.rand(self.rows) < self.id_dropout  # on the CPU: a seed draws the same items on every device
+            dropped_rows[0] = False
+            self._without_id = dropped_rows.to(self.categories.device)

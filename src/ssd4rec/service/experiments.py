@@ -35,11 +35,11 @@ def position_of(experiment: str, user_id: str) -> float:
 
 def arm_of(experiment: Experiment, user_id: str) -> Arm | None:
     """Return what an experiment gives to a user; None: what everybody is given."""
-    chosen = position_of(experiment.name, user_id) < experiment.share
+    is_treated = position_of(experiment.name, user_id) < experiment.share
     if experiment.kind == "ab":
-        arm = TREATMENT if chosen else CONTROL
-        return Arm(f"{experiment.name}/{arm}", (experiment.treatment if chosen else experiment.control,))
-    if experiment.kind == "interleaving" and chosen:
+        arm = TREATMENT if is_treated else CONTROL
+        return Arm(f"{experiment.name}/{arm}", (experiment.treatment if is_treated else experiment.control,))
+    if experiment.kind == "interleaving" and is_treated:
         return Arm(f"{experiment.name}/{INTERLEAVED}", (experiment.control, experiment.treatment))
     return None
 

@@ -91,10 +91,10 @@ class LiveFeed:
                     await asyncio.wait_for(feed.ready.wait(), POLL_SECONDS)
                 waited += POLL_SECONDS
                 if feed.waiting or waited >= seconds:
-                    found, dropped, waited = list(feed.waiting), feed.dropped, 0.0
+                    messages, dropped, waited = list(feed.waiting), feed.dropped, 0.0
                     feed.waiting.clear()
                     feed.dropped = 0
-                    yield found, dropped
+                    yield messages, dropped
                 feed.ready.clear()
 
     @contextmanager

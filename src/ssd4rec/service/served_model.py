@@ -168,9 +168,9 @@ class ServedModel:
         lengths = np.array([len(parts[row]) for row in rows], dtype=np.int64)
         with torch.inference_mode():
             for batch in consecutive(lengths, EVENTS_AT_ONCE):
-                chosen = rows[batch].tolist()
-                vectors = self.recommender.artifact.model.encode(*_packed([parts[row] for row in chosen]))
-                for row, vector in zip(chosen, vectors.split(1), strict=True):
+                batch_rows = rows[batch].tolist()
+                vectors = self.recommender.artifact.model.encode(*_packed([parts[row] for row in batch_rows]))
+                for row, vector in zip(batch_rows, vectors.split(1), strict=True):
                     states[row].vector = vector
         return states
 

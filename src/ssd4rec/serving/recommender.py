@@ -305,10 +305,10 @@ class Recommender:
     def approximate_from(self, histories: Sequence[IntArray], target_recall: float = TARGET_RECALL) -> "Recommender":
         """Do `approximate` with histories of item indices."""
         artifact, max_length = self.artifact, self.artifact.config.data.max_length
-        known = [row[row > 0][-max_length:] if max_length else row[row > 0] for row in histories if row.any()]
-        if not known:
+        known_histories = [row[row > 0][-max_length:] if max_length else row[row > 0] for row in histories if row.any()]
+        if not known_histories:
             raise ConfigError("approximate retrieval is measured with histories, and none of these has an item of the catalog")
-        states = encode_histories(artifact.model, known)
+        states = encode_histories(artifact.model, known_histories)
         index = make_index(artifact.model, states, self._excluded_items(None, None), artifact.fusion, target_recall)
         return Recommender(artifact, index)
 

@@ -56,18 +56,18 @@ def grow(start: NextItemModel, config: Config, catalog_size: int, rules: Sequent
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.backbone, catalog_size)
     weights = {name: tensor.detach().cpu() for name, tensor in start.state_dict().items()}
-    known = weights["table.weight"][1:].double()
-    rows = known.mean(0, keepdim=True).repeat(catalog_size - len(known), 1)
+    old_vectors = weights["table.weight"][1:].double()
+    rows = old_vectors.mean(0, keepdim=True).repeat(catalog_size - len(old_vectors), 1)
     without_neighbors = 0
     for place in range(len(rows)):
-        edges = slice(*rules.edges[len(known) + place : len(known) + place + 2])
+        edges = slice(*rules.edges[len(old_vectors) + place : len(old_vectors) + place + 2])
         neighbors, strengths = rules.columns[edges], rules.weights[edges]
-        is_known = neighbors < len(known)
+        is_known = neighbors < len(old_vectors)
         if not is_known.any():
             without_neighbors += 1
             continue
         shares = torch.from_numpy(strengths[is_known].astype(np.float64))
-        rows[place] = shares @ known[torch.from_numpy(neighbors[is_known].astype(np.int64))] / shares.sum()
+        rows[place] = shares @ old_vectors[torch.from_numpy(neighbors[is_known].astype(np.int64))] / shares.sum()
     weights["table.weight"] = torch.cat([weights["table.weight"], rows.to(weights["table.weight"].dtype)])
     model.load_state_dict(weights)
     return GrownModel(model, without_neighbors)

@@ -1,4 +1,4 @@
-"""Experiments and what came of their answers."""
+"""Experiments and the outcomes of their answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
