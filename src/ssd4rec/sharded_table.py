@@ -90,8 +90,8 @@ class ShardedTable(nn.Module):
         rows = self(torch.cat([targets, samples]))
         total = self.world.total(len(targets))
         if not len(targets):
-            zero: Tensor = rows.sum() * 0
-            return zero
+            nothing: Tensor = 0 * (rows.sum() + states.sum())  # both take part in the exchange of gradients
+            return nothing
         expected = torch.full((count,), math.log(count / self.catalog_size), device=targets.device)
         mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], samples, expected)
         share: Tensor = mean * (len(targets) / total)
