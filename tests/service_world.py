@@ -135,12 +135,18 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def memory_folder() -> str | None:
+    """A folder in memory, if it has room for the files of some hundred databases; None: the usual one."""
+    has_room = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 4 << 30  # noqa: S108 - mkdtemp is safe there
+    return "/dev/shm" if has_room else None  # noqa: S108
+
+
 class PostgresServer:
     """A PostgreSQL server of its own in a temporary folder, stopped and removed at the end."""
 
     def __init__(self) -> None:
         self.bin = POSTGRES_BINARIES[-1]
-        self.folder = Path(tempfile.mkdtemp(prefix="ssd4rec-postgres-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ssd4rec-postgres-", dir=memory_folder()))
         self.port = free_port()
         self._databases = 0
         if os.geteuid() == 0:  # the server refuses to run as root

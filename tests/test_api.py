@@ -31,6 +31,7 @@ def model(frame):
     return ssd4rec.train(frame, settings=SETTINGS)
 
 
+@pytest.mark.thorough
 def test_training_equals_the_command_line(frame, model, tmp_path):
     """The same data and settings give the same weights, bit for bit, and the same metrics."""
     frame.write_csv(tmp_path / "log.csv")

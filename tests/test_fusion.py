@@ -52,6 +52,7 @@ class Knowing(torch.nn.Module):
         return 1e4 * self.item_vectors[items[cu_seqlens[1:] - 1] % len(self.item_vectors)]
 
 
+@pytest.mark.thorough
 def test_tuning_and_evaluation_agree_for_each_fusion(world, untrained, counted):
     """One reading for all gives what an evaluation with each one gives; the best ones are chosen."""
     tuned = tune_fusion(untrained, counted, world.histories, world.split.validation, token_budget=64)

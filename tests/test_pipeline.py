@@ -246,6 +246,7 @@ def test_a_missing_accelerator_leaves_no_files(prepared, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_training_without_a_folder_equals_training_with_one(prepared, tmp_path):
     """The stages return values: nothing is written, the weights and metrics are the same."""
     config = worlds.config(max_epochs=2)

@@ -216,6 +216,7 @@ def test_version():
     assert run("--version").stdout.strip() == metadata.version("ssd4rec")
 
 
+@pytest.mark.thorough
 def test_replacing_a_model_is_announced(folder, tmp_path):
     """Before the training: the person may have meant another --out."""
     shutil.copytree(folder / "model", tmp_path / "model")
@@ -266,6 +267,7 @@ def test_data_list_includes_the_demo_data():
     assert "ml-latest-small" in run("data", "list").stdout
 
 
+@pytest.mark.thorough
 def test_doctor_shows_versions_and_kernels():
     """Versions and the device."""
     findings = json.loads(run("doctor", "--json").stdout)

@@ -24,6 +24,7 @@ def train(folder, items: pl.DataFrame, *options: str):
     return result
 
 
+@pytest.mark.thorough
 def test_a_new_item_gets_into_the_catalog(tmp_path):
     items = pl.DataFrame({"item_id": [*range(11), 70], "title": "T", "kind": ["even", "odd"] * 6})
     result = train(tmp_path, items)

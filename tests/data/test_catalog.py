@@ -40,6 +40,7 @@ def test_texts_are_parsed_as_the_catalogues_own_type():
     assert Catalog(pl.Series([7.0])).parse(["7"]).to_list() == [7.0]
 
 
+@pytest.mark.thorough
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5), unique=True, min_size=1), st.data())
 def test_ids_of_undoes_numbers(values, data):
     """Whole numbers or texts, whichever the catalog holds."""

@@ -557,6 +557,7 @@ def test_compressed_files(tmp_path, suffix, name):
         read(tmp_path, data[: len(data) // 2], name=f"{name}.{suffix}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst", "zip"])
 def test_files_that_expand_too_much_are_refused(tmp_path, suffix, monkeypatch):
     """And read with the option that the message names."""

@@ -328,6 +328,7 @@ def test_the_built_in_data_set(tmp_path):
     assert open_known("movielens-latest-small", tmp_path).interactions.read.source == "ml-latest-small"
 
 
+@pytest.mark.thorough
 def test_the_complete_journey_is_in_a_package(tmp_path, monkeypatch):
     """Its counts are the published ones; without the package the message says how to install it."""
     monkeypatch.setattr("ssd4rec.datasets.packages.JOURNEY", ("no_such_package", *JOURNEY[1:]))

@@ -56,6 +56,7 @@ def test_the_cache_gives_the_same_and_is_used(opened, tmp_path, monkeypatch):
     assert result.titles.equals(opened.titles)
 
 
+@pytest.mark.thorough
 def test_a_damaged_cache_is_made_again(opened, tmp_path):
     open_known(BUILT_IN, tmp_path)
     for path in tmp_path.rglob("*.parquet"):

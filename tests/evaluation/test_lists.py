@@ -40,6 +40,7 @@ def by_loops(lists, rows, counts):
     }
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(histories, st.data())
 def test_the_properties_are_those_of_loops(rows, data):

@@ -18,6 +18,7 @@ def rank_without(made, history, positions, item, exclude_seen):
     return ranked
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @settings(max_examples=6)

@@ -110,6 +110,7 @@ def test_rereading_is_limited_to_the_last_events():
     assert recommender().explain(HISTORY, 6, last=4).omitted == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
 def test_ranks_over_a_large_catalog(scale, exclude_seen, monkeypatch):

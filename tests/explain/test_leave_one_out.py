@@ -21,6 +21,7 @@ def difference(model, items):
     return float((states - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=80))

@@ -129,6 +129,7 @@ def test_cu_seqlens_that_do_not_increase(read: str) -> None:
         getattr(small_backbone("top"), read)(random_row(), torch.tensor([0, 1, 1, 14]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bidirectional", ["all", "top", "none"])
 @settings(max_examples=15)
 @given(lengths=lengths_of_histories)

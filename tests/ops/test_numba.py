@@ -43,6 +43,7 @@ def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
             assert not ours.any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [1, 13, 300])
 def test_gated_norm(rows: int) -> None:
     random = torch.Generator().manual_seed(rows)

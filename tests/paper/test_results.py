@@ -210,6 +210,7 @@ def test_published_rows_name_protocol_and_request_time():
     assert {row.model for row in PUBLISHED["ml-1m"] if row.request_time} == {"hstu", "hstu-large"}
 
 
+@pytest.mark.thorough
 def test_each_published_row_is_compared_with_our_metrics_of_the_same_protocol():
     run = run_of("a", 0.05, test_exclude_seen={"ndcg@10": 0.06, "hr@10": 0.1})
     section = section_of(row_of("sasrec", run), data={"known": "amazon-beauty"})
@@ -279,6 +280,7 @@ class Page(HTMLParser):
             self.rows[-1].append(data.strip())
 
 
+@pytest.mark.thorough
 def test_the_page_loads_nothing_folds_details_and_is_the_same_every_time():
     """The headline table is open; charts are in the page; a name is escaped."""
     rows = [row_of(f"beta {x}", run_of(f"{x}"), x=x) for x in (0.0, 0.5)]

@@ -69,6 +69,7 @@ def test_team_draft_is_fair() -> None:
     assert len(team_draft(["a"], ["b", "c"], 10, chance)) == 3
 
 
+@pytest.mark.thorough
 def test_an_ab_split(folder: Path, libraries: dict[str, Recommender], store: str) -> None:
     with running(folder, store) as client:
         assert start(client, "ab")["control"] == "v1"

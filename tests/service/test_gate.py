@@ -49,6 +49,7 @@ def fill(client, folder: Path, users: int = 21) -> None:
     assert client.post("/v1/events", json={"events": events}).json()["accepted"] == 3 * users
 
 
+@pytest.mark.thorough
 def test_a_worse_version_is_refused_unless_forced(folder: Path, store: str, caplog: pytest.LogCaptureFixture) -> None:
     with running(folder, store) as client:
         fill(client, folder)
@@ -83,6 +84,7 @@ def test_another_catalog_and_broken_scores_are_refused(folder: Path, store: str)
         assert "not finite" in versions["broken"]
 
 
+@pytest.mark.thorough
 @SQLITE
 def test_a_choice_by_hand_passes_the_gate_too(folder: Path, store: str) -> None:
     with running(folder, store, poll_seconds=60.0) as client:

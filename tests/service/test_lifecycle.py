@@ -55,6 +55,7 @@ def test_a_swap_under_load_costs_no_request(folder: Path, store: str) -> None:
         same_answer(client.get("/v1/users/u/recommendations").json(), expected["v2"])
 
 
+@pytest.mark.thorough
 def test_other_processes_follow(folder: Path, store: str) -> None:
     with running(folder, store) as one, running(folder, store) as other:
         send(one, "u", *HISTORY)

@@ -96,6 +96,7 @@ def test_another_job_does_not_join_a_folder(folder, tmp_path):
         make_job(folder / "model", folder / "log.parquet", tmp_path / "out", BatchOptions(k=6), users_per_part=1024).open()
 
 
+@pytest.mark.thorough
 def test_a_folder_of_sequences_gives_what_the_file_gives(folder, tmp_path):
     build_folder([folder / "log.parquet"], tmp_path / "sequences", memory=10**6, min_interactions=1)
     job = make_job(folder / "model", tmp_path / "sequences", tmp_path / "out", OPTIONS, users_per_part=1024)

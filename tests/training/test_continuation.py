@@ -159,6 +159,7 @@ def test_what_cannot_be_continued(start, new_log):
         ssd4rec.train(new_log, start_from=3)
 
 
+@pytest.mark.thorough
 def test_the_command_line_equals_python(start, new_log, tmp_path):
     """Text ids of a file are the numbers of the model; titles of old items stay."""
     titled = Catalog(start.catalog.ids, pl.Series("title", [f"Item {each}" for each in start.catalog.ids]))

@@ -75,6 +75,7 @@ def _without_test(split):
     return replace(split, test=None)
 
 
+@pytest.mark.thorough
 def test_trials_have_the_item_features(world, tmp_path):
     """And a search is continued with the same features only."""
     config = worlds.config(max_epochs=1)
@@ -171,6 +172,7 @@ class Broken(Callback):
         raise MemoryError("too large")
 
 
+@pytest.mark.thorough
 def test_a_training_that_diverges_is_a_refused_trial(world, tmp_path, caplog):
     """At a learning rate of 10,000 no score is a number: it is said, and the search goes on, the next run's too."""
     counter = Counter()
@@ -203,6 +205,7 @@ def test_a_training_without_room_on_the_device_is_a_refused_trial(world, tmp_pat
     assert (report.best_file, report.importance) == (None, {})
 
 
+@pytest.mark.thorough
 def test_values_that_failed_are_not_chosen_again(world, tmp_path):
     """The error is raised; the next run tries others, and the failed trial is none of those that are counted."""
     config = worlds.config(max_epochs=1)
@@ -345,6 +348,7 @@ def test_a_search_that_was_stopped_goes_on(plays, tmp_path, how, code):
     assert [trial.state.name for trial in study.trials].count("FAIL") == 1
 
 
+@pytest.mark.thorough
 def test_the_best_settings_train(plays, tmp_path):
     """best.toml is taken by --config; --train measures it once on the test part."""
     arguments = ["tune", str(plays), *OPTIONS, "--trials", "2", "--out", str(tmp_path / "search")]
@@ -373,6 +377,7 @@ def test_the_best_settings_train(plays, tmp_path):
     assert f"{result['trials'][0]['ndcg']:.4f}" in shown.stdout
 
 
+@pytest.mark.thorough
 def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
     """It would be a new search, whose first trial is its best."""
     arguments = ["tune", str(plays), *OPTIONS, "--trials", "1", "--out", str(tmp_path / "search")]

@@ -222,6 +222,7 @@ def test_a_killed_build_goes_on(tmp_path, stage):
     assert contents(target) == in_memory(source, tmp_path / "whole")
 
 
+@pytest.mark.thorough
 def test_a_build_of_other_files_starts_over(tmp_path):
     source, target = tmp_path / "log.parquet", tmp_path / "out"
     make_log(20_000).write_parquet(source)
