@@ -59,14 +59,14 @@ def canvas_of(page: Page) -> Locator:
 
 
 def in_view(page: Page) -> int:
-    text = region(page, "Most frequent in view").get_by_role("status").inner_text()
+    text = region(page, "Most frequent in view").locator("p[role=status]").inner_text()
     return int(text.split(" of ")[0].replace(",", ""))
 
 
 def test_map_by_mouse(page: Page, site: Site):
     page.goto("/#/map")
     canvas = canvas_of(page)
-    expect(region(page, "Most frequent in view").get_by_role("status")).to_have_text(f"{ITEMS} of {ITEMS} items in view")
+    expect(region(page, "Most frequent in view").locator("p[role=status]")).to_have_text(f"{ITEMS} of {ITEMS} items in view")
     page.get_by_role("combobox", name="Find an item on the map").fill("number 20")
     page.get_by_role("option", name="Item number 20").click()
     similar = site.ask("GET", "/v1/items/i20/similar?k=12")["items"]
@@ -75,7 +75,7 @@ def test_map_by_mouse(page: Page, site: Site):
     assert in_view(page) < ITEMS
     page.get_by_role("button", name="Clear the choice").click()
     page.get_by_role("button", name="Whole map").click()
-    expect(region(page, "Most frequent in view").get_by_role("status")).to_have_text(f"{ITEMS} of {ITEMS} items in view")
+    expect(region(page, "Most frequent in view").locator("p[role=status]")).to_have_text(f"{ITEMS} of {ITEMS} items in view")
     points, box = site.ask("GET", "/v1/map"), canvas.bounding_box()
     scale = min(box["width"], box["height"]) - 24
     x = box["x"] + box["width"] / 2 + (points["x"][20] / points["size"] - 0.5) * scale
@@ -97,7 +97,7 @@ def test_map_drag_and_wheel_move_the_points(page: Page):
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(*middle)
     page.mouse.wheel(0, -600)
-    expect(region(page, "Most frequent in view").get_by_role("status")).not_to_contain_text(f"{ITEMS} of")
+    expect(region(page, "Most frequent in view").locator("p[role=status]")).not_to_contain_text(f"{ITEMS} of")
     zoomed = canvas.evaluate(PICTURE)
     page.mouse.down()
     page.mouse.move(middle[0] + 80, middle[1] + 30, steps=4)
@@ -109,7 +109,7 @@ def test_map_drag_and_wheel_move_the_points(page: Page):
 def test_map_by_keyboard(page: Page):
     page.goto("/#/map")
     canvas = canvas_of(page)
-    status = region(page, "Most frequent in view").get_by_role("status")
+    status = region(page, "Most frequent in view").locator("p[role=status]")
     expect(status).to_have_text(f"{ITEMS} of {ITEMS} items in view")
     tab_to(page, canvas)
     for key in ("+", "+", "+", "ArrowRight", "ArrowUp"):
