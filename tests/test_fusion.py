@@ -110,6 +110,7 @@ def shuffled(rows):
     return [random.permutation(row).tolist() for row in rows]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pairs", PAIR_MODELS)
 @pytest.mark.parametrize("epochs", [0, 3])
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_titles_must_be_text(log, tmp_path, title):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.thorough
 def test_three_files_are_the_split(log, tmp_path):
     """Targets are the rows of the validation and test files; training equals one on the joined table."""
     last = pl.col("timestamp").rank("ordinal", descending=True).over("user_id")

@@ -39,6 +39,7 @@ def assert_exact(recommender, history, items, *, exclude_seen, **options):
 histories = st.lists(st.sampled_from([*range(12), 99]), min_size=1, max_size=20).filter(lambda history: set(history) != {99})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=6)
@@ -73,6 +74,7 @@ def test_effects_of_other_models(backbone):
     assert explanation.method == ("one-pass" if backbone.name == "mamba4rec" else "re-reading")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize(
     ("settings", "method"),

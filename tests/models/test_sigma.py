@@ -57,6 +57,7 @@ def test_initial_weights_of_the_sum() -> None:
     assert layer.shares.softmax(0).tolist() == pytest.approx([0.8, 0.1, 0.1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kept", [0, 1, 2, 4])
 def test_all_positions_equal_each_prefix_alone(kept: int) -> None:
     """For several tail lengths; `test_every_backbone.py` covers the default, 5."""

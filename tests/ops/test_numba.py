@@ -100,6 +100,7 @@ def test_columns_of_a_wider_matrix_and_several_threads() -> None:
     assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
 
 
+@pytest.mark.thorough
 def test_bfloat16_next_to_float32_is_computed_in_float32() -> None:
     """As under autocast: the output is float32, the gradient of a bfloat16 input bfloat16."""
     y, gate = (torch.randn(5, 24).bfloat16().requires_grad_() for _ in range(2))

@@ -140,6 +140,7 @@ def test_bodies_that_are_too_large(sqlite_client: TestClient) -> None:
     problem(sqlite_client.post("/v1/events", content=in_parts, headers=JSON), 413, "body_too_large")
 
 
+@pytest.mark.thorough
 def test_a_list_of_a_million_ids(models: Path, tmp_path: Path) -> None:
     with running(models, f"sqlite:///{tmp_path / 'events.db'}", max_body_bytes=50 * 2**20) as client:
         body = {"user_id": "u", "deny": ["i1"] * 10**6}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 
@@ -13,6 +14,7 @@ from ssd4rec.service.store.tables import metadata
 from ssd4rec.serving.recommender import Recommender
 
 
+@pytest.mark.thorough
 def test_nothing_of_a_user_is_left(client: TestClient, store: str, recommender: Recommender) -> None:
     send(client, "mallory-the-user", "i3", "i4", properties={"note": "mallory-was-here"})
     send(client, "other", "i5")
@@ -63,6 +65,7 @@ def test_erasures_name_the_models_that_were_trained_before(client: TestClient) -
     assert (erasure["events"], erasure["models_trained_before"]) == (2, ["first"])
 
 
+@pytest.mark.thorough
 def test_another_process_forgets_too(models: Path, store: str) -> None:
     with running(models, store) as one, running(models, store) as other:
         send(one, "u", "i3", "i4")
@@ -92,6 +95,7 @@ def test_retention_by_count_and_age(models: Path, store: str, recommender: Recom
         same_answer(client.get("/v1/users/many/recommendations").json(), recommender.recommend(["i3", "i4", "i5", "i9"]))
 
 
+@pytest.mark.thorough
 def test_old_recommendations_go(client: TestClient, store: str) -> None:
     answer = client.post("/v1/recommendations", json={"history": ["i1"], "k": 2}).json()
     assert client.get(answer["next"]).status_code == 200

@@ -111,6 +111,7 @@ def test_a_choice_by_hand_passes_the_gate_too(folder: Path, store: str) -> None:
         assert models.active.model.version == "good"
 
 
+@pytest.mark.thorough
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'events.db'}"
     (folder / "active.json").write_text('{"version": "good", "gate": "passed"}')

@@ -185,6 +185,7 @@ def test_a_long_history_grows_without_being_copied():
     assert len(session.history) == 100_002
 
 
+@pytest.mark.thorough
 def test_sessions_of_one_recommender_may_have_a_thread_each():
     """Eight histories at once: each answer is the one of its own history."""
     model = recommender()

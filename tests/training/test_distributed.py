@@ -29,6 +29,7 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 SOURCES = [str(Path(__file__).parents[2] / "src"), str(Path(__file__).parents[1])]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("objective", ["all-positions", "per-prefix", "masked-item"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_shares_hold_every_example_once_with_its_own_keys(objective, size):

@@ -104,6 +104,7 @@ class Stop(Callback):
             raise ConnectionAbortedError("power cut")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("step", "in_final_fit"), [(3, False), (3, True)], ids=["selection", "final fit"])
 def test_both_stages_resume_to_the_same_weights(data, final, tmp_path, monkeypatch, step, in_final_fit):
     """Bit for bit, with the same metrics; nothing but the model remains."""

@@ -205,6 +205,7 @@ def test_patience_counts_across_a_resume_as_without_one(world, tmp_path):
             assert equal(weights, again)
 
 
+@pytest.mark.thorough
 def test_a_model_in_eval_mode_is_trained(world, uninterrupted):
     """As `load_artifact` gives it: what is learned further is learned with dropout."""
     model = make_model(SETTINGS, len(world.catalog)).eval()

@@ -109,6 +109,7 @@ LATE_CHANGES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LATE_CHANGES)
 def test_the_unit_of_all_times_is_that_of_the_whole_table(tmp_path, name):
     times = LATE_CHANGES[name]
