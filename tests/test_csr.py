@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssd4rec._csr import lengths_to_offsets, ranges
+from ssd4rec._csr import evenly_spaced, lengths_to_offsets, ranges
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_ranges(starts, lengths, places):
     """Starts in any order, also with overlapping ranges."""
     starts = starts if isinstance(starts, int) else np.array(starts, dtype=np.int64)
     assert ranges(starts, np.array(lengths, dtype=np.int64)).tolist() == places
+
+
+@pytest.mark.parametrize(
+    ("total", "most", "indices"), [(5, 3, [0, 2, 4]), (3, 3, [0, 1, 2]), (2, 9, [0, 1]), (0, 4, []), (7, 1, [0])]
+)
+def test_evenly_spaced(total, most, indices):
+    """The first and the last row are among them, if there is room for two."""
+    assert evenly_spaced(total, most).tolist() == indices

@@ -1,4 +1,4 @@
-"""NumPy helpers for arrays of different lengths stored end to end (compressed sparse rows)."""
+"""NumPy helpers for indices, and for arrays of different lengths stored end to end (compressed sparse rows)."""
 
 from typing import Any
 
@@ -25,3 +25,8 @@ def ranges(starts: IntArray | int, lengths: IntArray) -> IntArray:
     """
     offsets = lengths_to_offsets(lengths)
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+
+
+def evenly_spaced(total: int, most: int) -> IntArray:
+    """Return all indices of `total` rows, or `most` of them from the first to the last."""
+    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg, ndcg_gains
+from ssd4rec.evaluation.metrics import hit_rate, mean_with_interval, mrr, ndcg, ndcg_gains
 
 RANKS = np.array([1, 3, 11])
 
@@ -32,3 +32,8 @@ def test_mrr_is_the_mean_reciprocal_rank():
 def test_no_targets_have_no_figure(metric):
     """A mean over nothing is NaN, without a warning."""
     assert math.isnan(metric(np.array([], dtype=np.int64), 10))
+
+
+def test_an_interval_is_the_mean_and_1_96_standard_errors():
+    """0, 0, 1, 1: mean 0.5, standard deviation 0.5, standard error 0.25."""
+    assert mean_with_interval(np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx((0.5, 0.5 - 0.49, 0.5 + 0.49))

@@ -13,7 +13,7 @@ from ssd4rec.distributed import World
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.concentration import popularity_thirds
 from ssd4rec.evaluation.lists import LIST_LENGTH, ListProperties, measure_lists
-from ssd4rec.evaluation.metrics import Ranks, hit_rate, mrr, ndcg, ndcg_gains
+from ssd4rec.evaluation.metrics import Ranks, hit_rate, mean_with_interval, mrr, ndcg, ndcg_gains
 from ssd4rec.evaluation.ranks import TopLists, rank_examples
 from ssd4rec.evaluation.scoring import Ranker, Scorer, catalog_size_of
 from ssd4rec.fusion import ScoreFusion
@@ -92,8 +92,8 @@ class Ranking:
         intervals = {}
         for cutoff in self.cutoffs:
             for name, values in (("hr", (self.ranks <= cutoff).astype(np.float64)), ("ndcg", ndcg_gains(self.ranks, cutoff))):
-                half = 1.96 * float(values.std()) / np.sqrt(len(values))
-                intervals[f"{name}@{cutoff}"] = (max(float(values.mean()) - half, 0.0), min(float(values.mean()) + half, 1.0))
+                _, low, high = mean_with_interval(values)
+                intervals[f"{name}@{cutoff}"] = (max(low, 0.0), min(high, 1.0))
         return intervals
 
     def with_misses(self, count: int) -> "Ranking":

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ssd4rec._csr import IntArray, ranges
+from ssd4rec._csr import IntArray, evenly_spaced, ranges
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 
@@ -74,7 +74,7 @@ def _mean_by_row(values: npt.NDArray[np.float64], row: IntArray, rows: int) -> n
 
 def _diversity(lists: IntArray, sequences: Sequences, examples: Examples, catalog_size: int) -> float:
     """Return 1 less the mean cosine of the sets of users of two items of a list, for lists with two items or more."""
-    lists = lists[_spread(len(lists), DIVERSITY_LISTS)]
+    lists = lists[evenly_spaced(len(lists), DIVERSITY_LISTS)]
     items, place = np.unique(lists, return_inverse=True)
     users = _users_of(items, sequences, examples, catalog_size)
     numbers = np.sqrt(_set_bits(users).astype(np.float64))
@@ -92,7 +92,7 @@ def _diversity(lists: IntArray, sequences: Sequences, examples: Examples, catalo
 
 def _users_of(items: IntArray, sequences: Sequences, examples: Examples, catalog_size: int) -> npt.NDArray[np.uint8]:
     """Return which users have each item in their history, one bit each, [items, users / 8]."""
-    rows = _spread(len(examples), DIVERSITY_USERS)
+    rows = evenly_spaced(len(examples), DIVERSITY_USERS)
     starts = sequences.offsets[examples.user[rows]]
     lengths = examples.first_target[rows] - starts
     column = np.full(catalog_size + 1, -1, dtype=np.int64)
@@ -110,8 +110,3 @@ _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)
 def _set_bits(bits: npt.NDArray[np.uint8]) -> IntArray:
     """Count the bits of each row. [rows, bytes] -> [rows]."""
     return np.asarray(_BITS[bits].sum(1), dtype=np.int64)
-
-
-def _spread(total: int, most: int) -> IntArray:
-    """Return indices of at most `most` of `total` rows, spread evenly."""
-    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)

@@ -3,6 +3,8 @@
 With one relevant item the ideal ordering puts it first, so that the ideal DCG is 1.
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,7 @@ Ranks = npt.NDArray[np.int64]
 
 MONITORED_CUTOFF = 10  # k of the NDCG that selects the best epoch, fusion and trial
 MONITORED_METRIC = f"ndcg@{MONITORED_CUTOFF}"  # its name in reports and logs
+Z = 1.96  # of a 95 % interval
 
 
 def hit_rate(ranks: Ranks, cutoff: int) -> float:
@@ -32,6 +35,12 @@ def ndcg_gains(ranks: Ranks, cutoff: int) -> npt.NDArray[np.float64]:
     """Return NDCG@k of each target; `ndcg` is their mean."""
     gains: npt.NDArray[np.float64] = np.where(ranks <= cutoff, 1.0 / np.log2(ranks + 1.0), 0.0)
     return gains
+
+
+def mean_with_interval(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the mean and its 95 % interval, by the normal approximation."""
+    mean, half = float(values.mean()), Z * float(values.std()) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
 
 
 def mrr(ranks: Ranks, cutoff: int) -> float:

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ssd4rec._csr import evenly_spaced
 from ssd4rec.array_types import CuSeqlens, Items, States
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.evaluation.evaluate import Progress
-from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, Ranks, ndcg
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, Ranks, mean_with_interval, ndcg
 from ssd4rec.evaluation.ranks import rank_targets, removed_at, rounding_of
 from ssd4rec.evaluation.scoring import Ranker, encode_examples, evaluating, score_batch
 from ssd4rec.fusion import ScoreFusion, look_up
@@ -23,7 +24,6 @@ from ssd4rec.fusion import ScoreFusion, look_up
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 64.0)
 REPEAT_BIASES = (0.0, -1.0, 1.0, -2.0, 2.0, -4.0, 4.0, -8.0, 8.0, -16.0, -32.0)
 TARGETS = 10_000  # at most, spread evenly over the users: each of some thirty fusions ranks all of them
-Z = 1.96  # of a 95 % interval
 
 Candidate = tuple[float, float]  # weight, repeat bias
 Gains = npt.NDArray[np.float64]
@@ -109,7 +109,8 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
         DivergedError: a score is not finite.
     """
     repeat_bias = repeat_bias[:1] if exclude_seen else repeat_bias
-    single = _thinned(examples.prefixes())
+    single = examples.prefixes()
+    single = single.take(evenly_spaced(len(single), TARGETS))
     validation = _Validation(model, pairs, sequences, single, token_budget, exclude_seen, progress, world or World())
     allowed = {(weight, repeat) for weight in weights for repeat in repeat_bias}
 
@@ -131,17 +132,12 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
         by_weight=dict(zip(weights, _metrics(validation.ranks_of(with_bias)), strict=True)),
         by_repeat_bias=dict(zip(repeat_bias, _metrics(validation.ranks_of(by_bias)), strict=True)),
         exclude_seen=exclude_seen,
-        gain=_interval(gains_of(own) - gains_of(alone)),
+        gain=mean_with_interval(gains_of(own) - gains_of(alone)),
     )
 
 
 def _metrics(many: Sequence[Ranks]) -> list[float]:
     return [ndcg(ranks, MONITORED_CUTOFF) for ranks in many]
-
-
-def _interval(differences: Gains) -> tuple[float, float, float]:
-    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
-    return mean, mean - Z * error, mean + Z * error
 
 
 class ZeroScorer:
@@ -213,9 +209,3 @@ class _Validation:
     def _report(self, done: int) -> None:
         if self.progress:
             self.progress(done, self.total)
-
-
-def _thinned(single: Examples) -> Examples:
-    if len(single) <= TARGETS:
-        return single
-    return single.take(np.linspace(0, len(single) - 1, TARGETS).astype(np.int64))

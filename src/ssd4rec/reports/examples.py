@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssd4rec._csr import IntArray
+from ssd4rec._csr import IntArray, evenly_spaced
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.evaluation.concentration import GROUPS, Concentration, measure_concentration, popularity_groups
@@ -68,7 +68,7 @@ def examine(recommender: Recommender, sequences: Sequences) -> Examined:
         sequences: whole histories; events of unknown items have the index 0.
     """
     artifact = recommender.artifact
-    places = _spaced(len(sequences.users), USERS)
+    places = evenly_spaced(len(sequences.users), USERS).tolist()
     histories = [_history(sequences, place) for place in places]
     fit = np.cumsum([len(each) for each in histories]) <= SAMPLE_EVENTS
     histories = histories[: max(1, int(fit.sum()))]
@@ -78,9 +78,8 @@ def examine(recommender: Recommender, sequences: Sequences) -> Examined:
     for best in recommender.top_items(histories, request):
         recommended[best.items] += 1
     counts = artifact.training_counts[1:]
-    examples = [
-        _example(recommender, sequences, place, exclude_seen=exclude_seen) for place in _spaced(len(sequences.users), EXAMPLES)
-    ]
+    spaced = evenly_spaced(len(sequences.users), EXAMPLES).tolist()
+    examples = [_example(recommender, sequences, place, exclude_seen=exclude_seen) for place in spaced]
     return Examined(
         len(histories),
         measure_concentration(counts),
@@ -88,11 +87,6 @@ def examine(recommender: Recommender, sequences: Sequences) -> Examined:
         tuple(_groups(counts, recommended[1:])),
         tuple(examples),
     )
-
-
-def _spaced(count: int, most: int) -> list[int]:
-    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-    return places
 
 
 def _history(sequences: Sequences, place: int) -> IntArray:
