@@ -15,7 +15,7 @@ from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.ops.segments import flat_score_index, to_device
 
-PAIR_MODELS: dict[str, type[ItemPairs]] = {model.name: model for model in (SequentialRules, SequentialRidge)}
+PAIR_CLASSES: dict[str, type[ItemPairs]] = {model.name: model for model in (SequentialRules, SequentialRidge)}
 
 
 class Places(NamedTuple):
@@ -91,5 +91,5 @@ class ScoreFusion:
         """Read what `write` wrote, exactly."""
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata()
-        model = PAIR_MODELS[about.get("cooccurrence_model", SequentialRules.name)]  # older files have no name
+        model = PAIR_CLASSES[about.get("cooccurrence_model", SequentialRules.name)]  # older files have no name
         return cls(model(**load_file(path)), float(about["weight"]), float(about["repeat_bias"]))

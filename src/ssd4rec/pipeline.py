@@ -24,9 +24,10 @@ import polars as pl
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable, save_artifact
+from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, value_of
+from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, value_of
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions
@@ -35,6 +36,7 @@ from ssd4rec.data.item_features import ItemFeatures, encode_item_features, read_
 from ssd4rec.data.parts import join_parts
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import (
+    Examples,
     KnownTargets,
     Split,
     drop_unknown_items,
@@ -431,7 +433,7 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     if cooccurrence:
         name = config.fusion.cooccurrence_model
         logger.info("fitting the co-occurrence model, %s", name)
-        pairs = PAIR_MODELS[name](*training_interactions(data.histories, data.split.train), len(data.catalog), progress=progress)
+        pairs = fit_pairs(name, data, data.split.train, progress)
     else:
         pairs = SequentialRules.nothing(model.catalog_size)
     tuned = tune_fusion(
@@ -456,6 +458,11 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     if tuned.fusion.repeat_bias > 0:
         logger.info("repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats")
     return tuned
+
+
+def fit_pairs(name: PairModel, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
+    """Fit a co-occurrence model on a training part."""
+    return PAIR_MODELS[name](*training_interactions(data.histories, train), len(data.catalog), progress=progress)
 
 
 def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
@@ -556,8 +563,7 @@ def final_fit(
     final.model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
-        fit_pairs = PAIR_MODELS[config.fusion.cooccurrence_model]
-        fusion = replace(fusion, pairs=fit_pairs(*training_interactions(data.histories, final.train), len(data.catalog)))
+        fusion = replace(fusion, pairs=fit_pairs(config.fusion.cooccurrence_model, data, final.train))
     seconds = artifact.report["seconds"]
     report = {
         **artifact.report,
