@@ -9,6 +9,7 @@ from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import Config
 from ssd4rec.config.backbones import BackboneSettings
 from ssd4rec.errors import ConfigError
+from ssd4rec.layers.initialization import SkipRandomInitialization
 from ssd4rec.models.next_item import NextItemModel, build_model
 
 FREE = ("dropout", "input_dropout")  # settings of a backbone that may change: they do not change what its weights mean
@@ -53,7 +54,7 @@ def grow(start: NextItemModel, config: Config, catalog_size: int, rules: Sequent
         catalog_size: V, at least V_old.
         rules: the co-occurrences of the V items in the training part.
     """
-    with torch.random.fork_rng(devices=[]):
+    with SkipRandomInitialization():  # all weights are replaced below
         model = build_model(config.backbone, catalog_size)
     weights = {name: tensor.detach().cpu() for name, tensor in start.state_dict().items()}
     old_vectors = weights["table.weight"][1:].double()
