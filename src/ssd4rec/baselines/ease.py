@@ -26,7 +26,7 @@ class EASE:
 
     Args:
         weights: float32 [n, n] W of the items that take part.
-        chosen: int64 [n] their item indices minus one, ascending.
+        members: int64 [n] their item indices minus one, ascending.
         catalog_size: V.
         fade: decay per event further back; 1: the order does not matter, as in the paper.
 
@@ -36,7 +36,7 @@ class EASE:
     name = "ease"
 
     def __init__(self, weights: Tensor, members: IntArray, catalog_size: int, fade: float = FADE) -> None:
-        self.weights, self.chosen, self.catalog_size, self.fade = weights, members, catalog_size, fade
+        self.weights, self.members, self.catalog_size, self.fade = weights, members, catalog_size, fade
 
     @classmethod
     def fit(
@@ -87,8 +87,8 @@ class EASE:
             The rows, and their scores, float32 [rows, V]; 0 for items that do not take part.
         """
         size, edges = max(1, BLOCK_ELEMENTS // self.catalog_size), cu_seqlens.cpu()
-        place = torch.from_numpy(renumbered(items.cpu().numpy(), self.chosen, self.catalog_size))
-        columns = torch.from_numpy(self.chosen)
+        place = torch.from_numpy(renumbered(items.cpu().numpy(), self.members, self.catalog_size))
+        columns = torch.from_numpy(self.members)
         for first in range(0, len(edges) - 1, size):
             rows = slice(first, min(first + size, len(edges) - 1))
             bounds = edges[rows.start : rows.stop + 1]

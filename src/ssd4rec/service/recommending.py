@@ -13,7 +13,7 @@ from ssd4rec.service import metrics
 from ssd4rec.service.core import Service
 from ssd4rec.service.experiments import DEFAULT, team_draft
 from ssd4rec.service.explaining import UNAVAILABLE, is_available, reasons_of
-from ssd4rec.service.ids import now
+from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.live import ANSWERS, POPULAR
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
@@ -209,7 +209,7 @@ def _stored(body: RecommendationsIn, answer: Answer) -> dict[str, Any]:
     if body.user_id is not None and answer.user_key is None:
         return {"history": []} | {name: value for name, value in values.items() if name not in {"context", "as_of"}}
     if body.as_of is not None:
-        values["as_of"] = body.as_of / 1_000_000
+        values["as_of"] = body.as_of / MICROSECONDS
     return values
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ssd4rec.service.ids import now
+from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.store import bulk
 from ssd4rec.service.store.tables import idempotency, idempotency_users, recommendations
 
@@ -48,14 +48,14 @@ def find_answer(connection: Connection, scope: str, name: str) -> Any:
     """Return the stored answer to an Idempotency-Key, or None."""
     query = select(idempotency).where(idempotency.c.scope == scope, idempotency.c.name == name)
     row = connection.execute(query).first()
-    return row if row is not None and row.created > now() - IDEMPOTENCY_SECONDS * 1_000_000 else None
+    return row if row is not None and row.created > now() - IDEMPOTENCY_SECONDS * MICROSECONDS else None
 
 
 def record_answer(
     connection: Connection, scope: str, name: str, request_sha256: str, status: int, body: str, user_keys: Iterable[int]
 ) -> Any:
     """Store the answer to an Idempotency-Key, unless another request with the same key was first; return the stored one."""
-    oldest = now() - IDEMPOTENCY_SECONDS * 1_000_000
+    oldest = now() - IDEMPOTENCY_SECONDS * MICROSECONDS
     same = (idempotency.c.scope == scope, idempotency.c.name == name)
     connection.execute(delete(idempotency).where(*same, idempotency.c.created <= oldest))
     upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
