@@ -9,11 +9,12 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+import polars as pl
 import pytest
 
 from processes import dead_process
 from ssd4rec import _io
-from ssd4rec._io import as_json, atomic_write, exclusive_lock, write_atomically
+from ssd4rec._io import as_json, atomic_write, exclusive_lock, read_parquet, write_atomically
 
 
 def test_the_file_gets_its_name_at_the_end_of_the_block(tmp_path):
@@ -193,3 +194,16 @@ def test_other_types_are_refused_in_json():
     """No silent conversion to a string."""
     with pytest.raises(TypeError, match="set is not JSON serializable"):
         as_json({"models": {1, 2}})
+
+
+def test_a_parquet_file_is_not_mapped(tmp_path):
+    """A table outlives its file being truncated in place; the truncated file is an error, not the end of the process."""
+    path = tmp_path / "table.parquet"
+    pl.DataFrame({"item": range(100_000)}).write_parquet(path)
+    table = read_parquet(path)
+    os.truncate(path, 5000)
+    assert table["item"].sum() == 4_999_950_000
+    with pytest.raises(ValueError, match=r"table\.parquet is not a readable Parquet file: "):
+        read_parquet(path)
+    with pytest.raises(FileNotFoundError):
+        read_parquet(tmp_path / "missing.parquet")

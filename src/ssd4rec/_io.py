@@ -1,15 +1,22 @@
-"""Atomic writes, locks between processes, checksums and JSON."""
+"""Atomic writes, locks between processes, checksums, Parquet and JSON."""
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+
+from ssd4rec.errors import first_line
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # A file system without locks, such as some network disks: nobody can be kept out there.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -92,6 +99,23 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_parquet(path: Path) -> "pl.DataFrame":
+    """Read a whole Parquet file into memory.
+
+    Given a path, Polars maps the file: if it is truncated while it is mapped, the system kills the process (SIGBUS).
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: it is damaged, or not Parquet.
+    """
+    import polars as pl  # noqa: PLC0415 - most users of this module read no table
+
+    try:
+        return pl.read_parquet(io.BytesIO(path.read_bytes()))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{path.name} is not a readable Parquet file: {first_line(error)}") from error
 
 
 def stale_temp_files(folder: Path, prefix: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """Item ids and item indices; index 0 is the mask."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from ssd4rec._csr import IntArray
+from ssd4rec._io import read_parquet
 from ssd4rec.errors import DataError
 
 Codes = npt.NDArray[np.int32]
@@ -112,8 +112,8 @@ class Catalog:
             DataError: the file is missing, damaged or not a catalog.
         """
         try:
-            frame = pl.read_parquet(io.BytesIO(Path(path).read_bytes()))  # not mapped: a file that is cut would kill the process
-        except (OSError, pl.exceptions.PolarsError) as error:
+            frame = read_parquet(Path(path))
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as a catalog: {error}") from error
         if frame.columns != ["id", "title"]:
             raise DataError(f"{path} is not a catalog: expected the columns id, title, found {', '.join(frame.columns)}")

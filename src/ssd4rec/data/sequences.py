@@ -1,7 +1,6 @@
 """One time-ordered sequence per user: flat arrays of items and times, and the offsets of the sequences."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec._io import read_parquet
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
@@ -164,7 +164,7 @@ class Sequences:
             _check_format(folder, about)
             mode: Literal["r"] | None = "r" if mmap else None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False) for name in ARRAYS}
-            users = pl.read_parquet(io.BytesIO((folder / "users.parquet").read_bytes()))["user"]
+            users = read_parquet(folder / "users.parquet")["user"]
             stored = about["filtering"]
             filtering = Filtering(stored["k"], stored["rounds"], Counts(**stored["came"]), Counts(**stored["removed"]))
             clock = Clock(**about["clock"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from ssd4rec._io import sha256_of
+from ssd4rec._io import read_parquet, sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.errors import DataError
 
@@ -91,10 +91,10 @@ def load_dataset(folder: Path) -> Stored:
     manifest = _read_manifest(folder)
     try:
         report = ReadReport.from_dict(manifest["read"])
-        table = pl.read_parquet(folder / INTERACTIONS)
-        titles = pl.read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
+        table = read_parquet(folder / INTERACTIONS)
+        titles = read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
         return Stored(Interactions(table, report), titles, manifest["about"])
-    except (*_DAMAGE, pl.exceptions.PolarsError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
 
 

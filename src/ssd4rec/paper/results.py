@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ssd4rec._io import atomic_write, write_atomically
+from ssd4rec._io import atomic_write, read_parquet, write_atomically
 from ssd4rec.config import Config
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC, Ranks, ndcg
@@ -311,8 +311,8 @@ def load_ranks(out: Path) -> RankTable:
     if not path.is_file():
         return {}
     try:
-        parts = pl.read_parquet(path).partition_by("run", "variant", as_dict=True, maintain_order=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
+        parts = read_parquet(path).partition_by("run", "variant", as_dict=True, maintain_order=True)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path} cannot be read: {error}; restore it, or choose another --out") from error
     return {(str(run), variant): part["rank"].to_numpy().astype(np.int64) for (run, variant), part in parts.items()}
 

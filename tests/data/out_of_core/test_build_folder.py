@@ -243,6 +243,22 @@ def test_a_build_of_other_files_starts_over(tmp_path):
     assert contents(target) == in_memory(source, tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("stage", "name"), [("counting", "users-000000.parquet"), ("partitioning", "core.npz")])
+def test_a_damaged_unfinished_build_is_named(tmp_path, stage, name):
+    """Also one whose files were truncated: they are not mapped into memory."""
+    make_log(300).write_csv(tmp_path / "log.csv")
+
+    def stop(at, _done, _all):
+        if at == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_folder([tmp_path / "log.csv"], tmp_path / "out", memory=MB, progress=stop)
+    os.truncate(tmp_path / ".out.build" / name, 40)
+    with pytest.raises(DataError, match=r"the unfinished build in .*\.out\.build is damaged .*remove this folder"):
+        build_folder([tmp_path / "log.csv"], tmp_path / "out", memory=MB)
+
+
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from ssd4rec.data.out_of_core.arrange import Layout, make_layout, partition, sor
 from ssd4rec.data.out_of_core.core import Core, stream_k_core
 from ssd4rec.data.out_of_core.encode import RECORDED_EVERY, Encoded, encode_files
 from ssd4rec.data.out_of_core.memory import free_bytes, peak_bytes
-from ssd4rec.data.out_of_core.scratch import EventFile, read_record, write_record
+from ssd4rec.data.out_of_core.scratch import EventFile, damaged, read_record, write_record
 from ssd4rec.data.out_of_core.stream import InputFile, list_files
 from ssd4rec.data.sequences import Counts, Filtering, id_order, nothing_left
 from ssd4rec.errors import DataError
@@ -183,8 +184,11 @@ def _core(
     record = read_record(folder / "core.json")
     arrays = folder / "core.npz"
     if record is not None:
-        with np.load(arrays) as counts:
-            return Core(counts["users"], counts["items"], [Counts(**step) for step in record["steps"]])
+        try:
+            with arrays.open("rb") as file, np.load(file) as counts:
+                return Core(counts["users"], counts["items"], [Counts(**step) for step in record["steps"]])
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise damaged(folder, error) from error
     core = stream_k_core(events, encoded.rows, len(encoded.users), len(encoded.items), k, rows_at_once, progress)
     np.savez(arrays, users=core.user_counts, items=core.item_counts)
     write_record(folder / "core.json", {"steps": [asdict(step) for step in core.steps]})

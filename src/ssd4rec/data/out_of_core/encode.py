@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from ssd4rec._io import read_parquet
 from ssd4rec.data.catalog import plain_ids
 from ssd4rec.data.interactions import Columns, Interactions, ReadReport, read_interactions
 from ssd4rec.data.out_of_core.memory import free_bytes
-from ssd4rec.data.out_of_core.scratch import EventFile, read_record, write_record
+from ssd4rec.data.out_of_core.scratch import EventFile, damaged, read_record, write_record
 from ssd4rec.data.out_of_core.stream import Chunk, Cursor, InputFile, stream
 from ssd4rec.data.out_of_core.vocabulary import Vocabulary
 from ssd4rec.data.timestamps import FILE_ORDER
@@ -247,10 +248,13 @@ def _resume(folder: Path, events: EventFile) -> Encoded:
         return Encoded()
     events.cut(record["rows"])
     vocabularies = {}
-    for name in ("users", "items"):
-        pieces = [pl.read_parquet(folder / f"{name}-{number:06}.parquet") for number in range(record["records"])]
-        vocabularies[name] = Vocabulary(plain_ids(pl.concat(pieces)["id"]))
-    witnesses = pl.read_parquet(folder / f"witnesses-{record['records'] - 1:06}.parquet")
+    try:
+        for name in ("users", "items"):
+            pieces = [read_parquet(folder / f"{name}-{number:06}.parquet") for number in range(record["records"])]
+            vocabularies[name] = Vocabulary(plain_ids(pl.concat(pieces)["id"]))
+        witnesses = read_parquet(folder / f"witnesses-{record['records'] - 1:06}.parquet")
+    except (OSError, ValueError) as error:
+        raise damaged(folder, error) from error
     return Encoded(
         Cursor(**record["cursor"]),
         record["rows"],

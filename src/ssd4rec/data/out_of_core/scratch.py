@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssd4rec._io import write_atomically
+from ssd4rec.errors import DataError, first_line
 
 DTYPES: dict[str, np.dtype[Any]] = {"user": np.dtype(np.int32), "item": np.dtype(np.int32), "time": np.dtype(np.int64)}
 
@@ -72,3 +73,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record
+
+
+def damaged(folder: Path, error: Exception) -> DataError:
+    """Return the error for a working folder whose files were changed or cut."""
+    return DataError(f"the unfinished build in {folder} is damaged ({first_line(error)}); remove this folder and build again")
