@@ -212,8 +212,9 @@ def test_no_such_file(tmp_path):
         read_table(tmp_path / "nothing.csv", choose)
 
 
-def test_a_folder(tmp_path):
-    with pytest.raises(DataError, match=r"is a folder; expected a file"):
+def test_a_folder_without_tables(tmp_path):
+    (tmp_path / "_SUCCESS").touch()
+    with pytest.raises(DataError, match=r"the folder .* has no file that could be a part of a table; expected \.csv, \.tsv"):
         read_table(str(tmp_path), choose)
 
 

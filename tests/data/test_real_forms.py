@@ -579,6 +579,57 @@ def test_spreadsheets_and_zip_files_of_several_tables(tmp_path):
         read(tmp_path, file.getvalue(), name="log.zip")
 
 
+# --- folders of parts ---------------------------------------------------------------------------------------------------------
+
+PARTS = pl.DataFrame({"user_id": ["u1", "u2", "u1", "u3"], "item_id": [1, 2, 3, 4], "timestamp": [10, 20, 30, 40]})
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".csv.gz"])
+def test_a_folder_of_parts_is_one_table(tmp_path, suffix):
+    """As Spark and others write them: parts in the order of their names, hidden files next to them."""
+    folder, names = tmp_path / "log", ["part-00000", "part-00001", "day=2/part-00002"]
+    (folder / "day=2").mkdir(parents=True)
+    (folder / "_SUCCESS").touch()
+    (folder / ".part-00000.crc").write_bytes(b"crc")
+    for name, part in zip(names, [PARTS[:2], PARTS[2:3], PARTS[3:]], strict=True):
+        path = folder / f"{name}{suffix}"
+        match suffix:
+            case ".parquet":
+                part.write_parquet(path)
+            case ".csv":
+                part.write_csv(path)
+            case ".jsonl":
+                part.write_ndjson(path)
+            case _:
+                path.write_bytes(gzip.compress(part.write_csv().encode()))
+    whole = read_interactions(PARTS if suffix in {".parquet", ".jsonl"} else PARTS.cast({"item_id": pl.String}))
+    # "day=2" is before "part-00000"
+    assert sorted(rows(read_interactions(folder))) == sorted(rows(whole))
+    assert rows(read_interactions(folder))[0] == rows(whole)[3]
+
+
+def test_a_bad_row_of_a_folder_is_named_with_its_file(tmp_path):
+    PARTS.write_csv(tmp_path / "a.csv")
+    PARTS.with_columns(timestamp=pl.Series(["10", "20", "soon", "40"])).write_csv(tmp_path / "b.csv")
+    with pytest.raises(DataError, match=r"the time in line 4 of b\.csv \(column 'timestamp'\) is 'soon'"):
+        read_interactions(tmp_path)
+
+
+def test_files_of_a_folder_that_do_not_fit(tmp_path):
+    PARTS.write_parquet(tmp_path / "a.parquet")
+    PARTS.cast({"item_id": pl.String}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"not parts of one table: .*a\.parquet has .*b\.parquet has .*item_id \(String\)"):
+        read_interactions(tmp_path)
+    PARTS.rename({"item_id": "product_id"}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet has user_id \(String\), product_id"):
+        read_interactions(tmp_path)
+
+
+def test_files_of_another_kind(tmp_path):
+    with pytest.raises(DataError, match=r"unknown kind of file \(suffix \.pkl\); .* or export it as Parquet or CSV"):
+        read(tmp_path, b"\x80", name="log.pkl")
+
+
 # --- filters ------------------------------------------------------------------------------------------------------------------
 
 EVENTS = "user,item,rating,time,Event Type\n" + "".join(

@@ -91,8 +91,8 @@ def read_interactions(
     """Read a table of interactions.
 
     Args:
-        source: a path (CSV, TSV, JSON Lines, JSON arrays, Parquet, RecBole `.inter`, one user a line; each also compressed) or a
-            polars or pandas frame.
+        source: a path (CSV, TSV, JSON Lines, JSON arrays, Parquet, RecBole `.inter`, one user a line; each also compressed; a
+            folder with the parts of one table) or a polars or pandas frame.
         columns: names of the columns that do not have usual names (`user_id`, `movieId`, `timestamp`, …).
         options: layout, filters, time format and so on.
 

@@ -1,14 +1,15 @@
-"""Files and frames as tables of chosen columns: text, JSON and Parquet, also compressed; polars and pandas frames.
+"""Files and frames as tables of chosen columns: text, JSON and Parquet, also compressed; folders; polars and pandas frames.
 
 Only the chosen columns are read, so that other columns cannot fail. Parquet is read with plain reads by Arrow: a mapped file
 that is cut while it is read would kill the process.
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
-from stat import S_ISDIR
 from typing import Any, cast
 
 import numpy as np
@@ -41,7 +42,7 @@ def read_table(source: Source, choose: Choose, options: ReadOptions = ReadOption
     """Read the columns that `choose` picks.
 
     Args:
-        source: a path, or a polars or pandas frame.
+        source: the path of a file or of a folder with the parts of a table, or a polars or pandas frame.
         choose: picks columns by the header; raises DataError if it cannot.
         options: how files are read.
 
@@ -49,7 +50,7 @@ def read_table(source: Source, choose: Choose, options: ReadOptions = ReadOption
         The columns. Text files give text exactly as written, other sources their own types.
 
     Raises:
-        DataError: the file is missing, a folder, empty, without rows, of an unknown kind, not UTF-8, ragged, cut short or
+        DataError: the file is missing, empty, without rows, of an unknown kind, not UTF-8, ragged, cut short or
             otherwise damaged; the object is not a frame.
     """
     if isinstance(source, pl.DataFrame | pl.LazyFrame):
@@ -59,6 +60,12 @@ def read_table(source: Source, choose: Choose, options: ReadOptions = ReadOption
     if not isinstance(source, str | Path):
         raise DataError(f"cannot read a value of type {type(source).__name__}; expected a path, a polars frame or a pandas frame")
     path = Path(source)
+    if _is_folder(path):
+        return _from_folder(path, choose, options)
+    return _from_file(path, choose, options)
+
+
+def _from_file(path: Path, choose: Choose, options: ReadOptions) -> Table:
     try:
         kind = _kind_of_file(path)
         with path.open("rb") as file:
@@ -87,8 +94,6 @@ def _kind_of_file(path: Path) -> str:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"no such file: {path}") from error
-    if S_ISDIR(status.st_mode):
-        raise DataError(f"{path} is a folder; expected a file, name one inside it")
     suffix = _suffix(path)
     if suffix in SPREADSHEETS:
         raise DataError(f"{path} is a spreadsheet; export it as CSV and give the CSV file")
@@ -97,11 +102,54 @@ def _kind_of_file(path: Path) -> str:
     if suffix not in KINDS:
         raise DataError(
             f"{path}: unknown kind of file (suffix {suffix}); expected one of {', '.join(KINDS)}, each also with "
-            f"{', '.join(SUFFIXES)}; rename it"
+            f"{', '.join(SUFFIXES)}: rename it if it is one of these, or export it as Parquet or CSV"
         )
     if not status.st_size:
         raise DataError(f"{path} is empty; {EXPECTED}")
     return KINDS[suffix]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # not a valid path; reading it will give the reason
+        return False
+
+
+def _from_folder(folder: Path, choose: Choose, options: ReadOptions) -> Table:
+    """Read the parts of a table that Spark, Ray, DuckDB and others write to a folder, in the order of their names."""
+    try:
+        inside = sorted(path for path in folder.rglob("*") if path.is_file() and _is_part(path.relative_to(folder)))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+    if not inside:
+        raise DataError(f"the folder {folder} has no file that could be a part of a table; expected {', '.join(KINDS)}")
+    parts = [_from_file(path, choose, options) for path in inside]
+    first = parts[0]
+    for part in parts[1:]:
+        if part.names != first.names or part.frame.schema != first.frame.schema:
+            raise DataError(
+                f"the files of {folder} are not parts of one table: {first.source} has {_columns(first)}, {part.source} has "
+                f"{_columns(part)}; give the files one header and the same types, or name one file"
+            )
+    starts = [0, *accumulate(part.frame.height for part in parts)]
+
+    def where(row: int) -> str:
+        number = bisect_right(starts, row) - 1
+        return f"{parts[number].where(row - starts[number])} of {inside[number].relative_to(folder)}"
+
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    return Table(pl.concat([part.frame for part in parts]), str(folder), first.header, first.names, where, tuple(notes))
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file of a folder may hold rows, by its name: not hidden, no _SUCCESS, and of a kind that can be read."""
+    return not any(name.startswith((".", "_")) for name in path.parts) and _suffix(path) in KINDS
+
+
+def _columns(table: Table) -> str:
+    kinds = dict(zip(table.frame.columns, table.frame.dtypes, strict=True))
+    return ", ".join(f"{name} ({kinds[role]})" for role, name in table.names.items() if role in kinds)
 
 
 def _from_parquet(path: Path, file: Any, choose: Choose) -> Table:
