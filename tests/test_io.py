@@ -14,7 +14,7 @@ import pytest
 
 from processes import dead_process
 from ssd4rec import _io
-from ssd4rec._io import as_json, atomic_write, exclusive_lock, read_parquet, write_atomically
+from ssd4rec._io import as_json, atomic_folder, atomic_write, exclusive_lock, read_parquet, write_atomically
 
 
 def test_the_file_gets_its_name_at_the_end_of_the_block(tmp_path):
@@ -207,3 +207,16 @@ def test_a_parquet_file_is_not_mapped(tmp_path):
         read_parquet(path)
     with pytest.raises(FileNotFoundError):
         read_parquet(tmp_path / "missing.parquet")
+
+
+def test_a_folder_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
+    target = tmp_path / "data" / "set"
+    for text in ("first", "second"):
+        with atomic_folder(target) as folder:
+            (folder / text).write_text(text)
+    assert [path.name for path in target.iterdir()] == ["second"]
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
+        (folder / "third").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in target.parent.iterdir()] == ["set"]

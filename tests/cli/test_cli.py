@@ -294,7 +294,7 @@ def test_doctor_shows_versions_and_kernels():
         ),
         (["train", "ml-100k", "--set", "data.item = x"], "remove --item (or --set data.item), which is for files"),
         (["train", "ml-100k", "--recbole", "YAML", "--item", "x"], "remove --item"),
-        (["data", "describe", "movielens-latest-small", "--time", "x"], "remove --time"),
+        (["data", "describe", "ml-latest-small", "--time", "x"], "remove --time"),
         (["reproduce", "rho", "ml-100k", "ml-1m", "--set", "data.user=x"], "remove --user (or --set data.user)"),
         (["tune", "ml-100k", "--user", "x"], "remove --user"),
         (["evaluate", "MODEL", "ml-100k", "--user", "x"], "remove --user"),

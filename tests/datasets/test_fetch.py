@@ -316,7 +316,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     """A file where the folder should be."""
     (tmp_path / "file").write_text("")
     (tmp_path / "x.csv").write_bytes(lines(","))
-    with pytest.raises(DataError, match=r"cannot write .*file: .*; make room, or set XDG_CACHE_HOME to a folder"):
+    with pytest.raises(DataError, match=r"cannot write .*file: .*; free some space, or set XDG_CACHE_HOME to a folder"):
         fetch(KNOWN["amazon-beauty"], tmp_path / "file", str(tmp_path / "x.csv"))
 
 
@@ -325,7 +325,7 @@ def test_the_built_in_data_set(tmp_path):
     fetched = fetch(KNOWN[BUILT_IN], tmp_path)
     assert (fetched.raw, fetched.titles) == (Counts(671, 9_066, 100_004), 9_066)
     assert fetch(KNOWN[BUILT_IN], tmp_path).was_there
-    assert open_known("movielens-latest-small", tmp_path).interactions.read.source == "ml-latest-small"
+    assert open_known(BUILT_IN, tmp_path).interactions.read.source == "ml-latest-small"
 
 
 @pytest.mark.thorough

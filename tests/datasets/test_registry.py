@@ -10,7 +10,7 @@ import worlds
 from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.datasets import packages
-from ssd4rec.datasets.registry import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, is_known, open_known
+from ssd4rec.datasets.registry import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, open_known
 from ssd4rec.errors import BackendError, DataError
 
 
@@ -119,12 +119,6 @@ def test_the_others_say_how_they_are_fetched(name, tmp_path):
     for cache in (None, tmp_path):
         with pytest.raises(DataError, match=message):
             open_known(name, cache)
-
-
-def test_the_older_name_of_the_built_in_data_set_is_understood():
-    assert find_known("movielens-latest-small") is KNOWN["ml-latest-small"]
-    assert is_known("movielens-latest-small")
-    assert not is_known("movielens")
 
 
 def test_unknown_names_list_the_known_ones():

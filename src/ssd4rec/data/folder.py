@@ -4,16 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import ReadReport
-from ssd4rec.data.sequences import ARRAYS, Filtering, Sequences, write_about
+from ssd4rec.data.sequences import Filtering, Sequences, new_folder, write_about
 from ssd4rec.errors import DataError
 
 CATALOG, READ = "catalog.parquet", "read.json"
@@ -33,20 +31,9 @@ def save_folder(directory: str | Path, sequences: Sequences, catalog: Catalog, r
     Raises:
         DataError: the folder exists, or it cannot be written.
     """
-    target = Path(directory)
-    if target.exists():
-        raise DataError(f"{target} exists; name a folder that does not, or remove it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-            complete = Path(temporary) / "complete"
-            complete.mkdir()
-            for name in ARRAYS:
-                np.save(complete / f"{name}.npy", getattr(sequences, name), allow_pickle=False)
-            write_metadata(complete, sequences.users, catalog, sequences.filtering, sequences.tie_order, read)
-            complete.rename(target)
-    except OSError as error:
-        raise DataError(f"cannot write sequences to {target}: {error.strerror or error}") from error
+    with new_folder(directory) as folder:
+        sequences.write_arrays(folder)
+        write_metadata(folder, sequences.users, catalog, sequences.filtering, sequences.tie_order, read)
 
 
 def open_folder(directory: str | Path) -> PreparedFolder:

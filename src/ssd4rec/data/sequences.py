@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ssd4rec._csr import IntArray, lengths_to_offsets
-from ssd4rec._io import read_parquet
+from ssd4rec._io import atomic_folder, read_parquet
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
@@ -134,18 +134,9 @@ class Sequences:
         Raises:
             DataError: the folder exists, or cannot be written.
         """
-        target = Path(directory)
-        if target.exists():
-            raise DataError(f"{target} already exists; choose a new folder, or remove it")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-                complete = Path(temporary) / "complete"
-                complete.mkdir()
-                self._write(complete)
-                complete.rename(target)
-        except OSError as error:
-            raise DataError(f"cannot write sequences to {target}: {error.strerror or error}") from error
+        with new_folder(directory) as folder:
+            self.write_arrays(folder)
+            write_about(folder, self.users, self.filtering, self.clock, self.tie_order)
 
     @staticmethod
     def open(directory: str | Path, *, mmap: bool = True) -> "Sequences":
@@ -178,10 +169,27 @@ class Sequences:
             raise DataError(f"{folder} cannot be read as sequences: its files do not match; build the sequences again")
         return Sequences(**arrays, users=users, filtering=filtering, clock=clock, tie_order=tie_order)
 
-    def _write(self, folder: Path) -> None:
+    def write_arrays(self, folder: Path) -> None:
+        """Write items, times and offsets, each as a NumPy file of its name."""
         for name in ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        write_about(folder, self.users, self.filtering, self.clock, self.tie_order)
+
+
+@contextmanager
+def new_folder(directory: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder, which is renamed to `directory` at the end of the block.
+
+    Raises:
+        DataError: `directory` exists, or cannot be written.
+    """
+    target = Path(directory)
+    if target.exists():
+        raise DataError(f"{target} already exists; choose a new folder, or remove it")
+    try:
+        with atomic_folder(target) as folder:
+            yield folder
+    except OSError as error:
+        raise DataError(f"cannot write sequences to {target}: {error.strerror or error}") from error
 
 
 def user_blocks(offsets: IntArray, events: int = EVENTS_AT_ONCE) -> Iterator[tuple[int, int]]:

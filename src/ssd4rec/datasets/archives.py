@@ -1,4 +1,4 @@
-"""The publishers' own files: which table lies in which archive, and how it is read."""
+"""The publishers' own files: which table is in which archive, and how it is read."""
 
 import lzma
 import shutil
@@ -136,20 +136,17 @@ def _is_archive(path: Path) -> bool:
 
 
 def _extract(path: Path, names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Extract the files of these names, wherever they lie in the archive."""
-    extracted = {}
+    """Extract the files of these names, wherever they are in the archive, and return their paths by name."""
     try:
         with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path) as archive:
-            members = archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
-            for name in names:
-                inside = [member for member in members if PurePosixPath(member).name == name]
-                if not inside:
-                    continue
-                source = archive.open(inside[0]) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(inside[0])
-                if source is not None:
+            inside = archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
+            members = {PurePosixPath(member).name: member for member in reversed(inside)}
+            for name in members.keys() & set(names):
+                member = members[name]
+                source = archive.open(member) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(member)
+                if source is not None:  # None: a folder of this name
                     with source, (folder / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-                    extracted[name] = folder / name
     except DAMAGED as error:
         raise DataError(f"{path} cannot be unpacked ({error or type(error).__name__}); copy or download it again") from error
-    return extracted
+    return {file.name: file for file in folder.iterdir()}

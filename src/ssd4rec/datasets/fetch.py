@@ -1,6 +1,5 @@
 """Fetch a named data set: download or read a file, check its counts, and keep it as Parquet. Downloads and hashes by pooch."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,11 +12,10 @@ from ssd4rec.data.sequences import Counts
 from ssd4rec.datasets.archives import Opened, PublishedFile, read_files
 from ssd4rec.datasets.packages import PACKAGES
 from ssd4rec.datasets.registry import KnownDataset, check_counts, folder_of, open_known, where
-from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
+from ssd4rec.datasets.store import ELSEWHERE, is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError, first_line
 
 COUNTS_ONLY, PACKAGE = "counts only", "installed package"
-CHECKSUM_NAMES = {"md5": "MD5", "sha256": "SHA-256"}
 OTHERWISE = "try again later, or give a file or another address of it with --from"
 TIMEOUT = 60  # seconds without a byte
 
@@ -62,7 +60,7 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
     busy = DataError(f"another process is fetching {known.name}; wait for it")
 
     def refused(reason: str) -> DataError:
-        return DataError(f"cannot write {cache}: {reason}; make room, or set XDG_CACHE_HOME to a folder that can be written")
+        return DataError(f"cannot write {cache}: {reason}; {ELSEWHERE}")
 
     with exclusive_lock(cache / f".{known.name}.lock", busy, refused):
         try:
@@ -88,10 +86,9 @@ def _download_and_keep(
     addresses = " ".join(file.address for file in files)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
         paths = [_download(file, Path(folder), progress_of) for file in files]
-        stated = [file.checksum for file in files if file.checksum]
         try:
             contents = read_files(paths, known.table, known.titles)
-            _keep(known, cache, contents, addresses, _as_stated(stated[0]) if stated else COUNTS_ONLY)
+            _keep(known, cache, contents, addresses, _as_stated(files[0].checksum))
         except DataError as error:  # the file is gone: name its address
             raise DataError(str(error).replace(f"{folder}/", f"{files[0].address.rpartition('/')[0]}/")) from error
 
@@ -179,19 +176,20 @@ def _at_address(known: KnownDataset, address: str) -> PublishedFile:
         name = ""
     if not name:
         raise DataError(f"{address} does not name a file; expected an address such as https://…/ratings.zip")
-    return PublishedFile(address, next((each.checksum for each in known.files if each.name == name), None))
+    return PublishedFile(address, _stated_checksum(known, name))
 
 
 def _checked(known: KnownDataset, path: Path) -> str:
     """Return what is known of a file besides its counts: an archive that was packed again is as good if the counts are right."""
-    stated = next((file.checksum for file in known.files if file.name == path.name and file.checksum), None)
-    if stated is None:
-        return COUNTS_ONLY
-    kind = stated.partition(":")[0]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
-    return _as_stated(stated) if stated == f"{kind}:{digest}" else COUNTS_ONLY
+    import pooch  # noqa: PLC0415 - see `_download`
+
+    stated = _stated_checksum(known, path.name)
+    return _as_stated(stated if pooch.hashes.hash_matches(path, stated) else None)
 
 
-def _as_stated(checksum: str) -> str:
-    return f"{CHECKSUM_NAMES[checksum.partition(':')[0]]} as the publisher states it"
+def _stated_checksum(known: KnownDataset, name: str) -> str | None:
+    return next((file.checksum for file in known.files if file.name == name), None)
+
+
+def _as_stated(checksum: str | None) -> str:
+    return f"{checksum.partition(':')[0].upper()} as the publisher states it" if checksum else COUNTS_ONLY

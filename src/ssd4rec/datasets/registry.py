@@ -17,7 +17,6 @@ from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
 
 BUILT_IN = "ml-latest-small"
-ALIASES = {"movielens-latest-small": BUILT_IN}
 RATINGS = ("user_id", "item_id", "rating", "timestamp")
 ML_100K_ITEM = ("item_id", "title", *(f"column_{place}" for place in range(3, 25)))
 SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -26,7 +25,6 @@ GROUPLENS = (
     "GroupLens, University of Minnesota: free for research, no commercial use without permission; cite F. M. Harper and "
     "J. A. Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015, doi.org/10.1145/2827872"
 )
-
 AMAZON = "no license stated by the publisher (J. McAuley, UCSD); cite McAuley et al., SIGIR 2015, and ask before other use"
 
 
@@ -178,7 +176,7 @@ def find_known(name: str) -> KnownDataset:
     Raises:
         DataError: no data set has this name.
     """
-    known = KNOWN.get(ALIASES.get(name, name))
+    known = KNOWN.get(name)
     if known is None:
         near = nearest(name, KNOWN)
         hint = f"did you mean {near!r}? Known" if near else "known"
@@ -188,7 +186,7 @@ def find_known(name: str) -> KnownDataset:
 
 def is_known(name: str) -> bool:
     """Whether a data set has this name."""
-    return ALIASES.get(name, name) in KNOWN
+    return name in KNOWN
 
 
 def how_to_fetch(known: KnownDataset) -> str:

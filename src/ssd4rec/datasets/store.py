@@ -7,18 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
-from ssd4rec._io import read_parquet, sha256_of
+from ssd4rec._io import atomic_folder, read_parquet, sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.errors import DataError
 
 FORMAT = 1
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised for files that were cut or changed
+ELSEWHERE = "free some space, or set XDG_CACHE_HOME to a folder that can be written"
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised for files that were cut or changed
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,16 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
         DataError: the folder cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-            temporary = Path(name)
-            whole = temporary / "complete"
-            whole.mkdir()
-            interactions.table.write_parquet(whole / INTERACTIONS)
+        with atomic_folder(folder) as new:
+            interactions.table.write_parquet(new / INTERACTIONS)
             if titles is not None:
-                titles.write_parquet(whole / TITLES)
-            hashes = {path.name: sha256_of(path) for path in sorted(whole.iterdir())}
+                titles.write_parquet(new / TITLES)
+            hashes = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
             manifest = {"format": FORMAT, "about": dict(about), "read": asdict(interactions.read), "sha256": hashes}
-            (whole / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            old = temporary / "old"
-            if folder.exists():
-                folder.rename(old)
-            try:
-                whole.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
+            (new / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot write {folder}: {reason}; make room, or set XDG_CACHE_HOME to a folder that can be") from error
+        raise DataError(f"cannot write {folder}: {reason}; {ELSEWHERE}") from error
 
 
 def load_dataset(folder: Path) -> Stored:
@@ -94,7 +81,7 @@ def load_dataset(folder: Path) -> Stored:
         table = read_parquet(folder / INTERACTIONS)
         titles = read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
         return Stored(Interactions(table, report), titles, manifest["about"])
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
 
 
@@ -102,9 +89,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest, if every file is unchanged."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, hashes = manifest["format"], manifest["sha256"]
-        changed = [name for name, expected in hashes.items() if version == FORMAT and sha256_of(folder / name) != expected]
-    except _DAMAGE as error:
+        changed = [name for name, expected in manifest["sha256"].items() if sha256_of(folder / name) != expected]
+        version = manifest["format"]
+    except DAMAGE as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
     if version != FORMAT:
         raise DataError(f"{folder} has format {version}, expected {FORMAT}; fetch the data set again")
