@@ -211,12 +211,16 @@ def test_a_parquet_file_is_not_mapped(tmp_path):
 
 def test_a_folder_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
     target = tmp_path / "data" / "set"
-    for text in ("first", "second"):
+
+    def write(name, error=None):
         with atomic_folder(target) as folder:
-            (folder / text).write_text(text)
-    assert [path.name for path in target.iterdir()] == ["second"]
-    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
-        (folder / "third").write_text("half")
-        raise KeyboardInterrupt
+            (folder / name).write_text(name)
+            if error:
+                raise error
+
+    write("first")
+    write("second")
+    with pytest.raises(KeyboardInterrupt):
+        write("third", KeyboardInterrupt())
     assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in target.parent.iterdir()] == ["set"]

@@ -64,33 +64,29 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
 
     with exclusive_lock(cache / f".{known.name}.lock", busy, refused):
         try:
-            if source is None and known.name in PACKAGES:
-                _keep(known, cache, open_known(known.name), where(known), PACKAGE)
-            elif source is None:
-                _download_and_keep(known, cache, known.files, progress_of)
-            elif _is_address(source):
-                _download_and_keep(known, cache, (_at_address(known, source),), progress_of)
-            elif "://" in source and not Path(source).exists():
-                raise DataError(f"{source} is not an http or https address; give one, or a file")
-            else:
-                files = read_files([Path(source)], known.table, known.titles)
-                _keep(known, cache, files, source, _checked(known, Path(source)))
+            _keep(known, cache, *_contents(known, cache, source, progress_of))
         except OSError as error:
             raise refused(f"{error.filename or cache}: {error.strerror or error}") from error
     return _describe(known, cache, was_there=False)
 
 
-def _download_and_keep(
-    known: KnownDataset, cache: Path, files: tuple[PublishedFile, ...], progress_of: ProgressOf | None
-) -> None:
-    addresses = " ".join(file.address for file in files)
+def _contents(known: KnownDataset, cache: Path, source: str | None, progress_of: ProgressOf | None) -> tuple[Opened, str, str]:
+    """Return the contents of a data set, where they come from, and what was compared besides the counts."""
+    if source is None and known.name in PACKAGES:
+        return open_known(known.name), where(known), PACKAGE
+    if source is not None and not source.lower().startswith(("http://", "https://")):
+        if "://" in source and not Path(source).exists():
+            raise DataError(f"{source} is not an http or https address; give one, or a file")
+        contents = read_files([Path(source)], known.table, known.titles)
+        return contents, source, _checked(known, Path(source))
+    files = known.files if source is None else (_at_address(known, source),)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
         paths = [_download(file, Path(folder), progress_of) for file in files]
         try:
             contents = read_files(paths, known.table, known.titles)
-            _keep(known, cache, contents, addresses, _as_stated(files[0].checksum))
         except DataError as error:  # the file is gone: name its address
             raise DataError(str(error).replace(f"{folder}/", f"{files[0].address.rpartition('/')[0]}/")) from error
+    return contents, " ".join(file.address for file in files), _as_stated(files[0].checksum)
 
 
 def _download(file: PublishedFile, folder: Path, progress_of: ProgressOf | None) -> Path:
@@ -162,10 +158,6 @@ def _describe(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
         notes=report.notes,
         was_there=was_there,
     )
-
-
-def _is_address(source: str) -> bool:
-    return source.lower().startswith(("http://", "https://"))
 
 
 def _at_address(known: KnownDataset, address: str) -> PublishedFile:
