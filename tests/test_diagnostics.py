@@ -50,3 +50,10 @@ def test_automatic_precision_depends_on_the_processor(capabilities, expected, mo
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert diagnostics.resolve_precision("auto", "cpu") == expected
     assert diagnostics.resolve_precision("64-true", "cpu") == "64-true"
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("", 4), ("2", 2), ("8", 4), ("0", 1), ("many", 4)])
+def test_usable_threads(monkeypatch, limit, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert diagnostics.usable_threads() == threads

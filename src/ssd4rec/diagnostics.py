@@ -1,5 +1,6 @@
 """The machine: which device to use, which precision it is fast at, and the versions of the packages."""
 
+import os
 import platform
 from importlib import metadata
 from importlib.util import find_spec
@@ -53,6 +54,13 @@ def multiplies_bfloat16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def usable_threads() -> int:
+    """Return the number of threads that this process may use: its cores, or OMP_NUM_THREADS if that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
 
 
 def processor() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -118,8 +119,8 @@ def test_a_section_is_extended_by_rows_and_replaced_row_by_row():
     (merged,) = results.with_section(later).sections
     assert [(row.label, row.finished[0].key) for row in merged.rows] == [("sasrec", "a"), ("caser", "c"), ("sigma", "d")]
     assert merged.commands == ("ssd4rec reproduce", "second")
-    wider = later.model_copy(update={"budget": later.budget.model_copy(update={"width": 64})})
-    seeds = later.model_copy(update={"budget": later.budget.model_copy(update={"seeds": 3})})
+    wider = later.model_copy(update={"budget": replace(later.budget, width=64)})
+    seeds = later.model_copy(update={"budget": replace(later.budget, seeds=3)})
     assert [len(results.with_section(each).sections) for each in (wider, seeds)] == [2, 1]
 
 

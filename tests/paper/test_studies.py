@@ -167,11 +167,12 @@ def test_an_epoch_has_as_many_steps_at_any_length(tmp_path):
         "length", [str(tmp_path / "cycle.csv")], make_budget("small"), tmp_path, tmp_path, models=(), settings=settings
     )
     steps, budgets = {}, {}
-    for job in sweep.jobs.values():
-        config = worlds.config().model_validate(job.row.settings)
+    for run in sweep.jobs.values():
+        config = worlds.config().model_validate(run.settings)
         data = prepare(read_interactions(tmp_path / "cycle.csv"), None, config)
-        steps[job.row.label] = len(plan_pass(data.split.train, config.training, 0).batches)
-        budgets[job.row.label] = config.training.token_budget
+        label = run.title.split(", ")[1]
+        steps[label] = len(plan_pass(data.split.train, config.training, 0).batches)
+        budgets[label] = config.training.token_budget
     assert budgets["last 10"] > budgets["whole"] == 640
     assert max(steps.values()) <= 1.1 * min(steps.values())
     for point in points("length", None, "small", (), ["training.objective=per-prefix"]):

@@ -19,7 +19,7 @@ def test_linear_baselines_are_measured_with_their_ranks(tmp_path, model, fused):
     worlds.frame(worlds.cycle()).write_csv(path)
     prepared = worlds.world(worlds.cycle())
     settings = worlds.config().model_dump(mode="json")
-    spec = worker.RunSpec("", "a", model, str(path), prepared.histories.fingerprint(), str(tmp_path), None, 1, settings)
+    spec = worker.RunSpec("", "a", model, str(path), prepared.histories.fingerprint(), str(tmp_path), None, settings)
     (tmp_path / worker.SPEC).write_text(json.dumps(asdict(spec)))
     worker.run(tmp_path)
     result = Finished.model_validate_json((tmp_path / worker.RESULT).read_text())

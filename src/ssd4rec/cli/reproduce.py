@@ -1,7 +1,5 @@
 """`reproduce`: the paper's tables and figures."""
 
-import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -57,13 +55,12 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     for each in data:
         check_data_name(each)
     from ssd4rec.datasets.registry import is_known
+    from ssd4rec.diagnostics import usable_threads
     from ssd4rec.paper.sweep import plan_sweep, run_sweep
 
     if all(is_known(each) for each in data):  # the columns of files may be named
         check_columns(data[0], settings or [])
     names = [name.strip() for name in models.split(",")] if models else []
-    logging.getLogger("ssd4rec.paper").addHandler(_ConsoleHandler())
-    logging.getLogger("ssd4rec.paper").setLevel(logging.INFO)
     sweep = plan_sweep(study, data, limits, out, cache(), models=names, settings=settings or [])
     try:
         with _render.progress_bar(err_console) as bar:
@@ -72,7 +69,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
                 sweep,
                 lambda done, total, text: bar.update(task, completed=done, total=total, description=text),
                 jobs=jobs,
-                threads=max(1, _threads() // jobs) if jobs > 1 else None,
+                threads=max(1, usable_threads() // jobs) if jobs > 1 else None,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command continues. Report so far: {out / 'report.html'}") from None
@@ -100,17 +97,3 @@ def render_again(out: Path) -> None:
         raise DataError(f"{out / RESULTS} not found; choose the folder of a finished study with --out")
     write_report(load_results(out), out)
     out_console.print(f"Report: {out / 'report.html'} (and report.md)")
-
-
-class _ConsoleHandler(logging.Handler):
-    """Print log messages on standard error, above the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
-
-
-def _threads() -> int:
-    """Return the number of threads this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return int(limit) if limit.isdecimal() and int(limit) else cores

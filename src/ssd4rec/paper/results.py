@@ -4,6 +4,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -17,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ssd4rec._io import atomic_write, read_parquet, write_atomically
 from ssd4rec.config import Config
 from ssd4rec.errors import DataError
+from ssd4rec.evaluation.evaluate import EvaluationProtocol
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC, Ranks, ndcg
+from ssd4rec.paper.recipes import Budget
 
 RESULTS, RANKS = "results.json", "ranks.parquet"
 BASELINES = ("popularity", "sequential-rules", "sequential-ridge", "ease")  # counted or solved, without training
@@ -56,19 +59,6 @@ class Costs(_Stored):
     parallel_runs: int = 1  # runs that shared the machine
 
 
-class Protocol(_Stored):
-    """Evaluation protocol of one run; see `evaluation.evaluate.EvaluationProtocol`."""
-
-    split: str
-    candidates: str
-    exclude_seen: bool
-    ties: str
-    k_core: int
-    tie_order: str
-    max_length: int | None
-    targets: int
-
-
 class Finished(_Stored):
     """One trained and measured model."""
 
@@ -78,7 +68,7 @@ class Finished(_Stored):
     test: Metrics
     test_exclude_seen: Metrics = {}  # empty: the protocol excludes seen items already
     fusion: FusionResult | None = None
-    protocol: Protocol | None
+    protocol: EvaluationProtocol | None
     parameters: int | None = None
     best_epoch: int | None = None
     epochs: int | None = None
@@ -186,22 +176,13 @@ class DataInfo(_Stored):
     notes: tuple[str, ...] = ()
 
 
-class BudgetInfo(_Stored):
-    """The budget of a section; see `recipes.Budget`."""
-
-    name: str
-    width: int
-    epochs: int
-    seeds: int
-
-
 class Section(_Stored):
     """One study on one data set."""
 
     study: str
     title: str  # data set, and protocol where it is not the default
     data: DataInfo
-    budget: BudgetInfo
+    budget: Budget
     commands: tuple[str, ...]  # make the section again, but for --out and --jobs
     general_settings: tuple[str, ...] = ()  # of --set, without those for a single model
     reduced: str | None = None  # why the metrics do not show what the paper's settings give
@@ -211,8 +192,8 @@ class Section(_Stored):
     @property
     def identity(self) -> tuple[object, ...]:
         """Sections with the same identity hold comparable rows and are merged."""
-        budget = self.budget.model_copy(update={"seeds": 0})
-        return (self.study, self.data.fingerprint, *budget.model_dump().values(), *sorted(self.general_settings))
+        budget = replace(self.budget, seeds=0)
+        return (self.study, self.data.fingerprint, budget, *sorted(self.general_settings))
 
     @property
     def finished(self) -> list[Finished]:
@@ -220,7 +201,7 @@ class Section(_Stored):
         return [run for row in self.rows for run in row.finished]
 
     @property
-    def protocol(self) -> Protocol | None:
+    def protocol(self) -> EvaluationProtocol | None:
         """Protocol of the first finished run."""
         return next((run.protocol for run in self.finished if run.protocol), None)
 
@@ -233,7 +214,7 @@ class Section(_Stored):
         """Merge a later section of the same identity: its rows replace the rows with the same label."""
         rows = {row.label: row for row in self.rows} | {row.label: row for row in later.rows}
         commands = later.commands if len(rows) == len(later.rows) else tuple(dict.fromkeys(self.commands + later.commands))
-        budget = later.budget.model_copy(update={"seeds": max(self.budget.seeds, later.budget.seeds)})
+        budget = replace(later.budget, seeds=max(self.budget.seeds, later.budget.seeds))
         return later.model_copy(update={"rows": tuple(rows.values()), "budget": budget, "commands": commands})
 
 

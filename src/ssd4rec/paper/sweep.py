@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,6 @@ from ssd4rec.paper.recipes import BUDGETS, Budget
 from ssd4rec.paper.report import write_report
 from ssd4rec.paper.results import (
     BASELINES,
-    BudgetInfo,
     DataInfo,
     Finished,
     Results,
@@ -60,35 +58,10 @@ from ssd4rec.paper.studies import (
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[int, int, str], None]  # (runs done, all runs, current activity)
-FAILURE, LOG = "failure.txt", "log.txt"
+FAILURE, LOG, ACTIVITY = "failure.txt", "log.txt", "activity.txt"
 REASON_LINES = 12
-POLL_SECONDS = 0.2  # a wait without a timeout does not react to Ctrl-C while polars is loaded
+POLL_SECONDS = 0.2
 NOT_PROTOCOL = ("data.user", "data.item", "data.time", "evaluation.token_budget")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep."""
-
-    title: str
-    source: str  # name or path of the data
-    section: Section
-    row: Row
-    run: Unfinished
-
-    def spec(self, cache: Path, jobs: int) -> worker.RunSpec:
-        """Return what the worker reads."""
-        return worker.RunSpec(
-            title=self.title,
-            key=self.run.key,
-            model=self.row.model,
-            source=self.source,
-            fingerprint=self.section.data.fingerprint,
-            cache=str(cache.resolve()),
-            seed=self.run.seed,
-            parallel_runs=jobs,
-            settings=self.row.settings_of(self.run.seed),
-        )
 
 
 @dataclass(frozen=True)
@@ -101,15 +74,21 @@ class Sweep:
     cache: Path  # of named data sets
 
     @cached_property
-    def jobs(self) -> dict[str, Job]:
+    def jobs(self) -> dict[str, worker.RunSpec]:
         """Each run once, by its key; studies share runs."""
-        jobs: dict[str, Job] = {}
-        for section in self.sections:
-            for row in section.rows:
-                for run in row.runs:
-                    title = f"{section.data.name}, {row.label}" + ("" if run.seed is None else f", seed {run.seed}")
-                    if isinstance(run, Unfinished):
-                        jobs.setdefault(run.key, Job(title, self.sources[section.data.fingerprint], section, row, run))
+        jobs: dict[str, worker.RunSpec] = {}
+        runs = [(section.data, row, run) for section in self.sections for row in section.rows for run in row.runs]
+        for data, row, run in runs:
+            jobs[run.key] = worker.RunSpec(
+                title=f"{data.name}, {row.label}" + ("" if run.seed is None else f", seed {run.seed}"),
+                key=run.key,
+                model=row.model,
+                source=self.sources[data.fingerprint],
+                fingerprint=data.fingerprint,
+                cache=str(self.cache.resolve()),
+                seed=run.seed,
+                settings=row.settings_of(run.seed),
+            )
         return jobs
 
     def folder(self, key: str) -> Path:
@@ -215,7 +194,7 @@ def _plan_section(
         study=study,
         title=" ".join([data.name, *map(escaped, protocol)]),
         data=data,
-        budget=BudgetInfo(**asdict(budget)),
+        budget=budget,
         commands=(escaped(shlex.join(["ssd4rec", "reproduce", study, data.name, *budget.options(), *options])),),
         general_settings=tuple(text for text in settings if Setting.parse(text).model is None),
         reduced=_why_reduced(data.known, budget, points),
@@ -265,7 +244,7 @@ def run_sweep(sweep: Sweep, watch: Watch = lambda *_: None, *, jobs: int = 1, th
 
     Args:
         sweep: From `plan_sweep`.
-        watch: Receives progress, also from other threads.
+        watch: Receives progress.
         jobs: Number of processes at once.
         threads: Of each process; None: its own choice.
 
@@ -300,7 +279,7 @@ class _Runner:
 
     def run(self, jobs: int, threads: int | None) -> Results:
         """Carry out all missing runs."""
-        missing = [job for key, job in self.sweep.jobs.items() if key not in self.finished]
+        missing = [spec for key, spec in self.sweep.jobs.items() if key not in self.finished]
         total = len(self.sweep.jobs)
         cached = total - len(missing)
         logger.info("%d runs, %d of them finished in %s, %d to do", total, cached, self.sweep.out, len(missing))
@@ -310,13 +289,14 @@ class _Runner:
         def tell(activity: str) -> None:
             self.watch(sum(key in self.finished for key in self.sweep.jobs), total, activity)
 
-        for done, job in enumerate(_run_processes(self.sweep, missing, jobs, threads, tell), start=1):
-            self._collect(job.run.key)
+        specs = [replace(spec, parallel_runs=jobs) for spec in missing]
+        for done, spec in enumerate(_run_processes(self.sweep, specs, threads, tell), start=1):
+            self._collect(spec.key)
             self._write()
             remaining = len(missing) - done
-            state = "done" if job.run.key in self.finished else f"FAILED, see {self.sweep.folder(job.run.key) / FAILURE}"
+            state = "done" if spec.key in self.finished else f"FAILED, see {self.sweep.folder(spec.key) / FAILURE}"
             minutes = f", about {(time.monotonic() - began) / done * remaining / 60:.0f} min" if remaining else ""
-            logger.info("%s: %s; %d left%s", job.title, state, remaining, minutes)
+            logger.info("%s: %s; %d left%s", spec.title, state, remaining, minutes)
         self.watch(total, total, "")
         return self.results
 
@@ -355,71 +335,70 @@ class _Runner:
 
 
 def _run_processes(
-    sweep: Sweep, jobs: Sequence[Job], parallel: int, threads: int | None, tell: Callable[[str], None]
-) -> Iterator[Job]:
-    """Run each job in a process of its own, `parallel` at once, and yield it when the process has ended.
+    sweep: Sweep, specs: Sequence[worker.RunSpec], threads: int | None, tell: Callable[[str], None]
+) -> Iterator[worker.RunSpec]:
+    """Run each spec in a process of its own, `parallel_runs` at once, and yield it when its process has ended.
 
-    Leaving early kills the processes. They also watch a pipe that only this process writes to, and end when it is closed,
-    however this process ends.
+    Leaving early kills the processes. Each also watches its standard input, which closes however this process ends.
     """
-    alive, keep_alive = os.pipe()
-    running: dict[str, subprocess.Popen[str]] = {}
-    pool = ThreadPoolExecutor(parallel)
-    pending: dict[Future[None], Job] = {}
+    waiting, running = list(specs), list[_Running]()
     try:
-        for job in jobs:
-            pending[pool.submit(_run_process, sweep, job, (alive, parallel, threads), running, tell)] = job
-        while pending:
-            for future in wait(pending, POLL_SECONDS, "FIRST_COMPLETED").done:
-                future.result()
-                yield pending.pop(future)
+        while waiting or running:
+            while waiting and len(running) < waiting[0].parallel_runs:
+                running.append(_Running(waiting.pop(0), sweep, threads))
+            time.sleep(POLL_SECONDS)
+            for each in list(running):
+                if each.ended():
+                    running.remove(each)
+                    yield each.spec
+                else:
+                    tell(f"{each.spec.title}: {each.activity()}")
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        os.close(keep_alive)
-        for key, process in list(running.items()):
-            del running[key]  # its thread then reports no failure
-            process.kill()
-        pool.shutdown()
-        os.close(alive)
+        for each in running:
+            each.kill()
 
 
-def _run_process(
-    sweep: Sweep,
-    job: Job,
-    how: tuple[int, int, int | None],
-    running: dict[str, subprocess.Popen[str]],
-    tell: Callable[[str], None],
-) -> None:
-    alive, parallel, threads = how
-    folder = sweep.folder(job.run.key)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (FAILURE, worker.RESULT):
-        (folder / name).unlink(missing_ok=True)
-    write_atomically(folder / worker.SPEC, json.dumps(asdict(job.spec(sweep.cache, parallel)), indent=1))
-    # -P: a module in the current folder must not replace one of Python
-    command = [sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(folder.resolve())]
-    limits = {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)} if threads else {}
-    start = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
-    with (
-        (folder / LOG).open("ab") as log,
-        subprocess.Popen(  # noqa: S603 - our own module
-            command,
-            stdin=alive,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, **limits},
-            process_group=0,  # Ctrl-C in a terminal reaches the sweep alone
-        ) as process,
-    ):
-        running[job.run.key] = process
-        for line in process.stdout or ():
-            tell(f"{job.title}: {line.strip()}")
-        code = process.wait()
-    output = (folder / LOG).read_bytes()[start:].decode(errors="replace").splitlines()
-    stopped = running.pop(job.run.key, None) is None or code == worker.PARENT_GONE
-    if not stopped and (code != 0 or not (folder / worker.RESULT).is_file()):
-        write_atomically(folder / FAILURE, "\n".join(_failure_reason(code, output)))
+class _Running:
+    """One run in a process of its own."""
+
+    def __init__(self, spec: worker.RunSpec, sweep: Sweep, threads: int | None) -> None:
+        self.spec, self._folder = spec, sweep.folder(spec.key)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name in (FAILURE, worker.RESULT):
+            (self._folder / name).unlink(missing_ok=True)
+        write_atomically(self._folder / worker.SPEC, json.dumps(asdict(spec), indent=1))
+        self._log_start = (self._folder / LOG).stat().st_size if (self._folder / LOG).exists() else 0
+        limits = {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)} if threads else {}
+        with (self._folder / LOG).open("ab") as log, (self._folder / ACTIVITY).open("wb") as activity:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                # -P: a module in the current folder must not replace one of Python
+                [sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(self._folder.resolve())],
+                stdin=subprocess.PIPE,
+                stdout=activity,
+                stderr=log,
+                env={**os.environ, **limits},
+                process_group=0,  # Ctrl-C in a terminal reaches the sweep alone
+            )
+
+    def activity(self) -> str:
+        """Return the last line that the process has printed."""
+        return next(reversed((self._folder / ACTIVITY).read_text(encoding="utf-8").splitlines()), "")
+
+    def ended(self) -> bool:
+        """Whether the process has ended; if it failed, the reason is in FAILURE then."""
+        code = self._process.poll()
+        if code is None:
+            return False
+        self._process.communicate()  # closes its standard input
+        if code != 0 or not (self._folder / worker.RESULT).is_file():
+            output = (self._folder / LOG).read_bytes()[self._log_start :].decode(errors="replace").splitlines()
+            write_atomically(self._folder / FAILURE, "\n".join(_failure_reason(code, output)))
+        return True
+
+    def kill(self) -> None:
+        """End the process; that is no failure."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def _failure_reason(code: int, output: Sequence[str]) -> list[str]:

@@ -6,13 +6,11 @@ A separate process makes the peak memory meaningful, and limits a crash to one r
 import json
 import logging
 import os
-import platform
-import resource
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +29,7 @@ from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.config import Baseline, Config
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
+from ssd4rec.data.out_of_core.memory import peak_bytes
 from ssd4rec.data.split import training_counts
 from ssd4rec.datasets.registry import is_known, open_known
 from ssd4rec.diagnostics import processor, resolve_device, versions
@@ -41,13 +40,12 @@ from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.evaluation.scoring import Ranker, Scorer
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
-from ssd4rec.paper.results import BASELINES, Costs, Finished, FusionResult, Protocol, Variant
+from ssd4rec.paper.results import BASELINES, Costs, Finished, FusionResult, Variant
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.loop import TrainingLoop
 from ssd4rec.training.progress import TrainingProgress
 
 SPEC, RESULT, RANKS = "run.json", "result.json", "ranks.npz"
-PARENT_GONE = 75  # exit code of a worker whose sweep has ended
 PADDED_POSITIONS = 65_536
 
 
@@ -62,8 +60,8 @@ class RunSpec:
     fingerprint: str
     cache: str  # folder of named data sets
     seed: int | None
-    parallel_runs: int
     settings: dict[str, Any]
+    parallel_runs: int = 1
 
 
 def open_interactions(source: str, config: Config, cache: Path) -> Interactions:
@@ -167,7 +165,7 @@ def _run_baseline(spec: RunSpec, measure: _Measurement) -> Finished:
         test=ranking.as_dict(),
         test_exclude_seen=measure.excluding_seen(model),
         fusion=fusion,
-        protocol=Protocol(**asdict(ranking.protocol)),
+        protocol=ranking.protocol,
         commit=commit,
     )
 
@@ -179,7 +177,9 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
     if artifact is None:
         commit = source_commit()  # before training: the files may change meanwhile
         began, used = time.monotonic(), time.process_time()
-        pipeline.train(data, config, folder / "model", resume="auto", callbacks=_callbacks())
+        pipeline.train(
+            data, config, folder / "model", resume="auto", callbacks=[_EpochLine(), TrainingProgress(Console(stderr=True))]
+        )
         share = (time.process_time() - used) / (time.monotonic() - began) / torch.get_num_threads()
         artifact = load_artifact(folder / "model", device=device)
     began = _now()
@@ -195,7 +195,7 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
         test=ranking.as_dict(),
         test_exclude_seen=measure.excluding_seen(artifact.model),
         fusion=measure.with_fusion(artifact.model, pipeline.count_sequential_rules(data)),
-        protocol=Protocol(**asdict(ranking.protocol)),
+        protocol=ranking.protocol,
         parameters=artifact.report["model"]["parameters"],
         best_epoch=training["best_epoch"],
         epochs=len(seconds),
@@ -272,16 +272,7 @@ def _now() -> float:
 
 def _peak_memory() -> dict[str, Any]:
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    return {"peak_memory": peak_resident(), "peak_gpu_memory": gpu}
-
-
-def peak_resident() -> int:
-    """Return the peak memory of this process in bytes."""
-    try:  # on Linux, getrusage starts with the memory of the parent process
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return {"peak_memory": peak_bytes(), "peak_gpu_memory": gpu}
 
 
 def _describe_cpu() -> str:
@@ -302,24 +293,19 @@ def source_commit() -> str | None:
         return None
 
 
-def _callbacks() -> list[Callback]:
-    return [_EpochLine(), TrainingProgress(Console(stderr=True))]
-
-
 class _EpochLine(Callback):
     """Print one line per epoch on standard output, for the progress bar of the sweep."""
 
     def on_epoch_start(self, loop: TrainingLoop) -> None:
         """Print the line."""
-        sys.stdout.write(f"epoch {loop.epoch + 1} of {loop.max_epochs}\n")
-        sys.stdout.flush()
+        print(f"epoch {loop.epoch + 1} of {loop.max_epochs}", flush=True)  # noqa: T201 - the sweep reads it
 
 
 def _exit_with_parent() -> None:
     # Standard input is a pipe that closes when the sweep ends, even by SIGKILL. os.read has no buffer, whose lock would keep
     # the interpreter from shutting down.
     os.read(sys.stdin.fileno(), 1)
-    os._exit(PARENT_GONE)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 import gc
 import logging
-import os
 import threading
 from collections.abc import Collection
 from concurrent.futures import Future
 
 import torch
 
+from ssd4rec.diagnostics import usable_threads
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
 from ssd4rec.service.experiments import Experiments
@@ -27,13 +27,6 @@ from ssd4rec.service.writer import Writer
 log = logging.getLogger(__name__)
 
 
-def _threads(workers: int) -> int:
-    """The share of a process of the cores that this service may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores, int(allowed) if allowed.isdecimal() else cores) // workers)
-
-
 class Service:
     """Everything that the routes use.
 
@@ -46,7 +39,7 @@ class Service:
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        torch.set_num_threads(settings.threads or _threads(settings.workers))
+        torch.set_num_threads(settings.threads or max(1, usable_threads() // settings.workers))
         self.settings = settings
         self.engine = open_engine(settings.store, settings.store_timeout_seconds)
         try:

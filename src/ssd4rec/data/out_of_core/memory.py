@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ssd4rec.errors import ConfigError
@@ -66,11 +67,14 @@ def check_address_limit() -> None:
 
 
 def peak_bytes() -> int | None:
-    """Return the largest resident memory that this process had, or None where the system does not tell."""
+    """Return the peak resident memory of this process in bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - not there on Windows
 
+    with suppress(OSError, IndexError, ValueError):  # on Linux, getrusage starts with the memory of the parent process
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
