@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssd4rec.errors import ProcessGroupError, first_line
-
-T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # a process that died is noticed at once; this is for one that hangs
 
@@ -126,15 +123,6 @@ class World:
             with _collective(self):
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
-
-    def from_first(self, value: T) -> T:
-        """Return the first process's value of a plain Python object."""
-        if self.size == 1:
-            return value
-        values = [value]
-        with _collective(self):
-            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
-        return values[0]
 
 
 def current_world() -> World:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd4rec.data.timestamps import Clock, UnreadableTimeError, exact_times, moment, show_moment
+from ssd4rec.data.timestamps import Clock, UnreadableTimeError, moment, read_times, show_moment
 from ssd4rec.errors import DataError
 
 
 def read(values, dtype=None):
-    times, clock = exact_times(pl.Series("time", values, dtype=dtype))
-    assert times.dtype == pl.Int64
-    return times.to_list(), clock
+    times = read_times(pl.Series("time", values, dtype=dtype))
+    assert times.ticks.dtype == pl.Int64
+    return times.ticks.to_list(), times.clock
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_far_moments_beside_nanoseconds_are_no_times(far):
 def test_date_time_columns_keep_their_unit(unit, ticks):
     """A frame's Datetime is an integer already."""
     column = pl.Series([datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)], dtype=pl.Datetime(unit, "UTC"))
-    assert exact_times(column)[0].to_list() == [86_400 * ticks]
-    assert exact_times(column)[1] == Clock("datetime", ticks)
+    times = read_times(column)
+    assert (times.ticks.to_list(), times.clock) == ([86_400 * ticks], Clock("datetime", ticks))
 
 
 def test_categories_and_decimals_are_read_as_text():

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from service_world import WALK as ITEMS
 from service_world import running, send, slow_gains, without_budget
 from ssd4rec.service import states
-from ssd4rec.service.live import GROUPS, live_metrics, popularity_groups, population_stability
+from ssd4rec.service.live import GROUPS, equal_share_groups, live_metrics, population_stability
 from ssd4rec.service.prequential import AT_ONCE, Budget
 from ssd4rec.service.served_model import ScoreJob, ServedModel
 from ssd4rec.serving.recommender import Recommender
@@ -144,9 +144,9 @@ def test_ties_count_against_the_item(recommender: Recommender) -> None:
     assert model.rank_targets([state], np.array([0])) == [None]
 
 
-def test_popularity_groups_share_the_interactions() -> None:
+def test_groups_of_equal_shares() -> None:
     counts = np.array([0, *(1000 // rank for rank in range(1, 500))])
-    groups, shares = popularity_groups(counts)
+    groups, shares = equal_share_groups(counts)
     assert sum(shares) == pytest.approx(1.0)
     assert max(shares) < 0.2
     assert (np.diff(groups[1:][np.argsort(-counts[1:], kind="stable")]) >= 0).all()

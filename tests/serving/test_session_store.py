@@ -21,7 +21,7 @@ def test_each_answer_is_that_of_the_whole_history(kept, variant):
             store.add(user, past[-1])
             assert_same(store.recommend(user, 5), model.recommend(past, 5))
     assert len(store) == 3
-    assert store.users_with_state == (("a", "b", "c")[3 - kept :] if variant == "top" else ())
+    assert tuple(store._sessions) == (("a", "b", "c")[3 - kept :] if variant == "top" else ())
     assert (store.state_bytes > 0) == (kept > 0 and variant == "top")
     assert all(store.history(user) == tuple(past) for user, past in so_far.items())
 
@@ -32,10 +32,10 @@ def test_only_long_histories_get_a_state_and_the_one_out_of_use_goes():
     for user in "abc":
         store.add(user, *HISTORY)
     store.add("d", 1, 2, 3)
-    assert store.users_with_state == ()
+    assert tuple(store._sessions) == ()
     for user in "abacd":
         store.recommend(user)
-    assert store.users_with_state == ("a", "c")
+    assert tuple(store._sessions) == ("a", "c")
     assert store.state_bytes == 2 * Session(recommender(), HISTORY).state_bytes
 
 
@@ -84,14 +84,14 @@ def test_a_saved_session_is_taken_over(tmp_path):
     store = SessionStore(model, min_state_length=4, max_states=1)
     store.add("a", 1, 2)
     store.put("a", Session.load(tmp_path / "a", model))
-    assert store.users_with_state == ("a",)
+    assert tuple(store._sessions) == ("a",)
     store.add("a", 4)
     assert_same(store.recommend("a", 5), model.recommend([*HISTORY, 4], 5))
     store.put("short", Session(model, [1, 2]))
-    assert store.users_with_state == ("a",)
+    assert tuple(store._sessions) == ("a",)
     assert store.history("short") == (1, 2)
     store.put("a", Session(model, [1, 2]))
-    assert store.users_with_state == ()
+    assert tuple(store._sessions) == ()
     assert store.history("a") == (1, 2)
 
 

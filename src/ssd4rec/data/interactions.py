@@ -29,9 +29,6 @@ from ssd4rec.errors import DataError
 __all__ = ["Columns", "Interactions", "ReadOptions", "ReadReport", "read_interactions", "read_titles"]
 
 
-COUNTING_NOTES = ("have a placeholder", "; the times were read as", "seems to be appended to itself")
-
-
 @dataclass(frozen=True)
 class ReadReport:
     """The columns, times and warnings of a table that was read."""
@@ -45,11 +42,6 @@ class ReadReport:
     notes: tuple[str, ...] = ()  # warnings: readings that the user should check
     span: tuple[str, str] | None = None  # first and last time, as a person reads them
     filters: tuple[str, ...] = ()  # conditions on rows, with their counts
-
-    @property
-    def steady_notes(self) -> tuple[str, ...]:
-        """The notes that do not depend on how many rows have a property: equal for a table and for well-places parts of it."""
-        return tuple(note for note in self.notes if not any(words in note for words in COUNTING_NOTES))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ReadReport":

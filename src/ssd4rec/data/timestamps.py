@@ -94,12 +94,6 @@ class MixedUnitsError(DataError):
         self.row = row
 
 
-def exact_times(column: pl.Series, time_format: str | None = None) -> tuple[pl.Series, Clock]:
-    """Return times as Int64, with order and ties kept exactly, and their clock; see `read_times`."""
-    times = read_times(column, time_format)
-    return times.ticks, times.clock
-
-
 def read_times(column: pl.Series, time_format: str | None = None) -> Times:
     """Read a column of times as integers that keep order and ties exactly.
 

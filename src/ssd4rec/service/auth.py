@@ -83,7 +83,7 @@ class KeyRing:
 
     def _without_token(self, request: Request) -> Caller:
         open_to_loopback = not self._require_key and not any(row.revoked is None for row in self._keys.values())
-        if open_to_loopback and _is_loopback(request):
+        if open_to_loopback and _is_local_program(request):
             return Caller("loopback", frozenset(SCOPES))
         raise _unauthorized("send a key as Authorization: Bearer KEY or X-API-Key: KEY; ssd4rec keys create makes one")
 
@@ -102,8 +102,8 @@ def _unauthorized(detail: str) -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _is_loopback(request: Request) -> bool:
-    """Whether a program of this machine asks, not a proxy for another one, nor a page of another site in a browser."""
+def _is_local_program(request: Request) -> bool:
+    """Whether a program on this machine sent the request: not a proxy for another machine, not a page of another site."""
     try:
         local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:

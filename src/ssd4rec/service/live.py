@@ -54,7 +54,7 @@ def gain(rank: int | None) -> tuple[float, float]:
     return 1.0, 1.0 / math.log2(rank + 1)
 
 
-def popularity_groups(training_counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[float]]:
+def equal_share_groups(training_counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[float]]:
     """Group items by their popularity in training, so that each group has about the same share of the interactions.
 
     Args:

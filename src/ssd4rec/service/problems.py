@@ -50,12 +50,12 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
             "type": f"urn:ssd4rec:problem:{self.code}",
             "title": _title(self.status),
             "status": self.status,
-            "detail": _printable(self.detail),
+            "detail": printable(self.detail),
             "code": self.code,
         }
         if self.errors:
             shown = self.errors[:MAX_ERRORS]
-            document["errors"] = [{name: _printable(text) for name, text in error.items()} for error in shown]
+            document["errors"] = [{name: printable(text) for name, text in error.items()} for error in shown]
         return document
 
     def response(self) -> Response:
@@ -71,9 +71,10 @@ def _title(status: int) -> str:
         return "Error"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Escape what is not valid UTF-8, and cut the text to `MAX_DETAIL` characters."""
     shown = text.encode("utf-8", "backslashreplace").decode()
-    return shown if len(shown) <= MAX_DETAIL else f"{shown[:MAX_DETAIL]}…"
+    return shown if len(shown) <= MAX_DETAIL else f"{shown[: MAX_DETAIL - 1]}…"
 
 
 def not_found(what: str, identifier: str) -> Problem:

@@ -17,7 +17,7 @@ from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.layers.step import Cache
 from ssd4rec.ops.segments import flat_score_index
-from ssd4rec.service.live import popularity_groups
+from ssd4rec.service.live import equal_share_groups
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, TopK, largest
 
@@ -89,8 +89,8 @@ class ServedModel:
 
     @cached_property
     def popularity(self) -> tuple[Indices, list[float]]:
-        """The popularity group of each item index, and the share of each group in training; see `popularity_groups`."""
-        return popularity_groups(self.recommender.artifact.training_counts)
+        """The popularity group of each item index, and the share of each group in training; see `equal_share_groups`."""
+        return equal_share_groups(self.recommender.artifact.training_counts)
 
     @cached_property
     def excluded(self) -> Mask | None:

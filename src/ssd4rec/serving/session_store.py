@@ -46,11 +46,6 @@ class SessionStore:
         return len(self._histories)
 
     @property
-    def users_with_state(self) -> tuple[Hashable, ...]:
-        """The users with a state, least recently used first."""
-        return tuple(self._sessions)
-
-    @property
     def state_bytes(self) -> int:
         """The size of all states in bytes, without ids and item indices."""
         return sum(session.state_bytes for session in self._sessions.values())

@@ -47,10 +47,6 @@ class Cursor:
     position: int = 0  # in the file: rows of Parquet, bytes of text (decompressed)
     row: int = 0  # rows of the file before this place
 
-    def next_file(self) -> "Cursor":
-        """Return the beginning of the next file."""
-        return Cursor(self.file + 1)
-
 
 @dataclass(frozen=True)
 class Chunk:
@@ -152,17 +148,13 @@ def _remote_files(url: str) -> list[InputFile]:
         listed = system.find(path, detail=True) if system.isdir(path) else {path: system.info(path)}
     except OSError as error:
         raise DataError(f"{url} cannot be read: {error}") from error
-    scheme = url.partition("://")[0]
+    root = f"{url.partition('://')[0]}://"
     folder = len(listed) > 1 or path not in listed
     return [
-        InputFile(f"{scheme}://{_bare(name, scheme)}", int(about["size"]), str(about.get("ETag") or about.get("mtime")))
+        InputFile(root + name.removeprefix(root), int(about["size"]), str(about.get("ETag") or about.get("mtime")))
         for name, about in sorted(listed.items())
         if not folder or _is_data(name.removeprefix(path))
     ]
-
-
-def _bare(name: str, scheme: str) -> str:
-    return name.removeprefix(f"{scheme}://")
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import MICROSECONDS, now
-from ssd4rec.service.problems import Problem
+from ssd4rec.service.problems import Problem, printable
 from ssd4rec.service.routes.common import ServiceDep, errors, json_response, wait
 from ssd4rec.service.schemas import Event, EventsIn, EventsOut, RejectedEvent
 from ssd4rec.service.store.append import NewEvent
@@ -59,7 +59,7 @@ def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[Rejecte
             place = ".".join(map(str, first["loc"]))
             text = str(first["msg"]).removeprefix("Value error, ")
             detail = f"{place}: {text}" if place else text
-            rejected.append(RejectedEvent(index=index, code="invalid_event", detail=_printable(detail)))
+            rejected.append(RejectedEvent(index=index, code="invalid_event", detail=printable(detail)))
             continue
         if event.timestamp is not None and event.timestamp > latest:
             detail = "timestamp: it is in the future; timestamps are seconds since 1970, check the unit and the clock"
@@ -81,7 +81,3 @@ def _new(event: Event) -> NewEvent:
         event.recommendation_id,
         properties,
     )
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()[:600]
