@@ -442,6 +442,11 @@ def test_rows_without_a_time_can_be_left_out(tmp_path):
     assert read_interactions(frame, Columns(), ReadOptions(where=condition)).table["time"].to_list() == expected
 
 
+def test_numbers_with_grouped_digits_are_not_times(tmp_path):
+    with pytest.raises(DataError, match=r"is '1,555,917,522'; .*; write the numbers without separators between the digits"):
+        read(tmp_path, 'user,item,time\nu1,i1,"1,555,917,522"\n')
+
+
 def test_advice_on_formats_works(tmp_path):
     """An unusual format is named; a JSON file has no separator; ids in the index of a frame."""
     text = 'user,item,time\na,1,"Sun, 31 Jan 2016 18:05:00 GMT"\n'

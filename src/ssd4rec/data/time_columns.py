@@ -1,5 +1,6 @@
 """The time of each row from one column, from a date and a time of day, or from year, month, day and so on."""
 
+import re
 from datetime import time
 
 import polars as pl
@@ -9,6 +10,7 @@ from ssd4rec.data.timestamps import FILE_ORDER, Clock, Times, UnreadableTimeErro
 from ssd4rec.errors import DataError
 
 CLOCK_TIME = r"^\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$"
+GROUPED_DIGITS = re.compile(r"\d{1,3}([,._' ]\d{3})+")  # 1,555,917,522
 LATEST = 2359  # HHMM
 
 
@@ -39,7 +41,12 @@ def times_of(table: Table, time_format: str | None) -> Times:
         is_missing = str(error.value).strip().lower() in {"none", "nan", ""}
         state = "is missing" if is_missing else f"is {str(error.value)[:200]!r}"
         condition = " AND ".join(f"{bare_name(names[role])} IS NOT NULL" for role in roles)
-        advice = f'leave such rows out with --where "{condition}"' if is_missing else "name another format with --time-format"
+        if is_missing:
+            advice = f'leave such rows out with --where "{condition}"'
+        elif GROUPED_DIGITS.fullmatch(str(error.value).strip()):
+            advice = "write the numbers without separators between the digits"
+        else:
+            advice = "name another format with --time-format"
         where = f"{table.source}: the time in {table.where(error.row)} (column {shown!r})"
         raise DataError(f"{where} {state}; expected {error.expected}; {advice}") from error
     except AmbiguousColumnsError:
