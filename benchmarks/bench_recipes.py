@@ -38,6 +38,7 @@ REGULARIZED = (
     "backbone.dropout=0.0",
     "backbone.input_fade=0.7",
     "backbone.input_skip=true",
+    "backbone.fade_skip_only=true",
     "backbone.input_dropout=0.5",
     "backbone.repeat_logits=recency",
 )
@@ -58,6 +59,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "regularized, input dropout 0.3": (*REGULARIZED, "backbone.input_dropout=0.3"),
     "regularized, no input dropout": (*REGULARIZED, "backbone.input_dropout=0.0"),
     "regularized, no fade": (*REGULARIZED, "backbone.input_fade=0.0"),
+    "regularized, the sum as input too": (*REGULARIZED, "backbone.fade_skip_only=false"),
     "regularized, no skip": (*REGULARIZED, "backbone.input_skip=false"),
     "regularized, no LayerNorm of the input": (*REGULARIZED, "backbone.norm_embedding=false"),
     "regularized, paper's norms": (*REGULARIZED, "backbone.norm_first=false"),
@@ -71,6 +73,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "backbone.dropout=0.0",
         "backbone.input_fade=0.7",
         "backbone.input_skip=true",
+        "backbone.fade_skip_only=true",
         "backbone.input_dropout=0.5",
         "backbone.repeat_logits=recency",
     ),

@@ -13,6 +13,7 @@ from ssd4rec.config import SSD4RecConfig
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.serving.recommender import Recommender
 
+FADING_SUM_AROUND = {"input_fade": 0.7, "input_skip": True, "fade_skip_only": True}
 VARIANTS = {
     "both directions": {},
     "mirrored back": {"mirror_back": True},
@@ -21,6 +22,8 @@ VARIANTS = {
     "no convolution": {"conv_width": 1},
     "normalized, no feed-forward": {"norm_embedding": True, "feed_forward": False},
     "norm first": {"norm_first": True},
+    "skip": {"input_skip": True},
+    "fading sum around": {"norm_first": True, **FADING_SUM_AROUND},
 }
 
 

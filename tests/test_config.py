@@ -548,6 +548,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "backbone.dropout=0.0",
         "backbone.input_fade=0.7",
         "backbone.input_skip=true",
+        "backbone.fade_skip_only=true",
         "backbone.input_dropout=0.5",
         "backbone.repeat_logits=recency",
         "training.token_budget=512",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from explained import VARIANTS, config_of, recommender, scores_and_ranks, with_fusion
+from explained import FADING_SUM_AROUND, VARIANTS, config_of, recommender, scores_and_ranks, with_fusion
 from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.config import BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
 
@@ -83,12 +83,17 @@ def test_effects_of_other_models(backbone):
         ({"repeat_logits": "recency"}, "one-pass"),
         ({"norm_first": True, "repeat_logits": "recency"}, "one-pass"),
         ({"input_fade": 0.7}, "re-reading"),
-        ({"input_skip": True}, "re-reading"),
+        ({"input_fade": 0.7, "input_skip": True}, "re-reading"),
+        ({"input_skip": True}, "one-pass"),
+        ({"norm_first": True, **FADING_SUM_AROUND, "repeat_logits": "recency"}, "one-pass"),
         ({"norm_first": True, "input_fade": 0.7, "repeat_logits": "bias"}, "re-reading"),
     ],
 )
 def test_effects_with_what_surrounds_the_network(settings, method, exclude_seen):
-    """Learned repeat logits change with every shortened history, and so does a fading sum."""
+    """Learned repeat logits change with every shortened history, and so does a fading sum.
+
+    One that the layer reads changes all of its later inputs.
+    """
     (explanation, *_) = assert_exact(recommender(**settings), HISTORY, list(range(12)), exclude_seen=exclude_seen)
     assert explanation.method == method
 

@@ -65,6 +65,8 @@ def test_single_precision():
 
 
 def test_models_that_one_pass_serves():
-    """One SSD layer."""
+    """One SSD layer that reads the item vectors themselves."""
     assert reads_in_one_pass(recommender().artifact.model)
     assert not reads_in_one_pass(recommender(layers=2).artifact.model)
+    assert not reads_in_one_pass(recommender(input_fade=0.7, input_skip=True).artifact.model)
+    assert reads_in_one_pass(recommender(input_fade=0.7, input_skip=True, fade_skip_only=True).artifact.model)

@@ -30,6 +30,7 @@ VARIANTS = {
     "without normed embedding": {"layers": 1, "norm_embedding": False, "feed_forward": False},
     "norm first": {"layers": 2, "norm_first": True},
     "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "input_skip": True, "repeat_logits": "recency"},
+    "fading sum around": {"layers": 1, "input_fade": 0.7, "input_skip": True, "fade_skip_only": True},
     "repeat bias": {"layers": 1, "repeat_logits": "bias"},
 }
 

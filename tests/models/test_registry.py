@@ -68,7 +68,13 @@ def test_the_command_line_trains_a_model_from_one_module_and_one_registry_line(t
     result = CliRunner().invoke(app, [*arguments, *(part for each in settings for part in ("--set", each))])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    shared = {"input_dropout": 0.0, "input_fade": 0.0, "input_skip": False, "repeat_logits": "none"}  # of every backbone
+    shared = {  # settings of every backbone
+        "input_dropout": 0.0,
+        "input_fade": 0.0,
+        "input_skip": False,
+        "fade_skip_only": False,
+        "repeat_logits": "none",
+    }
     assert report["model"]["backbone"] == {"name": "last-item", "width": 16, "dropout": 0.0, "hidden": 32, **shared}
     assert report["test"]["hr@10"] > 0.9
     assert type(load_artifact(tmp_path / "model").model.backbone) is LastItem

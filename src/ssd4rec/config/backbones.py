@@ -34,6 +34,8 @@ class BackboneSettings(Settings):
     """Initial decay of a fading sum of item vectors as input, learned in training; 0: off."""
     input_skip: bool = False
     """Add the normalized input of the network to its output: a direct path from the item vectors to the scores."""
+    fade_skip_only: bool = False
+    """Give the fading sum to `input_skip` only: the network itself reads the item vectors."""
     repeat_logits: Literal["none", "bias", "recency"] = "none"
     """Learned logits for items that the sequence already contains."""
 

@@ -232,6 +232,7 @@ READ_WITH = {  # settings that have an effect only with some values of another o
     "data.test_from": ("data.split", ("time",)),
     "backbone.backward_weight": ("backbone.bidirectional", ("top", "all")),
     "backbone.mirror_back": ("backbone.bidirectional", ("top", "all")),
+    "backbone.fade_skip_only": ("backbone.input_skip", (True,)),
     "training.prefixes_per_sequence": ("training.objective", ("per-prefix",)),
     "training.batch_size": ("training.objective", ("per-prefix",)),
     "training.negatives": ("training.softmax", ("sampled", "auto")),

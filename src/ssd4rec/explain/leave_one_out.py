@@ -18,8 +18,8 @@ TOKENS_AT_ONCE = 32768  # events of one packed batch when shortened sequences ar
 
 def reads_in_one_pass(model: NextItemModel) -> bool:
     """Whether `states_in_one_pass` applies: SSD4Rec or Mamba4Rec with one layer, which reads the item vectors themselves."""
-    has_paths = model.fading_sum is not None or model.input_skip is not None
-    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1 and not has_paths
+    reads_vectors = model.fading_sum is None or model.fade_skip_only
+    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1 and reads_vectors
 
 
 def states_by_rereading(model: NextItemModel, items: Items, positions: Positions) -> States:
@@ -53,10 +53,32 @@ def states_in_one_pass(model: NextItemModel, items: Items) -> States:
         [T + 1, D]: row j is the state of the sequence without event j; the last row is the state of the whole sequence.
     """
     backbone = cast("SSD4Rec", model.backbone)
-    embedded = model.table(items)
+    embedded = model.vectors_of(items)
     hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
     states: States = backbone.final_norm(layer_without_each(cast("BiSSDLayer", backbone.layers[0]), hidden))
-    return states
+    if model.input_skip is None:
+        return states
+    without = _rows(embedded[[-1, -2]], len(items) + 1, len(items) - 1)
+    if model.fading_sum is not None:
+        without = sums_without_each(model.fading_sum(embedded, torch.tensor([0, len(items)])), model.fading_sum.decay)
+    return states + model.input_skip(without)
+
+
+def sums_without_each(sums: Hidden, decay: Tensor) -> Hidden:
+    """Return the last fading sum of a sequence without each of its events.
+
+    Without event j, the events before it are one step closer to the end: f - decay^(T - 1 - j) (f_j - f_(j - 1)).
+
+    Args:
+        sums: [T, D] the fading sum after each event.
+        decay: [1].
+
+    Returns:
+        [T + 1, D]: row j is the sum without event j; the last row is the sum.
+    """
+    before = F.pad(sums[:-1], (0, 0, 1, 0))
+    ages = torch.arange(len(sums) - 1, -1, -1, device=sums.device)
+    return torch.cat([sums[-1] - decay ** ages[:, None] * (sums - before), sums[-1:]])
 
 
 def layer_without_each(layer: BiSSDLayer, hidden: Hidden) -> States:

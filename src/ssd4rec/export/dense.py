@@ -55,9 +55,10 @@ class ReadOutGraph(nn.Module):
         if self.max_length is not None:
             items = items[-self.max_length :]
         hidden = self.model.table(items)
-        if self.model.fading_sum is not None:
-            hidden = _fading_sum(hidden, self.model.fading_sum.decay)
-        last = hidden[-1:]
+        faded = hidden if self.model.fading_sum is None else _fading_sum(hidden, self.model.fading_sum.decay)
+        last = faded[-1:]
+        if not self.model.fade_skip_only:
+            hidden = faded
         if self.backbone.config.norm_embedding:
             hidden = self.backbone.norm(hidden)
         *below, top = cast("list[BiSSDLayer]", list(self.backbone.layers))

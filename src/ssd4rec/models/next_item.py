@@ -37,7 +37,8 @@ class NextItemModel(nn.Module):
         input_dropout: of the item vectors that the backbone reads; the vectors that score are never dropped out.
         input_fade: what the backbone reads is a fading sum of the item vectors, whose decay is learned from this value on; 0.0:
             the item vectors themselves.
-        input_skip: add LayerNorm of what the backbone reads at the last position to its output.
+        input_skip: add LayerNorm of the fading sum, or else of the item vector, at the last position to the backbone's output.
+        fade_skip_only: the backbone reads the item vectors themselves, and only `input_skip` has the fading sum.
         repeat_logits: logits of the items that a sequence already holds; None: nothing is added to their scores.
         features: a projection of item features that is added to the rows of the table; None: the rows are the item vectors.
     """
@@ -50,6 +51,7 @@ class NextItemModel(nn.Module):
         input_dropout: float = 0.0,
         input_fade: float = 0.0,
         input_skip: bool = False,
+        fade_skip_only: bool = False,
         repeat_logits: RepeatLogits | None = None,
         features: FeatureProjection | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class NextItemModel(nn.Module):
         self.input_dropout = Dropout(input_dropout)
         self.fading_sum = FadingSum(input_fade) if input_fade else None
         self.input_skip = nn.LayerNorm(self._encoder.width) if input_skip else None
+        self.fade_skip_only = fade_skip_only and input_skip and input_fade > 0
         self.repeat_logits = repeat_logits
         self.features = features
         self.table = nn.Embedding(catalog_size + 1, self._encoder.width)
@@ -102,19 +105,19 @@ class NextItemModel(nn.Module):
         return self._encode(items, cu_seqlens)
 
     def _encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
-        embedded = self.embed(items, cu_seqlens)
+        embedded, faded = self._inputs(items, cu_seqlens)
         states = self._encoder.encode(embedded, cu_seqlens)
-        return states if self.input_skip is None else self._skip(states, _last_of_each(embedded, cu_seqlens))
+        return states if self.input_skip is None else self._skip(states, _last_of_each(faded, cu_seqlens))
 
-    def _skip(self, states: Hidden, embedded: Hidden) -> Hidden:
-        """Add the normalized input of the backbone to its output, row by row."""
-        return states if self.input_skip is None else states + self.input_skip(embedded)
+    def _skip(self, states: Hidden, faded: Hidden) -> Hidden:
+        """Add the normalized fading sum, or item vector, to the output of the backbone, row by row."""
+        return states if self.input_skip is None else states + self.input_skip(faded)
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every prefix of packed sequences; row t is the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, cu_seqlens)
-        embedded = self.embed(items, cu_seqlens)
-        return self._skip(self._encoder.encode_prefixes(embedded, cu_seqlens), embedded)
+        embedded, faded = self._inputs(items, cu_seqlens)
+        return self._skip(self._encoder.encode_prefixes(embedded, cu_seqlens), faded)
 
     def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every position of packed sequences with masked items (item 0). [T] -> [T, D].
@@ -128,8 +131,8 @@ class NextItemModel(nn.Module):
             raise ConfigError(
                 f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
-        embedded = self.embed(items, cu_seqlens)
-        return self._skip(self.backbone.encode_positions(embedded, cu_seqlens), embedded)
+        embedded, faded = self._inputs(items, cu_seqlens)
+        return self._skip(self.backbone.encode_positions(embedded, cu_seqlens), faded)
 
     @property
     def supports_incremental(self) -> bool:
@@ -173,9 +176,9 @@ class NextItemModel(nn.Module):
             new, states = self._incremental.step(cache, embedded)
             return new, self._skip(states, embedded)
         first, *rest = cache
-        faded, embedded = self.fading_sum.step(FadingCache(*first), embedded)
-        new, states = self._incremental.step(rest, embedded)
-        return [faded, *new], self._skip(states, embedded)
+        sums, faded = self.fading_sum.step(FadingCache(*first), embedded)
+        new, states = self._incremental.step(rest, embedded if self.fade_skip_only else faded)
+        return [sums, *new], self._skip(states, faded)
 
     def prefill(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Process whole sequences at once; equal to calling `advance` for each interaction.
@@ -189,8 +192,8 @@ class NextItemModel(nn.Module):
             ShapeError: items and cu_seqlens do not match.
         """
         self._check(items, cu_seqlens)
-        embedded = self.embed(items, cu_seqlens)
-        last = _last_of_each(embedded, cu_seqlens)
+        embedded, faded = self._inputs(items, cu_seqlens)
+        last = _last_of_each(faded, cu_seqlens)
         cache, states = self._incremental.prefill(embedded, cu_seqlens)
         states = self._skip(states, last)
         return (cache if self.fading_sum is None else [FadingCache(last), *cache]), states
@@ -206,8 +209,15 @@ class NextItemModel(nn.Module):
 
     def embed(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Return what the backbone reads: item vectors, or their fading sum. [T] -> [T, D]."""
+        return self._inputs(items, cu_seqlens)[0]
+
+    def _inputs(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Hidden, Hidden]:
+        """Return what the backbone reads and what `input_skip` adds, each [T, D]."""
         embedded: Hidden = self.input_dropout(self.vectors_of(items))
-        return embedded if self.fading_sum is None else self.fading_sum(embedded, cu_seqlens)
+        if self.fading_sum is None:
+            return embedded, embedded
+        faded = self.fading_sum(embedded, cu_seqlens)
+        return (embedded if self.fade_skip_only else faded), faded
 
     def score(self, states: States, history: Packed | None = None) -> Scores:
         """Score all items; column j is item j + 1. [B, D] -> [B, V].
@@ -315,6 +325,7 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
         input_dropout=config.input_dropout,
         input_fade=config.input_fade,
         input_skip=config.input_skip,
+        fade_skip_only=config.fade_skip_only,
         repeat_logits=repeat_logits,
     )
 

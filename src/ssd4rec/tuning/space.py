@@ -27,6 +27,7 @@ DEFAULT_SPACE = (
     "backbone.input_dropout=0.0:0.6",
     "backbone.input_fade=0.0|0.7",
     "backbone.input_skip=true|false",
+    "backbone.fade_skip_only=true|false",
     "backbone.norm_first=true|false",
     "backbone.repeat_logits=none|bias|recency",
 )
