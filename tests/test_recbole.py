@@ -64,7 +64,7 @@ def test_the_authors_configuration_is_the_preset_of_that_data_set(tmp_path, name
     assert run.config == load_config(name, ["training.softmax=full"])  # the catalogs are small: "auto" is full too
     assert run.dataset == name
     guessed, note = notes(run)
-    assert guessed.startswith("names no model; taken as SSD4Rec")
+    assert guessed.startswith("names no model; read as SSD4Rec")
     assert f"{name} setting" in note
     assert "MAX_ITEM_LIST_LENGTH" in note
     assert "gpu_id" in note
@@ -114,8 +114,8 @@ def test_validation_is_after_every_epoch(tmp_path):
     run = read_recbole(written(tmp_path, f"model: SASRec\neval_step: 0\nstopping_step: 3\n{MONITORED_METRIC}"))
     assert run.config.training.patience == 4
     assert notes(run) == (
-        "validation is after every epoch here, and eval_step is 0; validation decides here when to stop and which epoch is kept: "
-        "metrics may differ",
+        "validation is after every epoch here, and eval_step is 0; it decides when to stop and which epoch is best, "
+        "so metrics may differ",
     )
     assert notes(read_recbole(written(tmp_path, f"model: SASRec\neval_step: 1\n{MONITORED_METRIC}"))) == ()
 
@@ -126,8 +126,8 @@ def test_recbole_keys_with_a_fixed_value_are_named(tmp_path):
         written(tmp_path, f"model: SASRec\ninner_size: 256\nhidden_act: ~\nattn_dropout_prob: 0.5\ngpu_id: 0\n{MONITORED_METRIC}")
     )
     assert notes(run) == (
-        "without a meaning here: gpu_id",
-        "fixed here, whatever the file says, so that metrics may differ: inner_size, attn_dropout_prob",
+        "ignored, no effect here: gpu_id",
+        "fixed here, so metrics may differ: inner_size, attn_dropout_prob",
     )
 
 
@@ -148,7 +148,7 @@ def test_each_model_has_its_own_key_for_the_mask(tmp_path, text, ratio, unread):
     """RecBole's SASRec masks nothing, whatever the file says; a key that another model would read is named."""
     run = read_recbole(written(tmp_path, f"{text}\n{MONITORED_METRIC}"))
     assert run.config.training.mask_ratio == ratio
-    assert list(notes(run)) == ([f"without a meaning here: {unread}"] if unread else [])
+    assert list(notes(run)) == ([f"ignored, no effect here: {unread}"] if unread else [])
 
 
 def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
@@ -159,7 +159,7 @@ def test_var_len_is_a_switch_of_ssd4rec(tmp_path):
         assert read_recbole(written(tmp_path, text)).config.data.max_length == length, value
     run = read_recbole(written(tmp_path, f"model: Mamba4Rec\nMAX_ITEM_LIST_LENGTH: 70\nvar_len: True\n{MONITORED_METRIC}"))
     assert run.config.data.max_length == 70
-    assert notes(run) == ("without a meaning here: var_len",)
+    assert notes(run) == ("ignored, no effect here: var_len",)
 
 
 MAMBA4RECS = "hidden_size: 64\nnum_layers: 1\ndropout_prob: 0.2\nd_state: 32\nd_conv: 4\nexpand: 2\nMAX_ITEM_LIST_LENGTH: 200"
@@ -170,17 +170,17 @@ def test_without_a_model_the_keys_say_which(tmp_path):
     run = read_recbole(written(tmp_path, MAMBA4RECS))
     assert run.config.backbone == Mamba4RecConfig(state_dim=32)
     assert run.config.training.mask_ratio == 0.0
-    assert notes(run)[0].startswith("names no model; taken as Mamba4Rec, for it has d_conv, d_state, expand; write `model:`")
+    assert notes(run)[0].startswith("names no model; read as Mamba4Rec, because it has d_conv, d_state, expand; add `model:`")
     run = read_recbole(written(tmp_path, f"{MAMBA4RECS}\nbeta: 0.2"))
     assert (run.config.backbone.name, run.config.backbone.backward_weight) == ("ssd4rec", 0.2)
-    assert notes(run)[0].startswith("names no model; taken as SSD4Rec, for it has beta")
+    assert notes(run)[0].startswith("names no model; read as SSD4Rec, because it has beta")
     assert not notes(read_recbole(written(tmp_path, f"model: Mamba4Rec\n{MAMBA4RECS}\n{MONITORED_METRIC}")))
 
 
 @pytest.mark.parametrize("text", ["hidden_size: 64\nnum_layers: 1", "n_layers: 2\nn_heads: 2", f"{MAMBA4RECS}\nn_heads: 2", ""])
 def test_an_unclear_model_must_be_named(tmp_path, text):
     """Keys that several models have, or those of a third, do not select one."""
-    with pytest.raises(ConfigError, match=r"names no model.*write `model:` with one of SSD4Rec, Mamba4Rec"):
+    with pytest.raises(ConfigError, match=r"names no model.*add `model:` with one of SSD4Rec, Mamba4Rec"):
         read_recbole(written(tmp_path, text))
 
 
@@ -297,7 +297,7 @@ def test_a_key_of_recboles_files_that_nothing_reads_is_named(tmp_path, key):
     """Whatever it says, but null; and it changes no setting."""
     value = "x" if SHIPPED[key] is None else SHIPPED[key]
     run = read_recbole(written(tmp_path, yaml.safe_dump({"model": "SASRec", "valid_metric": "NDCG@10", key: value})))
-    assert notes(run) == (f"without a meaning here: {key}",)
+    assert notes(run) == (f"ignored, no effect here: {key}",)
     assert run.config == read_recbole(written(tmp_path, "model: SASRec")).config
 
 
@@ -320,7 +320,7 @@ def test_tables_beside_the_interactions_are_named(tmp_path):
     """RecBole would also drop events of items that the .item file has not, and rank those that it has."""
     load = "load_col: {inter: [user_id, item_id, timestamp], item: [item_id, class]}"
     run = read_recbole(written(tmp_path, f"model: SASRec\n{load}\n{MONITORED_METRIC}"))
-    assert notes(run) == ("without a meaning here: load_col item (only the .inter is read)",)
+    assert notes(run) == ("ignored, no effect here: load_col item (only the .inter is read)",)
 
 
 def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
@@ -339,7 +339,7 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
         ("model: FPMC", "supported: SSD4Rec, Mamba4Rec"),
         ("eval_args: {split: {RS: [8, 1, 1]}}", "leave-last-out"),
         ("eval_args: {mode: uni100}", "whole catalog"),
-        ("eval_args: {order: TO, mode: full}", "without split, which RecBole takes as random"),
+        ("eval_args: {order: TO, mode: full}", "split is missing, for which RecBole's default is random"),
         ("user_inter_num_interval: '[5,inf)'", "one k-core"),
         ("user_inter_num_interval: '[5,9]'", "upper end"),
         ("train_neg_sample_args: {distribution: uniform}", "softmax over the catalog"),
@@ -352,7 +352,7 @@ def test_the_softmax_is_over_the_whole_catalogue_whatever_its_size(tmp_path):
     ],
 )
 def test_unsupported_settings_are_reported(tmp_path, text, message):
-    """An unknown key, and a value that would give other figures, is an error that says what is supported."""
+    """An unknown key, and a value that would give other metrics, is an error that says what is supported."""
     has_model = ":" not in text or "model" in text
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         read_recbole(written(tmp_path, text if has_model else f"model: SSD4Rec\n{text}"))
@@ -363,7 +363,7 @@ def test_recbole_keys_that_change_no_weight_are_notes(tmp_path):
     run = read_recbole(written(tmp_path, "model: SSD4Rec\nmetrics: [Hit, GAUC]\nvalid_metric: MRR@10\nseed: 1\nseed: 2"))
     assert run.config.training.seed == 2
     assert "GAUC" in notes(run)[0]
-    assert notes(run)[1] == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10"
+    assert notes(run)[1] == "the best epoch is chosen by NDCG@10, not by valid_metric = MRR@10"
     assert "seed" in notes(run)[2]
 
 
@@ -371,7 +371,7 @@ def test_recbole_keys_that_change_no_weight_are_notes(tmp_path):
 def test_the_default_valid_metric_of_recbole_is_named(tmp_path, left_out):
     """RecBole keeps the epoch that is best by MRR@10, ours that by NDCG@10."""
     (note,) = notes(read_recbole(written(tmp_path, f"model: SASRec\n{left_out}")))
-    assert note == "the epoch that is kept is the best by NDCG@10; valid_metric is MRR@10, RecBole's own where none is written"
+    assert note == "the best epoch is chosen by NDCG@10, not by valid_metric = MRR@10 (RecBole's default)"
 
 
 def test_train_finds_the_data_that_the_file_names(tmp_path):

@@ -290,9 +290,9 @@ def test_doctor_shows_versions_and_kernels():
         (["train", "FILE", "--user", "nobody"], "nobody"),
         (
             ["train", "ml-100k", "--user", "nobody"],
-            'data.user="nobody" is for files, but the form of the named data set ml-100k is known',
+            'data.user="nobody" is for files, but ml-100k is a named data set, whose format is known',
         ),
-        (["train", "ml-100k", "--set", "data.item = x"], "remove --item (or --set data.item), which is for files"),
+        (["train", "ml-100k", "--set", "data.item = x"], "remove --item (or --set data.item)"),
         (["train", "ml-100k", "--recbole", "YAML", "--item", "x"], "remove --item"),
         (["data", "describe", "ml-latest-small", "--time", "x"], "remove --time"),
         (["reproduce", "rho", "ml-100k", "ml-1m", "--set", "data.user=x"], "remove --user (or --set data.user)"),

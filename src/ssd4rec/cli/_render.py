@@ -20,18 +20,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-JOINERS = "\u200c\u200d"  # invisible characters that several scripts need
+JOINERS = "\u200c\u200d"  # zero-width characters that are part of the spelling in Persian and Indic scripts
 MAX_MESSAGE = 4000  # characters
 LIST_PROPERTIES = {"coverage": "{:.1%}", "popularity_lift": "{:+.0%}", "diversity": "{:.3f}", "novelty": "{:.1f} bits"}
 
 
 def printable(text: object, limit: int = MAX_MESSAGE) -> str:
     """Escape control and formatting characters, and shorten the text to `limit` characters."""
-    characters = str(text)
-    shortened = characters if len(characters) <= limit else f"{characters[: limit - 2]} …"
     return "".join(
         character if character in JOINERS or unicodedata.category(character) not in {"Cc", "Cf", "Cs"} else _escape(character)
-        for character in shortened
+        for character in shorten(str(text), limit)
     )
 
 
@@ -40,7 +38,7 @@ def _escape(character: str) -> str:
 
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
-    """Show what was read, dropped and kept; `data` is the part of a report with this name."""
+    """Show the interactions that were read, dropped and kept; `data` is the part "data" of a report."""
     from ssd4rec.data.summary import note_on_ties
 
     table = Table(title=f"Data: {printable(data['read']['source'])}")
@@ -71,7 +69,7 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def show_reading(console: Console, read: Mapping[str, Any], first_rows: Sequence[Mapping[str, Any]]) -> None:
-    """Show how a file was understood: its columns, the span of its times, its filters and its first rows."""
+    """Show how a file was read: its columns, the span of its times, its filters and its first rows."""
     columns = printable(", ".join(f"{role} = {name}" for role, name in read["columns"].items()))
     console.print(f"read: {read['rows']:,} interactions of {read['users']:,} users with {read['items']:,} items; {columns}")
     if read["span"]:
@@ -89,7 +87,7 @@ def show_reading(console: Console, read: Mapping[str, Any], first_rows: Sequence
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """Cut a value of the data for a table."""
+    """Cut text to `limit` characters, the last of them an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -141,7 +139,7 @@ def _show_protocol(console: Console, protocol: Mapping[str, Any]) -> None:
 
 
 def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any]) -> None:
-    """Show the properties of the recommended lists: of the model, the baselines and the most popular items."""
+    """Show the properties of the lists that the model, the baselines and popularity recommend."""
     model, *_ = names
     parts = {model: report, **report.get("baselines", {}), "popularity": report.get("popularity", {})}
     columns = {name: part["lists"] for name, part in parts.items() if "lists" in part}
@@ -170,7 +168,7 @@ def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any
 def show_recommendations(
     console: Console, rows: Sequence[Mapping[str, Any]], history: Sequence[str] = (), title: str = ""
 ) -> None:
-    """Show recommendations, next to the end of the history with its latest item last."""
+    """Show recommendations next to the last items of the history, the most recent one at the end."""
     table = Table(title=printable(title) or None)
     if history:
         table.add_column("history ends with")

@@ -71,13 +71,11 @@ def fetch_data(
     *,
     source: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="FILE", help="A file that you have, or another URL of it, instead of the publisher's download."
-        ),
+        typer.Option("--from", metavar="FILE", help="A local file, or another URL of it, instead of the publisher's download."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a named data set: download it from its publisher or take a file that you have, and check that it is the right one."""
+    """Fetch a named data set from its publisher or from a local file, and check that it is the right one."""
     from ssd4rec.datasets.fetch import fetch
     from ssd4rec.datasets.registry import find_known
 
@@ -95,7 +93,7 @@ def fetch_data(
     raw, kept = fetched.raw, fetched.kept
     out_console.print(
         f"{known.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "
-        f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as it should be; {fetched.titles:,} titles",
+        f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as published; {fetched.titles:,} titles",
         soft_wrap=True,
     )
     out_console.print(f"from {fetched.source}; checked: {fetched.checked}; in {fetched.folder}", soft_wrap=True)
@@ -114,7 +112,7 @@ def describe_data(
     reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
-    """Show how DATA is understood: columns, times, duplicates, what the filter drops and what a pass of training costs."""
+    """Show how DATA is read: columns, times, duplicates, dropped rows, and the cost of one pass of training."""
     from ssd4rec.config import load_config
     from ssd4rec.data.sequences import build_sequences
     from ssd4rec.data.split import make_split
@@ -158,7 +156,7 @@ def describe_data(
 
 
 def _show_costs(prepared: "Prepared", description: dict[str, Any], run_config: "Config", *, as_json: bool) -> None:
-    """Show the notes on the split, and what a pass of training costs."""
+    """Show the notes on the split, and the cost of one pass of training."""
     from ssd4rec import pipeline
 
     description["pass"] = pipeline.describe_pass(prepared, run_config)

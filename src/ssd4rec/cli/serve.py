@@ -29,7 +29,10 @@ def serve(
     workers: Annotated[int | None, typer.Option("--workers", help="Number of processes.")] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="A TOML file with settings of the service.")] = None,
 ) -> None:
-    """Serve a model: events in, recommendations out. Settings come from a file, SSD4REC_… variables and these options."""
+    """Serve a model over HTTP: it receives events and answers with recommendations.
+
+    Settings come from a TOML file, from environment variables that start with SSD4REC_, and from these options.
+    """
     require_serve()
     from ssd4rec.service.run import serve as run
     from ssd4rec.service.settings import load_settings
@@ -39,10 +42,10 @@ def serve(
 
 
 def require_serve() -> None:
-    """Say how the extra is installed.
+    """Check that the packages of the service are installed.
 
     Raises:
-        BackendError: it is not.
+        BackendError: one is missing; the message says how to install them.
     """
     try:
         import alembic

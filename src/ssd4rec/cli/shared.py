@@ -43,7 +43,7 @@ TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time
 TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file with item ids and titles.")]
 ItemsOption = Annotated[
     Path | None,
-    typer.Option("--items", help="A file with item ids and features: categories or vectors. Its other items can be recommended."),
+    typer.Option("--items", help="A file of item ids with categories or vectors; it may add items without interactions."),
 ]
 CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
 ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
@@ -55,14 +55,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON
 
 
 def prepare(data: str, config: "Config", titles: Path | None, base: "Catalog | None" = None) -> "Prepared":
-    """Read the input as sequences and a split, and show a summary."""
+    """Read the input as sequences and a split, and print a summary."""
     prepared = open_prepared(data, config, titles, base)
     _render.show_data(err_console, prepared.description)
     return prepared
 
 
 def add_features(prepared: "Prepared", items: Path, config: "Config") -> "Prepared":
-    """Add the features of a file of items to prepared data, and say what was read."""
+    """Add item features from a file to prepared data, and print a summary."""
     from ssd4rec import pipeline
 
     prepared = pipeline.add_features(prepared, items, config)
@@ -76,7 +76,7 @@ def open_prepared(data: str, config: "Config", titles: Path | None, base: "Catal
     """Read a file, a named data set or a folder of `data build` as sequences and a split; `base` as in `pipeline.prepare`."""
     if is_sequence_folder(Path(data)):
         if base is not None:
-            raise ConfigError(f"--from needs interactions, and {data} has sequences with item indices of its own; pass the files")
+            raise ConfigError(f"--from needs interactions, but {data} contains sequences with indices of its own; pass the files")
         from ssd4rec.data.interactions import read_titles
         from ssd4rec.pipeline import prepare_folder
 
@@ -111,7 +111,7 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
         return interactions, None
     try:
         item_titles = read_titles(titles_file)
-    except DataError as error:  # nobody asked for this file
+    except DataError as error:  # the user did not ask for this file
         say(f"warning: no titles: {error}")
         return interactions, None
     say(f"titles: {titles_file}")
@@ -119,10 +119,10 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
 
 
 def check_data_name(data: str) -> None:
-    """Check a word without a suffix that is not a file: it must be the name of a data set.
+    """Check that text without a file suffix is the path of a file or the name of a data set.
 
     Raises:
-        DataError: no data set has this name.
+        DataError: it is neither.
     """
     from ssd4rec.datasets.registry import KNOWN, is_known
 
@@ -152,7 +152,7 @@ def columns_as_settings(user: str | None, item: str | None, time: str | None) ->
 
 
 def check_columns(data: str, overrides: Sequence[str]) -> None:
-    """Reject reading options for a named data set, whose form is known; a TOML or RecBole file may have them.
+    """Reject reading options for a named data set, whose format is known; a TOML or RecBole file may contain them.
 
     Raises:
         ConfigError: an override is a reading option.
@@ -163,8 +163,8 @@ def check_columns(data: str, overrides: Sequence[str]) -> None:
         group, _, role = override.partition("=")[0].strip().partition(".")
         if group == "data" and role in READING:
             raise ConfigError(
-                f"{override} is for files, but the form of the named data set {data} is known; remove "
-                f"--{role.replace('_', '-')} (or --set data.{role}), which is for files"
+                f"{override} is for files, but {data} is a named data set, whose format is known; remove "
+                f"--{role.replace('_', '-')} (or --set data.{role})"
             )
 
 
@@ -182,7 +182,7 @@ def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints log messages as lines on standard error."""
+    """Print log messages as lines on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""

@@ -68,7 +68,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
-    """Search for the settings with the best validation NDCG@10 on DATA; they are written to OUT/best.toml."""
+    """Search for the settings with the best validation NDCG@10 on DATA, and write them to OUT/best.toml."""
     from ssd4rec.config import load_config
     from ssd4rec.tuning.space import make_space
 
@@ -88,7 +88,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
     say(f"searching {', '.join(str(dimension) for dimension in space)}")
     say("trials are compared on the validation set; the test set is not read")
-    how = f"{out}; run the same command again to continue"
+    saved_in = f"{out}; run the same command again to continue"
     try:
         report = tuning.search(
             prepared,
@@ -101,13 +101,13 @@ def tune(  # noqa: PLR0913 - each is an option of the command
             callbacks=[TrainingProgress(err_console)],
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the search is saved in {how}") from None
+        raise KeyboardInterrupt(f"the search is saved in {saved_in}") from None
     if report.stopped == "minutes":
-        say(f"time limit reached; the search is saved in {how}")
+        say(f"time limit reached; the search is saved in {saved_in}")
     if report.trials and all(trial.refused for trial in report.trials):
         say(
             f"all {len(report.trials)} trials failed, so no best settings exist ({report.trials[0].refused}); "
-            f"search other values in another --out"
+            f"search other values, with another --out"
         )
     trained = _train_best(prepared, report, out) if train else None
     _show(report, trained, _protocol(prepared), as_json=as_json)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ssd4rec.config.base import Objective, Settings
 
-MAX_WIDTH = 8192  # hidden sizes: a matrix of this width squared already takes 256 MiB
+MAX_WIDTH = 8192  # a square matrix of this width takes 256 MiB
 MAX_LAYERS = 64
 MAX_STATE = 4096
 MAX_WINDOW = 100_000  # events read at once: attention over more does not fit into memory
@@ -20,7 +20,7 @@ ALL_PREFIXES: tuple[Objective, ...] = ("all-positions", "per-prefix")
 class BackboneSettings(Settings):
     """Base class of the settings of every backbone."""
 
-    objectives: ClassVar[tuple[Objective, ...]] = ALL_PREFIXES  # that can train it; the first is the default
+    objectives: ClassVar[tuple[Objective, ...]] = ALL_PREFIXES  # the objectives that can train it, the default first
 
     name: str
     """Name of the model."""
@@ -37,10 +37,10 @@ class BackboneSettings(Settings):
     fade_skip_only: bool = False
     """Give the fading sum to `input_skip` only: the network itself reads the item vectors."""
     repeat_logits: Literal["none", "bias", "recency"] = "none"
-    """Learned logits for items that the sequence already contains."""
+    """Add learned logits to the scores of items that the sequence already contains."""
 
     def objection(self, objective: Objective) -> str | None:
-        """Return why an objective cannot train this backbone and what to do instead; None if it can."""
+        """Return an error message if an objective cannot train this backbone, else None."""
         if objective in self.objectives:
             return None
         ours = " or ".join(f'"{each}"' for each in self.objectives)
@@ -69,7 +69,7 @@ class Mamba2Sizes(BackboneSettings):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The settings that all backbones with Mamba-2 layers share, without the name."""
+        """The settings that all backbones with Mamba-2 layers share, except the name."""
         return {key: getattr(self, key) for key in Mamba2Sizes.model_fields if key != "name"}
 
     @property
@@ -93,7 +93,7 @@ class BiSSDSizes(Mamba2Sizes):
     norm_first: bool = False
     """LayerNorm and dropout on the branches instead of on the residual stream, as in the paper."""
     mirror_back: bool = False
-    """Reverse the output of the backward direction; the authors add it in reversed order (difference D1)."""
+    """Reverse the output of the backward direction before it is added; the authors do not (difference D1)."""
 
 
 class TransformerSizes(BackboneSettings):

@@ -47,7 +47,7 @@ class RecBoleRun:
     config: Config
     dataset: str | None  # its name
     file: Path | None  # where RecBole would read it
-    notes: tuple[str, ...]  # warnings: guesses, and settings that were not taken over
+    notes: tuple[str, ...]  # warnings: guesses, and keys that have no effect
 
 
 def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
@@ -94,16 +94,16 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
 
     notes = [guessed] if guessed else []
     if inert := [*_inert(settings, own, whole=whole), *stray]:
-        notes.append(f"without a meaning here: {', '.join(inert)}")
+        notes.append(f"ignored, no effect here: {', '.join(inert)}")
     if fixed := [key for key, value in settings.items() if key in FIXED and value is not None]:
-        notes.append(f"fixed here, whatever the file says, so that metrics may differ: {', '.join(fixed)}")
+        notes.append(f"fixed here, so metrics may differ: {', '.join(fixed)}")
     training["patience"], slower = _patience(settings, training["patience"])
     notes += slower
     notes += _other_metrics(settings, name)
     if (watched := str(_value(settings, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
-        whose = "" if settings.get("valid_metric") else ", RecBole's own where none is written"
-        notes.append(f"the epoch that is kept is the best by NDCG@10; valid_metric is {watched}{whose}")
-    notes += [f"written more than once, the last holds: {', '.join(repeated)}"] if repeated else []
+        whose = "" if settings.get("valid_metric") else " (RecBole's default)"
+        notes.append(f"the best epoch is chosen by NDCG@10, not by valid_metric = {watched}{whose}")
+    notes += [f"given more than once, the last value is used: {', '.join(repeated)}"] if repeated else []
     groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
     dataset = None if settings.get("dataset") is None else str(settings["dataset"])
     folder = Path(str(_value(settings, "data_path", "dataset")))
@@ -127,7 +127,7 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {values!r}; a RecBole configuration is a table of `key: value`")
+        raise ConfigError(f"{path} contains {values!r}; a RecBole configuration is a table of `key: value`")
     keys = [] if node is None else [key.value for key, _ in node.value]
     return values, sorted({str(key) for key in keys if keys.count(key) > 1})
 
@@ -147,8 +147,8 @@ def _which_model(settings: Mapping[str, Any], source: str) -> tuple[str, str | N
     for model, own in (("SSD4Rec", SSD4RECS), ("Mamba4Rec", MAMBAS)):
         if keys & own and not others:
             matching = ", ".join(sorted(keys & own))
-            return model, f"names no model; taken as {model}, for it has {matching}; write `model:` where it is another"
-    raise ConfigError(f"{source} names no model, and its keys do not say which; write `model:` with one of {', '.join(MODELS)}")
+            return model, f"names no model; read as {model}, because it has {matching}; add `model:` if it is another one"
+    raise ConfigError(f"{source} names no model, and its keys do not identify one; add `model:` with one of {', '.join(MODELS)}")
 
 
 def _check_known(settings: Mapping[str, Any], own: set[str], source: str) -> None:
@@ -185,16 +185,16 @@ def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[
     note = f"validation is after every epoch here, and eval_step is {step}"
     if isinstance(step, int) and step > 1:
         return step * patience, [f"{note}, so patience is {step * patience} epochs: metrics may differ"]
-    return patience, [f"{note}; validation decides here when to stop and which epoch is kept: metrics may differ"]
+    return patience, [f"{note}; it decides when to stop and which epoch is best, so metrics may differ"]
 
 
 def _other_metrics(settings: Mapping[str, Any], name: str) -> list[str]:
-    """Return notes on what RecBole does differently whatever the file says."""
+    """Return notes on differences from RecBole that no key can change."""
     notes = []
     if (places := settings.get("metric_decimal_place")) is not None:
         notes.append(
-            f"validation metrics are not rounded here, and the first of equal epochs is kept; RecBole compares them rounded to "
-            f"{places} decimals (metric_decimal_place) and keeps the last of equal epochs"
+            f"validation metrics are not rounded here, and the first of equal epochs wins; RecBole compares them rounded to "
+            f"{places} decimals (metric_decimal_place), and the last of equal epochs wins"
         )
     if name == "sasrec":
         notes.append(
@@ -274,7 +274,7 @@ def _check_evaluation(arguments: Any) -> None:
         if key not in EVALUATION or value not in accepted:
             raise ConfigError(f"eval_args: {key} {value!r} is not supported; {supported}")
     if left_out := [key for key in ("split", "order") if key not in arguments]:
-        raise ConfigError(f"eval_args: without {' and '.join(left_out)}, which RecBole takes as random; {supported}")
+        raise ConfigError(f"eval_args: {' and '.join(left_out)} is missing, for which RecBole's default is random; {supported}")
 
 
 def _check_columns(settings: Mapping[str, Any]) -> None:

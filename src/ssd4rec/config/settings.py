@@ -17,7 +17,7 @@ PairModel = Literal["sequential-rules", "sequential-ridge"]
 Baseline = Literal["sequential-rules", "sequential-ridge", "ease"]
 
 MAX_SEED = 2**32 - 1
-# Upper bounds catch typing errors before they become gigabytes or hours.
+# Upper bounds catch typing errors before they cost gigabytes or hours.
 MAX_EVENTS = 10_000_000  # of one sequence
 MAX_TOKENS = 100_000_000  # of one batch: 800 MB of item indices
 MAX_EPOCHS = 1_000_000
@@ -183,8 +183,8 @@ class FusionConfig(Settings):
             return value
         if value == "tuned":
             return value
-        what = "a weight, 0 or more" if about.field_name == "cooccurrence" else "a number that is added to scores"
-        raise ValueError(f'fusion.{about.field_name} is {what}, or "tuned" on the validation part; found {value!r}')
+        what = "a weight of 0 or more" if about.field_name == "cooccurrence" else "a number that is added to scores"
+        raise ValueError(f'fusion.{about.field_name} must be {what}, or "tuned" (on the validation set); found {value!r}')
 
 
 class FeaturesConfig(Settings):
@@ -195,15 +195,15 @@ class FeaturesConfig(Settings):
     columns: tuple[str, ...] = Field((), strict=False)
     """Names of the columns that are features; by default all but those of ids and titles."""
     vectors: tuple[str, ...] = Field((), strict=False)
-    """Names of the columns that hold numbers in a form that would be read as categories, such as integers, or text in a CSV."""
+    """Names of the columns to read as vectors of numbers where they would be read as categories: integers, or text in a CSV."""
     separator: str | None = Field(None, min_length=1)
     """Separator of several categories in one text, such as "|"."""
     min_items: int = Field(2, ge=1, le=MAX_CORE)
-    """Ignore categories of fewer items of the interactions."""
+    """Ignore categories that fewer items of the interactions have."""
     new_items: bool = True
     """Add the items that have features but no interactions to the catalog, so that they can be recommended."""
     id_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of items, drawn in each step, whose vector in training is made of features alone, as that of a new item."""
+    """Share of items, drawn in each step, that are trained with their features alone, as new items are served."""
 
 
 class EvaluationConfig(Settings):
@@ -227,7 +227,7 @@ class EvaluationConfig(Settings):
         return self
 
 
-READ_WITH = {  # settings that have an effect only with some values of another one
+READ_WITH = {  # setting: the other setting, and the values of it with which the first has an effect
     "data.validation_from": ("data.split", ("time",)),
     "data.test_from": ("data.split", ("time",)),
     "backbone.backward_weight": ("backbone.bidirectional", ("top", "all")),

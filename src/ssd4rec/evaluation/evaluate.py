@@ -13,7 +13,7 @@ from ssd4rec.distributed import World
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.concentration import popularity_thirds
 from ssd4rec.evaluation.lists import LIST_LENGTH, ListProperties, measure_lists
-from ssd4rec.evaluation.metrics import Ranks, hit_rate, mean_with_interval, mrr, ndcg, ndcg_gains
+from ssd4rec.evaluation.metrics import METRICS, Ranks, hit_rate, mean_with_interval, mrr, ndcg, ndcg_gains
 from ssd4rec.evaluation.ranks import TopLists, rank_examples
 from ssd4rec.evaluation.scoring import Ranker, Scorer, catalog_size_of
 from ssd4rec.fusion import ScoreFusion
@@ -79,13 +79,8 @@ class Ranking:
         return {cutoff: mrr(self.ranks, cutoff) for cutoff in self.cutoffs}
 
     def as_dict(self) -> dict[str, float]:
-        """Return {"hr@10": …, "ndcg@10": …, "mrr@10": …, "hr@20": …}."""
-        metrics = {}
-        for cutoff in self.cutoffs:
-            metrics[f"hr@{cutoff}"] = hit_rate(self.ranks, cutoff)
-            metrics[f"ndcg@{cutoff}"] = ndcg(self.ranks, cutoff)
-            metrics[f"mrr@{cutoff}"] = mrr(self.ranks, cutoff)
-        return metrics
+        """Return all metrics at all cutoffs: {"hr@10": …, "ndcg@10": …, "mrr@10": …, "hr@20": …}."""
+        return {f"{name}@{cutoff}": metric(self.ranks, cutoff) for cutoff in self.cutoffs for name, metric in METRICS.items()}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return 95 % intervals of HR and NDCG at each cutoff over the targets, by the normal approximation."""

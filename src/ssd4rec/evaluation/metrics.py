@@ -4,6 +4,7 @@ With one relevant item the ideal ordering puts it first, so that the ideal DCG i
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,10 @@ def mrr(ranks: Ranks, cutoff: int) -> float:
     Source: Voorhees 1999, "The TREC-8 question answering track report".
     """
     return _mean(np.where(ranks <= cutoff, 1.0 / ranks, 0.0))
+
+
+# Every metric of a report, by its name there; a metric added here is reported at every cutoff.
+METRICS: Mapping[str, Callable[[Ranks, int], float]] = {"hr": hit_rate, "ndcg": ndcg, "mrr": mrr}
 
 
 def _mean(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> float:

@@ -34,12 +34,12 @@ class NextItemModel(nn.Module):
     Args:
         backbone: the sequence encoder, an `nn.Module` with the methods of `Backbone`.
         catalog_size: V.
-        input_dropout: of the item vectors that the backbone reads; the vectors that score are never dropped out.
-        input_fade: what the backbone reads is a fading sum of the item vectors, whose decay is learned from this value on; 0.0:
-            the item vectors themselves.
+        input_dropout: dropout on the item vectors that the backbone reads, not on those that score items.
+        input_fade: initial decay, learned in training, of a fading sum of the item vectors that the backbone reads; 0.0: it
+            reads the item vectors themselves.
         input_skip: add LayerNorm of the fading sum, or else of the item vector, at the last position to the backbone's output.
-        fade_skip_only: the backbone reads the item vectors themselves, and only `input_skip` has the fading sum.
-        repeat_logits: logits of the items that a sequence already holds; None: nothing is added to their scores.
+        fade_skip_only: the backbone reads the item vectors themselves, and only `input_skip` uses the fading sum.
+        repeat_logits: logits that are added to the scores of items that the sequence already contains; None: none.
         features: a projection of item features that is added to the rows of the table; None: the rows are the item vectors.
     """
 
@@ -208,11 +208,11 @@ class NextItemModel(nn.Module):
         return self.backbone
 
     def embed(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
-        """Return what the backbone reads: item vectors, or their fading sum. [T] -> [T, D]."""
+        """Return the input of the backbone: item vectors, or their fading sum. [T] -> [T, D]."""
         return self._inputs(items, cu_seqlens)[0]
 
     def _inputs(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Hidden, Hidden]:
-        """Return what the backbone reads and what `input_skip` adds, each [T, D]."""
+        """Return the input of the backbone, and the rows that `input_skip` adds to its output, each [T, D]."""
         embedded: Hidden = self.input_dropout(self.vectors_of(items))
         if self.fading_sum is None:
             return embedded, embedded
@@ -234,7 +234,7 @@ class NextItemModel(nn.Module):
             return scores
         if history is None:
             raise ShapeError(
-                "a model with repeat logits scores states together with their histories; give history=(items, cu_seqlens)"
+                "a model with repeat logits needs the histories of the states, found None; pass history=(items, cu_seqlens)"
             )
         added = self.repeat_logits.added(states, sequence_items(*history))
         added.add_to(scores, slice(0, len(scores)))
@@ -268,7 +268,7 @@ class NextItemModel(nn.Module):
         if self.repeat_logits is None:
             return None
         if prefixes is None:
-            raise ShapeError("a model with repeat logits needs the prefixes that its states represent, found None")
+            raise ShapeError("a model with repeat logits needs the prefixes of the states, found None; pass prefixes=…")
         return self.repeat_logits.added(states, prefixes)
 
     def _cross_entropy(
@@ -301,7 +301,7 @@ def make_model(config: Config, catalog_size: int, features: FeatureRows | None =
     Args:
         config: all settings.
         catalog_size: V.
-        features: of the V items, and perhaps of new items behind them; None: there are none.
+        features: of the V items and of new items after them, if any; None: no features.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
@@ -315,7 +315,7 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
     """Return a model with initial weights from torch's generator.
 
     Args:
-        config: settings of the backbone, and of what surrounds it.
+        config: settings of the backbone and of the layers around it.
         catalog_size: V.
     """
     repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(config.width, config.repeat_logits)

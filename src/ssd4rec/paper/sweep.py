@@ -396,7 +396,7 @@ class _Running:
         return True
 
     def kill(self) -> None:
-        """End the process; that is no failure."""
+        """End the process, without a reason in FAILURE."""
         self._process.kill()
         self._process.communicate()
 

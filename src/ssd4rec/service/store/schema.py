@@ -1,4 +1,4 @@
-"""Schema versions: create the tables, bring an older store up to date, refuse a newer one."""
+"""Schema versions: create the tables, upgrade an older store, refuse a newer one."""
 
 import logging
 from pathlib import Path
@@ -12,28 +12,31 @@ from sqlalchemy import Connection, Engine, inspect, text
 from ssd4rec.service.store.connect import StoreError, translated, writing
 from ssd4rec.service.store.tables import metadata
 
-_LOCK = 7_304_195  # any number: two servers that start together migrate one after the other
-_HISTORY = "alembic_version"
+_LOCK = 7_304_195  # any number, but the same in every process: servers that start together migrate one after the other
 
 
 def schema_version(engine: Engine) -> str | None:
-    """Return the version of the schema that a store has; None for an empty database."""
+    """Return the schema version of a store; None for an empty database.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
     with translated(engine), engine.connect() as connection:
         return _version(connection)
 
 
 def newest_version() -> str:
-    """Return the version of the schema that this program writes."""
+    """Return the schema version that this program reads and writes."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None  # noqa: S101 - there is a first migration
     return head
 
 
 def migrate(engine: Engine) -> None:
-    """Create the tables of a new store, or bring an older one to the newest schema, in one transaction.
+    """Create the tables of a new store, or upgrade an older one to the newest schema, in one transaction.
 
     Raises:
-        StoreError: the store is of a newer version, is something else's database, or cannot be written.
+        StoreError: the store has a newer schema, is the database of another program, or cannot be written.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with writing(engine) as connection:
@@ -49,16 +52,16 @@ def migrate(engine: Engine) -> None:
 
 
 def check_schema(engine: Engine) -> None:
-    """Refuse a store of another schema version.
+    """Check that a store has the schema version of this program.
 
     Raises:
-        StoreError: it is empty, older or newer.
+        StoreError: the store is empty, or has an older or newer schema.
     """
     current, newest = schema_version(engine), newest_version()
     if current != newest:
         raise StoreError(
             "store_schema",
-            f"the store has schema {current or 'none'}, this ssd4rec reads {newest}; ssd4rec serve updates an older one",
+            f"the store has schema {current or 'none'}, expected {newest}; `ssd4rec serve` upgrades an older store",
         )
 
 
@@ -71,14 +74,14 @@ def _check_known(connection: Connection, current: str | None) -> None:
     if current is not None and current not in revisions:
         raise StoreError(
             "store_schema",
-            f"the store has schema {current}, which this ssd4rec does not know (newest: {newest_version()}); "
-            f"it was written by a newer version: update ssd4rec, or name another store",
+            f"the store has schema {current}, which this version of ssd4rec does not know (its newest is {newest_version()}); "
+            f"a newer version wrote it: update ssd4rec, or choose another store",
         )
-    strange = set(inspect(connection).get_table_names()) & set(metadata.tables)
-    if current is None and strange:
+    foreign = set(inspect(connection).get_table_names()) & set(metadata.tables)
+    if current is None and foreign:
         raise StoreError(
             "store_schema",
-            f"the database has tables named {', '.join(sorted(strange))} that ssd4rec did not create; name another database",
+            f"the database has tables named {', '.join(sorted(foreign))} that ssd4rec did not create; choose another database",
         )
 
 
