@@ -76,7 +76,7 @@ def test_the_guide_to_a_new_model_runs(tmp_path, monkeypatch):
     """Its network learns the next item of the cycle, and each state is that of its prefix; the settings that it names exist."""
     monkeypatch.chdir(tmp_path)
     worlds.frame(worlds.cycle()).write_csv("plays.csv")
-    (block,) = re.findall(r"```python\n(.*?)```", CHANGES, flags=re.DOTALL)
+    _, block = re.findall(r"```python\n(.*?)```", CHANGES, flags=re.DOTALL)
     names = {}
     exec(block, names)  # noqa: S102 - the guide's own lines
     assert names["ranking"].ndcg[10] > 0.9
@@ -87,6 +87,25 @@ def test_the_guide_to_a_new_model_runs(tmp_path, monkeypatch):
     all_settings = {f"{group}.{key}" for group, values in load_config("quick") for key in type(values).model_fields}
     assert keys - all_settings == set()
     assert len(keys) > 12
+
+
+def test_the_guide_to_change_the_loss_runs():
+    """Scores 0, 1 and 3 of items 1 to 3: the target 2 is 3 - 1 + 1 short of its margin, the target 3 is beyond it."""
+    block, _ = re.findall(r"```python\n(.*?)```", CHANGES, flags=re.DOTALL)
+    names = {}
+    exec(block, names)  # noqa: S102 - the guide's own lines
+    encoder = torch.nn.Module()
+    encoder.width = 1
+    model = names["HingeModel"](encoder, 3)
+    model.table.weight.data = torch.tensor([[9.0], [0.0], [1.0], [3.0]])
+    assert model.loss(torch.ones(2, 1), torch.tensor([2, 3])).item() == (3.0 + 0.0) / 2
+
+
+def test_every_path_of_the_guides_to_the_code_exists():
+    for text in (CHANGES, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        paths = re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text)
+        assert len(paths) > 10
+        assert [path for path in paths if not any((root / path).exists() for root in (ROOT, ROOT / "src" / "ssd4rec"))] == []
 
 
 def test_a_model_saved_without_metrics_can_be_evaluated(tmp_path, monkeypatch):

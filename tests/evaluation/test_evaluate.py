@@ -221,3 +221,11 @@ def test_cutoffs_are_ranks(world, cutoffs):
     """None at all, or a rank of 0, is an error."""
     with pytest.raises(ConfigError, match="cutoffs are ranks, 1 or more"):
         evaluate(Popularity(counts_of(world)), world.histories, world.split.test, cutoffs=cutoffs)
+
+
+def test_a_metric_of_the_table_is_reported_at_every_cutoff(world, monkeypatch):
+    monkeypatch.setattr("ssd4rec.evaluation.evaluate.METRICS", {"worst": lambda ranks, k: float(max(ranks) + k)})
+    ranking = evaluate(Popularity(counts_of(world)), world.histories, world.split.test, cutoffs=(1, 5))
+    worst = float(max(ranking.ranks))
+    assert ranking.as_dict() == {"worst@1": worst + 1, "worst@5": worst + 5}
+    assert ranking.report()["test"] == ranking.as_dict()

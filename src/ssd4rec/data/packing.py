@@ -1,9 +1,9 @@
-"""Examples laid end to end in one row: no truncation, and no padding beyond the few places that keep shapes constant.
+"""Packed batches: sequences of different lengths end to end in one tensor, without truncation and almost without padding.
 
-To evaluate, examples keep their order and nothing lies between them (`pack`). To learn, they are placed as layers read fastest
-(`plan_batches`): the scan works on chunks of Q positions, and an example of at most Q positions never lies across two of them.
-What stays free is padding: histories of item 0 that ask for nothing. They are 1 to 4 % of the places and change no
-other history.
+For evaluation, sequences keep their order and nothing is between them (`pack`). For training, they are arranged for speed
+(`plan_batches`): layers work on chunks of Q positions, and a sequence of at most Q positions never crosses from one chunk to the
+next. The positions that remain free, 1 to 4 % of them, are filled with sequences of item 0 without targets, which keep
+the shapes constant and do not affect other sequences.
 """
 
 import heapq
@@ -21,41 +21,41 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.ops.segments import CHUNK, to_device
 
-BINS = 8  # long examples are laid end to end until they take this part of a batch
+BINS = 8  # long examples are joined end to end until together they take 1 / BINS of a batch
 
 
 class PackedBatch(NamedTuple):
-    """Sequences end to end.
+    """Sequences end to end, and the target of each position.
 
-    Two histories, 5 7 2 followed by 9 and 1 followed by 4, each with its last target only:
+    Two sequences, 5 7 2 with the target 9 and 1 with the target 4:
 
     items [5, 7, 2, 1]    cu_seqlens [0, 3, 4]    targets [0, 0, 9, 4]
     """
 
     items: Items  # [T]
-    cu_seqlens: CuSeqlens  # [B + 1], on the CPU wherever the rest is
+    cu_seqlens: CuSeqlens  # [B + 1]; stays on the CPU
     targets: Targets  # [T]: the item that follows position t, 0 where there is no target
 
     @property
     def last_targets(self) -> Targets:
-        """[B] the target at the last position of each history."""
+        """The target at the last position of each sequence, [B]."""
         return self.targets[to_device(self.cu_seqlens[1:] - 1, self.targets.device)]
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """The same batch on a device, but for its cu_seqlens; a GPU fetches it while the CPU goes on."""
+        """Return the batch with items and targets on a device; the copy to a GPU is asynchronous."""
         return self._replace(items=to_device(self.items, device), targets=to_device(self.targets, device))
 
 
 class BatchPlan(NamedTuple):
-    """A batch before it is laid out: which examples, and where."""
+    """The examples of a batch, and their positions in it."""
 
-    rows: IntArray  # [B] in the order in which they lie
-    start: IntArray  # [B] the position of each example's first event
-    size: int  # T: positions of the batch; what no example takes is filled
+    rows: IntArray  # [B] indices of the examples, in their order in the batch
+    start: IntArray  # [B] position of the first event of each example
+    size: int  # T: positions of the batch; those of no example are filled with item 0
 
 
 def pack(histories: Sequences, examples: Examples, token_budget: int) -> Iterator[PackedBatch]:
-    """Lay examples end to end, in their order, in batches of at most `token_budget` positions.
+    """Pack examples in their order into batches of at most `token_budget` positions.
 
     Args:
         histories: the sequences.
@@ -89,7 +89,7 @@ def _pack_rows(histories: Sequences, examples: Examples, rows: IntArray) -> Pack
 
 
 def consecutive(lengths: IntArray, token_budget: int) -> list[IntArray]:
-    """Cut a list of examples into runs of at most `token_budget` positions; a longer example is alone."""
+    """Cut a list of examples into ranges of at most `token_budget` positions; a longer example is a range of its own."""
     edges, used = [0], 0
     for row, length in enumerate(lengths.tolist()):
         if used and used + length > token_budget:
@@ -103,21 +103,21 @@ def consecutive(lengths: IntArray, token_budget: int) -> list[IntArray]:
 def plan_batches(
     lengths: IntArray, token_budget: int, rng: np.random.Generator, *, batch_size: int | None = None, chunk: int = CHUNK
 ) -> list[BatchPlan]:
-    """Decide which examples share a batch, and where each lies.
+    """Decide which examples share a batch, and at which position each starts.
 
-    Short examples share chunks, each put where it leaves the least room; what has come together is spread over the batches so
-    that these are equally full. With `batch_size` the batches are random draws of so many examples.
+    Short examples share chunks by best fit: each goes into the chunk that it fills best. The chunks are then distributed over
+    the batches so that these are equally full. With `batch_size`, each batch is a random sample of that many examples.
 
     Args:
-        lengths: [rows] positions that each example takes.
-        token_budget: positions a batch; a longer example is a batch of its own.
-        rng: shuffles the examples, and the batches.
-        batch_size: examples a batch.
-        chunk: Q; no example of at most Q positions lies across two chunks.
+        lengths: [examples] number of positions of each.
+        token_budget: positions per batch; a longer example is a batch of its own.
+        rng: shuffles the examples and the batches.
+        batch_size: examples per batch; None: as many as `token_budget` allows.
+        chunk: Q; no example of at most Q positions crosses from one chunk to the next.
 
     Returns:
-        Batches that together hold every row once. All are of one size (whole chunks within the budget) but for those of one
-        longer example, and those made with `batch_size`.
+        Batches that together contain every example once. They have the same size, a multiple of Q within the budget, except
+        for batches of one longer example and batches made with `batch_size`.
     """
     if not len(lengths):
         return []
@@ -139,42 +139,43 @@ def _place(lengths: IntArray, rows: IntArray, token_budget: int, unit: int, rng:
     """Put examples into bins of whole chunks, and the bins into batches."""
     is_long = lengths[rows] > unit
     long, short = rows[is_long], rows[~is_long]
-    # Some long examples, end to end, begin a shelf and leave room in the last of its chunks; short ones share what is left.
-    group, ahead = _next_fit(lengths[long], token_budget, enough=token_budget // BINS)
-    total = np.bincount(group, weights=lengths[long]).astype(np.int64)
-    tail = np.where(total > token_budget, unit, (total - 1) % unit + 1)
-    groups = len(total)
-    shelf, before = best_fit(np.concatenate([tail, lengths[short]]), unit, opening=groups)
-    chunks = np.ones(shelf.max() + 1, dtype=np.int64)
-    chunks[:groups] = -(-total // unit)
+    # A bin is a run of long examples, or one chunk of short ones; short examples also fill the last chunk of a run.
+    run, offset_in_run = _next_fit(lengths[long], token_budget, enough=token_budget // BINS)
+    run_length = np.bincount(run, weights=lengths[long]).astype(np.int64)
+    in_last_chunk = np.where(run_length > token_budget, unit, (run_length - 1) % unit + 1)
+    runs = len(run_length)
+    fitted, taken = best_fit(np.concatenate([in_last_chunk, lengths[short]]), unit, opening=runs)
+    chunks = np.ones(fitted.max() + 1, dtype=np.int64)  # of each bin
+    chunks[:runs] = -(-run_length // unit)
     rows = np.concatenate([long, short])
-    shelf_of = np.concatenate([group, shelf[groups:]])
-    inside = np.concatenate([ahead, (chunks[shelf[groups:]] - 1) * unit + before[groups:]])
+    bin_of = np.concatenate([run, fitted[runs:]])
+    offset_in_bin = np.concatenate([offset_in_run, (chunks[fitted[runs:]] - 1) * unit + taken[runs:]])
 
     order = rng.permutation(len(chunks))
     order = order[np.argsort(-chunks[order], kind="stable")]
-    batch, place = np.empty_like(chunks), np.empty_like(chunks)
-    batch[order], place[order] = spread(chunks[order], token_budget // unit)
-    start = place[shelf_of] * unit + inside
-    sizes = np.bincount(batch, weights=chunks).astype(np.int64)
-    one_size = max(sizes[sizes <= token_budget // unit], default=0)
-    by_batch = np.lexsort((start, batch[shelf_of]))
-    edges = np.flatnonzero(np.diff(batch[shelf_of][by_batch])) + 1
+    batch_of_bin, first_chunk = np.empty_like(chunks), np.empty_like(chunks)
+    batch_of_bin[order], first_chunk[order] = spread(chunks[order], token_budget // unit)
+    start = first_chunk[bin_of] * unit + offset_in_bin
+    sizes = np.bincount(batch_of_bin, weights=chunks).astype(np.int64)
+    common_size = max(sizes[sizes <= token_budget // unit], default=0)
+    batch = batch_of_bin[bin_of]
+    by_batch = np.lexsort((start, batch))
+    edges = np.flatnonzero(np.diff(batch[by_batch])) + 1
     return [
-        BatchPlan(rows[each], start[each], int(max(sizes[batch[shelf_of[each[0]]]], one_size)) * unit)
+        BatchPlan(rows[each], start[each], int(max(sizes[batch[each[0]]], common_size)) * unit)
         for each in np.split(by_batch, edges)
     ]
 
 
 def spread(sizes: IntArray, capacity: int) -> tuple[IntArray, IntArray]:
-    """Put things, the largest first, each into the bin with most room, over few bins: they become equally full.
+    """Distribute pieces over few bins that become equally full: each piece goes into the bin with the most room.
 
     Args:
-        sizes: [things] in falling order, each 1 or more; what is larger than `capacity` has a bin of its own.
+        sizes: [pieces] in descending order, each 1 or more; a piece larger than `capacity` has a bin of its own.
         capacity: of a bin.
 
     Returns:
-        For each thing its bin, and how much of the bin was taken before it.
+        For each piece its bin, and how much of the bin was taken before it.
     """
     alone = int(np.count_nonzero(sizes > capacity))
     rest = sizes[alone:].tolist()
@@ -194,34 +195,37 @@ def spread(sizes: IntArray, capacity: int) -> tuple[IntArray, IntArray]:
 
 
 def _next_fit(lengths: IntArray, capacity: int, enough: int) -> tuple[IntArray, IntArray]:
-    # the group of each, and what lies before it there: a group is closed when it is long enough, or the next would not fit
-    group, before, number, filled = [], [], -1, enough
+    """Return the run of each example, and the length of the run before it.
+
+    A run ends when it is long enough, or when the next example would exceed the capacity.
+    """
+    run, before, number, filled = [], [], -1, enough
     for length in lengths.tolist():
         if filled >= enough or filled + length > capacity:
             number, filled = number + 1, 0
-        group.append(number)
+        run.append(number)
         before.append(filled)
         filled += length
-    return np.asarray(group, dtype=np.int64), np.asarray(before, dtype=np.int64)
+    return np.asarray(run, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
 def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray, IntArray]:
-    """Put things one after the other into the bin that has the least room for them; a new bin where none has enough.
+    """Put each piece into the bin with the least sufficient room, or into a new bin (best fit).
 
     Args:
-        sizes: [things] each 1 or more; what is larger than `capacity` has a bin of its own.
+        sizes: [pieces] each 1 or more; a piece larger than `capacity` has a bin of its own.
         capacity: of a bin.
-        opening: the first so many things open a bin each.
+        opening: number of first pieces that get a new bin each.
 
     Returns:
-        For each thing its bin, and how much of the bin was taken before it.
+        For each piece its bin, and how much of the bin was taken before it.
     """
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0  # bit r: some bin has room r
     bins = 0
     batch_rows, before = [], []
-    for thing, size in enumerate(sizes.tolist()):
-        fitting = rooms >> size << size if thing >= opening else 0
+    for piece, size in enumerate(sizes.tolist()):
+        fitting = rooms >> size << size if piece >= opening else 0
         if fitting:
             room = (fitting & -fitting).bit_length() - 1
             index = by_room[room].pop()
@@ -232,20 +236,20 @@ def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray
             bins += 1
         batch_rows.append(index)
         before.append(max(capacity, size) - room)
-        if left := room - size:
-            by_room[left].append(index)
-            rooms |= 1 << left
+        if remaining := room - size:
+            by_room[remaining].append(index)
+            rooms |= 1 << remaining
     return np.asarray(batch_rows, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
-def materialize_batch(histories: Sequences, examples: Examples, placed: BatchPlan) -> PackedBatch:
-    """The packed batch of placed examples; free positions are padding, which holds item 0 and asks for nothing."""
-    rows = placed.rows
-    start, asked_from, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
-    # position p of the row reads items[at[p]]; what follows it is items[at[p] + 1]
-    position, at = ranges(placed.start, lengths), ranges(start, lengths)
-    items, follows = np.zeros(placed.size, dtype=np.int64), np.zeros(placed.size, dtype=np.int64)
+def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan) -> PackedBatch:
+    """Return the packed batch of a plan; free positions are padding: item 0, without a target."""
+    rows = plan.rows
+    start, first_target, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
+    # position[i] of the batch has the event at[i] of the sequences, and the event after it as its target
+    position, at = ranges(plan.start, lengths), ranges(start, lengths)
+    items, targets = np.zeros(plan.size, dtype=np.int64), np.zeros(plan.size, dtype=np.int64)
     items[position] = histories.items[at]
-    follows[position] = np.where(at + 1 < np.repeat(asked_from, lengths), 0, histories.items[at + 1])
-    cu_seqlens = np.unique(np.concatenate([placed.start, placed.start + lengths, [0, placed.size]]))
-    return PackedBatch(*map(torch.from_numpy, (items, cu_seqlens, follows)))
+    targets[position] = np.where(at + 1 < np.repeat(first_target, lengths), 0, histories.items[at + 1])
+    cu_seqlens = np.unique(np.concatenate([plan.start, plan.start + lengths, [0, plan.size]]))
+    return PackedBatch(*map(torch.from_numpy, (items, cu_seqlens, targets)))
