@@ -20,7 +20,8 @@ from ssd4rec.data.item_features import read_item_table
 from ssd4rec.errors import ArtifactError, ConfigError, DataError
 from ssd4rec.export.vectors import export_item_vectors
 from ssd4rec.models.next_item import make_model
-from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.user_state import ScoreJob
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.training.checkpoint import training_identity
 

@@ -13,7 +13,8 @@ from service_world import running, send, slow_gains, without_budget
 from ssd4rec.service import states
 from ssd4rec.service.live import GROUPS, equal_share_groups, live_metrics, population_stability
 from ssd4rec.service.prequential import AT_ONCE, Budget
-from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.user_state import ScoreJob
 from ssd4rec.serving.recommender import Recommender
 
 

@@ -140,12 +140,21 @@ def requires(scope: str) -> Callable[..., Awaitable[Caller]]:
     """Return a dependency that lets only callers with a scope pass."""
 
     async def check(request: Request) -> Caller:
-        keys: KeyRing = request.app.state.service.keys
-        caller = await keys.caller(request, _token(request))
-        request.state.caller = caller
-        if scope not in caller.scopes:
-            have = ", ".join(sorted(caller.scopes))
-            raise Problem(403, "forbidden", f"the key has the scopes {have}; this route needs {scope}")
-        return caller
+        return await admit(request, scope)
 
     return check
+
+
+async def admit(request: Request, scope: str) -> Caller:
+    """Return who asks, if they have a scope.
+
+    Raises:
+        Problem: 401, no key or a wrong one; 403, the key lacks the scope; 429, too many requests; 503, the keys cannot be read.
+    """
+    keys: KeyRing = request.app.state.service.keys
+    caller = await keys.caller(request, _token(request))
+    request.state.caller = caller
+    if scope not in caller.scopes:
+        have = ", ".join(sorted(caller.scopes))
+        raise Problem(403, "forbidden", f"the key has the scopes {have}; this route needs {scope}")
+    return caller

@@ -11,6 +11,7 @@ import torch
 from ssd4rec.diagnostics import usable_threads
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
+from ssd4rec.service.direct import Direct
 from ssd4rec.service.experiments import Experiments
 from ssd4rec.service.feed import LiveFeed
 from ssd4rec.service.insights import Insights
@@ -52,9 +53,8 @@ class Service:
             raise
         self.keys = KeyRing(self.engine, require_key=settings.require_key, rate=settings.rate_limit)
         self.writer = Writer(self.engine, settings.queue_events)
-        self.scorer = Scorer(
-            self.engine, self.models.loaded, settings.queue_requests, settings.batch_size, settings.batch_wait_ms / 1000
-        )
+        self.scorer = Scorer(self.engine, self.models.loaded, settings.queue_requests, settings.batch_size)
+        self.direct = Direct(self.engine, self.scorer, self.models.loaded, settings.batch_size)
         self.insights = Insights(self.engine, self.scorer)
         self.feed = LiveFeed(self.engine)
         self.sums = LiveSums()
@@ -78,12 +78,13 @@ class Service:
         self.insights.close()
         self.maintenance.close()
         self.models.close()
+        self.direct.close()
         self.scorer.close()
         self.writer.close()
         self.engine.dispose()
 
     def forget(self, user_keys: Collection[int]) -> "Future[None]":
-        """Drop what this process caches of users who were erased, in the thread that owns it."""
+        """Drop what this process caches of users who were erased."""
 
         def work() -> None:
             self.prequential.forget(user_keys)

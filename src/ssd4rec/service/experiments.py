@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.lifecycle import Models
-from ssd4rec.service.scorer import LoadedModel
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.experiments import Experiment, running_experiment
 

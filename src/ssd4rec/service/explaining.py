@@ -5,7 +5,8 @@ from typing import Any
 
 from ssd4rec.service import metrics
 from ssd4rec.service.problems import Problem, not_found
-from ssd4rec.service.served_model import Indices, ServedModel
+from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.user_state import Indices
 
 REASONS = 5  # events that are named as the reasons of one item
 UNAVAILABLE = "this version of ssd4rec cannot explain recommendations"

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, select
 from ssd4rec.errors import DivergedError, SSD4RecError
 from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.live import gain
-from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.tables import events, recommendations, users
+from ssd4rec.service.user_state import ScoreJob
 
 USERS = 300  # whose last events are ranked
 LONGEST = 1000  # newest events of a history that are read

@@ -14,12 +14,14 @@ import torch
 from sqlalchemy import Connection, Engine
 
 from ssd4rec._csr import IntArray
+from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.ids import now
-from ssd4rec.service.scorer import LoadedModel, Scorer
-from ssd4rec.service.served_model import ScoreJob, ServedModel
+from ssd4rec.service.scorer import Scorer
+from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.items import items_version
 from ssd4rec.service.store.users import history_of, search_users
+from ssd4rec.service.user_state import ScoreJob
 
 SAMPLE_USERS, SAMPLE_EVENTS = 500, 200_000  # of the sample at most
 SAMPLE_SECONDS = 300.0  # after which a sample of users is drawn again

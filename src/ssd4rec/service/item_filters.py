@@ -1,6 +1,7 @@
 """Metadata of the items of one model, as masks over its catalog."""
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,15 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from ssd4rec.service.ids import now
-from ssd4rec.service.served_model import Mask, ServedModel
+from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.items import changed_items
+from ssd4rec.service.user_state import Mask
 
 _EVER = np.iinfo(np.int64)
 
 
 class ItemFilters:
-    """Hidden items, availability, categories and titles, as new as the version that a request has read.
+    """Hidden items, availability, categories and titles, as new as the version that a request has read. For any thread.
 
     Args:
         model: whose catalog the masks are over.
@@ -32,14 +34,22 @@ class ItemFilters:
         self._titles: dict[int, str] = {}
         self._categories: dict[int, list[str]] = {}
         self._members: dict[str, set[int]] = {}
+        self._lock = threading.RLock()
 
     def refresh(self, connection: Connection, version: int) -> None:
         """Read the items that changed since the last time, if any did."""
-        if version == self.version:
+        if version <= self.version:
             return
-        for row in changed_items(connection, self.version):
-            self._set(row)
-            self.version = max(self.version, row.version)
+        with self._lock:
+            rows = list(changed_items(connection, self.version))
+            for row in rows:
+                self._set(row)
+            self.version = max([self.version, *(row.version for row in rows)])
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether an item is available only until or from some time."""
+        return self._limited
 
     def title(self, index: int) -> str | None:
         """Return the title of an item: that of the store, else that of the catalog."""
@@ -62,22 +72,23 @@ class ItemFilters:
             none_of: categories of which it has none.
             at: the time of the availability in microseconds; None: now.
         """
-        hidden = self._hidden
-        if self._limited:
-            moment = now() if at is None else at
-            hidden = hidden | (self._from > moment) | (self._until <= moment)
-        mask = hidden.copy()
-        if allow is not None:
-            mask |= ~self._chosen(allow)
-        elif self._model.excluded is not None:
-            mask |= self._model.excluded
-        if any_of is not None:
-            mask |= ~self._with_categories(any_of)
-        if none_of:
-            mask |= self._with_categories(none_of)
-        if deny:
-            mask |= self._chosen(deny)
-        return mask if mask.any() else None
+        with self._lock:
+            hidden = self._hidden
+            if self._limited:
+                moment = now() if at is None else at
+                hidden = hidden | (self._from > moment) | (self._until <= moment)
+            mask = hidden.copy()
+            if allow is not None:
+                mask |= ~self._chosen(allow)
+            elif self._model.excluded is not None:
+                mask |= self._model.excluded
+            if any_of is not None:
+                mask |= ~self._with_categories(any_of)
+            if none_of:
+                mask |= self._with_categories(none_of)
+            if deny:
+                mask |= self._chosen(deny)
+            return mask if mask.any() else None
 
     def _chosen(self, ids: list[str]) -> Mask:
         chosen: Mask = np.zeros(len(self._hidden) + 1, dtype=np.bool_)

@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 from ssd4rec.artifact import MANIFEST
 from ssd4rec.errors import DivergedError, SSD4RecError
 from ssd4rec.service import metrics
+from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.gate import GateCheck, check_scores, check_version
 from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, unavailable
-from ssd4rec.service.scorer import LoadedModel
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import reading

@@ -14,8 +14,8 @@ from ssd4rec.service.store.retention import remove_old_answers, trim_users, user
 from ssd4rec.service.store.users import list_erasures
 
 if TYPE_CHECKING:
+    from ssd4rec.service.answering import LoadedModel
     from ssd4rec.service.core import Service
-    from ssd4rec.service.scorer import LoadedModel
 
 EVERY_SECONDS = 1.0  # erasures and experiments of other processes
 SUMS_SECONDS = 5.0

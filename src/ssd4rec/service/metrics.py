@@ -12,9 +12,12 @@ REQUEST_SECONDS = Histogram(
     "ssd4rec_http_request_duration_seconds", "Seconds of a request", ["method", "route", "status"], buckets=SECONDS
 )
 STAGE_SECONDS = Histogram("ssd4rec_stage_seconds", "Seconds of a stage of a recommendation", ["stage"], buckets=SECONDS)
+STATE_SECONDS, FILTER_SECONDS, SCORE_SECONDS = (STAGE_SECONDS.labels(stage) for stage in ("state", "filter", "score"))
 EVENTS = Counter("ssd4rec_events_total", "Events by outcome", ["outcome"])
+EVENTS_ACCEPTED, EVENTS_DUPLICATE, EVENTS_REJECTED = (EVENTS.labels(outcome) for outcome in ("accepted", "duplicate", "rejected"))
 COMMIT_SECONDS = Histogram("ssd4rec_event_commit_seconds", "Seconds of a commit", buckets=SECONDS)
 STATE_READS = Counter("ssd4rec_state_reads_total", "User states: hit, step (new events only) or reread", ["kind"])
+HITS, STEPS, REREADS = (STATE_READS.labels(kind) for kind in ("hit", "step", "reread"))
 RECOMMENDATIONS = Counter("ssd4rec_recommendations_total", "Answers by variant and source", ["variant", "source"])
 QUEUE_DEPTH = Gauge("ssd4rec_queue_depth", "Requests that wait", ["queue"], multiprocess_mode="livesum")
 SHED = Counter("ssd4rec_shed_total", "Requests refused because a queue was full", ["queue"])

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ssd4rec.service import metrics
+from ssd4rec.errors import SSD4RecError
+from ssd4rec.service import metrics, short_routes
 from ssd4rec.service.problems import Problem, as_problem
 
 Scope = MutableMapping[str, Any]
@@ -27,6 +28,7 @@ SECURITY_HEADERS = {
     "x-frame-options": "DENY",
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
+HEADERS = [(name.encode(), value.encode()) for name, value in {**SECURITY_HEADERS, "x-process": PROCESS}.items()]
 
 
 class RequestGate:
@@ -36,10 +38,11 @@ class RequestGate:
         app: what answers.
         max_body: bytes of a body.
         log_requests: write one JSON line a request.
+        short_routes: answer the busiest requests without the framework.
     """
 
-    def __init__(self, app: App, max_body: int, *, log_requests: bool) -> None:
-        self._app, self._max_body, self._log = app, max_body, log_requests
+    def __init__(self, app: App, max_body: int, *, log_requests: bool, short_routes: bool = True) -> None:
+        self._app, self._max_body, self._log, self._short = app, max_body, log_requests, short_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event of ASGI."""
@@ -57,18 +60,17 @@ class RequestGate:
                 status, started = message["status"], True
                 headers = list(message.get("headers", ()))
                 present = {name.lower() for name, _ in headers}
-                for name, value in {**SECURITY_HEADERS, "x-request-id": request_id, "x-process": PROCESS}.items():
-                    if name.encode() not in present:
-                        headers.append((name.encode(), value.encode()))
+                headers += [each for each in HEADERS if each[0] not in present]
+                headers.append((b"x-request-id", request_id.encode()))
                 if scope["path"].startswith("/v1/") and b"cache-control" not in present:
                     headers.append((b"cache-control", b"no-store"))
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
-            scope["path"] = _decoded(scope)
-            body = await _read_body(scope, receive, self._max_body)
-            await self._app(scope, _replay(body, receive), answer)
+            await self._answer(scope, receive, answer)
+        except SSD4RecError as error:
+            await as_problem(error).response()(scope, receive, answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         except Exception as error:
@@ -78,6 +80,18 @@ class RequestGate:
             await as_problem(error).response()(scope, receive, answer)
         finally:
             self._count(scope, status, time.perf_counter() - began, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await short_routes.recommendations(scope) if self._short else None
+        body = b""
+        if response is None:
+            scope["path"] = _decoded(scope)
+            body = await _read_body(scope, receive, self._max_body)
+            response = await short_routes.events(scope, body) if self._short else None
+        if response is None:
+            await self._app(scope, _replay(body, receive), send)
+        else:
+            await response(scope, receive, send)
 
     def _count(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "unknown")

@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
+from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.live import (
     DIFFERENCE,
     EVENTS,
@@ -29,7 +30,7 @@ from ssd4rec.service.live import (
     gain,
     group_name,
 )
-from ssd4rec.service.scorer import LoadedModel, Scorer
+from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.store.append import NewItems
 from ssd4rec.service.store.connect import Reader
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service import metrics
+from ssd4rec.service.answering import Answer, ItemRow, Query
 from ssd4rec.service.core import Service
 from ssd4rec.service.experiments import DEFAULT, team_draft
 from ssd4rec.service.explaining import UNAVAILABLE, is_available, reasons_of
@@ -17,7 +18,6 @@ from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.live import ANSWERS, POPULAR
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
-from ssd4rec.service.scorer import Answer, ItemRow, Query
 from ssd4rec.service.store.answers import RecommendationRecord
 
 MAX_EXPLAINED = 100  # items of one answer
@@ -111,10 +111,9 @@ async def answer_query(service: Service, query: Query, variant: str = DEFAULT, v
     """
     if len(versions) < 2:
         one = replace(query, version=versions[0]) if versions else query
-        answer = await asyncio.wrap_future(service.scorer.submit(one))
+        answer = await service.direct.answer(one)
         return Result(answer, answer.rows, variant)
-    futures = [asyncio.wrap_future(service.scorer.submit(replace(query, version=version))) for version in versions]
-    control, treatment = await asyncio.gather(*futures)
+    control, treatment = await asyncio.gather(*(service.direct.answer(replace(query, version=each)) for each in versions))
     if {control.best.source, treatment.best.source} != {"model"}:
         return Result(control, control.rows)  # popular items compare nothing
     lists = [{row.item_id: row for row in answer.rows} for answer in (control, treatment)]

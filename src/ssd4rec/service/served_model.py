@@ -9,47 +9,19 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
-from ssd4rec.layers.step import Cache
 from ssd4rec.ops.segments import flat_score_index
 from ssd4rec.service.live import equal_share_groups
+from ssd4rec.service.products import product_columns, product_scores
+from ssd4rec.service.user_state import Indices, Mask, ScoreJob, UserState
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, TopK, largest
 
-Indices = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 EVENTS_AT_ONCE = 8192  # of histories that are read together
-
-
-@dataclass
-class UserState:
-    """State of one history. `indices` contains unknown items too, as 0."""
-
-    indices: Indices
-    cache: Cache | None = None
-    vector: Tensor | None = None  # [1, D] what `encode` gives; None: nothing known was read
-
-    @property
-    def bytes(self) -> int:
-        """Size in memory."""
-        cache = sum(part.nbytes for layer in self.cache or () for part in layer)
-        return self.indices.nbytes + cache + (0 if self.vector is None else self.vector.nbytes) + 500
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """A history that is read, and what may be recommended to it."""
-
-    state: UserState
-    k: int
-    exclude_seen: bool
-    excluded: Mask | None
-    only_known: bool  # a history with an unknown item gets popular items
 
 
 @dataclass
@@ -239,9 +211,16 @@ class ServedModel:
         return results
 
     def _candidates(self, jobs: list[ScoreJob]) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the scores of some jobs [rows, V], -inf for items that are not candidates; the next ones overwrite them."""
         if not jobs:
-            return
+            return iter(())
+        return self.slow_candidates(jobs) if self._columns is None else product_scores(self._columns, jobs)
+
+    @cached_property
+    def _columns(self) -> Tensor | None:
+        return product_columns(self.recommender)
+
+    def slow_candidates(self, jobs: list[ScoreJob]) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the scores of some jobs [rows, V], -inf for items that are not candidates; the next ones overwrite them."""
         artifact = self.recommender.artifact
         seen = _packed([job.state.indices for job in jobs])
         cut = artifact.config.data.max_length

@@ -35,7 +35,6 @@ class ServiceSettings(BaseModel):
     queue_events: int = Field(20_000, ge=1000, description="events that wait for a commit before more are refused")
     queue_requests: int = Field(512, ge=1, description="requests that wait for the scorer before more are refused")
     batch_size: int = Field(32, ge=1, le=1024, description="requests that are scored together")
-    batch_wait_ms: float = Field(1.0, ge=0.0, le=100.0, description="longest wait of the first request of a batch for others")
     state_memory_mb: int = Field(512, ge=1, description="memory of the cached user states of one process")
     rate_limit: float = Field(1000.0, ge=0.0, description="requests a second of one key in one process; 0: no limit")
     poll_seconds: float = Field(1.0, gt=0.0, le=60.0, description="how often a process looks at active.json")

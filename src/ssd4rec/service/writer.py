@@ -20,7 +20,7 @@ from ssd4rec.service.store.connect import as_store_error, is_transient
 
 GROUP_EVENTS = 256  # of one commit, unless one request has more
 GROUP_WRITES = 256  # requests of one commit
-RECORD_SECONDS = 0.05  # that a record of an answer waits for company
+RECORD_SECONDS = 0.1  # that records of answers wait for company
 ATTEMPTS = 4
 
 log = logging.getLogger(__name__)
@@ -30,14 +30,17 @@ log = logging.getLogger(__name__)
 class _Write:
     events: Sequence[NewEvent] | None = None
     work: Callable[[Connection], Any] | None = None
-    record: RecommendationRecord | None = None  # nobody waits for it
+    records: Sequence[RecommendationRecord] = ()  # nobody waits for them
     alone: bool = False  # in a transaction of its own
     after: Callable[[], None] | None = None  # run in this thread after the commit, before the answer
     future: "Future[Any]" = field(default_factory=Future)
 
     @property
     def size(self) -> int:
-        return len(self.events) if self.events is not None else 1
+        return len(self.events) if self.events is not None else len(self.records) or 1
+
+
+_SOME_RECORDS = _Write()  # in the queue: records wait
 
 
 class Writer:
@@ -59,6 +62,7 @@ class Writer:
         self._lock = threading.Lock()
         self._closed = False
         self._next: _Write | None = None
+        self._records: list[RecommendationRecord] = []
         self._thread = threading.Thread(target=self._run, name="ssd4rec-writer", daemon=True)
         self._thread.start()
 
@@ -91,12 +95,19 @@ class Writer:
         return self._put(_Write(work=work, alone=alone, after=after))
 
     def record(self, record: RecommendationRecord) -> None:
-        """Store an answer that was given, together with the next other write or after 50 ms; nobody waits for it.
+        """Store an answer that was given, together with the next other write or after 100 ms; nobody waits for it.
+
+        The thread is woken by the first record of a group only: to wake it for each costs more than to write them.
 
         Raises:
             Problem: 503, the queue is full or the service is stopping.
         """
-        self._put(_Write(record=record))
+        with self._lock:
+            self._admit(1)
+            self._records.append(record)
+            first = len(self._records) == 1
+        if first:
+            self._queue.put(_SOME_RECORDS)
 
     def flush(self) -> "Future[Any]":
         """Return a future that is resolved when everything before it is on disk."""
@@ -111,14 +122,18 @@ class Writer:
 
     def _put(self, write: _Write) -> "Future[Any]":
         with self._lock:
-            if self._closed:
-                raise unavailable("stopping", "the service is stopping; send the request again")
-            if self._waiting + write.size > self._capacity and self._waiting:
-                metrics.SHED.labels("writer").inc()
-                raise unavailable("queue_full", f"{self._waiting} events wait to be written; send the request again")
-            self._waiting += write.size
+            self._admit(write.size)
         self._queue.put(write)
         return write.future
+
+    def _admit(self, size: int) -> None:
+        """Count what is about to wait; called with the lock."""
+        if self._closed:
+            raise unavailable("stopping", "the service is stopping; send the request again")
+        if self._waiting + size > self._capacity and self._waiting:
+            metrics.SHED.labels("writer").inc()
+            raise unavailable("queue_full", f"{self._waiting} events wait to be written; send the request again")
+        self._waiting += size
 
     def _run(self) -> None:
         while (group := self._gather()) is not None:
@@ -135,7 +150,7 @@ class Writer:
         self._next = None
         if first is None:
             return None
-        group, size, urgent = [first], first.size, first.record is None
+        group, size, urgent = [first], first.size, first is not _SOME_RECORDS
         deadline = time.monotonic() + RECORD_SECONDS
         while not first.alone and size < GROUP_EVENTS and len(group) < GROUP_WRITES:
             remaining = deadline - time.monotonic()
@@ -151,10 +166,22 @@ class Writer:
                 break
             group.append(write)
             size += write.size
-            urgent = urgent or write.record is None
-        return group
+            urgent = urgent or write is not _SOME_RECORDS
+        return self._with_records(group)
+
+    def _with_records(self, group: list[_Write]) -> list[_Write]:
+        """Put the records that wait in place of the signs that there are some."""
+        writes = [write for write in group if write is not _SOME_RECORDS]
+        if not any(write.alone for write in writes):
+            with self._lock:
+                records, self._records = self._records, []
+            if records:
+                writes.append(_Write(records=records))
+        return writes
 
     def _write(self, group: list[_Write]) -> None:
+        if not group:  # the records were written with an earlier group
+            return
         began = time.perf_counter()
         for attempt in range(ATTEMPTS):
             committing = False
@@ -172,8 +199,8 @@ class Writer:
                 if not committing and not last and _worth_another_try(error):
                     time.sleep(0.01 * attempt)
                     continue
-                if not committing and len(group) > 1 and isinstance(error, DataError | IntegrityError):
-                    for write in group:  # one of them is to blame; the others are written
+                if not committing and isinstance(error, DataError | IntegrityError) and len(parts := _parts(group)) > 1:
+                    for write in parts:  # one of them is to blame; the others are written
                         self._write([write])
                     return
                 _fail(group, as_store_error(error, self._engine))
@@ -187,7 +214,7 @@ class Writer:
 def _apply(connection: Connection, group: list[_Write]) -> list[Any]:
     batches = [write.events for write in group if write.events is not None]
     appended = iter(append_events(connection, batches) if batches else [])
-    record_recommendations(connection, [write.record for write in group if write.record is not None])
+    record_recommendations(connection, [record for write in group for record in write.records])
     results: list[Any] = []
     for write in group:
         if write.events is not None:
@@ -195,6 +222,11 @@ def _apply(connection: Connection, group: list[_Write]) -> list[Any]:
         else:
             results.append(write.work(connection) if write.work is not None else None)
     return results
+
+
+def _parts(group: list[_Write]) -> list[_Write]:
+    """Return the writes of a group one by one, each record by itself."""
+    return [part for write in group for part in ([_Write(records=[each]) for each in write.records] or [write])]
 
 
 def _worth_another_try(error: SQLAlchemyError) -> bool:

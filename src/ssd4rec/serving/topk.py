@@ -86,20 +86,21 @@ def largest(scores: Scores, k: int) -> list[tuple[IntArray, npt.NDArray[np.float
     Raises:
         DivergedError: a score is not finite.
     """
-    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    if not (values[:, 0] < torch.inf).all():
+    best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    values, columns = best.values.cpu().double().numpy(), best.indices.cpu().numpy()
+    if not (values[:, 0] < np.inf).all():
         raise DivergedError(
             "the model produced scores that are not finite: it diverged; lower training.learning_rate and retrain"
         )
     if values.shape[1] > k:
         # topk picks arbitrarily among scores tied at position k, so these rows are sorted completely.
-        tied = (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
-        columns[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, : k + 1]
-    columns = columns[:, :k].sort(dim=1).values
-    by_score = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    indices = columns.gather(1, by_score.indices).cpu().numpy() + 1
-    top_scores = by_score.values.cpu().double().numpy()
-    return [(indices[row][each > -np.inf], each[each > -np.inf]) for row, each in enumerate(top_scores)]
+        for row in np.flatnonzero((values[:, k] == values[:, k - 1]) & (values[:, k] > -np.inf)).tolist():
+            by_score = scores[row].sort(descending=True, stable=True)
+            values[row], columns[row] = (each[: k + 1].cpu().numpy() for each in by_score)
+    values, columns = values[:, :k], columns[:, :k]
+    order = np.lexsort((columns, -values))  # along each row: by score, then by item index
+    rows = zip(values, columns, order, (values > -np.inf).sum(1).tolist(), strict=True)
+    return [(items[by[:count]] + 1, row[by[:count]]) for row, items, by, count in rows]
 
 
 def _by_model(

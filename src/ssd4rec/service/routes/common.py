@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
+from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import check_id, check_text
 from ssd4rec.service.problems import MEDIA_TYPE, Problem
 from ssd4rec.service.schemas import ModelRef
-from ssd4rec.service.scorer import LoadedModel
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.answers import find_answer, record_answer
 from ssd4rec.service.store.connect import reading

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import requires
+from ssd4rec.service.core import Service
 from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.problems import Problem, printable
 from ssd4rec.service.routes.common import ServiceDep, errors, json_response, wait
@@ -30,13 +31,22 @@ async def post_events(
 
     An event whose `event_id` is stored already is a duplicate and changes nothing: send a batch again if no answer came.
     """
-    accepted, rejected = _check(body.events, now() + service.settings.max_future_seconds * MICROSECONDS)
-    metrics.EVENTS.labels("rejected").inc(len(rejected))
+    return json_response(await store_events(service, body.events, atomic=atomic))
+
+
+async def store_events(service: Service, values: list[Any], *, atomic: bool) -> EventsOut:
+    """Check events one by one and store those that are right.
+
+    Raises:
+        Problem: 422, one of them is wrong and all or none were to be stored; 503, too many wait, or the store is away.
+    """
+    accepted, rejected = _check(values, now() + service.settings.max_future_seconds * MICROSECONDS)
+    metrics.EVENTS_REJECTED.inc(len(rejected))
     if atomic and rejected:
         raise Problem(
             422,
             "events_rejected",
-            f"{len(rejected)} of {len(body.events)} events cannot be stored, so none was",
+            f"{len(rejected)} of {len(values)} events cannot be stored, so none was",
             [{"pointer": f"/events/{each.index}", "detail": each.detail} for each in rejected],
         )
     duplicates = 0
@@ -44,9 +54,9 @@ async def post_events(
         appended = await wait(service.writer.append(accepted))
         duplicates = appended.duplicates
         service.prequential.offer(appended.new_items)
-    metrics.EVENTS.labels("accepted").inc(len(accepted) - duplicates)
-    metrics.EVENTS.labels("duplicate").inc(duplicates)
-    return json_response(EventsOut(accepted=len(accepted) - duplicates, duplicates=duplicates, rejected=rejected))
+    metrics.EVENTS_ACCEPTED.inc(len(accepted) - duplicates)
+    metrics.EVENTS_DUPLICATE.inc(duplicates)
+    return EventsOut(accepted=len(accepted) - duplicates, duplicates=duplicates, rejected=rejected)
 
 
 def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[RejectedEvent]]:

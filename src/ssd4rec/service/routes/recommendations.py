@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ssd4rec.service.answering import Answer
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.problems import Problem, as_problem, not_found
@@ -26,7 +27,6 @@ from ssd4rec.service.routes.common import (
     wait,
 )
 from ssd4rec.service.schemas import BatchAnswer, BatchIn, BatchOut, RecommendationsIn, RecommendationsOut
-from ssd4rec.service.scorer import Answer
 from ssd4rec.service.store.answers import find_recommendation
 
 router = APIRouter(prefix="/v1", tags=["recommendations"], dependencies=[Depends(requires("read"))])

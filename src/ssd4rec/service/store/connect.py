@@ -105,10 +105,11 @@ class Reader:
 
     Args:
         engine: of the store.
+        patient: wait for a lock of SQLite as long as the engine does; else not at all.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, patient: bool = True) -> None:
+        self._engine, self._patient = engine, patient
         self._context: AbstractContextManager[Connection] | None = None
         self._connection: Connection | None = None
 
@@ -118,6 +119,9 @@ class Reader:
         if self._connection is None:
             self._context = reading(self._engine)
             self._connection = self._context.__enter__()
+            if not self._patient:
+                self._connection.detach()  # nobody else is given the connection
+                self._connection.exec_driver_sql("PRAGMA busy_timeout=0")
         try:
             with translated(self._engine):
                 yield self._connection

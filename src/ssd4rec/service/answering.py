@@ -1,0 +1,199 @@
+"""Answer queries: read the state of the user, apply the filters, take the best items."""
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from ssd4rec.service import metrics
+from ssd4rec.service.item_filters import ItemFilters
+from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.states import States
+from ssd4rec.service.store.connect import Reader
+from ssd4rec.service.store.items import items_version
+from ssd4rec.service.store.users import history_of, read_history
+from ssd4rec.service.user_state import Indices, ScoreJob
+from ssd4rec.serving.topk import TopK
+
+LARGEST_KEPT, KEPT = 100, 3  # items of an answer that a state keeps, and answers of a state
+
+
+@dataclass
+class LoadedModel:
+    """A model with what the process caches for it. Any thread may use it."""
+
+    model: ServedModel
+    states: States
+    filters: ItemFilters
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A request to the scorer."""
+
+    k: int
+    user_id: str | None = None
+    history: list[str] | None = None
+    exclude_seen: bool = True
+    allow: list[str] | None = None
+    deny: list[str] | None = None
+    any_of: list[str] | None = None
+    none_of: list[str] | None = None
+    unknown_items: str = "skip"
+    as_of: int | None = None
+    # of a next page
+    version: str | None = None
+    user_key: int | None = None
+    position: int | None = None
+    earlier: tuple[str, ...] = ()
+
+
+class ItemRow(NamedTuple):
+    """One recommended item."""
+
+    item_id: str
+    title: str | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best items for a query."""
+
+    model: ServedModel
+    best: TopK
+    titles: list[str | None]
+    user_key: int | None
+    position: int
+    indices: Indices  # of the history, 0 for unknown items
+    unknown: int  # events of items that the catalog does not contain
+    ignored: int  # ids of `allow` that the catalog does not contain
+
+    @cached_property
+    def rows(self) -> list[ItemRow]:
+        """The items, the best first."""
+        ids = self.model.ids
+        rows = zip(self.best.items.tolist(), self.titles, self.best.scores.tolist(), strict=True)
+        return [ItemRow(ids[index - 1], title, score) for index, title, score in rows]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A query whose history is read."""
+
+    job: ScoreJob
+    user_key: int | None
+    position: int
+    unknown: int
+    ignored: int
+    same: Hashable | None  # equal for queries that a state answers alike; None: the answer is not worth keeping
+
+
+def prepare(reader: Reader, loaded: LoadedModel, query: Query, *, few_events: int | None = None) -> Prepared | None:
+    """Read the history of a query and find what may be recommended to it.
+
+    Args:
+        reader: of the store.
+        loaded: the model that answers.
+        query: what is asked for.
+        few_events: read at most so many events, after a cached state; None: as many as there are.
+
+    Returns:
+        None: more than `few_events` are to be read.
+
+    Raises:
+        Problem: 404, no such user; 422, an item is unknown. Both where the query wants it so.
+    """
+    began = time.perf_counter()
+    model = loaded.model
+    with reader.reading() as connection:
+        if query.user_id is not None and query.as_of is None:
+            current = loaded.states.current(connection, query.user_id, few_events)
+            if current is None:
+                return None
+            version, key, position, state = current.items_version, current.user_key, current.position, current.state
+        elif few_events is not None:
+            return None
+        else:
+            version = items_version(connection)
+            key, position, items = _items_of(connection, query)
+            state = model.read(model.indices(items))
+        loaded.filters.refresh(connection, version)
+    metrics.STATE_SECONDS.observe(time.perf_counter() - began)
+    if query.user_id is not None and key is None and query.unknown_items == "raise":
+        raise not_found("user", query.user_id)
+    unknown = state.unknown
+    if unknown and query.unknown_items == "raise":
+        raise Problem(
+            422,
+            "unknown_items",
+            f"{unknown} of {len(state.indices)} items of the history are not in the catalog of the model; "
+            f'leave them out, or choose unknown_items="skip" or "popular"',
+        )
+    began = time.perf_counter()
+    same = _same(loaded, query)  # first: a change of the items meanwhile makes the answer newer than what it is kept as
+    deny = [*(query.deny or ()), *query.earlier]
+    excluded = loaded.filters.excluded(query.allow, deny, query.any_of, query.none_of)
+    metrics.FILTER_SECONDS.observe(time.perf_counter() - began)
+    ignored = 0 if query.allow is None else int((model.indices(query.allow) == 0).sum())
+    job = ScoreJob(state, query.k, query.exclude_seen, excluded, query.unknown_items == "popular")
+    return Prepared(job, key, position, unknown, ignored, same)
+
+
+def _same(loaded: LoadedModel, query: Query) -> Hashable | None:
+    """What an answer depends on beside the state; None: on the time, or on lists of ids."""
+    if query.allow is not None or query.deny or query.earlier or query.any_of is not None or query.none_of:
+        return None
+    if loaded.filters.depends_on_time or query.k > LARGEST_KEPT:
+        return None
+    return query.k, query.exclude_seen, query.unknown_items == "popular", loaded.filters.version
+
+
+def _items_of(connection: Any, query: Query) -> tuple[int | None, int, list[str]]:
+    if query.history is not None:
+        return None, 0, query.history
+    if query.user_key is not None:
+        return query.user_key, query.position or 0, history_of(connection, query.user_key, query.as_of, query.position)
+    if query.user_id is not None:
+        return read_history(connection, query.user_id, until_timestamp=query.as_of)
+    return None, 0, []
+
+
+def answers(loaded: LoadedModel, prepared: Sequence[Prepared]) -> list[Answer]:
+    """Answer prepared queries; those whose state has answered the same query before are not scored again.
+
+    Raises:
+        DivergedError: a score is not finite.
+    """
+    began = time.perf_counter()
+    results = [None if each.same is None else each.job.state.best.get(each.same) for each in prepared]
+    places = [place for place, best in enumerate(results) if best is None]
+    scored = loaded.model.score([prepared[place].job for place in places]) if places else []
+    for place, best in zip(places, scored, strict=True):
+        results[place] = best
+        _remember(prepared[place], best)
+    metrics.SCORE_SECONDS.observe(time.perf_counter() - began)
+    return [_answer(loaded, each, best) for each, best in zip(prepared, results, strict=True) if best is not None]
+
+
+def _remember(prepared: Prepared, best: TopK) -> None:
+    if prepared.same is not None:
+        answered = prepared.job.state.best
+        if len(answered) >= KEPT:
+            answered.clear()
+        answered[prepared.same] = best
+
+
+def _answer(loaded: LoadedModel, prepared: Prepared, best: TopK) -> Answer:
+    return Answer(
+        loaded.model,
+        best,
+        [loaded.filters.title(index) for index in best.items.tolist()],
+        prepared.user_key,
+        prepared.position,
+        prepared.job.state.indices,
+        prepared.unknown,
+        prepared.ignored,
+    )

@@ -1,0 +1,48 @@
+"""What a model remembers of one user, and what is asked of it."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ssd4rec.layers.step import Cache
+from ssd4rec.serving.topk import TopK
+
+Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+OVERHEAD = 2000  # bytes of a state beside its arrays: objects, and a few answers
+
+
+@dataclass
+class UserState:
+    """State of one history. `indices` contains unknown items too, as 0."""
+
+    indices: Indices
+    cache: Cache | None = None
+    vector: Tensor | None = None  # [1, D] what `encode` gives; None: nothing known was read
+    best: dict[Hashable, TopK] = field(default_factory=dict)  # what it was answered with, by what else an answer depends on
+
+    @cached_property
+    def unknown(self) -> int:
+        """Events of items that the catalog does not contain."""
+        return int(len(self.indices) - np.count_nonzero(self.indices))
+
+    @cached_property
+    def bytes(self) -> int:
+        """Size in memory."""
+        cache = sum(part.nbytes for layer in self.cache or () for part in layer)
+        return self.indices.nbytes + cache + (0 if self.vector is None else self.vector.nbytes) + OVERHEAD
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A history that is read, and what may be recommended to it."""
+
+    state: UserState
+    k: int
+    exclude_seen: bool
+    excluded: Mask | None
+    only_known: bool  # a history with an unknown item gets popular items
