@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from ssd4rec import cli
 from ssd4rec.config import Config, presets
 from ssd4rec.config.toml import load_config
+from ssd4rec.configs import DEFAULT_PRESET
 
 
 def command_pages(command: click.Command, path: list[str]) -> Iterator[str]:
@@ -45,11 +46,11 @@ def settings_page() -> Iterator[str]:
     yield "# Settings\n"
     yield "Every setting can be changed in a TOML file (`--config FILE`) or on the command line (`--set GROUP.KEY=VALUE`)."
     yield f"Presets: {', '.join(f'`{name}`' for name in presets())}.\n"
-    default = load_config("quick")
+    default = load_config(DEFAULT_PRESET)
     for group, field in Config.model_fields.items():
         value = getattr(default, group)
         yield f"## `{group}`\n\n{_first_line(type(value))}\n"
-        yield "| setting | type | default | in `quick` | meaning |\n|---|---|---|---|---|"
+        yield f"| setting | type | default | in `{DEFAULT_PRESET}` | meaning |\n|---|---|---|---|---|"
         for key, info in type(value).model_fields.items():
             start = "" if info.default is PydanticUndefined else f"`{_toml(info.default)}`"
             kind = _cell(str(info.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"))

@@ -13,6 +13,7 @@ from rich.console import Console
 from ssd4rec import pipeline
 from ssd4rec.artifact import Artifact, check_writable, load_artifact
 from ssd4rec.config import Config, dump_config, load_config, parse_config
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.data.columns import Columns
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
 from ssd4rec.datasets.registry import cache_folder, is_known, open_known
@@ -46,7 +47,8 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     Args:
         interactions: a pandas or polars data frame, the path of a file (CSV, TSV, JSON Lines, Parquet or RecBole .inter), the
             name of a public data set (`ssd4rec data list`), or the result of `read_interactions`.
-        config: the name of a preset, the path of a TOML file, or a `Config`; by default "quick", or the settings of `start_from`.
+        config: the name of a preset, the path of a TOML file, or a `Config`; by default the preset "regularized", or the settings
+            of `start_from`.
         settings: changes to single settings, for example {"training.max_epochs": 10}.
         start_from: a model, or its folder, whose training continues: its items and weights are kept, new items are added, and
             the report has the metrics before and after (`continued`).
@@ -79,7 +81,7 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     options = {} if final_fit is None else {"training.final_fit": final_fit}
     start = _artifact_of(start_from)
     if config is None:
-        config = "quick" if start is None else start.config
+        config = DEFAULT_PRESET if start is None else start.config
     run_config = _config(config, {**_column_settings(user, item, time), **options, **(settings or {})})
     table, named_titles = _read(interactions, run_config)
     item_titles = named_titles if titles is None else read_titles(titles)

@@ -24,6 +24,7 @@ from ssd4rec.cli.shared import (
     print_json,
     say,
 )
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to make; `ssd4rec train` reads it.")],
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory limit, e.g. 500MB or 2GB.")] = "2GB",
-    config: ConfigOption = "quick",
+    config: ConfigOption = DEFAULT_PRESET,
     settings: SetOption = None,
     user: UserOption = None,
     item: ItemOption = None,

@@ -30,6 +30,7 @@ from ssd4rec.cli.shared import (
     reporter,
     say,
 )
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def fetch_data(
 def describe_data(
     data: DataArgument,
     *,
-    config: ConfigOption = "quick",
+    config: ConfigOption = DEFAULT_PRESET,
     settings: SetOption = None,
     user: UserOption = None,
     item: ItemOption = None,

@@ -20,6 +20,7 @@ from ssd4rec.cli.shared import (
     print_json,
     reporter,
 )
+from ssd4rec.configs import DEFAULT_PRESET
 
 
 def import_events(
@@ -43,7 +44,7 @@ def import_events(
 
     overrides = columns_as_settings(user, item, time)
     check_columns(data, overrides)
-    interactions, _ = open_data(data, load_config("quick", overrides), None)
+    interactions, _ = open_data(data, load_config(DEFAULT_PRESET, overrides), None)
     engine = open_engine(store, timeout=30.0)
     try:
         migrate(engine)

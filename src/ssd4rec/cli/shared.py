@@ -45,7 +45,7 @@ ItemsOption = Annotated[
     Path | None,
     typer.Option("--items", help="A file of item ids with categories or vectors; it may add items without interactions."),
 ]
-CONFIG_HELP = "A preset or a TOML file; `quick` trains in minutes on a laptop."
+CONFIG_HELP = "A preset or a TOML file; `quick` takes the fewest seconds an epoch."
 ConfigOption = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
 AcceleratorOption = Annotated[

@@ -31,6 +31,7 @@ from ssd4rec.cli.shared import (
     reporter,
     say,
 )
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from ssd4rec.serving.recommender import Recommender
 
 DEMO = "ml-latest-small"
-DEFAULT_CONFIG = "quick"
 DEMO_USERS = 3
 HISTORY_SHOWN = 10
 DevicesOption = Annotated[
@@ -58,7 +58,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
         typer.Argument(metavar="[DATA]", help="A file or a named data set; optional if the --recbole file names one."),
     ] = None,
     *,
-    config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_CONFIG)] = None,
+    config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_PRESET)] = None,
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the model; an existing model is replaced.")] = Path(
@@ -98,7 +98,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     elif artifact is not None and config is None:
         run_config = parse_config(dump_config(artifact.config), overrides, source=str(start))
     else:
-        run_config = load_config(config or DEFAULT_CONFIG, overrides)
+        run_config = load_config(config or DEFAULT_PRESET, overrides)
     base = None
     if artifact is not None:
         from ssd4rec.training.continuation import check_same_backbone
@@ -163,7 +163,7 @@ def demo(
     from ssd4rec.datasets.registry import find_known
     from ssd4rec.serving.recommender import Recommender
 
-    run_config = load_config("quick")
+    run_config = load_config(DEFAULT_PRESET)
     say(f"data: {find_known(DEMO).license}")
     prepared = prepare(DEMO, run_config, None)
     report = _train(prepared, run_config, out, resume=resume)

@@ -28,6 +28,7 @@ from ssd4rec.cli.shared import (
     reporter,
     say,
 )
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import BackendError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 def tune(  # noqa: PLR0913 - each is an option of the command
     data: DataArgument,
     *,
-    config: ConfigOption = "quick",
+    config: ConfigOption = DEFAULT_PRESET,
     settings: SetOption = None,
     search: Annotated[
         list[str] | None,

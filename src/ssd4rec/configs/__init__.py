@@ -1,0 +1,3 @@
+"""Presets: settings as TOML files, by name."""
+
+DEFAULT_PRESET = "regularized"
