@@ -101,7 +101,8 @@ def test_excluding_seen_items_changes_the_ranks(folder, tmp_path):
     """With constant scores every candidate ties, so the rank is the number of candidates: 12, or 12 without the seen items."""
     artifact = load_artifact(folder / "model")
     with torch.no_grad():
-        artifact.model.table.weight.zero_()
+        for parameter in artifact.model.parameters():
+            parameter.zero_()
     config = parse_config(dump_config(artifact.config), ["fusion.cooccurrence=0.0", "fusion.repeat_bias=0.0"])
     save_artifact(tmp_path / "model", artifact.model, artifact.catalog, config, {}, artifact.training_counts)
     histories = pl.read_csv(folder / "cycle.csv").sort("timestamp").group_by("user_id").agg("item_id")["item_id"].to_list()
