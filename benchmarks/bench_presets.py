@@ -1,0 +1,106 @@
+"""Compare presets by the reports of models that `ssd4rec train` made: the network, the co-occurrence score, and both.
+
+    ssd4rec train FILE --config PRESET --out RUNS/NAME      for each file and preset
+    python benchmarks/bench_presets.py RUNS/*
+
+writes `benchmarks/results/presets`. Test metrics are those of the reports: the whole catalog, leave-last-out, seen items among
+the candidates. Validation NDCG@10 is that of the network, by which the best epoch was chosen.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ssd4rec.config import load_config
+from ssd4rec.config.toml import dump_config
+
+OUT = Path(__file__).parent / "results" / "presets"
+PRESETS = ("quick", "regularized")
+PARTS = {"network": "model_alone", "co-occurrence": "fusion_alone"}  # names of the table and of the report
+
+
+def main() -> None:
+    """Read the reports, and write rows and table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="folders of trained models")
+    options = parser.parse_args()
+    rows = sorted((row(folder) for folder in options.models), key=lambda each: (each["data"], each["preset"], each["seed"]))
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (OUT / "report.md").write_text(table(rows), encoding="utf-8")
+    print(table(rows))
+
+
+def row(folder: Path) -> dict[str, Any]:
+    """Return what a model's report says, without paths."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    config = load_config(folder / "config.toml")
+    preset, changes = nearest_preset(config)
+    fusion = report["fusion"]
+    both = {name: report["test"][name] for name in ("ndcg@10", "hr@10")}
+    parts = {name: {key: fusion[part][key] for key in both} for name, part in PARTS.items() if part in fusion}
+    return {
+        "data": Path(report["data"]["read"]["source"]).name.removesuffix(".gz").removesuffix(".inter"),
+        "users": report["data"]["kept"]["users"],
+        "items": report["data"]["kept"]["items"],
+        "interactions": report["data"]["kept"]["interactions"],
+        "preset": preset,
+        "changes": changes,
+        "seed": config.training.seed,
+        "epochs": len(report["training"]["history"]),
+        "best_epoch": report["training"]["best_epoch"],
+        "validation": {"network": report["validation"]["ndcg@10"]},
+        "test": {**parts, "both": both},
+        "weights": {name: fusion[name] for name in ("cooccurrence", "repeat_bias")},
+        "seconds": {name: round(seconds) for name, seconds in report["seconds"].items()},
+        "versions": report["versions"],
+    }
+
+
+def nearest_preset(config: Any) -> tuple[str, list[str]]:
+    """Return the preset from which the fewest settings differ, and these settings."""
+    lines = set(_lines(config))
+    candidates = {name: sorted(lines - set(_lines(load_config(name)))) for name in PRESETS}
+    name = min(candidates, key=lambda each: len(candidates[each]))
+    seed = f"training.seed = {config.training.seed}"
+    return name, [each for each in candidates[name] if each != seed and not each.startswith("evaluation.baselines")]
+
+
+def _lines(config: Any) -> list[str]:
+    lines, group = [], ""
+    for line in dump_config(config).splitlines():
+        if line.startswith("["):
+            group = line.strip("[]")
+        elif line:
+            lines.append(f"{group}.{line}")
+    return lines
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        "# Presets",
+        "",
+        "Test NDCG@10 / HR@10, whole catalog, leave-last-out, seen items among the candidates; `ssd4rec train` on one thread of a",
+        "machine that other work shared, so that the seconds are upper bounds.",
+        "",
+        "| data | preset | seed | network | co-occurrence | both | validation, network | best epoch | seconds of training |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for each in rows:
+        parts = [_pair(each["test"].get(name)) for name in ("network", "co-occurrence", "both")]
+        preset = each["preset"] + (f" ({', '.join(each['changes'])})" if each["changes"] else "")
+        lines.append(
+            f"| {each['data']} | {preset} | {each['seed']} | {' | '.join(parts)} | {each['validation']['network']:.4f} | "
+            f"{each['best_epoch']} of {each['epochs']} | {each['seconds']['training']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _pair(metrics: dict[str, float] | None) -> str:
+    return "-" if metrics is None else f"{metrics['ndcg@10']:.4f} / {metrics['hr@10']:.4f}"
+
+
+if __name__ == "__main__":
+    main()
