@@ -82,7 +82,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Presets",
         "",
-        "Test NDCG@10 / HR@10, whole catalog, leave-last-out, seen items among the candidates; `ssd4rec train` on one thread of a",
+        "Test NDCG@10 / HR@10, whole catalog, leave-last-out, seen items among the candidates; `ssd4rec train`, one thread of a",
         "machine that other work shared, so that the seconds are upper bounds.",
         "",
         "| data | preset | seed | network | co-occurrence | both | validation, network | best epoch | seconds of training |",
