@@ -17,7 +17,8 @@ from ssd4rec.ops.repeats import PrefixItems, RepeatCells
 from ssd4rec.ops.segments import promote_to_float32
 
 BLOCK_ELEMENTS = 1 << 23  # scores in memory at once: 32 MiB in float32
-TILE_ELEMENTS = 1 << 20  # scores computed by one product and used while they are in the cache
+TILE_ELEMENTS = 1 << 18  # scores computed by one product and used while they are in the second-level cache of a CPU: 1 MiB
+DEVICE_TILE_ELEMENTS = 1 << 20  # the same on other devices, where every product costs a launch
 MIN_ROWS, MAX_ROWS = 64, 512  # of a block: fewer make thin products, more do not help
 SAFE_SCORE = 60.0  # exp(+-60) is far from both limits of float32
 SAFE_ADDED = 20.0  # added logits up to this size keep a safe score safe: exp(+-80) is still a normal float32
@@ -207,7 +208,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factors = table.to(operands)
         with_grad = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
         size = min(max(BLOCK_ELEMENTS // classes, MIN_ROWS), MAX_ROWS, max(rows, 1))
-        step = max(TILE_ELEMENTS // size, 1)
+        tile_elements = TILE_ELEMENTS if states.device.type == "cpu" else DEVICE_TILE_ELEMENTS
+        step = max(tile_elements // size, 1)
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
         scratch = factors.new_empty(size * classes)
         cannot_overflow = _cannot_overflow(states, table)
