@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) pip
 	$(PIP) torch
-	$(PIP) -e '.[demo,fast,hub,onnx,ray,retrieval,serve,tune]' --group dev
+	$(PIP) -e '.[demo,fast,hub,onnx,ray,retrieval,serve,track,tune]' --group dev
 	touch $(INSTALLED)
 
 demo: install

@@ -31,12 +31,12 @@ def test_epochs_and_steps_are_logged():
     model = make_model(config, len(world.catalog))
     report = fit(model, world.histories, world.split, config.training, callbacks=callbacks)
     epochs = [each for each in logged if "epoch" in each[0]]
-    assert [(metrics["train/epoch_loss"], metrics["validation/ndcg@10"]) for metrics, _ in epochs] == [
+    assert [(metrics["train/epoch_loss"], metrics["validation/ndcg_at_10"]) for metrics, _ in epochs] == [
         (epoch.loss, epoch.ndcg) for epoch in report.history
     ]
     steps = [each for each in logged if "train/loss" in each[0]]
     assert [step for _, step in steps] == list(range(2, epochs[-1][1] + 1, 2))
     assert {metrics["train/learning_rate"] for metrics, _ in steps} == {config.training.learning_rate}
     scalars = {(tag, step): value for tag, value, step in writer.scalars}
-    assert scalars["validation/ndcg@10", epochs[-1][1]] == pytest.approx(report.history[-1].ndcg)
+    assert scalars["validation/ndcg_at_10", epochs[-1][1]] == pytest.approx(report.history[-1].ndcg)
     assert writer.flushed == 2

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ssd4rec.distributed import current_world
-from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.evaluation.metrics import MONITORED_CUTOFF
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.loop import TrainingLoop
 
 Log = Callable[[Mapping[str, float], int], object]
+
+VALIDATION = f"validation/ndcg_at_{MONITORED_CUTOFF}"  # MLflow refuses names with "@"
 
 
 class Tracking(Callback):
@@ -38,7 +40,7 @@ class Tracking(Callback):
         epoch = loop.history[-1]
         metrics = {"epoch": float(epoch.epoch), "train/epoch_loss": epoch.loss, "train/seconds": epoch.seconds}
         if loop.fixed is None:
-            metrics[f"validation/{MONITORED_METRIC}"] = epoch.ndcg
+            metrics[VALIDATION] = epoch.ndcg
         self._log(metrics, loop.step)
 
 
