@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import explained
+from explained import FADING_SUM_AROUND
 from ssd4rec.explain import counterfactual
 
 HISTORY = [3, 4, 5, 9, 1, 0, 99, 11, 2, 2, 7, 3]  # 99 is not in the catalog
@@ -19,13 +20,13 @@ def rank_without(made, history, positions, item, exclude_seen):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("backbone", [{}, {"layers": 2}, FADING_SUM_AROUND], ids=str)
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @settings(max_examples=6)
 @given(history=st.lists(st.sampled_from([*range(12), 99]), min_size=1, max_size=8).filter(lambda each: set(each) != {99}))
-def test_counterfactuals_hold(layers, exclude_seen, history):
+def test_counterfactuals_hold(backbone, exclude_seen, history):
     """The item leaves the first k, and returns when any of the events is put back."""
-    made = explained.recommender(layers=layers)
+    made = explained.recommender(**backbone)
     for item in range(0, 12, 3):
         for k in (1, 3):
             result = made.explain(history, item, "counterfactual", k=k, exclude_seen=exclude_seen)
@@ -67,3 +68,23 @@ def test_the_search_ends(monkeypatch):
     monkeypatch.setattr(counterfactual, "MOST_REMOVED", 2)
     result = explained.recommender().explain(HISTORY, 6, "counterfactual", k=12)
     assert result.note == "without 2 events the item is still among the first 12; the search ended there"
+
+
+@pytest.mark.parametrize("backbone", [{}, {"layers": 2}, {"input_fade": 0.7}], ids=str)
+def test_later_turns_choose_from_the_best_events(backbone, monkeypatch):
+    """Where events are read again; the result is verified all the same."""
+    monkeypatch.setattr(counterfactual, "MOST_REMOVED", 6)
+    monkeypatch.setattr(counterfactual, "CANDIDATES", 7)
+    made = explained.recommender(**backbone)
+    first = made.recommend(HISTORY, 1).items[0].item
+    result = made.explain(HISTORY, first, "counterfactual", k=1)
+    assert result.success
+    positions = [event.position for event in result.removed]
+    assert rank_without(made, HISTORY, positions, first, exclude_seen=True).rank == result.rank_without > 1
+
+
+def test_the_search_in_a_long_history_ends_early(monkeypatch):
+    """Where whole histories are read again."""
+    monkeypatch.setattr(counterfactual, "MOST_READ", 1)
+    result = explained.recommender(layers=2).explain(HISTORY, 6, "counterfactual", k=12)
+    assert result.note == "without 3 events the item is still among the first 12; the search ended there"

@@ -1,12 +1,18 @@
 """Effects equal what `recommend` says of every shortened history."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explained import FADING_SUM_AROUND, VARIANTS, config_of, recommender, scores_and_ranks, with_fusion
 from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.config import BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
+from ssd4rec.explain import reading
+from ssd4rec.layers.item_features import FeatureProjection
 
 HISTORY = [3, 4, 5, 9, 1, 0, 99, 11, 2, 2, 7, 3]  # 99 is not in the catalog
 SMALL = {"width": 8, "dropout": 0.0}
@@ -115,6 +121,33 @@ def test_rereading_is_limited_to_the_last_events():
     assert [effect.position for effect in limited.events] == [6, 8, 9, 10, 11]
     assert limited.events == tuple(everything.events[effect.position] for effect in limited.events)
     assert recommender().explain(HISTORY, 6, last=4).omitted == 0
+
+
+def test_few_events_of_a_long_history_are_left_out(monkeypatch):
+    """Where shortened histories are read, the work of one explanation is bounded; the others are counted."""
+    made, history = recommender(layers=2), [*range(12)] * 4
+    everything = made.explain(history, 6)
+    monkeypatch.setattr(reading, "MOST_READ", 5 * len(history))
+    limited = made.explain(history, 6)
+    assert (everything.omitted, limited.omitted) == (0, len(history) - 5)
+    assert [each.position for each in limited.events] == [each.position for each in everything.events[-5:]]
+    changes = [[each.score_change for each in one.events[-5:]] for one in (limited, everything)]
+    assert changes[0] == pytest.approx(changes[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, FADING_SUM_AROUND, {"layers": 2}], ids=str)
+def test_effects_with_item_features(settings):
+    """The vectors that the network reads include the projection of the features."""
+    made = recommender(**settings)
+    model, rows = made.artifact.model, len(made.artifact.catalog) + 1
+    ones = np.ones(rows, dtype=np.float32)
+    features = SimpleNamespace(
+        codes=np.arange(rows) % 3, weights=ones, offsets=np.arange(rows + 1), vectors=ones[:, None], categories=3
+    )
+    features.fingerprint = lambda: "features"
+    model.features = FeatureProjection(features, model.table.weight.shape[1]).double()
+    torch.nn.init.normal_(model.features.categories)
+    assert_exact(made, HISTORY, [6, 9], exclude_seen=True)
 
 
 @pytest.mark.thorough

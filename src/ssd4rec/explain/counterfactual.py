@@ -9,6 +9,8 @@ from ssd4rec.explain.effects import changed_by_each
 from ssd4rec.explain.reading import Reading, WithoutEach
 
 MOST_REMOVED = 50  # events that are left out together; each costs the effects of all others
+CANDIDATES = 64  # events of which later turns choose, where shortened histories are read
+MOST_READ = 1_000_000  # events of the shortened histories that later turns read
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ def find_counterfactual(
 ) -> Removal:
     """Leave out events until the item is not among the first k.
 
-    Each turn leaves out the event that lowers the item's rank most, and of equal ranks its score. Then every event that turns out
-    not to be needed is put back. The candidates stay those of the full history: an item of the history does not take the place.
+    Each turn leaves out the event that lowers the item's rank most, and of equal ranks its score. Where shortened histories are
+    read, later turns choose from the best events of the first one. Then every event that turns out not to be needed is put back.
+    The candidates stay those of the full history: an item of the history does not take the place.
 
     Args:
         reading: the full history.
@@ -44,21 +47,31 @@ def find_counterfactual(
     if rank > k:
         return Removal([], note=f"the item has rank {rank:,}: it is not among the first {k:,}")
     removed: list[int] = []
+    most, candidates = _most_removed(reading), None
     shorter, rest = reading, np.arange(len(reading.items))
     while rank <= k:
         if len(rest) == 1:
             return Removal([], note=f"one event remains, and the item is still among the first {k:,}")
-        if len(removed) == MOST_REMOVED:
-            return Removal(
-                [], note=f"without {MOST_REMOVED} events the item is still among the first {k:,}; the search ended there"
-            )
-        without = (shorter.without_each if removed else without_each)(last)
+        if len(removed) == most:
+            return Removal([], note=f"without {most} events the item is still among the first {k:,}; the search ended there")
+        among = None if candidates is None else np.searchsorted(rest, np.setdiff1d(candidates, removed))
+        without = shorter.without_each(last, among) if removed else without_each(last)
         changed = changed_by_each(shorter, without, item)
-        choice = int(np.lexsort((changed.scores, -changed.ranks_unseen))[0])
+        order = np.lexsort((changed.scores, -changed.ranks_unseen))
+        if not removed and reading.method != "one-pass" and len(order) > CANDIDATES:
+            candidates = changed.places[order[:CANDIDATES]]
+        choice = int(order[0])
         removed.append(int(rest[changed.places[choice]]))
         shorter, rest = _left_out(reading, removed), np.delete(rest, changed.places[choice])
         rank = _rank(shorter, item)
     return _irreducible(reading, removed, item, k)
+
+
+def _most_removed(reading: Reading) -> int:
+    if reading.method == "one-pass":
+        return MOST_REMOVED
+    turn = min(CANDIDATES, len(reading.items)) * len(reading.read)
+    return max(3, min(MOST_REMOVED, MOST_READ // turn))
 
 
 def _irreducible(reading: Reading, removed: list[int], item: int, k: int) -> Removal:

@@ -36,11 +36,11 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
         return _without_the_only_event(reading, item)
     scores, ranks = np.empty(len(without.places)), np.empty((2, len(without.places)), dtype=np.int64)
     if reading.repeats_matter(item):
-        for row, place in enumerate(without.places.tolist()):
-            shorter = reading.without(place)
-            parts = shorter.parts_of(without.states[row])
-            scores[row] = parts.of(item)
-            ranks[:, row] = shorter.rank_in(parts.total, item) or 0, reading.rank_in(parts.total, item) or 0
+        size = max(1, BLOCK_ELEMENTS // len(reading.vectors))
+        for first in range(0, len(scores), size):
+            rows = slice(first, first + size)
+            some = WithoutEach(without.places[rows], without.states[rows], without.state)
+            scores[rows], ranks[:, rows] = _with_own_fusion(reading, some, item)
         return Changed(without.places, scores, *ranks)
     near_end = without.places >= len(reading.items) - reading.reach_of_rules
     only_one = (reading.items[without.places] == item) & (np.count_nonzero(reading.items == item) == 1)
@@ -52,13 +52,16 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
 
 
 def _with_own_fusion(reading: Reading, without: WithoutEach, item: int) -> tuple[npt.NDArray[np.float64], IntArray]:
-    """Return scores [n] and both ranks [2, n], with the co-occurrence and the repeat bias of each shortened history."""
+    """Return scores [n] and both ranks [2, n], with co-occurrence, repeat bias and repeat logits of each shortened history."""
     rows, place = torch.arange(len(without.places), device=reading.vectors.device), item - 1
     left_out, alone = _left_out(reading, without.places)
     model, co_occurrence = without.states @ reading.vectors.T, reading.co_occurrence_without(without.places)
     plain = model + co_occurrence
     total = plain + reading.repeat_bias
     total[rows[alone], left_out[alone]] = plain[rows[alone], left_out[alone]]  # without an event it has no repeat bias
+    logits = reading.repeat_logits_without(without) if reading.repeats_matter(item) else None
+    if logits is not None:
+        total += logits
     own, before = total[:, place], items_before(total, item, reading.excluded)
     is_candidate = torch.full_like(alone, fill_value=reading.is_candidate(item))
     ranks = torch.stack([before + 1, before + 1]) * is_candidate
@@ -67,6 +70,7 @@ def _with_own_fusion(reading: Reading, without: WithoutEach, item: int) -> tuple
         ahead = returns & (left_out != place) & _precedes(total[rows, left_out], own, left_out < place)
         ranks[0] = (before + ahead + 1) * (is_candidate | (returns & (left_out == place)))
     bias = reading.repeat_bias[place] * ~(alone & (left_out == place))
+    bias = bias if logits is None else bias + logits[:, place]
     scores = model[:, place].double() + co_occurrence[:, place].double() + bias.double()
     return scores.cpu().numpy(), ranks.cpu().numpy()
 

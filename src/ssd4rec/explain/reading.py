@@ -14,10 +14,12 @@ from ssd4rec.artifact import Artifact
 from ssd4rec.baselines.item_pairs import READ
 from ssd4rec.errors import DivergedError
 from ssd4rec.explain.leave_one_out import reads_in_one_pass, states_by_rereading, states_in_one_pass
+from ssd4rec.explain.repeats import logits_without_each
 from ssd4rec.explain.results import Method
 from ssd4rec.ops.repeats import sequence_items
 
 Flags = npt.NDArray[np.bool_]
+MOST_READ = 200_000  # events of all shortened histories that are read for one explanation: a few seconds on one core
 
 
 class ScoreParts(NamedTuple):
@@ -81,21 +83,17 @@ class Reading:
 
     @cached_property
     def parts(self) -> ScoreParts:
-        """The scores of all items."""
-        return self.parts_of(self.state)
-
-    def parts_of(self, state: Tensor) -> ScoreParts:
-        """Return the scores of all items with another state.
+        """The scores of all items.
 
         Raises:
             DivergedError: a score is not a number.
         """
-        model = self.vectors @ state
+        model = self.vectors @ self.state
         if not torch.isfinite(model).all():
             raise DivergedError(
                 "the model gave scores that are not numbers; it has diverged: lower training.learning_rate and train it again"
             )
-        return ScoreParts(model, self.co_occurrence, self.repeat_bias + self.repeat_logits(state))
+        return ScoreParts(model, self.co_occurrence, self.repeat_bias + self.repeat_logits)
 
     @cached_property
     def co_occurrence(self) -> Tensor:
@@ -127,13 +125,22 @@ class Reading:
             added[self.tensor(self.items) - 1] = fusion.repeat_bias
         return added
 
-    def repeat_logits(self, state: Tensor) -> Tensor:
-        """Return the learned logits of the items of the history with a state, [V]; zero for a model without them."""
+    @cached_property
+    def repeat_logits(self) -> Tensor:
+        """[V]: the learned logits of the items of the history; zero for a model without them."""
         logits, added = self.artifact.model.repeat_logits, self.vectors.new_zeros(1, len(self.vectors))
         if logits is not None:
             items = self.tensor(self.items)
-            logits.added(state[None], sequence_items(items, torch.tensor([0, len(items)]))).add_to(added, slice(0, 1))
+            logits.added(self.state[None], sequence_items(items, torch.tensor([0, len(items)]))).add_to(added, slice(0, 1))
         return added[0]
+
+    def repeat_logits_without(self, without: WithoutEach) -> Tensor | None:
+        """Return the same without each of some events, [n, V]; None for a model without repeat logits."""
+        layer = self.artifact.model.repeat_logits
+        if layer is None:
+            return None
+        items, places = self.tensor(self.items), self.tensor(without.places)
+        return logits_without_each(layer, without.states, items, places, len(self.vectors))
 
     def repeats_matter(self, item: int) -> bool:
         """Whether learned repeat logits enter the item's score or rank: those of seen items do not, when these are excluded."""
@@ -161,31 +168,23 @@ class Reading:
         """Whether an item can be recommended."""
         return not self.excluded[item - 1]
 
-    def rank_in(self, scores: Tensor, item: int) -> int | None:
-        """Return the rank of an item among the candidates by scores [V]; None: it is not a candidate."""
-        return int(items_before(scores[None], item, self.excluded)) + 1 if self.is_candidate(item) else None
-
     def rank(self, item: int) -> int | None:
-        """Return the rank of an item; None: it is not a candidate."""
-        return self.rank_in(self.parts.total, item)
-
-    def without(self, places: int | list[int]) -> "Reading":
-        """Return the history without some events, whose items become candidates if no other event has them."""
-        items = np.delete(self.items, places)
-        return Reading(self.artifact, items, None if self.seen is None else items)
+        """Return the rank of an item among the candidates; None: it is not one."""
+        return int(items_before(self.parts.total[None], item, self.excluded)) + 1 if self.is_candidate(item) else None
 
     @property
     def method(self) -> Method:
         """How the states without each event are computed."""
         return "one-pass" if reads_in_one_pass(self.artifact.model) else "re-reading"
 
-    def without_each(self, last: int) -> WithoutEach | None:
+    def without_each(self, last: int, among: IntArray | None = None) -> WithoutEach | None:
         """Return the states without each event; where shortened histories are read, without each of the last ones only.
 
         Where the model reads the last events only, leaving out one of them lets it read one event more.
 
         Args:
-            last: how many shortened histories are read at most.
+            last: how many shortened histories are read at most; of long histories fewer are, `MOST_READ` events in all.
+            among: where shortened histories are read, which of these events to leave out; None: each.
 
         Returns:
             None: there is one event, and no state without it.
@@ -196,15 +195,16 @@ class Reading:
         reach = self.tensor(self.items if longest is None else self.items[-longest - 1 :])
         first, not_read = len(self.items) - len(reach), len(self.items) - len(self.read)
         if self.method == "one-pass":
-            begins, states = not_read, states_in_one_pass(model, reach)
+            places, states = np.arange(len(self.items)), states_in_one_pass(model, reach)
             state = states[0 if not_read > first else -1]  # without the event before those that are read, or without none
-            states = states[not_read - first : -1]
-        else:
-            begins = max(not_read, len(self.items) - last)
-            states = states_by_rereading(model, reach, torch.arange(begins - first, len(reach), device=reach.device))
-            state = self.state
+            return WithoutEach(places, torch.cat([state.expand(not_read, -1), states[not_read - first : -1]]), state)
+        begins = max(not_read, len(self.items) - min(last, max(1, MOST_READ // len(reach))))
         places = np.concatenate([np.arange(not_read), np.arange(begins, len(self.items))])
-        return WithoutEach(places, torch.cat([state.expand(not_read, -1), states]), state)
+        places = places if among is None else np.intersect1d(places, among)
+        read = places[places >= not_read]
+        unchanged = self.state.expand(len(places) - len(read), -1)
+        states = [states_by_rereading(model, reach, self.tensor(read - first))] if len(read) else []
+        return WithoutEach(places, torch.cat([unchanged, *states]), self.state)
 
     def with_state(self, without: WithoutEach | None) -> "Reading":
         """Return the same history, with the state that was computed together with those without each event."""

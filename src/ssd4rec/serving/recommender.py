@@ -252,7 +252,8 @@ class Recommender:
                 not among the first k.
             k: length of the list that a counterfactual takes the item out of.
             exclude_seen: ranks are those of `recommend` with the same setting.
-            last: models with several layers or without SSD layers read every shortened history: at most this many.
+            last: models with several layers or without SSD layers read every shortened history: at most this many, and of
+                histories of more than 1,000 events fewer.
 
         Returns:
             `Parts`, `Weights`, `Effects` or `Counterfactual`, as `level` says; a list of them for a list of items.
