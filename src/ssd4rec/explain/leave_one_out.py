@@ -61,7 +61,8 @@ def states_in_one_pass(model: NextItemModel, items: Items) -> States:
     without = _rows(embedded[[-1, -2]], len(items) + 1, len(items) - 1)
     if model.fading_sum is not None:
         without = sums_without_each(model.fading_sum(embedded, torch.tensor([0, len(items)])), model.fading_sum.decay)
-    return states + model.input_skip(without)
+    states += model.input_skip(without)
+    return states
 
 
 def sums_without_each(sums: Hidden, decay: Tensor) -> Hidden:
