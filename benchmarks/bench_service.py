@@ -32,7 +32,7 @@ import httpx
 
 from common import RESULTS, arguments, where
 from service_faults import fuzz, interleaved, kills
-from service_load import Connections, Outcome, Request, get, open_loop, post
+from service_load import REFUSED, Connections, Outcome, Request, get, open_loop, post
 from service_servers import ITEMS, USERS, bare, cpu_seconds, fill, make_models, memory, server, use_tests
 from ssd4rec._io import write_atomically
 
@@ -61,6 +61,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", choices=[*PARTS, "all"])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     parser.add_argument("--rates", type=float, nargs="+", default=[200.0, 50.0, 100.0, 400.0])
+    parser.add_argument("--overload", type=float, default=2000.0, help="requests a second that cannot be answered")
     parser.add_argument("--batch", type=int, default=500, help="events of a request of the ingest")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1000, help="writes and reads by turns")
@@ -72,7 +73,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 def _estimate(part: str, options: argparse.Namespace) -> float:
     """Seconds."""
-    loads = 2 * len(options.rates) + 2
+    loads = 2 * len(options.rates) + 2.25
     return {
         "load": loads * options.seconds + 60,
         "ingest": options.seconds + 30,
@@ -121,6 +122,7 @@ def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
                 row["CPU / bare"] = f"{float(row['CPU ms/request']) / max(0.01, float(plain['CPU ms/request'])):.1f}"
                 rows += [plain, row]
             used.append(memory(service[0].pid))
+            rows.append(_measured("overload", service, options.overload, options.seconds / 4, mixed, seed=98))
             address = f"http://127.0.0.1:{service[1]}/v1/models/v2/activate?force=true"
             swap = threading.Timer(options.seconds / 4, lambda: httpx.post(address, timeout=60))
             swap.start()
@@ -172,6 +174,9 @@ def _measured(
         "answered": outcome.answered,
         "not answered with 200": outcome.failures + sum(outcome.statuses.values()) - outcome.answered,
     }
+    if outcome.statuses.get(503):
+        row["refused with 503"] = outcome.statuses[503]
+        row["p99 ms of refusals"] = f"{outcome.percentile(0.99, REFUSED):.1f}"
     _say(", ".join(f"{name} {value}" for name, value in row.items()))
     return row
 

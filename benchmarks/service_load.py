@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+REFUSED = "refused"  # the kind of answers of another status than 200
 Request = tuple[str, str, bytes]  # method, path, body
 
 
@@ -23,8 +24,8 @@ class Outcome:
     failures: int = 0
 
     def percentile(self, share: float, kind: str | None = None) -> float:
-        """Return a percentile in milliseconds; of all requests, or of one kind."""
-        kinds = self.latencies.values() if kind is None else [self.latencies.get(kind, [])]
+        """Return a percentile in milliseconds; of all requests that were answered with 200, or of one kind."""
+        kinds = [times for name, times in self.latencies.items() if name == kind or (kind is None and name != REFUSED)]
         values = sorted(value for each in kinds for value in each)
         return 1e3 * values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
@@ -110,8 +111,8 @@ async def _one(connections: Connections, kind: str, request: Request, scheduled:
         outcome.failures += 1
         return
     outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
-    if status == 200:
-        outcome.latencies.setdefault(kind, []).append(time.perf_counter() - scheduled)
+    kind = kind if status == 200 else REFUSED
+    outcome.latencies.setdefault(kind, []).append(time.perf_counter() - scheduled)
 
 
 def post(path: str, body: object) -> Request:

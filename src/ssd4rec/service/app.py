@@ -64,7 +64,11 @@ def create_app(settings: ServiceSettings, service: Service | None = None, *, sho
     if settings.page and (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(
-        RequestGate, max_body=settings.max_body_bytes, log_requests=settings.log_requests, short_routes=short_routes
+        RequestGate,
+        max_body=settings.max_body_bytes,
+        log_requests=settings.log_requests,
+        max_in_flight=settings.max_in_flight,
+        short_routes=short_routes,
     )
     return app
 

@@ -53,7 +53,9 @@ class Service:
             raise
         self.keys = KeyRing(self.engine, require_key=settings.require_key, rate=settings.rate_limit)
         self.writer = Writer(self.engine, settings.queue_events)
-        self.scorer = Scorer(self.engine, self.models.loaded, settings.queue_requests, settings.batch_size)
+        self.scorer = Scorer(
+            self.engine, self.models.loaded, settings.queue_requests, settings.queue_seconds, settings.batch_size
+        )
         self.direct = Direct(self.engine, self.scorer, self.models.loaded, settings.batch_size)
         self.insights = Insights(self.engine, self.scorer)
         self.feed = LiveFeed(self.engine)

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service import metrics, short_routes
-from ssd4rec.service.problems import Problem, as_problem
+from ssd4rec.service.problems import Problem, as_problem, unavailable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -28,6 +28,7 @@ SECURITY_HEADERS = {
     "x-frame-options": "DENY",
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
+UNCOUNTED = frozenset({"/health/live", "/health/ready", "/metrics", "/v1/live"})  # answered under load; open for long
 HEADERS = [(name.encode(), value.encode()) for name, value in {**SECURITY_HEADERS, "x-process": PROCESS}.items()]
 
 
@@ -38,11 +39,15 @@ class RequestGate:
         app: what answers.
         max_body: bytes of a body.
         log_requests: write one JSON line a request.
+        max_in_flight: requests that are answered at a time; more are refused at once, so that nobody waits for long.
         short_routes: answer the busiest requests without the framework.
     """
 
-    def __init__(self, app: App, max_body: int, *, log_requests: bool, short_routes: bool = True) -> None:
+    def __init__(
+        self, app: App, max_body: int, *, log_requests: bool, max_in_flight: int = 128, short_routes: bool = True
+    ) -> None:
         self._app, self._max_body, self._log, self._short = app, max_body, log_requests, short_routes
+        self._max_in_flight, self._in_flight = max_in_flight, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event of ASGI."""
@@ -67,7 +72,10 @@ class RequestGate:
                 message = {**message, "headers": headers}
             await send(message)
 
+        counted = int(scope["path"] not in UNCOUNTED)
+        self._in_flight += counted
         try:
+            self._refuse_overload(counted)
             await self._answer(scope, receive, answer)
         except SSD4RecError as error:
             await as_problem(error).response()(scope, receive, answer)
@@ -79,7 +87,13 @@ class RequestGate:
                 raise
             await as_problem(error).response()(scope, receive, answer)
         finally:
+            self._in_flight -= counted
             self._count(scope, status, time.perf_counter() - began, request_id)
+
+    def _refuse_overload(self, counted: int) -> None:
+        if counted and self._in_flight > self._max_in_flight:
+            metrics.SHED.labels("requests").inc()
+            raise unavailable("queue_full", f"{self._max_in_flight} requests are being answered; send the request again")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await short_routes.recommendations(scope) if self._short else None

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class _Job:
     work: Callable[[], Any] | None = None
     later: Callable[[Reader], None] | None = None
     future: "Future[Any]" = field(default_factory=Future)
+    queued: float = field(default_factory=time.monotonic)
 
 
 class Scorer:
@@ -33,6 +35,7 @@ class Scorer:
         engine: of the store.
         loaded: returns the loaded model of a version; None: the active one.
         capacity: requests that may wait; more are refused with 503.
+        longest_wait: seconds; requests that waited longer for their turn are refused with 503.
         batch_size: requests scored together; those that arrive during a batch form the next one.
     """
 
@@ -41,10 +44,11 @@ class Scorer:
         engine: Engine,
         loaded: Callable[[str | None], LoadedModel],
         capacity: int,
+        longest_wait: float = 60.0,
         batch_size: int = 32,
     ) -> None:
         self._reader, self._loaded = Reader(engine), loaded
-        self._batch_size = batch_size
+        self._longest_wait, self._batch_size = longest_wait, batch_size
         self._queue: queue.Queue[_Job | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._run, name="ssd4rec-scorer", daemon=True)
         self._thread.start()
@@ -119,6 +123,7 @@ class Scorer:
                 if job.work is not None:
                     _finish(job, job.work())
                 elif job.query is not None:
+                    self._refuse_late(job)
                     loaded = self._loaded(job.query.version)
                     prepared = prepare(self._reader, loaded, job.query)
                     assert prepared is not None  # noqa: S101 - however many events there are
@@ -130,6 +135,12 @@ class Scorer:
         for job in batch:
             if job.later is not None:
                 job.later(self._reader)
+
+    def _refuse_late(self, job: _Job) -> None:
+        waited = time.monotonic() - job.queued
+        if waited > self._longest_wait:
+            metrics.SHED.labels("scorer").inc()
+            raise unavailable("queue_full", f"the request waited {waited:.1f} s for others; send it again")
 
     def _score(self, loaded: LoadedModel, jobs: "list[tuple[_Job, Prepared]]") -> None:
         try:

@@ -33,7 +33,11 @@ class ServiceSettings(BaseModel):
     max_list: int = Field(10_000, ge=1, le=1_000_000, description="longest list of ids in a request")
     max_future_seconds: int = Field(86_400, ge=0, description="events further in the future than this are rejected")
     queue_events: int = Field(20_000, ge=1000, description="events that wait for a commit before more are refused")
-    queue_requests: int = Field(512, ge=1, description="requests that wait for the scorer before more are refused")
+    max_in_flight: int = Field(128, ge=1, description="requests that one process answers at a time; more are refused with 503")
+    queue_requests: int = Field(512, ge=1, description="histories that wait to be read before more are refused with 503")
+    queue_seconds: float = Field(
+        1.0, gt=0.0, le=60.0, description="a request that waited longer for its turn is refused with 503"
+    )
     batch_size: int = Field(32, ge=1, le=1024, description="requests that are scored together")
     state_memory_mb: int = Field(512, ge=1, description="memory of the cached user states of one process")
     rate_limit: float = Field(1000.0, ge=0.0, description="requests a second of one key in one process; 0: no limit")

@@ -1,0 +1,85 @@
+"""More requests than can be answered: some are refused at once, nobody waits for long."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from service_world import WALK, running, send
+from ssd4rec.service.answering import Query
+from ssd4rec.service.middleware import RequestGate
+from ssd4rec.service.problems import Problem
+
+
+def test_requests_beyond_the_limit_are_refused_at_once() -> None:
+    async def run() -> None:
+        release, entered = asyncio.Event(), 0
+
+        async def app(scope: Any, _: Any, send: Any) -> None:
+            nonlocal entered
+            entered += 1
+            if scope["path"] == "/slow":
+                await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        gate: Any = RequestGate(app, 1000, log_requests=False, max_in_flight=3)
+        transport = httpx.ASGITransport(gate)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            slow = [asyncio.create_task(client.get("/slow")) for _ in range(3)]
+            while entered < 3:
+                await asyncio.sleep(0)
+            refused = await client.get("/slow")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.json()["code"] == "queue_full"
+            assert entered == 3
+            assert (await client.get("/health/live")).status_code == 200
+            release.set()
+            assert [each.status_code for each in await asyncio.gather(*slow)] == [200] * 3
+            assert (await client.get("/slow")).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_history_that_waited_too_long_is_not_read(models: Path, tmp_path: Path) -> None:
+    with running(models, f"sqlite:///{tmp_path / 'events.db'}", queue_seconds=0.2) as client:
+        send(client, "u", *WALK)
+        scorer = client.app.state.service.scorer
+        busy = scorer.call(lambda: time.sleep(0.4))
+        late = scorer.submit(Query(3, user_id="u"))
+        with pytest.raises(Problem, match="waited") as refused:
+            late.result()
+        assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
+        busy.result()
+        assert scorer.submit(Query(3, user_id="u")).result().best.source == "model"
+
+
+def test_more_histories_than_may_wait(models: Path, tmp_path: Path) -> None:
+    with running(models, f"sqlite:///{tmp_path / 'events.db'}", queue_requests=2) as client:
+        scorer = client.app.state.service.scorer
+        scorer.call(lambda: time.sleep(0.1))
+        outcomes = [refusal(lambda: scorer.submit(Query(3, user_id="u"))) for _ in range(4)]
+        assert "queue_full" in outcomes
+        assert shed(client, "scorer") >= 1
+
+
+def refusal(work: Callable[[], object]) -> str | None:
+    """Return the code with which a call is refused, if it is."""
+    try:
+        work()
+    except Problem as problem:
+        return problem.code
+    return None
+
+
+def shed(client: TestClient, queue: str) -> float:
+    """Return how many requests a queue refused."""
+    name = f'ssd4rec_shed_total{{queue="{queue}"}}'
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(lines[0].split()[-1]) if lines else 0.0
