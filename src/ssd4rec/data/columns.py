@@ -51,7 +51,6 @@ PARTS = {  # of a time that is split over columns
     "second": ("second", "sec"),
 }
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-OPTIONAL = ("time",)
 RENAME = "rename one of them, or remove it"
 TIME_ROLES = ("time", "date", "clock", *PARTS)
 

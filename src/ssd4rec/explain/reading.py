@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from ssd4rec.explain.repeats import logits_without_each
 from ssd4rec.explain.results import Method
 from ssd4rec.ops.repeats import sequence_items
 
-Flags = npt.NDArray[np.bool_]
 MOST_READ = 200_000  # events of all shortened histories that are read for one explanation: a few seconds on one core
 
 

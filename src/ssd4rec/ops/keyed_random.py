@@ -1,9 +1,9 @@
-"""Random numbers keyed by what they are for, instead of by the order in which they are drawn.
+"""Random numbers that are a function of keys, and not of the order in which they are drawn.
 
-With one generator per batch, the dropout and the masks of a sequence depend on where it lies in the batch. When several
-processes share a batch they must not. Inside `keyed(keys)` each row (a position of the packed batch) has a key, and its
-numbers are a function of that key, the number of the draw within the step, and the column. Outside, everything here is
-PyTorch's own generator.
+With one generator per batch, the dropout and the masks of a sequence depend on its place in the batch. They must not when
+several processes share a batch. Inside `keyed(keys)` each row (a position of the packed batch) has a key, and its numbers are
+a function of that key, the number of the draw within the step, and the column. Outside, numbers come from PyTorch's
+generator.
 
 The function is SplitMix64 (Steele, Lea and Flood 2014) as a counter-based generator: output i of the stream with seed `key`.
 """
@@ -21,13 +21,13 @@ from ssd4rec.ops.segments import append_to_each, to_device
 
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
-COLUMNS = 1 << 24  # draws of a step are this far apart in each row's stream
+COLUMNS = 1 << 24  # distance of two draws in the stream of a row: the largest number of columns of a draw
 
 
 @dataclass
 class _Stream:
     keys: Tensor  # int64 [rows]
-    draws: list[int]  # how many draws the step has made: shared by all views of it
+    draws: list[int]  # one number, the draws of this step so far: shared with the streams of `at` and `appended`
 
 
 _current: list[_Stream] = []
@@ -35,10 +35,10 @@ _current: list[_Stream] = []
 
 @contextmanager
 def keyed(keys: Tensor | None) -> Iterator[None]:
-    """Draw by keys inside the block. None: do not.
+    """Draw by keys inside the block.
 
     Args:
-        keys: int64 [rows], one for each row of the tensors that are drawn for.
+        keys: int64 [rows], one for each row of the random tensors; None: use PyTorch's generator.
     """
     if keys is None:
         yield
@@ -52,10 +52,10 @@ def keyed(keys: Tensor | None) -> Iterator[None]:
 
 @contextmanager
 def at(rows: Tensor) -> Iterator[None]:
-    """Inside the block, tensors have some of the rows: row i of theirs has the key of row `rows[i]`.
+    """Inside the block, draw for a selection of the rows: row i of the random tensors has the key of row `rows[i]`.
 
     Args:
-        rows: int64 [n]; on the CPU or on the keys' device.
+        rows: int64 [n], on the CPU or on the device of the keys.
     """
     if not _current:
         yield
@@ -96,7 +96,7 @@ def bits(rows: int, columns: int) -> Tensor:
     """Draw 64 random bits for each row and column: int64 [rows, columns].
 
     Raises:
-        ShapeError: there is not one key for each row.
+        ShapeError: the number of keys is not `rows`.
     """
     stream = _current[-1]
     if len(stream.keys) != rows:

@@ -1,8 +1,8 @@
 """The distinct items of every prefix of a packed batch, enumerated a block of prefixes at a time.
 
-A prefix that ends at position t holds an item once for each latest occurrence: position s <= t is the latest occurrence of its
-item in the prefix exactly when the item's next occurrence lies after t. One array, the next occurrence of each position, thus
-enumerates the distinct items of all prefixes without a set for any of them.
+Each distinct item of a prefix has one latest occurrence in it. Position s is the latest occurrence of its item in the prefix that
+ends at position t >= s exactly when the next occurrence of the item is after t. So one array, the position of the next
+occurrence, enumerates the distinct items of all prefixes without building a set for each.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ssd4rec.ops.segments import to_device
 class RepeatCells(NamedTuple):
     """Cells of a score table [rows, V] whose item is in the prefix of the row; no cell occurs twice."""
 
-    row: Tensor  # int64 [n], rising
+    row: Tensor  # int64 [n], ascending
     column: Tensor  # int64 [n], 0-based item
     gap: Tensor  # int64 [n], positions between the item's latest occurrence and the end of the prefix; 0: the last position
     occurrences: Tensor  # int64 [n], of the item in the prefix, 1 or more
@@ -32,7 +32,7 @@ class RepeatCells(NamedTuple):
 class PrefixItems:
     """The distinct items of some prefixes of packed sequences; all arrays are on the CPU.
 
-    Memory is O(T + M): the cells of a block of prefixes are made by `cells` and not kept.
+    Memory is O(T + M): `cells` computes the cells of a block of prefixes when they are needed.
     """
 
     items: Tensor  # int64 [T] item indices, 0: no item

@@ -1,4 +1,4 @@
-"""Who may do what: keys with scopes, loopback without a key as long as there is none, a bucket of tokens for each key."""
+"""Authentication: keys with scopes, local programs without a key as long as no key exists, and a rate limit for each key."""
 
 import ipaddress
 import threading
@@ -22,39 +22,39 @@ FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# Described here and not as dependencies: FastAPI takes longer to resolve a tree of them than the model takes to score.
+# Not declared as dependencies of the routes: FastAPI would take longer to resolve them than the model takes to score.
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "an API key: ssd4rec keys create"},
-    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same key in a header of its own"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same key in another header"},
 }
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks."""
+    """The sender of a request."""
 
     key_id: str  # "loopback" without a key
     scopes: frozenset[str]
 
 
 class KeyRing:
-    """The keys of the store, read again every second, and a bucket of tokens for each.
+    """The keys of the store, read again every second, and a token bucket for each of them.
 
     Args:
         engine: of the store.
-        require_key: demand a key from loopback clients too.
-        rate: requests a second of one key; 0: no limit.
+        require_key: require a key from programs on this machine too.
+        rate: requests per second for one key; 0: no limit.
     """
 
     def __init__(self, engine: Engine, *, require_key: bool, rate: float) -> None:
         self._engine, self._require_key, self._rate = engine, require_key, rate
         self._keys: dict[str, Any] = {}
         self._read_at = float("-inf")
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, at which time
+        self._buckets: dict[str, tuple[float, float]] = {}  # key id: tokens left, and the time of that
         self._lock = threading.Lock()
 
     async def caller(self, request: Request, token: str | None) -> Caller:
-        """Return who asks.
+        """Return the sender of a request.
 
         Raises:
             Problem: 401, no key or a wrong one; 429, too many requests; 503, the keys cannot be read.
@@ -77,7 +77,7 @@ class KeyRing:
         prefix, _, rest = token.partition("_")
         key = self._keys.get(rest.partition("_")[0]) if prefix == PREFIX else None
         if key is None or not matches(token, key.sha256) or key.revoked is not None:
-            raise _unauthorized("the key is not valid; ssd4rec keys list shows those that are")
+            raise _unauthorized("the key is not valid; `ssd4rec keys list` shows the valid ones")
         scopes = frozenset(key.scopes.split())
         return Caller(key.key_id, frozenset(SCOPES) if "admin" in scopes else scopes)
 
@@ -85,7 +85,7 @@ class KeyRing:
         open_to_loopback = not self._require_key and not any(row.revoked is None for row in self._keys.values())
         if open_to_loopback and _is_local_program(request):
             return Caller("loopback", frozenset(SCOPES))
-        raise _unauthorized("send a key as Authorization: Bearer KEY or X-API-Key: KEY; ssd4rec keys create makes one")
+        raise _unauthorized("send a key as Authorization: Bearer KEY or X-API-Key: KEY; `ssd4rec keys create` makes one")
 
     def _spend(self, caller: Caller) -> None:
         if not self._rate:
@@ -94,7 +94,7 @@ class KeyRing:
         tokens, then = self._buckets.get(caller.key_id, (burst, moment))
         tokens = min(burst, tokens + (moment - then) * self._rate)
         if tokens < 1.0:
-            raise Problem(429, "rate_limited", f"more than {self._rate:g} requests a second", headers={"Retry-After": "1"})
+            raise Problem(429, "rate_limited", f"more than {self._rate:g} requests per second", headers={"Retry-After": "1"})
         self._buckets[caller.key_id] = (tokens - 1.0, moment)
 
 
@@ -116,7 +116,7 @@ def _is_local_program(request: Request) -> bool:
 
 
 def _token(request: Request) -> str | None:
-    """The key of a request: a bearer token, a header of its own, or the session of the page."""
+    """Return the key of a request: its bearer token, its X-API-Key header, or the session of the page."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if token and scheme.lower() == "bearer":
         return token.strip()
@@ -128,12 +128,14 @@ def _token(request: Request) -> str | None:
 
 
 def _check_page(request: Request) -> None:
-    """A session of the page must not be used by another site."""
+    """Check that a request with a session of the page was sent by the page, not by another site."""
     if request.method in SAFE_METHODS:
         return
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site != "same-origin" or PAGE_HEADER not in request.headers:
-        raise Problem(403, "cross_site", f"a session of the page is for the page; send the header {PAGE_HEADER}, or a key")
+        raise Problem(
+            403, "cross_site", f"a session works only from the page; send the header {PAGE_HEADER}, or a key"
+        )
 
 
 def requires(scope: str) -> Callable[..., Awaitable[Caller]]:

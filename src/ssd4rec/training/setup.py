@@ -1,4 +1,4 @@
-"""What surrounds a training: its optimizer, its sampler of negatives, its folder, and the state of PyTorch."""
+"""The parts of a training around its loop: optimizer, sampler of negatives, folder of checkpoints, and state of PyTorch."""
 
 import os
 import tempfile
@@ -21,7 +21,11 @@ from ssd4rec.training.row_adam import RowAdam
 
 
 def check_independent_of_processes(model: NextItemModel, config: TrainingConfig) -> None:
-    """Refuse settings with which the weights would depend on the number of processes."""
+    """Check that the weights will not depend on the number of processes.
+
+    Raises:
+        ConfigError: they would with these settings.
+    """
     if config.random_numbers != "sequence":
         raise ConfigError(
             f'training with several processes needs training.random_numbers = "sequence", found "{config.random_numbers}": masks '
@@ -35,7 +39,7 @@ def check_independent_of_processes(model: NextItemModel, config: TrainingConfig)
 
 
 def make_optimizer(model: NextItemModel, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return Adam, as the authors have it; with sparse updates of the item table, `RowAdam`."""
+    """Return Adam, the optimizer of the authors; with sparse updates of the item table, `RowAdam`."""
     if config.updated_rows == "touched":
         table = model.table.weight
         return RowAdam([each for each in model.parameters() if each is not table], table, config.learning_rate)
@@ -43,7 +47,7 @@ def make_optimizer(model: NextItemModel, config: TrainingConfig) -> torch.optim.
 
 
 def make_sampler(model: NextItemModel, sequences: Sequences, split: Split, config: TrainingConfig) -> NegativeSampler | None:
-    """Return the sampler of negatives, drawn by training counts; None with a full softmax."""
+    """Return a sampler that draws negatives by their training counts; None with a full softmax."""
     if not config.samples(model.catalog_size):
         return None
     counts = torch.from_numpy(training_counts(sequences, split.train, model.catalog_size))[1:]

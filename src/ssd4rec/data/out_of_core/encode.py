@@ -173,7 +173,11 @@ def _interactions(chunk: Chunk, witnesses: pl.DataFrame, frame: pl.DataFrame, co
 
 
 def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, columns: Columns) -> bool:
-    """Pin the rows of a chunk that decide on the unit or a warning; tell whether the ticks are finer than before."""
+    """Add the rows of a chunk that decide on the unit or a warning to the witnesses.
+
+    Returns:
+        Whether the ticks of the times are finer than before.
+    """
     witnesses = state.witnesses
     if witnesses is None:
         raise AssertionError
@@ -188,7 +192,7 @@ def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, 
             if report.clock == interactions.read.clock:
                 break  # a warning about many rows together: the report leaves it out
             raise DataError(f"{chunk.source}: the unit of the times depends on many rows; give them as whole numbers")
-        low, high = 0, chunk.frame.height  # the shortest beginning of the chunk that brings the goal
+        low, high = 0, chunk.frame.height  # bisect: the fewest first rows of the chunk with the same signature
         while low < high:
             middle = (low + high) // 2
             report = read_interactions(pl.concat([pinned, ends, chunk.frame.head(middle)]), columns).read
@@ -199,7 +203,7 @@ def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, 
 
 
 def _signature(report: ReadReport) -> tuple[object, ...]:
-    """Return what a few rows must share with a chunk: the clock, and the warnings but for the numbers in them."""
+    """Return the clock and the warnings without their numbers: the witnesses must have those of the whole chunk."""
     return (report.clock, *(re.sub(r"\d[\d,]*", "#", note) for note in report.notes))
 
 

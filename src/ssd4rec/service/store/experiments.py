@@ -9,8 +9,6 @@ from sqlalchemy import Connection, and_, func, insert, select, update
 from ssd4rec.service.ids import now
 from ssd4rec.service.store.tables import counters, events, experiments, recommendations
 
-KINDS = ("shadow", "ab", "interleaving")
-
 
 @dataclass(frozen=True)
 class Experiment:
