@@ -133,9 +133,7 @@ def _check_page(request: Request) -> None:
         return
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site != "same-origin" or PAGE_HEADER not in request.headers:
-        raise Problem(
-            403, "cross_site", f"a session works only from the page; send the header {PAGE_HEADER}, or a key"
-        )
+        raise Problem(403, "cross_site", f"a session works only from the page; send the header {PAGE_HEADER}, or a key")
 
 
 def requires(scope: str) -> Callable[..., Awaitable[Caller]]:

@@ -17,7 +17,7 @@ _EVER = np.iinfo(np.int64)
 
 
 class ItemFilters:
-    """Hidden items, availability, categories and titles, as new as the version that a request has read. For any thread.
+    """Hidden items, availability, categories and titles, kept up to date by `refresh`. For any thread.
 
     Args:
         model: whose catalog the masks are over.
@@ -37,7 +37,7 @@ class ItemFilters:
         self._lock = threading.RLock()
 
     def refresh(self, connection: Connection, version: int) -> None:
-        """Read the items that changed since the last time, if any did."""
+        """Read the items that changed since the last call; `version` is the current one of the store."""
         if version <= self.version:
             return
         with self._lock:
@@ -66,10 +66,10 @@ class ItemFilters:
         """Return the items that must not be recommended [V]; None: all may be.
 
         Args:
-            allow: ids of the only candidates.
-            deny: ids that are not.
-            any_of: categories of which a candidate has at least one.
-            none_of: categories of which it has none.
+            allow: ids of the only candidates; None: all items are candidates.
+            deny: ids of items that are no candidates.
+            any_of: categories; a candidate has at least one of them.
+            none_of: categories; a candidate has none of them.
             at: the time of the availability in microseconds; None: now.
         """
         with self._lock:

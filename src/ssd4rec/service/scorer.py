@@ -1,6 +1,5 @@
 """The thread of a process for long readings: requests that wait together are scored together."""
 
-import logging
 import queue
 import threading
 import time
@@ -15,8 +14,6 @@ from ssd4rec.service import metrics
 from ssd4rec.service.answering import Answer, LoadedModel, Prepared, Query, answers, prepare
 from ssd4rec.service.problems import unavailable
 from ssd4rec.service.store.connect import Reader
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,7 +52,7 @@ class Scorer:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """The number of waiting requests."""
         return self._queue.qsize()
 
     def submit(self, query: Query) -> "Future[Answer]":
@@ -79,7 +76,7 @@ class Scorer:
         self._put(_Job(None, later=work))
 
     def close(self) -> None:
-        """Answer what waits, then end the thread."""
+        """Answer all waiting requests, then end the thread."""
         self._queue.put(None)
         self._thread.join()
 
