@@ -188,7 +188,9 @@ def test_a_moment_may_be_a_date_or_a_number_of_toml(key: str, written: str, text
 @pytest.mark.parametrize("value", ["true", "nan", "inf", "12:30:00", "[1]"])
 def test_invalid_moments_are_refused(value: str) -> None:
     """The message says what is expected."""
-    with pytest.raises(ConfigError, match=r"data\.test_from is a moment: an ISO date such as 2016-01-31, or a number .* found "):
+    with pytest.raises(
+        ConfigError, match=r"data\.test_from must be a moment: an ISO date such as 2016-01-31, or a number .* found "
+    ):
         load_config("quick", [f"data.test_from={value}"])
 
 
@@ -282,7 +284,7 @@ def test_settings_of_a_file_must_have_an_effect(tmp_path) -> None:
 
 def test_an_override_is_one_line_and_is_named() -> None:
     """A second line would be lost; an unknown name of a backbone is the override's, not the preset's."""
-    with pytest.raises(ConfigError, match="it has more than one line; give each its own --set"):
+    with pytest.raises(ConfigError, match="it has more than one line; use one --set for each"):
         load_config("quick", ["training.max_epochs=3\ntraining.seed=4"])
     with pytest.raises(ConfigError, match=r"^--set: unknown backbone 'foo'"):
         load_config("quick", ["backbone.name=foo"])
@@ -330,11 +332,11 @@ def test_overrides_may_depend_on_each_other() -> None:
         ),
         (
             '[training]\nsoftmax = "sampled"\nupdated_rows = "touched"\nweight_decay = 0.1',
-            r'training\.updated_rows = "touched" cannot decay rows .* found training\.weight_decay = 0\.1; set',
+            r'training\.updated_rows = "touched" updates only .* but training\.weight_decay = 0\.1 changes every row; set',
         ),
         (
             '[training]\nsoftmax = "sampled"\nupdated_rows = "touched"\nlabel_smoothing = 0.1',
-            r'training\.updated_rows = "touched" cannot ask for rows .* found training\.label_smoothing = 0\.1; set',
+            r'training\.updated_rows = "touched" updates only .* but training\.label_smoothing = 0\.1 changes every row; set',
         ),
     ],
 )

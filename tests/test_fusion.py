@@ -92,7 +92,7 @@ def quick_network(data, epochs):
 
 
 def assert_no_worse_than_the_parts(model, pairs, data):
-    """On the test part, with the interval of the paired difference as the noise."""
+    """On the test set, with the interval of the paired difference as the noise."""
     fusion = tune_fusion(model, pairs, data.histories, data.split.validation).fusion
     parts = {
         "model": (model, replace(fusion, weight=0.0)),

@@ -77,7 +77,7 @@ def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path, pairs
 
 
 def test_the_validation_says_its_protocol(prepared, tmp_path):
-    """Training watches with seen items kept; the fusion is chosen, and the test part measured, with them filtered."""
+    """Training watches with seen items kept; the fusion is chosen, and the test set measured, with them filtered."""
     config = worlds.config(max_epochs=1).model_copy(
         update={
             "evaluation": settings.EvaluationConfig(exclude_seen=True),

@@ -15,7 +15,7 @@ def test_the_nearest_name_or_none():
 
 def test_a_name_that_is_not_there_is_refused_with_all_that_are():
     assert find("beta", ("rho", "beta"), "study") == "beta"
-    with pytest.raises(ConfigError, match=r"^no study named 'betta'; did you mean 'beta'\? There are rho, beta$"):
+    with pytest.raises(ConfigError, match=r"^unknown study 'betta'; did you mean 'beta'\? Choose from rho, beta$"):
         find("betta", ("rho", "beta"), "study")
-    with pytest.raises(ConfigError, match=r"^no study named 'x'\. There are rho, beta$"):
+    with pytest.raises(ConfigError, match=r"^unknown study 'x'\. Choose from rho, beta$"):
         find("x", ("rho", "beta"), "study")

@@ -27,7 +27,7 @@ def check_not_forked() -> None:
     """
     if _state["forked"]:
         raise BackendError(
-            "this process was forked after ssd4rec had computed something in its parent, whose threads it lacks: it would hang; "
+            "this process was forked after ssd4rec had run in its parent; it lacks the threads of the parent and would hang; "
             'start workers with multiprocessing.get_context("spawn"), run gunicorn without --preload, or load the model in each '
             "worker"
         )

@@ -1,4 +1,4 @@
-"""A name that a person gave, among those there are."""
+"""Find a name among the known ones, or suggest the nearest."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -7,18 +7,18 @@ from ssd4rec.errors import ConfigError
 
 
 def nearest(name: str, among: Iterable[str]) -> str | None:
-    """The one that was meant, perhaps; None: none is near."""
+    """Return the most similar name, or None if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(among), n=1, cutoff=0.5)), None)
 
 
 def find(name: str, among: Sequence[str], what: str) -> str:
-    """The name itself.
+    """Return the name, checked to be one of the known ones.
 
     Raises:
-        ConfigError: there is none; the nearest is named.
+        ConfigError: it is not; the message suggests the nearest.
     """
     if name in among:
         return name
     near = nearest(name, among)
     meant = f"; did you mean {near!r}?" if near else "."
-    raise ConfigError(f"no {what} named {name!r}{meant} There are {', '.join(among)}")
+    raise ConfigError(f"unknown {what} {name!r}{meant} Choose from {', '.join(among)}")

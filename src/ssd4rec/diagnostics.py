@@ -17,14 +17,14 @@ WORTH_HAVING = 1.2  # times as fast: less may be noise
 
 
 def resolve_device(accelerator: str) -> Literal["cpu", "cuda"]:
-    """The device that a person means, in the words of `training.accelerator` and `--accelerator`.
+    """Return the device for a value of `training.accelerator` or `--accelerator`.
 
     Args:
-        accelerator: "cpu"; "gpu": CUDA's; "auto": the GPU where there is one.
+        accelerator: "cpu", "gpu" (CUDA), or "auto": the GPU if there is one.
 
     Raises:
-        BackendError: a GPU was requested, and there is none.
-        ConfigError: it is none of the three.
+        BackendError: a GPU was requested, but there is none.
+        ConfigError: the value is none of the three.
     """
     if accelerator not in {"auto", "cpu", "gpu"}:
         raise ConfigError(f'accelerator = "{accelerator}" is not one of "auto", "cpu" and "gpu"')
@@ -64,7 +64,7 @@ def usable_threads() -> int:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system says it."""
+    """Return the name of the processor, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -73,7 +73,7 @@ def processor() -> str:
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, devices and kernels in use."""
+    """Return the versions, devices and kernels in use, for `ssd4rec doctor`."""
     cuda = torch.cuda.is_available()
     return {
         **versions(),
@@ -95,7 +95,7 @@ def versions() -> dict[str, str]:
 
 
 def bfloat16_here() -> str:
-    """A sentence: whether bfloat16 is worth having on this machine, after timing a product in both types."""
+    """Return a sentence on whether bfloat16 is faster on this machine, from timing a matrix product in both types."""
     seconds = {dtype: _seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     gain = seconds[torch.float32] / seconds[torch.bfloat16]
     worth = "; --set training.precision=bf16-mixed uses it" if gain > WORTH_HAVING else ": nothing to gain by it"
@@ -103,7 +103,7 @@ def bfloat16_here() -> str:
 
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
-    """Of the fastest of many: the first ones warm up, and others may share the machine."""
+    """Return the seconds of the fastest of many products: the first ones warm up, and others may share the machine."""
     matrix = torch.ones(512, 512, dtype=dtype, device=resolve_device("auto"))
     seconds = []
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""Every exception that ssd4rec raises on purpose, and how one of another library is quoted.
+"""Every exception that ssd4rec raises on purpose.
 
 SSD4RecError
 ├── ConfigError    (ValueError)       a setting is unknown, of the wrong type or out of its range
@@ -6,7 +6,7 @@ SSD4RecError
 ├── ShapeError     (ValueError)       tensors that belong together do not fit
 ├── DivergedError  (ArithmeticError)  a model gave scores that are not numbers
 ├── ArtifactError  (RuntimeError)     a saved model is missing, damaged or of another version
-│   └── StateError                    so is the state of a training that was to go on
+│   └── StateError                    the checkpoint of an interrupted training is missing, damaged or of another one
 ├── BackendError   (RuntimeError)     a requested device or optional package is missing
 └── ProcessGroupError (RuntimeError)  a process of a distributed training lost contact with the others
 
@@ -32,7 +32,7 @@ class ShapeError(SSD4RecError, ValueError):
 
 
 class DivergedError(SSD4RecError, ArithmeticError):
-    """A model gave scores that are not numbers: the data are sound, other settings may learn from them."""
+    """A model gave scores that are not numbers; the data are valid, and other settings may help."""
 
 
 class ArtifactError(SSD4RecError, RuntimeError):
@@ -40,7 +40,7 @@ class ArtifactError(SSD4RecError, RuntimeError):
 
 
 class StateError(ArtifactError):
-    """The state of a training is missing, damaged, or of another training or version: it cannot be resumed."""
+    """The checkpoint of an interrupted training is missing, damaged, or of another training or version."""
 
 
 class BackendError(SSD4RecError, RuntimeError):
@@ -52,5 +52,5 @@ class ProcessGroupError(SSD4RecError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says first; its kind, where it says nothing."""
+    """Return the first line of an error of another library; the name of its class if it has no message."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

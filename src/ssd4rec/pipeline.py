@@ -245,7 +245,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> Artifact:
-    """Train a model, compare it with baselines on the test part, and save it.
+    """Train a model, compare it with baselines on the test set, and save it.
 
     In a process group all processes call this together; only the first one writes.
 
@@ -426,7 +426,7 @@ def _describe_sampling(config: Config, catalog_size: int) -> str:
 
 
 def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progress | None = None) -> TunedFusion | None:
-    """Tune the score fusion that the settings ask for on the validation part; None: they ask for none."""
+    """Tune the score fusion that the settings ask for on the validation set; None: they ask for none."""
     cooccurrence, repeat_bias = config.fusion.cooccurrence, config.fusion.repeat_bias
     if not cooccurrence and not repeat_bias:
         return None
@@ -461,17 +461,17 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
 
 
 def fit_pairs(name: PairModel, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
-    """Fit a co-occurrence model on a training part."""
+    """Fit a co-occurrence model on a training set."""
     return PAIR_MODELS[name](*training_interactions(data.histories, train), len(data.catalog), progress=progress)
 
 
 def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
-    """Count the sequential-rules baseline on the training part."""
+    """Count the sequential-rules baseline on the training set."""
     return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
 
 
 def measure_baselines(data: Prepared, config: Config, counts: IntArray, progress: Progress | None = None) -> dict[str, Ranking]:
-    """Fit the baselines of the settings on the training part, and rank the test part with each."""
+    """Fit the baselines of the settings on the training set, and rank the test set with each."""
     rankings: dict[str, Ranking] = {}
     for name in config.evaluation.baselines:
         logger.info("fitting %s", name)
@@ -488,7 +488,7 @@ def evaluate(
     progress: Progress | None = None,
     fusion: ScoreFusion | None = None,
 ) -> Ranking:
-    """Rank the test part under the protocol of the settings."""
+    """Rank the test set under the protocol of the settings."""
     return rank_and_measure(
         model,
         data.histories,
@@ -513,11 +513,11 @@ def compare(
     progress: Progress | None = None,
     misses: int = 0,
 ) -> Comparison:
-    """Evaluate a model with its fusion, popularity, the model alone and the fusion alone on the test part.
+    """Evaluate a model with its fusion, popularity, the model alone and the fusion alone on the test set.
 
     `misses` targets cannot be ranked, and count as misses.
     """
-    logger.info("ranking the whole catalog for the test part")
+    logger.info("ranking the whole catalog for the test set")
     test = evaluate(model, data, config, counts, progress, fusion).with_misses(misses)
     popularity = evaluate(Popularity(counts), data, config, counts).with_misses(misses)
     if fusion is None:
@@ -754,7 +754,7 @@ def _evaluation_notes(artifact: Artifact, config: Config, known_targets: KnownTa
 
 
 def describe_pass(data: Prepared, config: Config) -> dict[str, float]:
-    """Return the cost of a pass over the training part under each objective, and how full its batches are."""
+    """Return the cost of a pass over the training set under each objective, and how full its batches are."""
     plan = plan_pass(data.split.train, config.training, epoch=0)
     sizes = sum(batch.size for batch in plan.batches)
     return {

@@ -80,11 +80,11 @@ def test_the_strongest_events_come_first(model):
     ("options", "history", "error", "message"),
     [
         (["--item", "77"], "3,4", DataError, "items to explain are not in the catalog, the first is 77"),
-        (["--item", ""], "3,4", DataError, "--item names no item"),
+        (["--item", ""], "3,4", DataError, "--item is empty"),
         (["--item", "6"], "99", DataError, "an explanation needs a history with at least one item of the catalog"),
         ([], "99", DataError, "an explanation needs a history with at least one item of the catalog"),
-        (["--level", "reasons"], "3", ConfigError, "level is one of parts, weights, effects, counterfactual"),
-        (["-k", "0"], "3", ConfigError, "k is a number of items or events, 1 or more; found 0"),
+        (["--level", "reasons"], "3", ConfigError, "level must be one of parts, weights, effects, counterfactual"),
+        (["-k", "0"], "3", ConfigError, "k must be a number of items or events, 1 or more; found 0"),
         ([], "0,1,2,3,4,5,6,7,8,9,10,11", DataError, "no item is left to recommend after this history"),
     ],
 )

@@ -46,7 +46,7 @@ def test_export(folder):
 def test_nothing_to_export_is_a_mistake(folder):
     with pytest.raises(ConfigError, match="nothing to export"):
         run("export", folder / "model")
-    with pytest.raises(ConfigError, match="-k goes with --onnx"):
+    with pytest.raises(ConfigError, match="-k needs --onnx"):
         run("export", folder / "model", "-k", 3, "--item-vectors", folder / "v.parquet")
 
 
@@ -68,10 +68,10 @@ def test_options_of_parts_that_do_not_fit(folder):
         (["--shard", "3/2"], "--shard is i/n"),
         (["--engine", "dask"], "--engine is ray"),
         (["--engine", "ray", "--shard", "1/2"], "leave out --shard"),
-        (["--workers", "2"], "--workers goes with --engine"),
-        (["--approximate", "--out", folder / "other.csv"], "--approximate goes with --users DATA and --out FOLDER"),
+        (["--workers", "2"], "--workers needs --engine"),
+        (["--approximate", "--out", folder / "other.csv"], "--approximate needs --users DATA and --out FOLDER"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(*users, *more)
-    with pytest.raises(ConfigError, match="go with --users"):
+    with pytest.raises(ConfigError, match="need --users"):
         run("recommend", folder / "model", "--history", "1,2", "--shard", "1/2")

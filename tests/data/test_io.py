@@ -171,7 +171,7 @@ def test_rows_are_named_by_line_in_text_and_by_row_elsewhere(tmp_path):
         ("latin.csv", HEADER + b"1,caf\xe9,3\n", r"latin.csv: line 2 is not UTF-8 text \(byte 0xe9 at offset 31\); save"),
         ("other.csv", b"user_id,item_id,timestamp,title\n1,2,3,\xff\n", r"line 2 is not UTF-8 text"),
         ("utf16.csv", HEADER.decode().encode("utf-16"), r"utf16.csv is UTF-16 text; expected UTF-8"),
-        ("mac.csv", b"user_id,item_id\r1,2\r", r"ends its lines with a carriage return alone"),
+        ("mac.csv", b"user_id,item_id\r1,2\r", r"uses single carriage returns as line ends"),
         ("cut.csv.gz", gzip.compress(text() * 99, mtime=0)[:-9], r"cut.csv.gz: the gzip file is cut short after \d+ bytes"),
         (
             "bad.csv.gz",

@@ -179,7 +179,7 @@ def test_evaluation_needs_no_training_part():
     split = split_by_time(histories, "-9", "-8", learned=False)
     assert asked(histories, catalog, split.test) == [("a", "x", "y"), ("a", "xy", "z")]
     assert len(split.train) == len(split.validation) == 0
-    with pytest.raises(DataError, match="the test part is empty"):
+    with pytest.raises(DataError, match="the test set is empty"):
         split_by_time(histories, "8", "9", learned=False)
 
 
@@ -221,7 +221,7 @@ def test_split_by_time_against_its_definition(times, validation_from, gap):
             part = "train" if ticks[place] < validation_from else "validation" if ticks[place] < test_from else "test"
             expected[part].append((str(user), "".join(map(str, ticks[:place])), str(ticks[place])))
     if not all(expected.values()):
-        with pytest.raises(DataError, match=r"the (train|validation|test) part is empty"):
+        with pytest.raises(DataError, match=r"the (train|validation|test) set is empty"):
             split_by_time(histories, str(validation_from), str(test_from))
         return
     split = split_by_time(histories, str(validation_from), str(test_from))
@@ -252,10 +252,10 @@ def test_dates_split_dates():
         (
             "1",
             "3",
-            r"the train part is empty: no user has two events before 1; the times range from 0 to 4; choose other moments with",
+            r"the train set is empty: no user has two events before 1; the times range from 0 to 4; choose other moments with",
         ),
-        ("2", "9", r"the test part is empty: no event from 9 on has an earlier one of the same user"),
-        ("5", "6", r"the validation part is empty: no event from 5 on and before 6"),
+        ("2", "9", r"the test set is empty: no event from 9 on has an earlier one of the same user"),
+        ("5", "6", r"the validation set is empty: no event from 5 on and before 6"),
         ("4", "2", r"validation from 4 must come before test from 2; name both moments"),
         ("3", "3", r"validation from 3 must come before test from 3"),
         ("soon", "3", r"cannot read the moment 'soon'"),

@@ -164,7 +164,7 @@ def test_each_part_of_the_model_is_left_in_the_mode_it_was_in(world):
 
 
 def test_several_targets_a_row_are_ranked_one_by_one(world):
-    """The training part asks for 2 targets a user: 20 10 | 20 30 | 30 10 rank 3 1 | 3 3 | 3 1 by popularity."""
+    """The training set asks for 2 targets a user: 20 10 | 20 30 | 30 10 rank 3 1 | 3 3 | 3 1 by popularity."""
     ranking = evaluate(Popularity(counts_of(world)), world.histories, world.split.train)
     assert ranking.ranks.tolist() == [3, 1, 3, 3, 3, 1]
 

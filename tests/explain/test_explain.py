@@ -130,7 +130,7 @@ def test_effects_are_the_default_level():
         (([], 6), DataError, "at least one item of the catalog, found an empty history"),
         (([99, 98], 6), DataError, "found 2 items that are not in the catalog; such a user gets the popular items"),
         (("abc", 6), DataError, "expected a list of item ids, found the string"),
-        (([3], 6, "reasons"), ConfigError, "level is one of parts, weights, effects, counterfactual; found 'reasons'"),
+        (([3], 6, "reasons"), ConfigError, "level must be one of parts, weights, effects, counterfactual; found 'reasons'"),
     ],
 )
 def test_mistakes_are_answered(arguments, error, message):
@@ -143,7 +143,7 @@ def test_mistakes_are_answered(arguments, error, message):
 @pytest.mark.parametrize("value", [0, -1, 2.5, "7"])
 def test_numbers_are_1_or_more(name, value):
     """Whole ones."""
-    with pytest.raises(ConfigError, match=f"{name} is a number of items or events, 1 or more; found"):
+    with pytest.raises(ConfigError, match=f"{name} must be a number of items or events, 1 or more; found"):
         recommender().explain([3], 6, **{name: value})
 
 

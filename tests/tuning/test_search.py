@@ -63,7 +63,7 @@ def test_the_best_trial_is_written_as_settings(world, tmp_path):
 
 @pytest.mark.thorough
 def test_the_test_part_is_not_read(world, tmp_path):
-    """A search over data without a test part finds the same."""
+    """A search over data without a test set finds the same."""
     config = worlds.config(max_epochs=1)
     blind = type(world)(world.histories, world.catalog, _without_test(world.split), world.description)
     assert outcome(search(blind, config, RATES, tmp_path / "a", trials=2)) == outcome(
@@ -255,7 +255,7 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
     """The second says who is at work."""
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ArtifactError, match="another search is at work"):
+        with pytest.raises(ArtifactError, match="another search is running"):
             search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
 
 
@@ -263,14 +263,14 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
 def test_a_folder_that_cannot_be_is_one_line(world, tmp_path, name):
     """A file, a place below one, and a place where nothing can be made."""
     (tmp_path / "file").write_text("user_id:token")
-    with pytest.raises(ArtifactError, match=f"{name} cannot be the folder of a search: .*; give another --out"):
+    with pytest.raises(ArtifactError, match=f"{name} cannot be the folder of a search: .*; choose another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path / name, trials=1)
 
 
 def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
     """A finished model is left as it is."""
     (tmp_path / MANIFEST).write_text("{}")
-    with pytest.raises(ArtifactError, match=r"holds a finished model, .*; give another --out"):
+    with pytest.raises(ArtifactError, match=r"holds a finished model, .*; choose another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
     assert [each.name for each in tmp_path.iterdir()] == [MANIFEST]
 
@@ -278,7 +278,9 @@ def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
 def test_best_settings_that_cannot_be_written_are_one_line(world, tmp_path):
     """The trial is kept: the next run writes what it found."""
     (tmp_path / BEST / "in the way").mkdir(parents=True)
-    with pytest.raises(ArtifactError, match=r"cannot write .*best\.toml: Is a directory; make room, and go on"):
+    with pytest.raises(
+        ArtifactError, match=r"cannot write .*best\.toml: Is a directory; free some space and run the same command again"
+    ):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
     shutil.rmtree(tmp_path / BEST)
     report = search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
@@ -288,7 +290,7 @@ def test_best_settings_that_cannot_be_written_are_one_line(world, tmp_path):
 def test_a_damaged_database_is_one_line(world, tmp_path):
     """The message names the problem and the solution."""
     (tmp_path / DATABASE).write_text("not a database at all" * 100)
-    with pytest.raises(ArtifactError, match=r"cannot use .*search\.db: file is not a database; .* give another --out$"):
+    with pytest.raises(ArtifactError, match=r"cannot use .*search\.db: file is not a database; .* choose another --out$"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
 
 
@@ -350,7 +352,7 @@ def test_a_search_that_was_stopped_goes_on(plays, tmp_path, how, code):
 
 @pytest.mark.thorough
 def test_the_best_settings_train(plays, tmp_path):
-    """best.toml is taken by --config; --train measures it once on the test part."""
+    """best.toml is taken by --config; --train measures it once on the test set."""
     arguments = ["tune", str(plays), *OPTIONS, "--trials", "2", "--out", str(tmp_path / "search")]
     result = CliRunner().invoke(cli.app, [*arguments, "--train", "--json"])
     assert result.exit_code == 0, result.output
@@ -385,7 +387,7 @@ def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
     best = (tmp_path / "search" / "best.toml").read_text()
     (tmp_path / "search" / DATABASE).write_bytes(b"")
     with pytest.raises(
-        ArtifactError, match=r"holds best\.toml of an earlier search, but search\.db has no trial of it; use another --out"
+        ArtifactError, match=r"holds best\.toml of an earlier search, but search\.db has no trial of it; choose another --out"
     ):
         CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert (tmp_path / "search" / "best.toml").read_text() == best

@@ -63,8 +63,8 @@ def test_fixed_settings_are_not_searched():
         ("backbone.width=7|64", "not a multiple"),
         ("backbone.width=64|64", "twice"),
         ("data.min_interactions=1:5", "not be comparable"),
-        ("fusion.cooccurrence=0.0:4.0", r"tuned on the validation part after training.*--set fusion\.cooccurrence=tuned"),
-        ("fusion.repeat_bias=-4|0", "tuned on the validation part after training"),
+        ("fusion.cooccurrence=0.0:4.0", r"tuned after training.*--set fusion\.cooccurrence=tuned"),
+        ("fusion.repeat_bias=-4|0", "tuned after training"),
         ("features.min_items=1|2", "features are read once, before the trials"),
     ],
 )

@@ -141,7 +141,7 @@ def save_artifact(
         features: the projection of item features, if the model was trained with any.
 
     Raises:
-        ConfigError: the settings ask for score fusion, but none is passed.
+        ConfigError: the settings enable score fusion, but none is passed.
         ArtifactError: the folder cannot be written or contains something else; model, catalog and counts have different sizes.
         TypeError: the report contains a value that JSON cannot represent.
     """
@@ -152,7 +152,7 @@ def save_artifact(
         )
     if fusion is None and (config.fusion.cooccurrence or config.fusion.repeat_bias):
         raise ConfigError(
-            f"the settings ask for score fusion (fusion.cooccurrence = {config.fusion.cooccurrence!r}, fusion.repeat_bias = "
+            f"the settings enable score fusion (fusion.cooccurrence = {config.fusion.cooccurrence!r}, fusion.repeat_bias = "
             f"{config.fusion.repeat_bias!r}), but none was passed; pass the result of tune_fusion, or set both to 0.0"
         )
     target = Path(directory).resolve()
@@ -226,7 +226,7 @@ def load_artifact(directory: str | Path, device: str = "cpu") -> Artifact:
     """
     _check_device(device)
     if not isinstance(directory, str | Path):
-        raise ArtifactError(f"a model is loaded from the path of its folder; found {type(directory).__name__}")
+        raise ArtifactError(f"expected the path of a model folder, found {type(directory).__name__}")
     folder = Path(directory)
     try:
         folder = folder.resolve()

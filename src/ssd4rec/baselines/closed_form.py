@@ -17,7 +17,7 @@ def items_taking_part(items: IntArray, catalog_size: int, most: int, name: str) 
     """Return the most frequent items, as item indices minus one in ascending order; all of them if they are few.
 
     Args:
-        items: int64 [T] item indices of the training part; 0 is an unknown item.
+        items: int64 [T] item indices of the training set; 0 is an unknown item.
         catalog_size: V.
         most: how many items take part at most.
         name: of the baseline, for the warning that some do not.

@@ -57,7 +57,7 @@ class SequentialRidge(ItemPairs):
         """Solve the regression on packed sequences.
 
         Args:
-            items: int64 [T] the training part, packed.
+            items: int64 [T] the training set, packed.
             cu_seqlens: int64 [B + 1].
             catalog_size: V.
             regularization: of the squared weights.

@@ -47,7 +47,7 @@ class SequentialRules(ItemPairs):
         """Count the pairs of packed sequences.
 
         Args:
-            items: int64 [T] the training part, packed.
+            items: int64 [T] the training set, packed.
             cu_seqlens: int64 [B + 1].
             catalog_size: V.
             progress: called with (items done, V).

@@ -29,9 +29,9 @@ def recommend_in_parts(job: "Job", *, shard: str | None, engine: str | None, wor
             f"--engine is {' or '.join(ENGINES)}; found {engine!r} (for Spark see the guide on batch recommendations)"
         )
     if engine is not None and shard is not None:
-        raise ConfigError("--engine splits the job itself; leave out --shard")
+        raise ConfigError("--engine splits the job by itself; leave out --shard")
     if engine is None and workers is not None:
-        raise ConfigError("--workers goes with --engine; without an engine run several processes with --shard i/n")
+        raise ConfigError("--workers needs --engine; without an engine run several processes with --shard i/n")
     own = Shard() if shard is None else Shard.parse(shard)
     if engine == "ray":
         from ssd4rec.serving.ray_engine import recommend_on_ray
@@ -65,7 +65,7 @@ def _show(coverage: "Coverage", out: str, *, as_json: bool) -> None:
         shown = ", ".join(map(str, coverage.missing[:MISSING_SHOWN])) + (
             ", …" if complete + MISSING_SHOWN < coverage.parts else ""
         )
-        say(f"missing parts: {shown}; run their shards, or the command without --shard")
+        say(f"missing parts: {shown}; run the shards that write them, or the command without --shard")
     if coverage.unknown_interactions:
         say(f"warning: {coverage.unknown_interactions:,} interactions with items that the model does not know were skipped")
     if coverage.popular_users:

@@ -61,8 +61,8 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
     check_address_limit()
     if options_of(run_config) != ReadOptions():
         raise ConfigError(
-            "data build reads CSV and Parquet files with a header as they are; leave out data.where and the other settings of "
-            "reading, or filter the files first"
+            "data build reads whole CSV and Parquet files with a header; leave out data.where and the other reading settings, or "
+            "filter the files first"
         )
     try:
         with _render.progress_bar(err_console) as bar:

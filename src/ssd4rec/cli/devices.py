@@ -34,7 +34,7 @@ def devices_settings(devices: int | None, settings: list[str]) -> list[str]:
     if world == 1 and devices is not None and devices > 1:
         raise typer.Exit(_run_processes(devices))
     if devices not in (None, world):
-        raise ConfigError(f"--devices {devices} in a group of {world} processes; leave it out, torchrun sets the number")
+        raise ConfigError(f"--devices {devices} does not match the {world} processes that torchrun started; leave out --devices")
     if int(os.environ.get("RANK", "0")) > 0:
         out_console.quiet = err_console.quiet = True  # the first process speaks for all
     return [] if any(each.startswith("training.random_numbers") for each in settings) else [DISTRIBUTED]

@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
     overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
     if data is None and (overrides or accelerator != "auto"):
         option = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
-        raise ConfigError(f"{option} needs data to evaluate on; pass it too: ssd4rec evaluate DIR DATA …")
+        raise ConfigError(f"{option} needs data to evaluate on: ssd4rec evaluate DIR DATA …")
     _check_settings(settings or [])
     artifact = load_artifact(directory, "cpu" if data is None else resolve_device(accelerator))
     if data is None:

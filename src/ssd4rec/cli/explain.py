@@ -62,7 +62,7 @@ def explain(  # noqa: PLR0913 - each is an option of the command
     ids = parse_ids(recommender, "--history", history)
     items = _first(recommender, ids, keep_seen=keep_seen) if item is None else parse_ids(recommender, "--item", item)
     if not items:
-        raise DataError("--item names no item; write --item ID, or leave it out to explain the first recommendation")
+        raise DataError("--item is empty; write --item ID, or leave it out to explain the first recommendation")
     explanations = recommender.explain(ids, items, cast("Level", level), k=k, exclude_seen=not keep_seen)
     if as_json:
         print_json({"explanations": [each.as_dict() for each in explanations]})
@@ -78,7 +78,7 @@ def _first(recommender: "Recommender", ids: list[object], *, keep_seen: bool) ->
     """Return the first recommendation of the model; for a history without known items there is none to explain."""
     answer = recommender.recommend(ids, 1, exclude_seen=not keep_seen)
     if answer.source == "model" and not answer.items:
-        raise DataError("no item is left to recommend after this history; name one with --item, or add --keep-seen")
+        raise DataError("no item is left to recommend after this history; choose one with --item, or add --keep-seen")
     return [each.item for each in answer.items]
 
 

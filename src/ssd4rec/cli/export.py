@@ -27,7 +27,7 @@ def export(
     if onnx is None and onnx_step is None and item_vectors is None:
         raise ConfigError("nothing to export; add --onnx FILE, --onnx-step FILE or --item-vectors FILE.parquet")
     if k is not None and onnx is None:
-        raise ConfigError("-k goes with --onnx")
+        raise ConfigError("-k needs --onnx")
 
     from ssd4rec.artifact import load_artifact
 

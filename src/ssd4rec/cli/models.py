@@ -66,7 +66,7 @@ def activate_model(
         for check in gate.checks:
             (out_console if check.passed else err_console).print(f"{check.name}: {check.detail}", soft_wrap=True)
     if gate.failures and not force:
-        raise ArtifactError(f"{version} did not pass the gate; the active version stays. --force activates it all the same")
+        raise ArtifactError(f"{version} did not pass the gate; the active version stays; use --force to activate it anyway")
     versions.choose(version, FORCED if gate.failures else PASSED)
     if not as_json:
         out_console.print(f"{version} is active" + (", although it did not pass the gate" if gate.failures else ""))

@@ -89,7 +89,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         overrides = [*columns_as_settings(user, item, time), *reading]
         check_columns(users, overrides)
     elif (shard, engine, workers) != (None, None, None):
-        raise ConfigError("--shard, --engine and --workers go with --users DATA --out FOLDER")
+        raise ConfigError("--shard, --engine and --workers need --users DATA --out FOLDER")
 
     from ssd4rec.config import dump_config, parse_config
     from ssd4rec.diagnostics import resolve_device
@@ -100,9 +100,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         from ssd4rec.serving.job import make_job
 
         if reading:
-            raise ConfigError(
-                "a folder of parts is read with --user, --item and --time alone; leave out the other options of reading"
-            )
+            raise ConfigError("only --user, --item and --time apply to a folder of parts; leave out the other reading options")
         retrieval: Retrieval = "approximate" if approximate else "exact"
         options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown), retrieval)
         job = make_job(
@@ -112,7 +110,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         return
 
     if approximate:
-        raise ConfigError("--approximate goes with --users DATA and --out FOLDER (from Python: Recommender.approximate)")
+        raise ConfigError("--approximate needs --users DATA and --out FOLDER (from Python: Recommender.approximate)")
 
     from ssd4rec.serving.recommender import Recommender
 

@@ -130,7 +130,7 @@ def _prepare(
         check_columns(data, overrides)
         return prepare(data, config, titles, base)
     if data is not None or train_file is None or validation_file is None or test_file is None:
-        raise ConfigError("--train, --validation and --test go together, and replace DATA; pass all three of them, or DATA alone")
+        raise ConfigError("--train, --validation and --test are used together, in place of DATA; pass all three, or only DATA")
     from ssd4rec.data.interactions import read_interactions, read_titles
     from ssd4rec.data.options import columns_of, options_of
 

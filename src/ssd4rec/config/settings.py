@@ -86,8 +86,8 @@ class DataConfig(Settings):
         if isinstance(value, int | float) and not isinstance(value, bool) and (number := Decimal(str(value))).is_finite():
             return f"{number:f}"
         raise ValueError(
-            f"data.{about.field_name} is a moment: an ISO date such as 2016-01-31, or a number in the unit of the file's times; "
-            f"found {value!r}"
+            f"data.{about.field_name} must be a moment: an ISO date such as 2016-01-31, or a number in the unit of the file's "
+            f"times; found {value!r}"
         )
 
 
@@ -148,11 +148,11 @@ class TrainingConfig(Settings):
                 f'training.updated_rows = "touched" needs training.softmax = "sampled", found "{self.softmax}": '
                 f"the full softmax touches every row; set training.softmax=sampled or training.updated_rows=all"
             )
-        for key, what in (("weight_decay", "decay"), ("label_smoothing", "ask for")):
+        for key in ("weight_decay", "label_smoothing"):
             if self.updated_rows == "touched" and (value := getattr(self, key)):
                 raise ValueError(
-                    f'training.updated_rows = "touched" cannot {what} rows that it leaves alone, found training.{key} = '
-                    f"{value}; set training.{key}=0.0 or training.updated_rows=all"
+                    f'training.updated_rows = "touched" updates only the rows of a batch, but training.{key} = {value} changes '
+                    f"every row; set training.{key}=0.0 or training.updated_rows=all"
                 )
         return self
 

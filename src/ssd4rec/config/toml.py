@@ -158,7 +158,7 @@ def _parsed_value(raw: str, override: str) -> object:
     except ValueError:
         return raw.strip()
     if len(parsed) > 1:
-        raise ConfigError(f"cannot read the setting {_shown(override)}: it has more than one line; give each its own --set")
+        raise ConfigError(f"cannot read the setting {_shown(override)}: it has more than one line; use one --set for each")
     return parsed["value"]
 
 

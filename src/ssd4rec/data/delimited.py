@@ -70,7 +70,9 @@ def read_delimited(source: str, data: bytes, choose: Choose, options: ReadOption
     header, notes = first, list(text.notes)
     if options.names:
         if not looks_like_data(first) and _has_names(first, choose):
-            raise DataError(f"{source} has a header ({', '.join(first)[:300]}), and --columns is for files without; leave it out")
+            raise DataError(
+                f"{source} has a header ({', '.join(first)[:300]}), but --columns is for files without one; leave it out"
+            )
         header, end = _named_by_position(text, first, options.names), text.start
     elif looks_like_data(first) and not _has_names(first, choose):
         if options.layout == "auto" and len({len(row) for row in sample}) > 1 and len(text.separator) == 1 and len(first) > 1:
@@ -174,7 +176,7 @@ def _next_line(source: str, data: bytes, start: int) -> bytes:
         raise DataError(f"{source} has no rows; {EXPECTED}")
     line = match[0].strip(b"\r\n")
     if b"\r" in line:
-        raise DataError(f"{source} ends its lines with a carriage return alone; save it with Unix or Windows line ends")
+        raise DataError(f"{source} uses single carriage returns as line ends; save it with Unix or Windows line ends")
     return line
 
 

@@ -44,7 +44,7 @@ def apply_filters(table: Table, where: str | None, min_rating: float | None) -> 
     if min_rating is not None:
         ratings = _numbers(table.frame["rating"])
         if not ratings.dtype.is_numeric():
-            raise DataError(f"{table.source}: column {table.names['rating']!r} does not hold numbers; filter it with --where")
+            raise DataError(f"{table.source}: column {table.names['rating']!r} does not contain numbers; filter it with --where")
         high = (ratings >= min_rating).fill_null(value=False)
         descriptions.append(f"rating of {min_rating:g} or more: {int(high.sum()):,} of {len(high):,} rows")
         mask = high if mask is None else mask & high

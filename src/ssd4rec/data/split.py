@@ -200,7 +200,7 @@ def split_by_time(
 
     Raises:
         DataError: the data have no times, the sequences are empty, a moment cannot be read, the moments are not in order, or a
-            part is empty.
+            set is empty.
     """
     clock = sequences.clock
     if clock.kind == FILE_ORDER:
@@ -351,19 +351,19 @@ def _empty_part(name: str, shown: list[str], sequences: Sequences) -> str:
         "test": f"no event from {shown[1]} on has an earlier one of the same user",
     }[name]
     return (
-        f"the {name} part is empty: {lies}; the times range from {earliest} to {latest}; "
+        f"the {name} set is empty: {lies}; the times range from {earliest} to {latest}; "
         "choose other moments with --set data.validation_from=… and --set data.test_from=…"
     )
 
 
 def training_interactions(sequences: Sequences, train: Examples) -> tuple[IntArray, IntArray]:
-    """Return items [T] and cu_seqlens [B + 1] of the training part: all events that it reads or predicts, packed."""
+    """Return items [T] and cu_seqlens [B + 1] of the training set: all events that it reads or predicts, packed."""
     lengths = train.stop - train.start
     return sequences.items[ranges(train.start, lengths)].astype(np.int64), lengths_to_offsets(lengths)
 
 
 def training_counts(sequences: Sequences, train: Examples, catalog_size: int) -> IntArray:
-    """Return, for each item index [V + 1], its number of events in the training part."""
+    """Return, for each item index [V + 1], its number of events in the training set."""
     counts = np.zeros(catalog_size + 1, dtype=np.int64)
     for first, stop in user_blocks(lengths_to_offsets(train.stop - train.start)):
         items = training_interactions(sequences, train.take(np.arange(first, stop)))[0]

@@ -59,7 +59,7 @@ def describe_split(sequences: Sequences, split: Split, catalog_size: int, *, fin
         )
     if skipped.interactions:
         notes.append(
-            f"{skipped.users:,} users have their first event in the test part; these {skipped.interactions:,} events have no "
+            f"{skipped.users:,} users have their first event in the test set; these {skipped.interactions:,} events have no "
             "history to be predicted from, and are not targets"
         )
     return {

@@ -1,4 +1,4 @@
-"""Fit a baseline of sequences on the training part of a split."""
+"""Fit a baseline of sequences on the training set of a split."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ def fit_baseline(
     Args:
         name: "sequential-rules", "sequential-ridge" or "ease".
         sequences: the events.
-        train: the training part of their split.
+        train: the training set of their split.
         catalog_size: V.
         progress: called with (steps done, all).
         settings: `regularization`, `max_items` and others of the closed forms; see the `fit` method of each class.

@@ -94,9 +94,9 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
 
     Args:
         model: encodes sequences and scores items.
-        pairs: the co-occurrence model of the same training part.
+        pairs: the co-occurrence model of the same training set.
         sequences: the events.
-        examples: the validation part.
+        examples: the validation set.
         weights: candidates for the weight of the co-occurrence score.
         repeat_bias: candidates for the repeat bias; the first one is used in the first step.
         exclude_seen: leave items of the sequence out of the candidates, except the target. The repeat bias changes no rank

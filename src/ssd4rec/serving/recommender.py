@@ -264,10 +264,10 @@ class Recommender:
             DivergedError: a score is not a number.
         """
         if level not in LEVELS:
-            raise ConfigError(f"level is one of {', '.join(LEVELS)}; found {level!r}")
+            raise ConfigError(f"level must be one of {', '.join(LEVELS)}; found {level!r}")
         for name, value in (("k", k), ("last", last)):
             if not isinstance(value, int | np.integer) or value < 1:
-                raise ConfigError(f"{name} is a number of items or events, 1 or more; found {value!r}")
+                raise ConfigError(f"{name} must be a number of items or events, 1 or more; found {value!r}")
         many = isinstance(item, list | tuple | np.ndarray | pl.Series)
         items, ids = as_ids(cast("Ids", item) if many else [item]), as_ids(history)
         indices = self.artifact.catalog.indices(items)

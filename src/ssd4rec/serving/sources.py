@@ -82,7 +82,7 @@ class FolderSource:
         folder = Path(directory)
         if not (folder / READ).is_file():
             raise DataError(
-                f"{folder} is a folder, and not one of sequences; build one with ssd4rec data build {folder} "
+                f"{folder} is a folder without sequences; build one with ssd4rec data build {folder} "
                 "--out sequences --set data.min_interactions=1, and give that"
             )
         self._sequences, self._catalog, _ = open_folder(folder)

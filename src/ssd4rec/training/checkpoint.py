@@ -78,10 +78,10 @@ def lock_folder(directory: str | Path) -> Iterator[LockedFolder]:
         ArtifactError: it cannot be created or written, or another process has locked it.
     """
     folder = Path(directory)
-    busy = ArtifactError(f"another training is running in {folder}; wait for it, or use another --out")
+    busy = ArtifactError(f"another training is running in {folder}; wait for it, or choose another --out")
 
     def refused(reason: str) -> ArtifactError:
-        return ArtifactError(f"checkpoints cannot be written to {folder}: {reason}; use another --out")
+        return ArtifactError(f"checkpoints cannot be written to {folder}: {reason}; choose another --out")
 
     with exclusive_lock(folder / LOCK, busy, refused):
         try:
@@ -114,7 +114,7 @@ def training_identity(
         "backbone": settings.model_dump(mode="json") if isinstance(settings, BaseModel) else {},
         "network": repr(model),  # its modules and their sizes, as PyTorch prints them
         "sequences": sequences.fingerprint(),
-        "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # training does not depend on the test part
+        "examples": [split.train.fingerprint(), split.validation.fingerprint()],  # training does not depend on the test set
         "protocol": split.protocol,
         "start": start,
         "fixed": None if fixed is None else dict(fixed),

@@ -37,7 +37,7 @@ def check_same_backbone(config: BackboneSettings, start: BackboneSettings) -> No
     ]
     if differences:
         raise ConfigError(
-            f"the training cannot continue with another network: {'; '.join(differences[:4])}; remove these settings (without "
+            f"training cannot continue with another network: {'; '.join(differences[:4])}; remove these settings (without "
             "--config, those of the model are used), or train a new model"
         )
 
@@ -52,7 +52,7 @@ def grow(start: NextItemModel, config: Config, catalog_size: int, rules: Sequent
         start: a model of `V_old` items, which is not changed.
         config: the settings of the new model; its backbone fits.
         catalog_size: V, at least V_old.
-        rules: the co-occurrences of the V items in the training part.
+        rules: the co-occurrences of the V items in the training set.
     """
     with SkipRandomInitialization():  # all weights are replaced below
         model = build_model(config.backbone, catalog_size)

@@ -19,8 +19,8 @@ from ssd4rec.training.loop import FixedSteps, TrainingReport
 
 FOLDER = "final"  # of its checkpoints, inside of that of the selection run
 NOTE = (
-    "the saved model was trained on all interactions, the test part too (training.final_fit); "
-    "its metrics are those of the selection run, which was trained on the training part alone"
+    "the saved model was trained on all interactions, the test set too (training.final_fit); "
+    "its metrics are those of the selection run, which was trained on the training set alone"
 )
 
 logger = logging.getLogger(__name__)

@@ -95,7 +95,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     Args:
         model: trained in place.
         sequences: the events.
-        split: the training and validation parts.
+        split: the training and validation sets.
         config: objective, optimizer, early stopping.
         directory: where checkpoints are written after each epoch, and each minute within an epoch; a folder that the caller
             has locked already; None: nowhere.
@@ -293,7 +293,7 @@ class TrainingLoop:
             group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def _validate(self) -> float:
-        """Return NDCG@10 of the validation part."""
+        """Return NDCG@10 of the validation set."""
         tokens = min(4 * self.config.token_budget, VALIDATION_TOKENS)
         with self._autocast():
             ranks = rank_examples(self.measured, self.sequences, self.validation, tokens, world=self.world)

@@ -134,14 +134,14 @@ def _masked_item_loss(
 
 @dataclass(frozen=True)
 class Plan:
-    """One pass over the training part: its examples and their places in batches."""
+    """One pass over the training set: its examples and their places in batches."""
 
     examples: Examples
     batches: list[BatchPlan]
 
 
 def plan_pass(train: Examples, config: TrainingConfig, epoch: int) -> Plan:
-    """Plan one pass over the training part; depends on the seed and the epoch only, so a resumed run sees the same batches."""
+    """Plan one pass over the training set; depends on the seed and the epoch only, so a resumed run sees the same batches."""
     rng = np.random.default_rng((config.seed, epoch))
     if config.objective != "per-prefix":
         windows = train.windows()
@@ -180,7 +180,7 @@ def _sampled(users: IntArray, count: int, rng: np.random.Generator) -> IntArray:
 
 @dataclass(frozen=True)
 class PassCost:
-    """The cost of one pass over the training part."""
+    """The cost of one pass over the training set."""
 
     tokens: int
     targets: int

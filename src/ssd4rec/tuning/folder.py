@@ -22,17 +22,17 @@ def alone_in(place: Path) -> Iterator[None]:
     Raises:
         ArtifactError: it cannot be made or written, holds a finished model, or another process holds it.
     """
-    busy = ArtifactError(f"another search is at work in {place}; wait for it, or give another --out")
+    busy = ArtifactError(f"another search is running in {place}; wait for it, or choose another --out")
 
     def refused(why: str) -> ArtifactError:
-        return ArtifactError(f"{place} cannot be the folder of a search: {why}; give another --out")
+        return ArtifactError(f"{place} cannot be the folder of a search: {why}; choose another --out")
 
     try:
         finished = (place / MANIFEST).is_file()
     except OSError as error:  # a name that is too long
         raise refused(error.strerror or str(error)) from error
     if finished:
-        raise ArtifactError(f"{place} holds a finished model, which a search would be mixed with; give another --out")
+        raise ArtifactError(f"{place} contains a finished model, not a search; choose another --out")
     with exclusive_lock(place / "lock", busy, refused):
         yield
 

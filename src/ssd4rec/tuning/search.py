@@ -1,6 +1,6 @@
 """Hyperparameter search with Optuna: stored in a folder, resumable, with pruning of poor trials.
 
-Only the validation part is looked at.
+Only the validation set is looked at.
 """
 
 import hashlib
@@ -106,7 +106,7 @@ def search(
     seed: int = 0,
     callbacks: Sequence[Callback] = (),
 ) -> SearchReport:
-    """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test part is not used.
+    """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test set is not used.
 
     Args:
         data: from `prepare`.
@@ -223,7 +223,9 @@ def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
         try:
             write_atomically(place / BEST, text)
         except OSError as error:
-            raise ArtifactError(f"cannot write {place / BEST}: {error.strerror or error}; make room, and go on") from error
+            raise ArtifactError(
+                f"cannot write {place / BEST}: {error.strerror or error}; free some space and run the same command again"
+            ) from error
 
 
 def _line(study: optuna.Study, done: int, trials: int) -> str:

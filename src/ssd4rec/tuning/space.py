@@ -96,15 +96,13 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
         if name in requested:
             raise ConfigError(f"{name} is both searched and fixed; leave out one of the two")
         if not _exists(name, config):
-            raise ConfigError(f"--fix {name}: no such setting of {config.backbone.name}; write GROUP.KEY, e.g. backbone.dropout")
+            raise ConfigError(f"--fix {name}: {config.backbone.name} has no such setting; write GROUP.KEY, e.g. backbone.dropout")
     # a dimension such as backbone.bidirectional may enable another one
     changed = [with_values(config, {dimension.name: value}) for dimension in requested.values() for value in dimension.extremes]
     possible = [config, *changed]
     for name in requested:
         if not any(is_read(each, name) for each in possible):
-            raise ConfigError(
-                f"--search {name}: it has no effect with these settings; leave it out, or change the setting that disables it"
-            )
+            raise ConfigError(f"--search {name}: it has no effect with these settings; leave it out, or change the other setting")
     usual = {
         dimension.name: dimension
         for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, possible))
@@ -127,8 +125,7 @@ def _read(text: str, config: Config) -> Dimension:
         raise ConfigError(f"--search {name}: features are read once, before the trials; set it with --set")
     if name.startswith("fusion."):
         raise ConfigError(
-            f"--search {name}: it is tuned on the validation part after training, so it cannot change a trial's metric; "
-            f"write --set {name}=tuned"
+            f"--search {name}: it is tuned after training and cannot change the metric of a trial; write --set {name}=tuned"
         )
     if not _exists(name, config):
         with_values(config, {name: 0})  # names the nearest setting

@@ -31,7 +31,7 @@ def readable(database: Path) -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         why = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
         raise ArtifactError(
-            f"cannot use {database}: {why}; free some space if there is none; if it is damaged, give another --out"
+            f"cannot use {database}: {why}; free some space if there is none; if it is damaged, choose another --out"
         ) from error
 
 
@@ -65,14 +65,14 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     saved: Mapping[str, Any] | None = study.user_attrs.get("identity")
     if saved is None and (place / BEST).is_file():
         raise ArtifactError(
-            f"{place} holds {BEST} of an earlier search, but {DATABASE} has no trial of it; use another --out, or remove {BEST}"
+            f"{place} holds {BEST} of an earlier search, but {DATABASE} has no trial of it; choose another --out, or remove {BEST}"
         )
     if saved is None:
         study.set_user_attr("identity", ours)
     elif saved != ours:
         different = [key for key in {**ours, **saved} if saved.get(key) != ours.get(key)]
         raise ArtifactError(
-            f"{place} holds a search with other {' and '.join(different)}; continue with the same arguments, or use another --out"
+            f"{place} has a search with other {' and '.join(different)}; continue with the same arguments, or choose another --out"
         )
     return study
 

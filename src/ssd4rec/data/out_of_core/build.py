@@ -73,7 +73,7 @@ def build_folder(
         recorded_every: seconds between two records of the first stage; a resumed build reads later rows again.
 
     Raises:
-        DataError: a file cannot be read or used, nothing is left after the k-core, `out` exists, or another build is at work.
+        DataError: a file cannot be read or used, nothing is left after the k-core, `out` exists, or another build is running.
     """
     if min_interactions < 1:
         raise DataError(f"min_interactions must be 1 or more, found {min_interactions}; 1 keeps everything")
@@ -89,7 +89,7 @@ def build_folder(
         "tie_order": tie_order,
     }
     folder = target.parent / f".{target.name}.build"
-    busy = DataError(f"another build of {target} is at work; wait for it, or name another folder")
+    busy = DataError(f"another build of {target} is running; wait for it, or choose another folder")
     try:
         with exclusive_lock(folder / "lock", busy, lambda reason: DataError(f"cannot write to {folder}: {reason}")):
             resumed = _begin_or_resume(folder, plan)
