@@ -387,7 +387,7 @@ def test_an_emptied_database_does_not_cost_the_best_settings(plays, tmp_path):
     best = (tmp_path / "search" / "best.toml").read_text()
     (tmp_path / "search" / DATABASE).write_bytes(b"")
     with pytest.raises(
-        ArtifactError, match=r"holds best\.toml of an earlier search, but search\.db has no trial of it; choose another --out"
+        ArtifactError, match=r"has best\.toml of an earlier search, but search\.db has no trial of it; choose another --out"
     ):
         CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert (tmp_path / "search" / "best.toml").read_text() == best

@@ -65,14 +65,14 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     saved: Mapping[str, Any] | None = study.user_attrs.get("identity")
     if saved is None and (place / BEST).is_file():
         raise ArtifactError(
-            f"{place} holds {BEST} of an earlier search, but {DATABASE} has no trial of it; choose another --out, or remove {BEST}"
+            f"{place} has {BEST} of an earlier search, but {DATABASE} has no trial of it; choose another --out, or remove {BEST}"
         )
     if saved is None:
         study.set_user_attr("identity", ours)
     elif saved != ours:
         different = [key for key in {**ours, **saved} if saved.get(key) != ours.get(key)]
         raise ArtifactError(
-            f"{place} has a search with other {' and '.join(different)}; continue with the same arguments, or choose another --out"
+            f"{place} has a search with other {' and '.join(different)}; use the same arguments, or choose another --out"
         )
     return study
 
