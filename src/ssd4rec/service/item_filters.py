@@ -67,7 +67,7 @@ class ItemFilters:
 
         Args:
             allow: ids of the only candidates; None: all items are candidates.
-            deny: ids of items that are no candidates.
+            deny: ids of items that are not candidates.
             any_of: categories; a candidate has at least one of them.
             none_of: categories; a candidate has none of them.
             at: the time of the availability in microseconds; None: now.
