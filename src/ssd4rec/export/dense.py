@@ -1,7 +1,7 @@
-"""The model for one history, in operations that every runtime has: matrices over all pairs of events instead of a scan.
+"""The model for one history in operations that every runtime has: matrices over all pairs of events instead of a scan.
 
-Time and memory grow with the square of the history; the library's scan is linear. Both give the same states: the duality that
-gives SSD its name. It is used for exported graphs only, where histories have some hundred events.
+Both forms give the same states; this is the duality in the name of SSD. Time and memory grow with the square of the history,
+those of the scan linearly. The quadratic form is used for exported graphs only, where histories have a few hundred events.
 """
 
 import copy
@@ -23,11 +23,11 @@ from ssd4rec.ops.gated_norm import gated_norm_reference
 
 
 class ReadOutGraph(nn.Module):
-    """A history of item indices -> scores of all items, or the k best ones.
+    """A graph from the item indices of a history to the scores of all items, or to the k best items.
 
     Args:
         model: of the backbone ssd4rec or mamba4rec.
-        max_length: the last events that are read; None: all.
+        max_length: number of last events that are read; None: all.
         k: return the k best item indices and their scores; None: all scores.
         repeat_bias: added once to the score of every item of the history, as in score fusion.
 
@@ -80,7 +80,7 @@ class ReadOutGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One more event of each history: the caches of all layers and item indices -> new caches and scores.
+    """A graph that adds one event to each history: from caches of all layers and item indices to new caches and scores.
 
     Args:
         model: one that reads event by event.
@@ -184,7 +184,7 @@ def _convolve(mixer: Mamba2Mixer, channels: Tensor) -> Tensor:
 def _scan(mixer: Mamba2Mixer, convolved: Tensor, dt: Tensor) -> Tensor:
     """Return the scan of one history as a product with a decaying lower triangle. -> [T, H, P]."""
     x, B, C = mixer.split(convolved)
-    # Sums of log-decays grow with the history, and their differences are what counts: float64 keeps those.
+    # float64, because differences of sums of log-decays are needed, and the sums grow with the history
     sums = torch.cumsum((dt * mixer.A).double(), dim=0).T  # [H, T]
     differences = sums[:, :, None] - sums[:, None, :]
     places = torch.arange(convolved.shape[0])

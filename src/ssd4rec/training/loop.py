@@ -144,10 +144,10 @@ class TrainingLoop:
     All random numbers of a step depend on (seed, number of the step) or, with `random_numbers = "sequence"`, on (seed, epoch,
     user, place), so a resumed run draws what an uninterrupted one would have drawn.
 
-    With `ema_decay` the model that is validated and kept is the exponential moving average of the weights, from the initial
-    ones on: after step n, average = d average + (1 - d) weights, d = min(ema_decay, (1 + n) / (10 + n)). It averages about a
-    tenth of the steps so far, until that is as many as the decay says (Polyak and Juditsky 1992; the rising decay as in
-    TensorFlow's ExponentialMovingAverage).
+    With `ema_decay`, the exponential moving average of the weights is validated and saved. It starts from the initial weights:
+    after step n, average = d average + (1 - d) weights, d = min(ema_decay, (1 + n) / (10 + n)). The rising decay, as in
+    TensorFlow's ExponentialMovingAverage, averages about a tenth of the steps so far, and at most the number that `ema_decay`
+    implies (Polyak and Juditsky 1992).
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class TrainingLoop:
 
     @property
     def measured(self) -> NextItemModel:
-        """The model that is validated and kept."""
+        """The model that is validated and saved."""
         return self.average or self.model
 
     @property

@@ -1,4 +1,4 @@
-"""Training progress for people."""
+"""Progress of a training on the console."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -10,7 +10,7 @@ from ssd4rec.training.loop import TrainingLoop
 
 
 class TrainingProgress(Callback):
-    """Shows a bar for the batches of the current epoch on a terminal, and prints a line for each finished epoch.
+    """Show a bar for the batches of the current epoch on a terminal, and print a line for each finished epoch.
 
     Args:
         console: where to write; the command line passes standard error.
@@ -63,6 +63,6 @@ class TrainingProgress(Callback):
         )
 
     def on_fit_end(self, loop: TrainingLoop) -> None:
-        """Give the terminal back."""
+        """Remove the bar."""
         del loop
         self._bar.stop()

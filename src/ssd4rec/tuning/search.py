@@ -37,7 +37,7 @@ from ssd4rec.tuning.study import (
     reported_before,
     sampler,
     suggest,
-    take_up,
+    requeue_interrupted,
 )
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def search(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     with alone_in(place), readable(place / DATABASE), quiet():
         study = open_study(place, data, config, space)
-        take_up(study)
+        requeue_interrupted(study)
         _write_best(study, config, place)  # an earlier run may have ended before it could
         stopped = "trials"
         while len(finished(study)) < trials:
@@ -141,7 +141,7 @@ def search(
             try:
                 _run(study, trial, data, config, space, place, deadline, callbacks)
             except (_OutOfTimeError, KeyboardInterrupt) as error:
-                take_up(study)
+                requeue_interrupted(study)
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 stopped = "minutes"

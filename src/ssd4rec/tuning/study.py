@@ -1,4 +1,4 @@
-"""The trials of a search as Optuna keeps them, in a database in the search's folder."""
+"""The trials of a search, stored by Optuna in a database in the folder of the search."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ from ssd4rec.tuning.folder import BEST, DATABASE, identity
 from ssd4rec.tuning.space import Dimension, Value
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-FAILED = "failed"  # what is kept of a trial that an error ended
-UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # a median needs something to be the median of
+FAILED = "failed"  # user attribute of a trial that ended with an error
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # before them, too few values for a median
 
 
 @contextmanager
 def readable(database: Path) -> Iterator[None]:
-    """Turn errors of the database into an `ArtifactError` that names it."""
+    """Raise errors of the database as an `ArtifactError` with its path."""
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -47,12 +47,12 @@ def quiet() -> Iterator[None]:
 
 
 def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dimension]) -> optuna.Study:
-    """Open the study in a folder; create it if there is none.
+    """Open the study in a folder, or create it.
 
     Raises:
         ArtifactError: the folder belongs to another search.
     """
-    # by a function: in a URL a folder named q?a=1 would be another one
+    # a function instead of a URL, in which a folder named q?a=1 would be misread
     connect = partial(sqlite3.connect, place / DATABASE, check_same_thread=False)
     study = optuna.create_study(
         storage=optuna.storages.RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect}),
@@ -77,7 +77,7 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
     return study
 
 
-def take_up(study: optuna.Study) -> None:
+def requeue_interrupted(study: optuna.Study) -> None:
     """Queue an interrupted trial again with the same values; its training resumes."""
     waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
