@@ -35,9 +35,9 @@ from ssd4rec.tuning.study import (
     quiet,
     readable,
     reported_before,
+    requeue_interrupted,
     sampler,
     suggest,
-    requeue_interrupted,
 )
 
 logger = logging.getLogger(__name__)
