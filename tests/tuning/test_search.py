@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_is_one_line(world, tmp_path, name):
 def test_the_folder_of_a_model_is_no_folder_of_a_search(world, tmp_path):
     """A finished model is left as it is."""
     (tmp_path / MANIFEST).write_text("{}")
-    with pytest.raises(ArtifactError, match=r"holds a finished model, .*; choose another --out"):
+    with pytest.raises(ArtifactError, match=r"contains a finished model, not a search; choose another --out"):
         search(world, worlds.config(max_epochs=1), RATES, tmp_path, trials=1)
     assert [each.name for each in tmp_path.iterdir()] == [MANIFEST]
 
