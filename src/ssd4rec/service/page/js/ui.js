@@ -39,9 +39,10 @@ export function Notice({ kind = "empty", heading, children }) {
   </div>`;
 }
 
-export function Loading({ what }) {
+/** `children`, if any, is a visible line that says what takes its time. */
+export function Loading({ what, children }) {
   return html`<div class="loading" role="status">
-    <span class="visually-hidden">Loading ${what}…</span>
+    ${children ? html`<p class="hint">${children}</p>` : html`<span class="visually-hidden">Loading ${what}…</span>`}
     <span class="bone"></span><span class="bone"></span><span class="bone"></span>
   </div>`;
 }

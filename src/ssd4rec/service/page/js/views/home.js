@@ -3,6 +3,7 @@ import { ask, useRequest } from "../api.js";
 import { to } from "../route.js";
 import { count, html, Notice, Result, shortDate } from "../ui.js";
 
+const SHOWN = 24;
 const IMPORT = "ssd4rec events import FILE --store sqlite:///events.db";
 
 function Users({ users }) {
@@ -12,7 +13,8 @@ function Users({ users }) {
       <pre>${IMPORT}</pre>
     <//>`;
   }
-  return html`<ul class="cards">
+  return html`<p class="hint">${users.length < SHOWN ? count(users.length, "user") : `The ${SHOWN} users whose events arrived last. Search above finds any other`}.</p>
+  <ul class="cards">
     ${users.map((user) => html`<li key=${user.user_id}>
       <a class="card" href=${to.user(user.user_id)}>
         <bdi class="title">${user.user_id}</bdi>
@@ -24,7 +26,7 @@ function Users({ users }) {
 
 export function Home() {
   document.title = "Users · ssd4rec";
-  const users = useRequest((signal) => ask("GET", "/v1/users?limit=24", undefined, signal), "users");
+  const users = useRequest((signal) => ask("GET", `/v1/users?limit=${SHOWN}`, undefined, signal), "users");
   return html`<h1>Users</h1>
     <p class="lead">Choose a user to see what is recommended next, and which events carry each recommendation.</p>
     <${Result} of=${users} what="Users">${(data) => html`<${Users} users=${data.users} />`}<//>`;

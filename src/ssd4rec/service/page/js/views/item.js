@@ -58,11 +58,17 @@ function Neighbors({ id }) {
   </ol>`}<//>`;
 }
 
+function reach(reached, sampled, k) {
+  if (!sampled) return "The store has no users yet.";
+  const whom = `the ${count(sampled, "user")} whose events arrived last`;
+  return reached ? `In the first ${k} items of ${number(reached)} of ${whom}.` : `Not in the first ${k} items of any of ${whom}.`;
+}
+
 function Audience({ id }) {
   const audience = useRequest((signal) => ask("GET", `${path(id)}/audience?k=${NEIGHBORS}`, undefined, signal), `audience ${id}`);
   const missing = html`<${Notice} heading="Nobody"><p>The item is not in the catalog of the model.</p><//>`;
   return html`<${Result} of=${audience} what="The audience" missing=${missing}>${({ users, reached, sampled_users: sampled, k }) => html`
-    <p class="hint">${sampled ? `Among the first ${k} items of ${number(reached)} of ${count(sampled, "user")}, those whose events arrived last.` : "The store has no users yet."}</p>
+    <p class="hint">${reach(reached, sampled, k)}${users.length > 0 && " Best ranks first."}</p>
     ${users.length > 0 && html`<ol class="list">${users.map((user) => html`<li key=${user.user_id}><a class="row plain" href=${to.reasons(user.user_id, id)}>
       <span class="name"><bdi class="title">${user.user_id}</bdi> <span class="id">${count(user.events, "event")}</span></span>
       <span class="score">rank ${number(user.rank)}</span></a></li>`)}</ol>`}
@@ -75,7 +81,8 @@ export function Item({ id }) {
   const item = saved ?? request.data;
   document.title = `${item ? label(item) : id} · ssd4rec`;
   const missing = html`<${Notice} heading="This item is unknown">
-    <p>Neither the model nor the store has <bdi class="quoted">${id}</bdi>.</p><p><a class="button" href=${to.home()}>All users</a></p><//>`;
+    <p>The catalog of the model does not contain <bdi class="quoted">${id}</bdi>, and no title or category is stored for it.
+      If events name it, a model that is trained on them will know it.</p><p><a class="button" href=${to.home()}>All users</a></p><//>`;
   return html`<${Result} of=${{ ...request, data: item }} what="The item" missing=${missing}>${(data) => html`
     <div class="heading"><h1><span class="eyebrow">Item</span> <bdi>${label(data)}</bdi></h1>
       ${data.in_catalog && html`<a class="button" href=${to.map(id)}>Show on the map</a>`}</div>

@@ -47,12 +47,12 @@ function useStream(dispatch) {
   return state;
 }
 
-const user = (id) => html`<a href=${to.user(id)}><bdi>${id}</bdi></a>`;
-const item = (each) => html`<a href=${to.item(each.item_id)}><bdi class="title">${label(each)}</bdi></a>`;
+const user = (id) => html`<a href=${to.user(id)} title=${id}><bdi>${id}</bdi></a>`;
+const item = (each) => html`<a href=${to.item(each.item_id)} title=${label(each)}><bdi class="title">${label(each)}</bdi></a>`;
 
 function Row({ row: { kind, body } }) {
   return html`<li class=${`live-row ${kind}`}><span class="when">${clock(body.received)}</span>
-    <span class="badge">${kind === "answer" ? "answer" : html`<bdi>${body.type}</bdi>`}</span>
+    <span class="badge">${kind === "answer" ? "answer" : html`<bdi title=${body.type}>${body.type}</bdi>`}</span>
     ${kind === "answer"
       ? html`<p>${body.user_id === null ? "a history" : user(body.user_id)} <span class="muted">was recommended</span> ${body.items.map((each, place) => html`<span key=${each.item_id}>${place ? ", " : ""}${item(each)}</span>`)}
           ${body.source === "popular" && html` <span class="muted">(popular items)</span>`}

@@ -27,13 +27,14 @@ function Confirm({ version, activate, close }) {
       await activate(version, force);
       close();
     } catch (error) {
-      setState({ failure: error.message, refused: error.code === "gate_failed" });
+      const refused = error.code === "gate_failed"; // its message says itself that the active version stays
+      setState({ failure: refused ? error.message : `The active model stays. ${error.message}`, refused });
     }
   };
   return html`<dialog ref=${dialog} aria-labelledby="confirm-heading" onClose=${close}>
     <h2 id="confirm-heading">Activate <bdi>${version}</bdi>?</h2>
     <p>It is loaded and tried first; then every process answers with it. Requests that run finish with the old model.</p>
-    ${state.failure && html`<p class="failure" role="alert">The active model stays. ${state.failure}</p>`}
+    ${state.failure && html`<p class="failure" role="alert">${state.failure}</p>`}
     <p class="dialog-buttons"><button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
       ${state.refused
         ? html`<button type="button" disabled=${state.busy} onClick=${() => go(true)}>Activate all the same</button>`

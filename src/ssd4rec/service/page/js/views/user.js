@@ -7,12 +7,15 @@ import { count, date, html, Loading, Name, Notice, number, Result, signed, useEf
 const K = 20;
 const STEP = 50; // rows of the timeline that are shown at first, and added by a click
 
-function Recommendation({ item, user, selected }) {
+/** A popular item has no reasons: its link opens the item, and its score is a number of training interactions. */
+function Recommendation({ item, user, selected, popular }) {
   const current = item.item_id === selected;
-  const href = current ? to.user(user) : to.reasons(user, item.item_id);
+  const href = popular ? to.item(item.item_id) : current ? to.user(user) : to.reasons(user, item.item_id);
+  const score = popular ? html`${number(item.score)}<span class="visually-hidden"> training interactions</span>`
+    : html`<span class="visually-hidden">score </span>${item.score.toFixed(2)}`;
   return html`<li class=${current ? "selected" : ""}>
     <a class="row" href=${href} aria-current=${current ? "true" : undefined}>
-      <span class="rank">${item.rank}</span><${Name} item=${item} /><span class="score">${item.score.toFixed(2)}</span>
+      <span class="rank">${item.rank}</span><${Name} item=${item} /><span class="score">${score}</span>
     </a>
   </li>`;
 }
@@ -21,10 +24,12 @@ function Recommendations({ of, user, selected }) {
   return html`<section class="panel" aria-labelledby="next-heading">
     <h2 id="next-heading">Next items</h2>
     <${Result} of=${of} what="Recommendations">${(data) => html`
-      <p class="hint">${data.source === "popular" ? "The most popular items" : "Choose one to see which events carry it."}</p>
+      <p class="hint">${data.source === "popular" ? "The most popular items, with their training interactions."
+        : "By score. Choose one to see which events carry it."}</p>
       <${Warnings} warnings=${data.warnings} />
       ${data.items.length
-        ? html`<ol class="list">${data.items.map((item) => html`<${Recommendation} key=${item.item_id} item=${item} user=${user} selected=${selected} />`)}</ol>`
+        ? html`<ol class="list">${data.items.map((item) => html`<${Recommendation} key=${item.item_id} item=${item} user=${user} selected=${selected}
+          popular=${data.source === "popular"} />`)}</ol>`
         : html`<${Notice} heading="Nothing is left to recommend" />`}`}<//>
   </section>`;
 }
@@ -55,9 +60,11 @@ function Why({ user, effects, history, item }) {
     <p class="why-item"><${Name} item=${{ title: effects.title, item_id: item }} href=${to.item(item)} />
       <span class="badge">${effects.rank === null ? "not a candidate" : `rank ${number(effects.rank)}`}</span></p>
     ${parts.data && html`<${Parts} parts=${parts.data} />`}
+    ${listed && !removal.data && !removal.error && html`<p class="hint" role="status">Looking for events without which it leaves the top 10…</p>`}
     ${removal.data && html`<${Removal} user=${user} counterfactual=${removal.data} />`}
     ${removal.error && html`<p class="hint">${removal.error.message}</p>`}
-    ${effects.omitted > 0 && html`<p class="hint">The oldest ${count(effects.omitted, "event")} were not left out: this model is re-read for each event.</p>`}
+    ${effects.omitted > 0 && html`<p class="hint">Not measured: the effects of the oldest ${count(effects.omitted, "event")}.
+      This model reads the history again for each event.</p>`}
   </div>`;
 }
 
@@ -86,7 +93,7 @@ function Timeline({ events, explanation }) {
         <span class="when">${event.type !== "view" && html`<bdi>${event.type}</bdi> · `}${date(event.timestamp)}</span>
         ${effect && html`<${EffectBar} change=${effect.score_change ?? 0} largest=${largest} />
           <${EffectText} effect=${effect} rank=${explanation.rank} />`}
-        ${effects && !effect && html`<span class="effect-text">not left out</span>`}
+        ${effects && !effect && html`<span class="effect-text">not measured</span>`}
       </li>`)}
     </ol>
     <${More} shown=${Math.min(shown, rows.length)} total=${rows.length} noun="event" more=${() => setShown(shown + 4 * STEP)} />`;
@@ -102,13 +109,14 @@ function History({ user, events, selected }) {
   const section = useRef(null);
   useEffect(() => {
     const below = matchMedia("(max-width: 900px)").matches; // the reasons are under the list: go there
-    if (explanation && below) section.current.scrollIntoView({ block: "start" });
+    if (selected && below) section.current.scrollIntoView({ block: "start" });
   }, [selected, Boolean(explanation)]);
   return html`<section class="panel" ref=${section} aria-labelledby="timeline-heading" aria-busy=${busy ? "true" : "false"}>
-    <h2 id="timeline-heading">${selected ? "The events that carry it" : "Timeline"}</h2>
+    <div class="why-item"><h2 id="timeline-heading">${selected ? "The events that carry it" : "Timeline"}</h2>
+      ${selected && html`<a class="back" href=${to.user(user)}>Back to the timeline</a>`}</div>
     ${!selected && html`<p class="hint">${count(events.length, "event")}, newest first.</p>`}
     ${failure && html`<${Notice} kind="error" heading="This item cannot be explained"><p>${failure.message}</p><//>`}
-    ${busy && html`<${Loading} what="the effects of all events" />`}
+    ${busy && html`<${Loading}>Leaving out each of ${count(events.length, "event")}, one at a time…<//>`}
     ${explanation && html`<${Why} key=${selected} user=${user} effects=${explanation} history=${history} item=${selected} />`}
     ${events.length === 0
       ? html`<${Notice} heading="No events are stored"><p>Popular items are recommended until the first one arrives.</p><//>`
@@ -118,7 +126,8 @@ function History({ user, events, selected }) {
 
 function NoUser({ id }) {
   return html`<${Notice} heading="This user has no events">
-    <p>Nothing is stored for <bdi class="quoted">${id}</bdi>. Ids are compared exactly; search by their start above.</p>
+    <p>Nothing is stored for <bdi class="quoted">${id}</bdi>; such a user gets the most popular items.
+      Ids are compared exactly: search by their start above.</p>
     <p><a class="button" href=${to.home()}>All users</a></p>
   <//>`;
 }
@@ -129,7 +138,7 @@ export function User({ id, selected }) {
   const next = useRequest((signal) => ask("POST", "/v1/recommendations", body, signal), `next ${id}`);
   const events = useRequest((signal) => readHistory(id, signal), `events ${id}`);
   return html`<div class="heading"><h1><span class="eyebrow">User</span> <bdi>${id}</bdi></h1>
-      <a class="button" href=${to.whatIf(id)}>Edit this history in What if</a></div>
+      ${events.data && html`<a class="button" href=${to.whatIf(id)}>Edit this history in What if</a>`}</div>
     <${Result} of=${events} what="The events" missing=${html`<${NoUser} id=${id} />`}>${(history) => html`<div class="columns">
       <${Recommendations} of=${next} user=${id} selected=${selected} />
       <${History} user=${id} events=${history} selected=${selected} />

@@ -49,14 +49,16 @@ function Move({ before, now }) {
     <span aria-hidden="true">${change > 0 ? "▲" : "▼"} ${Math.abs(change)}</span></span>`;
 }
 
-function Before({ items, after, findRemoval }) {
+function Before({ items, after, history, findRemoval }) {
   const present = new Set((after ?? items).map((item) => item.item_id));
-  return html`<ol class="list compact">${items.map((item) => html`<li key=${item.item_id} class=${present.has(item.item_id) ? "" : "gone"}>
+  const inHistory = new Set(history);
+  return html`${history.length > 0 && html`<p class="hint">${TARGET}<span class="visually-hidden">The button next to an item</span> finds events to remove so that an item leaves the list.</p>`}
+    <ol class="list compact">${items.map((item) => html`<li key=${item.item_id} class=${present.has(item.item_id) ? "" : "gone"}>
     <div class="row"><span class="rank">${item.rank}</span><${Name} item=${item} href=${to.item(item.item_id)} />
       ${present.has(item.item_id)
-        ? html`<button type="button" class="icon" title="Find events to remove" aria-label=${`Find events to remove so that it leaves the list: ${label(item)}`}
+        ? history.length > 0 && html`<button type="button" class="icon" title="Find events to remove" aria-label=${`Find events to remove so that it leaves the list: ${label(item)}`}
           onClick=${() => findRemoval(item)}>${TARGET}</button>`
-        : html`<span class="move down">gone</span>`}</div></li>`)}</ol>`;
+        : html`<span class="move down">${inHistory.has(item.item_id) ? "in the history" : "gone"}</span>`}</div></li>`)}</ol>`;
 }
 
 function After({ items, before }) {
@@ -73,7 +75,7 @@ function Lists({ original, history, leaveOut, findRemoval }) {
   return html`<div class="lists" aria-busy=${after.busy ? "true" : "false"}>
     <section class="panel" aria-labelledby="before-heading"><h2 id="before-heading">Before</h2>
       <${Result} of=${before} what="The list">${(data) => html`<${Warnings} warnings=${data.warnings} />
-        <${Before} items=${data.items} after=${after.data?.items} findRemoval=${findRemoval} />`}<//></section>
+        <${Before} items=${data.items} after=${after.data?.items} history=${history} findRemoval=${findRemoval} />`}<//></section>
     <section class="panel" aria-labelledby="after-heading"><h2 id="after-heading">After</h2>
       <${Result} of=${after} what="The list">${(data) => html`<${Warnings} warnings=${data.warnings} />
         <${After} items=${data.items} before=${before.data?.items} />`}<//></section>
