@@ -26,7 +26,8 @@ class Subject:
 
     def __init__(self, artifact: Artifact, ids: Sequence[object], numbers: IntArray, *, exclude_seen: bool) -> None:
         if not numbers.any():
-            actual = f"{len(numbers)} items that are not in the catalog" if len(numbers) else "an empty history"
+            several = f"{len(numbers)} items that are not in the catalog"
+            actual = ("an empty history", "one item that is not in the catalog", several)[min(len(numbers), 2)]
             raise DataError(
                 f"an explanation needs a history with at least one item of the catalog, found {actual}; such a user gets the "
                 f"popular items"
