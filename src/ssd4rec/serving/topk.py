@@ -20,6 +20,7 @@ from ssd4rec.ops.segments import to_device
 from ssd4rec.serving.retrieval import ApproximateIndex, candidate_scores
 
 TOKEN_BUDGET = 32768  # events encoded in one batch
+GROUPED_FROM = 1 << 15  # scores a row, from which groups of columns are compared first
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ def largest(scores: Scores, k: int) -> list[tuple[IntArray, npt.NDArray[np.float
     Raises:
         DivergedError: a score is not finite.
     """
-    best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    values, columns = best.values.cpu().double().numpy(), best.indices.cpu().numpy()
+    best = select_largest(scores, min(k + 1, scores.shape[1]))
+    values, columns = best[0].cpu().double().numpy(), best[1].cpu().numpy()
     if not (values[:, 0] < np.inf).all():
         raise DivergedError(
             "the model produced scores that are not finite: it diverged; lower training.learning_rate and retrain"
         )
     if values.shape[1] > k:
-        # topk picks arbitrarily among scores tied at position k, so these rows are sorted completely.
+        # the selection picks arbitrarily among scores tied at position k, so these rows are sorted completely.
         for row in np.flatnonzero((values[:, k] == values[:, k - 1]) & (values[:, k] > -np.inf)).tolist():
             by_score = scores[row].sort(descending=True, stable=True)
             values[row], columns[row] = (each[: k + 1].cpu().numpy() for each in by_score)
@@ -101,6 +102,30 @@ def largest(scores: Scores, k: int) -> list[tuple[IntArray, npt.NDArray[np.float
     order = np.lexsort((columns, -values))  # along each row: by score, then by item index
     rows = zip(values, columns, order, (values > -np.inf).sum(1).tolist(), strict=True)
     return [(items[by[:count]] + 1, row[by[:count]]) for row, items, by, count in rows]
+
+
+def select_largest(scores: Scores, count: int) -> tuple[Scores, torch.Tensor]:
+    """Return the `count` largest scores of each row and their columns, like `torch.topk`; of equal ones it may pick others.
+
+    On a CPU long rows are cut into groups of columns, and only the `count` groups with the largest maxima are searched. They hold
+    `count` scores that are at least the smallest of these maxima, and no other group holds a larger one.
+
+    Args:
+        scores: [B, V].
+        count: at most V.
+    """
+    size = 64 if scores.shape[1] >= GROUPED_FROM << 4 else 32  # wider groups: fewer maxima to order, but more scores to search
+    groups = scores.shape[1] // size
+    if scores.device.type != "cpu" or scores.shape[1] < GROUPED_FROM or groups < 4 * count:
+        values, columns = scores.topk(count, dim=1)
+        return values, columns
+    maxima = scores[:, : groups * size].unflatten(1, (groups, size)).amax(2)
+    best = maxima.topk(count, dim=1, sorted=False).indices
+    candidates = (best[:, :, None] * size + torch.arange(size)).flatten(1)
+    rest = torch.arange(groups * size, scores.shape[1]).expand(len(scores), -1)  # fewer columns than a group has
+    candidates = torch.cat([candidates, rest], dim=1)
+    values, places = scores.gather(1, candidates).topk(count, dim=1)
+    return values, candidates.gather(1, places)
 
 
 def _by_model(
