@@ -38,22 +38,35 @@ class ShardedTable(nn.Module):
         catalog_size: V.
         width: D.
         world: the processes.
-        seed: of the initial rows, which are normal with standard deviation 0.02.
+        seed: of the initial rows, which are normal with standard deviation 0.02; None: they are not set.
         dtype: of the rows.
     """
 
     weight: nn.Parameter  # [rows of this process, D]
 
-    def __init__(self, catalog_size: int, width: int, world: World, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, catalog_size: int, width: int, world: World, seed: int | None = 0, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.catalog_size, self.width, self.world = catalog_size, width, world
         count = len(range(world.rank, catalog_size + 1, world.size))
         self.weight = nn.Parameter(torch.empty(count, width, dtype=dtype))
-        with torch.no_grad():
-            for start in range(0, count, BLOCK):
-                rows = self.weight[start : start + BLOCK]
-                items = (torch.arange(start, start + len(rows)) * world.size + world.rank) + (seed << 40)
-                rows.copy_(0.02 * _normal(keyed_random.splitmix64(items * keyed_random.GOLDEN), width))
+        if seed is not None:
+            self._draw_rows(seed)
+
+    @classmethod
+    def part_of(cls, rows: Tensor, world: World) -> "ShardedTable":
+        """Return this process's part of a table [V + 1, D] that every process has."""
+        table = cls(len(rows) - 1, rows.shape[1], world, seed=None, dtype=rows.dtype)
+        table.weight = nn.Parameter(rows[world.rank :: world.size].clone())
+        return table
+
+    @torch.no_grad()
+    def _draw_rows(self, seed: int) -> None:
+        for start in range(0, len(self.weight), BLOCK):
+            rows = self.weight[start : start + BLOCK]
+            items = (torch.arange(start, start + len(rows)) * self.world.size + self.world.rank) + (seed << 40)
+            rows.copy_(0.02 * _normal(keyed_random.splitmix64(items * keyed_random.GOLDEN), self.width))
 
     def forward(self, items: Items) -> Tensor:
         """Return the rows of items, fetched from the processes that have them. [n] -> [n, D]; n may differ between processes."""
@@ -70,8 +83,18 @@ class ShardedTable(nn.Module):
             states: [M, D] of this process; M may differ between processes and be 0.
             targets: int64 [M], 1 … V.
         """
-        loss: Tensor = _CrossEntropy.apply(states, self.weight, targets, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
+        with torch.autocast(states.device.type, enabled=False):
+            states = states.to(self.weight.dtype)
+            loss: Tensor = _CrossEntropy.apply(states, self.weight, targets, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
         return loss
+
+    def mean_row(self) -> Tensor:
+        """Return the mean of the rows of all items, without the mask. [D].
+
+        Its gradients are summed over the processes: each process gives the gradient of its own part of a sum.
+        """
+        mean: Tensor = _MeanRow.apply(self.weight, self.catalog_size, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
+        return mean
 
     def sampled_cross_entropy(self, states: Tensor, targets: Items, negatives: int) -> Tensor:
         """Return the mean sampled softmax loss over the targets of all processes, with uniform negatives.
@@ -195,6 +218,25 @@ class _Lookup(torch.autograd.Function):
         values, _ = ctx.world.exchange(distinct, ctx.sent)
         gradient = torch.sparse_coo_tensor(local[None], values, (ctx.size, grad.shape[1]), check_invariants=False)
         return gradient, None, None
+
+
+class _MeanRow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, catalog_size: int, world: World) -> Tensor:
+        ctx.world, ctx.size, ctx.rows = world, catalog_size, len(weight)
+        total = weight[1 if world.is_first else 0 :].sum(0)  # the mask is on the first process
+        world.sum_([total])
+        return total / catalog_size
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        total = grad / ctx.size
+        ctx.world.sum_([total])
+        d_weight = total.expand(ctx.rows, -1).clone()
+        if ctx.world.is_first:
+            d_weight[0] = 0
+        return d_weight, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):

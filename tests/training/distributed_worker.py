@@ -1,6 +1,7 @@
 """One process of a group: trains each of some small models in float64, and writes histories and weights.
 
-Usage: distributed_worker.py OUT [--stop EPOCH] [--resume] [--only NAME], with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+Usage: distributed_worker.py OUT [--stop EPOCH] [--resume] [--only NAME] [--shard]; RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT are set.
 """
 
 import argparse
@@ -40,6 +41,10 @@ CASES = {  # what each one adds to TRAINING, and its backbone
         {"name": "gru4rec", "hidden": 6},
     ),
     "caser, sampled softmax": ({"softmax": "sampled", "negatives": 7}, {"name": "caser", "window": 3}),
+    "mamba4rec, sampled and smoothed, repeat logits": (
+        {"softmax": "sampled", "negatives": 7, "label_smoothing": 0.1},
+        {"name": "mamba4rec", "state_dim": 4, "head_width": 4, "repeat_logits": "recency"},
+    ),
     "sigma": ({}, {"name": "sigma", "state_dim": 4, "head_width": 4}),
 }
 
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--stop", type=int)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only")
+    parser.add_argument("--shard", action="store_true", help="spread the item table over the processes, where it can be")
     options = parser.parse_args()
     torch.set_num_threads(1)
     # one sequence is longer than a batch of 128 tokens: a step in which the other processes have nothing to do
@@ -70,8 +76,11 @@ def main() -> None:
         for name, (training, backbone) in CASES.items():
             if options.only not in (None, name):
                 continue
+            if options.shard and "label_smoothing" in training and "softmax" not in training:
+                continue
+            training = {**TRAINING, **training, "shard_item_table": options.shard}  # noqa: PLW2901
             config = Config.model_validate(
-                {"data": DataConfig(min_interactions=1), "training": {**TRAINING, **training}, "backbone": {**SIZES, **backbone}}
+                {"data": DataConfig(min_interactions=1), "training": training, "backbone": {**SIZES, **backbone}}
             )
             data = worlds.world(histories, config)
             model = make_model(config, len(data.catalog))

@@ -162,6 +162,49 @@ def test_history_weights_and_metrics_do_not_depend_on_the_number_of_processes(on
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_sharded_item_table_ends_with_the_same_weights(one_process, tmp_path, size):
+    """Every model and objective that it supports, next to one process with the whole table; saved tensors have its shapes."""
+    sharded = run_group(tmp_path, size, "--shard")
+    assert len(sharded) == len(one_process) - 1  # without label smoothing of a full softmax
+    assert_equal(sharded, {name: one_process[name] for name in sharded})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [("gru4rec, sparse updates", ["--shard"], []), ("ssd4rec per prefix, averaged", [], ["--shard"])],
+)
+def test_a_training_resumes_with_and_without_shards(one_process, tmp_path, name, first, second):
+    """Begun by two and interrupted, continued by three."""
+    assert run_group(tmp_path, 2, "--only", name, "--stop", "1", *first) == {}
+    assert_equal(run_group(tmp_path, 3, "--only", name, "--resume", *second), {name: one_process[name]})
+
+
+@pytest.mark.parametrize("softmax", ["full", "sampled"])
+def test_a_table_of_one_shard_trains_like_a_table(softmax):
+    data, results = worlds.world(worlds.cycle(users=20)), []
+    for shard in (False, True):
+        settings = {"softmax": softmax, "negatives": 7, "precision": "64-true", "max_epochs": 1, "shard_item_table": shard}
+        config = worlds.config(**settings)
+        model = make_model(config, len(data.catalog))
+        report = loop.fit(model, data.histories, data.split, config.training)
+        results.append((report.history[0].loss, model.state_dict()))
+    (loss, weights), (sharded_loss, sharded) = results
+    assert sharded_loss == pytest.approx(loss, abs=1e-10)
+    assert sharded.keys() == weights.keys()
+    for name, expected in weights.items():
+        torch.testing.assert_close(sharded[name], expected, rtol=0, atol=1e-7)
+
+
+def test_what_shards_cannot_give_is_refused():
+    config = worlds.config(label_smoothing=0.1, shard_item_table=True)
+    data = worlds.world(worlds.cycle(users=20))
+    with pytest.raises(ConfigError, match=r"supports training\.label_smoothing with a sampled softmax only"):
+        loop.fit(make_model(config, len(data.catalog)), data.histories, data.split, config.training)
+
+
+@pytest.mark.slow
 def test_a_training_resumes_with_another_number_of_processes(one_process, tmp_path):
     """Begun by two and interrupted in the second epoch, continued by three: as if it had been one all along."""
     name = "ssd4rec"

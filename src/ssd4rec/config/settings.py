@@ -122,6 +122,8 @@ class TrainingConfig(Settings):
     """With a sampled softmax: exponent of the training counts in the sampling distribution; 0 is uniform."""
     updated_rows: Literal["all", "touched"] = "all"
     """Rows of the item table that a step updates: all, or only those in the batch (sparse embedding updates)."""
+    shard_item_table: bool = False
+    """Spread the item table, its gradients and its moments over the processes of --devices; the weights are the same."""
     max_epochs: int = Field(300, ge=1, le=MAX_EPOCHS)
     """Maximum number of epochs."""
     patience: int = Field(10, ge=1, le=MAX_EPOCHS)

@@ -23,6 +23,7 @@ from ssd4rec.ops.dispatch import linear_cross_entropy
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
 from ssd4rec.ops.segments import append_to_each, to_device
+from ssd4rec.sharded_table import ShardedTable
 
 
 class NextItemModel(nn.Module):
@@ -262,7 +263,14 @@ class NextItemModel(nn.Module):
             ShapeError: the model has `repeat_logits`, but prefixes is None.
         """
         loss = self._cross_entropy(states, targets, sampler, self._added(states, prefixes))
-        return loss + smoothing * smoothing_loss(states, self.vectors_of(targets), self.item_vectors) if smoothing else loss
+        return loss + smoothing * self._smoothing_loss(states, targets) if smoothing else loss
+
+    def _smoothing_loss(self, states: States, targets: Tensor) -> Tensor:
+        rows = self.vectors_of(targets)
+        if not isinstance(self.table, ShardedTable):
+            return smoothing_loss(states, rows, self.item_vectors)
+        mean = self.table.mean_row()
+        return smoothing_loss(states, rows, mean[None]) if len(targets) else 0 * (rows.sum() + mean.sum())
 
     def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
         if self.repeat_logits is None:
@@ -274,11 +282,16 @@ class NextItemModel(nn.Module):
     def _cross_entropy(
         self, states: States, targets: Tensor, sampler: NegativeSampler | None, added: AddedLogits | None
     ) -> Tensor:
+        if sampler is None and isinstance(self.table, ShardedTable):  # in a training with `training.shard_item_table`
+            return self.table.cross_entropy(states, targets)
         if sampler is None:
             return linear_cross_entropy(states, self.item_vectors, targets - 1, added)
         negatives, log_expected = (to_device(each, states.device) for each in sampler.draw())
         rows = self.vectors_of(torch.cat([targets, negatives + 1]))  # one lookup makes one gradient of the table
         count = len(targets)
+        if not count:  # a process without targets takes part in the exchange of rows and gradients
+            nothing: Tensor = 0 * (rows.sum() + states.sum())
+            return nothing
         return sampled_cross_entropy(states, rows[:count], targets, rows[count:], negatives + 1, log_expected, added)
 
     def _check(self, items: Items, cu_seqlens: CuSeqlens) -> None:

@@ -105,9 +105,12 @@ def training_identity(
 
     `fixed` is the number of steps of a final fit, and `start` the hash of the weights of a model that is continued.
 
-    Patience and the number of processes may change on a resume; the number of epochs too, if the learning rate is constant.
+    Patience, the number of processes and whether they share the item table may change on a resume; the number of epochs too, if
+    the learning rate is constant.
     """
-    free = {"patience", "accelerator", "final_fit"} | ({"max_epochs"} if config.schedule == "constant" else set())
+    free = {"patience", "accelerator", "final_fit", "shard_item_table"} | (
+        {"max_epochs"} if config.schedule == "constant" else set()
+    )
     settings = getattr(model.backbone, "config", None)
     return {
         "training": config.model_dump(mode="json", exclude=free),

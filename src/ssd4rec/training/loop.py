@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,8 +31,9 @@ from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, training_identity
+from ssd4rec.training.item_shards import ItemShards, check_shardable
 from ssd4rec.training.memory import freed_memory_kept
-from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, plan_pass, prepare
+from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, empty_loss, plan_pass, prepare
 from ssd4rec.training.setup import (
     check_independent_of_processes,
     chosen_algorithms,
@@ -115,6 +117,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     world = current_world()
     if world.size > 1:
         check_independent_of_processes(model, config)
+    if config.shard_item_table:
+        check_shardable(model, config)
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored(), freed_memory_kept():
@@ -125,6 +129,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         if resume:
             loop.resume()
         loop.run()
+        if loop.shards is not None:
+            loop.shards.assemble(model)
         weights = checkpoints.best_weights() if world.is_first else None
         model.to("cpu")
         if weights is not None:
@@ -164,6 +170,7 @@ class TrainingLoop:
         self.fixed = fixed
         self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
         self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
+        self.shards = ItemShards(model, world) if config.shard_item_table else None
         self.average = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
         model.table.sparse = config.updated_rows == "touched"
         self.optimizer = make_optimizer(model, config)
@@ -213,7 +220,7 @@ class TrainingLoop:
             self._train_step(batch)
             self._call("on_batch_end")
             # not after the last batch: a resume there would skip the validation
-            if self.batch < self.batches and self.checkpoints.is_due:
+            if self.batch < self.batches and self._checkpoint_is_due():
                 self._save_checkpoint()
         self._call("on_validation_start")
         loss, score = float(self.loss_sum / self.batches), math.nan if self.fixed else self._validate()
@@ -225,8 +232,9 @@ class TrainingLoop:
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self._seconds_before, self._began = 0.0, time.monotonic()
-        if is_best and self.world.is_first:
-            self.checkpoints.save_best(self.measured)
+        with self._whole_table(self.measured) if is_best else nullcontext():
+            if is_best and self.world.is_first:
+                self.checkpoints.save_best(self.measured)
         self._save_checkpoint()
 
     def _training_batches(self, plan: Plan) -> Iterator[TrainingBatch | None]:
@@ -251,9 +259,9 @@ class TrainingLoop:
         if self.model.features is not None:
             self.model.features.draw_without_id()
         self.optimizer.zero_grad()
-        loss = None if batch is None else self._forward(batch)
+        loss = self._forward(batch)
         if loss is not None:
-            (loss.mean * loss.targets if self.world.size > 1 else loss.mean).backward()
+            (loss.mean * self._weight(loss)).backward()
         self.loss_sum += self._reduce(loss)
         self.optimizer.step()
         self.step, self.batch = self.step + 1, self.batch + 1
@@ -261,13 +269,28 @@ class TrainingLoop:
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             get_ema_multi_avg_fn(decay)(list(self.average.parameters()), list(self.model.parameters()), self.step)
 
-    def _forward(self, batch: TrainingBatch) -> BatchLoss | None:
+    def _forward(self, batch: TrainingBatch | None) -> BatchLoss | None:
+        if batch is None and self.shards is None:
+            return None
         with self._autocast():
+            if batch is None:
+                return empty_loss(self.model, self.config, self.sampler)
             loss = batch_loss(self.model, batch, self.config, self.sampler)
-        return loss if loss.targets else None
+        return loss if loss.targets or self.shards is not None else None
+
+    def _weight(self, loss: BatchLoss) -> int:
+        """Return the factor with which the gradients of the processes sum to those of the sum over all targets."""
+        if self.world.size == 1:
+            return 1
+        # the full softmax over shards is a mean over the targets of all processes already
+        is_global = self.shards is not None and self.sampler is None
+        return self.world.total(loss.targets) if is_global else loss.targets
 
     def _reduce(self, loss: BatchLoss | None) -> Tensor:
         """Return the mean loss over the targets of all processes, and make every gradient the gradient of that mean."""
+        table_gradient = self.model.table.weight.grad
+        if self.shards is not None and table_gradient is not None and not self.model.table.sparse:
+            self.model.table.weight.grad = table_gradient.to_dense()
         if self.world.size == 1:
             return loss.mean.detach() if loss else self.loss_sum.new_zeros(())
         total = self.loss_sum.new_zeros(()) if loss is None else (loss.mean * loss.targets).detach().to(self.loss_sum)
@@ -276,10 +299,12 @@ class TrainingLoop:
         for parameter in self.model.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            if not (self.model.table.sparse and parameter is table):
+            if parameter is not table or not (self.model.table.sparse or self.shards):
                 dense.append(parameter.grad)
         self.world.sum_([*dense, total, targets])
-        if self.model.table.sparse and table.grad is not None:
+        if self.shards is not None:  # their gradients came with the backward pass
+            table.grad = None if table.grad is None else table.grad / targets
+        elif self.model.table.sparse and table.grad is not None:
             table.grad = self.world.sum_sparse(table.grad if table.grad.is_sparse else table.grad.to_sparse(1)) / targets
         torch._foreach_div_(dense, targets.item())
         return total / targets
@@ -295,7 +320,7 @@ class TrainingLoop:
     def _validate(self) -> float:
         """Return NDCG@10 of the validation set."""
         tokens = min(4 * self.config.token_budget, VALIDATION_TOKENS)
-        with self._autocast():
+        with self._autocast(), self._whole_table(self.measured):
             ranks = rank_examples(self.measured, self.sequences, self.validation, tokens, world=self.world)
         return ndcg(ranks, MONITORED_CUTOFF)
 
@@ -309,8 +334,18 @@ class TrainingLoop:
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began
 
+    def _whole_table(self, model: NextItemModel) -> AbstractContextManager[None]:
+        return nullcontext() if self.shards is None else self.shards.assembled(model)
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.shards is None:
+            return self.checkpoints.is_due
+        is_due = torch.tensor(self.world.is_first and self.checkpoints.is_due, dtype=torch.int64)
+        self.world.max_(is_due)  # all processes gather the table when the first one writes it
+        return bool(is_due)
+
     def _save_checkpoint(self) -> None:
-        if not self.world.is_first:
+        if not self.world.is_first and self.shards is None:
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average is not None:
@@ -318,6 +353,10 @@ class TrainingLoop:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         tensors["loss_sum"] = self.loss_sum
+        if self.shards is not None:
+            tensors = self.shards.gathered(tensors, self.model, self.optimizer)
+        if not self.world.is_first:
+            return
         progress = Progress(self.epoch, self.batch, self.step, self._seconds(), tuple(self.history))
         self.checkpoints.save(progress, tensors)
 
@@ -328,6 +367,8 @@ class TrainingLoop:
             StateError: there is none, it is damaged, or it belongs to another training.
         """
         progress, tensors = self.checkpoints.load()
+        if self.shards is not None:
+            tensors = self.shards.scattered(tensors, self.model, self.optimizer)
         self.epoch, self.batch, self.step = progress.epoch, progress.batch, progress.step
         self.history, self._seconds_before = list(progress.history), progress.seconds
         self.model.load_state_dict(_with_prefix(tensors, "model."))
