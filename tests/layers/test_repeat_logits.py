@@ -166,7 +166,7 @@ def test_an_artifact_keeps_them(tmp_path) -> None:
 def test_scores_without_a_history_are_refused() -> None:
     """States alone do not say what was seen."""
     model = make_model(settings(), 6)
-    with pytest.raises(ShapeError, match="give history="):
+    with pytest.raises(ShapeError, match="pass history="):
         model.score(torch.zeros(1, 16))
     with pytest.raises(ShapeError, match="needs the prefixes"):
         model.loss(torch.zeros(1, 16), torch.tensor([1]))

@@ -64,7 +64,7 @@ def test_the_command_line_trains_a_model_from_one_module_and_one_registry_line(t
     ]
     settings += ["training.max_epochs=15", "training.learning_rate=0.02", "training.mask_ratio=0.0", "training.token_budget=256"]
     settings += ["data.min_interactions=1"]
-    arguments = ["train", str(data), "--out", str(tmp_path / "model"), "--json"]
+    arguments = ["train", str(data), "--config", "quick", "--out", str(tmp_path / "model"), "--json"]
     result = CliRunner().invoke(app, [*arguments, *(part for each in settings for part in ("--set", each))])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
