@@ -38,9 +38,9 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
     if reading.repeats_matter(item):
         size = max(1, BLOCK_ELEMENTS // len(reading.vectors))
         for first in range(0, len(scores), size):
-            rows = slice(first, first + size)
-            some = WithoutEach(without.places[rows], without.states[rows], without.state)
-            scores[rows], ranks[:, rows] = _with_own_fusion(reading, some, item)
+            block = slice(first, first + size)
+            some = WithoutEach(without.places[block], without.states[block], without.state)
+            scores[block], ranks[:, block] = _with_own_fusion(reading, some, item)
         return Changed(without.places, scores, *ranks)
     near_end = without.places >= len(reading.items) - reading.reach_of_rules
     only_one = (reading.items[without.places] == item) & (np.count_nonzero(reading.items == item) == 1)

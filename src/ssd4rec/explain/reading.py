@@ -200,9 +200,10 @@ class Reading:
         places = np.concatenate([np.arange(not_read), np.arange(begins, len(self.items))])
         places = places if among is None else np.intersect1d(places, among)
         read = places[places >= not_read]
-        unchanged = self.state.expand(len(places) - len(read), -1)
-        states = [states_by_rereading(model, reach, self.tensor(read - first))] if len(read) else []
-        return WithoutEach(places, torch.cat([unchanged, *states]), self.state)
+        left = self.state.expand(len(places) - len(read), -1)  # without an event that the model does not read
+        if len(read):
+            left = torch.cat([left, states_by_rereading(model, reach, self.tensor(read - first))])
+        return WithoutEach(places, left, self.state)
 
     def with_state(self, without: WithoutEach | None) -> "Reading":
         """Return the same history, with the state that was computed together with those without each event."""
