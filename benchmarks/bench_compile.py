@@ -102,8 +102,8 @@ def make_batches(mean: int, items: int, count: int) -> Sequence[PackedBatch]:
         while sum(lengths) < size:
             length = 3 + int(-(mean - 3) * torch.rand(1, generator=random).log())
             lengths.append(min(length, size - sum(lengths)))
-        drawn = torch.randint(1, items + 1, (2, size), generator=random)
-        batches.append(PackedBatch(drawn[0], torch.tensor([0, *accumulate(lengths)]), drawn[1]))
+        items_of_batch = torch.randint(1, items + 1, (2, size), generator=random)
+        batches.append(PackedBatch(items_of_batch[0], torch.tensor([0, *accumulate(lengths)]), items_of_batch[1]))
     return batches
 
 

@@ -1,17 +1,23 @@
-"""How many users a second get their 100 best items, in catalogs of 12,000 to 1,000,000 items?
+"""How many users a second get their best items, at the sizes of MovieLens and in catalogs of 12,000 to 1,000,000 items?
 
 Scoring and selection alone, from states that are given: exact (every item is scored), with the index of approximate retrieval,
-and with implicit's `recommend`, which multiplies the same matrices. Items of the history are excluded by all of them. Item
-vectors are synthetic, 1,000 clusters in 64 dimensions; the recall of the index is measured on the same states.
+with implicit's `recommend`, and with the ranker of RecTools' transformers; all of them multiply the same matrices. Items of the
+history are excluded by all of them. Item vectors are synthetic, 1,000 clusters in 64 dimensions. "same items" is the share of the
+exact items that an engine returns.
 
-python benchmarks/bench_recommend.py --threads 1 --save     # implicit: pip install implicit
+python benchmarks/bench_recommend.py --threads 1 --save
+
+implicit and scipy are in the dependency group `bench`. RecTools pins older packages: `pip install --no-deps --target FOLDER
+rectools==0.19.0 typeguard`, and PYTHONPATH=FOLDER; without it, it is left out.
 """
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from common import arguments, measure, publish
@@ -21,68 +27,116 @@ from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.serving.retrieval import make_index
 from ssd4rec.serving.topk import Request, rank_candidates, top_items_from_states
 
-WIDTH, USERS, K, EVENTS, CLUSTERS = 64, 1024, 100, 50, 1000
+WIDTH, CLUSTERS = 64, 1000
+LARGE = 100_000  # items, from which an index is worth measuring
+
+Ids = list[npt.NDArray[np.int64]]  # 0-based items of each user
+
+
+class Size(NamedTuple):
+    """Users, catalog and events of each history."""
+
+    users: int
+    items: int
+    events: int
+    k: int
+
+
+SIZES = {
+    "ML-100K": Size(943, 1_682, 106, 10),
+    "ML-1M": Size(6_040, 3_706, 165, 10),
+    "12,000 items": Size(1_024, 12_000, 50, 100),
+    "100,000 items": Size(1_024, 100_000, 50, 100),
+    "1,000,000 items": Size(256, 1_000_000, 50, 100),
+}
 
 
 def main() -> None:
     """Print the table."""
     options = arguments(__doc__, add_options)
-    rows = [row for items in options.items for row in compare(items, options)]
-    notes = [f"{USERS} users at once, {K} items each, histories of {EVENTS} events, D = {WIDTH}"]
-    publish("bench_recommend", rows, options, notes)
+    rows = [row for name in options.sizes for row in compare(name, options.repeats)]
+    publish("bench_recommend", rows, options, [f"all users at once, D = {WIDTH}; median of {options.repeats} runs"])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the sizes of the catalog."""
-    parser.add_argument("--items", type=int, nargs="+", default=[12_000, 100_000, 1_000_000])
+    """Add the sizes."""
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--repeats", type=int, default=3)
 
 
-def compare(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows of one catalog."""
+def compare(name: str, repeats: int) -> list[dict[str, Any]]:
+    """Return the rows of one size."""
+    size = SIZES[name]
     random = torch.Generator().manual_seed(0)
-    model = NextItemModel(SSD4Rec(SSD4RecConfig(width=WIDTH)), items).eval()
+    model = NextItemModel(SSD4Rec(SSD4RecConfig(width=WIDTH)), size.items).eval()
     centers = torch.randn(CLUSTERS, WIDTH, generator=random)
     with torch.no_grad():
-        model.table.weight.copy_(
-            centers[torch.randint(CLUSTERS, (items + 1,), generator=random)]
-            + 0.5 * torch.randn(items + 1, WIDTH, generator=random)
-        )
-    states = centers[torch.randint(CLUSTERS, (USERS,), generator=random)] + torch.randn(USERS, WIDTH, generator=random)
-    histories = torch.randint(1, items + 1, (USERS, EVENTS), generator=random)
-    packed = histories.flatten(), torch.arange(0, USERS * EVENTS + 1, EVENTS)
-    exact = Request(K, exclude_seen=True, excluded=None, require_known_history=False)
-    index = make_index(model, states, None, None)
-    rows = list(histories.numpy())
-    works = {
-        "exact": lambda: top_items_from_states(model, states, *packed, exact),
-        "approximate": lambda: rank_candidates(model, states, rows, exact, index),
-    }
+        cluster = torch.randint(CLUSTERS, (size.items + 1,), generator=random)
+        model.table.weight.copy_(centers[cluster] + 0.5 * torch.randn(size.items + 1, WIDTH, generator=random))
+    cluster = torch.randint(CLUSTERS, (size.users,), generator=random)
+    states = centers[cluster] + torch.randn(size.users, WIDTH, generator=random)
+    histories = torch.randint(1, size.items + 1, (size.users, size.events), generator=random)
+    works = {"exact": exact(model, states, histories, size.k)}
+    if size.items >= LARGE and find_spec("faiss"):
+        works["approximate"] = approximate(model, states, histories, size.k)
     if find_spec("implicit"):
-        works["implicit"] = implicit_recommend(model, states, histories)
+        works["implicit"] = implicit_recommend(model, states, histories, size.k)
+    if find_spec("rectools"):
+        works["RecTools"] = rectools_rank(model, states, histories, size.k)
+    expected = works["exact"]()
     table = []
-    for name, work in works.items():
+    for engine, work in works.items():
         with torch.inference_mode():
-            time = measure(work, repeats=options.repeats)
-        result = {"items": f"{items:,}", "engine": name, "users/s": f"{USERS / time.median:,.0f}", "1,024 users": str(time)}
-        if name == "approximate":
-            result["recall@100"] = f"{index.recall:.4f}"
-            result["lists visited"] = f"{index.probes} of {index.index.nlist}"
-        table.append(result)
+            time = measure(work, repeats=repeats)
+            shares = [len(np.intersect1d(ours, theirs)) / len(theirs) for ours, theirs in zip(work(), expected, strict=True)]
+        row = {"size": name, "users": f"{size.users:,}", "items": f"{size.items:,}", "k": size.k, "engine": engine}
+        table.append(
+            row | {"users/s": f"{size.users / time.median:,.0f}", "time": str(time), "same items": f"{np.mean(shares):.4f}"}
+        )
     return table
 
 
-def implicit_recommend(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor) -> Any:
-    """Return implicit's `recommend` for factors that are given."""
-    from implicit.cpu.als import AlternatingLeastSquares
+def exact(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k: int) -> Callable[[], Ids]:
+    """Return a function that scores every item."""
+    request = Request(k, exclude_seen=True, excluded=None, require_known_history=False)
+    users, events = histories.shape
+    packed = histories.flatten(), torch.arange(0, users * events + 1, events)
+    return lambda: [top.items - 1 for top in top_items_from_states(model, states, *packed, request)]
+
+
+def approximate(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k: int) -> Callable[[], Ids]:
+    """Return a function that scores what an index finds."""
+    request = Request(k, exclude_seen=True, excluded=None, require_known_history=False)
+    index, rows = make_index(model, states, None, None), list(histories.numpy())
+    return lambda: [top.items - 1 for top in rank_candidates(model, states, rows, request, index)]
+
+
+def seen_items(histories: torch.Tensor, items: int) -> Any:
+    """Return the seen items as a sparse matrix, one row a user."""
     from scipy.sparse import csr_matrix
+
+    users, events = histories.shape
+    rows, columns = np.repeat(np.arange(users), events), histories.flatten().numpy() - 1
+    return csr_matrix((np.ones(rows.size, dtype=np.float32), (rows, columns)), shape=(users, items))
+
+
+def implicit_recommend(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k: int) -> Callable[[], Ids]:
+    """Return a function that calls implicit's `recommend` with factors that are given."""
+    from implicit.cpu.als import AlternatingLeastSquares
 
     als = AlternatingLeastSquares(factors=WIDTH, num_threads=torch.get_num_threads())
     als.user_factors, als.item_factors = states.numpy(), model.item_vectors.detach().contiguous().numpy()
-    rows = np.repeat(np.arange(USERS), EVENTS)
-    shape = (USERS, model.catalog_size)
-    seen = csr_matrix((np.ones(rows.size, dtype=np.float32), (rows, histories.flatten().numpy() - 1)), shape=shape)
-    return lambda: als.recommend(np.arange(USERS), seen, N=K, filter_already_liked_items=True)
+    seen, users = seen_items(histories, model.catalog_size), np.arange(len(states))
+    return lambda: list(als.recommend(users, seen, N=k, filter_already_liked_items=True)[0])
+
+
+def rectools_rank(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k: int) -> Callable[[], Ids]:
+    """Return a function that calls the ranker with which RecTools' SASRec and BERT4Rec recommend on a CPU."""
+    from rectools.models.rank import Distance, TorchRanker
+
+    ranker = TorchRanker(Distance.DOT, "cpu", states, model.item_vectors.detach())
+    seen, users = seen_items(histories, model.catalog_size), np.arange(len(states))
+    return lambda: list(ranker.rank(users, k, seen)[1].reshape(len(users), -1))
 
 
 if __name__ == "__main__":
