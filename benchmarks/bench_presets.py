@@ -25,11 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="folders of trained models")
     options = parser.parse_args()
-    rows = sorted((row(folder) for folder in options.models), key=lambda each: (each["data"], each["preset"], len(each["changes"]), each["seed"]))
+    rows = sorted((row(folder) for folder in options.models), key=_place)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (OUT / "report.md").write_text(table(rows), encoding="utf-8")
     print(table(rows))
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str, int, int]:
+    return row["data"], row["preset"], len(row["changes"]), row["seed"]
 
 
 def row(folder: Path) -> dict[str, Any]:
