@@ -73,7 +73,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 def _estimate(part: str, options: argparse.Namespace) -> float:
     """Seconds."""
-    loads = 2 * len(options.rates) + 2.25
+    loads = 2 * len(options.rates) + 3.25
     return {
         "load": loads * options.seconds + 60,
         "ingest": options.seconds + 30,
@@ -122,6 +122,9 @@ def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
                 row["CPU / bare"] = f"{float(row['CPU ms/request']) / max(0.01, float(plain['CPU ms/request'])):.1f}"
                 rows += [plain, row]
             used.append(memory(service[0].pid))
+            with server(models, store, options.workers, keep_answers="false") as other:
+                _touch(other[1], users)
+                rows.append(_measured("hot states, every answer scored", other, first, options.seconds, mixed, seed=1))
             rows.append(_measured("overload", service, options.overload, options.seconds / 4, mixed, seed=98))
             address = f"http://127.0.0.1:{service[1]}/v1/models/v2/activate?force=true"
             swap = threading.Timer(options.seconds / 4, lambda: httpx.post(address, timeout=60))

@@ -61,7 +61,7 @@ def seen(response: httpx.Response) -> tuple[int, dict[str, str], str]:
 
 
 def same(both: Two, method: str, address: str, **options: object) -> httpx.Response:
-    """Check that both applications answer alike, and return the short answer."""
+    """Check that both applications give the same answer, and return the short answer."""
     short, slow = (client.request(method, address, **options) for client in both)
     assert seen(short) == seen(slow), address
     return short
@@ -176,3 +176,12 @@ def test_an_answer_is_computed_once_for_a_state(both: Two, monkeypatch: pytest.M
         assert items("/v1/users/w/recommendations?k=4")[0]["item_id"] == best
     assert len(scored) == 6
     assert model.version == "first"
+
+
+def test_answers_are_not_kept_where_the_settings_say_so(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score, scored = ServedModel.score, []
+    with running(models, f"sqlite:///{tmp_path / 'events.db'}", keep_answers=False) as client:
+        send(client, "u", *WALK)
+        monkeypatch.setattr(ServedModel, "score", lambda self, jobs: scored.append(len(jobs)) or score(self, jobs))
+        first, second = (client.get(PATHS[0]).json()["items"] for _ in range(2))
+    assert (first, len(scored)) == (second, 2)

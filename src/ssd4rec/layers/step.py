@@ -145,17 +145,13 @@ def _step_backward_direction(
     first_x, _, first_C = mixer.split(F.silu(first_conv))
     decayed_dt = torch.cat([old.decayed_dt, (torch.exp(old.log_decay) * dt)[:, None]], dim=1)  # [B, K, H]
 
-    y = mixer.D[:, None] * first_x
-    backward_sum = old.backward_sum
-    for k in range(width):  # window[:, k] is width-1-k positions back; its receptive field is itself and the later positions
-        x, B, _ = mixer.split(F.silu(_convolve(window[:, k:], weight.flip(1)[:, : width - k], bias)))
-        weights = decayed_dt[:, k] * (first_C * B).sum(1, keepdim=True) * (previous >= width - 1 - k)
-        term = x * weights[..., None]
-        if k == 0:
-            backward_sum = backward_sum + term.flatten(1)
-        else:
-            y = y + term
-    y = y + backward_sum.view_as(y)
+    # window[:, k] is width-1-k positions back; its receptive field is itself and the later positions
+    x, B, _ = mixer.split(F.silu(_reversed_convolutions(window, weight, bias)).flatten(0, 1))
+    x, B = x.unflatten(0, (-1, width)), B.unflatten(0, (-1, width))  # [B, K, H, P], [B, K, N]
+    exists = previous >= torch.arange(width - 1, -1, -1, device=window.device)  # [B, K]
+    terms = x * (decayed_dt * ((first_C[:, None] * B).sum(2) * exists)[..., None])[..., None]
+    backward_sum = old.backward_sum + terms[:, 0].flatten(1)  # the only position whose convolution is complete
+    y = mixer.D[:, None] * first_x + terms[:, 1:].sum(1) + backward_sum.view_as(first_x)
     return (
         new._replace(
             backward_sum=backward_sum,
@@ -166,6 +162,13 @@ def _step_backward_direction(
         ),
         y,
     )
+
+
+def _reversed_convolutions(window: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve each suffix of a window with the first taps of the reversed filter: [B, K, C], position k reads k … K-1."""
+    width = window.shape[1]
+    taps = F.pad(weight.flip(1), (width - 1, 0)).unfold(1, width, 1).flip(1)  # [C, K, K]: 0 for positions before k
+    return (window[:, None] * taps.permute(1, 2, 0)).sum(2) + bias
 
 
 def _convolve(window: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

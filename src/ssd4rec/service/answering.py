@@ -88,7 +88,7 @@ class Prepared:
     position: int
     unknown: int
     ignored: int
-    same: Hashable | None  # equal for queries that a state answers alike; None: the answer is not worth keeping
+    same: Hashable | None  # equal for queries with the same answer from a state; None: the answer is not kept
 
 
 def prepare(reader: Reader, loaded: LoadedModel, query: Query, *, few_events: int | None = None) -> Prepared | None:
@@ -143,10 +143,10 @@ def prepare(reader: Reader, loaded: LoadedModel, query: Query, *, few_events: in
 
 
 def _same(loaded: LoadedModel, query: Query) -> Hashable | None:
-    """What an answer depends on beside the state; None: on the time, or on lists of ids."""
+    """Return everything but the state that an answer depends on; None: it is the time, or lists of ids."""
     if query.allow is not None or query.deny or query.earlier or query.any_of is not None or query.none_of:
         return None
-    if loaded.filters.depends_on_time or query.k > LARGEST_KEPT:
+    if not loaded.states.keep_answers or loaded.filters.depends_on_time or query.k > LARGEST_KEPT:
         return None
     return query.k, query.exclude_seen, query.unknown_items == "popular", loaded.filters.version
 

@@ -46,7 +46,14 @@ class Service:
         try:
             migrate(self.engine)
             memory = settings.state_memory_mb * 2**20
-            self.models = Models(settings.models, self.engine, memory, settings.warm_users, settings.gate_margin)
+            self.models = Models(
+                settings.models,
+                self.engine,
+                memory,
+                settings.warm_users,
+                settings.gate_margin,
+                keep_answers=settings.keep_answers,
+            )
             self.models.start(settings.poll_seconds)
         except BaseException:
             self.engine.dispose()

@@ -32,10 +32,21 @@ class Models:
         engine: of the store, for the users whose states a new model reads before it answers.
         state_bytes: limit of the cached states of a model.
         warm_users: how many users are read.
+        keep_answers: see `States`.
         gate_margin: by how much the NDCG@10 of a version may be below that of the active one.
     """
 
-    def __init__(self, root: Path, engine: Engine, state_bytes: int, warm_users: int, gate_margin: float = 0.01) -> None:
+    def __init__(
+        self,
+        root: Path,
+        engine: Engine,
+        state_bytes: int,
+        warm_users: int,
+        gate_margin: float = 0.01,
+        *,
+        keep_answers: bool = True,
+    ) -> None:
+        self._keep_answers = keep_answers
         self.versions = Versions(root)
         self._engine, self._state_bytes, self._warm_users, self._gate_margin = engine, state_bytes, warm_users, gate_margin
         self._active: LoadedModel | None = None
@@ -200,7 +211,7 @@ class Models:
         if not (check := check_scores(model)).passed:
             raise DivergedError(f"{model.folder}: {check.detail}")
         _ = model.fingerprint, model.popularity
-        return LoadedModel(model, States(model, self._state_bytes), ItemFilters(model))
+        return LoadedModel(model, States(model, self._state_bytes, keep_answers=self._keep_answers), ItemFilters(model))
 
     def _warm(self, loaded: LoadedModel) -> None:
         with reading(self._engine) as connection:

@@ -40,6 +40,7 @@ class ServiceSettings(BaseModel):
     )
     batch_size: int = Field(32, ge=1, le=1024, description="requests that are scored together")
     state_memory_mb: int = Field(512, ge=1, description="memory of the cached user states of one process")
+    keep_answers: bool = Field(default=True, description="answer the same question to the same state again without scoring")
     rate_limit: float = Field(1000.0, ge=0.0, description="requests a second of one key in one process; 0: no limit")
     poll_seconds: float = Field(1.0, gt=0.0, le=60.0, description="how often a process looks at active.json")
     warm_users: int = Field(100, ge=0, description="recently active users whose states a new model reads before it answers")

@@ -30,7 +30,7 @@ _DEFAULT_K = 10
 
 
 class _Route(NamedTuple):
-    """What the metrics read of a route."""
+    """The part of a route that the metrics read."""
 
     path: str
 

@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def read(self) -> tuple[int, int, int]:
-        """What the state has read, for `read_new_events`."""
+        """User key, generation and position, for `read_new_events`."""
         return self.user_key, self.generation, self.position
 
 
@@ -60,10 +60,11 @@ class States:
     Args:
         model: whose states they are.
         limit: bytes.
+        keep_answers: keep the last answers of each state.
     """
 
-    def __init__(self, model: ServedModel, limit: int) -> None:
-        self.model = model
+    def __init__(self, model: ServedModel, limit: int, *, keep_answers: bool = True) -> None:
+        self.model, self.keep_answers = model, keep_answers
         self.bytes = 0
         self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the most recently used at the end

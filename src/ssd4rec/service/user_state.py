@@ -1,4 +1,4 @@
-"""What a model remembers of one user, and what is asked of it."""
+"""The state of a user, and a request to score it."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from ssd4rec.serving.topk import TopK
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-OVERHEAD = 2000  # bytes of a state beside its arrays: objects, and a few answers
+OVERHEAD = 2000  # bytes of a state without its arrays: objects, and a few answers
 
 
 @dataclass
@@ -23,7 +23,9 @@ class UserState:
     indices: Indices
     cache: Cache | None = None
     vector: Tensor | None = None  # [1, D] what `encode` gives; None: nothing known was read
-    best: dict[Hashable, TopK] = field(default_factory=dict)  # what it was answered with, by what else an answer depends on
+    best: dict[Hashable, TopK] = field(
+        default_factory=dict
+    )  # answers given from this state, by everything else that they depend on
 
     @cached_property
     def unknown(self) -> int:
