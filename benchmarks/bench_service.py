@@ -61,7 +61,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", choices=[*PARTS, "all"])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     parser.add_argument("--rates", type=float, nargs="+", default=[200.0, 50.0, 100.0, 400.0])
-    parser.add_argument("--overload", type=float, default=2000.0, help="requests a second that cannot be answered")
+    parser.add_argument("--overload", type=float, default=800.0, help="requests a second that cannot be answered")
     parser.add_argument("--batch", type=int, default=500, help="events of a request of the ingest")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1000, help="writes and reads by turns")
