@@ -1,6 +1,8 @@
 """More requests than can be answered: some are refused at once, nobody waits for long."""
 
 import asyncio
+import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from starlette.testclient import TestClient
 
 from service_world import WALK, running, send
 from ssd4rec.service.answering import Query
+from ssd4rec.service.backlog import EVERY_SECONDS, Backlog, queue_length
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.problems import Problem
 
@@ -43,6 +46,39 @@ def test_requests_beyond_the_limit_are_refused_at_once() -> None:
             release.set()
             assert [each.status_code for each in await asyncio.gather(*slow)] == [200] * 3
             assert (await client.get("/slow")).status_code == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many connections wait")
+def test_connections_that_are_not_accepted_yet_are_counted() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
+        before = Backlog().waiting
+        waiting = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+        backlog = Backlog()
+        assert (queue_length(listener), backlog.waiting) == (5, before + 5)
+        accepted, _ = listener.accept()
+        assert queue_length(listener) == 4
+        assert backlog.waiting == before + 5  # it looks fifty times a second
+        time.sleep(EVERY_SECONDS)
+        assert backlog.waiting == before + 4
+        for each in (accepted, *waiting):
+            each.close()
+
+
+def test_a_backlog_refuses_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async def app(_: Any, __: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+        gate: Any = RequestGate(app, 1000, log_requests=False, max_in_flight=3)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://127.0.0.1") as client:
+            for waiting, status in ((2, 200), (3, 503), (0, 200)):
+                monkeypatch.setattr(Backlog, "waiting", waiting)
+                assert (await client.get("/")).status_code == status
+            monkeypatch.setattr(Backlog, "waiting", 1000)
+            assert (await client.get("/health/live")).status_code == 200
 
     asyncio.run(run())
 

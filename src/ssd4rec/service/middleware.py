@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service import metrics, short_routes
+from ssd4rec.service.backlog import Backlog
 from ssd4rec.service.problems import Problem, as_problem, unavailable
 
 Scope = MutableMapping[str, Any]
@@ -39,7 +40,7 @@ class RequestGate:
         app: what answers.
         max_body: bytes of a body.
         log_requests: write one JSON line a request.
-        max_in_flight: requests that are answered at a time; more are refused at once, so that nobody waits for long.
+        max_in_flight: requests that are answered at a time or wait to be; more are refused, so that nobody waits for long.
         short_routes: answer the busiest requests without the framework.
     """
 
@@ -48,6 +49,7 @@ class RequestGate:
     ) -> None:
         self._app, self._max_body, self._log, self._short = app, max_body, log_requests, short_routes
         self._max_in_flight, self._in_flight = max_in_flight, 0
+        self._backlog = Backlog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event of ASGI."""
@@ -91,9 +93,9 @@ class RequestGate:
             self._count(scope, status, time.perf_counter() - began, request_id)
 
     def _refuse_overload(self, counted: int) -> None:
-        if counted and self._in_flight > self._max_in_flight:
+        if counted and self._in_flight + self._backlog.waiting > self._max_in_flight:
             metrics.SHED.labels("requests").inc()
-            raise unavailable("queue_full", f"{self._max_in_flight} requests are being answered; send the request again")
+            raise unavailable("queue_full", f"more than {self._max_in_flight} requests wait; send the request again")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await short_routes.recommendations(scope) if self._short else None
