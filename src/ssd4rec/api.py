@@ -16,7 +16,7 @@ from ssd4rec.config import Config, dump_config, load_config, parse_config
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.data.columns import Columns
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.datasets.registry import cache_folder, is_known, open_known
+from ssd4rec.datasets.registry import cache_folder, is_named_dataset, open_dataset
 from ssd4rec.errors import ConfigError
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.training.callbacks import Callback
@@ -124,8 +124,8 @@ def _read(interactions: Any, config: Config) -> tuple[Interactions, pl.DataFrame
     """Return the interactions, and the titles of a named data set."""
     if isinstance(interactions, Interactions):
         return interactions, None
-    if isinstance(interactions, str) and is_known(interactions):
-        opened = open_known(interactions, cache_folder(os.environ))
+    if isinstance(interactions, str) and is_named_dataset(interactions):
+        opened = open_dataset(interactions, cache_folder(os.environ))
         return opened.interactions, opened.titles
     return read_interactions(interactions, Columns(config.data.user, config.data.item, config.data.time)), None
 

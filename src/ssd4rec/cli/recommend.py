@@ -151,13 +151,13 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
 
 def _as_path(users: str) -> str:
     """Return the file of interactions; that of a named data set is in the cache."""
-    from ssd4rec.datasets.registry import find_known, folder_of, is_known, open_known
+    from ssd4rec.datasets.registry import find_dataset, folder_of, is_named_dataset, open_dataset
     from ssd4rec.datasets.store import INTERACTIONS
 
-    if not is_known(users):
+    if not is_named_dataset(users):
         return users
-    open_known(users, cache())
-    return str(folder_of(find_known(users), cache()) / INTERACTIONS)
+    open_dataset(users, cache())
+    return str(folder_of(find_dataset(users), cache()) / INTERACTIONS)
 
 
 def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
@@ -186,10 +186,10 @@ def _recommend_users(
     as_json: bool,
 ) -> None:
     from ssd4rec.data.options import columns_of, options_of
-    from ssd4rec.datasets.registry import is_known, open_known
+    from ssd4rec.datasets.registry import is_named_dataset, open_dataset
     from ssd4rec.serving.batch import recommend_users
 
-    source = open_known(users, cache()).interactions if is_known(users) else users
+    source = open_dataset(users, cache()).interactions if is_named_dataset(users) else users
     with _render.progress_bar(err_console) as bar:
         counts = recommend_users(
             recommender,

@@ -54,11 +54,11 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
     for each in data:
         check_data_name(each)
-    from ssd4rec.datasets.registry import is_known
+    from ssd4rec.datasets.registry import is_named_dataset
     from ssd4rec.diagnostics import usable_threads
     from ssd4rec.paper.sweep import plan_sweep, run_sweep
 
-    if all(is_known(each) for each in data):  # the columns of files may be named
+    if all(is_named_dataset(each) for each in data):  # the columns of files may be named
         check_columns(data[0], settings or [])
     names = [name.strip() for name in models.split(",")] if models else []
     sweep = plan_sweep(study, data, limits, out, cache(), models=names, settings=settings or [])

@@ -94,13 +94,13 @@ def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Intera
     from ssd4rec.data.options import columns_of, options_of
     from ssd4rec.data.store_source import is_store, read_store
     from ssd4rec.datasets.archives import titles_beside
-    from ssd4rec.datasets.registry import is_known, open_known
+    from ssd4rec.datasets.registry import is_named_dataset, open_dataset
 
     if is_store(data):
         interactions, stored_titles = read_store(data)
         return interactions, stored_titles if titles is None else read_titles(titles)
-    if is_known(data):
-        opened = open_known(data, cache())
+    if is_named_dataset(data):
+        opened = open_dataset(data, cache())
         return opened.interactions, opened.titles if titles is None else read_titles(titles)
     check_data_name(data)
     interactions = read_interactions(data, columns_of(config.data), options_of(config.data))
@@ -124,10 +124,10 @@ def check_data_name(data: str) -> None:
     Raises:
         DataError: it is neither.
     """
-    from ssd4rec.datasets.registry import KNOWN, is_known
+    from ssd4rec.datasets.registry import DATASETS, is_named_dataset
 
-    if not (is_known(data) or Path(data).suffix or _may_exist(Path(data))):
-        raise DataError(f"{data!r} is neither a file nor a named data set; the named data sets are {', '.join(KNOWN)}")
+    if not (is_named_dataset(data) or Path(data).suffix or _may_exist(Path(data))):
+        raise DataError(f"{data!r} is neither a file nor a named data set; the named data sets are {', '.join(DATASETS)}")
 
 
 def is_sequence_folder(path: Path) -> bool:
@@ -157,9 +157,9 @@ def check_columns(data: str, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: an override is a reading option.
     """
-    from ssd4rec.datasets.registry import is_known
+    from ssd4rec.datasets.registry import is_named_dataset
 
-    for override in overrides if is_known(data) else ():
+    for override in overrides if is_named_dataset(data) else ():
         group, _, role = override.partition("=")[0].strip().partition(".")
         if group == "data" and role in READING:
             raise ConfigError(

@@ -160,11 +160,11 @@ def demo(
 ) -> None:
     """Train on the built-in MovieLens data and show recommendations for three users."""
     from ssd4rec.config import load_config
-    from ssd4rec.datasets.registry import find_known
+    from ssd4rec.datasets.registry import find_dataset
     from ssd4rec.serving.recommender import Recommender
 
     run_config = load_config(DEFAULT_PRESET)
-    say(f"data: {find_known(DEMO).license}")
+    say(f"data: {find_dataset(DEMO).license}")
     prepared = prepare(DEMO, run_config, None)
     report = _train(prepared, run_config, out, resume=resume)
     _render.show_metrics(out_console, report)
@@ -196,7 +196,7 @@ def _program() -> str:
 def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
     """Return the settings of a RecBole file, and its data set unless DATA is passed."""
     from ssd4rec.config import read_recbole
-    from ssd4rec.datasets.registry import is_known
+    from ssd4rec.datasets.registry import is_named_dataset
 
     run = read_recbole(path, overrides)
     for note in run.notes:
@@ -210,7 +210,7 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
             if file.is_file():
                 return run.config, str(file)
     name = run.dataset.lower().replace("_", "-")
-    if is_known(name):
+    if is_named_dataset(name):
         return run.config, name
     raise DataError(
         f"{path} names the data set {run.dataset}, but {run.file} does not exist; use ssd4rec train DATA --recbole {path}"

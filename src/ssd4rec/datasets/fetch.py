@@ -11,7 +11,7 @@ from ssd4rec._io import exclusive_lock
 from ssd4rec.data.sequences import Counts
 from ssd4rec.datasets.archives import Opened, PublishedFile, read_files
 from ssd4rec.datasets.packages import PACKAGES
-from ssd4rec.datasets.registry import KnownDataset, check_counts, folder_of, open_known, where
+from ssd4rec.datasets.registry import NamedDataset, check_counts, folder_of, open_dataset, where
 from ssd4rec.datasets.store import ELSEWHERE, is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError, first_line
 
@@ -19,7 +19,7 @@ COUNTS_ONLY, PACKAGE = "counts only", "installed package"
 OTHERWISE = "try again later, or give a file or another address of it with --from"
 TIMEOUT = 60  # seconds without a byte
 
-# A file's name -> what is called with the bytes received and the bytes in all (None: unknown).
+# Called with the name of a file; returns a callback for the bytes received and the total (None: unknown).
 ProgressOf = Callable[[str], Callable[[int, int | None], None]]
 
 
@@ -38,11 +38,11 @@ class Fetched:
     was_there: bool  # nothing was done
 
 
-def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_of: ProgressOf | None = None) -> Fetched:
-    """Bring a data set into the cache, so that `open_known` opens it.
+def fetch(dataset: NamedDataset, cache: Path, source: str | None = None, progress_of: ProgressOf | None = None) -> Fetched:
+    """Bring a data set into the cache, so that `open_dataset` opens it.
 
     Args:
-        known: the data set.
+        dataset: the data set.
         cache: the folder of `cache_folder`.
         source: a file (the publisher's archive or table; `.inter`, CSV, Parquet and so on) or another http address of one;
             None: the publisher's addresses or the package, unless the data set is in the cache already.
@@ -53,37 +53,37 @@ def fetch(known: KnownDataset, cache: Path, source: str | None = None, progress_
             fetches this data set, or `source` is an address of another kind than http.
         BackendError: the package of the data set is not installed.
     """
-    folder = folder_of(known, cache)
+    folder = folder_of(dataset, cache)
     if source is None and is_stored(folder):
         with suppress(DataError):  # damaged: fetched again
-            return _describe(known, cache, was_there=True)
-    busy = DataError(f"another process is fetching {known.name}; wait for it")
+            return _describe(dataset, cache, was_there=True)
+    busy = DataError(f"another process is fetching {dataset.name}; wait for it")
 
     def refused(reason: str) -> DataError:
         return DataError(f"cannot write {cache}: {reason}; {ELSEWHERE}")
 
-    with exclusive_lock(cache / f".{known.name}.lock", busy, refused):
+    with exclusive_lock(cache / f".{dataset.name}.lock", busy, refused):
         try:
-            _keep(known, cache, *_contents(known, cache, source, progress_of))
+            _keep(dataset, cache, *_contents(dataset, cache, source, progress_of))
         except OSError as error:
             raise refused(f"{error.filename or cache}: {error.strerror or error}") from error
-    return _describe(known, cache, was_there=False)
+    return _describe(dataset, cache, was_there=False)
 
 
-def _contents(known: KnownDataset, cache: Path, source: str | None, progress_of: ProgressOf | None) -> tuple[Opened, str, str]:
+def _contents(dataset: NamedDataset, cache: Path, source: str | None, progress_of: ProgressOf | None) -> tuple[Opened, str, str]:
     """Return the contents of a data set, where they come from, and what was compared besides the counts."""
-    if source is None and known.name in PACKAGES:
-        return open_known(known.name), where(known), PACKAGE
+    if source is None and dataset.name in PACKAGES:
+        return open_dataset(dataset.name), where(dataset), PACKAGE
     if source is not None and not source.lower().startswith(("http://", "https://")):
         if "://" in source and not Path(source).exists():
             raise DataError(f"{source} is not an http or https address; give one, or a file")
-        contents = read_files([Path(source)], known.table, known.titles)
-        return contents, source, _checked(known, Path(source))
-    files = known.files if source is None else (_at_address(known, source),)
+        contents = read_files([Path(source)], dataset.table, dataset.titles)
+        return contents, source, _checked(dataset, Path(source))
+    files = dataset.files if source is None else (_at_address(dataset, source),)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
         paths = [_download(file, Path(folder), progress_of) for file in files]
         try:
-            contents = read_files(paths, known.table, known.titles)
+            contents = read_files(paths, dataset.table, dataset.titles)
         except DataError as error:  # the file is gone: name its address
             raise DataError(str(error).replace(f"{folder}/", f"{files[0].address.rpartition('/')[0]}/")) from error
     return contents, " ".join(file.address for file in files), _as_stated(files[0].checksum)
@@ -129,26 +129,26 @@ class _Progress:
         """Do nothing: the bar belongs to the command line."""
 
 
-def _keep(known: KnownDataset, cache: Path, files: Opened, source: str, checked: str) -> None:
+def _keep(dataset: NamedDataset, cache: Path, files: Opened, source: str, checked: str) -> None:
     """Check the counts and write the data set into the cache."""
     try:
-        core, notes = check_counts(known, files.interactions, complete=files.published)
+        core, notes = check_counts(dataset, files.interactions, complete=files.published)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
-    if known.titles is not None and files.titles is None:
-        notes = (*notes, f"titles are missing: the publisher's are in {known.titles.path}")
+    if dataset.titles is not None and files.titles is None:
+        notes = (*notes, f"titles are missing: the publisher's are in {dataset.titles.path}")
     report = files.interactions.read
     report = replace(report, source=source, notes=(*report.notes, *notes))
-    about = {"source": source, "checked": checked, "kept": asdict(core), "license": known.license}
-    save_dataset(folder_of(known, cache), replace(files.interactions, read=report), files.titles, about)
+    about = {"source": source, "checked": checked, "kept": asdict(core), "license": dataset.license}
+    save_dataset(folder_of(dataset, cache), replace(files.interactions, read=report), files.titles, about)
 
 
-def _describe(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
-    folder = folder_of(known, cache)
+def _describe(dataset: NamedDataset, cache: Path, *, was_there: bool) -> Fetched:
+    folder = folder_of(dataset, cache)
     stored = load_dataset(folder)
     report = stored.interactions.read
     return Fetched(
-        name=known.name,
+        name=dataset.name,
         folder=str(folder),
         source=stored.about["source"],
         checked=stored.about["checked"],
@@ -160,7 +160,7 @@ def _describe(known: KnownDataset, cache: Path, *, was_there: bool) -> Fetched:
     )
 
 
-def _at_address(known: KnownDataset, address: str) -> PublishedFile:
+def _at_address(dataset: NamedDataset, address: str) -> PublishedFile:
     """Return the file at another address; a file with the publisher's name must have the publisher's checksum."""
     try:
         name = Path(urlsplit(address).path).name
@@ -168,19 +168,19 @@ def _at_address(known: KnownDataset, address: str) -> PublishedFile:
         name = ""
     if not name:
         raise DataError(f"{address} does not name a file; expected an address such as https://…/ratings.zip")
-    return PublishedFile(address, _stated_checksum(known, name))
+    return PublishedFile(address, _stated_checksum(dataset, name))
 
 
-def _checked(known: KnownDataset, path: Path) -> str:
-    """Return what is known of a file besides its counts: an archive that was packed again is as good if the counts are right."""
+def _checked(dataset: NamedDataset, path: Path) -> str:
+    """Return the check of a local file besides its counts; an archive that was packed again has another checksum."""
     import pooch  # noqa: PLC0415 - see `_download`
 
-    stated = _stated_checksum(known, path.name)
+    stated = _stated_checksum(dataset, path.name)
     return _as_stated(stated if pooch.hashes.hash_matches(path, stated) else None)
 
 
-def _stated_checksum(known: KnownDataset, name: str) -> str | None:
-    return next((file.checksum for file in known.files if file.name == name), None)
+def _stated_checksum(dataset: NamedDataset, name: str) -> str | None:
+    return next((file.checksum for file in dataset.files if file.name == name), None)
 
 
 def _as_stated(checksum: str | None) -> str:

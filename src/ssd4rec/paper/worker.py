@@ -31,7 +31,7 @@ from ssd4rec.config import Baseline, Config
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.out_of_core.memory import peak_bytes
 from ssd4rec.data.split import training_counts
-from ssd4rec.datasets.registry import is_known, open_known
+from ssd4rec.datasets.registry import is_named_dataset, open_dataset
 from ssd4rec.diagnostics import processor, resolve_device, versions
 from ssd4rec.errors import DataError
 from ssd4rec.evaluation.baselines import fit_baseline
@@ -70,8 +70,8 @@ def open_interactions(source: str, config: Config, cache: Path) -> Interactions:
     Raises:
         DataError: It is neither, or cannot be read.
     """
-    if is_known(source):
-        return open_known(source, cache).interactions
+    if is_named_dataset(source):
+        return open_dataset(source, cache).interactions
     return read_interactions(source, Columns(user=config.data.user, item=config.data.item, time=config.data.time))
 
 
