@@ -562,6 +562,14 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
     assert load_config("regularized") == load_config("quick", changes)
 
 
+@pytest.mark.parametrize("override", ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false"])
+def test_parts_of_the_default_preset_can_be_switched_off(override: str, tmp_path: Path) -> None:
+    """The settings that a model or a search saves are read again."""
+    config = load_config("regularized", [override])
+    (tmp_path / "best.toml").write_text(dump_config(config))
+    assert load_config(tmp_path / "best.toml") == config
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -35,7 +35,7 @@ class BackboneSettings(Settings):
     input_skip: bool = False
     """Add the normalized input of the network to its output: a direct path from the item vectors to the scores."""
     fade_skip_only: bool = False
-    """Give the fading sum to `input_skip` only: the network itself reads the item vectors."""
+    """Give the fading sum to `input_skip` only: the network itself reads the item vectors. No effect without both."""
     repeat_logits: Literal["none", "bias", "recency"] = "none"
     """Add learned logits to the scores of items that the sequence already contains."""
 

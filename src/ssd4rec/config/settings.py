@@ -234,7 +234,6 @@ READ_WITH = {  # setting: the other setting, and the values of it with which the
     "data.test_from": ("data.split", ("time",)),
     "backbone.backward_weight": ("backbone.bidirectional", ("top", "all")),
     "backbone.mirror_back": ("backbone.bidirectional", ("top", "all")),
-    "backbone.fade_skip_only": ("backbone.input_skip", (True,)),
     "training.prefixes_per_sequence": ("training.objective", ("per-prefix",)),
     "training.batch_size": ("training.objective", ("per-prefix",)),
     "training.negatives": ("training.softmax", ("sampled", "auto")),
