@@ -143,8 +143,13 @@ def _from_folder(folder: Path, choose: Choose, options: ReadOptions) -> Table:
 
 
 def _is_part(path: Path) -> bool:
-    """Whether a file of a folder may hold rows, by its name: not hidden, no _SUCCESS, and of a kind that can be read."""
-    return not any(name.startswith((".", "_")) for name in path.parts) and _suffix(path) in KINDS
+    """Whether a file of a folder may hold rows, by its name."""
+    return not is_hidden(path) and _suffix(path) in KINDS
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a path inside a folder of parts names no part: .crc, _SUCCESS, _temporary and so on."""
+    return any(name.startswith((".", "_")) for name in path.parts)
 
 
 def _columns(table: Table) -> str:

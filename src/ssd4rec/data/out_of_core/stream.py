@@ -16,6 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from ssd4rec.data.columns import Columns, choose_columns
+from ssd4rec.data.io import is_hidden
 from ssd4rec.errors import BackendError, DataError, first_line
 
 TEXT, PARQUET = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data"), (".parquet", ".pq")
@@ -170,8 +171,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _is_data(name: str) -> bool:
-    hidden = any(part.startswith((".", "_")) for part in Path(name.lstrip("/")).parts)  # _SUCCESS, .crc, _temporary
-    return not hidden and Path(name.lower().removesuffix(".gz")).suffix in (*PARQUET, *TEXT)
+    return not is_hidden(Path(name.lstrip("/"))) and Path(name.lower().removesuffix(".gz")).suffix in (*PARQUET, *TEXT)
 
 
 def _open(file: InputFile) -> BinaryIO:
