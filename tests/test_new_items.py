@@ -156,6 +156,7 @@ def test_the_service_exports_and_explanations_have_them(trained, tmp_path):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "training",
     [

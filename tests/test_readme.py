@@ -72,6 +72,7 @@ def test_the_guide_to_recommending_runs(tmp_path, monkeypatch):
     assert len(names["store"]) == 2
 
 
+@pytest.mark.thorough
 def test_the_guide_to_a_new_model_runs(tmp_path, monkeypatch):
     """Its network learns the next item of the cycle, and each state is that of its prefix; the settings that it names exist."""
     monkeypatch.chdir(tmp_path)

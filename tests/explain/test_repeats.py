@@ -10,6 +10,7 @@ from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.ops.repeats import sequence_items
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("features", ["bias", "recency"])
 @settings(max_examples=30)
 @given(items=st.lists(st.integers(1, 6), min_size=2, max_size=20))

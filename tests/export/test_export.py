@@ -147,6 +147,7 @@ def test_item_vectors(tmp_path):
     np.testing.assert_array_equal(frame["vector"].to_numpy(), artifact.model.item_vectors.detach().numpy())
 
 
+@pytest.mark.thorough
 def test_the_hub_mixin_on_a_local_folder(tmp_path, monkeypatch):
     pytest.importorskip("huggingface_hub")
     recommender = importlib.import_module("ssd4rec.export.hub").HubRecommender

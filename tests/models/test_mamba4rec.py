@@ -1,5 +1,6 @@
 """Mamba4Rec: SSD4Rec without the backward direction."""
 
+import pytest
 import torch
 
 from packed import cu_seqlens_of, encode_each, encode_each_prefix, randomized, relative_error
@@ -17,6 +18,7 @@ def small() -> Mamba4Rec:
     return randomized(Mamba4Rec(Mamba4RecConfig(width=8, state_dim=4, head_width=4, layers=2)))
 
 
+@pytest.mark.thorough
 def test_all_positions_equal_each_prefix_alone() -> None:
     """Row t is `encode` of the sequence truncated after t, and packed sequences equal separate ones."""
     backbone, cu_seqlens = small(), cu_seqlens_of(LENGTHS)

@@ -172,6 +172,7 @@ def test_encode_prefixes_of_an_unsupported_model() -> None:
         small_model(bidirectional="all", layers=2).encode_prefixes(ITEMS, BOUNDARIES)
 
 
+@pytest.mark.thorough
 def test_model_learns() -> None:
     """Twenty steps on one batch reduce its loss."""
     model = small_model(bidirectional="top", dropout=0.0)

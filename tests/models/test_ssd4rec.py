@@ -16,8 +16,10 @@ LENGTHS = [1, 5, 2, 6]
 EXACT = 1e-11  # float64, relative to the largest value
 ROUNDED = 2e-5  # float32, relative to the largest value of the float64 reference
 
+LESS_COMMON = [("top", 1), ("none", 1), ("none", 2), ("top", 3)]
 ONE_PASS = pytest.mark.parametrize(
-    ("bidirectional", "layers"), [("all", 1), ("top", 1), ("none", 1), ("top", 2), ("none", 2), ("top", 3)]
+    ("bidirectional", "layers"),
+    [("all", 1), ("top", 2), *(pytest.param(*each, marks=pytest.mark.thorough) for each in LESS_COMMON)],
 )
 MIRRORS = pytest.mark.parametrize("mirror_back", [False, True], ids=["official", "reversed back"])
 NORMS = pytest.mark.parametrize("norm_embedding", [False, True], ids=["plain", "normed"])
@@ -141,6 +143,7 @@ def test_packed_batch_equals_separate_sequences(bidirectional: Bidirectional, le
     assert relative_error(backbone.encode(row, cu_seqlens), expected) < EXACT
 
 
+@pytest.mark.thorough
 @settings(max_examples=15)
 @given(lengths=lengths_of_histories, data=st.data())
 def test_sequences_are_independent(lengths: list[int], data: st.DataObject) -> None:
@@ -158,6 +161,7 @@ def test_sequences_are_independent(lengths: list[int], data: st.DataObject) -> N
     assert (after - before)[others].abs().amax(dim=1).min() > 1e-6
 
 
+@pytest.mark.thorough
 @settings(max_examples=15)
 @given(lengths=lengths_of_histories, data=st.data())
 def test_order_of_sequences_does_not_matter(lengths: list[int], data: st.DataObject) -> None:

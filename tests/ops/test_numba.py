@@ -128,6 +128,7 @@ def test_kernels_are_for_training_steps_of_some_size_in_float32() -> None:
         assert dispatch.uses_numba(small)
 
 
+@pytest.mark.thorough
 def test_a_number_that_is_not_finite_is_not_hidden() -> None:
     """A training that diverges must be noticed."""
     y = torch.tensor([[1.0, torch.nan], [torch.inf, 1.0]])

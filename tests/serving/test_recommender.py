@@ -250,6 +250,7 @@ def test_largest_equals_a_stable_sort(rows, k):
         assert scores.tolist() == [row[place] for place in expected]
 
 
+@pytest.mark.thorough
 @given(st.lists(st.lists(st.integers(0, 14), max_size=20), min_size=1, max_size=8), st.booleans(), st.integers(1, 12))
 def test_any_batch_equals_single_calls(cycle, histories, exclude_seen, k):
     """Whatever the neighbors, unknown items (12, 13, 14) and empty histories among them."""

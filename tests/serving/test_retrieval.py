@@ -40,6 +40,7 @@ def recall(index, model, states, count):
     return np.mean([len(np.intersect1d(*pair)) / count for pair in zip(approximate, exact, strict=True)])
 
 
+@pytest.mark.thorough
 def test_recall_is_measured_and_reached(model):
     """More lists are visited for a higher target; the measured recall is that of a comparison with all scores."""
     states = torch.randn(200, 16, generator=torch.Generator().manual_seed(1))

@@ -181,6 +181,7 @@ def test_a_training_resumes_with_and_without_shards(one_process, tmp_path, name,
     assert_equal(run_group(tmp_path, 3, "--only", name, "--resume", *second), {name: one_process[name]})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("softmax", ["full", "sampled"])
 def test_a_table_of_one_shard_trains_like_a_table(softmax):
     data, results = worlds.world(worlds.cycle(users=20)), []

@@ -126,6 +126,7 @@ def test_both_stages_resume_to_the_same_weights(data, final, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_of_another_final_fit_is_not_continued(data, final, tmp_path, caplog):
     """The selection run was resumed with more patience, say, and ended elsewhere."""
     config, out = configured(final_fit=True), tmp_path / "model"
@@ -144,6 +145,7 @@ class StopAtEnd(Callback):
             raise ConnectionAbortedError("power cut")
 
 
+@pytest.mark.thorough
 def test_the_learning_rates_are_those_of_the_selection_run(data):
     """A cosine schedule falls by step, although an epoch of the final fit has more steps."""
     rates = {False: [], True: []}
@@ -180,6 +182,7 @@ def test_evaluation_says_what_the_model_was_trained_on(log, final, tmp_path):
     assert json.loads(shown.stdout)["test"] == final.report["test"]
 
 
+@pytest.mark.thorough
 def test_the_python_interface(log, final):
     """`ssd4rec.train(df, final_fit=True)` gives the same model."""
     options = configured(final_fit=False)

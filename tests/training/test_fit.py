@@ -256,6 +256,7 @@ def test_nothing_to_resume_is_an_error(world, tmp_path):
         train(world, directory=tmp_path, resume=True)
 
 
+@pytest.mark.thorough
 def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
     """Another seed is another training."""
     train(world, directory=tmp_path)
@@ -266,6 +267,7 @@ def test_a_state_of_other_settings_is_not_resumed(world, tmp_path):
         train(world, other, directory=tmp_path, resume=True)
 
 
+@pytest.mark.thorough
 def test_a_state_of_another_backbone_is_not_resumed(world, tmp_path):
     """Another network is refused before its weights are found not to fit."""
     train(world, directory=tmp_path)
@@ -333,6 +335,7 @@ def test_a_training_without_a_checkpoint_leaves_no_folder(world, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 0), (30, 3)])
 def test_a_finished_training_is_not_continued(world, tmp_path, patience, epochs):
     """Stopped by a patience of 1: resumed with it nothing is learned, the same weights; with more patience it goes on."""
@@ -346,6 +349,7 @@ def test_a_finished_training_is_not_continued(world, tmp_path, patience, epochs)
     assert equal(again, weights)
 
 
+@pytest.mark.thorough
 def test_two_trainings_do_not_share_a_folder(world, tmp_path):
     """The second one fails, and the state of the first one is unchanged."""
 
@@ -359,6 +363,7 @@ def test_two_trainings_do_not_share_a_folder(world, tmp_path):
     assert (tmp_path / module.LAST).is_file()
 
 
+@pytest.mark.thorough
 def test_a_new_training_takes_an_old_ones_place_with_its_first_checkpoint(world, tmp_path):
     """Broken off before it, the old state can still be gone on with."""
     weights, _ = train(world, directory=tmp_path)
@@ -533,6 +538,7 @@ def test_a_resumed_training_keeps_the_weights_of_its_checkpoint(world, tmp_path,
     assert again == report
 
 
+@pytest.mark.thorough
 def test_one_file_of_best_weights_is_left(world, tmp_path):
     """Those before go, and what a killed process left half written goes too."""
     half = tmp_path / f".{module.BEST.format('dead')}.partial-1"

@@ -56,6 +56,7 @@ def test_a_step_waits_for_nothing(objective: str, settings: dict[str, Any], monk
     assert ours.table.weight.grad is not None
 
 
+@pytest.mark.thorough
 def test_a_sampled_softmax_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negatives are drawn on the CPU: their number and their probabilities are known there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())

@@ -51,6 +51,7 @@ def score_and_mark(line):
     return float(match[1]), match[2]
 
 
+@pytest.mark.thorough
 def test_a_second_training_has_its_own_best(world):
     """One progress serves all trials of a search; what an earlier one reached is not the best of a poor one."""
     console = Console(file=io.StringIO(), width=200)
