@@ -18,8 +18,13 @@ from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 
 import served
-from ssd4rec.artifact import save_artifact
+import worlds
+from ssd4rec.artifact import Artifact, save_artifact
+from ssd4rec.config import load_config
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.data.catalog import Catalog
+from ssd4rec.evaluation.baselines import fit_baseline
+from ssd4rec.fusion import ScoreFusion
 from ssd4rec.service.app import create_app
 from ssd4rec.service.live import gain
 from ssd4rec.service.prequential import Budget
@@ -195,6 +200,21 @@ class PostgresServer:
 def default_recommender(**backbone: object) -> Recommender:
     """An untrained model of one Bi-SSD layer, which reads event by event."""
     return served.recommender(**({"layers": 1} | backbone))
+
+
+def preset_recommender(kind: str = "fusion") -> Recommender:
+    """An untrained model of the default preset that uses everything which it may add to the scores.
+
+    Args:
+        kind: "repeat logits": no fusion; "fusion"; "max_length": with fusion, and the model reads the last four events only.
+    """
+    sizes = ["backbone.width=16", "backbone.state_dim=8", "backbone.head_width=8", "data.min_interactions=1"]
+    newest = ["data.max_length=4"] if kind == "max_length" else []
+    base = served.recommender_of(load_config(DEFAULT_PRESET, [*sizes, *newest])).artifact
+    world = worlds.world(worlds.cycle())
+    pairs = fit_baseline("sequential-rules", world.histories, world.split.train, len(world.catalog))
+    fusion = None if kind == "repeat logits" else ScoreFusion(pairs, 0.7, -2.0)
+    return Recommender(Artifact(base.model, base.catalog, base.config, {}, base.training_counts, fusion))
 
 
 def slow_gains(recommender: Recommender, history: list[str]) -> list[tuple[float, float]]:

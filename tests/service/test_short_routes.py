@@ -11,7 +11,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from service_world import ITEMS, WALK, running, send
+from service_world import ITEMS, WALK, preset_recommender, running, send
 from ssd4rec.service.app import create_app
 from ssd4rec.service.middleware import short_routes
 from ssd4rec.service.served_model import ServedModel
@@ -131,8 +131,9 @@ def test_the_usual_forms_take_the_short_way(both: Two, monkeypatch: pytest.Monke
     assert answered == [True, True, False, True]
 
 
-def test_products_equal_the_slow_scores(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ServedModel("v", Path(), recommender)
+@pytest.mark.parametrize("kind", ["plain", "repeat logits", "fusion", "max_length"])
+def test_products_equal_the_slow_scores(kind: str, recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ServedModel("v", Path(), recommender if kind == "plain" else preset_recommender(kind))
     generator = np.random.default_rng(0)
     hidden = generator.random(ITEMS) < 0.3
     jobs = []
@@ -144,11 +145,12 @@ def test_products_equal_the_slow_scores(recommender: Recommender, monkeypatch: p
     for rows in (1, 4, 100):
         monkeypatch.setattr("ssd4rec.service.products.LEAST_ROWS", rows)
         monkeypatch.setattr("ssd4rec.service.products.BLOCK_ELEMENTS", 1)
-        assert model._columns is not None
-        for some in (jobs[:1], jobs):
-            short = torch.cat([scores.clone() for _, scores in model._candidates(some)])
-            slow = torch.cat([scores.clone() for _, scores in model.slow_candidates(some)])
-            np.testing.assert_allclose(short.numpy(), slow.numpy(), rtol=1e-6, atol=1e-6)
+        assert model._products is not None
+        with torch.inference_mode():
+            for some in (jobs[:1], jobs):
+                short = torch.cat([scores.clone() for _, scores in model._candidates(some)])
+                slow = torch.cat([scores.clone() for _, scores in model.slow_candidates(some)])
+                np.testing.assert_allclose(short.numpy(), slow.numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_an_answer_is_computed_once_for_a_state(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssd4rec.array_types import Hidden, States
+from ssd4rec.array_types import Channels, Hidden, States, StepSizes
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.fading_sum import FadingCache
 from ssd4rec.layers.mamba2 import Mamba2Mixer
@@ -69,39 +69,68 @@ def prefill_cache(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCac
         hidden: [T, D] input of the layer.
         layout: of the packed batch.
     """
-    mixer = layer.mixer
-    gate, channels, dt = mixer.project(layer.source(hidden))
+    return prefill(layer, hidden, layout)[0]
+
+
+def prefill(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> tuple[LayerCache, States]:
+    """Compute the cache after whole sequences and the output at their last positions; the projection is shared.
+
+    Args:
+        layer: in evaluation mode.
+        hidden: [T, D] input of the layer.
+        layout: of the packed batch.
+
+    Returns:
+        The cache, and [B, D] what `BiSSDLayer.forward_last` gives.
+    """
+    mixer, source = layer.mixer, layer.source(hidden)
+    channels, dt = _project_without_gate(mixer, source)
+    starts, ends, lengths = layout.cu_seqlens[:-1], layout.last_index, layout.cu_seqlens.diff()
     log_decay = dt * mixer.A
     later_decay = cumulative_sum(log_decay, layout, reverse=True, inclusive=False)
-    x, B, _ = mixer.split(dispatch.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
+    x, B, C = mixer.split(dispatch.convolve(channels, mixer.conv_weight, mixer.conv_bias, layout))
     decayed_x = (x * (dt * torch.exp(later_decay))[..., None]).flatten(1)
     edges = layout.cu_seqlens.tolist()
     ssm_state = torch.stack([decayed_x[start:stop].T @ B[start:stop] for start, stop in pairwise(edges)])
+    ssm_state = ssm_state.view(len(lengths), mixer.heads, -1, mixer.state_dim)
 
-    starts, lengths = layout.cu_seqlens[:-1], layout.cu_seqlens.diff()
     lag = torch.arange(mixer.conv_weight.shape[1] - 2, -1, -1, device=hidden.device)  # the newest position last
     valid = (lag < lengths[:, None])[..., None]
-    recent = (layout.last_index[:, None] - lag).clamp(min=0)
-    cache = new_cache(layer, len(lengths))._replace(
-        ssm_state=ssm_state.view(len(lengths), mixer.heads, -1, mixer.state_dim),
-        conv_state=channels[recent] * valid,
-        length=lengths,
-    )
-    if not layer.bidirectional or mixer.mirror_back:
-        return cache
-    earlier_decay = cumulative_sum(log_decay, layout, inclusive=False)
-    decayed_dt = dt * torch.exp(earlier_decay)
-    convolved = partial_convolutions(channels, mixer.conv_weight, mixer.conv_bias, layout, reverse=True)[-1]
-    x, B, C = mixer.split(F.silu(convolved))
-    complete = layout.seq_end - layout.seq_start - layout.position >= len(lag)
-    weights = decayed_dt * ((C[layout.seq_start] * B).sum(1) * complete)[:, None]
-    return cache._replace(
-        backward_sum=sum_sequences((x * weights[..., None]).flatten(1), layout),
-        decayed_dt=decayed_dt[recent] * valid,
-        log_decay=(earlier_decay + log_decay)[layout.last_index],
-        first_conv=convolved[starts],
-        first_gate=gate[starts],
-    )
+    recent = (ends[:, None] - lag).clamp(min=0)
+    cache = new_cache(layer, len(lengths))._replace(ssm_state=ssm_state, conv_state=channels[recent] * valid, length=lengths)
+    gate = _gate(mixer, source[ends])
+    y = (ssm_state @ C[ends][:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x[ends]
+    mixed = mixer.gated(y, gate)
+    if layer.bidirectional and mixer.mirror_back:
+        mixed = mixed + mixer.backward_weight * mixer.gated(mixer.single_position(channels[ends], dt[ends]), gate)
+    elif layer.bidirectional:
+        earlier_decay = cumulative_sum(log_decay, layout, inclusive=False)
+        decayed_dt = dt * torch.exp(earlier_decay)
+        convolved = partial_convolutions(channels, mixer.conv_weight, mixer.conv_bias, layout, reverse=True)[-1]
+        x, B, C = mixer.split(F.silu(convolved))
+        terms = (x * (decayed_dt * (C[layout.seq_start] * B).sum(1, keepdim=True))[..., None]).flatten(1)
+        complete = layout.seq_end - layout.seq_start - layout.position >= len(lag)
+        cache = cache._replace(
+            backward_sum=sum_sequences(terms * complete[:, None], layout),
+            decayed_dt=decayed_dt[recent] * valid,
+            log_decay=(earlier_decay + log_decay)[ends],
+            first_conv=convolved[starts],
+            first_gate=_gate(mixer, source[starts]),
+        )
+        y = sum_sequences(terms, layout).view_as(y) + mixer.D[:, None] * x[starts]
+        mixed = mixed + mixer.backward_weight * mixer.gated(y, cache.first_gate)
+    return cache, layer.residual(mixer.out_proj(mixed), hidden[ends])
+
+
+def _project_without_gate(mixer: Mamba2Mixer, source: Hidden) -> tuple[Channels, StepSizes]:
+    """Do `Mamba2Mixer.project` without the gate, which is a third of the work and is read at the ends of sequences only."""
+    rest = F.linear(source, mixer.in_proj.weight[mixer.inner :])
+    channels, dt = rest.split([rest.shape[1] - mixer.heads, mixer.heads], dim=1)
+    return channels, F.softplus(dt + mixer.dt_bias)
+
+
+def _gate(mixer: Mamba2Mixer, source: Tensor) -> Tensor:
+    return F.linear(source, mixer.in_proj.weight[: mixer.inner])
 
 
 def step(layer: BiSSDLayer, cache: LayerCache, hidden: States) -> tuple[LayerCache, States]:

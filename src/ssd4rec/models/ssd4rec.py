@@ -11,7 +11,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
-from ssd4rec.layers.step import Cache, LayerCache, new_cache, prefill_cache, step
+from ssd4rec.layers.step import Cache, LayerCache, new_cache, prefill, prefill_cache, step
 from ssd4rec.ops.segments import Layout, make_layout
 
 Bidirectional = Literal["all", "top", "none"]
@@ -157,8 +157,8 @@ class SSD4Rec(nn.Module):
         for layer in below:
             cache.append(prefill_cache(layer, hidden, layout))
             hidden = layer(hidden, layout)
-        cache.append(prefill_cache(top, hidden, layout))
-        return cache, self._final_norm(top.forward_last(hidden, layout))
+        top_cache, states = prefill(top, hidden, layout)
+        return [*cache, top_cache], self._final_norm(states)
 
     def new_cache(self, sequences: int) -> list[LayerCache]:
         """Return the caches of empty sequences, bottom layer first."""

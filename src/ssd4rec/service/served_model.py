@@ -16,7 +16,7 @@ from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.ops.segments import flat_score_index
 from ssd4rec.service.live import equal_share_groups
-from ssd4rec.service.products import product_columns, product_scores
+from ssd4rec.service.products import ProductScores, product_scores
 from ssd4rec.service.user_state import Indices, Mask, ScoreJob, UserState
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, TopK, largest
@@ -213,11 +213,11 @@ class ServedModel:
     def _candidates(self, jobs: list[ScoreJob]) -> Iterator[tuple[slice, Tensor]]:
         if not jobs:
             return iter(())
-        return self.slow_candidates(jobs) if self._columns is None else product_scores(self._columns, jobs)
+        return self.slow_candidates(jobs) if self._products is None else self._products.of(jobs)
 
     @cached_property
-    def _columns(self) -> Tensor | None:
-        return product_columns(self.recommender)
+    def _products(self) -> ProductScores | None:
+        return product_scores(self.recommender)
 
     def slow_candidates(self, jobs: list[ScoreJob]) -> Iterator[tuple[slice, Tensor]]:
         """Yield the scores of some jobs [rows, V], -inf for items that are not candidates; the next ones overwrite them."""
