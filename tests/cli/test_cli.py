@@ -26,7 +26,7 @@ from ssd4rec.cli.shared import print_json
 from ssd4rec.cli.train import _name_page
 from ssd4rec.config import dump_config, parse_config
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.datasets.registry import find_dataset, folder_of
+from ssd4rec.datasets.registry import about, find_dataset, folder_of
 from ssd4rec.datasets.store import save_dataset
 from ssd4rec.errors import BackendError, ConfigError
 
@@ -199,7 +199,7 @@ def test_recommend_accepts_a_named_data_set(folder, tmp_path, monkeypatch):
     """--users ml-100k is the data set of that name that lies in the cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     place = folder_of(find_dataset("ml-100k"), tmp_path / "ssd4rec")
-    save_dataset(place, read_interactions(folder / "cycle.csv"), None, {})
+    save_dataset(place, read_interactions(folder / "cycle.csv"), None, about(find_dataset("ml-100k"), "", ""))
     counts = json.loads(run("recommend", folder / "model", "--users", "ml-100k", "--out", tmp_path / "r.csv", "--json").stdout)
     assert (counts["users"], counts["unknown_interactions"]) == (60, 0)
 

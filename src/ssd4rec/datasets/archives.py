@@ -1,11 +1,9 @@
 """The publishers' own files: which table is in which archive, and how it is read."""
 
-import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,11 +11,9 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from ssd4rec.data.columns import AmbiguousColumnsError, Columns
-from ssd4rec.data.compression import format_of
+from ssd4rec.data.compression import DAMAGED, format_of
 from ssd4rec.data.interactions import Interactions, ReadOptions, read_interactions, read_titles
 from ssd4rec.errors import DataError
-
-DAMAGED = (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeDecodeError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class PublishedTable:
     """
 
     path: str  # inside the archive
-    names: tuple[str, ...] = ()  # of the columns, if the file has no header
+    names: tuple[str, ...] = ()  # of the columns (of titles, the first two) if the file has no header
     separator: str = ","
     encoding: str = "utf-8"
 
@@ -147,6 +143,6 @@ def _extract(path: Path, names: Sequence[str], folder: Path) -> dict[str, Path]:
                 if source is not None:  # None: a folder of this name
                     with source, (folder / name).open("wb") as target:
                         shutil.copyfileobj(source, target)
-    except DAMAGED as error:
+    except (*DAMAGED, tarfile.TarError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be unpacked ({error or type(error).__name__}); copy or download it again") from error
     return {file.name: file for file in folder.iterdir()}

