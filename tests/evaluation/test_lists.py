@@ -101,5 +101,5 @@ def test_an_evaluation_measures_the_first_items_by_score(exclude_seen):
 def test_short_lists_end_with_zeros():
     """Fewer candidates than places: what is left out does not come back."""
     lists = TopLists(2, 4)
-    lists.add(np.array([1]), torch.tensor([[3.0, 5.0, 4.0]]), torch.tensor([[False, False, True]]))
+    lists.add(np.array([0, 1]), slice(1, 2), torch.tensor([[3.0, 5.0, 4.0]]), torch.tensor([[False, False, True]]))
     assert lists.items.tolist() == [[0, 0, 0, 0], [2, 1, 0, 0]]

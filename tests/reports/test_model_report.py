@@ -111,7 +111,7 @@ def test_recommendations_and_reasons_are_those_of_the_library(examined: Examined
     assert example.last[0] in titles
     history = [int(each) for each in worlds.cycle(30, ITEMS)[int(example.user)]]
     best = recommender.recommend(history, 5)
-    assert [name for name, _ in example.recommended] == [each.title for each in best.items]
+    assert [each.title for each in example.best.items] == [each.title for each in best.items]
     effects = recommender.explain(history, best.items[0].item).events
     lowest = sorted(event.score_change for event in effects if event.score_change < 0)[:3]
     assert [each.score_change for each in example.reasons] == lowest

@@ -92,3 +92,13 @@ class ItemPairs:
             place = np.repeat(row, pairs) * self.catalog_size + self.columns[entry]
             scores[place] += FADE**back * self.weights[entry]  # no place twice: a sequence has one event so far back
         return scores
+
+
+def bounded_ranges(sizes: IntArray, most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of neighboring items whose sizes sum to at most `most`, or that are a single item."""
+    ends, first = np.cumsum(sizes), 0
+    while first < len(sizes):
+        before = ends[first] - sizes[first]
+        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield first, last
+        first = last

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssd4rec._csr import IntArray, lengths_to_offsets
 from ssd4rec.baselines.closed_form import MAX_ITEMS, cholesky, items_taking_part, renumbered
-from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs, Weights
+from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs, Weights, bounded_ranges
 
 REACH = 7  # events after a position that count as its target
 REGULARIZATION = 50.0
@@ -99,7 +99,8 @@ def products(
     events = np.bincount(items[items >= 0], minlength=size)
     by_item = np.argsort(items, kind="stable")[np.count_nonzero(items < 0) :]
     first_place = lengths_to_offsets(events)
-    for first, last in _row_ranges(events, size):
+    # the pairs of a row, and its cells as a share of those that are allowed
+    for first, last in bounded_ranges(2 * READ * events + PAIRS_AT_ONCE * size // CELLS_AT_ONCE, PAIRS_AT_ONCE):
         places = by_item[first_place[first] : first_place[last]]
         for matrix, pairs in ((gram, _source_pairs), (right, _target_pairs)):
             keys, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
@@ -112,17 +113,6 @@ def products(
         if progress:
             progress(last)
     return gram, right
-
-
-def _row_ranges(events: IntArray, size: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows of bounded size, and with a bounded number of pairs unless it is a single row."""
-    pairs, first = np.cumsum(events) * 2 * READ, 0
-    while first < size:
-        before = pairs[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(pairs, before + PAIRS_AT_ONCE, side="right")))
-        last = min(last, first + max(1, CELLS_AT_ONCE // size))
-        yield first, last
-        first = last
 
 
 def _source_pairs(places: IntArray, stop: IntArray) -> Iterator[tuple[IntArray, IntArray, Weights]]:

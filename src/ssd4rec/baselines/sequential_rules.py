@@ -1,11 +1,11 @@
 """Sequential-rules baseline (decayed item-to-item co-occurrence)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from ssd4rec._csr import IntArray, lengths_to_offsets
-from ssd4rec.baselines.item_pairs import FADE, ItemPairs, Weights
+from ssd4rec.baselines.item_pairs import FADE, ItemPairs, Weights, bounded_ranges
 
 REACH = 7  # largest distance, in events, of two items that count as a pair
 BACKWARDS = 0.5  # weight of a pair in the opposite order
@@ -57,7 +57,7 @@ class SequentialRules(ItemPairs):
         by_item, first_place = np.argsort(items, kind="stable"), lengths_to_offsets(events)
         sequence = np.repeat(np.arange(len(cu_seqlens) - 1), np.diff(cu_seqlens))
         lengths, columns, weights = [], [], []
-        for first, last in _ranges(2 * REACH * events, PAIRS_AT_ONCE):
+        for first, last in bounded_ranges(2 * REACH * events, PAIRS_AT_ONCE):
             places = by_item[first_place[first] : first_place[last]]
             row, column, weight = _pairs(items - 1, sequence, places, catalog_size)
             weight *= share[row] * share[column]
@@ -69,16 +69,6 @@ class SequentialRules(ItemPairs):
                 progress(last, catalog_size)
         edges = lengths_to_offsets(np.concatenate(lengths))
         return cls(edges, np.concatenate(columns), np.concatenate(weights))
-
-
-def _ranges(sizes: IntArray, most: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of neighboring items whose sizes sum to at most `most`, or that are a single item."""
-    ends, first = np.cumsum(sizes), 0
-    while first < len(sizes):
-        before = ends[first] - sizes[first]
-        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
-        yield first, last
-        first = last
 
 
 def _pairs(items: IntArray, sequence: IntArray, places: IntArray, catalog_size: int) -> tuple[IntArray, IntArray, Weights]:

@@ -1,7 +1,8 @@
 """Evaluate a model on a part of the split, and report under a protocol."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -205,14 +206,14 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         lists=lists,
     )
     protocol = make_protocol(sequences, single, catalog_size_of(model), split=split, exclude_seen=exclude_seen)
-    by_popularity: Iterable[Group] = ()
+    by_popularity: tuple[Group, ...] = ()
     properties = None
     if training_counts is not None and lists is not None:
         properties = measure_lists(lists.items, sequences, single, training_counts)
         popularity = training_counts[sequences.items[single.first_target]]
         by_popularity = _by_popularity(ranks, popularity, training_counts, cutoffs[0])
     by_length = _by_length(ranks, single.first_target - sequences.offsets[single.user], cutoffs[0])
-    return Ranking(ranks, tuple(cutoffs), protocol, tuple(by_length), tuple(by_popularity), properties)
+    return Ranking(ranks, tuple(cutoffs), protocol, by_length, by_popularity, properties)
 
 
 def _longest_cut(sequences: Sequences, single: Examples) -> int | None:
@@ -221,29 +222,34 @@ def _longest_cut(sequences: Sequences, single: Examples) -> int | None:
     return int((single.first_target - single.start)[cut].max()) if cut.any() else None
 
 
-def _by_length(ranks: Ranks, lengths: IntArray, cutoff: int) -> Iterator[Group]:
-    edges = [1, 5, 10, 20, 50, 100, 200]
-    for low, high in zip(edges, [*edges[1:], None], strict=True):
-        name = f"{low}+ events" if high is None else f"{low}-{high - 1} events"
-        yield from _group(name, ranks[(lengths >= low) & (lengths < (high or np.inf))], cutoff)
+def _by_length(ranks: Ranks, lengths: IntArray, cutoff: int) -> tuple[Group, ...]:
+    edges = (1, 5, 10, 20, 50, 100, 200)
+    names = [f"{low}-{high - 1} events" for low, high in pairwise(edges)]
+    return _groups(ranks, lengths, edges, [*names, f"{edges[-1]}+ events"], cutoff)
 
 
-def _by_popularity(ranks: Ranks, popularity: IntArray, counts: IntArray, cutoff: int) -> Iterator[Group]:
-    """Yield a group each for the head, the middle and the tail of the catalog.
+def _by_popularity(ranks: Ranks, popularity: IntArray, counts: IntArray, cutoff: int) -> tuple[Group, ...]:
+    """Return a group each for the head, the middle and the tail of the catalog; see `popularity_thirds`.
 
-    Head: the fewest items with a third of the training events; middle: those up to two thirds; tail: the rest. Items with
-    equally many events are in the same group. Items with fewer than `RARE` events are a group of their own where the tail
-    has more.
+    Items with equally many events are in the same group. Items with fewer than `RARE` events are a group of their own where
+    the tail has more.
     """
-    yield from _group("never seen in training", ranks[popularity == 0], cutoff)
     middle, head = popularity_thirds(counts[1:])
-    least = RARE if middle > RARE else 1
-    yield from _group(f"rare, 1-{least - 1} training events", ranks[(popularity > 0) & (popularity < least)], cutoff)
-    yield from _group(f"tail, {least}-{middle - 1} training events", ranks[(popularity >= least) & (popularity < middle)], cutoff)
-    yield from _group(f"middle, {middle}-{head - 1} training events", ranks[(popularity >= middle) & (popularity < head)], cutoff)
-    yield from _group(f"head, {head}+ training events", ranks[popularity >= head], cutoff)
+    least = RARE if middle > RARE else 1  # 1: no item is rare
+    names = (
+        "never seen in training",
+        f"rare, 1-{least - 1} training events",
+        f"tail, {least}-{middle - 1} training events",
+        f"middle, {middle}-{head - 1} training events",
+        f"head, {head}+ training events",
+    )
+    return _groups(ranks, popularity, (0, 1, least, middle, head), names, cutoff)
 
 
-def _group(name: str, ranks: Ranks, cutoff: int) -> Iterator[Group]:
-    if len(ranks):
-        yield Group(name, len(ranks), hit_rate(ranks, cutoff), ndcg(ranks, cutoff))
+def _groups(ranks: Ranks, values: IntArray, edges: Sequence[int], names: Sequence[str], cutoff: int) -> tuple[Group, ...]:
+    """Group targets by a value of each: those from one edge to the next have one name. Groups without targets are left out."""
+    place = np.searchsorted(edges, values, side="right") - 1
+    members = {name: ranks[place == index] for index, name in enumerate(names)}
+    return tuple(
+        Group(name, len(each), hit_rate(each, cutoff), ndcg(each, cutoff)) for name, each in members.items() if len(each)
+    )

@@ -95,18 +95,19 @@ class TopLists:
     def __init__(self, examples: int, length: int) -> None:
         self.items = np.zeros((examples, length), dtype=np.int64)  # item indices, best first; 0 where a list is shorter
 
-    def add(self, rows: IntArray, scores: Scores, removed: Tensor | None) -> None:
+    def add(self, examples: IntArray, rows: slice, scores: Scores, removed: Tensor | None) -> None:
         """Store the lists of some examples.
 
         Args:
-            rows: int64 [rows] which examples.
+            examples: int64 [batch] the examples of a batch.
+            rows: which of them are scored.
             scores: [rows, V].
             removed: bool [rows, V], items that are left out; None: none are.
         """
         candidates = scores if removed is None else scores.masked_fill(removed, -torch.inf)
         best = candidates.topk(min(self.items.shape[1], scores.shape[1]), dim=1)
         items = torch.where(best.values > -torch.inf, best.indices + 1, 0)
-        self.items[rows, : items.shape[1]] = items.cpu().numpy()
+        self.items[examples[rows], : items.shape[1]] = items.cpu().numpy()
 
     def gather(self, world: World, rows: IntArray) -> None:
         """Fill in the lists that other processes hold; `rows` are those of this process."""
@@ -188,7 +189,7 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
             if batch.states is not None and not isinstance(model, Scorer):
                 rounding = rounding_of(batch.states, model.item_vectors, targets)
             blocks = score_batch(model, batch, fusion=fusion, exclude_seen=exclude_seen)
-            on_block = None if lists is None else partial(_add_to, lists, batch.rows)
+            on_block = None if lists is None else partial(lists.add, batch.rows)
             ranks.append(ranks_from_blocks(blocks, targets, rounding, on_block).cpu().numpy())
             places.append(batch.rows)
             done += len(targets)
@@ -197,10 +198,6 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
     if lists is not None:
         lists.gather(world, np.concatenate(places))
     return world.gather(np.concatenate(ranks), np.concatenate(places), len(examples))
-
-
-def _add_to(lists: TopLists, examples: IntArray, rows: slice, scores: Scores, removed: Tensor | None) -> None:
-    lists.add(examples[rows], scores, removed)
 
 
 def _check_catalog(sequences: Sequences, items: int) -> None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ssd4rec._io import as_json, write_atomically
 from ssd4rec.paper.charts import draw_chart
-from ssd4rec.paper.published import PUBLISHED, highest_published, published_rows
+from ssd4rec.paper.published import highest_published, published_rows
 from ssd4rec.paper.recipes import BUDGETS
 from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread, Unfinished
 from ssd4rec.paper.studies import COMPARING, STUDIES
@@ -69,8 +69,8 @@ def _block(section: Section) -> Block:
 
 
 def _tables(section: Section) -> list[Table]:
-    recipes = Table("Training settings", RECIPE, tuple(_recipe(row) for row in section.rows if row.model not in BASELINES))
-    costs = Table("Cost: median over seeds", COST, tuple(map(_cost, section.rows)))
+    recipes = Table.of("Training settings", (_recipe(row) for row in section.rows if row.model not in BASELINES))
+    costs = Table.of("Cost: median over seeds", map(_cost, section.rows))
     if section.study == "efficiency":
         return [costs, recipes]
     first = [_headline(section)]
@@ -140,98 +140,100 @@ def _fusion(section: Section) -> Table:
 
 
 def _published(section: Section) -> Table:
-    columns = ("", "NDCG@10", "HR@10", "seen items", "request time", "seeds", "grade", "source")
-    rows = [
-        (
-            row.model,
-            *(_number(row.metrics.get(name)) for name in HEADLINE),
-            _seen(row.exclude_seen),
-            "known" if row.request_time else "-",
-            str(row.seeds or "-"),
-            row.grade,
-            row.source,
-        )
-        for row in PUBLISHED.get(section.comparable_data or "", ())
-    ]
-    return Table("Published results", columns, tuple(rows))
+    rows = (
+        {
+            "": row.model,
+            **{name.upper(): _number(row.metrics.get(name)) for name in HEADLINE},
+            "seen items": _seen(row.exclude_seen),
+            "request time": "known" if row.request_time else "-",
+            "seeds": str(row.seeds or "-"),
+            "grade": row.grade,
+            "source": row.source,
+        }
+        for row in published_rows(section.comparable_data)
+    )
+    return Table.of("Published results", rows)
 
 
 def _comparison(section: Section) -> Table:
-    columns = ("", "metric", "seen items", "ours", "published", "difference", "relative %", "source")
     rows = []
     for row in section.rows:
         for published in published_rows(section.comparable_data, row.model):
             same = published.exclude_seen == _excludes_seen(section)
             ours = row.test if same else row.test_exclude_seen if published.exclude_seen else {}
-            for name in [name for name in published.metrics if name in ours]:
-                mean, theirs = ours[name].mean, published.metrics[name]
-                difference = (f"{mean - theirs:+.4f}", f"{100 * (mean / theirs - 1):+.1f}")
-                kind = (name.upper(), _seen(published.exclude_seen))
-                rows.append((row.label, *kind, _number(mean), _number(theirs), *difference, published.source))
-    return Table("Difference from published results", columns, tuple(rows))
+            rows += [
+                {
+                    "": row.label,
+                    "metric": name.upper(),
+                    "seen items": _seen(published.exclude_seen),
+                    "ours": _number(ours[name].mean),
+                    "published": _number(theirs),
+                    "difference": f"{ours[name].mean - theirs:+.4f}",
+                    "relative %": f"{100 * (ours[name].mean / theirs - 1):+.1f}",
+                    "source": published.source,
+                }
+                for name, theirs in published.metrics.items()
+                if name in ours
+            ]
+    return Table.of("Difference from published results", rows)
 
 
 def _tests(section: Section) -> Table:
-    columns = ("", "compared with", "scores", "NDCG@10 difference", "95 % interval|from", "95 % interval|to", "p")
-    rows = [
-        (
-            row.label,
-            test.baseline,
-            VARIANT_NAMES[test.variant],
-            *(f"{value:+.4f}" for value in (test.difference, test.low, test.high)),
-            f"{test.p:.4f}",
-        )
+    rows = (
+        {
+            "": row.label,
+            "compared with": test.baseline,
+            "scores": VARIANT_NAMES[test.variant],
+            "NDCG@10 difference": f"{test.difference:+.4f}",
+            "95 % interval|from": f"{test.low:+.4f}",
+            "95 % interval|to": f"{test.high:+.4f}",
+            "p": f"{test.p:.4f}",
+        }
         for row in section.rows
         for test in row.tests
-    ]
+    )
     targets = section.protocol.targets if section.protocol else section.data.users
     units = "users" if section.protocol is None or section.protocol.split == "leave-last-out" else "targets, assumed independent"
-    return Table(f"Paired bootstrap over {targets:,} {units}, without the variation between seeds", columns, tuple(rows))
+    return Table.of(f"Paired bootstrap over {targets:,} {units}, without the variation between seeds", rows)
 
 
-SECONDS = ("seconds_per_epoch", "seconds_to_best", "inference_seconds", "padded_inference_seconds")
-COST = (
-    "",
-    "parameters",
-    *(f"seconds|{name}" for name in ("per epoch", "to best epoch", "inference", "padded inference")),
-    "CPU share",
-    "peak MiB|process",
-    "peak MiB|GPU",
-)
-RECIPE = (
-    "",
-    "learning rate",
-    "schedule",
-    "dropout",
-    "mask ratio",
-    "objective",
-    "layers",
-    "batch size",
-    "epochs",
-    "patience",
-    "settings from",
-)
-
-
-def _cost(row: Row) -> tuple[str, ...]:
+def _cost(row: Row) -> dict[str, str]:
     def cell(name: str, pattern: str, scale: float = 1.0) -> str:
         value = row.cost(name)
         return "-" if value is None else pattern.format(value * scale)
 
-    parameters = next((f"{run.parameters:,}" for run in row.finished if run.parameters), "-")
-    memory = (cell(name, "{:,.0f}", 1 / MIB) for name in ("peak_memory", "peak_gpu_memory"))
-    return (row.label, parameters, *(cell(name, "{:.2f}") for name in SECONDS), cell("cpu_share", "{:.0f} %", 100), *memory)
+    return {
+        "": row.label,
+        "parameters": next((f"{run.parameters:,}" for run in row.finished if run.parameters), "-"),
+        "seconds|per epoch": cell("seconds_per_epoch", "{:.2f}"),
+        "seconds|to best epoch": cell("seconds_to_best", "{:.2f}"),
+        "seconds|inference": cell("inference_seconds", "{:.2f}"),
+        "seconds|padded inference": cell("padded_inference_seconds", "{:.2f}"),
+        "CPU share": cell("cpu_share", "{:.0f} %", 100),
+        "peak MiB|process": cell("peak_memory", "{:,.0f}", 1 / MIB),
+        "peak MiB|GPU": cell("peak_gpu_memory", "{:,.0f}", 1 / MIB),
+    }
 
 
-def _recipe(row: Row) -> tuple[str, ...]:
+def _recipe(row: Row) -> dict[str, str]:
     backbone, training = row.settings["backbone"], row.settings["training"]
     batch, objective = f"{training['token_budget']:,} positions", training["objective"]
     if objective == "per-prefix":
         batch = f"{training['batch_size']:,} examples, at most {batch}" if training["batch_size"] else batch
         objective += f", {training['prefixes_per_sequence']} a sequence" if training["prefixes_per_sequence"] else ""
-    values = (training["learning_rate"], training["schedule"], backbone["dropout"], training["mask_ratio"], objective)
-    rest = (backbone.get("layers", "-"), batch, training["max_epochs"], training["patience"], row.origin or "-")
-    return (row.label, *map(str, (*values, *rest)))
+    return {
+        "": row.label,
+        "learning rate": str(training["learning_rate"]),
+        "schedule": training["schedule"],
+        "dropout": str(backbone["dropout"]),
+        "mask ratio": str(training["mask_ratio"]),
+        "objective": objective,
+        "layers": str(backbone.get("layers", "-")),
+        "batch size": batch,
+        "epochs": str(training["max_epochs"]),
+        "patience": str(training["patience"]),
+        "settings from": row.origin or "-",
+    }
 
 
 def _excludes_seen(section: Section) -> bool:

@@ -1,5 +1,7 @@
 """Plan the runs of a study, carry out those that are missing, and write the report after each."""
 
+import asyncio
+import itertools
 import json
 import logging
 import os
@@ -8,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,9 +61,8 @@ from ssd4rec.paper.studies import (
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[int, int, str], None]  # (runs done, all runs, current activity)
-FAILURE, LOG, ACTIVITY = "failure.txt", "log.txt", "activity.txt"
+FAILURE, LOG = "failure.txt", "log.txt"
 REASON_LINES = 12
-POLL_SECONDS = 0.2
 NOT_PROTOCOL = ("data.user", "data.item", "data.time", "evaluation.token_budget")
 
 
@@ -284,21 +286,29 @@ class _Runner:
         cached = total - len(missing)
         logger.info("%d runs, %d of them finished in %s, %d to do", total, cached, self.sweep.out, len(missing))
         self._write()
-        began = time.monotonic()
-
-        def tell(activity: str) -> None:
-            self.watch(sum(key in self.finished for key in self.sweep.jobs), total, activity)
-
-        specs = [replace(spec, parallel_runs=jobs) for spec in missing]
-        for done, spec in enumerate(_run_processes(self.sweep, specs, threads, tell), start=1):
-            self._collect(spec.key)
-            self._write()
-            remaining = len(missing) - done
-            state = "done" if spec.key in self.finished else f"FAILED, see {self.sweep.folder(spec.key) / FAILURE}"
-            minutes = f", about {(time.monotonic() - began) / done * remaining / 60:.0f} min" if remaining else ""
-            logger.info("%s: %s; %d left%s", spec.title, state, remaining, minutes)
+        asyncio.run(self._run_processes(missing, jobs, threads))
         self.watch(total, total, "")
         return self.results
+
+    async def _run_processes(self, specs: Sequence[worker.RunSpec], jobs: int, threads: int | None) -> None:
+        """Run each spec in a process of its own, `jobs` at once, and write the results after each."""
+        slots, began, done = asyncio.Semaphore(jobs), time.monotonic(), itertools.count(1)
+
+        def show(activity: str) -> None:
+            self.watch(sum(key in self.finished for key in self.sweep.jobs), len(self.sweep.jobs), activity)
+
+        async def run_one(spec: worker.RunSpec) -> None:
+            async with slots:
+                await _run_process(replace(spec, parallel_runs=jobs), self.sweep.folder(spec.key), threads, show)
+                self._collect(spec.key)
+                self._write()
+                ended = next(done)
+                remaining = len(specs) - ended
+                state = "done" if spec.key in self.finished else f"FAILED, see {self.sweep.folder(spec.key) / FAILURE}"
+                minutes = f", about {(time.monotonic() - began) / ended * remaining / 60:.0f} min" if remaining else ""
+                logger.info("%s: %s; %d left%s", spec.title, state, remaining, minutes)
+
+        await asyncio.gather(*map(run_one, specs))
 
     def _collect(self, key: str) -> None:
         folder = self.sweep.folder(key)
@@ -334,71 +344,40 @@ class _Runner:
         return Unfinished(status="failed", key=run.key, seed=run.seed, reason=reason)
 
 
-def _run_processes(
-    sweep: Sweep, specs: Sequence[worker.RunSpec], threads: int | None, tell: Callable[[str], None]
-) -> Iterator[worker.RunSpec]:
-    """Run each spec in a process of its own, `parallel_runs` at once, and yield it when its process has ended.
+async def _run_process(spec: worker.RunSpec, folder: Path, threads: int | None, on_activity: Callable[[str], None]) -> None:
+    """Run a spec in a process of its own; if it fails, the reason is in FAILURE then. Cancellation kills the process.
 
-    Leaving early kills the processes. Each also watches its standard input, which closes however this process ends.
+    The process also watches its standard input, which closes however this process ends.
     """
-    waiting, running = list(specs), list[_Running]()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (FAILURE, worker.RESULT):
+        (folder / name).unlink(missing_ok=True)
+    write_atomically(folder / worker.SPEC, json.dumps(asdict(spec), indent=1))
+    limits = {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)} if threads else {}
+    with (folder / LOG).open("ab") as log:
+        log_start = log.tell()
+        process = await asyncio.create_subprocess_exec(
+            # -P: a module in the current folder must not replace one of Python
+            *(sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(folder.resolve())),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **limits},
+            process_group=0,  # Ctrl-C in a terminal reaches the sweep alone
+        )
     try:
-        while waiting or running:
-            while waiting and len(running) < waiting[0].parallel_runs:
-                running.append(_Running(waiting.pop(0), sweep, threads))
-            time.sleep(POLL_SECONDS)
-            for each in list(running):
-                if each.ended():
-                    running.remove(each)
-                    yield each.spec
-                else:
-                    tell(f"{each.spec.title}: {each.activity()}")
-    finally:
-        for each in running:
-            each.kill()
-
-
-class _Running:
-    """One run in a process of its own."""
-
-    def __init__(self, spec: worker.RunSpec, sweep: Sweep, threads: int | None) -> None:
-        self.spec, self._folder = spec, sweep.folder(spec.key)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for name in (FAILURE, worker.RESULT):
-            (self._folder / name).unlink(missing_ok=True)
-        write_atomically(self._folder / worker.SPEC, json.dumps(asdict(spec), indent=1))
-        self._log_start = (self._folder / LOG).stat().st_size if (self._folder / LOG).exists() else 0
-        limits = {"OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)} if threads else {}
-        with (self._folder / LOG).open("ab") as log, (self._folder / ACTIVITY).open("wb") as activity:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                # -P: a module in the current folder must not replace one of Python
-                [sys.executable, "-P", "-m", "ssd4rec.paper.worker", str(self._folder.resolve())],
-                stdin=subprocess.PIPE,
-                stdout=activity,
-                stderr=log,
-                env={**os.environ, **limits},
-                process_group=0,  # Ctrl-C in a terminal reaches the sweep alone
-            )
-
-    def activity(self) -> str:
-        """Return the last line that the process has printed."""
-        return next(reversed((self._folder / ACTIVITY).read_text(encoding="utf-8").splitlines()), "")
-
-    def ended(self) -> bool:
-        """Whether the process has ended; if it failed, the reason is in FAILURE then."""
-        code = self._process.poll()
-        if code is None:
-            return False
-        self._process.communicate()  # closes its standard input
-        if code != 0 or not (self._folder / worker.RESULT).is_file():
-            output = (self._folder / LOG).read_bytes()[self._log_start :].decode(errors="replace").splitlines()
-            write_atomically(self._folder / FAILURE, "\n".join(_failure_reason(code, output)))
-        return True
-
-    def kill(self) -> None:
-        """End the process, without a reason in FAILURE."""
-        self._process.kill()
-        self._process.communicate()
+        on_activity(spec.title)
+        while process.stdout and (line := await process.stdout.readline()):
+            on_activity(f"{spec.title}: {line.decode(errors='replace').strip()}")
+        code = await process.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    if code != 0 or not (folder / worker.RESULT).is_file():
+        output = (folder / LOG).read_bytes()[log_start:].decode(errors="replace").splitlines()
+        write_atomically(folder / FAILURE, "\n".join(_failure_reason(code, output)))
 
 
 def _failure_reason(code: int, output: Sequence[str]) -> list[str]:

@@ -228,16 +228,7 @@ class PaddedModel:
 
     def __init__(self, model: Ranker, positions: int = PADDED_POSITIONS) -> None:
         self.model, self.positions = model, positions
-
-    @property
-    def item_vectors(self) -> Tensor:
-        """Return the item vectors [V, D]."""
-        return self.model.item_vectors
-
-    @property
-    def repeat_logits(self) -> object:
-        """Return the learned repeat logits of the model, or None."""
-        return getattr(self.model, "repeat_logits", None)
+        self.item_vectors, self.repeat_logits = model.item_vectors, getattr(model, "repeat_logits", None)
 
     def encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         """Encode packed sequences, [T] -> [B, D]."""

@@ -9,7 +9,7 @@ from ssd4rec._csr import IntArray, evenly_spaced
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.evaluation.concentration import GROUPS, Concentration, measure_concentration, popularity_groups
-from ssd4rec.explain.results import Effects
+from ssd4rec.explain.results import Effects, EventEffect
 from ssd4rec.serving.recommender import Recommendations, Recommender
 
 USERS, SAMPLE_EVENTS = 1_000, 500_000  # of the sample at most
@@ -29,24 +29,14 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """An event without which the score of the first recommendation falls."""
-
-    name: str  # of the item
-    score_change: float
-    rank_change: int | None
-
-
-@dataclass(frozen=True)
 class Example:
     """A user with the last events, the first recommendations, and the reasons of the first one."""
 
     user: str
     events: int
     last: tuple[str, ...]
-    recommended: tuple[tuple[str, float], ...]
-    popular: bool  # nothing of the history is known: the most popular items
-    reasons: tuple[Reason, ...]
+    best: Recommendations
+    reasons: tuple[EventEffect, ...]  # events without which the score of the first recommendation falls most
 
 
 @dataclass(frozen=True)
@@ -120,21 +110,20 @@ def _example(recommender: Recommender, sequences: Sequences, place: int, *, excl
         user=str(sequences.users[place]),
         events=len(history),
         last=tuple(names[: -SHOWN - 1 : -1]),
-        recommended=tuple((str(each.title or each.item), each.score) for each in best.items),
-        popular=best.source == "popular",
+        best=best,
         reasons=_reasons(recommender, ids[-LONGEST:], best, exclude_seen=exclude_seen),
     )
 
 
-def _reasons(recommender: Recommender, ids: Sequence[object], best: Recommendations, *, exclude_seen: bool) -> tuple[Reason, ...]:
+def _reasons(
+    recommender: Recommender, ids: Sequence[object], best: Recommendations, *, exclude_seen: bool
+) -> tuple[EventEffect, ...]:
     if best.source == "popular" or not best.items:
         return ()
     try:
         effects = recommender.explain(list(ids), best.items[0].item, "effects", exclude_seen=exclude_seen)
     except SSD4RecError:  # a model without explanations
         return ()
-    if not isinstance(effects, Effects):
-        return ()
-    carrying = [event for event in effects.events if event.score_change is not None and event.score_change < 0]
-    carrying.sort(key=lambda event: event.score_change or 0.0)
-    return tuple(Reason(str(each.title or each.item), each.score_change or 0.0, each.rank_change) for each in carrying[:REASONS])
+    events = effects.events if isinstance(effects, Effects) else ()
+    carrying = [event for event in events if event.score_change is not None and event.score_change < 0]
+    return tuple(sorted(carrying, key=lambda event: event.score_change or 0.0)[:REASONS])

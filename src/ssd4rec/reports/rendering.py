@@ -1,7 +1,8 @@
 """Render reports from templates: tables of text cells, in one style for all reports."""
 
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
@@ -15,6 +16,12 @@ class Table(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, rows: Iterable[Mapping[str, str]]) -> Self:
+        """Make a table of rows that have the same columns."""
+        rows = list(rows)
+        return cls(title, tuple(rows[0]) if rows else (), tuple(tuple(row.values()) for row in rows))
 
     @property
     def groups(self) -> list[tuple[str, int]]:
