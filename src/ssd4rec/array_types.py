@@ -18,6 +18,8 @@ Items = Int[Tensor, "T"]  # item indices, 0 = masked
 Targets = Int[Tensor, "T"]  # index of the item that follows each position; 0 = not a target position
 Positions = Int[Tensor, "T"]  # an index into the packed batch, or a 0-based position within a sequence
 
+RequestTimes = Int[Tensor, "B 2"]  # gap since the last event and moment of each request, in seconds; gap -1 = not known
+
 Packed = tuple[Tensor, Tensor]  # items and cu_seqlens of a second packed batch: T and B may differ from the first
 
 Hidden = Float[Tensor, "T D"]  # one vector per position

@@ -34,6 +34,7 @@ from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.io import Source
 from ssd4rec.data.item_features import ItemFeatures, encode_item_features, read_item_table
 from ssd4rec.data.parts import join_parts
+from ssd4rec.data.request_times import REQUEST_TIMES, RequestTime, check_clock
 from ssd4rec.data.sequences import Sequences, build_sequences
 from ssd4rec.data.split import (
     Examples,
@@ -54,7 +55,7 @@ from ssd4rec.evaluation.baselines import PAIR_MODELS, fit_baseline
 from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, Ranking, make_protocol
 from ssd4rec.evaluation.evaluate import evaluate as rank_and_measure
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
-from ssd4rec.evaluation.scoring import Ranker, Scorer
+from ssd4rec.evaluation.scoring import Ranker, Scorer, reads_request_times
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel, count_parameters, fingerprint, fold_features, make_model
@@ -103,6 +104,7 @@ class Comparison:
     fusion: ScoreFusion | None = None
     model_alone: Ranking | None = None
     fusion_alone: Ranking | None = None
+    by_request_time: Mapping[str, Ranking] = field(default_factory=dict)  # of a model that reads it: known, unknown, shuffled
     baselines: Mapping[str, Ranking] = field(default_factory=dict)  # by name
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,6 +125,8 @@ class Comparison:
                 "model_alone": self.model_alone.as_dict(),
                 **({"fusion_alone": self.fusion_alone.as_dict()} if self.fusion_alone else {}),
             }
+        if self.by_request_time:
+            report["request_time"] = {name: ranking.as_dict() for name, ranking in self.by_request_time.items()}
         parts = {
             "model": self.model,
             "model_alone": self.model_alone,
@@ -368,7 +372,10 @@ def fit(
     Raises:
         ArtifactError: the folder cannot be written, there is nothing to resume, or another training writes there.
         BackendError: the accelerator is not available.
+        ConfigError: the model reads the times of requests, and the data have none.
     """
+    if config.backbone.request_time:
+        check_clock(data.histories.clock)
     cost = pass_cost(data.split.train, config.training)
     _log_plan(data, config, cost)
     path = folder.folder if isinstance(folder, LockedFolder) else None if folder is None else Path(folder)
@@ -487,8 +494,9 @@ def evaluate(
     counts: IntArray,
     progress: Progress | None = None,
     fusion: ScoreFusion | None = None,
+    request_time: RequestTime | None = None,
 ) -> Ranking:
-    """Rank the test set under the protocol of the settings."""
+    """Rank the test set under the protocol of the settings; `request_time` replaces that of the settings."""
     return rank_and_measure(
         model,
         data.histories,
@@ -501,6 +509,7 @@ def evaluate(
         progress=progress,
         fusion=fusion,
         world=current_world(),
+        request_time=request_time or config.evaluation.request_time,
     )
 
 
@@ -520,13 +529,22 @@ def compare(
     logger.info("ranking the whole catalog for the test set")
     test = evaluate(model, data, config, counts, progress, fusion).with_misses(misses)
     popularity = evaluate(Popularity(counts), data, config, counts).with_misses(misses)
+    by_request_time: dict[str, Ranking] = {}
+    if reads_request_times(model):
+        logger.info("ranking again without the times of the requests, and with those of others")
+        by_request_time = {
+            name: test
+            if name == config.evaluation.request_time
+            else evaluate(model, data, config, counts, progress, fusion, request_time=name).with_misses(misses)
+            for name in REQUEST_TIMES
+        }
     if fusion is None:
-        return Comparison(test, popularity)
+        return Comparison(test, popularity, by_request_time=by_request_time)
     alone = evaluate(model, data, config, counts).with_misses(misses) if fusion else test
     fusion_alone = None
     if fusion.weight:
         fusion_alone = evaluate(ZeroScorer(model.catalog_size), data, config, counts, fusion=fusion).with_misses(misses)
-    return Comparison(test, popularity, fusion, alone, fusion_alone)
+    return Comparison(test, popularity, fusion, alone, fusion_alone, by_request_time=by_request_time)
 
 
 def final_fit(

@@ -24,7 +24,7 @@ def test_cu_seqlens_stay_on_the_cpu():
     """Lengths and positions stay on the CPU, so no step waits for the GPU."""
     world = worlds.world([[5, 7, 2, 9, 8], [1, 4]])
     (batch,) = (batch.to("meta") for batch in pack(world.histories, world.split.train, 100))
-    assert [each.device.type for each in batch] == ["meta", "cpu", "meta"]
+    assert [each.device.type for each in batch[:3]] == ["meta", "cpu", "meta"]
 
 
 def test_a_prefix_has_its_last_target_only():

@@ -113,6 +113,10 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
         table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
     console.print(table)
     _show_protocol(console, report["protocol"])
+    if by_request_time := report.get("request_time"):
+        name = next(name for name in report["test"] if name.startswith("ndcg"))
+        values = ", ".join(f"{told} {metrics[name]:.4f}" for told, metrics in by_request_time.items())
+        console.print(f"{name} by what the model is told of the time of the request: {values}")
     if continued := report.get("continued"):
         _show_continued(console, continued)
     if final_fit := report.get("final_fit"):

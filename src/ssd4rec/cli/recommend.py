@@ -66,6 +66,13 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     approximate: Annotated[
         bool, typer.Option("--approximate", help="With --users and a folder: find items with an index (faiss), not all scores.")
     ] = False,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="When the next items are wanted, for a model with backbone.request_time."),
+    ] = None,
+    last_event: Annotated[
+        str | None, typer.Option("--last-event", metavar="TIME", help="With --history and --at: when its last event was.")
+    ] = None,
     accelerator: AcceleratorOption = "auto",
     user: UserOption = None,
     item: ItemOption = None,
@@ -84,6 +91,8 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         raise ConfigError(f"--out {out} works with --users only; --history prints its result: remove --out")
     if history is not None and ((user, item, time) != (None, None, None) or reading):
         raise ConfigError("--user, --item, --time and other reading options are for --users; remove them with --history")
+    if users is not None and last_event is not None:
+        raise ConfigError("--last-event works with --history only; with --users the data have the times of the last events")
     if users is not None:
         check_data_name(users)
         overrides = [*columns_as_settings(user, item, time), *reading]
@@ -99,6 +108,8 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
         from ssd4rec.serving.job import make_job
 
+        if at is not None:
+            raise ConfigError("--at works with --history, and with --users and --out FILE; a folder of parts has no such option")
         if reading:
             raise ConfigError("only --user, --item and --time apply to a folder of parts; leave out the other reading options")
         retrieval: Retrieval = "approximate" if approximate else "exact"
@@ -125,6 +136,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
             parse_config(dump_config(recommender.artifact.config), overrides, source=str(directory)),
             keep_seen=keep_seen,
             unknown_items=unknown_items,
+            at=at,
             as_json=as_json,
         )
         return
@@ -136,6 +148,8 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         allow=None if allow is None else parse_ids(recommender, "--allow", allow),
         deny=None if deny is None else parse_ids(recommender, "--deny", deny),
         unknown_items=unknown_items,
+        at=at,
+        last_event=last_event,
     )
     rows = as_rows(results)
     if as_json:
@@ -174,7 +188,7 @@ def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[objec
     return [text if each is None else each for text, each in zip(entries, parsed, strict=True)]
 
 
-def _recommend_users(
+def _recommend_users(  # noqa: PLR0913 - what the options say
     recommender: "Recommender",
     users: str,
     out: Path,
@@ -183,6 +197,7 @@ def _recommend_users(
     *,
     keep_seen: bool,
     unknown_items: "UnknownItems",
+    at: str | None,
     as_json: bool,
 ) -> None:
     from ssd4rec.data.options import columns_of, options_of
@@ -200,6 +215,7 @@ def _recommend_users(
             options=options_of(config.data),
             exclude_seen=not keep_seen,
             unknown_items=unknown_items,
+            at=at,
             progress=reporter(bar, "users"),
         )
     if as_json:

@@ -38,9 +38,13 @@ class BackboneSettings(Settings):
     """Give the fading sum to `input_skip` only: the network itself reads the item vectors. No effect without both."""
     repeat_logits: Literal["none", "bias", "recency"] = "none"
     """Add learned logits to the scores of items that the sequence already contains."""
+    request_time: bool = False
+    """Read the time at which the next item is wanted: the hour, the weekday, and how long ago the last interaction was."""
 
     def objection(self, objective: Objective) -> str | None:
         """Return an error message if an objective cannot train this backbone, else None."""
+        if objective == "masked-item" and self.request_time:
+            return "a model that predicts masked items cannot read the time of the next one; set backbone.request_time = false"
         if objective in self.objectives:
             return None
         ours = " or ".join(f'"{each}"' for each in self.objectives)

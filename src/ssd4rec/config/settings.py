@@ -215,6 +215,8 @@ class EvaluationConfig(Settings):
     """Values of k in HR@k, NDCG@k and MRR@k."""
     exclude_seen: bool = False
     """Exclude items of the history from the candidates."""
+    request_time: Literal["known", "unknown", "shuffled"] = "known"
+    """What a model with backbone.request_time is told: the time of each target, none, or that of another target as a control."""
     baselines: tuple[Baseline, ...] = Field((), strict=False)
     """Baselines that are fitted and reported next to the model and popularity."""
     unknown_targets: Literal["miss", "skip"] = "miss"

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
-from ssd4rec.array_types import CuSeqlens, Items, Targets
+from ssd4rec.array_types import CuSeqlens, Items, RequestTimes, Targets
+from ssd4rec.data.request_times import NOT_KNOWN, times_before
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.ops.segments import CHUNK, to_device
@@ -35,6 +36,7 @@ class PackedBatch(NamedTuple):
     items: Items  # [T]
     cu_seqlens: CuSeqlens  # [B + 1]; stays on the CPU
     targets: Targets  # [T]: the item that follows position t, 0 where there is no target
+    request_times: RequestTimes | None = None  # [T, 2]: gap and moment of each target; None: not asked for; on the CPU
 
     @property
     def last_targets(self) -> Targets:
@@ -242,8 +244,15 @@ def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray
     return np.asarray(batch_rows, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
-def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan) -> PackedBatch:
-    """Return the packed batch of a plan; free positions are padding: item 0, without a target."""
+def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan, *, request_times: bool = False) -> PackedBatch:
+    """Return the packed batch of a plan; free positions are padding: item 0, without a target.
+
+    Args:
+        histories: the sequences.
+        examples: the parts of them that are read, and their targets.
+        plan: which examples, and where.
+        request_times: also return the times of the targets.
+    """
     rows = plan.rows
     start, first_target, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
     # position[i] of the batch has the event at[i] of the sequences, and the event after it as its target
@@ -252,4 +261,9 @@ def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan)
     items[position] = histories.items[at]
     targets[position] = np.where(at + 1 < np.repeat(first_target, lengths), 0, histories.items[at + 1])
     cu_seqlens = np.unique(np.concatenate([plan.start, plan.start + lengths, [0, plan.size]]))
-    return PackedBatch(*map(torch.from_numpy, (items, cu_seqlens, targets)))
+    batch = PackedBatch(*map(torch.from_numpy, (items, cu_seqlens, targets)))
+    if not request_times:
+        return batch
+    times = np.tile(np.array(NOT_KNOWN), (plan.size, 1))
+    times[position] = times_before(histories, at + 1)
+    return batch._replace(request_times=torch.from_numpy(times))

@@ -8,6 +8,7 @@ import numpy as np
 
 from ssd4rec._csr import IntArray
 from ssd4rec.config import TieOrder
+from ssd4rec.data.request_times import RequestTime
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
@@ -16,7 +17,7 @@ from ssd4rec.evaluation.concentration import popularity_thirds
 from ssd4rec.evaluation.lists import LIST_LENGTH, ListProperties, measure_lists
 from ssd4rec.evaluation.metrics import METRICS, Ranks, hit_rate, mean_with_interval, mrr, ndcg, ndcg_gains
 from ssd4rec.evaluation.ranks import TopLists, rank_examples
-from ssd4rec.evaluation.scoring import Ranker, Scorer, catalog_size_of
+from ssd4rec.evaluation.scoring import Ranker, Scorer, catalog_size_of, reads_request_times
 from ssd4rec.fusion import ScoreFusion
 
 Progress = Callable[[int, int], None]  # (done, all)
@@ -37,10 +38,14 @@ class EvaluationProtocol:
     tie_order: TieOrder  # order of a user's simultaneous events, which decides which one is the last
     max_length: int | None  # most events of a sequence that the model reads (its own window may be shorter); None: all
     targets: int  # number of ranked targets
+    request_time: str | None = None  # what the model was told of the times of the targets; None: it does not read them
 
     def as_dict(self) -> dict[str, object]:
         """Return the values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if self.request_time is None:
+            del values["request_time"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
     progress: Progress | None = None,
     fusion: ScoreFusion | None = None,
     world: World | None = None,
+    request_time: RequestTime = "known",
 ) -> Ranking:
     """Rank every target among the whole catalog, in memory that does not grow with the number of users.
 
@@ -171,6 +177,9 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         fusion: score fusion, for a `Ranker`. With `exclude_seen` its repeat bias is not applied: the target is the only seen
             item among the candidates, so the bias would point at it.
         world: the processes that share the work; None: this one alone.
+        request_time: what a model with `backbone.request_time` is told of each target: "known", its time; "unknown", nothing;
+            "shuffled", the time of another target. Others do not read times. Metrics with known times are a protocol of their
+            own: a model that answers before the request cannot have them.
 
     Returns:
         The ranks in the order of the examples, and the metrics.
@@ -204,8 +213,11 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         world=world,
         progress=progress,
         lists=lists,
+        request_time=request_time,
     )
     protocol = make_protocol(sequences, single, catalog_size_of(model), split=split, exclude_seen=exclude_seen)
+    if reads_request_times(model):
+        protocol = replace(protocol, request_time=request_time)
     by_popularity: tuple[Group, ...] = ()
     properties = None
     if training_counts is not None and lists is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssd4rec._csr import IntArray
 from ssd4rec.array_types import Scores, States
+from ssd4rec.data.request_times import RequestTime
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
@@ -158,6 +159,7 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
     world: World | None = None,
     progress: Callable[[int, int], None] | None = None,
     lists: TopLists | None = None,
+    request_time: RequestTime = "known",
 ) -> Ranks:
     """Return the rank of each example's target, in the order of the examples.
 
@@ -174,6 +176,7 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
         world: the processes that share the work; None: this one alone.
         progress: called with (targets ranked by this process, all targets).
         lists: collects the best items of each example; None: they are not needed.
+        request_time: what a model that reads the times of requests is told.
 
     Raises:
         DivergedError: a score is not a finite number.
@@ -183,7 +186,7 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
     ranks, places, done = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     with torch.inference_mode(), evaluating(model):
         _check_catalog(sequences, catalog_size_of(model))
-        for batch in encode_examples(model, sequences, examples, token_budget, world):
+        for batch in encode_examples(model, sequences, examples, token_budget, world, request_time):
             targets = batch.packed.last_targets
             rounding = None
             if batch.states is not None and not isinstance(model, Scorer):

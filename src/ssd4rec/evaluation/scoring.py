@@ -13,11 +13,13 @@ from torch import Tensor
 from ssd4rec._csr import IntArray
 from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores, States
 from ssd4rec.data.packing import PackedBatch, consecutive, pack_with_full_history
+from ssd4rec.data.request_times import RequestTime, request_times
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.fusion import ScoreFusion, look_up
 from ssd4rec.layers.repeat_logits import RepeatLogits
+from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.segments import flat_score_index
 
 BLOCK_ELEMENTS = 1 << 20  # scores in memory at once: 4 MiB in float32, still in the cache when they are counted
@@ -127,7 +129,12 @@ class EncodedBatch(NamedTuple):
 
 
 def encode_examples(
-    model: Ranker | Scorer, sequences: Sequences, examples: Examples, token_budget: int, world: World | None = None
+    model: Ranker | Scorer,
+    sequences: Sequences,
+    examples: Examples,
+    token_budget: int,
+    world: World | None = None,
+    request_time: RequestTime = "known",
 ) -> Iterator[EncodedBatch]:
     """Encode examples in packed batches.
 
@@ -137,15 +144,22 @@ def encode_examples(
         examples: one target each.
         token_budget: events encoded at once.
         world: encode this process's share of the batches only. The batches themselves do not depend on it.
+        request_time: what a model that reads the times of requests is told.
     """
     world = world or World()
     device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
+    times = None
+    if reads_request_times(model):
+        times = torch.from_numpy(request_times(sequences, examples, request_time)).to(device)
     runs = consecutive(examples.lengths, token_budget)
     for rows in runs[world.rank :: world.size]:
         for packed, full in pack_with_full_history(sequences, examples.take(rows), token_budget, device):
             states = None
             if not isinstance(model, Scorer):
-                states = model.encode(packed.items, packed.cu_seqlens).to(model.item_vectors.dtype)  # not bfloat16
+                states = model.encode(packed.items, packed.cu_seqlens)
+                if isinstance(model, NextItemModel) and times is not None:
+                    states = model.at(states, times[rows])
+                states = states.to(model.item_vectors.dtype)  # not bfloat16
             yield EncodedBatch(rows, packed, full, states)
 
 
@@ -161,6 +175,11 @@ def score_batch(
         assert batch.states is not None  # noqa: S101 - `encode_examples` encoded it
         blocks = score_states(model, batch.states, full)
     return scored_blocks(blocks, packed, full=full, fusion=fusion, exclude_seen=exclude_seen)
+
+
+def reads_request_times(model: Ranker | Scorer) -> bool:
+    """Return whether a model adapts its states to the times of requests."""
+    return isinstance(model, NextItemModel) and model.request_time is not None
 
 
 def catalog_size_of(model: Ranker | Scorer) -> int:

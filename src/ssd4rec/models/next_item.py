@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from ssd4rec._fork import check_not_forked
-from ssd4rec.array_types import CuSeqlens, Hidden, Items, Packed, Scores, States
+from ssd4rec.array_types import CuSeqlens, Hidden, Items, Packed, RequestTimes, Scores, States
 from ssd4rec.config import BackboneConfig, Config
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.fading_sum import FadingCache, FadingSum
 from ssd4rec.layers.item_features import FeatureProjection, FeatureRows
 from ssd4rec.layers.repeat_logits import RepeatLogits
+from ssd4rec.layers.request_time import RequestTime
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.encoders import Backbone, IncrementalEncoder, MaskedItemEncoder
 from ssd4rec.models.registry import make_backbone
@@ -41,10 +42,11 @@ class NextItemModel(nn.Module):
         input_skip: add LayerNorm of the fading sum, or else of the item vector, at the last position to the backbone's output.
         fade_skip_only: the backbone reads the item vectors themselves, and only `input_skip` uses the fading sum.
         repeat_logits: logits that are added to the scores of items that the sequence already contains; None: none.
+        request_time: adapts a state to the time of a request, see `at`; None: the time is not read.
         features: a projection of item features that is added to the rows of the table; None: the rows are the item vectors.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a model
         self,
         backbone: nn.Module,
         catalog_size: int,
@@ -54,6 +56,7 @@ class NextItemModel(nn.Module):
         input_skip: bool = False,
         fade_skip_only: bool = False,
         repeat_logits: RepeatLogits | None = None,
+        request_time: RequestTime | None = None,
         features: FeatureProjection | None = None,
     ) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class NextItemModel(nn.Module):
         self.input_skip = nn.LayerNorm(self._encoder.width) if input_skip else None
         self.fade_skip_only = fade_skip_only and input_skip and input_fade > 0
         self.repeat_logits = repeat_logits
+        self.request_time = request_time
         self.features = features
         self.table = nn.Embedding(catalog_size + 1, self._encoder.width)
         nn.init.normal_(self.table.weight, std=0.02)
@@ -220,6 +224,15 @@ class NextItemModel(nn.Module):
         faded = self.fading_sum(embedded, cu_seqlens)
         return (embedded if self.fade_skip_only else faded), faded
 
+    def at(self, states: States, times: RequestTimes | None) -> States:
+        """Return states at the times of their requests. [B, D] -> [B, D].
+
+        Args:
+            states: [B, D], from `encode` or `encode_prefixes`.
+            times: int64 [B, 2], gap and moment of each request in seconds; None: not known, the states stay what they are.
+        """
+        return states if self.request_time is None or times is None else self.request_time(states, times)
+
     def score(self, states: States, history: Packed | None = None) -> Scores:
         """Score all items; column j is item j + 1. [B, D] -> [B, V].
 
@@ -340,6 +353,7 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
         input_skip=config.input_skip,
         fade_skip_only=config.fade_skip_only,
         repeat_logits=repeat_logits,
+        request_time=RequestTime(config.width) if config.request_time else None,
     )
 
 

@@ -17,9 +17,12 @@ from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, as_type, encode
 from ssd4rec.data.interactions import Columns, Interactions, ReadOptions, read_interactions
 from ssd4rec.data.io import Source
+from ssd4rec.data.request_times import check_clock
 from ssd4rec.data.sequences import id_order, time_order
+from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 from ssd4rec.serving.arrow import USERS_AT_ONCE, make_table, to_arrow
+from ssd4rec.serving.moments import Moment
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
 
 PARQUET = "Parquet"
@@ -40,6 +43,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     allow: Ids | None = None,
     deny: Ids | None = None,
     unknown_items: UnknownItems = "skip",
+    at: Moment | None = None,
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Recommend to every user of a table of interactions, whether the model has seen the user or not.
@@ -58,6 +62,7 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
         allow: only these items are candidates; None: the whole catalog.
         deny: these are not.
         unknown_items: see `Recommender.recommend`.
+        at: when the next items are wanted, for a model with `backbone.request_time`; None: not known.
         progress: called with (users done, all users).
 
     Returns:
@@ -65,7 +70,8 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
         the popular items).
 
     Raises:
-        ConfigError: k is not 1 or more, or `unknown_items` is none of the three.
+        ConfigError: k is not 1 or more, `unknown_items` is none of the three, or `at` is passed to a model that does not read it
+            or for interactions without times.
         DataError: the file cannot be read; `out` cannot be written, has another suffix, is `source` itself or no regular
             file; an unknown item under "raise", an unknown id in `allow`.
         DivergedError: the model gave scores that are not numbers.
@@ -84,7 +90,12 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
     with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
         for first in range(0, users, USERS_AT_ONCE):
             edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
-            results = recommender.top_items([histories.items[start:stop] for start, stop in pairwise(edges)], request)
+            some = [histories.items[start:stop] for start, stop in pairwise(edges)]
+            times = None
+            if at is not None:
+                last = histories.last_event(first, first + len(some))
+                times = recommender.request_times(len(some), at, last)
+            results = recommender.top_items(some, request, times)
             table = make_table(catalog, histories.users[first : first + USERS_AT_ONCE], results)
             write(table)
             rows += len(table)
@@ -99,21 +110,37 @@ class _Histories:
     users: pl.Series
     items: IntArray  # [events] by user and time; 0 = unknown
     offsets: IntArray  # [users + 1]
+    times: IntArray  # [events] ticks of `clock`
+    clock: Clock
     unknown: int  # interactions
     first_unknown: object
+
+    def last_event(self, first: int, stop: int) -> list[int]:
+        """Return when the last events of some users were, in seconds."""
+        ticks = check_clock(self.clock)
+        return [int(each) // ticks for each in self.times[self.offsets[first + 1 : stop + 1] - 1]]
 
 
 def _read(
     catalog: Catalog, source: Source | Interactions, columns: Columns, options: ReadOptions, tie_order: TieOrder
 ) -> _Histories:
-    table = (source if isinstance(source, Interactions) else read_interactions(source, columns, options)).table
+    interactions = source if isinstance(source, Interactions) else read_interactions(source, columns, options)
+    table, times = interactions.table, interactions.table["time"].to_numpy()
     codes, users = encode(table["user"])
     numbers = catalog.indices(as_type(table["item"], catalog.ids.dtype))
     then = id_order(catalog)[numbers] if tie_order == "item" else None
-    order = time_order(codes, table["time"].to_numpy(), then)
+    order = time_order(codes, times, then)
     offsets = lengths_to_offsets(np.bincount(codes, minlength=len(users)))
     unknown = np.flatnonzero(numbers == 0)
-    return _Histories(users, numbers[order], offsets, len(unknown), table["item"][int(unknown[0])] if len(unknown) else None)
+    return _Histories(
+        users,
+        numbers[order],
+        offsets,
+        times[order],
+        interactions.read.clock,
+        len(unknown),
+        table["item"][int(unknown[0])] if len(unknown) else None,
+    )
 
 
 def _check_target(target: Path, source: Source | Interactions) -> None:

@@ -20,6 +20,7 @@ from ssd4rec.explain.explain import explain_items
 from ssd4rec.explain.results import LEVELS, Explanation, Level
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
+from ssd4rec.serving.moments import Moment, to_seconds
 from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex, make_index
 from ssd4rec.serving.topk import Request, TopK, encode_histories, largest, top_items
 
@@ -160,6 +161,8 @@ class Recommender:
         allow: Ids | None = ...,
         deny: Ids | None = ...,
         unknown_items: UnknownItems = ...,
+        at: Moment | Sequence[Moment] | None = ...,
+        last_event: Moment | Sequence[Moment] | None = ...,
     ) -> list[Recommendations]: ...
 
     @overload
@@ -172,6 +175,8 @@ class Recommender:
         allow: Ids | None = ...,
         deny: Ids | None = ...,
         unknown_items: UnknownItems = ...,
+        at: Moment | Sequence[Moment] | None = ...,
+        last_event: Moment | Sequence[Moment] | None = ...,
     ) -> Recommendations: ...
 
     def recommend(
@@ -183,6 +188,8 @@ class Recommender:
         allow: Ids | None = None,
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
+        at: Moment | Sequence[Moment] | None = None,
+        last_event: Moment | Sequence[Moment] | None = None,
     ) -> Recommendations | list[Recommendations]:
         """Recommend the next items for one history or for a list of histories.
 
@@ -196,22 +203,29 @@ class Recommender:
             deny: exclude these items.
             unknown_items: how to treat ids that are not in the catalog: ignore them and report them ("skip"), raise an error
                 ("raise"), or return the most popular items for that history ("popular").
+            at: when the next item is wanted, for a model with `backbone.request_time`: a `datetime` (UTC where it has no zone),
+                ISO text or seconds since 1970; one for all histories, or a list with one for each. By default the time is not
+                known, which such a model is trained for too.
+            last_event: when the last interaction of each history was, like `at`; needed with it.
 
         Returns:
             Recommendations for one history, or a list with one entry per history. A history without any known item gets the
             most popular items, and `source` says so. Ties in score are broken by item index.
 
         Raises:
-            ConfigError: k is not a positive integer, or `unknown_items` is not one of the three values.
-            DataError: an unknown item with "raise", an unknown id in `allow`, or an argument that is not a list of ids.
+            ConfigError: k is not a positive integer, `unknown_items` is not one of the three values, or `at` is passed to a model
+                that does not read it or without `last_event`.
+            DataError: an unknown item with "raise", an unknown id in `allow`, an argument that is not a list of ids, or a moment
+                that cannot be read or lies before the last event.
             DivergedError: the model produced scores that are not finite.
         """
         request = self.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         batch, is_single = _as_batch(histories)
         indices = self.indices(batch, unknown_items)
+        best = self.top_items(indices, request, self.request_times(len(batch), at, last_event))
         results = [
             self.to_recommendations(len(history), unknown_ids(history, row), top, request)
-            for history, row, top in zip(batch, indices, self.top_items(indices, request), strict=True)
+            for history, row, top in zip(batch, indices, best, strict=True)
         ]
         return results[0] if is_single else results
 
@@ -339,11 +353,39 @@ class Recommender:
             index=self.index if allow is None and deny is None else None,
         )
 
-    def top_items(self, histories: Sequence[IntArray], request: Request) -> list[TopK]:
+    def top_items(self, histories: Sequence[IntArray], request: Request, times: IntArray | None = None) -> list[TopK]:
         """Return the top-k item indices for histories of item indices; see `topk.top_items`."""
         artifact = self.artifact
         max_length = artifact.config.data.max_length
-        return top_items(artifact.model, artifact.training_counts, histories, request, artifact.fusion, max_length)
+        return top_items(artifact.model, artifact.training_counts, histories, request, artifact.fusion, max_length, times)
+
+    def request_times(
+        self, histories: int, at: Moment | Sequence[Moment] | None, last_event: Moment | Sequence[Moment] | None
+    ) -> IntArray | None:
+        """Return gap and moment of each request in seconds, [histories, 2]; None: they are not known.
+
+        Raises:
+            ConfigError: the model does not read them, or one of the two is missing.
+            DataError: a moment cannot be read, or the request is before the last event.
+        """
+        if at is None and last_event is None:
+            return None
+        if self.artifact.model.request_time is None:
+            raise ConfigError(
+                "this model does not read the time of a request; leave out `at` and `last_event`, or train one that does: "
+                "--set backbone.request_time=true"
+            )
+        if at is None or last_event is None:
+            missing = "at" if at is None else "last_event"
+            raise ConfigError(f"the time of a request and that of the last event belong together, and `{missing}` is missing")
+        moments, before = (to_seconds(name, each, histories) for name, each in (("at", at), ("last_event", last_event)))
+        if (moments < before).any():
+            row = int(np.flatnonzero(moments < before)[0])
+            raise DataError(
+                f"request {row + 1} of {histories} is {before[row] - moments[row]} seconds before the last event of its history; "
+                f"`at` must not be before `last_event`"
+            )
+        return np.stack([moments - before, moments], axis=1)
 
     def indices(self, histories: list[list[object]], unknown_items: UnknownItems = "skip") -> list[IntArray]:
         """Translate item ids to item indices; 0 = unknown.

@@ -49,6 +49,7 @@ def top_items(
     request: Request,
     fusion: ScoreFusion | None = None,
     max_length: int | None = None,
+    times: IntArray | None = None,
 ) -> list[TopK]:
     """Encode histories and return the top-k candidates of each; the most popular items where no item is known.
 
@@ -59,6 +60,7 @@ def top_items(
         request: which items may be recommended.
         fusion: score fusion applied to the model's scores.
         max_length: encode only this many of the most recent known events; None: all.
+        times: [histories, 2] gap and moment of each request in seconds; None: not known.
 
     Returns:
         One entry per history, with fewer than k items if there are fewer candidates.
@@ -69,7 +71,9 @@ def top_items(
     use_popular = [_needs_popular_items(history, request) for history in histories]
     known_items = [history[history > 0] for history, popular in zip(histories, use_popular, strict=True) if not popular]
     unknown = [history for history, popular in zip(histories, use_popular, strict=True) if popular]
-    from_model = iter(_by_model(model, known_items, request, fusion, max_length))
+    if times is not None:
+        times = times[[not popular for popular in use_popular]]
+    from_model = iter(_by_model(model, known_items, request, fusion, max_length, times))
     from_popularity = iter(_by_popularity(training_counts, unknown, request))
     return [next(from_popularity if popular else from_model) for popular in use_popular]
 
@@ -129,23 +133,36 @@ def select_largest(scores: Scores, count: int) -> tuple[Scores, torch.Tensor]:
 
 
 def _by_model(
-    model: NextItemModel, histories: list[IntArray], request: Request, fusion: ScoreFusion | None, max_length: int | None
+    model: NextItemModel,
+    histories: list[IntArray],
+    request: Request,
+    fusion: ScoreFusion | None,
+    max_length: int | None,
+    times: IntArray | None,
 ) -> list[TopK]:
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     results: list[TopK] = []
     for batch in consecutive(lengths, TOKEN_BUDGET):
-        results += _encode_and_rank(model, [histories[position] for position in batch], request, fusion, max_length)
+        some = [histories[position] for position in batch]
+        results += _encode_and_rank(model, some, request, fusion, max_length, None if times is None else times[batch])
     return results
 
 
 def _encode_and_rank(
-    model: NextItemModel, histories: list[IntArray], request: Request, fusion: ScoreFusion | None, max_length: int | None
+    model: NextItemModel,
+    histories: list[IntArray],
+    request: Request,
+    fusion: ScoreFusion | None,
+    max_length: int | None,
+    times: IntArray | None,
 ) -> list[TopK]:
     device = model.item_vectors.device
     seen = _pack(histories, device)
     items, cu_seqlens = seen if max_length is None else _pack([history[-max_length:] for history in histories], device)
     with torch.inference_mode():
         states = model.encode(items, cu_seqlens)
+        if times is not None:
+            states = model.at(states, torch.from_numpy(times).to(device))
         if request.index is not None:
             return rank_candidates(model, states, histories, request, request.index)
         return top_items_from_states(model, states, items, cu_seqlens, request, fusion, seen)

@@ -246,7 +246,7 @@ class TrainingLoop:
             if not len(share.rows):
                 yield None
                 continue
-            packed = materialize_batch(self.sequences, plan.examples, share)
+            packed = materialize_batch(self.sequences, plan.examples, share, request_times=self.model.request_time is not None)
             batch = prepare(packed, self.config, repeats=self.model.repeat_logits is not None)
             if self.config.random_numbers == "sequence":
                 keys = stream_keys(plan.examples, share, batch.cu_seqlens, (self.config.seed, self.epoch))

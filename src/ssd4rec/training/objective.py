@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec._csr import IntArray, ranges
-from ssd4rec.array_types import CuSeqlens, Items
+from ssd4rec.array_types import CuSeqlens, Items, RequestTimes
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.packing import BatchPlan, PackedBatch, plan_batches
 from ssd4rec.data.split import Examples
@@ -36,6 +36,7 @@ class TrainingBatch(NamedTuple):
     cu_seqlens: CuSeqlens  # [B + 1], always on the CPU
     target_positions: Tensor  # [M] positions that predict; per-prefix: sequences; masked-item: positions that can be masked
     targets: Tensor  # [M] item indices
+    times: RequestTimes | None = None  # [M, 2] gap and moment of each target; None: the model does not read them
     prefixes: PrefixItems | None = None  # what each target is predicted from, on the CPU; None: no repeat logits
     keys: Tensor | None = None  # int64 [T] of `keyed_random`; None: one generator for the batch
 
@@ -45,6 +46,7 @@ class TrainingBatch(NamedTuple):
             items=to_device(self.items, device),
             target_positions=to_device(self.target_positions, device),
             targets=to_device(self.targets, device),
+            times=None if self.times is None else to_device(self.times, device),
             keys=None if self.keys is None else to_device(self.keys, device),
         )
 
@@ -57,7 +59,7 @@ def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False
         config: the objective.
         repeats: whether the model has repeat logits, which need the items of each prefix.
     """
-    targets = batch.targets.cpu()
+    targets, times = batch.targets.cpu(), batch.request_times
     cu_seqlens = batch.cu_seqlens.cpu()
     if config.objective == "masked-item":
         # the target of the last event belongs to the sequence: it is the item that is always masked
@@ -66,12 +68,14 @@ def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False
         return TrainingBatch(items, cu_seqlens, positions, items[positions]).to(batch.items.device)
     if config.objective == "per-prefix":
         targets = targets[cu_seqlens[1:] - 1]
+        times = None if times is None else times[cu_seqlens[1:] - 1]
     positions = targets.nonzero().squeeze(1)
     items, prefixes = batch.items.cpu(), None
     if repeats:
         ends = cu_seqlens[1:][positions] - 1 if config.objective == "per-prefix" else positions
         prefixes = prefix_items(items, cu_seqlens, ends)
-    return TrainingBatch(items, cu_seqlens, positions, targets[positions], prefixes).to(batch.items.device)
+    times = None if times is None else times[positions]
+    return TrainingBatch(items, cu_seqlens, positions, targets[positions], times, prefixes).to(batch.items.device)
 
 
 class BatchLoss(NamedTuple):
@@ -107,8 +111,17 @@ def batch_loss(
         items = masked(batch.items, config.mask_ratio)
         encode = model.encode if config.objective == "per-prefix" else model.encode_prefixes
         states = encode(items, batch.cu_seqlens).index_select(0, batch.target_positions)
+        with keyed_random.at(_rows_of_targets(batch, config)):
+            states = model.at(states, batch.times)
     loss = model.loss(states, batch.targets, sampler, config.label_smoothing, batch.prefixes)
     return BatchLoss(loss, len(batch.targets))
+
+
+def _rows_of_targets(batch: TrainingBatch, config: TrainingConfig) -> Tensor:
+    """Return the position of the event before each target. int64 [M]."""
+    if config.objective != "per-prefix":
+        return batch.target_positions
+    return to_device(batch.cu_seqlens[1:] - 1, batch.items.device)[batch.target_positions]
 
 
 def empty_loss(model: NextItemModel, config: TrainingConfig, sampler: NegativeSampler | None) -> BatchLoss:
