@@ -8,8 +8,8 @@
     python benchmarks/bench_service.py soak --minutes 60
     python benchmarks/bench_service.py all               all but the soak
 
-An untrained model of 12,000 items (D = 64) in front of users with 10 to 10,000 events; one event to four recommendations.
-Server and load generator share the machine.
+An untrained model with the options of the default preset (fading sum, repeat logits, score fusion; 12,000 items, D = 64) in
+front of users with 10 to 10,000 events; one event to four recommendations. Server and load generator share the machine.
 """
 
 import argparse
@@ -35,9 +35,11 @@ from service_faults import fuzz, interleaved, kills
 from service_load import REFUSED, Connections, Outcome, Request, get, open_loop, post
 from service_servers import ITEMS, USERS, bare, cpu_seconds, fill, make_models, memory, server, use_tests
 from ssd4rec._io import write_atomically
+from ssd4rec.service.store.connect import open_engine, reading
 
 FOLDER = RESULTS / "service"
 INGEST_CONNECTIONS = 4
+SWAP_SECONDS = 40.0  # of the load during which a model is swapped, at least
 SLICE = 30.0  # seconds of the soak between two measurements
 
 Rows = list[dict[str, Any]]
@@ -73,7 +75,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 def _estimate(part: str, options: argparse.Namespace) -> float:
     """Seconds."""
-    loads = 2 * len(options.rates) + 3.25
+    loads = 2 * len(options.rates) + 4.25
     return {
         "load": loads * options.seconds + 60,
         "ingest": options.seconds + 30,
@@ -106,14 +108,14 @@ def _store(folder: Path, *, postgresql: bool) -> Iterator[str]:
 
 def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
     """Open-loop load; the yardstick is measured at each rate, next to the service."""
-    models, rows = make_models(folder), []
+    models, rows, notes = make_models(folder), [], []
     with _store(folder, postgresql=options.postgresql) as store:
         users, note = fill(store)
         mixed = _mixed(users)
         with server(models, store, options.workers) as service, bare() as yardstick:
             first = options.rates[0]
             used = [memory(service[0].pid)]
-            rows.append(_measured("cold states", service, first, options.seconds, mixed))
+            rows.append(_measured("cold states, nothing stored", service, first, options.seconds, mixed))
             _touch(service[1], users)
             used.append(memory(service[0].pid))
             for seed, rate in enumerate(options.rates, 1):
@@ -126,14 +128,35 @@ def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
                 _touch(other[1], users)
                 rows.append(_measured("hot states, every answer scored", other, first, options.seconds, mixed, seed=1))
             rows.append(_measured("overload", service, options.overload, options.seconds / 4, mixed, seed=98))
-            address = f"http://127.0.0.1:{service[1]}/v1/models/v2/activate?force=true"
-            swap = threading.Timer(options.seconds / 4, lambda: httpx.post(address, timeout=60))
+            seconds = max(options.seconds, SWAP_SECONDS)
+            swap = threading.Timer(seconds / 8, _activate, (service[1], notes))
             swap.start()
-            rows.append(_measured("model swapped during the load", service, first, options.seconds, mixed, seed=99))
+            rows.append(_measured("model swapped during the load", service, first, seconds, mixed, seed=99))
             swap.join()
             used.append(memory(service[0].pid))
+        with server(models, store, options.workers, warm_users=0) as service:
+            rows.append(_measured("cold states, snapshots stored", service, first, options.seconds, mixed, seed=97))
+        notes.append(_size_of_snapshots(store))
     shown = " -> ".join(f"{each:,.0f}" for each in used)
-    return rows, [note, f"memory of the server in MiB: {shown} (start, cold load, hot loads, swap)"]
+    return rows, [note, *notes, f"memory of the server in MiB: {shown} (start, cold load, hot loads, swap)"]
+
+
+def _activate(port: int, notes: list[str]) -> None:
+    began = time.perf_counter()
+    httpx.post(f"http://127.0.0.1:{port}/v1/models/v2/activate?force=true", timeout=120).raise_for_status()
+    notes.append(f"the swap took {time.perf_counter() - began:.1f} s, most of it to read the states of active users")
+
+
+def _size_of_snapshots(store: str) -> str:
+    engine = open_engine(store)
+    with reading(engine) as connection:
+        query = "SELECT model, COUNT(*), SUM(LENGTH(state)), MIN(LENGTH(state)), MAX(LENGTH(state)) FROM snapshots GROUP BY model"
+        rows = connection.exec_driver_sql(query).all()
+    engine.dispose()
+    shown = [
+        f"{count} users, {total / count / 1024:.1f} KiB each ({low:,} to {high:,} bytes)" for _, count, total, low, high in rows
+    ]
+    return f"snapshots of each model: {'; '.join(shown)}"
 
 
 def _mixed(users: Sequence[str]) -> Callable[[random.Random], tuple[str, Request]]:

@@ -13,11 +13,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import polars as pl
+import torch
 
 from ssd4rec.artifact import save_artifact
-from ssd4rec.config import Config, DataConfig
+from ssd4rec.baselines.sequential_rules import NEIGHBORS, SequentialRules
+from ssd4rec.config import load_config
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import make_model
 from ssd4rec.service.importing import import_events
 from ssd4rec.service.store.connect import open_engine
@@ -33,12 +37,24 @@ def use_tests() -> None:
 
 
 def make_models(folder: Path) -> Path:
-    """Write two versions of an untrained model of D = 64 and return their folder; v1 is active."""
-    config = Config(data=DataConfig(min_interactions=1))
+    """Write two versions of an untrained model with the options of the default preset; return their folder. v1 is active.
+
+    D = 64, a fading sum around the network, repeat logits that change the scores, and score fusion with 300 pairs an item and a
+    repeat bias: what `ssd4rec train` saves, but random.
+    """
+    config = load_config(DEFAULT_PRESET, ["data.min_interactions=1"])
     ids = Catalog(pl.Series("id", [f"i{index}" for index in range(ITEMS)]))
-    for version in ("v1", "v2"):
+    generator = np.random.default_rng(1)
+    columns = [np.sort(generator.choice(ITEMS, NEIGHBORS, replace=False)) for _ in range(ITEMS)]
+    edges = np.arange(ITEMS + 1) * NEIGHBORS
+    pairs = SequentialRules(edges, np.concatenate(columns).astype(np.int32), generator.random(edges[-1]).astype(np.float32))
+    for seed, version in enumerate(("v1", "v2")):
+        model, noise = make_model(config, ITEMS).eval(), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():  # also those that start at zero
+                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.02)
         counts = np.arange(ITEMS + 1)[::-1].copy()
-        save_artifact(folder / "models" / version, make_model(config, ITEMS).eval(), ids, config, {}, counts)
+        save_artifact(folder / "models" / version, model, ids, config, {}, counts, ScoreFusion(pairs, 0.3, -1.0))
     (folder / "models" / "active.json").write_text('{"version": "v1"}', encoding="utf-8")
     return folder / "models"
 

@@ -271,6 +271,7 @@ def test_a_store_of_the_version_before_is_updated(models: Path, store: str, reco
     engine = open_engine(store)
     with engine.begin() as connection:
         for statement in (
+            "DROP TABLE snapshots",
             "DROP TABLE experiments",
             "DROP TABLE live_sums",
             "DROP INDEX events_by_recommendation",

@@ -91,7 +91,9 @@ class Prepared:
     same: Hashable | None  # equal for queries with the same answer from a state; None: the answer is not kept
 
 
-def prepare(reader: Reader, loaded: LoadedModel, query: Query, *, few_events: int | None = None) -> Prepared | None:
+def prepare(
+    reader: Reader, loaded: LoadedModel, query: Query, *, few_events: int | None = None, longest: int | None = None
+) -> Prepared | None:
     """Read the history of a query and find what may be recommended to it.
 
     Args:
@@ -99,9 +101,10 @@ def prepare(reader: Reader, loaded: LoadedModel, query: Query, *, few_events: in
         loaded: the model that answers.
         query: what is asked for.
         few_events: read at most so many events, after a cached state; None: as many as there are.
+        longest: do not read whole histories of users with more events; None: read any.
 
     Returns:
-        None: more than `few_events` are to be read.
+        None: more than `few_events` or `longest` are to be read.
 
     Raises:
         Problem: 404, no such user; 422, an item is unknown. Both where the query wants it so.
@@ -110,7 +113,7 @@ def prepare(reader: Reader, loaded: LoadedModel, query: Query, *, few_events: in
     model = loaded.model
     with reader.reading() as connection:
         if query.user_id is not None and query.as_of is None:
-            current = loaded.states.current(connection, query.user_id, few_events)
+            current = loaded.states.current(connection, query.user_id, few_events, longest)
             if current is None:
                 return None
             version, key, position, state = current.items_version, current.user_key, current.position, current.state

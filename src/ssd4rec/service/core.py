@@ -8,7 +8,6 @@ from concurrent.futures import Future
 
 import torch
 
-from ssd4rec.diagnostics import usable_threads
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
 from ssd4rec.service.direct import Direct
@@ -21,6 +20,7 @@ from ssd4rec.service.maintenance import Maintenance
 from ssd4rec.service.prequential import Measured, Prequential
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.settings import ServiceSettings
+from ssd4rec.service.snapshots import SnapshotWriter
 from ssd4rec.service.store.connect import open_engine
 from ssd4rec.service.store.schema import migrate
 from ssd4rec.service.writer import Writer
@@ -40,7 +40,7 @@ class Service:
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        torch.set_num_threads(settings.threads or max(1, usable_threads() // settings.workers))
+        torch.set_num_threads(settings.threads)
         self.settings = settings
         self.engine = open_engine(settings.store, settings.store_timeout_seconds)
         try:
@@ -53,6 +53,8 @@ class Service:
                 settings.warm_users,
                 settings.gate_margin,
                 keep_answers=settings.keep_answers,
+                snapshot_events=settings.snapshot_events,
+                warm_seconds=settings.warm_seconds,
             )
             self.models.start(settings.poll_seconds)
         except BaseException:
@@ -71,7 +73,14 @@ class Service:
         self.experiments.refresh()
         self.prequential = Prequential(self.scorer, self._measured, self.sums, settings.prequential_share)
         self.maintenance = Maintenance(self)
+        self.snapshots = None if settings.snapshot_events is None else self._snapshot_writer(settings.snapshot_events)
         self._closed = threading.Event()
+
+    def _snapshot_writer(self, fewest_events: int) -> SnapshotWriter:
+        models, scorer = self.models, self.scorer
+        return SnapshotWriter(
+            self.engine, self.writer, lambda: models.active, models.on_every, fewest_events, lambda: scorer.waiting > 0
+        )
 
     def settle(self) -> None:
         """Keep the garbage collector from looking at libraries and model again and again; for a process that only serves."""
@@ -89,6 +98,8 @@ class Service:
         self.models.close()
         self.direct.close()
         self.scorer.close()
+        if self.snapshots is not None:
+            self.snapshots.close()
         self.writer.close()
         self.engine.dispose()
 

@@ -33,6 +33,8 @@ class Models:
         state_bytes: limit of the cached states of a model.
         warm_users: how many users are read.
         keep_answers: see `States`.
+        snapshot_events: see `States`.
+        warm_seconds: longest time for reading them; a tenth of it where nothing answers meanwhile.
         gate_margin: by how much the NDCG@10 of a version may be below that of the active one.
     """
 
@@ -45,8 +47,10 @@ class Models:
         gate_margin: float = 0.01,
         *,
         keep_answers: bool = True,
+        snapshot_events: int | None = None,
+        warm_seconds: float = 20.0,
     ) -> None:
-        self._keep_answers = keep_answers
+        self._keep_answers, self._snapshot_events, self._warm_seconds = keep_answers, snapshot_events, warm_seconds
         self.versions = Versions(root)
         self._engine, self._state_bytes, self._warm_users, self._gate_margin = engine, state_bytes, warm_users, gate_margin
         self._active: LoadedModel | None = None
@@ -211,12 +215,27 @@ class Models:
         if not (check := check_scores(model)).passed:
             raise DivergedError(f"{model.folder}: {check.detail}")
         _ = model.fingerprint, model.popularity
-        return LoadedModel(model, States(model, self._state_bytes, keep_answers=self._keep_answers), ItemFilters(model))
+        states = States(model, self._state_bytes, keep_answers=self._keep_answers, snapshot_events=self._snapshot_events)
+        return LoadedModel(model, states, ItemFilters(model))
 
     def _warm(self, loaded: LoadedModel) -> None:
+        """Read the states of recently active users, those whose states are cached first.
+
+        While another model answers, half of the time is left to it.
+        """
+        active = self._active
+        deadline = time.monotonic() + (self._warm_seconds if active is not None else self._warm_seconds / 10)
+        users = [] if active is None else active.states.recent()
         with reading(self._engine) as connection:
-            for user_id in reversed(recent_users(connection, self._warm_users)):
+            users = list(dict.fromkeys([*users, *recent_users(connection, self._warm_users)]))[: self._warm_users]
+            for user_id in reversed(users):
+                began = time.monotonic()
+                if began >= deadline:
+                    log.info("the states of some of %d recently active users are left to their requests", len(users))
+                    break
                 loaded.states.current(connection, user_id)
+                if active is not None and self._stop.wait(time.monotonic() - began):
+                    break
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._stop.is_set():

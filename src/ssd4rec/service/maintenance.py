@@ -11,6 +11,7 @@ from ssd4rec.service.live import live_metrics
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.live import add_sums, remove_old_sums, totals
 from ssd4rec.service.store.retention import remove_old_answers, trim_users, users_to_trim
+from ssd4rec.service.store.snapshots import remove_unused_snapshots
 from ssd4rec.service.store.users import list_erasures
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ class Maintenance:
         oldest = int(time.time()) - LIVE_DAYS * 86_400
         writer.submit(lambda c: remove_old_answers(c, settings.recommendation_days), alone=True).result(timeout=60)
         writer.submit(lambda c: remove_old_sums(c, oldest), alone=True).result(timeout=60)
+        models: list[str] = []
+        self._service.models.on_every(lambda loaded: models.append(loaded.model.identity))
+        writer.submit(lambda c: remove_unused_snapshots(c, models), alone=True).result(timeout=60)
         if settings.retention_days is None and settings.retention_events is None:
             return
         while not self._stop.is_set():

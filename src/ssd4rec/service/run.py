@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+from importlib.util import find_spec
 
 import uvicorn
 from fastapi import FastAPI
@@ -134,7 +135,13 @@ def _config(app: object, workers: int = 1) -> uvicorn.Config:
         timeout_keep_alive=30,
         timeout_worker_healthcheck=60,  # a worker that loads a large model answers late
         lifespan="on",
+        loop=_loop(),
     )
+
+
+def _loop() -> str:
+    """Return the event loop: uvloop's, where it is installed, or asyncio's."""
+    return "asyncio" if find_spec("uvloop") is None else "ssd4rec.service.loops:AcceptingLoop"
 
 
 def _check(settings: ServiceSettings) -> None:

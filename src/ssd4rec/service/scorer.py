@@ -1,4 +1,7 @@
-"""The thread of a process for long readings: requests that wait together are scored together."""
+"""The threads of a process for long readings: requests that wait together are scored together.
+
+Histories of thousands of events have a thread of their own: others do not wait behind them.
+"""
 
 import queue
 import threading
@@ -14,6 +17,9 @@ from ssd4rec.service import metrics
 from ssd4rec.service.answering import Answer, LoadedModel, Prepared, Query, answers, prepare
 from ssd4rec.service.problems import unavailable
 from ssd4rec.service.store.connect import Reader
+
+LONGEST = 1000  # events of a history that others wait for
+SLOW_SECONDS = 0.005  # a batch that took so long to read is answered before the next history is read
 
 
 @dataclass(slots=True)
@@ -34,6 +40,7 @@ class Scorer:
         capacity: requests that may wait; more are refused with 503.
         longest_wait: seconds; requests that waited longer for their turn are refused with 503.
         batch_size: requests scored together; those that arrive during a batch form the next one.
+        longest: events of a history that is read here; longer ones are read by another thread. None: all are read here.
     """
 
     def __init__(
@@ -43,7 +50,10 @@ class Scorer:
         capacity: int,
         longest_wait: float = 60.0,
         batch_size: int = 32,
+        longest: int | None = LONGEST,
     ) -> None:
+        self._longest = longest
+        self._long = None if longest is None else Scorer(engine, loaded, capacity, longest_wait, batch_size, longest=None)
         self._reader, self._loaded = Reader(engine), loaded
         self._longest_wait, self._batch_size = longest_wait, batch_size
         self._queue: queue.Queue[_Job | None] = queue.Queue(capacity)
@@ -53,7 +63,7 @@ class Scorer:
     @property
     def waiting(self) -> int:
         """The number of waiting requests."""
-        return self._queue.qsize()
+        return self._queue.qsize() + (0 if self._long is None else self._long.waiting)
 
     def submit(self, query: Query) -> "Future[Answer]":
         """Queue a request.
@@ -61,11 +71,11 @@ class Scorer:
         Raises:
             Problem: 503, too many requests wait.
         """
-        return self._put(_Job(query))
+        return self.take(_Job(query))
 
     def call(self, work: Callable[[], Any]) -> "Future[Any]":
         """Run a function in the scoring thread, which owns the states."""
-        return self._put(_Job(None, work))
+        return self.take(_Job(None, work))
 
     def call_later(self, work: Callable[[Reader], None]) -> None:
         """Run a function with the reader of the store in the scoring thread, behind the requests that wait; nobody waits for it.
@@ -73,14 +83,21 @@ class Scorer:
         Raises:
             Problem: 503, too many requests wait.
         """
-        self._put(_Job(None, later=work))
+        self.take(_Job(None, later=work))
 
     def close(self) -> None:
         """Answer all waiting requests, then end the thread."""
         self._queue.put(None)
         self._thread.join()
+        if self._long is not None:
+            self._long.close()
 
-    def _put(self, job: _Job) -> "Future[Any]":
+    def take(self, job: _Job) -> "Future[Any]":
+        """Queue a job.
+
+        Raises:
+            Problem: 503, too many requests wait.
+        """
         try:
             self._queue.put_nowait(job)
         except queue.Full:
@@ -115,6 +132,7 @@ class Scorer:
 
     def _answer(self, batch: list[_Job]) -> None:
         by_model: dict[int, tuple[LoadedModel, list[tuple[_Job, Prepared]]]] = {}
+        began = time.monotonic()
         for job in batch:
             try:
                 if job.work is not None:
@@ -122,16 +140,25 @@ class Scorer:
                 elif job.query is not None:
                     self._refuse_late(job)
                     loaded = self._loaded(job.query.version)
-                    prepared = prepare(self._reader, loaded, job.query)
-                    assert prepared is not None  # noqa: S101 - however many events there are
-                    by_model.setdefault(id(loaded), (loaded, []))[1].append((job, prepared))
+                    prepared = prepare(self._reader, loaded, job.query, longest=self._longest)
+                    if prepared is not None:
+                        by_model.setdefault(id(loaded), (loaded, []))[1].append((job, prepared))
+                    elif self._long is not None:
+                        self._long.take(job)
             except Exception as error:  # noqa: BLE001 - each request has its own fate
                 _fail(job, error)
-        for loaded, jobs in by_model.values():
-            self._score(loaded, jobs)
+            if time.monotonic() - began >= SLOW_SECONDS:
+                self._score_all(by_model)
+                began = time.monotonic()
+        self._score_all(by_model)
         for job in batch:
             if job.later is not None:
                 job.later(self._reader)
+
+    def _score_all(self, by_model: "dict[int, tuple[LoadedModel, list[tuple[_Job, Prepared]]]]") -> None:
+        for loaded, jobs in by_model.values():
+            self._score(loaded, jobs)
+        by_model.clear()
 
     def _refuse_late(self, job: _Job) -> None:
         waited = time.monotonic() - job.queued

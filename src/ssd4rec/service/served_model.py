@@ -1,5 +1,6 @@
 """A model as the service uses it: ids as text, masks of hidden items, scores for many requests at once."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd4rec.config import dump_config
 from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.ops.segments import flat_score_index
@@ -22,6 +24,8 @@ from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, TopK, largest
 
 EVENTS_AT_ONCE = 8192  # of histories that are read together
+STATE_FORMAT = "1"  # raise it when the code computes or arranges states in another way: older snapshots are not read then
+EVENTS_PER_STEP = 200  # of a history that take as long to read as one more event does by a step
 
 
 @dataclass
@@ -58,6 +62,12 @@ class ServedModel:
     def key(self) -> str:
         """The name of this model in live metrics: a version that was trained again is another model."""
         return f"{self.version}@{self.fingerprint[:12]}"
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of everything that a state depends on: weights, catalog and settings. Snapshots are stored under it."""
+        parts = (STATE_FORMAT, self.fingerprint, dump_config(self.recommender.artifact.config), *self.ids)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @cached_property
     def popularity(self) -> tuple[Indices, list[float]]:
@@ -123,7 +133,7 @@ class ServedModel:
         in_catalog = indices[indices > 0]
         if not len(in_catalog):
             return UserState(together, state.cache, state.vector)
-        if state.cache is None or len(in_catalog) > max(8, len(state.indices) // 4):
+        if state.cache is None or len(in_catalog) > 8 + len(state.indices) // EVENTS_PER_STEP:
             return self.read(together)
         cache, vector = state.cache, state.vector
         with torch.inference_mode():

@@ -26,7 +26,7 @@ class ServiceSettings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback demands a key")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 chooses a free one")
     workers: int = Field(1, ge=1, le=64, description="number of processes")
-    threads: int | None = Field(None, ge=1, description="threads of PyTorch in one process; none: the cores / workers")
+    threads: int = Field(1, ge=1, description="threads of PyTorch in one process; more take more CPU and rarely less time")
     require_key: bool = Field(default=False, description="demand a key from loopback clients too")
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="larger request bodies are refused")
     max_k: int = Field(1000, ge=1, le=100_000, description="largest number of items in one answer")
@@ -43,7 +43,13 @@ class ServiceSettings(BaseModel):
     keep_answers: bool = Field(default=True, description="answer the same question to the same state again without scoring")
     rate_limit: float = Field(1000.0, ge=0.0, description="requests a second of one key in one process; 0: no limit")
     poll_seconds: float = Field(1.0, gt=0.0, le=60.0, description="how often a process looks at active.json")
-    warm_users: int = Field(100, ge=0, description="recently active users whose states a new model reads before it answers")
+    snapshot_events: int | None = Field(
+        300, ge=1, description="users with so many events have a stored state, so that a cold read takes a millisecond; none: off"
+    )
+    warm_users: int = Field(
+        1000, ge=0, description="recently active users whose states a new model reads before it answers, if there is time"
+    )
+    warm_seconds: float = Field(20.0, ge=0.0, le=600.0, description="longest time for that; a tenth of it when a process starts")
     prequential_share: float = Field(
         0.1, ge=0.0, le=1.0, description="time of the scoring thread for ranking incoming events before they are read; 0: off"
     )

@@ -1,7 +1,9 @@
 """The user states of one model in one process: a cache, checked against the store at every request."""
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +11,16 @@ from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.snapshots import unpack
 from ssd4rec.service.store.append import NewItems
+from ssd4rec.service.store.snapshots import find_snapshot
 from ssd4rec.service.store.users import NOTHING_READ, history_of, read_new_events
 from ssd4rec.service.user_state import UserState
 
 LONGEST_READ = 1000  # events of a history that is read for nothing but a metric
+MOST_CHANGED = 2000  # states that wait to be stored; the oldest are left out
+BEHIND_EVENTS = 8  # that a snapshot may lack of a busy user, or a share of the history
+BEHIND_SHARE = 500
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,14 @@ class States:
         model: whose states they are.
         limit: bytes.
         keep_answers: keep the last answers of each state.
+        snapshot_events: users with so many events have snapshots; None: nobody.
     """
 
-    def __init__(self, model: ServedModel, limit: int, *, keep_answers: bool = True) -> None:
+    def __init__(self, model: ServedModel, limit: int, *, keep_answers: bool = True, snapshot_events: int | None = None) -> None:
         self.model, self.keep_answers = model, keep_answers
+        self._snapshot_events = snapshot_events
+        self._changed: OrderedDict[int, tuple[Entry, float]] = OrderedDict()  # states that snapshots lack, and since when
+        self._saved: dict[int, tuple[int, int]] = {}  # generation and position of the snapshots of cached states
         self.bytes = 0
         self._limit = limit
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the most recently used at the end
@@ -76,39 +87,98 @@ class States:
         """How many users have a state."""
         return len(self._entries)
 
-    def current(self, connection: Connection, user_id: str, few_events: int | None = None) -> CurrentState | None:
+    def current(
+        self, connection: Connection, user_id: str, few_events: int | None = None, longest: int | None = None
+    ) -> CurrentState | None:
         """Return the state of a user with every committed event.
 
         Args:
             connection: from `reading`.
             user_id: who.
-            few_events: read at most so many events, after a cached state; None: as many as there are.
+            few_events: read at most so many events, after a state that is cached or stored; None: as many as there are.
+            longest: do not read whole histories of more events; None: read any.
 
         Returns:
-            None: more than `few_events` are to be read.
+            None: more than `few_events` or `longest` are to be read.
         """
         entry, erasures = self._find(user_id)
-        if entry is None and few_events is not None:
+        stored = self._stored(connection, user_id) if entry is None else None
+        base = entry or stored
+        if base is None and few_events is not None:
             return None
-        new = read_new_events(connection, user_id, NOTHING_READ if entry is None else entry.read)
+        new = read_new_events(connection, user_id, NOTHING_READ if base is None else base.read)
         if new.user_key is None:
             self._forget_name(user_id)
             return CurrentState(None, 0, new.items_version, UserState(self.model.indices([])))
         if few_events is not None and (not new.continues or len(new.items) > few_events):
             return None
-        if entry is None or not new.continues:
+        if base is None or not new.continues:
+            if longest is not None and len(new.items) > longest:
+                return None
             metrics.REREADS.inc()
             state = self.model.read(self.model.indices(new.items))
             self._keep(user_id, Entry(new.user_key, new.generation, new.position, state), erasures)
-        elif new.position == entry.position:
-            metrics.HITS.inc()
-            state = entry.state
+        elif new.position == base.position:
+            (metrics.HITS if stored is None else metrics.SNAPSHOTS_READ).inc()
+            state = base.state
+            if stored is not None:
+                self._keep(user_id, stored, erasures, is_saved=True)
         else:
             metrics.STEPS.inc()
-            state = self._extended(entry.state, new.items)
-            before = (entry.position, _without_cache(entry.state))
+            if stored is not None:
+                self._keep(user_id, stored, erasures, is_saved=True)
+            state = self._extended(base.state, new.items)
+            before = (base.position, _without_cache(base.state))
             self._keep(user_id, Entry(new.user_key, new.generation, new.position, state, before), erasures)
         return CurrentState(new.user_key, new.position, new.items_version, state)
+
+    def _stored(self, connection: Connection, user_id: str) -> Entry | None:
+        """Return the snapshot of a user; like a cached state, it may lack the newest events."""
+        if self._snapshot_events is None:
+            return None
+        snapshot = find_snapshot(connection, user_id, self.model.identity)
+        state = None if snapshot is None else unpack(snapshot.state, self.model)
+        return None if snapshot is None or state is None else Entry(*snapshot[:3], state)
+
+    def read_aside(self, connection: Connection, user_id: str) -> Entry | None:
+        """Read the whole history of a user for a snapshot; the cache does not change. None: no such user."""
+        new = read_new_events(connection, user_id, NOTHING_READ)
+        if new.user_key is None:
+            return None
+        return Entry(new.user_key, new.generation, new.position, self.model.read(self.model.indices(new.items)))
+
+    def is_cached(self, user_id: str) -> bool:
+        """Whether there is a state of a user, however old."""
+        return user_id in self._entries
+
+    def recent(self) -> list[str]:
+        """Return the users with a cached state, the most recently used first."""
+        with self._lock:
+            return list(reversed(self._entries))
+
+    def take_changed(self, idle_seconds: float, limit: int) -> list[Entry]:
+        """Take states whose snapshot is due: it lacks many events, or nothing has changed for a time."""
+        taken, moment = [], time.monotonic()
+        with self._lock:
+            for key, (entry, since) in list(self._changed.items()):
+                if moment - since >= idle_seconds or self._is_behind(entry):
+                    taken.append(entry)
+                    del self._changed[key]
+                    if len(taken) == limit:
+                        break
+        return taken
+
+    def _is_behind(self, entry: Entry) -> bool:
+        generation, position = self._saved.get(entry.user_key, (-1, 0))
+        most = max(BEHIND_EVENTS, len(entry.state.indices) // BEHIND_SHARE)
+        return generation != entry.generation or entry.position - position >= most
+
+    def mark_saved(self, entries: Iterable[Entry]) -> None:
+        """Remember that snapshots of these states were stored."""
+        with self._lock:
+            for entry in entries:
+                if entry.user_key in self._owners:
+                    self._saved[entry.user_key] = entry.generation, entry.position
 
     def _find(self, user_id: str) -> tuple[Entry | None, int]:
         """Return the entry of a user, now the most recently used one, and how many erasures there were."""
@@ -122,6 +192,7 @@ class States:
         """Drop the state of a user who was erased; what another thread read of users before is not kept either."""
         with self._lock:
             self._erasures += 1
+            self._changed.pop(user_key, None)
             if (user_id := self._owners.get(user_key)) is not None:
                 self._drop(user_id)
 
@@ -176,23 +247,37 @@ class States:
     def _extended(self, state: UserState, items: list[str]) -> UserState:
         return self.model.step(state, self.model.indices(items))
 
-    def _keep(self, user_id: str, entry: Entry, erasures: int) -> None:
+    def _keep(self, user_id: str, entry: Entry, erasures: int, *, is_saved: bool = False) -> None:
         """Put a state into the cache, unless somebody was erased since it was begun, or another thread has a newer one."""
         with self._lock:
             other = self._entries.get(user_id)
             if erasures != self._erasures or (other is not None and other.read > entry.read):
                 return
+            saved = self._saved.get(entry.user_key)
             self._drop(user_id)
             self._entries[user_id] = entry
             self._owners[entry.user_key] = user_id
+            if is_saved:
+                self._saved[entry.user_key] = entry.generation, entry.position
+            else:
+                self._note_change(entry, saved)
             self.bytes += entry.state.bytes
             while self.bytes > self._limit and len(self._entries) > 1:
                 self._drop(next(iter(self._entries)))
+
+    def _note_change(self, entry: Entry, saved: tuple[int, int] | None) -> None:
+        if saved is not None:
+            self._saved[entry.user_key] = saved
+        if self._snapshot_events is not None and len(entry.state.indices) >= self._snapshot_events:
+            self._changed[entry.user_key] = entry, time.monotonic()
+            if len(self._changed) > MOST_CHANGED:
+                self._changed.popitem(last=False)
 
     def _drop(self, user_id: str) -> None:
         if (entry := self._entries.pop(user_id, None)) is not None:
             self.bytes -= entry.state.bytes
             self._owners.pop(entry.user_key, None)
+            self._saved.pop(entry.user_key, None)
 
 
 def _without_cache(state: UserState) -> UserState:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.store.answers import IDEMPOTENCY_SECONDS
-from ssd4rec.service.store.tables import events, idempotency, idempotency_users, recommendations, users
+from ssd4rec.service.store.tables import events, idempotency, idempotency_users, recommendations, snapshots, users
 
 DAY = 86_400 * MICROSECONDS
 USERS_AT_ONCE = 200
@@ -66,6 +66,7 @@ def trim_users(connection: Connection, keys: list[int], days: float | None, newe
                 some = delete(events).where(events.c.user_key == key, events.c.position.in_(positions[first : first + 500]))
                 gone += connection.execute(some).rowcount
         if gone:
+            connection.execute(delete(snapshots).where(snapshots.c.user_key == key))
             count, last = connection.execute(
                 select(func.count(), func.max(events.c.timestamp)).where(events.c.user_key == key)
             ).one()

@@ -1,6 +1,6 @@
 """The tables of the store. Migrations create them; this page is what the code reads and writes."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 metadata = MetaData()
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows in INTEGER PRIMARY KEY columns alone
@@ -36,6 +36,19 @@ events = Table(
     Index("events_by_event_id", "event_id", unique=True),
     Index("events_by_recommendation", "recommendation_id", sqlite_where=_NAMED, postgresql_where=_NAMED),
     sqlite_with_rowid=False,  # a user's events lie together on disk
+)
+
+# What a model has read of a user: a cache, valid as long as the user's generation is that of the row.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("user_key", _BIG, primary_key=True, autoincrement=False),
+    Column("model", Text, primary_key=True),  # `ServedModel.identity`
+    Column("generation", _BIG, nullable=False),
+    Column("position", _BIG, nullable=False),  # of the newest event that was read
+    Column("created", _BIG, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Index("snapshots_by_created", "created"),
 )
 
 items = Table(

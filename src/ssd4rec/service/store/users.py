@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, insert, or_, select
 
 from ssd4rec.service.ids import now
-from ssd4rec.service.store.tables import erasures, events, idempotency, idempotency_users, recommendations, users
+from ssd4rec.service.store.tables import erasures, events, idempotency, idempotency_users, recommendations, snapshots, users
 
 NOTHING_READ = (-1, -1, 0)  # (user key, generation, position) that no user has
 
@@ -169,6 +169,7 @@ def erase_user(connection: Connection, user_id: str) -> tuple[int, int] | None:
         connection.execute(delete(idempotency).where(idempotency.c.scope == link.scope, idempotency.c.name == link.name))
     connection.execute(delete(idempotency_users).where(idempotency_users.c.user_key == key))
     connection.execute(delete(recommendations).where(recommendations.c.user_key == key))
+    connection.execute(delete(snapshots).where(snapshots.c.user_key == key))
     removed = connection.execute(delete(events).where(events.c.user_key == key)).rowcount
     connection.execute(delete(users).where(users.c.user_key == key))
     row: Mapping[str, object] = {"user_key": key, "erased_at": now(), "events": removed, "first_received": first}
