@@ -197,6 +197,7 @@ def _measured(
         "p99 ms": f"{outcome.percentile(0.99):.1f}",
         "p99.9 ms": f"{outcome.percentile(0.999):.1f}",
         "CPU ms/request": f"{1e3 * spent / max(1, outcome.answered):.2f}",
+        "p99 ms of the generator": f"{outcome.delay(0.99):.1f}",
         "answered": outcome.answered,
         "not answered with 200": outcome.failures + sum(outcome.statuses.values()) - outcome.answered,
     }

@@ -22,17 +22,26 @@ class Outcome:
     latencies: dict[str, list[float]] = field(default_factory=dict)
     statuses: dict[int, int] = field(default_factory=dict)
     failures: int = 0
+    delays: list[float] = field(default_factory=list)  # from the scheduled time until a request was written
 
     def percentile(self, share: float, kind: str | None = None) -> float:
         """Return a percentile in milliseconds; of all requests that were answered with 200, or of one kind."""
         kinds = [times for name, times in self.latencies.items() if name == kind or (kind is None and name != REFUSED)]
         values = sorted(value for each in kinds for value in each)
-        return 1e3 * values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
+        return _percentile(values, share)
+
+    def delay(self, share: float) -> float:
+        """Return a percentile in milliseconds of the delay of the generator itself, which is part of every latency."""
+        return _percentile(sorted(self.delays), share)
 
     @property
     def answered(self) -> int:
         """How many requests were answered with 200."""
         return self.statuses.get(200, 0)
+
+
+def _percentile(ordered: list[float], share: float) -> float:
+    return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 class Connections:
@@ -42,12 +51,14 @@ class Connections:
         self._port = port
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def send(self, request: Request) -> tuple[int, bytes]:
-        """Send one request and return status and body."""
+    async def send(self, request: Request, written: Callable[[], None] | None = None) -> tuple[int, bytes]:
+        """Send one request and return status and body; `written` is called when it is on its way."""
         pair = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = pair
         try:
             writer.write(_encoded(request))
+            if written is not None:
+                written()
             status, body = await _answer(reader)
         except BaseException:
             writer.close()
@@ -106,7 +117,7 @@ async def open_loop(
 
 async def _one(connections: Connections, kind: str, request: Request, scheduled: float, outcome: Outcome) -> None:
     try:
-        status, _ = await connections.send(request)
+        status, _ = await connections.send(request, lambda: outcome.delays.append(time.perf_counter() - scheduled))
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         outcome.failures += 1
         return
