@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import create_engine, text
 from starlette.testclient import TestClient
 
 from service_world import default_recommender, preset_recommender, running, same_answer, save_model, send, stored_history
+from ssd4rec.service.answering import Query
 from ssd4rec.service.ids import now
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.snapshots import pack, unpack
@@ -52,6 +54,37 @@ def test_a_packed_state_is_the_same_state(kind: str) -> None:
         np.testing.assert_array_equal(one.vector.numpy(), other.vector.numpy())
     assert unpack(b"nonsense", model) is None
     assert unpack(pack(state)[:-8], model) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_histories_read_together_are_those_read_alone(kind: str) -> None:
+    model = ServedModel("v", Path(), KINDS[kind]())
+    histories = [np.array(each, dtype=np.int64) for each in ([3, 0, 5, 1], [], [0, 0], [7], [2, 2, 9, 4, 11, 6])]
+    new = np.array([2, 7])
+    for some in (histories, histories[:2], histories[1:3]):
+        for together, indices in zip(model.read_together(some), some, strict=True):
+            alone = model.read(indices)
+            for one, other in ((together, alone), (model.step(together, new), model.step(alone, new))):
+                assert one.indices.tolist() == other.indices.tolist()
+                assert (one.vector is None) == (other.vector is None)
+                if one.vector is not None:
+                    np.testing.assert_allclose(one.vector.numpy(), other.vector.numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_waiting_requests_are_read_together(models: Path, tmp_path: Path, recommender: Recommender) -> None:
+    store = f"sqlite:///{tmp_path / 'events.db'}"
+    with running(models, store, prequential_share=0.0) as client:
+        histories = {f"u{number}": [f"i{number}", "i3", "nothing", f"i{number + 2}"] for number in range(5)}
+        for user, history in histories.items():
+            send(client, user, *history)
+        service = client.app.state.service
+        busy = service.scorer.call(lambda: time.sleep(0.2))
+        answers = {user: service.scorer.submit(Query(4, user_id=user)) for user in [*histories, "nobody"]}
+        busy.result()
+        for user, answer in answers.items():
+            expected = recommender.recommend(histories.get(user, []), 4)
+            assert [row.item_id for row in answer.result().rows] == [each.item for each in expected.items]
+        assert len(service.models.active.states) == len(histories)
 
 
 def test_what_a_state_depends_on_is_in_the_identity(tmp_path: Path) -> None:

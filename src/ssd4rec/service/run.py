@@ -27,6 +27,7 @@ from ssd4rec.service.versions import Versions
 
 GRACE_SECONDS = 30  # for accepted requests after SIGTERM
 BACKLOG = 2048
+SWITCH_SECONDS = 0.0005  # for which a thread that reads a history may keep the event loop from the interpreter
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def serve(settings: ServiceSettings) -> None:
         ArtifactError: the chosen model is damaged.
     """
     configure_logging()
+    sys.setswitchinterval(SWITCH_SECONDS)
     listener = _listen(settings.host, settings.port)
     port = listener.getsockname()[1]
     log.info("settings: %s", json.dumps(settings.shown()))
@@ -117,6 +119,7 @@ def _on_hangup(app: FastAPI) -> None:
 def worker_app() -> FastAPI:
     """Return the application of a worker process, whose settings are in its environment."""
     configure_logging()
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(load_settings())
     _on_hangup(app)
     return app

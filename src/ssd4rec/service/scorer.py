@@ -3,6 +3,7 @@
 Histories of thousands of events have a thread of their own: others do not wait behind them.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -13,10 +14,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from ssd4rec.errors import SSD4RecError
 from ssd4rec.service import metrics
 from ssd4rec.service.answering import Answer, LoadedModel, Prepared, Query, answers, prepare
-from ssd4rec.service.problems import unavailable
+from ssd4rec.service.problems import Problem, unavailable
 from ssd4rec.service.store.connect import Reader
+
+log = logging.getLogger(__name__)
 
 LONGEST = 1000  # events of a history that others wait for
 SLOW_SECONDS = 0.005  # a batch that took so long to read is answered before the next history is read
@@ -132,6 +136,8 @@ class Scorer:
 
     def _answer(self, batch: list[_Job]) -> None:
         by_model: dict[int, tuple[LoadedModel, list[tuple[_Job, Prepared]]]] = {}
+        if len(batch) > 1 and self._longest is not None:
+            self._read_together(batch, self._longest)
         began = time.monotonic()
         for job in batch:
             try:
@@ -154,6 +160,20 @@ class Scorer:
         for job in batch:
             if job.later is not None:
                 job.later(self._reader)
+
+    def _read_together(self, batch: list[_Job], longest: int) -> None:
+        """Read the short histories of a batch; whatever fails here fails again, with its own request."""
+        users: dict[int, tuple[LoadedModel, list[str]]] = {}
+        try:
+            for job in batch:
+                if job.query is not None and job.query.user_id is not None and job.query.as_of is None:
+                    loaded = self._loaded(job.query.version)
+                    users.setdefault(id(loaded), (loaded, []))[1].append(job.query.user_id)
+            with self._reader.reading() as connection:
+                for loaded, user_ids in users.values():
+                    loaded.states.read_together(connection, user_ids, longest)
+        except (SSD4RecError, Problem) as error:
+            log.debug("histories are read one by one: %s", error)
 
     def _score_all(self, by_model: "dict[int, tuple[LoadedModel, list[tuple[_Job, Prepared]]]]") -> None:
         for loaded, jobs in by_model.values():

@@ -14,7 +14,7 @@ from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.snapshots import unpack
 from ssd4rec.service.store.append import NewItems
 from ssd4rec.service.store.snapshots import find_snapshot
-from ssd4rec.service.store.users import NOTHING_READ, history_of, read_new_events
+from ssd4rec.service.store.users import NOTHING_READ, NewHistory, history_of, read_new_events
 from ssd4rec.service.user_state import UserState
 
 LONGEST_READ = 1000  # events of a history that is read for nothing but a metric
@@ -131,6 +131,32 @@ class States:
             before = (base.position, _without_cache(base.state))
             self._keep(user_id, Entry(new.user_key, new.generation, new.position, state, before), erasures)
         return CurrentState(new.user_key, new.position, new.items_version, state)
+
+    def read_together(self, connection: Connection, user_ids: Iterable[str], longest: int) -> None:
+        """Cache the states of some users who have none, read in one packed batch; `current` takes them from the cache.
+
+        Args:
+            connection: from `reading`.
+            user_ids: who.
+            longest: events; users with longer histories are left out.
+        """
+        waiting: list[tuple[str, NewHistory, int]] = []
+        for user_id in dict.fromkeys(user_ids):
+            entry, erasures = self._find(user_id)
+            if entry is not None:
+                continue
+            if (stored := self._stored(connection, user_id)) is not None:
+                metrics.SNAPSHOTS_READ.inc()
+                self._keep(user_id, stored, erasures, is_saved=True)
+            else:
+                new = read_new_events(connection, user_id, NOTHING_READ)
+                if new.user_key is not None and len(new.items) <= longest:
+                    waiting.append((user_id, new, erasures))
+        states = self.model.read_together([self.model.indices(new.items) for _, new, _ in waiting])
+        for (user_id, new, erasures), state in zip(waiting, states, strict=True):
+            if new.user_key is not None:
+                metrics.REREADS.inc()
+                self._keep(user_id, Entry(new.user_key, new.generation, new.position, state), erasures)
 
     def _stored(self, connection: Connection, user_id: str) -> Entry | None:
         """Return the snapshot of a user; like a cached state, it may lack the newest events."""
