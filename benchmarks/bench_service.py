@@ -39,7 +39,7 @@ from ssd4rec.service.store.connect import open_engine, reading
 
 FOLDER = RESULTS / "service"
 INGEST_CONNECTIONS = 4
-SWAP_SECONDS = 40.0  # of the load during which a model is swapped, at least
+SWAP_SECONDS = 90.0  # of the load during which a model is swapped, at least
 SLICE = 30.0  # seconds of the soak between two measurements
 
 Rows = list[dict[str, Any]]
@@ -129,7 +129,7 @@ def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
                 rows.append(_measured("hot states, every answer scored", other, first, options.seconds, mixed, seed=1))
             rows.append(_measured("overload", service, options.overload, options.seconds / 4, mixed, seed=98))
             seconds = max(options.seconds, SWAP_SECONDS)
-            swap = threading.Timer(seconds / 8, _activate, (service[1], notes))
+            swap = threading.Timer(SWAP_SECONDS / 12, _activate, (service[1], notes))
             swap.start()
             rows.append(_measured("model swapped during the load", service, first, seconds, mixed, seed=99))
             swap.join()

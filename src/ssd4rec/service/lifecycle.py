@@ -21,6 +21,9 @@ from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.users import recent_users
 from ssd4rec.service.versions import FORCED, PASSED, Versions
 
+WARM_AT_ONCE, WARM_LONGEST = 8, 500  # users whose states are read together, and events of each
+START_SHARE = 30  # of `warm_seconds`, where nothing answers meanwhile
+
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +37,7 @@ class Models:
         warm_users: how many users are read.
         keep_answers: see `States`.
         snapshot_events: see `States`.
-        warm_seconds: longest time for reading them; a tenth of it where nothing answers meanwhile.
+        warm_seconds: longest time for reading them; a thirtieth of it where nothing answers meanwhile.
         gate_margin: by how much the NDCG@10 of a version may be below that of the active one.
     """
 
@@ -48,7 +51,7 @@ class Models:
         *,
         keep_answers: bool = True,
         snapshot_events: int | None = None,
-        warm_seconds: float = 20.0,
+        warm_seconds: float = 60.0,
     ) -> None:
         self._keep_answers, self._snapshot_events, self._warm_seconds = keep_answers, snapshot_events, warm_seconds
         self.versions = Versions(root)
@@ -219,23 +222,34 @@ class Models:
         return LoadedModel(model, states, ItemFilters(model))
 
     def _warm(self, loaded: LoadedModel) -> None:
-        """Read the states of recently active users, those whose states are cached first.
+        """Read the states of recently active users: those whose states are cached, the most recently used ones first.
 
-        While another model answers, half of the time is left to it.
+        While another model answers, half of the time is left to it; then the events that arrived meanwhile are read.
         """
         active = self._active
-        deadline = time.monotonic() + (self._warm_seconds if active is not None else self._warm_seconds / 10)
+        deadline = time.monotonic() + (self._warm_seconds if active is not None else self._warm_seconds / START_SHARE)
         users = [] if active is None else active.states.recent()
         with reading(self._engine) as connection:
             users = list(dict.fromkeys([*users, *recent_users(connection, self._warm_users)]))[: self._warm_users]
-            for user_id in reversed(users):
-                began = time.monotonic()
-                if began >= deadline:
-                    log.info("the states of some of %d recently active users are left to their requests", len(users))
+            for first in range(0, len(users), WARM_AT_ONCE):
+                some, began = users[first : first + WARM_AT_ONCE], time.monotonic()
+                loaded.states.read_together(connection, some, WARM_LONGEST)
+                self._rest(active, began)
+                for user_id in some:
+                    began = time.monotonic()
+                    if began >= deadline or self._stop.is_set():
+                        log.info("the states of some of %d recently active users are left to their requests", len(users))
+                        return
+                    loaded.states.current(connection, user_id)
+                    self._rest(active, began)
+            for user_id in users if active is not None else ():
+                if time.monotonic() >= deadline or self._stop.is_set():
                     break
                 loaded.states.current(connection, user_id)
-                if active is not None and self._stop.wait(time.monotonic() - began):
-                    break
+
+    def _rest(self, active: LoadedModel | None, began: float) -> None:
+        if active is not None:
+            self._stop.wait(time.monotonic() - began)
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._stop.is_set():
