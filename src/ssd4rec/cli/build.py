@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssd4rec.cli import _render
+from ssd4rec.cli.reading import with_column_options
 from ssd4rec.cli.shared import (
     ConfigOption,
-    ItemOption,
     JsonOption,
     SetOption,
-    TimeOption,
-    UserOption,
-    columns_as_settings,
     err_console,
     out_console,
     print_json,
@@ -34,16 +31,15 @@ if TYPE_CHECKING:
 STAGES = {"reading": "1 of 4", "counting": "2 of 4", "partitioning": "3 of 4", "sorting": "4 of 4"}
 
 
-def build_data(  # noqa: PLR0913 - each is an option of the command
+@with_column_options
+def build_data(
     files: Annotated[list[str], typer.Argument(metavar="FILES…", help="Parquet or CSV files, folders of them, or URLs.")],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to make; `ssd4rec train` reads it.")],
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory limit, e.g. 500MB or 2GB.")] = "2GB",
     config: ConfigOption = DEFAULT_PRESET,
     settings: SetOption = None,
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
     """Build sequences from FILES within a memory limit; a killed build resumes when the same command is run again."""
@@ -53,7 +49,7 @@ def build_data(  # noqa: PLR0913 - each is an option of the command
 
     limit = parse_size(memory)
     reserve_little()
-    run_config = _data_settings(config, [*(settings or []), *columns_as_settings(user, item, time)])
+    run_config = _data_settings(config, [*(settings or []), *reading])
 
     from ssd4rec.data.options import ReadOptions, columns_of, options_of
     from ssd4rec.data.out_of_core.build import build_folder

@@ -13,14 +13,10 @@ from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
-    ItemOption,
     JsonOption,
     SetOption,
-    TimeOption,
-    UserOption,
     cache,
     check_columns,
-    columns_as_settings,
     err_console,
     is_sequence_folder,
     open_data,
@@ -107,9 +103,6 @@ def describe_data(
     *,
     config: ConfigOption = DEFAULT_PRESET,
     settings: SetOption = None,
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
     reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
@@ -119,7 +112,7 @@ def describe_data(
     from ssd4rec.data.split import make_split
     from ssd4rec.data.summary import describe, describe_split
 
-    overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
+    overrides = [*(settings or []), *reading]
     run_config = load_config(config, overrides)
     check_columns(data, overrides)
     if is_sequence_folder(Path(data)):

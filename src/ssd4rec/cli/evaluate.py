@@ -10,13 +10,9 @@ from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
-    ItemOption,
     JsonOption,
     SetOption,
-    TimeOption,
-    UserOption,
     check_columns,
-    columns_as_settings,
     err_console,
     open_data,
     out_console,
@@ -34,7 +30,7 @@ TRAINING_GROUPS = ("backbone", "training", "fusion")  # groups of settings that 
 
 
 @with_reading_options
-def evaluate(  # noqa: PLR0913 - each is an option of the command
+def evaluate(
     directory: DirArgument,
     data: Annotated[
         str | None, typer.Argument(metavar="[DATA]", help="Data to evaluate on; omit to show the metrics from training.")
@@ -42,9 +38,6 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
     *,
     settings: SetOption = None,
     accelerator: AcceleratorOption = "auto",
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
     report_file: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write an HTML page; with DATA also example users."),
@@ -58,7 +51,7 @@ def evaluate(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.config import dump_config, parse_config
     from ssd4rec.diagnostics import resolve_device
 
-    overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
+    overrides = [*(settings or []), *reading]
     if data is None and (overrides or accelerator != "auto"):
         option = "--set" if settings else "--user, --item or --time" if overrides else "--accelerator"
         raise ConfigError(f"{option} needs data to evaluate on: ssd4rec evaluate DIR DATA …")

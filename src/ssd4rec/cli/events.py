@@ -5,15 +5,12 @@ from typing import Annotated
 import typer
 
 from ssd4rec.cli._render import progress_bar
+from ssd4rec.cli.reading import with_column_options
 from ssd4rec.cli.serve import StoreOption, require_serve
 from ssd4rec.cli.shared import (
     DataArgument,
-    ItemOption,
     JsonOption,
-    TimeOption,
-    UserOption,
     check_columns,
-    columns_as_settings,
     err_console,
     open_data,
     out_console,
@@ -23,14 +20,13 @@ from ssd4rec.cli.shared import (
 from ssd4rec.configs import DEFAULT_PRESET
 
 
+@with_column_options
 def import_events(
     data: DataArgument,
     *,
     store: StoreOption,
     event_type: Annotated[str, typer.Option("--type", help="Type of all events.")] = "view",
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
+    reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
     """Append the interactions of DATA to a store; the same command after an interruption continues."""
@@ -42,9 +38,8 @@ def import_events(
     from ssd4rec.service.store.connect import open_engine
     from ssd4rec.service.store.schema import migrate
 
-    overrides = columns_as_settings(user, item, time)
-    check_columns(data, overrides)
-    interactions, _ = open_data(data, load_config(DEFAULT_PRESET, overrides), None)
+    check_columns(data, reading)
+    interactions, _ = open_data(data, load_config(DEFAULT_PRESET, reading), None)
     engine = open_engine(store, timeout=30.0)
     try:
         migrate(engine)

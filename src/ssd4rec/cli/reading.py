@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Annotated, Any
 
@@ -10,6 +10,9 @@ import typer
 
 # For each option the setting of the `data` group, and its type with the help text.
 OPTIONS: dict[str, Any] = {
+    "user": Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not one of the usual names.")],
+    "item": Annotated[str | None, typer.Option("--item", help="Name of the item column.")],
+    "time": Annotated[str | None, typer.Option("--time", help="Name of the time column.")],
     "columns": Annotated[
         str | None,
         typer.Option("--columns", metavar="NAME,…", help="Names of the columns of a file without a header; _ skips a column."),
@@ -40,32 +43,38 @@ OPTIONS: dict[str, Any] = {
         bool, typer.Option("--drop-missing", help="Drop rows whose user or item is missing or a placeholder such as NA.")
     ],
 }
-READING = frozenset({"user", "item", "time", *OPTIONS})
+COLUMNS = ("user", "item", "time")
 
 
-def with_reading_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which receives them as settings in its argument `reading`."""
+def with_reading_options(command: Callable[..., None], names: Collection[str] = OPTIONS) -> Callable[..., None]:
+    """Add the named options to a command, which receives them as settings in its argument `reading`."""
+    options = {name: OPTIONS[name] for name in names}
     signature = inspect.signature(command)
     own = [parameter for parameter in signature.parameters.values() if parameter.name != "reading"]
     added = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "drop_missing" else None, annotation=annotation
         )
-        for name, annotation in OPTIONS.items()
+        for name, annotation in options.items()
     ]
 
     @wraps(command)
     def with_options(*args: Any, **kwargs: Any) -> None:
-        values = {name: kwargs.pop(name, None) for name in OPTIONS}
+        values = {name: kwargs.pop(name, None) for name in options}
         command(*args, reading=_as_settings(values), **kwargs)
 
     last = [own.pop()] if own and own[-1].name == "as_json" else []
     with_options.__signature__ = signature.replace(parameters=[*own, *added, *last])  # type: ignore[attr-defined]
     with_options.__annotations__ = {
         **{name: kind for name, kind in command.__annotations__.items() if name != "reading"},
-        **OPTIONS,
+        **options,
     }
     return with_options
+
+
+def with_column_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add only the options that name columns."""
+    return with_reading_options(command, COLUMNS)
 
 
 def _as_settings(values: dict[str, Any]) -> list[str]:

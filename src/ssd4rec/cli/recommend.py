@@ -12,14 +12,10 @@ from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     AcceleratorOption,
     DirArgument,
-    ItemOption,
     JsonOption,
-    TimeOption,
-    UserOption,
     cache,
     check_columns,
     check_data_name,
-    columns_as_settings,
     err_console,
     out_console,
     print_json,
@@ -74,9 +70,6 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         str | None, typer.Option("--last-event", metavar="TIME", help="With --history and --at: when its last event was.")
     ] = None,
     accelerator: AcceleratorOption = "auto",
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
     reading: list[str],
     as_json: JsonOption = False,
 ) -> None:
@@ -89,14 +82,13 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         raise ConfigError("--allow and --deny work with --history only; with --users, filter the written file")
     if history is not None and out is not None:
         raise ConfigError(f"--out {out} works with --users only; --history prints its result: remove --out")
-    if history is not None and ((user, item, time) != (None, None, None) or reading):
+    if history is not None and reading:
         raise ConfigError("--user, --item, --time and other reading options are for --users; remove them with --history")
     if users is not None and last_event is not None:
         raise ConfigError("--last-event works with --history only; with --users the data have the times of the last events")
     if users is not None:
         check_data_name(users)
-        overrides = [*columns_as_settings(user, item, time), *reading]
-        check_columns(users, overrides)
+        check_columns(users, reading)
     elif (shard, engine, workers) != (None, None, None):
         raise ConfigError("--shard, --engine and --workers need --users DATA --out FOLDER")
 
@@ -104,19 +96,19 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     from ssd4rec.diagnostics import resolve_device
 
     if users is not None and out is not None and is_parts_folder(out, shard, engine):
-        from ssd4rec.data.columns import Columns
+        from ssd4rec.data.options import ReadOptions, columns_of, options_of
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
         from ssd4rec.serving.job import make_job
 
         if at is not None:
             raise ConfigError("--at works with --history, and with --users and --out FILE; a folder of parts has no such option")
-        if reading:
+        columns_only = parse_config("", reading).data
+        if options_of(columns_only) != ReadOptions():
             raise ConfigError("only --user, --item and --time apply to a folder of parts; leave out the other reading options")
         retrieval: Retrieval = "approximate" if approximate else "exact"
         options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown), retrieval)
-        job = make_job(
-            directory, _as_path(users), out, options, columns=Columns(user, item, time), device=resolve_device(accelerator)
-        )
+        device, columns = resolve_device(accelerator), columns_of(columns_only)
+        job = make_job(directory, _as_path(users), out, options, columns=columns, device=device)
         recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)
         return
 
@@ -133,7 +125,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
             users,
             out,
             100 if k is None else k,
-            parse_config(dump_config(recommender.artifact.config), overrides, source=str(directory)),
+            parse_config(dump_config(recommender.artifact.config), reading, source=str(directory)),
             keep_seen=keep_seen,
             unknown_items=unknown_items,
             at=at,

@@ -1,6 +1,5 @@
 """Shared parts of the commands: consoles, options, and reading the input data."""
 
-import json
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from ssd4rec._io import as_json
 from ssd4rec.cli import _render
-from ssd4rec.cli.reading import READING
+from ssd4rec.cli.reading import OPTIONS
 from ssd4rec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ DataArgument = Annotated[
     ),
 ]
 DirArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a trained model.")]
-UserOption = Annotated[str | None, typer.Option("--user", help="Name of the user column, if it is not one of the usual names.")]
-ItemOption = Annotated[str | None, typer.Option("--item", help="Name of the item column.")]
-TimeOption = Annotated[str | None, typer.Option("--time", help="Name of the time column.")]
 TitlesOption = Annotated[Path | None, typer.Option("--titles", help="A file with item ids and titles.")]
 ItemsOption = Annotated[
     Path | None,
@@ -145,12 +141,6 @@ def _may_exist(path: Path) -> bool:
         return True
 
 
-def columns_as_settings(user: str | None, item: str | None, time: str | None) -> list[str]:
-    """Return the column options as overrides for `load_config`."""
-    names = {"user": user, "item": item, "time": time}
-    return [f"data.{role}={json.dumps(name)}" for role, name in names.items() if name is not None]
-
-
 def check_columns(data: str, overrides: Sequence[str]) -> None:
     """Reject reading options for a named data set, whose format is known; a TOML or RecBole file may contain them.
 
@@ -161,7 +151,7 @@ def check_columns(data: str, overrides: Sequence[str]) -> None:
 
     for override in overrides if is_named_dataset(data) else ():
         group, _, role = override.partition("=")[0].strip().partition(".")
-        if group == "data" and role in READING:
+        if group == "data" and role in OPTIONS:
             raise ConfigError(
                 f"{override} is for files, but {data} is a named data set, whose format is known; remove "
                 f"--{role.replace('_', '-')} (or --set data.{role})"

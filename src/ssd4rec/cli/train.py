@@ -14,16 +14,12 @@ from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.recommend import as_rows
 from ssd4rec.cli.shared import (
     CONFIG_HELP,
-    ItemOption,
     ItemsOption,
     JsonOption,
     SetOption,
-    TimeOption,
     TitlesOption,
-    UserOption,
     add_features,
     check_columns,
-    columns_as_settings,
     err_console,
     out_console,
     prepare,
@@ -69,9 +65,6 @@ def train(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--from", metavar="MODEL", help="Continue the training of this model, with new users, items and events."),
     ] = None,
     resume: ResumeOption = False,
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
     titles: TitlesOption = None,
     items: ItemsOption = None,
     train_file: Annotated[
@@ -87,7 +80,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.config import dump_config, load_config, parse_config
 
     distributed = devices_settings(devices, settings or [])
-    overrides = [*(settings or []), *distributed, *columns_as_settings(user, item, time), *reading]
+    overrides = [*(settings or []), *distributed, *reading]
     if recbole is not None and config is not None:
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
     artifact = _load(start)

@@ -12,15 +12,11 @@ from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.shared import (
     ConfigOption,
     DataArgument,
-    ItemOption,
     ItemsOption,
     JsonOption,
     SetOption,
-    TimeOption,
-    UserOption,
     add_features,
     check_columns,
-    columns_as_settings,
     err_console,
     out_console,
     prepare,
@@ -62,9 +58,6 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     out: Annotated[Path, typer.Option("--out", help="Folder of the search; an existing search is continued.")] = Path(
         "artifacts/search"
     ),
-    user: UserOption = None,
-    item: ItemOption = None,
-    time: TimeOption = None,
     items: ItemsOption = None,
     reading: list[str],
     as_json: JsonOption = False,
@@ -75,7 +68,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 
     if find_spec("optuna") is None:
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
-    overrides = [*(settings or []), *columns_as_settings(user, item, time), *reading]
+    overrides = [*(settings or []), *reading]
     run_config = load_config(config, overrides)
     check_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
