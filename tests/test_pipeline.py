@@ -9,7 +9,7 @@ import torch
 
 import worlds
 from ssd4rec import pipeline
-from ssd4rec.artifact import load_artifact
+from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
@@ -125,16 +125,16 @@ def test_users_who_are_too_short_to_learn_from_are_measured(prepared, tmp_path):
 
 def test_nobody_begins_where_a_training_is_not_saved_yet(prepared, tmp_path, monkeypatch):
     """Its state is removed when the model is saved, and a second training into the same folder would lose its own."""
-    save, tried = pipeline.save_artifact, []
+    save, tried = Artifact.save, []
 
     def second(*arguments):
-        monkeypatch.setattr(pipeline, "save_artifact", save)
+        monkeypatch.setattr(Artifact, "save", save)
         with pytest.raises(ArtifactError, match=r"another training is running in .*model\.training; wait for it"):
             pipeline.train(prepared, worlds.config(max_epochs=1), tmp_path / "model")
         tried.append("second")
         save(*arguments)
 
-    monkeypatch.setattr(pipeline, "save_artifact", second)
+    monkeypatch.setattr(Artifact, "save", second)
     pipeline.train(prepared, worlds.config(max_epochs=1), tmp_path / "model")
     assert tried == ["second"]
     assert load_artifact(tmp_path / "model").report["training"]["best_epoch"] == 1

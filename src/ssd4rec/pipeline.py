@@ -13,7 +13,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,14 +23,14 @@ import numpy as np
 import polars as pl
 
 from ssd4rec._csr import IntArray
-from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable, save_artifact
+from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, value_of
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
-from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.io import Source
 from ssd4rec.data.item_features import ItemFeatures, encode_item_features, read_item_table
 from ssd4rec.data.parts import join_parts
@@ -150,13 +150,9 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
     Raises:
         DataError: nothing is left after the k-core, a part of the split is empty, or no item is in `base`.
     """
-    histories, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order, base=base)
-    _check_common_items(histories, catalog, base)
-    if titles is not None:
-        catalog = catalog.with_titles(titles)
-    split = make_split(histories, config.data)
-    description = {**describe(interactions, histories), "split": _describe_split(histories, split, catalog, config)}
-    return Prepared(histories, catalog, split, description)
+    sequences, catalog = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order, base=base)
+    _check_common_items(sequences, catalog, base)
+    return _prepared(interactions.read, sequences, catalog, make_split(sequences, config.data), titles, config)
 
 
 def add_features(data: Prepared, items: Source, config: Config) -> Prepared:
@@ -203,11 +199,8 @@ def prepare_parts(
     """
     interactions, sequences, catalog, parts = join_parts(train, validation, test, config.data.tie_order, base)
     _check_common_items(sequences, catalog, base)
-    if titles is not None:
-        catalog = catalog.with_titles(titles)
     split = limit_length(split_by_parts(sequences, parts), config.data.max_length)
-    description = {**describe(interactions, sequences), "split": _describe_split(sequences, split, catalog, config)}
-    return Prepared(sequences, catalog, split, description)
+    return _prepared(interactions.read, sequences, catalog, split, titles, config)
 
 
 def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: Config) -> Prepared:
@@ -225,18 +218,16 @@ def prepare_folder(directory: str | Path, titles: pl.DataFrame | None, config: C
                 f"{directory} was built with {name} = {value}, the settings have {value_of(config, name)}; "
                 f"add --set {name}={value}"
             )
-    if titles is not None:
-        catalog = catalog.with_titles(titles)
-    split = make_split(sequences, config.data)
-    description = {
-        **describe(Interactions(pl.DataFrame(), source), sequences),
-        "split": _describe_split(sequences, split, catalog, config),
-    }
-    return Prepared(sequences, catalog, split, description)
+    return _prepared(source, sequences, catalog, make_split(sequences, config.data), titles, config)
 
 
-def _describe_split(sequences: Sequences, split: Split, catalog: Catalog, config: Config) -> dict[str, object]:
-    return describe_split(sequences, split, len(catalog), final_fit=config.training.final_fit)
+def _prepared(
+    source: ReadReport, sequences: Sequences, catalog: Catalog, split: Split, titles: pl.DataFrame | None, config: Config
+) -> Prepared:
+    """Add the titles and the description of the data."""
+    described_split = describe_split(sequences, split, len(catalog), final_fit=config.training.final_fit)
+    description = {**describe(source, sequences), "split": described_split}
+    return Prepared(sequences, catalog if titles is None else catalog.with_titles(titles), split, description)
 
 
 def train(
@@ -270,29 +261,16 @@ def train(
         ArtifactError: `out` cannot be written, there is nothing to resume, or another training writes there.
         BackendError: the accelerator is not available.
     """
-    with process_group() as world:
-        return _train(data, config, out, start, resume=resume, callbacks=callbacks, progress=progress, is_first=world.is_first)
-
-
-def _train(
-    data: Prepared,
-    config: Config,
-    out: str | Path | None,
-    start: Artifact | None,
-    *,
-    resume: bool | Literal["auto"],
-    callbacks: Sequence[Callback],
-    progress: Progress | None,
-    is_first: bool,
-) -> Artifact:
-    began = time.monotonic()
-    if out is not None and is_first:
-        check_writable(out)
-    resolve_device(config.training.accelerator)  # before anything is written
-    initial = InitialModel(data, config, start)
-    checkpoints = None if out is None else training_folder(out)
-    # locked to the end: the folder is removed there, and another training would lose its own
-    with lock_folder(checkpoints) if checkpoints and is_first else nullcontext(checkpoints) as folder:
+    with ExitStack() as stack:
+        is_first = stack.enter_context(process_group()).is_first
+        began = time.monotonic()
+        if out is not None and is_first:
+            check_writable(out)
+        resolve_device(config.training.accelerator)  # before anything is written
+        initial = InitialModel(data, config, start)
+        checkpoints = None if out is None else training_folder(out)
+        # locked to the end: the folder is removed there, and another training would lose its own
+        folder = stack.enter_context(lock_folder(checkpoints)) if checkpoints and is_first else checkpoints
         fitted = fit(data, config, initial, folder=folder, resume=resume, callbacks=callbacks)
         trained = time.monotonic()
         tuned = tune(fitted.model, data, config, progress)
@@ -313,7 +291,7 @@ def _train(
             artifact = append_new_items(artifact, data.features)
         if out is not None and is_first:
             artifact = replace(artifact, report={**artifact.report, "artifact": str(out)})
-            save(out, artifact)
+            artifact.save(out)
         if checkpoints is not None and is_first:
             shutil.rmtree(checkpoints, ignore_errors=True)
     return artifact
@@ -645,24 +623,6 @@ def _as_artifact(
     return Artifact(fitted.model, data.catalog, config, report, fitted.counts, comparison.fusion, fitted.features)
 
 
-def save(out: str | Path, artifact: Artifact) -> None:
-    """Write a trained model to a folder.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    save_artifact(
-        out,
-        artifact.model,
-        artifact.catalog,
-        artifact.config,
-        artifact.report,
-        artifact.training_counts,
-        artifact.fusion,
-        artifact.features,
-    )
-
-
 def _describe_model(model: NextItemModel, config: Config) -> dict[str, Any]:
     return {"parameters": count_parameters(model), "backbone": config.backbone.model_dump(mode="json")}
 
@@ -701,7 +661,7 @@ def evaluate_artifact(
         known_targets.sequences,
         artifact.catalog,
         replace(split, test=known_targets.targets),
-        describe(interactions, known_targets.sequences),
+        describe(interactions.read, known_targets.sequences),
     )
     misses = unranked if config.evaluation.unknown_targets == "miss" else 0
     comparison = compare(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses)

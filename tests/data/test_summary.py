@@ -17,7 +17,7 @@ def table(rows):
 def test_describe_is_the_data_part_of_a_report():
     rows = [("a", "x", 1), ("a", "x", 2), ("b", "x", 3)]
     read = table(rows)
-    described = describe(read, build_sequences(read, 2)[0])
+    described = describe(read.read, build_sequences(read, 2)[0])
     described = json.loads(json.dumps(described))
     assert described["read"] == {
         "source": "polars frame",
@@ -47,7 +47,7 @@ def test_describe_is_the_data_part_of_a_report():
 @pytest.mark.parametrize(("order", "by"), [("file", "in the file"), ("item", "of the item ids")])
 def test_simultaneous_events_are_counted(order, by):
     read = table([("u", "x", 5), ("u", "y", 5), ("u", "z", 5), ("u", "w", 7)])
-    described = describe(read, build_sequences(read, 1, tie_order=order)[0])
+    described = describe(read.read, build_sequences(read, 1, tie_order=order)[0])
     assert described["tie_order"] == {"interactions": 2, "order": order}
     assert note_on_ties(described) == (
         f"2 interactions (50.0 %) have the time of the previous one; their order is that {by} (data.tie_order), and "
@@ -57,7 +57,7 @@ def test_simultaneous_events_are_counted(order, by):
 
 def test_distinct_times_need_no_note():
     read = table([("u", "x", 5), ("u", "y", 6), ("v", "y", 6)])
-    assert note_on_ties(describe(read, build_sequences(read, 1)[0])) is None
+    assert note_on_ties(describe(read.read, build_sequences(read, 1)[0])) is None
 
 
 def test_one_user_with_a_large_share_is_noted():
@@ -65,9 +65,9 @@ def test_one_user_with_a_large_share_is_noted():
     users = ["guest" if row % 3 else f"u{row}" for row in range(60)]
     log = pl.DataFrame({"who": users, "item": [f"i{row % 9}" for row in range(60)], "time": range(60)})
     read = read_interactions(log, Columns(user="who"))
-    notes = describe(read, build_sequences(read, 1)[0])["read"]["notes"]
+    notes = describe(read.read, build_sequences(read, 1)[0])["read"]["notes"]
     condition = "who <> 'guest'"
     assert [note for note in notes if note.startswith("66.7% of the interactions are of one user, 'guest'") and condition in note]
     without = read_interactions(log, Columns(user="who"), ReadOptions(where=condition))
     assert without.read.rows == 20
-    assert not [note for note in describe(without, build_sequences(without, 1)[0])["read"]["notes"] if "one user" in note]
+    assert not [note for note in describe(without.read, build_sequences(without, 1)[0])["read"]["notes"] if "one user" in note]

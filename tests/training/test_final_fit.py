@@ -174,7 +174,7 @@ def test_evaluation_says_what_the_model_was_trained_on(log, final, tmp_path):
     """On the data of the training its targets were training targets; without data the metrics are the selection run's."""
     (note,) = pipeline.evaluate_artifact(final, read_interactions(log), configured())["notes"]
     assert note.startswith("the model was trained on all of these interactions (training.final_fit)")
-    pipeline.save(tmp_path / "model", final)
+    final.save(tmp_path / "model")
     result = CliRunner().invoke(cli.app, ["evaluate", str(tmp_path / "model")], catch_exceptions=False)
     assert "its metrics are those of the selection run" in " ".join(result.output.split())
     assert NOTE in render_model_report(final.report, final.config, None)

@@ -67,6 +67,11 @@ class Artifact:
             candidates[self.features.trained + 1 :] = True
         return candidates
 
+    def save(self, directory: str | Path) -> None:
+        """Write the model as a folder; see `save_artifact`."""
+        parts = (self.model, self.catalog, self.config, self.report, self.training_counts, self.fusion, self.features)
+        save_artifact(directory, *parts)
+
 
 def append_new_items(artifact: Artifact, features: ItemFeatures) -> Artifact:
     """Append the new items of a table of features to the catalog: they have no training events, and vectors of features alone.

@@ -129,7 +129,7 @@ def describe_data(
             out_console.print(f"note: {note}")
     sequences, catalog = build_sequences(interactions, run_config.data.min_interactions, tie_order=run_config.data.tie_order)
     description: dict[str, Any] = {
-        **describe(interactions, sequences),
+        **describe(interactions.read, sequences),
         "first_rows": first_rows,
         "duplicates": sequences.duplicates,
         "repeated": sequences.repeated,

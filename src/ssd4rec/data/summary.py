@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.interactions import ReadReport
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split, training_counts
 
 MANY_USERS, LARGE_SHARE = 10, 0.2  # where one user is suspicious
 
 
-def describe(interactions: Interactions, sequences: Sequences) -> dict[str, object]:
+def describe(report: ReadReport, sequences: Sequences) -> dict[str, object]:
     """Return the `data` part of a report: what was read, what was dropped and why, and what remains."""
-    report, filtering = interactions.read, sequences.filtering
+    filtering = sequences.filtering
     return {
         "read": {
             "source": report.source,

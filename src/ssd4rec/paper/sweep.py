@@ -155,7 +155,7 @@ def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[D
     """
     interactions = worker.open_interactions(path, config, cache)
     sequences, _ = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
-    described: Any = describe(interactions, sequences)
+    described: Any = describe(interactions.read, sequences)
     counts = asdict(sequences.kept)
     matching = (name for name, each in DATASETS.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
     train = make_split(sequences, config.data.model_copy(update={"max_length": None})).train

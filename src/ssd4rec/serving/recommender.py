@@ -1,7 +1,7 @@
 """Recommend items for histories of item ids, including users the model has never seen."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, overload
@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from ssd4rec._csr import IntArray
-from ssd4rec.artifact import Artifact, add_items, load_artifact, save_artifact
+from ssd4rec.artifact import Artifact, add_items, load_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.data.item_features import read_item_table
 from ssd4rec.errors import ConfigError, DataError, ShapeError
@@ -85,16 +85,8 @@ class Recommender:
         artifact = self.artifact
         # Fusion that changes no score is not stored, so a loaded model has none although its settings ask for it.
         fusion = artifact.fusion or ScoreFusion(SequentialRules.nothing(len(artifact.catalog)), 0.0)
-        save_artifact(
-            directory,
-            artifact.model,
-            artifact.catalog,
-            artifact.config,
-            {**artifact.report, "artifact": str(directory)},
-            artifact.training_counts,
-            fusion,
-            artifact.features,
-        )
+        report = {**artifact.report, "artifact": str(directory)}
+        replace(artifact, report=report, fusion=fusion).save(directory)
 
     def add_items(self, items: Any) -> "Recommender":
         """Return a recommender that knows the items of a table by their features; nothing is trained.
