@@ -16,8 +16,9 @@ import worlds
 from ssd4rec.data import sequences
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.k_core import Counts, k_core
 from ssd4rec.data.packing import pack
-from ssd4rec.data.sequences import Counts, Filtering, Kept, Sequences, build_sequences, k_core, time_order
+from ssd4rec.data.sequences import Filtering, Kept, Sequences, build_sequences, time_order
 from ssd4rec.data.split import leave_last_out
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ssd4rec.config import DataConfig
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.sequences import Counts, Kept, build_sequences
+from ssd4rec.data.k_core import Counts
+from ssd4rec.data.sequences import Kept, build_sequences
 from ssd4rec.data.split import (
     Examples,
     drop_unknown_items,

@@ -16,7 +16,7 @@ import worlds
 from file_server import serving
 from ssd4rec import cli
 from ssd4rec.data.interactions import read_interactions, read_titles
-from ssd4rec.data.sequences import Counts
+from ssd4rec.data.k_core import Counts
 from ssd4rec.datasets.fetch import fetch
 from ssd4rec.datasets.packages import JOURNEY
 from ssd4rec.datasets.registry import BUILT_IN, DATASETS, five_core, folder_of, open_dataset

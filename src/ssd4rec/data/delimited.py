@@ -1,4 +1,4 @@
-"""Delimited text (CSV, TSV, RecBole files, one user a line) as a table of places columns; errors name the line.
+"""Delimited text (CSV, TSV, RecBole files, one user a line) as a table of chosen columns; errors name the line.
 
 Arrow parses: unlike polars, it refuses rows with too few or too many fields. The csv module reads the first lines, and finds
 the line of an error.

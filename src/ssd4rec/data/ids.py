@@ -70,7 +70,46 @@ def refuse_missing(table: Table, role: str, distinct: pl.Series, *, advice: str 
     )
 
 
-def note_on_placeholders(table: Table, role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
+def warnings_about(table: Table, role: str, ids: pl.Series, distinct: pl.Series) -> list[str]:
+    """Return warnings about ids that are read as they are, but may not mean what they seem to.
+
+    Args:
+        table: where the ids come from.
+        role: user or item.
+        ids: [rows] after missing ones were refused or dropped.
+        distinct: of these.
+    """
+    warnings = [_note_on_placeholders(table, role, ids, distinct)]
+    if ids.dtype.is_float():
+        warnings.append(
+            f"{role} ids are decimal numbers such as {ids[0]!r} and are used as they are; cast them if they stand for integers"
+        )
+    if distinct.dtype != pl.String:
+        return [warning for warning in warnings if warning]
+
+    def first(strange: pl.Series) -> str:
+        return repr(str(ids.filter(ids.is_in(strange.implode()))[0])[:100])
+
+    if len(padded := distinct.filter(distinct != distinct.str.strip_chars())):
+        warnings.append(
+            f"{role} ids begin or end with a blank, such as {first(padded)}, and are used as they are: "
+            "requests need the blank too"
+        )
+    if len(rounded := distinct.filter(distinct.str.contains(ROUNDED))):
+        warnings.append(
+            f"{role} ids such as {first(rounded)} look like rounded by a spreadsheet, which makes different ids equal; "
+            "export them as text"
+        )
+    several = distinct.filter(distinct.str.contains(SEVERAL)) if role == "item" else distinct.clear()
+    if len(several) and 2 * len(several) >= len(distinct):
+        warnings.append(
+            f"item ids look like lists, such as {first(several)}, and each is read as one item; if they are lists, add "
+            "--format sequences"
+        )
+    return [warning for warning in warnings if warning]
+
+
+def _note_on_placeholders(table: Table, role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
     """Return a warning with the share of rows whose id is a placeholder; None: there are none."""
     values = placeholders(ids, distinct)
     if not values:
@@ -82,45 +121,3 @@ def note_on_placeholders(table: Table, role: str, ids: pl.Series, distinct: pl.S
         f"{share:.1%} of the rows have a placeholder ({', '.join(map(repr, values))}) as {role} id, and are read as one {role}; "
         f"drop these rows with --drop-missing{instead}"
     )
-
-
-def note_on_numbers(role: str, ids: pl.Series) -> str | None:
-    """Return a warning about decimal ids; None: there are none."""
-    if not ids.dtype.is_float():
-        return None
-    return f"{role} ids are decimal numbers such as {ids[0]!r} and are used as they are; cast them if they stand for integers"
-
-
-def note_on_rounded(role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
-    """Return a warning about text ids such as 1.23457E+11, which a spreadsheet has rounded; None: there are none."""
-    if distinct.dtype != pl.String:
-        return None
-    rounded = distinct.filter(distinct.str.contains(ROUNDED))
-    if not len(rounded):
-        return None
-    first = str(ids.filter(ids.is_in(rounded.implode()))[0])
-    return (
-        f"{role} ids such as {first!r} look like rounded by a spreadsheet, which makes different ids equal; export them as text"
-    )
-
-
-def note_on_lists(role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
-    """Return a warning about item ids most of which look like several ids, such as "N1 N2 N3"; None: they do not."""
-    if role != "item" or distinct.dtype != pl.String:
-        return None
-    several = distinct.filter(distinct.str.contains(SEVERAL))
-    if 2 * len(several) < len(distinct) or not len(several):
-        return None
-    first = str(ids.filter(ids.is_in(several.implode()))[0])[:100]
-    return f"item ids look like lists, such as {first!r}, and each is read as one item; if they are lists, add --format sequences"
-
-
-def note_on_blanks(role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
-    """Return a warning about ids that begin or end with a blank; None: there are none."""
-    if distinct.dtype != pl.String:
-        return None
-    padded = distinct.filter(distinct != distinct.str.strip_chars())
-    if not len(padded):
-        return None
-    first = ids.filter(ids.is_in(padded.implode()))[0]
-    return f"{role} ids begin or end with a blank, such as {str(first)!r}, and are used as they are: requests need the blank too"

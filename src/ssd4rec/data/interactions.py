@@ -109,8 +109,8 @@ def read_interactions(
     times = times_of(table, options.time_format)
     frame = table.frame.select("user", "item").with_columns(times.ticks.alias("time"))
     if options.duplicates == "drop":
-        frame, removed = _without_duplicates(frame, times.clock)
-        filters = (*filters, f"duplicates dropped: {removed:,} rows")
+        frame = _without_duplicates(frame, times.clock)
+        filters = (*filters, f"duplicates dropped: {table.frame.height - frame.height:,} rows")
     report = ReadReport(
         source=table.source,
         rows=frame.height,
@@ -213,23 +213,19 @@ def _check_ids(table: Table, *, drop: bool) -> tuple[Table, dict[str, pl.Series]
     return table, {role: table.frame[role].unique() for role in ("user", "item")}, tuple(dropped)
 
 
-def _without_duplicates(frame: pl.DataFrame, clock: Clock) -> tuple[pl.DataFrame, int]:
-    keys = ["user", "item"] if clock.kind == FILE_ORDER else ["user", "item", "time"]
-    if clock.kind == FILE_ORDER and not _second_half_repeats(frame):
-        return frame, 0
-    distinct = (
-        frame.unique(keys, keep="first", maintain_order=True) if clock.kind != FILE_ORDER else frame.head(frame.height // 2)
-    )
-    return distinct, frame.height - distinct.height
+def _without_duplicates(frame: pl.DataFrame, clock: Clock) -> pl.DataFrame:
+    if clock.kind != FILE_ORDER:
+        return frame.unique(["user", "item", "time"], keep="first", maintain_order=True)
+    return frame.head(frame.height // 2) if _second_half_repeats(frame) else frame
 
 
 def _second_half_repeats(frame: pl.DataFrame) -> bool:
     """Whether a table without times was appended to itself."""
     half, odd = divmod(frame.height, 2)
-    if odd or half < 2:
+    pairs = frame.select("user", "item")
+    if odd or half < 2 or pairs.row(0) != pairs.row(half):  # comparing all rows takes a while
         return False
-    first = [frame[name][0] == frame[name][half] for name in ("user", "item")]
-    return all(first) and all(frame[name].head(half).equals(frame[name].tail(half)) for name in ("user", "item"))
+    return pairs.head(half).equals(pairs.tail(half))
 
 
 def _span(times: pl.Series, clock: Clock) -> tuple[str, str] | None:
@@ -248,28 +244,17 @@ def _notes(table: Table, frame: pl.DataFrame, times: Times, distinct: Mapping[st
                 f"the second half of the rows repeats the first: the table seems to be appended to itself, {frame.height // 2:,} "
                 "duplicates; drop them with --set data.duplicates=drop"
             )
+    first, last = _span(frame["time"], clock) or ("", "")
     if clock.kind == NUMBER:
-        first, last = _span(frame["time"], clock) or ("", "")
         notes.append(f"times from {first} to {last} are read as plain numbers, not as moments of a calendar")
     early, late = implausible(frame["time"], clock)
     if early or late:
-        first, last = _span(frame["time"], clock) or ("", "")
         counts = " and ".join(
             f"{count:,} times are {what}" for count, what in ((early, "before 2 January 1970"), (late, "after tomorrow")) if count
         )
         notes.append(f"{counts}; the times were read as {clock.kind}, from {first} to {last}: check the time column")
     if bare_name(table.names["item"]) == "parent_asin" and "asin" in map(bare_name, table.header):
-        notes.append("items are places by parent_asin, which stands for all variants of a product (--item asin: single variants)")
+        notes.append("the item column is parent_asin, which stands for all variants of a product (--item asin: single variants)")
     for role in ("user", "item"):
-        notes += [
-            note
-            for note in (
-                ids.note_on_placeholders(table, role, frame[role], distinct[role]),
-                ids.note_on_numbers(role, frame[role]),
-                ids.note_on_blanks(role, frame[role], distinct[role]),
-                ids.note_on_rounded(role, frame[role], distinct[role]),
-                ids.note_on_lists(role, frame[role], distinct[role]),
-            )
-            if note
-        ]
+        notes += ids.warnings_about(table, role, frame[role], distinct[role])
     return tuple(notes)

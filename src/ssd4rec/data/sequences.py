@@ -17,21 +17,13 @@ from ssd4rec._io import atomic_folder, read_parquet
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, Codes, as_type, encode
 from ssd4rec.data.interactions import Interactions
+from ssd4rec.data.k_core import Counts, k_core, largest_k, nothing_left
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
 FORMAT = 1
 EVENTS_AT_ONCE = 1 << 22  # in a pass over arrays that may be larger than memory
 ARRAYS = ("items", "times", "offsets")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Numbers of users, items and interactions."""
-
-    users: int
-    items: int
-    interactions: int
 
 
 @dataclass(frozen=True)
@@ -249,7 +241,7 @@ def build_sequences(
         known = None if base is None else base.indices(_like(items, base, interactions.read.source)) > 0
         rows, steps = k_core(user, item, min_interactions, known)
         if not len(rows):
-            most = _largest_core(user, item, min_interactions - 1, known)
+            most = largest_k(lambda k: len(k_core(user, item, k, known)[0]) > 0, min_interactions - 1)
             raise DataError(nothing_left(interactions.read.source, min_interactions, came, steps, most))
         user, users = _without_gaps(user[rows], users)
         item, items = _without_gaps(item[rows], items)
@@ -290,36 +282,6 @@ def _like(items: pl.Series, base: Catalog, source: str) -> pl.Series:
     return ids
 
 
-def k_core(users: Codes, items: Codes, k: int, exempt: npt.NDArray[np.bool_] | None = None) -> tuple[IntArray, list[Counts]]:
-    """Return the largest set of rows in which each user and each item has at least k rows; repeats count.
-
-    Args:
-        users: [rows] codes from 0.
-        items: [rows] codes from 0.
-        k: the threshold.
-        exempt: [items] items that need no number of rows; None: none.
-
-    Returns:
-        The remaining rows, ascending, and the numbers removed by each round.
-    """
-    rows: IntArray = np.arange(len(users), dtype=np.int64)
-    steps: list[Counts] = []
-    while len(rows):
-        of_user, of_item = np.bincount(users), np.bincount(items)
-        few_users, few_items = of_user < k, of_item < k
-        if exempt is not None:
-            few_items &= ~exempt[: len(few_items)]
-        stay = ~(few_users[users] | few_items[items])
-        removed = len(rows) - int(np.count_nonzero(stay))
-        if not removed:
-            break
-        steps.append(
-            Counts(int(np.count_nonzero(few_users & (of_user > 0))), int(np.count_nonzero(few_items & (of_item > 0))), removed)
-        )
-        rows, users, items = rows[stay], users[stay], items[stay]
-    return rows, steps
-
-
 def id_order(catalog: Catalog) -> IntArray:
     """Return, for each item index [V + 1], the rank of its id; digits are compared as numbers, and the mask is first."""
     ids = catalog.ids
@@ -347,31 +309,6 @@ def _without_gaps(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
     if remaining.all():
         return codes, distinct
     return (np.cumsum(remaining, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(remaining))
-
-
-def _largest_core(users: Codes, items: Codes, most: int, exempt: npt.NDArray[np.bool_] | None = None) -> int:
-    """Return the largest k up to `most` whose k-core is not empty; 1 without rows."""
-    if not len(users):
-        return 1
-    least, most = 1, min(most, int(np.bincount(users).max()))
-    while least < most:
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if len(k_core(users, items, middle, exempt)[0]) else (least, middle - 1)
-    return least
-
-
-def nothing_left(source: str, k: int, came: Counts, steps: list[Counts], most: int) -> str:
-    """Return the message for an empty k-core."""
-    rounds = [
-        f"round {number} removed {step.users:,} users and {step.items:,} items with fewer than {k} ({step.interactions:,} rows)"
-        for number, step in enumerate(steps[:5], start=1)
-    ]
-    more = f"; … {len(steps)} rounds in all" if len(steps) > len(rounds) else ""
-    return (
-        f"{source}: nothing is left when every user and every item must have {k} interactions: of {came.users:,} users, "
-        f"{came.items:,} items and {came.interactions:,} rows, {'; '.join(rounds)}{more}; "
-        f"lower it with --set data.min_interactions={most} or less"
-    )
 
 
 def _check_format(folder: Path, about: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.config import DataConfig
-from ssd4rec.data.sequences import Counts, Sequences, user_blocks
+from ssd4rec.data.k_core import Counts
+from ssd4rec.data.sequences import Sequences, user_blocks
 from ssd4rec.data.timestamps import FILE_ORDER, moment, show_moment
 from ssd4rec.errors import DataError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ssd4rec._io import exclusive_lock
-from ssd4rec.data.sequences import Counts
+from ssd4rec.data.k_core import Counts
 from ssd4rec.datasets.archives import Opened, PublishedFile, read_files
 from ssd4rec.datasets.packages import PACKAGES
 from ssd4rec.datasets.registry import PACKAGE, NamedDataset, about, check_counts, folder_of, open_dataset, where

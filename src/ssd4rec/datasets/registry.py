@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from ssd4rec._suggestions import nearest
 from ssd4rec.data.catalog import encode
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.data.sequences import Counts, k_core
+from ssd4rec.data.k_core import Counts, k_core
 from ssd4rec.datasets.archives import Opened, PublishedFile, PublishedTable
 from ssd4rec.datasets.packages import PACKAGES
 from ssd4rec.datasets.store import About, is_stored, load_dataset, save_dataset

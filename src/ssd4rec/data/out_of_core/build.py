@@ -2,8 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,16 +15,16 @@ import polars as pl
 
 from ssd4rec._io import exclusive_lock, sync
 from ssd4rec.config import TieOrder
-from ssd4rec.data.catalog import Catalog
+from ssd4rec.data.catalog import Catalog, Codes
 from ssd4rec.data.folder import write_metadata
 from ssd4rec.data.interactions import Columns, ReadReport
+from ssd4rec.data.k_core import Core, Counts, count_k_core, largest_k, nothing_left
 from ssd4rec.data.out_of_core.arrange import Layout, make_layout, partition, sort_partitions
-from ssd4rec.data.out_of_core.core import Core, stream_k_core
 from ssd4rec.data.out_of_core.encode import RECORDED_EVERY, Encoded, encode_files
 from ssd4rec.data.out_of_core.memory import free_bytes, peak_bytes
-from ssd4rec.data.out_of_core.scratch import EventFile, damaged, read_record, write_record
-from ssd4rec.data.out_of_core.stream import InputFile, list_files
-from ssd4rec.data.sequences import Counts, Filtering, id_order, nothing_left
+from ssd4rec.data.out_of_core.scratch import EventFile, choose_once, damaged, read_record, write_record
+from ssd4rec.data.out_of_core.stream import list_files
+from ssd4rec.data.sequences import Filtering, id_order
 from ssd4rec.errors import DataError
 
 FORMAT = 1
@@ -90,19 +92,40 @@ def build_folder(
     }
     folder = target.parent / f".{target.name}.build"
     busy = DataError(f"another build of {target} is running; wait for it, or choose another folder")
+    seconds: dict[str, float] = {}
     try:
         with exclusive_lock(folder / "lock", busy, lambda reason: DataError(f"cannot write to {folder}: {reason}")):
             resumed = _begin_or_resume(folder, plan)
-            codes, read_report, seconds = _encode(folder, files, columns, memory, progress, recorded_every)
-            report = _build(folder, target, codes, read_report, _Job(min_interactions, tie_order, memory, progress))
-            report = replace(report, seconds={"reading": seconds, **report.seconds}, resumed=resumed)
+            with _timed(seconds, "reading"):
+                encoded, report = encode_files(
+                    folder, files, columns, memory, partial(progress, "reading"), recorded_every=recorded_every
+                )
+            with _timed(seconds, "counting"):
+                core, rows = _core(folder, encoded, report, min_interactions, memory, partial(progress, "counting"))
+            free = choose_once(folder / "layout.json", lambda: free_bytes(memory))
+            layout = make_layout(core.user_counts, core.item_counts, free)
+            with _timed(seconds, "partitioning"):
+                if not (folder / "partitioned.json").exists():
+                    events, done = EventFile(folder, "events"), partial(progress, "partitioning")
+                    partition(folder, events, layout, encoded.rows, rows, done)
+                    write_record(folder / "partitioned.json", {})
+            with _timed(seconds, "sorting"):
+                users, items = _left(encoded.users.ids(), layout.new_users), _left(encoded.items.ids(), layout.new_items)
+                kept = Counts(len(users), len(items), layout.events)
+                removed = Counts(report.users - kept.users, report.items - kept.items, report.rows - kept.interactions)
+                filtering = Filtering(min_interactions, len(core.steps), Counts(report.users, report.items, report.rows), removed)
+                complete = _sort(folder, layout, Catalog(items), tie_order, partial(progress, "sorting"))
+                write_metadata(complete, users, Catalog(items), filtering, tie_order, report)
+                sync([*complete.iterdir(), complete])
+                complete.rename(target)
+                sync([target.parent])
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"cannot build {target}: {error.strerror or error}; give the same command again once there is room, it goes on from "
             f"what lies in {folder}"
         ) from error
-    return report
+    return BuildReport(report, filtering, kept, len(layout.first_users) - 1, seconds, peak_bytes(), resumed)
 
 
 def _begin_or_resume(folder: Path, plan: dict[str, Any]) -> bool:
@@ -118,102 +141,53 @@ def _begin_or_resume(folder: Path, plan: dict[str, Any]) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Job:
-    """How the events are filtered and sorted, and how to report."""
-
-    k: int
-    tie_order: TieOrder
-    memory: int
-    progress: Progress
-
-    def reporter(self, stage: str) -> Callable[[int, int], None]:
-        """Return what one stage reports to."""
-        return lambda done, total: self.progress(stage, done, total)
-
-
-def _encode(
-    folder: Path, files: Sequence[InputFile], columns: Columns, memory: int, progress: Progress, recorded_every: float
-) -> tuple[Encoded, ReadReport, float]:
-    """Run the first stage; the last value is its seconds."""
-    began = time.monotonic()
-    codes, read_report = encode_files(
-        folder, files, columns, memory, lambda done, total: progress("reading", done, total), recorded_every=recorded_every
-    )
-    return codes, read_report, round(time.monotonic() - began, 2)
-
-
-def _build(folder: Path, target: Path, encoded: Encoded, read_report: ReadReport, job: _Job) -> BuildReport:
-    """Run the other stages."""
-    clock = _Stopwatch()
-    k, memory = job.k, job.memory
-    events = EventFile(folder, "events")
-    rows_at_once = max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_BLOCK)
-    core = _core(folder, events, encoded, k, rows_at_once, job.reporter("counting"))
-    clock.lap("counting")
-    came = Counts(read_report.users, read_report.items, read_report.rows)
-    if not core.interactions:
-        raise DataError(nothing_left(read_report.source, k, came, core.steps, _largest_k(events, encoded, k, rows_at_once)))
-    layout = _layout(folder, core, memory)
-    if not (folder / "partitioned.json").exists():
-        partition(folder, events, layout, encoded.rows, rows_at_once, job.reporter("partitioning"))
-        write_record(folder / "partitioned.json", {})
-    clock.lap("partitioning")
-    complete = folder / "complete"
-    complete.mkdir(exist_ok=True)
-    users, items = _left(encoded.users.ids(), layout.new_users), _left(encoded.items.ids(), layout.new_items)
-    catalog = Catalog(items)
-    ties = id_order(catalog)[1:] if job.tie_order == "item" else None
-    sort_partitions(folder, complete, layout, ties, job.reporter("sorting"))
-    remaining = Counts(len(users), len(items), layout.events)
-    removed = Counts(came.users - remaining.users, came.items - remaining.items, came.interactions - layout.events)
-    filtering = Filtering(k, len(core.steps), came, removed)
-    np.save(complete / "offsets.npy", layout.offsets, allow_pickle=False)
-    write_metadata(complete, users, catalog, filtering, job.tie_order, read_report)
-    sync([*complete.iterdir(), complete])
-    complete.rename(target)
-    sync([target.parent])
-    clock.lap("sorting")
-    return BuildReport(read_report, filtering, remaining, len(layout.first_users) - 1, clock.seconds, peak_bytes(), resumed=False)
-
-
 def _core(
-    folder: Path, events: EventFile, encoded: Encoded, k: int, rows_at_once: int, progress: Callable[[int, int], None]
-) -> Core:
-    """Return the k-core, as recorded by a killed build if it came so far."""
+    folder: Path, encoded: Encoded, report: ReadReport, k: int, memory: int, progress: Callable[[int, int], None]
+) -> tuple[Core, int]:
+    """Return the k-core, as recorded by a killed build if it came so far, and how many rows memory holds at once.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    rows_at_once = max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_BLOCK)
     record = read_record(folder / "core.json")
     arrays = folder / "core.npz"
     if record is not None:
         try:
             with arrays.open("rb") as file, np.load(file) as counts:
-                return Core(counts["users"], counts["items"], [Counts(**step) for step in record["steps"]])
+                steps = [Counts(**step) for step in record["steps"]]
+                return Core(counts["users"], counts["items"], steps), rows_at_once
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise damaged(folder, error) from error
-    core = stream_k_core(events, encoded.rows, len(encoded.users), len(encoded.items), k, rows_at_once, progress)
+    events = EventFile(folder, "events")
+
+    def blocks() -> Iterator[tuple[Codes, Codes]]:
+        done = 0
+        for block in events.blocks(rows_at_once, ("user", "item")):
+            yield block["user"], block["item"]
+            done += len(block["user"])
+            progress(done, encoded.rows)
+
+    def core_of(k: int) -> Core:
+        return count_k_core(blocks, len(encoded.users), len(encoded.items), k)
+
+    core = core_of(k)
+    if not core.interactions:
+        came = Counts(report.users, report.items, report.rows)
+        most = largest_k(lambda smaller: core_of(smaller).interactions > 0, k - 1)
+        raise DataError(nothing_left(report.source, k, came, core.steps, most))
     np.savez(arrays, users=core.user_counts, items=core.item_counts)
     write_record(folder / "core.json", {"steps": [asdict(step) for step in core.steps]})
-    return core
+    return core, rows_at_once
 
 
-def _layout(folder: Path, core: Core, memory: int) -> Layout:
-    """Return the layout with the partitions of the first run: those of a resumed one would differ with its free memory."""
-    record = read_record(folder / "layout.json")
-    if record is None:
-        record = {"free": free_bytes(memory)}
-        write_record(folder / "layout.json", record)
-    return make_layout(core.user_counts, core.item_counts, int(record["free"]))
-
-
-def _largest_k(events: EventFile, encoded: Encoded, k: int, rows_at_once: int) -> int:
-    """Return the largest smaller k whose k-core has interactions; 1 if there is none."""
-    low, high = 1, k - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        core = stream_k_core(
-            events, encoded.rows, len(encoded.users), len(encoded.items), middle, rows_at_once, lambda _done, _all: None
-        )
-        low, high = (middle, high) if core.interactions else (low, middle - 1)
-    return low
+def _sort(folder: Path, layout: Layout, catalog: Catalog, tie_order: TieOrder, progress: Callable[[int, int], None]) -> Path:
+    """Write the arrays of the sequences; return their folder."""
+    complete = folder / "complete"
+    complete.mkdir(exist_ok=True)
+    sort_partitions(folder, complete, layout, id_order(catalog)[1:] if tie_order == "item" else None, progress)
+    np.save(complete / "offsets.npy", layout.offsets, allow_pickle=False)
+    return complete
 
 
 def _left(ids: pl.Series, new_codes: np.ndarray[Any, Any]) -> pl.Series:
@@ -221,15 +195,9 @@ def _left(ids: pl.Series, new_codes: np.ndarray[Any, Any]) -> pl.Series:
     return ids if stays.all() else ids.filter(pl.Series(stays))
 
 
-class _Stopwatch:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, stage: str) -> None:
-        """Note the seconds since the last stage."""
-        now = time.monotonic()
-        self.seconds[stage] = round(now - self._last, 2)
-        self._last = now
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the seconds of a stage."""
+    began = time.monotonic()
+    yield
+    seconds[stage] = round(time.monotonic() - began, 2)

@@ -4,16 +4,16 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from ssd4rec._io import read_parquet
 from ssd4rec.data.catalog import plain_ids
 from ssd4rec.data.interactions import Columns, Interactions, ReadReport, read_interactions
 from ssd4rec.data.out_of_core.memory import free_bytes
-from ssd4rec.data.out_of_core.scratch import EventFile, damaged, read_record, write_record
+from ssd4rec.data.out_of_core.scratch import EventFile, choose_once, damaged, read_record, write_record
 from ssd4rec.data.out_of_core.stream import Chunk, Cursor, InputFile, stream
 from ssd4rec.data.out_of_core.vocabulary import Vocabulary
 from ssd4rec.data.timestamps import FILE_ORDER
@@ -37,8 +37,9 @@ class Encoded:
     rows: int = 0
     users: Vocabulary = field(default_factory=Vocabulary)
     items: Vocabulary = field(default_factory=Vocabulary)
-    witnesses: pl.DataFrame | None = None  # rows that decide on clock and warnings of the whole table: see `_read`
-    pinned: int = 0  # how many of them stay; the others are the rows of the earliest and the latest time so far
+    # rows that decide on clock and warnings of the whole table, and those of its first and last time: see `_read`
+    witnesses: pl.DataFrame = field(default_factory=pl.DataFrame)
+    pinned: int = 0  # how many of them stay
     records: int = 0
     header: list[str] = field(default_factory=list)  # all columns of the first file
 
@@ -74,10 +75,25 @@ def encode_files(
     """
     events = EventFile(folder, "events")
     state = _resume(folder, events)
-    rows_at_once = _rows_at_once(folder, memory)
+    # as the first run of this build chose it: the cursor depends on it
+    rows_at_once = choose_once(
+        folder / "chunk.json", lambda: min(max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_CHUNK), LARGEST_CHUNK)
+    )
+    before = [0, *accumulate(file.size for file in files)]
     for _ in range(RESTARTS):
         try:
-            _encode(folder, events, state, files, columns, rows_at_once, progress, recorded_every)
+            recorded = time.monotonic()
+            for chunk in stream(files, columns, rows_at_once, state.cursor):
+                table = _read(chunk, state)
+                user, item = state.users.encode(table["user"]), state.items.encode(table["item"])
+                events.append({"user": user, "item": item, "time": table["time"].to_numpy()})
+                state.rows += table.height
+                state.cursor = chunk.after
+                number = chunk.after.file
+                progress(before[number] + int(chunk.share * files[number].size), before[-1])
+                if time.monotonic() - recorded >= recorded_every:
+                    _record(folder, state)
+                    recorded = time.monotonic()
             break
         except _ClockChangedError:
             state = Encoded(witnesses=state.witnesses, pinned=state.pinned, header=state.header)
@@ -85,51 +101,10 @@ def encode_files(
             _record(folder, state)
     else:
         raise DataError("the times of the files do not agree on one unit; give all of them in the same unit")
-    if state.witnesses is None:
+    if not state.rows:
         raise DataError(f"{files[0].path}: the files have no rows, only a header")
-    return state, _whole_report(state, files)
-
-
-def _rows_at_once(folder: Path, memory: int) -> int:
-    """Return the rows of a chunk, as the first run of this build chose them: the cursor depends on it."""
-    record = read_record(folder / "chunk.json")
-    if record is None:
-        rows = min(max(free_bytes(memory) // BYTES_A_ROW, SMALLEST_CHUNK), LARGEST_CHUNK)
-        record = {"rows": rows}
-        write_record(folder / "chunk.json", record)
-    return int(record["rows"])
-
-
-def _encode(
-    folder: Path,
-    events: EventFile,
-    state: Encoded,
-    files: Sequence[InputFile],
-    columns: Columns,
-    rows_at_once: int,
-    progress: Progress,
-    recorded_every: float,
-) -> None:
-    total = sum(file.size for file in files)
-    before = np.concatenate([[0], np.cumsum([file.size for file in files])])
-    recorded = time.monotonic()
-    for chunk in stream(files, columns, rows_at_once, state.cursor):
-        table = _read(chunk, state)
-        events.append(
-            {
-                "user": state.users.encode(table["user"]),
-                "item": state.items.encode(table["item"]),
-                "time": table["time"].to_numpy(),
-            }
-        )
-        state.rows += table.height
-        state.cursor = chunk.after
-        number = chunk.after.file
-        progress(int(before[number] + chunk.share * files[number].size), total)
-        if time.monotonic() - recorded >= recorded_every:
-            _record(folder, state)
-            recorded = time.monotonic()
     _record(folder, state)
+    return state, _whole_report(state, files)
 
 
 def _read(chunk: Chunk, state: Encoded) -> pl.DataFrame:
@@ -139,8 +114,8 @@ def _read(chunk: Chunk, state: Encoded) -> pl.DataFrame:
     with the most decimals. Each chunk is read together with those rows, so that its unit is that of all chunks so far. A row
     that changes the unit or a warning joins them; where it changes the ticks, the files are read again from the beginning.
     """
-    frame, columns = chunk.frame, _columns(chunk.frame)
-    if state.witnesses is None:
+    frame, columns = chunk.frame, Columns(*chunk.frame.columns)  # user, item and, if there is one, time
+    if state.witnesses.is_empty():
         state.witnesses, state.pinned = frame.head(1), 1
     state.header = state.header or list(dict.fromkeys(chunk.header))
     interactions = _interactions(chunk, state.witnesses, frame, columns)
@@ -150,11 +125,6 @@ def _read(chunk: Chunk, state: Encoded) -> pl.DataFrame:
     if interactions.read.clock.kind == FILE_ORDER:
         return table.with_columns(time=pl.int_range(state.rows, state.rows + table.height, dtype=pl.Int64, eager=True))
     return table
-
-
-def _columns(frame: pl.DataFrame) -> Columns:
-    """Return the names of a chunk's columns: user, item and, if there is one, time, in this order."""
-    return Columns(*frame.columns)
 
 
 def _interactions(chunk: Chunk, witnesses: pl.DataFrame, frame: pl.DataFrame, columns: Columns) -> Interactions:
@@ -179,8 +149,6 @@ def _extend_witnesses(chunk: Chunk, state: Encoded, interactions: Interactions, 
         Whether the ticks of the times are finer than before.
     """
     witnesses = state.witnesses
-    if witnesses is None:
-        raise AssertionError
     both = pl.concat([witnesses, chunk.frame])
     goal = _signature(interactions.read)
     times = interactions.table["time"]
@@ -210,11 +178,9 @@ def _signature(report: ReadReport) -> tuple[object, ...]:
 def _whole_report(state: Encoded, files: Sequence[InputFile]) -> ReadReport:
     """Return the report of the whole table: its clock and warnings are those of the witnesses."""
     witnesses = state.witnesses
-    if witnesses is None:
-        raise AssertionError
     others = [name for name in state.header if name not in witnesses.columns]  # a warning lists all columns
     frame = witnesses.with_columns(pl.lit(None).alias(name) for name in others).select(state.header)
-    report = read_interactions(frame, _columns(witnesses)).read
+    report = read_interactions(frame, Columns(*witnesses.columns)).read
     source = files[0].path if len(files) == 1 else f"{len(files)} files, {files[0].path} to {files[-1].path}"
     notes = tuple(COUNT.sub("some ", note) for note in report.notes)  # the witnesses are a few of the rows
     return replace(report, notes=notes, source=source, rows=state.rows, users=len(state.users), items=len(state.items))
@@ -228,21 +194,12 @@ def _record(folder: Path, state: Encoded) -> None:
     recorded = {"users": before.get("users", 0), "items": before.get("items", 0)}
     for name, vocabulary in (("users", state.users), ("items", state.items)):
         pl.DataFrame({"id": vocabulary.ids(recorded[name])}).write_parquet(folder / f"{name}-{state.records:06}.parquet")
-    if state.witnesses is not None:
+    if state.witnesses.height:
         state.witnesses.write_parquet(folder / f"witnesses-{state.records:06}.parquet")
     state.records += 1
-    write_record(
-        folder / "encoded.json",
-        {
-            "cursor": asdict(state.cursor),
-            "rows": state.rows,
-            "users": len(state.users),
-            "items": len(state.items),
-            "pinned": state.pinned,
-            "records": state.records,
-            "header": state.header,
-        },
-    )
+    counted = {name: getattr(state, name) for name in ("rows", "pinned", "records", "header")}
+    known = {"users": len(state.users), "items": len(state.items)}
+    write_record(folder / "encoded.json", {"cursor": asdict(state.cursor), **known, **counted})
 
 
 def _resume(folder: Path, events: EventFile) -> Encoded:
@@ -259,13 +216,6 @@ def _resume(folder: Path, events: EventFile) -> Encoded:
         witnesses = read_parquet(folder / f"witnesses-{record['records'] - 1:06}.parquet")
     except (OSError, ValueError) as error:
         raise damaged(folder, error) from error
-    return Encoded(
-        Cursor(**record["cursor"]),
-        record["rows"],
-        vocabularies["users"],
-        vocabularies["items"],
-        witnesses,
-        record["pinned"],
-        record["records"],
-        record["header"],
-    )
+    counted = {name: record[name] for name in ("rows", "pinned", "records", "header")}
+    users, items = vocabularies["users"], vocabularies["items"]
+    return Encoded(Cursor(**record["cursor"]), users=users, items=items, witnesses=witnesses, **counted)

@@ -1,7 +1,7 @@
 """The working folder of a build: events as flat binary columns, and small records of how far each stage came."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record
+
+
+def choose_once(path: Path, choose: Callable[[], int]) -> int:
+    """Return a number as the first run of a build chose it: a resumed one has other free memory."""
+    record = read_record(path)
+    if record is None:
+        record = {"number": choose()}
+        write_record(path, record)
+    return int(record["number"])
 
 
 def damaged(folder: Path, error: Exception) -> DataError:
