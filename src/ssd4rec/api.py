@@ -1,22 +1,19 @@
 """Train and load a model in one call; the same path as `ssd4rec train`, with the same weights and metrics."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
 
 from ssd4rec import pipeline
 from ssd4rec.artifact import Artifact, check_writable, load_artifact
 from ssd4rec.config import Config, dump_config, load_config, parse_config
 from ssd4rec.configs import DEFAULT_PRESET
-from ssd4rec.data.columns import Columns
-from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.datasets.registry import cache_folder, is_named_dataset, open_dataset
+from ssd4rec.data.interactions import Interactions, read_titles
+from ssd4rec.datasets.sources import open_source
 from ssd4rec.errors import ConfigError
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.training.callbacks import Callback
@@ -83,8 +80,10 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     if config is None:
         config = DEFAULT_PRESET if start is None else start.config
     run_config = _config(config, {**_column_settings(user, item, time), **options, **(settings or {})})
-    table, named_titles = _read(interactions, run_config)
-    item_titles = named_titles if titles is None else read_titles(titles)
+    if isinstance(interactions, Interactions):
+        table, item_titles = interactions, None if titles is None else read_titles(titles)
+    else:
+        table, item_titles = open_source(interactions, run_config.data, titles)
     prepared = pipeline.prepare(table, item_titles, run_config, None if start is None else start.catalog)
     if items is not None:
         prepared = pipeline.add_features(prepared, items, run_config)
@@ -118,16 +117,6 @@ def _artifact_of(model: Recommender | str | Path | None) -> Artifact | None:
     if not isinstance(model, str | Path):
         raise ConfigError(f"start_from is a model of ssd4rec.train or ssd4rec.load, or its folder; found {type(model).__name__}")
     return load_artifact(model)
-
-
-def _read(interactions: Any, config: Config) -> tuple[Interactions, pl.DataFrame | None]:
-    """Return the interactions, and the titles of a named data set."""
-    if isinstance(interactions, Interactions):
-        return interactions, None
-    if isinstance(interactions, str) and is_named_dataset(interactions):
-        opened = open_dataset(interactions, cache_folder(os.environ))
-        return opened.interactions, opened.titles
-    return read_interactions(interactions, Columns(config.data.user, config.data.item, config.data.time)), None
 
 
 def _column_settings(user: str | None, item: str | None, time: str | None) -> dict[str, object]:

@@ -19,7 +19,6 @@ from ssd4rec.cli.shared import (
     check_columns,
     err_console,
     is_sequence_folder,
-    open_data,
     open_prepared,
     out_console,
     print_json,
@@ -111,6 +110,7 @@ def describe_data(
     from ssd4rec.data.sequences import build_sequences
     from ssd4rec.data.split import make_split
     from ssd4rec.data.summary import describe, describe_split
+    from ssd4rec.datasets.sources import open_source
 
     overrides = [*(settings or []), *reading]
     run_config = load_config(config, overrides)
@@ -121,7 +121,7 @@ def describe_data(
             _render.show_data(out_console, {**prepared.description, "split": {}})
         _show_costs(prepared, dict(prepared.description), run_config, as_json=as_json)
         return
-    interactions, _ = open_data(data, run_config, None)
+    interactions, _ = open_source(data, run_config.data)
     first_rows = _first_rows(interactions)
     if not as_json:
         _render.show_reading(out_console, asdict(interactions.read) | {"time": interactions.read.time}, first_rows)

@@ -14,7 +14,6 @@ from ssd4rec.cli.shared import (
     SetOption,
     check_columns,
     err_console,
-    open_data,
     out_console,
     print_json,
     reporter,
@@ -49,6 +48,7 @@ def evaluate(
     from ssd4rec import pipeline
     from ssd4rec.artifact import load_artifact
     from ssd4rec.config import dump_config, parse_config
+    from ssd4rec.datasets.sources import open_source
     from ssd4rec.diagnostics import resolve_device
 
     overrides = [*(settings or []), *reading]
@@ -65,7 +65,7 @@ def evaluate(
     else:
         run_config = parse_config(dump_config(artifact.config), overrides, source=str(directory))
         check_columns(data, overrides)
-        interactions, _ = open_data(data, run_config, None)
+        interactions, _ = open_source(data, run_config.data)
         with _render.progress_bar(err_console) as bar:
             report = pipeline.evaluate_artifact(artifact, interactions, run_config, progress=reporter(bar, "evaluating"))
         report["artifact"] = str(directory)

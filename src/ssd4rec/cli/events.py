@@ -12,7 +12,6 @@ from ssd4rec.cli.shared import (
     JsonOption,
     check_columns,
     err_console,
-    open_data,
     out_console,
     print_json,
     reporter,
@@ -34,12 +33,13 @@ def import_events(
     from dataclasses import asdict
 
     from ssd4rec.config import load_config
+    from ssd4rec.datasets.sources import open_source
     from ssd4rec.service.importing import import_events as run
     from ssd4rec.service.store.connect import open_engine
     from ssd4rec.service.store.schema import migrate
 
     check_columns(data, reading)
-    interactions, _ = open_data(data, load_config(DEFAULT_PRESET, reading), None)
+    interactions, _ = open_source(data, load_config(DEFAULT_PRESET, reading).data)
     engine = open_engine(store, timeout=30.0)
     try:
         migrate(engine)

@@ -15,7 +15,6 @@ from ssd4rec.cli.shared import (
     JsonOption,
     cache,
     check_columns,
-    check_data_name,
     err_console,
     out_console,
     print_json,
@@ -87,7 +86,9 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     if users is not None and last_event is not None:
         raise ConfigError("--last-event works with --history only; with --users the data have the times of the last events")
     if users is not None:
-        check_data_name(users)
+        from ssd4rec.datasets.sources import check_name
+
+        check_name(users)
         check_columns(users, reading)
     elif (shard, engine, workers) != (None, None, None):
         raise ConfigError("--shard, --engine and --workers need --users DATA --out FOLDER")

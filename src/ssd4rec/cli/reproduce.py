@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ssd4rec.cli import _render
-from ssd4rec.cli.shared import JsonOption, cache, check_columns, check_data_name, err_console, out_console, print_json, say
+from ssd4rec.cli.shared import JsonOption, cache, check_columns, err_console, out_console, print_json, say
 
 STUDY_HELP = "accuracy, efficiency, ablation, beta, rho, length, or all; report: render the report of --out again."
 BUDGET_HELP = "small (minutes), medium (hours), paper (its settings), or paper-one-pass (the same with all-positions training)."
@@ -52,9 +52,11 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     limits = make_budget(budget, epochs, seeds, width)
     if not data:
         raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
-    for each in data:
-        check_data_name(each)
     from ssd4rec.datasets.registry import is_named_dataset
+    from ssd4rec.datasets.sources import check_name
+
+    for each in data:
+        check_name(each)
     from ssd4rec.diagnostics import usable_threads
     from ssd4rec.paper.sweep import plan_sweep, run_sweep
 

@@ -13,14 +13,11 @@ from rich.console import Console
 from ssd4rec._io import as_json
 from ssd4rec.cli import _render
 from ssd4rec.cli.reading import OPTIONS
-from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from ssd4rec.config import Config
     from ssd4rec.data.catalog import Catalog
-    from ssd4rec.data.interactions import Interactions
     from ssd4rec.pipeline import Prepared
 
 
@@ -77,53 +74,13 @@ def open_prepared(data: str, config: "Config", titles: Path | None, base: "Catal
         from ssd4rec.pipeline import prepare_folder
 
         return prepare_folder(data, None if titles is None else read_titles(titles), config)
-    interactions, item_titles = open_data(data, config, titles)  # before torch is imported, so that errors appear at once
+    from ssd4rec.datasets.sources import open_source
+
+    interactions, item_titles = open_source(data, config.data, titles)  # before torch is imported, so that errors appear at once
 
     from ssd4rec import pipeline
 
     return pipeline.prepare(interactions, item_titles, config, base)
-
-
-def open_data(data: str, config: "Config", titles: Path | None) -> "tuple[Interactions, pl.DataFrame | None]":
-    """Return the interactions and titles of a file, a named data set or a store; `titles` replaces its titles."""
-    from ssd4rec.data.interactions import read_interactions, read_titles
-    from ssd4rec.data.options import columns_of, options_of
-    from ssd4rec.data.store_source import is_store, read_store
-    from ssd4rec.datasets.archives import titles_beside
-    from ssd4rec.datasets.registry import is_named_dataset, open_dataset
-
-    if is_store(data):
-        interactions, stored_titles = read_store(data)
-        return interactions, stored_titles if titles is None else read_titles(titles)
-    if is_named_dataset(data):
-        opened = open_dataset(data, cache())
-        return opened.interactions, opened.titles if titles is None else read_titles(titles)
-    check_data_name(data)
-    interactions = read_interactions(data, columns_of(config.data), options_of(config.data))
-    if titles is not None:
-        return interactions, read_titles(titles)
-    titles_file = titles_beside(Path(data))
-    if titles_file is None:
-        return interactions, None
-    try:
-        item_titles = read_titles(titles_file)
-    except DataError as error:  # the user did not ask for this file
-        say(f"warning: no titles: {error}")
-        return interactions, None
-    say(f"titles: {titles_file}")
-    return interactions, item_titles
-
-
-def check_data_name(data: str) -> None:
-    """Check that text without a file suffix is the path of a file or the name of a data set.
-
-    Raises:
-        DataError: it is neither.
-    """
-    from ssd4rec.datasets.registry import DATASETS, is_named_dataset
-
-    if not (is_named_dataset(data) or Path(data).suffix or _may_exist(Path(data))):
-        raise DataError(f"{data!r} is neither a file nor a named data set; the named data sets are {', '.join(DATASETS)}")
 
 
 def is_sequence_folder(path: Path) -> bool:
@@ -132,13 +89,6 @@ def is_sequence_folder(path: Path) -> bool:
         return (path / "read.json").is_file()
     except (OSError, ValueError):  # not a valid path; reading it will give the reason
         return False
-
-
-def _may_exist(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # unknown; reading it will give the reason
-        return True
 
 
 def check_columns(data: str, overrides: Sequence[str]) -> None:
@@ -176,7 +126,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        err_console.print(f"{prefix}{record.getMessage()}")
+        say(f"{prefix}{record.getMessage()}")
 
 
 def show_log_messages() -> None:
