@@ -16,7 +16,7 @@ from ssd4rec import cli, pipeline
 from ssd4rec.artifact import FEATURES, load_artifact
 from ssd4rec.config import FeaturesConfig, FusionConfig
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.item_features import read_item_table
+from ssd4rec.data.item_table import read_item_table
 from ssd4rec.errors import ArtifactError, ConfigError, DataError
 from ssd4rec.export.vectors import export_item_vectors
 from ssd4rec.models.next_item import make_model

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 import worlds
 from ssd4rec import cli
-from ssd4rec.config import Mamba4RecConfig, load_config, read_recbole
+from ssd4rec.config import Mamba4RecConfig, load_config
+from ssd4rec.config.recbole import read_recbole
 from ssd4rec.errors import ConfigError
 
 COMMON = """

@@ -32,7 +32,8 @@ from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.io import Source
-from ssd4rec.data.item_features import ItemFeatures, encode_item_features, read_item_table
+from ssd4rec.data.item_features import ItemFeatures, encode_item_features
+from ssd4rec.data.item_table import read_item_table
 from ssd4rec.data.parts import join_parts
 from ssd4rec.data.request_times import REQUEST_TIMES, RequestTime, check_clock
 from ssd4rec.data.sequences import Sequences, build_sequences

@@ -6,7 +6,8 @@ import pytest
 
 from ssd4rec.config import FeaturesConfig
 from ssd4rec.data.catalog import Catalog
-from ssd4rec.data.item_features import encode_item_features, read_item_table
+from ssd4rec.data.item_features import encode_item_features
+from ssd4rec.data.item_table import read_item_table
 from ssd4rec.errors import DataError
 
 CATALOG = Catalog(pl.Series("id", ["a", "b", "c"]))
@@ -20,7 +21,7 @@ def encoded(frame, config=EVERY, catalog=CATALOG):
 def categories_of(features, row: int) -> list[str]:
     """Return the values of an item by the slow way: all columns one after the other."""
     names = [f"{column.name}={value}" for column in features.columns for value in column.values]
-    return [names[code] for code in features.codes[features.offsets[row] : features.offsets[row + 1]]]
+    return [names[code] for code in features.encoded.codes[features.encoded.offsets[row] : features.encoded.offsets[row + 1]]]
 
 
 def test_categories_lists_and_vectors():
@@ -42,9 +43,9 @@ def test_categories_lists_and_vectors():
         [],
         ["genre=y"],
     ]
-    assert features.weights.tolist() == [1.0, 0.5, 0.5, 1.0, 1.0]
+    assert features.encoded.weights.tolist() == [1.0, 0.5, 0.5, 1.0, 1.0]
     # the only vector among the items of the interactions is the mean; the scale is then 1
-    np.testing.assert_array_equal(features.vectors, [[0, 0], [0, 0], [0, 0], [0, 0], [-1, 1]])
+    np.testing.assert_array_equal(features.encoded.vectors, [[0, 0], [0, 0], [0, 0], [0, 0], [-1, 1]])
     assert (features.trained, features.new_ids.to_list(), features.new_titles.to_list()) == (3, ["new"], ["New"])
     assert features.without_row == 1  # c
     assert features.describe()["new_items"] == 1
@@ -55,7 +56,7 @@ def test_vectors_are_centered_and_scaled():
     features = encoded(pl.DataFrame({"item_id": ["a", "b", "c"], "v": numbers}))
     expected = np.array(numbers) - np.mean(numbers, axis=0)
     expected /= np.sqrt((expected**2).mean())
-    np.testing.assert_allclose(features.vectors[1:], expected, rtol=1e-6)
+    np.testing.assert_allclose(features.encoded.vectors[1:], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["[0.5, 2]", "0.5 2", "0.5,2", "0.5; 2"])

@@ -9,7 +9,8 @@ import pandas as pd
 import polars as pl
 
 from fuzz.inputs import HEADERS, JSON_VALUES, Rng, damaged, file_content, pick
-from ssd4rec.config import Config, dump_config, load_config, parse_config, presets, read_recbole
+from ssd4rec.config import Config, dump_config, load_config, parse_config, presets
+from ssd4rec.config.recbole import read_recbole
 from ssd4rec.data.columns import Columns
 from ssd4rec.data.interactions import ReadOptions, read_interactions, read_titles
 from ssd4rec.data.sequences import build_sequences

@@ -31,9 +31,9 @@ def features_of(numbers: bool = True, categories: bool = True):
 def slow(projection: FeatureProjection, features, item: int) -> torch.Tensor:
     """Return p_j, one category and one number after the other."""
     total = torch.zeros(projection.categories.shape[1])
-    for place in range(features.offsets[item], features.offsets[item + 1]):
-        total += features.weights[place] * projection.categories[features.codes[place]]
-    for place, number in enumerate(features.vectors[item]):
+    for place in range(features.encoded.offsets[item], features.encoded.offsets[item + 1]):
+        total += features.encoded.weights[place] * projection.categories[features.encoded.codes[place]]
+    for place, number in enumerate(features.encoded.vectors[item]):
         total += float(number) * projection.numbers[place]
     return total.detach()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +38,15 @@ from ssd4rec.artifact.folder import (
 )
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalog import Catalog, as_type
-from ssd4rec.data.item_features import Floats, ItemFeatures, ItemTable
+from ssd4rec.data.item_features import ItemFeatures
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError, DataError, SSD4RecError
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.layers.initialization import SkipRandomInitialization
+from ssd4rec.layers.item_features import Floats
 from ssd4rec.models.next_item import NextItemModel, append_items, build_model
+
+if TYPE_CHECKING:
+    from ssd4rec.data.item_table import ItemTable
 
 MAX_PATH = 500  # characters of a path in a message
 
@@ -86,7 +90,7 @@ def append_new_items(artifact: Artifact, features: ItemFeatures) -> Artifact:
     return _append(artifact, features.new_ids, features.new_titles, vectors)
 
 
-def add_items(artifact: Artifact, table: ItemTable) -> Artifact:
+def add_items(artifact: Artifact, table: "ItemTable") -> Artifact:
     """Return a model whose catalog has the items of a table that it does not have yet, without training.
 
     Args:

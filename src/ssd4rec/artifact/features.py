@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -11,8 +11,12 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from ssd4rec._csr import IntArray
-from ssd4rec.data.item_features import EncodedRows, FeatureColumn, Floats, ItemTable, encode_columns
+from ssd4rec.data.item_features import FeatureColumn, encode_columns
 from ssd4rec.errors import DataError
+from ssd4rec.layers.item_features import EncodedRows, Floats
+
+if TYPE_CHECKING:
+    from ssd4rec.data.item_table import ItemTable
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class TrainedFeatures:
     numbers: Floats  # [F, D]
     trained: int  # items with training events or a row in the softmax; larger item indices are new items
 
-    def vectors_of(self, table: ItemTable, rows: IntArray) -> Floats:
+    def vectors_of(self, table: "ItemTable", rows: IntArray) -> Floats:
         """Return the vectors of items that have only features, [R, D].
 
         Args:

@@ -188,7 +188,7 @@ def _program() -> str:
 
 def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[Config, str]":
     """Return the settings of a RecBole file, and its data set unless DATA is passed."""
-    from ssd4rec.config import read_recbole
+    from ssd4rec.config.recbole import read_recbole
     from ssd4rec.datasets.registry import is_named_dataset
 
     run = read_recbole(path, overrides)

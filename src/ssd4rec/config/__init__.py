@@ -10,7 +10,6 @@ from typing import Any
 
 from ssd4rec.config.backbones import BackboneSettings
 from ssd4rec.config.base import Objective, Settings
-from ssd4rec.config.recbole import RecBoleRun, read_recbole
 from ssd4rec.config.settings import (
     FULL_SOFTMAX_MAX_ITEMS,
     MAX_SEED,
@@ -44,7 +43,6 @@ __all__ = [
     "FusionConfig",
     "Objective",
     "PairModel",
-    "RecBoleRun",
     "Settings",
     "TieOrder",
     "TrainingConfig",
@@ -54,7 +52,6 @@ __all__ = [
     "load_config",
     "parse_config",
     "presets",
-    "read_recbole",
     "value_of",
 ]
 

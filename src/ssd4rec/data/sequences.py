@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ from ssd4rec._csr import IntArray, lengths_to_offsets
 from ssd4rec._io import atomic_folder, read_parquet
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, Codes, as_type, encode
-from ssd4rec.data.interactions import Interactions
 from ssd4rec.data.k_core import Counts, k_core, largest_k, nothing_left
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
+
+if TYPE_CHECKING:  # reading tables takes pyarrow, which serving does not need
+    from ssd4rec.data.interactions import Interactions
 
 FORMAT = 1
 EVENTS_AT_ONCE = 1 << 22  # in a pass over arrays that may be larger than memory
@@ -204,7 +206,7 @@ def write_about(folder: Path, users: pl.Series, filtering: Filtering, clock: Clo
 
 
 def build_sequences(
-    interactions: Interactions,
+    interactions: "Interactions",
     min_interactions: int = 5,
     *,
     tie_order: TieOrder = "file",

@@ -1,7 +1,7 @@
 """Item features: a learned linear projection that is added to the item vectors."""
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,29 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd4rec._csr import IntArray
+
+Floats = npt.NDArray[np.float32]
+
+
+class EncodedRows(NamedTuple):
+    """Features of R items as numbers."""
+
+    codes: IntArray  # [E] categories, all columns in one vocabulary
+    weights: Floats  # [E] 1 / the number of the item's categories in the same column
+    offsets: IntArray  # [R + 1]; the codes of row j are codes[offsets[j]:offsets[j + 1]]
+    vectors: Floats  # [R, F]
+
 
 @runtime_checkable
 class FeatureRows(Protocol):
     """Features of items as numbers; row j belongs to item index j. See `ssd4rec.data.item_features.ItemFeatures`."""
 
     @property
-    def codes(self) -> npt.NDArray[np.int64]:
-        """[E] categories; those of row j are codes[offsets[j]:offsets[j + 1]]."""
-        ...
-
-    @property
-    def weights(self) -> npt.NDArray[np.float32]:
-        """[E] weight of each of them in the sum."""
-        ...
-
-    @property
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """[N + 2]."""
-        ...
-
-    @property
-    def vectors(self) -> npt.NDArray[np.float32]:
-        """[N + 1, F] numbers."""
+    def encoded(self) -> EncodedRows:
+        """N + 1 rows, row 0 for the mask."""
         ...
 
     @property
@@ -67,13 +65,13 @@ class FeatureProjection(nn.Module):
     def __init__(self, features: FeatureRows, width: int, id_dropout: float = 0.0) -> None:
         super().__init__()
         self.id_dropout = id_dropout
-        self.rows = len(features.vectors)
+        self.rows = len(features.encoded.vectors)
         self.fingerprint = features.fingerprint()  # the features are not among the weights
-        numbers = features.vectors.shape[1]
+        numbers = features.encoded.vectors.shape[1]
         self.categories = nn.Parameter(torch.empty(features.categories, width).normal_(std=0.02))
         self.numbers = nn.Parameter(torch.empty(numbers, width).normal_(std=0.02 / math.sqrt(max(numbers, 1))))
-        for name in ("codes", "weights", "offsets", "vectors"):
-            self.register_buffer(name, torch.from_numpy(getattr(features, name)), persistent=False)
+        for name, values in features.encoded._asdict().items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self._without_id: Tensor | None = None  # [N + 1]: items whose row of the table is dropped in this step
 
     def forward(self, items: Tensor) -> Tensor:

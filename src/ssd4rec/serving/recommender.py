@@ -14,7 +14,6 @@ import torch
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, add_items, load_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.data.item_features import read_item_table
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.explain.explain import explain_items
 from ssd4rec.explain.results import LEVELS, Explanation, Level
@@ -99,6 +98,8 @@ class Recommender:
             ConfigError: the model was trained without features.
             DataError: the table cannot be read, lacks a column of the training, or has no new item.
         """
+        from ssd4rec.data.item_table import read_item_table  # noqa: PLC0415 - reading tables takes pyarrow
+
         return Recommender(add_items(self.artifact, read_item_table(items, self.artifact.config.features)))
 
     @property
