@@ -75,14 +75,19 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
         new.mkdir()
         yield new
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        replace_folder(new, target, old)
+
+
+def replace_folder(new: Path, target: Path, old: Path) -> None:
+    """Rename `new` to `target`, which becomes `old` if it exists; restore it if that fails."""
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
 
 
 @contextmanager

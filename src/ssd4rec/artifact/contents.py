@@ -34,7 +34,7 @@ from ssd4rec.artifact.folder import (
     new_folder_of,
     old_folder_of,
     recover,
-    replace_folder,
+    replace_artifact,
 )
 from ssd4rec.config import Config, dump_config, parse_config
 from ssd4rec.data.catalog import Catalog, as_type
@@ -183,7 +183,7 @@ def save_artifact(
             shutil.copymode(new / CONFIG, new / name)  # safetensors creates files that only their owner can read
         (new / MANIFEST).write_text(f"{as_json(make_manifest(new), indent=2)}\n", encoding="utf-8")
         sync([*new.iterdir(), new])
-        replace_folder(new, target)
+        replace_artifact(new, target)
     except (OSError, safetensors.SafetensorError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"cannot write the model to {target}: {error}; choose another folder or free disk space") from error
     finally:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ssd4rec._io import sha256_of, stale_temp_files, sync
+from ssd4rec._io import replace_folder, sha256_of, stale_temp_files, sync
 from ssd4rec.errors import ArtifactError
 
 FORMAT = 2  # 1: before settings, reports and files used the current names
@@ -50,7 +50,8 @@ def check_manifest(folder: Path) -> set[str]:
     files = {*FILES, *hashes}
     if unexpected := sorted(files - {*FILES, *OPTIONAL}):
         raise ArtifactError(
-            f"{folder} contains {', '.join(unexpected)}, which this version cannot read; {_other_version(manifest)}"
+            f"{folder} contains {', '.join(unexpected)}, which this version cannot read; train the model again, or use ssd4rec "
+            f"{manifest.get('ssd4rec', 'unknown')}, which wrote it"
         )
     for name in sorted(files):
         if not (folder / name).is_file():
@@ -76,10 +77,6 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"or use ssd4rec {manifest.get('ssd4rec', 'unknown')}"
         )
     return manifest, hashes
-
-
-def _other_version(manifest: Mapping[str, Any]) -> str:
-    return f"train the model again, or use ssd4rec {manifest.get('ssd4rec', 'unknown')}, which wrote it"
 
 
 def make_manifest(folder: Path) -> dict[str, Any]:
@@ -122,17 +119,10 @@ def recover(target: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def replace_folder(new: Path, target: Path) -> None:
+def replace_artifact(new: Path, target: Path) -> None:
     """Rename the new artifact to its final name; restore the old one if that fails."""
     old = old_folder_of(target)
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
+    replace_folder(new, target, old)
     sync([target.parent])
     _remove_old(old, target)
 

@@ -128,7 +128,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> object:
-    return int(text) if len(text) < 20 else text if len(text) > MOST_DIGITS else int(text)
+    return text if len(text) > MOST_DIGITS else int(text)
 
 
 def _object(source: str, where: str, value: object) -> dict[str, Any]:

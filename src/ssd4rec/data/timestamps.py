@@ -107,8 +107,7 @@ def read_times(column: pl.Series, time_format: str | None = None) -> Times:
         DataError: a column of another type, text that fits several formats, or decimals that 64 bits cannot keep apart.
     """
     dtype = column.dtype
-    if column.null_count():
-        raise UnreadableTimeError(int(column.is_null().arg_max() or 0), None)
+    _check_readable(column, column)
     if time_format is not None and not dtype.is_nested() and dtype not in (pl.Object, pl.Binary):
         return _formatted(column.cast(pl.String), time_format)
     if dtype.is_numeric() and not dtype.is_decimal():
@@ -121,6 +120,13 @@ def read_times(column: pl.Series, time_format: str | None = None) -> Times:
     if dtype == pl.String or dtype.is_decimal() or isinstance(dtype, pl.Categorical | pl.Enum):
         return _texts(column.cast(pl.String))
     raise DataError(f"a column of type {dtype} does not hold times; expected {EXPECTED}")
+
+
+def _check_readable(reading: pl.Series, column: pl.Series, expected: str = EXPECTED) -> None:
+    """Raise UnreadableTimeError for the first value of the column whose reading is null."""
+    if reading.null_count():
+        row = int(reading.is_null().arg_max() or 0)
+        raise UnreadableTimeError(row, column[row], expected)
 
 
 def implausible(times: pl.Series, clock: Clock) -> tuple[int, int]:
@@ -177,11 +183,8 @@ def show_moment(clock: Clock, ticks: int) -> str:
 
 def _integers(column: pl.Series) -> Times:
     exact = column.cast(pl.Int64, strict=False)
-    if exact.null_count():
-        row = int(exact.is_null().arg_max() or 0)
-        raise UnreadableTimeError(row, column[row])
-    compact = _compact(exact)
-    if compact is not None:
+    _check_readable(exact, column)
+    if (compact := _compact(exact)) is not None:
         return compact
     clock = Clock(_unit_of(exact))
     return Times(exact, clock, _note_on_short_dates(exact, clock))
@@ -215,11 +218,9 @@ def _compact(column: pl.Series) -> Times | None:
         if short and column.n_unique() < CERTAIN:
             continue
         moments = _parsed(column.cast(pl.String).str.zfill(digits), pattern)
-        if moments.null_count():
-            if short:
-                continue
-            row = int(moments.is_null().arg_max() or 0)
-            raise UnreadableTimeError(row, column[row], f"dates and times such as {column[0]}")
+        if short and moments.null_count():
+            continue
+        _check_readable(moments, column, f"dates and times such as {column[0]}")
         seconds = moments.cast(pl.Int64) // 10**6
         clock = Clock("date" if kind == "date" else "datetime")
         return Times(seconds, clock, (f"times such as {column[0]} are read as {show_moment(clock, int(seconds[0]))}",))
@@ -227,14 +228,14 @@ def _compact(column: pl.Series) -> Times | None:
 
 
 def _floats(column: pl.Series) -> Times:
-    readable = column.is_finite() & (column.abs() < LARGEST)
-    if not readable.all():
-        row = int((~readable).arg_max() or 0)
-        raise UnreadableTimeError(row, column[row])
+    _check_readable(column.set(~column.is_finite() | (column.abs() >= LARGEST), None), column)
     if (column == column.floor()).all():
         return _integers(column.cast(pl.Int64))
     kind = _unit_of(column)
-    values, largest = column.to_numpy(), _largest(column)  # numpy: polars divides by multiplying, which rounds twice
+    values, largest = (
+        column.to_numpy(),
+        max(map(abs, _bounds(column))),
+    )  # numpy: polars divides by multiplying, which rounds twice
     scaled, ticks = np.floor(values).astype(np.int64), 1
     for candidate in (10**3, 10**6, 10**9):
         if largest * candidate >= LARGEST:
@@ -324,13 +325,10 @@ def _detect_format(text: pl.Series) -> Times | None:
 
 def _formatted(text: pl.Series, pattern: str) -> Times:
     moments = _parsed(text.str.strip_chars(), pattern)
-    if moments.null_count():
-        row = int(moments.is_null().arg_max() or 0)
-        raise UnreadableTimeError(row, text[row], f"times in the format {pattern}")
+    _check_readable(moments, text, f"times in the format {pattern}")
     ticks = moments.cast(pl.Int64)
-    timed = any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c", "%X"))
     if (ticks % 10**6 == 0).all():
-        ticks, clock = ticks // 10**6, Clock("datetime" if timed else "date")
+        ticks, clock = ticks // 10**6, Clock("datetime" if _has_clock(pattern) else "date")
     else:
         clock = Clock("datetime", 10**6)
     return Times(ticks, clock, (f"times such as {text[0]!r} are read as {show_moment(clock, int(ticks[0]))} (format {pattern})",))
@@ -348,12 +346,16 @@ def _parsed(text: pl.Series, pattern: str) -> pl.Series:
 
 
 def _moments(text: pl.Expr, pattern: str) -> pl.Expr:
-    if any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c")):
+    if _has_clock(pattern):
         moments = text.str.to_datetime(pattern, time_unit="us", strict=False)
         moments = moments.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     else:
         moments = text.str.to_date(pattern, strict=False).cast(pl.Datetime("us"))
     return pl.when(moments.dt.year().is_between(1900, 2100)).then(moments)
+
+
+def _has_clock(pattern: str) -> bool:
+    return any(code in pattern for code in ("%H", "%I", "%T", "%R", "%s", "%c", "%X"))
 
 
 def _different(text: pl.Series) -> int:
@@ -441,8 +443,3 @@ def _in_unit(values: "np.ndarray[Any, Any]", unit: str) -> "np.ndarray[Any, Any]
 
 def _bounds(column: pl.Series) -> tuple[float, float]:
     return cast("float", column.min()), cast("float", column.max())
-
-
-def _largest(column: pl.Series) -> float:
-    ends = [column.min(), column.max()]
-    return max((abs(end) for end in ends if isinstance(end, int | float)), default=0)
