@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import worlds
 from ssd4rec import cli, diagnostics, pipeline
 from ssd4rec.artifact import load_artifact, save_artifact
-from ssd4rec.cli.shared import print_json
+from ssd4rec.cli.console import print_json
 from ssd4rec.cli.train import _name_page
 from ssd4rec.config import dump_config, parse_config
 from ssd4rec.data.interactions import read_interactions
@@ -402,7 +402,7 @@ def test_an_interrupted_command_exits_with_130(folder, monkeypatch):
     monkeypatch.setattr(pipeline, "evaluate_artifact", interrupted)
     monkeypatch.setattr(sys, "argv", ["ssd4rec", "evaluate", str(folder / "model"), str(folder / "cycle.csv")])
     messages = []
-    monkeypatch.setattr(cli, "err_console", SimpleNamespace(print=messages.append))
+    monkeypatch.setattr(cli.console, "err", SimpleNamespace(print=messages.append))
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, messages) == (130, ["interrupted"])

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ssd4rec.cli import _render, shared
+from ssd4rec.cli import _render, console
 
 HOSTILE = "Film [/director's cut] [red]x :heart:"
 
@@ -13,7 +13,7 @@ HOSTILE = "Film [/director's cut] [red]x :heart:"
 @pytest.fixture
 def printed(monkeypatch, capsys):
     """Return the printed output; the console is wide enough for any line."""
-    monkeypatch.setattr(shared.out_console, "_width", 300)  # COLUMNS is read when a console is made, long before
+    monkeypatch.setattr(console.out, "_width", 300)  # COLUMNS is read when a console is made, long before
     return lambda: capsys.readouterr().out
 
 
@@ -31,8 +31,8 @@ def data(source="plays.csv", *, same=0, interactions=1000, notes=()):
 def test_data_are_printed_to_the_letter(printed):
     """Square brackets in titles, ids, headings, histories, paths and notes are letters, and so is the name of an emoji."""
     row = {"rank": 1, "item": f"[rec] {HOSTILE}", "title": f"[b]{HOSTILE}", "score": 1.0}
-    _render.show_recommendations(shared.out_console, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
-    _render.show_data(shared.out_console, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
+    _render.show_recommendations(console.out, [row], [f"[i]{HOSTILE}"], f"User [u]{HOSTILE}")
+    _render.show_data(console.out, data(f"[red]plays{HOSTILE}.csv", notes=[f"column [x]{HOSTILE}"]))
     output = printed()
     for start in ("[rec] ", "[b]", "[i]", "User [u]", "[red]plays", "warning: column [x]"):
         assert f"{start}{HOSTILE}" in output
@@ -43,7 +43,7 @@ def test_data_are_printed_to_the_letter(printed):
 )
 def test_interactions_of_one_time_are_counted(printed, same, said):
     """However few there are."""
-    _render.show_data(shared.out_console, data(same=same))
+    _render.show_data(console.out, data(same=same))
     output = printed()
     assert ("have the time of the previous one" in output) == (said is not None)
     assert said is None or f"note: {said}" in output
@@ -57,14 +57,15 @@ def test_the_metrics_of_a_group_name_their_cutoff(printed):
         "protocol": {"split": "leave-last-out"},
         "test_groups": {"by_length": [group], "by_popularity": [group]},
     }
-    _render.show_metrics(shared.out_console, report)
+    _render.show_metrics(console.out, report)
     assert printed().count(" hr@5 ┃ ndcg@5 ") == 2
 
 
-def test_a_bar_names_its_work_to_the_letter():
+def test_a_bar_names_its_work_to_the_letter(monkeypatch):
     """A run is called after its file, whatever that is called."""
     printed = io.StringIO()
-    bar = _render.progress_bar(Console(file=printed, force_terminal=True, width=200, color_system=None))
+    monkeypatch.setattr(console, "err", Console(file=printed, force_terminal=True, width=200, color_system=None))
+    bar = console.progress_bar()
     bar.add_task(HOSTILE, total=2)
     bar.refresh()
     bar.console.print(bar.get_renderable())
@@ -73,5 +74,5 @@ def test_a_bar_names_its_work_to_the_letter():
 
 def test_control_characters_do_not_reach_the_terminal():
     """Escape sequences, bidirectional overrides and NUL are shown as escapes; letters and joiners stay."""
-    assert _render.printable("\x1b[31mred\x00\u202e\u9f8d \u200d") == "\\x1b[31mred\\x00\\u202e\u9f8d \u200d"
-    assert len(_render.printable("x" * 10**6)) == _render.MAX_MESSAGE
+    assert console.printable("\x1b[31mred\x00\u202e\u9f8d \u200d") == "\\x1b[31mred\\x00\\u202e\u9f8d \u200d"
+    assert len(console.printable("x" * 10**6)) == console.MAX_MESSAGE

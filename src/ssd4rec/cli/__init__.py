@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from ssd4rec.cli._render import printable
+from ssd4rec.cli import console
 from ssd4rec.cli.build import build_data
 from ssd4rec.cli.data import describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
@@ -30,7 +30,6 @@ from ssd4rec.cli.models import activate_model, list_models
 from ssd4rec.cli.recommend import recommend
 from ssd4rec.cli.reproduce import reproduce
 from ssd4rec.cli.serve import serve
-from ssd4rec.cli.shared import err_console, show_log_messages
 from ssd4rec.cli.train import demo, train
 from ssd4rec.cli.tune import tune
 from ssd4rec.errors import SSD4RecError
@@ -87,7 +86,7 @@ def _about(
 ) -> None:
     """Sequential recommendation from user-item interaction logs: train, evaluate, recommend, serve."""
     del version  # handled by the callback
-    show_log_messages()
+    console.show_log_messages()
 
 
 app.command()(train)
@@ -129,7 +128,7 @@ def main() -> None:
             sys.exit(1)
         _end(str(error))
     except (_InterruptionError, KeyboardInterrupt) as error:
-        err_console.print("; ".join(["interrupted", *map(str, error.args)]))
+        console.err.print("; ".join(["interrupted", *map(str, error.args)]))
         sys.exit(130)
 
 
@@ -139,6 +138,6 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _end(error: str) -> NoReturn:
-    err_console.quiet = False  # each process of a group says why it ends
-    err_console.print(Text.assemble(("error:", "bold red"), f" {printable(error)}"))
+    console.err.quiet = False  # each process of a group says why it ends
+    console.err.print(Text.assemble(("error:", "bold red"), f" {console.printable(error)}"))
     sys.exit(2)

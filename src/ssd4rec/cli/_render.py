@@ -1,40 +1,14 @@
-"""Tables and progress bars of the command line.
+"""Tables of the command line; text from data passes through `printable`."""
 
-Text from data, such as titles and ids, passes through `printable`: control characters must not reach the terminal.
-"""
-
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
-JOINERS = "\u200c\u200d"  # zero-width characters that are part of the spelling in Persian and Indic scripts
-MAX_MESSAGE = 4000  # characters
+from ssd4rec.cli.console import printable, shorten
+
 LIST_PROPERTIES = {"coverage": "{:.1%}", "popularity_lift": "{:+.0%}", "diversity": "{:.3f}", "novelty": "{:.1f} bits"}
-
-
-def printable(text: object, limit: int = MAX_MESSAGE) -> str:
-    """Escape control and formatting characters, and shorten the text to `limit` characters."""
-    return "".join(
-        character if character in JOINERS or unicodedata.category(character) not in {"Cc", "Cf", "Cs"} else _escape(character)
-        for character in shorten(str(text), limit)
-    )
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode() if character != "\n" else " "
 
 
 def show_data(console: Console, data: Mapping[str, Any]) -> None:
@@ -84,11 +58,6 @@ def show_reading(console: Console, read: Mapping[str, Any], first_rows: Sequence
     for row in first_rows:
         table.add_row(*(printable(shorten(str(row[name]))) for name in ("user", "item", "time")))
     console.print(table)
-
-
-def shorten(text: str, limit: int = 60) -> str:
-    """Cut text to `limit` characters, the last of them an ellipsis."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
@@ -208,25 +177,3 @@ def show_trials(
     if importance:
         shares = (f"{name} {share:.0%}" for name, share in sorted(importance.items(), key=lambda entry: -entry[1]))
         console.print(f"importance: {', '.join(shares)}")
-
-
-def progress_bar(console: Console) -> Progress:
-    """Return a progress bar, which is not shown unless the console is a terminal."""
-    return _bar(console, MofNCompleteColumn())
-
-
-def download_bar(console: Console) -> Progress:
-    """Return a progress bar for bytes, with their speed."""
-    return _bar(console, DownloadColumn(), TransferSpeedColumn())
-
-
-def _bar(console: Console, *columns: ProgressColumn) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd4rec.cli import _render
-from ssd4rec.cli.shared import err_console, out_console, print_json, reporter, say
+from ssd4rec.cli import console
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,15 +37,15 @@ def recommend_in_parts(job: "Job", *, shard: str | None, engine: str | None, wor
 
         coverage = recommend_on_ray(job, workers)
     else:
-        with _render.progress_bar(err_console) as bar:
-            coverage = job.open().run(own, reporter(bar, "parts"))
+        with console.progress_bar() as bar:
+            coverage = job.open().run(own, console.reporter(bar, "parts"))
     _show(coverage, job.out, as_json=as_json)
 
 
 def _show(coverage: "Coverage", out: str, *, as_json: bool) -> None:
     complete = coverage.parts - len(coverage.missing)
     if as_json:
-        print_json(
+        console.print_json(
             {
                 "out": out,
                 "parts": coverage.parts,
@@ -58,15 +57,17 @@ def _show(coverage: "Coverage", out: str, *, as_json: bool) -> None:
             }
         )
         return
-    out_console.print(
+    console.out.print(
         f"{complete} of {coverage.parts} parts complete: {coverage.rows:,} recommendations to {coverage.users:,} users"
     )
     if coverage.missing:
         shown = ", ".join(map(str, coverage.missing[:MISSING_SHOWN])) + (
             ", …" if complete + MISSING_SHOWN < coverage.parts else ""
         )
-        say(f"missing parts: {shown}; run the shards that write them, or the command without --shard")
+        console.say(f"missing parts: {shown}; run the shards that write them, or the command without --shard")
     if coverage.unknown_interactions:
-        say(f"warning: {coverage.unknown_interactions:,} interactions with items that the model does not know were skipped")
+        console.say(
+            f"warning: {coverage.unknown_interactions:,} interactions with items that the model does not know were skipped"
+        )
     if coverage.popular_users:
-        say(f"warning: {coverage.popular_users:,} users had no known item and got popular items")
+        console.say(f"warning: {coverage.popular_users:,} users had no known item and got popular items")

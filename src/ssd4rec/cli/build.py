@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssd4rec.cli import _render
+from ssd4rec.cli import console, options
 from ssd4rec.cli.reading import with_column_options
-from ssd4rec.cli.shared import (
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    err_console,
-    out_console,
-    print_json,
-    say,
-)
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError
 
@@ -37,10 +28,10 @@ def build_data(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to make; `ssd4rec train` reads it.")],
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory limit, e.g. 500MB or 2GB.")] = "2GB",
-    config: ConfigOption = DEFAULT_PRESET,
-    settings: SetOption = None,
+    config: options.Config = DEFAULT_PRESET,
+    settings: options.Settings = None,
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Build sequences from FILES within a memory limit; a killed build resumes when the same command is run again."""
     from dataclasses import asdict
@@ -61,7 +52,7 @@ def build_data(
             "filter the files first"
         )
     try:
-        with _render.progress_bar(err_console) as bar:
+        with console.progress_bar() as bar:
             tasks = {stage: bar.add_task(f"{stage} ({place})", total=None, visible=False) for stage, place in STAGES.items()}
             report = build_folder(
                 files,
@@ -75,7 +66,7 @@ def build_data(
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command resumes the build") from None
     if as_json:
-        print_json({**asdict(report), "out": str(out)})
+        console.print_json({**asdict(report), "out": str(out)})
         return
     _show(report, out)
 
@@ -106,18 +97,18 @@ def _read_data_settings(config: str, overrides: list[str]) -> "DataConfig":
 
 def _show(report: "BuildReport", out: Path) -> None:
     for note in report.read.notes:
-        say(f"warning: {note}")
+        console.say(f"warning: {note}")
     if report.resumed:
-        say("resumed a build that was interrupted")
+        console.say("resumed a build that was interrupted")
     source, retained = report.read, report.kept
-    out_console.print(
+    console.out.print(
         f"read {source.rows:,} interactions of {source.users:,} users and {source.items:,} items from {source.source}"
     )
-    out_console.print(
+    console.out.print(
         f"kept {retained.interactions:,} interactions of {retained.users:,} users and {retained.items:,} items "
         f"({report.filtering.k}-core, {report.filtering.rounds} rounds)"
     )
     seconds = ", ".join(f"{stage} {each:.1f} s" for stage, each in report.seconds.items())
     peak = "" if report.peak_bytes is None else f"; peak memory {report.peak_bytes / 10**6:,.0f} MB"
-    out_console.print(f"{seconds}; {report.partitions} partitions{peak}")
-    out_console.print(f"next: ssd4rec train {out}")
+    console.out.print(f"{seconds}; {report.partitions} partitions{peak}")
+    console.out.print(f"next: ssd4rec train {out}")

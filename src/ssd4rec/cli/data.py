@@ -8,23 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ssd4rec.cli import _render
+from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.reading import with_reading_options
-from ssd4rec.cli.shared import (
-    ConfigOption,
-    DataArgument,
-    JsonOption,
-    SetOption,
-    cache,
-    check_columns,
-    err_console,
-    is_sequence_folder,
-    open_prepared,
-    out_console,
-    print_json,
-    reporter,
-    say,
-)
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import DataError
 
@@ -36,16 +21,16 @@ if TYPE_CHECKING:
 FIRST_ROWS = 5
 
 
-def list_data(*, as_json: JsonOption = False) -> None:
+def list_data(*, as_json: options.Json = False) -> None:
     """Show the data sets that ssd4rec knows by name, and which of them are on this machine."""
     from ssd4rec.datasets.packages import PACKAGES
     from ssd4rec.datasets.registry import DATASETS, folder_of, where
     from ssd4rec.datasets.store import is_stored, is_whole
 
-    folders = {name: folder_of(dataset, cache()) for name, dataset in DATASETS.items()}
+    folders = {name: folder_of(dataset, inputs.cache()) for name, dataset in DATASETS.items()}
     fetched = {name: is_whole(folder) for name, folder in folders.items()}
     if as_json:
-        print_json({name: {**asdict(dataset), "fetched": fetched[name]} for name, dataset in DATASETS.items()})
+        console.print_json({name: {**asdict(dataset), "fetched": fetched[name]} for name, dataset in DATASETS.items()})
         return
     damaged = [name for name in DATASETS if is_stored(folders[name]) and not fetched[name]]
     table = Table(title="Named data sets, after the 5-core")
@@ -54,12 +39,12 @@ def list_data(*, as_json: JsonOption = False) -> None:
     for name, dataset in DATASETS.items():
         here = "yes" if fetched[name] else "in a package" if name in PACKAGES else "damaged" if name in damaged else "no"
         table.add_row(name, f"{dataset.kept.users:,}", f"{dataset.kept.items:,}", f"{dataset.kept.interactions:,}", here)
-    out_console.print(table)
+    console.out.print(table)
     for name, dataset in DATASETS.items():
         line = Text.assemble((name, "bold"), f": {dataset.title}. From {where(dataset)}. Terms: {dataset.license}.")
-        out_console.print(line, soft_wrap=True)
+        console.out.print(line, soft_wrap=True)
     for name in damaged:
-        out_console.print(f"{name} in {folders[name]} is damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
+        console.out.print(f"{name} in {folders[name]} is damaged; next: ssd4rec data fetch {name}", soft_wrap=True)
 
 
 def fetch_data(
@@ -69,41 +54,41 @@ def fetch_data(
         str | None,
         typer.Option("--from", metavar="FILE", help="A local file, or another URL of it, instead of the publisher's download."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fetch a named data set from its publisher or from a local file, and check that it is the right one."""
     from ssd4rec.datasets.fetch import fetch
     from ssd4rec.datasets.registry import find_dataset
 
     dataset = find_dataset(name)
-    say(f"terms of {dataset.name}: {dataset.license}")
-    with _render.download_bar(err_console) as bar:
-        fetched = fetch(dataset, cache(), source, lambda file: reporter(bar, file))
+    console.say(f"terms of {dataset.name}: {dataset.license}")
+    with console.download_bar() as bar:
+        fetched = fetch(dataset, inputs.cache(), source, lambda file: console.reporter(bar, file))
     if as_json:
-        print_json(asdict(fetched))
+        console.print_json(asdict(fetched))
         return
     for note in fetched.notes:
-        say(f"warning: {note}")
+        console.say(f"warning: {note}")
     if fetched.was_there:
-        say(f"already on this machine; remove {fetched.folder} to fetch it again, or give a file with --from")
+        console.say(f"already on this machine; remove {fetched.folder} to fetch it again, or give a file with --from")
     raw, kept = fetched.raw, fetched.kept
-    out_console.print(
+    console.out.print(
         f"{dataset.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "
         f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as published; {fetched.titles:,} titles",
         soft_wrap=True,
     )
-    out_console.print(f"from {fetched.source}; checked: {fetched.checked}; in {fetched.folder}", soft_wrap=True)
-    out_console.print(f"next: ssd4rec train {dataset.name}")
+    console.out.print(f"from {fetched.source}; checked: {fetched.checked}; in {fetched.folder}", soft_wrap=True)
+    console.out.print(f"next: ssd4rec train {dataset.name}")
 
 
 @with_reading_options
 def describe_data(
-    data: DataArgument,
+    data: options.Data,
     *,
-    config: ConfigOption = DEFAULT_PRESET,
-    settings: SetOption = None,
+    config: options.Config = DEFAULT_PRESET,
+    settings: options.Settings = None,
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show how DATA is read: columns, times, duplicates, dropped rows, and the cost of one pass of training."""
     from ssd4rec.config import load_config
@@ -114,19 +99,19 @@ def describe_data(
 
     overrides = [*(settings or []), *reading]
     run_config = load_config(config, overrides)
-    check_columns(data, overrides)
-    if is_sequence_folder(Path(data)):
-        prepared = open_prepared(data, run_config, None)
+    inputs.check_columns(data, overrides)
+    if inputs.is_sequence_folder(Path(data)):
+        prepared = inputs.open_prepared(data, run_config, None)
         if not as_json:
-            _render.show_data(out_console, {**prepared.description, "split": {}})
+            _render.show_data(console.out, {**prepared.description, "split": {}})
         _show_costs(prepared, dict(prepared.description), run_config, as_json=as_json)
         return
     interactions, _ = open_source(data, run_config.data)
     first_rows = _first_rows(interactions)
     if not as_json:
-        _render.show_reading(out_console, asdict(interactions.read) | {"time": interactions.read.time}, first_rows)
+        _render.show_reading(console.out, asdict(interactions.read) | {"time": interactions.read.time}, first_rows)
         for note in interactions.read.notes:
-            out_console.print(f"note: {note}")
+            console.out.print(f"note: {note}")
     sequences, catalog = build_sequences(interactions, run_config.data.min_interactions, tie_order=run_config.data.tie_order)
     description: dict[str, Any] = {
         **describe(interactions.read, sequences),
@@ -135,12 +120,12 @@ def describe_data(
         "repeated": sequences.repeated,
     }
     if not as_json:
-        _render.show_data(out_console, _without(description, interactions.read.notes))
+        _render.show_data(console.out, _without(description, interactions.read.notes))
     try:
         split = make_split(sequences, run_config.data)
     except DataError as error:
         if as_json:
-            print_json({**description, "split": {"error": str(error)}})
+            console.print_json({**description, "split": {"error": str(error)}})
         raise
     description["split"] = describe_split(sequences, split, len(catalog))
 
@@ -155,16 +140,16 @@ def _show_costs(prepared: "Prepared", description: dict[str, Any], run_config: "
 
     description["pass"] = pipeline.describe_pass(prepared, run_config)
     if as_json:
-        print_json(description)
+        console.print_json(description)
         return
     for note in description["split"]["notes"]:
-        out_console.print(f"note: {note}")
+        console.out.print(f"note: {note}")
     cost = description["pass"]
-    out_console.print(
+    console.out.print(
         f"a pass has {cost['targets']:,} targets: {cost['all_positions_tokens']:,} tokens with the objective all-positions, "
         f"{cost['per_prefix_tokens']:,} with per-prefix ({cost['per_prefix_tokens'] / max(cost['all_positions_tokens'], 1):.0f}x)"
     )
-    out_console.print(f"batches of {run_config.training.token_budget:,} tokens are {cost['fill']:.1%} full")
+    console.out.print(f"batches of {run_config.training.token_budget:,} tokens are {cost['fill']:.1%} full")
 
 
 def _first_rows(interactions: "Interactions") -> list[dict[str, str]]:

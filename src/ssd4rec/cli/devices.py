@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import typer
 
-from ssd4rec.cli.shared import err_console, out_console
+from ssd4rec.cli import console
 from ssd4rec.errors import ConfigError
 
 GRACE = 30.0  # seconds that the others have to notice a process that failed, and to say so
@@ -36,7 +36,7 @@ def devices_settings(devices: int | None, settings: list[str]) -> list[str]:
     if devices not in (None, world):
         raise ConfigError(f"--devices {devices} does not match the {world} processes that torchrun started; leave out --devices")
     if int(os.environ.get("RANK", "0")) > 0:
-        out_console.quiet = err_console.quiet = True  # the first process speaks for all
+        console.out.quiet = console.err.quiet = True  # the first process speaks for all
     return [] if any(each.startswith("training.random_numbers") for each in settings) else [DISTRIBUTED]
 
 
@@ -110,9 +110,9 @@ def _report(processes: list["subprocess.Popen[bytes]"], folder: Path) -> None:
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name
             hint = ", possibly out of memory" if name == "SIGKILL" else ""
-            err_console.print(f"process {rank} of {len(processes)} was killed by {name}{hint}")
+            console.err.print(f"process {rank} of {len(processes)} was killed by {name}{hint}")
         elif rank and process.returncode:
             for line in (folder / str(rank)).read_text(encoding="utf-8", errors="replace").splitlines():
                 if line not in shown:
-                    err_console.print(f"process {rank}: {line}")
+                    console.err.print(f"process {rank}: {line}")
                     shown.add(line)

@@ -2,23 +2,18 @@
 
 from rich.table import Table
 
-from ssd4rec.cli.shared import (
-    JsonOption,
-    cache,
-    out_console,
-    print_json,
-)
+from ssd4rec.cli import console, inputs, options
 
 
-def doctor(*, as_json: JsonOption = False) -> None:
+def doctor(*, as_json: options.Json = False) -> None:
     """Show versions, devices and kernels in use, and why they were chosen."""
     from ssd4rec.diagnostics import diagnose
 
-    findings = {**diagnose(), "cache": str(cache())}
+    findings = {**diagnose(), "cache": str(inputs.cache())}
     if as_json:
-        print_json(findings)
+        console.print_json(findings)
         return
     table = Table(show_header=False)
     for name, value in findings.items():
         table.add_row(name, str(value))
-    out_console.print(table)
+    console.out.print(table)

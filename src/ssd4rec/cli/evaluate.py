@@ -5,20 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssd4rec.cli import _render
+from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.reading import with_reading_options
-from ssd4rec.cli.shared import (
-    AcceleratorOption,
-    DirArgument,
-    JsonOption,
-    SetOption,
-    check_columns,
-    err_console,
-    out_console,
-    print_json,
-    reporter,
-    say,
-)
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,19 +18,19 @@ TRAINING_GROUPS = ("backbone", "training", "fusion")  # groups of settings that 
 
 @with_reading_options
 def evaluate(
-    directory: DirArgument,
+    directory: options.Directory,
     data: Annotated[
         str | None, typer.Argument(metavar="[DATA]", help="Data to evaluate on; omit to show the metrics from training.")
     ] = None,
     *,
-    settings: SetOption = None,
-    accelerator: AcceleratorOption = "auto",
+    settings: options.Settings = None,
+    accelerator: options.Accelerator = "auto",
     report_file: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write an HTML page; with DATA also example users."),
     ] = None,
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the metrics of a trained model, or evaluate it on DATA, for example with --set evaluation.exclude_seen=true."""
     from ssd4rec import pipeline
@@ -64,19 +52,19 @@ def evaluate(
         interactions = None
     else:
         run_config = parse_config(dump_config(artifact.config), overrides, source=str(directory))
-        check_columns(data, overrides)
+        inputs.check_columns(data, overrides)
         interactions, _ = open_source(data, run_config.data)
-        with _render.progress_bar(err_console) as bar:
-            report = pipeline.evaluate_artifact(artifact, interactions, run_config, progress=reporter(bar, "evaluating"))
+        with console.progress_bar() as bar:
+            report = pipeline.evaluate_artifact(artifact, interactions, run_config, progress=console.reporter(bar, "evaluating"))
         report["artifact"] = str(directory)
         for note in report["notes"]:
-            say(f"warning: {note}")
+            console.say(f"warning: {note}")
     if report_file is not None:
         _write_report(report_file, report, artifact, interactions)
     if as_json:
-        print_json(report)
+        console.print_json(report)
     else:
-        _render.show_metrics(out_console, report)
+        _render.show_metrics(console.out, report)
 
 
 def _write_report(path: Path, report: dict[str, Any], artifact: "Artifact", interactions: "Interactions | None") -> None:
@@ -87,14 +75,14 @@ def _write_report(path: Path, report: dict[str, Any], artifact: "Artifact", inte
 
     examined = None
     if interactions is not None:
-        say("writing the report with example users")
+        console.say("writing the report with example users")
         sequences, _ = build_sequences(interactions, tie_order=artifact.config.data.tie_order, catalog=artifact.catalog)
         examined = examine(Recommender(artifact), sequences)
     try:
         write_model_report(path, report, artifact.config, examined)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}; choose another --report") from error
-    say(f"report written to {path}")
+    console.say(f"report written to {path}")
 
 
 def _check_settings(settings: list[str]) -> None:

@@ -4,29 +4,20 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec.cli._render import progress_bar
+from ssd4rec.cli import console, inputs, options
 from ssd4rec.cli.reading import with_column_options
-from ssd4rec.cli.serve import StoreOption, require_serve
-from ssd4rec.cli.shared import (
-    DataArgument,
-    JsonOption,
-    check_columns,
-    err_console,
-    out_console,
-    print_json,
-    reporter,
-)
+from ssd4rec.cli.serve import require_serve
 from ssd4rec.configs import DEFAULT_PRESET
 
 
 @with_column_options
 def import_events(
-    data: DataArgument,
+    data: options.Data,
     *,
-    store: StoreOption,
+    store: options.Store,
     event_type: Annotated[str, typer.Option("--type", help="Type of all events.")] = "view",
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Append the interactions of DATA to a store; the same command after an interruption continues."""
     require_serve()
@@ -38,20 +29,20 @@ def import_events(
     from ssd4rec.service.store.connect import open_engine
     from ssd4rec.service.store.schema import migrate
 
-    check_columns(data, reading)
+    inputs.check_columns(data, reading)
     interactions, _ = open_source(data, load_config(DEFAULT_PRESET, reading).data)
     engine = open_engine(store, timeout=30.0)
     try:
         migrate(engine)
-        with progress_bar(err_console) as bar:
-            imported = run(engine, interactions, event_type=event_type, progress=reporter(bar, "importing"))
+        with console.progress_bar() as bar:
+            imported = run(engine, interactions, event_type=event_type, progress=console.reporter(bar, "importing"))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues where it stopped") from None
     finally:
         engine.dispose()
     if as_json:
-        print_json(asdict(imported))
+        console.print_json(asdict(imported))
         return
     if imported.resumed_at:
-        out_console.print(f"{imported.resumed_at:,} events had been imported before")
-    out_console.print(f"imported {imported.events:,} events of {imported.users:,} users")
+        console.out.print(f"{imported.resumed_at:,} events had been imported before")
+    console.out.print(f"imported {imported.events:,} events of {imported.users:,} users")

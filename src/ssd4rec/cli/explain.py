@@ -7,9 +7,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ssd4rec.cli._render import printable
+from ssd4rec.cli import console, options
 from ssd4rec.cli.recommend import QUOTES, parse_ids
-from ssd4rec.cli.shared import AcceleratorOption, DirArgument, JsonOption, out_console, print_json, say
 from ssd4rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ EVENT = (">event", "item", "title")  # columns
 
 
 def explain(  # noqa: PLR0913 - each is an option of the command
-    directory: DirArgument,
+    directory: options.Directory,
     *,
     history: Annotated[str, typer.Option("--history", metavar="ID,ID,…", help=f"Item ids, oldest first. {QUOTES}")],
     item: Annotated[
@@ -51,8 +50,8 @@ def explain(  # noqa: PLR0913 - each is an option of the command
     k: Annotated[int, typer.Option("-k", help="Length of the list that a counterfactual takes the item out of.")] = 10,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Rank items of the history too.")] = False,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Events to show, the strongest; --json has all.")] = 15,
-    accelerator: AcceleratorOption = "auto",
-    as_json: JsonOption = False,
+    accelerator: options.Accelerator = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Explain why an item is recommended after a history."""
     from ssd4rec.diagnostics import resolve_device
@@ -65,11 +64,11 @@ def explain(  # noqa: PLR0913 - each is an option of the command
         raise DataError("--item is empty; write --item ID, or leave it out to explain the first recommendation")
     explanations = recommender.explain(ids, items, cast("Level", level), k=k, exclude_seen=not keep_seen)
     if as_json:
-        print_json({"explanations": [each.as_dict() for each in explanations]})
+        console.print_json({"explanations": [each.as_dict() for each in explanations]})
         return
-    if unknown := [printable(each) for each in explanations[0].unknown_items]:
+    if unknown := [console.printable(each) for each in explanations[0].unknown_items]:
         more = ", …" if len(unknown) > UNKNOWN_SHOWN else ""
-        say(f"note: not in the catalog, and not read: {', '.join(unknown[:UNKNOWN_SHOWN])}{more}")
+        console.say(f"note: not in the catalog, and not read: {', '.join(unknown[:UNKNOWN_SHOWN])}{more}")
     for explanation in explanations:
         _show(explanation, rows)
 
@@ -84,12 +83,12 @@ def _first(recommender: "Recommender", ids: list[object], *, keep_seen: bool) ->
 
 def _show(explanation: "Explanation", rows: int) -> None:
     rank = "not a candidate" if explanation.rank is None else f"rank {explanation.rank:,}"
-    out_console.print(
+    console.out.print(
         Text.assemble((_name(explanation.item, explanation.title), "bold"), f": score {explanation.score:.4f}, {rank}")
     )
     show = {"parts": _show_parts, "weights": _show_weights, "effects": _show_effects, "counterfactual": _show_counterfactual}
     show[explanation.level](explanation, rows)  # type: ignore[operator]  # each takes the explanation of its level
-    out_console.print()
+    console.out.print()
 
 
 def _show_parts(parts: "Parts", rows: int) -> None:
@@ -109,7 +108,7 @@ def _show_effects(effects: "Effects", rows: int) -> None:
     method = {"one-pass": "all events from one reading", "re-reading": "by re-reading every shortened history"}[effects.method]
     shown = f"{len(events):,} of {len(effects.events) + effects.omitted:,} events"
     omitted = f"; the oldest {effects.omitted:,} were not left out" if effects.omitted else ""
-    out_console.print(f"{shown}, strongest first; exact, {method}{omitted}")
+    console.out.print(f"{shown}, strongest first; exact, {method}{omitted}")
 
 
 def _show_weights(weights: "Weights", rows: int) -> None:
@@ -120,23 +119,23 @@ def _show_weights(weights: "Weights", rows: int) -> None:
         for event, bar in zip(events, bars, strict=True)
     ]
     _print("Where the layer looked", [*EVENT, ">forward", ">backward", "bar"], lines)
-    out_console.print(f"{len(events):,} of {len(weights.events):,} events; the same for every item: weights are not reasons")
+    console.out.print(f"{len(events):,} of {len(weights.events):,} events; the same for every item: weights are not reasons")
 
 
 def _show_counterfactual(counterfactual: "Counterfactual", rows: int) -> None:
     del rows  # all are shown
     if not counterfactual.success:
-        out_console.print(f"no counterfactual: {counterfactual.note}")
+        console.out.print(f"no counterfactual: {counterfactual.note}")
         return
     _print("Without these events together", EVENT, [_event(event) for event in counterfactual.removed])
-    out_console.print(
+    console.out.print(
         f"the score is {counterfactual.score_without:.4f} and the rank {counterfactual.rank_without:,}, verified by re-reading; "
         f"every one of them is needed, but a smaller set may exist"
     )
 
 
 def _event(event: "EventEffect | EventWeight | RemovedEvent") -> tuple[str, str, str]:
-    return str(event.position + 1), printable(event.item), printable(event.title or "")
+    return str(event.position + 1), console.printable(event.item), console.printable(event.title or "")
 
 
 def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> None:
@@ -147,7 +146,7 @@ def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Te
         if name in names:
             place = names.index(name)
             others = [max([len(names[at]), *(line[at].cell_len for line in cells)]) for at in range(len(names)) if at != place]
-            width = longest or max(SHORTEST_TITLE, out_console.width - sum(others) - 3 * len(names) - 1)
+            width = longest or max(SHORTEST_TITLE, console.out.width - sum(others) - 3 * len(names) - 1)
             for line in cells:
                 line[place].truncate(width, overflow="ellipsis")
     table = Table(title=title or None, title_justify="left")
@@ -155,16 +154,16 @@ def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Te
         table.add_column("" if name == "bar" else name, justify="right" if column.startswith(">") else "left", no_wrap=True)
     for line in cells:
         table.add_row(*line)
-    out_console.print(table)
+    console.out.print(table)
 
 
 def _bars(values: Iterable[float]) -> list[Text]:
     """Return a bar for each value, the longest for the largest one; green where positive, red where negative."""
     numbers = list(values)
     longest = max(map(abs, numbers), default=0.0) or 1.0
-    block = "█" if out_console.encoding.lower().startswith("utf") else "#"
+    block = "█" if console.out.encoding.lower().startswith("utf") else "#"
     return [Text(block * round(BAR * abs(each) / longest), style="green" if each > 0 else "red") for each in numbers]
 
 
 def _name(item: object, title: str | None) -> str:
-    return printable(item) if title is None else f"{printable(title)} ({printable(item)})"
+    return console.printable(item) if title is None else f"{console.printable(title)} ({console.printable(item)})"

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec.cli.shared import DirArgument, JsonOption, out_console, print_json
+from ssd4rec.cli import console, options
 from ssd4rec.errors import ConfigError
 
 
 def export(
-    directory: DirArgument,
+    directory: options.Directory,
     *,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Write the graph from a history to scores.")] = None,
     onnx_step: Annotated[Path | None, typer.Option("--onnx-step", help="Write the graph that reads one more event.")] = None,
@@ -21,7 +21,7 @@ def export(
     without_fusion: Annotated[
         bool, typer.Option("--without-fusion", help="Graphs give the scores of the network alone, without score fusion.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Export a model: ONNX graphs, checked in onnxruntime, and item vectors as Parquet."""
     if onnx is None and onnx_step is None and item_vectors is None:
@@ -51,11 +51,11 @@ def export(
 
         report["item_vectors"] = {"file": str(item_vectors), "items": export_item_vectors(artifact, item_vectors)}
     if as_json:
-        print_json(report)
+        console.print_json(report)
         return
     for name, each in report.items():
         if isinstance(each, dict):
             detail = (
                 f"{each['items']:,} items" if name == "item_vectors" else f"largest difference {each['largest_difference']:.1e}"
             )
-            out_console.print(f"{each['file']}: {detail}", soft_wrap=True)
+            console.out.print(f"{each['file']}: {detail}", soft_wrap=True)

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec.cli.shared import DirArgument, JsonOption, print_json, say
+from ssd4rec.cli import console, options
 
 
 def add_items(
-    directory: DirArgument,
+    directory: options.Directory,
     *,
     items: Annotated[Path, typer.Option("--items", help="A file with item ids and the features that the model has.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the model with these items; by default DIR.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Add the new items of a file to a model that was trained with `--items`, without training."""
     from ssd4rec.serving.recommender import Recommender
@@ -24,6 +24,6 @@ def add_items(
     extended.save(target)
     report = {"items": len(extended.artifact.catalog), "new": len(extended.artifact.catalog) - len(recommender.artifact.catalog)}
     if as_json:
-        print_json({**report, "artifact": str(target)})
+        console.print_json({**report, "artifact": str(target)})
         return
-    say(f"added {report['new']:,} items; the catalog of {target} has {report['items']:,}")
+    console.say(f"added {report['new']:,} items; the catalog of {target} has {report['items']:,}")

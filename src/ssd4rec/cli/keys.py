@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ssd4rec.cli.serve import StoreOption, require_serve
-from ssd4rec.cli.shared import JsonOption, err_console, out_console, print_json
+from ssd4rec.cli import console, options
+from ssd4rec.cli.serve import require_serve
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def create_key(
     name: Annotated[str, typer.Argument(help="Purpose of the key, e.g. the name of a program.")],
     *,
-    store: StoreOption,
+    store: options.Store,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="events, read or admin; repeatable. Default: read.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Create a key and print it, once: the store keeps its SHA-256 alone."""
     engine = _open(store)
@@ -33,13 +33,13 @@ def create_key(
     with writing(engine) as connection:
         key_id, token = create(connection, name, scopes)
     if as_json:
-        print_json({"key_id": key_id, "key": token, "scopes": scopes})
+        console.print_json({"key_id": key_id, "key": token, "scopes": scopes})
         return
-    out_console.print(token, soft_wrap=True)
-    err_console.print(f"key {key_id} with the scopes {', '.join(scopes)}; it is not shown again")
+    console.out.print(token, soft_wrap=True)
+    console.err.print(f"key {key_id} with the scopes {', '.join(scopes)}; it is not shown again")
 
 
-def list_keys(*, store: StoreOption, as_json: JsonOption = False) -> None:
+def list_keys(*, store: options.Store, as_json: options.Json = False) -> None:
     """Show the keys of a store, without the keys themselves."""
     engine = _open(store)
     from ssd4rec.service.store.connect import reading
@@ -48,18 +48,18 @@ def list_keys(*, store: StoreOption, as_json: JsonOption = False) -> None:
     with reading(engine) as connection:
         rows = rows_of(connection)
     if as_json:
-        print_json([{"key_id": r.key_id, "name": r.name, "scopes": r.scopes.split(), "revoked": r.revoked} for r in rows])
+        console.print_json([{"key_id": r.key_id, "name": r.name, "scopes": r.scopes.split(), "revoked": r.revoked} for r in rows])
         return
     table = Table()
     for column in ("key", "name", "scopes", "created", "revoked"):
         table.add_column(column)
     for row in rows:
         table.add_row(row.key_id, row.name, row.scopes, _date(row.created), _date(row.revoked))
-    out_console.print(table)
+    console.out.print(table)
 
 
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(metavar="KEY", help="The short id that `keys list` shows.")], *, store: StoreOption
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="The short id that `keys list` shows.")], *, store: options.Store
 ) -> None:
     """Revoke a key; running services refuse it after a second."""
     engine = _open(store)
@@ -70,7 +70,7 @@ def revoke_key(
         revoked = revoke(connection, key_id)
     if not revoked:
         raise ConfigError(f"key {key_id!r} does not exist or is revoked; ssd4rec keys list shows all keys")
-    out_console.print(f"revoked {key_id}")
+    console.out.print(f"revoked {key_id}")
 
 
 def _open(store: str) -> "Engine":

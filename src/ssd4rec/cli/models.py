@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from ssd4rec.cli import console, options
 from ssd4rec.cli.serve import require_serve
-from ssd4rec.cli.shared import JsonOption, err_console, out_console, print_json
 from ssd4rec.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ModelsArgument = Annotated[Path, typer.Argument(metavar="MODELS_DIR", help="Folder with one folder for each version.")]
 
 
-def list_models(models: ModelsArgument, *, as_json: JsonOption = False) -> None:
+def list_models(models: ModelsArgument, *, as_json: options.Json = False) -> None:
     """Show the versions of a folder, and which one is active."""
     require_serve()
     from ssd4rec.service.versions import Versions
@@ -26,14 +26,14 @@ def list_models(models: ModelsArgument, *, as_json: JsonOption = False) -> None:
     versions = Versions(models)
     names, active = versions.names(), versions.chosen()
     if as_json:
-        print_json([{"version": name, "active": name == active} for name in names])
+        console.print_json([{"version": name, "active": name == active} for name in names])
         return
     table = Table()
     for column in ("version", "active"):
         table.add_column(column)
     for name in names:
         table.add_row(name, "yes" if name == active else "")
-    out_console.print(table)
+    console.out.print(table)
 
 
 def activate_model(
@@ -46,7 +46,7 @@ def activate_model(
     ] = None,
     margin: Annotated[float, typer.Option("--margin", min=0.0, help="How much lower the NDCG@10 may be.")] = 0.01,
     force: Annotated[bool, typer.Option("--force", help="Activate the version whatever the gate says.")] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check a version and make it the active one; running services follow within a second.
 
@@ -61,15 +61,17 @@ def activate_model(
         raise ArtifactError(f"{models} has no version {version!r}; it has {', '.join(versions.names()) or 'none'}")
     gate = _gate(versions, version, store, margin)
     if as_json:
-        print_json({"version": version, "activated": gate.passed or force, "checks": [asdict(check) for check in gate.checks]})
+        console.print_json(
+            {"version": version, "activated": gate.passed or force, "checks": [asdict(check) for check in gate.checks]}
+        )
     else:
         for check in gate.checks:
-            (out_console if check.passed else err_console).print(f"{check.name}: {check.detail}", soft_wrap=True)
+            (console.out if check.passed else console.err).print(f"{check.name}: {check.detail}", soft_wrap=True)
     if gate.failures and not force:
         raise ArtifactError(f"{version} did not pass the gate; the active version stays; use --force to activate it anyway")
     versions.choose(version, FORCED if gate.failures else PASSED)
     if not as_json:
-        out_console.print(f"{version} is active" + (", although it did not pass the gate" if gate.failures else ""))
+        console.out.print(f"{version} is active" + (", although it did not pass the gate" if gate.failures else ""))
 
 
 def _gate(versions: "Versions", version: str, store: str | None, margin: float) -> "Gate":

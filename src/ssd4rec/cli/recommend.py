@@ -6,21 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ssd4rec.cli import _render
+from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.batch import is_parts_folder, recommend_in_parts
 from ssd4rec.cli.reading import with_reading_options
-from ssd4rec.cli.shared import (
-    AcceleratorOption,
-    DirArgument,
-    JsonOption,
-    cache,
-    check_columns,
-    err_console,
-    out_console,
-    print_json,
-    reporter,
-    say,
-)
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +20,7 @@ QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
 
 @with_reading_options
 def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
-    directory: DirArgument,
+    directory: options.Directory,
     *,
     history: Annotated[str | None, typer.Option("--history", metavar="ID,ID,…", help=f"Item ids, oldest first. {QUOTES}")] = None,
     users: Annotated[
@@ -68,9 +56,9 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     last_event: Annotated[
         str | None, typer.Option("--last-event", metavar="TIME", help="With --history and --at: when its last event was.")
     ] = None,
-    accelerator: AcceleratorOption = "auto",
+    accelerator: options.Accelerator = "auto",
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Recommend the next items for one history, or for every user of a file."""
     if (history is None) == (users is None):
@@ -89,7 +77,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         from ssd4rec.datasets.sources import check_name
 
         check_name(users)
-        check_columns(users, reading)
+        inputs.check_columns(users, reading)
     elif (shard, engine, workers) != (None, None, None):
         raise ConfigError("--shard, --engine and --workers need --users DATA --out FOLDER")
 
@@ -147,13 +135,13 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     rows = as_rows(results)
     if as_json:
         not_known = [str(each) for each in results.unknown_items]
-        print_json(
+        console.print_json(
             {"recommendations": rows, "unknown_items": not_known, "source": results.source, "warnings": list(results.warnings)}
         )
         return
     for note in results.warnings:
-        say(f"warning: {note}")
-    _render.show_recommendations(out_console, rows)
+        console.say(f"warning: {note}")
+    _render.show_recommendations(console.out, rows)
 
 
 def _as_path(users: str) -> str:
@@ -163,8 +151,8 @@ def _as_path(users: str) -> str:
 
     if not is_named_dataset(users):
         return users
-    open_dataset(users, cache())
-    return str(folder_of(find_dataset(users), cache()) / INTERACTIONS)
+    open_dataset(users, inputs.cache())
+    return str(folder_of(find_dataset(users), inputs.cache()) / INTERACTIONS)
 
 
 def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[object]:
@@ -197,8 +185,8 @@ def _recommend_users(  # noqa: PLR0913 - what the options say
     from ssd4rec.datasets.registry import is_named_dataset, open_dataset
     from ssd4rec.serving.batch import recommend_users
 
-    source = open_dataset(users, cache()).interactions if is_named_dataset(users) else users
-    with _render.progress_bar(err_console) as bar:
+    source = open_dataset(users, inputs.cache()).interactions if is_named_dataset(users) else users
+    with console.progress_bar() as bar:
         counts = recommend_users(
             recommender,
             source,
@@ -209,18 +197,18 @@ def _recommend_users(  # noqa: PLR0913 - what the options say
             exclude_seen=not keep_seen,
             unknown_items=unknown_items,
             at=at,
-            progress=reporter(bar, "users"),
+            progress=console.reporter(bar, "users"),
         )
     if as_json:
-        print_json({**counts, "out": str(out)})
+        console.print_json({**counts, "out": str(out)})
         return
-    out_console.print(f"{counts['rows']:,} recommendations to {counts['users']:,} users in {out}")
+    console.out.print(f"{counts['rows']:,} recommendations to {counts['users']:,} users in {out}")
     if counts["unknown_interactions"]:
-        say(f"warning: interactions with items that the model does not know, skipped: {counts['unknown_interactions']:,}")
+        console.say(f"warning: interactions with items that the model does not know, skipped: {counts['unknown_interactions']:,}")
     if counts["popular_users"]:
         why = "an unknown item or none at all" if unknown_items == "popular" else "no known item"
         who = "1 user" if counts["popular_users"] == 1 else f"{counts['popular_users']:,} users"
-        say(f"warning: {who} had {why} and got popular items")
+        console.say(f"warning: {who} had {why} and got popular items")
 
 
 def as_rows(results: "Recommendations") -> list[dict[str, Any]]:

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec.cli import _render
-from ssd4rec.cli.shared import JsonOption, cache, check_columns, err_console, out_console, print_json, say
+from ssd4rec.cli import console, inputs, options
 
 STUDY_HELP = "accuracy, efficiency, ablation, beta, rho, length, or all; report: render the report of --out again."
 BUDGET_HELP = "small (minutes), medium (hours), paper (its settings), or paper-one-pass (the same with all-positions training)."
@@ -27,7 +26,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Number of runs at once; they share the processor's cores.")] = 1,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="[MODEL:]GROUP.KEY=VALUE", help=SET_HELP)] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make the paper's tables and figures for DATA.
 
@@ -61,11 +60,11 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.paper.sweep import plan_sweep, run_sweep
 
     if all(is_named_dataset(each) for each in data):  # the columns of files may be named
-        check_columns(data[0], settings or [])
+        inputs.check_columns(data[0], settings or [])
     names = [name.strip() for name in models.split(",")] if models else []
-    sweep = plan_sweep(study, data, limits, out, cache(), models=names, settings=settings or [])
+    sweep = plan_sweep(study, data, limits, out, inputs.cache(), models=names, settings=settings or [])
     try:
-        with _render.progress_bar(err_console) as bar:
+        with console.progress_bar() as bar:
             task = bar.add_task("runs", total=len(sweep.jobs))
             results = run_sweep(
                 sweep,
@@ -76,12 +75,12 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command continues. Report so far: {out / 'report.html'}") from None
     if as_json:
-        print_json(results.as_dict())
+        console.print_json(results.as_dict())
     else:
-        out_console.print(f"Report: {out / 'report.html'} (and report.md, results.json, ranks.parquet)")
+        console.out.print(f"Report: {out / 'report.html'} (and report.md, results.json, ranks.parquet)")
     finished = results.finished_runs()
     if failed := [job.title for key, job in sweep.jobs.items() if key not in finished]:
-        say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, see the report: {'; '.join(failed)}")
+        console.say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, see the report: {'; '.join(failed)}")
         raise typer.Exit(1)
 
 
@@ -98,4 +97,4 @@ def render_again(out: Path) -> None:
     if not (out / RESULTS).is_file():
         raise DataError(f"{out / RESULTS} not found; choose the folder of a finished study with --out")
     write_report(load_results(out), out)
-    out_console.print(f"Report: {out / 'report.html'} (and report.md)")
+    console.out.print(f"Report: {out / 'report.html'} (and report.md)")

@@ -8,10 +8,6 @@ import typer
 from ssd4rec.errors import BackendError
 
 EXTRA = "pip install 'ssd4rec[serve]'"
-StoreOption = Annotated[
-    str,
-    typer.Option("--store", metavar="URL", envvar="SSD4REC_STORE", help="sqlite:///events.db or postgresql://user@host/database"),
-]
 
 
 def serve(

@@ -8,25 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssd4rec.cli import _render
+from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.devices import devices_settings
 from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.cli.recommend import as_rows
-from ssd4rec.cli.shared import (
-    CONFIG_HELP,
-    ItemsOption,
-    JsonOption,
-    SetOption,
-    TitlesOption,
-    add_features,
-    check_columns,
-    err_console,
-    out_console,
-    prepare,
-    print_json,
-    reporter,
-    say,
-)
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError, DataError
 
@@ -54,9 +39,9 @@ def train(  # noqa: PLR0913 - each is an option of the command
         typer.Argument(metavar="[DATA]", help="A file or a named data set; optional if the --recbole file names one."),
     ] = None,
     *,
-    config: Annotated[str | None, typer.Option("--config", help=CONFIG_HELP, show_default=DEFAULT_PRESET)] = None,
+    config: Annotated[str | None, typer.Option("--config", help=options.CONFIG_HELP, show_default=DEFAULT_PRESET)] = None,
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
-    settings: SetOption = None,
+    settings: options.Settings = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the model; an existing model is replaced.")] = Path(
         "artifacts/model"
     ),
@@ -65,8 +50,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--from", metavar="MODEL", help="Continue the training of this model, with new users, items and events."),
     ] = None,
     resume: ResumeOption = False,
-    titles: TitlesOption = None,
-    items: ItemsOption = None,
+    titles: options.Titles = None,
+    items: options.Items = None,
     train_file: Annotated[
         str | None, typer.Option("--train", metavar="FILE", help="With --validation and --test: separate files instead of DATA.")
     ] = None,
@@ -74,7 +59,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     test_file: Annotated[str | None, typer.Option("--test", metavar="FILE", help="Test interactions.")] = None,
     devices: DevicesOption = None,
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train a model on DATA, evaluate it next to baselines on held-out interactions, and save it to --out."""
     from ssd4rec.config import dump_config, load_config, parse_config
@@ -100,13 +85,13 @@ def train(  # noqa: PLR0913 - each is an option of the command
         base = artifact.catalog
     prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles, base)
     if items is not None:
-        prepared = add_features(prepared, items, run_config)
+        prepared = inputs.add_features(prepared, items, run_config)
     report = _train(prepared, run_config, out, artifact, resume=resume)
     if as_json:
-        print_json(report)
+        console.print_json(report)
         return
-    _render.show_metrics(out_console, report)
-    say(f"model saved to {out}, its report to {out / 'report.html'}; next: ssd4rec recommend {out} --history ID,ID,…")
+    _render.show_metrics(console.out, report)
+    console.say(f"model saved to {out}, its report to {out / 'report.html'}; next: ssd4rec recommend {out} --history ID,ID,…")
 
 
 def _prepare(
@@ -120,8 +105,8 @@ def _prepare(
     """Prepare DATA, or separate files for training, validation and test."""
     train_file, validation_file, test_file = files
     if data is not None and files == (None, None, None):
-        check_columns(data, overrides)
-        return prepare(data, config, titles, base)
+        inputs.check_columns(data, overrides)
+        return inputs.prepare(data, config, titles, base)
     if data is not None or train_file is None or validation_file is None or test_file is None:
         raise ConfigError("--train, --validation and --test are used together, in place of DATA; pass all three, or only DATA")
     from ssd4rec.data.interactions import read_interactions, read_titles
@@ -134,7 +119,7 @@ def _prepare(
     from ssd4rec import pipeline
 
     prepared = pipeline.prepare_parts(parts[0], parts[1], parts[2], item_titles, config, base)
-    _render.show_data(err_console, prepared.description)
+    _render.show_data(console.err, prepared.description)
     return prepared
 
 
@@ -157,12 +142,12 @@ def demo(
     from ssd4rec.serving.recommender import Recommender
 
     run_config = load_config(DEFAULT_PRESET)
-    say(f"data: {find_dataset(DEMO).license}")
-    prepared = prepare(DEMO, run_config, None)
+    console.say(f"data: {find_dataset(DEMO).license}")
+    prepared = inputs.prepare(DEMO, run_config, None)
     report = _train(prepared, run_config, out, resume=resume)
-    _render.show_metrics(out_console, report)
+    _render.show_metrics(console.out, report)
     _show_examples(prepared, Recommender.load(out))
-    out_console.print(
+    console.out.print(
         f"Model saved to {out}, its report to {out / 'report.html'}. Your own data: ssd4rec train FILE --out DIR; "
         f"ssd4rec recommend DIR --history ID,ID,…"
     )
@@ -173,9 +158,9 @@ def _name_page(out: Path) -> None:
     """Print the command that opens the page of the service with the users of the demo."""
     program, model = _program(), shlex.quote(str(out))
     store = shlex.quote(f"sqlite:///{out.with_name(f'{out.name}-events.db')}")
-    out_console.print("Look at its users in a browser (with the extra serve), at http://127.0.0.1:8080/:")
+    console.out.print("Look at its users in a browser (with the extra serve), at http://127.0.0.1:8080/:")
     command = f"{program} events import {DEMO} --store {store} && {program} serve {model} --store {store}"
-    out_console.print(command, soft_wrap=True, highlight=False, markup=False)
+    console.out.print(command, soft_wrap=True, highlight=False, markup=False)
 
 
 def _program() -> str:
@@ -193,7 +178,7 @@ def _from_recbole(path: Path, overrides: list[str], data: str | None) -> "tuple[
 
     run = read_recbole(path, overrides)
     for note in run.notes:
-        say(f"warning: {path}: {note}")
+        console.say(f"warning: {path}: {note}")
     if data is not None:
         return run.config, data
     if run.dataset is None:
@@ -218,10 +203,12 @@ def _train(prepared: "Prepared", config: "Config", out: Path, start: "Artifact |
     from ssd4rec.training.progress import TrainingProgress
 
     if (out / MANIFEST).is_file():
-        say(f"{out} contains a model, which will be replaced at the end; press Ctrl-C and choose another --out to keep it")
+        console.say(
+            f"{out} contains a model, which will be replaced at the end; press Ctrl-C and choose another --out to keep it"
+        )
     try:
-        with process_group() as world, _render.progress_bar(err_console) as bar:
-            callbacks = [TrainingProgress(err_console)]
+        with process_group() as world, console.progress_bar() as bar:
+            callbacks = [TrainingProgress(console.err)]
             artifact = pipeline.train(
                 prepared,
                 config,
@@ -229,7 +216,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, start: "Artifact |
                 start=start,
                 resume=resume,
                 callbacks=callbacks,
-                progress=reporter(bar, "evaluating"),
+                progress=console.reporter(bar, "evaluating"),
             )
         if world.is_first:
             _write_report(prepared, out)
@@ -247,13 +234,13 @@ def _write_report(prepared: "Prepared", out: Path) -> None:
     from ssd4rec.reports.model import write_model_report
     from ssd4rec.serving.recommender import Recommender
 
-    say("writing the report with example users")
+    console.say("writing the report with example users")
     recommender = Recommender.load(out)
     examined = examine(recommender, prepared.histories)
     try:
         write_model_report(out / REPORT_PAGE, recommender.report, recommender.artifact.config, examined)
     except OSError as error:
-        say(f"warning: the report was not written: {error}")
+        console.say(f"warning: the report was not written: {error}")
 
 
 def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:
@@ -265,4 +252,4 @@ def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:
         names = [str(title or each) for each, title in zip(ids, titles if titles is not None else ids, strict=True)]
         rows = as_rows(recommender.recommend(ids, 10))
         title = f"User {histories.users[user]}, {len(ids)} events"
-        _render.show_recommendations(out_console, rows, names[-HISTORY_SHOWN:], title)
+        _render.show_recommendations(console.out, rows, names[-HISTORY_SHOWN:], title)

@@ -7,23 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssd4rec.cli import _render
+from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.reading import with_reading_options
-from ssd4rec.cli.shared import (
-    ConfigOption,
-    DataArgument,
-    ItemsOption,
-    JsonOption,
-    SetOption,
-    add_features,
-    check_columns,
-    err_console,
-    out_console,
-    prepare,
-    print_json,
-    reporter,
-    say,
-)
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import BackendError
 
@@ -34,10 +19,10 @@ if TYPE_CHECKING:
 
 @with_reading_options
 def tune(  # noqa: PLR0913 - each is an option of the command
-    data: DataArgument,
+    data: options.Data,
     *,
-    config: ConfigOption = DEFAULT_PRESET,
-    settings: SetOption = None,
+    config: options.Config = DEFAULT_PRESET,
+    settings: options.Settings = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,9 +43,9 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     out: Annotated[Path, typer.Option("--out", help="Folder of the search; an existing search is continued.")] = Path(
         "artifacts/search"
     ),
-    items: ItemsOption = None,
+    items: options.Items = None,
     reading: list[str],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Search for the settings with the best validation NDCG@10 on DATA, and write them to OUT/best.toml."""
     from ssd4rec.config import load_config
@@ -70,18 +55,18 @@ def tune(  # noqa: PLR0913 - each is an option of the command
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
     overrides = [*(settings or []), *reading]
     run_config = load_config(config, overrides)
-    check_columns(data, overrides)
+    inputs.check_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
     space = make_space(run_config, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
-    prepared = prepare(data, run_config, None)
+    prepared = inputs.prepare(data, run_config, None)
     if items is not None:
-        prepared = add_features(prepared, items, run_config)
+        prepared = inputs.add_features(prepared, items, run_config)
 
     from ssd4rec.training.progress import TrainingProgress
     from ssd4rec.tuning import search as tuning
 
-    say(f"searching {', '.join(str(dimension) for dimension in space)}")
-    say("trials are compared on the validation set; the test set is not read")
+    console.say(f"searching {', '.join(str(dimension) for dimension in space)}")
+    console.say("trials are compared on the validation set; the test set is not read")
     saved_in = f"{out}; run the same command again to continue"
     try:
         report = tuning.search(
@@ -92,14 +77,14 @@ def tune(  # noqa: PLR0913 - each is an option of the command
             trials=trials,
             minutes=minutes,
             seed=seed,
-            callbacks=[TrainingProgress(err_console)],
+            callbacks=[TrainingProgress(console.err)],
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the search is saved in {saved_in}") from None
     if report.stopped == "minutes":
-        say(f"time limit reached; the search is saved in {saved_in}")
+        console.say(f"time limit reached; the search is saved in {saved_in}")
     if report.trials and all(trial.refused for trial in report.trials):
-        say(
+        console.say(
             f"all {len(report.trials)} trials failed, so no best settings exist ({report.trials[0].refused}); "
             f"search other values, with another --out"
         )
@@ -114,15 +99,19 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
     from ssd4rec.training.progress import TrainingProgress
 
     if report.best_file is None or report.stopped != "trials":
-        say(f"--train starts after {'all trials are' if report.best_file else 'a trial is'} finished; the test set was not read")
+        console.say(
+            f"--train starts after {'all trials are' if report.best_file else 'a trial is'} finished; the test set was not read"
+        )
         return None
     best, model = load_config(report.best_file), out / "model"
     if (trained := load_artifact_or_none(model)) is not None and trained.config == best:
-        say(f"{model} was already trained with these settings; showing its metrics")
+        console.say(f"{model} was already trained with these settings; showing its metrics")
         return dict(trained.report)
-    with _render.progress_bar(err_console) as bar:
-        callbacks = [TrainingProgress(err_console)]
-        artifact = pipeline.train(prepared, best, model, resume="auto", callbacks=callbacks, progress=reporter(bar, "evaluating"))
+    with console.progress_bar() as bar:
+        callbacks = [TrainingProgress(console.err)]
+        artifact = pipeline.train(
+            prepared, best, model, resume="auto", callbacks=callbacks, progress=console.reporter(bar, "evaluating")
+        )
     return dict(artifact.report)
 
 
@@ -143,12 +132,12 @@ def _show(report: "SearchReport", trained: dict[str, Any] | None, protocol: dict
     if as_json:
         best = None if report.best_file is None else str(report.best_file)
         result = {"trials": [asdict(trial) for trial in report.trials], "importance": report.importance, "best": best}
-        print_json({"protocol": protocol, **result, "stopped": report.stopped, "model": trained})
+        console.print_json({"protocol": protocol, **result, "stopped": report.stopped, "model": trained})
         return
-    _render.show_trials(out_console, [asdict(trial) for trial in report.trials], report.importance, protocol)
+    _render.show_trials(console.out, [asdict(trial) for trial in report.trials], report.importance, protocol)
     if trained is not None:
-        _render.show_metrics(out_console, trained)
+        _render.show_metrics(console.out, trained)
     if not report.trials:
-        say("no trial has finished yet")
+        console.say("no trial has finished yet")
     if report.best_file is not None:
-        say(f"best settings saved to {report.best_file}; next: ssd4rec train DATA --config {report.best_file}")
+        console.say(f"best settings saved to {report.best_file}; next: ssd4rec train DATA --config {report.best_file}")

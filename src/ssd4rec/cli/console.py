@@ -1,0 +1,95 @@
+"""What commands print: the two consoles, progress bars, log messages and JSON.
+
+Text from data, such as titles and ids, passes through `printable`: control characters must not reach the terminal.
+"""
+
+import logging
+import sys
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+from rich import progress
+from rich.console import Console
+
+from ssd4rec._io import as_json
+
+JOINERS = "\u200c\u200d"  # zero-width characters that are part of the spelling in Persian and Indic scripts
+MAX_MESSAGE = 4000  # characters
+
+# Titles, ids and paths are printed literally: no markup, no emoji codes. Styled text is passed as rich.text.Text.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def printable(text: object, limit: int = MAX_MESSAGE) -> str:
+    """Escape control and formatting characters, and shorten the text to `limit` characters."""
+    return "".join(
+        character if character in JOINERS or unicodedata.category(character) not in {"Cc", "Cf", "Cs"} else _escape(character)
+        for character in shorten(str(text), limit)
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode() if character != "\n" else " "
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Cut text to `limit` characters, the last of them an ellipsis."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def progress_bar() -> progress.Progress:
+    """Return a progress bar, which is not shown unless standard error is a terminal."""
+    return _bar(progress.MofNCompleteColumn())
+
+
+def download_bar() -> progress.Progress:
+    """Return a progress bar for bytes, with their speed."""
+    return _bar(progress.DownloadColumn(), progress.TransferSpeedColumn())
+
+
+def _bar(*columns: progress.ProgressColumn) -> progress.Progress:
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        *columns,
+        progress.TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
+    """Return a progress callback (done, total); the bar appears with the first call."""
+    task = bar.add_task(description, total=None, visible=False)
+    return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Print log messages as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        say(f"{prefix}{record.getMessage()}")
+
+
+def show_log_messages() -> None:
+    """Print the package's log messages of level info and above."""
+    logger = logging.getLogger("ssd4rec")
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(_ConsoleHandler())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def say(line: str) -> None:
+    """Print one line on standard error."""
+    err.print(printable(line))
+
+
+def print_json(value: Any) -> None:
+    """Print the JSON object of --json on standard output."""
+    if not out.quiet:  # of several processes, the first one prints
+        sys.stdout.write(f"{as_json(value, ensure_ascii=True)}\n")  # independent of the encoding of the terminal
