@@ -8,7 +8,8 @@ import torch
 import worlds
 from ssd4rec.config import FeaturesConfig
 from ssd4rec.data.catalog import Catalog
-from ssd4rec.data.item_features import encode_item_features, read_item_table
+from ssd4rec.data.item_features import encode_item_features
+from ssd4rec.data.item_table import read_item_table
 from ssd4rec.layers.item_features import FeatureProjection
 from ssd4rec.models.next_item import append_items, fold_features, make_model
 from ssd4rec.ops.sampled_softmax import make_negative_sampler
