@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from ssd4rec.cli.console import printable, shorten
+from ssd4rec.cli.console import printable, shorten, table
 
 LIST_PROPERTIES = {"coverage": "{:.1%}", "popularity_lift": "{:+.0%}", "diversity": "{:.3f}", "novelty": "{:.1f} bits"}
 
@@ -15,13 +14,12 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
     """Show the interactions that were read, dropped and kept; `data` is the part "data" of a report."""
     from ssd4rec.data.summary import note_on_ties
 
-    table = Table(title=f"Data: {printable(data['read']['source'])}")
-    for name in ("", "users", "items", "interactions", "mean length", "longest"):
-        table.add_column(name, justify="left" if not name else "right")
+    title = f"Data: {printable(data['read']['source'])}"
+    rows = table(title, "", ">users", ">items", ">interactions", ">mean length", ">longest")
     source, dropped, retained = data["read"], data["dropped"], data["kept"]
-    table.add_row("read", f"{source['users']:,}", f"{source['items']:,}", f"{source['rows']:,}", "", "")
-    table.add_row("dropped", f"{dropped['users']:,}", f"{dropped['items']:,}", f"{dropped['interactions']:,}", "", "")
-    table.add_row(
+    rows.add_row("read", f"{source['users']:,}", f"{source['items']:,}", f"{source['rows']:,}", "", "")
+    rows.add_row("dropped", f"{dropped['users']:,}", f"{dropped['items']:,}", f"{dropped['interactions']:,}", "", "")
+    rows.add_row(
         "kept",
         f"{retained['users']:,}",
         f"{retained['items']:,}",
@@ -29,7 +27,7 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
         f"{retained['mean_length']:.1f}",
         f"{retained['longest']:,}",
     )
-    console.print(table)
+    console.print(rows)
     if dropped["interactions"]:
         console.print(f"dropped: {printable(dropped['why'])}")
     for condition in source.get("filters", ()):
@@ -52,12 +50,10 @@ def show_reading(console: Console, read: Mapping[str, Any], first_rows: Sequence
         console.print("times: none, the order of the rows")
     for condition in read["filters"]:
         console.print(f"filter: {printable(condition)}")
-    table = Table(title="First rows")
-    for name in ("user", "item", "time"):
-        table.add_column(name)
+    rows = table("First rows", "user", "item", "time")
     for row in first_rows:
-        table.add_row(*(printable(shorten(str(row[name]))) for name in ("user", "item", "time")))
-    console.print(table)
+        rows.add_row(*(printable(shorten(str(row[name]))) for name in ("user", "item", "time")))
+    console.print(rows)
 
 
 def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
@@ -73,14 +69,13 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
         }
     last = columns.pop("popularity")
     columns |= {name: baseline["test"] for name, baseline in report.get("baselines", {}).items()} | {"popularity": last}
-    table = Table(title="Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test")
-    for name in ("metric", *columns, "over popularity"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
+    title = "Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test"
+    rows = table(title, "metric", *(f">{name}" for name in columns), ">over popularity")
     for name, value in report["test"].items():
         cells = [metrics.get(name) for metrics in columns.values()]
         ratio = f"{value / cells[-1]:.1f}x" if cells[-1] else ""
-        table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
-    console.print(table)
+        rows.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
+    console.print(rows)
     _show_protocol(console, report["protocol"])
     if by_request_time := report.get("request_time"):
         name = next(name for name in report["test"] if name.startswith("ndcg"))
@@ -119,51 +114,44 @@ def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any
     if not columns:
         return
     length = next(iter(columns.values()))["length"]
-    table = Table(title=f"Beyond accuracy: the first {length} items of each list")
-    for name in ("property", *columns):
-        table.add_column(name, justify="left" if name == "property" else "right")
+    rows = table(f"Beyond accuracy: the first {length} items of each list", "property", *(f">{name}" for name in columns))
     for name, show in LIST_PROPERTIES.items():
-        table.add_row(
+        rows.add_row(
             name.replace("_", " "), *("" if values[name] is None else show.format(values[name]) for values in columns.values())
         )
-    console.print(table)
+    console.print(rows)
 
 
 def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]], cutoff: str) -> None:
-    table = Table(title={"by_length": "By length of the history", "by_popularity": "By popularity of the target"}[title])
-    for name in ("group", "targets", f"hr@{cutoff}", f"ndcg@{cutoff}"):
-        table.add_column(name, justify="left" if name == "group" else "right")
+    shown_title = {"by_length": "By length of the history", "by_popularity": "By popularity of the target"}[title]
+    rows = table(shown_title, "group", ">targets", f">hr@{cutoff}", f">ndcg@{cutoff}")
     for group in groups:
-        table.add_row(group["name"], f"{group['targets']:,}", f"{group['hit_rate']:.4f}", f"{group['ndcg']:.4f}")
-    console.print(table)
+        rows.add_row(group["name"], f"{group['targets']:,}", f"{group['hit_rate']:.4f}", f"{group['ndcg']:.4f}")
+    console.print(rows)
 
 
 def show_recommendations(
     console: Console, rows: Sequence[Mapping[str, Any]], history: Sequence[str] = (), title: str = ""
 ) -> None:
     """Show recommendations next to the last items of the history, the most recent one at the end."""
-    table = Table(title=printable(title) or None)
-    if history:
-        table.add_column("history ends with")
-    for name in ("rank", "item", "title", "score"):
-        table.add_column(name, justify="right" if name in ("rank", "score") else "left")
+    before = ["history ends with"] if history else []
+    shown = table(printable(title), *before, ">rank", "item", "title", ">score")
     for place in range(max(len(rows), len(history))):
         cells = [printable(history[place]) if place < len(history) else ""] if history else []
         if place < len(rows):
             row = rows[place]
             cells += [str(row["rank"]), printable(row["item"]), printable(row["title"] or ""), f"{row['score']:.2f}"]
-        table.add_row(*cells)
-    console.print(table)
+        shown.add_row(*cells)
+    console.print(shown)
 
 
 def show_trials(
     console: Console, trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float], protocol: Mapping[str, Any]
 ) -> None:
     """Show the trials of a search, best first, their protocol, and the importance of each setting."""
-    table = Table(title="Trials: validation NDCG@10, best first")
-    for name in ("trial", "ndcg@10", "epochs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("settings")
+    rows = table("Trials: validation NDCG@10, best first", ">trial", ">ndcg@10", ">epochs", "settings")
+    for column in rows.columns[:3]:
+        column.no_wrap = True
     for trial in trials:
         values = (
             f"{name.partition('.')[2]} {value:.3g}" if type(value) is float else f"{name.partition('.')[2]} {value}"
@@ -171,8 +159,8 @@ def show_trials(
         )
         learned = trial["ndcg"] is not None
         score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learned else "failed"
-        table.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
-    console.print(table)
+        rows.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
+    console.print(rows)
     _show_protocol(console, protocol)
     if importance:
         shares = (f"{name} {share:.0%}" for name, share in sorted(importance.items(), key=lambda entry: -entry[1]))

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich import progress
 from rich.console import Console
+from rich.table import Table
 
 from ssd4rec._io import as_json
 
@@ -37,6 +38,14 @@ def _escape(character: str) -> str:
 def shorten(text: str, limit: int = 60) -> str:
     """Cut text to `limit` characters, the last of them an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return a table without rows; the cells of a column ">name" are on the right."""
+    made = Table(title=title or None)
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return made
 
 
 def progress_bar() -> progress.Progress:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from ssd4rec.cli import _render, console, inputs, options
@@ -33,9 +32,9 @@ def list_data(*, as_json: options.Json = False) -> None:
         console.print_json({name: {**asdict(dataset), "fetched": fetched[name]} for name, dataset in DATASETS.items()})
         return
     damaged = [name for name in DATASETS if is_stored(folders[name]) and not fetched[name]]
-    table = Table(title="Named data sets, after the 5-core")
-    for column in ("name", "users", "items", "interactions", "here"):
-        table.add_column(column, justify="left" if column in {"name", "here"} else "right", no_wrap=True)
+    table = console.table("Named data sets, after the 5-core", "name", ">users", ">items", ">interactions", "here")
+    for column in table.columns:
+        column.no_wrap = True
     for name, dataset in DATASETS.items():
         here = "yes" if fetched[name] else "in a package" if name in PACKAGES else "damaged" if name in damaged else "no"
         table.add_row(name, f"{dataset.kept.users:,}", f"{dataset.kept.items:,}", f"{dataset.kept.interactions:,}", here)

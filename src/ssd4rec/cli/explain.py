@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from ssd4rec.cli import console, options
@@ -149,9 +148,10 @@ def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Te
             width = longest or max(SHORTEST_TITLE, console.out.width - sum(others) - 3 * len(names) - 1)
             for line in cells:
                 line[place].truncate(width, overflow="ellipsis")
-    table = Table(title=title or None, title_justify="left")
-    for column, name in zip(columns, names, strict=True):
-        table.add_column("" if name == "bar" else name, justify="right" if column.startswith(">") else "left", no_wrap=True)
+    table = console.table(title, *("" if column == "bar" else column for column in columns))
+    table.title_justify = "left"
+    for column in table.columns:
+        column.no_wrap = True
     for line in cells:
         table.add_row(*line)
     console.out.print(table)

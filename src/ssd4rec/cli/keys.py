@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ssd4rec.cli import console, options
 from ssd4rec.cli.serve import require_serve
@@ -50,9 +49,7 @@ def list_keys(*, store: options.Store, as_json: options.Json = False) -> None:
     if as_json:
         console.print_json([{"key_id": r.key_id, "name": r.name, "scopes": r.scopes.split(), "revoked": r.revoked} for r in rows])
         return
-    table = Table()
-    for column in ("key", "name", "scopes", "created", "revoked"):
-        table.add_column(column)
+    table = console.table("", "key", "name", "scopes", "created", "revoked")
     for row in rows:
         table.add_row(row.key_id, row.name, row.scopes, _date(row.created), _date(row.revoked))
     console.out.print(table)

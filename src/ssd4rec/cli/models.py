@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ssd4rec.cli import console, options
 from ssd4rec.cli.serve import require_serve
@@ -28,9 +27,7 @@ def list_models(models: ModelsArgument, *, as_json: options.Json = False) -> Non
     if as_json:
         console.print_json([{"version": name, "active": name == active} for name in names])
         return
-    table = Table()
-    for column in ("version", "active"):
-        table.add_column(column)
+    table = console.table("", "version", "active")
     for name in names:
         table.add_row(name, "yes" if name == active else "")
     console.out.print(table)
