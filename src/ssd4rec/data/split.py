@@ -1,6 +1,7 @@
 """Splits: which prefix predicts which item in training, validation and test."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -218,22 +219,9 @@ def split_by_time(
     shown = [show_moment(clock, each) for each in moments]
     if moments[0] >= moments[1]:
         raise DataError(f"validation from {shown[0]} must come before test from {shown[1]}; name both moments, in this order")
-    begin, end = sequences.offsets[:-1], sequences.offsets[1:]
-    user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
-    first, second = (begin + _events_before(sequences, each) for each in moments)
-    parts = {
-        "train": _examples(user, begin, begin + 1, first, everyone),
-        "validation": _examples(user, begin, np.maximum(first, begin + 1), second, everyone).prefixes(),
-        "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
-    }
-    for name, part in parts.items():
-        if not len(part) and (learned or name == "test"):
-            raise DataError(_empty_part(name, shown, sequences))
-    return Split(
-        **parts,
-        protocol=f"time: validation from {shown[0]}, test from {shown[1]}",
-        without_history=_without_history(sequences, begin, second, end),
-    )
+    before = [_events_before(sequences, each) for each in moments]
+    protocol = f"time: validation from {shown[0]}, test from {shown[1]}"
+    return _split_at(sequences, before, protocol, lambda name: _empty_part(name, shown, sequences), learned=learned)
 
 
 def split_by_parts(sequences: Sequences, parts: npt.NDArray[np.int8], *, learned: bool = True) -> Split:
@@ -249,19 +237,31 @@ def split_by_parts(sequences: Sequences, parts: npt.NDArray[np.int8], *, learned
     Raises:
         DataError: a part has no targets.
     """
+
+    def empty(name: str) -> str:
+        needs = "two events of one user" if name == "train" else "an event of a user with earlier events"
+        return f"the {name} file gives no targets: expected {needs}; check that the user ids of the files match"
+
+    before = [_count(parts < part, sequences.offsets) for part in (1, 2)]
+    return _split_at(sequences, before, "files", empty, learned=learned)
+
+
+def _split_at(
+    sequences: Sequences, before: list[IntArray], protocol: str, empty: Callable[[str], str], *, learned: bool
+) -> Split:
+    """Split each sequence after its events `before` validation and test, [users] each; `empty` is the error of an empty set."""
     begin, end = sequences.offsets[:-1], sequences.offsets[1:]
     user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
-    first, second = (begin + _count(parts < part, sequences.offsets) for part in (1, 2))
-    split = {
+    first, second = (begin + events for events in before)
+    parts = {
         "train": _examples(user, begin, begin + 1, first, everyone),
         "validation": _examples(user, begin, np.maximum(first, begin + 1), second, everyone).prefixes(),
         "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
     }
-    for name, examples in split.items():
-        if not len(examples) and (learned or name == "test"):
-            needs = "two events of one user" if name == "train" else "an event of a user with earlier events"
-            raise DataError(f"the {name} file gives no targets: expected {needs}; check that the user ids of the files match")
-    return Split(**split, protocol="files", without_history=_without_history(sequences, begin, second, end))
+    for name, part in parts.items():
+        if not len(part) and (learned or name == "test"):
+            raise DataError(empty(name))
+    return Split(**parts, protocol=protocol, without_history=_without_history(sequences, begin, second, end))
 
 
 def all_events(sequences: Sequences, max_length: int | None = None) -> Split:

@@ -47,8 +47,11 @@ EXPECTED = "whole or decimal numbers, ISO dates (2016-01-31) or ISO date-times (
 EXPECTED_WHERE_FINE = "at most 7 decimals of a second in the whole column, or times between 1678 and 2261 (64 bits hold no more)"
 
 # 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00 | 2016-01-31 18:05:00+02 | 2016-01-31 18:05:00 UTC; else: UTC
-ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s?(Z|UTC|[+-]\d{2}(?::?(\d{2}))?)?)?$"
-DECIMAL = r"^([+-]?)0*(\d+)(?:\.(\d*?)0*)?$"  # sign, whole and fraction, without the zeros that say nothing
+ISO = (
+    r"^(?<date>\d{4}-\d{2}-\d{2})(?:[T ](?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?"
+    r"\s?(?<zone>Z|UTC|[+-]\d{2}(?::?(?<zone_minute>\d{2}))?)?)?$"
+)
+DECIMAL = r"^(?<sign>[+-]?)0*(?<whole>\d+)(?:\.(?<fraction>\d*?)0*)?$"  # without the zeros that say nothing
 FURTHEST_ZONE = 15  # hours from UTC
 TOO_FINE = "times lie closer together than 64-bit integers can keep apart; give them in a coarser unit"
 
@@ -251,7 +254,7 @@ def _floats(column: pl.Series) -> Times:
 
 def _decimals(text: pl.Series) -> Times | None:
     """Read decimal text digit by digit, as a float keeps 16 of them; None: other text, or more than 64 bits."""
-    sign, whole, fraction = (text.str.extract(DECIMAL, group) for group in (1, 2, 3))
+    sign, whole, fraction = text.str.extract_groups(DECIMAL).struct.unnest()
     before, fraction = whole.cast(pl.Int64, strict=False), fraction.fill_null("")
     if before.null_count():
         return None
@@ -360,34 +363,25 @@ def _has_clock(pattern: str) -> bool:
 
 def _different(text: pl.Series) -> int:
     """Count the distinct decimal numbers, without those that have an exponent."""
-    parts = [text.str.extract(DECIMAL, group) for group in (1, 2, 3)]
-    plain = pl.DataFrame({"sign": parts[0] == "-", "whole": parts[1], "fraction": parts[2].fill_null("")})
-    return plain.drop_nulls("whole").n_unique()
+    parts = text.str.extract_groups(DECIMAL).struct.unnest().drop_nulls("whole")
+    return parts.select(pl.col("sign") == "-", "whole", pl.col("fraction").fill_null("")).n_unique()
 
 
 def _iso_dates(column: pl.Series) -> pl.DataFrame:
     """Return seconds (null: not a date), fraction (nanoseconds) and timed (whether there is a time of day)."""
-    date, hour, minute, second, fraction, zone, zone_minute = (column.str.extract(ISO, group) for group in range(1, 8))
-    clock_time = [text.cast(pl.Int64, strict=False).fill_null(0) for text in (hour, minute, second)]
-    zone_hour = zone.str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)  # "Z" and "UTC" have none
-    offset = zone_hour * 3600 + zone_minute.cast(pl.Int64, strict=False).fill_null(0) * 60
-    frame = pl.DataFrame(
-        {
-            "days": date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64),
-            "hour": clock_time[0],
-            "minute": clock_time[1],
-            "second": clock_time[2],
-            "fraction": fraction.str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0),
-            "offset": offset,
-            "zone": zone,
-            "zone_valid": (zone_hour <= FURTHEST_ZONE) & (zone_minute.cast(pl.Int64, strict=False).fill_null(0) < 60),
-            "timed": hour.is_not_null(),
-        }
-    )
+
+    def number(name: str) -> pl.Expr:
+        return pl.col(name).cast(pl.Int64, strict=False).fill_null(0)
+
+    hour, minute, second, zone_minute = (number(name) for name in ("hour", "minute", "second", "zone_minute"))
+    zone_hour = pl.col("zone").str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)  # "Z" and "UTC" have none
     sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
-    within = (pl.col("hour") < 24) & (pl.col("minute") < 60) & (pl.col("second") < 60) & (pl.col("zone_valid"))
-    seconds = pl.col("days") * 86_400 + pl.col("hour") * 3600 + pl.col("minute") * 60 + pl.col("second")
-    return frame.select(pl.when(within).then(seconds - sign * pl.col("offset")).alias("seconds"), "fraction", "timed")
+    within = (hour < 24) & (minute < 60) & (second < 60) & (zone_hour <= FURTHEST_ZONE) & (zone_minute < 60)
+    days = pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64)
+    seconds = days * 86_400 + hour * 3600 + minute * 60 + second - sign * (zone_hour * 3600 + zone_minute * 60)
+    nanoseconds = pl.col("fraction").str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0)
+    parts = column.str.extract_groups(ISO).struct.unnest()
+    return parts.select(seconds=pl.when(within).then(seconds), fraction=nanoseconds, timed=pl.col("hour").is_not_null())
 
 
 def _ticks_of_dates(dates: pl.DataFrame, column: pl.Series) -> tuple[pl.Series, Clock]:
