@@ -159,11 +159,6 @@ def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Con
 def add_features(data: Prepared, items: Source, config: Config) -> Prepared:
     """Add the features of items, and the items that have no interactions; see `Artifact.features`.
 
-    Args:
-        data: from `prepare`.
-        items: a file or a frame with item ids and features.
-        config: `features` says which columns are used.
-
     Raises:
         DataError: the file cannot be read, or does not fit the interactions.
     """

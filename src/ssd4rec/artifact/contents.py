@@ -78,11 +78,9 @@ class Artifact:
 
 
 def append_new_items(artifact: Artifact, features: ItemFeatures) -> Artifact:
-    """Append the new items of a table of features to the catalog: they have no training events, and vectors of features alone.
+    """Append the new items of the features that a model was trained with; the model is changed in place.
 
-    Args:
-        artifact: trained with these features; its model is changed in place.
-        features: of the items of the catalog, and behind them of the new items.
+    They have no training events, and vectors of features alone.
     """
     if artifact.features is None:
         return artifact
@@ -92,10 +90,6 @@ def append_new_items(artifact: Artifact, features: ItemFeatures) -> Artifact:
 
 def add_items(artifact: Artifact, table: "ItemTable") -> Artifact:
     """Return a model whose catalog has the items of a table that it does not have yet, without training.
-
-    Args:
-        artifact: trained with features; it is not changed.
-        table: ids and features of items, from `read_item_table`.
 
     Raises:
         ConfigError: the model was trained without features.

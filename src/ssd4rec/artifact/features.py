@@ -29,11 +29,7 @@ class TrainedFeatures:
     trained: int  # items with training events or a row in the softmax; larger item indices are new items
 
     def vectors_of(self, table: "ItemTable", rows: IntArray) -> Floats:
-        """Return the vectors of items that have only features, [R, D].
-
-        Args:
-            table: features of items.
-            rows: [R] rows of the table.
+        """Return the vectors of items that have only features, [R, D], from rows [R] of a table.
 
         Raises:
             DataError: a column of the training is missing or of another kind, or its vectors have another length.

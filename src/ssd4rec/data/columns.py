@@ -88,15 +88,9 @@ class Columns:
 
 
 def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict[str, int]:
-    """Choose the columns of user, item and, if there is one, time.
+    """Return the positions of user, item and, if there is one, time; `source` is the table, for messages.
 
-    Args:
-        header: the column names as written; `user_id:token` is RecBole's way to write `user_id`.
-        columns: names chosen by the caller.
-        source: the table, for messages.
-
-    Returns:
-        The position of the column for each role; no "time" if the table has none.
+    `user_id:token` in a header is RecBole's way to write `user_id`.
 
     Raises:
         DataError: a named column is missing, occurs twice or has two roles; a usual name is missing or ambiguous; the header
@@ -112,15 +106,9 @@ def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict
 def choose_all_columns(header: Sequence[str], columns: Columns, source: str, *, constant_user: bool = False) -> dict[str, int]:
     """Choose columns like `choose_columns`, with a time that may be split over several columns.
 
-    Args:
-        header: the column names as written.
-        columns: names chosen by the caller.
-        source: the table, for messages.
-        constant_user: the table has no user column.
-
     Returns:
-        Positions for user, item and time; or, instead of a time, for date and clock or hour, or for year, month, day and so on.
-        Both time and date if the values must decide whether the time is a time of day.
+        Positions for user (none with `constant_user`), item and time; or, instead of a time, for date and clock or hour, or for
+        year, month, day and so on. Both time and date if the values must decide whether the time is a time of day.
     """
     values = sum(_is_value(each) for each in header)
     if (columns.user or columns.item or columns.time) and values > len(header) / 2:
@@ -175,11 +163,7 @@ FEATURE = "feature:"  # the role of a column that is an item feature: this and i
 def choose_item_columns(header: Sequence[str], item: str | None, features: Sequence[str], source: str) -> dict[str, int]:
     """Choose the columns of item id, features and, if there is one, title in a table of items.
 
-    Args:
-        header: the column names as written.
-        item: name of the column of ids; None: chosen by its usual name.
-        features: names of the columns of features; empty: all but those of ids and titles.
-        source: the table, for messages.
+    Without a name, the column of ids is chosen by its usual name, and all columns but those of ids and titles are features.
 
     Raises:
         DataError: the column of ids or a named column is missing or ambiguous.

@@ -51,12 +51,6 @@ class _Text:
 def read_delimited(source: str, data: bytes, choose: Choose, options: ReadOptions = ReadOptions()) -> Table:  # noqa: B008 - frozen
     """Read the columns that `choose` picks, as text exactly as written.
 
-    Args:
-        source: the name of the file in messages.
-        data: the whole file.
-        choose: picks columns by the header; raises DataError if it cannot.
-        options: separator, layout and names by position.
-
     Raises:
         DataError: the text is empty, has no rows, is not UTF-8, has rows of another length than its header or a quote that is
             not closed; the message names the line.

@@ -71,14 +71,7 @@ def refuse_missing(table: Table, role: str, distinct: pl.Series, *, advice: str 
 
 
 def warnings_about(table: Table, role: str, ids: pl.Series, distinct: pl.Series) -> list[str]:
-    """Return warnings about ids that are read as they are, but may not mean what they seem to.
-
-    Args:
-        table: where the ids come from.
-        role: user or item.
-        ids: [rows] after missing ones were refused or dropped.
-        distinct: of these.
-    """
+    """Return warnings about user or item ids that are read as they are, but may not mean what they seem to."""
     warnings = [_note_on_placeholders(table, role, ids, distinct)]
     if ids.dtype.is_float():
         warnings.append(

@@ -27,11 +27,6 @@ TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 def read_json(source: str, data: bytes, choose: Choose) -> Table:
     """Read the columns that `choose` picks.
 
-    Args:
-        source: the name of the file in messages.
-        data: the whole file.
-        choose: picks columns by the header; raises DataError if it cannot.
-
     Raises:
         DataError: the text is not UTF-8 or not JSON, a value is not an object, a chosen key occurs twice in one, or
             different values of a column would become equal; the message names the line or row.

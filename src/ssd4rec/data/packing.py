@@ -57,15 +57,9 @@ class BatchPlan(NamedTuple):
 
 
 def pack(histories: Sequences, examples: Examples, token_budget: int) -> Iterator[PackedBatch]:
-    """Pack examples in their order into batches of at most `token_budget` positions.
+    """Pack all examples in their order into batches of at most `token_budget` positions.
 
-    Args:
-        histories: the sequences.
-        examples: the parts of them that are read, and their targets.
-        token_budget: positions per batch; a longer sequence is a batch of its own and is never cut.
-
-    Yields:
-        Batches that contain every example once.
+    A longer example is a batch of its own and is never cut.
     """
     for rows in consecutive(examples.lengths, token_budget):
         yield _pack_rows(histories, examples, rows)

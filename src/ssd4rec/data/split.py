@@ -131,8 +131,8 @@ def make_split(sequences: Sequences, config: DataConfig, *, learned: bool = True
     """Split sequences as configured. With `max_length`, every target is predicted from at most that many events.
 
     Args:
-        sequences: the sequences.
-        config: the settings.
+        sequences: from `build_sequences`.
+        config: `split` and its moments, and `max_length`.
         learned: False for evaluation alone: the parts for training and validation may be empty.
 
     Raises:
@@ -155,9 +155,7 @@ def leave_last_out(sequences: Sequences, *, learned: bool = True) -> Split:
 
     Users with fewer than three events are used for training alone: two events give one target, one event none.
 
-    Args:
-        sequences: the sequences.
-        learned: whether a training target is required.
+    `learned`: a training target is required.
 
     Raises:
         DataError: no user has three events, or no user has a target to train on.

@@ -72,11 +72,7 @@ def describe_split(sequences: Sequences, split: Split, catalog_size: int, *, fin
 
 
 def note_on_ties(data: Mapping[str, Any]) -> str | None:
-    """Return a warning if no time decides the order of some events; None: every event has its own time.
-
-    Args:
-        data: from `describe`.
-    """
+    """Return a warning if no time decides the order of some events of `describe`; None: every event has its own time."""
     same = data["tie_order"]
     if not same["interactions"]:
         return None

@@ -25,13 +25,7 @@ class Changed(NamedTuple):
 
 
 def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) -> Changed:
-    """Compute an item's score and rank without each event.
-
-    Args:
-        reading: the full history.
-        without: its states without each event; None: it has one event.
-        item: an item index.
-    """
+    """Compute an item's score and rank without each event of a history; `without` is None if it has one event."""
     if without is None:
         return _without_the_only_event(reading, item)
     scores, ranks = np.empty(len(without.places)), np.empty((2, len(without.places)), dtype=np.int64)

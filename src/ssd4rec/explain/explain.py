@@ -36,17 +36,7 @@ def explain_items(
     exclude_seen: bool,
     last: int,
 ) -> list[Explanation]:
-    """Explain items after one history.
-
-    Args:
-        artifact: the model and what belongs to it.
-        ids: of the history, oldest first, as passed.
-        numbers: int64 [n] their item indices; 0 = not in the catalog.
-        items: the item indices to explain.
-        level: which explanation.
-        k: length of the list that a counterfactual takes the item out of.
-        exclude_seen: items of the history are not candidates.
-        last: how many events are left out at most where shortened histories are re-read.
+    """Explain items after one history; for the arguments see `Subject` and `Recommender.explain`.
 
     Raises:
         DataError: the history has no event that the model can read.

@@ -41,7 +41,7 @@ def make_layout(user_counts: IntArray, item_counts: IntArray, free: int) -> Layo
 
     Args:
         user_counts: [users] events that stay; 0 = removed.
-        item_counts: [items].
+        item_counts: [items] the same.
         free: bytes of working memory.
     """
     stays = user_counts > 0
@@ -80,15 +80,7 @@ def partition(folder: Path, events: EventFile, layout: Layout, rows: int, rows_a
 
 
 def sort_partitions(folder: Path, out: Path, layout: Layout, then: IntArray | None, progress: Progress) -> None:
-    """Sort each partition by user, time, tie order and file, and append it to items.npy and times.npy.
-
-    Args:
-        folder: the working folder with the partitions.
-        out: the folder of the arrays.
-        layout: of the partitions.
-        then: [items] what orders simultaneous events of a user; None: the file.
-        progress: called with (events written, all).
-    """
+    """Sort each partition by user, time, `then` [items] and file, and append it to items.npy and times.npy in `out`."""
     columns: dict[str, np.dtype[Any]] = {"items": np.dtype(np.int32), "times": np.dtype(np.int64)}
     record = read_record(folder / "sorted.json")
     first = int(record["partitions"]) if record else 0

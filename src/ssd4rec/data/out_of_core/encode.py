@@ -59,13 +59,7 @@ def encode_files(
 ) -> tuple[Encoded, ReadReport]:
     """Read all files and append their events to the working folder; go on where a killed build stopped.
 
-    Args:
-        folder: the working folder.
-        files: from `list_files`.
-        columns: names of the columns that do not have usual names.
-        memory: the limit of the build in bytes.
-        progress: called with (bytes read, all).
-        recorded_every: seconds between two records from which a killed build resumes.
+    For the arguments see `build_folder`; `progress` is called with (bytes read, all).
 
     Returns:
         The numbered ids, and the report that `read_interactions` gives for the whole table.

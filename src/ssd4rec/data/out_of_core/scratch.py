@@ -18,12 +18,7 @@ Block = dict[str, npt.NDArray[Any]]  # column -> [rows]
 
 
 class EventFile:
-    """Events as one binary file a column, appended to and read in blocks.
-
-    Args:
-        folder: where the files lie.
-        name: of this set of events.
-    """
+    """Events as one binary file a column, appended to and read in blocks."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._paths = {column: folder / f"{name}.{column}" for column in DTYPES}

@@ -61,10 +61,7 @@ class Chunk:
 
 
 def list_files(sources: Sequence[str | Path]) -> list[InputFile]:
-    """Return the files that were named, those of folders sorted by path.
-
-    Args:
-        sources: files, folders or URLs such as s3://bucket/log/.
+    """Return the files of files, folders and URLs such as s3://bucket/log/; those of folders sorted by path.
 
     Raises:
         DataError: one does not exist, is empty or of an unknown kind; a folder without Parquet or text files.
@@ -84,16 +81,9 @@ def list_files(sources: Sequence[str | Path]) -> list[InputFile]:
 
 
 def stream(files: Sequence[InputFile], columns: Columns, rows_at_once: int, start: Cursor) -> Iterator[Chunk]:
-    """Read files one after the other, as chunks of a bounded number of rows.
+    """Read files one after the other from `start` on, as chunks of a bounded number of rows; text is cut by bytes, about as many.
 
-    Args:
-        files: from `list_files`.
-        columns: names of the columns that do not have usual names.
-        rows_at_once: the most rows of a chunk; text is cut by bytes, about as many.
-        start: where to go on.
-
-    Yields:
-        Chunks; two streams with the same arguments cut at the same places.
+    Two streams with the same arguments cut at the same places.
 
     Raises:
         DataError: a file cannot be read, lacks a column, or holds rows that do not fit its header.
