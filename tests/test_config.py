@@ -18,6 +18,7 @@ from ssd4rec.config import (
     dump_config,
     is_read,
     load_config,
+    load_data_config,
     parse_config,
     presets,
 )
@@ -596,3 +597,23 @@ def test_absurd_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / "mine.toml").write_text(text)
         with pytest.raises(ConfigError, match="is not valid TOML"):
             load_config(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_settings_of_the_data_are_read_alone(preset):
+    """They equal the group of all settings."""
+    overrides = ["data.min_interactions=3", "data.user=who"]
+    assert load_data_config(preset, overrides) == load_config(preset, overrides).data
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.seed=1", r"--set: training\.seed has no effect here; only settings of the group data have"),
+        ("data.min_interactions=0", r"--set: data\.min_interactions = 0: Input should be greater than or equal to 1"),
+        ("data.min_interaction=5", r"unknown setting 'data\.min_interaction'; did you mean 'data\.min_interactions'\?"),
+    ],
+)
+def test_mistakes_in_settings_of_the_data(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_data_config("quick", [override])

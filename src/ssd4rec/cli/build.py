@@ -1,10 +1,5 @@
 """`data build`: a folder of sequences from more interactions than memory holds."""
 
-import os
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +11,6 @@ from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ssd4rec.config import DataConfig
     from ssd4rec.data.out_of_core.build import BuildReport
 
 STAGES = {"reading": "1 of 4", "counting": "2 of 4", "partitioning": "3 of 4", "sorting": "4 of 4"}
@@ -40,7 +34,9 @@ def build_data(
 
     limit = parse_size(memory)
     reserve_little()
-    run_config = _data_settings(config, [*(settings or []), *reading])
+    from ssd4rec.config import load_data_config
+
+    run_config = load_data_config(config, [*(settings or []), *reading])
 
     from ssd4rec.data.options import ReadOptions, columns_of, options_of
     from ssd4rec.data.out_of_core.build import build_folder
@@ -69,30 +65,6 @@ def build_data(
         console.print_json({**asdict(report), "out": str(out)})
         return
     _show(report, out)
-
-
-def _data_settings(config: str, overrides: list[str]) -> "DataConfig":
-    """Read all settings, and return those of the data.
-
-    Settings of a model are defined next to it, so reading them imports PyTorch, which takes half a gigabyte of addresses. A child
-    process does that, unless this one has PyTorch already.
-    """
-    if "torch" in sys.modules or not hasattr(os, "fork"):
-        return _read_data_settings(config, overrides)
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-            return pool.submit(_read_data_settings, config, overrides).result()
-    except (MemoryError, BrokenProcessPool) as error:
-        raise ConfigError(
-            "the memory that the operating system allows (ulimit -v) is too small to read the settings of a model; allow at "
-            "least 800 MB"
-        ) from error
-
-
-def _read_data_settings(config: str, overrides: list[str]) -> "DataConfig":
-    from ssd4rec.config import load_config
-
-    return load_config(config, overrides).data
 
 
 def _show(report: "BuildReport", out: Path) -> None:

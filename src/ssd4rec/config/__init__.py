@@ -26,7 +26,7 @@ from ssd4rec.config.settings import (
     is_read,
     value_of,
 )
-from ssd4rec.config.toml import build_config, dump_config, load_config, parse_config, presets
+from ssd4rec.config.toml import build_config, dump_config, load_config, load_data_config, parse_config, presets
 from ssd4rec.models.registry import BACKBONES
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "dump_config",
     "is_read",
     "load_config",
+    "load_data_config",
     "parse_config",
     "presets",
     "value_of",

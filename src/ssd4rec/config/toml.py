@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssd4rec._suggestions import nearest
-from ssd4rec.config.settings import READ_WITH, Config, is_read, value_of
+from ssd4rec.config.base import Settings
+from ssd4rec.config.settings import READ_WITH, Config, DataConfig, is_read, value_of
 from ssd4rec.errors import ConfigError
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
@@ -40,11 +41,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         ConfigError: no such preset or file, not TOML, an unknown key, a value out of its range, an override without effect, or a
             value of a file without effect that is not the default.
     """
-    preset = str(name_or_path) in presets()
-    if preset:
-        text = (resources.files("ssd4rec") / "configs" / f"{name_or_path}.toml").read_text(encoding="utf-8")
-    else:
-        text = _read_file(Path(name_or_path))
+    text, preset = _read(name_or_path)
     config = parse_config(text, overrides, source=str(name_or_path), preset=preset)
     changed = {override.partition("=")[0].strip() for override in overrides}
     for name, (other, _) in READ_WITH.items():
@@ -54,9 +51,36 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     return config
 
 
-def _read_file(path: Path) -> str:
+def load_data_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> DataConfig:
+    """Read the group `data` alone, as `load_config` does: the settings of models are next to them, and import PyTorch.
+
+    Raises:
+        ConfigError: see `load_config`; an override of another group.
+    """
+    values = _parse(_read(name_or_path)[0], str(name_or_path))
+    written = {_override(values, override) for override in overrides}
+    if other := sorted(f"{group}.{key}" for group, key in written if group != "data"):
+        raise ConfigError(f"--set: {', '.join(other)} has no effect here; only settings of the group data have, leave it out")
     try:
-        return path.read_text(encoding="utf-8")
+        return _DataOnly.model_validate({"data": values.get("data", {})}).data
+    except ValidationError as error:
+        raise ConfigError(f"{'--set' if written else name_or_path}: {_readable(error, DEFAULT_MODEL)}") from error
+
+
+class _DataOnly(Settings):
+    """Puts `data` in front of the names in messages."""
+
+    data: DataConfig
+
+
+def _read(name_or_path: str | Path) -> tuple[str, bool]:
+    """Return the text of a preset or file, and whether it is a preset."""
+    if str(name_or_path) in presets():
+        preset = resources.files("ssd4rec") / "configs" / f"{name_or_path}.toml"
+        return preset.read_text(encoding="utf-8"), True
+    path = Path(name_or_path)
+    try:
+        return path.read_text(encoding="utf-8"), False
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}; settings are a TOML file") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:  # ValueError: no file has such a name
@@ -72,11 +96,14 @@ def parse_config(text: str, overrides: Sequence[str] = (), source: str = "settin
 
     A missing objective is the first of those that can train the backbone.
     """
+    return build_config(_parse(text, source), overrides, source, preset=preset)
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also of integers with thousands of digits, and of deep nesting
         raise ConfigError(f"{source} is not valid TOML: {str(error)[:MAX_SHOWN]}") from error
-    return build_config(values, overrides, source, preset=preset)
 
 
 def build_config(
@@ -190,22 +217,23 @@ def _is_name(problem: Mapping[str, Any], written: set[tuple[str, str]]) -> bool:
 
 def _readable(error: ValidationError, backbone: str) -> str:
     problems = error.errors()
-    shown = [_one_problem(problem["loc"], problem["type"], problem, backbone) for problem in problems[:MAX_PROBLEMS]]
+    shown = [_one_problem(problem, backbone) for problem in problems[:MAX_PROBLEMS]]
     return "; ".join(shown)[:MAX_MESSAGE] + (f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else "")
 
 
-def _one_problem(where: tuple[int | str, ...], kind: str, problem: Mapping[str, Any], backbone: str) -> str:
+def _one_problem(problem: Mapping[str, Any], backbone: str) -> str:
     known_backbone = backbone if backbone in BACKBONES else DEFAULT_MODEL
-    name = _shorten(".".join(str(part) for part in where))
+    name, kind = _shorten(".".join(str(part) for part in problem["loc"])), problem["type"]
     if kind == "extra_forbidden":
-        return _unknown(name, known_backbone, list(Config.model_fields) if len(where) == 1 else _known_keys(known_backbone))
+        known = list(Config.model_fields) if len(problem["loc"]) == 1 else _known_keys(known_backbone)
+        return _unknown(name, known_backbone, known)
     if kind == "unknown_backbone":
         return f"unknown backbone {_shown(backbone)}; {_nearest(backbone, list(MODELS), 'backbones')}"
-    if kind in {"model_type", "model_attributes_type"}:
-        return _no_table(name, problem["input"])
-    if kind == "tuple_type":
-        return f"{name} = {_shown(problem['input'])}: Input should be a list of numbers such as [10, 20]"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if kind in {"model_type", "model_attributes_type"}:
+        message = f"Input should be a table [{name}] with a setting a line"
+    if kind == "tuple_type":
+        message = "Input should be a list of numbers such as [10, 20]"
     return f"{name} = {_shown(problem['input'])}: {message}" if name and kind != "value_error" else message
 
 
@@ -227,10 +255,6 @@ def _shown(value: object) -> str:
 def _shorten(text: str) -> str:
     """Cut long text in a message."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-
-def _no_table(name: str, found: object) -> str:
-    return f"{name} = {_shown(found)}: Input should be a table [{name}] with a setting a line"
 
 
 def _nearest(name: str, known: list[str], what: str) -> str:
