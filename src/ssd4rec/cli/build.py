@@ -81,6 +81,5 @@ def _show(report: "BuildReport", out: Path) -> None:
         f"({report.filtering.k}-core, {report.filtering.rounds} rounds)"
     )
     seconds = ", ".join(f"{stage} {each:.1f} s" for stage, each in report.seconds.items())
-    peak = "" if report.peak_bytes is None else f"; peak memory {report.peak_bytes / 10**6:,.0f} MB"
-    console.out.print(f"{seconds}; {report.partitions} partitions{peak}")
+    console.out.print(f"{seconds}; {report.partitions} partitions; peak memory {report.peak_bytes / 10**6:,.0f} MB")
     console.out.print(f"next: ssd4rec train {out}")

@@ -43,7 +43,7 @@ class BuildReport:
     kept: Counts
     partitions: int
     seconds: dict[str, float]  # for each stage of this run
-    peak_bytes: int | None  # of resident memory of this process
+    peak_bytes: int  # of resident memory of this process
     resumed: bool
 
 

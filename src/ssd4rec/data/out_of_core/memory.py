@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -37,14 +38,15 @@ def free_bytes(limit: int) -> int:
     A limit that the operating system sets on addresses (`ulimit -v`) counts as well.
     """
     resident, addresses = _memory_in_use()
-    free = limit - resident
-    if sys.platform != "win32":
-        import resource  # noqa: PLC0415 - not there on Windows
-
-        allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if allowed != resource.RLIM_INFINITY:
-            free = min(free, allowed - addresses - RESERVED)
+    free, allowed = limit - resident, _address_limit()
+    if allowed is not None:
+        free = min(free, allowed - addresses - RESERVED)
     return max(int(free * SHARE), int(limit * LEAST_SHARE), SMALLEST)
+
+
+def _address_limit() -> int | None:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if allowed == resource.RLIM_INFINITY else allowed
 
 
 def check_address_limit() -> None:
@@ -53,25 +55,16 @@ def check_address_limit() -> None:
     Raises:
         ConfigError: it does not.
     """
-    if sys.platform == "win32":
-        return
-    import resource  # noqa: PLC0415 - not there on Windows
-
-    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
-    _, addresses = _memory_in_use()
-    if allowed != resource.RLIM_INFINITY and allowed - addresses < RESERVED:
+    allowed, (_, addresses) = _address_limit(), _memory_in_use()
+    if allowed is not None and allowed - addresses < RESERVED:
         raise ConfigError(
             f"this process may have {allowed / 1e6:,.0f} MB of addresses (ulimit -v), and Python with its libraries takes "
             f"{addresses / 1e6:,.0f} MB of them; allow at least {(addresses + 2 * RESERVED) / 1e6:,.0f} MB, or use --memory alone"
         )
 
 
-def peak_bytes() -> int | None:
-    """Return the peak resident memory of this process in bytes; None if the system does not report it."""
-    if sys.platform == "win32":
-        return None
-    import resource  # noqa: PLC0415 - not there on Windows
-
+def peak_bytes() -> int:
+    """Return the peak resident memory of this process in bytes."""
     with suppress(OSError, IndexError, ValueError):  # on Linux, getrusage starts with the memory of the parent process
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
@@ -101,11 +94,7 @@ def _memory_in_use() -> tuple[int, int]:
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:
-        peak = peak_bytes() or 0
+        peak = peak_bytes()
         return peak, peak
-    page = 4096
-    if sys.platform != "win32":
-        import resource  # noqa: PLC0415 - not there on Windows
-
-        page = resource.getpagesize()
+    page = resource.getpagesize()
     return int(pages[1]) * page, int(pages[0]) * page
