@@ -70,6 +70,12 @@ def test_floats_keep_order_and_ties(values):
     assert np.array_equal(np.sign(np.subtract.outer(values, values)), np.sign(np.subtract.outer(ticks, ticks)))
 
 
+@pytest.mark.parametrize("pattern", ["%Y-%m-%d %H:%M:%S", "%Y-%m-%d %T", "%Y-%m-%d %X"])
+def test_formats_with_a_time_of_day_keep_it(pattern):
+    times = read_times(pl.Series(["2016-01-31 18:05:00"]), pattern)
+    assert (times.ticks.to_list(), times.clock) == ([1454263500], Clock("datetime"))
+
+
 def test_dates_are_seconds():
     """2016-01-31 is day 16,831 since 1970."""
     expected = [16_831 * 86_400, 16_832 * 86_400]

@@ -12,11 +12,11 @@ LOG = pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "x"], "eve
 
 def test_a_file_is_read_with_all_settings(tmp_path):
     LOG.write_csv(tmp_path / "log.csv")
-    config = DataConfig(where="event = 'buy'", time_format="%s")
+    config = DataConfig(time_format="%Y-%m-%d")
     interactions, titles = open_source(str(tmp_path / "log.csv"), DataConfig(where="event = 'buy'"))
     assert interactions.table["item"].to_list() == ["x", "x"]
     assert titles is None
-    with pytest.raises(DataError, match="times in the format %s"):
+    with pytest.raises(DataError, match="times in the format %Y-%m-%d"):
         open_source(tmp_path / "log.csv", config)
 
 
@@ -39,7 +39,7 @@ def test_titles_next_to_a_file_are_read_or_explained(tmp_path, caplog):
 
 
 def test_a_name_of_nothing_is_refused():
-    with pytest.raises(DataError, match="'ml-100' is neither a file nor a named data set; the named data sets are .*ml-100k"):
+    with pytest.raises(DataError, match=r"'ml-100' is neither a file nor a named data set; the named data sets are .*ml-100k"):
         check_name("ml-100")
     check_name("ml-100k")
     check_name("missing.csv")  # reading it gives the reason
