@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import accumulate
 from numbers import Integral, Real
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from ssd4rec.errors import DataError
 
@@ -99,12 +101,7 @@ def _times(values: Sequence[Any], where: str) -> pl.Series:
 
 
 def _lists(values: Sequence[Any], where: str) -> pl.Series:
-    lengths = [0 if value is None else len(value) for value in values]
-    flat = exact_series([each for value in values if value is not None for each in value], where)
-    frame = pl.DataFrame(
-        {"row": pl.Series([row for row, n in enumerate(lengths) for _ in range(n)], dtype=pl.Int64), "value": flat}
-    )
-    grouped = frame.group_by("row", maintain_order=True).agg("value")
-    rows = pl.DataFrame({"row": pl.int_range(len(values), eager=True, dtype=pl.Int64)})
-    joined = rows.join(grouped, on="row", how="left", maintain_order="left")["value"]
-    return joined.fill_null(pl.Series([[]], dtype=joined.dtype)) if joined.null_count() else joined
+    """Return lists whose values are exact; None is an empty list."""
+    flat = exact_series([each for value in values for each in value or ()], where)
+    offsets = pa.array([0, *accumulate(len(value or ()) for value in values)], pa.int64())
+    return pl.Series(pa.LargeListArray.from_arrays(offsets, flat.to_arrow(compat_level=pl.CompatLevel.oldest())))
