@@ -10,7 +10,6 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -402,7 +401,7 @@ def test_an_interrupted_command_exits_with_130(folder, monkeypatch):
     monkeypatch.setattr(pipeline, "evaluate_artifact", interrupted)
     monkeypatch.setattr(sys, "argv", ["ssd4rec", "evaluate", str(folder / "model"), str(folder / "cycle.csv")])
     messages = []
-    monkeypatch.setattr(cli.console, "err", SimpleNamespace(print=messages.append))
+    monkeypatch.setattr(cli.console.err, "print", messages.append)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, messages) == (130, ["interrupted"])

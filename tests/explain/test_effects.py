@@ -12,7 +12,7 @@ from explained import FADING_SUM_AROUND, VARIANTS, config_of, recommender, score
 from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.config import BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
 from ssd4rec.explain import reading
-from ssd4rec.layers.item_features import FeatureProjection
+from ssd4rec.layers.item_features import EncodedRows, FeatureProjection
 
 HISTORY = [3, 4, 5, 9, 1, 0, 99, 11, 2, 2, 7, 3]  # 99 is not in the catalog
 SMALL = {"width": 8, "dropout": 0.0}
@@ -141,10 +141,8 @@ def test_effects_with_item_features(settings):
     made = recommender(**settings)
     model, rows = made.artifact.model, len(made.artifact.catalog) + 1
     ones = np.ones(rows, dtype=np.float32)
-    features = SimpleNamespace(
-        codes=np.arange(rows) % 3, weights=ones, offsets=np.arange(rows + 1), vectors=ones[:, None], categories=3
-    )
-    features.fingerprint = lambda: "features"
+    encoded = EncodedRows(np.arange(rows) % 3, ones, np.arange(rows + 1), ones[:, None])
+    features = SimpleNamespace(encoded=encoded, categories=3, fingerprint=lambda: "features")
     model.features = FeatureProjection(features, model.table.weight.shape[1]).double()
     torch.nn.init.normal_(model.features.categories)
     assert_exact(made, HISTORY, [6, 9], exclude_seen=True)
