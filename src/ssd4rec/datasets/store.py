@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ssd4rec._io import atomic_folder, read_parquet, sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
-from ssd4rec.data.sequences import Counts
+from ssd4rec.data.k_core import Counts
 from ssd4rec.errors import DataError, first_line
 
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
