@@ -50,8 +50,9 @@ def save_model(folder: Path, recommender: Recommender, *, prefix: str = "i", see
 
 
 def settings(models: Path, store: str, **values: object) -> ServiceSettings:
-    """Settings for tests: no log, no page."""
+    """Settings for tests: no log, no page, and a busy machine is no reason to refuse a request."""
     defaults = {"models": models, "store": store, "log_requests": False, "page": False, "poll_seconds": 0.1, "rate_limit": 0.0}
+    defaults["queue_seconds"] = 60.0
     return ServiceSettings.model_validate(defaults | values)
 
 

@@ -35,6 +35,15 @@ def save_all(client: TestClient) -> None:
     service.models.on_every(lambda loaded: service.snapshots.store(loaded, idle_seconds=0.0))
 
 
+def saved(store: str, expected: int) -> list[Any]:
+    """Wait for snapshots: the thread of the service may be storing those that `save_all` did not find any more."""
+    deadline = time.monotonic() + 20
+    while len(stored := rows(store)) != expected and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(stored) == expected
+    return stored
+
+
 def rows(store: str, query: str = "SELECT user_key, generation, position FROM snapshots") -> list[Any]:
     engine = create_engine(store)
     with engine.connect() as connection:
@@ -152,12 +161,13 @@ def test_erasure_and_retention_remove_snapshots(models: Path, store: str, recomm
         assert rows(store) == []
         client.get("/v1/users/v/recommendations")
         save_all(client)
-        assert len(rows(store)) == 1
+        saved(store, 1)
         send(client, "v", "i6")
         client.app.state.service.maintenance.remove_old()
         assert rows(store) == []
         same_answer(client.get("/v1/users/v/recommendations").json(), recommender.recommend(["i3", "i4", "i5", "i6"]))
         save_all(client)
+        saved(store, 1)
         with writing(engine) as connection:
             connection.execute(text("UPDATE snapshots SET created = :old"), {"old": now() - 2 * DAY})
             assert remove_unused_snapshots(connection, [model]) == 0
