@@ -25,9 +25,9 @@ from ssd4rec.config import DataConfig, load_config
 from ssd4rec.errors import ArtifactError, BackendError
 from ssd4rec.pipeline import add_features
 from ssd4rec.training.callbacks import Callback
-from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS
 from ssd4rec.tuning.search import search
 from ssd4rec.tuning.space import Dimension
+from ssd4rec.tuning.study import BEST, DATABASE, TRIALS
 
 RATES = (Dimension("training.learning_rate", 1e-5, 3e-2, log=True),)
 OPTIONS = [

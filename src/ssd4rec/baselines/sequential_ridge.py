@@ -30,11 +30,6 @@ class SequentialRidge(ItemPairs):
     For each item only the NEIGHBORS weights of the largest absolute value are stored. Where items do not repeat, the weights of
     an item with itself are negative, so that seen items sink without a rule.
 
-    Args:
-        edges: int64 [V + 1]; the pairs of item index i are those from edges[i - 1] to edges[i].
-        columns: int32 [pairs] the other item's index minus one, ascending for each item.
-        weights: float32 [pairs] W.
-
     Source: SLIST (Choi et al. 2021, "Session-aware Linear Item-Item Models for Session-based Recommendation"), with one matrix
     and windows of fixed size.
     """

@@ -24,11 +24,6 @@ class SequentialRules(ItemPairs):
     For each item only the NEIGHBORS largest S are stored, of equal ones those of smaller item index. The five constants were
     chosen by hand by validation NDCG@10 on Amazon Beauty.
 
-    Args:
-        edges: int64 [V + 1]; the pairs of item index i are those from edges[i - 1] to edges[i].
-        columns: int32 [pairs] the other item's index minus one, ascending for each item.
-        weights: float32 [pairs] S.
-
     Source: sequential rules (Kamehkhosh, Jannach and Ludewig 2017), applied to several items with decaying weights
     (Garg et al. 2019, "Sequence and Time Aware Neighborhood"), pairs counted in both directions.
     """

@@ -59,11 +59,6 @@ class Opened:
 def read_files(paths: Sequence[Path], table: PublishedTable, titles: PublishedTable | None) -> Opened:
     """Read the publisher's archive or files, or a file of any form that `read_interactions` reads.
 
-    Args:
-        paths: an archive, the publisher's files, or one file of interactions.
-        table: the publisher's table of interactions.
-        titles: the publisher's table of titles; None: there is none.
-
     Raises:
         DataError: a missing file, an archive that is damaged or does not contain the table, or a table that cannot be read.
     """

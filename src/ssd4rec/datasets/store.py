@@ -63,12 +63,6 @@ def is_whole(folder: Path) -> bool:
 def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame | None, about: About) -> None:
     """Write a data set as a folder that appears complete or not at all; an existing one is replaced.
 
-    Args:
-        folder: the folder to make.
-        interactions: the rows keep their order.
-        titles: columns id and title.
-        about: its source, checks and license.
-
     Raises:
         DataError: the folder cannot be written.
     """

@@ -124,15 +124,7 @@ class Ranking:
 def make_protocol(
     sequences: Sequences, examples: Examples, catalog_size: int, *, split: str, exclude_seen: bool = False
 ) -> EvaluationProtocol:
-    """Return the protocol under which the targets of a part of a split are ranked.
-
-    Args:
-        sequences: the events.
-        examples: the part of the split.
-        catalog_size: V.
-        split: how the examples were made.
-        exclude_seen: whether items of the sequence are left out of the candidates; training never excludes them in validation.
-    """
+    """Return the protocol under which the targets of a part of a split are ranked; see `EvaluationProtocol`."""
     single = examples.prefixes()
     return EvaluationProtocol(
         split=split,

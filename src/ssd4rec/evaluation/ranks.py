@@ -166,17 +166,8 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
     Each target is ranked by exactly one of the processes, from batches that do not depend on their number, and the integer
     ranks are gathered: they are the same on every process, and for any number of processes.
 
-    Args:
-        model: reads sequences and scores items; it is put into evaluation mode.
-        sequences: the events.
-        examples: one target each.
-        token_budget: events encoded at once.
-        exclude_seen: leave items of the sequence out of the candidates, except the target.
-        fusion: added to the scores of a `Ranker`.
-        world: the processes that share the work; None: this one alone.
-        progress: called with (targets ranked by this process, all targets).
-        lists: collects the best items of each example; None: they are not needed.
-        request_time: what a model that reads the times of requests is told.
+    The arguments are those of `evaluate`; `lists` collects the best items of each example, and `progress` is called with
+    (targets ranked by this process, all targets).
 
     Raises:
         DivergedError: a score is not a finite number.

@@ -112,7 +112,6 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
     single = examples.prefixes()
     single = single.take(evenly_spaced(len(single), TARGETS))
     validation = _Validation(model, pairs, sequences, single, token_budget, exclude_seen, progress, world or World())
-    allowed = {(weight, repeat) for weight in weights for repeat in repeat_bias}
 
     def best_of(candidates: Sequence[Candidate]) -> Candidate:
         return candidates[int(np.argmax([gains_of(ranks).mean() for ranks in validation.ranks_of(candidates)]))]
@@ -121,8 +120,7 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
     by_bias = [(weight, each) for each in repeat_bias]
     _, repeat = best_of(by_bias)
     best_of([(each, repeat) for each in weights])
-    gains = {each: gains_of(ranks) for each, ranks in validation.ranks.items() if each in allowed}
-    best = best_candidate(gains)
+    best = best_candidate({each: gains_of(ranks) for each, ranks in validation.ranks.items()})
     with_bias = [(each, best[1]) for each in weights]
     (alone,), (own,) = validation.ranks_of([(0.0, 0.0)]), validation.ranks_of([best])
     return TunedFusion(

@@ -5,8 +5,6 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
-
 from ssd4rec._io import as_json, write_atomically
 from ssd4rec.paper.charts import draw_chart
 from ssd4rec.paper.published import highest_published, published_rows
@@ -25,14 +23,13 @@ VARIANT_NAMES = {"model": "alone", "model_exclude_seen": "alone, seen items excl
 class Block(NamedTuple):
     """One section of the report."""
 
+    section: Section
     title: str
     scope: str  # one line: data, budget, protocol
     warnings: list[str]
     notes: list[str]
     headline: Table
     tables: list[Table]
-    chart: Markup | None
-    commands: tuple[str, ...]
     settings: list[tuple[str, str]]
 
 
@@ -45,7 +42,8 @@ def write_report(results: Results, out: Path) -> None:
 def render(results: Results, name: str) -> str:
     """Render a template of this package: report.md or report.html."""
     sections = sorted(results.sections, key=lambda section: list(STUDIES).index(section.study))
-    return render_template(name, "ssd4rec.paper", blocks=list(map(_block, sections)), commit=results.commit)
+    blocks = list(map(_block, sections))
+    return render_template(name, "ssd4rec.paper", blocks=blocks, draw_chart=draw_chart, commit=results.commit)
 
 
 def _block(section: Section) -> Block:
@@ -56,14 +54,13 @@ def _block(section: Section) -> Block:
         f"{_count(budget.epochs, 'epoch')} · {_count(budget.seeds, 'seed')} · seen items {_seen(_excludes_seen(section))}"
     )
     return Block(
+        section=section,
         title=f"{STUDIES[section.study].title}: {section.title}",
         scope=scope,
         warnings=list(_warnings(section)),
         notes=list(_notes(section)),
         headline=headline,
         tables=[table for table in tables if table.rows],
-        chart=draw_chart(section),
-        commands=section.commands,
         settings=list(_settings([row for row in section.rows if row.model not in BASELINES])),
     )
 

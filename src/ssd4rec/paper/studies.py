@@ -1,13 +1,15 @@
 """The runs of each table and figure, and the effect of `--set` on them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from ssd4rec._suggestions import find
 from ssd4rec.config import BACKBONES, MAX_SEED, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
 from ssd4rec.errors import ConfigError
-from ssd4rec.paper.recipes import RECIPES, Budget, recipe_settings
+from ssd4rec.paper.recipes import RECIPES, TABLES, Budget, recipe_settings
 from ssd4rec.paper.results import BASELINES
 
 DIRECTIONS = {"ssd4rec": "top", "ssd4rec-all": "all", "ssd4rec-none": "none"}  # model: which layers read backwards
@@ -15,22 +17,10 @@ TWINS = {"ssd4rec-all": "ssd4rec", "ssd4rec-none": "mamba4rec"}  # with some set
 NETWORKS = (*DIRECTIONS, *(name for name in BACKBONES if name != "ssd4rec"))
 MODELS = (*NETWORKS, *BASELINES)
 BACKWARD_LAYERS = ("ssd4rec-all", "sigma")  # every layer reads backwards: with several, all-positions training is impossible
-COMPARING = ("accuracy", "efficiency")  # studies that compare models
-BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-RHOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-LENGTHS: tuple[int | None, ...] = (10, 20, 50, 100, 200, 400, None)
+RECIPE_BATCH = 2048  # positions
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 PATIENCE = 10  # the paper's
 SAMPLED_PREFIXES = ('training.objective="per-prefix"', "training.prefixes_per_sequence=8")
-ABLATIONS = {
-    "SSD4Rec": (),
-    "no backward direction": ('backbone.bidirectional="none"',),
-    "backward, mirrored back": ("backbone.mirror_back=true",),
-    "no mask": ("training.mask_ratio=0.0",),
-    "no feed-forward network": ("backbone.feed_forward=false",),
-    "truncated to 50": ("data.max_length=50",),
-    "truncated to 200": ("data.max_length=200",),
-}
 OPTION_OF = {  # settings that an option of the command decides
     "backbone.name": "--models",
     "backbone.bidirectional": "--models",
@@ -52,24 +42,40 @@ class Point:
 
 
 @dataclass(frozen=True)
+class StudyRow:
+    """A row of a study, or a point of a curve."""
+
+    label: str
+    settings: tuple[str, ...] = ()  # `group.key=value`
+    x: float | None = None  # position on the axis of a curve; None there: whole sequences
+
+
+@dataclass(frozen=True)
 class Study:
-    """One table or figure of the paper."""
+    """One table or figure of the paper. Without rows and values, it compares models."""
 
     title: str
-    plan: Callable[["_Plan", Sequence[str]], list[Point]]
     axis: str | None = None  # label of the axis, of a curve
     varies: str | None = None  # the setting that distinguishes the points
+    label: str = ""  # of a point of a curve, with {x} for its value
+    values: tuple[int | float, ...] = ()  # of the setting that a curve varies
+    rows: tuple[StudyRow, ...] = ()
+
+    @property
+    def all_rows(self) -> list[StudyRow]:
+        """The points of the curve, and the rows."""
+        return [*(StudyRow(self.label.format(x=x), (f"{self.varies}={x}",), x) for x in self.values), *self.rows]
+
+
+STUDIES = TypeAdapter(dict[str, Study]).validate_python(TABLES["studies"])
+COMPARING = tuple(name for name, study in STUDIES.items() if not study.all_rows)  # studies that compare models
 
 
 def make_points(study: str, known: str | None, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:
     """Return the rows or points of a study on one data set.
 
-    Args:
-        study: A name in `STUDIES`.
-        known: Named data set, whose preset the paper's budgets use.
-        budget: Width, epochs and seeds.
-        models: Names in `MODELS`, for studies that compare models.
-        settings: `[MODEL:]GROUP.KEY=VALUE`, from --set.
+    The paper's budgets use the preset of `known`, a named data set. The models matter to studies that compare models, and the
+    settings are those of --set, `[MODEL:]GROUP.KEY=VALUE`.
 
     Raises:
         ConfigError: A setting does not fit a model or the study.
@@ -77,7 +83,10 @@ def make_points(study: str, known: str | None, budget: Budget, models: Sequence[
     parsed = [Setting.parse(text) for text in settings]
     for setting in parsed:
         setting.check(study)
-    return STUDIES[study].plan(_Plan(known, budget, parsed), models)
+    plan = _Plan(known, budget, parsed)
+    if study in COMPARING:
+        return _models(plan, models)
+    return [plan.point(row.label, plan.main_model(), row.settings, row.x) for row in STUDIES[study].all_rows]
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,7 @@ class _Plan:
         objectives = BACKBONES[network].objectives
         objective = "all-positions" if "all-positions" in objectives else objectives[0]
         base = [*SAMPLED_PREFIXES] if objective == "per-prefix" else [f'training.objective="{objective}"']
-        base.append(f"training.token_budget={RECIPES[network].token_budget}")
+        base.append(f"training.token_budget={RECIPE_BATCH}")
         if self.budget.follows_paper:
             base.append(f"training.patience={PATIENCE}")
         else:  # the learning rate falls to 0 at the last epoch, so every run goes that far
@@ -229,9 +238,9 @@ class _Plan:
         """Return all-positions training where the budget asks for it and the model can, and masked items for BERT4Rec."""
         objective = BACKBONES[config.backbone.name].objectives[0]
         one_pass = self.budget.one_pass and objective != "per-prefix" and config.backbone.objection(objective) is None
-        return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"] if (
-            one_pass or objective == "masked-item"
-        ) else []  # fmt: skip
+        if one_pass or objective == "masked-item":
+            return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
+        return []
 
     def origin(self, config: Config, changed: Sequence[str]) -> str:
         """Return where the settings of a row come from, and which of them --set has changed."""
@@ -269,31 +278,6 @@ def _effective(config: Config) -> dict[str, Any]:
     if settings.get("backbone.layers") == 1 and settings.get("backbone.bidirectional") == "all":
         settings["backbone.bidirectional"] = "top"
     return settings
-
-
-def _curve(setting: str, name: str, values: Sequence[float]) -> Callable[[_Plan, Sequence[str]], list[Point]]:
-    return lambda plan, _: [plan.point(f"{name} {x}", plan.main_model(), [f"{setting}={x}"], x) for x in values]
-
-
-def _length(plan: _Plan, _: Sequence[str]) -> list[Point]:
-    main = plan.main_model()
-    truncated = [plan.point(f"last {x}", main, [f"data.max_length={x}"], x) for x in LENGTHS if x is not None]
-    return [*truncated, plan.point("whole", main)]
-
-
-def _ablation(plan: _Plan, _: Sequence[str]) -> list[Point]:
-    return [plan.point(label, plan.main_model(), changes) for label, changes in ABLATIONS.items()]
-
-
-BETA, RHO = "backbone.backward_weight", "training.mask_ratio"
-STUDIES: Mapping[str, Study] = {
-    "accuracy": Study("Accuracy", _models),
-    "efficiency": Study("Efficiency", _models),
-    "ablation": Study("Ablation", _ablation, varies="data.max_length"),
-    "beta": Study("Backward weight (Figure 3)", _curve(BETA, "beta", BETAS), "beta", BETA),
-    "rho": Study("Mask ratio (Figure 4)", _curve(RHO, "rho", RHOS), "rho", RHO),
-    "length": Study("Maximum length (Figure 5)", _length, "last interactions read", "data.max_length"),
-}
 
 
 def distinct_points(points: Sequence[Point], longest: int) -> tuple[list[Point], list[str]]:

@@ -47,7 +47,6 @@ from ssd4rec.paper.results import (
 from ssd4rec.paper.significance import add_tests
 from ssd4rec.paper.studies import (
     COMPARING,
-    LENGTHS,
     MODELS,
     STUDIES,
     TWINS,
@@ -63,6 +62,7 @@ logger = logging.getLogger(__name__)
 Watch = Callable[[int, int, str], None]  # (runs done, all runs, current activity)
 FAILURE, LOG = "failure.txt", "log.txt"
 REASON_LINES = 12
+LENGTHS = [int(length) for length in STUDIES["length"].values]
 NOT_PROTOCOL = ("data.user", "data.item", "data.time", "evaluation.token_budget")
 
 
@@ -159,18 +159,17 @@ def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[D
     counts = asdict(sequences.kept)
     matching = (name for name, each in DATASETS.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
     train = make_split(sequences, config.data.model_copy(update={"max_length": None})).train
-    lengths = [length for length in LENGTHS if length is not None]
     info = DataInfo(
         name=name,
         known=next(matching, None),
         fingerprint=sequences.fingerprint(),
         **counts,
         simultaneous=described["tie_order"]["interactions"],
-        longer={length: int(np.count_nonzero(np.diff(sequences.offsets) > length)) for length in lengths},
+        longer={length: int(np.count_nonzero(np.diff(sequences.offsets) > length)) for length in LENGTHS},
         notes=tuple(described["read"]["notes"]),
     )
     tokens = train.tokens_one_pass
-    return info, {length: replace(train, max_length=length).tokens_one_pass / tokens for length in lengths}
+    return info, {length: replace(train, max_length=length).tokens_one_pass / tokens for length in LENGTHS}
 
 
 def _plan_section(

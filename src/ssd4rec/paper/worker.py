@@ -28,7 +28,8 @@ from ssd4rec.artifact import Artifact, load_artifact, load_artifact_or_none
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.config import Baseline, Config
-from ssd4rec.data.interactions import Columns, Interactions, read_interactions
+from ssd4rec.data.interactions import Interactions, read_interactions
+from ssd4rec.data.options import columns_of, options_of
 from ssd4rec.data.out_of_core.memory import peak_bytes
 from ssd4rec.data.split import training_counts
 from ssd4rec.datasets.registry import is_named_dataset, open_dataset
@@ -72,14 +73,13 @@ def open_interactions(source: str, config: Config, cache: Path) -> Interactions:
     """
     if is_named_dataset(source):
         return open_dataset(source, cache).interactions
-    return read_interactions(source, Columns(user=config.data.user, item=config.data.item, time=config.data.time))
+    return read_interactions(source, columns_of(config.data), options_of(config.data))
 
 
 def run(folder: Path) -> None:
     """Train and measure one model, or measure a baseline; resume where an earlier process was stopped.
 
-    Args:
-        folder: Holds run.json. Receives the model, ranks.npz, and result.json last.
+    The folder has run.json, and receives the model, ranks.npz, and result.json last.
 
     Raises:
         DataError: The data have changed since the sweep began.
@@ -97,12 +97,7 @@ def run(folder: Path) -> None:
 
 
 class _Measurement:
-    """Rank the test set in every variant, and keep the ranks.
-
-    Args:
-        data: Sequences and their split.
-        config: The protocol.
-    """
+    """Rank the test set in every variant, and keep the ranks."""
 
     def __init__(self, data: pipeline.Prepared, config: Config) -> None:
         self.data, self.config = data, config

@@ -22,13 +22,7 @@ PARTS = {
 
 
 def write_model_report(path: Path, report: Mapping[str, Any], config: Config, examined: Examined | None) -> None:
-    """Write the page of a model's report.
-
-    Args:
-        path: the HTML file.
-        report: of `ssd4rec train` or `ssd4rec evaluate`.
-        config: the settings.
-        examined: what is recommended to users; None: the report has no such sections.
+    """Write the page of `render_model_report`.
 
     Raises:
         OSError: the file cannot be written.
@@ -37,7 +31,7 @@ def write_model_report(path: Path, report: Mapping[str, Any], config: Config, ex
 
 
 def render_model_report(report: Mapping[str, Any], config: Config, examined: Examined | None) -> str:
-    """Return the page of a model's report; see `write_model_report`."""
+    """Return the page of a report of `ssd4rec train` or `ssd4rec evaluate`, without recommendations if none were examined."""
     metrics = _metrics(report)
     headline = next((name for name in HEADLINE if name in report["test"]), next(iter(report["test"])))
     return render_template(

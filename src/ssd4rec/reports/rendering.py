@@ -42,10 +42,7 @@ class Table(NamedTuple):
 def render_template(name: str, package: str = PAGE, **values: object) -> str:
     """Render a template of a package, which may extend and import those of this one.
 
-    Args:
-        name: of the file without `.jinja`; in an `.html` file all values are escaped.
-        package: that the template belongs to.
-        values: what the template shows.
+    The name is without `.jinja`. In an `.html` file all values are escaped.
     """
     loader = ChoiceLoader([PackageLoader(each) for each in dict.fromkeys((package, PAGE))])
     environment = Environment(

@@ -24,11 +24,14 @@ from ssd4rec.pipeline import Prepared
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST
 from ssd4rec.training.loop import TrainingLoop, fit
-from ssd4rec.tuning.folder import BEST, DATABASE, TRIALS, alone_in
 from ssd4rec.tuning.space import Dimension, Value, with_values
 from ssd4rec.tuning.study import (
+    BEST,
+    DATABASE,
     FAILED,
+    TRIALS,
     UNPRUNED_TRIALS,
+    alone_in,
     finished,
     frozen,
     open_study,

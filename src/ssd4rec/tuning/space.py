@@ -61,10 +61,7 @@ class Dimension:
 def with_values(config: Config, values: Mapping[str, Value], source: str | None = None) -> Config:
     """Return the settings with some of them changed, e.g. {"training.learning_rate": 1e-3}.
 
-    Args:
-        config: the settings.
-        values: the changes.
-        source: the beginning of an error message; None: the values.
+    An error message begins with `source`, or with the values.
 
     Raises:
         ConfigError: an unknown setting, or one out of its range.

@@ -1,4 +1,4 @@
-"""The trials of a search, stored by Optuna in a database in the folder of the search."""
+"""The folder of a search: its lock, its identity, and the trials that Optuna stores there in a database."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +12,39 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from ssd4rec._io import exclusive_lock
+from ssd4rec.artifact import MANIFEST
 from ssd4rec.config import Config
 from ssd4rec.errors import ArtifactError
 from ssd4rec.pipeline import Prepared
-from ssd4rec.tuning.folder import BEST, DATABASE, identity
 from ssd4rec.tuning.space import Dimension, Value
 
+DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 FAILED = "failed"  # user attribute of a trial that ended with an error
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # before them, too few values for a median
+
+
+@contextmanager
+def alone_in(place: Path) -> Iterator[None]:
+    """Create the folder of a search and lock it inside the block.
+
+    Raises:
+        ArtifactError: it cannot be made or written, holds a finished model, or another process holds it.
+    """
+    busy = ArtifactError(f"another search is running in {place}; wait for it, or choose another --out")
+
+    def refused(why: str) -> ArtifactError:
+        return ArtifactError(f"{place} cannot be the folder of a search: {why}; choose another --out")
+
+    try:
+        finished = (place / MANIFEST).is_file()
+    except OSError as error:  # a name that is too long
+        raise refused(error.strerror or str(error)) from error
+    if finished:
+        raise ArtifactError(f"{place} contains a finished model, not a search; choose another --out")
+    with exclusive_lock(place / "lock", busy, refused):
+        yield
 
 
 @contextmanager
@@ -46,6 +70,20 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
+def _identity(data: Prepared, config: Config, space: Sequence[Dimension]) -> dict[str, Any]:
+    """Return the settings and data that all trials of a search share."""
+    searched = {dimension.name for dimension in space}
+    settings = {
+        f"{group}.{key}": value
+        for group, keys in config.model_dump(mode="json").items()
+        for key, value in keys.items()
+        if f"{group}.{key}" not in searched
+    }
+    features = {} if data.features is None else {"features": data.features.fingerprint()}
+    space_of = [str(dimension) for dimension in space]
+    return {"data": data.histories.fingerprint(), **features, "space": space_of, "settings": settings}
+
+
 def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dimension]) -> optuna.Study:
     """Open the study in a folder, or create it.
 
@@ -61,7 +99,7 @@ def open_study(place: Path, data: Prepared, config: Config, space: Sequence[Dime
         pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS),
         load_if_exists=True,
     )
-    ours = identity(data, config, space)
+    ours = _identity(data, config, space)
     saved: Mapping[str, Any] | None = study.user_attrs.get("identity")
     if saved is None and (place / BEST).is_file():
         raise ArtifactError(
