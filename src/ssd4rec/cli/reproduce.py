@@ -21,10 +21,10 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     models: Annotated[
         str | None, typer.Option("--models", help="Models for accuracy and efficiency, comma-separated; all by default.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Maximum number of epochs; overrides the budget.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Number of seeds.")] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Width of every model.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Number of runs at once; they share the processor's cores.")] = 1,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs; overrides the budget.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Number of seeds.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Width of every model.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of runs at once; they share the processor's cores.")] = 1,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="[MODEL:]GROUP.KEY=VALUE", help=SET_HELP)] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -9,7 +9,6 @@ from pydantic import TypeAdapter
 
 from ssd4rec._suggestions import find
 from ssd4rec.config import load_config, presets
-from ssd4rec.errors import ConfigError
 
 TABLES: dict[str, dict[str, Any]] = tomllib.loads(
     resources.files("ssd4rec.paper").joinpath("studies.toml").read_text(encoding="utf-8")
@@ -46,15 +45,12 @@ BUDGETS = {name: Budget(name, **values) for name, values in TABLES["budgets"].it
 
 
 def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None) -> Budget:
-    """Return a named budget with the given values replaced.
+    """Return a named budget with the given values, 1 or more, replaced.
 
     Raises:
-        ConfigError: The name is unknown, or a value is below 1.
+        ConfigError: The name is unknown.
     """
     budget = BUDGETS[find(name, tuple(BUDGETS), "budget")]
-    for option, value in (("epochs", epochs), ("seeds", seeds), ("width", width)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{option} must be 1 or more, found {value}")
     return replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
 
 

@@ -246,16 +246,13 @@ def run_sweep(sweep: Sweep, watch: Watch = lambda *_: None, *, jobs: int = 1, th
     Args:
         sweep: From `plan_sweep`.
         watch: Receives progress.
-        jobs: Number of processes at once.
+        jobs: Number of processes at once, 1 or more.
         threads: Of each process; None: its own choice.
 
     Raises:
-        ConfigError: `jobs` is below 1.
         DataError: The folder cannot be written, or another sweep uses it.
         KeyboardInterrupt: The processes are ended; the same command continues.
     """
-    if jobs < 1:
-        raise ConfigError(f"--jobs must be 1 or more, found {jobs}")
     busy = DataError(f"another sweep is writing to {sweep.out}; wait for it, or choose another --out")
 
     def refused(reason: str) -> DataError:
