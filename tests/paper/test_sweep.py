@@ -284,6 +284,22 @@ def test_runs_differ_by_data_settings_and_seed_and_are_shared_by_studies(tmp_pat
     assert len(both.jobs) == len(shared) < sum(len(section.rows) for section in both.sections)
 
 
+def test_reading_options_reach_the_file_and_are_not_in_the_title(tmp_path):
+    worlds.frame(worlds.cycle()).write_csv(tmp_path / "log.csv", include_header=False)
+    settings = ["data.min_interactions=1", 'data.columns=["user", "item", "time"]']
+    sweep = plan_sweep(
+        "accuracy",
+        [str(tmp_path / "log.csv")],
+        make_budget("small"),
+        tmp_path,
+        tmp_path,
+        models=["popularity"],
+        settings=settings,
+    )
+    (section,) = sweep.sections
+    assert (section.title, section.data.users) == ("log.csv data.min_interactions=1", 60)
+
+
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="a file name of any bytes")
 def test_a_file_of_any_name_is_reported(tmp_path):

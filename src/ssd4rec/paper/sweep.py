@@ -63,7 +63,8 @@ Watch = Callable[[int, int, str], None]  # (runs done, all runs, current activit
 FAILURE, LOG = "failure.txt", "log.txt"
 REASON_LINES = 12
 LENGTHS = [int(length) for length in STUDIES["length"].values]
-NOT_PROTOCOL = ("data.user", "data.item", "data.time", "evaluation.token_budget")
+READING = [f"data.{name}" for name in ("user", "item", "time", "columns", "separator", "layout", "time_format")]
+NOT_PROTOCOL = (*READING, "evaluation.token_budget")
 
 
 @dataclass(frozen=True)
