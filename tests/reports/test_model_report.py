@@ -15,7 +15,7 @@ from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation.metrics import ndcg_gains
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import Comparison, Prepared, evaluate
-from ssd4rec.reports.charts import Line, _ticks, line_chart
+from ssd4rec.reports.charts import Axis
 from ssd4rec.reports.examples import Examined, examine
 from ssd4rec.reports.model import render_model_report
 from ssd4rec.serving.recommender import Recommender
@@ -131,10 +131,13 @@ def test_a_report_without_data_has_metrics_only(comparison: Comparison, recommen
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.0213), (0.0, 1.0), (1.0, 20.0), (3.1, 7.9), (0.0, 12345.0)])
 def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    ticks = _ticks(low, high)
+    ticks = Axis(low, high, 0.0, 1.0).ticks
     assert 2 <= len(ticks) <= 6
     assert all(low - 1e-9 <= each <= high + 1e-9 for each in ticks)
 
 
-def test_a_chart_of_one_point() -> None:
-    assert "<circle" in line_chart([Line("first", [(1.0, 0.0)])], "title", "x")
+def test_a_training_of_one_epoch_is_a_point(comparison: Comparison, recommender: Recommender) -> None:
+    epoch = {"epoch": 1, "loss": 3.0, "ndcg": 0.0, "seconds": 1.0}
+    training = {"history": [epoch], "best_epoch": 1, "stopped": "max_epochs", "seconds": 1.0}
+    page = render_model_report({**comparison.as_dict(), "training": training}, recommender.artifact.config, None)
+    assert '<circle class="second" cx="62.0" cy="12.0" r="4"/>' in page

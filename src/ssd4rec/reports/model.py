@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from ssd4rec._io import write_atomically
 from ssd4rec.config import Config, dump_config
-from ssd4rec.reports.charts import Dot, Line, bar, dot_chart, line_chart
+from ssd4rec.reports.charts import Dot, DotChart, Line, LineChart
 from ssd4rec.reports.examples import Examined
 from ssd4rec.reports.rendering import Table, render_template
 
@@ -47,7 +45,6 @@ def render_model_report(report: Mapping[str, Any], config: Config, examined: Exa
         groups=[_group_table(name, rows, report) for name, rows in report.get("test_groups", {}).items() if rows],
         examined=examined,
         lorenz=None if examined is None else _lorenz(examined),
-        bar=bar,
         facts=_facts(report),
         settings=dump_config(config),
     )
@@ -104,17 +101,17 @@ def _lists_table(report: Mapping[str, Any]) -> Table | None:
     return Table(f"First {parts['model']['length']} items of every list", columns, tuple(rows))
 
 
-def _metrics_chart(metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Any], name: str) -> Markup:
+def _metrics_chart(metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Any], name: str) -> DotChart:
     dots = []
     for part, values in metrics.items():
         if name in values:
             low, high = intervals.get(part, {}).get(name, (values[name], values[name]))
             dots.append(Dot(PARTS.get(part, part), values[name], low, high))
     title = f"{name.upper()}: " + ", ".join(f"{dot.name} {dot.value:.4f}" for dot in dots)
-    return dot_chart(dots, title, f"{name.upper()}, 95 % intervals over targets")
+    return DotChart(dots, title, f"{name.upper()}, 95 % intervals over targets")
 
 
-def _history_charts(training: Mapping[str, Any] | None) -> list[Markup]:
+def _history_charts(training: Mapping[str, Any] | None) -> list[LineChart]:
     epochs = (training or {}).get("history") or []
     if training is None or not epochs:
         return []
@@ -122,8 +119,8 @@ def _history_charts(training: Mapping[str, Any] | None) -> list[Markup]:
     loss = [(float(each["epoch"]), float(each["loss"])) for each in epochs]
     best = float(training["best_epoch"])
     return [
-        line_chart([Line("first", ndcg)], f"Validation NDCG@10 by epoch, best {max(y for _, y in ndcg):.4f}", "epoch", mark=best),
-        line_chart(
+        LineChart([Line("first", ndcg)], f"Validation NDCG@10 by epoch, best {max(y for _, y in ndcg):.4f}", "epoch", mark=best),
+        LineChart(
             [Line("second", loss)], f"Training loss by epoch, from {loss[0][1]:.3f} to {loss[-1][1]:.3f}", "epoch", mark=best
         ),
     ]
@@ -139,13 +136,13 @@ def _group_table(name: str, rows: list[Mapping[str, Any]], report: Mapping[str, 
     return Table(title, columns, tuple(cells)), [row["ndcg"] / largest if largest else 0.0 for row in rows]
 
 
-def _lorenz(examined: Examined) -> Markup | None:
+def _lorenz(examined: Examined) -> LineChart | None:
     curves = (("second", examined.consumed.lorenz), ("first", examined.recommended.lorenz))
     lines = [Line(name, points) for name, points in curves if points]
     if not lines:
         return None
     gini = f"Gini index: training {examined.consumed.gini:.3f}, recommended {examined.recommended.gini:.3f}"
-    return line_chart(lines, f"Lorenz curves. {gini}", "share of the items, rarest first", shares=True)
+    return LineChart(lines, f"Lorenz curves. {gini}", "share of the items, rarest first", shares=True)
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
