@@ -44,8 +44,8 @@ class NamedDataset:
 
 def _read_registry() -> dict[str, NamedDataset]:
     text = resources.files("ssd4rec.datasets").joinpath("datasets.toml").read_text(encoding="utf-8")
-    named = {name: {"name": name, **about} for name, about in tomllib.loads(text).items()}
-    return TypeAdapter(dict[str, NamedDataset]).validate_python(named)
+    entries = {name: {"name": name, **fields} for name, fields in tomllib.loads(text).items()}
+    return TypeAdapter(dict[str, NamedDataset]).validate_python(entries)
 
 
 DATASETS = _read_registry()
