@@ -24,7 +24,7 @@ from common import arguments, measure, publish
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
-from ssd4rec.serving.retrieval import make_index
+from ssd4rec.serving.retrieval import ApproximateIndex, make_index, with_recall
 from ssd4rec.serving.topk import Request, rank_candidates, top_items_from_states
 
 WIDTH, CLUSTERS = 64, 1000
@@ -107,8 +107,14 @@ def exact(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k
 def approximate(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k: int) -> Callable[[], Ids]:
     """Return a function that scores what an index finds."""
     request = Request(k, exclude_seen=True, excluded=None, require_known_history=False)
-    index, rows = make_index(model, states, None, None), list(histories.numpy())
-    return lambda: [top.items - 1 for top in rank_candidates(model, states, rows, request, index)]
+    users, events = histories.shape
+    packed = histories.flatten(), torch.arange(0, users * events + 1, events)
+
+    def rank(index: ApproximateIndex) -> Ids:
+        return [top.items - 1 for top in rank_candidates(model, states, packed, request, index)]
+
+    index = with_recall(make_index(model.item_vectors, None), rank)
+    return lambda: rank(index)
 
 
 def seen_items(histories: torch.Tensor, items: int) -> Any:

@@ -97,6 +97,9 @@ def test_fusion_adds_a_logarithm_of_the_counts(train, rows, size):
     had = np.array([[item in row for item in range(1, 7)] for row in rows])
     expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / SequentialRules.floor) - 2.0 * had
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5, atol=1e-5)
+    places, added = fusion.pairs.raises(items, cu_seqlens, slice(0, len(rows)))
+    for cells, whole in zip(fusion.pairs.raised_cells(items, cu_seqlens), (places, added), strict=True):
+        np.testing.assert_array_equal(cells, whole.numpy())
 
 
 def test_it_finds_the_cycle():

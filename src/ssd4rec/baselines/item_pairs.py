@@ -74,24 +74,37 @@ class ItemPairs:
         """
         scores = self._scores(items, cu_seqlens, rows)
         places = np.flatnonzero(scores)
-        added = np.log1p(np.abs(scores[places]) / self.floor)
-        return torch.from_numpy(places), torch.from_numpy(np.copysign(added, scores[places]).astype(np.float32))
+        return torch.from_numpy(places), torch.from_numpy(self._raised(scores[places]))
+
+    def raised_cells(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        """Return `raises` of all sequences, places ascending, without an array of V scores a sequence."""
+        parts = list(self._entries(items, cu_seqlens, slice(0, len(cu_seqlens) - 1)))
+        places, entry = np.unique(np.concatenate([place for place, _ in parts]), return_inverse=True)
+        scores = np.bincount(entry, np.concatenate([weights for _, weights in parts]), len(places)).astype(np.float64)
+        return places[scores != 0], self._raised(scores[scores != 0])
+
+    def _raised(self, scores: Weights) -> npt.NDArray[np.float32]:
+        return np.copysign(np.log1p(np.abs(scores) / self.floor), scores).astype(np.float32)
 
     def _scores(self, items: Items, cu_seqlens: CuSeqlens, rows: slice) -> Weights:
         """Return the scores of a few sequences, flattened. [rows * V]."""
+        scores = np.zeros((len(cu_seqlens[rows.start : rows.stop + 1]) - 1) * self.catalog_size)
+        for place, weights in self._entries(items, cu_seqlens, rows):
+            scores[place] += weights  # no place twice: a sequence has one event so far back
+        return scores
+
+    def _entries(self, items: Items, cu_seqlens: CuSeqlens, rows: slice) -> Iterator[tuple[IntArray, Weights]]:
+        """Yield the places in `_scores` of the pairs of the last events, then of those before them, …, and their weights."""
         edges = cu_seqlens[rows.start : rows.stop + 1].cpu().numpy()
         events = items[edges[0] : edges[-1]].cpu().numpy()
         first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
-        scores = np.zeros(len(first) * self.catalog_size)
         for back in range(READ):
             row = np.flatnonzero(last - back >= first)
             row = row[events[last[row] - back] > 0]
             item = events[last[row] - back] - 1
             pairs = self.edges[item + 1] - self.edges[item]
             entry = ranges(self.edges[item], pairs)
-            place = np.repeat(row, pairs) * self.catalog_size + self.columns[entry]
-            scores[place] += FADE**back * self.weights[entry]  # no place twice: a sequence has one event so far back
-        return scores
+            yield np.repeat(row, pairs) * self.catalog_size + self.columns[entry], FADE**back * self.weights[entry]
 
 
 def bounded_ranges(sizes: IntArray, most: int) -> Iterator[tuple[int, int]]:

@@ -20,8 +20,8 @@ from ssd4rec.explain.results import LEVELS, Explanation, Level
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.serving.moments import Moment, to_seconds
-from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex, make_index
-from ssd4rec.serving.topk import Request, TopK, encode_histories, largest, top_items
+from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex
+from ssd4rec.serving.topk import Request, TopK, largest, measured_index, top_items
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
@@ -297,15 +297,16 @@ class Recommender:
     def approximate(self, histories: Sequence[Ids], target_recall: float = TARGET_RECALL) -> "Recommender":
         """Return a recommender that finds its candidates with an index, for catalogs that are too large to score every item.
 
-        Scores and their order are exact, but items can be missed: how many is measured with these histories, and said in the
-        warnings of every answer. With `allow` or `deny`, every item is scored as before.
+        Scores and their order are exact, repeat logits and score fusion included, but items can be missed: how many is measured
+        with these histories, and written in the warnings of every answer. Items of the history and those that co-occur with its
+        last items are never missed. With `allow` or `deny`, every item is scored as before.
 
         Args:
             histories: item ids of users like those to come, some hundred at least.
             target_recall: share of the 100 best items that is found at least.
 
         Raises:
-            ConfigError: the model has score fusion or repeat logits, or no history has an item of the catalog.
+            ConfigError: no history has an item of the catalog.
             BackendError: faiss is not installed.
         """
         return self.approximate_from(self.indices([as_ids(history) for history in histories]), target_recall)
@@ -313,11 +314,11 @@ class Recommender:
     def approximate_from(self, histories: Sequence[IntArray], target_recall: float = TARGET_RECALL) -> "Recommender":
         """Do `approximate` with histories of item indices."""
         artifact, max_length = self.artifact, self.artifact.config.data.max_length
-        known_histories = [row[row > 0][-max_length:] if max_length else row[row > 0] for row in histories if row.any()]
+        known_histories = [row[row > 0] for row in histories if row.any()]
         if not known_histories:
             raise ConfigError("approximate retrieval is measured with histories, and none of these has an item of the catalog")
-        states = encode_histories(artifact.model, known_histories)
-        index = make_index(artifact.model, states, self._excluded_items(None, None), artifact.fusion, target_recall)
+        excluded = self._excluded_items(None, None)
+        index = measured_index(artifact.model, known_histories, excluded, artifact.fusion, max_length, target_recall)
         return Recommender(artifact, index)
 
     @property

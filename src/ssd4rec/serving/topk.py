@@ -17,7 +17,7 @@ from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.segments import to_device
-from ssd4rec.serving.retrieval import ApproximateIndex, candidate_scores
+from ssd4rec.serving.retrieval import MEASURED_K, ApproximateIndex, candidate_scores, make_index, with_recall
 
 TOKEN_BUDGET = 32768  # events encoded in one batch
 GROUPED_FROM = 1 << 15  # scores a row, from which groups of columns are compared first
@@ -156,42 +156,83 @@ def _encode_and_rank(
     max_length: int | None,
     times: IntArray | None,
 ) -> list[TopK]:
-    device = model.item_vectors.device
-    seen = _pack(histories, device)
-    items, cu_seqlens = seen if max_length is None else _pack([history[-max_length:] for history in histories], device)
+    seen, (items, cu_seqlens) = _pack_both(model, histories, max_length)
     with torch.inference_mode():
         states = model.encode(items, cu_seqlens)
         if times is not None:
-            states = model.at(states, torch.from_numpy(times).to(device))
+            states = model.at(states, torch.from_numpy(times).to(states.device))
         if request.index is not None:
-            return rank_candidates(model, states, histories, request, request.index)
+            return rank_candidates(model, states, (items, cu_seqlens), request, request.index, fusion, seen)
         return top_items_from_states(model, states, items, cu_seqlens, request, fusion, seen)
 
 
 def rank_candidates(
-    model: NextItemModel, states: States, histories: list[IntArray], request: Request, index: ApproximateIndex
+    model: NextItemModel,
+    states: States,
+    packed: Packed,
+    request: Request,
+    index: ApproximateIndex,
+    fusion: ScoreFusion | None = None,
+    seen: Packed | None = None,
 ) -> list[TopK]:
-    """Return the top k of the candidates that an index finds; their scores are exact."""
-    distinct = max(len(np.unique(history)) for history in histories) if request.exclude_seen else 0
-    candidates = index.search(states, min(request.k + distinct, model.catalog_size))
-    if request.exclude_seen:
-        for row, history in zip(candidates, histories, strict=True):
-            row[np.isin(row, history)] = 0
-        candidates.sort(axis=1)
-    scores = candidate_scores(model, states, torch.from_numpy(candidates).to(states.device))
-    results = largest(scores, request.k)
+    """Return the top k of the candidates that an index finds; their scores are exact. See `top_items_from_states`."""
+    with torch.inference_mode():
+        candidates, scores = candidate_scores(
+            model,
+            states,
+            packed,
+            seen or packed,
+            index,
+            request.k,
+            fusion=fusion,
+            exclude_seen=request.exclude_seen,
+            excluded=request.excluded,
+        )
+    results = largest(scores, min(request.k, scores.shape[1]))
     return [TopK(row[places - 1], values, "model") for row, (places, values) in zip(candidates, results, strict=True)]
 
 
-def encode_histories(model: NextItemModel, histories: list[IntArray]) -> States:
-    """Return the states of histories of item indices, in batches. [B, D]."""
+def measured_index(
+    model: NextItemModel,
+    histories: Sequence[IntArray],
+    excluded: npt.NDArray[np.bool_] | None,
+    fusion: ScoreFusion | None,
+    max_length: int | None,
+    target_recall: float,
+) -> ApproximateIndex:
+    """Make an index that finds a share of the 100 best unseen items of some histories; all are scored to measure it.
+
+    Args:
+        model: in evaluation mode.
+        histories: item indices, without unknown items; some hundred at least.
+        excluded: [V]: True for items that are never recommended.
+        fusion: score fusion of the model.
+        max_length: see `top_items`.
+        target_recall: the share.
+    """
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    with torch.inference_mode():
-        batches = [
-            model.encode(*_pack([histories[position] for position in batch], model.item_vectors.device))
-            for batch in consecutive(lengths, TOKEN_BUDGET)
+    encoded = []
+    for batch in consecutive(lengths, TOKEN_BUDGET):
+        seen, packed = _pack_both(model, [histories[position] for position in batch], max_length)
+        with torch.inference_mode():
+            encoded.append((model.encode(*packed), packed, seen))
+    request = Request(MEASURED_K, exclude_seen=True, excluded=excluded, require_known_history=False)
+
+    def rank(index: ApproximateIndex) -> list[IntArray]:
+        return [
+            top.items
+            for states, packed, seen in encoded
+            for top in rank_candidates(model, states, packed, request, index, fusion, seen)
         ]
-    return torch.cat(batches)
+
+    return with_recall(make_index(model.item_vectors, excluded), rank, target_recall)
+
+
+def _pack_both(model: NextItemModel, histories: list[IntArray], max_length: int | None) -> tuple[Packed, Packed]:
+    """Return the packed histories, and the part of them that is encoded."""
+    device = model.item_vectors.device
+    seen = _pack(histories, device)
+    return seen, seen if max_length is None else _pack([history[-max_length:] for history in histories], device)
 
 
 def _pack(histories: list[IntArray], device: torch.device) -> Packed:
