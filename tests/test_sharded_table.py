@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from ssd4rec.distributed import World
 from ssd4rec.errors import ArtifactError
+from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy_reference, smoothing_loss
+from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.sharded_table import SHARD, RowAdagrad, ShardedTable
 
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -40,6 +42,39 @@ def test_initial_rows_do_not_depend_on_the_number_of_processes(size):
     assert not torch.equal(ShardedTable(ITEMS, WIDTH, World(), seed=6).weight, one)
 
 
+@pytest.mark.parametrize(("items", "width", "size"), [(101, 6, 1), (101, 6, 3), (64, 5, 2), (95, 3, 2), (2, 2, 2)])
+def test_the_table_of_a_new_model_does_not_depend_on_the_number_of_processes(items, width, size, monkeypatch):
+    """Drawn in blocks, it has the values of an embedding, and later numbers are the same."""
+    monkeypatch.setattr("ssd4rec.sharded_table.BLOCK", 32)
+    torch.manual_seed(4)
+    embedding = torch.nn.init.normal_(torch.nn.Embedding(items + 1, width).weight, std=0.02)
+    later = torch.rand(3)
+    for rank in range(size):
+        torch.manual_seed(4)
+        table = ShardedTable.like_embedding(items, width, World(rank, size))
+        assert torch.equal(table.weight, embedding[rank::size])
+        assert torch.equal(torch.rand(3), later)
+
+
+def test_added_logits_are_those_of_one_table(monkeypatch):
+    """Repeat logits and label smoothing, in several blocks: the loss and gradients of the definition."""
+    monkeypatch.setattr("ssd4rec.sharded_softmax.SCORES", 2 * ITEMS + 5)
+    table = ShardedTable(ITEMS, WIDTH, World(), dtype=torch.float64)
+    torch.nn.init.normal_(table.weight)
+    states = torch.randn(9, WIDTH, dtype=torch.float64, requires_grad=True)
+    coefficients = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    items, targets = torch.randint(1, 5, (12,)), torch.randint(1, 9, (9,))
+    prefixes = prefix_items(items, torch.tensor([0, 7, 12]), torch.arange(9))
+    added = AddedLogits(coefficients, prefixes)
+    expected = linear_cross_entropy_reference(states, table.weight[1:], targets - 1, added)
+    expected = expected + 0.1 * smoothing_loss(states, table.weight[targets], table.weight[1:])
+    loss = table.cross_entropy(states, targets, added, smoothing=0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    inputs = [states, table.weight, coefficients]
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
 def test_losses_of_one_process_equal_pytorch():
     """Full: cross_entropy of the scores. Sampled, with every item drawn once: the same."""
     table = ShardedTable(ITEMS, WIDTH, World(), dtype=torch.float64)
@@ -59,7 +94,7 @@ def test_cross_entropy_in_several_blocks(monkeypatch):
     states, targets = torch.randn(9, WIDTH, dtype=torch.float64, requires_grad=True), torch.randint(1, ITEMS + 1, (9,))
     results = []
     for scores in (1 << 20, 2 * ITEMS + 5):
-        monkeypatch.setattr("ssd4rec.sharded_table.SCORES", scores)
+        monkeypatch.setattr("ssd4rec.sharded_softmax.SCORES", scores)
         loss = table.cross_entropy(states, targets)
         results.append([loss, *torch.autograd.grad(loss, [states, table.weight])])
     for ours, theirs in zip(*results, strict=True):

@@ -321,7 +321,10 @@ class InitialModel:
 
     def make(self) -> NextItemModel:
         """Return a new copy."""
-        return make_model(self._config, self._items, self._features) if self._grown is None else deepcopy(self._grown.model)
+        if self._grown is not None:
+            return deepcopy(self._grown.model)
+        world = current_world() if self._config.training.shard_item_table and self._features is None else None
+        return make_model(self._config, self._items, self._features, world)
 
 
 def fit(

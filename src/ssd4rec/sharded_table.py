@@ -22,10 +22,11 @@ from ssd4rec.array_types import Items
 from ssd4rec.distributed import World
 from ssd4rec.errors import ArtifactError
 from ssd4rec.ops import keyed_random
+from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
 from ssd4rec.ops.sampled_softmax import sampled_cross_entropy
+from ssd4rec.sharded_softmax import sharded_cross_entropy
 
 BLOCK = 1 << 16  # rows that are drawn, read or written at once
-SCORES = 1 << 23  # scores in memory at once
 SHARD = "table-{:05}-of-{:05}.safetensors"
 
 
@@ -55,11 +56,32 @@ class ShardedTable(nn.Module):
             self._draw_rows(seed)
 
     @classmethod
+    def like_embedding(cls, catalog_size: int, width: int, world: World) -> "ShardedTable":
+        """Return this process's part of the item table that a new model draws with torch's generator, a block at a time."""
+        table = cls(catalog_size, width, world, seed=None)
+        rows = catalog_size + 1
+        for keep in (False, True):  # nn.Embedding draws its own values first
+            # The last block is never short: torch draws fewer than 16 numbers in another way.
+            starts = range(0, max(rows - BLOCK, 0) + 1, BLOCK)
+            for start, stop in zip(starts, [*starts[1:], rows], strict=True):
+                block = nn.init.normal_(torch.empty(stop - start, width), std=0.02)
+                if keep:
+                    offset = (world.rank - start) % world.size
+                    first = (start + offset) // world.size
+                    mine = block[offset :: world.size]
+                    table.weight.data[first : first + len(mine)] = mine
+        return table
+
+    @classmethod
     def part_of(cls, rows: Tensor, world: World) -> "ShardedTable":
         """Return this process's part of a table [V + 1, D] that every process has."""
         table = cls(len(rows) - 1, rows.shape[1], world, seed=None, dtype=rows.dtype)
         table.weight = nn.Parameter(rows[world.rank :: world.size].clone())
         return table
+
+    def __repr__(self) -> str:
+        """Describe the table that this is a part of: a training resumes with and without shards."""
+        return f"Embedding({self.catalog_size + 1}, {self.width})"
 
     @torch.no_grad()
     def _draw_rows(self, seed: int) -> None:
@@ -73,20 +95,36 @@ class ShardedTable(nn.Module):
         rows: Tensor = _Lookup.apply(self.weight, items, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
         return rows
 
-    def cross_entropy(self, states: Tensor, targets: Items) -> Tensor:
+    def cross_entropy(self, states: Tensor, targets: Items, added: AddedLogits | None = None, smoothing: float = 0.0) -> Tensor:
         """Return the mean of -log softmax over all V items, and over the targets of all processes.
 
-        Each process scores its own items, so no process sees V scores of a state; three sums over the processes make them one
-        softmax. Its own gradients are those of the whole mean: add up the gradients of other parameters over the processes.
+        Its own gradients are those of the whole mean: add up the gradients of other parameters over the processes.
 
         Args:
             states: [M, D] of this process; M may differ between processes and be 0.
             targets: int64 [M], 1 … V.
+            added: logits of the items of each state's prefix, see `ops.cross_entropy`.
+            smoothing: label smoothing, see `smoothing_loss`.
+
+        Raises:
+            ShapeError: states and prefixes differ in length.
         """
         with torch.autocast(states.device.type, enabled=False):
             states = states.to(self.weight.dtype)
-            loss: Tensor = _CrossEntropy.apply(states, self.weight, targets, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
-        return loss
+            loss = sharded_cross_entropy(states, self.weight, targets, self.world, added)
+            return loss + smoothing * self._mean_smoothing_loss(states, targets) if smoothing else loss
+
+    def _mean_smoothing_loss(self, states: Tensor, targets: Items) -> Tensor:
+        """Return `smoothing_loss` over the targets of all processes, with the gradients of this one's part."""
+        mine = self.smoothing_loss(states, targets) * (len(targets) / max(self.world.total(len(targets)), 1))
+        every = mine.detach().clone()
+        self.world.sum_([every])
+        return mine + (every - mine.detach())
+
+    def smoothing_loss(self, states: Tensor, targets: Items) -> Tensor:
+        """Return `ops.cross_entropy.smoothing_loss` of this process's targets; all processes call it together."""
+        rows, mean = self(targets), self.mean_row()
+        return smoothing_loss(states, rows, mean[None]) if len(targets) else 0 * (rows.sum() + mean.sum() + states.sum())
 
     def mean_row(self) -> Tensor:
         """Return the mean of the rows of all items, without the mask. [D].
@@ -237,50 +275,6 @@ class _MeanRow(torch.autograd.Function):
         if ctx.world.is_first:
             d_weight[0] = 0
         return d_weight, None, None
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """The gradients are computed together with the loss, for blocks of the states of all processes."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, world: World) -> Tensor:
-        every, counts = world.all_rows(states.detach())
-        every_target, _ = world.all_rows(targets[:, None])
-        item = every_target[:, 0]
-        mine = item % world.size == world.rank
-        first = 1 if world.rank == 0 else 0  # the mask is on the first process
-        scored = weight[first:]
-        d_every, d_weight = torch.zeros_like(every), torch.zeros_like(weight)
-        loss = every.new_zeros(())
-        size = max(SCORES // (len(range(0, world.total(len(weight)), world.size))), 1)  # equal on all processes
-        for start in range(0, len(every), size):
-            block, own = every[start : start + size], mine[start : start + size]
-            rows = item[start : start + size] // world.size
-            scores = block @ scored.T
-            top = scores.amax(dim=1) if len(scored) else block.new_full((len(block),), -torch.inf)
-            world.max_(top)
-            hit = torch.zeros_like(top)
-            hit[own] = (block[own] * weight[rows[own]]).sum(1)
-            weights = scores.sub_(top[:, None]).exp_()
-            total = weights.sum(dim=1)
-            world.sum_([total, hit])
-            loss += (total.log() + top - hit).sum()
-            weights /= total[:, None]
-            d_every[start : start + size] = weights @ scored
-            d_every[start : start + size][own] -= weight[rows[own]]
-            d_weight[first:].addmm_(weights.T, block)
-            d_weight.index_add_(0, rows[own], block[own], alpha=-1)
-        world.sum_([d_every])
-        begin = sum(counts[: world.rank])
-        count = max(len(every), 1)
-        ctx.save_for_backward(d_every[begin : begin + len(states)] / count, d_weight / count)
-        return loss / count
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_states, d_weight = ctx.saved_tensors
-        return d_states * grad, d_weight * grad, None, None
 
 
 def _normal(keys: Tensor, width: int) -> Tensor:

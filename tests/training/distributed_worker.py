@@ -45,6 +45,10 @@ CASES = {  # what each one adds to TRAINING, and its backbone
         {"softmax": "sampled", "negatives": 7, "label_smoothing": 0.1},
         {"name": "mamba4rec", "state_dim": 4, "head_width": 4, "repeat_logits": "recency"},
     ),
+    "sasrec, smoothed, repeat logits": (
+        {"label_smoothing": 0.1},
+        {"name": "sasrec", "max_length": 20, "repeat_logits": "recency"},
+    ),
     "sigma": ({}, {"name": "sigma", "state_dim": 4, "head_width": 4}),
 }
 
@@ -66,7 +70,7 @@ def main() -> None:
     parser.add_argument("--stop", type=int)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only")
-    parser.add_argument("--shard", action="store_true", help="spread the item table over the processes, where it can be")
+    parser.add_argument("--shard", action="store_true", help="spread the item table over the processes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     # one sequence is longer than a batch of 128 tokens: a step in which the other processes have nothing to do
@@ -76,14 +80,12 @@ def main() -> None:
         for name, (training, backbone) in CASES.items():
             if options.only not in (None, name):
                 continue
-            if options.shard and "label_smoothing" in training and "softmax" not in training:
-                continue
             training = {**TRAINING, **training, "shard_item_table": options.shard}  # noqa: PLW2901
             config = Config.model_validate(
                 {"data": DataConfig(min_interactions=1), "training": training, "backbone": {**SIZES, **backbone}}
             )
             data = worlds.world(histories, config)
-            model = make_model(config, len(data.catalog))
+            model = make_model(config, len(data.catalog), world=world if options.shard else None)
             callbacks = [] if options.stop is None else [Stop(options.stop)]
             directory = options.out / "checkpoints" / name
             arguments = (data.histories, data.split, config.training)

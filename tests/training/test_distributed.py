@@ -164,10 +164,8 @@ def test_history_weights_and_metrics_do_not_depend_on_the_number_of_processes(on
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_sharded_item_table_ends_with_the_same_weights(one_process, tmp_path, size):
-    """Every model and objective that it supports, next to one process with the whole table; saved tensors have its shapes."""
-    sharded = run_group(tmp_path, size, "--shard")
-    assert len(sharded) == len(one_process) - 1  # without label smoothing of a full softmax
-    assert_equal(sharded, {name: one_process[name] for name in sharded})
+    """Every model and objective, next to one process with the whole table; saved tensors have its shapes."""
+    assert_equal(run_group(tmp_path, size, "--shard"), one_process)
 
 
 @pytest.mark.slow
@@ -182,13 +180,18 @@ def test_a_training_resumes_with_and_without_shards(one_process, tmp_path, name,
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("softmax", ["full", "sampled"])
-def test_a_table_of_one_shard_trains_like_a_table(softmax):
+@pytest.mark.parametrize(
+    "settings",
+    [{"softmax": "full"}, {"softmax": "sampled"}, {"softmax": "full", "label_smoothing": 0.1, "repeat_logits": "recency"}],
+)
+def test_a_table_of_one_shard_trains_like_a_table(settings):
     data, results = worlds.world(worlds.cycle(users=20)), []
+    logits = settings.pop("repeat_logits", "none")
     for shard in (False, True):
-        settings = {"softmax": softmax, "negatives": 7, "precision": "64-true", "max_epochs": 1, "shard_item_table": shard}
-        config = worlds.config(**settings)
-        model = make_model(config, len(data.catalog))
+        options = {**settings, "negatives": 7, "precision": "64-true", "max_epochs": 1, "shard_item_table": shard}
+        config = worlds.config(**options)
+        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"repeat_logits": logits})})
+        model = make_model(config, len(data.catalog), world=World() if shard else None)
         report = loop.fit(model, data.histories, data.split, config.training)
         results.append((report.history[0].loss, model.state_dict()))
     (loss, weights), (sharded_loss, sharded) = results
@@ -198,11 +201,13 @@ def test_a_table_of_one_shard_trains_like_a_table(softmax):
         torch.testing.assert_close(sharded[name], expected, rtol=0, atol=1e-7)
 
 
-def test_what_shards_cannot_give_is_refused():
-    config = worlds.config(label_smoothing=0.1, shard_item_table=True)
+def test_item_features_are_refused_with_shards():
+    config = worlds.config(shard_item_table=True)
     data = worlds.world(worlds.cycle(users=20))
-    with pytest.raises(ConfigError, match=r"supports training\.label_smoothing with a sampled softmax only"):
-        loop.fit(make_model(config, len(data.catalog)), data.histories, data.split, config.training)
+    model = make_model(config, len(data.catalog))
+    model.features = torch.nn.Identity()
+    with pytest.raises(ConfigError, match="does not support item features"):
+        loop.fit(model, data.histories, data.split, config.training)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ssd4rec._fork import check_not_forked
 from ssd4rec.array_types import CuSeqlens, Hidden, Items, Packed, RequestTimes, Scores, States
 from ssd4rec.config import BackboneConfig, Config
+from ssd4rec.distributed import World
 from ssd4rec.errors import ConfigError, ShapeError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.fading_sum import FadingCache, FadingSum
@@ -44,6 +45,7 @@ class NextItemModel(nn.Module):
         repeat_logits: logits that are added to the scores of items that the sequence already contains; None: none.
         request_time: adapts a state to the time of a request, see `at`; None: the time is not read.
         features: a projection of item features that is added to the rows of the table; None: the rows are the item vectors.
+        world: the processes over which the item table is spread; None: it is not.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a model
@@ -58,6 +60,7 @@ class NextItemModel(nn.Module):
         repeat_logits: RepeatLogits | None = None,
         request_time: RequestTime | None = None,
         features: FeatureProjection | None = None,
+        world: World | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -69,6 +72,9 @@ class NextItemModel(nn.Module):
         self.repeat_logits = repeat_logits
         self.request_time = request_time
         self.features = features
+        if world is not None:  # a training replaces it by an embedding at its end
+            self.table = cast("nn.Embedding", ShardedTable.like_embedding(catalog_size, self._encoder.width, world))
+            return
         self.table = nn.Embedding(catalog_size + 1, self._encoder.width)
         nn.init.normal_(self.table.weight, std=0.02)
 
@@ -275,15 +281,16 @@ class NextItemModel(nn.Module):
         Raises:
             ShapeError: the model has `repeat_logits`, but prefixes is None.
         """
-        loss = self._cross_entropy(states, targets, sampler, self._added(states, prefixes))
+        added = self._added(states, prefixes)
+        if sampler is None and isinstance(self.table, ShardedTable):  # in a training with `training.shard_item_table`
+            return self.table.cross_entropy(states, targets, added, smoothing)
+        loss = self._cross_entropy(states, targets, sampler, added)
         return loss + smoothing * self._smoothing_loss(states, targets) if smoothing else loss
 
     def _smoothing_loss(self, states: States, targets: Tensor) -> Tensor:
-        rows = self.vectors_of(targets)
-        if not isinstance(self.table, ShardedTable):
-            return smoothing_loss(states, rows, self.item_vectors)
-        mean = self.table.mean_row()
-        return smoothing_loss(states, rows, mean[None]) if len(targets) else 0 * (rows.sum() + mean.sum())
+        if isinstance(self.table, ShardedTable):
+            return self.table.smoothing_loss(states, targets)
+        return smoothing_loss(states, self.vectors_of(targets), self.item_vectors)
 
     def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
         if self.repeat_logits is None:
@@ -295,8 +302,6 @@ class NextItemModel(nn.Module):
     def _cross_entropy(
         self, states: States, targets: Tensor, sampler: NegativeSampler | None, added: AddedLogits | None
     ) -> Tensor:
-        if sampler is None and isinstance(self.table, ShardedTable):  # in a training with `training.shard_item_table`
-            return self.table.cross_entropy(states, targets)
         if sampler is None:
             return linear_cross_entropy(states, self.item_vectors, targets - 1, added)
         negatives, log_expected = (to_device(each, states.device) for each in sampler.draw())
@@ -321,28 +326,32 @@ def _last_of_each(rows: Hidden, cu_seqlens: CuSeqlens) -> States:
     return rows[to_device(cu_seqlens[1:] - 1, rows.device)]
 
 
-def make_model(config: Config, catalog_size: int, features: FeatureRows | None = None) -> NextItemModel:
+def make_model(
+    config: Config, catalog_size: int, features: FeatureRows | None = None, world: World | None = None
+) -> NextItemModel:
     """Create the configured model; its initial weights depend on `training.seed` only.
 
     Args:
         config: all settings.
         catalog_size: V.
         features: of the V items and of new items after them, if any; None: no features.
+        world: the processes over which the item table is spread; None: it is not.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        model = build_model(config.backbone, catalog_size)
+        model = build_model(config.backbone, catalog_size, world)
         if features is not None:
             model.features = FeatureProjection(features, config.backbone.width, config.features.id_dropout)
     return model
 
 
-def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
+def build_model(config: BackboneConfig, catalog_size: int, world: World | None = None) -> NextItemModel:
     """Return a model with initial weights from torch's generator.
 
     Args:
         config: settings of the backbone and of the layers around it.
         catalog_size: V.
+        world: the processes over which the item table is spread; None: it is not.
     """
     repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(config.width, config.repeat_logits)
     return NextItemModel(
@@ -354,6 +363,7 @@ def build_model(config: BackboneConfig, catalog_size: int) -> NextItemModel:
         fade_skip_only=config.fade_skip_only,
         repeat_logits=repeat_logits,
         request_time=RequestTime(config.width) if config.request_time else None,
+        world=world,
     )
 
 

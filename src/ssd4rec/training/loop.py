@@ -118,7 +118,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     if world.size > 1:
         check_independent_of_processes(model, config)
     if config.shard_item_table:
-        check_shardable(model, config)
+        check_shardable(model)
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored(), freed_memory_kept():
@@ -129,13 +129,14 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         if resume:
             loop.resume()
         loop.run()
-        if loop.shards is not None:
-            loop.shards.assemble(model)
         weights = checkpoints.best_weights() if world.is_first else None
         model.to("cpu")
-        if weights is not None:
-            model.load_state_dict(weights)
-        world.broadcast_(list(model.state_dict().values()))
+        if loop.shards is not None:
+            loop.shards.finish(model, weights)
+        else:
+            if weights is not None:
+                model.load_state_dict(weights)
+            world.broadcast_(list(model.state_dict().values()))
         if config.precision == "64-true":
             model.float()
     history = tuple(loop.history)
@@ -170,7 +171,7 @@ class TrainingLoop:
         self.fixed = fixed
         self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
         self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
-        self.shards = ItemShards(model, world) if config.shard_item_table else None
+        self.shards = ItemShards(model, world, checkpoints.folder) if config.shard_item_table else None
         self.average = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
         model.table.sparse = config.updated_rows == "touched"
         self.optimizer = make_optimizer(model, config)
