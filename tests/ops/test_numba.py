@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from packed import Mixer, cu_seqlens_of, relative_error
-from ssd4rec.ops import dispatch, numba
+from ssd4rec.ops import cross_entropy, dispatch, numba
+from ssd4rec.ops.cross_entropy import AddedLogits
+from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.ops.segments import make_layout
 
 if not numba.available():
@@ -59,6 +61,34 @@ def test_convolve(lengths: list[int], conv_width: int, reverse: bool) -> None:
     layout = make_layout(cu_seqlens_of(lengths))
     mixer = Mixer(sum(lengths), conv_width)
     assert_equal(*both(lambda *each: dispatch.convolve(*each, layout, reverse=reverse), mixer.parts[:3]))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_fading_sum(lengths: list[int]) -> None:
+    random = torch.Generator().manual_seed(2)
+    inputs = [torch.randn(sum(lengths), 7, generator=random), torch.tensor([-0.3])]
+    assert_equal(*both(lambda *each: dispatch.fading_sum(*each, cu_seqlens_of(lengths)), inputs))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unshifted", "shifted"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_added_logits(lengths: list[int], scale: float, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The softmax with repeat logits in several tiles and blocks, with targets among the items of the prefix and others."""
+    monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", 8 * 64)
+    monkeypatch.setattr(cross_entropy, "MAX_ROWS", 64)
+    random, total = torch.Generator().manual_seed(3), sum(lengths)
+    items, targets = (torch.randint(low, 30, (total,), generator=random) for low in (0, 0))
+    prefixes = prefix_items(items, cu_seqlens_of(lengths), torch.arange(total))
+    inputs = [scale**0.5 * torch.randn(shape, generator=random) for shape in ((total, 5), (30, 5))]
+    inputs.append(scale * torch.randn(total, features, generator=random))
+
+    def loss(states: Tensor, table: Tensor, coefficients: Tensor) -> Tensor:
+        return dispatch.linear_cross_entropy(states, table, targets, AddedLogits(coefficients, prefixes))
+
+    assert_equal(*both(loss, inputs))
 
 
 @pytest.mark.kernels

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.ops.dispatch import scan
-from ssd4rec.ops.segments import Layout, make_layout
+from ssd4rec.ops.dispatch import fading_sum
 
 
 class FadingCache(NamedTuple):
@@ -45,13 +44,7 @@ class FadingSum(nn.Module):
         Raises:
             ShapeError: cu_seqlens do not rise from 0.
         """
-        return self._sum(embedded, make_layout(cu_seqlens, device=embedded.device))
-
-    def _sum(self, embedded: Hidden, layout: Layout) -> Hidden:
-        ones = embedded.new_ones(len(embedded), 1)
-        log_decay = nn.functional.logsigmoid(self.logit)
-        summed: Hidden = scan(embedded[:, None], ones, log_decay, ones, ones, torch.zeros_like(log_decay), layout)[:, 0]
-        return summed
+        return fading_sum(embedded, nn.functional.logsigmoid(self.logit), cu_seqlens)
 
     def new_cache(self, sequences: int, width: int) -> FadingCache:
         """Return the cache of sequences without interactions."""

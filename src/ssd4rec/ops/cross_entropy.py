@@ -4,6 +4,7 @@ The scores of a block of rows are turned into softmax weights in place and into 
 memory. The forward pass therefore computes the gradients too, and the backward pass only scales them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ BLOCK_ELEMENTS = 1 << 23  # scores in memory at once: 32 MiB in float32
 TILE_ELEMENTS = 1 << 18  # scores computed by one product and used while they are in the second-level cache of a CPU: 1 MiB
 DEVICE_TILE_ELEMENTS = 1 << 20  # the same on other devices, where every product costs a launch
 MIN_ROWS, MAX_ROWS = 64, 512  # of a block: fewer make thin products, more do not help
+ROWS_OF_ONE_TILE = 128  # with fewer rows, a tile of all columns makes thin products
 SAFE_SCORE = 60.0  # exp(+-60) is far from both limits of float32
 SAFE_ADDED = 20.0  # added logits up to this size keep a safe score safe: exp(+-80) is still a normal float32
 
@@ -69,7 +71,13 @@ def linear_cross_entropy_reference(states: Tensor, table: Tensor, targets: Tenso
     return F.cross_entropy(scores, targets)
 
 
-def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
+def linear_cross_entropy(
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    added: AddedLogits | None = None,
+    block_logits: "Callable[..., BlockLogits] | None" = None,
+) -> Tensor:
     """Compute the mean of -log softmax(states @ table.T + added)[target].
 
     Args:
@@ -77,6 +85,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: 
         table: [V, D], one row per class.
         targets: int64 [M], 0-based rows of the table.
         added: logits of the items of each row's prefix; None: nothing is added.
+        block_logits: a kernel for `BlockLogits` in float32; None: PyTorch.
 
     Returns:
         The loss, a scalar; differentiable in states, table and the coefficients of `added`. Memory O(block + V D). Under
@@ -101,8 +110,9 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: 
         operands = torch.bfloat16 if bfloat16 else states.dtype
         coefficients = None if added is None else added.coefficients.to(states.dtype)
         prefixes = None if added is None else added.prefixes
+        kernel = block_logits if block_logits is not None and operands == torch.float32 else BlockLogits
         loss: Tensor = _LinearCrossEntropy.apply(
-            states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled()
+            states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled(), kernel
         )  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
@@ -139,7 +149,7 @@ def check_added(states: Tensor, added: AddedLogits | None) -> None:
         )
 
 
-class _BlockLogits:
+class BlockLogits:
     """The added logits of one block of rows, grouped by the tile that their cells lie in.
 
     The scores of a block lie tile after tile in one flat memory; `places` are the cells' places there, rising from tile to tile.
@@ -147,20 +157,21 @@ class _BlockLogits:
 
     def __init__(self, added: AddedLogits, rows: slice, targets: Tensor, tile_width: int, classes: int) -> None:
         cells, features = added.cells(rows)
-        coefficients = added.coefficients[rows]
-        count = len(coefficients)
-        tile = torch.div(cells.column, tile_width, rounding_mode="floor")
-        order = tile.argsort(stable=True)
-        self.row, column, tile = cells.row[order], cells.column[order], tile[order]
-        self.features = features[order]
-        first = tile * tile_width
-        width = (first + tile_width).clamp(max=classes) - first
-        self.places = count * first + self.row * width + column - first
-        self.values = (coefficients[self.row] * self.features).sum(1)
+        self.coefficients = added.coefficients[rows]
+        self.row, column, self.features = cells.row, cells.column, features
+        if classes <= tile_width:
+            self.places, self.edges = self.row * classes + column, [0, len(column)]
+        else:
+            tile = torch.div(column, tile_width, rounding_mode="floor")
+            order = tile.argsort(stable=True)
+            self.row, column, tile, self.features = self.row[order], column[order], tile[order], features[order]
+            first = tile * tile_width
+            width = (first + tile_width).clamp(max=classes) - first
+            self.places = len(self.coefficients) * first + self.row * width + column - first
+            tiles = -(-classes // tile_width)
+            self.edges = torch.searchsorted(tile, torch.arange(tiles + 1, device=tile.device)).tolist()
+        self.values = (self.coefficients[self.row] * self.features).sum(1)
         self.is_target = column == targets[self.row]
-        self.coefficients = coefficients
-        tiles = -(-classes // tile_width)
-        self.edges = torch.searchsorted(tile, torch.arange(tiles + 1, device=tile.device)).tolist()
 
     def fits_unshifted(self) -> bool:
         """Whether a score that is safe stays so."""
@@ -171,7 +182,7 @@ class _BlockLogits:
         part = slice(self.edges[tile], self.edges[tile + 1])
         scores[self.places[part]] += self.values[part].to(scores.dtype)  # no place occurs twice
 
-    def of_targets(self) -> Tensor:
+    def of_targets(self) -> Tensor | float:
         """Return the sum of the logits that were added to targets."""
         return (self.values * self.is_target).sum()
 
@@ -194,7 +205,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - apply takes no keywords
         ctx: Any,
         states: Tensor,
         table: Tensor,
@@ -203,13 +214,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         prefixes: PrefixItems | None,
         operands: torch.dtype,
         grad_enabled: bool,  # noqa: FBT001
+        block_logits: Callable[..., BlockLogits],
     ) -> Tensor:
         rows, (classes, width) = states.shape[0], table.shape
         factors = table.to(operands)
         with_grad = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
-        size = min(max(BLOCK_ELEMENTS // classes, MIN_ROWS), MAX_ROWS, max(rows, 1))
-        tile_elements = TILE_ELEMENTS if states.device.type == "cpu" else DEVICE_TILE_ELEMENTS
-        step = max(tile_elements // size, 1)
+        size, step = _tile_shape(rows, classes, states.device.type, ordered=coefficients is not None)
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
         scratch = factors.new_empty(size * classes)
         cannot_overflow = _cannot_overflow(states, table)
@@ -224,7 +234,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total, d_block = states.new_zeros(count, 1), d_states[start : start + count]
             shift: Tensor | None = None
             part = slice(start, start + count)
-            logits = None if added is None else _BlockLogits(added, part, targets[part], step, classes)
+            logits = None if added is None else block_logits(added, part, targets[part], step, classes)
             unshifted = cannot_overflow and (logits is None or logits.fits_unshifted())
             for number, (span, tile) in enumerate(zip(spans, tiles, strict=True)):
                 torch.mm(operand, factors[span].T, out=tile)
@@ -262,7 +272,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_states, d_table, d_coefficients = ctx.saved_tensors
         scale = grad / ctx.rows
         of_coefficients = None if d_coefficients is None else d_coefficients * scale
-        return d_states * scale, d_table * scale, None, of_coefficients, None, None, None
+        return d_states * scale, d_table * scale, None, of_coefficients, None, None, None, None
+
+
+def _tile_shape(rows: int, classes: int, device: str, *, ordered: bool) -> tuple[int, int]:
+    """Return the rows of a block and the columns of its tiles; `ordered`: added logits are put in the order of the tiles."""
+    size = min(max(BLOCK_ELEMENTS // classes, MIN_ROWS), MAX_ROWS, max(rows, 1))
+    elements = TILE_ELEMENTS if device == "cpu" else DEVICE_TILE_ELEMENTS
+    if ordered and classes <= elements // ROWS_OF_ONE_TILE:
+        size = min(size, elements // classes)  # one tile needs no order
+    return size, max(elements // size, 1)
 
 
 def _softmax_weights(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, with_grad: bool) -> None:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ssd4rec.array_types import Channels, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops import convolution, cross_entropy, numba, triton
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.cross_entropy import AddedLogits
-from ssd4rec.ops.segments import Layout
+from ssd4rec.ops.segments import Layout, check_cu_seqlens, make_layout
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
 Backend = Literal["auto", "torch", "triton", "numba"]
@@ -85,6 +85,28 @@ def scan(
         y: Values = triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
         return y
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
+
+
+def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidden:
+    """Compute f_t = decay f_{t-1} + x_t over the positions of each sequence, with f = 0 before the first.
+
+    It is the scan with one state, a constant step and B = C = 1.
+
+    Args:
+        values: [T, D].
+        log_decay: [1], negative.
+        cu_seqlens: int64 [B + 1].
+
+    Raises:
+        ShapeError: cu_seqlens do not rise from 0.
+    """
+    if uses_numba(values, log_decay):
+        check_cu_seqlens(cu_seqlens)
+        out: Hidden = numba.load_kernels().fading_sum(values, log_decay, cu_seqlens)
+        return out
+    layout = make_layout(cu_seqlens, device=values.device)
+    ones = values.new_ones(len(values), 1)
+    return scan(values[:, None], ones, log_decay, ones, ones, torch.zeros_like(log_decay), layout)[:, 0]
 
 
 def backward_prefix_readout(
@@ -177,7 +199,7 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
     """Compute the mean of -log softmax(states @ table.T + added)[target] without storing the scores of all rows.
 
-    Added logits have no kernel: PyTorch runs with them on any device.
+    Added logits have no Triton kernel: PyTorch runs with them on a GPU.
 
     Args:
         states: [M, D], one row per target.
@@ -191,7 +213,10 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: 
     if added is None and uses_triton(states):
         loss: Tensor = triton.load_kernels(states).linear_cross_entropy(states, table, targets)
         return loss
-    return cross_entropy.linear_cross_entropy(states, table, targets, added)
+    kernel = None
+    if added is not None and uses_numba(states, table):
+        kernel = numba.load_kernels().BlockLogits
+    return cross_entropy.linear_cross_entropy(states, table, targets, added, kernel)
 
 
 def describe_backend() -> str:

@@ -61,7 +61,8 @@ class PrefixItems:
         offsets = lengths.cumsum(0) - lengths
         position = torch.arange(len(row)) + (start - offsets)[row]
         latest = self.following[position] > end[row]
-        row, position = row[latest], position[latest]
+        if not latest.all():
+            row, position = row[latest], position[latest]
         return RepeatCells(row, self.items[position] - 1, end[row] - position, self.count[position])
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-SMALLEST = 4096  # positions: fewer are not worth the import
+SMALLEST = 256  # positions: fewer are not worth the import
 
 
 @cache

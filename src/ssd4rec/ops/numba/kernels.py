@@ -3,18 +3,29 @@
 import torch
 from torch import Tensor
 
-from ssd4rec.array_types import Channels, Hidden, Rates, StepSizes, Values
-from ssd4rec.ops.cumulative import cumulative_sum
+from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StepSizes, Values
 from ssd4rec.ops.numba.convolution import Convolution
+from ssd4rec.ops.numba.cumulative import CumulativeSum
+from ssd4rec.ops.numba.fading import FadingSum
 from ssd4rec.ops.numba.gated_norm import GatedNorm
 from ssd4rec.ops.numba.prefix_readout import BackwardPrefixReadout
+from ssd4rec.ops.numba.repeats import BlockLogits
 from ssd4rec.ops.segments import Layout, promote_to_float32
+
+__all__ = ["BlockLogits", "backward_prefix_readout", "convolve", "fading_sum", "gated_norm"]
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
     """Compute the convolution with SiLU."""
     channels, weight, bias = promote_to_float32(channels, weight, bias)
     out: Channels = Convolution.apply(channels, weight, bias, layout, reverse)
+    return out
+
+
+def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidden:
+    """Compute f_t = decay f_{t-1} + x_t."""
+    values, log_decay = promote_to_float32(values, log_decay)
+    out: Hidden = FadingSum.apply(values, log_decay, cu_seqlens)
     return out
 
 
@@ -37,6 +48,6 @@ def backward_prefix_readout(
 ) -> Values:
     """Read out the reversed scan of every prefix at its last step."""
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
-    decayed_dt = dt * torch.exp(cumulative_sum(dt * A, layout, inclusive=False))
+    decayed_dt = dt * torch.exp(CumulativeSum.apply(dt * A, layout.cu_seqlens))
     y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
     return y

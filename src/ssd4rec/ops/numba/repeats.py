@@ -1,0 +1,111 @@
+"""The added logits of a block of rows of `ops.cross_entropy`, compiled by numba.
+
+The items of a prefix are found by a walk over its positions. PyTorch takes some thirty passes over all cells for the same.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from ssd4rec.ops.cross_entropy import SAFE_ADDED, AddedLogits
+from ssd4rec.ops.numba.vectors import FAST
+
+FEATURES = 3  # 1, log(1 + gap), log(count)
+
+
+class BlockLogits:
+    """`ops.cross_entropy.BlockLogits` in float32; see there."""
+
+    def __init__(self, added: AddedLogits, rows: slice, targets: Tensor, tile_width: int, classes: int) -> None:
+        prefixes, coefficients = added.prefixes, added.coefficients[rows].detach()
+        (self.count, self.features), self.width = coefficients.shape, tile_width
+        start, end = prefixes.start[rows].numpy(), prefixes.end[rows].numpy()
+        walk = prefixes.items.numpy(), prefixes.following.numpy(), start, end, tile_width
+        self.edges = np.zeros(-(-classes // tile_width) + 1, np.int64)
+        _count_cells(*walk, self.edges)
+        cells = int(self.edges[-1])
+        self.places, self.row = np.empty(cells, np.int64), np.empty(cells, np.int32)
+        self.log_gap, self.log_count, self.values = (np.empty(cells, np.float32) for _ in range(3))
+        self.target_cell = np.full(self.count, -1, np.int64)
+        padded = np.zeros((self.count, FEATURES), np.float32)
+        padded[:, : self.features] = coefficients.numpy()
+        longest = int((end - start).max(initial=0)) + 2
+        logarithms = np.log(np.arange(1, longest + 1)).astype(np.float32)
+        arrays = self.places, self.row, self.log_gap, self.log_count, self.values, self.target_cell
+        counts, wanted = prefixes.count.numpy(), targets.numpy()
+        self.largest = _fill(*walk, classes, counts, wanted, padded, logarithms, self.edges[:-1].copy(), *arrays)
+
+    def fits_unshifted(self) -> bool:
+        """Whether a score that is safe stays so."""
+        return bool(self.largest <= SAFE_ADDED)
+
+    def add(self, scores: Tensor, tile: int) -> None:
+        """Add the logits of one tile to the flat scores of the block, in place."""
+        _add(scores.numpy(), self.places, self.values, self.edges[tile], self.edges[tile + 1])
+
+    def of_targets(self) -> float:
+        """Return the sum of the logits that were added to targets."""
+        return float(self.values[self.target_cell[self.target_cell >= 0]].sum(dtype=np.float64))
+
+    def gradient(self, weights: Tensor, total: Tensor) -> Tensor:
+        """Return the gradient of the block's coefficients from the flat softmax weights and their sums [rows, 1]."""
+        out = np.zeros((self.count, FEATURES), np.float32)
+        cells = self.places, self.row, self.log_gap, self.log_count, self.target_cell
+        _gradient(weights.numpy(), total.numpy()[:, 0], *cells, out)
+        return torch.from_numpy(out[:, : self.features])
+
+
+@njit(**FAST)
+def _count_cells(items, following, start, end, tile_width, edges):
+    for row in range(len(start)):
+        for position in range(start[row], end[row] + 1):
+            if following[position] > end[row]:
+                edges[(items[position] - 1) // tile_width + 1] += 1
+    for tile in range(1, len(edges)):
+        edges[tile] += edges[tile - 1]
+
+
+@njit(**FAST)
+def _fill(
+    items, following, start, end, tile_width, classes, counts, targets, coefficients, logarithms, next_cell,
+    places, rows, log_gap, log_count, values, target_cell,
+):  # fmt: skip
+    count, largest = len(start), np.float32(0.0)
+    for row in range(count):
+        bias, by_gap, by_count = coefficients[row, 0], coefficients[row, 1], coefficients[row, 2]
+        for position in range(start[row], end[row] + 1):
+            if following[position] <= end[row]:
+                continue
+            column = items[position] - 1
+            tile = column // tile_width
+            first = tile * tile_width
+            width = min(first + tile_width, classes) - first
+            cell = next_cell[tile]
+            next_cell[tile] += 1
+            gap, occurrences = logarithms[end[row] - position], logarithms[counts[position] - 1]
+            value = bias + by_gap * gap + by_count * occurrences
+            places[cell], rows[cell] = count * first + row * width + column - first, row
+            log_gap[cell], log_count[cell], values[cell] = gap, occurrences, value
+            largest = max(largest, abs(value))
+            if column == targets[row]:
+                target_cell[row] = cell
+    return largest
+
+
+@njit(**FAST)
+def _add(scores, places, values, first, last):
+    for cell in range(first, last):
+        scores[places[cell]] += values[cell]
+
+
+@njit(**FAST)
+def _gradient(weights, total, places, rows, log_gap, log_count, target_cell, out):
+    for cell in range(len(places)):
+        row = rows[cell]
+        error = weights[places[cell]] / total[row]
+        if target_cell[row] == cell:
+            error -= np.float32(1.0)
+        out[row, 0] += error
+        out[row, 1] += error * log_gap[cell]
+        out[row, 2] += error * log_count[cell]
