@@ -74,13 +74,13 @@ def test_fading_sum(lengths: list[int]) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("features", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unshifted", "shifted"])
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS[5:], ids=str)
 def test_added_logits(lengths: list[int], scale: float, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The softmax with repeat logits in several tiles and blocks, with targets among the items of the prefix and others."""
     monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", 8 * 64)
     monkeypatch.setattr(cross_entropy, "MAX_ROWS", 64)
     random, total = torch.Generator().manual_seed(3), sum(lengths)
-    items, targets = (torch.randint(low, 30, (total,), generator=random) for low in (0, 0))
+    items, targets = (torch.randint(30, (total,), generator=random) for _ in range(2))
     prefixes = prefix_items(items, cu_seqlens_of(lengths), torch.arange(total))
     inputs = [scale**0.5 * torch.randn(shape, generator=random) for shape in ((total, 5), (30, 5))]
     inputs.append(scale * torch.randn(total, features, generator=random))
