@@ -122,7 +122,7 @@ def candidate_scores(  # noqa: PLR0913 - what a score is made of
 ) -> tuple[IntArray, Scores]:
     """Return items that hold the k best of each sequence, as far as the index finds them, and their exact scores.
 
-    An item whose score is no more than a product can only be missed by the index. All others are among the candidates. Some of
+    An item whose score is just a product can only be missed by the index. All others are among the candidates. Some of
     them may have lost what the index found them for, at most those of the history and those with a negative co-occurrence score,
     so it is asked for that many more.
 
@@ -164,7 +164,7 @@ def candidate_scores(  # noqa: PLR0913 - what a score is made of
 
 
 def _search(found: ApproximateIndex, states: States, k: int, more: IntArray) -> Iterator[IntArray]:
-    """Yield the keys of the k + `more` items that the index finds for each state; states with alike numbers are one search."""
+    """Yield the keys of the k + `more` items that the index finds for each state; states with similar numbers are one search."""
     items = found.catalog_size
     groups = np.ceil(np.log2(more + 1)).astype(np.int64)
     for group in np.unique(groups):
