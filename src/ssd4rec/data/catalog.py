@@ -84,9 +84,7 @@ class Catalog:
         Args:
             ids: distinct, in the type of the catalog.
         """
-        new = ids.filter(pl.Series(self.indices(ids) == 0)).alias("id")
-        titles = None if self.titles is None else self.titles.extend_constant(None, len(new))
-        return Catalog(pl.concat([self.ids, new]), titles)
+        return self.append(ids.filter(pl.Series(self.indices(ids) == 0)))
 
     def head(self, items: int) -> "Catalog":
         """Return the first items."""
