@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import io
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from ssd4rec.data.columns import Columns, choose_columns
+from ssd4rec.data.delimited import read_delimited
 from ssd4rec.data.io import is_hidden
+from ssd4rec.data.options import ReadOptions
 from ssd4rec.errors import BackendError, DataError, first_line
 
 TEXT, PARQUET = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data"), (".parquet", ".pq")
@@ -201,15 +201,20 @@ def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, s
     header = next(csv.reader([line], delimiter=separator))
     places = choose_columns(header, columns, file.path)
     names = {role: header[place] for role, place in places.items()}
+    options = ReadOptions(separator=separator, layout="interactions")
+    first = line.lstrip("#% ").encode() + b"\n"  # of each block, and not a comment
 
     def frames() -> Frames:
         if start.position:
             stream.seek(start.position)
         position, row = stream.tell(), start.row
         for block in _blocks(file, stream, rows_at_once * BYTES_A_ROW, separator):
-            table = _parse(file, block, separator, len(header), places)
-            position, row = position + len(block), row + table.num_rows
-            frame = cast("pl.DataFrame", pl.from_arrow(table)).rename({str(places[role]): name for role, name in names.items()})
+            frame = pl.DataFrame()
+            if block.strip():
+                source = f"{file.path}, from row {row + 1:,} (line 2) on"
+                table = read_delimited(source, first + block, lambda _: places, options)
+                frame = table.frame.rename(names)
+            position, row = position + len(block), row + frame.height
             yield frame, Cursor(start.file, position, row), min(raw.tell() / file.size, 1.0)
 
     return header, names, frames()
@@ -234,7 +239,8 @@ def _blocks(file: InputFile, stream: BinaryIO, size: int, separator: str) -> Ite
     while True:
         piece = stream.read(max(size, 1 << 12))
         data = rest + piece
-        cut = len(data) if not piece else _last_end(file, data, separator)
+        end = _last_end(file, data, separator)
+        cut = end if piece else len(data)
         if cut:
             yield data[:cut]
         rest = data[cut:]
@@ -264,25 +270,6 @@ def _last_end(file: InputFile, data: bytes, separator: str) -> int:
 
 def _begins_quoted(data: bytes, separator: str) -> bool:
     return data.startswith(b'"') or any(edge + b'"' in data for edge in (separator.encode(), b"\n", b"\r"))
-
-
-def _parse(file: InputFile, block: bytes, separator: str, width: int, places: dict[str, int]) -> pa.Table:
-    names = [str(place) for place in range(width)]  # a header may hold one name twice
-    quoted = _begins_quoted(block, separator)
-    if quoted and separator == "\t":
-        _last_end(file, block, separator)
-    if not block.strip():
-        return pa.table({str(place): pa.array([], pa.large_string()) for place in places.values()})
-    return pa_csv.read_csv(
-        io.BytesIO(block),
-        pa_csv.ReadOptions(column_names=names, block_size=max(len(block), 1), use_threads=False),
-        pa_csv.ParseOptions(delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted),
-        pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.large_string()),
-            strings_can_be_null=False,
-            include_columns=[str(place) for place in places.values()],
-        ),
-    )
 
 
 def _listed(names: dict[str, str]) -> str:
