@@ -1,5 +1,6 @@
 """`recommend --users … --out FOLDER`: recommendations in parts, by one process, by shards, or on Ray."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,17 +46,7 @@ def recommend_in_parts(job: "Job", *, shard: str | None, engine: str | None, wor
 def _show(coverage: "Coverage", out: str, *, as_json: bool) -> None:
     complete = coverage.parts - len(coverage.missing)
     if as_json:
-        console.print_json(
-            {
-                "out": out,
-                "parts": coverage.parts,
-                "missing": list(coverage.missing),
-                "users": coverage.users,
-                "rows": coverage.rows,
-                "popular_users": coverage.popular_users,
-                "unknown_interactions": coverage.unknown_interactions,
-            }
-        )
+        console.print_json({"out": out, **asdict(coverage)})
         return
     console.out.print(
         f"{complete} of {coverage.parts} parts complete: {coverage.rows:,} recommendations to {coverage.users:,} users"

@@ -68,7 +68,11 @@ def train(  # noqa: PLR0913 - each is an option of the command
     overrides = [*(settings or []), *distributed, *reading]
     if recbole is not None and config is not None:
         raise ConfigError(f"--config {config} and --recbole {recbole} cannot be combined; remove one of them")
-    artifact = _load(start)
+    artifact = None
+    if start is not None:
+        from ssd4rec.artifact import load_artifact
+
+        artifact = load_artifact(start)
     if recbole is not None:
         run_config, data = _from_recbole(recbole, overrides, data)
     elif data is None and train_file is None:
@@ -121,14 +125,6 @@ def _prepare(
     prepared = pipeline.prepare_parts(parts[0], parts[1], parts[2], item_titles, config, base)
     _render.show_data(console.err, prepared.description)
     return prepared
-
-
-def _load(start: Path | None) -> "Artifact | None":
-    if start is None:
-        return None
-    from ssd4rec.artifact import load_artifact
-
-    return load_artifact(start)
 
 
 def demo(

@@ -68,13 +68,7 @@ class Examples:
 
     def take(self, rows: IntArray | npt.NDArray[np.bool_]) -> "Examples":
         """Return some of the rows, by their indices in any order or by a mask."""
-        return replace(
-            self,
-            user=self.user[rows],
-            start=self.start[rows],
-            first_target=self.first_target[rows],
-            stop=self.stop[rows],
-        )
+        return Examples(self.user[rows], self.start[rows], self.first_target[rows], self.stop[rows], self.max_length)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the rows: equal for equal examples of equal sequences, on any machine."""

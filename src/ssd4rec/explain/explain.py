@@ -22,7 +22,7 @@ from ssd4rec.explain.results import (
     Weights,
 )
 from ssd4rec.explain.subject import Subject
-from ssd4rec.explain.weights import event_weights
+from ssd4rec.explain.weights import EventRow, event_weights
 
 
 def explain_items(
@@ -63,13 +63,10 @@ def _weights(subject: Subject, item: int) -> Weights:
     layer, rows = event_weights(subject.reading)
     by_position = dict(zip(subject.positions[-len(rows) :].tolist(), rows, strict=True))
     events = tuple(
-        EventWeight(**subject.event(position), **(by_position[position]._asdict() if position in by_position else _NOT_READ))
+        EventWeight(**subject.event(position), **by_position.get(position, EventRow())._asdict())
         for position in range(len(subject.ids))
     )
     return Weights(**subject.about(item), layer=layer, events=events)
-
-
-_NOT_READ = {"forward": (), "backward": (), "forward_share": 0.0, "backward_share": 0.0}
 
 
 def _effects(subject: Subject, item: int, last: int) -> Effects:

@@ -14,12 +14,12 @@ from ssd4rec.ops.segments import make_layout
 
 
 class EventRow(NamedTuple):
-    """One event in the rows of both directions; see `results.EventWeight`."""
+    """One event in the rows of both directions, see `results.EventWeight`; by default one that is not read."""
 
-    forward: tuple[float, ...]
-    backward: tuple[float, ...]
-    forward_share: float
-    backward_share: float
+    forward: tuple[float, ...] = ()
+    backward: tuple[float, ...] = ()
+    forward_share: float = 0.0
+    backward_share: float = 0.0
 
 
 def event_weights(reading: Reading) -> tuple[int, list[EventRow]]:
