@@ -33,6 +33,12 @@ def test_importing_the_package_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.thorough
+def test_serving_does_not_wait_for_the_readers_of_tables():
+    code = "import sys, ssd4rec.serving.recommender; sys.exit(bool({'pyarrow', 'yaml', 'scipy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_ctrl_c_during_import_exits_with_130(monkeypatch):
     """As at any other time: no traceback."""
 
