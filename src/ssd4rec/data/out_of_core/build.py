@@ -27,7 +27,7 @@ from ssd4rec.data.out_of_core.stream import list_files
 from ssd4rec.data.sequences import Filtering, id_order
 from ssd4rec.errors import DataError
 
-FORMAT = 1
+FORMAT = 2  # of the working folder
 BYTES_A_ROW = 128  # of working memory while events are counted or partitioned
 SMALLEST_BLOCK = 1 << 14  # events
 
