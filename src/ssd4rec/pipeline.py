@@ -573,7 +573,7 @@ def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: Ini
     known_items = len(start.catalog)
     only_known = replace(data.histories, items=np.where(data.histories.items > known_items, 0, data.histories.items))
     known_targets = drop_unknown_items(only_known, data.split.test)
-    unranked = known_targets.unknown_targets + known_targets.without_known_history
+    unranked = known_targets.unranked
     misses = unranked if artifact.config.evaluation.unknown_targets == "miss" else 0
     before: dict[str, float] | None = None
     if len(known_targets.targets):
@@ -650,7 +650,7 @@ def evaluate_artifact(
         )
     split = make_split(sequences, config.data, learned=False)
     known_targets = drop_unknown_items(sequences, split.test)
-    unranked = known_targets.unknown_targets + known_targets.without_known_history
+    unranked = known_targets.unranked
     if not len(known_targets.targets):
         raise DataError(
             f"all {unranked:,} test targets are unknown items or follow unknown items only; use interactions with more items "

@@ -274,6 +274,11 @@ class KnownTargets:
     unknown_targets: int  # targets that are unknown items
     without_known_history: int  # other targets, before which the user has unknown items only
 
+    @property
+    def unranked(self) -> int:
+        """Number of targets that the model cannot rank."""
+        return self.unknown_targets + self.without_known_history
+
 
 def drop_unknown_items(sequences: Sequences, examples: Examples) -> KnownTargets:
     """Remove unknown items from sequences and targets.

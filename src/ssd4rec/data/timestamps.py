@@ -307,14 +307,12 @@ def _detect_format(text: pl.Series) -> Times | None:
     fitting = [pattern for pattern, count in zip(FORMATS, misfits, strict=True) if not count]
     if len(fitting) > 1:
         distinct = text.unique()
-        readings: list[pl.Series] = []
-        different = []
+        readings: dict[str, pl.Series] = {}
         for pattern in fitting:
             reading = _parsed(distinct, pattern)
-            if not reading.null_count() and not any(reading.equals(other) for other in readings):
-                readings.append(reading)
-                different.append(pattern)
-        fitting = different
+            if not reading.null_count() and not any(reading.equals(other) for other in readings.values()):
+                readings[pattern] = reading
+        fitting = list(readings)
     if len(fitting) > 1:
         choices = " or ".join(f'--time-format "{pattern}"' for pattern in fitting)
         raise DataError(f"times such as {text[0]!r} fit several formats; choose one with {choices}")
