@@ -36,7 +36,7 @@ def run(model, *options, history="3,4,5,9,1,0,11,2,2,7"):
     return result.stdout
 
 
-@pytest.mark.parametrize("level", ["effects", "parts", "weights", "counterfactual"])
+@pytest.mark.parametrize("level", ["effects", "parts", "weights", pytest.param("counterfactual", marks=pytest.mark.thorough)])
 def test_json_is_what_the_library_answers(model, level):
     """One object, all events."""
     printed = json.loads(run(model, "--item", "6,8", "--level", level, "--json"))
