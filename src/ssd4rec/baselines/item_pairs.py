@@ -1,7 +1,7 @@
 """Scores from one weight for each pair of items: a fading sum over the last items of a sequence."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,8 @@ class ItemPairs:
             item = events[last[row] - back] - 1
             pairs = self.edges[item + 1] - self.edges[item]
             entry = ranges(self.edges[item], pairs)
-            yield np.repeat(row, pairs) * self.catalog_size + self.columns[entry], FADE**back * self.weights[entry]
+            place = np.repeat(row, pairs) * self.catalog_size + self.columns[entry]
+            yield cast("IntArray", place), cast("Weights", FADE**back * self.weights[entry])
 
 
 def bounded_ranges(sizes: IntArray, most: int) -> Iterator[tuple[int, int]]:
