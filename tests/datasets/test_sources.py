@@ -1,4 +1,4 @@
-"""What a user calls DATA: files, frames, named data sets, and addresses of stores."""
+"""Sources of data: files, frames, named data sets, and addresses of stores."""
 
 import polars as pl
 import pytest

@@ -225,8 +225,8 @@ def _one_problem(problem: Mapping[str, Any], backbone: str) -> str:
     known_backbone = backbone if backbone in BACKBONES else DEFAULT_MODEL
     name, kind = _shorten(".".join(str(part) for part in problem["loc"])), problem["type"]
     if kind == "extra_forbidden":
-        known = list(Config.model_fields) if len(problem["loc"]) == 1 else _known_keys(known_backbone)
-        return _unknown(name, known_backbone, known)
+        choices = list(Config.model_fields) if len(problem["loc"]) == 1 else _known_keys(known_backbone)
+        return _unknown(name, known_backbone, choices)
     if kind == "unknown_backbone":
         return f"unknown backbone {_shown(backbone)}; {_nearest(backbone, list(MODELS), 'backbones')}"
     message = str(problem["msg"]).removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""What a user calls DATA: a file, a data frame, a named data set, or the store of the service."""
+"""Open the DATA of a command: a file, a data frame, a named data set, or the store of the service."""
 
 import logging
 import os

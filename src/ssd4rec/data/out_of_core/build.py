@@ -111,8 +111,10 @@ def build_folder(
                     write_record(folder / "partitioned.json", {})
             with _timed(seconds, "sorting"):
                 users, items = _left(encoded.users.ids(), layout.new_users), _left(encoded.items.ids(), layout.new_items)
-                kept = Counts(len(users), len(items), layout.events)
-                removed = Counts(report.users - kept.users, report.items - kept.items, report.rows - kept.interactions)
+                remaining = Counts(len(users), len(items), layout.events)
+                removed = Counts(
+                    report.users - remaining.users, report.items - remaining.items, report.rows - remaining.interactions
+                )
                 filtering = Filtering(min_interactions, len(core.steps), Counts(report.users, report.items, report.rows), removed)
                 complete = _sort(folder, layout, Catalog(items), tie_order, partial(progress, "sorting"))
                 write_metadata(complete, users, Catalog(items), filtering, tie_order, report)
@@ -125,7 +127,7 @@ def build_folder(
             f"cannot build {target}: {error.strerror or error}; give the same command again once there is room, it goes on from "
             f"what lies in {folder}"
         ) from error
-    return BuildReport(report, filtering, kept, len(layout.first_users) - 1, seconds, peak_bytes(), resumed)
+    return BuildReport(report, filtering, remaining, len(layout.first_users) - 1, seconds, peak_bytes(), resumed)
 
 
 def _begin_or_resume(folder: Path, plan: dict[str, Any]) -> bool:

@@ -192,8 +192,8 @@ def _record(folder: Path, state: Encoded) -> None:
         state.witnesses.write_parquet(folder / f"witnesses-{state.records:06}.parquet")
     state.records += 1
     counted = {name: getattr(state, name) for name in ("rows", "pinned", "records", "header")}
-    known = {"users": len(state.users), "items": len(state.items)}
-    write_record(folder / "encoded.json", {"cursor": asdict(state.cursor), **known, **counted})
+    vocabulary_sizes = {"users": len(state.users), "items": len(state.items)}
+    write_record(folder / "encoded.json", {"cursor": asdict(state.cursor), **vocabulary_sizes, **counted})
 
 
 def _resume(folder: Path, events: EventFile) -> Encoded:
