@@ -1,4 +1,4 @@
-"""What the time of a request tells about the next item."""
+"""Adapt states to the time of a request."""
 
 import torch
 from torch import Tensor, nn
