@@ -211,7 +211,7 @@ class FeaturesConfig(Settings):
 class EvaluationConfig(Settings):
     """The metrics and the protocol of the evaluation."""
 
-    cutoffs: tuple[Annotated[int, Strict(), Field(ge=1)], ...] = Field((10, 20), strict=False, min_length=1)
+    cutoffs: tuple[Annotated[int, Strict()], ...] = Field((10, 20), strict=False)
     """Values of k in HR@k, NDCG@k and MRR@k."""
     exclude_seen: bool = False
     """Exclude items of the history from the candidates."""
@@ -223,6 +223,12 @@ class EvaluationConfig(Settings):
     """On other data: whether targets outside of the catalog count as misses or are skipped."""
     token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)
     """Number of positions encoded at once; affects memory only."""
+
+    @model_validator(mode="after")
+    def _cutoffs_are_ranks(self) -> Self:
+        if not self.cutoffs or any(cutoff < 1 for cutoff in self.cutoffs):
+            raise ValueError(f"cutoffs must be ranks of 1 or more, e.g. [10, 20], found {list(self.cutoffs)}")
+        return self
 
 
 READ_WITH = {  # setting: the other setting, and the values of it with which the first has an effect
