@@ -141,7 +141,7 @@ def test_shuffled_times_are_those_of_the_others():
     """The control permutes the times, and tells nothing with "unknown"."""
     data = prepare(read_interactions(by_hour(users=6)), None, settings())
     single = data.split.test.prefixes()
-    known, shuffled = (request_times(data.histories, single, told) for told in ("known", "shuffled"))
+    known, shuffled = (request_times(data.histories, single, each) for each in ("known", "shuffled"))
     assert sorted(map(tuple, known)) == sorted(map(tuple, shuffled))
     assert (known != shuffled).any()
     assert known[:, 1].tolist() == data.histories.times[single.first_target].tolist()
@@ -217,4 +217,4 @@ def test_the_command_line(model, tmp_path):
     assert [row["item"] for row in json.loads(result.stdout)["recommendations"]] == ids(expected)
     table = run("evaluate", str(tmp_path / "log.csv"), "--set", "evaluation.request_time=shuffled").stdout
     assert "request_time shuffled" in " ".join(table.split())
-    assert "by what the model is told of the time of the request" in " ".join(table.split())
+    assert "by the times of the requests" in " ".join(table.split())

@@ -79,8 +79,8 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
     _show_protocol(console, report["protocol"])
     if by_request_time := report.get("request_time"):
         name = next(name for name in report["test"] if name.startswith("ndcg"))
-        values = ", ".join(f"{told} {metrics[name]:.4f}" for told, metrics in by_request_time.items())
-        console.print(f"{name} by what the model is told of the time of the request: {values}")
+        values = ", ".join(f"{times} {metrics[name]:.4f}" for times, metrics in by_request_time.items())
+        console.print(f"{name} by the times of the requests: {values}")
     if continued := report.get("continued"):
         _show_continued(console, continued)
     if final_fit := report.get("final_fit"):

@@ -216,7 +216,7 @@ class EvaluationConfig(Settings):
     exclude_seen: bool = False
     """Exclude items of the history from the candidates."""
     request_time: Literal["known", "unknown", "shuffled"] = "known"
-    """What a model with backbone.request_time is told: the time of each target, none, or that of another target as a control."""
+    """Times for a model with backbone.request_time: those of the targets, none, or shuffled among the targets as a control."""
     baselines: tuple[Baseline, ...] = Field((), strict=False)
     """Baselines that are fitted and reported next to the model and popularity."""
     unknown_targets: Literal["miss", "skip"] = "miss"

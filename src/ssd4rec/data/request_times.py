@@ -54,7 +54,7 @@ def request_times(sequences: Sequences, single: Examples, request_time: RequestT
     Args:
         sequences: with times of a calendar.
         single: examples with one target each.
-        request_time: "known"; "unknown": none is told; "shuffled": each example has the time of another one, drawn at random.
+        request_time: "known"; "unknown": none; "shuffled": each example has the time of another one, drawn at random.
             A model that gains by the time of its own request, and not by knowing times at all, loses with the last.
         seed: of the shuffle.
 

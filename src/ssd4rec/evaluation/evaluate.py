@@ -38,7 +38,7 @@ class EvaluationProtocol:
     tie_order: TieOrder  # order of a user's simultaneous events, which decides which one is the last
     max_length: int | None  # most events of a sequence that the model reads (its own window may be shorter); None: all
     targets: int  # number of ranked targets
-    request_time: str | None = None  # what the model was told of the times of the targets; None: it does not read them
+    request_time: str | None = None  # "known", "unknown" or "shuffled"; None: the model does not read times
 
     def as_dict(self) -> dict[str, object]:
         """Return the values for JSON."""
@@ -169,9 +169,9 @@ def evaluate(  # noqa: PLR0913 - the parts of a protocol
         fusion: score fusion, for a `Ranker`. With `exclude_seen` its repeat bias is not applied: the target is the only seen
             item among the candidates, so the bias would point at it.
         world: the processes that share the work; None: this one alone.
-        request_time: what a model with `backbone.request_time` is told of each target: "known", its time; "unknown", nothing;
-            "shuffled", the time of another target. Others do not read times. Metrics with known times are a protocol of their
-            own: a model that answers before the request cannot have them.
+        request_time: the times for a model with `backbone.request_time`: "known", those of the targets; "unknown", none;
+            "shuffled", each target gets the time of another one. Others do not read times. Metrics with known times are a
+            protocol of their own: a model that answers before the request cannot have them.
 
     Returns:
         The ranks in the order of the examples, and the metrics.

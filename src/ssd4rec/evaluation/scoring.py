@@ -144,7 +144,7 @@ def encode_examples(
         examples: one target each.
         token_budget: events encoded at once.
         world: encode this process's share of the batches only. The batches themselves do not depend on it.
-        request_time: what a model that reads the times of requests is told.
+        request_time: which times a model with `backbone.request_time` gets, see `evaluate`.
     """
     world = world or World()
     device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device
