@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 help:
 	@echo "make demo          set up, train on the built-in data set, show metrics and recommendations"
 	@echo "make serve-demo    the same as an HTTP service with a page, on this machine only"
-	@echo "make test          set up, run the quick tests (two minutes)"
+	@echo "make test          set up, run the quick tests (two to four minutes)"
 	@echo "make test-thorough the tests of a second or more, and more examples for each property"
 	@echo "make test-distributed  train with 1, 2 and 3 processes and compare (minutes)"
 	@echo "make test-kernels  run the Triton kernels in Triton's interpreter (no GPU needed)"
