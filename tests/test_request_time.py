@@ -22,7 +22,7 @@ from ssd4rec.data.request_times import request_times
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.layers.request_time import DROPPED, GAP_BINS, HOURS, RequestTime, bins_of
 from ssd4rec.models.next_item import make_model
-from ssd4rec.pipeline import prepare
+from ssd4rec.pipeline import evaluate_artifact, prepare
 from ssd4rec.serving.batch import recommend_users
 from ssd4rec.training.objective import next_item_loss, plan_pass
 
@@ -200,6 +200,20 @@ def test_data_without_times_cannot_train_it():
     """Plain numbers are no calendar."""
     with pytest.raises(ConfigError, match="needs data with times of a calendar, and these have number instead"):
         ssd4rec.train(worlds.frame(worlds.cycle()), settings=SETTINGS)
+
+
+@pytest.mark.thorough
+def test_data_without_times_are_evaluated_without_them(model):
+    """A model that reads times is measured on rows in order if none are asked for; otherwise the error says how."""
+    rows = read_interactions(by_hour().drop("timestamp"))
+    with pytest.raises(ConfigError, match=r"evaluation\.request_time = unknown"):
+        evaluate_artifact(model.artifact, rows, model.artifact.config)
+    config = model.artifact.config
+    unknown = config.evaluation.model_copy(update={"request_time": "unknown"})
+    report = evaluate_artifact(model.artifact, rows, config.model_copy(update={"evaluation": unknown}))
+    assert report["protocol"]["request_time"] == "unknown"
+    assert "request_time" not in report
+    assert report["test"] == pytest.approx(dict(model.report["request_time"]["unknown"]))
 
 
 @pytest.mark.thorough

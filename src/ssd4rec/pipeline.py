@@ -507,7 +507,7 @@ def compare(
     test = evaluate(model, data, config, counts, progress, fusion).with_misses(misses)
     popularity = evaluate(Popularity(counts), data, config, counts).with_misses(misses)
     by_request_time: dict[str, Ranking] = {}
-    if reads_request_times(model):
+    if reads_request_times(model) and data.histories.clock.ticks_per_second is not None:
         logger.info("ranking again without the times of the requests, and with those of others")
         by_request_time = {
             name: test

@@ -25,7 +25,8 @@ def check_clock(clock: Clock) -> int:
     if (ticks := clock.ticks_per_second) is None:
         raise ConfigError(
             f"the time of a request needs data with times of a calendar, and these have {clock.kind} instead; name the time "
-            f"column with --time, or leave the time of the request out (backbone.request_time = false)"
+            f"column with --time, or leave the time of the request out (training: backbone.request_time = false, "
+            f"evaluation: evaluation.request_time = unknown)"
         )
     return ticks
 
@@ -44,8 +45,8 @@ def times_before(sequences: Sequences, at: IntArray) -> npt.NDArray[np.int64]:
         ConfigError: the times of the data are not moments of a calendar.
     """
     ticks = check_clock(sequences.clock)
-    moments = np.asarray(sequences.times)[at]
-    return np.stack([(moments - np.asarray(sequences.times)[at - 1]) // ticks, moments // ticks], axis=1)
+    moments = sequences.times[at]
+    return np.stack([(moments - sequences.times[at - 1]) // ticks, moments // ticks], axis=1)
 
 
 def request_times(sequences: Sequences, single: Examples, request_time: RequestTime, seed: int = 0) -> npt.NDArray[Any]:
