@@ -140,30 +140,28 @@ def _by_model(
     max_length: int | None,
     times: IntArray | None,
 ) -> list[TopK]:
-    lengths = np.array([len(history) for history in histories], dtype=np.int64)
     results: list[TopK] = []
-    for batch in consecutive(lengths, TOKEN_BUDGET):
-        some = [histories[position] for position in batch]
-        results += _encode_and_rank(model, some, request, fusion, max_length, None if times is None else times[batch])
+    for rows, states, packed, seen in _encoded(model, histories, max_length):
+        if times is not None:
+            with torch.inference_mode():
+                states = model.at(states, torch.from_numpy(times[rows]).to(states.device))  # noqa: PLW2901
+        if request.index is not None:
+            results += rank_candidates(model, states, packed, request, request.index, fusion, seen)
+        else:
+            results += top_items_from_states(model, states, *packed, request, fusion, seen)
     return results
 
 
-def _encode_and_rank(
-    model: NextItemModel,
-    histories: list[IntArray],
-    request: Request,
-    fusion: ScoreFusion | None,
-    max_length: int | None,
-    times: IntArray | None,
-) -> list[TopK]:
-    seen, (items, cu_seqlens) = _pack_both(model, histories, max_length)
-    with torch.inference_mode():
-        states = model.encode(items, cu_seqlens)
-        if times is not None:
-            states = model.at(states, torch.from_numpy(times).to(states.device))
-        if request.index is not None:
-            return rank_candidates(model, states, (items, cu_seqlens), request, request.index, fusion, seen)
-        return top_items_from_states(model, states, items, cu_seqlens, request, fusion, seen)
+def _encoded(
+    model: NextItemModel, histories: Sequence[IntArray], max_length: int | None
+) -> Iterator[tuple[IntArray, States, Packed, Packed]]:
+    """Encode histories in batches; yield which of them, their states, what was read, and the complete histories."""
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    for rows in consecutive(lengths, TOKEN_BUDGET):
+        seen, packed = _pack_both(model, [histories[row] for row in rows], max_length)
+        with torch.inference_mode():
+            states = model.encode(*packed)
+        yield rows, states, packed, seen
 
 
 def rank_candidates(
@@ -210,18 +208,13 @@ def measured_index(
         max_length: see `top_items`.
         target_recall: the share.
     """
-    lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    encoded = []
-    for batch in consecutive(lengths, TOKEN_BUDGET):
-        seen, packed = _pack_both(model, [histories[position] for position in batch], max_length)
-        with torch.inference_mode():
-            encoded.append((model.encode(*packed), packed, seen))
+    encoded = list(_encoded(model, histories, max_length))
     request = Request(MEASURED_K, exclude_seen=True, excluded=excluded, require_known_history=False)
 
     def rank(index: ApproximateIndex) -> list[IntArray]:
         return [
             top.items
-            for states, packed, seen in encoded
+            for _, states, packed, seen in encoded
             for top in rank_candidates(model, states, packed, request, index, fusion, seen)
         ]
 
