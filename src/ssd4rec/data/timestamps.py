@@ -235,10 +235,8 @@ def _floats(column: pl.Series) -> Times:
     if (column == column.floor()).all():
         return _integers(column.cast(pl.Int64))
     kind = _unit_of(column)
-    values, largest = (
-        column.to_numpy(),
-        max(map(abs, _bounds(column))),
-    )  # numpy: polars divides by multiplying, which rounds twice
+    largest = max(map(abs, _bounds(column)))
+    values = column.to_numpy()  # numpy: polars divides by multiplying, which rounds twice
     scaled, ticks = np.floor(values).astype(np.int64), 1
     for candidate in (10**3, 10**6, 10**9):
         if largest * candidate >= LARGEST:

@@ -111,8 +111,9 @@ def batch_loss(
         items = masked(batch.items, config.mask_ratio)
         encode = model.encode if config.objective == "per-prefix" else model.encode_prefixes
         states = encode(items, batch.cu_seqlens).index_select(0, batch.target_positions)
-        with keyed_random.at(_rows_of_targets(batch, config)):
-            states = model.at(states, batch.times)
+        if batch.times is not None:
+            with keyed_random.at(_rows_of_targets(batch, config)):
+                states = model.at(states, batch.times)
     loss = model.loss(states, batch.targets, sampler, config.label_smoothing, batch.prefixes)
     return BatchLoss(loss, len(batch.targets))
 
