@@ -39,6 +39,28 @@ def test_each_answer_is_that_of_the_whole_history(variant):
     assert (session.state_bytes > 0) == (variant != "all")
 
 
+@pytest.mark.parametrize("variant", ["top", "all"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_answers_at_a_time(variant, dtype, tolerance):
+    """Each answer is that of the whole history at the same time, and the same state answers at any time."""
+    model = recommender(bidirectional=variant, request_time=True)
+    model.artifact.model.to(dtype)
+    session, so_far = Session(model), []
+    for day, item in enumerate(["unknown", *HISTORY]):
+        session.add(item)
+        so_far.append(item)
+        last = 1_715_000_000 + 86_400 * day
+        times = [{}, *({"at": last + gap, "last_event": last} for gap in (0, 40_000, 10**7))]
+        answers = [session.recommend(12, exclude_seen=False, **each) for each in times]
+        for each, answer in zip(times, answers, strict=True):
+            expected = model.recommend(so_far, 12, exclude_seen=False, **each)
+            assert [row.item for row in answer.items] == [row.item for row in expected.items]
+            assert [row.score for row in answer.items] == pytest.approx([row.score for row in expected.items], abs=tolerance)
+        assert len({answer.items for answer in answers}) == (4 if answers[0].source == "model" else 1)
+    with pytest.raises(ConfigError, match="`last_event` is missing"):
+        session.recommend(at=last)
+
+
 def test_a_session_begins_with_a_whole_history():
     """The state is that of adding event by event, and does not grow."""
     model = recommender()

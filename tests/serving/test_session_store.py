@@ -26,6 +26,15 @@ def test_each_answer_is_that_of_the_whole_history(kept, variant):
     assert all(store.history(user) == tuple(past) for user, past in so_far.items())
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_answers_at_a_time(kept):
+    """The time of the request is read with and without a state."""
+    model, times = recommender(request_time=True), {"at": "2024-05-06T18:00", "last_event": "2024-05-06T17:40"}
+    store = SessionStore(model, min_state_length=4, max_states=kept)
+    store.add("a", *HISTORY)
+    assert_same(store.recommend("a", 5, **times), model.recommend(HISTORY, 5, **times))
+
+
 def test_only_long_histories_get_a_state_and_the_one_out_of_use_goes():
     """Room for two: asking a, b, a, c drops b; short d gets none. Adding events asks for nothing."""
     store = SessionStore(recommender(), min_state_length=4, max_states=2)

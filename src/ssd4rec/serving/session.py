@@ -21,8 +21,9 @@ from ssd4rec.array_types import States
 from ssd4rec.errors import ArtifactError
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.serving.moments import Moment
 from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_ids
-from ssd4rec.serving.topk import top_items_from_states
+from ssd4rec.serving.topk import at_times, top_items_from_states
 
 FORMAT = "ssd4rec session 2"
 # Sums without decay (backward_sum, log_decay) stay in float32: their rounding errors would add up from snapshot to snapshot.
@@ -81,19 +82,23 @@ class Session:
         allow: Ids | None = None,
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
+        at: Moment | None = None,
+        last_event: Moment | None = None,
     ) -> Recommendations:
         """Recommend the next items; arguments and errors are those of `Recommender.recommend`."""
         recommender, indices = self.recommender, np.array(self._indices, dtype=np.int64)
         request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
         if self._unknown and unknown_items == "raise":
             recommender.indices([self._ids], unknown_items)
+        times = recommender.request_times(1, at, last_event)
         if self._states is None or (request.require_known_history and self._unknown):
-            (top,) = recommender.top_items([indices], request)
+            (top,) = recommender.top_items([indices], request, times)
         else:
-            items = torch.from_numpy(indices[indices > 0]).to(self._states.device)
+            states = at_times(self._model, self._states, times)
+            items = torch.from_numpy(indices[indices > 0]).to(states.device)
             fusion = recommender.artifact.fusion
             cu_seqlens = torch.tensor([0, len(items)])
-            (top,) = top_items_from_states(self._model, self._states, items, cu_seqlens, request, fusion)
+            (top,) = top_items_from_states(self._model, states, items, cu_seqlens, request, fusion)
         return recommender.to_recommendations(len(indices), tuple(self._unknown), top, request)
 
     def copy(self) -> "Session":

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from ssd4rec.errors import ConfigError, DataError
+from ssd4rec.serving.moments import Moment
 from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids
 from ssd4rec.serving.session import Session
 
@@ -75,11 +76,19 @@ class SessionStore:
         allow: Ids | None = None,
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
+        at: Moment | None = None,
+        last_event: Moment | None = None,
     ) -> Recommendations:
         """Recommend the next items for a user; arguments and errors are those of `Recommender.recommend`."""
         if self._should_keep_state(user):
             return self._session(user).recommend(
-                k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items
+                k,
+                exclude_seen=exclude_seen,
+                allow=allow,
+                deny=deny,
+                unknown_items=unknown_items,
+                at=at,
+                last_event=last_event,
             )
         (result,) = self._recommender.recommend(
             [self._histories.get(user, [])],
@@ -88,6 +97,8 @@ class SessionStore:
             allow=allow,
             deny=deny,
             unknown_items=unknown_items,
+            at=at,
+            last_event=last_event,
         )
         return result
 

@@ -142,14 +142,26 @@ def _by_model(
 ) -> list[TopK]:
     results: list[TopK] = []
     for rows, states, packed, seen in _encoded(model, histories, max_length):
-        if times is not None:
-            with torch.inference_mode():
-                states = model.at(states, torch.from_numpy(times[rows]).to(states.device))  # noqa: PLW2901
+        timed = at_times(model, states, None if times is None else times[rows])
         if request.index is not None:
-            results += rank_candidates(model, states, packed, request, request.index, fusion, seen)
+            results += rank_candidates(model, timed, packed, request, request.index, fusion, seen)
         else:
-            results += top_items_from_states(model, states, *packed, request, fusion, seen)
+            results += top_items_from_states(model, timed, *packed, request, fusion, seen)
     return results
+
+
+def at_times(model: NextItemModel, states: States, times: IntArray | None) -> States:
+    """Return states at the times of their requests, without gradients.
+
+    Args:
+        model: adapts the states, see `NextItemModel.at`.
+        states: [B, D].
+        times: int64 [B, 2] gap and moment of each request in seconds; None: not known, the states stay what they are.
+    """
+    if times is None:
+        return states
+    with torch.inference_mode():
+        return model.at(states, torch.from_numpy(times).to(states.device))
 
 
 def _encoded(
