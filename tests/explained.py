@@ -1,6 +1,7 @@
 """Recommenders for the tests of explanations, and the slow definition of an effect: recommend after the shortened history."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -28,9 +29,16 @@ VARIANTS = {
 
 
 def recommender(*, fusion: bool = True, max_length: int | None = None, **backbone: object) -> Recommender:
-    """A random float64 model of one small layer over 12 items, with random score fusion."""
+    """A random float64 model of one small layer over 12 items, with random score fusion.
+
+    One with `request_time` answers for one time.
+    """
     sizes = {"width": 8, "state_dim": 4, "head_width": 8, "dropout": 0.0, "layers": 1, "backward_weight": 0.7} | backbone
-    return with_fusion(config_of(SSD4RecConfig(**sizes), max_length), fusion=fusion)
+    made = with_fusion(config_of(SSD4RecConfig(**sizes), max_length), fusion=fusion)
+    if sizes.get("request_time"):
+        for name in ("recommend", "explain"):
+            setattr(made, name, partial(getattr(made, name), at="2024-05-06T18:00", last_event="2024-05-06T17:40"))
+    return made
 
 
 def config_of(backbone, max_length=None):

@@ -53,10 +53,10 @@ REPORT = {
 }
 
 
-def save_world(folder: Path, report: dict[str, object] | None = None) -> None:
+def save_world(folder: Path, report: dict[str, object] | None = None, **backbone: object) -> None:
     """Write an untrained model in which every event matters, with titles of many scripts."""
     world = worlds.world(worlds.cycle(120, ITEMS))
-    settings = SSD4RecConfig(width=16, state_dim=8, head_width=8, dropout=0.0, layers=1, backward_weight=0.7)
+    settings = SSD4RecConfig(width=16, state_dim=8, head_width=8, dropout=0.0, layers=1, backward_weight=0.7, **backbone)
     config = worlds.config().model_copy(update={"backbone": settings})
     model = randomized(make_model(config, ITEMS)).eval()
     titles = [TITLES.get(index, f"Item number {index}") for index in range(ITEMS)]

@@ -203,27 +203,45 @@ def default_recommender(**backbone: object) -> Recommender:
     return served.recommender(**({"layers": 1} | backbone))
 
 
-def preset_recommender(kind: str = "fusion") -> Recommender:
+def preset_recommender(kind: str = "fusion", *more: str) -> Recommender:
     """An untrained model of the default preset that uses everything which it may add to the scores.
 
     Args:
         kind: "repeat logits": no fusion; "fusion"; "max_length": with fusion, and the model reads the last four events only.
+        more: settings.
     """
     sizes = ["backbone.width=16", "backbone.state_dim=8", "backbone.head_width=8", "data.min_interactions=1"]
     newest = ["data.max_length=4"] if kind == "max_length" else []
-    base = served.recommender_of(load_config(DEFAULT_PRESET, [*sizes, *newest])).artifact
+    base = served.recommender_of(load_config(DEFAULT_PRESET, [*sizes, *newest, *more])).artifact
     world = worlds.world(worlds.cycle())
     pairs = fit_baseline("sequential-rules", world.histories, world.split.train, len(world.catalog))
     fusion = None if kind == "repeat logits" else ScoreFusion(pairs, 0.7, -2.0)
     return Recommender(Artifact(base.model, base.catalog, base.config, {}, base.training_counts, fusion))
 
 
-def slow_gains(recommender: Recommender, history: list[str]) -> list[tuple[float, float]]:
-    """Rank each event but the first in the complete list of recommendations after the events before it."""
+def live(client: TestClient, events: int, ranked: int = 0) -> dict:
+    """Return the live metrics of the active model, once so many events were counted and ranked."""
+    deadline = time.monotonic() + 60
+    service = client.app.state.service
+    while True:
+        while service.prequential._groups:
+            time.sleep(0.005)
+        service.scorer.call(lambda: None).result()  # what was taken from the queue is finished
+        service.maintenance.store_sums()
+        (model,) = [each for each in client.get("/v1/models").json()["models"] if each["active"]]
+        if model["live"] and model["live"]["events"] >= events and model["live"]["ranked_events"] >= ranked:
+            return model["live"]
+        assert time.monotonic() < deadline, model
+        time.sleep(0.01)
+
+
+def slow_gains(recommender: Recommender, history: list[str], times: list[int] | None = None) -> list[tuple[float, float]]:
+    """Rank each event but the first in the complete list of recommendations after the events before it, at its time if known."""
     exclude_seen = recommender.artifact.config.evaluation.exclude_seen
     gains = []
     for place in range(1, len(history)):
-        ranked = recommender.recommend(history[:place], len(recommender.artifact.catalog), exclude_seen=exclude_seen)
+        known = {} if times is None else {"at": times[place], "last_event": times[place - 1]}
+        ranked = recommender.recommend(history[:place], len(recommender.artifact.catalog), exclude_seen=exclude_seen, **known)
         items = [each.item for each in ranked.items]
         gains.append(gain(items.index(history[place]) + 1 if history[place] in items else None))
     return gains

@@ -20,7 +20,7 @@ def rank_without(made, history, positions, item, exclude_seen):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("backbone", [{}, {"layers": 2}, FADING_SUM_AROUND], ids=str)
+@pytest.mark.parametrize("backbone", [{}, {"layers": 2}, FADING_SUM_AROUND, {"request_time": True}], ids=str)
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @settings(max_examples=6)
 @given(history=st.lists(st.sampled_from([*range(12), 99]), min_size=1, max_size=8).filter(lambda each: set(each) != {99}))

@@ -9,7 +9,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 import page_screenshots
 from page_checks import axe, list_of, region, settled, tab_to
-from page_world import HISTORY, LONG_USER, Site, Watch, copy_model, open_page
+from page_world import HISTORY, LONG_USER, Site, Watch, copy_model, open_page, save_world
+from ssd4rec.service import recommending
+from ssd4rec.service.routes import explanations
 from ssd4rec.service.store.connect import open_engine
 from ssd4rec.service.store.keys import create_key
 from ssd4rec.serving.recommender import Recommender
@@ -287,6 +289,40 @@ def test_no_model_yet_and_then_one(browser: Browser, tmp_path: Path, models: Pat
         copy_model(models, folder / "first")
         expect(page.get_by_text("No users yet")).to_be_visible(timeout=30_000)
         assert axe(page) == []
+        page.close()
+    finally:
+        site.stop()
+
+
+def test_a_model_that_reads_the_time_of_a_request(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What belongs to a list is for the time of the list, however late it is asked for."""
+    save_world(tmp_path / "timed", request_time=True)
+    library, last, clock = Recommender.load(tmp_path / "timed"), 1_715_000_000, [1_715_003_000]
+    for module in (recommending, explanations):
+        monkeypatch.setattr(module, "now", lambda: clock[0] * 1_000_000)
+    site = Site(tmp_path / "timed", f"sqlite:///{tmp_path / 'events.db'}").start()
+    try:
+        events = [{"user_id": "ann", "item_id": each, "timestamp": last} for each in HISTORY]
+        site.ask("POST", "/v1/events", json={"events": events})
+        page, at = open_page(browser, Watch(), base_url=site.address), clock[0]
+        page.goto(USER)
+        expected = library.recommend(HISTORY, 20, at=at, last_event=last).items
+        expect(list_of(page, "Next items")).to_have_text([each.title or str(each.item) for each in expected])
+        clock[0] += 90 * 86_400 + 7 * 3600
+        assert library.recommend(HISTORY, 20, at=clock[0], last_event=last).items != expected
+        list_of(page, "Next items").first.click()
+        reasons = region(page, "The events that carry it")
+        expect(reasons.locator(".badge").first).to_have_text("rank 1")
+        expect(reasons.locator(".parts dd").first).to_have_text(f"{expected[0].score:.3f}")
+        page.goto(f"{WHAT_IF}?without=0")
+        later = {"at": clock[0], "last_event": last}
+        for name, history, deny in (("Before", HISTORY, []), ("After", HISTORY[1:], HISTORY[:1])):
+            of_library = library.recommend(history, 10, deny=deny, **later).items
+            expect(list_of(page, name)).to_have_text([each.title or str(each.item) for each in of_library])
+        clock[0] += 90 * 86_400 + 7 * 3600
+        page.get_by_role("button", name="Reset").click()
+        of_library = library.recommend(HISTORY, 10, **later).items  # still the time of the other list
+        expect(list_of(page, "After")).to_have_text([each.title or str(each.item) for each in of_library])
         page.close()
     finally:
         site.stop()

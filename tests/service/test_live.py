@@ -1,7 +1,6 @@
 """Live metrics: every event is ranked before it is read, and the sums of all processes are one."""
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +8,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from service_world import WALK as ITEMS
-from service_world import running, send, slow_gains, without_budget
+from service_world import live, running, send, slow_gains, without_budget
 from ssd4rec.service import states
 from ssd4rec.service.live import GROUPS, equal_share_groups, live_metrics, population_stability
 from ssd4rec.service.prequential import AT_ONCE, Budget
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.user_state import ScoreJob
 from ssd4rec.serving.recommender import Recommender
-
-
-def live(client: TestClient, events: int, ranked: int = 0) -> dict:
-    """Return the live metrics of the active model, once so many events were counted and ranked."""
-    deadline = time.monotonic() + 60
-    service = client.app.state.service
-    while True:
-        while service.prequential._groups:
-            time.sleep(0.005)
-        service.scorer.call(lambda: None).result()  # what was taken from the queue is finished
-        service.maintenance.store_sums()
-        (model,) = [each for each in client.get("/v1/models").json()["models"] if each["active"]]
-        if model["live"] and model["live"]["events"] >= events and model["live"]["ranked_events"] >= ranked:
-            return model["live"]
-        assert time.monotonic() < deadline, model
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("way", ["one batch", "one by one", "with recommendations", "without a cached state"])

@@ -23,7 +23,17 @@ Two = tuple[TestClient, TestClient]
 CHANGING = re.compile(r'"recommendation_id":"r[0-9a-f]{24}"|/v1/recommendations/r[0-9a-f]{24}/')
 PATHS = ["/v1/users/u/recommendations", "/v1/users/%C3%A9%2F%25%20b/recommendations", "/v1/users/nobody/recommendations"]
 QUERIES = ["", "k=3", "k=3&exclude_seen=false", "exclude_seen=false", "exclude_seen=true&k=4", "k=0", "k=2000", "k=x", "k=+3"]
-QUERIES += ["k=1&k=2", "&k=3", "k=3&", "k=3exclude_seen=true", "exclude_seen=1", "other=1", "k=1000000000"]
+QUERIES += [
+    "k=1&k=2",
+    "&k=3",
+    "k=3&",
+    "k=3exclude_seen=true",
+    "exclude_seen=1",
+    "other=1",
+    "k=1000000000",
+    "at=5",
+    "k=3&at=1767200000",
+]
 ODD_PATHS = ["/v1/users//recommendations", f"/v1/users/{'u' * 300}/recommendations", "/v1/users/%00/recommendations"]
 ODD_PATHS += ["/v1/users/%FF/recommendations", "/v1/users/%ED%A0%80/recommendations", "/v1/users/u/recommendations/"]
 EVENT = {"user_id": "v", "item_id": "i3", "timestamp": 5}

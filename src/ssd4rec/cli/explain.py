@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         RemovedEvent,
         Weights,
     )
-    from ssd4rec.serving.recommender import Recommender
+    from ssd4rec.serving.recommender import Recommendations
 
 UNKNOWN_SHOWN = 5  # of the unknown ids in a note
 BAR = 14  # characters of the longest bar
@@ -48,6 +48,8 @@ def explain(  # noqa: PLR0913 - each is an option of the command
     ] = "effects",
     k: Annotated[int, typer.Option("-k", help="Length of the list that a counterfactual takes the item out of.")] = 10,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Rank items of the history too.")] = False,
+    at: options.At = None,
+    last_event: options.LastEvent = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Events to show, the strongest; --json has all.")] = 15,
     accelerator: options.Accelerator = "auto",
     as_json: options.Json = False,
@@ -58,10 +60,16 @@ def explain(  # noqa: PLR0913 - each is an option of the command
 
     recommender = Recommender.load(directory, resolve_device(accelerator))
     ids = parse_ids(recommender, "--history", history)
-    items = _first(recommender, ids, keep_seen=keep_seen) if item is None else parse_ids(recommender, "--item", item)
+    if item is None:
+        answer = recommender.recommend(ids, 1, exclude_seen=not keep_seen, at=at, last_event=last_event)
+        items = _first(answer)
+    else:
+        items = parse_ids(recommender, "--item", item)
     if not items:
         raise DataError("--item is empty; write --item ID, or leave it out to explain the first recommendation")
-    explanations = recommender.explain(ids, items, cast("Level", level), k=k, exclude_seen=not keep_seen)
+    explanations = recommender.explain(
+        ids, items, cast("Level", level), k=k, exclude_seen=not keep_seen, at=at, last_event=last_event
+    )
     if as_json:
         console.print_json({"explanations": [each.as_dict() for each in explanations]})
         return
@@ -72,9 +80,8 @@ def explain(  # noqa: PLR0913 - each is an option of the command
         _show(explanation, rows)
 
 
-def _first(recommender: "Recommender", ids: list[object], *, keep_seen: bool) -> list[object]:
+def _first(answer: "Recommendations") -> list[object]:
     """Return the first recommendation of the model; for a history without known items there is none to explain."""
-    answer = recommender.recommend(ids, 1, exclude_seen=not keep_seen)
     if answer.source == "model" and not answer.items:
         raise DataError("no item is left to recommend after this history; choose one with --item, or add --keep-seen")
     return [each.item for each in answer.items]

@@ -24,6 +24,13 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=
 Accelerator = Annotated[
     str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="Device of the model; auto uses a GPU if there is one.")
 ]
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME", help="When the next items are wanted, for a model with backbone.request_time."),
+]
+LastEvent = Annotated[
+    str | None, typer.Option("--last-event", metavar="TIME", help="With --history and --at: when its last event was.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
 Store = Annotated[
     str,

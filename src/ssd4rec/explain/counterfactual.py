@@ -1,7 +1,7 @@
 """A set of events without which an item leaves the first k: chosen greedily by effects, verified by re-reading."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def _less(places: list[int], place: int) -> list[int]:
 
 
 def _left_out(reading: Reading, places: list[int]) -> Reading:
-    return Reading(reading.artifact, np.delete(reading.items, places), reading.seen)
+    return replace(reading, items=np.delete(reading.items, places), known_state=None)
 
 
 def _rank(reading: Reading, item: int) -> int:

@@ -25,7 +25,7 @@ from ssd4rec.explain.subject import Subject
 from ssd4rec.explain.weights import EventRow, event_weights
 
 
-def explain_items(
+def explain_items(  # noqa: PLR0913 - what `Recommender.explain` takes
     artifact: Artifact,
     ids: Sequence[object],
     numbers: IntArray,
@@ -35,6 +35,7 @@ def explain_items(
     k: int,
     exclude_seen: bool,
     last: int,
+    times: IntArray | None = None,
 ) -> list[Explanation]:
     """Explain items after one history; for the arguments see `Subject` and `Recommender.explain`.
 
@@ -44,7 +45,7 @@ def explain_items(
         DivergedError: a score is not a number.
     """
     with torch.inference_mode():
-        subject = Subject(artifact, ids, numbers, exclude_seen=exclude_seen)
+        subject = Subject(artifact, ids, numbers, exclude_seen=exclude_seen, times=times)
         levels: dict[Level, Callable[[int], Explanation]] = {
             "parts": lambda item: _parts(subject, item),
             "weights": lambda item: _weights(subject, item),

@@ -53,12 +53,15 @@ class Reading:
         artifact: model, score fusion and settings.
         items: int64 [T] item indices, 1 or more, oldest first; T is 1 or more.
         seen: item indices that are not candidates; None: seen items are.
+        times: int64 [1, 2] gap and moment of the request in seconds, see `NextItemModel.at`; None: not known. The time stays the
+            same when events are left out.
         known_state: [D] the state at the end of the history; None: the history is read for it.
     """
 
     artifact: Artifact
     items: IntArray
     seen: IntArray | None
+    times: IntArray | None = None
     known_state: Tensor | None = None
 
     @property
@@ -77,7 +80,11 @@ class Reading:
         """[D]: the state at the end of the history."""
         if self.known_state is not None:
             return self.known_state
-        return self.artifact.model.encode(self.tensor(self.read), torch.tensor([0, len(self.read)]))[0]
+        return self._timed(self.artifact.model.encode(self.tensor(self.read), torch.tensor([0, len(self.read)])))[0]
+
+    def _timed(self, states: Tensor) -> Tensor:
+        """Return states at the time of the request. [n, D] -> [n, D]."""
+        return self.artifact.model.at(states, None if self.times is None else self.tensor(self.times).expand(len(states), 2))
 
     @cached_property
     def parts(self) -> ScoreParts:
@@ -193,7 +200,7 @@ class Reading:
         reach = self.tensor(self.items if longest is None else self.items[-longest - 1 :])
         first, not_read = len(self.items) - len(reach), len(self.items) - len(self.read)
         if self.method == "one-pass":
-            places, states = np.arange(len(self.items)), states_in_one_pass(model, reach)
+            places, states = np.arange(len(self.items)), self._timed(states_in_one_pass(model, reach))
             state = states[0 if not_read > first else -1]  # without the event before those that are read, or without none
             return WithoutEach(places, torch.cat([state.expand(not_read, -1), states[not_read - first : -1]]), state)
         begins = max(not_read, len(self.items) - min(last, max(1, MOST_READ // len(reach))))
@@ -202,7 +209,7 @@ class Reading:
         read = places[places >= not_read]
         left = self.state.expand(len(places) - len(read), -1)  # without an event that the model does not read
         if len(read):
-            left = torch.cat([left, states_by_rereading(model, reach, self.tensor(read - first))])
+            left = torch.cat([left, self._timed(states_by_rereading(model, reach, self.tensor(read - first)))])
         return WithoutEach(places, left, self.state)
 
     def with_state(self, without: WithoutEach | None) -> "Reading":

@@ -19,12 +19,21 @@ class Subject:
         ids: of the history, oldest first, as passed.
         numbers: int64 [n] their item indices; 0 = not in the catalog.
         exclude_seen: items of the history are not candidates.
+        times: of the request, see `Reading`.
 
     Raises:
         DataError: the history has no event that the model can read.
     """
 
-    def __init__(self, artifact: Artifact, ids: Sequence[object], numbers: IntArray, *, exclude_seen: bool) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        ids: Sequence[object],
+        numbers: IntArray,
+        *,
+        exclude_seen: bool,
+        times: IntArray | None = None,
+    ) -> None:
         if not numbers.any():
             several = f"{len(numbers)} items that are not in the catalog"
             actual = ("an empty history", "one item that is not in the catalog", several)[min(len(numbers), 2)]
@@ -35,7 +44,7 @@ class Subject:
         self.artifact, self.ids = artifact, ids
         self.positions = np.flatnonzero(numbers)  # of the events that the model can read
         known_indices = numbers[self.positions]
-        self.reading = Reading(artifact, known_indices, known_indices if exclude_seen else None)
+        self.reading = Reading(artifact, known_indices, known_indices if exclude_seen else None, times)
         self.unknown_items = tuple(ids[position] for position in np.flatnonzero(numbers == 0).tolist())
         titles = artifact.catalog.titles_of(known_indices)
         self.titles: dict[int, str | None] = {} if titles is None else dict(zip(self.positions.tolist(), titles, strict=True))

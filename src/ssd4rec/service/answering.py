@@ -7,14 +7,15 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from ssd4rec.service import metrics
+from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, not_found
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import Reader
 from ssd4rec.service.store.items import items_version
-from ssd4rec.service.store.users import history_of, read_history
-from ssd4rec.service.user_state import Indices, ScoreJob
+from ssd4rec.service.store.users import History, history_of, read_history
+from ssd4rec.service.user_state import Indices, RequestMoment, ScoreJob
 from ssd4rec.serving.topk import TopK
 
 LARGEST_KEPT, KEPT = 100, 3  # items of an answer that a state keeps, and answers of a state
@@ -43,6 +44,9 @@ class Query:
     none_of: list[str] | None = None
     unknown_items: str = "skip"
     as_of: int | None = None
+    now: int = 0  # when the request arrived, in microseconds since 1970
+    at: int | None = None  # when the items are wanted; None: as of then, or now
+    last_event: int | None = None  # when the last event of `history` was; None: not known
     # of a next page
     version: str | None = None
     user_key: int | None = None
@@ -67,6 +71,7 @@ class Answer:
     titles: list[str | None]
     user_key: int | None
     position: int
+    moment: RequestMoment | None  # which the model has read; None: the time is not known, or the model does not read it
     indices: Indices  # of the history, 0 for unknown items
     unknown: int  # events of items that the catalog does not contain
     ignored: int  # ids of `allow` that the catalog does not contain
@@ -86,6 +91,7 @@ class Prepared:
     job: ScoreJob
     user_key: int | None
     position: int
+    moment: RequestMoment | None
     unknown: int
     ignored: int
     same: Hashable | None  # equal for queries with the same answer from a state; None: the answer is not kept
@@ -107,7 +113,7 @@ def prepare(
         None: more than `few_events` or `longest` are to be read.
 
     Raises:
-        Problem: 404, no such user; 422, an item is unknown. Both where the query wants it so.
+        Problem: 404, no such user; 422, an item is unknown. Both where the query wants it so. 422, see `moment_of`.
     """
     began = time.perf_counter()
     model = loaded.model
@@ -117,12 +123,13 @@ def prepare(
             if current is None:
                 return None
             version, key, position, state = current.items_version, current.user_key, current.position, current.state
+            last_event = current.last_event
         elif few_events is not None:
             return None
         else:
             version = items_version(connection)
-            key, position, items = _items_of(connection, query)
-            state = model.read(model.indices(items))
+            key, position, history = _history_of(connection, query)
+            state, last_event = model.read(model.indices(history.items)), history.last_event
         loaded.filters.refresh(connection, version)
     metrics.STATE_SECONDS.observe(time.perf_counter() - began)
     if query.user_id is not None and key is None and query.unknown_items == "raise":
@@ -135,14 +142,49 @@ def prepare(
             f"{unknown} of {len(state.indices)} items of the history are not in the catalog of the model; "
             f'leave them out, or choose unknown_items="skip" or "popular"',
         )
+    moment = moment_of(model, query.at, query.now if query.as_of is None else query.as_of, last_event)
+    state = model.at(state, moment)
     began = time.perf_counter()
-    same = _same(loaded, query)  # first: a change of the items meanwhile makes the answer newer than what it is kept as
+    # first: a change of the items meanwhile makes the answer newer than what it is kept as
+    same = None if moment else _same(loaded, query)
     deny = [*(query.deny or ()), *query.earlier]
     excluded = loaded.filters.excluded(query.allow, deny, query.any_of, query.none_of)
     metrics.FILTER_SECONDS.observe(time.perf_counter() - began)
     ignored = 0 if query.allow is None else int((model.indices(query.allow) == 0).sum())
     job = ScoreJob(state, query.k, query.exclude_seen, excluded, query.unknown_items == "popular")
-    return Prepared(job, key, position, unknown, ignored, same)
+    return Prepared(job, key, position, moment, unknown, ignored, same)
+
+
+def moment_of(model: ServedModel, at: int | None, now: int, last_event: int | None) -> RequestMoment | None:
+    """Return the time of a request as the model reads it; all times are in microseconds since 1970.
+
+    Args:
+        model: answers the request.
+        at: when the items are wanted; None: now.
+        now: by the clock of the service. An event may have a later time: the clock of a client is ahead.
+        last_event: when the last event was; None: there is none, or its time is not known.
+
+    Returns:
+        None: the model does not read the time, or the last event is not known.
+
+    Raises:
+        Problem: 422, the model does not read the time and `at` is named, or it is before the last event.
+    """
+    if not model.reads_request_time:
+        if at is not None:
+            raise _wrong_at("the model does not read the time of a request; leave it out")
+        return None
+    if last_event is None:
+        return None
+    if at is not None and at < last_event:
+        raise _wrong_at(
+            f"it is {(last_event - at) / MICROSECONDS:,g} seconds before the last event of the history; name a later time"
+        )
+    return RequestMoment(max(now, last_event) if at is None else at, last_event)
+
+
+def _wrong_at(detail: str) -> Problem:
+    return Problem(422, "invalid_request", f"/at: {detail}", [{"pointer": "/at", "detail": detail}])
 
 
 def _same(loaded: LoadedModel, query: Query) -> Hashable | None:
@@ -154,14 +196,14 @@ def _same(loaded: LoadedModel, query: Query) -> Hashable | None:
     return query.k, query.exclude_seen, query.unknown_items == "popular", loaded.filters.version
 
 
-def _items_of(connection: Any, query: Query) -> tuple[int | None, int, list[str]]:
+def _history_of(connection: Any, query: Query) -> tuple[int | None, int, History]:
     if query.history is not None:
-        return None, 0, query.history
+        return None, 0, History(query.history, query.last_event)
     if query.user_key is not None:
         return query.user_key, query.position or 0, history_of(connection, query.user_key, query.as_of, query.position)
     if query.user_id is not None:
         return read_history(connection, query.user_id, until_timestamp=query.as_of)
-    return None, 0, []
+    return None, 0, History([], None)
 
 
 def answers(loaded: LoadedModel, prepared: Sequence[Prepared]) -> list[Answer]:
@@ -196,6 +238,7 @@ def _answer(loaded: LoadedModel, prepared: Prepared, best: TopK) -> Answer:
         [loaded.filters.title(index) for index in best.items.tolist()],
         prepared.user_key,
         prepared.position,
+        prepared.moment,
         prepared.job.state.indices,
         prepared.unknown,
         prepared.ignored,

@@ -10,6 +10,7 @@ _RECOMMENDATIONS: dict[str, Any] = {
     "model": _MODEL,
     "variant": "default",
     "source": "model",
+    "at": 1767200000,
     "items": [
         {"item_id": "m1042", "title": "That Thing You Do!", "score": 19.86, "rank": 1, "reasons": None},
         {"item_id": "m2797", "title": "Big", "score": 19.04, "rank": 2, "reasons": None},
@@ -103,7 +104,7 @@ _CONSUMED = {
 # (method, path) -> the body of a request
 REQUESTS: dict[tuple[str, str], Any] = {
     ("post", "/v1/events"): {"events": [_EVENT]},
-    ("post", "/v1/recommendations"): {"user_id": "u7", "k": 2, "deny": ["m260"]},
+    ("post", "/v1/recommendations"): {"user_id": "u7", "k": 2, "deny": ["m260"], "at": 1767200000},
     ("post", "/v1/recommendations/batch"): {"requests": [{"user_id": "u7", "k": 2}, {"history": ["m318", "m527"], "k": 5000}]},
     ("put", "/v1/items/{item_id}"): {"title": "The Shawshank Redemption", "categories": ["drama"], "hidden": False},
     ("post", "/v1/explanations"): {"user_id": "u7", "item_id": "m1042", "level": "parts"},

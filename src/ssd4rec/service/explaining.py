@@ -6,7 +6,7 @@ from typing import Any
 from ssd4rec.service import metrics
 from ssd4rec.service.problems import Problem, not_found
 from ssd4rec.service.served_model import ServedModel
-from ssd4rec.service.user_state import Indices
+from ssd4rec.service.user_state import Indices, RequestMoment
 
 REASONS = 5  # events that are named as the reasons of one item
 UNAVAILABLE = "this version of ssd4rec cannot explain recommendations"
@@ -17,7 +17,9 @@ def is_available(model: ServedModel) -> bool:
     return hasattr(model.recommender, "explain")
 
 
-def explain_item(model: ServedModel, indices: Indices, item_id: str, level: str) -> dict[str, Any]:
+def explain_item(
+    model: ServedModel, indices: Indices, item_id: str, level: str, moment: RequestMoment | None = None
+) -> dict[str, Any]:
     """Explain one item after a history.
 
     Args:
@@ -25,6 +27,7 @@ def explain_item(model: ServedModel, indices: Indices, item_id: str, level: str)
         indices: item indices of the history, 0 for unknown items.
         item_id: the item.
         level: "parts", "weights", "effects" or "counterfactual".
+        moment: of the request; None: not known.
 
     Raises:
         Problem: 404, the item is not in the catalog, or the library has no explanations.
@@ -33,23 +36,28 @@ def explain_item(model: ServedModel, indices: Indices, item_id: str, level: str)
     """
     if (index := model.index_of.get(item_id)) is None:
         raise not_found("item", item_id)
-    (explanation,) = _explain(model, indices, [index], level)
+    (explanation,) = _explain(model, indices, [index], level, moment)
     return explanation
 
 
-def reasons_of(model: ServedModel, indices: Indices, items: Sequence[int], level: str) -> list[list[dict[str, Any]]]:
+def reasons_of(
+    model: ServedModel, indices: Indices, items: Sequence[int], level: str, moment: RequestMoment | None = None
+) -> list[list[dict[str, Any]]]:
     """Return for each item its reasons: the events that matter most, or the parts of its score."""
-    return [_reasons(explanation, level) for explanation in _explain(model, indices, items, level)]
+    return [_reasons(explanation, level) for explanation in _explain(model, indices, items, level, moment)]
 
 
-def _explain(model: ServedModel, indices: Indices, items: Sequence[int], level: str) -> list[dict[str, Any]]:
+def _explain(
+    model: ServedModel, indices: Indices, items: Sequence[int], level: str, moment: RequestMoment | None
+) -> list[dict[str, Any]]:
     explain = getattr(model.recommender, "explain", None)
     if explain is None:
         raise Problem(404, "explanations_unavailable", UNAVAILABLE)
     ids = model.recommender.artifact.catalog.ids
     history = [ids[index - 1] if index else None for index in indices.tolist()]
     with metrics.STAGE_SECONDS.labels("explain").time():
-        explanations = explain(history, [ids[index - 1] for index in items], level)
+        times = moment.in_seconds() if moment else {}
+        explanations = explain(history, [ids[index - 1] for index in items], level, **times)
     return [_as_text(each.as_dict()) for each in explanations]
 
 

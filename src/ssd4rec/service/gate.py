@@ -13,13 +13,15 @@ from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.live import gain
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.tables import events, recommendations, users
-from ssd4rec.service.user_state import ScoreJob
+from ssd4rec.service.user_state import RequestMoment, ScoreJob
 
 USERS = 300  # whose last events are ranked
 LONGEST = 1000  # newest events of a history that are read
 FEWEST = 20  # events; fewer decide nothing
 REQUESTS = 100  # recorded ones that are answered again
 HISTORIES = 16  # after which all scores are looked at
+
+Event = tuple[str, int]  # item id, and time in microseconds since 1970
 
 log = logging.getLogger(__name__)
 
@@ -107,19 +109,23 @@ def _held_out(candidate: ServedModel, champion: ServedModel, connection: Connect
     return GateCheck("held-out NDCG@10", passed=after >= before - margin, detail=detail)
 
 
-def _last_events(connection: Connection, after: int | None = None) -> list[list[str]]:
+def _last_events(connection: Connection, after: int | None = None) -> list[list[Event]]:
     """Histories of recent users with at least two events; those whose newest event arrived after a time."""
     query = select(users.c.user_key).where(users.c.last_received.is_not(None), users.c.events > 1)
     if after is not None:
         query = query.where(users.c.last_received > after)
     keys = connection.scalars(query.order_by(users.c.last_received.desc()).limit(USERS)).all()
-    return [_newest_items(connection, key) for key in keys]
+    histories = [_newest_events(connection, key) for key in keys]
+    return [history for history in histories if len(history) > 1]  # a user may have been erased meanwhile
 
 
-def _mean_ndcg(model: ServedModel, histories: Sequence[Sequence[str]]) -> float:
+def _mean_ndcg(model: ServedModel, histories: Sequence[Sequence[Event]]) -> float:
     """A history of which the model knows nothing counts as a miss."""
-    indices = [model.indices(history) for history in histories]
-    ranks = model.rank_targets(model.read_many([each[:-1] for each in indices]), np.array([each[-1] for each in indices]))
+    indices = [model.indices([item for item, _ in history]) for history in histories]
+    moments = [RequestMoment(target, last) for *_, (_, last), (_, target) in histories]
+    states = model.read_many([each[:-1] for each in indices])
+    timed = [model.at(state, moment) for state, moment in zip(states, moments, strict=True)]
+    ranks = model.rank_targets(timed, np.array([each[-1] for each in indices]))
     return sum(gain(rank)[1] for rank in ranks) / len(histories)
 
 
@@ -129,7 +135,9 @@ def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
     rows = connection.execute(query.limit(REQUESTS)).all()
     bodies = [json.loads(row.request)["body"] for row in rows]
     histories = [
-        candidate.indices(body.get("history", []) if row.user_key is None else _newest_items(connection, row.user_key))
+        candidate.indices(
+            body.get("history", []) if row.user_key is None else [item for item, _ in _newest_events(connection, row.user_key)]
+        )
         for row, body in zip(rows, bodies, strict=True)
     ]
     jobs = [
@@ -152,7 +160,7 @@ def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
     return GateCheck("recorded requests", passed=True, detail=f"{len(jobs)} were answered")
 
 
-def _newest_items(connection: Connection, user_key: int) -> list[str]:
-    query = select(events.c.item_id).where(events.c.user_key == user_key)
+def _newest_events(connection: Connection, user_key: int) -> list[Event]:
+    query = select(events.c.item_id, events.c.timestamp).where(events.c.user_key == user_key)
     query = query.order_by(events.c.timestamp.desc(), events.c.position.desc()).limit(LONGEST)
-    return list(connection.scalars(query))[::-1]
+    return [(row.item_id, row.timestamp) for row in connection.execute(query)][::-1]

@@ -72,20 +72,27 @@ def parse_timestamp(value: object) -> int:
     return value * MICROSECONDS if isinstance(value, int) else round(value * MICROSECONDS)
 
 
-Timestamp = Annotated[
-    int,
-    BeforeValidator(parse_timestamp),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": -MAX_SECONDS, "maximum": MAX_SECONDS},
-                {"type": "string", "format": "date-time"},
-            ],
-            "description": "seconds since 1970, or ISO 8601",
-            "examples": [1767200000],
-        }
-    ),
-]
+def parse_query_timestamp(value: object) -> int:
+    """Do `parse_timestamp` for the text of a query, where a number is text too."""
+    try:
+        number: object = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = value
+    return parse_timestamp(number)
+
+
+_TIMESTAMP_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "number", "minimum": -MAX_SECONDS, "maximum": MAX_SECONDS},
+            {"type": "string", "format": "date-time"},
+        ],
+        "description": "seconds since 1970, or ISO 8601",
+        "examples": [1767200000],
+    }
+)
+Timestamp = Annotated[int, BeforeValidator(parse_timestamp), _TIMESTAMP_SCHEMA]
+QueryTimestamp = Annotated[int, BeforeValidator(parse_query_timestamp), _TIMESTAMP_SCHEMA]
 
 
 def seconds(microseconds: int) -> int | float:

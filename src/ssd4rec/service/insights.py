@@ -14,7 +14,7 @@ import torch
 from sqlalchemy import Connection, Engine
 
 from ssd4rec._csr import IntArray
-from ssd4rec.service.answering import LoadedModel
+from ssd4rec.service.answering import LoadedModel, moment_of
 from ssd4rec.service.ids import now
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.served_model import ServedModel
@@ -157,9 +157,13 @@ class Insights:
         mask = self._scorer.call(excluded).result()
         with reading(self._engine) as connection:
             users = _newest_users(connection)
-            histories = [model.indices(history_of(connection, key, None, None)) for key, _, _ in users]
-        jobs = [ScoreJob(state, TOP, exclude_seen=True, excluded=mask, only_known=False) for state in model.read_many(histories)]
-        sample = Sample(model, [user for _, user, _ in users], [events for _, _, events in users], jobs, now())
+            histories = [history_of(connection, key, None, None) for key, _, _ in users]
+        created, jobs = now(), []
+        states = model.read_many([model.indices(history.items) for history in histories])
+        for state, history in zip(states, histories, strict=True):
+            timed = model.at(state, moment_of(model, None, created, history.last_event))
+            jobs.append(ScoreJob(timed, TOP, exclude_seen=True, excluded=mask, only_known=False))
+        sample = Sample(model, [user for _, user, _ in users], [events for _, _, events in users], jobs, created)
         _ = sample.recommended  # here, not in the thread of the caller
         return sample
 

@@ -14,7 +14,7 @@ from ssd4rec.service.answering import Answer, ItemRow, Query
 from ssd4rec.service.core import Service
 from ssd4rec.service.experiments import DEFAULT, team_draft
 from ssd4rec.service.explaining import UNAVAILABLE, is_available, reasons_of
-from ssd4rec.service.ids import MICROSECONDS, now
+from ssd4rec.service.ids import now, seconds
 from ssd4rec.service.live import ANSWERS, POPULAR
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
@@ -67,6 +67,9 @@ def as_query(body: RecommendationsIn) -> Query:
         none_of=None if categories is None else categories.none,
         unknown_items=body.unknown_items,
         as_of=body.as_of,
+        now=now(),
+        at=body.at,
+        last_event=body.last_event,
     )
 
 
@@ -91,7 +94,7 @@ async def recommend(service: Service, body: RecommendationsIn) -> tuple[Recommen
     query = as_query(body)
     arm = service.experiments.arm_of(body.user_id) if body.as_of is None else None
     result = await answer_query(service, query, *((arm.variant, arm.versions) if arm else ()))
-    answered = as_body(service, body, result)
+    answered = as_body(service, body, result, query.now)
     if body.explain != "none":
         await _add_reasons(answered, result, body.explain)
     return answered, result.answer
@@ -131,12 +134,14 @@ async def _add_reasons(answered: RecommendationsOut, result: Result, level: str)
         answered.warnings.append("no reasons: the items are popular, nothing in the history was read")
     else:
         items = answer.best.items.tolist()
-        reasons = await run_in_threadpool(reasons_of, answer.model, answer.indices, items, level)
+        reasons = await run_in_threadpool(reasons_of, answer.model, answer.indices, items, level, answer.moment)
         for item, each in zip(answered.items, reasons, strict=True):
             item.reasons = each
 
 
-def as_body(service: Service, body: RecommendationsIn, result: Result, earlier: tuple[str, ...] = ()) -> RecommendationsOut:
+def as_body(
+    service: Service, body: RecommendationsIn, result: Result, asked: int, earlier: tuple[str, ...] = ()
+) -> RecommendationsOut:
     """Give an answer its id, record it, and return its body.
 
     The record is written in the background: an answer does not wait for the disk. `next` waits for it.
@@ -145,6 +150,7 @@ def as_body(service: Service, body: RecommendationsIn, result: Result, earlier: 
         service: records the answer.
         body: the request.
         result: the items.
+        asked: when the request of the first page arrived, in microseconds since 1970; the next pages answer for this time.
         earlier: ids that the pages before this one contained.
     """
     answer, model = result.answer, result.answer.model
@@ -154,7 +160,7 @@ def as_body(service: Service, body: RecommendationsIn, result: Result, earlier: 
         RecommendedItem(item_id=row.item_id, title=row.title, score=row.score, rank=rank)
         for rank, row in enumerate(result.rows, start=len(earlier) + 1)
     ]
-    stored: dict[str, Any] = {"body": _stored(body, answer), "fingerprint": model.fingerprint}
+    stored: dict[str, Any] = {"body": _stored(body, answer), "fingerprint": model.fingerprint, "asked": asked}
     if result.teams is not None:
         stored |= {"teams": result.teams, "versions": result.versions}
     record = RecommendationRecord(
@@ -177,6 +183,7 @@ def as_body(service: Service, body: RecommendationsIn, result: Result, earlier: 
         model=ModelRef(version=model.version, fingerprint=model.fingerprint),
         variant=result.variant,
         source=source,
+        at=seconds(answer.moment.at) if answer.moment and source == "model" else None,
         items=items,
         warnings=_warnings(body, answer, len(items)),
         next=f"/v1/recommendations/{recommendation_id}/next?k={body.k}" if full else None,
@@ -204,12 +211,11 @@ def _warnings(body: RecommendationsIn, answer: Answer, items: int) -> list[str]:
 
 def _stored(body: RecommendationsIn, answer: Answer) -> dict[str, Any]:
     """The request as it is recorded. It names no user: an erasure finds it by the user's key, or there is nothing to find."""
-    values = body.model_dump(mode="json", exclude_defaults=True, exclude={"user_id"})
+    times = {"as_of": body.as_of, "at": body.at, "last_event": body.last_event}
+    values = body.model_dump(mode="json", exclude_defaults=True, exclude={"user_id", *times})
     if body.user_id is not None and answer.user_key is None:
-        return {"history": []} | {name: value for name, value in values.items() if name not in {"context", "as_of"}}
-    if body.as_of is not None:
-        values["as_of"] = body.as_of / MICROSECONDS
-    return values
+        return {"history": []} | {name: value for name, value in values.items() if name != "context"}
+    return values | {name: seconds(value) for name, value in times.items() if value is not None}
 
 
 def _dumps(value: object) -> str:

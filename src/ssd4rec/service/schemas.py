@@ -14,6 +14,8 @@ UnknownItems = Literal["skip", "raise", "popular"]
 Explain = Literal["none", "parts", "weights", "effects"]
 Label = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_text)]
 Text = Annotated[str, Field(max_length=1000), AfterValidator(check_text)]
+AT = "when the items are wanted, for a model with backbone.request_time"
+LAST_EVENT = "when the last event of history was; without it the model answers as if the time were not known"
 Seconds = Annotated[int | float, Field(description="seconds since 1970", examples=[1767200000])]
 
 
@@ -79,7 +81,15 @@ class Categories(Body):
 class RecommendationsIn(Body):
     """A request for recommendations to a stored user or after a history."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u7", "k": 10}, {"history": ["m1", "m2"], "k": 5}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "u7", "k": 10},
+                {"user_id": "u7", "k": 10, "at": 1767200000},
+                {"history": ["m1", "m2"], "last_event": 1767199000, "k": 5},
+            ]
+        }
+    )
 
     user_id: Id | None = None
     history: list[Id] | None = Field(None, description="item ids, oldest first, in place of a stored user")
@@ -92,6 +102,8 @@ class RecommendationsIn(Body):
     context: FreeJson | None = Field(None, description="stored; the model does not read it yet")
     explain: Explain = "none"
     as_of: Timestamp | None = Field(None, description="only events up to this time are read")
+    at: Timestamp | None = Field(None, description=f"{AT}; missing: as_of, or now")
+    last_event: Timestamp | None = Field(None, description=LAST_EVENT)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "RecommendationsIn":
@@ -99,7 +111,15 @@ class RecommendationsIn(Body):
             raise ValueError("give either user_id or history")
         if self.history is not None and self.as_of is not None:
             raise ValueError("as_of needs a user_id: a history in the request has no timestamps")
+        _check_times(self.history, self.at, self.last_event)
         return self
+
+
+def _check_times(history: list[str] | None, at: int | None, last_event: int | None) -> None:
+    if history is None and last_event is not None:
+        raise ValueError("last_event needs a history: the store has the times of a user's events")
+    if history is not None and at is not None and last_event is None:
+        raise ValueError("at needs last_event: a history in the request has no timestamps")
 
 
 class ModelRef(BaseModel):
@@ -126,6 +146,7 @@ class RecommendationsOut(BaseModel):
     model: ModelRef
     variant: str
     source: Literal["model", "popular"]
+    at: Seconds | None = Field(description="when the items are wanted, as the model has read it; null: it has not read a time")
     items: list[RecommendedItem]
     warnings: list[str]
     next: str | None = Field(description="address of the next page; null after the last candidate")
@@ -261,11 +282,14 @@ class ExplanationsIn(Body):
     history: list[Id] | None = None
     item_id: Id
     level: Literal["parts", "weights", "effects", "counterfactual"] = "effects"
+    at: Timestamp | None = Field(None, description=f"{AT}; missing: now")
+    last_event: Timestamp | None = Field(None, description=LAST_EVENT)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "ExplanationsIn":
         if (self.user_id is None) == (self.history is None):
             raise ValueError("give either user_id or history")
+        _check_times(self.history, self.at, self.last_event)
         return self
 
 

@@ -19,9 +19,9 @@ from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.ops.segments import flat_score_index
 from ssd4rec.service.live import equal_share_groups
 from ssd4rec.service.products import ProductScores, product_scores
-from ssd4rec.service.user_state import Indices, Mask, ScoreJob, UserState
+from ssd4rec.service.user_state import Indices, Mask, RequestMoment, ScoreJob, UserState
 from ssd4rec.serving.recommender import Recommender
-from ssd4rec.serving.topk import Request, TopK, largest
+from ssd4rec.serving.topk import Request, TopK, at_times, largest
 
 EVENTS_AT_ONCE = 8192  # of histories that are read together
 STATE_FORMAT = "1"  # raise it when the code computes or arranges states in another way: older snapshots are not read then
@@ -104,6 +104,21 @@ class ServedModel:
     def incremental(self) -> bool:
         """Whether a state takes up one more event without the events before it."""
         return self.recommender.supports_incremental
+
+    @property
+    def reads_request_time(self) -> bool:
+        """Whether answers depend on the time of the request."""
+        return self.recommender.artifact.model.request_time is not None
+
+    def at(self, state: UserState, moment: RequestMoment | None) -> UserState:
+        """Return a state at the time of a request, for scoring alone; None: the time is not known, or the model does not read it.
+
+        The state that takes up events, is cached and is stored does not depend on the time.
+        """
+        if moment is None or state.vector is None or not self.reads_request_time:
+            return state
+        times = self.recommender.request_times(1, **moment.in_seconds())
+        return UserState(state.indices, None, at_times(self.recommender.artifact.model, state.vector, times))
 
     def indices(self, ids: Sequence[str]) -> Indices:
         """Return item indices, 0 for unknown ids."""

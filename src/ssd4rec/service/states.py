@@ -15,7 +15,7 @@ from ssd4rec.service.snapshots import unpack
 from ssd4rec.service.store.append import NewItems
 from ssd4rec.service.store.snapshots import find_snapshot
 from ssd4rec.service.store.users import NOTHING_READ, NewHistory, history_of, read_new_events
-from ssd4rec.service.user_state import UserState
+from ssd4rec.service.user_state import RequestMoment, UserState
 
 LONGEST_READ = 1000  # events of a history that is read for nothing but a metric
 MOST_CHANGED = 2000  # states that wait to be stored; the oldest are left out
@@ -53,6 +53,7 @@ class CurrentState:
     user_key: int | None
     position: int
     items_version: int
+    last_event: int | None  # when it was, in microseconds since 1970
     state: UserState
 
 
@@ -109,7 +110,7 @@ class States:
         new = read_new_events(connection, user_id, NOTHING_READ if base is None else base.read)
         if new.user_key is None:
             self._forget_name(user_id)
-            return CurrentState(None, 0, new.items_version, UserState(self.model.indices([])))
+            return CurrentState(None, 0, new.items_version, None, UserState(self.model.indices([])))
         if few_events is not None and (not new.continues or len(new.items) > few_events):
             return None
         if base is None or not new.continues:
@@ -130,7 +131,7 @@ class States:
             state = self._extended(base.state, new.items)
             before = (base.position, _without_cache(base.state))
             self._keep(user_id, Entry(new.user_key, new.generation, new.position, state, before), erasures)
-        return CurrentState(new.user_key, new.position, new.items_version, state)
+        return CurrentState(new.user_key, new.position, new.items_version, new.last_event, state)
 
     def read_together(self, connection: Connection, user_ids: Iterable[str], longest: int) -> None:
         """Cache the states of some users who have none, read in one packed batch; `current` takes them from the cache.
@@ -246,11 +247,15 @@ class States:
         histories = [state]
         for index in targets[:-1]:
             histories.append(self.model.step(histories[-1], np.array([index])))
-        ranks = self.model.rank_targets(histories, targets)
+        timed, before = [], group.before
+        for each, at in zip(histories, group.timestamps, strict=True):
+            timed.append(self.model.at(each, None if before is None else RequestMoment(at, before)))
+            before = at
+        ranks = self.model.rank_targets(timed, targets)
         if not is_read and (entry is None or (entry.user_key, entry.generation) <= mine):
             newest = self.model.step(histories[-1], targets[-1:])
             self._keep(group.user_id, Entry(*mine, last, newest, (last - 1, _without_cache(histories[-1]))), erasures)
-        return [None if before.vector is None else Rank(rank) for before, rank in zip(histories, ranks, strict=True)]
+        return [None if each.vector is None else Rank(rank) for each, rank in zip(histories, ranks, strict=True)]
 
     def _before(self, connection: Connection, group: NewItems, entry: Entry | None) -> UserState | None:
         """The state that has read everything before some new events.
@@ -265,7 +270,7 @@ class States:
                 return entry.before[1]
         if position > LONGEST_READ:
             return None
-        history = history_of(connection, group.user_key, None, position) if position else []
+        history = history_of(connection, group.user_key, None, position).items if position else []
         if position and not history:
             return None
         return self.model.read(self.model.indices(history))

@@ -3,17 +3,30 @@
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from ssd4rec.layers.step import Cache
+from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.serving.topk import TopK
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 OVERHEAD = 2000  # bytes of a state without its arrays: objects, and a few answers
+
+
+class RequestMoment(NamedTuple):
+    """When the next items are wanted, and when the last event before was, in microseconds since 1970."""
+
+    at: int
+    last_event: int
+
+    def in_seconds(self) -> dict[str, int]:
+        """Return the arguments of `Recommender.recommend`."""
+        return {name: value // MICROSECONDS for name, value in self._asdict().items()}
 
 
 @dataclass

@@ -232,11 +232,22 @@ class Recommender:
         k: int = ...,
         exclude_seen: bool = ...,
         last: int = ...,
+        at: Moment | None = ...,
+        last_event: Moment | None = ...,
     ) -> list[Explanation]: ...
 
     @overload
     def explain(
-        self, history: Ids, item: object, level: Level = ..., *, k: int = ..., exclude_seen: bool = ..., last: int = ...
+        self,
+        history: Ids,
+        item: object,
+        level: Level = ...,
+        *,
+        k: int = ...,
+        exclude_seen: bool = ...,
+        last: int = ...,
+        at: Moment | None = ...,
+        last_event: Moment | None = ...,
     ) -> Explanation: ...
 
     def explain(
@@ -248,6 +259,8 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         last: int = 200,
+        at: Moment | None = None,
+        last_event: Moment | None = None,
     ) -> Explanation | list[Explanation]:
         """Explain why an item is recommended after a history.
 
@@ -261,13 +274,16 @@ class Recommender:
             exclude_seen: ranks are those of `recommend` with the same setting.
             last: models with several layers or without SSD layers read every shortened history: at most this many, and of
                 histories of more than 1,000 events fewer.
+            at: when the next item is wanted, see `recommend`. The time stays the same when events are left out.
+            last_event: when the last event of the history was; needed with `at`.
 
         Returns:
             `Parts`, `Weights`, `Effects` or `Counterfactual`, as `level` says; a list of them for a list of items.
 
         Raises:
-            ConfigError: an unknown level, k or `last` below 1, weights of a model without SSD layers.
-            DataError: an item that is not in the catalog, or a history without any item of the catalog.
+            ConfigError: an unknown level, k or `last` below 1, weights of a model without SSD layers, or `at` as in `recommend`.
+            DataError: an item that is not in the catalog, a history without any item of the catalog, or a moment that cannot be
+                read or lies before the last event.
             DivergedError: a score is not a number.
         """
         if level not in LEVELS:
@@ -281,7 +297,15 @@ class Recommender:
         self._check_known(items, indices, "items to explain", "explain items of the catalog")
         (numbers,) = self.indices([ids])
         results = explain_items(
-            self.artifact, ids, numbers, indices.tolist(), level, k=int(k), exclude_seen=exclude_seen, last=int(last)
+            self.artifact,
+            ids,
+            numbers,
+            indices.tolist(),
+            level,
+            k=int(k),
+            exclude_seen=exclude_seen,
+            last=int(last),
+            times=self.request_times(1, at, last_event),
         )
         return results if many else results[0]
 

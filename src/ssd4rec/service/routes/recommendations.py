@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ssd4rec.service.answering import Answer
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
+from ssd4rec.service.ids import QueryTimestamp
 from ssd4rec.service.problems import Problem, as_problem, not_found
 from ssd4rec.service.recommending import answer_query, as_body, as_query, check_limits, recommend
 from ssd4rec.service.routes.common import (
@@ -26,7 +27,7 @@ from ssd4rec.service.routes.common import (
     read,
     wait,
 )
-from ssd4rec.service.schemas import BatchAnswer, BatchIn, BatchOut, RecommendationsIn, RecommendationsOut
+from ssd4rec.service.schemas import AT, BatchAnswer, BatchIn, BatchOut, RecommendationsIn, RecommendationsOut
 from ssd4rec.service.store.answers import find_recommendation
 
 router = APIRouter(prefix="/v1", tags=["recommendations"], dependencies=[Depends(requires("read"))])
@@ -44,10 +45,11 @@ async def get_recommendations(
     k: K = 10,
     *,
     exclude_seen: Annotated[bool, Query(description="leave out items of the history")] = True,
+    at: Annotated[QueryTimestamp | None, Query(description=f"{AT}; missing: now", examples=[1767200000])] = None,
 ) -> Response:
     """Recommend items to a stored user; a user without events is given the most popular items."""
     log_user(request, user_id)
-    body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=exclude_seen)
+    body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=exclude_seen).model_copy(update={"at": at})
     answered, _ = await recommend(service, body)
     return json_response(answered)
 
@@ -80,14 +82,14 @@ async def get_next(
     body = RecommendationsIn.model_validate(values).model_copy(update={"k": k})
     check_limits(service, body)
     earlier = tuple(json.loads(record.items))
-    owner = record.user_key
-    query = replace(as_query(body), version=record.model, user_key=owner, position=record.position, earlier=earlier)
+    owner, asked = record.user_key, stored.get("asked", record.created)
+    query = replace(as_query(body), version=record.model, user_key=owner, position=record.position, earlier=earlier, now=asked)
     if owner is not None:
         query = replace(query, user_id=None)
     if service.models.loaded(record.model).model.fingerprint != stored["fingerprint"]:
         raise Problem(409, "model_replaced", f"the model {record.model!r} has been replaced; ask for new recommendations")
     result = await answer_query(service, query, record.variant, tuple(stored.get("versions", ())))
-    return json_response(as_body(service, body, result, earlier))
+    return json_response(as_body(service, body, result, asked, earlier))
 
 
 @router.post("/recommendations/batch", response_model=BatchOut, responses=errors(400, 409, 413, 415))

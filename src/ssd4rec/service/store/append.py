@@ -46,12 +46,16 @@ class NewItems:
     user_key: int
     generation: int
     position: int  # of the first one
+    before: int | None  # timestamp of the event before the first one
     items: list[str]
+    timestamps: list[int]  # never decreasing; of all events, in microseconds since 1970
 
     def split(self, count: int) -> "tuple[NewItems, NewItems]":
         """Return the first events and the rest."""
-        first, rest = self.items[:count], self.items[count:]
-        return replace(self, items=first), replace(self, position=self.position + count, items=rest)
+        first = replace(self, items=self.items[:count], timestamps=self.timestamps[:count])
+        items, timestamps = self.items[count:], self.timestamps[count:]
+        position, before = self.position + count, first.timestamps[-1]
+        return first, replace(self, position=position, before=before, items=items, timestamps=timestamps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +104,13 @@ def append_events(connection: Connection, batches: Sequence[Sequence[NewEvent]])
                     continue
                 taken.add(event.event_id)
             owner = owners[event.user_id]
+            before = owner.last_timestamp
             rows.append(_row(owner, event, received))
             if (new := group.get(event.user_id)) is None:
-                group[event.user_id] = NewItems(event.user_id, owner.key, owner.generation, owner.position, [event.item_id])
-            else:
-                new.items.append(event.item_id)
+                new = NewItems(event.user_id, owner.key, owner.generation, owner.position, before, [], [])
+                group[event.user_id] = new
+            new.items.append(event.item_id)
+            new.timestamps.append(owner.last_timestamp or 0)  # `_row` has set it
         counts.append((len(batch) - duplicates, duplicates))
         groups.append(group)
     if rows:

@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, insert, or_, select
 
@@ -16,7 +16,7 @@ NOTHING_READ = (-1, -1, 0)  # (user key, generation, position) that no user has
 # One statement, thus one consistent state in both databases: the user, the counter of the items, and the events after the
 # position that a cached state has read, where that state is still valid; else all.
 _NEW_EVENTS = """
-    SELECT c.value, u.user_key, u.generation, u.position, e.item_id
+    SELECT c.value, u.user_key, u.generation, u.position, u.last_timestamp, e.item_id
     FROM counters AS c
     LEFT JOIN users AS u ON u.user_id = ?
     LEFT JOIN events AS e ON e.user_key = u.user_key
@@ -35,6 +35,7 @@ class NewHistory:
     user_key: int | None  # None: no such user
     generation: int
     position: int  # of the newest event
+    last_event: int | None  # the largest timestamp, in microseconds since 1970
     items: list[str]  # oldest first
     continues: bool  # the items follow those that the cached state has read; else they are the whole history
 
@@ -50,35 +51,43 @@ def read_new_events(connection: Connection, user_id: str, read: tuple[int, int, 
     user_key, generation, position = read
     statement = _NEW_EVENTS_POSTGRESQL if connection.dialect.name == "postgresql" else _NEW_EVENTS
     rows = connection.exec_driver_sql(statement, (user_id, user_key, generation, position)).all()
-    version, key, current, newest, _ = rows[0]
+    version, key, current, newest, last, _ = rows[0]
     if key is None:
-        return NewHistory(version, None, 0, 0, [], continues=False)
-    items = [row[4] for row in rows] if rows[0][4] is not None else []
-    return NewHistory(version, key, current, newest, items, continues=(key, current) == (user_key, generation))
+        return NewHistory(version, None, 0, 0, None, [], continues=False)
+    items = [row[5] for row in rows] if rows[0][5] is not None else []
+    return NewHistory(version, key, current, newest, last, items, continues=(key, current) == (user_key, generation))
+
+
+class History(NamedTuple):
+    """Events of a user."""
+
+    items: list[str]  # oldest first
+    last_event: int | None  # when it was, in microseconds since 1970; None: there are no events
 
 
 def read_history(
     connection: Connection, user_id: str, *, until_timestamp: int | None = None, until_position: int | None = None
-) -> tuple[int | None, int, list[str]]:
+) -> tuple[int | None, int, History]:
     """Read the history of a user as it was at a time, or when an answer was given.
 
     Returns:
-        The user's key (None: no such user), the position of the newest event of all, and the items, oldest first.
+        The user's key (None: no such user), the position of the newest event of all, and the events.
     """
     user = connection.execute(select(users).where(users.c.user_id == user_id)).first()
     if user is None:
-        return None, 0, []
+        return None, 0, History([], None)
     return user.user_key, user.position, history_of(connection, user.user_key, until_timestamp, until_position)
 
 
-def history_of(connection: Connection, user_key: int, until_timestamp: int | None, until_position: int | None) -> list[str]:
-    """Read the items of a user, oldest first, up to a timestamp or a position."""
-    query = select(events.c.item_id).where(events.c.user_key == user_key)
+def history_of(connection: Connection, user_key: int, until_timestamp: int | None, until_position: int | None) -> History:
+    """Read the events of a user up to a timestamp or a position."""
+    query = select(events.c.item_id, events.c.timestamp).where(events.c.user_key == user_key)
     if until_timestamp is not None:
         query = query.where(events.c.timestamp <= until_timestamp)
     if until_position is not None:
         query = query.where(events.c.position <= until_position)
-    return list(connection.scalars(query.order_by(events.c.timestamp, events.c.position)))
+    rows = connection.execute(query.order_by(events.c.timestamp, events.c.position)).all()
+    return History([row.item_id for row in rows], rows[-1].timestamp if rows else None)
 
 
 def find_user(connection: Connection, user_id: str) -> Any:

@@ -17,8 +17,12 @@ export async function readHistory(id, signal) {
   return events;
 }
 
-export const explain = (history, item, level, signal) =>
-  ask("POST", "/v1/explanations", { history, item_id: item, level }, signal);
+/** `times`: see `timesOf`. */
+export const explain = (history, item, level, times, signal) =>
+  ask("POST", "/v1/explanations", { history, item_id: item, level, ...times }, signal);
+
+/** The time for which a list was made, so that explanations are of the same scores; nothing where the model has not read a time. */
+export const timesOf = (list, last) => (list.at === null ? {} : { at: Math.max(list.at, last), last_event: last });
 
 /** "rank 3 → 41", in words that fit the direction. */
 export function rankText(rank, change) {

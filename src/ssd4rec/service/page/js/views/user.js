@@ -1,6 +1,6 @@
 // A user: the timeline, the next items, and for one of them the events that carry it.
 import { ask, useRequest } from "../api.js";
-import { EffectBar, EffectText, explain, More, readHistory, Warnings } from "../events.js";
+import { EffectBar, EffectText, explain, More, readHistory, timesOf, Warnings } from "../events.js";
 import { to } from "../route.js";
 import { count, date, html, Loading, Name, Notice, number, Result, signed, useEffect, useRef, useState } from "../ui.js";
 
@@ -51,11 +51,11 @@ function Removal({ user, counterfactual }) {
 }
 
 /** Why an item has its place: its parts, and the smallest set of events found whose removal takes it out of the list. */
-function Why({ user, effects, history, item }) {
-  const at = (level) => (signal) => explain(history, item, level, signal).then((answer) => answer.explanation);
-  const parts = useRequest(at("parts"), `parts ${item}`, [history.length]);
+function Why({ user, effects, history, item, times }) {
+  const at = (level) => (signal) => explain(history, item, level, times, signal).then((answer) => answer.explanation);
+  const parts = useRequest(at("parts"), `parts ${item}`, [history.length, times]);
   const listed = effects.rank !== null && effects.rank <= 10;
-  const removal = useRequest((signal) => (listed ? at("counterfactual")(signal) : Promise.resolve(null)), `removal ${item}`, [history.length]);
+  const removal = useRequest((signal) => (listed ? at("counterfactual")(signal) : Promise.resolve(null)), `removal ${item}`, [history.length, times]);
   return html`<div class="why">
     <p class="why-item"><${Name} item=${{ title: effects.title, item_id: item }} href=${to.item(item)} />
       <span class="badge">${effects.rank === null ? "not a candidate" : `rank ${number(effects.rank)}`}</span></p>
@@ -99,10 +99,11 @@ function Timeline({ events, explanation }) {
     <${More} shown=${Math.min(shown, rows.length)} total=${rows.length} noun="event" more=${() => setShown(shown + 4 * STEP)} />`;
 }
 
-function History({ user, events, selected }) {
+function History({ user, events, selected, next }) {
   const history = events.map((event) => event.item_id);
-  const get = (signal) => (selected && history.length ? explain(history, selected, "effects", signal) : Promise.resolve(null));
-  const explained = useRequest(get, `effects ${selected}`, [history.length]);
+  const times = next.data ? timesOf(next.data, events.at(-1)?.timestamp) : next.error && {}; // undefined: the list is on its way
+  const get = (signal) => (selected && history.length && times ? explain(history, selected, "effects", times, signal) : Promise.resolve(null));
+  const explained = useRequest(get, `effects ${selected}`, [history.length, times]);
   const explanation = explained.data?.explanation;
   const failure = explained.error?.code === "lost" ? null : explained.error;
   const busy = selected && history.length > 0 && !explanation && !failure;
@@ -117,7 +118,7 @@ function History({ user, events, selected }) {
     ${!selected && html`<p class="hint">${count(events.length, "event")}, newest first.</p>`}
     ${failure && html`<${Notice} kind="error" heading="This item cannot be explained"><p>${failure.message}</p><//>`}
     ${busy && html`<${Loading}>Leaving out each of ${count(events.length, "event")}, one at a time…<//>`}
-    ${explanation && html`<${Why} key=${selected} user=${user} effects=${explanation} history=${history} item=${selected} />`}
+    ${explanation && html`<${Why} key=${selected} user=${user} effects=${explanation} history=${history} item=${selected} times=${times} />`}
     ${events.length === 0
       ? html`<${Notice} heading="No events are stored"><p>Popular items are recommended until the first one arrives.</p><//>`
       : !busy && html`<${Timeline} key=${selected ?? ""} events=${events} explanation=${explanation} />`}
@@ -141,6 +142,6 @@ export function User({ id, selected }) {
       ${events.data && html`<a class="button" href=${to.whatIf(id)}>Edit this history in What if</a>`}</div>
     <${Result} of=${events} what="The events" missing=${html`<${NoUser} id=${id} />`}>${(history) => html`<div class="columns">
       <${Recommendations} of=${next} user=${id} selected=${selected} />
-      <${History} user=${id} events=${history} selected=${selected} />
+      <${History} user=${id} events=${history} selected=${selected} next=${next} />
     </div>`}<//>`;
 }

@@ -1,6 +1,6 @@
 // What if: an edited copy of a history, and what it does to the list. Nothing is stored in the user's history.
 import { ask, useRequest } from "../api.js";
-import { explain, More, readHistory, Warnings } from "../events.js";
+import { explain, More, readHistory, timesOf, Warnings } from "../events.js";
 import { to } from "../route.js";
 import { Combobox, findItems } from "../search.js";
 import { count, html, label, Name, Notice, number, Result, signal, useEffect, useRef, useState } from "../ui.js";
@@ -10,8 +10,8 @@ const TARGET = html`<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" 
 const STEP = 50;
 const announcement = signal(""); // what happened last, for screen readers
 
-const recommend = (history, deny, abort) =>
-  ask("POST", "/v1/recommendations", { history, k: K, ...(deny.length ? { deny } : {}) }, abort);
+const recommend = (history, times, deny, abort) =>
+  ask("POST", "/v1/recommendations", { history, k: K, ...times, ...(deny.length ? { deny } : {}) }, abort);
 const ids = (rows) => rows.filter((row) => !row.removed).map((row) => row.item_id);
 
 /** Items of the original history that the edited one lacks: they would be candidates again. */
@@ -68,14 +68,15 @@ function After({ items, before }) {
       <${Move} before=${ranks.get(item.item_id)} now=${item.rank} /></div></li>`)}</ol>`;
 }
 
-function Lists({ original, history, leaveOut, findRemoval }) {
+function Lists({ original, history, last, leaveOut, findRemoval }) {
   const deny = leaveOut ? lost(original, history) : [];
-  const before = useRequest((abort) => recommend(original, [], abort), "before");
-  const after = useRequest((abort) => recommend(history, deny, abort), "after", [history, deny]);
+  const before = useRequest((abort) => recommend(original, { last_event: last }, [], abort), "before");
+  const at = before.data?.at ?? undefined; // both lists are for one time, where the model reads it
+  const after = useRequest((abort) => recommend(history, { at, last_event: last }, deny, abort), "after", [history, deny, at]);
   return html`<div class="lists" aria-busy=${after.busy ? "true" : "false"}>
     <section class="panel" aria-labelledby="before-heading"><h2 id="before-heading">Before</h2>
       <${Result} of=${before} what="The list">${(data) => html`<${Warnings} warnings=${data.warnings} />
-        <${Before} items=${data.items} after=${after.data?.items} history=${history} findRemoval=${findRemoval} />`}<//></section>
+        <${Before} items=${data.items} after=${after.data?.items} history=${history} findRemoval=${(item) => findRemoval(item, timesOf(data, last))} />`}<//></section>
     <section class="panel" aria-labelledby="after-heading"><h2 id="after-heading">After</h2>
       <${Result} of=${after} what="The list">${(data) => html`<${Warnings} warnings=${data.warnings} />
         <${After} items=${data.items} before=${before.data?.items} />`}<//></section>
@@ -169,11 +170,12 @@ function Workbench({ events, without }) {
   const [finding, setFinding] = useState(null);
   const original = events.map((event) => event.item_id);
   const history = ids(edits.rows);
+  const last = events.at(-1)?.timestamp; // edits leave the time of the last event
 
-  const findRemoval = async (item) => {
+  const findRemoval = async (item, times) => {
     setFinding({ text: `Looking for events without which ${label(item)} leaves the list…` });
     try {
-      const { explanation } = await explain(history, item.item_id, "counterfactual");
+      const { explanation } = await explain(history, item.item_id, "counterfactual", times);
       if (explanation.success) {
         const places = edits.rows.map((row, place) => place).filter((place) => !edits.rows[place].removed);
         edits.removeAll(new Set(explanation.removed.map((event) => places[event.position])));
@@ -191,7 +193,7 @@ function Workbench({ events, without }) {
       ${finding && html`<p role="status" class="finding"><bdi>${finding.text}</bdi></p>`}</div>
     <div class="columns what-if">
       <${Editor} edits=${edits} original=${original} />
-      <${Lists} original=${original} history=${history} leaveOut=${leaveOut} findRemoval=${findRemoval} />
+      <${Lists} original=${original} history=${history} last=${last} leaveOut=${leaveOut} findRemoval=${findRemoval} />
     </div>`;
 }
 
