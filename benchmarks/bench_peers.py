@@ -36,14 +36,15 @@ class Runner(NamedTuple):
     """One library's model."""
 
     script: str
-    model: str
+    model: str  # a class of the library; ours: a preset
     environment: str | None  # None: our own
     epochs: int
     minutes: float  # of learning
 
 
 RUNNERS = {
-    "ours": Runner("run_ours.py", "SSD4Rec", None, 20, 5),
+    "ours": Runner("run_ours.py", "regularized", None, 8, 20),
+    "ours-quick": Runner("run_ours.py", "quick", None, 20, 5),
     "recbole-sasrec": Runner("run_recbole.py", "SASRec", "recbole", 8, 8),
     "rectools-sasrec": Runner("run_rectools.py", "SASRec", "rectools", 60, 3),
     "recbole-gru4rec": Runner("run_recbole.py", "GRU4Rec", "recbole", 12, 3),
@@ -75,7 +76,7 @@ def main() -> None:
         f"{options.data.name} after 5-core: {counts.users} users, {len(catalog)} items, {counts.interactions} events",
         *explain(pieces),
     ]
-    publish("bench_peers", rows(pieces), options, notes)
+    publish(f"bench_peers_{options.data.name.split('.')[0]}", rows(pieces), options, notes)
 
 
 def find_python(name: str, options: argparse.Namespace) -> Path:

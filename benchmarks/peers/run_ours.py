@@ -1,4 +1,4 @@
-"""ssd4rec as `ssd4rec train --config quick` trains it; for `bench_peers.py`."""
+"""ssd4rec as `ssd4rec train --config MODEL` trains it, without score fusion; for `bench_peers.py`."""
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def main() -> None:
     shared = read(arguments.histories)
     prepared = Stopwatch()
     settings = (f"training.max_epochs={arguments.epochs}", "training.accelerator=cpu")
-    config = load_config("quick", settings)
+    config = load_config(arguments.model, settings)
     histories = Sequences.open(arguments.histories)
     split = make_split(histories, config.data)
     model = make_model(config, int(histories.items.max()))
