@@ -56,6 +56,14 @@ def test_a_requested_sampled_softmax_is_announced(prepared, caplog):
     )
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_training_without_numba_says_what_it_misses(prepared, caplog, monkeypatch, installed):
+    monkeypatch.setattr(pipeline.numba, "available", lambda: installed)
+    pipeline.train(prepared, worlds.config(max_epochs=1))
+    advice = [line for line in caplog.messages if "numba" in line]
+    assert advice == ([] if installed else ["training on a CPU is up to twice as fast with numba: pip install 'ssd4rec[fast]'"])
+
+
 @pytest.mark.parametrize("pairs", ["sequential-rules", "sequential-ridge"])
 def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path, pairs):
     """The report says what each is worth; the artifact gives the figures of both together again."""
