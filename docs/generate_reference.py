@@ -1,7 +1,10 @@
 """Generate the reference pages from the code: command line, settings and HTTP API. Run by mkdocs (see mkdocs.yml)."""
 
+import ast
+import inspect
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -51,13 +54,25 @@ def settings_page() -> Iterator[str]:
         value = getattr(default, group)
         yield f"## `{group}`\n\n{_first_line(type(value))}\n"
         yield f"| setting | type | default | in `{DEFAULT_PRESET}` | meaning |\n|---|---|---|---|---|"
+        meanings = _meanings(type(value))
         for key, info in type(value).model_fields.items():
             start = "" if info.default is PydanticUndefined else f"`{_toml(info.default)}`"
             kind = _cell(str(info.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"))
-            meaning = _cell(info.description or "")
+            meaning = _cell(meanings[key])
             yield f"| `{group}.{key}` | {kind} | {start} | `{_toml(getattr(value, key))}` | {meaning} |"
         yield ""
         del field
+
+
+def _meanings(settings: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring of each setting; pydantic can read them too, but whenever the package is imported."""
+    meanings = {}
+    for base in reversed(settings.__mro__[: settings.__mro__.index(BaseModel)]):
+        body = ast.parse(inspect.getsource(base)).body[0].body
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                meanings[field.target.id] = text.value.value
+    return meanings
 
 
 def _first_line(model: type[BaseModel]) -> str:

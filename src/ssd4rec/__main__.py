@@ -1,5 +1,6 @@
 """The command `ssd4rec`, which is `python -m ssd4rec` too."""
 
+import gc
 import sys
 
 
@@ -11,6 +12,8 @@ def main() -> None:
         command()
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.freeze()  # Python would look through all objects once more before it ends: 0.3 s of CPU time with torch
 
 
 if __name__ == "__main__":

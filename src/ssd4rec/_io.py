@@ -12,8 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from ssd4rec.errors import first_line
 
 if TYPE_CHECKING:
@@ -101,6 +99,8 @@ def exclusive_lock(path: Path, busy: Exception, refused: Callable[[str], Excepti
         busy: raised if another process holds the lock.
         refused: makes the exception to raise if the lock file cannot be created, from the reason.
     """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - most users of this module lock nothing
+
     with ExitStack() as lock:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,15 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import progress
 from rich.console import Console
 from rich.table import Table
 
 from ssd4rec._io import as_json
+
+if TYPE_CHECKING:
+    from rich import progress
 
 JOINERS = "\u200c\u200d"  # zero-width characters that are part of the spelling in Persian and Indic scripts
 MAX_MESSAGE = 4000  # characters
@@ -48,21 +50,14 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-def progress_bar() -> progress.Progress:
-    """Return a progress bar, which is not shown unless standard error is a terminal."""
-    return _bar(progress.MofNCompleteColumn())
+def progress_bar(*, of_bytes: bool = False) -> "progress.Progress":
+    """Return a progress bar, of bytes with their speed; it is not shown unless standard error is a terminal."""
+    from rich import progress
 
-
-def download_bar() -> progress.Progress:
-    """Return a progress bar for bytes, with their speed."""
-    return _bar(progress.DownloadColumn(), progress.TransferSpeedColumn())
-
-
-def _bar(*columns: progress.ProgressColumn) -> progress.Progress:
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
-        *columns,
+        *([progress.DownloadColumn(), progress.TransferSpeedColumn()] if of_bytes else [progress.MofNCompleteColumn()]),
         progress.TimeRemainingColumn(),
         console=err,
         transient=True,

@@ -61,7 +61,7 @@ def fetch_data(
 
     dataset = find_dataset(name)
     console.say(f"terms of {dataset.name}: {dataset.license}")
-    with console.download_bar() as bar:
+    with console.progress_bar(of_bytes=True) as bar:
         fetched = fetch(dataset, inputs.cache(), source, lambda file: console.reporter(bar, file))
     if as_json:
         console.print_json(asdict(fetched))

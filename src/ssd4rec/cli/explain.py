@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.text import Text
 
-from ssd4rec.cli import console, options
+from ssd4rec.cli import console, inputs, options
 from ssd4rec.cli.recommend import QUOTES, parse_ids
 from ssd4rec.errors import DataError
 
@@ -55,10 +55,7 @@ def explain(  # noqa: PLR0913 - each is an option of the command
     as_json: options.Json = False,
 ) -> None:
     """Explain why an item is recommended after a history."""
-    from ssd4rec.diagnostics import resolve_device
-    from ssd4rec.serving.recommender import Recommender
-
-    recommender = Recommender.load(directory, resolve_device(accelerator))
+    recommender = inputs.load_recommender(directory, accelerator)
     ids = parse_ids(recommender, "--history", history)
     if item is None:
         answer = recommender.recommend(ids, 1, exclude_seen=not keep_seen, at=at, last_event=last_event)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ssd4rec.cli import console, options
+from ssd4rec.cli import console, inputs, options
 
 
 def add_items(
@@ -16,9 +16,7 @@ def add_items(
     as_json: options.Json = False,
 ) -> None:
     """Add the new items of a file to a model that was trained with `--items`, without training."""
-    from ssd4rec.serving.recommender import Recommender
-
-    recommender = Recommender.load(directory)
+    recommender = inputs.load_recommender(directory)
     extended = recommender.add_items(items)
     target = out or directory
     extended.save(target)

@@ -82,10 +82,10 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         raise ConfigError("--shard, --engine and --workers need --users DATA --out FOLDER")
 
     from ssd4rec.config import dump_config, parse_config
-    from ssd4rec.diagnostics import resolve_device
 
     if users is not None and out is not None and is_parts_folder(out, shard, engine):
         from ssd4rec.data.options import ReadOptions, columns_of, options_of
+        from ssd4rec.diagnostics import resolve_device
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
         from ssd4rec.serving.job import make_job
 
@@ -104,9 +104,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     if approximate:
         raise ConfigError("--approximate needs --users DATA and --out FOLDER (from Python: Recommender.approximate)")
 
-    from ssd4rec.serving.recommender import Recommender
-
-    recommender = Recommender.load(directory, resolve_device(accelerator))
+    recommender = inputs.load_recommender(directory, accelerator)
     unknown_items = cast("UnknownItems", unknown)  # validated by the recommender
     if users is not None and out is not None:
         _recommend_users(

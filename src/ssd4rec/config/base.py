@@ -10,4 +10,4 @@ Objective = Literal["all-positions", "per-prefix", "masked-item"]
 class Settings(BaseModel):
     """Base class of a group of settings: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,14 @@ from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, add_items, load_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.errors import ConfigError, DataError, ShapeError
-from ssd4rec.explain.explain import explain_items
-from ssd4rec.explain.results import LEVELS, Explanation, Level
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.serving.moments import Moment, to_seconds
 from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex
 from ssd4rec.serving.topk import Request, TopK, largest, measured_index, top_items
+
+if TYPE_CHECKING:
+    from ssd4rec.explain.results import Explanation, Level
 
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
@@ -227,41 +228,41 @@ class Recommender:
         self,
         history: Ids,
         item: list[Any] | tuple[Any, ...] | pl.Series,
-        level: Level = ...,
+        level: "Level" = ...,
         *,
         k: int = ...,
         exclude_seen: bool = ...,
         last: int = ...,
         at: Moment | None = ...,
         last_event: Moment | None = ...,
-    ) -> list[Explanation]: ...
+    ) -> "list[Explanation]": ...
 
     @overload
     def explain(
         self,
         history: Ids,
         item: object,
-        level: Level = ...,
+        level: "Level" = ...,
         *,
         k: int = ...,
         exclude_seen: bool = ...,
         last: int = ...,
         at: Moment | None = ...,
         last_event: Moment | None = ...,
-    ) -> Explanation: ...
+    ) -> "Explanation": ...
 
     def explain(
         self,
         history: Ids,
         item: object,
-        level: Level = "effects",
+        level: "Level" = "effects",
         *,
         k: int = 10,
         exclude_seen: bool = True,
         last: int = 200,
         at: Moment | None = None,
         last_event: Moment | None = None,
-    ) -> Explanation | list[Explanation]:
+    ) -> "Explanation | list[Explanation]":
         """Explain why an item is recommended after a history.
 
         Args:
@@ -286,6 +287,9 @@ class Recommender:
                 read or lies before the last event.
             DivergedError: a score is not a number.
         """
+        from ssd4rec.explain.explain import explain_items  # noqa: PLC0415 - recommending does not wait for it
+        from ssd4rec.explain.results import LEVELS  # noqa: PLC0415
+
         if level not in LEVELS:
             raise ConfigError(f"level must be one of {', '.join(LEVELS)}; found {level!r}")
         for name, value in (("k", k), ("last", last)):
