@@ -290,9 +290,9 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], tuple[Rows, list[str]]]] =
 
 
 def _publish(part: str, rows: Rows, notes: list[str], options: argparse.Namespace) -> None:
-    """Print a section; with --save put it in place of the earlier one of the same part, store and number of workers."""
+    """Print a section; with --save put it in place of the earlier one of the same name."""
     name = (
-        part
+        (f"{part} of {options.minutes:g} minutes" if part == "soak" else part)
         + (" on PostgreSQL" if options.postgresql else "")
         + (f" with {options.workers} workers" if options.workers > 1 else "")
     )

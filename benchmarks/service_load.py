@@ -53,7 +53,7 @@ class Connections:
 
     async def send(self, request: Request, written: Callable[[], None] | None = None) -> tuple[int, bytes]:
         """Send one request and return status and body; `written` is called when it is on its way."""
-        pair = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+        pair = self._idle_pair() or await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = pair
         try:
             writer.write(_encoded(request))
@@ -65,6 +65,15 @@ class Connections:
             raise
         self._idle.append(pair)
         return status, body
+
+    def _idle_pair(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Take an idle connection that the server has not closed; None: there is none."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         """Close the idle connections."""

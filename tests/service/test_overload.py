@@ -3,8 +3,10 @@
 import asyncio
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from service_world import WALK, running, send
 from ssd4rec.service.answering import Query
 from ssd4rec.service.backlog import Backlog, queue_length
 from ssd4rec.service.middleware import RequestGate
+from ssd4rec.service.overload import Overload
 from ssd4rec.service.problems import Problem
+from ssd4rec.service.scorer import Scorer
 
 
 def test_requests_beyond_the_limit_are_refused_at_once() -> None:
@@ -31,7 +35,7 @@ def test_requests_beyond_the_limit_are_refused_at_once() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"{}"})
 
-        gate: Any = RequestGate(app, 1000, log_requests=False, max_in_flight=3)
+        gate: Any = RequestGate(app, 1000, Overload(3), log_requests=False)
         transport = httpx.ASGITransport(gate)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             slow = [asyncio.create_task(client.get("/slow")) for _ in range(3)]
@@ -73,7 +77,7 @@ def test_a_backlog_refuses_requests(monkeypatch: pytest.MonkeyPatch) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"{}"})
 
-        gate: Any = RequestGate(app, 1000, log_requests=False, max_in_flight=3)
+        gate: Any = RequestGate(app, 1000, Overload(3), log_requests=False)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://127.0.0.1") as client:
             for waiting, status in ((2, 200), (3, 503), (0, 200)):
                 monkeypatch.setattr(Backlog, "waiting", waiting)
@@ -85,16 +89,19 @@ def test_a_backlog_refuses_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_history_that_waited_too_long_is_not_read(models: Path, tmp_path: Path) -> None:
-    with running(models, f"sqlite:///{tmp_path / 'events.db'}", queue_seconds=0.2) as client:
+    store = f"sqlite:///{tmp_path / 'events.db'}"
+    with running(models, store, queue_seconds=0.2, prequential_share=0.0) as client:
         send(client, "u", *WALK)
         scorer = client.app.state.service.scorer
-        busy = scorer.call(lambda: time.sleep(0.4))
+        busy = keep_busy(scorer)
         late = scorer.submit(Query(3, user_id="u"))
         with pytest.raises(Problem, match="waited") as refused:
             late.result()
         assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
         busy.result()
         assert scorer.submit(Query(3, user_id="u")).result().best.source == "model"
+        keep_busy(scorer)
+        assert scorer.submit(Query(3, user_id="u")).result().best.source == "model"  # late, but its history has been read
 
 
 def test_more_histories_than_may_wait(models: Path, tmp_path: Path) -> None:
@@ -104,6 +111,19 @@ def test_more_histories_than_may_wait(models: Path, tmp_path: Path) -> None:
         outcomes = [refusal(lambda: scorer.submit(Query(3, user_id="u"))) for _ in range(4)]
         assert "queue_full" in outcomes
         assert shed(client, "scorer") >= 1
+
+
+def keep_busy(scorer: Scorer) -> "Future[None]":
+    """Keep the scoring thread busy for 0.4 s from now."""
+    started = threading.Event()
+
+    def work() -> None:
+        started.set()
+        time.sleep(0.4)
+
+    future = scorer.call(work)
+    assert started.wait(10)
+    return future
 
 
 def refusal(work: Callable[[], object]) -> str | None:

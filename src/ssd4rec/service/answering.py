@@ -18,6 +18,7 @@ from ssd4rec.service.store.users import History, history_of, read_history
 from ssd4rec.service.user_state import Indices, RequestMoment, ScoreJob
 from ssd4rec.serving.topk import TopK
 
+FEW_EVENTS = 4  # that a cached state has not read, for an answer that others need not wait for
 LARGEST_KEPT, KEPT = 100, 3  # items of an answer that a state keeps, and answers of a state
 
 

@@ -16,6 +16,7 @@ from ssd4rec.service.core import Service
 from ssd4rec.service.examples import add_examples
 from ssd4rec.service.feed import close_on_signal
 from ssd4rec.service.middleware import RequestGate
+from ssd4rec.service.overload import Overload
 from ssd4rec.service.routes import ROUTERS
 from ssd4rec.service.schemas import Event, ProblemOut
 from ssd4rec.service.schemas_catalog import LiveAnswer, LiveEvent
@@ -36,15 +37,16 @@ def create_app(settings: ServiceSettings, service: Service | None = None, *, sho
         service: parts that are running already; None: they are started.
         short_routes: answer the busiest requests without the framework, which is the same answer sooner.
     """
+    overload = Overload(settings.max_in_flight) if service is None else service.overload
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = service or await run_in_threadpool(Service, settings)
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        app.state.service = service or await run_in_threadpool(Service, settings, overload)
         if settings.workers > 1:
             app.state.service.settle()
         close_on_signal(app.state.service.feed)
         try:
-            yield
+            yield {"overload": overload, "log_requests": settings.log_requests}  # for `RefusingProtocol`
         finally:
             await run_in_threadpool(app.state.service.close)
 
@@ -66,8 +68,8 @@ def create_app(settings: ServiceSettings, service: Service | None = None, *, sho
     app.add_middleware(
         RequestGate,
         max_body=settings.max_body_bytes,
+        overload=overload,
         log_requests=settings.log_requests,
-        max_in_flight=settings.max_in_flight,
         short_routes=short_routes,
     )
     return app

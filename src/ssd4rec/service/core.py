@@ -17,6 +17,7 @@ from ssd4rec.service.insights import Insights
 from ssd4rec.service.lifecycle import Models
 from ssd4rec.service.live import LiveSums
 from ssd4rec.service.maintenance import Maintenance
+from ssd4rec.service.overload import Overload
 from ssd4rec.service.prequential import Measured, Prequential
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.settings import ServiceSettings
@@ -33,13 +34,14 @@ class Service:
 
     Args:
         settings: all of them.
+        overload: of the application; None: a new one.
 
     Raises:
         StoreError: the store cannot be opened, or is of another version.
         ArtifactError: the chosen model is damaged.
     """
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, overload: Overload | None = None) -> None:
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.engine = open_engine(settings.store, settings.store_timeout_seconds)
@@ -65,7 +67,8 @@ class Service:
         self.scorer = Scorer(
             self.engine, self.models.loaded, settings.queue_requests, settings.queue_seconds, settings.batch_size
         )
-        self.direct = Direct(self.engine, self.scorer, self.models.loaded, settings.batch_size)
+        self.overload = Overload(settings.max_in_flight) if overload is None else overload
+        self.direct = Direct(self.engine, self.scorer, self.models.loaded, self.overload)
         self.insights = Insights(self.engine, self.scorer)
         self.feed = LiveFeed(self.engine)
         self.sums = LiveSums()

@@ -7,17 +7,20 @@ read, a database that is reached over the network) goes to the scoring thread.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
 from sqlalchemy import Engine
 
 from ssd4rec.service import metrics
-from ssd4rec.service.answering import Answer, LoadedModel, Prepared, Query, answers, prepare
+from ssd4rec.service.answering import FEW_EVENTS, Answer, LoadedModel, Prepared, Query, answers, prepare
+from ssd4rec.service.overload import Overload
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.store.connect import Reader, StoreError
 
-FEW_EVENTS = 4  # that a cached state has not read
+AT_ONCE = 8  # requests that are scored together
+SLICE_SECONDS = 0.004  # for which states are read before the event loop looks at its sockets again
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +34,11 @@ class Direct:
         engine: of the store; only SQLite is read in the event loop.
         scorer: answers what takes longer.
         loaded: returns the loaded model of a version; None: the active one.
-        batch_size: requests scored together.
+        overload: is told which requests wait for a history.
     """
 
-    def __init__(self, engine: Engine, scorer: Scorer, loaded: Callable[[str | None], LoadedModel], batch_size: int = 32) -> None:
-        self._scorer, self._loaded, self._batch_size = scorer, loaded, batch_size
+    def __init__(self, engine: Engine, scorer: Scorer, loaded: Callable[[str | None], LoadedModel], overload: Overload) -> None:
+        self._scorer, self._loaded, self._overload = scorer, loaded, overload
         self._reader = Reader(engine, patient=False) if engine.dialect.name == "sqlite" else None
         self._waiting: deque[_Waiting] = deque()
 
@@ -53,6 +56,8 @@ class Direct:
                 loop.call_soon(self._drain, loop)
             if (answer := await future) is not None:
                 return answer
+            with self._overload.aside():
+                return await asyncio.wrap_future(self._scorer.submit(query))
         return await asyncio.wrap_future(self._scorer.submit(query))
 
     def close(self) -> None:
@@ -61,12 +66,13 @@ class Direct:
             self._reader.close()
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer what has arrived since the event loop looked at its sockets."""
-        batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
-        if self._waiting:
-            loop.call_soon(self._drain, loop)
+        """Answer the first of those that wait, for some milliseconds: who is to be refused does not wait for all of them."""
+        deadline = time.monotonic() + SLICE_SECONDS
         by_model: dict[int, tuple[LoadedModel, list[tuple[asyncio.Future[Answer | None], Prepared]]]] = {}
-        for query, future in batch:
+        for _ in range(min(AT_ONCE, len(self._waiting))):
+            if time.monotonic() >= deadline:
+                break
+            query, future = self._waiting.popleft()
             try:
                 loaded = self._loaded(query.version)
                 prepared = self._prepare(loaded, query)
@@ -77,6 +83,8 @@ class Direct:
                 _finish(future, None)
             else:
                 by_model.setdefault(id(loaded), (loaded, []))[1].append((future, prepared))
+        if self._waiting:
+            loop.call_soon(self._drain, loop)
         for loaded, jobs in by_model.values():
             _score(loaded, jobs)
 

@@ -4,14 +4,14 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service import metrics, short_routes
-from ssd4rec.service.backlog import Backlog
-from ssd4rec.service.problems import Problem, as_problem, unavailable
+from ssd4rec.service.overload import UNCOUNTED, Overload
+from ssd4rec.service.problems import Problem, as_problem
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,7 +29,6 @@ SECURITY_HEADERS = {
     "x-frame-options": "DENY",
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
-UNCOUNTED = frozenset({"/health/live", "/health/ready", "/metrics", "/v1/live"})  # answered under load; open for long
 HEADERS = [(name.encode(), value.encode()) for name, value in {**SECURITY_HEADERS, "x-process": PROCESS}.items()]
 
 
@@ -40,16 +39,13 @@ class RequestGate:
         app: what answers.
         max_body: bytes of a body.
         log_requests: write one JSON line a request.
-        max_in_flight: requests that are answered at a time or wait to be; more are refused, so that nobody waits for long.
+        overload: says which requests are refused because others wait.
         short_routes: answer the busiest requests without the framework.
     """
 
-    def __init__(
-        self, app: App, max_body: int, *, log_requests: bool, max_in_flight: int = 128, short_routes: bool = True
-    ) -> None:
+    def __init__(self, app: App, max_body: int, overload: Overload, *, log_requests: bool, short_routes: bool = True) -> None:
         self._app, self._max_body, self._log, self._short = app, max_body, log_requests, short_routes
-        self._max_in_flight, self._in_flight = max_in_flight, 0
-        self._backlog = Backlog()
+        self._overload = overload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event of ASGI."""
@@ -65,19 +61,14 @@ class RequestGate:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                headers = list(message.get("headers", ()))
-                present = {name.lower() for name, _ in headers}
-                headers += [each for each in HEADERS if each[0] not in present]
-                headers.append((b"x-request-id", request_id.encode()))
-                if scope["path"].startswith("/v1/") and b"cache-control" not in present:
-                    headers.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": headers}
+                message = {**message, "headers": all_headers(message.get("headers", ()), scope["path"], request_id)}
             await send(message)
 
-        counted = int(scope["path"] not in UNCOUNTED)
-        self._in_flight += counted
+        is_counted = scope.get("state", {}).pop("is_counted", False)  # by `RefusingProtocol`, when the request arrived
         try:
-            self._refuse_overload(counted)
+            if not is_counted and scope["path"] not in UNCOUNTED:
+                self._overload.admit()
+                is_counted = True
             await self._answer(scope, receive, answer)
         except SSD4RecError as error:
             await as_problem(error).response()(scope, receive, answer)
@@ -89,13 +80,9 @@ class RequestGate:
                 raise
             await as_problem(error).response()(scope, receive, answer)
         finally:
-            self._in_flight -= counted
-            self._count(scope, status, time.perf_counter() - began, request_id)
-
-    def _refuse_overload(self, counted: int) -> None:
-        if counted and self._in_flight + self._backlog.waiting > self._max_in_flight:
-            metrics.SHED.labels("requests").inc()
-            raise unavailable("queue_full", f"more than {self._max_in_flight} requests wait; send the request again")
+            if is_counted:
+                self._overload.leave()
+            count_request(scope, status, time.perf_counter() - began, request_id, log_requests=self._log)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await short_routes.recommendations(scope) if self._short else None
@@ -109,19 +96,32 @@ class RequestGate:
         else:
             await response(scope, receive, send)
 
-    def _count(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        route = getattr(scope.get("route"), "path", "unknown")
-        metrics.REQUEST_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
-        if self._log:
-            line = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "ms": round(1000 * seconds, 2),
-                **scope.get("state", {}).get("log", {}),
-            }
-            access.info(json.dumps(line))
+
+def all_headers(headers: Iterable[tuple[bytes, bytes]], path: str, request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with those that every answer has."""
+    result = list(headers)
+    present = {name.lower() for name, _ in result}
+    result += [each for each in HEADERS if each[0] not in present]
+    result.append((b"x-request-id", request_id.encode()))
+    if path.startswith("/v1/") and b"cache-control" not in present:
+        result.append((b"cache-control", b"no-store"))
+    return result
+
+
+def count_request(scope: Scope, status: int, seconds: float, request_id: str, *, log_requests: bool) -> None:
+    """Add an answered request to the metrics, and to the log."""
+    route = getattr(scope.get("route"), "path", "unknown")
+    metrics.REQUEST_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
+    if log_requests:
+        line = {
+            "request_id": request_id,
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "ms": round(1000 * seconds, 2),
+            **scope.get("state", {}).get("log", {}),
+        }
+        access.info(json.dumps(line))
 
 
 def _decoded(scope: Scope) -> str:

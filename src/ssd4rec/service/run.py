@@ -139,6 +139,7 @@ def _config(app: object, workers: int = 1) -> uvicorn.Config:
         timeout_worker_healthcheck=60,  # a worker that loads a large model answers late
         lifespan="on",
         loop=_loop(),
+        http="ssd4rec.service.protocol:RefusingProtocol",
     )
 
 

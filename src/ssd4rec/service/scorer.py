@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service import metrics
-from ssd4rec.service.answering import Answer, LoadedModel, Prepared, Query, answers, prepare
+from ssd4rec.service.answering import FEW_EVENTS, Answer, LoadedModel, Prepared, Query, answers, prepare
 from ssd4rec.service.problems import Problem, unavailable
 from ssd4rec.service.store.connect import Reader
 
@@ -42,7 +42,7 @@ class Scorer:
         engine: of the store.
         loaded: returns the loaded model of a version; None: the active one.
         capacity: requests that may wait; more are refused with 503.
-        longest_wait: seconds; requests that waited longer for their turn are refused with 503.
+        longest_wait: seconds; requests that waited longer are refused with 503, unless their state is cached meanwhile.
         batch_size: requests scored together; those that arrive during a batch form the next one.
         longest: events of a history that is read here; longer ones are read by another thread. None: all are read here.
     """
@@ -144,11 +144,13 @@ class Scorer:
                 if job.work is not None:
                     _finish(job, job.work())
                 elif job.query is not None:
-                    self._refuse_late(job)
-                    loaded = self._loaded(job.query.version)
-                    prepared = prepare(self._reader, loaded, job.query, longest=self._longest)
+                    loaded, late = self._loaded(job.query.version), self._is_late(job)
+                    few_events = FEW_EVENTS if late else None
+                    prepared = prepare(self._reader, loaded, job.query, few_events=few_events, longest=self._longest)
                     if prepared is not None:
                         by_model.setdefault(id(loaded), (loaded, []))[1].append((job, prepared))
+                    elif late:
+                        _refuse(job)
                     elif self._long is not None:
                         self._long.take(job)
             except Exception as error:  # noqa: BLE001 - each request has its own fate
@@ -166,7 +168,7 @@ class Scorer:
         users: dict[int, tuple[LoadedModel, list[str]]] = {}
         try:
             for job in batch:
-                if job.query is not None and job.query.user_id is not None and job.query.as_of is None:
+                if job.query is not None and job.query.user_id is not None and job.query.as_of is None and not self._is_late(job):
                     loaded = self._loaded(job.query.version)
                     users.setdefault(id(loaded), (loaded, []))[1].append(job.query.user_id)
             with self._reader.reading() as connection:
@@ -180,11 +182,8 @@ class Scorer:
             self._score(loaded, jobs)
         by_model.clear()
 
-    def _refuse_late(self, job: _Job) -> None:
-        waited = time.monotonic() - job.queued
-        if waited > self._longest_wait:
-            metrics.SHED.labels("scorer").inc()
-            raise unavailable("queue_full", f"the request waited {waited:.1f} s for others; send it again")
+    def _is_late(self, job: _Job) -> bool:
+        return time.monotonic() - job.queued > self._longest_wait
 
     def _score(self, loaded: LoadedModel, jobs: "list[tuple[_Job, Prepared]]") -> None:
         try:
@@ -196,6 +195,12 @@ class Scorer:
         for (job, _), answer in zip(jobs, results, strict=True):
             _finish(job, answer)
         metrics.STATE_BYTES.set(loaded.states.bytes)
+
+
+def _refuse(job: _Job) -> None:
+    metrics.SHED.labels("scorer").inc()
+    waited = time.monotonic() - job.queued
+    raise unavailable("queue_full", f"the request waited {waited:.1f} s for others; send it again")
 
 
 def _finish(job: _Job, result: Any) -> None:
