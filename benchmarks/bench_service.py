@@ -143,7 +143,7 @@ def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
 
 def _activate(port: int, notes: list[str]) -> None:
     began = time.perf_counter()
-    httpx.post(f"http://127.0.0.1:{port}/v1/models/v2/activate?force=true", timeout=120).raise_for_status()
+    httpx.post(f"http://127.0.0.1:{port}/v1/models/v2/activate?force=true", timeout=300).raise_for_status()
     notes.append(f"the swap took {time.perf_counter() - began:.1f} s, most of it to read the states of active users")
 
 

@@ -68,7 +68,7 @@ class Service:
             self.engine, self.models.loaded, settings.queue_requests, settings.queue_seconds, settings.batch_size
         )
         self.overload = Overload(settings.max_in_flight) if overload is None else overload
-        self.direct = Direct(self.engine, self.scorer, self.models.loaded, self.overload)
+        self.direct = Direct(self.engine, self.scorer, self.models.loaded, self.overload, settings.batch_size)
         self.insights = Insights(self.engine, self.scorer)
         self.feed = LiveFeed(self.engine)
         self.sums = LiveSums()

@@ -19,7 +19,6 @@ from ssd4rec.service.overload import Overload
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.store.connect import Reader, StoreError
 
-AT_ONCE = 8  # requests that are scored together
 SLICE_SECONDS = 0.004  # for which states are read before the event loop looks at its sockets again
 
 log = logging.getLogger(__name__)
@@ -35,10 +34,18 @@ class Direct:
         scorer: answers what takes longer.
         loaded: returns the loaded model of a version; None: the active one.
         overload: is told which requests wait for a history.
+        batch_size: requests scored together.
     """
 
-    def __init__(self, engine: Engine, scorer: Scorer, loaded: Callable[[str | None], LoadedModel], overload: Overload) -> None:
-        self._scorer, self._loaded, self._overload = scorer, loaded, overload
+    def __init__(
+        self,
+        engine: Engine,
+        scorer: Scorer,
+        loaded: Callable[[str | None], LoadedModel],
+        overload: Overload,
+        batch_size: int = 32,
+    ) -> None:
+        self._scorer, self._loaded, self._overload, self._batch_size = scorer, loaded, overload, batch_size
         self._reader = Reader(engine, patient=False) if engine.dialect.name == "sqlite" else None
         self._waiting: deque[_Waiting] = deque()
 
@@ -69,7 +76,7 @@ class Direct:
         """Answer the first of those that wait, for some milliseconds: who is to be refused does not wait for all of them."""
         deadline = time.monotonic() + SLICE_SECONDS
         by_model: dict[int, tuple[LoadedModel, list[tuple[asyncio.Future[Answer | None], Prepared]]]] = {}
-        for _ in range(min(AT_ONCE, len(self._waiting))):
+        for _ in range(min(self._batch_size, len(self._waiting))):
             if time.monotonic() >= deadline:
                 break
             query, future = self._waiting.popleft()

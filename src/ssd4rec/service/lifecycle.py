@@ -22,7 +22,9 @@ from ssd4rec.service.store.users import recent_users
 from ssd4rec.service.versions import FORCED, PASSED, Versions
 
 WARM_AT_ONCE, WARM_LONGEST = 8, 500  # users whose states are read together, and events of each
-START_SHARE = 30  # of `warm_seconds`, where nothing answers meanwhile
+REST = 2  # times as long as states are read, the thread rests where another model answers
+CAUGHT_UP_SECONDS = 1.0  # in which all states were read again: few events can have arrived meanwhile
+START_SHARE = 90  # of `warm_seconds`, where nothing answers meanwhile
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Models:
         warm_users: how many users are read.
         keep_answers: see `States`.
         snapshot_events: see `States`.
-        warm_seconds: longest time for reading them; a thirtieth of it where nothing answers meanwhile.
+        warm_seconds: longest time for reading them; a ninetieth of it where nothing answers meanwhile.
         gate_margin: by how much the NDCG@10 of a version may be below that of the active one.
     """
 
@@ -51,7 +53,7 @@ class Models:
         *,
         keep_answers: bool = True,
         snapshot_events: int | None = None,
-        warm_seconds: float = 60.0,
+        warm_seconds: float = 180.0,
     ) -> None:
         self._keep_answers, self._snapshot_events, self._warm_seconds = keep_answers, snapshot_events, warm_seconds
         self.versions = Versions(root)
@@ -224,7 +226,7 @@ class Models:
     def _warm(self, loaded: LoadedModel) -> None:
         """Read the states of recently active users: those whose states are cached, the most recently used ones first.
 
-        While another model answers, half of the time is left to it; then the events that arrived meanwhile are read.
+        While another model answers, most of the time is left to it; then the events that arrived meanwhile are read.
         """
         active = self._active
         deadline = time.monotonic() + (self._warm_seconds if active is not None else self._warm_seconds / START_SHARE)
@@ -242,14 +244,20 @@ class Models:
                         return
                     loaded.states.current(connection, user_id)
                     self._rest(active, began)
-            for user_id in users if active is not None else ():
-                if time.monotonic() >= deadline or self._stop.is_set():
-                    break
-                loaded.states.current(connection, user_id)
+            behind = active is not None
+            while behind:
+                pass_began = time.monotonic()
+                for user_id in users:
+                    began = time.monotonic()
+                    if began >= deadline or self._stop.is_set():
+                        return
+                    loaded.states.current(connection, user_id)
+                    self._rest(active, began)
+                behind = time.monotonic() - pass_began > CAUGHT_UP_SECONDS
 
     def _rest(self, active: LoadedModel | None, began: float) -> None:
         if active is not None:
-            self._stop.wait(time.monotonic() - began)
+            self._stop.wait(REST * (time.monotonic() - began))
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._stop.is_set():

@@ -49,7 +49,7 @@ class ServiceSettings(BaseModel):
     warm_users: int = Field(
         1000, ge=0, description="recently active users whose states a new model reads before it answers, if there is time"
     )
-    warm_seconds: float = Field(60.0, ge=0.0, le=600.0, description="longest time for that; at the start a thirtieth of it")
+    warm_seconds: float = Field(180.0, ge=0.0, le=600.0, description="longest time for that; at the start a ninetieth of it")
     prequential_share: float = Field(
         0.1, ge=0.0, le=1.0, description="time of the scoring thread for ranking incoming events before they are read; 0: off"
     )
