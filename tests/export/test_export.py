@@ -14,6 +14,7 @@ from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import DataConfig, GRU4RecConfig, SSD4RecConfig
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError
+from ssd4rec.export import dense
 from ssd4rec.export.dense import ReadOutGraph, StepGraph
 from ssd4rec.export.onnx import export_read_out, export_step
 from ssd4rec.export.vectors import export_item_vectors
@@ -32,6 +33,7 @@ VARIANTS = {
     "regularized": {"layers": 1, "norm_first": True, "input_fade": 0.7, "input_skip": True, "repeat_logits": "recency"},
     "fading sum around": {"layers": 1, "input_fade": 0.7, "input_skip": True, "fade_skip_only": True},
     "repeat bias": {"layers": 1, "repeat_logits": "bias"},
+    "request time": {"layers": 2, "bidirectional": "top", "request_time": True},
 }
 
 
@@ -57,6 +59,16 @@ def test_the_dense_form_is_the_model(variant, length):
         states = artifact.model.encode(items, torch.tensor([0, length]))
         expected = artifact.model.score(states, (items, torch.tensor([0, length])))[0]
         torch.testing.assert_close(ReadOutGraph(artifact.model)(items), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_dense_form_at_a_time():
+    """The same bins as the layer's, at every edge between two of them, for moments before and after 1970."""
+    layer = artifact_of("request time").model.request_time
+    edges = [max(0, round(2 ** (half / 2)) + more) for half in range(70) for more in (-3, -2, -1, 0, 1)]
+    moments = torch.randint(-(10**10), 10**10, (len(edges) + 1,), generator=torch.Generator().manual_seed(0))
+    times = torch.stack([torch.tensor([-1, *edges]), moments], dim=1)
+    states = torch.randn(len(times), 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(dense._at(layer, states, times), layer(states, times))
 
 
 def test_other_backbones_are_refused():
@@ -108,7 +120,8 @@ def test_a_graph_with_repeat_bias(tmp_path):
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize(
-    ("variant", "max_length", "k"), [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None)]
+    ("variant", "max_length", "k"),
+    [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None), ("request time", None, 3)],
 )
 def test_the_read_out_graph_in_onnxruntime(tmp_path, variant, max_length, k):
     runtime = pytest.importorskip("onnxruntime")
@@ -116,9 +129,13 @@ def test_the_read_out_graph_in_onnxruntime(tmp_path, variant, max_length, k):
     assert export_read_out(artifact, tmp_path / "model.onnx", k) <= 1e-5
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     items = np.random.default_rng(1).integers(1, 13, 77)
-    outputs = session.run(None, {session.get_inputs()[0].name: items})
+    inputs, at = {session.get_inputs()[0].name: items}, {}
+    if artifact.model.request_time is not None:
+        at = {"at": 1_715_000_000, "last_event": 1_714_990_000}
+        inputs["times"] = np.array([[10_000, 1_715_000_000]])
+    outputs = session.run(None, inputs)
     ids = artifact.catalog.ids_of(items).to_list()
-    expected = {each.item: each.score for each in Recommender(artifact).recommend(ids, 12, exclude_seen=False).items}
+    expected = {each.item: each.score for each in Recommender(artifact).recommend(ids, 12, exclude_seen=False, **at).items}
     indices = np.arange(1, 13) if k is None else outputs[0]
     scores = dict(zip(artifact.catalog.ids_of(indices).to_list(), outputs[-1].tolist(), strict=True))
     assert len(scores) == (k or 12)
@@ -129,7 +146,7 @@ def test_the_read_out_graph_in_onnxruntime(tmp_path, variant, max_length, k):
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.parametrize("variant", ["top", "forwards"])
+@pytest.mark.parametrize("variant", ["top", "forwards", "request time"])
 def test_the_state_step_in_onnxruntime(tmp_path, variant):
     pytest.importorskip("onnxruntime")
     assert export_step(artifact_of(variant), tmp_path / "step.onnx") <= 1e-5

@@ -5,6 +5,7 @@ those of the scan linearly. The quadratic form is used for exported graphs only,
 """
 
 import copy
+import math
 from types import MethodType
 from typing import cast
 
@@ -16,6 +17,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
+from ssd4rec.layers.request_time import GAP_BINS, HOURS, WEEKDAYS, RequestTime
 from ssd4rec.layers.step import LayerCache
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
@@ -42,11 +44,13 @@ class ReadOutGraph(nn.Module):
         self.model, self.backbone = _plain_copy(model)
         self.max_length, self.k, self.repeat_bias = max_length, k, repeat_bias
 
-    def forward(self, items: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, items: Tensor, times: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Score the next item.
 
         Args:
             items: int64 [T] item indices 1 … V, oldest first, at least one.
+            times: int64 [1, 2] gap and moment of the request in seconds, for a model with `request_time`; a gap of -1, or None:
+                not known.
 
         Returns:
             [V] scores, column j for item index j + 1; with k, item indices [k] and scores [k], best first.
@@ -67,6 +71,7 @@ class ReadOutGraph(nn.Module):
         state = self.backbone.final_norm(top.residual(_mix(top, hidden)[-1:], hidden[-1:]))
         if self.model.input_skip is not None:
             state = state + self.model.input_skip(last)
+        state = _at(self.model.request_time, state, times)
         scores: Tensor = (state @ self.model.item_vectors.T)[0]
         if self.model.repeat_logits is not None:
             scores = scores.scatter_add(0, history - 1, _repeat_logits(self.model.repeat_logits, state[0], history))
@@ -103,19 +108,23 @@ class StepGraph(nn.Module):
             )
         self.layers = len(backbone.layers)
 
-    def forward(self, items: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Read one event.
 
         Args:
             items: int64 [B] item indices.
-            caches: the tensors of `LayerCache`, layer by layer from the bottom; all zero before the first event.
+            rest: for a model with `request_time`, int64 [B, 2] gap and moment of each request in seconds, a gap of -1: not known.
+                Then the tensors of `LayerCache`, layer by layer from the bottom; all zero before the first event.
 
         Returns:
             [B, V] scores, then the new caches in the same order.
         """
+        layer = self.model.request_time
+        times, caches = (None, rest) if layer is None else (rest[0], rest[1:])
         size = len(LayerCache._fields)
         old = [LayerCache(*caches[start : start + size]) for start in range(0, self.layers * size, size)]
-        new, scores = self.model.step(old, items)
+        new, states = self.model.advance(old, items)
+        scores = self.model.score(_at(layer, states, times))
         return scores, *(tensor for layer in new for tensor in layer)
 
 
@@ -160,6 +169,23 @@ def _fading_sum(hidden: Tensor, decay: Tensor) -> Tensor:
     gaps = places[:, None] - places[None, :]
     powers = torch.where(gaps >= 0, decay.log() * gaps.clamp(min=0), float("-inf")).exp()
     return powers @ hidden
+
+
+def _at(layer: RequestTime | None, states: Tensor, times: Tensor | None) -> Tensor:
+    """Return states at the time of their requests: `RequestTime.forward`. [B, D] -> [B, D].
+
+    In operations that no runtime rounds: the bin of a gap is the number of thresholds that it reaches, and only the rest of a day
+    or week is divided, because integers are divided as float32.
+    """
+    if layer is None or times is None:
+        return states
+    gap, moment = times[:, :1], times[:, 1:]
+    bins = (gap >= torch.tensor([math.isqrt(2**half - 1) for half in range(1, GAP_BINS)])).sum(1, keepdim=True)
+    hour = torch.div(moment % (3600 * HOURS), 3600, rounding_mode="floor")
+    weekday = torch.div(moment % (86400 * WEEKDAYS), 86400, rounding_mode="floor")
+    rows = layer.table(torch.cat([bins, GAP_BINS + hour, GAP_BINS + HOURS + weekday], dim=1))
+    scale, shift = rows.sum(1).chunk(2, dim=1)
+    return torch.where(gap >= 0, states * (1 + scale) + shift, states)
 
 
 def _repeat_logits(layer: RepeatLogits, state: Tensor, items: Tensor) -> Tensor:

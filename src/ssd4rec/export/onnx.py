@@ -28,7 +28,9 @@ CHECKED_STEPS = 12
 def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None, *, with_fusion: bool = True) -> float:
     """Write the graph that scores the next item of one history of any length, and check it.
 
-    Input: items int64 [T], item indices, oldest first. Output: scores float32 [V]; with k, items int64 [k] and scores [k].
+    Input: items int64 [T], item indices, oldest first; for a model with `backbone.request_time` also times int64 [1, 2], the gap
+    since the last event and the moment of the request in seconds, [[-1, 0]] where they are not known.
+    Output: scores float32 [V]; with k, items int64 [k] and scores [k].
     The metadata has the settings and where item ids are found.
 
     Args:
@@ -53,15 +55,18 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None, 
     graph = ReadOutGraph(model, max_length, k, repeat_bias)
     rng = np.random.default_rng(0)
     example = torch.from_numpy(rng.integers(1, model.catalog_size + 1, 5))
-    names = ["scores"] if k is None else ["items", "scores"]
-    program = _export(graph, (example,), ["items"] if k is None else ["history"], names, ({0: torch.export.Dim("events")},))
+    outputs = ["scores"] if k is None else ["items", "scores"]
+    times = [] if model.request_time is None else [_random_times(rng, 1)]
+    inputs = ["items" if k is None else "history", *("times" for _ in times)]
+    shapes = ({0: torch.export.Dim("events")}, *({} for _ in times))
+    program = _export(graph, (example, *times), inputs, outputs, shapes)
 
     def check(session: Any) -> float:
         worst = 0.0
         for length in CHECKED_LENGTHS:
-            items = rng.integers(1, model.catalog_size + 1, length)
-            outputs = session.run(None, {session.get_inputs()[0].name: items})
-            scores = _library_scores(model, items, max_length)
+            items, moment = rng.integers(1, model.catalog_size + 1, length), _random_times(rng, 1)
+            outputs = session.run(None, dict(zip(inputs, (items, *(moment.numpy() for _ in times)), strict=True)))
+            scores = _library_scores(model, items, max_length, moment)
             scores[np.unique(items) - 1] += np.float32(repeat_bias)
             expected = scores if k is None else scores[outputs[0] - 1]
             worst = max(worst, float(np.abs(outputs[-1] - expected).max()))
@@ -75,7 +80,8 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None, 
 def export_step(artifact: Artifact, path: str | Path, *, with_fusion: bool = True) -> float:
     """Write the graph that reads one more event of each history, and check it.
 
-    Inputs: items int64 [B] and the caches of all layers, zero before the first event. Outputs: scores [B, V] and new caches.
+    Inputs: items int64 [B], for a model with `backbone.request_time` times int64 [B, 2], and the caches of all layers, zero
+    before the first event. Outputs: scores [B, V] and new caches.
 
     Args:
         artifact: a loaded model that reads event by event.
@@ -104,19 +110,23 @@ def export_step(artifact: Artifact, path: str | Path, *, with_fusion: bool = Tru
     names = cache_names(graph.layers)
     caches = _empty_caches(model, 2)
     batch = torch.export.Dim("histories")
-    shapes = ({0: batch}, tuple({0: batch} for _ in caches))
     outputs = ["scores", *(f"new_{name}" for name in names)]
-    program = _export(graph, (torch.tensor([1, 2]), *caches), ["items", *names], outputs, shapes)
+    rng = np.random.default_rng(0)
+    times = [] if model.request_time is None else [_random_times(rng, 2)]
+    inputs = ["items", *("times" for _ in times), *names]
+    shapes = ({0: batch}, tuple({0: batch} for _ in (*times, *caches)))
+    program = _export(graph, (torch.tensor([1, 2]), *times, *caches), inputs, outputs, shapes)
 
     def check(session: Any) -> float:
-        rng = np.random.default_rng(0)
         state = [each.numpy() for each in _empty_caches(model, 3)]
         past, worst = np.zeros((3, 0), dtype=np.int64), 0.0
         for _ in range(CHECKED_STEPS):
             items = rng.integers(1, model.catalog_size + 1, 3)
             past = np.concatenate([past, items[:, None]], axis=1)
-            scores, *state = session.run(None, {"items": items, **dict(zip(names, state, strict=True))})
-            expected = np.stack([_library_scores(model, row, None) for row in past])
+            moments = _random_times(rng, 3)
+            values = [items, *(moments.numpy() for _ in times), *state]
+            scores, *state = session.run(None, dict(zip(inputs, values, strict=True)))
+            expected = np.stack([_library_scores(model, row, None, moments[[at]]) for at, row in enumerate(past)])
             worst = max(worst, float(np.abs(scores - expected).max()))
         return worst
 
@@ -136,11 +146,21 @@ def _empty_caches(model: NextItemModel, histories: int) -> list[Tensor]:
     return [tensor.cpu() for layer in model.new_cache(histories) for tensor in layer]
 
 
-def _library_scores(model: NextItemModel, items: np.ndarray[Any, Any], max_length: int | None) -> np.ndarray[Any, Any]:
+def _random_times(rng: np.random.Generator, count: int) -> Tensor:
+    """Return gaps and moments at the edges of bins and hours, before and after 1970; a tenth of them is not known."""
+    gaps = np.ceil(2 ** (rng.integers(0, 70, count) / 2)) - rng.integers(0, 3, count)
+    gaps = np.where(rng.random(count) < 0.1, -1, gaps.clip(min=0)).astype(np.int64)
+    moments = 3600 * rng.integers(-(10**6), 10**6, count) - rng.integers(0, 2, count)
+    return torch.from_numpy(np.stack([gaps, moments], axis=1))
+
+
+def _library_scores(
+    model: NextItemModel, items: np.ndarray[Any, Any], max_length: int | None, times: Tensor
+) -> np.ndarray[Any, Any]:
     history = torch.from_numpy(items).to(model.item_vectors.device)
     recent = history if max_length is None else history[-max_length:]
     with torch.inference_mode():
-        states = model.encode(recent, torch.tensor([0, len(recent)]))
+        states = model.at(model.encode(recent, torch.tensor([0, len(recent)])), times.to(history.device))
         scores = model.score(states, (history, torch.tensor([0, len(history)])))
     result: np.ndarray[Any, Any] = scores[0].cpu().numpy()
     return result
@@ -165,9 +185,11 @@ def _export(graph: torch.nn.Module, example: tuple[Tensor, ...], inputs: list[st
 
 
 def _metadata(artifact: Artifact, kind: str) -> dict[str, str]:
+    about_times = "seconds since the last event (-1: not known) and seconds since 1970, in the time zone of the training data"
     return {
         "graph": kind,
         "items": "item index j is row j - 1 of catalog.parquet; index 0 is the mask",
+        **({} if artifact.model.request_time is None else {"times": about_times}),
         "settings": json.dumps(artifact.config.model_dump(mode="json")),
     }
 
