@@ -17,12 +17,13 @@ from served import recommender
 from ssd4rec import cli
 from ssd4rec.config import load_config
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.out_of_core.build import build_folder
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.request_times import request_times
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.layers.request_time import DROPPED, GAP_BINS, HOURS, RequestTime, bins_of
-from ssd4rec.models.next_item import make_model
-from ssd4rec.pipeline import evaluate_artifact, prepare
+from ssd4rec.models.next_item import fingerprint, make_model
+from ssd4rec.pipeline import evaluate_artifact, prepare, prepare_folder, train
 from ssd4rec.serving.batch import recommend_users
 from ssd4rec.training.objective import next_item_loss, plan_pass
 
@@ -232,3 +233,21 @@ def test_the_command_line(model, tmp_path):
     table = run("evaluate", str(tmp_path / "log.csv"), "--set", "evaluation.request_time=shuffled").stdout
     assert "request_time shuffled" in " ".join(table.split())
     assert "by the times of the requests" in " ".join(table.split())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
+def test_training_from_a_folder_of_sequences(tmp_path, objective):
+    """The folder keeps the times: losses and metrics are those of the file, to the last digit."""
+    by_hour(users=20).write_parquet(tmp_path / "log.parquet")
+    build_folder([tmp_path / "log.parquet"], tmp_path / "sequences", memory=10**6, min_interactions=1)
+    config = settings(**{"training.max_epochs": 3, "training.objective": objective})
+    sources = (
+        prepare(read_interactions(tmp_path / "log.parquet"), None, config),
+        prepare_folder(tmp_path / "sequences", None, config),
+    )
+    of_file, of_folder = (train(prepared, config) for prepared in sources)
+    assert of_folder.report["test"] == of_file.report["test"]
+    assert of_folder.report["request_time"] == of_file.report["request_time"]
+    assert fingerprint(of_folder.model) == fingerprint(of_file.model)
+    assert of_file.model.request_time.table.weight.abs().max() > 0

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+import served
 import worlds
 from ssd4rec.artifact import save_artifact
 from ssd4rec.data.out_of_core.build import build_folder
@@ -48,6 +49,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+def parts_of(artifact):
+    """The arguments of `save_artifact` after the folder."""
+    return artifact.model, artifact.catalog, artifact.config, {}, artifact.training_counts
+
+
 def job_of(folder, out):
     return make_job(folder / "model", folder / "log.parquet", out, OPTIONS, users_per_part=1024)
 
@@ -68,6 +74,41 @@ def test_shards_equal_the_whole(folder, tmp_path, count):
         coverage = job_of(folder, tmp_path / "out").open().run(Shard(index, count))
     assert coverage.missing == ()
     assert contents(tmp_path / "out") == contents(folder / "whole")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_parts_at_a_time(tmp_path, kind):
+    """Each user has a gap of its own; the parts are the file of one process."""
+    save_artifact(tmp_path / "model", *parts_of(served.recommender(request_time=True).artifact))
+    frame = pl.DataFrame(
+        [(f"u{user}", (user + step) % 12, 1_715_000_000 + 977 * user + 61 * step) for user in range(40) for step in range(3)],
+        schema=["user_id", "item_id", "timestamp"],
+        orient="row",
+    )
+    frame.write_parquet(tmp_path / "log.parquet")
+    source, at = tmp_path / "log.parquet", "2024-06-01T08:30"
+    if kind == "folder":
+        source = tmp_path / "sequences"
+        build_folder([tmp_path / "log.parquet"], source, memory=10**6, min_interactions=1)
+    make_job(tmp_path / "model", source, tmp_path / "out", BatchOptions(k=5, at=at)).open().run()
+    recommend_users(Recommender.load(tmp_path / "model"), tmp_path / "log.parquet", tmp_path / "file.parquet", k=5, at=at)
+    assert pl.read_parquet(tmp_path / "out" / "part-00000.parquet").equals(pl.read_parquet(tmp_path / "file.parquet"))
+    with pytest.raises(DataError, match="another job"):
+        make_job(tmp_path / "model", source, tmp_path / "out", BatchOptions(k=5)).open()
+    with pytest.raises(DataError, match="cannot read the moment"):
+        make_job(tmp_path / "model", source, tmp_path / "other", BatchOptions(k=5, at="soon")).open()
+
+
+def test_a_time_that_is_not_read_or_not_in_the_data_is_refused(folder, tmp_path):
+    """Before any part is written."""
+    with pytest.raises(ConfigError, match="does not read the time of a request"):
+        make_job(folder / "model", folder / "log.parquet", tmp_path / "out", BatchOptions(k=5, at=10**9)).open()
+    save_artifact(tmp_path / "model", *parts_of(served.recommender(request_time=True).artifact))
+    with pytest.raises(ConfigError, match="needs data with times of a calendar"):
+        make_job(tmp_path / "model", folder / "log.parquet", tmp_path / "out", BatchOptions(k=5, at=10**9)).open()
+    batch = pa.table({"user": ["a"], "items": [[1]]})
+    with pytest.raises(DataError, match="the columns user, items and last_event"):
+        ArrowRecommender(tmp_path / "model", BatchOptions(k=5, at=10**9))(batch)
 
 
 def test_finished_parts_are_skipped_and_missing_ones_named(folder, tmp_path):

@@ -49,13 +49,8 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     approximate: Annotated[
         bool, typer.Option("--approximate", help="With --users and a folder: find items with an index (faiss), not all scores.")
     ] = False,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="TIME", help="When the next items are wanted, for a model with backbone.request_time."),
-    ] = None,
-    last_event: Annotated[
-        str | None, typer.Option("--last-event", metavar="TIME", help="With --history and --at: when its last event was.")
-    ] = None,
+    at: options.At = None,
+    last_event: options.LastEvent = None,
     accelerator: options.Accelerator = "auto",
     reading: list[str],
     as_json: options.Json = False,
@@ -89,13 +84,11 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
         from ssd4rec.serving.job import make_job
 
-        if at is not None:
-            raise ConfigError("--at works with --history, and with --users and --out FILE; a folder of parts has no such option")
         columns_only = parse_config("", reading).data
         if options_of(columns_only) != ReadOptions():
             raise ConfigError("only --user, --item and --time apply to a folder of parts; leave out the other reading options")
         retrieval: Retrieval = "approximate" if approximate else "exact"
-        options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown), retrieval)
+        options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown), retrieval, at)
         device, columns = resolve_device(accelerator), columns_of(columns_only)
         job = make_job(directory, _as_path(users), out, options, columns=columns, device=device)
         recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)

@@ -27,6 +27,12 @@ class BatchOptions:
     exclude_seen: bool = True
     unknown_items: UnknownItems = "skip"
     retrieval: Retrieval = "exact"  # approximate: `ArrowRecommender.measure` first
+    at: str | int | float | None = None  # see `Recommender.recommend`; batches then have the times of the last events
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a batch."""
+        return ["user", "items", *(() if self.at is None else ("last_event",))]
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class ArrowRecommender:
         device: where the model runs, if it is loaded here.
 
     Raises:
-        ConfigError: k is not 1 or more, or `unknown_items` is not one of the three.
+        ConfigError: k is not 1 or more, `unknown_items` is not one of the three, or the model does not read the time `at`.
+        DataError: `at` cannot be read.
         ArtifactError: the folder is not a model.
     """
 
@@ -59,6 +66,8 @@ class ArrowRecommender:
         self._request = self.recommender.request(
             options.k, exclude_seen=options.exclude_seen, allow=None, deny=None, unknown_items=options.unknown_items
         )
+        if options.at is not None:
+            self.recommender.request_times(0, options.at, [])  # before a worker begins
 
     def measure(self, batch: pa.RecordBatch | pa.Table) -> str:
         """Make the index of approximate retrieval, and measure its recall with some users; return a sentence about it.
@@ -70,7 +79,7 @@ class ArrowRecommender:
             ConfigError: see `Recommender.approximate`.
             BackendError: faiss is not installed.
         """
-        self.recommender = self.recommender.approximate_from(self._histories(batch)[1])
+        self.recommender = self.recommender.approximate_from(self._histories(self._frame(batch))[0])
         self._request = replace(self._request, index=self.recommender.index)
         return self.recommender.index.warning if self.recommender.index else ""
 
@@ -82,25 +91,34 @@ class ArrowRecommender:
         """Recommend to the users of a batch.
 
         Args:
-            batch: columns user (any id type) and items (lists of item ids, oldest first); one row a user.
+            batch: columns user (any id type) and items (lists of item ids, oldest first); one row a user. With `at` also
+                last_event, in seconds since 1970.
 
         Raises:
-            DataError: a column is missing, or an unknown item under "raise".
+            DataError: a column is missing, an unknown item under "raise", or a last event after `at`.
         """
-        users, histories, unknown = self._histories(batch)
+        frame, at = self._frame(batch), self.options.at
+        users = frame["user"]
+        histories, unknown = self._histories(frame)
         catalog = self.recommender.artifact.catalog
         tables, popular = [make_table(catalog, users[:0], [])], 0
         for first in range(0, len(users), USERS_AT_ONCE):
-            best = self.recommender.top_items(histories[first : first + USERS_AT_ONCE], self._request)
+            some, times = histories[first : first + USERS_AT_ONCE], None
+            if at is not None:
+                times = self.recommender.request_times(len(some), at, frame["last_event"][first : first + len(some)].to_list())
+            best = self.recommender.top_items(some, self._request, times)
             tables.append(make_table(catalog, users[first : first + USERS_AT_ONCE], best))
             popular += sum(each.source == "popular" for each in best)
         return BatchResult(to_arrow(pl.concat(tables)), len(users), popular, unknown)
 
-    def _histories(self, batch: pa.RecordBatch | pa.Table) -> tuple[pl.Series, list[IntArray], int]:
-        missing = [name for name in ("user", "items") if name not in batch.schema.names]
-        if missing:
-            raise DataError(f"a batch needs the columns user and items, found {', '.join(batch.schema.names)}; rename them")
-        frame = pl.DataFrame(pl.from_arrow(batch.select(["user", "items"])))
+    def _frame(self, batch: pa.RecordBatch | pa.Table) -> pl.DataFrame:
+        columns = self.options.columns
+        if any(name not in batch.schema.names for name in columns):
+            needed = f"{', '.join(columns[:-1])} and {columns[-1]}"
+            raise DataError(f"a batch needs the columns {needed}, found {', '.join(batch.schema.names)}; rename them")
+        return pl.DataFrame(pl.from_arrow(batch.select(columns)))
+
+    def _histories(self, frame: pl.DataFrame) -> tuple[list[IntArray], int]:
         catalog = self.recommender.artifact.catalog
         lengths = frame["items"].list.len().fill_null(0)
         flat = frame["items"].filter(lengths > 0).explode()
@@ -112,7 +130,7 @@ class ArrowRecommender:
                 'leave them out, or choose unknown_items="skip" or "popular"'
             )
         edges = np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])
-        return frame["user"], [item_indices[start:stop] for start, stop in pairwise(edges.tolist())], len(unknown)
+        return [item_indices[start:stop] for start, stop in pairwise(edges.tolist())], len(unknown)
 
 
 def make_table(catalog: Catalog, users: pl.Series, best: list[TopK]) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import torch
 from ssd4rec.config import DataConfig
 from ssd4rec.data.interactions import Columns
 from ssd4rec.data.options import ReadOptions, options_of
+from ssd4rec.data.request_times import check_clock
 from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender, BatchOptions
 from ssd4rec.serving.parts import USERS_PER_PART, PartsFolder
 from ssd4rec.serving.sources import open_source
@@ -39,6 +40,8 @@ class Job:
         artifact = recommender.recommender.artifact
         columns = _remembered(self.columns, artifact.config.data)
         source = open_source(self.users, columns, artifact.catalog, artifact.config.data.tie_order)
+        if self.options.at is not None:
+            check_clock(source.clock)
         if self.options.retrieval == "approximate":
             logger.warning(recommender.measure(source.batch(0, min(USERS_AT_ONCE, len(source)))))
         return PartsFolder(self.out, recommender, source, self.users_per_part)

@@ -14,6 +14,7 @@ from ssd4rec.data.catalog import Catalog, as_type, encode
 from ssd4rec.data.folder import READ, open_folder
 from ssd4rec.data.interactions import Columns, Interactions, read_interactions
 from ssd4rec.data.sequences import id_order, time_order
+from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
 
 
@@ -21,13 +22,14 @@ class SequenceSource(Protocol):
     """Users with their sequences, in a fixed order."""
 
     identity: dict[str, Any]  # what tells it from another source; JSON
+    clock: Clock
 
     def __len__(self) -> int:
         """Return how many users there are."""
         ...
 
     def batch(self, first: int, stop: int) -> pa.Table:
-        """Return some users: columns user and items (lists of item ids, oldest first)."""
+        """Return some users: columns user, items (lists of ids, oldest first) and, if there are times, last_event (seconds)."""
         ...
 
 
@@ -51,6 +53,7 @@ class FileSource:
         then = id_order(catalog)[catalog.indices(as_type(table["item"], catalog.ids.dtype))] if tie_order == "item" else None
         order = time_order(codes, table["time"].to_numpy(), then)
         self._items = table["item"].gather(order)
+        self._times, self.clock = table["time"].to_numpy()[order], interactions.read.clock
         self._offsets = lengths_to_offsets(np.bincount(codes, minlength=len(self._users)))
         digest = hashlib.sha256()
         for column in (codes, encode(table["item"])[0], table["time"].to_numpy()):
@@ -62,10 +65,9 @@ class FileSource:
         return len(self._users)
 
     def batch(self, first: int, stop: int) -> pa.Table:
-        """Return some users: columns user and items (lists of item ids, oldest first)."""
-        return _batch(
-            self._users[first:stop], self._items[self._offsets[first] : self._offsets[stop]], self._offsets[first : stop + 1]
-        )
+        """Return some users, see `SequenceSource`."""
+        offsets = self._offsets[first : stop + 1]
+        return _batch(self._users[first:stop], self._items[offsets[0] : offsets[-1]], offsets, self._times, self.clock)
 
 
 class FolderSource:
@@ -86,6 +88,7 @@ class FolderSource:
                 "--out sequences --set data.min_interactions=1, and give that"
             )
         self._sequences, self._catalog, _ = open_folder(folder)
+        self.clock = self._sequences.clock
         sizes = {"users": len(self), "interactions": len(self._sequences.items)}
         self.identity = {**sizes, "sha256": self._sequences.fingerprint()}
 
@@ -94,10 +97,10 @@ class FolderSource:
         return len(self._sequences.users)
 
     def batch(self, first: int, stop: int) -> pa.Table:
-        """Return some users: columns user and items (lists of item ids, oldest first)."""
-        offsets = self._sequences.offsets[first : stop + 1]
-        items = self._catalog.ids_of(self._sequences.items[offsets[0] : offsets[-1]].astype(np.int64))
-        return _batch(self._sequences.users[first:stop], items, offsets)
+        """Return some users, see `SequenceSource`."""
+        sequences, offsets = self._sequences, self._sequences.offsets[first : stop + 1]
+        items = self._catalog.ids_of(sequences.items[offsets[0] : offsets[-1]].astype(np.int64))
+        return _batch(sequences.users[first:stop], items, offsets, sequences.times, self.clock)
 
 
 def open_source(source: str | Path | Interactions, columns: Columns, catalog: Catalog, tie_order: TieOrder) -> SequenceSource:
@@ -111,8 +114,11 @@ def open_source(source: str | Path | Interactions, columns: Columns, catalog: Ca
     return FileSource(source, columns, catalog, tie_order)
 
 
-def _batch(users: pl.Series, items: pl.Series, offsets: IntArray) -> pa.Table:
+def _batch(users: pl.Series, items: pl.Series, offsets: IntArray, times: IntArray, clock: Clock) -> pa.Table:
     oldest = pl.CompatLevel.oldest()
     values = items.rechunk().to_arrow(compat_level=oldest)
     lists = pa.LargeListArray.from_arrays(pa.array(offsets - offsets[0], pa.int64()), values)
-    return pa.table({"user": users.rechunk().to_arrow(compat_level=oldest), "items": lists})
+    columns = {"user": users.rechunk().to_arrow(compat_level=oldest), "items": lists}
+    if clock.ticks_per_second is not None:
+        columns["last_event"] = pa.array(times[offsets[1:] - 1] // clock.ticks_per_second)
+    return pa.table(columns)

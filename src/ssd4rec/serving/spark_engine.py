@@ -20,7 +20,8 @@ def recommend_in_spark(sequences: "DataFrame", model: str, options: BatchOptions
     Each Python worker loads the model once; Spark splits, schedules and repeats the work.
 
     Args:
-        sequences: columns user and items (array of item ids, oldest first), e.g. from `sequences_of`.
+        sequences: columns user and items (array of item ids, oldest first), e.g. from `sequences_of`; with `options.at` also
+            last_event, in seconds since 1970.
         model: the folder of a model, at the same path on every machine.
         options: what is recommended.
 
@@ -33,7 +34,7 @@ def recommend_in_spark(sequences: "DataFrame", model: str, options: BatchOptions
     from pyspark.sql import types  # noqa: PLC0415 - an extra
 
     options = options or BatchOptions()
-    if missing := {"user", "items"} - set(sequences.columns):
+    if missing := set(options.columns) - set(sequences.columns):
         raise DataError(f"the frame needs the columns user and items, {', '.join(sorted(missing))} not found; rename them")
     fields = {field.name: field.dataType for field in sequences.schema.fields}
     schema = types.StructType(
@@ -44,7 +45,7 @@ def recommend_in_spark(sequences: "DataFrame", model: str, options: BatchOptions
             types.StructField("rank", types.LongType()),
         ]
     )
-    return sequences.select("user", "items").mapInArrow(_mapper(model, options), schema)
+    return sequences.select(*options.columns).mapInArrow(_mapper(model, options), schema)
 
 
 def sequences_of(interactions: "DataFrame", user: str, item: str, time: str) -> "DataFrame":
