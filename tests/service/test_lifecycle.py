@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service_world import default_recommender, running, same_answer, save_model, send
+from ssd4rec.service.answering import LoadedModel
 from ssd4rec.serving.recommender import Recommender
 
 HISTORY = ["i3", "i4", "i5"]
@@ -53,6 +54,31 @@ def test_a_swap_under_load_costs_no_request(folder: Path, store: str) -> None:
             same_answer(answer.json(), expected[answer.json()["model"]["version"]])
         assert json.loads((folder / "active.json").read_text()) == {"version": "v2", "gate": "passed"}
         same_answer(client.get("/v1/users/u/recommendations").json(), expected["v2"])
+
+
+def test_events_that_arrive_while_a_model_warms_are_read_before_it_answers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(folder, f"sqlite:///{tmp_path / 'events.db'}", prequential_share=0.0) as client:
+        users = [f"u{number}" for number in range(3)]
+        for user in users:
+            send(client, user, *HISTORY)
+            client.get(f"/v1/users/{user}/recommendations")
+        models, rests = client.app.state.service.models, 0
+        old = models.active
+
+        def rest(active: LoadedModel, _: float) -> None:
+            nonlocal rests
+            assert active is old
+            if rests in {4, 9}:  # after u2, the first user of the first pass, and at the end of the second pass
+                send(client, "u2", "i7")
+            rests += 1
+
+        monkeypatch.setattr(models, "_rest", rest)
+        models.switch("v2", force=True)
+        assert rests == 4 + 3 * len(users)  # histories, and three passes
+        positions = {user: models.active.states._entries[user].position for user in users}
+        assert positions == {"u0": 3, "u1": 3, "u2": 5}
 
 
 @pytest.mark.thorough

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from ssd4rec.artifact import MANIFEST
 from ssd4rec.errors import DivergedError, SSD4RecError
@@ -23,7 +23,6 @@ from ssd4rec.service.versions import FORCED, PASSED, Versions
 
 WARM_AT_ONCE, WARM_LONGEST = 8, 500  # users whose states are read together, and events of each
 REST = 2  # times as long as states are read, the thread rests where another model answers
-CAUGHT_UP_SECONDS = 1.0  # in which all states were read again: few events can have arrived meanwhile
 START_SHARE = 90  # of `warm_seconds`, where nothing answers meanwhile
 
 log = logging.getLogger(__name__)
@@ -244,16 +243,26 @@ class Models:
                         return
                     loaded.states.current(connection, user_id)
                     self._rest(active, began)
-            behind = active is not None
-            while behind:
-                pass_began = time.monotonic()
-                for user_id in users:
-                    began = time.monotonic()
-                    if began >= deadline or self._stop.is_set():
-                        return
-                    loaded.states.current(connection, user_id)
-                    self._rest(active, began)
-                behind = time.monotonic() - pass_began > CAUGHT_UP_SECONDS
+            if active is not None:
+                self._catch_up(connection, loaded, [user_id for user_id in users if loaded.states.is_cached(user_id)], deadline)
+
+    def _catch_up(self, connection: Connection, loaded: LoadedModel, users: Sequence[str], deadline: float) -> None:
+        """Read the events that have arrived, as long as each pass finds fewer users with new events than the one before."""
+        positions: dict[str, int] = {}
+        before = len(users) + 1
+        while True:
+            changed = 0
+            for user_id in users:
+                began = time.monotonic()
+                if began >= deadline or self._stop.is_set():
+                    return
+                if (current := loaded.states.current(connection, user_id)) is not None:
+                    changed += positions.get(user_id) != current.position
+                    positions[user_id] = current.position
+                self._rest(self._active, began)
+            if not 0 < changed < before:
+                return
+            before = changed
 
     def _rest(self, active: LoadedModel | None, began: float) -> None:
         if active is not None:
