@@ -1,5 +1,6 @@
 """Start the server: one process, or several that share a listening socket."""
 
+import ctypes
 import ipaddress
 import json
 import logging
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 
 import uvicorn
@@ -27,6 +29,7 @@ from ssd4rec.service.versions import Versions
 
 GRACE_SECONDS = 30  # for accepted requests after SIGTERM
 BACKLOG = 2048
+MALLOC = {-8: 1, -3: 2**25, -1: 2**28}  # M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
 SWITCH_SECONDS = 0.0005  # for which a thread that reads a history may keep the event loop from the interpreter
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,17 @@ def configure_logging() -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
+def _tune_process() -> None:
+    """Give the event loop the interpreter soon, and let glibc keep the memory of long histories for the next one.
+
+    To return it to the system and to take it again takes a third of the time of reading a history of 10,000 events.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        for option, value in MALLOC.items():
+            ctypes.CDLL(None).mallopt(option, value)
+
+
 def serve(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or Ctrl-C; accepted requests are finished, and what was acknowledged is on disk.
 
@@ -67,7 +81,7 @@ def serve(settings: ServiceSettings) -> None:
         ArtifactError: the chosen model is damaged.
     """
     configure_logging()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    _tune_process()
     listener = _listen(settings.host, settings.port)
     port = listener.getsockname()[1]
     log.info("settings: %s", json.dumps(settings.shown()))
@@ -119,7 +133,7 @@ def _on_hangup(app: FastAPI) -> None:
 def worker_app() -> FastAPI:
     """Return the application of a worker process, whose settings are in its environment."""
     configure_logging()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    _tune_process()
     app = create_app(load_settings())
     _on_hangup(app)
     return app
