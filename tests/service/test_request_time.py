@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
 
+from packed import randomized
 from service_world import (
     WALK,
     default_recommender,
@@ -21,8 +23,10 @@ from service_world import (
     slow_gains,
     without_budget,
 )
+from ssd4rec.layers.request_time import RequestTime
 from ssd4rec.service import gate, recommending
 from ssd4rec.service.ids import MICROSECONDS
+from ssd4rec.service.products import vector_at
 from ssd4rec.service.routes import explanations
 from ssd4rec.service.store.connect import reading
 from ssd4rec.serving.recommender import Recommender
@@ -215,6 +219,17 @@ def test_a_model_that_does_not_read_times_refuses_one(models: Path, tmp_path: Pa
         with_time = recommend(client, user_id=None, history=WALK, last_event=LAST)
         assert with_time["items"] == recommend(client, user_id=None, history=WALK)["items"]
         assert with_time["at"] is None
+
+
+def test_the_short_way_equals_the_layer() -> None:
+    """At every edge between two bins of gaps and of hours, before and after 1970."""
+    layer = randomized(RequestTime(4))
+    gaps = [max(0, round(2 ** (half / 2)) + more) for half in range(70) for more in (-2, -1, 0, 1)]
+    for place, gap in enumerate(gaps):
+        at, vector = 3600 * (61 * place - 9000) - place % 2, torch.full((1, 4), 0.5 + place, dtype=torch.float64)
+        expected = layer(vector, torch.tensor([[gap, at]]))
+        actual = vector_at(layer.table.weight.detach().numpy(), vector, at, at - gap)
+        torch.testing.assert_close(actual, expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.thorough

@@ -1,9 +1,11 @@
 """The short way to the scores of all items: products of a state and item vectors, and what the history adds to them."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs
 from ssd4rec.evaluation.scoring import BLOCK_ELEMENTS, LEAST_ROWS
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
+from ssd4rec.layers.request_time import GAP_BINS, HOURS, WEEKDAYS
 from ssd4rec.service.user_state import Indices, ScoreJob
 from ssd4rec.serving.recommender import Recommender
 
@@ -81,6 +84,21 @@ def product_scores(recommender: Recommender) -> ProductScores | None:
         columns = columns.contiguous() if columns.numel() <= COPIED_ELEMENTS else columns
     fusion = artifact.fusion or None  # one without effect is False
     return ProductScores(columns, artifact.model.repeat_logits, fusion, artifact.config.data.max_length)
+
+
+def vector_at(rows: npt.NDArray[np.floating], vector: Tensor, at: int, last_event: int) -> Tensor:
+    """Do `RequestTime.forward` for one request.
+
+    Args:
+        rows: [bins, 2 D] of its table.
+        vector: [1, D].
+        at: time of the request, in seconds since 1970.
+        last_event: the same of the last event; not after `at`.
+    """
+    gap = min(int(2 * math.log2(1 + at - last_event)), GAP_BINS - 1)
+    row = rows[gap] + rows[GAP_BINS + at // 3600 % HOURS] + rows[GAP_BINS + HOURS + at // 86400 % WEEKDAYS]
+    width = vector.shape[1]
+    return torch.from_numpy(vector.numpy() * (1 + row[:width]) + row[width:])
 
 
 def _add_repeat_logits(layer: RepeatLogits, scores: Tensor, vector: Tensor, history: Indices) -> None:

@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,10 +19,10 @@ from ssd4rec.data.packing import consecutive
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.ops.segments import flat_score_index
 from ssd4rec.service.live import equal_share_groups
-from ssd4rec.service.products import ProductScores, product_scores
+from ssd4rec.service.products import ProductScores, product_scores, vector_at
 from ssd4rec.service.user_state import Indices, Mask, RequestMoment, ScoreJob, UserState
 from ssd4rec.serving.recommender import Recommender
-from ssd4rec.serving.topk import Request, TopK, at_times, largest
+from ssd4rec.serving.topk import Request, TopK, largest
 
 EVENTS_AT_ONCE = 8192  # of histories that are read together
 STATE_FORMAT = "1"  # raise it when the code computes or arranges states in another way: older snapshots are not read then
@@ -117,8 +118,14 @@ class ServedModel:
         """
         if moment is None or state.vector is None or not self.reads_request_time:
             return state
-        times = self.recommender.request_times(1, **moment.in_seconds())
-        return UserState(state.indices, None, at_times(self.recommender.artifact.model, state.vector, times))
+        rows = self._request_time_rows
+        return UserState(state.indices, None, vector_at(rows, state.vector, **moment.in_seconds()))
+
+    @cached_property
+    def _request_time_rows(self) -> npt.NDArray[np.floating]:
+        layer = self.recommender.artifact.model.request_time
+        assert layer is not None  # noqa: S101 - `at` has asked
+        return layer.table.weight.detach().numpy()
 
     def indices(self, ids: Sequence[str]) -> Indices:
         """Return item indices, 0 for unknown ids."""
