@@ -3,12 +3,13 @@
     ssd4rec train FILE --config PRESET --out RUNS/NAME      for each file and preset
     python benchmarks/bench_presets.py RUNS/*
 
-writes `benchmarks/results/presets`. Test metrics are those of the reports: the whole catalog, leave-last-out, seen items among
-the candidates. Validation NDCG@10 is that of the network, by which the best epoch was chosen.
+adds them to `benchmarks/results/presets`. Test metrics are those of the reports: the whole catalog, leave-last-out, seen items
+among the candidates. Validation NDCG@10 is that of the network, by which the best epoch was chosen.
 """
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,23 @@ PARTS = {"network": "model_alone", "co-occurrence": "fusion_alone"}  # names of 
 
 
 def main() -> None:
-    """Read the reports, and write rows and table."""
+    """Read the reports, and write all rows and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, help="folders of trained models")
     options = parser.parse_args()
-    rows = sorted((row(folder) for folder in options.models), key=_place)
+    results = OUT / "results.json"
+    earlier = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else []
+    by_run = {_run(each): each for each in [*earlier, *map(row, options.models)]}
+    rows = sorted(by_run.values(), key=_place)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (OUT / "report.md").write_text(table(rows), encoding="utf-8")
-    print(table(rows))
+    results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    text = f"{table(rows)}\n{seeds_table(rows)}"
+    (OUT / "report.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _run(row: dict[str, Any]) -> tuple[str, str, str, int]:
+    return row["data"], row["preset"], ", ".join(row["changes"]), row["seed"]
 
 
 def _place(row: dict[str, Any]) -> tuple[str, str, int, int]:
@@ -99,6 +108,20 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {each['data']} | {preset} | {each['seed']} | {' | '.join(parts)} | {each['validation']['network']:.4f} | "
             f"{each['best_epoch']} of {each['epochs']} | {each['seconds']['training']} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def seeds_table(rows: list[dict[str, Any]]) -> str:
+    """Return mean and standard deviation of NDCG@10 over the seeds as Markdown, for what was trained with several."""
+    by_model: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for each in rows:
+        by_model.setdefault(_run(each)[:3], []).append(each["test"])
+    lines = ["| data | preset | seeds | network | sd | both | sd |", "|---|---|---:|---:|---:|---:|---:|"]
+    for (data, preset, changes), tests in by_model.items():
+        if len(tests) > 1:
+            values = [[test.get(name, test["both"])["ndcg@10"] for test in tests] for name in ("network", "both")]
+            cells = [f"{statistics.mean(each):.4f} | {statistics.stdev(each):.4f}" for each in values]
+            lines.append(f"| {data} | {preset}{changes and f' ({changes})'} | {len(tests)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -75,6 +75,23 @@ def test_equal_ndcg_is_what_the_weaker_reaches(load):
     )
 
 
+def test_presets_are_summarized_over_seeds(load):
+    """Two seeds of one model make a row with mean and standard deviation; a model with one seed makes none."""
+    bench = load("bench_presets")
+
+    def row(data, seed, network, both):
+        return {
+            "data": data,
+            "preset": "regularized",
+            "changes": [],
+            "seed": seed,
+            "test": {"network": {"ndcg@10": network}, "both": {"ndcg@10": both}},
+        }
+
+    text = bench.seeds_table([row("a", 1, 0.1, 0.3), row("a", 2, 0.2, 0.3), row("b", 1, 0.5, 0.6)])
+    assert text.splitlines()[2:] == ["| a | regularized | 2 | 0.1500 | 0.0707 | 0.3000 | 0.0000 |"]
+
+
 def test_a_finished_piece_is_cached_and_a_failed_one_is_not(load, tmp_path):
     """The second call does not work; other settings, --again and a failure do."""
     pieces = load("pieces")
