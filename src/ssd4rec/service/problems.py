@@ -17,6 +17,25 @@ from ssd4rec.service.store.connect import StoreError
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20  # of the single errors of one document
 MAX_DETAIL = 600  # characters
+WORDS = {  # by the type of an error of pydantic
+    "missing": "it is required",
+    "extra_forbidden": "it is not a field of this request",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected a JSON object"),
+    "list_type": "expected a list",
+    "string_type": "expected a text",
+    "string_unicode": "it must be valid Unicode",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected an integer"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "finite_number": "expected a finite number",
+    "literal_error": "expected {expected}",
+    "greater_than_equal": "expected at least {ge:,}",
+    "less_than_equal": "expected at most {le:,}",
+    "too_short": "expected at least {min_length:,} elements",
+    "too_long": "expected at most {max_length:,} elements, found {actual_length:,}",
+    "string_too_short": "expected at least {min_length:,} characters",
+    "string_too_long": "expected at most {max_length:,} characters",
+}
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +162,7 @@ def _of_validation(error: RequestValidationError) -> Problem:
     problems = error.errors()
     if any(each["type"] == "json_invalid" for each in problems):
         return Problem(400, "malformed_body", f"the body is not valid JSON: {_reason(problems[0])}; send UTF-8 JSON")
-    errors = [{"pointer": _pointer(each["loc"]), "detail": _sentence(each)} for each in problems]
+    errors = [{"pointer": _pointer(each["loc"]), "detail": sentence(each)} for each in problems]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, "invalid_request", f"{first['pointer'] or 'the body'}: {first['detail']}{more}", errors)
@@ -160,8 +179,11 @@ def _pointer(location: Sequence[object]) -> str:
     return steps if place == "body" else f"{place}:{steps.removeprefix('/')}"
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def sentence(problem: Mapping[str, Any]) -> str:
+    """Return what an error of pydantic says, with the value that was found, if that is short."""
     text = str(problem["msg"]).removeprefix("Value error, ")
+    if (words := WORDS.get(problem["type"])) is not None:
+        text = words.format(**problem.get("ctx", {}))
     value = problem.get("input")
     if isinstance(value, str | int | float | bool) and len(str(value)) <= 60:
         return f"{text}; found {value!r}"

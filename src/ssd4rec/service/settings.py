@@ -128,7 +128,11 @@ def load_settings(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
-        problem = "is not a setting of the service" if first["type"] == "extra_forbidden" else first["msg"]
+        problem = (
+            "is not a setting of the service"
+            if first["type"] == "extra_forbidden"
+            else str(first["msg"]).removeprefix("Value error, ")
+        )
         raise ConfigError(f"{name}: {problem}; see ssd4rec serve --help") from error
 
 

@@ -11,7 +11,7 @@ from ssd4rec.service import metrics
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import MICROSECONDS, now
-from ssd4rec.service.problems import Problem, printable
+from ssd4rec.service.problems import Problem, printable, sentence
 from ssd4rec.service.routes.common import ServiceDep, errors, json_response, wait
 from ssd4rec.service.schemas import Event, EventsIn, EventsOut, RejectedEvent
 from ssd4rec.service.store.append import NewEvent
@@ -67,7 +67,7 @@ def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[Rejecte
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
-            text = str(first["msg"]).removeprefix("Value error, ")
+            text = sentence(first)
             detail = f"{place}: {text}" if place else text
             rejected.append(RejectedEvent(index=index, code="invalid_event", detail=printable(detail)))
             continue

@@ -14,7 +14,7 @@ from ssd4rec.service.answering import Answer
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import QueryTimestamp
-from ssd4rec.service.problems import Problem, as_problem, not_found
+from ssd4rec.service.problems import Problem, as_problem, not_found, sentence
 from ssd4rec.service.recommending import answer_query, as_body, as_query, check_limits, recommend
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
@@ -118,7 +118,7 @@ def _parsed(value: Any) -> RecommendationsIn:
         return _request.validate_python(value)
     except ValidationError as error:
         problems = [
-            {"pointer": "".join(f"/{step}" for step in each["loc"]), "detail": str(each["msg"]).removeprefix("Value error, ")}
+            {"pointer": "".join(f"/{step}" for step in each["loc"]), "detail": sentence(each)}
             for each in error.errors(include_url=False, include_input=False)
         ]
         first = problems[0]

@@ -14,6 +14,19 @@ from ssd4rec.errors import SSD4RecError
 from ssd4rec.service.settings import check_address, hide_password
 
 POSTGRESQL_RETRY = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+KINDS = (  # what a message of a database contains: the code, what it means, what to do
+    (
+        ("locked", "busy", "lock timeout"),
+        ("store_locked", "the store is locked by another program", "wait until it has finished"),
+    ),
+    (("full", "no space"), ("store_full", "the disk of the store is full", "free some space")),
+    (("readonly", "read-only"), ("store_read_only", "the store cannot be written", "check its permissions")),
+    (("not a database",), ("store_error", "the file is not a SQLite database", "name another file")),
+    (
+        ("unable to open",),
+        ("store_unavailable", "the store cannot be opened", "check that its folder exists and who may write to it"),
+    ),
+)
 
 
 class StoreError(SSD4RecError):
@@ -163,12 +176,9 @@ def as_store_error(error: SQLAlchemyError, engine: Engine) -> StoreError:
 
 
 def _kind(error: SQLAlchemyError, text: str) -> tuple[str, str, str]:
-    if "locked" in text or "busy" in text or "lock timeout" in text:
-        return "store_locked", "the store is locked by another program", "wait until it has finished"
-    if "full" in text or "no space" in text:
-        return "store_full", "the disk of the store is full", "free some space"
-    if "readonly" in text or "read-only" in text:
-        return "store_read_only", "the store cannot be written", "check its permissions"
+    for words, kind in KINDS:
+        if any(word in text for word in words):
+            return kind
     if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return "store_unavailable", "the store cannot be reached", "check that it runs and who may use it"
     return "store_error", "the store refused a statement", "see its log"
