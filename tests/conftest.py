@@ -1,9 +1,11 @@
 """Runs before any test module is imported, so that the shapes in the signatures are executed."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -32,3 +34,14 @@ torch.set_num_threads(1)
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
 settings.register_profile("thorough", deadline=None, derandomize=True)  # --hypothesis-profile=thorough
 settings.load_profile("quick")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import modules whose `pytestmark` leaves out all of their tests: browsers and peers take seconds to import."""
+    unwanted = {each.removeprefix("not ") for each in config.option.markexpr.split(" and ") if each.startswith("not ")}
+    modules = list(collection_path.glob("test_*.py")) if collection_path.is_dir() else [collection_path]
+    modules = [module for module in modules if module.match("test_*.py")]
+    marks = (re.search(r"^pytestmark = (\[[^\]]*\]|[^\n]*)", module.read_text(), re.MULTILINE) for module in modules)
+    if modules and all(mark and unwanted & set(re.findall(r"pytest\.mark\.(\w+)", mark[1])) for mark in marks):
+        return True
+    return None

@@ -15,6 +15,8 @@ import worlds
 from ssd4rec.errors import BackendError
 from ssd4rec.models.next_item import make_model
 import torch
+
+pytestmark = pytest.mark.thorough
 model = make_model(worlds.config(), 5).eval()
 encode = lambda: model.encode(torch.tensor([1, 2]), torch.tensor([0, 2]))
 if sys.argv[1] == "used":
@@ -31,7 +33,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(sys, "getdlopenflags"), reason="needs fork")
 @pytest.mark.parametrize(("parent", "code"), [("used", 3), ("unused", 0)])
 def test_a_fork_after_use_is_an_error(parent, code):

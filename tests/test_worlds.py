@@ -11,6 +11,8 @@ from ssd4rec.models.next_item import NextItemModel, make_model
 from ssd4rec.pipeline import Prepared
 from ssd4rec.training.loop import fit
 
+pytestmark = pytest.mark.thorough
+
 
 def learn(world: Prepared, settings: Config) -> tuple[NextItemModel, Ranking]:
     model = make_model(settings, len(world.catalog))
@@ -18,7 +20,6 @@ def learn(world: Prepared, settings: Config) -> tuple[NextItemModel, Ranking]:
     return model, evaluate(model, world.histories, world.split.test, cutoffs=(1,))
 
 
-@pytest.mark.thorough
 def test_all_positions_training_learns_a_cycle():
     """On the cycle the trained model reaches hit rate 1 at 1."""
     _, ranking = learn(worlds.world(worlds.cycle()), worlds.config())
@@ -26,7 +27,6 @@ def test_all_positions_training_learns_a_cycle():
     assert ranking.hit_rate[1] == 1.0
 
 
-@pytest.mark.thorough
 def test_per_prefix_training_learns_a_cycle():
     """One example per prefix reaches hit rate 1 at 1, too."""
     settings = worlds.config(objective="per-prefix", max_epochs=6, batch_size=64)
@@ -34,7 +34,6 @@ def test_per_prefix_training_learns_a_cycle():
     assert ranking.hit_rate[1] == 1.0
 
 
-@pytest.mark.thorough
 def test_recommendations_stay_within_the_group():
     """The top half of the catalog of each user is that of the group."""
     world = worlds.world(worlds.two_clans())
@@ -49,7 +48,6 @@ def test_recommendations_stay_within_the_group():
     np.testing.assert_array_equal(best % 2, np.repeat(np.arange(60) % 2, 10).reshape(60, 10))
 
 
-@pytest.mark.thorough
 def test_long_range_dependency():
     """In the echo data the item after the marker is the first item of the sequence, many positions back."""
     settings, world = worlds.config(max_epochs=40, patience=40, token_budget=512), worlds.world(worlds.echo())

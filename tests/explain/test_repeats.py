@@ -9,8 +9,9 @@ from ssd4rec.explain.repeats import logits_without_each
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.ops.repeats import sequence_items
 
+pytestmark = pytest.mark.thorough
 
-@pytest.mark.thorough
+
 @pytest.mark.parametrize("features", ["bias", "recency"])
 @settings(max_examples=30)
 @given(items=st.lists(st.integers(1, 6), min_size=2, max_size=20))

@@ -4,8 +4,9 @@ import pytest
 
 from fuzz.campaign import run
 
+pytestmark = pytest.mark.thorough
 
-@pytest.mark.thorough
+
 def test_damaged_inputs_never_raise_foreign_exceptions():
     outcomes, failures = run(cases=150, seed=7, seconds=120)
     assert failures == []

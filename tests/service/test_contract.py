@@ -18,6 +18,8 @@ from service_world import free_port
 from service_world import settings as service_settings
 from ssd4rec.service.app import create_app
 
+pytestmark = pytest.mark.thorough
+
 ROUTES = 24
 FEW, MANY = 8, 550  # examples of each route; the slow test makes 10,000 requests
 load_all_checks()
@@ -75,7 +77,6 @@ def fuzz(address: str, examples: int, mode: schemathesis.GenerationMode) -> int:
     return sent
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 def test_every_route_keeps_its_description(address: str, mode: schemathesis.GenerationMode) -> None:
     assert fuzz(address, FEW, mode) >= ROUTES

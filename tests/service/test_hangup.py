@@ -13,6 +13,8 @@ import pytest
 from service_world import default_recommender, save_model, server
 from ssd4rec.service.versions import FORCED, Versions
 
+pytestmark = pytest.mark.thorough
+
 
 def wait_for_version(process: subprocess.Popen[bytes], address: str, version: str, workers: int) -> None:
     """Ask until every worker has answered with a version."""
@@ -27,7 +29,6 @@ def wait_for_version(process: subprocess.Popen[bytes], address: str, version: st
         time.sleep(0.02)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_switches_the_model_of_a_running_server(
     workers: int, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

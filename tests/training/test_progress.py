@@ -13,6 +13,8 @@ from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.loop import fit
 from ssd4rec.training.progress import TrainingProgress
 
+pytestmark = pytest.mark.thorough
+
 
 class Stop(Callback):
     """A power cut before an epoch."""
@@ -51,7 +53,6 @@ def score_and_mark(line):
     return float(match[1]), match[2]
 
 
-@pytest.mark.thorough
 def test_a_second_training_has_its_own_best(world):
     """One progress serves all trials of a search; what an earlier one reached is not the best of a poor one."""
     console = Console(file=io.StringIO(), width=200)
@@ -63,7 +64,6 @@ def test_a_second_training_has_its_own_best(world):
         assert [mark for _, mark in history] == expected_marks([score for score, _ in history])
 
 
-@pytest.mark.thorough
 def test_a_resumed_training_keeps_its_best(world, tmp_path):
     """The lines after a power cut are those of an unbroken training, whatever the progress saw in between."""
     console = Console(file=io.StringIO(), width=200)
