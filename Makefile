@@ -40,10 +40,10 @@ serve-demo: install
 	$(BIN)/ssd4rec serve artifacts/demo --store sqlite:///artifacts/demo-events.db
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not slow and not gpu and not kernels"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not thorough and not slow and not gpu and not kernels"
 
 test-thorough: install
-	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough -m "(thorough or hypothesis) and not slow and not gpu and not kernels"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=thorough -m "(thorough or hypothesis) and not slow and not gpu and not kernels"
 
 test-kernels: install
 	$(BIN)/python -m pytest -n 2 -m "kernels and not slow and not gpu"
@@ -71,7 +71,7 @@ bench: install
 	$(BIN)/python benchmarks/run.py
 
 check: lint
-	$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=thorough -m "not gpu"
 	bash .ci/check-wheel
 
 fuzz: install

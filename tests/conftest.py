@@ -1,5 +1,6 @@
 """Runs before any test module is imported, so that the shapes in the signatures are executed."""
 
+import gc
 import os
 import re
 import signal
@@ -45,3 +46,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if modules and all(mark and unwanted & set(re.findall(r"pytest\.mark\.(\w+)", mark[1])) for mark in marks):
         return True
     return None
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests out of the collections of garbage to come: they live to the end."""
+    gc.freeze()

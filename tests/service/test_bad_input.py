@@ -256,8 +256,8 @@ def test_a_locked_store(models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "message"), [("0000", "does not know"), ("9999", "newer version")])
-def test_a_store_of_another_version(store: str, version: str, message: str) -> None:
-    engine = open_engine(store)
+def test_a_store_of_another_version(new_store: str, version: str, message: str) -> None:
+    engine = open_engine(new_store)
     with pytest.raises(StoreError, match="schema none"):
         check_schema(engine)
     migrate(engine)
@@ -298,8 +298,8 @@ def test_a_store_of_the_version_before_is_updated(models: Path, store: str, reco
     assert differences == []  # the migrations make exactly the tables that the code reads and writes
 
 
-def test_a_database_of_another_program(store: str) -> None:
-    engine = open_engine(store)
+def test_a_database_of_another_program(new_store: str) -> None:
+    engine = open_engine(new_store)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE users (name TEXT)"))
     with pytest.raises(StoreError, match="did not create"):

@@ -110,18 +110,18 @@ def test_names_that_are_no_addresses(address: str) -> None:
     assert not is_store(address)
 
 
-def test_stores_that_cannot_be_read(store: str, tmp_path: Path) -> None:
+def test_stores_that_cannot_be_read(new_store: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_store(f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
-    engine = open_engine(store)
+    engine = open_engine(new_store)
     with engine.begin():
         pass
     with pytest.raises(DataError, match="cannot be read as a store"):
-        read_store(store)
+        read_store(new_store)
     migrate(engine)
     with pytest.raises(DataError, match="contains no events"):
-        read_store(store)
+        read_store(new_store)
     engine.dispose()
 
 
