@@ -127,6 +127,7 @@ def _load(folder: Path, options: argparse.Namespace) -> tuple[Rows, list[str]]:
             with server(models, store, options.workers, keep_answers="false") as other:
                 _touch(other[1], users)
                 rows.append(_measured("hot states, every answer scored", other, first, options.seconds, mixed, seed=1))
+            _touch(service[1], users)  # the other server has written events
             rows.append(_measured("overload", service, options.overload, options.seconds / 4, mixed, seed=98))
             seconds = max(options.seconds, SWAP_SECONDS)
             swap = threading.Timer(SWAP_SECONDS / 12, _activate, (service[1], notes))

@@ -74,10 +74,12 @@ def test_folding_changes_no_score_and_new_items_have_the_projection_alone():
         expected = torch.stack([slow(model.features, features, item) for item in (13, 14)])
         projected = model.features(torch.tensor([13, 14]))
         fold_features(model)
-        assert torch.equal(model.score(model.encode(items, cu_seqlens)), before)
+        after = model.score(model.encode(items, cu_seqlens))
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # the sum of table and projection may round otherwise
         append_items(model, projected)
         torch.testing.assert_close(model.item_vectors[12:], expected)
-        assert torch.equal(model.score(model.encode(items, cu_seqlens))[:, :12], before)
+        appended = model.score(model.encode(items, cu_seqlens))[:, :12]
+        torch.testing.assert_close(appended, before, rtol=0, atol=1e-6)
     assert (model.catalog_size, len(model.item_vectors)) == (14, 14)
 
 

@@ -19,7 +19,7 @@ from ssd4rec.service.overload import Overload
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.store.connect import Reader, StoreError
 
-SLICE_SECONDS = 0.004  # for which states are read under overload before the event loop looks at its sockets again
+SLICE_SECONDS = 0.03  # for which states are read before the event loop looks at its sockets again
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +73,10 @@ class Direct:
             self._reader.close()
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer the first of those that wait: many, since that takes less time for each, or few while others are refused."""
-        deadline = time.monotonic() + SLICE_SECONDS if self._overload.is_nearly_full else float("inf")
+        """Answer the first of those that wait, for some milliseconds: who is to be refused does not wait for all of them."""
+        deadline = time.monotonic() + SLICE_SECONDS
         by_model: dict[int, tuple[LoadedModel, list[tuple[asyncio.Future[Answer | None], Prepared]]]] = {}
-        for _ in range(min(self._batch_size, len(self._waiting))):
-            if time.monotonic() >= deadline:
-                break
+        while self._waiting and time.monotonic() < deadline:
             query, future = self._waiting.popleft()
             try:
                 loaded = self._loaded(query.version)
@@ -93,7 +91,8 @@ class Direct:
         if self._waiting:
             loop.call_soon(self._drain, loop)
         for loaded, jobs in by_model.values():
-            _score(loaded, jobs)
+            for first in range(0, len(jobs), self._batch_size):
+                _score(loaded, jobs[first : first + self._batch_size])
 
     def _prepare(self, loaded: LoadedModel, query: Query) -> Prepared | None:
         assert self._reader is not None  # noqa: S101 - nothing waits without it

@@ -8,7 +8,6 @@ from ssd4rec.service.backlog import Backlog
 from ssd4rec.service.problems import Problem, unavailable
 
 UNCOUNTED = frozenset({"/health/live", "/health/ready", "/metrics", "/v1/live"})  # answered under load; open for long
-NEARLY_FULL = 0.75  # of the places
 
 
 class Overload:
@@ -23,18 +22,9 @@ class Overload:
         self._most, self._in_flight, self._aside = most, 0, 0
         self._backlog = Backlog()
 
-    @property
-    def is_nearly_full(self) -> bool:
-        """Whether requests are refused now, or soon may be."""
-        return self._places_taken >= NEARLY_FULL * self._most
-
-    @property
-    def _places_taken(self) -> int:
-        return self._in_flight - min(self._aside, self._most) + self._backlog.waiting
-
     def enter(self) -> bool:
         """Count a request; False: too many are in flight, and it is to be refused."""
-        if self._places_taken >= self._most:
+        if self._in_flight - min(self._aside, self._most) + self._backlog.waiting >= self._most:
             metrics.SHED.labels("requests").inc()
             return False
         self._in_flight += 1
