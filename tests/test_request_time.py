@@ -178,7 +178,7 @@ def test_answers_at_a_time(model, tmp_path):
     [
         ({"at": "2024-05-21"}, ConfigError, "`last_event` is missing"),
         ({"last_event": "2024-05-21"}, ConfigError, "`at` is missing"),
-        ({"at": "2024-05-21", "last_event": "2024-05-22"}, DataError, "request 1 of 1 is 86400 seconds before the last event"),
+        ({"at": "2024-05-21", "last_event": "2024-05-22"}, DataError, "request 1 of 1 is 86,400 seconds before the last event"),
         ({"at": "tomorrow", "last_event": 0}, DataError, "cannot read the moment 'tomorrow'"),
         ({"at": 1_716_300_000_000, "last_event": 0}, DataError, "convert it to seconds"),
         ({"at": math.nan, "last_event": 0}, DataError, "expected a datetime"),

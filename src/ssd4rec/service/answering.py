@@ -179,7 +179,7 @@ def moment_of(model: ServedModel, at: int | None, now: int, last_event: int | No
         return None
     if at is not None and at < last_event:
         raise _wrong_at(
-            f"it is {(last_event - at) / MICROSECONDS:,g} seconds before the last event of the history; name a later time"
+            f"it is {(last_event - at) / MICROSECONDS:,.0f} seconds before the last event of the history; name a later time"
         )
     return RequestMoment(max(now, last_event) if at is None else at, last_event)
 
