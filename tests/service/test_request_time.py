@@ -46,7 +46,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def library(timed: Path) -> Recommender:
-    """What the answers must equal."""
+    """The library with the same model, whose answers are expected."""
     return Recommender.load(timed)
 
 
