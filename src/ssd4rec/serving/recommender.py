@@ -404,8 +404,8 @@ class Recommender:
         if (moments < before).any():
             row = int(np.flatnonzero(moments < before)[0])
             raise DataError(
-                f"request {row + 1} of {histories} is {before[row] - moments[row]:,} seconds before the last event of its history; "
-                f"`at` must not be before `last_event`"
+                f"request {row + 1} of {histories} is {before[row] - moments[row]:,} seconds before the last event of its "
+                f"history; `at` must not be before `last_event`"
             )
         return np.stack([moments - before, moments], axis=1)
 
