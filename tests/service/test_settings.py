@@ -22,6 +22,12 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
     assert load_settings(None, as_environment(settings), {}) == settings
 
 
+def test_what_may_be_off_is_switched_off_by_the_word_none() -> None:
+    settings = load_settings(None, {"SSD4REC_SNAPSHOT_EVENTS": "none", "SSD4REC_RETENTION_DAYS": "3"}, {"models": "m"})
+    assert (settings.snapshot_events, settings.retention_days) == (None, 3.0)
+    assert load_settings(None, as_environment(settings), {}) == settings  # also in the worker processes
+
+
 def test_no_secret_is_shown() -> None:
     settings = load_settings(None, {}, {"models": "m", "store": "postgresql://me:hunter2@db/x"})
     assert "hunter2" not in str(settings.shown())

@@ -29,6 +29,7 @@ class LoadedModel:
     model: ServedModel
     states: States
     filters: ItemFilters
+    unread: Sequence[str] = ()  # recently active users whose states are to be read in the background
 
 
 @dataclass(frozen=True, slots=True)

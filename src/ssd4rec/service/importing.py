@@ -125,6 +125,8 @@ def _append(connection: Connection, part: pl.DataFrame, event_type: str) -> None
         keys.append(np.full(count, owner.key))
         positions.append(np.arange(owner.position + 1, owner.position + count + 1))
         _advance(owner, count, first, last)
+        happened = min(received, last)  # not when it was imported: recent users are those who were active
+        owner.last_received = happened if owner.last_received is None else max(owner.last_received, happened)
     rows = zip(
         np.concatenate(keys).tolist(),
         np.concatenate(positions).tolist(),
@@ -135,7 +137,7 @@ def _append(connection: Connection, part: pl.DataFrame, event_type: str) -> None
         strict=False,
     )
     bulk.insert(connection, events, COLUMNS[:6], list(rows))
-    update_users(connection, owners.values(), received)
+    update_users(connection, owners.values())
 
 
 def _advance(owner: LockedUser, count: int, first: int, last: int) -> None:

@@ -20,8 +20,8 @@ from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.users import recent_users
 from ssd4rec.service.versions import FORCED, PASSED, Versions
+from ssd4rec.service.warming import read_states
 
-WARM_AT_ONCE, WARM_LONGEST = 8, 500  # users whose states are read together, and events of each
 REST = 2  # times as long as states are read, the thread rests where another model answers
 START_SHARE = 90  # of `warm_seconds`, where nothing answers meanwhile
 
@@ -232,17 +232,8 @@ class Models:
         users = [] if active is None else active.states.recent()
         with reading(self._engine) as connection:
             users = list(dict.fromkeys([*users, *recent_users(connection, self._warm_users)]))[: self._warm_users]
-            for first in range(0, len(users), WARM_AT_ONCE):
-                some, began = users[first : first + WARM_AT_ONCE], time.monotonic()
-                loaded.states.read_together(connection, some, WARM_LONGEST)
-                self._rest(active, began)
-                for user_id in some:
-                    began = time.monotonic()
-                    if began >= deadline or self._stop.is_set():
-                        log.info("the states of some of %d recently active users are left to their requests", len(users))
-                        return
-                    loaded.states.current(connection, user_id)
-                    self._rest(active, began)
+            is_over = lambda: time.monotonic() >= deadline or self._stop.is_set()  # noqa: E731
+            loaded.unread = read_states(connection, loaded.states, users, lambda began: self._rest(active, began), is_over)
             if active is not None:
                 self._catch_up(connection, loaded, [user_id for user_id in users if loaded.states.is_cached(user_id)], deadline)
 
@@ -289,6 +280,12 @@ class Models:
     def saved_at(self) -> dict[str, float]:
         """Return when each loaded version was saved, in seconds since 1970."""
         return {version: loaded.model.modified for version, loaded in self._loaded.items()}
+
+    def answering(self) -> list[LoadedModel]:
+        """Return the active model and those of a running experiment."""
+        loaded, active = self._loaded, self._active
+        names = [*(() if active is None else [active.model.version]), *self._required]
+        return [loaded[name] for name in dict.fromkeys(names) if name in loaded]
 
     def on_every(self, work: Callable[[LoadedModel], None]) -> None:
         """Call a function with each loaded model."""

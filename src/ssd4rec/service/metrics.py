@@ -24,6 +24,11 @@ SHED = Counter("ssd4rec_shed_total", "Requests refused because a queue was full"
 MODEL_INFO = Gauge("ssd4rec_model_info", "1 for the active model", ["version", "fingerprint"], multiprocess_mode="livemax")
 MODEL_AGE = Gauge("ssd4rec_model_age_seconds", "Seconds since the active model was saved", multiprocess_mode="livemax")
 STATE_BYTES = Gauge("ssd4rec_state_bytes", "Bytes of the cached user states", multiprocess_mode="livesum")
+USERS_TO_WARM = Gauge(
+    "ssd4rec_users_to_warm",
+    "Recently active users whose states are still to be read in the background",
+    multiprocess_mode="livesum",
+)
 PREQUENTIAL_EVENTS = Counter(
     "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped", ["outcome"]
 )

@@ -50,6 +50,9 @@ class ServiceSettings(BaseModel):
         1000, ge=0, description="recently active users whose states a new model reads before it answers, if there is time"
     )
     warm_seconds: float = Field(180.0, ge=0.0, le=600.0, description="longest time for that; at the start a ninetieth of it")
+    warm_share: float = Field(
+        0.2, ge=0.0, le=0.9, description="time of a thread that reads the states of the other recent users meanwhile; 0: off"
+    )
     prequential_share: float = Field(
         0.1, ge=0.0, le=1.0, description="time of the scoring thread for ranking incoming events before they are read; 0: off"
     )
@@ -63,6 +66,11 @@ class ServiceSettings(BaseModel):
     store_timeout_seconds: float = Field(5.0, gt=0.0, le=60.0, description="longest wait for a lock or a connection of the store")
     log_requests: bool = Field(default=True, description="one JSON line a request on standard error")
     page: bool = Field(default=True, description="serve the page at /")
+
+    @field_validator("snapshot_events", "retention_days", "retention_events", mode="before")
+    @classmethod
+    def _may_be_none(cls, value: object) -> object:
+        return None if value == "none" else value
 
     @field_validator("store")
     @classmethod
@@ -148,4 +156,4 @@ def _from_file(file: Path) -> dict[str, object]:
 def as_environment(settings: ServiceSettings) -> dict[str, str]:
     """Return the settings as environment variables, for the worker processes."""
     values = settings.model_dump(mode="json")
-    return {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    return {f"{PREFIX}{name.upper()}": "none" if value is None else str(value) for name, value in values.items()}

@@ -21,6 +21,7 @@ LONGEST_READ = 1000  # events of a history that is read for nothing but a metric
 MOST_CHANGED = 2000  # states that wait to be stored; the oldest are left out
 BEHIND_EVENTS = 8  # that a snapshot may lack of a busy user, or a share of the history
 BEHIND_SHARE = 500
+FULL_SHARE = 0.9  # of the memory that states fill before somebody asks for them
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,11 @@ class States:
         if new.user_key is None:
             return None
         return Entry(new.user_key, new.generation, new.position, self.model.read(self.model.indices(new.items)))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another state would displace one."""
+        return self.bytes > FULL_SHARE * self._limit
 
     def is_cached(self, user_id: str) -> bool:
         """Whether there is a state of a user, however old."""

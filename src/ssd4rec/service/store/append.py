@@ -76,6 +76,7 @@ class LockedUser:
     position: int
     events: int
     last_timestamp: int | None
+    last_received: int | None
     late: bool = False
     changed: bool = False
 
@@ -115,7 +116,7 @@ def append_events(connection: Connection, batches: Sequence[Sequence[NewEvent]])
         groups.append(group)
     if rows:
         bulk.insert(connection, events, COLUMNS, rows)
-        update_users(connection, owners.values(), received)
+        update_users(connection, owners.values())
     return [
         Appended(*count, [new for user_id, new in group.items() if not owners[user_id].late])
         for count, group in zip(counts, groups, strict=True)
@@ -131,6 +132,7 @@ def _row(user: LockedUser, event: NewEvent, received: int) -> tuple[object, ...]
     user.last_timestamp = timestamp if newest is None else max(newest, timestamp)
     user.position += 1
     user.events += 1
+    user.last_received = received
     user.changed = True
     return (
         user.key,
@@ -158,13 +160,13 @@ def lock_users(connection: Connection, user_ids: set[str]) -> dict[str, LockedUs
             rows = bulk.lock_users(connection, [row.user_key for row in rows])
         if len(rows) == len(user_ids):
             break
-    return {row.user_id: LockedUser(row.user_key, row.generation, row.position, row.events, row.last_timestamp) for row in rows}
+    return {row.user_id: LockedUser(*row[1:]) for row in rows}
 
 
-def update_users(connection: Connection, owners: Iterable[LockedUser], received: int) -> None:
+def update_users(connection: Connection, owners: Iterable[LockedUser]) -> None:
     """Write the rows of users that changed."""
     rows = [
-        (user.generation + user.late, user.position, user.events, user.last_timestamp, received, user.key)
+        (user.generation + user.late, user.position, user.events, user.last_timestamp, user.last_received, user.key)
         for user in owners
         if user.changed
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table
 
-_USERS = "SELECT user_id, user_key, generation, position, events, last_timestamp FROM users"
+_USERS = "SELECT user_id, user_key, generation, position, events, last_timestamp, last_received FROM users"
 _CHANGED = ("generation", "position", "events", "last_timestamp", "last_received", "user_key")
 
 
@@ -20,7 +20,7 @@ def is_postgresql(connection: Connection) -> bool:
 
 
 def select_users(connection: Connection, user_ids: Sequence[str]) -> list[Any]:
-    """Return the rows of those users who exist: user_id, user_key, generation, position, events, last_timestamp."""
+    """Return the rows of those users who exist: user_id, and what `update_users` writes."""
     return _all_of(connection, f"{_USERS} WHERE user_id", "text", user_ids)
 
 

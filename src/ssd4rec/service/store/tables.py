@@ -15,7 +15,7 @@ users = Table(
     Column("position", _BIG, nullable=False),  # of the newest event, in the order of arrival
     Column("events", _BIG, nullable=False),
     Column("last_timestamp", _BIG),  # microseconds since 1970
-    Column("last_received", _BIG),  # when the newest event arrived
+    Column("last_received", _BIG),  # when the newest event arrived, or happened, if it was imported
     Index("users_by_last_received", "last_received"),
     sqlite_autoincrement=True,
 )
