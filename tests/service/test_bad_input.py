@@ -136,9 +136,12 @@ def test_texts_that_no_database_holds(sqlite_client: TestClient, name: bytes) ->
     problem(sqlite_client.put("/v1/items/i1", content=content, headers=JSON), 422, "invalid_request")
 
 
-@pytest.mark.parametrize("query", ["k=0", "k=-5", "k=1000000000", "k=ten", "k=1.5", "exclude_seen=perhaps"])
+@pytest.mark.parametrize("query", ["k=0", "k=-5", "k=1000000000", "k=ten", "k=1.5", "exclude_seen=perhaps", "at=noon"])
 def test_queries_that_make_no_sense(sqlite_client: TestClient, query: str) -> None:
-    problem(sqlite_client.get(f"/v1/users/u/recommendations?{query}"), 422, "invalid_request")
+    document = problem(sqlite_client.get(f"/v1/users/u/recommendations?{query}"), 422, "invalid_request")
+    pointer = f"query:{query.partition('=')[0]}"
+    assert document["errors"][0]["pointer"] == pointer
+    assert document["detail"].startswith(f"{pointer}: ")
 
 
 def test_bodies_that_are_too_large(sqlite_client: TestClient) -> None:

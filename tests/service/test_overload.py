@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from service_world import WALK, running, send
 from ssd4rec.service.answering import Query
 from ssd4rec.service.backlog import Backlog, queue_length
+from ssd4rec.service.ids import now
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.overload import Overload
 from ssd4rec.service.problems import Problem
@@ -94,21 +95,23 @@ def test_a_history_that_waited_too_long_is_not_read(models: Path, tmp_path: Path
         send(client, "u", *WALK)
         scorer = client.app.state.service.scorer
         busy = keep_busy(scorer)
-        late = scorer.submit(Query(3, user_id="u"))
+        late = scorer.submit(Query(3, user_id="u", now=now()))
         with pytest.raises(Problem, match="waited") as refused:
             late.result()
         assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
         busy.result()
-        assert scorer.submit(Query(3, user_id="u")).result().best.source == "model"
+        assert scorer.submit(Query(3, user_id="u", now=now())).result().best.source == "model"
         keep_busy(scorer)
-        assert scorer.submit(Query(3, user_id="u")).result().best.source == "model"  # late, but its history has been read
+        assert (
+            scorer.submit(Query(3, user_id="u", now=now())).result().best.source == "model"
+        )  # late, but its history has been read
 
 
 def test_more_histories_than_may_wait(models: Path, tmp_path: Path) -> None:
     with running(models, f"sqlite:///{tmp_path / 'events.db'}", queue_requests=2) as client:
         scorer = client.app.state.service.scorer
         scorer.call(lambda: time.sleep(0.1))
-        outcomes = [refusal(lambda: scorer.submit(Query(3, user_id="u"))) for _ in range(4)]
+        outcomes = [refusal(lambda: scorer.submit(Query(3, user_id="u", now=now()))) for _ in range(4)]
         assert "queue_full" in outcomes
         assert shed(client, "scorer") >= 1
 

@@ -1,5 +1,6 @@
 """A model that reads the time of a request answers for the time when it was asked, or for the one that is named."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from service_world import (
 )
 from ssd4rec.layers.request_time import RequestTime
 from ssd4rec.service import gate, recommending
+from ssd4rec.service.experiments import position_of
 from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.products import vector_at
 from ssd4rec.service.routes import explanations
@@ -201,24 +203,58 @@ def test_wrong_times(client: TestClient, body: dict[str, object], detail: str) -
     if "history" not in body and "at" in body:
         answer = client.get("/v1/users/u/recommendations", params={"at": body["at"]})
         assert answer.status_code == 422
-        assert detail.removeprefix("/at: ") in answer.json()["detail"]
+        assert detail.replace("/at", "query:at") in answer.json()["detail"]
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["query:at"]
 
 
-def test_a_model_that_does_not_read_times_refuses_one(models: Path, tmp_path: Path) -> None:
-    """As the library does; the time of the last event of a history changes nothing."""
+def test_a_model_that_does_not_read_times_warns_of_one(models: Path, tmp_path: Path, recommender: Recommender) -> None:
+    """The model changes without the programs that ask it; the time of the last event of a history changes nothing."""
     with running(models, f"sqlite:///{tmp_path / 'events.db'}") as client:
-        send(client, "u", *WALK)
-        for answer in (
-            client.get("/v1/users/u/recommendations", params={"at": NOW}),
-            client.post("/v1/recommendations", json={"user_id": "nobody", "at": NOW}),
-            client.post("/v1/explanations", json={"user_id": "u", "item_id": "i8", "at": NOW}),
-        ):
-            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-            assert answer.json()["errors"][0]["pointer"] == "/at"
-            assert "/at: the model does not read the time of a request" in answer.json()["detail"]
+        send(client, "u", *WALK, timestamp=LAST)
+        version = client.get("/v1/users/u/recommendations").json()["model"]["version"]
+        warning = f"at was not read: the model {version!r} does not read the time of a request"
+        named = {"user_id": "u", "k": 3, "at": NOW}
+        answers = [
+            client.get("/v1/users/u/recommendations", params={"k": 3, "at": NOW}).json(),
+            recommend(client, **named),
+            client.post("/v1/recommendations/batch", json={"requests": [named]}).json()["answers"][0]["body"],
+        ]
+        for answer in answers:
+            same_answer(answer, recommender.recommend(WALK, 3))
+            assert (answer["warnings"], answer["at"]) == ([warning], None)
+        assert warning in client.get(answers[0]["next"]).json()["warnings"]
+        assert warning in recommend(client, user_id="nobody", at=NOW)["warnings"]
+        item = {"user_id": "u", "item_id": "i8", "level": "parts"}
+        explained, with_at = (client.post("/v1/explanations", json=item | more).json() for more in ({}, {"at": NOW}))
+        assert (explained["warnings"], with_at["warnings"]) == ([], [warning])
+        assert explained["explanation"] == with_at["explanation"]
+        early = client.get("/v1/users/u/recommendations", params={"at": LAST - 60})
+        assert (early.status_code, early.json()["errors"][0]["pointer"]) == (422, "query:at")
         with_time = recommend(client, user_id=None, history=WALK, last_event=LAST)
         assert with_time["items"] == recommend(client, user_id=None, history=WALK)["items"]
         assert with_time["at"] is None
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("kind", ["ab", "interleaving"])
+def test_an_experiment_with_a_model_that_does_not_read_times(timed: Path, models: Path, tmp_path: Path, kind: str) -> None:
+    """Every user is answered, and told where the time was not read."""
+    folder = tmp_path / "models"
+    shutil.copytree(timed, folder / "timed")
+    shutil.copytree(models, folder / "plain")
+    (folder / "active.json").write_text('{"version": "timed"}', encoding="utf-8")
+    with running(folder, f"sqlite:///{tmp_path / 'events.db'}") as client:
+        body = {"name": "e", "kind": kind, "treatment": "plain", "share": 0.5}
+        client.post("/v1/experiments", json=body).raise_for_status()
+        variants = set()
+        for user in (f"u{number}" for number in range(12)):
+            send(client, user, *WALK, timestamp=LAST)
+            answer = client.get(f"/v1/users/{user}/recommendations", params={"k": 3, "at": LATER}).json()
+            is_treated = position_of("e", user) < 0.5
+            assert any("at was not read: the model 'plain'" in each for each in answer["warnings"]) == is_treated
+            assert (answer["at"] is None) == (answer["model"]["version"] == "plain")
+            variants.add(answer["variant"])
+        assert len(variants) == 2
 
 
 def test_the_short_way_equals_the_layer() -> None:

@@ -88,7 +88,7 @@ def test_waiting_requests_are_read_together(models: Path, tmp_path: Path, recomm
             send(client, user, *history)
         service = client.app.state.service
         busy = service.scorer.call(lambda: time.sleep(0.2))
-        answers = {user: service.scorer.submit(Query(4, user_id=user)) for user in [*histories, "nobody"]}
+        answers = {user: service.scorer.submit(Query(4, user_id=user, now=now())) for user in [*histories, "nobody"]}
         busy.result()
         for user, answer in answers.items():
             expected = recommender.recommend(histories.get(user, []), 4)

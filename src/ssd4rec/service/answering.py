@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ssd4rec.service import metrics
 from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.item_filters import ItemFilters
-from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.problems import Problem, invalid, not_found
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import Reader
@@ -46,7 +46,7 @@ class Query:
     none_of: list[str] | None = None
     unknown_items: str = "skip"
     as_of: int | None = None
-    now: int = 0  # when the request arrived, in microseconds since 1970
+    now: int = field(kw_only=True)  # when the request arrived, in microseconds since 1970
     at: int | None = None  # when the items are wanted; None: as of then, or now
     last_event: int | None = None  # when the last event of `history` was; None: not known
     # of a next page
@@ -170,23 +170,23 @@ def moment_of(model: ServedModel, at: int | None, now: int, last_event: int | No
         None: the model does not read the time, or the last event is not known.
 
     Raises:
-        Problem: 422, the model does not read the time and `at` is named, or it is before the last event.
+        Problem: 422, `at` is before the last event.
     """
-    if not model.reads_request_time:
-        if at is not None:
-            raise _wrong_at("the model does not read the time of a request; leave it out")
-        return None
     if last_event is None:
         return None
     if at is not None and at < last_event:
-        raise _wrong_at(
-            f"it is {(last_event - at) / MICROSECONDS:,.0f} seconds before the last event of the history; name a later time"
-        )
+        seconds = (last_event - at) / MICROSECONDS
+        raise invalid("/at", f"it is {seconds:,.0f} seconds before the last event of the history; name a later time")
+    if not model.reads_request_time:
+        return None
     return RequestMoment(max(now, last_event) if at is None else at, last_event)
 
 
-def _wrong_at(detail: str) -> Problem:
-    return Problem(422, "invalid_request", f"/at: {detail}", [{"pointer": "/at", "detail": detail}])
+def ignored_time(model: ServedModel, at: int | None) -> list[str]:
+    """Return the warning that a model did not read the time which was named, if so."""
+    if at is None or model.reads_request_time:
+        return []
+    return [f"at was not read: the model {model.version!r} does not read the time of a request"]
 
 
 def _same(loaded: LoadedModel, query: Query) -> Hashable | None:

@@ -91,6 +91,7 @@ _EXPLANATION = {
         "co_occurrence": 1.66,
         "repeat_bias": 0.0,
     },
+    "warnings": [],
 }
 
 _CONSUMED = {

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -63,6 +64,14 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.status, self.code, self.detail = status, code, detail
         self.errors, self.headers = tuple(errors), dict(headers or {})
 
+    def of_query(self) -> "Problem":
+        """Return the same problem with pointers to parameters of the query in place of fields of the body."""
+        moved = {each["pointer"]: f"query:{each['pointer'][1:]}" for each in self.errors if each["pointer"].startswith("/")}
+        errors = [{**each, "pointer": moved.get(each["pointer"], each["pointer"])} for each in self.errors]
+        pointer, separator, rest = self.detail.partition(": ")
+        detail = f"{moved[pointer]}{separator}{rest}" if pointer in moved else self.detail
+        return Problem(self.status, self.code, detail, errors, self.headers)
+
     def document(self) -> dict[str, Any]:
         """Return the body of the answer."""
         document: dict[str, Any] = {
@@ -119,6 +128,29 @@ def as_problem(error: BaseException) -> Problem:
     if isinstance(error, SSD4RecError):
         return Problem(422, "invalid_request", str(error))
     return Problem(500, "internal_error", "the service failed; the cause is in its log")
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    """Return the problem of a request of which one part is wrong.
+
+    Args:
+        pointer: a JSON pointer into the body, or the place and name of a parameter, such as query:k.
+        detail: what is wrong with it.
+    """
+    return Problem(422, "invalid_request", f"{pointer}: {detail}", [{"pointer": pointer, "detail": detail}])
+
+
+@contextmanager
+def pointing_to_query() -> Iterator[None]:
+    """Do `Problem.of_query` for problems of a body that was made from a query.
+
+    Raises:
+        Problem: the one that was raised, with other pointers.
+    """
+    try:
+        yield
+    except Problem as error:
+        raise error.of_query() from error
 
 
 def install(app: FastAPI) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service import metrics
-from ssd4rec.service.answering import Answer, ItemRow, Query
+from ssd4rec.service.answering import Answer, ItemRow, Query, ignored_time
 from ssd4rec.service.core import Service
 from ssd4rec.service.experiments import DEFAULT, team_draft
 from ssd4rec.service.explaining import UNAVAILABLE, is_available, reasons_of
 from ssd4rec.service.ids import now, seconds
 from ssd4rec.service.live import ANSWERS, POPULAR
-from ssd4rec.service.problems import Problem
+from ssd4rec.service.problems import invalid
 from ssd4rec.service.schemas import ModelRef, RecommendationsIn, RecommendationsOut, RecommendedItem
 from ssd4rec.service.store.answers import RecommendationRecord
 
@@ -31,9 +31,9 @@ def check_limits(service: Service, body: RecommendationsIn) -> None:
     """
     largest = service.settings.max_k
     if body.k > largest:
-        raise _too_large("k", f"at most {largest:,} items can be requested, found {body.k:,}")
+        raise invalid("/k", f"at most {largest:,} items can be requested, found {body.k:,}")
     if body.explain != "none" and body.k > MAX_EXPLAINED:
-        raise _too_large("k", f"at most {MAX_EXPLAINED} items can be explained in one answer, found {body.k:,}")
+        raise invalid("/k", f"at most {MAX_EXPLAINED} items can be explained in one answer, found {body.k:,}")
     check_lists(service, history=body.history, allow=body.allow, deny=body.deny)
 
 
@@ -46,11 +46,7 @@ def check_lists(service: Service, **lists: list[str] | None) -> None:
     longest = service.settings.max_list
     for name, values in lists.items():
         if values is not None and len(values) > longest:
-            raise _too_large(name, f"a list has at most {longest:,} ids, found {len(values):,}")
-
-
-def _too_large(name: str, detail: str) -> Problem:
-    return Problem(422, "invalid_request", f"/{name}: {detail}", [{"pointer": f"/{name}", "detail": detail}])
+            raise invalid(f"/{name}", f"a list has at most {longest:,} ids, found {len(values):,}")
 
 
 def as_query(body: RecommendationsIn) -> Query:
@@ -82,6 +78,7 @@ class Result:
     variant: str = DEFAULT
     teams: dict[str, int] | None = None  # of interleaved items: 0 control, 1 treatment
     versions: tuple[str, ...] = ()  # of interleaved lists
+    warnings: tuple[str, ...] = ()  # that one of the models did not read the time
 
 
 async def recommend(service: Service, body: RecommendationsIn) -> tuple[RecommendationsOut, Answer]:
@@ -115,13 +112,15 @@ async def answer_query(service: Service, query: Query, variant: str = DEFAULT, v
     if len(versions) < 2:
         one = replace(query, version=versions[0]) if versions else query
         answer = await service.direct.answer(one)
-        return Result(answer, answer.rows, variant)
+        return Result(answer, answer.rows, variant, warnings=tuple(ignored_time(answer.model, query.at)))
     control, treatment = await asyncio.gather(*(service.direct.answer(replace(query, version=each)) for each in versions))
+    ignored = [tuple(ignored_time(answer.model, query.at)) for answer in (control, treatment)]
     if {control.best.source, treatment.best.source} != {"model"}:
-        return Result(control, control.rows)  # popular items compare nothing
+        return Result(control, control.rows, warnings=ignored[0])  # popular items compare nothing
     lists = [{row.item_id: row for row in answer.rows} for answer in (control, treatment)]
     drafted = team_draft(list(lists[0]), list(lists[1]), query.k, random.SystemRandom())
-    return Result(control, [lists[team][item] for item, team in drafted], variant, dict(drafted), versions)
+    rows = [lists[team][item] for item, team in drafted]
+    return Result(control, rows, variant, dict(drafted), versions, (*ignored[0], *ignored[1]))
 
 
 async def _add_reasons(answered: RecommendationsOut, result: Result, level: str) -> None:
@@ -185,7 +184,7 @@ def as_body(
         source=source,
         at=seconds(answer.moment.at) if answer.moment and source == "model" else None,
         items=items,
-        warnings=_warnings(body, answer, len(items)),
+        warnings=[*_warnings(body, answer, len(items)), *result.warnings],
         next=f"/v1/recommendations/{recommendation_id}/next?k={body.k}" if full else None,
     )
 

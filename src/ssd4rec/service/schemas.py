@@ -14,7 +14,7 @@ UnknownItems = Literal["skip", "raise", "popular"]
 Explain = Literal["none", "parts", "weights", "effects"]
 Label = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_text)]
 Text = Annotated[str, Field(max_length=1000), AfterValidator(check_text)]
-AT = "when the items are wanted, for a model with backbone.request_time"
+AT = "when the items are wanted; a model without backbone.request_time does not read it, and a warning says so"
 LAST_EVENT = "when the last event of history was; without it the model answers as if the time were not known"
 Seconds = Annotated[int | float, Field(description="seconds since 1970", examples=[1767200000])]
 
@@ -298,6 +298,7 @@ class ExplanationOut(BaseModel):
 
     model: ModelRef
     explanation: dict[str, Any]
+    warnings: list[str]
 
 
 class ProblemOut(BaseModel):

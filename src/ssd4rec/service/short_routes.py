@@ -17,6 +17,7 @@ from starlette.requests import Request
 from ssd4rec.service.auth import admit
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import check_id
+from ssd4rec.service.problems import pointing_to_query
 from ssd4rec.service.recommending import recommend
 from ssd4rec.service.routes.common import json_response, log_user
 from ssd4rec.service.routes.events import store_events
@@ -60,7 +61,8 @@ async def recommendations(scope: Scope) -> Response | None:
     log_user(request, user_id)
     k = int(query[1]) if query[1] else _DEFAULT_K
     body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=query[2] != b"false")
-    answered, _ = await recommend(_service(scope), body)
+    with pointing_to_query():
+        answered, _ = await recommend(_service(scope), body)
     return json_response(answered)
 
 

@@ -12,7 +12,7 @@ from ssd4rec.evaluation.concentration import GROUPS, measure_concentration, popu
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import seconds
 from ssd4rec.service.insights import MAP_SIZE, TOP, Sample
-from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.problems import invalid, not_found
 from ssd4rec.service.routes.common import PathId, ServiceDep, errors, json_response, model_ref, read, titles_of, wait
 from ssd4rec.service.schemas_catalog import (
     AudienceOut,
@@ -127,7 +127,7 @@ async def get_map_items(
     loaded = service.models.loaded(None)
     model, size = loaded.model, len(loaded.model.ids)
     if outside := [each for each in index or [] if not 0 <= each < size]:
-        raise Problem(422, "invalid_request", f"query:index: the map has the positions 0 to {size - 1:,}, found {outside[0]}")
+        raise invalid("query:index", f"the map has the positions 0 to {size - 1:,}, found {outside[0]}")
     indices = [each + 1 for each in index or []] + [model.index_of[each] for each in item_id or [] if each in model.index_of]
     titles = await titles_of(service, model, set(indices))
     items = [MapItem(index=each - 1, item_id=model.ids[each - 1], title=titles[each]) for each in indices]

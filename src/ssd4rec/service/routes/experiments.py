@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import now, seconds
-from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.problems import Problem, invalid, not_found
 from ssd4rec.service.results import ExperimentResult, experiment_result
 from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read, wait
 from ssd4rec.service.schemas_models import ArmOut, ExperimentIn, ExperimentOut, ExperimentsOut, InterleavingOut, PairedOut
@@ -46,7 +46,7 @@ async def post_experiment(request: Request, service: ServiceDep, body: Experimen
     async def make() -> tuple[BaseModel, Iterable[int]]:
         control = service.models.loaded(None).model.version
         if body.treatment == control:
-            raise Problem(422, "invalid_request", f"/treatment: {control!r} is the active version; name another one")
+            raise invalid("/treatment", f"{control!r} is the active version; name another one")
         await run_in_threadpool(service.models.versions.folder, body.treatment)
         experiment = Experiment(body.name, body.kind, control, body.treatment, body.share, now())
         await run_in_threadpool(service.models.require, (control, body.treatment))

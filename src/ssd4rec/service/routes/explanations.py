@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from ssd4rec.service.answering import moment_of
+from ssd4rec.service.answering import ignored_time, moment_of
 from ssd4rec.service.auth import requires
 from ssd4rec.service.explaining import explain_item
 from ssd4rec.service.ids import now
@@ -39,7 +39,8 @@ async def post_explanation(request: Request, service: ServiceDep, body: Explanat
             explain_item, model, model.indices(history.items), body.item_id, body.level, moment
         )
         ref = ModelRef(version=model.version, fingerprint=model.fingerprint)
-        return ExplanationOut(model=ref, explanation=values), [] if user_key is None else [user_key]
+        warnings = ignored_time(model, body.at)
+        return ExplanationOut(model=ref, explanation=values, warnings=warnings), [] if user_key is None else [user_key]
 
     return await answer_once(request, service, key, make)
 

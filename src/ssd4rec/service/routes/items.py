@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import seconds
-from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.problems import invalid, not_found
 from ssd4rec.service.routes.common import (
     PathId,
     SearchText,
@@ -64,7 +64,7 @@ async def get_item(service: ServiceDep, item_id: PathId) -> Response:
 async def put(service: ServiceDep, item_id: PathId, body: ItemIn) -> Response:
     """Store the metadata of an item, in place of what was stored. The next recommendation of any process reflects it."""
     if body.available_from is not None and body.available_until is not None and body.available_until <= body.available_from:
-        raise Problem(422, "invalid_request", "/available_until: it must be later than available_from")
+        raise invalid("/available_until", "it must be later than available_from")
 
     def work(connection: Connection) -> Any:
         put_item(connection, item_id, **body.model_dump())

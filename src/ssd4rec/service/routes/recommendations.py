@@ -14,7 +14,7 @@ from ssd4rec.service.answering import Answer
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import QueryTimestamp
-from ssd4rec.service.problems import Problem, as_problem, not_found, sentence
+from ssd4rec.service.problems import Problem, as_problem, not_found, pointing_to_query, sentence
 from ssd4rec.service.recommending import answer_query, as_body, as_query, check_limits, recommend
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
@@ -50,7 +50,8 @@ async def get_recommendations(
     """Recommend items to a stored user; a user without events is given the most popular items."""
     log_user(request, user_id)
     body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=exclude_seen).model_copy(update={"at": at})
-    answered, _ = await recommend(service, body)
+    with pointing_to_query():
+        answered, _ = await recommend(service, body)
     return json_response(answered)
 
 
@@ -80,7 +81,8 @@ async def get_next(
     if record.user_key is not None:
         values["user_id"] = "of the key"  # the record names no user; the history is found by the key
     body = RecommendationsIn.model_validate(values).model_copy(update={"k": k})
-    check_limits(service, body)
+    with pointing_to_query():
+        check_limits(service, body)
     earlier = tuple(json.loads(record.items))
     owner, asked = record.user_key, stored.get("asked", record.created)
     query = replace(as_query(body), version=record.model, user_key=owner, position=record.position, earlier=earlier, now=asked)

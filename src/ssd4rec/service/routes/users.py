@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import seconds
-from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.problems import invalid, not_found
 from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, log_user, read, wait
 from ssd4rec.service.schemas import MAX_EVENT_PAGE, EventPage, StoredEvent, UserOut, UsersOut
 from ssd4rec.service.store.erase import erased_on_disk
@@ -60,7 +60,7 @@ async def get_events(
         try:
             rows, following = page_of_events(connection, user.user_key, limit, cursor, newest_first=order == "desc")
         except ValueError as error:
-            raise Problem(422, "invalid_request", f"query:cursor: {error}") from error
+            raise invalid("query:cursor", str(error)) from error
         return rows, stored_titles(connection, {row.item_id for row in rows}), following
 
     rows, titles, following = await read(service, work)
