@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 
@@ -25,6 +26,14 @@ class Arm:
 
     variant: str  # name of the experiment / name of the arm
     versions: tuple[str, ...]  # two are interleaved
+
+
+class Pair(NamedTuple):
+    """The two models of an experiment, which rank the same events."""
+
+    experiment: str  # its name
+    control: LoadedModel
+    treatment: LoadedModel
 
 
 def position_of(experiment: str, user_id: str) -> float:
@@ -115,9 +124,9 @@ class Experiments:
         experiment = self._running
         return None if experiment is None or user_id is None else arm_of(experiment, user_id)
 
-    def pair(self) -> tuple[LoadedModel, LoadedModel] | None:
-        """Return control and treatment of the running experiment."""
+    def pair(self) -> Pair | None:
+        """Return the models of the running experiment."""
         if (experiment := self._running) is None:
             return None
         control, treatment = self._models.is_loaded(experiment.control), self._models.is_loaded(experiment.treatment)
-        return None if control is None or treatment is None else (control, treatment)
+        return None if control is None or treatment is None else Pair(experiment.name, control, treatment)

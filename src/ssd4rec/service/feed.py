@@ -110,9 +110,11 @@ class LiveFeed:
             self._feeds.remove(feed)
 
     async def _poll(self) -> None:
-        began = now()
+        began = latest = now()
         while self._feeds and not self.closed:
-            after = max(began, now() - OVERLAP)
+            before, latest = latest, now()
+            began = min(began, latest)  # the clock was set back
+            after = max(began, min(before, latest) - OVERLAP)  # it was set forward: rows of the moment before are read too
             with suppress(StoreError):  # the store is away: the next poll tries again
                 rows = await run_in_threadpool(self._read, after)
                 fresh = [each for each in rows if each.key not in self._seen]
@@ -133,7 +135,7 @@ def _interactions(connection: Connection, after: int) -> Iterator[Message]:
     query = (
         select(users.c.user_id, events)
         .join(events, events.c.user_key == users.c.user_key)
-        .where(users.c.last_received >= after, events.c.received >= after)
+        .where(users.c.last_received >= after, events.c.received.between(after, now() + OVERLAP))
         .order_by(events.c.received.desc())
         .limit(MOST_ROWS)
     )
@@ -146,7 +148,7 @@ def _answers(connection: Connection, after: int) -> Iterator[Message]:
     query = (
         select(users.c.user_id, recommendations)
         .join_from(recommendations, users, recommendations.c.user_key == users.c.user_key, isouter=True)
-        .where(recommendations.c.created >= after)
+        .where(recommendations.c.created.between(after, now() + OVERLAP))
         .order_by(recommendations.c.created.desc())
         .limit(MOST_ROWS)
     )

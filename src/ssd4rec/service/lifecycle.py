@@ -268,7 +268,7 @@ class Models:
             try:
                 self.look()
                 if self._active is not None:
-                    metrics.MODEL_AGE.set(time.time() - self._active.model.modified)
+                    metrics.MODEL_AGE.set(max(0.0, time.time() - self._active.model.modified))
             except Exception as error:  # noqa: BLE001 - the old model goes on answering
                 log.warning("the active model stays: %s", error)
 

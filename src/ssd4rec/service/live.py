@@ -26,12 +26,18 @@ class LiveSums:
         self._sums: dict[SumKey, float] = {}
         self._lock = threading.Lock()
 
-    def add(self, model: str, values: Mapping[str, float], against: str = "") -> None:
-        """Add values to the sums of the current five minutes."""
+    def add(self, model: str, values: Mapping[str, float], experiment: str = "") -> None:
+        """Add values to the sums of the current five minutes.
+
+        Args:
+            model: its key.
+            values: by name.
+            experiment: in which the model is the control, for sums that compare two models.
+        """
         bucket = int(time.time()) // BUCKET_SECONDS * BUCKET_SECONDS
         with self._lock:
             for name, value in values.items():
-                key = SumKey(model, name, bucket, against)
+                key = SumKey(model, name, bucket, experiment)
                 self._sums[key] = self._sums.get(key, 0.0) + value
 
     def take(self) -> dict[SumKey, float]:

@@ -115,9 +115,9 @@ class Maintenance:
                 writer.submit(trim, alone=True).result(timeout=60)
 
 
-def _set_gauges(loaded: "LoadedModel", sums: dict[tuple[str, str], dict[str, float]]) -> None:
+def _set_gauges(loaded: "LoadedModel", sums: dict[str, dict[str, float]]) -> None:
     model = loaded.model
-    values = live_metrics(sums.get((model.key, ""), {}), model.popularity[1])
+    values = live_metrics(sums.get(model.key, {}), model.popularity[1])
     for gauge, value in (
         (metrics.PREQUENTIAL_NDCG, values.ndcg),
         (metrics.PREQUENTIAL_HITS, values.hit_rate),

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.answering import LoadedModel
+from ssd4rec.service.experiments import Pair
 from ssd4rec.service.live import (
     DIFFERENCE,
     EVENTS,
@@ -47,12 +48,12 @@ class Measured:
     """The models that rank an event. The first one is active; two are compared."""
 
     active: LoadedModel
-    pair: tuple[LoadedModel, LoadedModel] | None
+    pair: Pair | None
 
     @property
     def models(self) -> list[LoadedModel]:
         """Each model once."""
-        unique = {id(each): each for each in (self.active, *(self.pair or ()))}
+        unique = {id(each): each for each in (self.active, *(self.pair[1:] if self.pair else ()))}
         return list(unique.values())
 
 
@@ -173,7 +174,7 @@ class Prequential:
             gains[id(loaded)] = [None if rank is None else gain(rank.rank) for rank in ranks]
             self._add(loaded, gains[id(loaded)])
         if measured.pair is not None:
-            control, treatment = measured.pair
+            experiment, control, treatment = measured.pair
             both = zip(gains[id(control)], gains[id(treatment)], strict=True)
             differences = [after[1] - before[1] for before, after in both if before is not None and after is not None]
             sums = {
@@ -181,7 +182,7 @@ class Prequential:
                 DIFFERENCE: sum(differences),
                 SQUARES: sum(each * each for each in differences),
             }
-            self._sums.add(control.model.key, sums, against=treatment.model.key)
+            self._sums.add(control.model.key, sums, experiment)
         metrics.PREQUENTIAL_EVENTS.labels("ranked").inc(len(group.items))
 
     def _add(self, loaded: LoadedModel, gains: Sequence[tuple[float, float] | None]) -> None:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from ssd4rec.service.experiments import CONTROL, INTERLEAVED, TREATMENT
-from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.intervals import Interval, Paired, newcombe, wilson
 from ssd4rec.service.live import compared
 from ssd4rec.service.store.experiments import Experiment, clicks, exposures, next_events
-from ssd4rec.service.store.live import BUCKET_SECONDS, totals
+from ssd4rec.service.store.live import experiment_sums
 
 
 @dataclass
@@ -79,13 +78,7 @@ def experiment_result(connection: Connection, experiment: Experiment) -> Experim
     if experiment.kind == "ab":
         control, treatment = result.arms
         result.difference = newcombe((control.clicked, control.answers), (treatment.clicked, treatment.answers))
-    since = experiment.started // MICROSECONDS - BUCKET_SECONDS
-    until = None if experiment.ended is None else experiment.ended // MICROSECONDS
-    sums: dict[str, float] = {}
-    for (model, against), values in totals(connection, since, until).items():
-        if (model.split("@")[0], against.split("@")[0]) == (experiment.control, experiment.treatment):
-            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-    result.ranked_events, result.paired = compared(sums)
+    result.ranked_events, result.paired = compared(experiment_sums(connection, experiment.name))
     return result
 
 

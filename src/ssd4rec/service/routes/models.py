@@ -85,11 +85,11 @@ async def activate(
     return await answer_once(request, service, key, make)
 
 
-def _model(service: Service, version: str, sums: Mapping[tuple[str, str], Mapping[str, float]]) -> ModelOut:
+def _model(service: Service, version: str, sums: Mapping[str, Mapping[str, float]]) -> ModelOut:
     active, loaded = service.models.active, service.models.is_loaded(version)
     model = None if loaded is None else loaded.model
     checks = service.models.checks.get(version)
-    values = None if model is None else sums.get((model.key, ""))
+    values = None if model is None else sums.get(model.key)
     return ModelOut(
         version=version,
         active=active is not None and active.model.version == version,

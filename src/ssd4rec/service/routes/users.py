@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from sqlalchemy import Connection
 
 from ssd4rec.service.auth import requires
-from ssd4rec.service.ids import seconds
+from ssd4rec.service.ids import MICROSECONDS, seconds
 from ssd4rec.service.problems import invalid, not_found
 from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, log_user, read, wait
 from ssd4rec.service.schemas import MAX_EVENT_PAGE, EventPage, StoredEvent, UserOut, UsersOut
@@ -91,9 +91,12 @@ def _user(row: Any) -> UserOut:
 async def delete_user(request: Request, service: ServiceDep, user_id: PathId) -> Response:
     """Erase a user: events, stored recommendations and answers, in one transaction; cached states with it."""
     log_user(request, user_id)
+    newest_model = round(max(service.models.saved_at().values(), default=0.0) * MICROSECONDS)
     erased = await wait(
         service.writer.submit(
-            lambda connection: erase_user(connection, user_id), alone=True, after=lambda: erased_on_disk(service.engine)
+            lambda connection: erase_user(connection, user_id, newest_model),
+            alone=True,
+            after=lambda: erased_on_disk(service.engine),
         )
     )
     if erased is None:

@@ -18,14 +18,14 @@ class SumKey:
     model: str
     name: str
     bucket: int  # seconds since 1970, a multiple of BUCKET_SECONDS
-    against: str = ""
+    experiment: str = ""  # in which two models were compared; "": the sum is of one model alone
 
 
 def add_sums(connection: Connection, sums: Mapping[SumKey, float]) -> None:
     """Add values to the stored sums."""
     rows = [
-        {"model": key.model, "against": key.against, "bucket": key.bucket, "name": key.name, "value": value}
-        for key, value in sorted(sums.items(), key=lambda each: (each[0].model, each[0].against, each[0].bucket, each[0].name))
+        {"model": key.model, "against": key.experiment, "bucket": key.bucket, "name": key.name, "value": value}
+        for key, value in sorted(sums.items(), key=lambda each: (each[0].model, each[0].experiment, each[0].bucket, each[0].name))
     ]
     if not rows:
         return
@@ -34,19 +34,23 @@ def add_sums(connection: Connection, sums: Mapping[SumKey, float]) -> None:
     connection.execute(new.on_conflict_do_update(index_elements=["model", "against", "bucket", "name"], set_=added), rows)
 
 
-def totals(connection: Connection, since: int, until: int | None = None) -> dict[tuple[str, str], dict[str, float]]:
-    """Return for each (model, against) the sums by name between two times in seconds."""
+def totals(connection: Connection, since: int) -> dict[str, dict[str, float]]:
+    """Return for each model the sums by name since a time in seconds."""
     query = (
-        select(live_sums.c.model, live_sums.c.against, live_sums.c.name, func.sum(live_sums.c.value))
-        .where(live_sums.c.bucket >= since)
-        .group_by(live_sums.c.model, live_sums.c.against, live_sums.c.name)
+        select(live_sums.c.model, live_sums.c.name, func.sum(live_sums.c.value))
+        .where(live_sums.c.bucket >= since, live_sums.c.against == "")
+        .group_by(live_sums.c.model, live_sums.c.name)
     )
-    if until is not None:
-        query = query.where(live_sums.c.bucket <= until)
-    result: dict[tuple[str, str], dict[str, float]] = {}
-    for model, against, name, value in connection.execute(query):
-        result.setdefault((model, against), {})[name] = value
+    result: dict[str, dict[str, float]] = {}
+    for model, name, value in connection.execute(query):
+        result.setdefault(model, {})[name] = value
     return result
+
+
+def experiment_sums(connection: Connection, experiment: str) -> dict[str, float]:
+    """Return the sums of an experiment by name, whenever they were added: the clock may have been set back meanwhile."""
+    query = select(live_sums.c.name, func.sum(live_sums.c.value)).where(live_sums.c.against == experiment)
+    return {row[0]: row[1] for row in connection.execute(query.group_by(live_sums.c.name))}
 
 
 def series(connection: Connection, model: str, since: int) -> dict[int, dict[str, float]]:

@@ -152,7 +152,7 @@ live_sums = Table(
     "live_sums",
     metadata,
     Column("model", Text, primary_key=True),  # version@fingerprint
-    Column("against", Text, primary_key=True),  # the model of a paired comparison; else empty
+    Column("against", Text, primary_key=True),  # the experiment of a paired comparison; else empty
     Column("bucket", _BIG, primary_key=True, autoincrement=False),  # seconds since 1970
     Column("name", Text, primary_key=True),
     Column("value", Float, nullable=False),

@@ -161,8 +161,14 @@ def _parse_cursor(cursor: str) -> tuple[int, int]:
     return timestamp, position
 
 
-def erase_user(connection: Connection, user_id: str) -> tuple[int, int] | None:
+def erase_user(connection: Connection, user_id: str, after: int = 0) -> tuple[int, int] | None:
     """Remove a user with all events, stored recommendations and stored answers, in the transaction that is open.
+
+    Args:
+        connection: of a transaction.
+        user_id: who.
+        after: microseconds since 1970; the erasure is dated later, such as later than models that were trained before, although
+            the clock was set back.
 
     Returns:
         The user's key and how many events there were; None: no such user.
@@ -181,7 +187,7 @@ def erase_user(connection: Connection, user_id: str) -> tuple[int, int] | None:
     connection.execute(delete(snapshots).where(snapshots.c.user_key == key))
     removed = connection.execute(delete(events).where(events.c.user_key == key)).rowcount
     connection.execute(delete(users).where(users.c.user_key == key))
-    row: Mapping[str, object] = {"user_key": key, "erased_at": now(), "events": removed, "first_received": first}
+    row: Mapping[str, object] = {"user_key": key, "erased_at": max(now(), after + 1), "events": removed, "first_received": first}
     connection.execute(insert(erasures), row)
     return key, removed
 
