@@ -34,6 +34,7 @@ VARIANTS = {
     "fading sum around": {"layers": 1, "input_fade": 0.7, "input_skip": True, "fade_skip_only": True},
     "repeat bias": {"layers": 1, "repeat_logits": "bias"},
     "request time": {"layers": 2, "bidirectional": "top", "request_time": True},
+    "members": {"layers": 2, "members": 2, "input_fade": 0.7, "input_skip": True, "repeat_logits": "recency"},
 }
 
 
@@ -121,7 +122,7 @@ def test_a_graph_with_repeat_bias(tmp_path):
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 @pytest.mark.parametrize(
     ("variant", "max_length", "k"),
-    [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None), ("request time", None, 3)],
+    [("top", None, None), ("all", 20, None), ("mirrored", None, 3), ("regularized", 20, None), ("members", None, 3)],
 )
 def test_the_read_out_graph_in_onnxruntime(tmp_path, variant, max_length, k):
     runtime = pytest.importorskip("onnxruntime")

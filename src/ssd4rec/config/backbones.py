@@ -12,6 +12,7 @@ from ssd4rec.config.base import Objective, Settings
 MAX_WIDTH = 8192  # a square matrix of this width takes 256 MiB
 MAX_LAYERS = 64
 MAX_STATE = 4096
+MAX_MEMBERS = 64
 MAX_WINDOW = 100_000  # events read at once: attention over more does not fit into memory
 
 ALL_PREFIXES: tuple[Objective, ...] = ("all-positions", "per-prefix")
@@ -26,6 +27,8 @@ class BackboneSettings(Settings):
     """Name of the model."""
     width: int = Field(64, ge=1, le=MAX_WIDTH)
     """Embedding and hidden size (D)."""
+    members: int = Field(1, ge=1, le=MAX_MEMBERS)
+    """Number of networks, each with item vectors of its own, that are trained side by side and whose scores are averaged."""
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
     """Dropout probability."""
     input_dropout: float = Field(0.0, ge=0.0, lt=1.0)
@@ -40,6 +43,11 @@ class BackboneSettings(Settings):
     """Add learned logits to the scores of items that the sequence already contains."""
     request_time: bool = False
     """Read the time at which the next item is wanted: the hour, the weekday, and how long ago the last interaction was."""
+
+    @property
+    def state_width(self) -> int:
+        """Size of a state, and of an item vector: `width` for each member."""
+        return self.members * self.width
 
     def objection(self, objective: Objective) -> str | None:
         """Return an error message if an objective cannot train this backbone, else None."""

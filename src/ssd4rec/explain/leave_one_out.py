@@ -10,6 +10,7 @@ from ssd4rec.array_types import Hidden, Items, Positions, States, Values
 from ssd4rec.explain.duality_row import last_without_each
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.mamba2 import Mamba2Mixer
+from ssd4rec.models.members import members_of
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
 
@@ -19,7 +20,7 @@ TOKENS_AT_ONCE = 32768  # events of one packed batch when shortened sequences ar
 def reads_in_one_pass(model: NextItemModel) -> bool:
     """Whether `states_in_one_pass` applies: SSD4Rec or Mamba4Rec with one layer, which reads the item vectors themselves."""
     reads_vectors = model.fading_sum is None or model.fade_skip_only
-    return isinstance(model.backbone, SSD4Rec) and len(model.backbone.layers) == 1 and reads_vectors
+    return reads_vectors and all(isinstance(each, SSD4Rec) and len(each.layers) == 1 for each in members_of(model.backbone))
 
 
 def states_by_rereading(model: NextItemModel, items: Items, positions: Positions) -> States:
@@ -52,16 +53,20 @@ def states_in_one_pass(model: NextItemModel, items: Items) -> States:
     Returns:
         [T + 1, D]: row j is the state of the sequence without event j; the last row is the state of the whole sequence.
     """
-    backbone = cast("SSD4Rec", model.backbone)
+    members = cast("list[SSD4Rec]", members_of(model.backbone))
     embedded = model.vectors_of(items)
-    hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
-    states: States = backbone.final_norm(layer_without_each(cast("BiSSDLayer", backbone.layers[0]), hidden))
-    if model.input_skip is None:
-        return states
+    columns = embedded.chunk(len(members), dim=1)
+    states = torch.cat([_output_without_each(*each) for each in zip(members, columns, strict=True)], dim=1)
     without = _rows(embedded[[-1, -2]], len(items) + 1, len(items) - 1)
     if model.fading_sum is not None:
         without = sums_without_each(model.fading_sum(embedded, torch.tensor([0, len(items)])), model.fading_sum.decay)
-    states += model.input_skip(without)
+    return model.output(states, without)
+
+
+def _output_without_each(backbone: SSD4Rec, embedded: Hidden) -> States:
+    """Return the output of a backbone without each event: [T, D] -> [T + 1, D]."""
+    hidden = backbone.norm(embedded) if backbone.config.norm_embedding else embedded
+    states: States = backbone.final_norm(layer_without_each(cast("BiSSDLayer", backbone.layers[0]), hidden))
     return states
 
 

@@ -19,6 +19,7 @@ from ssd4rec.layers.mamba2 import Mamba2Mixer
 from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
 from ssd4rec.layers.request_time import GAP_BINS, HOURS, WEEKDAYS, RequestTime
 from ssd4rec.layers.step import LayerCache
+from ssd4rec.models.members import members_of
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.ops.gated_norm import gated_norm_reference
@@ -41,7 +42,7 @@ class ReadOutGraph(nn.Module):
         self, model: NextItemModel, max_length: int | None = None, k: int | None = None, repeat_bias: float = 0.0
     ) -> None:
         super().__init__()
-        self.model, self.backbone = _plain_copy(model)
+        self.model, self.encoders = _plain_copy(model)
         self.max_length, self.k, self.repeat_bias = max_length, k, repeat_bias
 
     def forward(self, items: Tensor, times: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
@@ -63,14 +64,9 @@ class ReadOutGraph(nn.Module):
         last = faded[-1:]
         if not self.model.fade_skip_only:
             hidden = faded
-        if self.backbone.config.norm_embedding:
-            hidden = self.backbone.norm(hidden)
-        *below, top = cast("list[BiSSDLayer]", list(self.backbone.layers))
-        for layer in below:
-            hidden = layer.residual(_mix(layer, hidden), hidden)
-        state = self.backbone.final_norm(top.residual(_mix(top, hidden)[-1:], hidden[-1:]))
-        if self.model.input_skip is not None:
-            state = state + self.model.input_skip(last)
+        columns = hidden.chunk(len(self.encoders), dim=1)
+        state = torch.cat([_encode(*each) for each in zip(self.encoders, columns, strict=True)], dim=1)
+        state = self.model.output(state, last)
         state = _at(self.model.request_time, state, times)
         scores: Tensor = (state @ self.model.item_vectors.T)[0]
         if self.model.repeat_logits is not None:
@@ -97,8 +93,8 @@ class StepGraph(nn.Module):
 
     def __init__(self, model: NextItemModel) -> None:
         super().__init__()
-        self.model, backbone = _plain_copy(model)
-        if not backbone.supports_incremental:
+        self.model, encoders = _plain_copy(model)
+        if not self.model.supports_incremental:
             raise ConfigError('a state step needs causal layers below the top; train with backbone.bidirectional = "top"')
         options = (self.model.repeat_logits, self.model.fading_sum, self.model.input_skip)
         if any(each is not None for each in options):
@@ -106,7 +102,7 @@ class StepGraph(nn.Module):
                 "the graph of a state step has no repeat_logits, input_fade or input_skip, and the model does; "
                 "export the read-out graph"
             )
-        self.layers = len(backbone.layers)
+        self.layers = sum(len(each.layers) for each in encoders)
 
     def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Read one event.
@@ -133,16 +129,30 @@ def cache_names(layers: int) -> list[str]:
     return [f"layer{layer}_{field}" for layer in range(layers) for field in LayerCache._fields]
 
 
-def _plain_copy(model: NextItemModel) -> tuple[NextItemModel, SSD4Rec]:
-    """Return a copy on the CPU whose norm is made of torch's own operations."""
-    if not isinstance(model.backbone, SSD4Rec):
-        name = type(model.backbone).__name__
-        raise ConfigError(f"models of the backbone {name} cannot be exported to ONNX; ssd4rec and mamba4rec can")
+def _plain_copy(model: NextItemModel) -> tuple[NextItemModel, list[SSD4Rec]]:
+    """Return a copy on the CPU whose norm is made of torch's own operations, and the encoders of its members."""
+    for each in members_of(model.backbone):
+        if not isinstance(each, SSD4Rec):
+            raise ConfigError(
+                f"models of the backbone {type(each).__name__} cannot be exported to ONNX; ssd4rec and mamba4rec can"
+            )
     plain = copy.deepcopy(model).cpu().float().eval()
-    backbone = cast("SSD4Rec", plain.backbone)
-    for layer in cast("list[BiSSDLayer]", list(backbone.layers)):
-        layer.mixer.gated = MethodType(_gated, layer.mixer)  # type: ignore[method-assign]
-    return plain, backbone
+    encoders = cast("list[SSD4Rec]", members_of(plain.backbone))
+    for encoder in encoders:
+        for layer in cast("list[BiSSDLayer]", list(encoder.layers)):
+            layer.mixer.gated = MethodType(_gated, layer.mixer)  # type: ignore[method-assign]
+    return plain, encoders
+
+
+def _encode(encoder: SSD4Rec, hidden: Tensor) -> Tensor:
+    """Return the output of an encoder at the last position of one history. [T, D] -> [1, D]."""
+    if encoder.config.norm_embedding:
+        hidden = encoder.norm(hidden)
+    *below, top = cast("list[BiSSDLayer]", list(encoder.layers))
+    for layer in below:
+        hidden = layer.residual(_mix(layer, hidden), hidden)
+    out: Tensor = encoder.final_norm(top.residual(_mix(top, hidden)[-1:], hidden[-1:]))
+    return out
 
 
 def _gated(mixer: Mamba2Mixer, y: Tensor, gate: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Learned logits for the items that a sequence already holds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -48,6 +48,19 @@ class RepeatLogits(nn.Module):
             prefixes: M of them.
         """
         return AddedLogits(SCALE * self.weight + states.to(self.weight.dtype) @ self.state_weight.T, prefixes)
+
+    def added_of_each(self, states: Sequence[States], prefixes: PrefixItems) -> list[AddedLogits]:
+        """Return the logits of each member of a model; `added` of the states side by side, divided by their number, is the mean.
+
+        Args:
+            states: M times [n, D], of the members; the layer has the width M D.
+            prefixes: n of them.
+        """
+        columns = self.state_weight.chunk(len(states), dim=1)
+        return [
+            AddedLogits(SCALE * self.weight + own.to(self.weight.dtype) @ columns[place].T, prefixes)
+            for place, own in enumerate(states)
+        ]
 
     def raised(
         self, blocks: Iterable[tuple[slice, Scores]], states: States, items: Items, cu_seqlens: CuSeqlens

@@ -18,6 +18,7 @@ from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.layers.request_time import RequestTime
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.encoders import Backbone, IncrementalEncoder, MaskedItemEncoder
+from ssd4rec.models.members import side_by_side
 from ssd4rec.models.registry import make_backbone
 from ssd4rec.ops import keyed_random
 from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
@@ -37,6 +38,8 @@ class NextItemModel(nn.Module):
     Args:
         backbone: the sequence encoder, an `nn.Module` with the methods of `Backbone`.
         catalog_size: V.
+        members: number M of networks that the backbone consists of, see `Members`. Each has its own columns of states and of the
+            item table, and its own softmax in `loss`; a score is the mean of theirs.
         input_dropout: dropout on the item vectors that the backbone reads, not on those that score items.
         input_fade: initial decay, learned in training, of a fading sum of the item vectors that the backbone reads; 0.0: it
             reads the item vectors themselves.
@@ -53,6 +56,7 @@ class NextItemModel(nn.Module):
         backbone: nn.Module,
         catalog_size: int,
         *,
+        members: int = 1,
         input_dropout: float = 0.0,
         input_fade: float = 0.0,
         input_skip: bool = False,
@@ -65,9 +69,10 @@ class NextItemModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.catalog_size = catalog_size
+        self.members = members
         self.input_dropout = Dropout(input_dropout)
         self.fading_sum = FadingSum(input_fade) if input_fade else None
-        self.input_skip = nn.LayerNorm(self._encoder.width) if input_skip else None
+        self.input_skip = _norm_of_each(members, self._encoder.width) if input_skip else None
         self.fade_skip_only = fade_skip_only and input_skip and input_fade > 0
         self.repeat_logits = repeat_logits
         self.request_time = request_time
@@ -118,17 +123,24 @@ class NextItemModel(nn.Module):
     def _encode(self, items: Items, cu_seqlens: CuSeqlens) -> States:
         embedded, faded = self._inputs(items, cu_seqlens)
         states = self._encoder.encode(embedded, cu_seqlens)
-        return states if self.input_skip is None else self._skip(states, _last_of_each(faded, cu_seqlens))
+        return self.output(states, faded if self.input_skip is None else _last_of_each(faded, cu_seqlens))
 
-    def _skip(self, states: Hidden, faded: Hidden) -> Hidden:
-        """Add the normalized fading sum, or item vector, to the output of the backbone, row by row."""
-        return states if self.input_skip is None else states + self.input_skip(faded)
+    def output(self, states: Hidden, faded: Hidden) -> Hidden:
+        """Return the states that score items from the output of the backbone, row by row.
+
+        Args:
+            states: [n, D], from the backbone.
+            faded: [n, D], what `input_skip` adds: the fading sum, or else the item vector, at the last position.
+        """
+        if self.input_skip is not None:
+            states = states + self.input_skip(faded)
+        return states / self.members if self.members > 1 else states  # so that products with item vectors are means
 
     def encode_prefixes(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every prefix of packed sequences; row t is the prefix that ends at position t. [T] -> [T, D]."""
         self._check(items, cu_seqlens)
         embedded, faded = self._inputs(items, cu_seqlens)
-        return self._skip(self._encoder.encode_prefixes(embedded, cu_seqlens), faded)
+        return self.output(self._encoder.encode_prefixes(embedded, cu_seqlens), faded)
 
     def encode_masked(self, items: Items, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every position of packed sequences with masked items (item 0). [T] -> [T, D].
@@ -143,7 +155,7 @@ class NextItemModel(nn.Module):
                 f'{type(self.backbone).__name__} does not predict masked items; use the objective "all-positions" or "per-prefix"'
             )
         embedded, faded = self._inputs(items, cu_seqlens)
-        return self._skip(self.backbone.encode_positions(embedded, cu_seqlens), faded)
+        return self.output(self.backbone.encode_positions(embedded, cu_seqlens), faded)
 
     @property
     def supports_incremental(self) -> bool:
@@ -185,11 +197,11 @@ class NextItemModel(nn.Module):
         embedded = self.input_dropout(self.vectors_of(items))
         if self.fading_sum is None:
             new, states = self._incremental.step(cache, embedded)
-            return new, self._skip(states, embedded)
+            return new, self.output(states, embedded)
         first, *rest = cache
         sums, faded = self.fading_sum.step(FadingCache(*first), embedded)
         new, states = self._incremental.step(rest, embedded if self.fade_skip_only else faded)
-        return [sums, *new], self._skip(states, faded)
+        return [sums, *new], self.output(states, faded)
 
     def prefill(self, items: Items, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Process whole sequences at once; equal to calling `advance` for each interaction.
@@ -206,7 +218,7 @@ class NextItemModel(nn.Module):
         embedded, faded = self._inputs(items, cu_seqlens)
         last = _last_of_each(faded, cu_seqlens)
         cache, states = self._incremental.prefill(embedded, cu_seqlens)
-        states = self._skip(states, last)
+        states = self.output(states, last)
         return (cache if self.fading_sum is None else [FadingCache(last), *cache]), states
 
     @property
@@ -281,10 +293,12 @@ class NextItemModel(nn.Module):
         Raises:
             ShapeError: the model has `repeat_logits`, but prefixes is None.
         """
-        added = self._added(states, prefixes)
         if sampler is None and isinstance(self.table, ShardedTable):  # in a training with `training.shard_item_table`
+            added = self.repeat_logits and self.repeat_logits.added(states, self._needed(prefixes))
             return self.table.cross_entropy(states, targets, added, smoothing)
-        loss = self._cross_entropy(states, targets, sampler, added)
+        losses = self._losses(states, targets, sampler, prefixes)
+        loss = losses[0] if self.members == 1 else torch.stack(losses).mean()
+        # the loss of smoothing is linear in the scores, so that of the mean scores is the mean of those of the members
         return loss + smoothing * self._smoothing_loss(states, targets) if smoothing else loss
 
     def _smoothing_loss(self, states: States, targets: Tensor) -> Tensor:
@@ -292,25 +306,39 @@ class NextItemModel(nn.Module):
             return self.table.smoothing_loss(states, targets)
         return smoothing_loss(states, self.vectors_of(targets), self.item_vectors)
 
-    def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
-        if self.repeat_logits is None:
-            return None
-        if prefixes is None:
-            raise ShapeError("a model with repeat logits needs the prefixes of the states, found None; pass prefixes=…")
-        return self.repeat_logits.added(states, prefixes)
-
-    def _cross_entropy(
-        self, states: States, targets: Tensor, sampler: NegativeSampler | None, added: AddedLogits | None
-    ) -> Tensor:
+    def _losses(
+        self, states: States, targets: Tensor, sampler: NegativeSampler | None, prefixes: PrefixItems | None
+    ) -> list[Tensor]:
+        """Return the mean cross-entropy of each member."""
+        states_of_each = self._of_each(states * self.members if self.members > 1 else states)
+        added_of_each: list[AddedLogits | None] = [None] * self.members
+        if self.repeat_logits is not None:
+            added_of_each = [*self.repeat_logits.added_of_each(states_of_each, self._needed(prefixes))]
         if sampler is None:
-            return linear_cross_entropy(states, self.item_vectors, targets - 1, added)
+            tables = self._of_each(self.item_vectors)
+            return [
+                linear_cross_entropy(own, table, targets - 1, added)
+                for own, table, added in zip(states_of_each, tables, added_of_each, strict=True)
+            ]
         negatives, log_expected = (to_device(each, states.device) for each in sampler.draw())
         rows = self.vectors_of(torch.cat([targets, negatives + 1]))  # one lookup makes one gradient of the table
         count = len(targets)
         if not count:  # a process without targets takes part in the exchange of rows and gradients
-            nothing: Tensor = 0 * (rows.sum() + states.sum())
-            return nothing
-        return sampled_cross_entropy(states, rows[:count], targets, rows[count:], negatives + 1, log_expected, added)
+            return [0 * (rows.sum() + states.sum())] * self.members
+        return [
+            sampled_cross_entropy(own, row[:count], targets, row[count:], negatives + 1, log_expected, added)
+            for own, row, added in zip(states_of_each, self._of_each(rows), added_of_each, strict=True)
+        ]
+
+    def _of_each(self, columns: Tensor) -> tuple[Tensor, ...]:
+        """Return the columns of each member. [n, M D] -> M times [n, D]."""
+        return columns.unflatten(1, (self.members, -1)).unbind(1) if self.members > 1 else (columns,)
+
+    @staticmethod
+    def _needed(prefixes: PrefixItems | None) -> PrefixItems:
+        if prefixes is None:
+            raise ShapeError("a model with repeat logits needs the prefixes of the states, found None; pass prefixes=…")
+        return prefixes
 
     def _check(self, items: Items, cu_seqlens: CuSeqlens) -> None:
         check_not_forked()
@@ -319,6 +347,11 @@ class NextItemModel(nn.Module):
                 f"items must be [T] and cu_seqlens [B + 1] with last value T, found shapes {tuple(items.shape)} and "
                 f"{tuple(cu_seqlens.shape)}, cu_seqlens ending with {cu_seqlens.flatten()[-1:].tolist()}"
             )
+
+
+def _norm_of_each(members: int, width: int) -> nn.Module:
+    """Return a LayerNorm of the columns of each member."""
+    return nn.LayerNorm(width) if members == 1 else nn.GroupNorm(members, width)
 
 
 def _last_of_each(rows: Hidden, cu_seqlens: CuSeqlens) -> States:
@@ -341,7 +374,7 @@ def make_model(
         torch.manual_seed(config.training.seed)
         model = build_model(config.backbone, catalog_size, world)
         if features is not None:
-            model.features = FeatureProjection(features, config.backbone.width, config.features.id_dropout)
+            model.features = FeatureProjection(features, config.backbone.state_width, config.features.id_dropout)
     return model
 
 
@@ -353,16 +386,18 @@ def build_model(config: BackboneConfig, catalog_size: int, world: World | None =
         catalog_size: V.
         world: the processes over which the item table is spread; None: it is not.
     """
-    repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(config.width, config.repeat_logits)
+    width = config.state_width
+    repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(width, config.repeat_logits)
     return NextItemModel(
-        make_backbone(config),
+        side_by_side([make_backbone(config) for _ in range(config.members)]),
         catalog_size,
+        members=config.members,
         input_dropout=config.input_dropout,
         input_fade=config.input_fade,
         input_skip=config.input_skip,
         fade_skip_only=config.fade_skip_only,
         repeat_logits=repeat_logits,
-        request_time=RequestTime(config.width) if config.request_time else None,
+        request_time=RequestTime(width) if config.request_time else None,
         world=world,
     )
 

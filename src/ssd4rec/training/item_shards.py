@@ -28,8 +28,13 @@ def check_shardable(model: NextItemModel) -> None:
     """Check that a training needs only rows and scores that the shards can give.
 
     Raises:
-        ConfigError: it has item features.
+        ConfigError: it has item features, or several members.
     """
+    if model.members > 1:
+        raise ConfigError(
+            f"training.shard_item_table = true does not support backbone.members = {model.members}; set backbone.members=1, or "
+            f"train without shards"
+        )
     if model.features is not None:
         raise ConfigError("training.shard_item_table = true does not support item features; train without --items or shards")
 
