@@ -66,7 +66,8 @@ class Members(nn.Module):
         layers = len(cache) // len(self.members)
         caches = [cache[first : first + layers] for first in range(0, len(cache), layers)]
         columns = embedded.chunk(len(self.members), dim=-1)
-        return _joined([member.step(*each) for member, *each in zip(self._incremental, caches, columns, strict=True)])
+        parts = zip(self._incremental, caches, columns, strict=True)
+        return _joined([member.step(own_cache, own_columns) for member, own_cache, own_columns in parts])
 
     def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[Cache, States]:
         """Process whole sequences at once; return the cache and the output of `encode`, [B, M D]."""
