@@ -75,6 +75,7 @@ def test_the_command_line_trains_a_model_from_one_module_and_one_registry_line(t
         "fade_skip_only": False,
         "repeat_logits": "none",
         "request_time": False,
+        "members": 1,
     }
     assert report["model"]["backbone"] == {"name": "last-item", "width": 16, "dropout": 0.0, "hidden": 32, **shared}
     assert report["test"]["hr@10"] > 0.9
