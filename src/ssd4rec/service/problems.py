@@ -32,9 +32,9 @@ WORDS = {  # by the type of an error of pydantic
     "literal_error": "expected {expected}",
     "greater_than_equal": "expected at least {ge:,}",
     "less_than_equal": "expected at most {le:,}",
-    "too_short": "expected at least {min_length:,} elements",
+    "too_short": "expected {min_length:,} or more elements",
     "too_long": "expected at most {max_length:,} elements, found {actual_length:,}",
-    "string_too_short": "expected at least {min_length:,} characters",
+    "string_too_short": "expected {min_length:,} or more characters",
     "string_too_long": "expected at most {max_length:,} characters",
 }
 
