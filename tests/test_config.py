@@ -89,8 +89,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_presets() -> None:
-    """One preset a row of the paper's table, the default, and one for sparse data."""
-    assert presets() == sorted([*PAPER, "quick", "regularized"])
+    """One preset a row of the paper's table, a quick one, the default, and several networks of the default."""
+    assert presets() == sorted([*PAPER, "ensemble", "quick", "regularized"])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -556,11 +556,18 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "backbone.repeat_logits=recency",
         "training.token_budget=512",
         "training.mask_ratio=0.0",
-        "training.schedule=cosine",
+        "training.schedule=constant",
+        "training.learning_rate=2e-3",
+        "training.ema_decay=0.999",
         "training.label_smoothing=0.1",
-        "training.max_epochs=8",
+        "training.max_epochs=40",
+        "training.patience=3",
     ]
     assert load_config("regularized") == load_config("quick", changes)
+
+
+def test_the_ensemble_preset_is_the_default_with_four_members() -> None:
+    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4"])
 
 
 @pytest.mark.parametrize("override", ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false"])
