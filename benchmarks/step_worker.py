@@ -25,7 +25,7 @@ from ssd4rec.ops.segments import make_layout
 from ssd4rec.training.objective import next_item_loss
 
 Q = 64
-FUNCTIONS = {"convolution": "Convolution", "gated_norm": "GatedNorm", "prefix_readout": "BackwardPrefixReadout"}
+FUNCTIONS = {"convolution": "Convolution", "gated_norm": "GatedNorm", "prefix_readout": "BackwardPrefixReadout", "scan": "Scan"}
 
 
 def main() -> None:
@@ -168,7 +168,8 @@ def kernels_counted(traffic: Traffic) -> Iterator[None]:
     if not (find_spec("ssd4rec.ops.numba") and find_spec("numba")):
         yield
         return
-    classes = [getattr(import_module(f"ssd4rec.ops.numba.{module}"), name) for module, name in FUNCTIONS.items()]
+    modules = {f"ssd4rec.ops.numba.{module}": name for module, name in FUNCTIONS.items()}
+    classes = [getattr(import_module(module), name) for module, name in modules.items() if find_spec(module)]
     methods = [(each, name, each.__dict__[name]) for each in classes for name in ("forward", "backward")]
 
     def counted(method: Any) -> Any:

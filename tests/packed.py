@@ -97,6 +97,54 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
 
 
+def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
+    """Run the reference; in reverse, on each reversed sequence, and reverse the result back."""
+    cu_seqlens = cu_seqlens_of(lengths)
+    if not reverse:
+        return scan(*inputs, cu_seqlens)[0]
+    x, dt, A, B, C, D = inputs
+    x, dt, B, C = (reverse_sequences(values, cu_seqlens) for values in (x, dt, B, C))
+    return reverse_sequences(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
+
+
+def with_gradients(inputs: ScanInputs) -> ScanInputs:
+    return ScanInputs(*(values.detach().clone().requires_grad_() for values in inputs))
+
+
+def in_double(inputs: ScanInputs) -> ScanInputs:
+    return ScanInputs(*(values.double() for values in inputs))
+
+
+def gradients(y: Tensor, inputs: ScanInputs, scale: float = 1.0) -> dict[str, Tensor]:
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
+    actual = torch.autograd.grad(y, list(inputs), weights * scale)
+    return dict(zip(ScanInputs._fields, actual, strict=True))
+
+
+def gradient_errors(
+    run: Callable[[ScanInputs], Tensor], inputs: ScanInputs, lengths: list[int], *, reverse: bool, scale: float = 1.0
+) -> dict[str, float]:
+    """Return the error of each gradient of a scan relative to the largest value of the float64 reference.
+
+    The gradient of a log decay is a small difference of large terms <x, dx>, whose size is the unit for d(dt) and dA.
+    """
+    ours, theirs = with_gradients(inputs), with_gradients(in_double(inputs))
+    actual = gradients(run(ours), ours, scale)
+    expected = gradients(definition(theirs, lengths, reverse=reverse), theirs, scale)
+    A, dt = theirs.A.detach(), theirs.dt.detach()
+    terms = (theirs.x.detach() * expected["x"]).sum(-1).abs()
+    units = {name: float(gradient.abs().max()) for name, gradient in expected.items()}
+    units["dt"] = max(units["dt"], float((A.abs() * terms).max()))
+    units["A"] = max(units["A"], float((dt * terms).sum(0).max()))
+    assert all(torch.isfinite(gradient).all() for gradient in actual.values())
+    assert min(units.values()) > 0
+    return {name: float((actual[name] - expected[name]).abs().max()) / units[name] for name in actual}
+
+
+def with_decay(inputs: ScanInputs, log_decay: float) -> ScanInputs:
+    return inputs._replace(dt=torch.ones_like(inputs.dt), A=torch.full_like(inputs.A, log_decay))
+
+
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
     """Return the module in float64 and evaluation mode, with random parameters large enough to matter."""
     random = torch.Generator().manual_seed(seed)

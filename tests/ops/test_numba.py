@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from packed import Mixer, cu_seqlens_of, relative_error
+from packed import (
+    Mixer,
+    ScanInputs,
+    cu_seqlens_of,
+    definition,
+    gradient_errors,
+    in_double,
+    relative_error,
+    scan_inputs,
+    with_decay,
+)
 from ssd4rec.ops import cross_entropy, dispatch, numba
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.repeats import prefix_items
@@ -98,6 +108,85 @@ def test_backward_prefix_readout(lengths: list[int], conv_width: int) -> None:
     layout = make_layout(cu_seqlens_of(lengths))
     mixer = Mixer(sum(lengths), conv_width)
     assert_equal(*both(lambda *each: dispatch.backward_prefix_readout(*each, layout, 4), mixer.parts))
+
+
+def scanned(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
+    with dispatch.use_backend("numba"):
+        return dispatch.scan(*inputs, make_layout(cu_seqlens_of(lengths)), reverse=reverse)
+
+
+def wide_inputs(lengths: list[int]) -> ScanInputs:
+    return scan_inputs(lengths, heads=2, head_width=16, state_dim=32, dtype=torch.float32)
+
+
+def assert_scan_equals_definition(inputs: ScanInputs, lengths: list[int], bound: float, *, reverse: bool) -> None:
+    expected = definition(in_double(inputs), lengths, reverse=reverse)
+    actual = scanned(inputs, lengths, reverse=reverse)
+    assert actual.dtype == torch.float32
+    assert relative_error(actual, expected) < bound
+    errors = gradient_errors(lambda each: scanned(each, lengths, reverse=reverse), inputs, lengths, reverse=reverse)
+    assert max(errors.values()) < bound, errors
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("lengths", [*LENGTHS, [31, 32, 33, 64, 65], [7, 9, 15, 16, 17]], ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_scan(lengths: list[int], reverse: bool) -> None:
+    assert_scan_equals_definition(wide_inputs(lengths), lengths, ROUNDED, reverse=reverse)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("log_decay", [0.0, -0.001, -10.0, -50.0, -1000.0])
+def test_scan_with_any_decay(log_decay: float) -> None:
+    lengths = [3, 35, 70]
+    assert_scan_equals_definition(with_decay(wide_inputs(lengths), log_decay), lengths, ROUNDED, reverse=False)
+
+
+@pytest.mark.kernels
+def test_scan_with_strong_decays_among_weak_ones() -> None:
+    lengths = [3, 35, 70]
+    inputs = wide_inputs(lengths)
+    strong = torch.rand(inputs.dt.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    inputs = inputs._replace(dt=torch.where(strong, 50.0, 0.001), A=-torch.ones(2))
+    assert_scan_equals_definition(inputs, lengths, 2e-4, reverse=False)
+
+
+@pytest.mark.kernels
+def test_scan_of_columns_of_a_wider_matrix_and_several_threads() -> None:
+    """As the mixer splits its channels; the number of threads changes no bit, and odd widths are left to PyTorch."""
+    lengths = [50, 3, 1, 200, 17] * 3
+    inputs = wide_inputs(lengths)
+    layout = make_layout(cu_seqlens_of(lengths))
+    wide = torch.cat([inputs.x.flatten(1), inputs.B, inputs.C], 1)
+
+    def results() -> list[Tensor]:
+        leaves = [each.clone().requires_grad_() for each in (wide, inputs.dt, inputs.A, inputs.D)]
+        x, B, C = leaves[0].split([32, 32, 32], dim=1)
+        y = dispatch.scan(x.unflatten(1, (2, 16)), leaves[1], leaves[2], B, C, leaves[3], layout)
+        return [y, *torch.autograd.grad(y.square().sum(), leaves)]
+
+    with dispatch.use_backend("torch"):
+        expected = results()
+    threads = torch.get_num_threads()
+    with dispatch.use_backend("numba"):
+        try:
+            torch.set_num_threads(1)
+            single = results()
+            torch.set_num_threads(3)
+            several = results()
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip(single, several, strict=True))
+    assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
+    narrow = scan_inputs(lengths, dtype=torch.float32)
+    assert torch.equal(scanned(narrow, lengths, reverse=False), dispatch.scan(*narrow, layout))
+
+
+@pytest.mark.kernels
+def test_scan_does_not_hide_a_number_that_is_not_finite() -> None:
+    inputs = wide_inputs([5])
+    broken = [inputs._replace(**{name: torch.full_like(getattr(inputs, name), torch.nan)}) for name in ScanInputs._fields]
+    assert not any(scanned(each, [5], reverse=False).isfinite().any() for each in broken)
 
 
 @pytest.mark.kernels

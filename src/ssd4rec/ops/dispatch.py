@@ -84,6 +84,9 @@ def scan(
     if uses_triton(x) and triton.supports_scan(x, B):
         y: Values = triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
         return y
+    if uses_numba(x, dt, A, B, C, D) and (kernels := numba.load_kernels()).supports_scan(x, B):
+        compiled: Values = kernels.scan(x, dt, A, B, C, D, layout, reverse=reverse)
+        return compiled
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
 
 

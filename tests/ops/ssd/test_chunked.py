@@ -6,11 +6,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from packed import ScanInputs, cu_seqlens_of, relative_error, reverse_sequences, scan_inputs
+from packed import (
+    ScanInputs,
+    cu_seqlens_of,
+    definition,
+    gradient_errors,
+    gradients,
+    in_double,
+    relative_error,
+    scan_inputs,
+    with_decay,
+    with_gradients,
+)
 from ssd4rec.ops.segments import make_layout
 from ssd4rec.ops.ssd import chunked
 from ssd4rec.ops.ssd.chunked import chunked_scan
-from ssd4rec.ops.ssd.reference import scan
 
 EXACT = 1e-12  # float64, relative to the largest value
 ROUNDED = 3e-6  # float32, relative to the largest value of the float64 reference
@@ -40,50 +50,13 @@ ROWS = pytest.mark.parametrize(
 )
 
 
-def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
-    """Run the reference; in reverse, on each reversed sequence, and reverse the result back."""
-    cu_seqlens = cu_seqlens_of(lengths)
-    if not reverse:
-        return scan(*inputs, cu_seqlens)[0]
-    x, dt, A, B, C, D = inputs
-    x, dt, B, C = (reverse_sequences(values, cu_seqlens) for values in (x, dt, B, C))
-    return reverse_sequences(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
-
-
 def fast(inputs: ScanInputs, lengths: list[int], Q: int, *, reverse: bool) -> Tensor:
     return chunked_scan(*inputs, make_layout(cu_seqlens_of(lengths), chunk=Q), reverse=reverse)
 
 
-def with_gradients(inputs: ScanInputs) -> ScanInputs:
-    return ScanInputs(*(values.detach().clone().requires_grad_() for values in inputs))
-
-
-def in_double(inputs: ScanInputs) -> ScanInputs:
-    return ScanInputs(*(values.double() for values in inputs))
-
-
-def gradients(y: Tensor, inputs: ScanInputs, scale: float = 1.0) -> dict[str, Tensor]:
-    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
-    actual = torch.autograd.grad(y, list(inputs), weights * scale)
-    return dict(zip(ScanInputs._fields, actual, strict=True))
-
-
 def errors_of_gradients(inputs: ScanInputs, lengths: list[int], Q: int, *, reverse: bool, scale: float = 1.0) -> dict[str, float]:
-    """Return the error of each gradient relative to the largest value of the float64 reference.
-
-    The gradient of a log decay is a small difference of large terms <x, dx>, whose size is the unit for d(dt) and dA.
-    """
-    ours, theirs = with_gradients(inputs), with_gradients(in_double(inputs))
-    actual = gradients(fast(ours, lengths, Q, reverse=reverse), ours, scale)
-    expected = gradients(definition(theirs, lengths, reverse=reverse), theirs, scale)
-    A, dt = theirs.A.detach(), theirs.dt.detach()
-    terms = (theirs.x.detach() * expected["x"]).sum(-1).abs()
-    units = {name: float(gradient.abs().max()) for name, gradient in expected.items()}
-    units["dt"] = max(units["dt"], float((A.abs() * terms).max()))
-    units["A"] = max(units["A"], float((dt * terms).sum(0).max()))
-    assert all(torch.isfinite(gradient).all() for gradient in actual.values())
-    assert min(units.values()) > 0
-    return {name: float((actual[name] - expected[name]).abs().max()) / units[name] for name in actual}
+    """Return `gradient_errors` of the chunked scan."""
+    return gradient_errors(lambda each: fast(each, lengths, Q, reverse=reverse), inputs, lengths, reverse=reverse, scale=scale)
 
 
 @DIRECTIONS
@@ -120,10 +93,6 @@ def test_float32_accuracy_of_gradients(Q: int, reverse: bool) -> None:
     lengths = histories_around(Q)["mixed"]
     errors = errors_of_gradients(scan_inputs(lengths, dtype=torch.float32), lengths, Q, reverse=reverse)
     assert max(errors.values()) < ROUNDED, errors
-
-
-def with_decay(inputs: ScanInputs, log_decay: float) -> ScanInputs:
-    return inputs._replace(dt=torch.ones_like(inputs.dt), A=torch.full_like(inputs.A, log_decay))
 
 
 @DIRECTIONS

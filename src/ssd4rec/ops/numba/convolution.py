@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Channels
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
-from ssd4rec.ops.numba.vectors import FAST, add_, add_product_, affine_to, scaled_to, silu_backward_, silu_to
+from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, add_, add_product_, affine_to, copy_to, scaled_to, silu_backward_, silu_to
 from ssd4rec.ops.segments import Layout
 
 
@@ -63,9 +63,14 @@ def _sum_at(total, rows, step, taps, bias, i, start, length, reverse):
             add_product_(total, row, taps[k])
 
 
-@njit(**FAST)
+@njit(**ALLOCATING)
 def _forward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out):
     total = np.empty(bias.shape[0], np.float32)
+    _forward_sequences(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out, total)
+
+
+@njit(**FAST)
+def _forward_sequences(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out, total):
     for sequence in range(first_sequence, last_sequence):
         start, length = edges[sequence], edges[sequence + 1] - edges[sequence]
         for i in range(length):
@@ -73,17 +78,25 @@ def _forward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequen
             silu_to(out[start + (length - 1 - i if reverse else i)], total)
 
 
-@njit(**FAST)
+@njit(**ALLOCATING)
 def _backward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias):
+    total, d_totals = np.empty(bias.shape[0], np.float32), np.empty(taps.shape, np.float32)
+    arrays = rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias
+    _backward_sequences(*arrays, total, d_totals)
+
+
+@njit(**FAST)
+def _backward_sequences(
+    rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias, total, d_totals
+):
     channels, width = bias.shape[0], taps.shape[0]
-    total, d_totals = np.empty(channels, np.float32), np.empty((width, channels), np.float32)
     for sequence in range(first_sequence, last_sequence):
         start, length = edges[sequence], edges[sequence + 1] - edges[sequence]
         for i in range(length - 1, -1, -1):
             _sum_at(total, rows, step, taps, bias, i, start, length, reverse)
             t = start + (length - 1 - i if reverse else i)
             d_total = d_totals[i % width]
-            d_total[:] = d_out[t]
+            copy_to(d_total, d_out[t])
             silu_backward_(d_total, total)
             add_(d_bias, d_total)
             for k in range(min(i, width - 1) + 1):  # the inputs of this position

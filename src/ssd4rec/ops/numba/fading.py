@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import CuSeqlens, Hidden
 from ssd4rec.ops.numba.rows import for_groups, sequence_groups
-from ssd4rec.ops.numba.vectors import FAST, dot
+from ssd4rec.ops.numba.vectors import FAST, copy_to, dot
 
 
 class FadingSum(torch.autograd.Function):
@@ -43,7 +43,7 @@ class FadingSum(torch.autograd.Function):
 def _forward(values, decay, edges, out, first, last):
     for sequence in range(first, last):
         start = edges[sequence]
-        out[start] = values[start]
+        copy_to(out[start], values[start])
         for t in range(start + 1, edges[sequence + 1]):
             for j in range(values.shape[1]):
                 out[t, j] = decay * out[t - 1, j] + values[t, j]
@@ -53,7 +53,7 @@ def _forward(values, decay, edges, out, first, last):
 def _backward(out, decay, edges, grad, d_values, d_decay, first, last):
     for sequence in range(first, last):
         start, end = edges[sequence], edges[sequence + 1] - 1
-        d_values[end] = grad[end]
+        copy_to(d_values[end], grad[end])
         for t in range(end, start, -1):
             d_decay[0] += dot(d_values[t], out[t - 1])
             for j in range(grad.shape[1]):

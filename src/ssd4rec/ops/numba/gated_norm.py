@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Hidden
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, row_groups
-from ssd4rec.ops.numba.vectors import FAST, ONE, add_product_, dot, sigmoid
+from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, ONE, add_product_, dot, sigmoid
 
 
 class GatedNorm(torch.autograd.Function):
@@ -65,10 +65,15 @@ def _backward_row(y, gate, weight, inverse, mean, d_out, d_y, d_gate):
         d_gate[j] = d_gated * y[j] * (s * (ONE + gate[j] * (ONE - s)))
 
 
-@njit(**FAST)
+@njit(**ALLOCATING)
 def _backward(y, y_step, gate, gate_step, weight, inverse_rms, d_out, d_y, d_gate, d_weight, first, last):
+    normed = np.empty(weight.shape[0], np.float32)
+    _backward_rows(y, y_step, gate, gate_step, weight, inverse_rms, d_out, d_y, d_gate, d_weight, first, last, normed)
+
+
+@njit(**FAST)
+def _backward_rows(y, y_step, gate, gate_step, weight, inverse_rms, d_out, d_y, d_gate, d_weight, first, last, normed):
     width = weight.shape[0]
-    normed = np.empty(width, np.float32)
     for t in range(first, last):
         inverse = inverse_rms[t]
         values, z = y[t * y_step : t * y_step + width], gate[t * gate_step : t * gate_step + width]

@@ -3,16 +3,18 @@
 import torch
 from torch import Tensor
 
-from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StepSizes, Values
+from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.numba.convolution import Convolution
 from ssd4rec.ops.numba.cumulative import CumulativeSum
 from ssd4rec.ops.numba.fading import FadingSum
 from ssd4rec.ops.numba.gated_norm import GatedNorm
 from ssd4rec.ops.numba.prefix_readout import BackwardPrefixReadout
+from ssd4rec.ops.numba.products import LANES
 from ssd4rec.ops.numba.repeats import BlockLogits
+from ssd4rec.ops.numba.scan import Scan
 from ssd4rec.ops.segments import Layout, promote_to_float32
 
-__all__ = ["BlockLogits", "backward_prefix_readout", "convolve", "fading_sum", "gated_norm"]
+__all__ = ["BlockLogits", "backward_prefix_readout", "convolve", "fading_sum", "gated_norm", "scan", "supports_scan"]
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -50,4 +52,17 @@ def backward_prefix_readout(
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     decayed_dt = dt * torch.exp(CumulativeSum.apply(dt * A, layout.cu_seqlens))
     y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
+    return y
+
+
+def supports_scan(x: Values, B: StateInputs) -> bool:
+    """Whether the widths of heads and states are whole vectors."""
+    return x.shape[2] % LANES == 0 and B.shape[1] % LANES == 0
+
+
+def scan(
+    x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, layout: Layout, *, reverse: bool = False
+) -> Values:
+    """Run the SSD scan."""
+    y: Values = Scan.apply(*promote_to_float32(x, dt, A, B, C, D), layout, reverse)
     return y

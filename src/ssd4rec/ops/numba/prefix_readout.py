@@ -14,11 +14,13 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
 from ssd4rec.ops.numba.vectors import (
+    ALLOCATING,
     FAST,
     add_,
     add_product_,
     add_scaled_,
     affine_to,
+    copy_to,
     dot,
     silu_backward_,
     silu_to,
@@ -65,15 +67,24 @@ class BackwardPrefixReadout(torch.autograd.Function):
         return d_channels, d_weight, d_bias.sum(0), d_dt, d_D.sum(0), None, None
 
 
-@njit(**FAST)
+@njit(**ALLOCATING)
 def _forward(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, y):
+    width, total = taps.shape
+    inner = total - 2 * state_dim
+    used = inner + state_dim
+    sums, value = np.empty((width, used), np.float32), np.empty(used, np.float32)
+    first, first_value = np.empty(total, np.float32), np.empty(total, np.float32)
+    scratch = sums, value, first, first_value, np.empty(inner, np.float32)
+    _forward_sequences(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, y, scratch)
+
+
+@njit(**FAST)
+def _forward_sequences(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, y, scratch):
     width, total = taps.shape
     lag, inner = width - 1, total - 2 * state_dim
     used, heads = inner + state_dim, D.shape[0]  # of C, only the first position's is used
     size = inner // heads
-    sums, value = np.empty((width, used), np.float32), np.empty(used, np.float32)
-    first, first_value = np.empty(total, np.float32), np.empty(total, np.float32)
-    complete = np.empty(inner, np.float32)
+    sums, value, first, first_value, complete = scratch
     for sequence in range(first_sequence, last_sequence):
         start = edges[sequence]
         complete[:] = 0
@@ -105,19 +116,33 @@ def _forward(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequ
             add_(out, complete)
 
 
-@njit(**FAST)
+@njit(**ALLOCATING)
 def _backward(
     rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, dy, d_rows, d_dt, d_taps, d_bias, d_D
 ):
     width, total = taps.shape
-    lag, inner = width - 1, total - 2 * state_dim
-    used, heads = inner + state_dim, D.shape[0]
-    size = inner // heads
+    inner = total - 2 * state_dim
+    used = inner + state_dim
     sums, values = np.empty((width, used), np.float32), np.empty(used, np.float32)
     first, first_value = np.empty((width, total), np.float32), np.empty((width, total), np.float32)
     d_first_C, d_first_x = np.empty((width, state_dim), np.float32), np.empty((width, inner), np.float32)
     d_complete, d_value, d_sum = np.empty(inner, np.float32), np.empty(used, np.float32), np.empty(used, np.float32)
     d_first, d_total = np.empty(total, np.float32), np.empty(total, np.float32)
+    scratch = sums, values, first, first_value, d_first_C, d_first_x, d_complete, d_value, d_sum, d_first, d_total
+    arrays = rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence
+    _backward_sequences(*arrays, dy, d_rows, d_dt, d_taps, d_bias, d_D, scratch)
+
+
+@njit(**FAST)
+def _backward_sequences(
+    rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, dy, d_rows, d_dt, d_taps, d_bias, d_D,
+    scratch,
+):  # fmt: skip
+    width, total = taps.shape
+    lag, inner = width - 1, total - 2 * state_dim
+    used, heads = inner + state_dim, D.shape[0]
+    size = inner // heads
+    sums, values, first, first_value, d_first_C, d_first_x, d_complete, d_value, d_sum, d_first, d_total = scratch
     for sequence in range(first_sequence, last_sequence):
         start = edges[sequence]
         length = edges[sequence + 1] - start
@@ -177,7 +202,7 @@ def _backward(
                 for p in range(h * size, (h + 1) * size):
                     d_first[p] = d_first_x[j, p] * D[h]
             d_first[inner:used] = 0
-            d_first[used:] = d_first_C[j]
+            copy_to(d_first[used:], d_first_C[j])
             silu_backward_(d_first, first[j])
             add_(d_total, d_first)
             row = rows[(start + j) * step : (start + j) * step + total]

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-FAST: Any = {"error_model": "numpy", "cache": True, "nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+ALLOCATING: Any = {"error_model": "numpy", "cache": True, "nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+# Without reference counts a slice is a pointer and a length. With them, taking one costs as much as a loop over 64 numbers.
+# Functions that allocate memory need them: those get ALLOCATING, and leave the loops to functions with FAST.
+FAST: Any = {**ALLOCATING, "_nrt": False}
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -52,10 +55,24 @@ def silu_backward_(grad, x):
 
 
 @njit(**FAST)
+def copy_to(out, x):
+    """Set out = x."""
+    for j in range(out.shape[0]):
+        out[j] = x[j]
+
+
+@njit(**FAST)
 def scaled_to(out, x, factor):
     """Set out = x factor, with vectors."""
     for j in range(out.shape[0]):
         out[j] = x[j] * factor[j]
+
+
+@njit(**FAST)
+def number_times_to(out, x, factor):
+    """Set out = x factor, with a number."""
+    for j in range(out.shape[0]):
+        out[j] = x[j] * factor
 
 
 @njit(**FAST)
@@ -70,6 +87,13 @@ def add_(out, x):
     """Add a vector."""
     for j in range(out.shape[0]):
         out[j] += x[j]
+
+
+@njit(**FAST)
+def multiply_(out, x):
+    """Multiply by a vector."""
+    for j in range(out.shape[0]):
+        out[j] *= x[j]
 
 
 @njit(**FAST)

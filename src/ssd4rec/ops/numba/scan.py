@@ -1,0 +1,284 @@
+"""The SSD scan, compiled by numba: the walk over the chunks of a sequence, with all intermediate values in the cache.
+
+With the cumulative log decay a_i within a chunk, for each head
+
+    y_i = sum_{j <= i} exp(a_i - a_j) dt_j (C_i . B_j) x_j   +   exp(a_i) C_i state   +   D x_i
+
+as in `ops.ssd.chunked`. No exponent is positive, so nothing can overflow and no chunk is split further. The gradients are those
+of `ops.ssd.chunked` too; only the inputs, y and the state after each chunk are saved. A short sequence is one chunk without a
+state.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.ops.numba.products import ADD, LANES, SET, product, transpose_to
+from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
+from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, add_scaled_, dot, exp, multiply_, number_times_to
+from ssd4rec.ops.segments import Layout
+
+Q = 32  # positions per chunk
+ZERO = np.float32(0.0)
+
+
+class Scan(torch.autograd.Function):
+    """The kernels with their gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Values,
+        dt: StepSizes,
+        A: Rates,
+        B: StateInputs,
+        C: StateReads,
+        D: Rates,
+        layout: Layout,
+        reverse: bool,  # noqa: FBT001 - apply takes no keywords
+    ) -> Values:
+        ctx.layout, ctx.reverse = layout, reverse
+        dt, A, D = dt.contiguous(), A.contiguous(), D.contiguous()
+        first_state = torch.zeros_like(layout.cu_seqlens)  # of each sequence: those after its chunks, but not after the last one
+        torch.cumsum((layout.cu_seqlens.diff() - 1).div(Q, rounding_mode="floor"), 0, out=first_state[1:])
+        y = torch.empty(len(x), x[0].numel())
+        states = torch.empty(int(first_state[-1]) * B.shape[1] * y.shape[1])
+        arrays = _arrays(x, dt, A, B, C, D), layout.cu_seqlens.numpy(), first_state.numpy(), reverse
+        for_groups(
+            lambda group: _forward(*arrays, *group, y.numpy(), states.numpy(), B.shape[1]), sequence_groups(layout.cu_seqlens)
+        )
+        ctx.save_for_backward(x, dt, A, B, C, D, first_state, y, states)
+        return y.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Values) -> tuple[Tensor | None, ...]:
+        *inputs, first_state, y, states = ctx.saved_tensors
+        x, dt, A, B, C, D = inputs
+        edges = ctx.layout.cu_seqlens
+        groups = list(enumerate(sequence_groups(edges)))
+        dy = grad.reshape(y.shape).contiguous()
+        dx, d_dt, dB, dC = (torch.empty(each.shape) for each in (y, dt, B, C))
+        dA, dD = (torch.zeros(len(groups), *each.shape) for each in (A, D))
+        arrays = _arrays(*inputs), edges.numpy(), first_state.numpy(), ctx.reverse
+        saved, grads = (y.numpy(), states.numpy(), B.shape[1]), tuple(each.numpy() for each in (dy, dx, d_dt, dB, dC))
+        sums = dA.numpy(), dD.numpy()
+        for_groups(lambda each: _backward(*arrays, *each[1], *saved, *grads, *(total[each[0]] for total in sums)), groups)
+        return dx.view_as(x), d_dt, dA.sum(0), dB, dC, dD.sum(0), None, None
+
+
+def _arrays(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Any, ...]:
+    matrices = [flat_rows(each) for each in (x.flatten(1), B, C)]
+    return *(number for pair in matrices for number in pair), dt.numpy(), A.numpy(), D.numpy()
+
+
+@njit(**FAST)
+def _decays(decays, dt, A, first, step, count):
+    """Set steps, cumulative log decays, and the decays from the entry and to the exit of a chunk [4, H, Q]."""
+    steps, sums, entering, leaving = decays
+    for h in range(A.shape[0]):
+        total = ZERO
+        for i in range(count):
+            steps[h, i] = dt[first + step * i, h]
+            total += steps[h, i] * A[h]
+            sums[h, i] = total
+        for i in range(count):
+            entering[h, i] = exp(sums[h, i])
+            leaving[h, i] = exp(total - sums[h, i])
+
+
+@njit(**FAST)
+def _scale_heads_to(out, x, factors, i):
+    """Set out = x with the P columns of each head multiplied by its factor at position i."""
+    size = out.shape[0] // factors.shape[0]
+    for h in range(factors.shape[0]):
+        number_times_to(out[h * size : (h + 1) * size], x[h * size : (h + 1) * size], factors[h, i])
+
+
+@njit(**FAST)
+def _products_of_projections(G, transposed, B, B_first, B_step, C, C_first, C_step, state_dim, count):
+    """Set G_ij = C_i . B_j for j <= i, and more in the last vector of a row. [Q, Q]."""
+    transpose_to(transposed, Q, B, B_first, B_step, count, state_dim)
+    for i in range(0, count, LANES):
+        rows = min(LANES, count - i)
+        product(G, i * Q, Q, C, C_first + i * C_step, C_step, 1, transposed, 0, Q, rows, i + LANES, state_dim, SET)
+
+
+@njit(**FAST)
+def _decays_to(out, here, sums, i):
+    """Set a row of exp(a_i - a_j) for j <= i, and 0 in the rest of the last vector; `here` is a_i."""
+    zero = here - here  # or not a number, which exp would hide
+    for j in range(out.shape[0]):
+        out[j] = exp(here - sums[j]) + zero
+    out[i + 1 :] = ZERO
+
+
+@njit(**FAST)
+def _triple_product_to(out, x, y, z):
+    for j in range(out.shape[0]):
+        out[j] = x[j] * y[j] * z[j]
+
+
+@njit(**FAST)
+def _add_triple_product_(out, x, y, z):
+    for j in range(out.shape[0]):
+        out[j] += x[j] * y[j] * z[j]
+
+
+@njit(**ALLOCATING)
+def _forward(arrays, edges, first_state, reverse, first_sequence, last_sequence, y, states, state_dim):
+    heads, inner = arrays[-1].shape[0], y.shape[1]
+    squares = np.zeros((2, Q * Q), np.float32)
+    scratch = squares[0], squares[1], np.zeros(state_dim * Q, np.float32), np.zeros(Q * inner, np.float32)
+    decays = np.zeros((4, heads, Q), np.float32)
+    flat_y = y.reshape(-1)
+    for sequence in range(first_sequence, last_sequence):
+        place = edges[sequence], edges[sequence + 1], first_state[sequence]
+        _forward_sequence(arrays, place, reverse, flat_y, inner, states, state_dim, scratch, decays)
+
+
+@njit(**FAST)
+def _forward_sequence(arrays, place, reverse, y, inner, states, state_dim, scratch, decays):
+    x, x_row, B, B_row, C, C_row, dt, A, D = arrays
+    G, weights, transposed, scaled = scratch
+    steps, sums, entering, leaving = decays
+    start, end, after = place
+    heads, one = A.shape[0], -1 if reverse else 1
+    size, area, x_step, y_step = inner // heads, state_dim * inner, one * x_row, one * inner
+    for begin in range(0, end - start, Q):
+        count = min(Q, end - start - begin)
+        first = end - 1 - begin if reverse else start + begin
+        x_first, y_first, B_first, C_first = first * x_row, first * inner, first * B_row, first * C_row
+        before, state = (after + begin // Q - 1) * area, (after + begin // Q) * area
+        _decays(decays, dt, A, first, one, count)
+        _products_of_projections(G, transposed, B, B_first, one * B_row, C, C_first, one * C_row, state_dim, count)
+        if begin:
+            product(y, y_first, y_step, C, C_first, one * C_row, 1, states, before, inner, count, inner, state_dim, SET)
+            for i in range(count):
+                row = y[y_first + i * y_step : y_first + i * y_step + inner]
+                _scale_heads_to(row, row, entering, i)
+        for h in range(heads):
+            for i in range(count):
+                part = slice(i * Q, i * Q + (i // LANES + 1) * LANES)
+                _decays_to(weights[part], sums[h, i], sums[h], i)
+                _triple_product_to(weights[part], weights[part], G[part], steps[h])
+                weights[i * Q + i] += D[h]
+            for i in range(0, count, LANES):
+                rows, to = min(LANES, count - i), y_first + i * y_step + h * size
+                reach = min(count, i + LANES)
+                product(y, to, y_step, weights, i * Q, Q, 1, x, x_first + h * size, x_step, rows, size, reach, begin > 0)
+        if start + begin + Q < end:
+            for i in range(count):
+                out, row = scaled[i * inner : (i + 1) * inner], x[x_first + i * x_step : x_first + i * x_step + inner]
+                for h in range(heads):
+                    part = slice(h * size, (h + 1) * size)
+                    number_times_to(out[part], row[part], leaving[h, i] * steps[h, i])
+            if begin:
+                for n in range(state_dim):
+                    row = slice(n * inner, (n + 1) * inner)
+                    _scale_heads_to(states[state:][row], states[before:][row], entering, count - 1)
+            product(states, state, inner, B, B_first, 1, one * B_row, scaled, 0, inner, state_dim, inner, count, begin > 0)
+
+
+@njit(**ALLOCATING)
+def _backward(
+    arrays, edges, first_state, reverse, first_sequence, last_sequence, y, states, state_dim, dy, dx, d_dt, dB, dC, dA, dD
+):
+    heads, inner = arrays[-1].shape[0], y.shape[1]
+    squares, rows = np.zeros((4, Q * Q), np.float32), np.zeros((3, Q * inner), np.float32)
+    square_parts, row_parts = (squares[0], squares[1], squares[2], squares[3]), (rows[0], rows[1], rows[2])
+    areas = np.zeros((2, state_dim * inner), np.float32)
+    scratch = square_parts, np.zeros(state_dim * Q, np.float32), row_parts, areas[0], areas[1]
+    decays, da = np.zeros((4, heads, Q), np.float32), np.zeros((heads, Q), np.float32)
+    flat = y.reshape(-1), dy.reshape(-1), dx.reshape(-1), dB.reshape(-1), dC.reshape(-1)
+    for sequence in range(first_sequence, last_sequence):
+        place = edges[sequence], edges[sequence + 1], first_state[sequence]
+        _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d_dt, dA, dD, scratch, decays, da)
+
+
+@njit(**FAST)
+def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d_dt, dA, dD, scratch, decays, da):
+    x, x_row, B, B_row, C, C_row, dt, A, D = arrays
+    y, dy, dx, dB, dC = flat
+    (G, weights, d_weights, d_G), transposed, (x_transposed, scaled, passed), turned, d_state = scratch
+    steps, sums, entering, leaving = decays
+    start, end, after = place
+    heads, one = A.shape[0], -1 if reverse else 1
+    size, area, x_step, y_step = inner // heads, state_dim * inner, one * x_row, one * inner
+    B_step, C_step, N_step = one * B_row, one * C_row, one * state_dim
+    for begin in range((end - start - 1) // Q * Q, -1, -Q):
+        count = min(Q, end - start - begin)
+        first = end - 1 - begin if reverse else start + begin
+        x_first, y_first, B_first, C_first = first * x_row, first * inner, first * B_row, first * C_row
+        N_first, before, state = first * state_dim, (after + begin // Q - 1) * area, (after + begin // Q) * area
+        leaves = start + begin + Q < end
+        _decays(decays, dt, A, first, one, count)
+        _products_of_projections(G, transposed, B, B_first, B_step, C, C_first, C_step, state_dim, count)
+        transpose_to(x_transposed, Q, x, x_first, x_step, count, inner)
+        d_G[:] = ZERO
+        for h in range(heads):
+            for i in range(0, count, LANES):
+                rows, of = min(LANES, count - i), y_first + i * y_step + h * size
+                product(
+                    d_weights, i * Q, Q, dy, of, y_step, 1, x_transposed, h * size * Q, Q, rows, i + LANES, size, SET
+                )  # fmt: skip
+            for i in range(count):
+                part = slice(i * Q, i * Q + (i // LANES + 1) * LANES)
+                _decays_to(weights[part], sums[h, i], sums[h], i)
+                _add_triple_product_(d_G[part], d_weights[part], weights[part], steps[h])
+                multiply_(weights[part], G[part])
+            for j in range(0, count, LANES):  # the gradient of u = dt x, from the positions i >= j
+                rows, at = min(LANES, count - j), y_first + j * y_step + h * size
+                product(dx, at, y_step, weights, j * Q + j, 1, Q, dy, at, y_step, rows, size, count - j, SET)
+        for i in range(0, count, LANES):
+            rows, at, reach = min(LANES, count - i), N_first + i * N_step, min(count, i + LANES)
+            product(dC, at, N_step, d_G, i * Q, Q, 1, B, B_first, B_step, rows, state_dim, reach, SET)
+            of = C_first + i * C_step
+            product(dB, at, N_step, d_G, i * Q + i, 1, Q, C, of, C_step, rows, state_dim, count - i, SET)
+        if leaves:
+            product(passed, 0, inner, B, B_first, B_step, 1, d_state, 0, inner, count, inner, state_dim, SET)
+            for i in range(count):
+                for h in range(heads):
+                    part, offset = slice(i * inner + h * size, i * inner + (h + 1) * size), i * y_step + h * size
+                    of = x_first + i * x_step + h * size
+                    number_times_to(scaled[part], x[of : of + size], leaving[h, i] * steps[h, i])
+                    add_scaled_(dx[y_first + offset : y_first + offset + size], passed[part], leaving[h, i])
+            transpose_to(turned, state_dim, d_state, 0, inner, state_dim, inner)
+            product(dB, N_first, N_step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
+        for i in range(count):
+            for h in range(heads):
+                at, of = y_first + i * y_step + h * size, x_first + i * x_step + h * size
+                part, values = slice(at, at + size), x[of : of + size]
+                dy_x, du_x = dot(dy[part], values), dot(dx[part], values)
+                da[h, i] = dot(dy[part], y[part]) - D[h] * dy_x - steps[h, i] * du_x
+                d_dt[first + one * i, h] = du_x
+                dD[h] += dy_x
+                number_times_to(dx[part], dx[part], steps[h, i])
+                add_scaled_(dx[part], dy[part], D[h])
+        if leaves:
+            for n in range(state_dim):
+                for h in range(heads):
+                    part = n * inner + h * size
+                    da[h, count - 1] += dot(d_state[part : part + size], states[state + part : state + part + size])
+        for h in range(heads):
+            d_log_decay = ZERO
+            for i in range(count - 1, -1, -1):
+                d_log_decay += da[h, i]
+                d_dt[first + one * i, h] += d_log_decay * A[h]
+                dA[h] += d_log_decay * steps[h, i]
+        if begin:
+            for i in range(count):
+                at = y_first + i * y_step
+                _scale_heads_to(scaled[i * inner : (i + 1) * inner], dy[at : at + inner], entering, i)
+            transpose_to(turned, state_dim, states, before, inner, state_dim, inner)
+            product(dC, N_first, N_step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
+            if leaves:
+                for n in range(state_dim):
+                    row = d_state[n * inner : (n + 1) * inner]
+                    _scale_heads_to(row, row, entering, count - 1)
+            product(d_state, 0, inner, C, C_first, 1, C_step, scaled, 0, inner, state_dim, inner, count, leaves)
