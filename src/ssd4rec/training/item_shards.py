@@ -1,7 +1,8 @@
 """Train with the item table spread over the processes: `training.shard_item_table`.
 
-Each process has its rows of the table, their gradients and their moments, from the initial values on. The whole table is put
-together only in files, a block of rows at a time: for a validation, for a checkpoint, and at the end. Processes map these files,
+Each process has its rows of the table, their gradients and their moments, from the initial values on. Validation
+ranks each target among the rows of each process (`evaluation.sharded_ranks`). The whole table is put together only in files, a
+block of rows at a time: for the best weights, a checkpoint, and at the end. Processes map these files,
 so their pages can be given back to the system, and processes of one machine share them. Files are those of a training without
 shards, so either kind continues the other, with any number of processes.
 """

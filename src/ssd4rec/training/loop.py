@@ -28,6 +28,7 @@ from ssd4rec.distributed import World, current_world
 from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
 from ssd4rec.evaluation.ranks import rank_examples
+from ssd4rec.evaluation.sharded_ranks import rank_examples_sharded
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, training_identity
@@ -321,8 +322,10 @@ class TrainingLoop:
     def _validate(self) -> float:
         """Return NDCG@10 of the validation set."""
         tokens = min(4 * self.config.token_budget, VALIDATION_TOKENS)
-        with self._autocast(), self._whole_table(self.measured):
-            ranks = rank_examples(self.measured, self.sequences, self.validation, tokens, world=self.world)
+        arguments = self.measured, self.sequences, self.validation, tokens
+        with self._autocast():
+            sharded = self.shards is not None
+            ranks = rank_examples_sharded(*arguments, self.world) if sharded else rank_examples(*arguments, world=self.world)
         return ndcg(ranks, MONITORED_CUTOFF)
 
     def _autocast(self) -> torch.autocast:
