@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import worlds
-from ssd4rec.config import TrainingConfig
+from ssd4rec.config import Config, DataConfig, TrainingConfig
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.distributed import World
-from ssd4rec.errors import ConfigError
+from ssd4rec.errors import ConfigError, DivergedError
+from ssd4rec.evaluation.ranks import rank_examples
+from ssd4rec.evaluation.sharded_ranks import rank_examples_sharded
 from ssd4rec.models.next_item import make_model
 from ssd4rec.ops import keyed_random
 from ssd4rec.ops.dropout import dropout
@@ -244,3 +246,24 @@ def test_a_killed_process_ends_all_with_one_clear_error(tmp_path):
     assert "run the same command again with --resume" in errors
     assert "process 1 of 2 was killed by SIGKILL" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("repeat_logits", ["none", "recency"])
+def test_ranks_of_a_sharded_table_are_those_of_the_table(repeat_logits):
+    """The mask is left out, a target counts itself, and scores that are not finite are an error."""
+    backbone = {"name": "sasrec", "max_length": 20, "width": 8, "repeat_logits": repeat_logits}
+    config = Config.model_validate({"data": DataConfig(min_interactions=1), "backbone": backbone})
+    data = worlds.world(worlds.cycle(users=30), config)
+    whole, sharded = (make_model(config, len(data.catalog), world=each).double() for each in (None, World()))
+    sharded.load_state_dict(whole.state_dict())
+    if whole.repeat_logits is not None:
+        for model in (whole, sharded):
+            torch.nn.init.constant_(model.repeat_logits.weight, -0.3)
+    arguments = data.histories, data.split.validation.prefixes(), 64
+    ranks = rank_examples_sharded(sharded, *arguments, World())
+    assert ranks.tolist() == rank_examples(whole, *arguments).tolist()
+    assert len(set(ranks.tolist())) > 1
+    with torch.no_grad():
+        sharded.table.weight[3] = torch.nan
+    with pytest.raises(DivergedError, match="not finite"):
+        rank_examples_sharded(sharded, *arguments, World())
