@@ -17,7 +17,7 @@ from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.metrics import Ranks
-from ssd4rec.evaluation.scoring import EncodedBatch, encode_examples, evaluating, score_blocks
+from ssd4rec.evaluation.scoring import BLOCK_ITEMS, EncodedBatch, encode_examples, evaluating, score_blocks
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.repeats import sequence_items
 
@@ -107,7 +107,8 @@ def _rank(model: NextItemModel, block: _Block, world: World) -> Tensor:
         broken[rows] = ~torch.isfinite(scores.sum(1))
         hit = mine[rows].nonzero()[:, 0]
         scores[hit, block.targets[rows][hit] // size - first] = torch.inf  # a target counts itself, however it was rounded
-        ranks[rows] = (scores >= own[rows, None]).sum(1)
+        for columns in scores.split(BLOCK_ITEMS, dim=1):  # a sum of all columns would widen all of them
+            ranks[rows] += (columns >= own[rows, None]).sum(1)
     world.sum_([ranks, broken])
     if bad := int((broken > 0).sum()):
         raise DivergedError(
