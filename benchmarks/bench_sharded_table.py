@@ -156,10 +156,10 @@ def train(items: int) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     random = np.random.default_rng(0)
-    drawn = np.minimum(random.zipf(1.05, 12 * USERS), items).astype(np.int32)
+    items_of_events = np.minimum(random.zipf(1.05, 12 * USERS), items).astype(np.int32)
     users = pl.Series([str(user) for user in range(USERS)])
     offsets, unfiltered = np.arange(USERS + 1) * 12, Filtering(0, 0, Counts(0, 0, 0), Counts(0, 0, 0))
-    sequences = Sequences(drawn, np.arange(12 * USERS), offsets, users, unfiltered, Clock("seconds"))
+    sequences = Sequences(items_of_events, np.arange(12 * USERS), offsets, users, unfiltered, Clock("seconds"))
     training = {"max_epochs": 1, "token_budget": BUDGET, "softmax": "sampled", "negatives": NEGATIVES, "updated_rows": "touched"}
     training |= {"shard_item_table": True, "random_numbers": "sequence"}
     config = Config.model_validate({"training": training, "backbone": {"width": WIDTH}})

@@ -213,11 +213,11 @@ def test_a_model_that_does_not_read_times_warns_of_one(models: Path, tmp_path: P
         send(client, "u", *WALK, timestamp=LAST)
         version = client.get("/v1/users/u/recommendations").json()["model"]["version"]
         warning = f"at was not read: the model {version!r} does not read the time of a request"
-        named = {"user_id": "u", "k": 3, "at": NOW}
+        request = {"user_id": "u", "k": 3, "at": NOW}
         answers = [
             client.get("/v1/users/u/recommendations", params={"k": 3, "at": NOW}).json(),
-            recommend(client, **named),
-            client.post("/v1/recommendations/batch", json={"requests": [named]}).json()["answers"][0]["body"],
+            recommend(client, **request),
+            client.post("/v1/recommendations/batch", json={"requests": [request]}).json()["answers"][0]["body"],
         ]
         for answer in answers:
             same_answer(answer, recommender.recommend(WALK, 3))
@@ -238,7 +238,7 @@ def test_a_model_that_does_not_read_times_warns_of_one(models: Path, tmp_path: P
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("kind", ["ab", "interleaving"])
 def test_an_experiment_with_a_model_that_does_not_read_times(timed: Path, models: Path, tmp_path: Path, kind: str) -> None:
-    """Every user is answered, and told where the time was not read."""
+    """Every user is answered, and a warning says where the time was not read."""
     folder = tmp_path / "models"
     shutil.copytree(timed, folder / "timed")
     shutil.copytree(models, folder / "plain")

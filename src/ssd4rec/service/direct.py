@@ -33,7 +33,7 @@ class Direct:
         engine: of the store; only SQLite is read in the event loop.
         scorer: answers what takes longer.
         loaded: returns the loaded model of a version; None: the active one.
-        overload: is told which requests wait for a history.
+        overload: counts the requests that wait for a history.
         batch_size: requests scored together.
     """
 

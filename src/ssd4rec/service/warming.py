@@ -108,8 +108,8 @@ class Warming:
         some = loaded.unread[:AT_ONCE]
         try:
             with reading(self._engine) as connection:
-                left = read_states(connection, loaded.states, some, self._rest, lambda: self._is_over(loaded))
-            loaded.unread = [*left, *loaded.unread[len(some) :]]
+                unread = read_states(connection, loaded.states, some, self._rest, lambda: self._is_over(loaded))
+            loaded.unread = [*unread, *loaded.unread[len(some) :]]
         except StoreError as error:  # it comes back
             log.warning("the reading of states is put off: %s", error)
             self._stop.wait(EVERY_SECONDS)
