@@ -85,6 +85,12 @@ def test_weights_need_an_ssd_layer():
         made.explain(HISTORY, 6, "weights")
 
 
+def test_weights_need_one_network():
+    """Each of several has weights of its own."""
+    with pytest.raises(ConfigError, match=r"needs one network, found backbone\.members = 2"):
+        recommender(members=2).explain(HISTORY, 6, "weights")
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_one_item_gives_one_explanation_and_many_a_list(level):
     """Lists, tuples, arrays and series; the same as one by one."""

@@ -44,16 +44,21 @@ def test_the_page_says_what_takes_its_time(page: Page):
     """While effects and a counterfactual are computed, and not after."""
     waiting: list[Route] = []
     page.route("**/v1/explanations", lambda route: waiting.append(route))  # noqa: PLW0108 - playwright takes no builtin
+
+    def answer_the_next() -> None:
+        while not waiting:  # the text is on the page before its request is made
+            page.wait_for_timeout(20)
+        waiting.pop().continue_()
+
     page.goto("/#/users/ann")
     region(page, "Next items").locator("a").first.click()
     effects = page.get_by_text(f"Leaving out each of {len(HISTORY)} events, one at a time…")
     expect(effects).to_be_visible()
-    waiting.pop().continue_()
+    answer_the_next()
     search = page.get_by_text("Looking for events without which it leaves the top 10…")
     expect(search).to_be_visible()
     expect(effects).to_have_count(0)
-    for route in waiting:
-        route.continue_()
+    answer_the_next()
     expect(page.get_by_role("link", name=re.compile("Remove (it|them) in What if"))).to_be_visible()
     expect(search).to_have_count(0)
 

@@ -9,6 +9,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.explain.duality_row import Row, last_row
 from ssd4rec.explain.reading import Reading
 from ssd4rec.layers.bissd import BiSSDLayer
+from ssd4rec.models.members import Members
 from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.ops.segments import make_layout
 
@@ -44,9 +45,13 @@ def rows_of_read_out(reading: Reading) -> tuple[int, Row, Row | None]:
     """Return the top layer's index, its row forward, and its row backward with the events in the order of the history.
 
     Raises:
-        ConfigError: the model has no SSD layer that it reads out.
+        ConfigError: the model has no SSD layer that it reads out, or several networks.
     """
     backbone = reading.artifact.model.backbone
+    if isinstance(backbone, Members):
+        raise ConfigError(
+            f'level = "weights" needs one network, found backbone.members = {len(backbone.members)}; use level = "effects"'
+        )
     if not isinstance(backbone, SSD4Rec):
         raise ConfigError(
             f'level = "weights" needs a model that reads out an SSD layer (ssd4rec or mamba4rec), found '
