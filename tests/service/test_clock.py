@@ -125,11 +125,13 @@ def test_the_live_view_continues(client: TestClient, clock: Clock, step: float) 
     async def follow() -> list[str]:
         shown: list[str] = []
         actions: list[Callable[[], object]] = [lambda: send(client, "u", "i1"), lambda: clock.__setitem__(0, step)]
-        actions += [lambda: send(client, "v", "i2"), feed.close]
+        actions.append(lambda: send(client, "v", "i2"))
         async for messages, _ in feed.messages(0.1):
             shown += [_item(message) for message in messages]
-            if len(shown) >= 2 or actions:
+            if actions:
                 await asyncio.to_thread(actions.pop(0))
+            elif len(shown) >= 2:
+                feed.close()
         return shown
 
     assert asyncio.run(asyncio.wait_for(follow(), 60)) == ["i1", "i2"]
