@@ -43,7 +43,7 @@ class Runner(NamedTuple):
 
 
 RUNNERS = {
-    "ours": Runner("run_ours.py", "regularized", None, 8, 20),
+    "ours": Runner("run_ours.py", "regularized", None, 40, 20),
     "ours-quick": Runner("run_ours.py", "quick", None, 20, 5),
     "recbole-sasrec": Runner("run_recbole.py", "SASRec", "recbole", 8, 8),
     "rectools-sasrec": Runner("run_rectools.py", "SASRec", "rectools", 60, 3),

@@ -31,7 +31,7 @@ SCHEDULE = (
     "training.label_smoothing=0.1",
     "training.max_epochs=8",
 )
-REGULARIZED = (
+REGULARIZED = (  # preset regularized as it was with a cosine schedule, before averaged weights
     *SCHEDULE,
     "backbone.norm_embedding=true",
     "backbone.norm_first=true",

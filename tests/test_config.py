@@ -544,7 +544,7 @@ def test_fusion_settings_are_a_number_or_tuned(value: str) -> None:
 
 
 def test_the_regularized_preset_is_the_measured_recipe() -> None:
-    """`benchmarks/bench_recipes.py` measures preset quick with changes; preset regularized has just these."""
+    """Preset regularized is preset quick with just these changes, which `benchmarks/results/presets` measures."""
     changes = [
         "backbone.norm_embedding=true",
         "backbone.norm_first=true",
