@@ -110,6 +110,23 @@ def test_backward_prefix_readout(lengths: list[int], conv_width: int) -> None:
     assert_equal(*both(lambda *each: dispatch.backward_prefix_readout(*each, layout, 4), mixer.parts))
 
 
+def assert_equal_with_any_threads(results: Callable[[], list[Tensor]]) -> None:
+    """Check that numba gives what PyTorch gives, and the same bits with one thread and with three."""
+    with dispatch.use_backend("torch"):
+        expected = results()
+    threads = torch.get_num_threads()
+    with dispatch.use_backend("numba"):
+        try:
+            torch.set_num_threads(1)
+            single = results()
+            torch.set_num_threads(3)
+            several = results()
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip(single, several, strict=True))
+    assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
+
+
 def scanned(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
     with dispatch.use_backend("numba"):
         return dispatch.scan(*inputs, make_layout(cu_seqlens_of(lengths)), reverse=reverse)
@@ -165,19 +182,7 @@ def test_scan_of_columns_of_a_wider_matrix_and_several_threads() -> None:
         y = dispatch.scan(x.unflatten(1, (2, 16)), leaves[1], leaves[2], B, C, leaves[3], layout)
         return [y, *torch.autograd.grad(y.square().sum(), leaves)]
 
-    with dispatch.use_backend("torch"):
-        expected = results()
-    threads = torch.get_num_threads()
-    with dispatch.use_backend("numba"):
-        try:
-            torch.set_num_threads(1)
-            single = results()
-            torch.set_num_threads(3)
-            several = results()
-        finally:
-            torch.set_num_threads(threads)
-    assert all(torch.equal(*pair) for pair in zip(single, several, strict=True))
-    assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
+    assert_equal_with_any_threads(results)
     narrow = scan_inputs(lengths, dtype=torch.float32)
     assert torch.equal(scanned(narrow, lengths, reverse=False), dispatch.scan(*narrow, layout))
 
@@ -204,19 +209,7 @@ def test_columns_of_a_wider_matrix_and_several_threads() -> None:
         out = dispatch.convolve(*inputs[:3], layout)
         return [y, out, *torch.autograd.grad(y.square().sum() + out.square().sum(), [source, *inputs[1:]])]
 
-    with dispatch.use_backend("torch"):
-        expected = results()
-    threads = torch.get_num_threads()
-    with dispatch.use_backend("numba"):
-        try:
-            torch.set_num_threads(1)
-            single = results()
-            torch.set_num_threads(3)
-            several = results()
-        finally:
-            torch.set_num_threads(threads)
-    assert all(torch.equal(*pair) for pair in zip(single, several, strict=True))
-    assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
+    assert_equal_with_any_threads(results)
 
 
 @pytest.mark.thorough

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from kernels import run_programs_backwards
-from packed import ScanInputs, cu_seqlens_of, relative_error, reverse_sequences, scan_inputs
+from packed import ScanInputs, cu_seqlens_of, definition, relative_error, scan_inputs
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.segments import make_layout
-from ssd4rec.ops.ssd.reference import scan
 
 if torch.cuda.is_available():
     pytest.skip("a GPU runs the kernels themselves: tests/gpu", allow_module_level=True)
@@ -34,15 +33,6 @@ DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "
 class Run(NamedTuple):
     y: Tensor
     gradients: dict[str, Tensor]
-
-
-def definition(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:
-    cu_seqlens = cu_seqlens_of(lengths)
-    if not reverse:
-        return scan(*inputs, cu_seqlens)[0]
-    x, dt, A, B, C, D = inputs
-    x, dt, B, C = (reverse_sequences(values, cu_seqlens) for values in (x, dt, B, C))
-    return reverse_sequences(scan(x, dt, A, B, C, D, cu_seqlens)[0], cu_seqlens)
 
 
 def run(inputs: ScanInputs, lengths: list[int], *, reverse: bool, tile: ssd.Tile = TILE) -> Run:

@@ -66,13 +66,18 @@ def _rank(scores: Scores, targets: Tensor, removed: Tensor | None, rounding: Ten
         ranks += at_least.sum(dim=1)
     if not torch.isfinite(total).all():
         bad = int((~torch.isfinite(total)).sum())
-        raise DivergedError(
-            f"the model produced scores that are not finite for {bad} of {len(scores)} sequences: it diverged; "
-            f"lower training.learning_rate and train it again"
-        )
+        raise not_finite(bad, len(scores))
     if removed is not None:
         ranks += removed.gather(1, place).squeeze(1)
     return ranks
+
+
+def not_finite(bad: int, sequences: int) -> DivergedError:
+    """Return the error for scores that are not finite."""
+    return DivergedError(
+        f"the model produced scores that are not finite for {bad} of {sequences} sequences: it diverged; "
+        f"lower training.learning_rate and train it again"
+    )
 
 
 def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor:
@@ -81,8 +86,13 @@ def rounding_of(states: States, item_vectors: Tensor, targets: Tensor) -> Tensor
     Equal item vectors do not have equal scores to the last bit in every column of a matrix product, and a model whose
     vectors are all equal must have the worst rank.
     """
-    lengths: Tensor = states.norm(dim=1) * item_vectors[targets - 1].norm(dim=1)
-    return 4 * torch.finfo(states.dtype).eps * lengths
+    return rounding_at(states, item_vectors[targets - 1].norm(dim=1))
+
+
+def rounding_at(states: States, lengths: Tensor) -> Tensor:
+    """Return `rounding_of` from the lengths of the targets' vectors, [B]."""
+    rounding: Tensor = 4 * torch.finfo(states.dtype).eps * (states.norm(dim=1) * lengths)
+    return rounding
 
 
 class TopLists:

@@ -15,8 +15,8 @@ from ssd4rec.data.packing import consecutive
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
-from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.metrics import Ranks
+from ssd4rec.evaluation.ranks import not_finite, rounding_at
 from ssd4rec.evaluation.scoring import BLOCK_ITEMS, EncodedBatch, encode_examples, evaluating, score_blocks
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.repeats import sequence_items
@@ -73,8 +73,8 @@ def _exchange(model: NextItemModel, batch: EncodedBatch | None, world: World) ->
         states, numbers = batch.states, torch.stack([example, batch.packed.last_targets], 1)
         if model.repeat_logits is not None:
             added = model.repeat_logits.added(states, sequence_items(batch.full.items, batch.full.cu_seqlens))
-            own, features = added.cells(slice(0, len(states)))
-            logits = (added.coefficients[own.row] * features).sum(1, keepdim=True)
+            own, values = added.logits(slice(0, len(states)))
+            logits = values[:, None]
             cells = torch.stack([own.row, own.column + 1], 1)
     every, counts = world.all_rows(numbers)
     cells = cells + torch.tensor([sum(counts[: world.rank]), 0], device=cells.device)
@@ -96,7 +96,7 @@ def _rank(model: NextItemModel, block: _Block, world: World) -> Tensor:
     of_target = (item == block.targets[row]).nonzero()[:, 0]
     world.sum_([own, length])
     own[row[of_target]] += block.logits[of_target]  # an item is one cell of a row
-    own -= 4 * torch.finfo(block.states.dtype).eps * block.states.norm(dim=1) * length  # as `ranks.rounding_of`
+    own -= rounding_at(block.states, length)
     here = (item % size == rank).nonzero()[:, 0]
     here = here[row[here].argsort(stable=True)]
     row, column, logits = row[here], item[here] // size - first, block.logits[here]
@@ -111,8 +111,5 @@ def _rank(model: NextItemModel, block: _Block, world: World) -> Tensor:
             ranks[rows] += (columns >= own[rows, None]).sum(1)
     world.sum_([ranks, broken])
     if bad := int((broken > 0).sum()):
-        raise DivergedError(
-            f"the model produced scores that are not finite for {bad} of {len(broken)} sequences: it diverged; "
-            f"lower training.learning_rate and train it again"
-        )
+        raise not_finite(bad, len(broken))
     return ranks

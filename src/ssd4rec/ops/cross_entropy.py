@@ -42,10 +42,14 @@ class AddedLogits:
         cells = self.prefixes.cells(rows).to(self.coefficients.device)
         return cells, repeat_features(cells, self.coefficients)
 
+    def logits(self, rows: slice) -> tuple[RepeatCells, Tensor]:
+        """Return the cells of a block of rows and the logits that are added there [n]."""
+        cells, features = self.cells(rows)
+        return cells, (self.coefficients[rows][cells.row] * features).sum(1)
+
     def add_to(self, scores: Tensor, rows: slice) -> None:
         """Add the logits of a block of rows to their scores [rows, V], in place."""
-        cells, features = self.cells(rows)
-        logits = (self.coefficients[rows][cells.row] * features).sum(1)
+        cells, logits = self.logits(rows)
         scores[cells.row, cells.column] += logits.to(scores.dtype)  # no cell occurs twice
 
 
@@ -65,8 +69,7 @@ def linear_cross_entropy_reference(states: Tensor, table: Tensor, targets: Tenso
     """Compute `linear_cross_entropy` from all scores at once: the definition."""
     scores = states @ table.T
     if added is not None:
-        cells, features = added.cells(slice(0, len(states)))
-        logits = (added.coefficients[cells.row] * features).sum(1)
+        cells, logits = added.logits(slice(0, len(states)))
         scores = scores.index_put((cells.row, cells.column), logits, accumulate=True)
     return F.cross_entropy(scores, targets)
 

@@ -177,7 +177,7 @@ class States:
 
     @property
     def is_full(self) -> bool:
-        """Whether another state would displace one."""
+        """Whether states fill as much of the memory as they may before somebody asks for them."""
         return self.bytes > FULL_SHARE * self._limit
 
     def is_cached(self, user_id: str) -> bool:
