@@ -3,7 +3,7 @@
 import pytest
 
 import worlds
-from ssd4rec.config import BACKBONES, DataConfig
+from ssd4rec.config import BACKBONES, DataConfig, load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ConfigError
 from ssd4rec.paper.recipes import RECIPES, make_budget
@@ -58,6 +58,22 @@ def test_the_papers_settings_with_all_positions_training():
             assert deep.configs[0].training.objective == "per-prefix"
 
 
+def test_every_model_with_the_settings_of_the_default_preset():
+    """As `train --set backbone.name=...` does, without fusion; BERT4Rec keeps the mask ratio of its recipe."""
+    preset = load_config("regularized")
+    rows = points("accuracy", "amazon-beauty", "default-preset", BACKBONES)
+    assert [(point.label, point.origin) for point in rows] == [(name, "preset regularized") for name in BACKBONES]
+    for point in rows:
+        assert [config.training.seed for config in point.configs] == [2024, 2025, 2026]
+        changes = ["fusion.cooccurrence=0.0", "fusion.repeat_bias=0.0", f"backbone.name={point.model}"]
+        changes += {"bert4rec": ["training.mask_ratio=0.2"], "gru4rec": ["backbone.hidden=128"]}.get(point.model, [])
+        assert point.configs[0] == load_config("regularized", changes)
+        assert point.configs[0].training.max_epochs == preset.training.max_epochs
+    (changed,) = points("accuracy", None, "default-preset", ["sasrec"], ["training.learning_rate=1e-3"])
+    assert changed.configs[0].training.learning_rate == 1e-3
+    assert changed.origin == "changed here (training.learning_rate), the rest preset regularized"
+
+
 @pytest.mark.parametrize(
     ("budget", "options"),
     [
@@ -93,7 +109,7 @@ def test_per_prefix_training_under_paper_one_pass_is_that_of_the_paper():
 
 
 def test_mistakes_in_a_budget_are_explained():
-    with pytest.raises(ConfigError, match=r"unknown budget 'tiny'\. Choose from small, medium, paper"):
+    with pytest.raises(ConfigError, match=r"unknown budget 'tiny'\. Choose from small, medium, default-preset, paper"):
         make_budget("tiny")
 
 

@@ -8,7 +8,10 @@ import typer
 from ssd4rec.cli import console, inputs, options
 
 STUDY_HELP = "accuracy, efficiency, ablation, beta, rho, length, or all; report: render the report of --out again."
-BUDGET_HELP = "small (minutes), medium (hours), paper (its settings), or paper-one-pass (the same with all-positions training)."
+BUDGET_HELP = (
+    "small (minutes), medium (hours), default-preset (its settings for every model), paper (the paper's settings), or "
+    "paper-one-pass (the same with all-positions training)."
+)
 SET_HELP = "Change a setting for all models that have it, or for one; repeatable."
 
 

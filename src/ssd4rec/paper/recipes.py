@@ -17,7 +17,11 @@ TABLES: dict[str, dict[str, Any]] = tomllib.loads(
 
 @dataclass(frozen=True)
 class Budget:
-    """Cost limits of a study. `paper` uses the presets unchanged, `paper-one-pass` trains all positions of a sequence at once."""
+    """Cost limits of a study, and the settings that go with them.
+
+    `paper` uses the presets of the paper unchanged, `paper-one-pass` trains all positions of a sequence at once, and
+    `default-preset` gives every model the settings of the default preset; the others use the recipe of each model.
+    """
 
     name: str
     width: int
@@ -28,6 +32,11 @@ class Budget:
     def follows_paper(self) -> bool:
         """Whether the presets apply."""
         return self.name in ("paper", "paper-one-pass")
+
+    @property
+    def follows_default(self) -> bool:
+        """Whether every model has the settings of the default preset."""
+        return self.name == "default-preset"
 
     @property
     def one_pass(self) -> bool:

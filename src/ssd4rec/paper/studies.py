@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from ssd4rec._suggestions import find
 from ssd4rec.config import BACKBONES, MAX_SEED, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
+from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError
 from ssd4rec.paper.recipes import RECIPES, TABLES, Budget, recipe_settings
 from ssd4rec.paper.results import BASELINES
@@ -155,7 +156,9 @@ class _Plan:
 
     @property
     def preset(self) -> str | None:
-        """The paper's preset where the budget follows it and the data have one."""
+        """The paper's preset where the budget follows it and the data have one, the default preset where that is the budget."""
+        if self.budget.follows_default:
+            return DEFAULT_PRESET
         return self.known if self.budget.follows_paper and self.known in presets() else None
 
     def point(self, label: str, model: str, changes: Sequence[str] = (), x: float | None = None) -> Point:
@@ -197,7 +200,7 @@ class _Plan:
             deep = load_config("quick", [*base, *(each.text for each in applied), *SAMPLED_PREFIXES]).backbone
             base += SAMPLED_PREFIXES if getattr(deep, "layers", 1) > 1 else ()
         config = load()
-        if self.preset and not any(each.name == "training.objective" for each in applied):
+        if self.preset and not self.budget.follows_default and not any(each.name == "training.objective" for each in applied):
             base += self._objective_beside_preset(config)
             config = load()
         if config.training.objective == "masked-item":  # the masked items are the targets: a general mask ratio does not apply
@@ -215,7 +218,10 @@ class _Plan:
         ]
         if network == "ssd4rec":
             base.append(f'backbone.bidirectional="{DIRECTIONS[model]}"')
-        if network != "ssd4rec" or self.preset is None:
+        if self.budget.follows_default:
+            if network == "bert4rec":  # the preset masks nothing, and masked items are all that this model learns from
+                base.append(f"training.mask_ratio={RECIPES[network].mask_ratio}")
+        elif network != "ssd4rec" or self.preset is None:
             base += recipe_settings(network, self.known)
         if network == "gru4rec":
             base.append(f"backbone.hidden={2 * self.budget.width}")  # its recipe has 128 at width 64
@@ -245,14 +251,16 @@ class _Plan:
     def origin(self, config: Config, changed: Sequence[str]) -> str:
         """Return where the settings of a row come from, and which of them --set has changed."""
         origin = RECIPES[config.backbone.name].source
-        if self.preset and isinstance(config.backbone, SSD4RecConfig):
+        if self.budget.follows_default:
+            origin = f"preset {DEFAULT_PRESET}"
+        elif self.preset and isinstance(config.backbone, SSD4RecConfig):
             origin, paper = "preset of the paper", load_config(self.preset).backbone
             same = isinstance(paper, SSD4RecConfig) and config.backbone.bidirectional == paper.bidirectional
             if not same and not (config.backbone.layers == 1 and config.backbone.bidirectional == "top"):
                 origin += f', but for backbone.bidirectional = "{config.backbone.bidirectional}"'
         elif self.known in presets() and "backbone.dropout" not in changed:
             origin += ", with the dropout of the preset"
-        if self.preset and self.budget.one_pass and config.training.objective != "per-prefix":
+        if self.budget.one_pass and self.preset and config.training.objective != "per-prefix":
             origin += ", all-positions training"
         return f"changed here ({', '.join(changed)}), the rest {origin}" if changed else origin
 

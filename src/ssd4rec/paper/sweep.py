@@ -225,6 +225,8 @@ def _why_reduced(known: str | None, budget: Budget, points: Sequence[Point]) -> 
     """Return why the metrics do not show what the paper's settings give; None if they do."""
     if budget.follows_paper and known not in presets():
         return "the paper has no settings for these data, so our recipes were used"
+    if budget.follows_default:
+        return "every model has the settings of the default preset"
     if not budget.follows_paper or budget.width < BUDGETS["paper"].width:
         return "reduced budget"
     if budget.width > BUDGETS["paper"].width:
