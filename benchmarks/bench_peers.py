@@ -1,10 +1,11 @@
-"""Compare SSD4Rec with RecBole's SASRec and GRU4Rec and RecTools' SASRec, on one file with the same targets.
+"""Compare SSD4Rec with RecBole's SASRec and GRU4Rec and RecTools' SASRec and eSASRec, on one file with the same targets.
 
 Run: python benchmarks/bench_peers.py [--only ours --only recbole-gru4rec ...] [--threads 2] [--save]
 
-Leave-last-out, the whole catalog ranked, seen items kept, D = 64, our definition of NDCG@10 for all. Each runs in a process and
-an environment of its own; --recbole and --rectools name the Pythons of existing ones, without them they are made in the cache
-folder (network, 2 GB, minutes). Seconds are those of learning, validation apart. The runners: benchmarks/peers/run_*.py.
+Leave-last-out, the whole catalog ranked, D = 64, our definition of NDCG@10 for all; seen items kept, but for the column
+"excluded". Each runs in a process and an environment of its own; --recbole and --rectools name the Pythons of existing ones,
+without them they are made in the cache folder (network, 2 GB, minutes). Seconds are those of learning, validation apart.
+The runners: benchmarks/peers/run_*.py.
 """
 
 import argparse
@@ -47,6 +48,7 @@ RUNNERS = {
     "ours-quick": Runner("run_ours.py", "quick", None, 20, 5),
     "recbole-sasrec": Runner("run_recbole.py", "SASRec", "recbole", 8, 8),
     "rectools-sasrec": Runner("run_rectools.py", "SASRec", "rectools", 60, 3),
+    "rectools-esasrec": Runner("run_rectools.py", "eSASRec", "rectools", 60, 3),
     "recbole-gru4rec": Runner("run_recbole.py", "GRU4Rec", "recbole", 12, 3),
 }
 
@@ -170,6 +172,8 @@ def _row(name: str, result: dict[str, Any], ours: dict[str, Any] | None) -> dict
         "best validation NDCG@10": f"{best(result):.4f}",
         "test NDCG@10 there": f"{result['end']['test_ndcg']:.4f}",
     }
+    if (excluded := result["end"].get("test_ndcg_excluded")) is not None:
+        row["excluded"] = f"{excluded:.4f}"
     if ours is None or "failed" in ours:
         return row
     level = min(best(result), best(ours))

@@ -60,7 +60,9 @@ def main() -> None:
         parameters=count_parameters(model),
     )
     fit(model, histories, split, config.training, callbacks=[Reporter(Clock(arguments.epochs, arguments.minutes))])
-    report("end", test_ndcg=evaluate(model, histories, split.test).ndcg[10], peak_bytes=peak_bytes())
+    names = {"test_ndcg": False, "test_ndcg_excluded": True}
+    tested = {name: evaluate(model, histories, split.test, exclude_seen=exclude).ndcg[10] for name, exclude in names.items()}
+    report("end", **tested, peak_bytes=peak_bytes())
 
 
 def _targets(histories: Sequences, part: Examples) -> dict[int, int]:
