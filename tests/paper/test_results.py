@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -181,6 +182,9 @@ def test_our_models_are_tested_against_the_best_others_and_a_part_against_the_wh
     parts = tested("ablation", ("top", "SSD4Rec"), ("none", "no mask"))
     assert parts == {"SSD4Rec": [], "no mask": [("SSD4Rec", "model", -0.5)]}
 
+    curve = tested("length", ("top", "whole"), ("none", "whole"))
+    assert curve["whole"] == [("ssd4rec", "model", -0.5)]  # of the second model, next to the first
+
 
 @pytest.mark.thorough
 def test_tests_are_made_for_every_variant_with_ranks_in_both_rows():
@@ -258,6 +262,49 @@ def test_short_truncations_are_counted_and_a_rare_one_is_a_warning():
     assert "20 interactions" not in text
 
 
+def length_rows(*models, lengths=(10, None), limit=200, **costs):
+    """One run for each model and length; costs are seconds."""
+    return [
+        row_of(
+            f"last {x}" if x else "whole", run_of(f"{model}{x}", costs=costs), model=model, x=x,
+            settings=SETTINGS | {"data": {"max_length": x}, "backbone": SETTINGS["backbone"] | {"max_length": limit}},
+        )
+        for x in lengths for model in models
+    ]  # fmt: skip
+
+
+def test_the_lengths_of_several_models_are_a_table_of_metrics_and_seconds():
+    """A point without a run is "-"; a single model has no such table."""
+    rows = length_rows("ssd4rec", "sasrec", seconds_to_best=12.34, seconds_per_epoch=2.0)
+    text = text_of(section_of(*rows[:3], study="length"))
+    names = [f"{name}, {model}" for model in ("ssd4rec", "sasrec") for name in ("NDCG@10", "s to best", "s per epoch")]
+    assert f"| last interactions read | {' | '.join(names)} |" in text
+    assert "| 10 | 0.5000 | 12.3 | 2.0 | 0.5000 | 12.3 | 2.0 |" in text
+    assert "| whole | 0.5000 | 12.3 | 2.0 | - | - | - |" in text
+    assert "| ssd4rec, whole | 0.5000 | 1.0000 | 1 |" in text
+    assert "compare seconds with care" in text
+    alone = text_of(section_of(*rows[::2], study="length"))
+    assert "| whole | 0.5000 | 1.0000 | 1 |" in alone
+    assert "s to best" not in alone
+
+
+def test_a_limit_below_the_length_is_a_note():
+    """Of 20 interactions a model reads at most 19."""
+    for limit, expected in ((19, "none is cut; sasrec: up to 19."), (9, "sasrec reads only the last 9 .* at 10, whole")):
+        text = text_of(section_of(*length_rows("sasrec", limit=limit), study="length"))
+        assert re.search(expected, text)
+        assert ("reads only" in text) == (limit == 9)
+
+
+def test_rows_are_arranged_by_model_and_length():
+    """The order of the commands does not matter."""
+    rows = section_of(*length_rows("ssd4rec", "sasrec", lengths=(50, None, 10)), study="length").arranged.rows
+    labels = ("last 10", "last 50", "whole")
+    assert [row.label for row in rows] == [f"{model}, {label}" for model in ("ssd4rec", "sasrec") for label in labels]
+    single = section_of(*length_rows("ssd4rec", lengths=(None, 10)), study="length").arranged.rows
+    assert [row.label for row in single] == ["last 10", "whole"]
+
+
 def test_a_file_name_is_not_read_as_markdown():
     assert "## Accuracy: my\\_log \\*2\\*.csv" in text_of(section_of(row_of("sasrec", run_of("a")), title="my_log *2*.csv"))
 
@@ -285,13 +332,15 @@ class Page(HTMLParser):
 def test_the_page_loads_nothing_folds_details_and_is_the_same_every_time():
     """The headline table is open; charts are in the page; a name is escaped."""
     rows = [row_of(f"beta {x}", run_of(f"{x}"), x=x) for x in (0.0, 0.5)]
-    results = Results(sections=(section_of(row_of("<b>", run_of("a"))), section_of(*rows, study="beta")))
+    lines = section_of(*length_rows("ssd4rec", "sasrec", seconds_to_best=3.0, seconds_per_epoch=1.0), study="length")
+    results = Results(sections=(section_of(row_of("<b>", run_of("a"))), section_of(*rows, study="beta"), lines))
     text = render(results, "report.html")
     page = Page(text)
     assert page.loaded == []
     assert page.open
     assert not any("open" in attributes for attributes in page.open)
     assert ["beta 0.5", "0.5000", "1.0000", "1"] in page.rows
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
+    assert "seconds of training to the best epoch" in text
     assert "<b>" not in text
     assert text == render(results, "report.html")

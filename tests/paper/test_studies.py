@@ -1,20 +1,22 @@
 """The runs of each study, and the effect of --set on them."""
 
 import pytest
+import torch
 
 import worlds
 from ssd4rec.config import BACKBONES, DataConfig, load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ConfigError
+from ssd4rec.models.next_item import make_model
 from ssd4rec.paper.recipes import RECIPES, make_budget
-from ssd4rec.paper.studies import distinct_points, make_points, with_equal_steps
+from ssd4rec.paper.studies import distinct_points, make_points, with_equal_steps, with_full_window
 from ssd4rec.paper.sweep import plan_sweep
 from ssd4rec.pipeline import prepare
 from ssd4rec.training.objective import plan_pass
 
 
-def points(study, known, budget, models=(), settings=()):
-    return make_points(study, known, budget if not isinstance(budget, str) else make_budget(budget), models, settings)
+def points(study, known, budget, models=(), settings=(), values=()):
+    return make_points(study, known, budget if not isinstance(budget, str) else make_budget(budget), models, settings, values)
 
 
 def test_each_model_has_its_recipe():
@@ -173,10 +175,11 @@ def test_a_row_without_a_backward_direction_ignores_the_backward_weight():
         assert forwards.configs == points("ablation", None, "small")[1].configs
 
 
-def test_an_epoch_has_as_many_steps_at_any_length(tmp_path):
-    """Batches grow with the overlap of the windows."""
+@pytest.mark.parametrize("token_budget", [640, 16])
+def test_an_epoch_has_as_many_steps_at_any_length(tmp_path, token_budget):
+    """Batches grow with the overlap of the windows, also where a long sequence is a batch of its own."""
     worlds.frame(worlds.cycle(users=2000)).write_csv(tmp_path / "cycle.csv")
-    settings = ["training.token_budget=640", "data.min_interactions=1"]
+    settings = [f"training.token_budget={token_budget}", "data.min_interactions=1"]
     sweep = plan_sweep(
         "length", [str(tmp_path / "cycle.csv")], make_budget("small"), tmp_path, tmp_path, models=(), settings=settings
     )
@@ -187,17 +190,17 @@ def test_an_epoch_has_as_many_steps_at_any_length(tmp_path):
         label = run.title.split(", ")[1]
         steps[label] = len(plan_pass(data.split.train, config.training, 0).batches)
         budgets[label] = config.training.token_budget
-    assert budgets["last 10"] > budgets["whole"] == 640
+    assert budgets["last 10"] > budgets["whole"] == token_budget
     assert max(steps.values()) <= 1.1 * min(steps.values())
     for point in points("length", None, "small", (), ["training.objective=per-prefix"]):
-        assert with_equal_steps(point.configs[0], {10: 2.0}) == point.configs[0]
+        assert with_equal_steps(point.configs[0], lambda *_: 2) == point.configs[0]
 
 
 def test_rows_that_change_nothing_on_these_data_are_omitted():
     """No window longer than the longest sequence; no second row without a mask."""
     distinct, omitted = distinct_points(points("length", None, "small"), 60)
     assert [point.label for point in distinct] == ["last 10", "last 20", "last 50", "whole"]
-    assert omitted == ["last 100", "last 200", "last 400"]
+    assert omitted == ["last 100", "last 200", "last 400", "last 1000"]
     distinct, omitted = distinct_points(points("ablation", None, "small", (), ["training.mask_ratio=0.0"]), 100)
     assert omitted == ["no mask", "truncated to 200"]
     assert [point.label for point in distinct][:2] == ["SSD4Rec", "no backward direction"]
@@ -213,6 +216,71 @@ def test_studies_are_those_of_the_paper():
     assert [config.training.seed for config in betas[0].configs] == [2024, 2025]
     without = points("ablation", None, budget)[4]
     assert (without.label, without.configs[0].backbone.feed_forward) == ("no feed-forward network", False)
+
+
+@pytest.mark.parametrize("budget", ["small", "default-preset"])
+def test_curves_of_several_models(budget):
+    """Each model has every point; equal networks are one curve."""
+    rows = points("length", None, budget, ["gru4rec", "ssd4rec-all", "ssd4rec"], values=["50", "whole", "10"])
+    expected = [("last 10", 10), ("last 50", 50), ("whole", None)]
+    assert [(row.label, row.x) for row in rows] == expected * 2
+    assert [row.model for row in rows] == ["gru4rec"] * 3 + ["ssd4rec"] * 3
+    assert [row.configs[0].data.max_length for row in rows] == [10, 50, None] * 2
+    assert points("length", None, budget, ["ssd4rec"]) == points("length", None, budget)
+    assert [row.model for row in points("rho", None, budget, ["bert4rec"], values=["0.25"])] == ["bert4rec"]
+
+
+@pytest.mark.parametrize(
+    ("study", "model", "reason"),
+    [
+        ("beta", "sasrec", "beta trains networks that read backbone.backward_weight, .* from ssd4rec, ssd4rec-all$"),
+        ("beta", "ssd4rec-none", "and ssd4rec-none is not one of them"),
+        ("length", "popularity", "length trains networks .* from ssd4rec, ssd4rec-all, ssd4rec-none, sasrec, "),
+    ],
+)
+def test_a_model_without_the_setting_of_a_curve_is_refused(study, model, reason):
+    with pytest.raises(ConfigError, match=reason):
+        points(study, None, "small", ["ssd4rec", model])
+
+
+@pytest.mark.parametrize(
+    ("study", "value", "reason"),
+    [
+        ("length", "fifty", "--values 'fifty': expected a whole number for data.max_length, e.g. 10, or whole"),
+        ("length", "5.5", "--values '5.5': expected a whole number"),
+        ("length", "0", "data.max_length = 0"),
+        ("rho", "whole", "--values 'whole': expected a number for training.mask_ratio, e.g. 0.0$"),
+        ("rho", "1.5", "training.mask_ratio = 1.5"),
+        ("rho", "nan", "training.mask_ratio = nan"),
+    ],
+)
+def test_a_value_that_a_curve_cannot_have_is_refused(study, value, reason):
+    with pytest.raises(ConfigError, match=reason):
+        points(study, None, "small", values=[value])
+
+
+def test_a_network_reads_as_many_interactions_as_the_curve_says():
+    """Of the longest sequence, 500, the last one is only predicted. BERT4Rec also reads the mask; --set stays."""
+
+    def limits(model, *settings):
+        rows = points("length", None, "small", [model], settings, ["50", "200", "400", "whole"])
+        return [getattr(with_full_window(row, 500).configs[0].backbone, "max_length", None) for row in rows]
+
+    assert limits("sasrec") == limits("gru4rec") == [200, 200, 400, 499]
+    assert limits("bert4rec") == [200, 201, 401, 500]
+    assert limits("sasrec", "sasrec:backbone.max_length=100") == [100] * 4
+    assert limits("ssd4rec") == limits("caser") == [None] * 4
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_the_first_interaction_of_a_long_sequence_is_read(model):
+    (whole,) = points("length", None, make_budget("small", width=8), [model], values=["whole"])
+    items, cu_seqlens = torch.arange(300) % 20 + 1, torch.tensor([0, 300])
+    for longest, read in ((200, False), (301, True)):
+        network = make_model(with_full_window(whole, longest).configs[0], 20).eval()
+        with torch.inference_mode():
+            states = [network.encode(items.index_fill(0, torch.tensor([0]), first), cu_seqlens) for first in (1, 9)]
+        assert torch.equal(*states) != read
 
 
 def test_equal_networks_are_one_row():

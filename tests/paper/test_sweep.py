@@ -256,8 +256,13 @@ def test_mistakes_are_explained_before_anything_is_trained(tmp_path):
         plan_sweep("accuracy", *arguments, models=["gru4rec"], settings=["evaluation.cutoffs=[5]"])
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
         plan_sweep("acuracy", *arguments, models=(), settings=())
-    with pytest.raises(ConfigError, match="--models applies to accuracy, efficiency and all; beta is about ssd4rec alone"):
-        plan_sweep("beta", *arguments, models=("caser",), settings=())
+    with pytest.raises(ConfigError, match="ablation is about ssd4rec alone; leave out --models"):
+        plan_sweep("ablation", *arguments, models=("caser",), settings=())
+    with pytest.raises(ConfigError, match=r"beta trains networks .*, and caser is not one"):
+        plan_sweep("beta", ["no file"], *arguments[1:], models=("caser",), settings=())
+    for study in ("accuracy", "all"):
+        with pytest.raises(ConfigError, match=f"--values applies to beta, rho, length; leave it out for {study}"):
+            plan_sweep(study, ["no file"], *arguments[1:], models=(), settings=(), values=["50"])
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--seeds", "--width", "--jobs"])
@@ -282,6 +287,35 @@ def test_runs_differ_by_data_settings_and_seed_and_are_shared_by_studies(tmp_pat
     both = plan_sweep("all", sources[:1], make_budget("small"), tmp_path, tmp_path, models=["ssd4rec"], settings=())
     shared = {key for section in both.sections for row in section.rows for key in [row.runs[0].key]}
     assert len(both.jobs) == len(shared) < sum(len(section.rows) for section in both.sections)
+
+
+@pytest.mark.slow
+def test_the_lengths_of_several_models_are_extended_by_a_model_and_a_value(tmp_path):
+    """Each model and length has one row, whatever the order of the commands; the report compares the models."""
+    worlds.frame(worlds.cycle()).write_csv(tmp_path / "cycle.csv")
+
+    def sweep(models, values):
+        return plan_sweep(
+            "length", [str(tmp_path / "cycle.csv")], make_budget("small", epochs=1, width=16), tmp_path / "out", tmp_path,
+            models=models, settings=["data.min_interactions=1"], values=values,
+        )  # fmt: skip
+
+    first = sweep(["gru4rec"], ["whole", "7", "100"])
+    assert [job.title for job in first.jobs.values()] == [f"cycle.csv, {label}, seed 2024" for label in ("last 7", "whole")]
+    assert first.sections[0].omitted == ("last 100",)
+    assert "--models gru4rec --values whole,7,100" in first.sections[0].commands[0]
+    run_sweep(first)
+    second = sweep(["gru4rec", "sasrec"], ["5", "7"])
+    assert "cycle.csv, sasrec, last 5, seed 2024" in [job.title for job in second.jobs.values()]
+    assert len(run_sweep(second).finished_runs()) == 2 + 4 - 1
+    (section,) = load_results(tmp_path / "out").sections
+    labels = [f"gru4rec, {each}" for each in ("last 5", "last 7", "whole")] + ["sasrec, last 5", "sasrec, last 7"]
+    assert [row.label for row in section.arranged.rows] == labels
+    assert section.data.longer[5] > section.data.longer[7] > 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| last interactions read | NDCG@10, gru4rec |" in text
+    assert "| sasrec, last 7 | gru4rec | alone |" in text
+    assert "| gru4rec, last 7 | whole | alone |" in text
 
 
 def test_reading_options_reach_the_file_and_are_not_in_the_title(tmp_path):

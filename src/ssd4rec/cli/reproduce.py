@@ -12,6 +12,11 @@ BUDGET_HELP = (
     "small (minutes), medium (hours), default-preset (its settings for every model), paper (the paper's settings), or "
     "paper-one-pass (the same with all-positions training)."
 )
+MODELS_HELP = (
+    "Models, comma-separated. By default accuracy and efficiency compare all, and beta, rho and length draw SSD4Rec; "
+    "with more models they draw a line for each, and their seconds."
+)
+VALUES_HELP = "Points of beta, rho or length, comma-separated, e.g. 50,200,whole."
 SET_HELP = "Change a setting for all models that have it, or for one; repeatable."
 
 
@@ -21,9 +26,8 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results and the report.")] = Path("artifacts/reproduce"),
     budget: Annotated[str, typer.Option("--budget", help=BUDGET_HELP)] = "small",
-    models: Annotated[
-        str | None, typer.Option("--models", help="Models for accuracy and efficiency, comma-separated; all by default.")
-    ] = None,
+    models: Annotated[str | None, typer.Option("--models", help=MODELS_HELP)] = None,
+    values: Annotated[str | None, typer.Option("--values", help=VALUES_HELP)] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs; overrides the budget.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Number of seeds.")] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="Width of every model.")] = None,
@@ -40,7 +44,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     accuracy    models compared with each other, with baselines and with published results; paired tests
     efficiency  seconds and memory
     ablation    the contribution of each part
-    beta, rho, length    the paper's Figures 3 to 5
+    beta, rho, length    the paper's Figures 3 to 5, with a line for each of --models
     """
     from ssd4rec._suggestions import find
     from ssd4rec.errors import ConfigError
@@ -64,8 +68,8 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
 
     if all(is_named_dataset(each) for each in data):  # the columns of files may be named
         inputs.check_columns(data[0], settings or [])
-    names = [name.strip() for name in models.split(",")] if models else []
-    sweep = plan_sweep(study, data, limits, out, inputs.cache(), models=names, settings=settings or [])
+    names, points = ([part.strip() for part in text.split(",")] if text else [] for text in (models, values))
+    sweep = plan_sweep(study, data, limits, out, inputs.cache(), models=names, settings=settings or [], values=points)
     try:
         with console.progress_bar() as bar:
             task = bar.add_task("runs", total=len(sweep.jobs))

@@ -1,7 +1,8 @@
 """Charts of the report, as SVG in the page."""
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -17,8 +18,11 @@ COSTS = (
     ("inference_seconds", "seconds of inference", 1),
     ("peak_memory", "peak MiB", 1 << 20),
 )
+LINE_COSTS = (("seconds_to_best", "seconds of training to the best epoch"), ("seconds_per_epoch", "seconds per epoch"))
 WHOLE = 2.0  # a point of whole sequences is drawn at this multiple of the longest length
 BLUE, ORANGE, GREEN = COLORS = ("#2b6cb0", "#dd6b20", "#2f855a")
+LINE_COLORS = (*COLORS, "#805ad5", "#b83280", "#744210", "#0987a0", "#c53030", "#4a5568")
+MARKERS, DASHES = "os^Dv*XP<", ("-", "--", ":", "-.")  # lines can be told apart without color
 
 
 def draw_chart(section: Section) -> Markup | None:
@@ -32,9 +36,12 @@ def draw_chart(section: Section) -> Markup | None:
         return None
     axis = STUDIES[section.study].axis
     with rc_context({"svg.hashsalt": "ssd4rec", "svg.fonttype": "none", "font.size": 10}):  # equal charts are equal files
-        figure = Figure(figsize=(11, 3 if axis else 1.2 + 0.36 * len(rows)), layout="constrained")
+        lines = lines_of(section, rows)
+        figure = Figure(figsize=(11, 7.5 if lines else 3 if axis else 1.2 + 0.36 * len(rows)), layout="constrained")
         FigureCanvasSVG(figure)
-        if axis:
+        if lines:
+            _draw_lines(figure, lines, axis or "")
+        elif axis:
             _draw_curves(figure, rows, axis)
         elif section.study == "efficiency":
             _draw_costs(figure, rows)
@@ -95,18 +102,76 @@ def _draw_costs(figure: Any, rows: Sequence[Row]) -> None:
     panels[0].invert_yaxis()
 
 
+def lines_of(section: Section, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each model where a section has the curves of several; else nothing."""
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(row.model, []).append(row)
+    return lines if STUDIES[section.study].axis and len(lines) > 1 else {}
+
+
+def tick(x: float | None) -> str:
+    """Return the name of a point on the axis."""
+    return "whole" if x is None else f"{x:g}"
+
+
+def _draw_lines(figure: Any, lines: Mapping[str, Sequence[Row]], axis: str) -> None:
+    """One line a model: NDCG@10 against the axis and against seconds, and seconds against the axis."""
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415 - takes a second to import
+
+    (quality, trade), costs = figure.subplots(2, 2)
+    rows = [row for line in lines.values() for row in line]
+    for index, (model, line) in enumerate(lines.items()):
+        style = {"color": LINE_COLORS[index], "marker": MARKERS[index], "linestyle": DASHES[index % 4], "label": model}
+        means, places = [row.test[MONITORED_METRIC].mean for row in line], _places(line, rows)
+        deviations = [row.test[MONITORED_METRIC].sd or 0.0 for row in line]
+        quality.errorbar(places, means, yerr=deviations, capsize=3, **style)
+        seconds = {name: [math.nan if (cost := row.cost(name)) is None else cost for row in line] for name, _ in LINE_COSTS}
+        trade.plot(seconds["seconds_to_best"], means, **style)
+        for row, x, y in zip(line, seconds["seconds_to_best"], means, strict=True):
+            trade.annotate(tick(row.x), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=style["color"])
+        for panel, (name, _) in zip(costs, LINE_COSTS, strict=True):
+            panel.plot(places, seconds[name], **style)
+    for panel, title in zip(
+        (quality, *costs), ("NDCG@10 (bars: one standard deviation over seeds)", *(title for _, title in LINE_COSTS)), strict=True
+    ):
+        panel.set_title(title, fontsize=10)
+        _label_axis(panel, rows, axis)
+    trade.set_title(f"NDCG@10 against seconds (numbers: {axis})", fontsize=10)
+    trade.set_xlabel(LINE_COSTS[0][1])
+    trade.grid(alpha=0.3)
+    if all(any(row.cost(name) for row in rows) for name, _ in LINE_COSTS):  # a scale without values cannot be logarithmic
+        trade.set_xscale("log")
+        for panel in costs:
+            panel.set_yscale("log")
+        for scale in (trade.xaxis, *(panel.yaxis for panel in costs)):
+            scale.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter("")
+    figure.legend(*quality.get_legend_handles_labels(), loc="outside upper center", ncols=len(lines), frameon=False)
+
+
+def _places(rows: Sequence[Row], among: Sequence[Row]) -> list[float]:
+    longest = max((row.x for row in among if row.x is not None), default=1.0)
+    return [longest * WHOLE if row.x is None else row.x for row in rows]
+
+
+def _label_axis(panel: Any, rows: Sequence[Row], axis: str) -> None:
+    panel.set_xlabel(axis)
+    panel.grid(alpha=0.3)
+    places = dict(zip(_places(rows, rows), [tick(row.x) for row in rows], strict=True))
+    if max(places) > 1 and min(places) > 0:
+        panel.set_xscale("log")
+        panel.set_xticks(list(places), list(places.values()))
+        panel.minorticks_off()
+
+
 def _draw_curves(figure: Any, rows: Sequence[Row], axis: str) -> None:
-    longest = max((row.x for row in rows if row.x is not None), default=1.0)
-    places = [longest * WHOLE if row.x is None else row.x for row in rows]
+    places = _places(rows, rows)
     for panel, name, color in zip(figure.subplots(1, len(CURVES)), CURVES, COLORS, strict=True):
         spreads = [row.test[name] for row in rows if name in row.test]
         if len(spreads) == len(rows):  # else the cut-offs were changed
             deviations = [spread.sd or 0.0 for spread in spreads]
             panel.errorbar(places, [spread.mean for spread in spreads], yerr=deviations, marker="o", capsize=3, color=color)
         panel.set_title(name.upper(), fontsize=10)
-        panel.set_xlabel(axis)
-        panel.grid(alpha=0.3)
-        if longest > 1:
-            panel.set_xscale("log")
-            panel.set_xticks(places, ["whole" if row.x is None else f"{row.x:g}" for row in rows])
-            panel.minorticks_off()
+        _label_axis(panel, rows, axis)

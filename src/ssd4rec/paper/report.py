@@ -1,12 +1,13 @@
 """report.html, a page without other files, and report.md: both are rendered from the same tables and notes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssd4rec._io import as_json, write_atomically
-from ssd4rec.paper.charts import draw_chart
+from ssd4rec.paper.charts import draw_chart, lines_of, tick
 from ssd4rec.paper.published import highest_published, published_rows
 from ssd4rec.paper.recipes import BUDGETS
 from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread, Unfinished
@@ -47,6 +48,7 @@ def render(results: Results, name: str) -> str:
 
 
 def _block(section: Section) -> Block:
+    section = section.arranged
     headline, *tables = _tables(section)
     data, budget = section.data, section.budget
     scope = (
@@ -71,9 +73,33 @@ def _tables(section: Section) -> list[Table]:
     if section.study == "efficiency":
         return [costs, recipes]
     first = [_headline(section)]
+    if lines_of(section, section.rows):
+        first.insert(0, _lines(section))
     if section.study == "accuracy":
         first += [_published(section), _comparison(section), _fusion(section)]
-    return [*first, *([costs] if section.study == "ablation" else []), _tests(section), _metrics(section), recipes]
+    return [*first, *([costs] if _shows_costs(section) else []), _tests(section), _metrics(section), recipes]
+
+
+def _shows_costs(section: Section) -> bool:
+    return section.study in ("efficiency", "ablation") or bool(lines_of(section, section.rows))
+
+
+def _lines(section: Section) -> Table:
+    """NDCG@10 and training seconds of several models, one row for each point of the axis."""
+    by_point: dict[float | None, dict[str, Row]] = {}
+    for row in sorted(section.rows, key=lambda row: math.inf if row.x is None else row.x):
+        by_point.setdefault(row.x, {})[row.model] = row
+
+    def cells(row: Row | None) -> Iterator[str]:
+        yield from _spread(row.test.get("ndcg@10") if row else None)
+        for name in ("seconds_to_best", "seconds_per_epoch"):
+            cost = row.cost(name) if row else None
+            yield "-" if cost is None else f"{cost:,.1f}"
+
+    axis, models = STUDIES[section.study].axis or "", list(lines_of(section, section.rows))
+    columns = [f"{model}|{name}" for model in models for name in ("NDCG@10", "sd", "s to best", "s per epoch")]
+    rows = [(tick(x), *(cell for model in models for cell in cells(of.get(model)))) for x, of in by_point.items()]
+    return _without_empty_deviations(Table(f"NDCG@10 and training seconds (s) by {axis}", (axis, *columns), tuple(rows)))
 
 
 Kind = Callable[[Finished], Metrics]
@@ -295,13 +321,17 @@ def _notes(section: Section) -> Iterator[str]:
     if section.omitted:
         same = "with these settings each is another row" if section.study in COMPARING else "each changes nothing on these data"
         yield f"Rows left out, as {same}: {', '.join(section.omitted)}."
-    if section.study in ("efficiency", "ablation"):
+    if _shows_costs(section):
         yield COST_NOTE
+    if lines_of(section, section.rows):
+        yield "The first epoch of the first run of a model may include the compilation of its kernels."
     if longer := _longer(section):
         counts = ", ".join(f"{count:,} have more than {length} interactions" for length, count in longer.items())
         yield f"Every target is trained at every length, from windows that overlap by half. Of {data.users:,} sequences {counts}."
     if _batch_sizes(section) > 1:
         yield "Batches grow with the overlap of the windows, so that an epoch has about as many steps at any length."
+    if section.study == "length":
+        yield from _own_limits(section)
     for exclude_seen in (False, True):
         if section.study == "accuracy" and (best := highest_published(section.comparable_data, exclude_seen=exclude_seen)):
             value = f"{best.metrics['ndcg@10']:.4f} ({best.model}; {best.source})"
@@ -317,7 +347,7 @@ def _warnings(section: Section) -> Iterator[str]:
         yield f"These metrics do not show what the paper's settings give: {reduced}."
     if section.protocol and section.protocol.targets < FEW_TARGETS:
         yield f"{_count(section.protocol.targets, 'target')}: too few for reliable metrics and choices by validation."
-    if section.study in ("efficiency", "ablation"):
+    if _shows_costs(section):
         if all(row.cost("cpu_share") is None for row in section.rows):
             yield "The load of the machine by other programs was not measured: compare seconds with care."
         if (parallel := max((run.costs.parallel_runs for run in finished), default=1)) > 1:
@@ -345,6 +375,24 @@ def _longer(section: Section) -> dict[int, int]:
     """Return the number of longer sequences for each maximum length in the section."""
     lengths = {row.settings["data"]["max_length"] for row in section.rows}
     return {length: count for length, count in section.data.longer.items() if length in lengths}
+
+
+def _own_limits(section: Section) -> Iterator[str]:
+    """Yield which models have a limit of their own, and where it lets them read fewer interactions than the length."""
+    raised: dict[str, int] = {}
+    short: dict[tuple[str, str, int], list[str]] = {}
+    for row in section.rows:
+        backbone, most = row.settings["backbone"], section.data.longest - 1  # the last one is only predicted
+        for name in {"max_length", "window"} & backbone.keys():
+            if backbone[name] < min(row.x or most, most):
+                short.setdefault((row.model, name, backbone[name]), []).append(tick(row.x))
+            elif name == "max_length":
+                raised[row.model] = max(raised.get(row.model, 0), backbone[name])
+    if raised:
+        limits = ", ".join(f"{model}: up to {limit:,}" for model, limit in raised.items())
+        yield f"Positions read at once (backbone.max_length) are raised where a length exceeds them, so none is cut; {limits}."
+    for (model, name, limit), points in short.items():
+        yield f"{model} reads only the last {limit:,} interactions (backbone.{name}) at {', '.join(points)}."
 
 
 def _batch_sizes(section: Section) -> int:

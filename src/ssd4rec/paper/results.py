@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -210,12 +211,23 @@ class Section(_Stored):
         """The named data set whose published results are comparable: all of them are leave-last-out."""
         return None if self.protocol and self.protocol.split != "leave-last-out" else self.data.known
 
+    @property
+    def arranged(self) -> "Section":
+        """The section as it is shown: rows of one model together, in the order of the axis, and no label twice."""
+        models = list(dict.fromkeys(row.model for row in self.rows))
+        rows = sorted(self.rows, key=lambda row: (models.index(row.model), math.inf if row.x is None else row.x))
+        if len({row.label for row in rows}) < len(rows):
+            rows = [row.model_copy(update={"label": f"{row.model}, {row.label}"}) for row in rows]
+        return self.model_copy(update={"rows": tuple(rows)})
+
     def updated(self, later: "Section") -> "Section":
-        """Merge a later section of the same identity: its rows replace the rows with the same label."""
-        rows = {row.label: row for row in self.rows} | {row.label: row for row in later.rows}
+        """Merge a later section of the same identity: its rows replace the rows with the same model and label."""
+        rows = {(row.model, row.label): row for row in (*self.rows, *later.rows)}
         commands = later.commands if len(rows) == len(later.rows) else tuple(dict.fromkeys(self.commands + later.commands))
         budget = replace(later.budget, seeds=max(self.budget.seeds, later.budget.seeds))
-        return later.model_copy(update={"rows": tuple(rows.values()), "budget": budget, "commands": commands})
+        data = later.data.model_copy(update={"longer": {**self.data.longer, **later.data.longer}})
+        update = {"rows": tuple(rows.values()), "budget": budget, "commands": commands, "data": data}
+        return later.model_copy(update=update)
 
 
 class Results(_Stored):

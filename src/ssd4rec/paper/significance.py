@@ -8,7 +8,7 @@ import numpy as np
 
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC, Ranks, ndcg_gains
 from ssd4rec.paper.results import BASELINES, VARIANTS, PairedTest, RankTable, Results, Row, Section, Variant, ranks_of
-from ssd4rec.paper.studies import DIRECTIONS, STUDIES
+from ssd4rec.paper.studies import CURVES, DIRECTIONS
 
 RESAMPLES = 2000
 
@@ -51,18 +51,23 @@ def add_tests(results: Results, identities: Container[tuple[object, ...]], ranks
 
 def _tested(section: Section, ranks: RankTable) -> Section:
     finished = [row for row in section.rows if row.finished]
-    tests = {row.label: _tests(row, _compared_with(row, finished, section.study), ranks) for row in finished}
-    rows = tuple(row.model_copy(update={"tests": tests.get(row.label, ())}) for row in section.rows)
+    tests = {(row.model, row.label): _tests(row, _compared_with(row, finished, section.study), ranks) for row in finished}
+    rows = tuple(row.model_copy(update={"tests": tests.get((row.model, row.label), ())}) for row in section.rows)
     return section.model_copy(update={"rows": rows})
 
 
 def _compared_with(row: Row, rows: Sequence[Row], study: str) -> list[Row]:
-    """Return the full model in an ablation, the start of a curve (0, or whole sequences), the best other models in accuracy."""
+    """Return the full model in an ablation, the best other models in accuracy.
+
+    On a curve: its start (0, or whole sequences), and the same point of the first curve.
+    """
     if study == "accuracy":
         return _best_others(row, rows)
-    references = {"ablation": [each for each in rows if each.label == "SSD4Rec"], "efficiency": []}
-    reference = references.get(study, [each for each in rows if STUDIES[study].axis and not each.x])
-    return [each for each in reference[:1] if each is not row]
+    if study in CURVES:
+        start = [each for each in rows if each.model == row.model and not each.x]
+        first = [each for each in rows if each.model == rows[0].model and each.x == row.x]
+        return [each for each in (*start, *first) if each is not row]
+    return [each for each in rows if study == "ablation" and each.label == "SSD4Rec" and each is not row]
 
 
 def _best_others(row: Row, rows: Sequence[Row]) -> list[Row]:
@@ -83,7 +88,11 @@ def _tests(row: Row, others: Sequence[Row], ranks: RankTable) -> tuple[PairedTes
         return [ranks_of(run, variant, ranks) for run in each.finished]
 
     return tuple(
-        PairedTest(baseline=other.label, variant=variant, **paired_bootstrap(ranked(row, variant), ranked(other, variant)))
+        PairedTest(
+            baseline=other.model if other.label == row.label else other.label,
+            variant=variant,
+            **paired_bootstrap(ranked(row, variant), ranked(other, variant)),
+        )
         for other, variant in product(others, VARIANTS)
         if all((run.key, variant) in ranks for run in (*row.finished, *other.finished))
     )

@@ -1,13 +1,14 @@
 """The runs of each table and figure, and the effect of `--set` on them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pydantic import TypeAdapter
 
 from ssd4rec._suggestions import find
 from ssd4rec.config import BACKBONES, MAX_SEED, Config, Mamba4RecConfig, SSD4RecConfig, is_read, load_config, presets
+from ssd4rec.config.backbones import MAX_WINDOW
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError
 from ssd4rec.paper.recipes import RECIPES, TABLES, Budget, recipe_settings
@@ -21,6 +22,7 @@ BACKWARD_LAYERS = ("ssd4rec-all", "sigma")  # every layer reads backwards: with 
 RECIPE_BATCH = 2048  # positions
 ONE_PASS_BATCH = 1152  # positions: about as many targets as the 1,024 prefixes of the paper's batch
 PATIENCE = 10  # the paper's
+STEP_TRIALS = 8  # sizes of batches that are tried for a length
 SAMPLED_PREFIXES = ('training.objective="per-prefix"', "training.prefixes_per_sequence=8")
 OPTION_OF = {  # settings that an option of the command decides
     "backbone.name": "--models",
@@ -62,32 +64,56 @@ class Study:
     values: tuple[int | float, ...] = ()  # of the setting that a curve varies
     rows: tuple[StudyRow, ...] = ()
 
-    @property
-    def all_rows(self) -> list[StudyRow]:
-        """The points of the curve, and the rows."""
-        return [*(StudyRow(self.label.format(x=x), (f"{self.varies}={x}",), x) for x in self.values), *self.rows]
+    def select(self, values: Sequence[str] = ()) -> list[StudyRow]:
+        """Return the points of the curve and the rows, or those of the given values, in the order of the axis.
+
+        Args:
+            values: Numbers, also others than those of the study, and labels of rows, such as "whole"; none: all of the study.
+
+        Raises:
+            ConfigError: A value is neither a label nor a number of the right kind.
+        """
+        labels = [row.label for row in self.rows]
+        numbers = sorted({self._number(text) for text in values if text not in labels}) if values else self.values
+        points = (StudyRow(self.label.format(x=x), (f"{self.varies}={x}",), x) for x in numbers)
+        return [*points, *(row for row in self.rows if not values or row.label in values)]
+
+    def _number(self, text: str) -> int | float:
+        kind = type(self.values[0])
+        try:
+            return kind(text)
+        except ValueError:
+            names = "".join(f", or {row.label}" for row in self.rows)
+            what = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"--values {text!r}: expected {what} for {self.varies}, e.g. {self.values[0]}{names}") from None
 
 
 STUDIES = TypeAdapter(dict[str, Study]).validate_python(TABLES["studies"])
-COMPARING = tuple(name for name, study in STUDIES.items() if not study.all_rows)  # studies that compare models
+COMPARING = tuple(name for name, study in STUDIES.items() if not study.select())  # studies that compare models
+CURVES = tuple(name for name, study in STUDIES.items() if study.axis)
 
 
-def make_points(study: str, known: str | None, budget: Budget, models: Sequence[str], settings: Sequence[str]) -> list[Point]:
+def make_points(
+    study: str, known: str | None, budget: Budget, models: Sequence[str], settings: Sequence[str], values: Sequence[str] = ()
+) -> list[Point]:
     """Return the rows or points of a study on one data set.
 
-    The paper's budgets use the preset of `known`, a named data set. The models matter to studies that compare models, and the
-    settings are those of --set, `[MODEL:]GROUP.KEY=VALUE`.
+    The paper's budgets use the preset of `known`, a named data set. Without models, studies that compare models have all, the
+    others SSD4Rec. The settings are those of --set, `[MODEL:]GROUP.KEY=VALUE`, and the values those of a curve, from --values.
 
     Raises:
-        ConfigError: A setting does not fit a model or the study.
+        ConfigError: A setting, model or value does not fit the study.
     """
     parsed = [Setting.parse(text) for text in settings]
     for setting in parsed:
         setting.check(study)
     plan = _Plan(known, budget, parsed)
     if study in COMPARING:
-        return _models(plan, models)
-    return [plan.point(row.label, plan.main_model(), row.settings, row.x) for row in STUDIES[study].all_rows]
+        return _models(plan, models or MODELS)
+    lines = [point.model for point in _models(plan, models)] or [plan.main_model()]
+    for model in lines:
+        plan.check_line(study, model)
+    return [plan.point(row.label, model, row.settings, row.x) for model in lines for row in STUDIES[study].select(values)]
 
 
 @dataclass(frozen=True)
@@ -175,10 +201,22 @@ class _Plan:
         return Point(label, model, configs, x, changed, self.origin(config, changed))
 
     def main_model(self) -> str:
-        """Return the model that ablations and curves use: the paper's under its settings, else the cheapest to train."""
+        """Return the model of ablations and of a single curve: the paper's under its settings, else the cheapest to train."""
         if self.preset is None or self.budget.one_pass:
             return "ssd4rec"
         return _models(self, ("ssd4rec", "ssd4rec-all"))[-1].model  # with one layer both are one network: the first
+
+    def check_line(self, study: str, model: str) -> None:
+        """Refuse a model without a line among the curves of a study."""
+
+        def reads(name: str, varies: str = STUDIES[study].varies or "") -> bool:
+            return name in NETWORKS and is_read(self.config(name, ())[0], varies)
+
+        if not reads(model):
+            raise ConfigError(
+                f"{study} trains networks that read {STUDIES[study].varies}, and {model} is not one of them; "
+                f"choose --models from {', '.join(filter(reads, NETWORKS))}"
+            )
 
     def config(self, model: str, changes: Sequence[str]) -> tuple[Config, list[Setting]]:
         """Return a row's configuration, and the values of --set in it, those for the row alone last."""
@@ -302,17 +340,42 @@ def distinct_points(points: Sequence[Point], longest: int) -> tuple[list[Point],
     return distinct, [point.label for point in points if point not in distinct]
 
 
-def with_equal_steps(config: Config, overlap: Mapping[int, float]) -> Config:
-    """Scale the batches of truncated sequences by the overlap of their windows: an epoch has as many steps at any length.
+def with_full_window(point: Point, longest: int) -> Point:
+    """Raise the number of positions that a network reads at once to the length under study, unless --set has chosen it.
+
+    SASRec, BERT4Rec and GRU4Rec have such a number, `backbone.max_length`. BERT4Rec reads the mask in addition.
+
+    Args:
+        point: Unchanged if its network has no such number, or a sufficient one.
+        longest: Interactions of the longest sequence; the last one is only predicted.
+    """
+
+    def raised(config: Config) -> Config:
+        backbone = config.backbone
+        needed = min(config.data.max_length or longest, longest - 1) + ("masked-item" in backbone.objectives)
+        if needed <= getattr(backbone, "max_length", needed):
+            return config
+        return config.model_copy(update={"backbone": backbone.model_copy(update={"max_length": min(needed, MAX_WINDOW)})})
+
+    return point if "backbone.max_length" in point.changed else replace(point, configs=tuple(map(raised, point.configs)))
+
+
+def with_equal_steps(config: Config, steps: Callable[[int | None, int], int]) -> Config:
+    """Scale the batches of truncated sequences, whose windows overlap: an epoch has as many steps at any length.
 
     Args:
         config: Unchanged without `data.max_length`, or with per-prefix training.
-        overlap: By window length, how often one epoch reads an interaction.
+        steps: Number of batches of an epoch, by `data.max_length` and `training.token_budget`.
     """
-    length = config.data.max_length
+    length, budget = config.data.max_length, config.training.token_budget
     if length is None or config.training.objective == "per-prefix":
         return config
-    return _with_training(config, token_budget=round(config.training.token_budget * overlap.get(length, 1.0)))
+    counts: dict[int, int] = {}
+    expected = steps(None, budget)
+    while budget not in counts and len(counts) < STEP_TRIALS:  # the number falls about as the budget rises, in jumps
+        counts[budget] = steps(length, budget)
+        budget = max(1, round(budget * counts[budget] / expected))
+    return _with_training(config, token_budget=min(counts, key=lambda each: abs(counts[each] - expected)))
 
 
 def _with_training(config: Config, **changes: object) -> Config:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from ssd4rec._io import escaped, exclusive_lock, write_atomically
 from ssd4rec._suggestions import find
 from ssd4rec.config import Config, presets, value_of
+from ssd4rec.data.packing import plan_batches
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.data.split import make_split
 from ssd4rec.data.summary import describe
@@ -47,6 +48,7 @@ from ssd4rec.paper.results import (
 from ssd4rec.paper.significance import add_tests
 from ssd4rec.paper.studies import (
     COMPARING,
+    CURVES,
     MODELS,
     STUDIES,
     TWINS,
@@ -55,6 +57,7 @@ from ssd4rec.paper.studies import (
     distinct_points,
     make_points,
     with_equal_steps,
+    with_full_window,
 )
 
 logger = logging.getLogger(__name__)
@@ -80,7 +83,8 @@ class Sweep:
     def jobs(self) -> dict[str, worker.RunSpec]:
         """Each run once, by its key; studies share runs."""
         jobs: dict[str, worker.RunSpec] = {}
-        runs = [(section.data, row, run) for section in self.sections for row in section.rows for run in row.runs]
+        sections = [section.arranged for section in self.sections]
+        runs = [(section.data, row, run) for section in sections for row in section.rows for run in row.runs]
         for data, row, run in runs:
             jobs[run.key] = worker.RunSpec(
                 title=f"{data.name}, {row.label}" + ("" if run.seed is None else f", seed {run.seed}"),
@@ -100,7 +104,15 @@ class Sweep:
 
 
 def plan_sweep(
-    study: str, sources: Sequence[str], budget: Budget, out: Path, cache: Path, *, models: Sequence[str], settings: Sequence[str]
+    study: str,
+    sources: Sequence[str],
+    budget: Budget,
+    out: Path,
+    cache: Path,
+    *,
+    models: Sequence[str],
+    settings: Sequence[str],
+    values: Sequence[str] = (),
 ) -> Sweep:
     """Check a command and plan its runs; nothing is trained.
 
@@ -110,19 +122,24 @@ def plan_sweep(
         budget: From `make_budget`.
         out: Folder of the results.
         cache: Folder of named data sets.
-        models: For studies that compare models; none: all.
+        models: For studies that compare models, none: all; for curves, none: SSD4Rec.
         settings: `[MODEL:]GROUP.KEY=VALUE`, from --set.
+        values: Points of a curve, from --values; none: those of the study.
 
     Raises:
-        ConfigError: A study, model or setting is unknown or does not fit.
+        ConfigError: A study, model, setting or value is unknown or does not fit.
         DataError: A data set cannot be read.
     """
     studies = list(STUDIES) if find(study, (*STUDIES, "all"), "study") == "all" else [study]
     selected = [find(model, MODELS, "model") for model in models]
-    if models and not set(studies) & set(COMPARING):
-        raise ConfigError(f"--models applies to {', '.join(COMPARING)} and all; {study} is about ssd4rec alone: leave it out")
+    if models and study == "ablation":
+        raise ConfigError("ablation is about ssd4rec alone; leave out --models")
+    if values and study not in CURVES:
+        raise ConfigError(f"--values applies to {', '.join(CURVES)}; leave it out for {study}")
+    models_of = {name: selected if study != "all" or name in COMPARING else [] for name in studies}
     for name in studies:  # mistakes are reported before the data are read
-        make_points(name, None, budget, selected or MODELS, settings)
+        make_points(name, None, budget, models_of[name], settings, values)
+    lengths = {*LENGTHS, *(int(row.x) for row in STUDIES[study].select(values) if row.x)} if study == "length" else LENGTHS
     config = make_points("accuracy", None, budget, BASELINES[:1], settings)[0].configs[0]
     if MONITORED_CUTOFF not in config.evaluation.cutoffs:
         raise ConfigError(
@@ -136,25 +153,27 @@ def plan_sweep(
         name = escaped(
             source if is_named_dataset(source) else "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
         )
-        data, overlap = inspect_source(path, name, config, cache)
+        data, steps = inspect_source(path, name, config, cache, sorted(lengths))
         paths[data.fingerprint] = path
-        sections += [_plan_section(each, data, overlap, budget, selected, settings) for each in studies]
+        sections += [_plan_section(each, data, steps, budget, models_of[each], settings, values) for each in studies]
     present = {row.model for section in sections for row in section.rows}
     if unused := {each.model for each in map(Setting.parse, settings) if each.model} - present:
         raise ConfigError(f"--set {min(unused)}: no row has this model; the rows are {', '.join(sorted(present))}")
     return Sweep(tuple(sections), paths, out, cache)
 
 
-def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[DataInfo, dict[int, float]]:
+def inspect_source(
+    path: str, name: str, config: Config, folder: Path, lengths: Sequence[int] = LENGTHS
+) -> tuple[DataInfo, Callable[[int | None, int], int]]:
     """Read a data set once to describe it; named data sets are recognized by their counts, whatever the name of the file.
 
     Returns:
-        Its description, and by window length how often one epoch of truncated sequences reads an interaction.
+        Its description, and the number of batches of an epoch, by `data.max_length` and `training.token_budget`.
 
     Raises:
         DataError: It cannot be read, or nothing is left after filtering.
     """
-    interactions = worker.open_interactions(path, config, cache)
+    interactions = worker.open_interactions(path, config, folder)
     sequences, _ = build_sequences(interactions, config.data.min_interactions, tie_order=config.data.tie_order)
     described: Any = describe(interactions.read, sequences)
     counts = asdict(sequences.kept)
@@ -166,26 +185,39 @@ def inspect_source(path: str, name: str, config: Config, cache: Path) -> tuple[D
         fingerprint=sequences.fingerprint(),
         **counts,
         simultaneous=described["tie_order"]["interactions"],
-        longer={length: int(np.count_nonzero(np.diff(sequences.offsets) > length)) for length in LENGTHS},
+        longer={length: int(np.count_nonzero(np.diff(sequences.offsets) > length)) for length in lengths},
         notes=tuple(described["read"]["notes"]),
     )
-    tokens = train.tokens_one_pass
-    return info, {length: replace(train, max_length=length).tokens_one_pass / tokens for length in LENGTHS}
+
+    @cache
+    def steps(length: int | None, token_budget: int) -> int:
+        windows = replace(train, max_length=length).windows()
+        return len(plan_batches(windows.lengths, token_budget, np.random.default_rng(0)))
+
+    return info, steps
 
 
 def _plan_section(
-    study: str, data: DataInfo, overlap: Mapping[int, float], budget: Budget, selected: Sequence[str], settings: Sequence[str]
+    study: str,
+    data: DataInfo,
+    steps: Callable[[int | None, int], int],
+    budget: Budget,
+    selected: Sequence[str],
+    settings: Sequence[str],
+    values: Sequence[str],
 ) -> Section:
-    models = [model for model in selected or MODELS if study != "efficiency" or model not in BASELINES]  # nothing to time
-    points = make_points(study, data.known, budget, models, settings)
-    omitted: list[str] = []
-    if study in COMPARING:
-        present = {point.model for point in points}
-        omitted = [f"{twin} (the network of {TWINS[twin]})" for twin in models if twin in TWINS and twin not in present]
-    elif study in ("ablation", "length"):
-        scaled = [replace(each, configs=tuple(with_equal_steps(config, overlap) for config in each.configs)) for each in points]
-        points, omitted = distinct_points(scaled, data.longest)
-    options = ["--models", ",".join(models)] if selected and study in COMPARING else []
+    models = list(selected or (MODELS if study in COMPARING else ()))
+    if study == "efficiency":
+        models = [model for model in models if model not in BASELINES]  # nothing to time
+    points = make_points(study, data.known, budget, models, settings, values)
+    present = {point.model for point in points}
+    omitted = [f"{twin} (the network of {TWINS[twin]})" for twin in models if twin in TWINS and twin not in present]
+    if study in ("ablation", "length"):
+        scaled = [replace(each, configs=tuple(with_equal_steps(config, steps) for config in each.configs)) for each in points]
+        points, repeated = distinct_points([with_full_window(each, data.longest) for each in scaled], data.longest)
+        omitted += dict.fromkeys(repeated)
+    options = ["--models", ",".join(models)] if selected else []
+    options += ["--values", ",".join(values)] if values else []
     options += [word for setting in settings for word in ("--set", setting)]
     protocol = [
         f"{name}={value_of(points[0].configs[0], name)}"
@@ -233,11 +265,14 @@ def _why_reduced(known: str | None, budget: Budget, points: Sequence[Point]) -> 
         return f"the width is {budget.width}, the paper's is {BUDGETS['paper'].width}"
     changed: dict[str, list[str]] = {}
     trained = [point for point in points if point.model not in BASELINES]
+    by_model = len({point.model for point in trained}) > 1
     for point in trained:
         for name in point.changed:
             if not name.startswith(("data.", "evaluation.")):
-                changed.setdefault(name, []).append(point.label)
-    texts = [name if len(of) == len(trained) else f"{name} of {', '.join(of)}" for name, of in sorted(changed.items())]
+                changed.setdefault(name, []).append(point.model if by_model else point.label)
+    texts = [
+        name if len(of) == len(trained) else f"{name} of {', '.join(dict.fromkeys(of))}" for name, of in sorted(changed.items())
+    ]
     return f"settings were changed ({', '.join(texts)})" if texts else None
 
 
