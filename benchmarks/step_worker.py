@@ -25,7 +25,13 @@ from ssd4rec.ops.segments import make_layout
 from ssd4rec.training.objective import next_item_loss
 
 Q = 64
-FUNCTIONS = {"convolution": "Convolution", "gated_norm": "GatedNorm", "prefix_readout": "BackwardPrefixReadout", "scan": "Scan"}
+FUNCTIONS = {
+    "convolution": "Convolution",
+    "dropout": "Dropout",
+    "gated_norm": "GatedNorm",
+    "prefix_readout": "BackwardPrefixReadout",
+    "scan": "Scan",
+}
 
 
 def main() -> None:

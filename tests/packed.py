@@ -49,12 +49,15 @@ def scan_inputs(
 
 
 class Mixer:
-    """Random inputs of the operations that include the convolution: 2 heads of width 3, state 4, so 14 channels."""
+    """Random inputs of the operations that include the convolution: by default 2 heads of width 3, state 4, so 14 channels."""
 
-    def __init__(self, total: int, conv_width: int, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, total: int, conv_width: int, dtype: torch.dtype = torch.float64, head_width: int = 3, state_dim: int = 4
+    ) -> None:
         _, self.dt, self.A, _, _, self.D = scan_inputs([total], dtype=dtype)
         random = torch.Generator().manual_seed(conv_width)
-        shapes = [(total, 14), (14, conv_width), (14,)]
+        width = 2 * (head_width + state_dim)
+        shapes = [(total, width), (width, conv_width), (width,)]
         self.channels, self.weight, self.bias = (torch.randn(shape, generator=random, dtype=dtype) for shape in shapes)
 
     @property

@@ -19,7 +19,7 @@ from packed import (
     scan_inputs,
     with_decay,
 )
-from ssd4rec.ops import cross_entropy, dispatch, numba
+from ssd4rec.ops import cross_entropy, dispatch, keyed_random, numba
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.ops.segments import make_layout
@@ -55,6 +55,11 @@ def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
             assert not ours.any()
 
 
+def wide_mixer(lengths: list[int], conv_width: int) -> Mixer:
+    """Return inputs whose rows are whole vectors."""
+    return Mixer(sum(lengths), conv_width, head_width=16, state_dim=16)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("rows", [1, 13, 300])
 def test_gated_norm(rows: int) -> None:
@@ -69,7 +74,7 @@ def test_gated_norm(rows: int) -> None:
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_convolve(lengths: list[int], conv_width: int, reverse: bool) -> None:
     layout = make_layout(cu_seqlens_of(lengths))
-    mixer = Mixer(sum(lengths), conv_width)
+    mixer = wide_mixer(lengths, conv_width)
     assert_equal(*both(lambda *each: dispatch.convolve(*each, layout, reverse=reverse), mixer.parts[:3]))
 
 
@@ -106,8 +111,59 @@ def test_added_logits(lengths: list[int], scale: float, features: int, monkeypat
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_backward_prefix_readout(lengths: list[int], conv_width: int) -> None:
     layout = make_layout(cu_seqlens_of(lengths))
-    mixer = Mixer(sum(lengths), conv_width)
-    assert_equal(*both(lambda *each: dispatch.backward_prefix_readout(*each, layout, 4), mixer.parts))
+    mixer = wide_mixer(lengths, conv_width)
+    assert_equal(*both(lambda *each: dispatch.backward_prefix_readout(*each, layout, 16), mixer.parts))
+
+
+@pytest.mark.kernels
+def test_backward_prefix_readout_of_a_long_sequence() -> None:
+    """The weights of its last positions are too small for a normal float32 number."""
+    lengths = [400]
+    mixer = wide_mixer(lengths, 4)
+    mixer.A = torch.tensor([-0.3, -1.0], dtype=torch.float64)
+    layout = make_layout(cu_seqlens_of(lengths))
+    assert_equal(*both(lambda *each: dispatch.backward_prefix_readout(*each, layout, 16), mixer.parts))
+
+
+@pytest.mark.kernels
+def test_rows_that_are_not_whole_vectors_are_left_to_pytorch() -> None:
+    mixer, layout = Mixer(300, 4, dtype=torch.float32), make_layout(cu_seqlens_of([300]))
+    with dispatch.use_backend("numba"):
+        out, y = dispatch.convolve(*mixer.parts[:3], layout), dispatch.backward_prefix_readout(*mixer.parts, layout, 4)
+    assert torch.equal(out, dispatch.convolve(*mixer.parts[:3], layout))
+    assert torch.equal(y, dispatch.backward_prefix_readout(*mixer.parts, layout, 4))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("shape", [(1, 1), (13, 24), (700, 5)], ids=str)
+@pytest.mark.parametrize("keyed", [False, True], ids=["generator", "keyed"])
+def test_dropout(shape: tuple[int, int], keyed: bool) -> None:
+    """The same elements are dropped, and the results have the same bits."""
+    keys = torch.arange(shape[0]) if keyed else None
+    inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
+    for x, backend in zip(inputs, ("torch", "numba"), strict=True):
+        torch.manual_seed(5)
+        with dispatch.use_backend(backend), keyed_random.keyed(keys):
+            dispatch.dropout(x, 0.3, training=True).square().sum().backward()
+    assert torch.equal(inputs[0].grad, inputs[1].grad)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("rows", [1, 300, 5000])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_feed_forward(rows: int, scale: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the kernels
+    random = torch.Generator().manual_seed(rows)
+    shapes = (rows, 16), (64, 16), (64,), (16, 64), (16,)
+    inputs = [torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes]
+    inputs[0] *= scale
+
+    def operation(*each: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return dispatch.feed_forward(*each, 0.2, training=True)
+
+    assert_equal(*both(operation, inputs))
 
 
 def assert_equal_with_any_threads(results: Callable[[], list[Tensor]]) -> None:
@@ -198,14 +254,14 @@ def test_scan_does_not_hide_a_number_that_is_not_finite() -> None:
 def test_columns_of_a_wider_matrix_and_several_threads() -> None:
     """Channels are a part of the output of in_proj; the number of threads changes no bit."""
     lengths = [50, 3, 1, 200, 17] * 3
-    layout, mixer = make_layout(cu_seqlens_of(lengths)), Mixer(sum(lengths), 4)
-    wide = torch.randn(sum(lengths), 40)
-    wide[:, 9:23] = mixer.channels
+    layout, mixer = make_layout(cu_seqlens_of(lengths)), wide_mixer(lengths, 4)
+    wide = torch.randn(sum(lengths), 90)
+    wide[:, 9:73] = mixer.channels
 
     def results() -> list[Tensor]:
         source = wide.clone().requires_grad_()
-        inputs = [source[:, 9:23], *(values.float().requires_grad_() for values in mixer.parts[1:])]
-        y = dispatch.backward_prefix_readout(*inputs, layout, 4)
+        inputs = [source[:, 9:73], *(values.float().requires_grad_() for values in mixer.parts[1:])]
+        y = dispatch.backward_prefix_readout(*inputs, layout, 16)
         out = dispatch.convolve(*inputs[:3], layout)
         return [y, out, *torch.autograd.grad(y.square().sum() + out.square().sum(), [source, *inputs[1:]])]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ssd4rec.ops.dropout import dropout
+from ssd4rec.ops.dispatch import dropout
 
 
 class Dropout(nn.Dropout):

@@ -1,10 +1,10 @@
 """Position-wise feed-forward network."""
 
 from torch import nn
-from torch.nn import functional as F
 
 from ssd4rec.array_types import Hidden
 from ssd4rec.layers.dropout import Dropout
+from ssd4rec.ops.dispatch import feed_forward
 
 
 class FeedForward(nn.Module):
@@ -32,6 +32,7 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Hidden) -> Hidden:
         """[rows, D] -> [rows, D]."""
         source = self.norm(hidden) if self.norm_first else hidden
-        branch = self.narrow(self.dropout(F.gelu(self.widen(source))))
+        weights = self.widen.weight, self.widen.bias, self.narrow.weight, self.narrow.bias
+        branch = feed_forward(source, *weights, self.dropout.p, training=self.training)
         out: Hidden = hidden + self.dropout(branch) if self.norm_first else self.dropout(self.norm(hidden + branch))
         return out

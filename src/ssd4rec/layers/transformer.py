@@ -1,11 +1,11 @@
 """The Transformer layer of SASRec and BERT4Rec: pre-norm self-attention and feed-forward network."""
 
 from torch import nn
-from torch.nn import functional as F
 
 from ssd4rec.array_types import Hidden
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.ops.attention import LengthBuckets, attend
+from ssd4rec.ops.dispatch import feed_forward
 
 
 class TransformerLayer(nn.Module):
@@ -39,5 +39,7 @@ class TransformerLayer(nn.Module):
         queries, keys, values = projected.unbind(1)
         attended = attend(queries, keys, values, buckets, causal=self.causal)
         hidden = hidden + self.dropout(self.attention_out(attended.flatten(1)))
-        out: Hidden = hidden + self.dropout(self.narrow(self.dropout(F.gelu(self.widen(self.norm(hidden))))))
+        weights = self.widen.weight, self.widen.bias, self.narrow.weight, self.narrow.bias
+        branch = feed_forward(self.norm(hidden), *weights, self.dropout.p, training=self.training)
+        out: Hidden = hidden + self.dropout(branch)
         return out

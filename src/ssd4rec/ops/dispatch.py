@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops import convolution, cross_entropy, numba, triton
+from ssd4rec.ops import dropout as plain_dropout
+from ssd4rec.ops import feed_forward as plain_feed_forward
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.segments import Layout, check_cu_seqlens, make_layout
@@ -55,6 +57,13 @@ def uses_numba(*tensors: Tensor) -> bool:
     return numba.worth_it(*tensors) if backend == "auto" else backend == "numba" and numba.supports(*tensors)
 
 
+def _numba_kernels(tensors: tuple[Tensor, ...], *widths: int) -> Any:
+    """Return numba's kernels if they run for the tensors and have vectors for rows of these widths, else None."""
+    if uses_numba(*tensors) and (kernels := numba.load_kernels()).whole_vectors(*widths):
+        return kernels
+    return None
+
+
 def scan(
     x: Values,
     dt: StepSizes,
@@ -84,7 +93,7 @@ def scan(
     if uses_triton(x) and triton.supports_scan(x, B):
         y: Values = triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
         return y
-    if uses_numba(x, dt, A, B, C, D) and (kernels := numba.load_kernels()).supports_scan(x, B):
+    if kernels := _numba_kernels((x, dt, A, B, C, D), x.shape[2], B.shape[1]):
         compiled: Values = kernels.scan(x, dt, A, B, C, D, layout, reverse=reverse)
         return compiled
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
@@ -140,8 +149,8 @@ def backward_prefix_readout(
     module: Any = prefix_readout
     if uses_triton(channels) and triton.supports_prefix_readout(channels, weight, dt, state_dim):
         module = triton.load_kernels(channels)
-    elif uses_numba(channels, weight, bias, dt, A, D):
-        module = numba.load_kernels()
+    elif kernels := _numba_kernels((channels, weight, bias, dt, A, D), (channels.shape[1] - 2 * state_dim) // len(D), state_dim):
+        module = kernels
     y: Values = module.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
     return y
 
@@ -159,8 +168,8 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
     module: Any = convolution
     if uses_triton(channels):
         module = triton.load_kernels(channels)
-    elif uses_numba(channels, weight, bias):
-        module = numba.load_kernels()
+    elif kernels := _numba_kernels((channels, weight, bias), channels.shape[1]):
+        module = kernels
     out: Channels = module.convolve(channels, weight, bias, layout, reverse=reverse)
     return out
 
@@ -197,6 +206,49 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
         module = numba.load_kernels()
     out: Hidden = module.gated_norm(y, gate, weight, eps)
     return out
+
+
+def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
+    """Zero each element with probability p and rescale the others so that the mean is unchanged.
+
+    On a CPU p is rounded to a multiple of 1/65536, and the scale is that of the rounded p.
+    On other devices this is `torch.nn.functional.dropout`.
+    The random numbers come from torch's generator (`torch.manual_seed`), or are keyed by row (`ops.keyed_random`); all backends
+    draw the same.
+
+    Args:
+        x: floating point, any shape.
+        p: 0 … 1.
+        training: if false, nothing is zeroed.
+
+    Source: Srivastava et al. 2014.
+    """
+    if plain_dropout.drops(p, training=training) and uses_numba(x):
+        out: Tensor = numba.load_kernels().dropout(x, p)
+        return out
+    return plain_dropout.dropout(x, p, training=training)
+
+
+def feed_forward(
+    x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, p: float, *, training: bool
+) -> Hidden:
+    """Compute W2 dropout(GELU(W1 x + b1)) + b2.
+
+    Args:
+        x: [rows, D].
+        widen: [F, D], W1.
+        widen_bias: [F].
+        narrow: [D, F], W2.
+        narrow_bias: [D].
+        p: of the dropout, see `dropout`.
+        training: if false, nothing is zeroed.
+    """
+    weights = widen, widen_bias, narrow, narrow_bias
+    plain = not plain_dropout.drops(p, training=training) or torch.is_autocast_enabled("cpu")
+    if not plain and (kernels := _numba_kernels((x, *weights), len(widen))):
+        out: Hidden = kernels.feed_forward(x, *weights, p)
+        return out
+    return plain_feed_forward.feed_forward(x, *weights, p, training=training)
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:

@@ -1,4 +1,7 @@
-"""Dropout with fast random numbers on a CPU: four masks from each 64-bit random integer."""
+"""Dropout with fast random numbers on a CPU: four masks from each 64-bit random integer.
+
+`ops.dispatch` calls these functions or numba's kernels.
+"""
 
 from typing import Any
 
@@ -12,43 +15,46 @@ from ssd4rec.ops import keyed_random
 LEVELS = 1 << 16  # values of the 16 random bits that decide about one element
 
 
+def keep_levels(p: float) -> int:
+    """Return how many of the levels keep an element."""
+    return round((1 - p) * LEVELS)
+
+
+def drops(p: float, *, training: bool) -> bool:
+    """Whether any element can be zeroed."""
+    return training and keep_levels(p) < LEVELS
+
+
 def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
-    """Zero each element with probability p and rescale the others so that the mean is unchanged.
-
-    On a CPU p is rounded to a multiple of 1/65536, and the scale is that of the rounded p.
-    On other devices this is `torch.nn.functional.dropout`.
-    The random numbers come from torch's generator (`torch.manual_seed`), or are keyed by row (`ops.keyed_random`).
-    Only the mask is saved for the backward pass.
-
-    Args:
-        x: floating point, any shape.
-        p: 0 … 1.
-        training: if false, x is returned unchanged.
-
-    Source: Srivastava et al. 2014.
-    """
+    """Zero each element with probability p; see `ops.dispatch.dropout` for the arguments."""
     if x.device.type != "cpu" and not keyed_random.active():
         return F.dropout(x, p, training)
-    keep_levels = round((1 - p) * LEVELS)
-    if not training or keep_levels == LEVELS:
+    if not drops(p, training=training):
         return x
-    dropped: Tensor = _Dropout.apply(x, keep_levels)  # type: ignore[no-untyped-call]  # torch has no types here
+    dropped: Tensor = _Dropout.apply(x, keep_levels(p))  # type: ignore[no-untyped-call]  # torch has no types here
     return dropped
+
+
+def random_levels(shape: torch.Size) -> Tensor:
+    """Draw int16 numbers, uniform in -32768 … 32767."""
+    if keyed_random.active():
+        columns = shape[1:].numel()
+        return keyed_random.bits(shape[0], -(-columns // 4)).view(torch.int16)[:, :columns].reshape(shape).contiguous()
+    random_integers = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    return random_integers.view(torch.int16)[: shape.numel()].view(shape)
+
+
+def scale_of(kept: int) -> float:
+    """Return the factor of an element that is kept with probability kept / LEVELS."""
+    return LEVELS / kept if kept else 0.0
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, keep_levels: int) -> Tensor:
-        # each int64 provides four int16, uniform in -32768 … 32767
-        if keyed_random.active():
-            columns = x.shape[1:].numel()
-            levels = keyed_random.bits(len(x), -(-columns // 4)).view(torch.int16)[:, :columns].reshape(x.shape)
-        else:
-            random_integers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-            levels = random_integers.view(torch.int16)[: x.numel()].view(x.shape)
-        mask = levels < keep_levels - LEVELS // 2
+    def forward(ctx: Any, x: Tensor, kept: int) -> Tensor:
+        mask = random_levels(x.shape) < kept - LEVELS // 2
         ctx.save_for_backward(mask)
-        scale = ctx.scale = LEVELS / keep_levels if keep_levels else 0.0
+        scale = ctx.scale = scale_of(kept)
         return (x * scale).mul_(mask)
 
     @staticmethod

@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Channels
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
-from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, add_, add_product_, affine_to, copy_to, scaled_to, silu_backward_, silu_to
+from ssd4rec.ops.numba.simd import AHEAD, LANES, add_at, empty, load, prefetch, sigmoid, silu_slope, store
+from ssd4rec.ops.numba.vectors import ALLOCATING, FAST
 from ssd4rec.ops.segments import Layout
 
 
@@ -51,57 +52,55 @@ class Convolution(torch.autograd.Function):
 
 
 @njit(**FAST)
-def _sum_at(total, rows, step, taps, bias, i, start, length, reverse):
-    """Set the convolution before SiLU at the i-th position of the scan's direction."""
-    channels = bias.shape[0]
-    for k in range(min(i, taps.shape[0] - 1) + 1):
-        t = start + (length - 1 - i + k if reverse else i - k)
-        row = rows[t * step : t * step + channels]
-        if k == 0:
-            affine_to(total, bias, row, taps[0])
-        else:
-            add_product_(total, row, taps[k])
-
-
-@njit(**ALLOCATING)
-def _forward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out):
-    total = np.empty(bias.shape[0], np.float32)
-    _forward_sequences(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out, total)
+def _sum_at(rows, step, taps, bias, t, one, count, v):
+    """Return the convolution before SiLU at position t, from `count` inputs; `one` is the direction of the scan."""
+    result = load(bias, v)
+    for k in range(count):
+        result += load(rows, (t - one * k) * step + v) * load(taps, k * bias.shape[0] + v)
+    return result
 
 
 @njit(**FAST)
-def _forward_sequences(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out, total):
+def _forward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, out):
+    channels, width, one = bias.shape[0], taps.shape[0], -1 if reverse else 1
     for sequence in range(first_sequence, last_sequence):
         start, length = edges[sequence], edges[sequence + 1] - edges[sequence]
         for i in range(length):
-            _sum_at(total, rows, step, taps, bias, i, start, length, reverse)
-            silu_to(out[start + (length - 1 - i if reverse else i)], total)
+            t = start + (length - 1 - i if reverse else i)
+            for v in range(0, channels, LANES):
+                x = _sum_at(rows, step, taps, bias, t, one, min(i + 1, width), v)
+                store(out, t * channels + v, x * sigmoid(x))
 
 
 @njit(**ALLOCATING)
 def _backward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias):
-    total, d_totals = np.empty(bias.shape[0], np.float32), np.empty(taps.shape, np.float32)
     arrays = rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias
-    _backward_sequences(*arrays, total, d_totals)
+    _backward_sequences(*arrays, empty(taps.size), np.empty(taps.shape[0], np.int64))
 
 
 @njit(**FAST)
 def _backward_sequences(
-    rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias, total, d_totals
+    rows, step, taps, bias, edges, reverse, first_sequence, last_sequence, d_out, d_rows, d_taps, d_bias, d_totals, places
 ):
-    channels, width = bias.shape[0], taps.shape[0]
+    channels, width, one = bias.shape[0], taps.shape[0], -1 if reverse else 1
     for sequence in range(first_sequence, last_sequence):
         start, length = edges[sequence], edges[sequence + 1] - edges[sequence]
         for i in range(length - 1, -1, -1):
-            _sum_at(total, rows, step, taps, bias, i, start, length, reverse)
             t = start + (length - 1 - i if reverse else i)
-            d_total = d_totals[i % width]
-            copy_to(d_total, d_out[t])
-            silu_backward_(d_total, total)
-            add_(d_bias, d_total)
-            for k in range(min(i, width - 1) + 1):  # the inputs of this position
-                source = t + k if reverse else t - k
-                add_product_(d_taps[k], d_total, rows[source * step : source * step + channels])
-            scaled_to(d_rows[t], d_total, taps[0])
-            for k in range(1, min(width - 1, length - 1 - i) + 1):  # the later positions that have this one as an input
-                add_product_(d_rows[t], d_totals[(i + k) % width], taps[k])
+            inputs, readers = min(i + 1, width), min(width, length - i)
+            for k in range(readers):
+                places[k] = (i + k) % width * channels
+            for v in range(0, channels, LANES):
+                prefetch(rows, (t - one * (width + AHEAD)) * step + v)
+                prefetch(d_out, (t - one * AHEAD) * channels + v)
+                prefetch(d_rows, (t - one * AHEAD) * channels + v)
+                x = _sum_at(rows, step, taps, bias, t, one, inputs, v)
+                d_total = load(d_out, t * channels + v) * silu_slope(x, sigmoid(x))
+                store(d_totals, places[0] + v, d_total)
+                add_at(d_bias, v, d_total)
+                for k in range(inputs):
+                    add_at(d_taps, k * channels + v, d_total * load(rows, (t - one * k) * step + v))
+                d_row = d_total * load(taps, v)
+                for k in range(1, readers):  # the later positions that have this one as an input
+                    d_row += load(d_totals, places[k] + v) * load(taps, k * channels + v)
+                store(d_rows, t * channels + v, d_row)

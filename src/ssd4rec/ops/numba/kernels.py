@@ -2,19 +2,40 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
+from ssd4rec.ops.dropout import LEVELS, keep_levels, random_levels, scale_of
 from ssd4rec.ops.numba.convolution import Convolution
 from ssd4rec.ops.numba.cumulative import CumulativeSum
+from ssd4rec.ops.numba.dropout import Dropout
 from ssd4rec.ops.numba.fading import FadingSum
+from ssd4rec.ops.numba.feed_forward import FeedForward
 from ssd4rec.ops.numba.gated_norm import GatedNorm
 from ssd4rec.ops.numba.prefix_readout import BackwardPrefixReadout
-from ssd4rec.ops.numba.products import LANES
 from ssd4rec.ops.numba.repeats import BlockLogits
 from ssd4rec.ops.numba.scan import Scan
+from ssd4rec.ops.numba.simd import LANES
 from ssd4rec.ops.segments import Layout, promote_to_float32
 
-__all__ = ["BlockLogits", "backward_prefix_readout", "convolve", "fading_sum", "gated_norm", "scan", "supports_scan"]
+__all__ = [
+    "BlockLogits",
+    "backward_prefix_readout",
+    "convolve",
+    "dropout",
+    "fading_sum",
+    "feed_forward",
+    "gated_norm",
+    "scan",
+    "whole_vectors",
+]  # fmt: skip
+
+NEGLIGIBLE = 1e-30  # weights of a read-out: products with smaller ones are denormal, and take a hundred times as long
+
+
+def whole_vectors(*widths: int) -> bool:
+    """Whether rows of these widths are whole vectors, as all kernels but `fading_sum`, `gated_norm` and `dropout` need."""
+    return not any(width % LANES for width in widths)
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -24,10 +45,25 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
     return out
 
 
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Zero each element with probability p."""
+    kept = keep_levels(p)
+    out: Tensor = Dropout.apply(x, random_levels(x.shape), kept - LEVELS // 2, scale_of(kept))
+    return out
+
+
 def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidden:
     """Compute f_t = decay f_{t-1} + x_t."""
     values, log_decay = promote_to_float32(values, log_decay)
     out: Hidden = FadingSum.apply(values, log_decay, cu_seqlens)
+    return out
+
+
+def feed_forward(x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, p: float) -> Hidden:
+    """Compute W2 dropout(GELU(W1 x + b1)) + b2."""
+    kept, levels = keep_levels(p), random_levels(torch.Size((len(x), len(widen))))
+    arguments = x.contiguous(), widen, widen_bias, narrow, narrow_bias, levels, kept - LEVELS // 2, scale_of(kept)
+    out: Hidden = FeedForward.apply(*arguments)
     return out
 
 
@@ -51,13 +87,9 @@ def backward_prefix_readout(
     """Read out the reversed scan of every prefix at its last step."""
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     decayed_dt = dt * torch.exp(CumulativeSum.apply(dt * A, layout.cu_seqlens))
+    decayed_dt = F.threshold(decayed_dt, NEGLIGIBLE, 0.0)
     y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
     return y
-
-
-def supports_scan(x: Values, B: StateInputs) -> bool:
-    """Whether the widths of heads and states are whole vectors."""
-    return x.shape[2] % LANES == 0 and B.shape[1] % LANES == 0
 
 
 def scan(

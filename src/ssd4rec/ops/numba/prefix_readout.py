@@ -6,25 +6,14 @@ level of the cache. In PyTorch the same takes many passes over arrays of that si
 
 from typing import Any
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
-from ssd4rec.ops.numba.vectors import (
-    ALLOCATING,
-    FAST,
-    add_,
-    add_product_,
-    add_scaled_,
-    affine_to,
-    copy_to,
-    dot,
-    silu_backward_,
-    silu_to,
-)
+from ssd4rec.ops.numba.simd import AHEAD, LANES, add_at, empty, filled, load, prefetch, sigmoid, silu_slope, store, total
+from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, ZERO
 from ssd4rec.ops.segments import Layout
 
 
@@ -40,7 +29,7 @@ class BackwardPrefixReadout(torch.autograd.Function):
         ctx.layout, ctx.state_dim = layout, state_dim
         rows, step = flat_rows(channels)
         taps = weight.T.flip(0).contiguous().numpy()
-        y = torch.empty(len(channels), channels.shape[1] - 2 * state_dim)
+        y = torch.zeros(len(channels), channels.shape[1] - 2 * state_dim)
         arrays = rows, step, taps, bias.numpy(), decayed_dt.numpy(), D.numpy(), layout.cu_seqlens.numpy(), state_dim
         out = y.numpy()
         for_groups(lambda group: _forward(*arrays, *group, out), sequence_groups(layout.cu_seqlens))
@@ -54,7 +43,7 @@ class BackwardPrefixReadout(torch.autograd.Function):
         taps = weight.T.flip(0).contiguous().numpy()
         edges = ctx.layout.cu_seqlens
         groups = sequence_groups(edges)
-        d_channels, d_dt = torch.zeros(channels.shape), torch.zeros_like(decayed_dt)
+        d_channels, d_dt = torch.empty(channels.shape), torch.empty_like(decayed_dt)
         d_taps = torch.zeros(len(groups), *taps.shape)
         d_bias, d_D = torch.zeros(len(groups), len(bias)), torch.zeros(len(groups), len(D))
         arrays = rows, step, taps, bias.numpy(), decayed_dt.numpy(), D.numpy(), edges.numpy(), ctx.state_dim
@@ -67,70 +56,89 @@ class BackwardPrefixReadout(torch.autograd.Function):
         return d_channels, d_weight, d_bias.sum(0), d_dt, d_D.sum(0), None, None
 
 
+@njit(**FAST)
+def _input(rows, step, taps, t, k, v):
+    """Return what position t + k adds to the convolution at position t."""
+    return load(rows, (t + k) * step + v) * load(taps, k * taps.shape[1] + v)
+
+
+@njit(**FAST)
+def _first_to(first, first_value, rows, step, taps, bias, start, ends):
+    """Set the convolution at the first position of a sequence, before and after SiLU, for each end of the prefix [K, width]."""
+    for v in range(0, taps.shape[1], LANES):
+        x = load(bias, v)
+        for j in range(ends):
+            x += _input(rows, step, taps, start, j, v)
+            store(first, j * taps.shape[1] + v, x)
+            store(first_value, j * taps.shape[1] + v, x * sigmoid(x))
+
+
 @njit(**ALLOCATING)
 def _forward(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, y):
-    width, total = taps.shape
-    inner = total - 2 * state_dim
-    used = inner + state_dim
-    sums, value = np.empty((width, used), np.float32), np.empty(used, np.float32)
-    first, first_value = np.empty(total, np.float32), np.empty(total, np.float32)
-    scratch = sums, value, first, first_value, np.empty(inner, np.float32)
+    width, total_width = taps.shape
+    area = width * total_width
+    scratch = empty(area), empty(area), empty(total_width - 2 * state_dim), empty(width * LANES), empty(width)
     _forward_sequences(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, y, scratch)
 
 
 @njit(**FAST)
 def _forward_sequences(rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, y, scratch):
-    width, total = taps.shape
-    lag, inner = width - 1, total - 2 * state_dim
-    used, heads = inner + state_dim, D.shape[0]  # of C, only the first position's is used
-    size = inner // heads
-    sums, value, first, first_value, complete = scratch
+    width, total_width = taps.shape
+    lag, inner = width - 1, total_width - 2 * state_dim
+    used = inner + state_dim  # of C, only the first position's is used
+    size = inner // D.shape[0]
+    first, first_value, complete, products, CB = scratch
     for sequence in range(first_sequence, last_sequence):
         start = edges[sequence]
-        complete[:] = 0
-        for i in range(edges[sequence + 1] - start):
-            t = start + i
-            row = rows[t * step : t * step + total]
-            out = y[t]
-            if i == 0:
-                affine_to(first, bias, row, taps[0])
-            elif i <= lag:
-                add_product_(first, row, taps[i])
-            if i <= lag:
-                silu_to(first_value, first)
-            C = first_value[total - state_dim :]
-            for h in range(heads):
-                for p in range(h * size, (h + 1) * size):
-                    out[p] = first_value[p] * D[h]
-            for k in range(min(i, lag) + 1):
-                partial = sums[(i - k) % width]
-                if k == 0:
-                    affine_to(partial, bias[:used], row[:used], taps[0, :used])
-                else:
-                    add_product_(partial, row[:used], taps[k, :used])
-                silu_to(value, partial)
-                CB = dot(C, value[inner:])
-                into = complete if k == lag else out
-                for h in range(heads):
-                    add_scaled_(into[h * size : (h + 1) * size], value[h * size : (h + 1) * size], decayed_dt[t - k, h] * CB)
-            add_(out, complete)
+        length = edges[sequence + 1] - start
+        _first_to(first, first_value, rows, step, taps, bias, start, min(width, length))
+        complete[:] = ZERO
+        for i in range(length):
+            s, terms, end = start + i, min(lag, length - 1 - i) + 1, min(i, lag) * total_width
+            products[:] = ZERO
+            for n in range(0, state_dim, LANES):
+                prefetch(rows, (s + width + AHEAD) * step + inner + n)
+                x = load(bias, inner + n)
+                for k in range(terms):
+                    x += _input(rows, step, taps, s, k, inner + n)
+                    C = load(first_value, min(i + k, lag) * total_width + used + n)
+                    add_at(products, k * LANES, C * (x * sigmoid(x)))
+            for k in range(terms):
+                CB[k] = total(load(products, k * LANES))
+            for h in range(D.shape[0]):
+                for v in range(h * size, (h + 1) * size, LANES):
+                    prefetch(rows, (s + width + AHEAD) * step + v)
+                    prefetch(y, (s + width + AHEAD) * inner + v)
+                    x, out = load(bias, v), load(first_value, end + v) * D[h]
+                    for k in range(terms):
+                        x += _input(rows, step, taps, s, k, v)
+                        term = x * sigmoid(x) * (decayed_dt[s, h] * CB[k])
+                        if k == lag:
+                            term += load(complete, v)
+                            store(complete, v, term)
+                        add_at(y, (s + k) * inner + v, out + term)
+                        out = filled(ZERO)
 
 
 @njit(**ALLOCATING)
 def _backward(
     rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, dy, d_rows, d_dt, d_taps, d_bias, d_D
 ):
-    width, total = taps.shape
-    inner = total - 2 * state_dim
-    used = inner + state_dim
-    sums, values = np.empty((width, used), np.float32), np.empty(used, np.float32)
-    first, first_value = np.empty((width, total), np.float32), np.empty((width, total), np.float32)
-    d_first_C, d_first_x = np.empty((width, state_dim), np.float32), np.empty((width, inner), np.float32)
-    d_complete, d_value, d_sum = np.empty(inner, np.float32), np.empty(used, np.float32), np.empty(used, np.float32)
-    d_first, d_total = np.empty(total, np.float32), np.empty(total, np.float32)
-    scratch = sums, values, first, first_value, d_first_C, d_first_x, d_complete, d_value, d_sum, d_first, d_total
+    width, total_width = taps.shape
+    inner = total_width - 2 * state_dim
+    area, state_area, vectors = width * total_width, width * state_dim, width * LANES
+    firsts, of_states = (empty(area), empty(area), empty(area), empty(inner)), (empty(state_area), empty(state_area))
+    scratch = *firsts, *of_states, empty(vectors), empty(vectors), empty(width)
     arrays = rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence
     _backward_sequences(*arrays, dy, d_rows, d_dt, d_taps, d_bias, d_D, scratch)
+
+
+@njit(**FAST)
+def _add_gradients(rows, step, taps, t, k, v, d_sum, d_rows, d_taps):
+    """Add the gradients of the input `_input` and of its weight."""
+    total_width = taps.shape[1]
+    add_at(d_rows, (t + k) * total_width + v, d_sum * load(taps, k * total_width + v))
+    add_at(d_taps, k * total_width + v, d_sum * load(rows, (t + k) * step + v))
 
 
 @njit(**FAST)
@@ -138,74 +146,81 @@ def _backward_sequences(
     rows, step, taps, bias, decayed_dt, D, edges, state_dim, first_sequence, last_sequence, dy, d_rows, d_dt, d_taps, d_bias, d_D,
     scratch,
 ):  # fmt: skip
-    width, total = taps.shape
-    lag, inner = width - 1, total - 2 * state_dim
-    used, heads = inner + state_dim, D.shape[0]
-    size = inner // heads
-    sums, values, first, first_value, d_first_C, d_first_x, d_complete, d_value, d_sum, d_first, d_total = scratch
+    width, total_width = taps.shape
+    lag, inner = width - 1, total_width - 2 * state_dim
+    used = inner + state_dim
+    size = inner // D.shape[0]
+    first, first_value, d_first, d_complete, values, slopes, products, parts, CB = scratch
     for sequence in range(first_sequence, last_sequence):
         start = edges[sequence]
         length = edges[sequence + 1] - start
         reach = min(lag, length - 1)
-        for j in range(reach + 1):
-            row = rows[(start + j) * step : (start + j) * step + total]
-            if j == 0:
-                affine_to(first[0], bias, row, taps[0])
-            else:
-                affine_to(first[j], first[j - 1], row, taps[j])
-            silu_to(first_value[j], first[j])
-        d_first_C[:] = 0
-        d_first_x[:] = 0
-        d_complete[:] = 0
+        _first_to(first, first_value, rows, step, taps, bias, start, reach + 1)
+        d_first[:] = ZERO
+        d_complete[:] = ZERO
         for i in range(length - 1, -1, -1):
-            s = start + i
-            terms = min(lag, length - 1 - i)
-            add_(d_first_x[min(i, lag)], dy[s])
-            if i + lag < length:
-                add_(d_complete, dy[s + lag])
-            for k in range(terms + 1):
-                row = rows[(s + k) * step : (s + k) * step + used]
-                if k == 0:
-                    affine_to(sums[0], bias[:used], row, taps[0, :used])
-                else:
-                    affine_to(sums[k], sums[k - 1], row, taps[k, :used])
-            d_sum[:] = 0
-            for k in range(terms, -1, -1):
-                silu_to(values, sums[k])
-                end = min(i + k, lag)
-                C = first_value[end, total - state_dim :]
-                CB = dot(C, values[inner:])
-                grad = d_complete if k == lag else dy[s + k]
-                d_CB = np.float32(0.0)
-                for h in range(heads):
-                    part = slice(h * size, (h + 1) * size)
-                    d_weight = dot(grad[part], values[part])
-                    d_dt[s, h] += d_weight * CB
-                    d_CB += d_weight * decayed_dt[s, h]
-                    scale = decayed_dt[s, h] * CB
-                    for p in range(h * size, (h + 1) * size):
-                        d_value[p] = grad[p] * scale
-                for n in range(state_dim):
-                    d_value[inner + n] = C[n] * d_CB
-                add_scaled_(d_first_C[end], values[inner:], d_CB)
-                silu_backward_(d_value, sums[k])
-                add_(d_sum, d_value)
-                row = rows[(s + k) * step : (s + k) * step + used]
-                add_product_(d_rows[s + k, :used], d_sum, taps[k, :used])
-                add_product_(d_taps[k, :used], d_sum, row)
-            add_(d_bias[:used], d_sum)
-        d_total[:] = 0
-        for j in range(reach, -1, -1):
-            for h in range(heads):
-                part = slice(h * size, (h + 1) * size)
-                d_D[h] += dot(d_first_x[j, part], first_value[j, part])
-                for p in range(h * size, (h + 1) * size):
-                    d_first[p] = d_first_x[j, p] * D[h]
-            d_first[inner:used] = 0
-            copy_to(d_first[used:], d_first_C[j])
-            silu_backward_(d_first, first[j])
-            add_(d_total, d_first)
-            row = rows[(start + j) * step : (start + j) * step + total]
-            add_product_(d_rows[start + j], d_total, taps[j])
-            add_product_(d_taps[j], d_total, row)
-        add_(d_bias, d_total)
+            s, terms = start + i, min(lag, length - 1 - i) + 1
+            end = min(i, lag) * total_width
+            for v in range(0, inner, LANES):
+                add_at(d_first, end + v, load(dy, s * inner + v))
+                if i + lag < length:
+                    add_at(d_complete, v, load(dy, (s + lag) * inner + v))
+            products[:] = ZERO
+            for n in range(0, state_dim, LANES):
+                x = load(bias, inner + n)
+                for k in range(terms):
+                    x += _input(rows, step, taps, s, k, inner + n)
+                    chance, place = sigmoid(x), k * state_dim + n
+                    store(values, place, x * chance)
+                    store(slopes, place, silu_slope(x, chance))
+                    C = load(first_value, min(i + k, lag) * total_width + used + n)
+                    add_at(products, k * LANES, C * (x * chance))
+            for k in range(terms):
+                CB[k] = total(load(products, k * LANES))
+            products[:] = ZERO  # now of the gradients of CB
+            for h in range(D.shape[0]):
+                d_decayed_dt = filled(ZERO)
+                for v in range(h * size, (h + 1) * size, LANES):
+                    x = load(bias, v)
+                    prefetch(rows, (s - AHEAD) * step + v)
+                    prefetch(dy, (s - AHEAD) * inner + v)
+                    prefetch(d_rows, (s - AHEAD) * total_width + v)
+                    for k in range(terms):
+                        x += _input(rows, step, taps, s, k, v)
+                        chance = sigmoid(x)
+                        grad = load(d_complete, v) if k == lag else load(dy, (s + k) * inner + v)
+                        d_weight = grad * (x * chance)
+                        d_decayed_dt += d_weight * CB[k]
+                        add_at(products, k * LANES, d_weight * decayed_dt[s, h])
+                        store(parts, k * LANES, grad * silu_slope(x, chance) * (decayed_dt[s, h] * CB[k]))
+                    d_sum = filled(ZERO)
+                    store(d_rows, s * total_width + v, d_sum)
+                    for k in range(terms - 1, -1, -1):
+                        d_sum += load(parts, k * LANES)
+                        _add_gradients(rows, step, taps, s, k, v, d_sum, d_rows, d_taps)
+                    add_at(d_bias, v, d_sum)
+                d_dt[s, h] = total(d_decayed_dt)
+            for k in range(terms):
+                CB[k] = total(load(products, k * LANES))  # its gradient
+            for n in range(0, state_dim, LANES):
+                d_sum = filled(ZERO)
+                prefetch(rows, (s - AHEAD) * step + inner + n)
+                prefetch(d_rows, (s - AHEAD) * total_width + inner + n)
+                store(d_rows, s * total_width + inner + n, d_sum)
+                store(d_rows, s * total_width + used + n, d_sum)
+                for k in range(terms - 1, -1, -1):
+                    end, place = min(i + k, lag) * total_width + used + n, k * state_dim + n
+                    add_at(d_first, end, load(values, place) * CB[k])
+                    d_sum += load(first_value, end) * load(slopes, place) * CB[k]
+                    _add_gradients(rows, step, taps, s, k, inner + n, d_sum, d_rows, d_taps)
+                add_at(d_bias, inner + n, d_sum)
+        for v in range(0, total_width, LANES):
+            d_sum, h = filled(ZERO), v // size
+            for j in range(reach, -1, -1):
+                x, grad = load(first, j * total_width + v), load(d_first, j * total_width + v)
+                if v < inner:
+                    d_D[h] += total(grad * load(first_value, j * total_width + v))
+                    grad = grad * D[h]
+                d_sum += grad * silu_slope(x, sigmoid(x))
+                _add_gradients(rows, step, taps, start, j, v, d_sum, d_rows, d_taps)
+            add_at(d_bias, v, d_sum)

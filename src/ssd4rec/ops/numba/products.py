@@ -10,18 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ssd4rec.ops.numba.simd import LANES, VECTOR
 from ssd4rec.ops.numba.vectors import FAST
 
-_FEATURES = get_host_cpu_features()
-LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4  # numbers of a vector register
 ROWS = 4 if LANES == 8 else 8  # of a tile: AVX2 has 16 registers, the others 32
 FEW = ROWS // 2
 SET, ADD = False, True  # the last argument of `product`
-VECTOR, INDEX = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
+INDEX = ir.IntType(64)
 
 
 def _address(builder: Any, data: Any, start: Any, *terms: tuple[Any, int]) -> Any:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
-from ssd4rec.ops.numba.products import ADD, LANES, SET, product, transpose_to
+from ssd4rec.ops.numba.products import ADD, SET, product, transpose_to
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
+from ssd4rec.ops.numba.simd import LANES
 from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, add_scaled_, dot, exp, multiply_, number_times_to
 from ssd4rec.ops.segments import Layout
 

@@ -16,7 +16,7 @@ FAST: Any = {**ALLOCATING, "_nrt": False}
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 SMALLEST, LARGEST = np.float32(-87.0), np.float32(88.0)
-ONE, HALF = np.float32(1.0), np.float32(0.5)
+ZERO, ONE, HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
 # exp(r) = 1 + r + r^2 (C0 r^4 + … + C5) for |r| <= ln(2) / 2; Cephes, `expf`
 C0, C1, C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 C3, C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
@@ -40,21 +40,6 @@ def sigmoid(x):
 
 
 @njit(**FAST)
-def silu_to(out, x):
-    """Set out = x sigmoid(x)."""
-    for j in range(out.shape[0]):
-        out[j] = x[j] * sigmoid(x[j])
-
-
-@njit(**FAST)
-def silu_backward_(grad, x):
-    """Multiply a gradient by the derivative of x sigmoid(x)."""
-    for j in range(grad.shape[0]):
-        s = sigmoid(x[j])
-        grad[j] *= s * (ONE + x[j] * (ONE - s))
-
-
-@njit(**FAST)
 def copy_to(out, x):
     """Set out = x."""
     for j in range(out.shape[0]):
@@ -62,31 +47,10 @@ def copy_to(out, x):
 
 
 @njit(**FAST)
-def scaled_to(out, x, factor):
-    """Set out = x factor, with vectors."""
-    for j in range(out.shape[0]):
-        out[j] = x[j] * factor[j]
-
-
-@njit(**FAST)
 def number_times_to(out, x, factor):
     """Set out = x factor, with a number."""
     for j in range(out.shape[0]):
         out[j] = x[j] * factor
-
-
-@njit(**FAST)
-def affine_to(out, base, x, factor):
-    """Set out = base + x factor, with vectors."""
-    for j in range(out.shape[0]):
-        out[j] = base[j] + x[j] * factor[j]
-
-
-@njit(**FAST)
-def add_(out, x):
-    """Add a vector."""
-    for j in range(out.shape[0]):
-        out[j] += x[j]
 
 
 @njit(**FAST)

@@ -1,0 +1,107 @@
+"""`ops.feed_forward.feed_forward` in blocks of rows whose wide values stay in the second-level cache.
+
+The products are PyTorch's; GELU and dropout are one pass, compiled by numba.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssd4rec.array_types import Hidden
+from ssd4rec.ops.numba.rows import for_groups, row_groups
+from ssd4rec.ops.numba.simd import LANES, clamped, exp, load, smaller, store
+from ssd4rec.ops.numba.vectors import FAST, HALF
+
+BLOCK = 1 << 17  # wide values in a block: 512 KiB
+FEWEST = 64  # rows of a block
+INVERSE_SQRT_2, INVERSE_SQRT_2_PI = np.float32(0.5**0.5), np.float32((2 * np.pi) ** -0.5)
+FLAT = np.float32(4.0)  # erf is 1 in float32 from here on
+# erf(x) = x P(x^2) / Q(x^2) for |x| <= 4, to about one unit in the last place; Eigen, `generic_fast_erf_float`
+P0, P1, P2 = np.float32(-1.60960333262415e-2), np.float32(-2.95459980854025e-3), np.float32(-7.34990630326855e-4)
+P3, P4, P5 = np.float32(-5.69250639462346e-5), np.float32(-2.10102402082508e-6), np.float32(2.77068142495902e-8)
+P6, Q0, Q1 = np.float32(-2.72614225801306e-10), np.float32(-1.42647390514189e-2), np.float32(-7.37332916720468e-3)
+Q2, Q3, Q4 = np.float32(-1.68282697438203e-3), np.float32(-2.13374055278905e-4), np.float32(-1.45660718464996e-5)
+
+
+class FeedForward(torch.autograd.Function):
+    """The blocks with their gradients; the input and the random numbers are saved, and the wide values computed again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor,
+        levels: Tensor, below: int, scale: float,
+    ) -> Hidden:  # fmt: skip
+        ctx.save_for_backward(x, widen, widen_bias, narrow, levels)
+        ctx.settings = np.int16(below), np.float32(scale)
+        out, (buffer,) = torch.empty(x.shape[0], narrow.shape[0]), _buffers(levels, 1)
+        for rows in _blocks(levels):
+            values = torch.addmm(widen_bias, x[rows], widen.T, out=buffer[: rows.stop - rows.start])
+            _in_groups(_gelu_dropout_, (values, levels[rows]), ctx.settings)
+            torch.addmm(narrow_bias, values, narrow.T, out=out[rows])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Hidden) -> tuple[Tensor | None, ...]:
+        x, widen, widen_bias, narrow, levels = ctx.saved_tensors
+        d_x, (buffer, d_buffer) = torch.empty(x.shape), _buffers(levels, 2)
+        d_widen, d_widen_bias, d_narrow = torch.zeros_like(widen), torch.zeros_like(widen_bias), torch.zeros_like(narrow)
+        for rows in _blocks(levels):
+            values = torch.addmm(widen_bias, x[rows], widen.T, out=buffer[: rows.stop - rows.start])
+            d_values = torch.mm(grad[rows], narrow, out=d_buffer[: rows.stop - rows.start])
+            _in_groups(_gelu_dropout_backward_, (values, d_values, levels[rows]), ctx.settings)
+            d_narrow.addmm_(grad[rows].T, values)
+            d_widen.addmm_(d_values.T, x[rows])
+            d_widen_bias += d_values.sum(0)
+            torch.mm(d_values, widen, out=d_x[rows])
+        return d_x, d_widen, d_widen_bias, d_narrow, grad.sum(0), None, None, None
+
+
+def _blocks(levels: Tensor) -> list[slice]:
+    count, width = levels.shape
+    size = max(BLOCK // width, FEWEST)
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _buffers(levels: Tensor, count: int) -> Tensor:
+    """Return memory for the wide values of a block."""
+    return torch.empty(count, min(len(levels), max(BLOCK // levels.shape[1], FEWEST)), levels.shape[1])
+
+
+def _in_groups(kernel: Any, tensors: tuple[Tensor, ...], settings: tuple[np.int16, np.float32]) -> None:
+    arrays = [each.view(-1).numpy() for each in tensors]
+    groups = [(first * LANES, last * LANES) for first, last in row_groups(len(arrays[0]) // LANES)]
+    for_groups(lambda group: kernel(*arrays, *settings, *group), groups)
+
+
+@njit(**FAST)
+def _normal_probability(x):
+    """Return (1 + erf(x / sqrt(2))) / 2."""
+    z = clamped(x * INVERSE_SQRT_2, -FLAT, FLAT)
+    s = z * z
+    p = (((((s * P6 + P5) * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
+    q = (((s * Q4 + Q3) * s + Q2) * s + Q1) * s + Q0
+    return HALF + HALF * (z * p / q)
+
+
+@njit(**FAST)
+def _gelu_dropout_(values, levels, below, scale, first, last):
+    """Replace x by dropout(GELU(x))."""
+    for j in range(first, last, LANES):
+        x = load(values, j)
+        store(values, j, x * _normal_probability(x) * (smaller(levels, j, below) * scale))
+
+
+@njit(**FAST)
+def _gelu_dropout_backward_(values, grads, levels, below, scale, first, last):
+    """Replace x by dropout(GELU(x)), and the gradient of that by the one of x."""
+    for j in range(first, last, LANES):
+        x, factor = load(values, j), smaller(levels, j, below) * scale
+        probability = _normal_probability(x)
+        slope = probability + x * INVERSE_SQRT_2_PI * exp(x * x * -HALF)
+        store(grads, j, load(grads, j) * slope * factor)
+        store(values, j, x * probability * factor)
