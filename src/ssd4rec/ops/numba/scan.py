@@ -20,12 +20,11 @@ from torch.autograd.function import once_differentiable
 from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.numba.products import ADD, SET, product, transpose_to
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
-from ssd4rec.ops.numba.simd import LANES
-from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, add_scaled_, dot, exp, multiply_, number_times_to
+from ssd4rec.ops.numba.simd import LANES, add_at, empty, exp, filled, load, store, total
+from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, ONE, ZERO
 from ssd4rec.ops.segments import Layout
 
 Q = 32  # positions per chunk
-ZERO = np.float32(0.0)
 
 
 class Scan(torch.autograd.Function):
@@ -83,22 +82,23 @@ def _decays(decays, dt, A, first, step, count):
     """Set steps, cumulative log decays, and the decays from the entry and to the exit of a chunk [4, H, Q]."""
     steps, sums, entering, leaving = decays
     for h in range(A.shape[0]):
-        total = ZERO
+        total_decay = ZERO
         for i in range(count):
             steps[h, i] = dt[first + step * i, h]
-            total += steps[h, i] * A[h]
-            sums[h, i] = total
-        for i in range(count):
-            entering[h, i] = exp(sums[h, i])
-            leaving[h, i] = exp(total - sums[h, i])
+            total_decay += steps[h, i] * A[h]
+            sums[h, i] = total_decay
+        for i in range(h * Q, h * Q + count, LANES):
+            store(entering, i, exp(load(sums, i)))
+            store(leaving, i, exp(total_decay - load(sums, i)))
 
 
 @njit(**FAST)
-def _scale_heads_to(out, x, factors, i):
-    """Set out = x with the P columns of each head multiplied by its factor at position i."""
-    size = out.shape[0] // factors.shape[0]
+def _scale_heads_to(out, start, x, x_start, inner, factors, i):
+    """Set a row of out to a row of x, with the P columns of each head multiplied by its factor at position i."""
+    size = inner // factors.shape[0]
     for h in range(factors.shape[0]):
-        number_times_to(out[h * size : (h + 1) * size], x[h * size : (h + 1) * size], factors[h, i])
+        for v in range(h * size, (h + 1) * size, LANES):
+            store(out, start + v, load(x, x_start + v) * factors[h, i])
 
 
 @njit(**FAST)
@@ -111,31 +111,26 @@ def _products_of_projections(G, transposed, B, B_first, B_step, C, C_first, C_st
 
 
 @njit(**FAST)
-def _decays_to(out, here, sums, i):
-    """Set a row of exp(a_i - a_j) for j <= i, and 0 in the rest of the last vector; `here` is a_i."""
-    zero = here - here  # or not a number, which exp would hide
-    for j in range(out.shape[0]):
-        out[j] = exp(here - sums[j]) + zero
-    out[i + 1 :] = ZERO
+def _fill_triangle(triangle):
+    """Set the rows of a lower triangle of ones [LANES, LANES]."""
+    for i in range(LANES):
+        for j in range(LANES):
+            triangle[i * LANES + j] = ONE if j <= i else ZERO
 
 
 @njit(**FAST)
-def _triple_product_to(out, x, y, z):
-    for j in range(out.shape[0]):
-        out[j] = x[j] * y[j] * z[j]
-
-
-@njit(**FAST)
-def _add_triple_product_(out, x, y, z):
-    for j in range(out.shape[0]):
-        out[j] += x[j] * y[j] * z[j]
+def _decay(sums, h, i, j, triangle):
+    """Return exp(a_i - a_j) for a vector of positions j, and 0 for j > i."""
+    here = sums[h, i]
+    decay = exp(here - load(sums, h * Q + j)) + (here - here)  # or not a number, which exp would hide
+    return decay * load(triangle, i % LANES * LANES) if i - j < LANES else decay
 
 
 @njit(**ALLOCATING)
 def _forward(arrays, edges, first_state, reverse, first_sequence, last_sequence, y, states, state_dim):
     heads, inner = arrays[-1].shape[0], y.shape[1]
-    squares = np.zeros((2, Q * Q), np.float32)
-    scratch = squares[0], squares[1], np.zeros(state_dim * Q, np.float32), np.zeros(Q * inner, np.float32)
+    scratch = empty(Q * Q), empty(Q * Q), empty(state_dim * Q), empty(Q * inner), empty(LANES * LANES)
+    _fill_triangle(scratch[-1])
     decays = np.zeros((4, heads, Q), np.float32)
     flat_y = y.reshape(-1)
     for sequence in range(first_sequence, last_sequence):
@@ -146,7 +141,7 @@ def _forward(arrays, edges, first_state, reverse, first_sequence, last_sequence,
 @njit(**FAST)
 def _forward_sequence(arrays, place, reverse, y, inner, states, state_dim, scratch, decays):
     x, x_row, B, B_row, C, C_row, dt, A, D = arrays
-    G, weights, transposed, scaled = scratch
+    G, weights, transposed, scaled, triangle = scratch
     steps, sums, entering, leaving = decays
     start, end, after = place
     heads, one = A.shape[0], -1 if reverse else 1
@@ -161,28 +156,25 @@ def _forward_sequence(arrays, place, reverse, y, inner, states, state_dim, scrat
         if begin:
             product(y, y_first, y_step, C, C_first, one * C_row, 1, states, before, inner, count, inner, state_dim, SET)
             for i in range(count):
-                row = y[y_first + i * y_step : y_first + i * y_step + inner]
-                _scale_heads_to(row, row, entering, i)
+                _scale_heads_to(y, y_first + i * y_step, y, y_first + i * y_step, inner, entering, i)
         for h in range(heads):
             for i in range(count):
-                part = slice(i * Q, i * Q + (i // LANES + 1) * LANES)
-                _decays_to(weights[part], sums[h, i], sums[h], i)
-                _triple_product_to(weights[part], weights[part], G[part], steps[h])
+                for j in range(0, i + 1, LANES):
+                    store(weights, i * Q + j, _decay(sums, h, i, j, triangle) * load(G, i * Q + j) * load(steps, h * Q + j))
                 weights[i * Q + i] += D[h]
             for i in range(0, count, LANES):
                 rows, to = min(LANES, count - i), y_first + i * y_step + h * size
                 reach = min(count, i + LANES)
                 product(y, to, y_step, weights, i * Q, Q, 1, x, x_first + h * size, x_step, rows, size, reach, begin > 0)
         if start + begin + Q < end:
-            for i in range(count):
-                out, row = scaled[i * inner : (i + 1) * inner], x[x_first + i * x_step : x_first + i * x_step + inner]
-                for h in range(heads):
-                    part = slice(h * size, (h + 1) * size)
-                    number_times_to(out[part], row[part], leaving[h, i] * steps[h, i])
+            for h in range(heads):
+                for i in range(count):
+                    factor = leaving[h, i] * steps[h, i]
+                    for v in range(h * size, (h + 1) * size, LANES):
+                        store(scaled, i * inner + v, load(x, x_first + i * x_step + v) * factor)
             if begin:
                 for n in range(state_dim):
-                    row = slice(n * inner, (n + 1) * inner)
-                    _scale_heads_to(states[state:][row], states[before:][row], entering, count - 1)
+                    _scale_heads_to(states, state + n * inner, states, before + n * inner, inner, entering, count - 1)
             product(states, state, inner, B, B_first, 1, one * B_row, scaled, 0, inner, state_dim, inner, count, begin > 0)
 
 
@@ -191,10 +183,11 @@ def _backward(
     arrays, edges, first_state, reverse, first_sequence, last_sequence, y, states, state_dim, dy, dx, d_dt, dB, dC, dA, dD
 ):
     heads, inner = arrays[-1].shape[0], y.shape[1]
-    squares, rows = np.zeros((4, Q * Q), np.float32), np.zeros((3, Q * inner), np.float32)
-    square_parts, row_parts = (squares[0], squares[1], squares[2], squares[3]), (rows[0], rows[1], rows[2])
-    areas = np.zeros((2, state_dim * inner), np.float32)
-    scratch = square_parts, np.zeros(state_dim * Q, np.float32), row_parts, areas[0], areas[1]
+    square_parts = empty(Q * Q), empty(Q * Q), empty(Q * Q), empty(Q * Q)
+    row_parts = empty(Q * inner), empty(Q * inner), empty(Q * inner)
+    areas = empty(state_dim * inner), empty(state_dim * inner)
+    scratch = square_parts, empty(state_dim * Q), row_parts, *areas, empty(LANES * LANES)
+    _fill_triangle(scratch[-1])
     decays, da = np.zeros((4, heads, Q), np.float32), np.zeros((heads, Q), np.float32)
     flat = y.reshape(-1), dy.reshape(-1), dx.reshape(-1), dB.reshape(-1), dC.reshape(-1)
     for sequence in range(first_sequence, last_sequence):
@@ -206,7 +199,7 @@ def _backward(
 def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d_dt, dA, dD, scratch, decays, da):
     x, x_row, B, B_row, C, C_row, dt, A, D = arrays
     y, dy, dx, dB, dC = flat
-    (G, weights, d_weights, d_G), transposed, (x_transposed, scaled, passed), turned, d_state = scratch
+    (G, weights, d_weights, d_G), transposed, (x_transposed, scaled, passed), turned, d_state, triangle = scratch
     steps, sums, entering, leaving = decays
     start, end, after = place
     heads, one = A.shape[0], -1 if reverse else 1
@@ -229,10 +222,10 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
                     d_weights, i * Q, Q, dy, of, y_step, 1, x_transposed, h * size * Q, Q, rows, i + LANES, size, SET
                 )  # fmt: skip
             for i in range(count):
-                part = slice(i * Q, i * Q + (i // LANES + 1) * LANES)
-                _decays_to(weights[part], sums[h, i], sums[h], i)
-                _add_triple_product_(d_G[part], d_weights[part], weights[part], steps[h])
-                multiply_(weights[part], G[part])
+                for j in range(0, i + 1, LANES):
+                    decay, cell = _decay(sums, h, i, j, triangle), i * Q + j
+                    add_at(d_G, cell, load(d_weights, cell) * decay * load(steps, h * Q + j))
+                    store(weights, cell, decay * load(G, cell))
             for j in range(0, count, LANES):  # the gradient of u = dt x, from the positions i >= j
                 rows, at = min(LANES, count - j), y_first + j * y_step + h * size
                 product(dx, at, y_step, weights, j * Q + j, 1, Q, dy, at, y_step, rows, size, count - j, SET)
@@ -245,28 +238,32 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
             product(passed, 0, inner, B, B_first, B_step, 1, d_state, 0, inner, count, inner, state_dim, SET)
             for i in range(count):
                 for h in range(heads):
-                    part, offset = slice(i * inner + h * size, i * inner + (h + 1) * size), i * y_step + h * size
-                    of = x_first + i * x_step + h * size
-                    number_times_to(scaled[part], x[of : of + size], leaving[h, i] * steps[h, i])
-                    add_scaled_(dx[y_first + offset : y_first + offset + size], passed[part], leaving[h, i])
+                    factor = leaving[h, i] * steps[h, i]
+                    for v in range(h * size, (h + 1) * size, LANES):
+                        store(scaled, i * inner + v, load(x, x_first + i * x_step + v) * factor)
+                        add_at(dx, y_first + i * y_step + v, load(passed, i * inner + v) * leaving[h, i])
             transpose_to(turned, state_dim, d_state, 0, inner, state_dim, inner)
             product(dB, N_first, N_step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
-        for i in range(count):
-            for h in range(heads):
-                at, of = y_first + i * y_step + h * size, x_first + i * x_step + h * size
-                part, values = slice(at, at + size), x[of : of + size]
-                dy_x, du_x = dot(dy[part], values), dot(dx[part], values)
-                da[h, i] = dot(dy[part], y[part]) - D[h] * dy_x - steps[h, i] * du_x
-                d_dt[first + one * i, h] = du_x
-                dD[h] += dy_x
-                number_times_to(dx[part], dx[part], steps[h, i])
-                add_scaled_(dx[part], dy[part], D[h])
-        if leaves:
-            for n in range(state_dim):
-                for h in range(heads):
-                    part = n * inner + h * size
-                    da[h, count - 1] += dot(d_state[part : part + size], states[state + part : state + part + size])
         for h in range(heads):
+            skipped = filled(ZERO)
+            for i in range(count):
+                to_u, to_a = filled(ZERO), filled(ZERO)
+                for v in range(h * size, (h + 1) * size, LANES):
+                    at = y_first + i * y_step + v
+                    values, grad, d_u = load(x, x_first + i * x_step + v), load(dy, at), load(dx, at)
+                    to_u += d_u * values
+                    to_a += grad * (load(y, at) - values * D[h]) - d_u * values * steps[h, i]
+                    skipped += grad * values
+                    store(dx, at, d_u * steps[h, i] + grad * D[h])
+                d_dt[first + one * i, h] = total(to_u)
+                da[h, i] = total(to_a)
+            dD[h] += total(skipped)
+            if leaves:
+                carried = filled(ZERO)
+                for n in range(state_dim):
+                    for v in range(n * inner + h * size, n * inner + (h + 1) * size, LANES):
+                        carried += load(d_state, v) * load(states, state + v)
+                da[h, count - 1] += total(carried)
             d_log_decay = ZERO
             for i in range(count - 1, -1, -1):
                 d_log_decay += da[h, i]
@@ -274,12 +271,10 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
                 dA[h] += d_log_decay * steps[h, i]
         if begin:
             for i in range(count):
-                at = y_first + i * y_step
-                _scale_heads_to(scaled[i * inner : (i + 1) * inner], dy[at : at + inner], entering, i)
+                _scale_heads_to(scaled, i * inner, dy, y_first + i * y_step, inner, entering, i)
             transpose_to(turned, state_dim, states, before, inner, state_dim, inner)
             product(dC, N_first, N_step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
             if leaves:
                 for n in range(state_dim):
-                    row = d_state[n * inner : (n + 1) * inner]
-                    _scale_heads_to(row, row, entering, count - 1)
+                    _scale_heads_to(d_state, n * inner, d_state, n * inner, inner, entering, count - 1)
             product(d_state, 0, inner, C, C_first, 1, C_step, scaled, 0, inner, state_dim, inner, count, leaves)

@@ -47,31 +47,10 @@ def copy_to(out, x):
 
 
 @njit(**FAST)
-def number_times_to(out, x, factor):
-    """Set out = x factor, with a number."""
-    for j in range(out.shape[0]):
-        out[j] = x[j] * factor
-
-
-@njit(**FAST)
-def multiply_(out, x):
-    """Multiply by a vector."""
-    for j in range(out.shape[0]):
-        out[j] *= x[j]
-
-
-@njit(**FAST)
 def add_product_(out, x, factor):
     """Add x factor, with vectors."""
     for j in range(out.shape[0]):
         out[j] += x[j] * factor[j]
-
-
-@njit(**FAST)
-def add_scaled_(out, x, factor):
-    """Add x factor, with a number."""
-    for j in range(out.shape[0]):
-        out[j] += x[j] * factor
 
 
 @njit(**FAST)
