@@ -134,7 +134,11 @@ class Mamba2Mixer(nn.Module):
 
     def project(self, hidden: Hidden) -> Projected:
         """Apply in_proj, which both directions share."""
-        gate, channels, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_dim, self.heads], dim=1)
+        sizes = [self.inner, self.inner + 2 * self.state_dim, self.heads]
+        if hidden.device.type == "cpu" and torch.is_grad_enabled():  # three products need no joined gradient
+            gate, channels, dt = (F.linear(hidden, weight) for weight in self.in_proj.weight.split(sizes))
+        else:
+            gate, channels, dt = self.in_proj(hidden).split(sizes, dim=1)
         return Projected(gate, channels, F.softplus(dt + self.dt_bias))
 
     def split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:
