@@ -64,8 +64,16 @@ def wide_mixer(lengths: list[int], conv_width: int) -> Mixer:
 @pytest.mark.parametrize("rows", [1, 13, 300])
 def test_gated_norm(rows: int) -> None:
     random = torch.Generator().manual_seed(rows)
-    inputs = [torch.randn(shape, generator=random) for shape in ((rows, 24), (rows, 24), (24,))]
+    inputs = [torch.randn(shape, generator=random) for shape in ((rows, 48), (rows, 48), (48,))]
     assert_equal(*both(lambda *each: dispatch.gated_norm(*each, 1e-5), inputs))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_gated_norm_of_both(lengths: list[int]) -> None:
+    random, rows, layout = torch.Generator().manual_seed(3), sum(lengths), make_layout(cu_seqlens_of(lengths))
+    inputs = [torch.randn(shape, generator=random) for shape in ((rows, 48), (rows, 48), (rows, 48), (48,))]
+    assert_equal(*both(lambda *each: dispatch.gated_norm_of_both(*each, 1e-5, 0.3, layout), inputs))
 
 
 @pytest.mark.kernels
@@ -271,8 +279,8 @@ def test_columns_of_a_wider_matrix_and_several_threads() -> None:
 @pytest.mark.thorough
 def test_bfloat16_next_to_float32_is_computed_in_float32() -> None:
     """As under autocast: the output is float32, the gradient of a bfloat16 input bfloat16."""
-    y, gate = (torch.randn(5, 24).bfloat16().requires_grad_() for _ in range(2))
-    weight = torch.randn(24)
+    y, gate = (torch.randn(5, 16).bfloat16().requires_grad_() for _ in range(2))
+    weight = torch.randn(16)
     with dispatch.use_backend("numba"):
         actual = dispatch.gated_norm(y, gate, weight, 1e-5)
     expected = dispatch.gated_norm(y.double(), gate.double(), weight.double(), 1e-5)
@@ -299,12 +307,15 @@ def test_kernels_are_for_training_steps_of_some_size_in_float32() -> None:
 @pytest.mark.thorough
 def test_a_number_that_is_not_finite_is_not_hidden() -> None:
     """A training that diverges must be noticed."""
-    y = torch.tensor([[1.0, torch.nan], [torch.inf, 1.0]])
+    y, ones, weight = torch.ones(2, 16), torch.ones(2, 16), torch.ones(16)
+    y[0, 3], y[1, 5] = torch.nan, torch.inf
     with dispatch.use_backend("numba"):
-        out = dispatch.gated_norm(y, torch.ones(2, 2), torch.ones(2), 1e-5)
+        out = dispatch.gated_norm(y, ones, weight, 1e-5)
         assert not out[0].isfinite().any()
-        assert not dispatch.gated_norm(torch.ones(1, 2), torch.full((1, 2), torch.nan), torch.ones(2), 1e-5).isfinite().any()
+        assert not dispatch.gated_norm(ones, torch.full((2, 16), torch.nan), weight, 1e-5).isfinite().any()
+        values = dispatch.feed_forward(y, torch.ones(16, 16), weight, torch.ones(16, 16), weight, 0.5, training=True)
     assert not out[1].isfinite().all()
+    assert not values.isfinite().any()
 
 
 def test_only_ops_numba_imports_numba() -> None:

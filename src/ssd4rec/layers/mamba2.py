@@ -84,11 +84,13 @@ class Mamba2Mixer(nn.Module):
     def forward_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Compute `forward_bidirectional` at the last position of every prefix; row t: the prefix up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        forward = self._forward_direction(projected, layout)
+        channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
+        y = self._scan(channels, projected.dt, layout, reverse=False)
         if self.mirror_back:  # reversed back, the last position is the first that the backward scan reaches
             backward = self.gated(self.single_position(projected.channels, projected.dt), projected.gate)
+            combined = self.gated(y, projected.gate) + self.backward_weight * backward
         else:
-            y = dispatch.backward_prefix_readout(
+            other = dispatch.backward_prefix_readout(
                 projected.channels,
                 self.conv_weight,
                 self.conv_bias,
@@ -98,8 +100,9 @@ class Mamba2Mixer(nn.Module):
                 layout,
                 self.state_dim,
             )
-            backward = self.gated(y, broadcast_first(projected.gate, layout))
-        out: Hidden = self.out_proj(forward + self.backward_weight * backward)
+            norm = self.norm.weight, cast("float", self.norm.eps), self.backward_weight
+            combined = dispatch.gated_norm_of_both(y.flatten(1), other.flatten(1), projected.gate, *norm, layout)
+        out: Hidden = self.out_proj(combined)
         return out
 
     def forward_partially_flipped(self, hidden: Hidden, layout: Layout, tail: int) -> tuple[Hidden, Hidden]:

@@ -21,6 +21,7 @@ from ssd4rec.ops import dropout as plain_dropout
 from ssd4rec.ops import feed_forward as plain_feed_forward
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.cross_entropy import AddedLogits
+from ssd4rec.ops.gather import broadcast_first
 from ssd4rec.ops.segments import Layout, check_cu_seqlens, make_layout
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
@@ -202,10 +203,30 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     module: Any = gated
     if uses_triton(y):
         module = triton.load_kernels(y)
-    elif uses_numba(y, gate, weight):
-        module = numba.load_kernels()
+    elif kernels := _numba_kernels((y, gate, weight), len(weight)):
+        module = kernels
     out: Hidden = module.gated_norm(y, gate, weight, eps)
     return out
+
+
+def gated_norm_of_both(
+    y: Hidden, other: Hidden, gate: Hidden, weight: Tensor, eps: float, scale: float, layout: Layout
+) -> Hidden:
+    """Compute gated_norm(y, gate) + scale * gated_norm(other, the gate at the first position of the sequence).
+
+    Args:
+        y: [T, E] of the forward direction.
+        other: [T, E] of the backward direction of every prefix.
+        gate: [T, E], z.
+        weight: [E].
+        eps: of the norm.
+        scale: of the backward direction.
+        layout: of the packed batch.
+    """
+    if kernels := _numba_kernels((y, other, gate, weight), len(weight)):
+        out: Hidden = kernels.gated_norm_of_both(y, other, gate, weight, eps, scale, layout)
+        return out
+    return gated_norm(y, gate, weight, eps) + scale * gated_norm(other, broadcast_first(gate, layout), weight, eps)
 
 
 def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:

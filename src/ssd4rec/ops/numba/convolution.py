@@ -68,6 +68,8 @@ def _forward(rows, step, taps, bias, edges, reverse, first_sequence, last_sequen
         for i in range(length):
             t = start + (length - 1 - i if reverse else i)
             for v in range(0, channels, LANES):
+                prefetch(rows, (t + one * AHEAD) * step + v)
+                prefetch(out, (t + one * AHEAD) * channels + v)
                 x = _sum_at(rows, step, taps, bias, t, one, min(i + 1, width), v)
                 store(out, t * channels + v, x * sigmoid(x))
 

@@ -26,6 +26,7 @@ __all__ = [
     "fading_sum",
     "feed_forward",
     "gated_norm",
+    "gated_norm_of_both",
     "scan",
     "whole_vectors",
 ]  # fmt: skip
@@ -34,7 +35,7 @@ NEGLIGIBLE = 1e-30  # weights of a read-out: products with smaller ones are deno
 
 
 def whole_vectors(*widths: int) -> bool:
-    """Whether rows of these widths are whole vectors, as all kernels but `fading_sum`, `gated_norm` and `dropout` need."""
+    """Whether rows of these widths are whole vectors, as all kernels but `fading_sum` and `dropout` need."""
     return not any(width % LANES for width in widths)
 
 
@@ -70,7 +71,16 @@ def feed_forward(x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, n
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     """Compute RMSNorm(y * SiLU(gate)) * weight."""
     y, gate, weight = promote_to_float32(y, gate, weight)
-    out: Hidden = GatedNorm.apply(y, gate, weight, eps)
+    out: Hidden = GatedNorm.apply(y, None, gate, weight, eps, 0.0, None)
+    return out
+
+
+def gated_norm_of_both(
+    y: Hidden, other: Hidden, gate: Hidden, weight: Tensor, eps: float, scale: float, layout: Layout
+) -> Hidden:
+    """Compute gated_norm(y, gate) + scale * gated_norm(other, the gate at the first position of the sequence)."""
+    y, other, gate, weight = promote_to_float32(y, other, gate, weight)
+    out: Hidden = GatedNorm.apply(y, other, gate, weight, eps, scale, layout.cu_seqlens)
     return out
 
 
