@@ -21,6 +21,7 @@ BLOCK_ELEMENTS = 1 << 23  # scores in memory at once: 32 MiB in float32
 TILE_ELEMENTS = 1 << 18  # scores computed by one product and used while they are in the second-level cache of a CPU: 1 MiB
 DEVICE_TILE_ELEMENTS = 1 << 20  # the same on other devices, where every product costs a launch
 MIN_ROWS, MAX_ROWS = 64, 512  # of a block: fewer make thin products, more do not help
+COLUMNS = 64  # a tile of more has a multiple of this
 ROWS_OF_ONE_TILE = 128  # with fewer rows, a tile of all columns makes thin products
 SAFE_SCORE = 60.0  # exp(+-60) is far from both limits of float32
 SAFE_ADDED = 20.0  # added logits up to this size keep a safe score safe: exp(+-80) is still a normal float32
@@ -284,7 +285,8 @@ def _tile_shape(rows: int, classes: int, device: str, *, ordered: bool) -> tuple
     elements = TILE_ELEMENTS if device == "cpu" else DEVICE_TILE_ELEMENTS
     if ordered and classes <= elements // ROWS_OF_ONE_TILE:
         size = min(size, elements // classes)  # one tile needs no order
-    return size, max(elements // size, 1)
+    width = max(elements // size, 1)
+    return size, width // COLUMNS * COLUMNS or width  # rows that start where a line of the cache does are faster
 
 
 def _softmax_weights(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, with_grad: bool) -> None:
