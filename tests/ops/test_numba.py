@@ -31,6 +31,11 @@ ROUNDED = 3e-6  # float32, relative to the largest value of the float64 result
 LENGTHS = [[1], [2], [3], [4], [5], [1, 2, 3, 4, 5, 20, 1], [7, 200, 1, 1, 90]]
 
 
+@pytest.fixture(autouse=True)
+def _several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssd4rec.ops.numba.rows.POSITIONS", 16)
+
+
 def both(operation: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the output and all gradients: of numba's kernel, and of PyTorch in float64."""
     narrow = [values.float().requires_grad_() for values in inputs]
@@ -160,7 +165,8 @@ def test_dropout(shape: tuple[int, int], keyed: bool) -> None:
 @pytest.mark.parametrize("rows", [1, 300, 5000])
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_feed_forward(rows: int, scale: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_feed_forward(rows: int, scale: float, threads: int, p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # of the kernels
     random = torch.Generator().manual_seed(rows)
     shapes = (rows, 16), (64, 16), (64,), (16, 64), (16,)
@@ -169,7 +175,7 @@ def test_feed_forward(rows: int, scale: float, threads: int, monkeypatch: pytest
 
     def operation(*each: Tensor) -> Tensor:
         torch.manual_seed(7)
-        return dispatch.feed_forward(*each, 0.2, training=True)
+        return dispatch.feed_forward(*each, p, training=True)
 
     assert_equal(*both(operation, inputs))
 

@@ -264,12 +264,11 @@ def feed_forward(
         p: of the dropout, see `dropout`.
         training: if false, nothing is zeroed.
     """
-    weights = widen, widen_bias, narrow, narrow_bias
-    plain = not plain_dropout.drops(p, training=training) or torch.is_autocast_enabled("cpu")
-    if not plain and (kernels := _numba_kernels((x, *weights), len(widen))):
-        out: Hidden = kernels.feed_forward(x, *weights, p)
-        return out
-    return plain_feed_forward.feed_forward(x, *weights, p, training=training)
+    module: Any = plain_feed_forward
+    if not torch.is_autocast_enabled("cpu"):
+        module = _numba_kernels((x, widen, widen_bias, narrow, narrow_bias), len(widen)) or module
+    out: Hidden = module.feed_forward(x, widen, widen_bias, narrow, narrow_bias, p, training=training)
+    return out
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:

@@ -30,7 +30,7 @@ def _dropped(x: Tensor, levels: Any, below: np.int16, scale: np.float32) -> Tens
     x = x.contiguous()
     out = torch.empty_like(x)
     source, result = x.view(-1).numpy(), out.view(-1).numpy()
-    for_groups(lambda group: _dropped_to(result, source, levels, below, scale, *group), row_groups(x.numel()))
+    for_groups(lambda group: _dropped_to(result, source, levels, below, scale, *group), row_groups(len(x), x[0].numel()))
     return out
 
 

@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Hidden
 from ssd4rec.ops.numba.rows import for_groups, row_groups
-from ssd4rec.ops.numba.simd import LANES, clamped, exp, load, smaller, store
-from ssd4rec.ops.numba.vectors import FAST, HALF
+from ssd4rec.ops.numba.simd import LANES, clamped, exp, filled, load, smaller, store
+from ssd4rec.ops.numba.vectors import FAST, HALF, ONE
 
 BLOCK = 1 << 17  # wide values in a block: 512 KiB
 FEWEST = 64  # rows of a block
@@ -36,9 +36,9 @@ class FeedForward(torch.autograd.Function):
         levels: Tensor, below: int, scale: float,
     ) -> Hidden:  # fmt: skip
         ctx.save_for_backward(x, widen, widen_bias, narrow, levels)
-        ctx.settings = np.int16(below), np.float32(scale)
-        out, (buffer,) = torch.empty(x.shape[0], narrow.shape[0]), _buffers(levels, 1)
-        for rows in _blocks(levels):
+        ctx.settings = np.int16(min(below, 32767)), np.float32(scale)
+        out, (buffer,) = torch.empty(len(x), len(narrow)), _buffers(1, len(x), len(widen))
+        for rows in _blocks(len(x), len(buffer)):
             values = torch.addmm(widen_bias, x[rows], widen.T, out=buffer[: rows.stop - rows.start])
             _in_groups(_gelu_dropout_, (values, levels[rows]), ctx.settings)
             torch.addmm(narrow_bias, values, narrow.T, out=out[rows])
@@ -48,9 +48,9 @@ class FeedForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Hidden) -> tuple[Tensor | None, ...]:
         x, widen, widen_bias, narrow, levels = ctx.saved_tensors
-        d_x, (buffer, d_buffer) = torch.empty(x.shape), _buffers(levels, 2)
+        d_x, (buffer, d_buffer) = torch.empty(x.shape), _buffers(2, len(x), len(widen))
         d_widen, d_widen_bias, d_narrow = torch.zeros_like(widen), torch.zeros_like(widen_bias), torch.zeros_like(narrow)
-        for rows in _blocks(levels):
+        for rows in _blocks(len(x), len(buffer)):
             values = torch.addmm(widen_bias, x[rows], widen.T, out=buffer[: rows.stop - rows.start])
             d_values = torch.mm(grad[rows], narrow, out=d_buffer[: rows.stop - rows.start])
             _in_groups(_gelu_dropout_backward_, (values, d_values, levels[rows]), ctx.settings)
@@ -61,21 +61,18 @@ class FeedForward(torch.autograd.Function):
         return d_x, d_widen, d_widen_bias, d_narrow, grad.sum(0), None, None, None
 
 
-def _blocks(levels: Tensor) -> list[slice]:
-    count, width = levels.shape
-    size = max(BLOCK // width, FEWEST)
-    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
-
-
-def _buffers(levels: Tensor, count: int) -> Tensor:
+def _buffers(number: int, count: int, width: int) -> Tensor:
     """Return memory for the wide values of a block."""
-    return torch.empty(count, min(len(levels), max(BLOCK // levels.shape[1], FEWEST)), levels.shape[1])
+    return torch.empty(number, min(count, max(BLOCK // width, FEWEST)), width)
+
+
+def _blocks(count: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _in_groups(kernel: Any, tensors: tuple[Tensor, ...], settings: tuple[np.int16, np.float32]) -> None:
     arrays = [each.view(-1).numpy() for each in tensors]
-    groups = [(first * LANES, last * LANES) for first, last in row_groups(len(arrays[0]) // LANES)]
-    for_groups(lambda group: kernel(*arrays, *settings, *group), groups)
+    for_groups(lambda group: kernel(*arrays, *settings, *group), row_groups(*tensors[0].shape))
 
 
 @njit(**FAST)
@@ -89,18 +86,23 @@ def _normal_probability(x):
 
 
 @njit(**FAST)
+def _factor(levels, j, below, scale):
+    return smaller(levels, j, below) * scale if len(levels) else filled(ONE)
+
+
+@njit(**FAST)
 def _gelu_dropout_(values, levels, below, scale, first, last):
-    """Replace x by dropout(GELU(x))."""
+    """Replace x by dropout(GELU(x)); without levels, by GELU(x)."""
     for j in range(first, last, LANES):
         x = load(values, j)
-        store(values, j, x * _normal_probability(x) * (smaller(levels, j, below) * scale))
+        store(values, j, x * _normal_probability(x) * _factor(levels, j, below, scale))
 
 
 @njit(**FAST)
 def _gelu_dropout_backward_(values, grads, levels, below, scale, first, last):
-    """Replace x by dropout(GELU(x)), and the gradient of that by the one of x."""
+    """Replace x by dropout(GELU(x)) as above, and the gradient of that by the one of x."""
     for j in range(first, last, LANES):
-        x, factor = load(values, j), smaller(levels, j, below) * scale
+        x, factor = load(values, j), _factor(levels, j, below, scale)
         probability = _normal_probability(x)
         slope = probability + x * INVERSE_SQRT_2_PI * exp(x * x * -HALF)
         store(grads, j, load(grads, j) * slope * factor)

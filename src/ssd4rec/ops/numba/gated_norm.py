@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import CuSeqlens, Hidden
-from ssd4rec.ops.numba.rows import GROUPS, flat_rows, for_groups, sequence_groups
+from ssd4rec.ops.numba.rows import flat_rows, for_groups, number_of_groups, sequence_groups
 from ssd4rec.ops.numba.simd import AHEAD, LANES, add_at, empty, filled, load, prefetch, sigmoid, silu_slope, store, total
 from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, ONE, ZERO
 
@@ -24,7 +24,8 @@ class GatedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, y: Hidden, other: Hidden | None, gate: Hidden, weight: Tensor, eps: float, scale: float, edges: CuSeqlens | None
     ) -> Hidden:
-        ctx.scale, ctx.edges = np.float32(scale), torch.linspace(0, len(y), GROUPS + 1).long() if edges is None else edges
+        ctx.scale = np.float32(scale)
+        ctx.edges = torch.linspace(0, len(y), number_of_groups(len(y)) + 1).long() if edges is None else edges
         out, inverse_rms = torch.empty(y.shape), torch.empty(2, len(y))
         ctx.save_for_backward(y, other, gate, weight, inverse_rms)
         arrays = *_arrays(y, other, gate, weight, ctx), out.numpy(), inverse_rms.numpy(), np.float32(eps)

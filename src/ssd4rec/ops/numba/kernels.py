@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
-from ssd4rec.ops.dropout import LEVELS, keep_levels, random_levels, scale_of
+from ssd4rec.ops.dropout import LEVELS, drops, keep_levels, random_levels, scale_of
 from ssd4rec.ops.numba.convolution import Convolution
 from ssd4rec.ops.numba.cumulative import CumulativeSum
 from ssd4rec.ops.numba.dropout import Dropout
@@ -60,9 +60,12 @@ def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidd
     return out
 
 
-def feed_forward(x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, p: float) -> Hidden:
+def feed_forward(
+    x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, p: float, *, training: bool
+) -> Hidden:
     """Compute W2 dropout(GELU(W1 x + b1)) + b2."""
-    kept, levels = keep_levels(p), random_levels(torch.Size((len(x), len(widen))))
+    rows, kept = len(x) if drops(p, training=training) else 0, keep_levels(p)
+    levels = random_levels(torch.Size((rows, len(widen))))
     arguments = x.contiguous(), widen, widen_bias, narrow, narrow_bias, levels, kept - LEVELS // 2, scale_of(kept)
     out: Hidden = FeedForward.apply(*arguments)
     return out

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssd4rec.array_types import CuSeqlens
 
 G = TypeVar("G")
-GROUPS = 16  # a fixed number, so that sums over groups do not depend on the number of threads
+MOST, POSITIONS = 16, 512  # groups, and positions of one: sums over groups must not depend on the number of threads
 
 
 def flat_rows(values: Tensor) -> tuple[npt.NDArray[np.float32], int]:
@@ -25,9 +25,15 @@ def flat_rows(values: Tensor) -> tuple[npt.NDArray[np.float32], int]:
     return flat, step
 
 
+def number_of_groups(positions: int) -> int:
+    """Return the number of groups of a batch: small ones are not worth several calls."""
+    return min(max(positions // POSITIONS, 1), MOST)
+
+
 def sequence_groups(cu_seqlens: CuSeqlens) -> list[tuple[int, int]]:
     """Cut the sequences of a packed batch into runs of about equally many positions: (first, last + 1) of each."""
-    targets = torch.linspace(0, float(cu_seqlens[-1]), GROUPS + 1, dtype=torch.float64)[1:-1]
+    groups = number_of_groups(int(cu_seqlens[-1]))
+    targets = torch.linspace(0, float(cu_seqlens[-1]), groups + 1, dtype=torch.float64)[1:-1]
     edges = [0, *torch.searchsorted(cu_seqlens, targets.long()).tolist(), len(cu_seqlens) - 1]
     return [(first, last) for first, last in pairwise(edges) if first < last]
 
@@ -43,7 +49,8 @@ def for_groups(work: Callable[[G], object], groups: Sequence[G]) -> None:
         list(pool.map(work, groups))
 
 
-def row_groups(count: int) -> list[tuple[int, int]]:
-    """Cut rows into runs of about equal length: (first, last + 1) of each."""
-    edges = [count * group // GROUPS for group in range(GROUPS + 1)]
+def row_groups(count: int, width: int) -> list[tuple[int, int]]:
+    """Cut the numbers of rows into runs of about equal length: (first, last + 1) of each."""
+    groups = number_of_groups(count)
+    edges = [count * group // groups * width for group in range(groups + 1)]
     return [(first, last) for first, last in pairwise(edges) if first < last]
