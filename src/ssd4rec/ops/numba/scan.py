@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.numba.products import ADD, SET, product, transpose_to
 from ssd4rec.ops.numba.rows import flat_rows, for_groups, sequence_groups
-from ssd4rec.ops.numba.simd import LANES, add_at, empty, exp, filled, load, store, total
+from ssd4rec.ops.numba.simd import LANES, add_at, empty, exp, filled, load, prefetch, store, total
 from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, ONE, ZERO
 from ssd4rec.ops.segments import Layout
 
@@ -159,6 +159,8 @@ def _forward_sequence(arrays, place, reverse, y, inner, states, state_dim, scrat
                 _scale_heads_to(y, y_first + i * y_step, y, y_first + i * y_step, inner, entering, i)
         for h in range(heads):
             for i in range(count):
+                prefetch(x, x_first + (i + Q) * x_step + h * size)  # of the next chunk
+                prefetch(y, y_first + (i + Q) * y_step + h * size)
                 for j in range(0, i + 1, LANES):
                     store(weights, i * Q + j, _decay(sums, h, i, j, triangle) * load(G, i * Q + j) * load(steps, h * Q + j))
                 weights[i * Q + i] += D[h]
@@ -222,6 +224,9 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
                     d_weights, i * Q, Q, dy, of, y_step, 1, x_transposed, h * size * Q, Q, rows, i + LANES, size, SET
                 )  # fmt: skip
             for i in range(count):
+                prefetch(x, x_first + (i - Q) * x_step + h * size)  # of the next chunk
+                for each in (y, dy, dx):
+                    prefetch(each, y_first + (i - Q) * y_step + h * size)
                 for j in range(0, i + 1, LANES):
                     decay, cell = _decay(sums, h, i, j, triangle), i * Q + j
                     add_at(d_G, cell, load(d_weights, cell) * decay * load(steps, h * Q + j))
