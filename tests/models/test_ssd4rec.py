@@ -210,12 +210,13 @@ def test_norm_embedding() -> None:
     assert (normed.encode(row, cu_seqlens) - plain.encode(row, cu_seqlens)).abs().max() > 1e-3
 
 
-def test_dropout_precedes_norm_embedding() -> None:
+def test_dropout_precedes_norm_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training H0 = LayerNorm(Dropout(E[v])): the input of the first layer has mean 0 and no zeros."""
     torch.manual_seed(0)
     backbone = SSD4Rec(SSD4RecConfig(width=8, state_dim=3, head_width=4, dropout=0.5, norm_embedding=True)).train()
-    seen = []
-    backbone.layers[0].mixer.in_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    mixer, seen = backbone.layers[0].mixer, []
+    project = mixer.project
+    monkeypatch.setattr(mixer, "project", lambda hidden: seen.append(hidden) or project(hidden))
     backbone.encode(torch.randn(14, 8) + 5, cu_seqlens_of(LENGTHS))
     assert seen[0].ne(0).all()
     torch.testing.assert_close(seen[0].mean(dim=1), torch.zeros(14), rtol=0, atol=1e-6)

@@ -1,5 +1,6 @@
 """Gathering and summing rows of a packed batch."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,18 @@ def test_broadcast_first(lengths: list[int]) -> None:
     assert torch.equal(actual, expected)
     upstream = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert relative_error(*(torch.autograd.grad(out, values, upstream)[0] for out in (actual, expected))) < 1e-14
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+def test_split_columns(adjacent: bool) -> None:
+    """Gradients that are columns of one matrix are joined without a copy, others are copied."""
+    values, upstream = row(4), torch.randn(4, 3, dtype=torch.float64)
+    parts = gather.split_columns(values, [2, 1])
+    assert torch.equal(torch.cat(parts, dim=1), values)
+    columns = upstream.split([2, 1], dim=1)
+    (actual,) = torch.autograd.grad(parts, values, columns if adjacent else [each.clone() for each in columns])
+    assert torch.equal(actual, upstream)
+    assert (actual.data_ptr() == upstream.data_ptr()) is adjacent
 
 
 @given(lengths=lengths_of_histories)

@@ -21,6 +21,7 @@ from packed import (
 )
 from ssd4rec.ops import cross_entropy, dispatch, keyed_random, numba
 from ssd4rec.ops.cross_entropy import AddedLogits
+from ssd4rec.ops.gather import split_columns
 from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.ops.segments import make_layout
 
@@ -248,7 +249,7 @@ def test_scan_of_columns_of_a_wider_matrix_and_several_threads() -> None:
 
     def results() -> list[Tensor]:
         leaves = [each.clone().requires_grad_() for each in (wide, inputs.dt, inputs.A, inputs.D)]
-        x, B, C = leaves[0].split([32, 32, 32], dim=1)
+        x, B, C = split_columns(leaves[0], [32, 32, 32])
         y = dispatch.scan(x.unflatten(1, (2, 16)), leaves[1], leaves[2], B, C, leaves[3], layout)
         return [y, *torch.autograd.grad(y.square().sum(), leaves)]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ssd4rec.array_types import Channels, Hidden, LastValues, Rates, StateInputs, StateReads, States, StepSizes, Values
 from ssd4rec.config.backbones import BiSSDSizes
 from ssd4rec.ops import dispatch
-from ssd4rec.ops.gather import broadcast_first, reverse_sequences
+from ssd4rec.ops.gather import broadcast_first, reverse_sequences, split_columns
 from ssd4rec.ops.partial_flip import partially_flipped_prefix_readout
 from ssd4rec.ops.segments import Layout
 from ssd4rec.ops.ssd.prefix_readout import scan_last_position
@@ -146,7 +146,8 @@ class Mamba2Mixer(nn.Module):
 
     def split(self, channels: Channels) -> tuple[Values, StateInputs, StateReads]:
         """Split the output of the convolution into x [rows, H, P], B [rows, N] and C [rows, N]."""
-        x, B, C = channels.split([self.inner, self.state_dim, self.state_dim], dim=1)
+        sizes = [self.inner, self.state_dim, self.state_dim]
+        x, B, C = split_columns(channels, sizes) if torch.is_grad_enabled() else channels.split(sizes, dim=1)
         return x.unflatten(1, (self.heads, -1)), B, C
 
     def _forward_direction(self, projected: Projected, layout: Layout) -> Hidden:

@@ -59,17 +59,19 @@ class Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Values) -> tuple[Tensor | None, ...]:
         *inputs, first_state, y, states = ctx.saved_tensors
-        x, dt, A, B, C, D = inputs
+        x, dt, A, B, _, D = inputs
         edges = ctx.layout.cu_seqlens
         groups = list(enumerate(sequence_groups(edges)))
         dy = grad.reshape(y.shape).contiguous()
-        dx, d_dt, dB, dC = (torch.empty(each.shape) for each in (y, dt, B, C))
+        # one matrix, so that the gradient of a split into x, B and C needs no copy: `ops.gather.split_columns`
+        d_columns, d_dt = torch.empty(len(y), y.shape[1] + 2 * B.shape[1]), torch.empty(dt.shape)
         dA, dD = (torch.zeros(len(groups), *each.shape) for each in (A, D))
         arrays = _arrays(*inputs), edges.numpy(), first_state.numpy(), ctx.reverse
-        saved, grads = (y.numpy(), states.numpy(), B.shape[1]), tuple(each.numpy() for each in (dy, dx, d_dt, dB, dC))
+        saved, grads = (y.numpy(), states.numpy(), B.shape[1]), tuple(each.numpy() for each in (dy, d_columns, d_dt))
         sums = dA.numpy(), dD.numpy()
         for_groups(lambda each: _backward(*arrays, *each[1], *saved, *grads, *(total[each[0]] for total in sums)), groups)
-        return dx.view_as(x), d_dt, dA.sum(0), dB, dC, dD.sum(0), None, None
+        dx, dB, dC = d_columns.split([y.shape[1], B.shape[1], B.shape[1]], dim=1)
+        return dx.unflatten(1, x.shape[1:]), d_dt, dA.sum(0), dB, dC, dD.sum(0), None, None
 
 
 def _arrays(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Any, ...]:
@@ -182,7 +184,7 @@ def _forward_sequence(arrays, place, reverse, y, inner, states, state_dim, scrat
 
 @njit(**ALLOCATING)
 def _backward(
-    arrays, edges, first_state, reverse, first_sequence, last_sequence, y, states, state_dim, dy, dx, d_dt, dB, dC, dA, dD
+    arrays, edges, first_state, reverse, first_sequence, last_sequence, y, states, state_dim, dy, d_columns, d_dt, dA, dD
 ):
     heads, inner = arrays[-1].shape[0], y.shape[1]
     square_parts = empty(Q * Q), empty(Q * Q), empty(Q * Q), empty(Q * Q)
@@ -191,7 +193,7 @@ def _backward(
     scratch = square_parts, empty(state_dim * Q), row_parts, *areas, empty(LANES * LANES)
     _fill_triangle(scratch[-1])
     decays, da = np.zeros((4, heads, Q), np.float32), np.zeros((heads, Q), np.float32)
-    flat = y.reshape(-1), dy.reshape(-1), dx.reshape(-1), dB.reshape(-1), dC.reshape(-1)
+    flat = y.reshape(-1), dy.reshape(-1), d_columns.reshape(-1)
     for sequence in range(first_sequence, last_sequence):
         place = edges[sequence], edges[sequence + 1], first_state[sequence]
         _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d_dt, dA, dD, scratch, decays, da)
@@ -200,18 +202,19 @@ def _backward(
 @njit(**FAST)
 def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d_dt, dA, dD, scratch, decays, da):
     x, x_row, B, B_row, C, C_row, dt, A, D = arrays
-    y, dy, dx, dB, dC = flat
+    y, dy, grads = flat
     (G, weights, d_weights, d_G), transposed, (x_transposed, scaled, passed), turned, d_state, triangle = scratch
     steps, sums, entering, leaving = decays
     start, end, after = place
     heads, one = A.shape[0], -1 if reverse else 1
     size, area, x_step, y_step = inner // heads, state_dim * inner, one * x_row, one * inner
-    B_step, C_step, N_step = one * B_row, one * C_row, one * state_dim
+    B_step, C_step, width = one * B_row, one * C_row, inner + 2 * state_dim
+    to_B, to_C, step = inner, inner + state_dim, one * width  # columns and rows of the gradients
     for begin in range((end - start - 1) // Q * Q, -1, -Q):
         count = min(Q, end - start - begin)
         first = end - 1 - begin if reverse else start + begin
         x_first, y_first, B_first, C_first = first * x_row, first * inner, first * B_row, first * C_row
-        N_first, before, state = first * state_dim, (after + begin // Q - 1) * area, (after + begin // Q) * area
+        to, before, state = first * width, (after + begin // Q - 1) * area, (after + begin // Q) * area
         leaves = start + begin + Q < end
         _decays(decays, dt, A, first, one, count)
         _products_of_projections(G, transposed, B, B_first, B_step, C, C_first, C_step, state_dim, count)
@@ -225,20 +228,22 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
                 )  # fmt: skip
             for i in range(count):
                 prefetch(x, x_first + (i - Q) * x_step + h * size)  # of the next chunk
-                for each in (y, dy, dx):
-                    prefetch(each, y_first + (i - Q) * y_step + h * size)
+                prefetch(y, y_first + (i - Q) * y_step + h * size)
+                prefetch(dy, y_first + (i - Q) * y_step + h * size)
+                prefetch(grads, to + (i - Q) * step + h * size)
                 for j in range(0, i + 1, LANES):
                     decay, cell = _decay(sums, h, i, j, triangle), i * Q + j
                     add_at(d_G, cell, load(d_weights, cell) * decay * load(steps, h * Q + j))
                     store(weights, cell, decay * load(G, cell))
             for j in range(0, count, LANES):  # the gradient of u = dt x, from the positions i >= j
                 rows, at = min(LANES, count - j), y_first + j * y_step + h * size
-                product(dx, at, y_step, weights, j * Q + j, 1, Q, dy, at, y_step, rows, size, count - j, SET)
+                out = to + j * step + h * size
+                product(grads, out, step, weights, j * Q + j, 1, Q, dy, at, y_step, rows, size, count - j, SET)
         for i in range(0, count, LANES):
-            rows, at, reach = min(LANES, count - i), N_first + i * N_step, min(count, i + LANES)
-            product(dC, at, N_step, d_G, i * Q, Q, 1, B, B_first, B_step, rows, state_dim, reach, SET)
+            rows, at, reach = min(LANES, count - i), to + i * step, min(count, i + LANES)
+            product(grads, at + to_C, step, d_G, i * Q, Q, 1, B, B_first, B_step, rows, state_dim, reach, SET)
             of = C_first + i * C_step
-            product(dB, at, N_step, d_G, i * Q + i, 1, Q, C, of, C_step, rows, state_dim, count - i, SET)
+            product(grads, at + to_B, step, d_G, i * Q + i, 1, Q, C, of, C_step, rows, state_dim, count - i, SET)
         if leaves:
             product(passed, 0, inner, B, B_first, B_step, 1, d_state, 0, inner, count, inner, state_dim, SET)
             for i in range(count):
@@ -246,20 +251,20 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
                     factor = leaving[h, i] * steps[h, i]
                     for v in range(h * size, (h + 1) * size, LANES):
                         store(scaled, i * inner + v, load(x, x_first + i * x_step + v) * factor)
-                        add_at(dx, y_first + i * y_step + v, load(passed, i * inner + v) * leaving[h, i])
+                        add_at(grads, to + i * step + v, load(passed, i * inner + v) * leaving[h, i])
             transpose_to(turned, state_dim, d_state, 0, inner, state_dim, inner)
-            product(dB, N_first, N_step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
+            product(grads, to + to_B, step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
         for h in range(heads):
             skipped = filled(ZERO)
             for i in range(count):
                 to_u, to_a = filled(ZERO), filled(ZERO)
                 for v in range(h * size, (h + 1) * size, LANES):
-                    at = y_first + i * y_step + v
-                    values, grad, d_u = load(x, x_first + i * x_step + v), load(dy, at), load(dx, at)
+                    at, out = y_first + i * y_step + v, to + i * step + v
+                    values, grad, d_u = load(x, x_first + i * x_step + v), load(dy, at), load(grads, out)
                     to_u += d_u * values
                     to_a += grad * (load(y, at) - values * D[h]) - d_u * values * steps[h, i]
                     skipped += grad * values
-                    store(dx, at, d_u * steps[h, i] + grad * D[h])
+                    store(grads, out, d_u * steps[h, i] + grad * D[h])
                 d_dt[first + one * i, h] = total(to_u)
                 da[h, i] = total(to_a)
             dD[h] += total(skipped)
@@ -278,7 +283,7 @@ def _backward_sequence(arrays, place, reverse, flat, inner, states, state_dim, d
             for i in range(count):
                 _scale_heads_to(scaled, i * inner, dy, y_first + i * y_step, inner, entering, i)
             transpose_to(turned, state_dim, states, before, inner, state_dim, inner)
-            product(dC, N_first, N_step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
+            product(grads, to + to_C, step, scaled, 0, inner, 1, turned, 0, state_dim, count, state_dim, inner, ADD)
             if leaves:
                 for n in range(state_dim):
                     _scale_heads_to(d_state, n * inner, d_state, n * inner, inner, entering, count - 1)
