@@ -18,7 +18,7 @@ Items = Annotated[
     Path | None,
     typer.Option("--items", help="A file of item ids with categories or vectors; it may add items without interactions."),
 ]
-CONFIG_HELP = "A preset or a TOML file; `quick` takes the fewest seconds an epoch."
+CONFIG_HELP = "A preset or a TOML file: `quick` takes the fewest seconds an epoch, `ensemble` is best on sparse data."
 Config = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
 Accelerator = Annotated[
