@@ -318,7 +318,8 @@ class _Runner:
         missing = [spec for key, spec in self.sweep.jobs.items() if key not in self.finished]
         total = len(self.sweep.jobs)
         cached = total - len(missing)
-        logger.info("%d runs, %d of them finished in %s, %d to do", total, cached, self.sweep.out, len(missing))
+        runs = "1 run" if total == 1 else f"{total} runs"
+        logger.info("%s, %d of them finished in %s, %d to do", runs, cached, self.sweep.out, len(missing))
         self._write()
         asyncio.run(self._run_processes(missing, jobs, threads))
         self.watch(total, total, "")
