@@ -122,10 +122,13 @@ def test_the_live_view_continues(client: TestClient, clock: Clock, step: float) 
     service = client.app.state.service
     feed = LiveFeed(service.engine)
 
+    def after_the_step() -> None:  # and before the next poll
+        clock[0] = step
+        send(client, "v", "i2")
+
     async def follow() -> list[str]:
         shown: list[str] = []
-        actions: list[Callable[[], object]] = [lambda: send(client, "u", "i1"), lambda: clock.__setitem__(0, step)]
-        actions.append(lambda: send(client, "v", "i2"))
+        actions: list[Callable[[], object]] = [lambda: send(client, "u", "i1"), after_the_step]
         async for messages, _ in feed.messages(0.1):
             shown += [_item(message) for message in messages]
             if actions:

@@ -113,7 +113,8 @@ class LiveFeed:
         began = latest = now()
         while self._feeds and not self.closed:
             before, latest = latest, now()
-            began = min(began, latest)  # the clock was set back
+            if latest < before:  # the clock was set back: rows stored since then are dated before this poll
+                began = min(began, latest - OVERLAP)
             after = max(began, min(before, latest) - OVERLAP)  # it was set forward: rows of the moment before are read too
             with suppress(StoreError):  # the store is away: the next poll tries again
                 rows = await run_in_threadpool(self._read, after)
