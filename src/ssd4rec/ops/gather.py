@@ -67,10 +67,10 @@ class _SplitColumns(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         first, rows, width = grads[0], len(grads[0]), sum(ctx.sizes)
         if first.untyped_storage().nbytes() == rows * width * first.element_size():
-            joined = first.as_strided((rows, width), (width, 1), 0)
-            parts = zip(joined.split(ctx.sizes, dim=1), grads, strict=True)
+            matrix = first.as_strided((rows, width), (width, 1), 0)
+            parts = zip(matrix.split(ctx.sizes, dim=1), grads, strict=True)
             if all(part.data_ptr() == grad.data_ptr() and part.stride() == grad.stride() for part, grad in parts):
-                return joined, *[None] * len(grads)
+                return matrix, *[None] * len(grads)
         return torch.cat(grads, dim=1), *[None] * len(grads)
 
 

@@ -22,7 +22,7 @@ LINE_COSTS = (("seconds_to_best", "seconds of training to the best epoch"), ("se
 WHOLE = 2.0  # a point of whole sequences is drawn at this multiple of the longest length
 BLUE, ORANGE, GREEN = COLORS = ("#2b6cb0", "#dd6b20", "#2f855a")
 LINE_COLORS = (*COLORS, "#805ad5", "#b83280", "#744210", "#0987a0", "#c53030", "#4a5568")
-MARKERS, DASHES = "os^Dv*XP<", ("-", "--", ":", "-.")  # lines can be told apart without color
+MARKERS, DASHES = "os^Dv*XP<", ("-", "--", ":", "-.")  # lines differ without color too
 
 
 def draw_chart(section: Section) -> Markup | None:

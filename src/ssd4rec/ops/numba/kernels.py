@@ -48,8 +48,8 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability p."""
-    kept = keep_levels(p)
-    out: Tensor = Dropout.apply(x, random_levels(x.shape), kept - LEVELS // 2, scale_of(kept))
+    count = keep_levels(p)
+    out: Tensor = Dropout.apply(x, random_levels(x.shape), count - LEVELS // 2, scale_of(count))
     return out
 
 
@@ -64,9 +64,9 @@ def feed_forward(
     x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor, p: float, *, training: bool
 ) -> Hidden:
     """Compute W2 dropout(GELU(W1 x + b1)) + b2."""
-    rows, kept = len(x) if drops(p, training=training) else 0, keep_levels(p)
+    rows, count = len(x) if drops(p, training=training) else 0, keep_levels(p)
     levels = random_levels(torch.Size((rows, len(widen))))
-    arguments = x.contiguous(), widen, widen_bias, narrow, narrow_bias, levels, kept - LEVELS // 2, scale_of(kept)
+    arguments = x.contiguous(), widen, widen_bias, narrow, narrow_bias, levels, count - LEVELS // 2, scale_of(count)
     out: Hidden = FeedForward.apply(*arguments)
     return out
 
