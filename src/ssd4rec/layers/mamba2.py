@@ -84,8 +84,7 @@ class Mamba2Mixer(nn.Module):
     def forward_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Compute `forward_bidirectional` at the last position of every prefix; row t: the prefix up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
-        y = self._scan(channels, projected.dt, layout, reverse=False)
+        y = self._scan_forward(projected, layout)
         if self.mirror_back:  # reversed back, the last position is the first that the backward scan reaches
             backward = self.gated(self.single_position(projected.channels, projected.dt), projected.gate)
             combined = self.gated(y, projected.gate) + self.backward_weight * backward
@@ -151,8 +150,11 @@ class Mamba2Mixer(nn.Module):
         return x.unflatten(1, (self.heads, -1)), B, C
 
     def _forward_direction(self, projected: Projected, layout: Layout) -> Hidden:
+        return self.gated(self._scan_forward(projected, layout), projected.gate)
+
+    def _scan_forward(self, projected: Projected, layout: Layout) -> Values:
         channels = dispatch.convolve(projected.channels, self.conv_weight, self.conv_bias, layout)
-        return self.gated(self._scan(channels, projected.dt, layout, reverse=False), projected.gate)
+        return self._scan(channels, projected.dt, layout, reverse=False)
 
     def _scan(self, convolved: Channels, dt: StepSizes, layout: Layout, *, reverse: bool) -> Values:
         x, B, C = self.split(convolved)
