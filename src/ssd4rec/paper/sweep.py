@@ -189,10 +189,11 @@ def inspect_source(
         notes=tuple(described["read"]["notes"]),
     )
 
+    lengths_of = cache(lambda length: replace(train, max_length=length).windows().lengths)
+
     @cache
     def steps(length: int | None, token_budget: int) -> int:
-        windows = replace(train, max_length=length).windows()
-        return len(plan_batches(windows.lengths, token_budget, np.random.default_rng(0)))
+        return len(plan_batches(lengths_of(length), token_budget, np.random.default_rng(0)))
 
     return info, steps
 
