@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from shared import Clock, Stopwatch, check_targets, options, peak_bytes, read, report, versions
+from shared import PROTOCOLS, Clock, Stopwatch, check_targets, options, peak_bytes, read, report, versions
 
 from ssd4rec.config import load_config
 from ssd4rec.data.sequences import Sequences
@@ -60,8 +60,7 @@ def main() -> None:
         parameters=count_parameters(model),
     )
     fit(model, histories, split, config.training, callbacks=[Reporter(Clock(arguments.epochs, arguments.minutes))])
-    names = {"test_ndcg": False, "test_ndcg_excluded": True}
-    tested = {name: evaluate(model, histories, split.test, exclude_seen=exclude).ndcg[10] for name, exclude in names.items()}
+    tested = {name: evaluate(model, histories, split.test, exclude_seen=exclude).ndcg[10] for name, exclude in PROTOCOLS.items()}
     report("end", **tested, peak_bytes=peak_bytes())
 
 

@@ -16,6 +16,7 @@ from rectools.models import SASRecModel
 from rectools.models.nn.transformers.ligr import LiGRLayers
 from shared import (
     LONGEST,
+    PROTOCOLS,
     SEED,
     WIDTH,
     Clock,
@@ -92,8 +93,7 @@ def main() -> None:
         evaluation_seconds = evaluation.seconds
         if ndcg > best:
             best = ndcg
-            protocols = {"test_ndcg": False, "test_ndcg_excluded": True}
-            ranks = {name: _ranks(model, histories, test, 1, exclude_seen=exclude) for name, exclude in protocols.items()}
+            ranks = {name: _ranks(model, histories, test, 1, exclude_seen=exclude) for name, exclude in PROTOCOLS.items()}
             tested = {name: ndcg_at_10(each) for name, each in ranks.items()}
         seconds = EPOCHS[-1]
         going = clock.epoch(seconds)

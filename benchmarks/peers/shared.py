@@ -18,6 +18,7 @@ SEED = 2024
 WIDTH = 64  # D
 LONGEST = 50  # events that the peers read of a history
 ANOMALY_BATCHES = 4
+PROTOCOLS = {"test_ndcg": False, "test_ndcg_excluded": True}  # of the last line: whether seen items are excluded
 
 
 class Sequences(NamedTuple):
