@@ -235,7 +235,7 @@ class EvaluatedError(Exception):
 def test_a_model_is_evaluated_where_it_was_trained(prepared, monkeypatch):
     """`fit` leaves it on the CPU; the meta device, which holds no numbers, stands for a GPU."""
 
-    def stop(model, *_):
+    def stop(model, *_, **__):
         raise EvaluatedError({each.device.type for each in model.parameters()})
 
     monkeypatch.setattr(pipeline, "resolve_device", {"auto": "meta", "cpu": "cpu"}.__getitem__)

@@ -12,7 +12,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, value_of
+from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Baseline, Config, PairModel, TrainingConfig, value_of
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions, ReadReport
@@ -41,6 +41,7 @@ from ssd4rec.data.split import (
     Examples,
     KnownTargets,
     Split,
+    all_events,
     drop_unknown_items,
     limit_length,
     make_split,
@@ -64,13 +65,17 @@ from ssd4rec.ops import numba
 from ssd4rec.training import loop
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
-from ssd4rec.training.continuation import GrownModel, check_same_backbone, grow
-from ssd4rec.training.final_fit import fit_all_events
-from ssd4rec.training.loop import TrainingReport
+from ssd4rec.training.continuation import check_same_backbone, grow
+from ssd4rec.training.loop import FixedSteps, TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost, plan_pass
 
 logger = logging.getLogger(__name__)
 
+FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
+FINAL_FIT_NOTE = (
+    "the saved model was trained on all interactions, the test set too (training.final_fit); "
+    "its metrics are those of the selection run, which was trained on the training set alone"
+)
 SPLIT_SETTINGS = ("data.split", "data.validation_from", "data.test_from")
 
 
@@ -111,14 +116,13 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return this part of a report for JSON."""
-        report: dict[str, Any] = {
-            **self.model.report(),
-            "popularity": {"test": self.popularity.as_dict(), **self.popularity.report_lists()},
+        simpler = {
+            name: {"test": ranking.as_dict(), **ranking.report_lists()}
+            for name, ranking in {"popularity": self.popularity, **self.baselines}.items()
         }
-        if self.baselines:
-            report["baselines"] = {
-                name: {"test": ranking.as_dict(), **ranking.report_lists()} for name, ranking in self.baselines.items()
-            }
+        report: dict[str, Any] = {**self.model.report(), "popularity": simpler.pop("popularity")}
+        if simpler:
+            report["baselines"] = simpler
         if self.fusion is not None and self.model_alone is not None:
             report["fusion"] = {
                 "cooccurrence": self.fusion.weight,
@@ -175,10 +179,15 @@ def add_features(data: Prepared, items: Source, config: Config) -> Prepared:
 
 def _check_common_items(sequences: Sequences, catalog: Catalog, base: Catalog | None) -> None:
     if base is not None and not (sequences.items <= len(base)).any():
-        raise DataError(
-            f"none of the {len(catalog) - len(base):,} items is in the catalog of the model, which was trained on {len(base):,} "
-            f"others, such as {base.ids[0]!r}; continue with interactions with its items, or train a new model"
-        )
+        advice = "continue with interactions with its items, or train a new model"
+        raise _no_known_items(len(catalog) - len(base), base, advice)
+
+
+def _no_known_items(items: int, catalog: Catalog, advice: str) -> DataError:
+    return DataError(
+        f"none of the {items:,} items is in the catalog of the model, which was trained on {len(catalog):,} others, such as "
+        f"{catalog.ids[0]!r}; {advice}"
+    )
 
 
 def prepare_parts(
@@ -264,15 +273,15 @@ def train(
         if out is not None and is_first:
             check_writable(out)
         resolve_device(config.training.accelerator)  # before anything is written
-        initial = InitialModel(data, config, start)
+        initial = initial_model(data, config, start)
         checkpoints = None if out is None else training_folder(out)
         # locked to the end: the folder is removed there, and another training would lose its own
         folder = stack.enter_context(lock_folder(checkpoints)) if checkpoints and is_first else checkpoints
         fitted = fit(data, config, initial, folder=folder, resume=resume, callbacks=callbacks)
         trained = time.monotonic()
         tuned = tune(fitted.model, data, config, progress)
-        comparison = compare(fitted.model, data, config, fitted.counts, tuned.fusion if tuned else None, progress)
-        comparison = replace(comparison, baselines=measure_baselines(data, config, fitted.counts, progress))
+        fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
+        comparison = compare(fitted.model, data, config, fitted.counts, fusion, progress, baselines=baselines)
         seconds = {
             "training": fitted.training.seconds,
             "evaluation": time.monotonic() - trained,
@@ -294,38 +303,29 @@ def train(
     return artifact
 
 
+@dataclass(frozen=True)
 class InitialModel:
-    """The model that a training starts with: that of the seed, or a finished model with rows for new items.
+    """The model that a training starts with: that of the seed, or a finished model with rows for new items."""
+
+    make: Callable[[], NextItemModel]  # returns a new copy
+    fingerprint: str | None = None  # of the weights of the finished model; None: those of the seed
+    without_neighbors: int = 0  # new items that occur next to no item that the finished model knows
+
+
+def initial_model(data: Prepared, config: Config, start: Artifact | None = None) -> InitialModel:
+    """Return the model of the seed, or the finished model `start` with rows for new items.
 
     Raises:
         ConfigError: the finished model has another backbone.
     """
-
-    def __init__(self, data: Prepared, config: Config, start: Artifact | None = None) -> None:
-        self._config, self._items, self._features = config, len(data.catalog), data.features
-        self._grown: GrownModel | None = None
-        if start is not None:
-            check_same_backbone(config.backbone, start.config.backbone)
-            if data.features is not None or start.features is not None:
-                raise ConfigError("a model with item features cannot be continued; train a new model on all interactions")
-            self._grown = grow(start.model, config, self._items, count_sequential_rules(data))
-
-    @property
-    def without_neighbors(self) -> int:
-        """Number of new items that occur next to no item that the finished model knows."""
-        return self._grown.without_neighbors if self._grown else 0
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Hash of the weights of the grown model; None: those of the seed."""
-        return fingerprint(self._grown.model) if self._grown else None
-
-    def make(self) -> NextItemModel:
-        """Return a new copy."""
-        if self._grown is not None:
-            return deepcopy(self._grown.model)
-        world = current_world() if self._config.training.shard_item_table and self._features is None else None
-        return make_model(self._config, self._items, self._features, world)
+    if start is None:
+        world = current_world() if config.training.shard_item_table and data.features is None else None
+        return InitialModel(lambda: make_model(config, len(data.catalog), data.features, world))
+    check_same_backbone(config.backbone, start.config.backbone)
+    if data.features is not None or start.features is not None:
+        raise ConfigError("a model with item features cannot be continued; train a new model on all interactions")
+    grown, without_neighbors = grow(start.model, config, len(data.catalog), count_sequential_rules(data))
+    return InitialModel(lambda: deepcopy(grown), fingerprint(grown), without_neighbors)
 
 
 def fit(
@@ -360,24 +360,44 @@ def fit(
     has_checkpoint = path is not None and (path / LAST).is_file()
     if has_checkpoint and not resume:
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", path)
-    initial = initial or InitialModel(data, config)
-    arguments = (data.histories, data.split, config.training)
-    options: dict[str, Any] = {"directory": folder, "callbacks": callbacks, "start": initial.fingerprint}
-    model = initial.make()
-    try:
-        continues = has_checkpoint if resume == "auto" else resume
-        training = loop.fit(model, *arguments, resume=continues, **options)
-    except StateError as error:
-        if resume != "auto":
-            raise
-        logger.warning("starting over: %s", error)
-        model = initial.make()
-        training = loop.fit(model, *arguments, **options)
+    initial = initial or initial_model(data, config)
+    model, training = _run_loop(
+        initial,
+        data.histories,
+        data.split,
+        config.training,
+        resume=has_checkpoint if resume == "auto" else resume,
+        restart="starting over" if resume == "auto" else None,
+        directory=folder,
+        callbacks=callbacks,
+    )
     features = _fold_features(model, data)
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
     return Fitted(model, training, counts, protocol, cost, features)
+
+
+def _run_loop(
+    initial: InitialModel,
+    sequences: Sequences,
+    split: Split,
+    config: TrainingConfig,
+    *,
+    resume: bool,
+    restart: str | None,
+    **options: Any,
+) -> tuple[NextItemModel, TrainingReport]:
+    """Call `loop.fit`; if the checkpoint cannot be used, log `restart` and train from the beginning. None: raise."""
+    model = initial.make()
+    try:
+        return model, loop.fit(model, sequences, split, config, resume=resume, start=initial.fingerprint, **options)
+    except StateError as error:
+        if restart is None:
+            raise
+        logger.warning("%s: %s", restart, error)
+    model = initial.make()
+    return model, loop.fit(model, sequences, split, config, start=initial.fingerprint, **options)
 
 
 def _fold_features(model: NextItemModel, data: Prepared) -> TrainedFeatures | None:
@@ -457,16 +477,6 @@ def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> 
     return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
 
 
-def measure_baselines(data: Prepared, config: Config, counts: IntArray, progress: Progress | None = None) -> dict[str, Ranking]:
-    """Fit the baselines of the settings on the training set, and rank the test set with each."""
-    rankings: dict[str, Ranking] = {}
-    for name in config.evaluation.baselines:
-        logger.info("fitting %s", name)
-        baseline = fit_baseline(name, data.histories, data.split.train, len(data.catalog), progress)
-        rankings[name] = evaluate(baseline, data, config, counts)
-    return rankings
-
-
 def evaluate(
     model: Ranker | Scorer,
     data: Prepared,
@@ -500,31 +510,36 @@ def compare(
     counts: IntArray,
     fusion: ScoreFusion | None = None,
     progress: Progress | None = None,
+    *,
     misses: int = 0,
+    baselines: Sequence[Baseline] = (),
 ) -> Comparison:
-    """Evaluate a model with its fusion, popularity, the model alone and the fusion alone on the test set.
+    """Evaluate a model with its fusion, popularity, the model alone, the fusion alone and baselines on the test set.
 
-    `misses` targets cannot be ranked, and count as misses.
+    `misses` targets cannot be ranked, and count as misses; the baselines are fitted on the training set.
     """
+
+    def ranking_of(scorer: Ranker | Scorer, **options: Any) -> Ranking:
+        return evaluate(scorer, data, config, counts, **options).with_misses(misses)
+
     logger.info("ranking the whole catalog for the test set")
-    test = evaluate(model, data, config, counts, progress, fusion).with_misses(misses)
-    popularity = evaluate(Popularity(counts), data, config, counts).with_misses(misses)
+    test = ranking_of(model, progress=progress, fusion=fusion)
+    popularity = ranking_of(Popularity(counts))
     by_request_time: dict[str, Ranking] = {}
     if reads_request_times(model) and data.histories.clock.ticks_per_second is not None:
         logger.info("ranking again without the times of the requests, and with those of others")
-        by_request_time = {
-            name: test
-            if name == config.evaluation.request_time
-            else evaluate(model, data, config, counts, progress, fusion, request_time=name).with_misses(misses)
-            for name in REQUEST_TIMES
-        }
-    if fusion is None:
-        return Comparison(test, popularity, by_request_time=by_request_time)
-    alone = evaluate(model, data, config, counts).with_misses(misses) if fusion else test
-    fusion_alone = None
-    if fusion.weight:
-        fusion_alone = evaluate(ZeroScorer(model.catalog_size), data, config, counts, fusion=fusion).with_misses(misses)
-    return Comparison(test, popularity, fusion, alone, fusion_alone, by_request_time=by_request_time)
+        for name in REQUEST_TIMES:
+            is_done = name == config.evaluation.request_time
+            by_request_time[name] = test if is_done else ranking_of(model, progress=progress, fusion=fusion, request_time=name)
+    alone = fusion_alone = None
+    if fusion is not None:
+        alone = ranking_of(model) if fusion else test
+        fusion_alone = ranking_of(ZeroScorer(model.catalog_size), fusion=fusion) if fusion.weight else None
+    rankings: dict[str, Ranking] = {}
+    for baseline in baselines:
+        logger.info("fitting %s", baseline)
+        rankings[baseline] = ranking_of(fit_baseline(baseline, data.histories, data.split.train, len(data.catalog), progress))
+    return Comparison(test, popularity, fusion, alone, fusion_alone, by_request_time, rankings)
 
 
 def final_fit(
@@ -540,52 +555,58 @@ def final_fit(
 ) -> Artifact:
     """Train a new model on all events, see `training.final_fit`; the metrics in the report remain those of the selection run.
 
-    Fusion weights remain too; co-occurrences are counted again, on all events.
+    The number of steps and, with a cosine schedule, the learning rate of each step are those of the selection run up to its
+    best epoch. A pass over all events has more batches, so the same steps are fewer epochs. Fusion weights remain too;
+    co-occurrences are counted again, on all events. `folder`, of the selection run's checkpoints, is locked by the caller.
 
     Raises:
         ArtifactError: a checkpoint cannot be written to `folder`.
         DivergedError: the loss is not finite.
     """
-    initial = initial or InitialModel(data, config)
-    final = fit_all_events(
-        initial.make,
+    initial = initial or initial_model(data, config)
+    split = all_events(data.histories, config.data.max_length)
+    steps = fitted.training.best_steps
+    logger.info("final fit: training on all %s interactions for %s steps", f"{len(data.histories.items):,}", f"{steps:,}")
+    directory = None if folder is None else folder / FINAL
+    model, training = _run_loop(
+        initial,
         data.histories,
-        config,
-        fitted.training,
-        start=initial.fingerprint,
-        folder=folder,
-        resume=resume,
+        split,
+        config.training,
+        resume=resume and directory is not None and (directory / LAST).is_file(),
+        restart="the final fit starts over",  # the checkpoint is damaged, or of a selection run that ended elsewhere
+        directory=directory,
         callbacks=callbacks,
+        fixed=FixedSteps(steps, steps / fitted.training.best_epoch * config.training.max_epochs),
     )
-    features = _fold_features(final.model, data)
-    final.model.to(resolve_device(config.training.accelerator))
+    counts = training_counts(data.histories, split.train, len(data.catalog))
+    features = _fold_features(model, data)
+    model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
-        fusion = replace(fusion, pairs=fit_pairs(config.fusion.cooccurrence_model, data, final.train))
-    seconds = artifact.report["seconds"]
-    report = {
-        **artifact.report,
-        "final_fit": final.as_dict(),
-        "seconds": {**seconds, "final_fit": final.training.seconds, "total": seconds["total"] + final.training.seconds},
+        fusion = replace(fusion, pairs=fit_pairs(config.fusion.cooccurrence_model, data, split.train))
+    final = {
+        "note": FINAL_FIT_NOTE,
+        "targets": split.train.targets,
+        "steps": training.history[-1].step,
+        "losses": [epoch.loss for epoch in training.history],
+        "seconds": training.seconds,
     }
-    return replace(artifact, model=final.model, report=report, training_counts=final.counts, fusion=fusion, features=features)
+    seconds = artifact.report["seconds"]
+    seconds = {**seconds, "final_fit": training.seconds, "total": seconds["total"] + training.seconds}
+    report = {**artifact.report, "final_fit": final, "seconds": seconds}
+    return replace(artifact, model=model, report=report, training_counts=counts, fusion=fusion, features=features)
 
 
 def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: InitialModel, progress: Progress | None) -> Artifact:
     """Add what the model was before to the report, and keep its items recommendable."""
     known_items = len(start.catalog)
     only_known = replace(data.histories, items=np.where(data.histories.items > known_items, 0, data.histories.items))
-    known_targets = drop_unknown_items(only_known, data.split.test)
-    unranked = known_targets.unranked
-    misses = unranked if artifact.config.evaluation.unknown_targets == "miss" else 0
+    old_data, known_targets, misses = _known_part(only_known, start.catalog, data.split, artifact.config)
     before: dict[str, float] | None = None
     if len(known_targets.targets):
-        old_data = Prepared(known_targets.sequences, start.catalog, replace(data.split, test=known_targets.targets), {})
-        before = (
-            evaluate(start.model, old_data, artifact.config, start.training_counts, progress, start.fusion)
-            .with_misses(misses)
-            .as_dict()
-        )
+        ranking = evaluate(start.model, old_data, artifact.config, start.training_counts, progress, start.fusion)
+        before = ranking.with_misses(misses).as_dict()
     counts = artifact.training_counts.copy()
     counts[: known_items + 1] = np.maximum(counts[: known_items + 1], start.training_counts)
     continued = {
@@ -596,9 +617,16 @@ def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: Ini
             "without_neighbors": initial.without_neighbors,
         },
         "test": {"before": before, "after": artifact.report["test"]},
-        "unknown_targets": unranked,
+        "unknown_targets": known_targets.unranked,
     }
     return replace(artifact, report={**artifact.report, "continued": continued}, training_counts=counts)
+
+
+def _known_part(sequences: Sequences, catalog: Catalog, split: Split, config: Config) -> tuple[Prepared, KnownTargets, int]:
+    """Return the data without unknown items, what was left out, and how many targets count as misses."""
+    known_targets = drop_unknown_items(sequences, split.test)
+    misses = known_targets.unranked if config.evaluation.unknown_targets == "miss" else 0
+    return Prepared(known_targets.sequences, catalog, replace(split, test=known_targets.targets), {}), known_targets, misses
 
 
 def _as_artifact(
@@ -646,31 +674,22 @@ def evaluate_artifact(
     if sequences is None:
         sequences, _ = build_sequences(interactions, tie_order=config.data.tie_order, catalog=artifact.catalog)
     if not sequences.items.any():
-        raise DataError(
-            f"none of the {interactions.read.items:,} items is in the catalog of the model, which was trained on "
-            f"{len(artifact.catalog):,} others, such as {artifact.catalog.ids[0]!r}; use interactions with its items, or train a "
-            f"model on these"
+        raise _no_known_items(
+            interactions.read.items, artifact.catalog, "use interactions with its items, or train a model on these"
         )
     split = make_split(sequences, config.data, learned=False)
-    known_targets = drop_unknown_items(sequences, split.test)
-    unranked = known_targets.unranked
+    data, known_targets, misses = _known_part(sequences, artifact.catalog, split, config)
     if not len(known_targets.targets):
         raise DataError(
-            f"all {unranked:,} test targets are unknown items or follow unknown items only; use interactions with more items "
-            "of the model, or train a model on these"
+            f"all {known_targets.unranked:,} test targets are unknown items or follow unknown items only; use interactions with "
+            "more items of the model, or train a model on these"
         )
-    data = Prepared(
-        known_targets.sequences,
-        artifact.catalog,
-        replace(split, test=known_targets.targets),
-        describe(interactions.read, known_targets.sequences),
+    baselines = config.evaluation.baselines if same_data else ()
+    comparison = compare(
+        artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses=misses, baselines=baselines
     )
-    misses = unranked if config.evaluation.unknown_targets == "miss" else 0
-    comparison = compare(artifact.model, data, config, artifact.training_counts, artifact.fusion, progress, misses)
-    if same_data:
-        comparison = replace(comparison, baselines=measure_baselines(data, config, artifact.training_counts, progress))
     return {
-        "data": data.description,
+        "data": describe(interactions.read, known_targets.sequences),
         "model": _describe_model(artifact.model, artifact.config),
         **comparison.as_dict(),
         "unknown": {

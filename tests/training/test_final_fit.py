@@ -21,7 +21,6 @@ from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
 from ssd4rec.training import checkpoint
 from ssd4rec.training.callbacks import Callback
-from ssd4rec.training.final_fit import NOTE
 from ssd4rec.training.objective import batch_loss, plan_pass, prepare
 
 LAST_ONLY = 77  # an item that occurs only as the last event, and so only as a test target
@@ -177,7 +176,7 @@ def test_evaluation_says_what_the_model_was_trained_on(log, final, tmp_path):
     final.save(tmp_path / "model")
     result = CliRunner().invoke(cli.app, ["evaluate", str(tmp_path / "model")], catch_exceptions=False)
     assert "its metrics are those of the selection run" in " ".join(result.output.split())
-    assert NOTE in render_model_report(final.report, final.config, None)
+    assert pipeline.FINAL_FIT_NOTE in render_model_report(final.report, final.config, None)
     shown = CliRunner().invoke(cli.app, ["evaluate", str(tmp_path / "model"), "--json"], catch_exceptions=False)
     assert json.loads(shown.stdout)["test"] == final.report["test"]
 

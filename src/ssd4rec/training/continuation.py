@@ -1,6 +1,6 @@
 """Continue the training of a model with new items: its weights, and rows for items that it does not know."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from ssd4rec.models.next_item import NextItemModel, build_model
 FREE = ("dropout", "input_dropout")  # settings of a backbone that may change: they do not change what its weights mean
 
 
-@dataclass(frozen=True)
-class GrownModel:
+class GrownModel(NamedTuple):
     """A model with rows for new items."""
 
     model: NextItemModel
