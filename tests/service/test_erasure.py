@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from service_world import running, same_answer, send, settings, stored_history
 from ssd4rec.service.ids import now
 from ssd4rec.service.store.connect import open_engine
-from ssd4rec.service.store.retention import DAY, remove_old_answers, trim_users, users_to_trim
+from ssd4rec.service.store.removal import DAY, remove_old_answers, trim_user, users_to_trim
 from ssd4rec.service.store.tables import metadata
 from ssd4rec.serving.recommender import Recommender
 
@@ -103,9 +103,9 @@ def test_old_recommendations_go(client: TestClient, store: str) -> None:
     engine = open_engine(store)
     with engine.begin() as connection:
         connection.execute(text("UPDATE recommendations SET created = created - :days"), {"days": 31 * DAY})
-        assert remove_old_answers(connection, 30.0).recommendations == 2
+        assert remove_old_answers(connection, 30.0) == 2
         assert users_to_trim(connection, 1.0, 1) == []
-        assert trim_users(connection, [12345], 1.0, 1) == 0
+        assert trim_user(connection, 12345, 1.0, 1) == 0
     engine.dispose()
     assert client.get(answer["next"]).status_code == 404
 

@@ -17,7 +17,7 @@ from ssd4rec.service.ids import now
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.snapshots import pack, unpack
 from ssd4rec.service.store.connect import open_engine, reading, writing
-from ssd4rec.service.store.retention import DAY
+from ssd4rec.service.store.removal import DAY
 from ssd4rec.service.store.snapshots import Snapshot, remove_unused_snapshots, save_snapshots
 from ssd4rec.serving.recommender import Recommender
 

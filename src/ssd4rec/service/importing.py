@@ -1,7 +1,7 @@
 """Bulk import of interactions into a store: in large transactions, each with its progress, so that it can be resumed."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -13,7 +13,7 @@ from ssd4rec.data.interactions import Interactions
 from ssd4rec.errors import DataError
 from ssd4rec.service.ids import MAX_SECONDS, MICROSECONDS, check_id, now
 from ssd4rec.service.store import bulk
-from ssd4rec.service.store.append import COLUMNS, LockedUser, lock_users, update_users
+from ssd4rec.service.store.append import COLUMNS
 from ssd4rec.service.store.connect import writing
 from ssd4rec.service.store.tables import events, imports
 
@@ -53,7 +53,7 @@ def import_events(
     with writing(engine) as connection:
         done = _begin(connection, digest, total)
     started = done
-    for part in _parts(table, done):
+    for part in table[done:].iter_slices(EVENTS_AT_ONCE):
         with writing(engine) as connection:
             _append(connection, part, event_type)
             done += len(part)
@@ -107,26 +107,18 @@ def _begin(connection: Connection, digest: str, total: int) -> int:
     return 0
 
 
-def _parts(table: pl.DataFrame, done: int) -> Iterator[pl.DataFrame]:
-    while done < len(table):
-        part = table.slice(done, EVENTS_AT_ONCE)
-        yield part
-        done += len(part)
-
-
 def _append(connection: Connection, part: pl.DataFrame, event_type: str) -> None:
     received = now()
     user_ids = part["user"].unique(maintain_order=True).to_list()
-    owners = lock_users(connection, set(user_ids))
+    owners = bulk.lock_users(connection, set(user_ids))
     counts = part.group_by("user", maintain_order=True).agg(pl.len(), pl.col("time").first(), pl.col("time").last().alias("last"))
     keys, positions = [], []
     for user_id, count, first, last in counts.iter_rows():
         owner = owners[user_id]
         keys.append(np.full(count, owner.key))
         positions.append(np.arange(owner.position + 1, owner.position + count + 1))
-        _advance(owner, count, first, last)
         happened = min(received, last)  # not when it was imported: recent users are those who were active
-        owner.last_received = happened if owner.last_received is None else max(owner.last_received, happened)
+        owner.add(count, first, last, happened if owner.last_received is None else max(owner.last_received, happened))
     rows = zip(
         np.concatenate(keys).tolist(),
         np.concatenate(positions).tolist(),
@@ -137,12 +129,4 @@ def _append(connection: Connection, part: pl.DataFrame, event_type: str) -> None
         strict=False,
     )
     bulk.insert(connection, events, COLUMNS[:6], list(rows))
-    update_users(connection, owners.values())
-
-
-def _advance(owner: LockedUser, count: int, first: int, last: int) -> None:
-    owner.late = owner.last_timestamp is not None and first < owner.last_timestamp
-    owner.last_timestamp = last if owner.last_timestamp is None else max(owner.last_timestamp, last)
-    owner.position += count
-    owner.events += count
-    owner.changed = True
+    bulk.update_users(connection, owners.values())

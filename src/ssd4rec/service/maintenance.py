@@ -10,9 +10,8 @@ from ssd4rec.service import metrics
 from ssd4rec.service.live import live_metrics
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.live import add_sums, remove_old_sums, totals
-from ssd4rec.service.store.retention import remove_old_answers, trim_users, users_to_trim
+from ssd4rec.service.store.removal import list_erasures, remove_old_answers, trim_user, users_to_trim
 from ssd4rec.service.store.snapshots import remove_unused_snapshots
-from ssd4rec.service.store.users import list_erasures
 
 if TYPE_CHECKING:
     from ssd4rec.service.answering import LoadedModel
@@ -111,7 +110,7 @@ class Maintenance:
             if not keys:
                 return
             for key in keys:
-                trim = partial(trim_users, keys=[key], days=settings.retention_days, newest=settings.retention_events)
+                trim = partial(trim_user, key=key, days=settings.retention_days, newest=settings.retention_events)
                 writer.submit(trim, alone=True).result(timeout=60)
 
 

@@ -7,7 +7,7 @@ from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import MICROSECONDS, seconds
 from ssd4rec.service.routes.common import ServiceDep, errors, json_response, read
 from ssd4rec.service.schemas import Erasure, ErasuresOut
-from ssd4rec.service.store.users import list_erasures
+from ssd4rec.service.store.removal import list_erasures
 
 router = APIRouter(prefix="/v1", tags=["users"], dependencies=[Depends(requires("admin"))])
 

@@ -67,7 +67,7 @@ async def put(service: ServiceDep, item_id: PathId, body: ItemIn) -> Response:
         raise invalid("/available_until", "it must be later than available_from")
 
     def work(connection: Connection) -> Any:
-        put_item(connection, item_id, **body.model_dump())
+        put_item(connection, item_id, body)
         return find_item(connection, item_id)
 
     row = await wait(service.writer.submit(work, alone=True))

@@ -12,9 +12,9 @@ from ssd4rec.service.ids import MICROSECONDS, seconds
 from ssd4rec.service.problems import invalid, not_found
 from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, log_user, read, wait
 from ssd4rec.service.schemas import MAX_EVENT_PAGE, EventPage, StoredEvent, UserOut, UsersOut
-from ssd4rec.service.store.erase import erased_on_disk
 from ssd4rec.service.store.items import stored_titles
-from ssd4rec.service.store.users import erase_user, find_user, page_of_events, search_users
+from ssd4rec.service.store.removal import erase_user, erased_on_disk
+from ssd4rec.service.store.users import find_user, page_of_events, search_users
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
 READ = [Depends(requires("read"))]

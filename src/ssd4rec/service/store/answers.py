@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.store import bulk
@@ -58,11 +57,10 @@ def record_answer(
     oldest = now() - IDEMPOTENCY_SECONDS * MICROSECONDS
     same = (idempotency.c.scope == scope, idempotency.c.name == name)
     connection.execute(delete(idempotency).where(*same, idempotency.c.created <= oldest))
-    upsert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     row = {"scope": scope, "name": name, "request_sha256": request_sha256, "status": status, "body": body, "created": now()}
-    written = connection.execute(upsert(idempotency).values(row).on_conflict_do_nothing()).rowcount
+    written = connection.execute(bulk.upsert(connection, idempotency).values(row).on_conflict_do_nothing()).rowcount
     if written:
         for key in sorted(set(user_keys)):
             link = {"scope": scope, "name": name, "user_key": key}
-            connection.execute(upsert(idempotency_users).values(link).on_conflict_do_nothing())
+            connection.execute(bulk.upsert(connection, idempotency_users).values(link).on_conflict_do_nothing())
     return connection.execute(select(idempotency).where(*same)).first()

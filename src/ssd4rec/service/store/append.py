@@ -1,6 +1,6 @@
 """Append events: idempotent, in the order of (timestamp, position); a late one voids the cached states of its user."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -9,19 +9,7 @@ from ssd4rec.service.ids import now
 from ssd4rec.service.store import bulk
 from ssd4rec.service.store.tables import events
 
-COLUMNS = (
-    "user_key",
-    "position",
-    "timestamp",
-    "item_id",
-    "type",
-    "received",
-    "event_id",
-    "value",
-    "recommendation_id",
-    "properties",
-)
-ATTEMPTS = 5  # to lock users that another process is erasing
+COLUMNS = tuple(events.columns.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +55,14 @@ class Appended:
     new_items: list[NewItems]
 
 
-@dataclass(slots=True)
-class LockedUser:
-    """The row of a user, changed here first and written at the end."""
-
-    key: int
-    generation: int
-    position: int
-    events: int
-    last_timestamp: int | None
-    last_received: int | None
-    late: bool = False
-    changed: bool = False
-
-
 def append_events(connection: Connection, batches: Sequence[Sequence[NewEvent]]) -> list[Appended]:
     """Store batches of events in one transaction that is open.
-
-    The users' rows are locked in the order of their keys, so that two processes never wait for each other in a circle.
 
     Returns:
         For each batch how many events are new, and how many have an `event_id` that is stored already.
     """
     received = now()
-    owners = lock_users(connection, {event.user_id for batch in batches for event in batch})
+    owners = bulk.lock_users(connection, {event.user_id for batch in batches for event in batch})
     ids = [event.event_id for batch in batches for event in batch if event.event_id is not None]
     taken = bulk.stored_event_ids(connection, ids)
     rows: list[tuple[object, ...]] = []
@@ -116,24 +88,18 @@ def append_events(connection: Connection, batches: Sequence[Sequence[NewEvent]])
         groups.append(group)
     if rows:
         bulk.insert(connection, events, COLUMNS, rows)
-        update_users(connection, owners.values())
+        bulk.update_users(connection, owners.values())
     return [
         Appended(*count, [new for user_id, new in group.items() if not owners[user_id].late])
         for count, group in zip(counts, groups, strict=True)
     ]
 
 
-def _row(user: LockedUser, event: NewEvent, received: int) -> tuple[object, ...]:
+def _row(user: bulk.LockedUser, event: NewEvent, received: int) -> tuple[object, ...]:
     """The values of `COLUMNS`."""
     newest = user.last_timestamp
     timestamp = max(received, received if newest is None else newest) if event.timestamp is None else event.timestamp
-    if newest is not None and timestamp < newest:
-        user.late = True
-    user.last_timestamp = timestamp if newest is None else max(newest, timestamp)
-    user.position += 1
-    user.events += 1
-    user.last_received = received
-    user.changed = True
+    user.add(1, timestamp, timestamp, received)
     return (
         user.key,
         user.position,
@@ -146,28 +112,3 @@ def _row(user: LockedUser, event: NewEvent, received: int) -> tuple[object, ...]
         event.recommendation_id,
         event.properties,
     )
-
-
-def lock_users(connection: Connection, user_ids: set[str]) -> dict[str, LockedUser]:
-    """Return the rows of users, made where there are none; on PostgreSQL locked until the transaction ends."""
-    ids = sorted(user_ids)
-    for _ in range(ATTEMPTS):
-        rows = bulk.select_users(connection, ids)
-        if missing := sorted(user_ids - {row.user_id for row in rows}):
-            bulk.make_users(connection, missing)
-            rows += bulk.select_users(connection, missing)
-        if bulk.is_postgresql(connection):
-            rows = bulk.lock_users(connection, [row.user_key for row in rows])
-        if len(rows) == len(user_ids):
-            break
-    return {row.user_id: LockedUser(*row[1:]) for row in rows}
-
-
-def update_users(connection: Connection, owners: Iterable[LockedUser]) -> None:
-    """Write the rows of users that changed."""
-    rows = [
-        (user.generation + user.late, user.position, user.events, user.last_timestamp, user.last_received, user.key)
-        for user in owners
-        if user.changed
-    ]
-    bulk.update_users(connection, rows)

@@ -5,13 +5,16 @@ are one parameter: a JSON list in SQLite, an array in PostgreSQL. Rows are inser
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
 
-_USERS = "SELECT user_id, user_key, generation, position, events, last_timestamp, last_received FROM users"
+_USERS = "SELECT user_id, user_key, generation, position, events, last_timestamp, last_received FROM users"  # a LockedUser
 _CHANGED = ("generation", "position", "events", "last_timestamp", "last_received", "user_key")
+ATTEMPTS = 5  # to lock users that another process is erasing
 
 
 def is_postgresql(connection: Connection) -> bool:
@@ -19,15 +22,53 @@ def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def select_users(connection: Connection, user_ids: Sequence[str]) -> list[Any]:
-    """Return the rows of those users who exist: user_id, and what `update_users` writes."""
-    return _all_of(connection, f"{_USERS} WHERE user_id", "text", user_ids)
+def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that takes ON CONFLICT, in the dialect of the database."""
+    return (postgresql.insert if is_postgresql(connection) else sqlite.insert)(table)
 
 
-def lock_users(connection: Connection, user_keys: Sequence[int]) -> list[Any]:
-    """Lock users of PostgreSQL until the transaction ends, in the order of their keys; return their rows."""
-    tail = "ORDER BY user_key FOR NO KEY UPDATE"  # records of answers need not wait
-    return _all_of(connection, f"{_USERS} WHERE user_key", "bigint", user_keys, tail)
+@dataclass(slots=True)
+class LockedUser:
+    """The row of a user, changed here first and written at the end."""
+
+    key: int
+    generation: int
+    position: int
+    events: int
+    last_timestamp: int | None
+    last_received: int | None
+    late: bool = False
+    changed: bool = False
+
+    def add(self, count: int, first: int, last: int, received: int) -> None:
+        """Count new events: the timestamps of the first and the last of them, and when they arrived."""
+        newest = self.last_timestamp
+        self.late = self.late or (newest is not None and first < newest)
+        self.last_timestamp = last if newest is None else max(newest, last)
+        self.last_received = received
+        self.position += count
+        self.events += count
+        self.changed = True
+
+
+def lock_users(connection: Connection, user_ids: set[str]) -> dict[str, LockedUser]:
+    """Return the rows of users, made where there are none; on PostgreSQL locked until the transaction ends.
+
+    They are locked in the order of their keys, so that two processes never wait for each other in a circle.
+    """
+    by_id = f"{_USERS} WHERE user_id"
+    rows: list[Any] = []
+    for _ in range(ATTEMPTS):
+        rows = _all_of(connection, by_id, "text", sorted(user_ids))
+        if missing := sorted(user_ids - {row.user_id for row in rows}):
+            _make_users(connection, missing)
+            rows += _all_of(connection, by_id, "text", missing)
+        if is_postgresql(connection):
+            tail = "ORDER BY user_key FOR NO KEY UPDATE"  # records of answers need not wait
+            rows = _all_of(connection, f"{_USERS} WHERE user_key", "bigint", [row.user_key for row in rows], tail)
+        if len(rows) == len(user_ids):
+            break
+    return {row.user_id: LockedUser(*row[1:]) for row in rows}
 
 
 def existing_users(connection: Connection, user_keys: Sequence[int]) -> set[int]:
@@ -36,7 +77,7 @@ def existing_users(connection: Connection, user_keys: Sequence[int]) -> set[int]
     return {row[0] for row in _all_of(connection, "SELECT user_key FROM users WHERE user_key", "bigint", user_keys, tail)}
 
 
-def make_users(connection: Connection, user_ids: Sequence[str]) -> None:
+def _make_users(connection: Connection, user_ids: Sequence[str]) -> None:
     """Create users; those who exist stay as they are."""
     values = "unnest(%s::text[]) AS ids(value)" if is_postgresql(connection) else "json_each(?) WHERE true"
     connection.exec_driver_sql(
@@ -54,14 +95,7 @@ def stored_event_ids(connection: Connection, event_ids: Sequence[str]) -> set[st
 
 
 def insert(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows.
-
-    Args:
-        connection: in a transaction.
-        table: where.
-        columns: their names.
-        rows: values of the columns.
-    """
+    """Insert rows: the values of some columns of a table."""
     names = ", ".join(columns)
     if is_postgresql(connection):
         driver: Any = connection.connection.driver_connection
@@ -73,13 +107,13 @@ def insert(connection: Connection, table: Table, columns: Sequence[str], rows: S
         connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(rows))  # noqa: S608 - ours
 
 
-def update_users(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Update users.
-
-    Args:
-        connection: in a transaction that holds the locks of the users.
-        rows: generation, position, events, last_timestamp, last_received and user_key of each.
-    """
+def update_users(connection: Connection, users: Iterable[LockedUser]) -> None:
+    """Write the rows of locked users that changed."""
+    rows = [
+        (user.generation + user.late, user.position, user.events, user.last_timestamp, user.last_received, user.key)
+        for user in users
+        if user.changed
+    ]
     if is_postgresql(connection):
         arrays = ", ".join("%s::bigint[]" for _ in _CHANGED)
         assigned = ", ".join(f"{name} = new.{name}" for name in _CHANGED[:-1])
@@ -90,7 +124,7 @@ def update_users(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Non
         )
     else:
         assigned = ", ".join(f"{name} = ?" for name in _CHANGED[:-1])
-        connection.exec_driver_sql(f"UPDATE users SET {assigned} WHERE user_key = ?", list(rows))  # noqa: S608 - ours
+        connection.exec_driver_sql(f"UPDATE users SET {assigned} WHERE user_key = ?", rows)  # noqa: S608 - ours
 
 
 def _all_of(connection: Connection, start: str, kind: str, values: Sequence[Any], tail: str = "") -> list[Any]:

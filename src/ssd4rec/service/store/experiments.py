@@ -1,8 +1,7 @@
 """Experiments and the outcomes of their answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, func, insert, select, update
 
@@ -10,9 +9,8 @@ from ssd4rec.service.ids import now
 from ssd4rec.service.store.tables import counters, events, experiments, recommendations
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """Two versions of the model that are compared."""
+class Experiment(NamedTuple):
+    """Two versions of the model that are compared: a row of the table, in the order of its columns."""
 
     name: str
     kind: str
@@ -25,47 +23,34 @@ class Experiment:
 
 def start_experiment(connection: Connection, experiment: Experiment) -> Experiment | None:
     """Store a new experiment, unless one is running; return the running one or None."""
-    if connection.dialect.name == "postgresql":  # two processes that start experiments take turns
-        connection.execute(select(counters).where(counters.c.name == "items").with_for_update())
+    connection.execute(select(counters).where(counters.c.name == "items").with_for_update())  # processes take turns on PostgreSQL
     if (running := running_experiment(connection)) is not None:
         return running
-    values = {
-        "name": experiment.name,
-        "kind": experiment.kind,
-        "control": experiment.control,
-        "treatment": experiment.treatment,
-        "share": experiment.share,
-        "started": experiment.started,
-    }
-    connection.execute(insert(experiments), values)
+    connection.execute(insert(experiments), experiment._asdict())
     return None
 
 
 def running_experiment(connection: Connection) -> Experiment | None:
     """Return the experiment that has not ended."""
     row = connection.execute(select(experiments).where(experiments.c.ended.is_(None))).first()
-    return None if row is None else _experiment(row)
+    return None if row is None else Experiment(*row)
 
 
 def find_experiment(connection: Connection, name: str) -> Experiment | None:
     """Return an experiment by its name."""
     row = connection.execute(select(experiments).where(experiments.c.name == name)).first()
-    return None if row is None else _experiment(row)
+    return None if row is None else Experiment(*row)
 
 
 def list_experiments(connection: Connection) -> list[Experiment]:
     """Return all experiments, the newest first."""
-    return [_experiment(row) for row in connection.execute(select(experiments).order_by(experiments.c.started.desc()))]
+    return [Experiment(*row) for row in connection.execute(select(experiments).order_by(experiments.c.started.desc()))]
 
 
 def end_experiment(connection: Connection, name: str) -> None:
     """End an experiment, if it is running."""
     query = update(experiments).where(experiments.c.name == name, experiments.c.ended.is_(None))
     connection.execute(query.values(ended=now()))
-
-
-def _experiment(row: Any) -> Experiment:
-    return Experiment(row.name, row.kind, row.control, row.treatment, row.share, row.started, row.ended)
 
 
 def exposures(connection: Connection, variants: list[str]) -> dict[str, tuple[int, int]]:

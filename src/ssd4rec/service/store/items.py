@@ -5,34 +5,19 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from ssd4rec.service.schemas import ItemIn
+from ssd4rec.service.store.bulk import upsert
 from ssd4rec.service.store.tables import counters, items
 
 
-def put_item(
-    connection: Connection,
-    item_id: str,
-    *,
-    title: str | None,
-    categories: list[str],
-    hidden: bool,
-    available_from: int | None,
-    available_until: int | None,
-) -> None:
+def put_item(connection: Connection, item_id: str, item: ItemIn) -> None:
     """Store the metadata of an item in place of what was stored, and raise the version that all processes compare."""
     connection.execute(update(counters).where(counters.c.name == "items").values(value=counters.c.value + 1))
     version = connection.scalar(select(counters.c.value).where(counters.c.name == "items"))
-    values = {
-        "title": title,
-        "categories": json.dumps(categories),
-        "hidden": hidden,
-        "available_from": available_from,
-        "available_until": available_until,
-        "version": version,
-    }
-    new = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(items)
-    connection.execute(new.values(item_id=item_id, **values).on_conflict_do_update(index_elements=["item_id"], set_=values))
+    values = {**item.model_dump(), "categories": json.dumps(item.categories), "version": version}
+    new = upsert(connection, items).values(item_id=item_id, **values)
+    connection.execute(new.on_conflict_do_update(index_elements=["item_id"], set_=values))
 
 
 def find_item(connection: Connection, item_id: str) -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from ssd4rec.service.store.bulk import upsert
 from ssd4rec.service.store.tables import live_sums
 
 BUCKET_SECONDS = 300
@@ -29,7 +29,7 @@ def add_sums(connection: Connection, sums: Mapping[SumKey, float]) -> None:
     ]
     if not rows:
         return
-    new = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(live_sums)
+    new = upsert(connection, live_sums)
     added = {"value": live_sums.c.value + new.excluded.value}
     connection.execute(new.on_conflict_do_update(index_elements=["model", "against", "bucket", "name"], set_=added), rows)
 

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ssd4rec.service.ids import MICROSECONDS, now
+from ssd4rec.service.store.bulk import is_postgresql, upsert
 from ssd4rec.service.store.tables import snapshots, users
 
 UNUSED_DAYS = 1.0  # that a snapshot of a model which is not loaded is kept
@@ -23,7 +23,7 @@ class Snapshot(NamedTuple):
 
 def find_snapshot(connection: Connection, user_id: str, model: str) -> Snapshot | None:
     """Return the snapshot of a user, unless a late event or a removal has voided it."""
-    mark = "%s" if connection.dialect.name == "postgresql" else "?"
+    mark = "%s" if is_postgresql(connection) else "?"
     statement = (
         "SELECT s.user_key, s.generation, s.position, s.state FROM users AS u "  # noqa: S608 - no values
         "JOIN snapshots AS s ON s.user_key = u.user_key AND s.generation = u.generation "
@@ -38,16 +38,15 @@ def save_snapshots(connection: Connection, model: str, rows: Sequence[Snapshot])
 
     On PostgreSQL the users' rows are locked against an erasure until the transaction ends.
     """
-    is_postgresql = connection.dialect.name == "postgresql"
     query = select(users.c.user_key, users.c.generation).where(users.c.user_key.in_([row.user_key for row in rows]))
     query = query.order_by(users.c.user_key)
-    current = connection.execute(query.with_for_update(read=True, key_share=True) if is_postgresql else query).all()
+    current = connection.execute(query.with_for_update(read=True, key_share=True) if is_postgresql(connection) else query).all()
     generations: dict[int, int] = {row.user_key: row.generation for row in current}
     values = [
         {**row._asdict(), "model": model, "created": now()} for row in rows if generations.get(row.user_key) == row.generation
     ]
     if values:
-        statement = (postgresql.insert if is_postgresql else sqlite.insert)(snapshots)
+        statement = upsert(connection, snapshots)
         changed = {name: statement.excluded[name] for name in ("generation", "position", "created", "state")}
         connection.execute(statement.on_conflict_do_update(index_elements=["user_key", "model"], set_=changed), values)
 

@@ -1,15 +1,15 @@
-"""Read users and their histories; erase a user."""
+"""Read users and their histories."""
 
 import base64
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select
+from sqlalchemy import Connection, select, tuple_
 
-from ssd4rec.service.ids import now
-from ssd4rec.service.store.tables import erasures, events, idempotency, idempotency_users, recommendations, snapshots, users
+from ssd4rec.service.store.bulk import is_postgresql
+from ssd4rec.service.store.tables import events, users
 
 NOTHING_READ = (-1, -1, 0)  # (user key, generation, position) that no user has
 
@@ -49,7 +49,7 @@ def read_new_events(connection: Connection, user_id: str, read: tuple[int, int, 
         read: user key, generation and position of the cached state; `NOTHING_READ` for none.
     """
     user_key, generation, position = read
-    statement = _NEW_EVENTS_POSTGRESQL if connection.dialect.name == "postgresql" else _NEW_EVENTS
+    statement = _NEW_EVENTS_POSTGRESQL if is_postgresql(connection) else _NEW_EVENTS
     rows = connection.exec_driver_sql(statement, (user_id, user_key, generation, position)).all()
     version, key, current, newest, last, _ = rows[0]
     if key is None:
@@ -73,8 +73,7 @@ def read_history(
     Returns:
         The user's key (None: no such user), the position of the newest event of all, and the events.
     """
-    user = connection.execute(select(users).where(users.c.user_id == user_id)).first()
-    if user is None:
+    if (user := find_user(connection, user_id)) is None:
         return None, 0, History([], None)
     return user.user_key, user.position, history_of(connection, user.user_key, until_timestamp, until_position)
 
@@ -131,16 +130,12 @@ def page_of_events(
         ValueError: the cursor is not one that an earlier page gave.
     """
     query = select(events).where(events.c.user_key == user_key)
-    if cursor is not None:
-        timestamp, position = _parse_cursor(cursor)
-        at, place = events.c.timestamp, events.c.position
-        if newest_first:
-            query = query.where(or_(at < timestamp, and_(at == timestamp, place < position)))
-        else:
-            query = query.where(or_(at > timestamp, and_(at == timestamp, place > position)))
     keys = (events.c.timestamp, events.c.position)
+    if cursor is not None:
+        place, last = tuple_(*keys), _parse_cursor(cursor)
+        query = query.where(place < last if newest_first else place > last)
     query = query.order_by(*(key.desc() if newest_first else key for key in keys)).limit(limit + 1)
-    rows = list(connection.execute(query).all())
+    rows = list(connection.execute(query))
     more = len(rows) > limit
     rows = rows[:limit]
     return rows, _make_cursor(rows[-1].timestamp, rows[-1].position) if more else None
@@ -159,40 +154,3 @@ def _parse_cursor(cursor: str) -> tuple[int, int]:
     if not all(type(each) is int and abs(each) < 2**62 for each in (timestamp, position)):
         raise ValueError("the cursor is not one that an earlier page gave; start without it")
     return timestamp, position
-
-
-def erase_user(connection: Connection, user_id: str, after: int = 0) -> tuple[int, int] | None:
-    """Remove a user with all events, stored recommendations and stored answers, in the transaction that is open.
-
-    Args:
-        connection: of a transaction.
-        user_id: who.
-        after: microseconds since 1970; the erasure is dated later, such as later than models that were trained before, although
-            the clock was set back.
-
-    Returns:
-        The user's key and how many events there were; None: no such user.
-    """
-    query = select(users).where(users.c.user_id == user_id)
-    user = connection.execute(query.with_for_update() if connection.dialect.name == "postgresql" else query).first()
-    if user is None:
-        return None
-    key = user.user_key
-    first = connection.scalar(select(events.c.received).where(events.c.user_key == key).order_by(events.c.position).limit(1))
-    links = connection.execute(select(idempotency_users).where(idempotency_users.c.user_key == key)).all()
-    for link in links:
-        connection.execute(delete(idempotency).where(idempotency.c.scope == link.scope, idempotency.c.name == link.name))
-    connection.execute(delete(idempotency_users).where(idempotency_users.c.user_key == key))
-    connection.execute(delete(recommendations).where(recommendations.c.user_key == key))
-    connection.execute(delete(snapshots).where(snapshots.c.user_key == key))
-    removed = connection.execute(delete(events).where(events.c.user_key == key)).rowcount
-    connection.execute(delete(users).where(users.c.user_key == key))
-    row: Mapping[str, object] = {"user_key": key, "erased_at": max(now(), after + 1), "events": removed, "first_received": first}
-    connection.execute(insert(erasures), row)
-    return key, removed
-
-
-def list_erasures(connection: Connection, after: int = 0, limit: int = 1000) -> list[Any]:
-    """Return the erasures after a key, the newest first."""
-    query = select(erasures).where(erasures.c.erasure_key > after).order_by(erasures.c.erasure_key.desc()).limit(limit)
-    return list(connection.execute(query).all())
