@@ -15,6 +15,7 @@ import optuna
 import polars as pl
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from typer.testing import CliRunner
 
 import worlds
@@ -25,11 +26,9 @@ from ssd4rec.config import DataConfig, load_config
 from ssd4rec.errors import ArtifactError, BackendError
 from ssd4rec.pipeline import add_features
 from ssd4rec.training.callbacks import Callback
-from ssd4rec.tuning.search import search
-from ssd4rec.tuning.space import Dimension
-from ssd4rec.tuning.study import BEST, DATABASE, TRIALS
+from ssd4rec.tuning.search import BEST, DATABASE, TRIALS, search
 
-RATES = (Dimension("training.learning_rate", 1e-5, 3e-2, log=True),)
+RATES = {"training.learning_rate": FloatDistribution(1e-5, 3e-2, log=True)}
 OPTIONS = [
     "--set", "data.min_interactions=1", "--set", "backbone.width=16", "--set", "backbone.state_dim=8",
     "--set", "training.token_budget=256", "--set", "training.max_epochs=4", "--set", "training.patience=4",
@@ -142,7 +141,7 @@ class Counter(Callback):
 def test_tried_values_are_not_trained_again(world, tmp_path):
     """A space of two choices is at its end after two trainings, whatever the number of trials."""
     counter = Counter()
-    space = (Dimension("training.learning_rate", choices=(1e-3, 1e-2)),)
+    space = {"training.learning_rate": CategoricalDistribution((1e-3, 1e-2))}
     report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=8, callbacks=[counter])
     assert len(report.trials) == 8
     assert counter.epochs == 2
@@ -153,7 +152,7 @@ def test_tried_values_are_not_trained_again(world, tmp_path):
 def test_impossible_combinations_are_skipped(world, tmp_path, caplog):
     """Two channels in every 20 do not make whole heads of 16: it is said, never learned, and the search goes on."""
     counter = Counter()
-    space = (Dimension("backbone.width", choices=(16, 20)), RATES[0])
+    space = {"backbone.width": CategoricalDistribution((16, 20)), **RATES}
     report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, callbacks=[counter])
     refused = [trial for trial in report.trials if trial.values["backbone.width"] == 20]
     assert 0 < len(refused) < len(report.trials) == 6
@@ -176,7 +175,7 @@ class Broken(Callback):
 def test_a_training_that_diverges_is_a_refused_trial(world, tmp_path, caplog):
     """At a learning rate of 10,000 no score is a number: it is said, and the search goes on, the next run's too."""
     counter = Counter()
-    space = (Dimension("training.learning_rate", choices=(1e4, 1e-2)),)
+    space = {"training.learning_rate": CategoricalDistribution((1e4, 1e-2))}
     report = search(world, worlds.config(max_epochs=1), space, tmp_path, trials=6, callbacks=[counter])
     refused = [trial for trial in report.trials if trial.values["training.learning_rate"] == 1e4]
     assert 0 < len(refused) < len(report.trials) == 6
@@ -248,7 +247,7 @@ def test_another_search_in_the_same_folder_is_refused(world, tmp_path):
     with pytest.raises(ArtifactError, match="other settings"):
         search(world, worlds.config(max_epochs=2), RATES, tmp_path, trials=2)
     with pytest.raises(ArtifactError, match="other space"):
-        search(world, config, (Dimension("training.learning_rate", 1e-4, 1e-2, log=True),), tmp_path, trials=2)
+        search(world, config, {"training.learning_rate": FloatDistribution(1e-4, 1e-2, log=True)}, tmp_path, trials=2)
 
 
 def test_two_processes_in_one_folder_are_refused(world, tmp_path):

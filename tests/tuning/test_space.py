@@ -1,52 +1,65 @@
 """Which settings a search may try."""
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import worlds
 from ssd4rec.config import load_config
 from ssd4rec.errors import ConfigError
-from ssd4rec.tuning.space import Dimension, make_space, with_values
+from ssd4rec.tuning.space import describe_space, make_space, with_values
 
 
 def test_the_default_space_holds_what_the_backbone_has():
     """SSD4Rec is searched with its backward weight, SASRec without; both with a learning rate."""
-    ours = {dimension.name for dimension in make_space(load_config("quick"))}
-    theirs = {dimension.name for dimension in make_space(load_config("quick", ["backbone.name=sasrec"]))}
+    ours = make_space(load_config("quick")).keys()
+    theirs = make_space(load_config("quick", ["backbone.name=sasrec"])).keys()
     assert {"backbone.backward_weight", "training.learning_rate", "backbone.dropout"} <= ours
     assert "training.learning_rate" in theirs
-    assert {"backbone.input_dropout", "backbone.input_fade", "backbone.input_skip", "backbone.repeat_logits"} <= ours & theirs
+    assert {
+        "backbone.input_dropout",
+        "backbone.input_fade",
+        "backbone.input_skip",
+        "backbone.repeat_logits",
+    } <= ours & theirs
     assert "backbone.norm_first" in ours - theirs
     assert "backbone.backward_weight" not in theirs
 
 
 def test_a_batch_of_prefixes_leaves_the_token_budget_out():
     """Where batch_size decides how large a batch is, a token budget would be searched for nothing."""
-    assert "training.token_budget" not in {dimension.name for dimension in make_space(load_config("ml-1m"))}
+    assert "training.token_budget" not in make_space(load_config("ml-1m"))
 
 
 def test_causal_models_have_no_backward_weight_to_search():
     """It would be noise; where the search itself tries another variant, it is tried too."""
     forwards = load_config("quick", ["backbone.bidirectional=none"])
-    assert "backbone.backward_weight" not in {dimension.name for dimension in make_space(forwards)}
-    both = {dimension.name for dimension in make_space(forwards, ["backbone.bidirectional=none|top"])}
+    assert "backbone.backward_weight" not in make_space(forwards)
+    both = make_space(forwards, ["backbone.bidirectional=none|top"])
     assert "backbone.backward_weight" in both
     with pytest.raises(ConfigError, match=r"--search backbone\.backward_weight: it has no effect with these settings"):
         make_space(forwards, ["backbone.backward_weight=0.1:0.3"])
 
 
 def test_an_interval_and_choices_are_read():
-    """Whole numbers stay whole unless the setting is not; an asked dimension replaces the default one."""
+    """Whole numbers stay whole unless the setting is not; a requested interval replaces the default one."""
     options = ["training.learning_rate=1e-4:1e-2:log", "backbone.layers=1:3", "backbone.width=32|64", "backbone.dropout=0:0.5"]
-    space = {dimension.name: dimension for dimension in make_space(worlds.config(), options)}
-    assert space["training.learning_rate"] == Dimension("training.learning_rate", 1e-4, 1e-2, log=True)
-    assert space["backbone.layers"].extremes == (1, 3)
-    assert space["backbone.width"].choices == (32, 64)
-    assert space["backbone.dropout"].extremes == (0.0, 0.5)
+    space = make_space(worlds.config(), options)
+    assert space["training.learning_rate"] == FloatDistribution(1e-4, 1e-2, log=True)
+    assert space["backbone.layers"] == IntDistribution(1, 3)
+    assert space["backbone.width"] == CategoricalDistribution((32, 64))
+    assert space["backbone.dropout"] == FloatDistribution(0.0, 0.5)
+    described = [
+        "training.learning_rate=0.0001:0.01:log",
+        "backbone.layers=1:3",
+        "backbone.width=32|64",
+        "backbone.dropout=0.0:0.5",
+    ]
+    assert set(described) < set(describe_space(space))  # searches of earlier versions are identified by this text
 
 
 def test_fixed_settings_are_not_searched():
     """--fix takes a dimension out."""
-    assert "backbone.dropout" not in {dimension.name for dimension in make_space(worlds.config(), (), ["backbone.dropout"])}
+    assert "backbone.dropout" not in make_space(worlds.config(), (), ["backbone.dropout"])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,7 @@ def test_a_bad_fix_says_what_is_wrong():
     with pytest.raises(ConfigError, match="both searched and fixed"):
         make_space(worlds.config(), ["backbone.dropout=0.1:0.2"], ["backbone.dropout"])
     with pytest.raises(ConfigError, match="nothing to search"):
-        make_space(worlds.config(), (), [dimension.name for dimension in make_space(worlds.config())])
+        make_space(worlds.config(), (), list(make_space(worlds.config())))
 
 
 def test_values_that_are_no_settings_are_named():

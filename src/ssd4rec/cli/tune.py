@@ -49,10 +49,11 @@ def tune(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Search for the settings with the best validation NDCG@10 on DATA, and write them to OUT/best.toml."""
     from ssd4rec.config import load_config
-    from ssd4rec.tuning.space import make_space
 
     if find_spec("optuna") is None:
         raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
+    from ssd4rec.tuning.space import describe_space, make_space
+
     overrides = [*(settings or []), *reading]
     run_config = load_config(config, overrides)
     inputs.check_columns(data, overrides)
@@ -65,7 +66,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.training.progress import TrainingProgress
     from ssd4rec.tuning import search as tuning
 
-    console.say(f"searching {', '.join(str(dimension) for dimension in space)}")
+    console.say(f"searching {', '.join(describe_space(space))}")
     console.say("trials are compared on the validation set; the test set is not read")
     saved_in = f"{out}; run the same command again to continue"
     try:

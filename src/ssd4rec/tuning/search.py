@@ -7,16 +7,23 @@ import hashlib
 import json
 import logging
 import shutil
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import torch
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from ssd4rec._io import write_atomically
+from ssd4rec._io import exclusive_lock, write_atomically
+from ssd4rec.artifact import MANIFEST
 from ssd4rec.config import Config, dump_config
 from ssd4rec.errors import ArtifactError, ConfigError, DivergedError
 from ssd4rec.models.next_item import make_model
@@ -24,28 +31,13 @@ from ssd4rec.pipeline import Prepared
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST
 from ssd4rec.training.loop import TrainingLoop, fit
-from ssd4rec.tuning.space import Dimension, Value, with_values
-from ssd4rec.tuning.study import (
-    BEST,
-    DATABASE,
-    FAILED,
-    TRIALS,
-    UNPRUNED_TRIALS,
-    alone_in,
-    finished,
-    frozen,
-    open_study,
-    quiet,
-    readable,
-    reported_before,
-    requeue_interrupted,
-    sampler,
-    suggest,
-)
+from ssd4rec.tuning.space import Space, Value, describe_space, with_values
 
 logger = logging.getLogger(__name__)
 
-REFUSED = "refused"  # what is kept of a trial that its settings ended
+DATABASE, BEST, TRIALS = "search.db", "best.toml", "trials"
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 2  # before them, too few values for a median
 OF_THE_VALUES = (DivergedError, torch.OutOfMemoryError)  # with other values it may be learned; any other error ends the search
 
 
@@ -71,37 +63,10 @@ class SearchReport:
     stopped: str  # "trials" or "minutes"
 
 
-class _OutOfTimeError(Exception):
-    """The time limit was reached; the trial's checkpoint stays."""
-
-
-class _Pruning(Callback):
-    """Reports each epoch to the search; stops a trial below the median of the others, or at the time limit."""
-
-    def __init__(self, trial: Trial, reported: set[int], deadline: float | None) -> None:
-        self._trial = trial
-        self._reported = reported
-        self._deadline = deadline
-
-    def on_epoch_start(self, loop: TrainingLoop) -> None:
-        """Stop if the time is over: at the start of an epoch, when the last one is in the checkpoint."""
-        del loop
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise _OutOfTimeError
-
-    def on_epoch_end(self, loop: TrainingLoop) -> None:
-        """Report the epoch, and stop a trial that is worse than the others."""
-        last = loop.history[-1]
-        if last.epoch not in self._reported:
-            self._trial.report(last.ndcg, last.epoch)
-        if last.epoch < loop.max_epochs and self._trial.should_prune():
-            raise optuna.TrialPruned
-
-
 def search(
     data: Prepared,
     config: Config,
-    space: Sequence[Dimension],
+    space: Space,
     folder: str | Path,
     *,
     trials: int = 30,
@@ -130,32 +95,124 @@ def search(
     """
     place = Path(folder)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with alone_in(place), readable(place / DATABASE), quiet():
-        study = open_study(place, data, config, space)
-        requeue_interrupted(study)
+    with _search_folder(place):
+        study = _open_study(place, data, config, space)
+        _requeue_interrupted(study)
         _write_best(study, config, place)  # an earlier run may have ended before it could
         stopped = "trials"
-        while len(finished(study)) < trials:
+        while len(_counted(study)) < trials:
             if deadline is not None and time.monotonic() > deadline:
                 stopped = "minutes"
                 break
-            study.sampler = sampler(study, seed)
-            trial = study.ask()
+            study.sampler = _sampler(study, seed)
+            trial = study.ask(dict(space))
             try:
-                _run(study, trial, data, config, space, place, deadline, callbacks)
+                _run(study, trial, data, config, place, deadline, callbacks)
             except (_OutOfTimeError, KeyboardInterrupt) as error:
-                requeue_interrupted(study)
+                _requeue_interrupted(study)
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 stopped = "minutes"
                 break
             except Exception as error:
-                trial.set_user_attr(FAILED, repr(error))
-                study.tell(trial, state=TrialState.FAIL)
+                _end(study, trial, TrialState.FAIL, failed=repr(error))
                 raise
             _write_best(study, config, place)
-            logger.info(_line(study, len(finished(study)), trials))
+            logger.info(_line(study, trials))
         return _report(study, place, stopped)
+
+
+@contextmanager
+def _search_folder(place: Path) -> Iterator[None]:
+    """Create and lock the folder of a search inside the block, where Optuna logs nothing.
+
+    Raises:
+        ArtifactError: it cannot be made or written, holds a finished model, another process holds it, or the block cannot use
+            the database.
+    """
+    busy = ArtifactError(f"another search is running in {place}; wait for it, or choose another --out")
+
+    def refused(why: str) -> ArtifactError:
+        return ArtifactError(f"{place} cannot be the folder of a search: {why}; choose another --out")
+
+    try:
+        has_model = (place / MANIFEST).is_file()
+    except OSError as error:  # a name that is too long
+        raise refused(error.strerror or str(error)) from error
+    if has_model:
+        raise ArtifactError(f"{place} contains a finished model, not a search; choose another --out")
+    level = optuna.logging.get_verbosity()
+    with exclusive_lock(place / "lock", busy, refused):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            yield
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            why = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
+            raise ArtifactError(
+                f"cannot use {place / DATABASE}: {why}; free some space if there is none; if it is damaged, choose another --out"
+            ) from error
+        finally:
+            optuna.logging.set_verbosity(level)
+
+
+def _open_study(place: Path, data: Prepared, config: Config, space: Space) -> optuna.Study:
+    """Open the study in a folder, or create it.
+
+    Raises:
+        ArtifactError: the folder belongs to another search.
+    """
+    # a function instead of a URL, in which a folder named q?a=1 would be misread
+    connect = partial(sqlite3.connect, place / DATABASE, check_same_thread=False)
+    study = optuna.create_study(
+        storage=optuna.storages.RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect}),
+        study_name="search",
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS),
+        load_if_exists=True,
+    )
+    settings = {f"{group}.{key}": value for group, keys in config.model_dump(mode="json").items() for key, value in keys.items()}
+    ours = {
+        "data": data.histories.fingerprint(),
+        **({} if data.features is None else {"features": data.features.fingerprint()}),
+        "space": describe_space(space),
+        "settings": {name: value for name, value in settings.items() if name not in space},
+    }
+    saved: Mapping[str, Any] | None = study.user_attrs.get("identity")
+    if saved is None and (place / BEST).is_file():
+        raise ArtifactError(
+            f"{place} has {BEST} of an earlier search, but {DATABASE} has no trial of it; choose another --out, or remove {BEST}"
+        )
+    if saved is None:
+        study.set_user_attr("identity", ours)
+    elif saved != ours:
+        different = [key for key in {**ours, **saved} if saved.get(key) != ours.get(key)]
+        raise ArtifactError(
+            f"{place} has a search with other {' and '.join(different)}; use the same arguments, or choose another --out"
+        )
+    return study
+
+
+def _requeue_interrupted(study: optuna.Study) -> None:
+    """Queue an interrupted trial again with the same values; its training resumes."""
+    waiting = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(states=(TrialState.WAITING,))]
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        # killed before all values were chosen: nothing was trained
+        if trial.params and trial.params not in waiting:
+            study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _counted(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that count: completed or pruned."""
+    return study.get_trials(deepcopy=False, states=COUNTED)
+
+
+def _sampler(study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of the next trial; its values depend on the seed and the earlier trials, not on interruptions."""
+    # failed trials count too, or the same values would fail forever
+    failed = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if "failed" in trial.user_attrs]
+    mixed = np.random.SeedSequence((seed, len(_counted(study)) + len(failed)))
+    return optuna.samplers.TPESampler(seed=int(mixed.generate_state(1)[0]))
 
 
 def _run(
@@ -163,27 +220,27 @@ def _run(
     trial: Trial,
     data: Prepared,
     config: Config,
-    space: Sequence[Dimension],
     place: Path,
     deadline: float | None,
     callbacks: Sequence[Callback],
 ) -> None:
-    values = {dimension.name: suggest(trial, dimension) for dimension in space}
-    same = next((each for each in finished(study) if each.params == trial.params), None)
+    """Train a model with the values of a trial, or resume it, and store the outcome."""
+    same = next((each for each in _counted(study) if each.params == trial.params), None)
     if same is not None:  # never learned twice; counted, so that a small space comes to an end
-        for name, value in same.user_attrs.items():
-            trial.set_user_attr(name, value)
-        study.tell(trial, None if same.state is TrialState.PRUNED else same.value, state=same.state)
+        _end(study, trial, same.state, None if same.state is TrialState.PRUNED else same.value, **same.user_attrs)
         return
     try:
-        trial_config = with_values(config, values, source="not possible")
+        trial_config = with_values(config, trial.params, source="not possible")
         model = make_model(trial_config, len(data.catalog), data.features)
     except ConfigError as error:
-        _refuse(study, trial, str(error))
+        _end(study, trial, TrialState.PRUNED, refused=str(error))
         return
-    state = place / TRIALS / hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    state = place / TRIALS / hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()[:16]
     resume = (state / LAST).is_file()
-    earlier = reported_before(study, trial) if resume else {}
+    interrupted = [
+        each.intermediate_values for each in study.get_trials(states=(TrialState.FAIL,)) if each.params == trial.params
+    ]
+    earlier = max(interrupted, key=len, default={}) if resume else {}
     for epoch, ndcg in earlier.items():
         trial.report(ndcg, epoch)
     try:
@@ -197,31 +254,59 @@ def _run(
             callbacks=[*callbacks, _Pruning(trial, set(earlier), deadline)],
         )
     except optuna.TrialPruned:
-        history = frozen(study, trial).intermediate_values
-        trial.set_user_attr("epochs", len(history))
-        trial.set_user_attr("ndcg", max(history.values()))
-        study.tell(trial, state=TrialState.PRUNED)
+        history = _validations(study, trial)
+        _end(study, trial, TrialState.PRUNED, epochs=len(history), ndcg=max(history.values()))
     except OF_THE_VALUES as error:
-        epochs = len(frozen(study, trial).intermediate_values)
-        trial.set_user_attr("epochs", epochs)
+        epochs = len(_validations(study, trial))
         what = "diverged" if isinstance(error, DivergedError) else "out of memory"
-        _refuse(study, trial, f"not possible: {what} in epoch {epochs + 1}")
+        _end(study, trial, TrialState.PRUNED, epochs=epochs, refused=f"not possible: {what} in epoch {epochs + 1}")
     else:
-        trial.set_user_attr("epochs", len(report.history))
-        trial.set_user_attr("ndcg", report.best_ndcg)
-        study.tell(trial, report.best_ndcg)
+        _end(study, trial, TrialState.COMPLETE, report.best_ndcg, epochs=len(report.history), ndcg=report.best_ndcg)
     shutil.rmtree(state, ignore_errors=True)
 
 
-def _refuse(study: optuna.Study, trial: Trial, why: str) -> None:
-    trial.set_user_attr(REFUSED, why)
-    study.tell(trial, state=TrialState.PRUNED)
+def _validations(study: optuna.Study, trial: Trial) -> dict[int, float]:
+    """Return the NDCG@10 that a running trial has reported so far, by epoch."""
+    return study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+
+def _end(study: optuna.Study, trial: Trial, state: TrialState, value: float | None = None, **attributes: Any) -> None:
+    """Store the outcome of a trial, and as user attributes its epochs, NDCG@10, or why it failed or was refused."""
+    for name, attribute in attributes.items():
+        trial.set_user_attr(name, attribute)
+    study.tell(trial, value, state)
+
+
+class _OutOfTimeError(Exception):
+    """The time limit was reached; the trial's checkpoint stays."""
+
+
+@dataclass
+class _Pruning(Callback):
+    """Reports each epoch to the search; stops a trial below the median of the others, or at the time limit."""
+
+    trial: Trial
+    reported: set[int]  # epochs of an earlier run
+    deadline: float | None
+
+    def on_epoch_start(self, loop: TrainingLoop) -> None:  # noqa: ARG002 - a callback is given the loop
+        """Stop if the time is over: at the start of an epoch, when the last one is in the checkpoint."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise _OutOfTimeError
+
+    def on_epoch_end(self, loop: TrainingLoop) -> None:
+        """Report the epoch, and stop a trial that is worse than the others."""
+        last = loop.history[-1]
+        if last.epoch not in self.reported:
+            self.trial.report(last.ndcg, last.epoch)
+        if last.epoch < loop.max_epochs and self.trial.should_prune():
+            raise optuna.TrialPruned
 
 
 def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         best = study.best_trial
-        number = 1 + [trial.number for trial in finished(study)].index(best.number)
+        number = 1 + [trial.number for trial in _counted(study)].index(best.number)
         text = f"# validation NDCG@10 {best.value:.4f}, trial {number}\n{dump_config(with_values(config, best.params))}"
         try:
             write_atomically(place / BEST, text)
@@ -231,14 +316,16 @@ def _write_best(study: optuna.Study, config: Config, place: Path) -> None:
             ) from error
 
 
-def _line(study: optuna.Study, done: int, trials: int) -> str:
-    last = finished(study)[-1]
-    if refused := last.user_attrs.get(REFUSED):
-        return f"trial {done} of {trials}: {refused}"
-    best = max((trial.user_attrs["ndcg"] for trial in finished(study) if trial.state is TrialState.COMPLETE), default=0.0)
+def _line(study: optuna.Study, trials: int) -> str:
+    counted = _counted(study)
+    last = counted[-1]
+    head = f"trial {len(counted)} of {trials}"
+    if refused := last.user_attrs.get("refused"):
+        return f"{head}: {refused}"
+    best = max((trial.user_attrs["ndcg"] for trial in counted if trial.state is TrialState.COMPLETE), default=0.0)
     how = "pruned" if last.state is TrialState.PRUNED else "finished"
     epochs, ndcg = last.user_attrs["epochs"], last.user_attrs["ndcg"]
-    return f"trial {done} of {trials}: {how} after {epochs} epochs, validation NDCG@10 {ndcg:.4f}, best {best:.4f}"
+    return f"{head}: {how} after {epochs} epochs, validation NDCG@10 {ndcg:.4f}, best {best:.4f}"
 
 
 def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
@@ -249,9 +336,9 @@ def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:
             ndcg=trial.user_attrs.get("ndcg"),
             epochs=trial.user_attrs.get("epochs", 0),
             pruned=trial.state is TrialState.PRUNED,
-            refused=trial.user_attrs.get(REFUSED),
+            refused=trial.user_attrs.get("refused"),
         )
-        for number, trial in enumerate(finished(study), start=1)
+        for number, trial in enumerate(_counted(study), start=1)
     ]
     results.sort(key=lambda result: (result.pruned, -(result.ndcg or 0.0)))
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

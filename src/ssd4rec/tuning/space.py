@@ -2,13 +2,16 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ssd4rec.config import Config, build_config, is_read
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ssd4rec.config import Config, build_config, is_read, value_of
 from ssd4rec.errors import ConfigError
 
 Value = bool | int | float | str
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = Mapping[str, Distribution]  # by setting, e.g. "training.learning_rate"
 
 # The ranges include the paper's values (dropout 0.2 to 0.4, mask ratio 0.1 to 0.2, backward weight 0.1) and those that were
 # good at small widths: learning rates of 2e-3 and 3e-3, smaller batches, a cosine schedule.
@@ -34,28 +37,14 @@ DEFAULT_SPACE = (
 HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
 
 
-@dataclass(frozen=True)
-class Dimension:
-    """One searched setting: an interval or a list of choices."""
-
-    name: str  # "training.learning_rate"
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    whole: bool = False  # integers only
-    choices: tuple[Value, ...] = ()  # not empty: one of these
-
-    @property
-    def extremes(self) -> tuple[Value, ...]:
-        """All choices, or both bounds."""
-        if self.choices:
-            return self.choices
-        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
-
-    def __str__(self) -> str:
-        if self.choices:
-            return f"{self.name}={'|'.join(str(choice) for choice in self.choices)}"
-        return f"{self.name}={self.extremes[0]}:{self.extremes[1]}{':log' if self.log else ''}"
+def describe_space(space: Space) -> list[str]:
+    """Return each searched setting as the text of an option --search."""
+    return [
+        f"{name}={'|'.join(map(str, values.choices))}"
+        if isinstance(values, CategoricalDistribution)
+        else f"{name}={values.low}:{values.high}{':log' if values.log else ''}"
+        for name, values in space.items()
+    ]
 
 
 def with_values(config: Config, values: Mapping[str, Value], source: str | None = None) -> Config:
@@ -74,44 +63,40 @@ def with_values(config: Config, values: Mapping[str, Value], source: str | None 
     return build_config(groups, source=source or f"with {shown}")
 
 
-def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> tuple[Dimension, ...]:
-    """Return the dimensions of a search around some settings.
+def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> Space:
+    """Return the settings of a search around some settings, each with its interval or choices.
 
     Args:
         config: the settings of every trial that the search does not choose.
-        search: dimensions added to `DEFAULT_SPACE`, or replacing those of the same name.
+        search: added to `DEFAULT_SPACE`, or replacing those of the same name.
         fixed: settings that are not searched, each `group.key`.
 
     Returns:
-        The dimensions, without default ones that have no effect for this backbone or objective.
+        The space, without default settings that have no effect for this backbone or objective.
 
     Raises:
-        ConfigError: a dimension that cannot be parsed, or a bound or choice that is not a valid setting.
+        ConfigError: an interval that cannot be parsed, or a bound or choice that is not a valid setting.
     """
-    requested = {dimension.name: dimension for dimension in (_read(each, config) for each in search)}
+    requested = dict(_read(each, config) for each in search)
     for name in fixed:
         if name in requested:
             raise ConfigError(f"{name} is both searched and fixed; leave out one of the two")
         if not _exists(name, config):
             raise ConfigError(f"--fix {name}: {config.backbone.name} has no such setting; write GROUP.KEY, e.g. backbone.dropout")
-    # a dimension such as backbone.bidirectional may enable another one
-    changed = [with_values(config, {dimension.name: value}) for dimension in requested.values() for value in dimension.extremes]
+    # a searched setting such as backbone.bidirectional may enable another one
+    changed = [with_values(config, {name: value}) for name, values in requested.items() for value in _extremes(values)]
     possible = [config, *changed]
     for name in requested:
         if not any(is_read(each, name) for each in possible):
             raise ConfigError(f"--search {name}: it has no effect with these settings; leave it out, or change the other setting")
-    usual = {
-        dimension.name: dimension
-        for dimension in (_read(each, config) for each in DEFAULT_SPACE if _fits(each, possible))
-        if dimension.name not in fixed and _possible(dimension, config)
-    }
-    space = tuple((usual | requested).values())
+    usual = dict(_read(each, config) for each in DEFAULT_SPACE if _fits(each, possible))
+    space = {name: values for name, values in usual.items() if name not in fixed and _possible(name, values, config)} | requested
     if not space:
         raise ConfigError("every setting is fixed, so there is nothing to search; leave out a --fix or a --set")
     return space
 
 
-def _read(text: str, config: Config) -> Dimension:
+def _read(text: str, config: Config) -> tuple[str, Distribution]:
     name, equals, ends = text.partition("=")
     name = name.strip()
     if not (equals and ends):
@@ -131,7 +116,7 @@ def _read(text: str, config: Config) -> Dimension:
         choices = tuple(_value(choice) for choice in ends.split("|"))
         if len(set(map(repr, choices))) < len(choices):
             raise ConfigError(f"--search {text!r} names a choice twice")
-        return Dimension(name, choices=choices)
+        return name, CategoricalDistribution(choices)
     low_text, *rest = ends.split(":")
     if len(rest) not in {1, 2} or rest[1:] not in ([], ["log"]):
         raise ConfigError(f"cannot read --search {text!r}; {HOW}")
@@ -141,9 +126,9 @@ def _read(text: str, config: Config) -> Dimension:
     log = rest[1:] == ["log"]
     if low >= high or (log and low <= 0):
         raise ConfigError(f"--search {text!r}: the lower bound must be below the upper one{' and above 0' if log else ''}")
-    group, _, key = name.partition(".")
-    whole = isinstance(low, int) and isinstance(high, int) and not isinstance(_group(config, group).get(key), float)
-    return Dimension(name, float(low), float(high), log=log, whole=whole)
+    if isinstance(low, int) and isinstance(high, int) and not isinstance(value_of(config, name), float):
+        return name, IntDistribution(low, high, log)
+    return name, FloatDistribution(float(low), float(high), log)
 
 
 def _value(text: str) -> Value:
@@ -156,14 +141,14 @@ def _value(text: str) -> Value:
     return value
 
 
-def _group(config: Config, group: str) -> dict[str, Any]:
-    settings: dict[str, dict[str, Any]] = config.model_dump()
-    return settings.get(group, {})
-
-
 def _exists(name: str, config: Config) -> bool:
     group, _, key = name.partition(".")
-    return key in _group(config, group)
+    return key in config.model_dump().get(group, {})
+
+
+def _extremes(values: Distribution) -> Sequence[Any]:
+    """Return all choices, or both bounds."""
+    return values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
 
 
 def _fits(text: str, possible: Sequence[Config]) -> bool:
@@ -173,10 +158,10 @@ def _fits(text: str, possible: Sequence[Config]) -> bool:
     return not bound and any(is_read(each, name) for each in possible)
 
 
-def _possible(dimension: Dimension, config: Config) -> bool:
+def _possible(name: str, values: Distribution, config: Config) -> bool:
     try:
-        for value in dimension.extremes:
-            with_values(config, {dimension.name: value})
+        for value in _extremes(values):
+            with_values(config, {name: value})
     except ConfigError:
         return False
     return True
