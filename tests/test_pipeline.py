@@ -14,6 +14,7 @@ from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
 from ssd4rec.models.next_item import fingerprint
+from ssd4rec.pipeline import training
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,9 @@ def _log_messages_reach_caplog(caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="ssd4rec")
 
 
-def softmax_messages(prepared, caplog, **training):
+def softmax_messages(prepared, caplog, **settings_of_training):
     caplog.clear()
-    pipeline.train(prepared, worlds.config(max_epochs=1, **training))
+    pipeline.train(prepared, worlds.config(max_epochs=1, **settings_of_training))
     return [line for line in caplog.messages if line.startswith("softmax")]
 
 
@@ -58,7 +59,7 @@ def test_a_requested_sampled_softmax_is_announced(prepared, caplog):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_training_without_numba_says_what_it_misses(prepared, caplog, monkeypatch, installed):
-    monkeypatch.setattr(pipeline.numba, "available", lambda: installed)
+    monkeypatch.setattr(training.numba, "available", lambda: installed)
     pipeline.train(prepared, worlds.config(max_epochs=1))
     advice = [line for line in caplog.messages if "numba" in line]
     assert advice == ([] if installed else ["training on a CPU is up to twice as fast with numba: pip install 'ssd4rec[fast]'"])
@@ -238,8 +239,8 @@ def test_a_model_is_evaluated_where_it_was_trained(prepared, monkeypatch):
     def stop(model, *_, **__):
         raise EvaluatedError({each.device.type for each in model.parameters()})
 
-    monkeypatch.setattr(pipeline, "resolve_device", {"auto": "meta", "cpu": "cpu"}.__getitem__)
-    monkeypatch.setattr(pipeline, "compare", stop)
+    monkeypatch.setattr(training, "resolve_device", {"auto": "meta", "cpu": "cpu"}.__getitem__)
+    monkeypatch.setattr(training, "compare", stop)
     for accelerator, device in (("auto", "meta"), ("cpu", "cpu")):
         with pytest.raises(EvaluatedError) as stopped:
             pipeline.train(prepared, worlds.config(max_epochs=1, accelerator=accelerator))
@@ -278,14 +279,14 @@ def test_only_an_unusable_checkpoint_starts_over(prepared, tmp_path, monkeypatch
             raise error
         raise EvaluatedError
 
-    monkeypatch.setattr(pipeline.loop, "fit", fit)
-    (tmp_path / pipeline.LAST).touch()
+    monkeypatch.setattr(training.loop, "fit", fit)
+    (tmp_path / training.LAST).touch()
     with pytest.raises(EvaluatedError if isinstance(error, StateError) else ArtifactError):
         pipeline.fit(prepared, worlds.config(), folder=tmp_path, resume="auto")
     assert attempts == calls
     starts_over = isinstance(error, StateError)
     assert [line for line in caplog.messages if "starting" in line] == (["starting over: another version"] if starts_over else [])
-    assert (tmp_path / pipeline.LAST).exists()
+    assert (tmp_path / training.LAST).exists()
 
 
 def test_baselines_are_reported_where_the_training_part_is_known(prepared, tmp_path):

@@ -1,6 +1,7 @@
 """Training goes on with new users and new items."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_what_cannot_be_continued(start, new_log):
 def test_the_command_line_equals_python(start, new_log, tmp_path):
     """Text ids of a file are the numbers of the model; titles of old items stay."""
     titled = Catalog(start.catalog.ids, pl.Series("title", [f"Item {each}" for each in start.catalog.ids]))
-    pipeline.replace(start, catalog=titled).save(tmp_path / "old")
+    replace(start, catalog=titled).save(tmp_path / "old")
     new_log.write_csv(tmp_path / "new.csv")
     arguments = ["train", str(tmp_path / "new.csv"), "--from", str(tmp_path / "old"), "--out", str(tmp_path / "model"), "--json"]
     result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)

@@ -16,6 +16,7 @@ from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.split import all_events
 from ssd4rec.models.next_item import fingerprint, make_model
+from ssd4rec.pipeline.training import FINAL_FIT_NOTE
 from ssd4rec.reports.model import render_model_report
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
@@ -176,7 +177,7 @@ def test_evaluation_says_what_the_model_was_trained_on(log, final, tmp_path):
     final.save(tmp_path / "model")
     result = CliRunner().invoke(cli.app, ["evaluate", str(tmp_path / "model")], catch_exceptions=False)
     assert "its metrics are those of the selection run" in " ".join(result.output.split())
-    assert pipeline.FINAL_FIT_NOTE in render_model_report(final.report, final.config, None)
+    assert FINAL_FIT_NOTE in render_model_report(final.report, final.config, None)
     shown = CliRunner().invoke(cli.app, ["evaluate", str(tmp_path / "model"), "--json"], catch_exceptions=False)
     assert json.loads(shown.stdout)["test"] == final.report["test"]
 

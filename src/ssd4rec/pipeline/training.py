@@ -1,0 +1,395 @@
+"""Train a model: its selection run, score fusion, and the final fit on all events."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ssd4rec._csr import IntArray
+from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable
+from ssd4rec.baselines.item_pairs import ItemPairs
+from ssd4rec.baselines.sequential_rules import SequentialRules
+from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, TrainingConfig
+from ssd4rec.data.request_times import check_clock
+from ssd4rec.data.sequences import Sequences
+from ssd4rec.data.split import Examples, Split, all_events, training_counts, training_interactions
+from ssd4rec.diagnostics import resolve_device, versions
+from ssd4rec.distributed import current_world, process_group
+from ssd4rec.errors import ConfigError, StateError
+from ssd4rec.evaluation.baselines import PAIR_MODELS
+from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, make_protocol
+from ssd4rec.evaluation.metrics import MONITORED_METRIC
+from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, tune_fusion
+from ssd4rec.models.next_item import NextItemModel, fingerprint, fold_features, make_model
+from ssd4rec.ops import numba
+from ssd4rec.pipeline.measurement import Comparison, compare, describe_model, evaluate, known_part
+from ssd4rec.pipeline.preparation import Prepared
+from ssd4rec.training import loop
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
+from ssd4rec.training.continuation import check_same_backbone, grow
+from ssd4rec.training.loop import FixedSteps, TrainingReport
+from ssd4rec.training.objective import PassCost, cut_batches, pass_cost
+
+logger = logging.getLogger(__name__)
+FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
+FINAL_FIT_NOTE = (
+    "the saved model was trained on all interactions, the test set too (training.final_fit); "
+    "its metrics are those of the selection run, which was trained on the training set alone"
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model."""
+
+    model: NextItemModel  # on the device of the training
+    training: TrainingReport
+    counts: IntArray  # [V + 1] training events of each item index
+    protocol: EvaluationProtocol  # of the validation metric
+    cost: PassCost
+    features: TrainedFeatures | None = None  # the item table of the model contains them already
+
+
+def train(
+    data: Prepared,
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    start: Artifact | None = None,
+    resume: bool | Literal["auto"] = False,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
+) -> Artifact:
+    """Train a model, compare it with baselines on the test set, and save it.
+
+    In a process group all processes call this together; only the first one writes.
+
+    Args:
+        data: from `prepare`.
+        config: all settings.
+        out: folder of the model; checkpoints are written to `OUT.training`, which is removed at the end. None: nothing is
+            written.
+        start: continue with the weights of this model; `data` was prepared with its catalog.
+        resume: continue from the checkpoint in `OUT.training`; "auto": if there is one of the same training.
+        callbacks: called during the training, e.g. a progress bar.
+        progress: called with (test targets ranked, all) during the evaluation.
+
+    Returns:
+        The model with its report: data, model, protocol, validation, test, popularity, training, seconds.
+
+    Raises:
+        ArtifactError: `out` cannot be written, there is nothing to resume, or another training writes there.
+        BackendError: the accelerator is not available.
+    """
+    with ExitStack() as stack:
+        is_first = stack.enter_context(process_group()).is_first
+        began = time.monotonic()
+        if out is not None and is_first:
+            check_writable(out)
+        resolve_device(config.training.accelerator)  # before anything is written
+        initial = initial_model(data, config, start)
+        checkpoints = None if out is None else training_folder(out)
+        # locked to the end: the folder is removed there, and another training would lose its own
+        folder = stack.enter_context(lock_folder(checkpoints)) if checkpoints and is_first else checkpoints
+        fitted = fit(data, config, initial, folder=folder, resume=resume, callbacks=callbacks)
+        trained = time.monotonic()
+        tuned = tune(fitted.model, data, config, progress)
+        fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
+        comparison = compare(fitted.model, data, config, fitted.counts, fusion, progress, baselines=baselines)
+        seconds = {
+            "training": fitted.training.seconds,
+            "evaluation": time.monotonic() - trained,
+            "total": time.monotonic() - began,
+        }
+        artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
+        if config.training.final_fit:
+            path = folder.folder if isinstance(folder, LockedFolder) else folder
+            artifact = final_fit(artifact, data, config, fitted, initial, folder=path, resume=bool(resume), callbacks=callbacks)
+        if start is not None:
+            artifact = _continued(artifact, data, start, initial, progress)
+        if data.features is not None:
+            artifact = append_new_items(artifact, data.features)
+        if out is not None and is_first:
+            artifact = replace(artifact, report={**artifact.report, "artifact": str(out)})
+            artifact.save(out)
+        if checkpoints is not None and is_first:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    return artifact
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The model that a training starts with: that of the seed, or a finished model with rows for new items."""
+
+    make: Callable[[], NextItemModel]  # returns a new copy
+    fingerprint: str | None = None  # of the weights of the finished model; None: those of the seed
+    without_neighbors: int = 0  # new items that occur next to no item that the finished model knows
+
+
+def initial_model(data: Prepared, config: Config, start: Artifact | None = None) -> InitialModel:
+    """Return the model of the seed, or the finished model `start` with rows for new items.
+
+    Raises:
+        ConfigError: the finished model has another backbone.
+    """
+    if start is None:
+        world = current_world() if config.training.shard_item_table and data.features is None else None
+        return InitialModel(lambda: make_model(config, len(data.catalog), data.features, world))
+    check_same_backbone(config.backbone, start.config.backbone)
+    if data.features is not None or start.features is not None:
+        raise ConfigError("a model with item features cannot be continued; train a new model on all interactions")
+    grown, without_neighbors = grow(start.model, config, len(data.catalog), count_sequential_rules(data))
+    return InitialModel(lambda: deepcopy(grown), fingerprint(grown), without_neighbors)
+
+
+def fit(
+    data: Prepared,
+    config: Config,
+    initial: InitialModel | None = None,
+    *,
+    folder: str | Path | LockedFolder | None = None,
+    resume: bool | Literal["auto"] = False,
+    callbacks: Sequence[Callback] = (),
+) -> Fitted:
+    """Train a model from `initial`, by default that of the seed, with checkpoints in `folder`; other arguments as in `train`.
+
+    Raises:
+        ArtifactError: the folder cannot be written, there is nothing to resume, or another training writes there.
+        BackendError: the accelerator is not available.
+        ConfigError: the model reads the times of requests, and the data have none.
+    """
+    if config.backbone.request_time:
+        check_clock(data.histories.clock)
+    cost = pass_cost(data.split.train, config.training)
+    _log_plan(data, config, cost)
+    path = folder.folder if isinstance(folder, LockedFolder) else None if folder is None else Path(folder)
+    has_checkpoint = path is not None and (path / LAST).is_file()
+    if has_checkpoint and not resume:
+        logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", path)
+    initial = initial or initial_model(data, config)
+    model, training = _run_loop(
+        initial,
+        data.histories,
+        data.split,
+        config.training,
+        resume=has_checkpoint if resume == "auto" else resume,
+        restart="starting over" if resume == "auto" else None,
+        directory=folder,
+        callbacks=callbacks,
+    )
+    features = _fold_features(model, data)
+    model.to(resolve_device(config.training.accelerator))
+    counts = training_counts(data.histories, data.split.train, len(data.catalog))
+    protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
+    return Fitted(model, training, counts, protocol, cost, features)
+
+
+def _run_loop(
+    initial: InitialModel,
+    sequences: Sequences,
+    split: Split,
+    config: TrainingConfig,
+    *,
+    resume: bool,
+    restart: str | None,
+    **options: Any,
+) -> tuple[NextItemModel, TrainingReport]:
+    """Call `loop.fit`; if the checkpoint cannot be used, log `restart` and train from the beginning. None: raise."""
+    model = initial.make()
+    try:
+        return model, loop.fit(model, sequences, split, config, resume=resume, start=initial.fingerprint, **options)
+    except StateError as error:
+        if restart is None:
+            raise
+        logger.warning("%s: %s", restart, error)
+    model = initial.make()
+    return model, loop.fit(model, sequences, split, config, start=initial.fingerprint, **options)
+
+
+def _fold_features(model: NextItemModel, data: Prepared) -> TrainedFeatures | None:
+    """Fold the projection of item features into the item table, and return it; None without features."""
+    if model.features is None or data.features is None:
+        return None
+    categories, numbers = (each.detach().float().cpu().numpy() for each in (model.features.categories, model.features.numbers))
+    fold_features(model)
+    return TrainedFeatures(data.features.columns, categories, numbers, data.features.trained)
+
+
+def _log_plan(data: Prepared, config: Config, cost: PassCost) -> None:
+    logger.info("one pass: %s targets, %s tokens (%s)", f"{cost.targets:,}", f"{cost.tokens:,}", config.training.objective)
+    if config.training.samples(len(data.catalog)):
+        logger.info(_describe_sampling(config, len(data.catalog)))
+    if advice := cost.advice(config.training):
+        logger.info(advice)
+    if cut := cut_batches(data.split.train, config.training):
+        logger.warning(cut)
+    if resolve_device(config.training.accelerator) == "cpu" and not numba.available():
+        logger.info("training on a CPU is up to twice as fast with numba: pip install 'ssd4rec[fast]'")
+
+
+def _describe_sampling(config: Config, catalog_size: int) -> str:
+    settings, negatives = config.training, min(config.training.negatives, catalog_size)
+    reason = ""
+    if settings.softmax == "auto":
+        reason = f" as there are more than {FULL_SOFTMAX_MAX_ITEMS:,}; training.softmax=full scores all"
+    return (
+        f"softmax: sampled, {negatives:,} of {catalog_size:,} items per batch, drawn by training counts to the power "
+        f"{settings.negative_power:g}{reason}; ranking is over all items"
+    )
+
+
+def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progress | None = None) -> TunedFusion | None:
+    """Tune the score fusion that the settings ask for on the validation set; None: they ask for none."""
+    cooccurrence, repeat_bias = config.fusion.cooccurrence, config.fusion.repeat_bias
+    if not cooccurrence and not repeat_bias:
+        return None
+    if cooccurrence:
+        name = config.fusion.cooccurrence_model
+        logger.info("fitting the co-occurrence model, %s", name)
+        pairs = fit_pairs(name, data, data.split.train, progress)
+    else:
+        pairs = SequentialRules.nothing(model.catalog_size)
+    tuned = tune_fusion(
+        model,
+        pairs,
+        data.histories,
+        data.split.validation,
+        weights=WEIGHTS if cooccurrence == "tuned" else (cooccurrence,),
+        repeat_bias=REPEAT_BIASES if repeat_bias == "tuned" else (repeat_bias,),
+        exclude_seen=config.evaluation.exclude_seen,
+        token_budget=config.evaluation.token_budget,
+        progress=progress,
+        world=current_world(),
+    )
+    logger.info(
+        "fusion.cooccurrence = %g, fusion.repeat_bias = %g: validation ndcg@10 %.4f, the model alone %.4f",
+        tuned.fusion.weight,
+        tuned.fusion.repeat_bias,
+        tuned.ndcg,
+        tuned.alone,
+    )
+    if tuned.fusion.repeat_bias > 0:
+        logger.info("repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats")
+    return tuned
+
+
+def fit_pairs(name: PairModel, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
+    """Fit a co-occurrence model on a training set."""
+    return PAIR_MODELS[name](*training_interactions(data.histories, train), len(data.catalog), progress=progress)
+
+
+def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
+    """Count the sequential-rules baseline on the training set."""
+    return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
+
+
+def final_fit(
+    artifact: Artifact,
+    data: Prepared,
+    config: Config,
+    fitted: Fitted,
+    initial: InitialModel | None = None,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Artifact:
+    """Train a new model on all events, see `training.final_fit`; the metrics in the report remain those of the selection run.
+
+    The number of steps and, with a cosine schedule, the learning rate of each step are those of the selection run up to its
+    best epoch. A pass over all events has more batches, so the same steps are fewer epochs. Fusion weights remain too;
+    co-occurrences are counted again, on all events. `folder`, of the selection run's checkpoints, is locked by the caller.
+
+    Raises:
+        ArtifactError: a checkpoint cannot be written to `folder`.
+        DivergedError: the loss is not finite.
+    """
+    initial = initial or initial_model(data, config)
+    split = all_events(data.histories, config.data.max_length)
+    steps = fitted.training.best_steps
+    logger.info("final fit: training on all %s interactions for %s steps", f"{len(data.histories.items):,}", f"{steps:,}")
+    directory = None if folder is None else folder / FINAL
+    model, training = _run_loop(
+        initial,
+        data.histories,
+        split,
+        config.training,
+        resume=resume and directory is not None and (directory / LAST).is_file(),
+        restart="the final fit starts over",  # the checkpoint is damaged, or of a selection run that ended elsewhere
+        directory=directory,
+        callbacks=callbacks,
+        fixed=FixedSteps(steps, steps / fitted.training.best_epoch * config.training.max_epochs),
+    )
+    counts = training_counts(data.histories, split.train, len(data.catalog))
+    features = _fold_features(model, data)
+    model.to(resolve_device(config.training.accelerator))
+    fusion = artifact.fusion
+    if fusion is not None and fusion.weight:
+        fusion = replace(fusion, pairs=fit_pairs(config.fusion.cooccurrence_model, data, split.train))
+    final = {
+        "note": FINAL_FIT_NOTE,
+        "targets": split.train.targets,
+        "steps": training.history[-1].step,
+        "losses": [epoch.loss for epoch in training.history],
+        "seconds": training.seconds,
+    }
+    seconds = artifact.report["seconds"]
+    seconds = {**seconds, "final_fit": training.seconds, "total": seconds["total"] + training.seconds}
+    report = {**artifact.report, "final_fit": final, "seconds": seconds}
+    return replace(artifact, model=model, report=report, training_counts=counts, fusion=fusion, features=features)
+
+
+def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: InitialModel, progress: Progress | None) -> Artifact:
+    """Add what the model was before to the report, and keep its items recommendable."""
+    known_items = len(start.catalog)
+    only_known = replace(data.histories, items=np.where(data.histories.items > known_items, 0, data.histories.items))
+    old_data, known_targets, misses = known_part(only_known, start.catalog, data.split, artifact.config)
+    before: dict[str, float] | None = None
+    if len(known_targets.targets):
+        ranking = evaluate(start.model, old_data, artifact.config, start.training_counts, progress, start.fusion)
+        before = ranking.with_misses(misses).as_dict()
+    counts = artifact.training_counts.copy()
+    counts[: known_items + 1] = np.maximum(counts[: known_items + 1], start.training_counts)
+    continued = {
+        "from": fingerprint(start.model),
+        "items": {
+            "before": known_items,
+            "new": len(data.catalog) - known_items,
+            "without_neighbors": initial.without_neighbors,
+        },
+        "test": {"before": before, "after": artifact.report["test"]},
+        "unknown_targets": known_targets.unranked,
+    }
+    return replace(artifact, report={**artifact.report, "continued": continued}, training_counts=counts)
+
+
+def _as_artifact(
+    data: Prepared,
+    config: Config,
+    fitted: Fitted,
+    tuned: TunedFusion | None,
+    comparison: Comparison,
+    seconds: dict[str, float],
+) -> Artifact:
+    measured = comparison.as_dict()
+    if tuned:
+        measured["fusion"]["validation"] = tuned.as_dict()
+    report = {
+        "data": {**data.description, "fingerprint": data.histories.fingerprint()},
+        "model": describe_model(fitted.model, config),
+        "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
+        **measured,
+        "training": fitted.training.as_dict(),
+        "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
+        "seconds": seconds,
+        "versions": versions(),
+    }
+    return Artifact(fitted.model, data.catalog, config, report, fitted.counts, comparison.fusion, fitted.features)
