@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
@@ -17,19 +18,15 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from ssd4rec.cli import console
-from ssd4rec.cli.build import build_data
-from ssd4rec.cli.data import describe_data, fetch_data, list_data
+from ssd4rec.cli.data import build_data, describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
-from ssd4rec.cli.events import import_events
 from ssd4rec.cli.explain import explain
 from ssd4rec.cli.export import export
 from ssd4rec.cli.items import add_items
-from ssd4rec.cli.keys import create_key, list_keys, revoke_key
-from ssd4rec.cli.models import activate_model, list_models
 from ssd4rec.cli.recommend import recommend
 from ssd4rec.cli.reproduce import reproduce
-from ssd4rec.cli.serve import serve
+from ssd4rec.cli.service import activate_model, create_key, import_events, list_keys, list_models, revoke_key, serve
 from ssd4rec.cli.train import demo, train
 from ssd4rec.cli.tune import tune
 from ssd4rec.errors import SSD4RecError
@@ -55,20 +52,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="List, fetch and inspect data sets.", no_args_is_help=True)
-data_app.command("list")(list_data)
-data_app.command("fetch")(fetch_data)
-data_app.command("describe")(describe_data)
-data_app.command("build")(build_data)
-events_app = typer.Typer(help="Events of the service's store.", no_args_is_help=True)
-events_app.command("import")(import_events)
-keys_app = typer.Typer(help="API keys of the service.", no_args_is_help=True)
-keys_app.command("create")(create_key)
-keys_app.command("list")(list_keys)
-keys_app.command("revoke")(revoke_key)
-models_app = typer.Typer(help="Versions of the model that the service answers with.", no_args_is_help=True)
-models_app.command("list")(list_models)
-models_app.command("activate")(activate_model)
 
 
 def _show_version(requested: bool) -> None:  # noqa: FBT001 - a callback of Typer
@@ -89,21 +72,23 @@ def _about(
     console.show_log_messages()
 
 
-app.command()(train)
-app.command()(demo)
-app.command()(evaluate)
-app.command()(recommend)
-app.command()(export)
-app.command()(explain)
-app.command(name="add-items")(add_items)
-app.add_typer(data_app, name="data")
-app.command()(tune)
-app.command()(reproduce)
-app.command()(serve)
-app.add_typer(events_app, name="events")
-app.add_typer(keys_app, name="keys")
-app.add_typer(models_app, name="models")
-app.command()(doctor)
+def _add_group(name: str, about: str, commands: dict[str, Callable[..., None]]) -> None:
+    group = typer.Typer(help=about, no_args_is_help=True)
+    for each, command in commands.items():
+        group.command(each)(command)
+    app.add_typer(group, name=name)
+
+
+for _command in (train, demo, evaluate, recommend, export, explain, add_items, tune, reproduce, serve, doctor):
+    app.command()(_command)
+_add_group(
+    "data",
+    "List, fetch and inspect data sets.",
+    {"list": list_data, "fetch": fetch_data, "describe": describe_data, "build": build_data},
+)
+_add_group("events", "Events of the service's store.", {"import": import_events})
+_add_group("keys", "API keys of the service.", {"create": create_key, "list": list_keys, "revoke": revoke_key})
+_add_group("models", "Versions of the model that the service answers with.", {"list": list_models, "activate": activate_model})
 
 
 def main() -> None:

@@ -1,20 +1,23 @@
 """`recommend`: the next items for one history, or for every user of a file."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ssd4rec.cli import _render, console, inputs, options
-from ssd4rec.cli.batch import is_parts_folder, recommend_in_parts
 from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssd4rec.config import Config
+    from ssd4rec.serving.job import Job
+    from ssd4rec.serving.parts import Coverage
     from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
 
+MISSING_SHOWN = 5
 QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
 
 
@@ -78,7 +81,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
 
     from ssd4rec.config import dump_config, parse_config
 
-    if users is not None and out is not None and is_parts_folder(out, shard, engine):
+    if users is not None and out is not None and (shard is not None or engine is not None or not out.suffix):
         from ssd4rec.data.options import ReadOptions, columns_of, options_of
         from ssd4rec.diagnostics import resolve_device
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
@@ -91,7 +94,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         options = BatchOptions(100 if k is None else k, not keep_seen, cast("UnknownItems", unknown), retrieval, at)
         device, columns = resolve_device(accelerator), columns_of(columns_only)
         job = make_job(directory, _as_path(users), out, options, columns=columns, device=device)
-        recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)
+        _recommend_in_parts(job, shard=shard, engine=engine, workers=workers, as_json=as_json)
         return
 
     if approximate:
@@ -100,17 +103,10 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     recommender = inputs.load_recommender(directory, accelerator)
     unknown_items = cast("UnknownItems", unknown)  # validated by the recommender
     if users is not None and out is not None:
-        _recommend_users(
-            recommender,
-            users,
-            out,
-            100 if k is None else k,
-            parse_config(dump_config(recommender.artifact.config), reading, source=str(directory)),
-            keep_seen=keep_seen,
-            unknown_items=unknown_items,
-            at=at,
-            as_json=as_json,
-        )
+        config = parse_config(dump_config(recommender.artifact.config), reading, source=str(directory))
+        number = 100 if k is None else k
+        choices = {"k": number, "exclude_seen": not keep_seen, "unknown_items": unknown_items, "at": at}
+        _recommend_users(recommender, users, out, config, choices, as_json=as_json)
         return
     ids = parse_ids(recommender, "--history", history or "")
     results = recommender.recommend(
@@ -133,6 +129,48 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     for note in results.warnings:
         console.say(f"warning: {note}")
     _render.show_recommendations(console.out, rows)
+
+
+def _recommend_in_parts(job: "Job", *, shard: str | None, engine: str | None, workers: int | None, as_json: bool) -> None:
+    """Run a batch job, or a shard of it; parts that are complete are skipped."""
+    from ssd4rec.serving.parts import Shard
+
+    if engine not in (None, "ray"):
+        raise ConfigError(f"--engine is ray; found {engine!r} (for Spark see the guide on batch recommendations)")
+    if engine is not None and shard is not None:
+        raise ConfigError("--engine splits the job by itself; leave out --shard")
+    if engine is None and workers is not None:
+        raise ConfigError("--workers needs --engine; without an engine run several processes with --shard i/n")
+    own = Shard() if shard is None else Shard.parse(shard)
+    if engine == "ray":
+        from ssd4rec.serving.ray_engine import recommend_on_ray
+
+        coverage = recommend_on_ray(job, workers)
+    else:
+        with console.progress_bar() as bar:
+            coverage = job.open().run(own, console.reporter(bar, "parts"))
+    _show_coverage(coverage, job.out, as_json=as_json)
+
+
+def _show_coverage(coverage: "Coverage", out: str, *, as_json: bool) -> None:
+    complete = coverage.parts - len(coverage.missing)
+    if as_json:
+        console.print_json({"out": out, **asdict(coverage)})
+        return
+    console.out.print(
+        f"{complete} of {coverage.parts} parts complete: {coverage.rows:,} recommendations to {coverage.users:,} users"
+    )
+    if coverage.missing:
+        shown = ", ".join(map(str, coverage.missing[:MISSING_SHOWN])) + (
+            ", …" if complete + MISSING_SHOWN < coverage.parts else ""
+        )
+        console.say(f"missing parts: {shown}; run the shards that write them, or the command without --shard")
+    if coverage.unknown_interactions:
+        console.say(
+            f"warning: {coverage.unknown_interactions:,} interactions with items that the model does not know were skipped"
+        )
+    if coverage.popular_users:
+        console.say(f"warning: {coverage.popular_users:,} users had no known item and got popular items")
 
 
 def _as_path(users: str) -> str:
@@ -160,17 +198,8 @@ def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[objec
     return [text if each is None else each for text, each in zip(entries, parsed, strict=True)]
 
 
-def _recommend_users(  # noqa: PLR0913 - what the options say
-    recommender: "Recommender",
-    users: str,
-    out: Path,
-    k: int,
-    config: "Config",
-    *,
-    keep_seen: bool,
-    unknown_items: "UnknownItems",
-    at: str | None,
-    as_json: bool,
+def _recommend_users(
+    recommender: "Recommender", users: str, out: Path, config: "Config", choices: dict[str, Any], *, as_json: bool
 ) -> None:
     from ssd4rec.data.options import columns_of, options_of
     from ssd4rec.datasets.registry import is_named_dataset, open_dataset
@@ -182,13 +211,10 @@ def _recommend_users(  # noqa: PLR0913 - what the options say
             recommender,
             source,
             out,
-            k=k,
             columns=columns_of(config.data),
             options=options_of(config.data),
-            exclude_seen=not keep_seen,
-            unknown_items=unknown_items,
-            at=at,
             progress=console.reporter(bar, "users"),
+            **choices,
         )
     if as_json:
         console.print_json({**counts, "out": str(out)})
@@ -197,7 +223,7 @@ def _recommend_users(  # noqa: PLR0913 - what the options say
     if counts["unknown_interactions"]:
         console.say(f"warning: interactions with items that the model does not know, skipped: {counts['unknown_interactions']:,}")
     if counts["popular_users"]:
-        why = "an unknown item or none at all" if unknown_items == "popular" else "no known item"
+        why = "an unknown item or none at all" if choices["unknown_items"] == "popular" else "no known item"
         who = "1 user" if counts["popular_users"] == 1 else f"{counts['popular_users']:,} users"
         console.say(f"warning: {who} had {why} and got popular items")
 
