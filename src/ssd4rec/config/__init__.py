@@ -8,8 +8,7 @@
 
 from typing import Any
 
-from ssd4rec.config.backbones import BackboneSettings
-from ssd4rec.config.base import Objective, Settings
+from ssd4rec.config.backbones import BackboneSettings, Objective, Settings
 from ssd4rec.config.settings import (
     FULL_SOFTMAX_MAX_ITEMS,
     MAX_SEED,

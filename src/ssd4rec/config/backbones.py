@@ -1,13 +1,15 @@
-"""The settings that backbones share. The settings class of each backbone is next to its model, in `ssd4rec/models`.
+"""Base class of all settings, and the settings that backbones share.
+
+The settings class of each backbone is next to its model, in `ssd4rec/models`.
 
 A setting that several backbones have means the same in each of them.
 """
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ssd4rec.config.base import Objective, Settings
+Objective = Literal["all-positions", "per-prefix", "masked-item"]
 
 MAX_WIDTH = 8192  # a square matrix of this width takes 256 MiB
 MAX_LAYERS = 64
@@ -16,6 +18,12 @@ MAX_MEMBERS = 64
 MAX_WINDOW = 100_000  # events read at once: attention over more does not fit into memory
 
 ALL_PREFIXES: tuple[Objective, ...] = ("all-positions", "per-prefix")
+
+
+class Settings(BaseModel):
+    """Base class of a group of settings: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class BackboneSettings(Settings):

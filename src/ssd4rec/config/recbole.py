@@ -9,26 +9,111 @@ from typing import Any
 import yaml
 
 from ssd4rec._suggestions import nearest
-from ssd4rec.config.recbole_keys import (
-    DEFAULT_LENGTH,
-    DEFAULT_VALID_METRIC,
-    EVALUATION,
-    FIELDS,
-    FIXED,
-    INERT,
-    MAMBAS,
-    MASKS,
-    METRICS,
-    MODELS,
-    READ,
-    REFUSED,
-    SSD4RECS,
-    TRAINING,
-    TRANSFORMS,
-)
 from ssd4rec.config.settings import Config
 from ssd4rec.config.toml import build_config
 from ssd4rec.errors import ConfigError
+
+# The keys of RecBole 1.2.1: {key: (our setting, RecBole's default)}; null stands for the default. SSD4Rec, Mamba4Rec and SIGMA
+# are not part of RecBole: their keys and defaults are those of the authors' own configuration files, except where SSD4Rec has a
+# file for each data set.
+Keys = dict[str, tuple[str, Any]]
+MAMBA: Keys = {
+    "hidden_size": ("backbone.width", 64),
+    "num_layers": ("backbone.layers", 1),
+    "dropout_prob": ("backbone.dropout", 0.2),
+    "d_state": ("backbone.state_dim", 32),
+    "d_conv": ("backbone.conv_width", 4),
+    "expand": ("backbone.expand", 2),
+    "headdim": ("backbone.head_width", 16),  # only SSD4Rec has it: the Mamba layers of the other two have no heads
+}
+SSD4REC: Keys = {
+    **MAMBA,
+    "hidden_size": ("backbone.width", 256),
+    "d_state": ("backbone.state_dim", 64),
+    "norm_embedding": ("backbone.norm_embedding", False),
+    "beta": ("backbone.backward_weight", 0.1),
+    "maskratio": ("training.mask_ratio", 0.1),
+}
+SASREC: Keys = {
+    "hidden_size": ("backbone.width", 64),
+    "n_layers": ("backbone.layers", 2),
+    "n_heads": ("backbone.heads", 2),
+    "hidden_dropout_prob": ("backbone.dropout", 0.5),
+}
+GRU4REC: Keys = {
+    "embedding_size": ("backbone.width", 64),
+    "hidden_size": ("backbone.hidden", 128),
+    "num_layers": ("backbone.layers", 1),
+    "dropout_prob": ("backbone.dropout", 0.3),
+}
+BERT4REC: Keys = {
+    **SASREC,
+    "hidden_dropout_prob": ("backbone.dropout", 0.2),
+    "mask_ratio": ("training.mask_ratio", 0.2),
+}
+CASER: Keys = {
+    "embedding_size": ("backbone.width", 64),
+    "nh": ("backbone.horizontal", 8),
+    "nv": ("backbone.vertical", 4),
+    "dropout_prob": ("backbone.dropout", 0.4),
+}
+MODELS: dict[str, tuple[str, Keys]] = {
+    "SSD4Rec": ("ssd4rec", SSD4REC),
+    "Mamba4Rec": ("mamba4rec", MAMBA),
+    "SIGMA": ("sigma", MAMBA),
+    "SASRec": ("sasrec", SASREC),
+    "BERT4Rec": ("bert4rec", BERT4REC),
+    "GRU4Rec": ("gru4rec", GRU4REC),
+    "Caser": ("caser", CASER),
+}
+# A file without `model:` is for SSD4Rec if it has one of SSD4RECS, else for Mamba4Rec if it has one of MAMBAS.
+MAMBAS, SSD4RECS = {"d_state", "d_conv", "expand"}, {"beta", "maskratio", "headdim", "norm_embedding", "var_len"}
+
+COMMON: Keys = {  # of all models
+    "USER_ID_FIELD": ("data.user", None),
+    "ITEM_ID_FIELD": ("data.item", None),
+    "TIME_FIELD": ("data.time", None),
+    "train_batch_size": ("training.batch_size", 2048),
+    "epochs": ("training.max_epochs", 300),
+    "stopping_step": ("training.patience", 10),
+    "learning_rate": ("training.learning_rate", 1e-3),
+    "weight_decay": ("training.weight_decay", 0.0),
+    "seed": ("training.seed", 2020),
+    "topk": ("evaluation.cutoffs", [10]),
+}
+TRANSFORMS = {"BERT4Rec": "mask_itemseq"}  # turns on the mask that the model has anyway
+DEFAULT_LENGTH = 50
+DEFAULT_VALID_METRIC = "MRR@10"
+EVALUATION = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+METRICS = {"hit", "ndcg", "mrr", "recall"}  # recall is the hit rate where one item is held out
+
+READ = {
+    *("model", "dataset", "data_path", "load_col", "MAX_ITEM_LIST_LENGTH", "user_inter_num_interval", "item_inter_num_interval"),
+    *("eval_args", "metrics", "valid_metric", "eval_step", "loss_type", "learner", "train_neg_sample_args", "neg_sampling"),
+    *("transform", "metric_decimal_place"),
+}
+# Keys without a counterpart here that change the data or the training: an error whatever their value.
+REFUSED = {"benchmark_filename", "clip_grad_norm", "rm_dup_inter", "threshold", "val_interval"}
+# Parts of the design that are fixed here; the docstring of the backbone gives the value of each.
+FIXED = {"inner_size", "hidden_act", "layer_norm_eps", "initializer_range", "attn_dropout_prob", "ft_ratio", "reg_weight"}
+INERT = {  # no effect on data, training or metrics: ignored
+    # how RecBole runs, and what it prints and saves
+    *("gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "reproducibility", "config_files", "encoding"),
+    *("log_wandb", "wandb_project", "tensorboard", "checkpoint_dir", "save_dataset", "dataset_save_path"),
+    *("save_dataloaders", "dataloaders_save_path", "enable_amp", "enable_scaler", "shuffle", "MODEL_TYPE"),
+    *("loss_decimal_place", "valid_metric_bigger", "eval_batch_size", "eval_type"),
+    # seen items stay among the candidates, as always in RecBole's sequential evaluation
+    "repeatable",
+    # the form of files, and the names of columns that RecBole derives
+    *("field_separator", "seq_separator", "seq_len", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX"),
+    *("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD"),
+    # columns and files that these models do not read; normalizing times keeps their order
+    *("unload_col", "unused_col", "additional_feat_suffix", "filter_inter_by_user_or_item", "numerical_features"),
+    *("alias_of_user_id", "alias_of_item_id", "preload_weight", "normalize_field", "normalize_all", "discretization"),
+    # knowledge graphs, and losses of other kinds of models
+    *("HEAD_ENTITY_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "ENTITY_ID_FIELD", "kg_reverse_r"),
+    *("entity_kg_num_interval", "relation_kg_num_interval", "alias_of_entity_id", "alias_of_relation_id", "require_pow"),
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,7 +152,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     values, repeated = _load(Path(path))
     stray = [key for key, value in values.items() if value is None and " " in str(key)]  # "ml-1m setting:", a title
     settings = {str(key): value for key, value in values.items() if key not in stray}
-    model, guessed = _which_model(settings, str(path))
+    model, notes = _which_model(settings, str(path))
     name, sizes = MODELS[model]
     own = _keys_of(model)
     _check_known(settings, own, str(path))
@@ -75,36 +160,51 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     whole = "var_len" in own and _is_on(settings, "var_len")
     length = None if whole else _value(settings, "MAX_ITEM_LIST_LENGTH", DEFAULT_LENGTH)
 
-    backbone: dict[str, Any] = {"name": name} | _translate(settings, sizes)
+    groups: dict[str, dict[str, Any]] = {
+        "data": {"min_interactions": _min_interactions(settings), "split": "leave-last-out", "max_length": length},
+        "backbone": {"name": name},
+        "training": {
+            "objective": "masked-item" if name == "bert4rec" else "per-prefix",
+            "token_budget": 1_000_000,
+            "softmax": "full",
+            "mask_ratio": 0.0,
+        },
+        "evaluation": {"exclude_seen": False},
+    }
+    translated = sizes | COMMON
+    for key, (ours, default) in translated.items():
+        group, _, setting = ours.partition(".")
+        groups[group][setting] = _value(settings, key, default)
     if name == "ssd4rec":
-        backbone["bidirectional"] = "all"
+        groups["backbone"]["bidirectional"] = "all"
     if name in {"sasrec", "bert4rec", "gru4rec"} and length is not None:
-        backbone["max_length"] = length
+        groups["backbone"]["max_length"] = length
     if name == "caser":
-        backbone["window"] = length
-    training: dict[str, Any] = _translate(settings, TRAINING)
-    training |= {"objective": "masked-item" if name == "bert4rec" else "per-prefix", "token_budget": 1_000_000, "softmax": "full"}
-    training["mask_ratio"] = _value(settings, *MASKS[model]) if model in MASKS else 0.0
-    data: dict[str, Any] = {"min_interactions": _min_interactions(settings), "split": "leave-last-out"}
-    data |= {role: settings[key] for role, key in FIELDS.items() if settings.get(key) is not None}
-    if length is not None:
-        data["max_length"] = length
-    topk = _value(settings, "topk", [10])
-    evaluation = {"cutoffs": topk if isinstance(topk, list) else [topk], "exclude_seen": False}
+        groups["backbone"]["window"] = length
+    if not isinstance(cutoffs := groups["evaluation"]["cutoffs"], list):
+        groups["evaluation"]["cutoffs"] = [cutoffs]
 
-    notes = [guessed] if guessed else []
     if inert := [*_inert(settings, own, whole=whole), *stray]:
         notes.append(f"ignored, no effect here: {', '.join(inert)}")
     if fixed := [key for key, value in settings.items() if key in FIXED and value is not None]:
         notes.append(f"fixed here, so metrics may differ: {', '.join(fixed)}")
-    training["patience"], slower = _patience(settings, training["patience"])
+    groups["training"]["patience"], slower = _patience(settings, groups["training"]["patience"])
     notes += slower
-    notes += _other_metrics(settings, name)
+    if (places := settings.get("metric_decimal_place")) is not None:
+        notes.append(
+            f"validation metrics are not rounded here, and the first of equal epochs wins; RecBole compares them rounded to "
+            f"{places} decimals (metric_decimal_place), and the last of equal epochs wins"
+        )
+    if name == "sasrec":
+        notes.append(
+            "SASRec here normalizes in front of each layer, scales the embeddings and ends with a LayerNorm; RecBole's "
+            "normalizes the input and behind each layer: another network, whose metrics may differ"
+        )
     if (watched := str(_value(settings, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
         whose = "" if settings.get("valid_metric") else " (RecBole's default)"
         notes.append(f"the best epoch is chosen by NDCG@10, not by valid_metric = {watched}{whose}")
-    notes += [f"given more than once, the last value is used: {', '.join(repeated)}"] if repeated else []
-    groups = {"data": data, "backbone": backbone, "training": training, "evaluation": evaluation}
+    if repeated:
+        notes.append(f"given more than once, the last value is used: {', '.join(repeated)}")
     dataset = None if settings.get("dataset") is None else str(settings["dataset"])
     folder = Path(str(_value(settings, "data_path", "dataset")))
     file = None if dataset is None else folder / dataset / f"{dataset}.inter"
@@ -112,8 +212,10 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
         config = build_config(groups, overrides, str(path))
     except ConfigError as error:
         set_here = {override.partition("=")[0].strip() for override in overrides}
-        theirs = {ours: key for ours, key in _whence(model).items() if ours not in set_here}
-        raise ConfigError(_in_their_words(str(error), theirs)) from error
+        theirs = dict.fromkeys(("data.max_length", "backbone.max_length", "backbone.window"), "MAX_ITEM_LIST_LENGTH")
+        theirs |= {ours: key for key, (ours, _) in translated.items()}
+        message = _in_their_words(str(error), {ours: key for ours, key in theirs.items() if ours not in set_here})
+        raise ConfigError(message) from error
     return RecBoleRun(config, dataset, file, tuple(notes))
 
 
@@ -133,26 +235,25 @@ def _load(path: Path) -> tuple[dict[Any, Any], list[str]]:
 
 
 def _keys_of(*models: str) -> set[str]:
-    """Return the keys of these models: sizes, mask ratio, and SSD4Rec's switch for sequences of any length."""
-    sizes = {key for model in models for key in MODELS[model][1]}
-    return sizes | {MASKS[model][0] for model in models if model in MASKS} | ({"var_len"} if "SSD4Rec" in models else set())
+    """Return the keys of these models: their settings, and SSD4Rec's switch for sequences of any length."""
+    return {key for model in models for key in MODELS[model][1]} | ({"var_len"} if "SSD4Rec" in models else set())
 
 
-def _which_model(settings: Mapping[str, Any], source: str) -> tuple[str, str | None]:
+def _which_model(settings: Mapping[str, Any], source: str) -> tuple[str, list[str]]:
     """Return the model, and a note if it is a guess."""
     if settings.get("model") is not None:
-        return _one_of(settings, "model", "", list(MODELS)), None
+        return _one_of(settings, "model", "", list(MODELS)), []
     keys = set(settings)
     others = keys & (_keys_of(*MODELS) - _keys_of("SSD4Rec"))
     for model, own in (("SSD4Rec", SSD4RECS), ("Mamba4Rec", MAMBAS)):
         if keys & own and not others:
             matching = ", ".join(sorted(keys & own))
-            return model, f"names no model; read as {model}, because it has {matching}; add `model:` if it is another one"
+            return model, [f"names no model; read as {model}, because it has {matching}; add `model:` if it is another one"]
     raise ConfigError(f"{source} names no model, and its keys do not identify one; add `model:` with one of {', '.join(MODELS)}")
 
 
 def _check_known(settings: Mapping[str, Any], own: set[str], source: str) -> None:
-    all_keys = READ | INERT | FIXED | REFUSED | set(TRAINING) | _keys_of(*MODELS)
+    all_keys = READ | INERT | FIXED | REFUSED | set(COMMON) | _keys_of(*MODELS)
     for key in settings:
         if key not in all_keys:
             near = nearest(key, sorted(all_keys))
@@ -188,40 +289,9 @@ def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[
     return patience, [f"{note}; it decides when to stop and which epoch is best, so metrics may differ"]
 
 
-def _other_metrics(settings: Mapping[str, Any], name: str) -> list[str]:
-    """Return notes on differences from RecBole that no key can change."""
-    notes = []
-    if (places := settings.get("metric_decimal_place")) is not None:
-        notes.append(
-            f"validation metrics are not rounded here, and the first of equal epochs wins; RecBole compares them rounded to "
-            f"{places} decimals (metric_decimal_place), and the last of equal epochs wins"
-        )
-    if name == "sasrec":
-        notes.append(
-            "SASRec here normalizes in front of each layer, scales the embeddings and ends with a LayerNorm; RecBole's "
-            "normalizes the input and behind each layer: another network, whose metrics may differ"
-        )
-    return notes
-
-
 def _value(settings: Mapping[str, Any], key: str, default: Any) -> Any:
     """Return a value of the file, or the default if it is missing or null."""
     return default if settings.get(key) is None else settings[key]
-
-
-def _translate(settings: Mapping[str, Any], table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    return {ours: _value(settings, key, default) for key, (ours, default) in table.items()}
-
-
-def _whence(model: str) -> dict[str, str]:
-    """Return the RecBole key of each of our settings."""
-    length = dict.fromkeys(("data.max_length", "backbone.max_length", "backbone.window"), "MAX_ITEM_LIST_LENGTH")
-    sizes = {f"backbone.{ours}": key for key, (ours, _) in MODELS[model][1].items()}
-    training = {f"training.{ours}": key for key, (ours, _) in TRAINING.items()}
-    mask = {"training.mask_ratio": MASKS[model][0]} if model in MASKS else {}
-    return (
-        length | sizes | training | mask | {f"data.{role}": key for role, key in FIELDS.items()} | {"evaluation.cutoffs": "topk"}
-    )
 
 
 def _in_their_words(message: str, theirs: Mapping[str, str]) -> str:

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, Strict, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ssd4rec.config.backbones import BackboneSettings
-from ssd4rec.config.base import Objective, Settings
+from ssd4rec.config.backbones import BackboneSettings, Objective, Settings
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 TieOrder = Literal["file", "item"]

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssd4rec._suggestions import nearest
-from ssd4rec.config.base import Settings
+from ssd4rec.config.backbones import Settings
 from ssd4rec.config.settings import READ_WITH, Config, DataConfig, is_read, value_of
 from ssd4rec.errors import ConfigError
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS

@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config.backbones import BackboneSettings, TransformerSizes
-from ssd4rec.config.base import Objective
+from ssd4rec.config.backbones import BackboneSettings, Objective, TransformerSizes
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights

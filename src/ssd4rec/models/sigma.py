@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssd4rec.array_types import CuSeqlens, Hidden, Positions, States
-from ssd4rec.config.backbones import MAX_WINDOW, BackboneSettings, BiSSDSizes, Mamba2Sizes
-from ssd4rec.config.base import Objective
+from ssd4rec.config.backbones import MAX_WINDOW, BackboneSettings, BiSSDSizes, Mamba2Sizes, Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.feed_forward import FeedForward

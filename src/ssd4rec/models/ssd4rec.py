@@ -5,8 +5,7 @@ from typing import ClassVar, Literal, cast
 from torch import nn
 
 from ssd4rec.array_types import CuSeqlens, Hidden, States
-from ssd4rec.config.backbones import BackboneSettings, BiSSDSizes
-from ssd4rec.config.base import Objective
+from ssd4rec.config.backbones import BackboneSettings, BiSSDSizes, Objective
 from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
