@@ -57,19 +57,14 @@ class Models:
         self._keep_answers, self._snapshot_events, self._warm_seconds = keep_answers, snapshot_events, warm_seconds
         self.versions = Versions(root)
         self._engine, self._state_bytes, self._warm_users, self._gate_margin = engine, state_bytes, warm_users, gate_margin
-        self._active: LoadedModel | None = None
+        self.active: LoadedModel | None = None  # the model that answers
         self._loaded: dict[str, LoadedModel] = {}  # the active one, the one before it, and those of a running experiment
         self._required: tuple[str, ...] = ()  # versions of a running experiment
-        self._failures: dict[str, str] = {}
+        self.failures: dict[str, str] = {}  # why versions could not be loaded
         self._lock = threading.RLock()  # one load or change of the choice at a time
         self.checks: dict[str, tuple[GateCheck, ...]] = {}  # of the last activation of each version
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-
-    @property
-    def active(self) -> LoadedModel | None:
-        """The model that answers."""
-        return self._active
 
     def loaded(self, version: str | None) -> LoadedModel:
         """Return a loaded model; None: the active one.
@@ -78,28 +73,24 @@ class Models:
             Problem: 503, no model is loaded yet; 409, the version is not loaded any more.
         """
         if version is None:
-            if self._active is None:
+            if self.active is None:
                 raise unavailable("no_model", "no model is loaded yet; put one into the folder of models", retry_after=5)
-            return self._active
+            return self.active
         if (loaded := self._loaded.get(version)) is None:
             raise Problem(409, "model_replaced", f"the model {version!r} has been replaced; ask for new recommendations")
         return loaded
 
     def catalog_title(self, item_id: str) -> str | None:
         """Return the title of an item in the catalog of the active model; None: it has none, or is not in the catalog."""
-        if self._active is None:
+        if self.active is None:
             return None
-        model = self._active.model
+        model = self.active.model
         index = model.index_of.get(item_id)
         return None if index is None else model.titles[index - 1]
 
     def is_loaded(self, version: str) -> LoadedModel | None:
         """Return the model of a version, if it is loaded."""
         return self._loaded.get(version)
-
-    def failure(self, version: str) -> str | None:
-        """Return why a version could not be loaded, if so."""
-        return self._failures.get(version)
 
     def start(self, poll_seconds: float) -> None:
         """Load the chosen version and follow active.json from now on.
@@ -133,7 +124,7 @@ class Models:
         """
         with self._lock:
             folder = self.versions.folder(version)
-            current = self._active
+            current = self.active
             modified = (folder / MANIFEST).stat().st_mtime
             if current is not None and current.model.version == version and current.model.modified == modified:
                 return current
@@ -141,21 +132,21 @@ class Models:
                 fresh = self._load(version)
                 self._pass_gate(fresh.model, force=force)
             except (SSD4RecError, Problem) as error:
-                self._failures[version] = str(error)
+                self.failures[version] = str(error)
                 raise
             self._warm(fresh)
-            self._failures.pop(version, None)
+            self.failures.pop(version, None)
             remaining = {name: self._loaded[name] for name in self._required if name in self._loaded}
             if current is not None:
                 remaining[current.model.version] = current
             self._loaded = {**remaining, version: fresh}
-            self._active = fresh
+            self.active = fresh
             _report(fresh, current)
             log.info("model %s is active (%s, %d items)", version, fresh.model.fingerprint[:12], len(fresh.model.ids))
             return fresh
 
     def _pass_gate(self, candidate: ServedModel, *, force: bool) -> None:
-        current = self._active
+        current = self.active
         if current is None:
             return  # the first model has nothing to be compared with; its scores are finite
         if force:
@@ -187,8 +178,8 @@ class Models:
         """
         with self._lock:
             remaining = {name: loaded for name, loaded in self._loaded.items() if name not in self._required or name in versions}
-            if self._active is not None:
-                remaining[self._active.model.version] = self._active
+            if self.active is not None:
+                remaining[self.active.model.version] = self.active
             for version in versions:
                 if version not in remaining:
                     remaining[version] = self._load(version)
@@ -206,12 +197,12 @@ class Models:
         with self._lock:
             version = self.versions.chosen()
             if version is not None and self._is_news(version):
-                again = self._active is not None and self._active.model.version == version  # trained again in place
+                again = self.active is not None and self.active.model.version == version  # trained again in place
                 self.activate(version, force=not again and self.versions.is_checked(version))
 
     def look_soon(self) -> None:
         """Let the thread look now (SIGHUP), also at a version that failed before."""
-        self._failures.clear()
+        self.failures.clear()
         self._wake.set()
 
     def _load(self, version: str) -> LoadedModel:
@@ -227,7 +218,7 @@ class Models:
 
         While another model answers, most of the time is left to it; then the events that arrived meanwhile are read.
         """
-        active = self._active
+        active = self.active
         deadline = time.monotonic() + (self._warm_seconds if active is not None else self._warm_seconds / START_SHARE)
         users = [] if active is None else active.states.recent()
         with reading(self._engine) as connection:
@@ -250,7 +241,7 @@ class Models:
                 if (current := loaded.states.current(connection, user_id)) is not None:
                     changed += positions.get(user_id) != current.position
                     positions[user_id] = current.position
-                self._rest(self._active, began)
+                self._rest(self.active, began)
             if not 0 < changed < before:
                 return
             before = changed
@@ -267,15 +258,15 @@ class Models:
                 break
             try:
                 self.look()
-                if self._active is not None:
-                    metrics.MODEL_AGE.set(max(0.0, time.time() - self._active.model.modified))
+                if self.active is not None:
+                    metrics.MODEL_AGE.set(max(0.0, time.time() - self.active.model.modified))
             except Exception as error:  # noqa: BLE001 - the old model goes on answering
                 log.warning("the active model stays: %s", error)
 
     def _is_news(self, version: str) -> bool:
-        if self._active is None or self._active.model.version != version:
-            return self._failures.get(version) is None
-        return (self.versions.folder(version) / MANIFEST).stat().st_mtime != self._active.model.modified
+        if self.active is None or self.active.model.version != version:
+            return self.failures.get(version) is None
+        return (self.versions.folder(version) / MANIFEST).stat().st_mtime != self.active.model.modified
 
     def saved_at(self) -> dict[str, float]:
         """Return when each loaded version was saved, in seconds since 1970."""
@@ -283,7 +274,7 @@ class Models:
 
     def answering(self) -> list[LoadedModel]:
         """Return the active model and those of a running experiment."""
-        loaded, active = self._loaded, self._active
+        loaded, active = self._loaded, self.active
         names = [*(() if active is None else [active.model.version]), *self._required]
         return [loaded[name] for name in dict.fromkeys(names) if name in loaded]
 

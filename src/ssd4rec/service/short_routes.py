@@ -20,8 +20,8 @@ from ssd4rec.service.ids import check_id
 from ssd4rec.service.problems import pointing_to_query
 from ssd4rec.service.recommending import recommend
 from ssd4rec.service.routes.common import json_response, log_user
-from ssd4rec.service.routes.events import store_events
-from ssd4rec.service.schemas import MAX_EVENTS, RecommendationsIn
+from ssd4rec.service.routes.events import MAX_EVENTS, store_events
+from ssd4rec.service.schemas import RecommendationsIn
 
 Scope = MutableMapping[str, Any]
 

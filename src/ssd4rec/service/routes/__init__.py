@@ -1,8 +1,7 @@
-"""One module for each resource of the API."""
+"""One module for each resource of the API: the bodies of its requests and answers, and its routes."""
 
 from ssd4rec.service.routes import (
     catalog,
-    erasures,
     events,
     experiments,
     explanations,
@@ -15,20 +14,17 @@ from ssd4rec.service.routes import (
     users,
 )
 
-ROUTERS = tuple(
-    module.router
-    for module in (
-        health,
-        events,
-        recommendations,
-        users,
-        items,
-        catalog,
-        explanations,
-        models,
-        experiments,
-        live,
-        erasures,
-        session,
-    )
+ROUTERS = (
+    health.router,
+    events.router,
+    recommendations.router,
+    users.router,
+    items.router,
+    catalog.router,
+    explanations.router,
+    models.router,
+    experiments.router,
+    live.router,
+    users.erasures,
+    session.router,
 )

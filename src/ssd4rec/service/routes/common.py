@@ -1,9 +1,8 @@
 """Shared by the routes: the parts of the service, ids in paths, documented errors, Idempotency-Key."""
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from concurrent.futures import Future
+from asyncio import wrap_future
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
@@ -13,17 +12,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.core import Service
 from ssd4rec.service.ids import check_id, check_text
 from ssd4rec.service.problems import MEDIA_TYPE, Problem
-from ssd4rec.service.schemas import ModelRef
-from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.answers import find_answer, record_answer
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.items import stored_titles
 
 _T = TypeVar("_T")
+Made = tuple[BaseModel, Collection[int | None]]  # an answer, and the keys of users whom it is about; None: of nobody
 TEXTS = {
     400: "The body or the path cannot be read",
     401: "No key, or a wrong one",
@@ -77,21 +74,10 @@ async def read(service: Service, work: Callable[[Connection], _T]) -> _T:
     return await run_in_threadpool(run)
 
 
-async def wait(future: "Future[_T]") -> _T:
-    """Wait for another thread."""
-    return await asyncio.wrap_future(future)
-
-
-async def titles_of(service: Service, model: ServedModel, indices: Collection[int]) -> dict[int, str | None]:
-    """Return the titles of items: those of the store, else those of the catalog."""
-    ids = {index: model.ids[index - 1] for index in indices}
-    stored = await read(service, lambda connection: stored_titles(connection, set(ids.values())))
-    return {index: stored.get(item_id) or model.titles[index - 1] for index, item_id in ids.items()}
-
-
-def model_ref(loaded: LoadedModel) -> ModelRef:
-    """Return the model that answers, for the body of an answer."""
-    return ModelRef(version=loaded.model.version, fingerprint=loaded.model.fingerprint)
+async def titles_of(service: Service, item_ids: Collection[str]) -> dict[str, str | None]:
+    """Return the titles of items: those of the store, else those of the catalog of the active model."""
+    stored = await read(service, lambda connection: stored_titles(connection, item_ids))
+    return {item_id: stored.get(item_id) or service.models.catalog_title(item_id) for item_id in item_ids}
 
 
 def json_response(body: BaseModel, status: int = 200) -> Response:
@@ -99,19 +85,14 @@ def json_response(body: BaseModel, status: int = 200) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
 
 
-async def answer_once(
-    request: Request,
-    service: Service,
-    key: str | None,
-    make: Callable[[], Awaitable[tuple[BaseModel, Iterable[int]]]],
-) -> Response:
+async def answer_once(request: Request, service: Service, key: str | None, make: Callable[[], Awaitable[Made]]) -> Response:
     """Answer a POST; with an Idempotency-Key a repeat is given the stored answer.
 
     Args:
         request: its body is compared with that of the first request.
         service: of the request.
         key: of the header; None: there is none.
-        make: makes the answer; and the keys of the users whom it is about.
+        make: makes the answer, and names the users whom it is about.
 
     Raises:
         Problem: 409, the key was used with another body.
@@ -125,8 +106,7 @@ async def answer_once(
     if stored is None:
         body, user_keys = await make()
         text = body.model_dump_json()
-        keys = list(user_keys)
-        stored = await wait(service.writer.submit(lambda c: record_answer(c, scope, key, digest, 200, text, keys)))
+        stored = await wrap_future(service.writer.submit(lambda c: record_answer(c, scope, key, digest, text, user_keys)))
     if stored.request_sha256 != digest:
         raise Problem(409, "idempotency_key_reused", "this Idempotency-Key was used with another body; use a new one")
     return Response(stored.body, stored.status, media_type="application/json")

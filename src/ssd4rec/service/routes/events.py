@@ -1,23 +1,69 @@
 """POST /v1/events: answered after the events are on disk."""
 
 import json
+from asyncio import wrap_future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
-from ssd4rec.service.ids import MICROSECONDS, now
+from ssd4rec.service.ids import MICROSECONDS, FreeJson, Id, Timestamp, now
 from ssd4rec.service.problems import Problem, printable, sentence
-from ssd4rec.service.routes.common import ServiceDep, errors, json_response, wait
-from ssd4rec.service.schemas import Event, EventsIn, EventsOut, RejectedEvent
+from ssd4rec.service.routes.common import ServiceDep, errors, json_response
+from ssd4rec.service.schemas import Body, Label, Out
 from ssd4rec.service.store.append import NewEvent
 
 router = APIRouter(prefix="/v1", tags=["events"])
-_event: TypeAdapter[Event] = TypeAdapter(Event)
+MAX_EVENTS = 1000  # of one request
+
+
+class Event(Body):
+    """One interaction of a user with an item."""
+
+    user_id: Id
+    item_id: Id
+    event_id: Id | None = Field(None, description="unique; a repeat is counted as a duplicate and changes nothing")
+    type: Label = "view"
+    timestamp: Timestamp | None = Field(
+        None, description="seconds since 1970 or ISO 8601; missing: now, after all earlier events"
+    )
+    value: float | None = None
+    recommendation_id: Id | None = None
+    properties: FreeJson | None = None
+
+
+class EventsIn(Body):
+    """Up to 1,000 events. Each is checked by itself, so that a bad one does not cost the others."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"events": [{"event_id": "e1", "user_id": "u7", "item_id": "m318", "timestamp": 1767200000}]}]
+        }
+    )
+
+    events: list[Any] = Field(
+        min_length=1, max_length=MAX_EVENTS, json_schema_extra={"items": {"$ref": "#/components/schemas/Event"}}
+    )
+
+
+class RejectedEvent(Out):
+    """Why an event was not stored."""
+
+    index: int = Field(description="position in the request, from 0")
+    code: str
+    detail: str
+
+
+class EventsOut(Out):
+    """The answer to events, sent after they are on disk."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedEvent]
 
 
 @router.post("/events", response_model=EventsOut, dependencies=[Depends(requires("events"))], responses=errors(400, 413, 415))
@@ -51,7 +97,7 @@ async def store_events(service: Service, values: list[Any], *, atomic: bool) -> 
         )
     duplicates = 0
     if accepted:
-        appended = await wait(service.writer.append(accepted))
+        appended = await wrap_future(service.writer.append(accepted))
         duplicates = appended.duplicates
         service.prequential.offer(appended.new_items)
     metrics.EVENTS_ACCEPTED.inc(len(accepted) - duplicates)
@@ -63,7 +109,7 @@ def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[Rejecte
     accepted, rejected = [], []
     for index, value in enumerate(values):
         try:
-            event = _event.validate_python(value)
+            event = Event.model_validate(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))

@@ -1,19 +1,21 @@
 """Experiments: compare the active model with another version on live traffic."""
 
-from collections.abc import Iterable
+from asyncio import wrap_future
+from dataclasses import asdict
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import Field
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.auth import requires
-from ssd4rec.service.ids import now, seconds
+from ssd4rec.service.ids import Id, now
 from ssd4rec.service.problems import Problem, invalid, not_found
 from ssd4rec.service.results import ExperimentResult, experiment_result
-from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read, wait
-from ssd4rec.service.schemas_models import ArmOut, ExperimentIn, ExperimentOut, ExperimentsOut, InterleavingOut, PairedOut
+from ssd4rec.service.routes.common import IdempotencyKey, Made, PathId, ServiceDep, answer_once, errors, json_response, read
+from ssd4rec.service.schemas import Body, Out, StoredTime
 from ssd4rec.service.store.experiments import (
     Experiment,
     end_experiment,
@@ -23,6 +25,72 @@ from ssd4rec.service.store.experiments import (
 )
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], dependencies=[Depends(requires("admin"))])
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", examples=["longer-histories"])]
+
+
+class ExperimentIn(Body):
+    """A comparison of the active model with another version."""
+
+    name: Name = Field(description="of the experiment; users are assigned by it")
+    kind: Literal["shadow", "ab", "interleaving"] = Field(
+        description="shadow: the treatment ranks incoming events only; ab: it answers a share of the users; "
+        "interleaving: a share of the users is given lists drafted from both"
+    )
+    treatment: Id = Field(description="version of the model")
+    share: float = Field(0.5, gt=0.0, le=1.0, description="of the users who are given the treatment or interleaved lists")
+
+
+class ArmOut(Out):
+    """What became of the answers of one arm."""
+
+    arm: str
+    answers: int
+    users: int
+    clicked: int = Field(description="answers with an event of one of their items that names the recommendation_id")
+    click_through_interval: tuple[float, float] = Field(description="95 %, Wilson")
+    followed: int = Field(description="answers after which the user had another event")
+    hits: int = Field(description="of them: the next event was of one of the items")
+    hit_rate_interval: tuple[float, float] = Field(description="95 %, Wilson")
+
+
+class InterleavingOut(Out):
+    """Answers that one team won: with more of its items clicked."""
+
+    control_wins: int
+    treatment_wins: int
+    ties: int
+    treatment_share_interval: tuple[float, float] = Field(description="95 %, Wilson, of the answers that one team won")
+
+
+class PairedOut(Out):
+    """Treatment minus control in NDCG@10 of the same incoming events, each ranked before it was read."""
+
+    ranked_events: int
+    difference: float | None
+    interval: tuple[float, float] | None = Field(description="95 %")
+    p_value: float | None = Field(description="two-sided, paired")
+
+
+class ExperimentOut(Out):
+    """An experiment and its results so far."""
+
+    name: str
+    kind: str
+    control: str
+    treatment: str
+    share: float
+    started: StoredTime
+    ended: StoredTime | None
+    arms: list[ArmOut]
+    click_through_difference: tuple[float, float] | None = Field(description="95 % interval (Newcombe), treatment minus control")
+    interleaving: InterleavingOut | None
+    prequential: PairedOut
+
+
+class ExperimentsOut(Out):
+    """All experiments, the newest first."""
+
+    experiments: list[ExperimentOut]
 
 
 @router.get("", response_model=ExperimentsOut, responses=errors())
@@ -43,14 +111,14 @@ async def post_experiment(request: Request, service: ServiceDep, body: Experimen
     The other processes follow within a second. Users are assigned by a hash of the name and their id.
     """
 
-    async def make() -> tuple[BaseModel, Iterable[int]]:
+    async def make() -> Made:
         control = service.models.loaded(None).model.version
         if body.treatment == control:
             raise invalid("/treatment", f"{control!r} is the active version; name another one")
         await run_in_threadpool(service.models.versions.folder, body.treatment)
         experiment = Experiment(body.name, body.kind, control, body.treatment, body.share, now())
         await run_in_threadpool(service.models.require, (control, body.treatment))
-        await wait(service.writer.submit(lambda connection: _start(connection, experiment), alone=True))
+        await wrap_future(service.writer.submit(lambda connection: _start(connection, experiment), alone=True))
         await run_in_threadpool(service.experiments.refresh)
         return _shown(experiment, ExperimentResult()), []
 
@@ -68,9 +136,9 @@ def _start(connection: Connection, experiment: Experiment) -> None:
 async def post_end(request: Request, service: ServiceDep, name: PathId, key: IdempotencyKey = None) -> Response:
     """End an experiment: everybody is answered by the active model again. The results stay."""
 
-    async def make() -> tuple[BaseModel, Iterable[int]]:
+    async def make() -> Made:
         await run_in_threadpool(service.maintenance.store_sums)
-        await wait(service.writer.submit(lambda connection: end_experiment(connection, name), alone=True))
+        await wrap_future(service.writer.submit(lambda connection: end_experiment(connection, name), alone=True))
         shown = await read(service, lambda connection: _one(connection, name))
         await run_in_threadpool(service.experiments.refresh)
         return shown, []
@@ -88,35 +156,10 @@ def _one(connection: Connection, name: str) -> ExperimentOut:
 def _shown(experiment: Experiment, result: ExperimentResult) -> ExperimentOut:
     paired, wins = result.paired, result.interleaving
     return ExperimentOut(
-        name=experiment.name,
-        kind=experiment.kind,
-        control=experiment.control,
-        treatment=experiment.treatment,
-        share=experiment.share,
-        started=seconds(experiment.started),
-        ended=None if experiment.ended is None else seconds(experiment.ended),
-        arms=[
-            ArmOut(
-                arm=arm.arm,
-                answers=arm.answers,
-                users=arm.users,
-                clicked=arm.clicked,
-                click_through_interval=arm.click_through_interval,
-                followed=arm.followed,
-                hits=arm.hits,
-                hit_rate_interval=arm.hit_rate_interval,
-            )
-            for arm in result.arms
-        ],
+        **experiment._asdict(),
+        arms=result.arms,
         click_through_difference=result.difference,
-        interleaving=None
-        if wins is None
-        else InterleavingOut(
-            control_wins=wins.control_wins,
-            treatment_wins=wins.treatment_wins,
-            ties=wins.ties,
-            treatment_share_interval=wins.interval,
-        ),
+        interleaving=None if wins is None else InterleavingOut(**asdict(wins), treatment_share_interval=wins.interval),
         prequential=PairedOut(
             ranked_events=result.ranked_events,
             difference=None if paired is None else paired.mean,

@@ -1,25 +1,48 @@
 """POST /v1/explanations: why an item is recommended, or is not."""
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import Field, model_validator
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.answering import ignored_time, moment_of
 from ssd4rec.service.auth import requires
 from ssd4rec.service.explaining import explain_item
-from ssd4rec.service.ids import now
+from ssd4rec.service.ids import Id, Timestamp, now
 from ssd4rec.service.problems import not_found
 from ssd4rec.service.recommending import check_lists
-from ssd4rec.service.routes.common import IdempotencyKey, ServiceDep, answer_once, errors, log_user, read
-from ssd4rec.service.schemas import ExplanationOut, ExplanationsIn, ModelRef
+from ssd4rec.service.routes.common import IdempotencyKey, Made, ServiceDep, answer_once, errors, log_user, read
+from ssd4rec.service.schemas import AT, LAST_EVENT, Body, ModelRef, Out, check_history
 from ssd4rec.service.store.users import History, read_history
 
 router = APIRouter(prefix="/v1", tags=["explanations"], dependencies=[Depends(requires("read"))])
+
+
+class ExplanationsIn(Body):
+    """A request for the explanation of one item."""
+
+    user_id: Id | None = None
+    history: list[Id] | None = None
+    item_id: Id
+    level: Literal["parts", "weights", "effects", "counterfactual"] = "effects"
+    at: Timestamp | None = Field(None, description=f"{AT}; missing: now")
+    last_event: Timestamp | None = Field(None, description=LAST_EVENT)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ExplanationsIn":
+        check_history(self.user_id, self.history, self.at, self.last_event)
+        return self
+
+
+class ExplanationOut(Out):
+    """An explanation; its fields depend on the level."""
+
+    model: ModelRef
+    explanation: dict[str, Any]
+    warnings: list[str]
 
 
 @router.post("/explanations", response_model=ExplanationOut, responses=errors(400, 404, 409, 413, 415))
@@ -29,7 +52,7 @@ async def post_explanation(request: Request, service: ServiceDep, body: Explanat
     if body.user_id is not None:
         log_user(request, body.user_id)
 
-    async def make() -> tuple[BaseModel, Iterable[int]]:
+    async def make() -> Made:
         model = service.models.loaded(None).model
         user_key, history = None, History(body.history or [], body.last_event)
         if body.user_id is not None:
@@ -38,9 +61,7 @@ async def post_explanation(request: Request, service: ServiceDep, body: Explanat
         values: dict[str, Any] = await run_in_threadpool(
             explain_item, model, model.indices(history.items), body.item_id, body.level, moment
         )
-        ref = ModelRef(version=model.version, fingerprint=model.fingerprint)
-        warnings = ignored_time(model, body.at)
-        return ExplanationOut(model=ref, explanation=values, warnings=warnings), [] if user_key is None else [user_key]
+        return ExplanationOut(model=model, explanation=values, warnings=ignored_time(model, body.at)), [user_key]
 
     return await answer_once(request, service, key, make)
 

@@ -1,5 +1,6 @@
 """Health, metrics, and the description of the API."""
 
+from asyncio import wrap_future
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -9,7 +10,7 @@ from sqlalchemy import text
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import requires
 from ssd4rec.service.problems import unavailable
-from ssd4rec.service.routes.common import ServiceDep, errors, wait
+from ssd4rec.service.routes.common import ServiceDep, errors
 
 router = APIRouter(tags=["health"])
 
@@ -26,7 +27,7 @@ async def ready(service: ServiceDep) -> dict[str, str]:
     loaded = service.models.active
     if loaded is None:
         raise unavailable("no_model", "no model is loaded yet", retry_after=5)
-    await wait(service.writer.submit(lambda connection: connection.execute(text("UPDATE counters SET value = value"))))
+    await wrap_future(service.writer.submit(lambda connection: connection.execute(text("UPDATE counters SET value = value"))))
     return {"status": "ready", "model": loaded.model.version}
 
 

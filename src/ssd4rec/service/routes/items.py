@@ -1,34 +1,70 @@
 """Items: metadata that filters recommendations, and neighbors."""
 
 import json
+from asyncio import wrap_future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
+from pydantic import Field
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
-from ssd4rec.service.ids import seconds
+from ssd4rec.service.ids import OutputId
 from ssd4rec.service.problems import invalid, not_found
-from ssd4rec.service.routes.common import (
-    PathId,
-    SearchText,
-    ServiceDep,
-    errors,
-    json_response,
-    model_ref,
-    read,
-    titles_of,
-    wait,
-)
-from ssd4rec.service.schemas import ItemIn, ItemMatch, ItemMatchesOut, ItemOut, SimilarItem, SimilarOut
+from ssd4rec.service.routes.common import PathId, SearchText, ServiceDep, errors, json_response, read, titles_of
+from ssd4rec.service.schemas import ItemIn, ModelRef, Out, StoredTime
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.items import find_item, items_version, put_item
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
 READ = [Depends(requires("read"))]
+
+
+class ItemOut(Out):
+    """An item."""
+
+    item_id: OutputId
+    title: str | None
+    categories: list[str]
+    hidden: bool
+    available_from: StoredTime | None
+    available_until: StoredTime | None
+    in_catalog: bool = Field(description="whether the active model can recommend it")
+    training_interactions: int | None
+
+
+class ItemMatch(Out):
+    """An item of the catalog that a search matched."""
+
+    item_id: OutputId
+    title: str | None
+    training_interactions: int
+
+
+class ItemMatchesOut(Out):
+    """Items of the catalog, the best match first."""
+
+    items: list[ItemMatch]
+
+
+class SimilarItem(Out):
+    """A neighbor of an item."""
+
+    item_id: OutputId
+    title: str | None
+    score: float = Field(description="cosine of the item vectors")
+    rank: int
+
+
+class SimilarOut(Out):
+    """The nearest items by item vector."""
+
+    item_id: OutputId
+    model: ModelRef
+    items: list[SimilarItem]
 
 
 @router.get("", response_model=ItemMatchesOut, dependencies=READ, responses=errors())
@@ -41,14 +77,11 @@ async def search(
     model = service.models.loaded(None).model
     counts = model.recommender.artifact.training_counts
     matches = await run_in_threadpool(model.search, query, limit)
-    titles = await titles_of(service, model, matches)
+    ids = [model.ids[index - 1] for index in matches]
+    titles = await titles_of(service, ids)
     items = [
-        ItemMatch(
-            item_id=model.ids[each - 1],
-            title=titles[each],
-            training_interactions=int(counts[each]),
-        )
-        for each in matches
+        ItemMatch(item_id=item_id, title=titles[item_id], training_interactions=int(counts[index]))
+        for item_id, index in zip(ids, matches, strict=True)
     ]
     return json_response(ItemMatchesOut(items=items))
 
@@ -70,7 +103,7 @@ async def put(service: ServiceDep, item_id: PathId, body: ItemIn) -> Response:
         put_item(connection, item_id, body)
         return find_item(connection, item_id)
 
-    row = await wait(service.writer.submit(work, alone=True))
+    row = await wrap_future(service.writer.submit(work, alone=True))
     return json_response(_item(service, item_id, row))
 
 
@@ -92,8 +125,8 @@ async def get_similar(service: ServiceDep, item_id: PathId, k: Annotated[int, Qu
             for rank, (each, score) in enumerate(nearest, start=1)
         ]
 
-    items = await wait(service.scorer.call(work))
-    return json_response(SimilarOut(item_id=item_id, model=model_ref(loaded), items=items))
+    items = await wrap_future(service.scorer.call(work))
+    return json_response(SimilarOut(item_id=item_id, model=model, items=items))
 
 
 def _item(service: Service, item_id: str, row: Any) -> ItemOut:
@@ -101,17 +134,13 @@ def _item(service: Service, item_id: str, row: Any) -> ItemOut:
     index = None if active is None else active.model.index_of.get(item_id)
     if row is None and index is None:
         raise not_found("item", item_id)
-    title, count = None, None
-    if active is not None and index is not None:
-        title = active.model.titles[index - 1]
-        count = int(active.model.recommender.artifact.training_counts[index])
-    return ItemOut(
-        item_id=item_id,
-        title=(row.title if row is not None else None) or title,
-        categories=[] if row is None else json.loads(row.categories),
-        hidden=row is not None and row.hidden,
-        available_from=None if row is None or row.available_from is None else seconds(row.available_from),
-        available_until=None if row is None or row.available_until is None else seconds(row.available_until),
-        in_catalog=index is not None,
-        training_interactions=count,
-    )
+    stored = ItemIn().model_dump() if row is None else {**row._asdict(), "categories": json.loads(row.categories)}
+    known = {
+        "item_id": item_id,
+        "title": stored["title"] or service.models.catalog_title(item_id),
+        "in_catalog": index is not None,
+        "training_interactions": None
+        if active is None or index is None
+        else int(active.model.recommender.artifact.training_counts[index]),
+    }
+    return ItemOut(**{**stored, **known})

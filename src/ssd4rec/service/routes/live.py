@@ -5,15 +5,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.feed import Message
-from ssd4rec.service.ids import seconds
-from ssd4rec.service.routes.common import ServiceDep, errors, read
-from ssd4rec.service.schemas_catalog import LiveAnswer, LiveEvent, LiveItem
-from ssd4rec.service.store.items import stored_titles
+from ssd4rec.service.ids import OutputId
+from ssd4rec.service.routes.common import ServiceDep, errors, titles_of
+from ssd4rec.service.schemas import Out, StoredTime
 
 router = APIRouter(prefix="/v1", tags=["live"], dependencies=[Depends(requires("read"))])
 QUIET_SECONDS = 15.0  # between two lines that keep a quiet connection open
@@ -28,6 +27,36 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
     }
 }
+
+
+class LiveItem(Out):
+    """An item of a list."""
+
+    item_id: OutputId
+    title: str | None
+
+
+class LiveEvent(Out):
+    """An event that was stored, as `event: interaction`."""
+
+    user_id: OutputId
+    item_id: OutputId
+    title: str | None
+    type: str
+    timestamp: StoredTime
+    received: StoredTime
+
+
+class LiveAnswer(Out):
+    """An answer that was given, as `event: answer`."""
+
+    recommendation_id: OutputId
+    user_id: str | None = Field(description="null: the request contained a history")
+    received: StoredTime
+    model: str
+    variant: str
+    source: str
+    items: list[LiveItem] = Field(description="the first of the list")
 
 
 @router.get("/live", response_class=StreamingResponse, responses={**errors(), **STREAM})
@@ -53,7 +82,8 @@ async def _lines(service: Service, limit: int | None) -> AsyncIterator[str]:
             yield _line("dropped", str(dropped))
         if not messages:
             yield ": nothing happened\n\n"
-        titles = await _titles(service, messages)
+        ids = {item for each in messages for item in (each.values.get("items") or [each.values["item_id"]])}
+        titles = await titles_of(service, ids)
         for message in messages:
             yield _line(message.kind, _body(message, titles).model_dump_json())
             sent += 1
@@ -65,16 +95,9 @@ def _line(kind: str, data: str) -> str:
     return f"event: {kind}\ndata: {data}\n\n"
 
 
-async def _titles(service: Service, messages: list[Message]) -> dict[str, str | None]:
-    ids = {item for each in messages for item in (each.values.get("items") or [each.values["item_id"]])}
-    stored = await read(service, lambda connection: stored_titles(connection, ids)) if ids else {}
-    return {item: stored.get(item) or service.models.catalog_title(item) for item in ids}
-
-
 def _body(message: Message, titles: dict[str, str | None]) -> BaseModel:
-    values, received = message.values, seconds(message.received)
+    values = message.values
     if message.kind == "answer":
         items = [LiveItem(item_id=item, title=titles.get(item)) for item in values["items"]]
-        return LiveAnswer(**{**values, "items": items}, received=received)
-    title = titles.get(values["item_id"])
-    return LiveEvent(**{**values, "timestamp": seconds(values["timestamp"])}, title=title, received=received)
+        return LiveAnswer(**{**values, "items": items}, received=message.received)
+    return LiveEvent(**values, title=titles.get(values["item_id"]), received=message.received)

@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.artifact import REPORT
@@ -16,12 +16,75 @@ from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
 from ssd4rec.service.live import live_metrics
 from ssd4rec.service.problems import Problem, not_found
-from ssd4rec.service.routes.common import IdempotencyKey, PathId, ServiceDep, answer_once, errors, json_response, read
-from ssd4rec.service.schemas import ModelRef
-from ssd4rec.service.schemas_models import Check, Live, LiveOut, LivePoint, ModelOut, ModelReportOut, ModelsOut
+from ssd4rec.service.routes.common import IdempotencyKey, Made, PathId, ServiceDep, answer_once, errors, json_response, read
+from ssd4rec.service.schemas import ModelRef, Out, Seconds
 from ssd4rec.service.store.live import series, totals
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(requires("admin"))])
+
+
+class Live(Out):
+    """What happened with a model in a window of time."""
+
+    events: int = Field(description="that arrived while the model was loaded")
+    ranked_events: int = Field(description="of them, ranked by the state before they were read")
+    hit_rate: float | None = Field(description="HR@10 of the ranked events")
+    hit_rate_interval: tuple[float, float] | None
+    ndcg: float | None = Field(description="NDCG@10 of the ranked events")
+    unknown_share: float | None = Field(description="of events whose item is not in the catalog")
+    popular_share: float | None = Field(description="of answers with popular items")
+    popularity_shift: float | None = Field(description="population stability index of the items of events against training")
+
+
+class LivePoint(Live):
+    """Five minutes."""
+
+    at: Seconds
+
+
+class LiveOut(Out):
+    """Live metrics of a model over time, the oldest first."""
+
+    model: ModelRef
+    points: list[LivePoint]
+
+
+class Check(Out):
+    """One check of the gate before an activation."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class ModelOut(Out):
+    """A model version."""
+
+    version: str
+    active: bool
+    loaded: bool
+    fingerprint: str | None
+    catalog_size: int | None
+    incremental: bool | None
+    error: str | None = Field(None, description="why the version could not be loaded")
+    live: Live | None = Field(None, description="of the last hours (`live_hours`); null: the version is not loaded")
+    checks: list[Check] | None = Field(None, description="of the gate, after an activation")
+
+
+class ModelsOut(Out):
+    """All versions."""
+
+    models: list[ModelOut]
+
+
+class ModelReportOut(Out):
+    """What `ssd4rec train` reported of a version."""
+
+    version: str
+    report: dict[str, Any] = Field(
+        description="the keys are those of report.json; a version that was saved without a report has none",
+        examples=[{"test": {"ndcg@10": 0.0967}, "intervals": {"model": {"ndcg@10": [0.079, 0.114]}}}],
+    )
 
 
 @router.get("", response_model=ModelsOut, responses=errors())
@@ -44,7 +107,7 @@ async def get_live(
     model = loaded.model
     sums = await read(service, lambda connection: series(connection, model.key, int(time.time() - hours * 3600)))
     points = [LivePoint(at=at, **asdict(live_metrics(values, model.popularity[1]))) for at, values in sums.items()]
-    return json_response(LiveOut(model=ModelRef(version=version, fingerprint=model.fingerprint), points=points))
+    return json_response(LiveOut(model=model, points=points))
 
 
 @router.get("/{version}/report", response_model=ModelReportOut, responses=errors(404))
@@ -78,7 +141,7 @@ async def activate(
     The other processes follow within `poll_seconds`.
     """
 
-    async def make() -> tuple[BaseModel, Iterable[int]]:
+    async def make() -> Made:
         await run_in_threadpool(service.models.switch, version, force=force)
         return _model(service, version, {}), []
 
@@ -88,7 +151,6 @@ async def activate(
 def _model(service: Service, version: str, sums: Mapping[str, Mapping[str, float]]) -> ModelOut:
     active, loaded = service.models.active, service.models.is_loaded(version)
     model = None if loaded is None else loaded.model
-    checks = service.models.checks.get(version)
     values = None if model is None else sums.get(model.key)
     return ModelOut(
         version=version,
@@ -97,7 +159,7 @@ def _model(service: Service, version: str, sums: Mapping[str, Mapping[str, float
         fingerprint=None if model is None else model.fingerprint,
         catalog_size=None if model is None else len(model.ids),
         incremental=None if model is None else model.incremental,
-        error=service.models.failure(version),
-        live=None if values is None or model is None else Live(**asdict(live_metrics(values, model.popularity[1]))),
-        checks=None if checks is None else [Check(**asdict(check)) for check in checks],
+        error=service.models.failures.get(version),
+        live=None if values is None or model is None else live_metrics(values, model.popularity[1]),
+        checks=service.models.checks.get(version),
     )

@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from ssd4rec.service.answering import Answer
 from ssd4rec.service.auth import requires
@@ -18,6 +17,7 @@ from ssd4rec.service.problems import Problem, as_problem, not_found, pointing_to
 from ssd4rec.service.recommending import answer_query, as_body, as_query, check_limits, recommend
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
+    Made,
     PathId,
     ServiceDep,
     answer_once,
@@ -25,16 +25,36 @@ from ssd4rec.service.routes.common import (
     json_response,
     log_user,
     read,
-    wait,
 )
-from ssd4rec.service.schemas import AT, BatchAnswer, BatchIn, BatchOut, RecommendationsIn, RecommendationsOut
+from ssd4rec.service.schemas import AT, Body, Out, RecommendationsIn, RecommendationsOut
 from ssd4rec.service.store.answers import find_recommendation
 
 router = APIRouter(prefix="/v1", tags=["recommendations"], dependencies=[Depends(requires("read"))])
 RECORD_TRIES, RECORD_WAIT = 50, 0.02  # an answer of another process may not be recorded yet
-_request: TypeAdapter[RecommendationsIn] = TypeAdapter(RecommendationsIn)
 
 K = Annotated[int, Query(ge=1, description="number of items at most")]
+MAX_BATCH = 256  # requests of one batch
+
+
+class BatchIn(Body):
+    """Up to 256 requests; a bad one is answered by a problem object and does not cost the others."""
+
+    requests: list[Any] = Field(
+        min_length=1, max_length=MAX_BATCH, json_schema_extra={"items": {"$ref": "#/components/schemas/RecommendationsIn"}}
+    )
+
+
+class BatchAnswer(Out):
+    """One answer of a batch."""
+
+    status: int
+    body: dict[str, Any] = Field(description="an answer as of POST /v1/recommendations, or a problem object")
+
+
+class BatchOut(Out):
+    """The answers of a batch, in the order of its requests."""
+
+    answers: list[BatchAnswer]
 
 
 @router.get("/users/{user_id}/recommendations", response_model=RecommendationsOut, responses=errors())
@@ -63,9 +83,9 @@ async def post_recommendations(
     if body.user_id is not None:
         log_user(request, body.user_id)
 
-    async def make() -> tuple[BaseModel, Iterable[int]]:
+    async def make() -> Made:
         answered, answer = await recommend(service, body)
-        return answered, [] if answer.user_key is None else [answer.user_key]
+        return answered, [answer.user_key]
 
     return await answer_once(request, service, key, make)
 
@@ -98,10 +118,9 @@ async def get_next(
 async def post_batch(request: Request, service: ServiceDep, body: BatchIn, key: IdempotencyKey = None) -> Response:
     """Answer up to 256 requests; each is answered by recommendations or by a problem object."""
 
-    async def make() -> tuple[BaseModel, Iterable[int]]:
+    async def make() -> Made:
         results = await asyncio.gather(*(_one(service, value) for value in body.requests))
-        keys = [answer.user_key for _, answer in results if answer is not None and answer.user_key is not None]
-        return BatchOut(answers=[each for each, _ in results]), keys
+        return BatchOut(answers=[each for each, _ in results]), [answer.user_key for _, answer in results if answer is not None]
 
     return await answer_once(request, service, key, make)
 
@@ -117,7 +136,7 @@ async def _one(service: Service, value: Any) -> tuple[BatchAnswer, Answer | None
 
 def _parsed(value: Any) -> RecommendationsIn:
     try:
-        return _request.validate_python(value)
+        return RecommendationsIn.model_validate(value)
     except ValidationError as error:
         problems = [
             {"pointer": "".join(f"/{step}" for step in each["loc"]), "detail": sentence(each)}
@@ -137,7 +156,7 @@ async def _find(service: Service, recommendation_id: str) -> Any:
         if not recommendation_id.startswith("r") or len(recommendation_id) != 25:
             break
         if attempt == 0:
-            await wait(service.writer.flush())
+            await asyncio.wrap_future(service.writer.flush())
         else:
             await asyncio.sleep(RECORD_WAIT)
     raise not_found("recommendation", recommendation_id)

@@ -51,16 +51,16 @@ def find_answer(connection: Connection, scope: str, name: str) -> Any:
 
 
 def record_answer(
-    connection: Connection, scope: str, name: str, request_sha256: str, status: int, body: str, user_keys: Iterable[int]
+    connection: Connection, scope: str, name: str, request_sha256: str, body: str, user_keys: Iterable[int | None]
 ) -> Any:
     """Store the answer to an Idempotency-Key, unless another request with the same key was first; return the stored one."""
     oldest = now() - IDEMPOTENCY_SECONDS * MICROSECONDS
     same = (idempotency.c.scope == scope, idempotency.c.name == name)
     connection.execute(delete(idempotency).where(*same, idempotency.c.created <= oldest))
-    row = {"scope": scope, "name": name, "request_sha256": request_sha256, "status": status, "body": body, "created": now()}
+    row = {"scope": scope, "name": name, "request_sha256": request_sha256, "status": 200, "body": body, "created": now()}
     written = connection.execute(bulk.upsert(connection, idempotency).values(row).on_conflict_do_nothing()).rowcount
     if written:
-        for key in sorted(set(user_keys)):
+        for key in sorted({key for key in user_keys if key is not None}):
             link = {"scope": scope, "name": name, "user_key": key}
             connection.execute(bulk.upsert(connection, idempotency_users).values(link).on_conflict_do_nothing())
     return connection.execute(select(idempotency).where(*same)).first()
