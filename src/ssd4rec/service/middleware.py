@@ -70,14 +70,11 @@ class RequestGate:
                 self._overload.admit()
                 is_counted = True
             await self._answer(scope, receive, answer)
-        except SSD4RecError as error:
-            await as_problem(error).response()(scope, receive, answer)
-        except Problem as problem:
-            await problem.response()(scope, receive, answer)
         except Exception as error:
-            log.exception("request %s failed", request_id)
-            if started:
-                raise
+            if not isinstance(error, Problem | SSD4RecError):
+                log.exception("request %s failed", request_id)
+                if started:
+                    raise
             await as_problem(error).response()(scope, receive, answer)
         finally:
             if is_counted:

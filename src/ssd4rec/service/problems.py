@@ -37,6 +37,11 @@ WORDS = {  # by the type of an error of pydantic
     "string_too_short": "expected {min_length:,} or more characters",
     "string_too_long": "expected at most {max_length:,} characters",
 }
+OF_STATUS = {  # of errors that the framework raises: the code and what is wrong
+    400: ("malformed_body", "the body cannot be read as JSON; send UTF-8 JSON as /openapi.json describes it"),
+    404: ("route_not_found", "the route does not exist; /openapi.json lists all routes"),
+    405: ("method_not_allowed", "the route does not take this method; /openapi.json lists what it takes"),
+}
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +81,7 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         """Return the body of the answer."""
         document: dict[str, Any] = {
             "type": f"urn:ssd4rec:problem:{self.code}",
-            "title": _title(self.status),
+            "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": printable(self.detail),
             "code": self.code,
@@ -90,13 +95,6 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         """Return the answer."""
         body = json.dumps(self.document(), allow_nan=False)
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
-
-
-def _title(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
 
 
 def printable(text: str) -> str:
@@ -116,7 +114,7 @@ def unavailable(code: str, detail: str, retry_after: int = 1) -> Problem:
 
 
 def as_problem(error: BaseException) -> Problem:
-    """Translate an exception; those that nobody expected become a 500 without a word about the inside."""
+    """Translate an exception; those that nobody expected are logged, and become a 500 without a word about the inside."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, StoreError):
@@ -127,6 +125,7 @@ def as_problem(error: BaseException) -> Problem:
         return Problem(409, "model_unusable", str(error))
     if isinstance(error, SSD4RecError):
         return Problem(422, "invalid_request", str(error))
+    log.error("unexpected error", exc_info=error)
     return Problem(500, "internal_error", "the service failed; the cause is in its log")
 
 
@@ -156,52 +155,29 @@ def pointing_to_query() -> Iterator[None]:
 def install(app: FastAPI) -> None:
     """Answer every error of an application with a problem document."""
 
-    async def on_problem(_: Request, error: Exception) -> Response:
-        return as_problem(error).response()
+    async def answer(_: Request, error: Exception) -> Response:
+        return (_of_framework(error) or as_problem(error)).response()
 
-    async def on_http(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
-        return _of_http(error).response()
-
-    async def on_invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101 - what the handler is registered for
-        return _of_validation(error).response()
-
-    async def on_failure(_: Request, error: Exception) -> Response:
-        log.error("unexpected error", exc_info=error)
-        return as_problem(error).response()
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(SSD4RecError, on_problem)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(Exception, on_failure)
+    for kind in (Problem, SSD4RecError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, answer)
 
 
-def _of_http(error: HTTPException) -> Problem:
-    codes = {400: "malformed_body", 404: "route_not_found", 405: "method_not_allowed"}
-    details = {
-        404: "the route does not exist; /openapi.json lists all routes",
-        405: "the route does not take this method; /openapi.json lists what it takes",
-        400: "the body cannot be read as JSON; send UTF-8 JSON as /openapi.json describes it",
-    }
-    status = error.status_code
-    detail = details.get(status, str(error.detail))
-    return Problem(status, codes.get(status, "http_error"), detail, headers=error.headers)
+def _of_framework(error: Exception) -> Problem | None:
+    if isinstance(error, HTTPException):
+        code, detail = OF_STATUS.get(error.status_code, ("http_error", str(error.detail)))
+        return Problem(error.status_code, code, detail, headers=error.headers)
+    return _of_validation(error) if isinstance(error, RequestValidationError) else None
 
 
 def _of_validation(error: RequestValidationError) -> Problem:
     problems = error.errors()
     if any(each["type"] == "json_invalid" for each in problems):
-        return Problem(400, "malformed_body", f"the body is not valid JSON: {_reason(problems[0])}; send UTF-8 JSON")
+        reason = problems[0].get("ctx", {}).get("error", "syntax error")
+        return Problem(400, "malformed_body", f"the body is not valid JSON: {reason}; send UTF-8 JSON")
     errors = [{"pointer": _pointer(each["loc"]), "detail": sentence(each)} for each in problems]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, "invalid_request", f"{first['pointer'] or 'the body'}: {first['detail']}{more}", errors)
-
-
-def _reason(problem: Mapping[str, Any]) -> str:
-    return str(problem.get("ctx", {}).get("error", "syntax error"))
 
 
 def _pointer(location: Sequence[object]) -> str:

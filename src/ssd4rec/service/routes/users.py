@@ -131,10 +131,9 @@ async def delete_user(request: Request, service: ServiceDep, user_id: PathId) ->
     log_user(request, user_id)
     newest_model = round(max(service.models.saved_at().values(), default=0.0) * MICROSECONDS)
     work = partial(erase_user, user_id=user_id, after=newest_model)
-    erased = await wrap_future(service.writer.submit(work, alone=True, after=lambda: erased_on_disk(service.engine)))
-    if erased is None:
+    key = await wrap_future(service.writer.submit(work, alone=True, after=lambda: erased_on_disk(service.engine)))
+    if key is None:
         raise not_found("user", user_id)
-    key, _ = erased
     await wrap_future(service.forget([key]))
     return Response(status_code=204)
 

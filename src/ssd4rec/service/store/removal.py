@@ -17,7 +17,7 @@ TRIES, PAUSE = 20, 0.05  # to truncate a log that is in use
 log = logging.getLogger(__name__)
 
 
-def erase_user(connection: Connection, user_id: str, after: int = 0) -> tuple[int, int] | None:
+def erase_user(connection: Connection, user_id: str, after: int = 0) -> int | None:
     """Remove a user with all events, stored recommendations and stored answers, in the transaction that is open.
 
     Args:
@@ -27,7 +27,7 @@ def erase_user(connection: Connection, user_id: str, after: int = 0) -> tuple[in
             the clock was set back.
 
     Returns:
-        The user's key and how many events there were; None: no such user.
+        The user's key; None: no such user.
     """
     user = connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).first()
     if user is None:
@@ -42,7 +42,7 @@ def erase_user(connection: Connection, user_id: str, after: int = 0) -> tuple[in
     connection.execute(delete(users).where(users.c.user_key == key))
     row = {"user_key": key, "erased_at": max(now(), after + 1), "events": removed, "first_received": first}
     connection.execute(insert(erasures), row)
-    return key, removed
+    return int(key)
 
 
 def erased_on_disk(engine: Engine) -> None:
