@@ -61,26 +61,25 @@ def open_engine(address: str, timeout: float = 5.0, pool_size: int = 5) -> Engin
         address = check_address(address)
     except ValueError as error:
         raise StoreError("store_unusable", str(error)) from error
-    if make_url(address).get_backend_name() == "sqlite":
-        return _sqlite(address, timeout, pool_size)
-    options = f"-c synchronous_commit=on -c lock_timeout={int(timeout * 1000)} -c statement_timeout=0"
-    arguments = {"connect_timeout": max(1, int(timeout)), "options": options, "application_name": "ssd4rec"}
-    return create_engine(
-        address, connect_args=arguments, pool_size=pool_size, max_overflow=5, pool_timeout=timeout, pool_use_lifo=True
-    )
-
-
-def _sqlite(address: str, timeout: float, pool_size: int) -> Engine:
+    arguments: dict[str, Any] = {"timeout": timeout, "check_same_thread": False}
+    if not (is_sqlite := make_url(address).get_backend_name() == "sqlite"):
+        options = f"-c synchronous_commit=on -c lock_timeout={int(timeout * 1000)} -c statement_timeout=0"
+        arguments = {"connect_timeout": max(1, int(timeout)), "options": options, "application_name": "ssd4rec"}
     engine = create_engine(
         address,
-        connect_args={"timeout": timeout, "check_same_thread": False},
+        connect_args=arguments,
         poolclass=QueuePool,
         pool_size=pool_size,
         max_overflow=5,
         pool_timeout=timeout,
         pool_use_lifo=True,
     )
+    if is_sqlite:
+        _configure_sqlite(engine)
+    return engine
 
+
+def _configure_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # transactions are ours: the driver would begin them deferred
@@ -98,19 +97,13 @@ def _sqlite(address: str, timeout: float, pool_size: int) -> Engine:
         if not connection.get_execution_options().get("reads", False):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    return engine
-
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Yield a connection on which each statement sees one consistent state, the newest that is committed."""
-    with translated(engine):
-        if engine.dialect.name == "sqlite":
-            with engine.connect().execution_options(reads=True) as connection:
-                yield connection
-        else:
-            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                yield connection
+    options: dict[str, Any] = {"reads": True} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+    with translated(engine), engine.connect().execution_options(**options) as connection:
+        yield connection
 
 
 class Reader:

@@ -15,23 +15,6 @@ from ssd4rec.service.store.tables import metadata
 _LOCK = 7_304_195  # any number, but the same in every process: servers that start together migrate one after the other
 
 
-def schema_version(engine: Engine) -> str | None:
-    """Return the schema version of a store; None for an empty database.
-
-    Raises:
-        StoreError: the store cannot be read.
-    """
-    with translated(engine), engine.connect() as connection:
-        return _version(connection)
-
-
-def newest_version() -> str:
-    """Return the schema version that this program reads and writes."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None  # noqa: S101 - there is a first migration
-    return head
-
-
 def migrate(engine: Engine) -> None:
     """Create the tables of a new store, or upgrade an older one to the newest schema, in one transaction.
 
@@ -39,14 +22,15 @@ def migrate(engine: Engine) -> None:
         StoreError: the store has a newer schema, is the database of another program, or cannot be written.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = _config()
+    scripts = ScriptDirectory.from_config(config)
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         current = _version(connection)
-        if current == newest_version():
+        if current == scripts.get_current_head():
             return
-        _check_known(connection, current)
-        config = _config()
+        _check_known(connection, current, scripts)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -55,9 +39,11 @@ def check_schema(engine: Engine) -> None:
     """Check that a store has the schema version of this program.
 
     Raises:
-        StoreError: the store is empty, or has an older or newer schema.
+        StoreError: the store is empty, has an older or newer schema, or cannot be read.
     """
-    current, newest = schema_version(engine), newest_version()
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    with translated(engine), engine.connect() as connection:
+        current = _version(connection)
     if current != newest:
         raise StoreError(
             "store_schema",
@@ -69,12 +55,12 @@ def _version(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _check_known(connection: Connection, current: str | None) -> None:
-    revisions = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+def _check_known(connection: Connection, current: str | None, scripts: ScriptDirectory) -> None:
+    revisions, newest = {script.revision for script in scripts.walk_revisions()}, scripts.get_current_head()
     if current is not None and current not in revisions:
         raise StoreError(
             "store_schema",
-            f"the store has schema {current}, which this version of ssd4rec does not know (its newest is {newest_version()}); "
+            f"the store has schema {current}, which this version of ssd4rec does not know (its newest is {newest}); "
             f"a newer version wrote it: update ssd4rec, or choose another store",
         )
     foreign = set(inspect(connection).get_table_names()) & set(metadata.tables)
