@@ -3,8 +3,11 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.live import live_metrics
@@ -83,7 +86,7 @@ class Maintenance:
         if not sums:
             return
         try:
-            self._service.writer.submit(lambda connection: add_sums(connection, sums), alone=True).result(timeout=60)
+            self._write(lambda connection: add_sums(connection, sums))
         except Exception:
             self._service.sums.put_back(sums)
             raise
@@ -95,33 +98,29 @@ class Maintenance:
 
     def remove_old(self) -> None:
         """Apply the retention settings, some users at a time."""
-        settings, writer, engine = self._service.settings, self._service.writer, self._service.engine
+        settings = self._service.settings
         oldest = int(time.time()) - LIVE_DAYS * 86_400
-        writer.submit(lambda c: remove_old_answers(c, settings.recommendation_days), alone=True).result(timeout=60)
-        writer.submit(lambda c: remove_old_sums(c, oldest), alone=True).result(timeout=60)
+        self._write(lambda connection: remove_old_answers(connection, settings.recommendation_days))
+        self._write(lambda connection: remove_old_sums(connection, oldest))
         models: list[str] = []
         self._service.models.on_every(lambda loaded: models.append(loaded.model.identity))
-        writer.submit(lambda c: remove_unused_snapshots(c, models), alone=True).result(timeout=60)
-        if settings.retention_days is None and settings.retention_events is None:
-            return
+        self._write(lambda connection: remove_unused_snapshots(connection, models))
+        days, newest = settings.retention_days, settings.retention_events
         while not self._stop.is_set():
-            with reading(engine) as connection:
-                keys = users_to_trim(connection, settings.retention_days, settings.retention_events)
+            with reading(self._service.engine) as connection:
+                keys = users_to_trim(connection, days, newest)
             if not keys:
                 return
             for key in keys:
-                trim = partial(trim_user, key=key, days=settings.retention_days, newest=settings.retention_events)
-                writer.submit(trim, alone=True).result(timeout=60)
+                self._write(partial(trim_user, key=key, days=days, newest=newest))
+
+    def _write(self, work: Callable[[Connection], Any]) -> None:
+        self._service.writer.submit(work, alone=True).result(timeout=60)
 
 
 def _set_gauges(loaded: "LoadedModel", sums: dict[str, dict[str, float]]) -> None:
     model = loaded.model
     values = live_metrics(sums.get(model.key, {}), model.popularity[1])
-    for gauge, value in (
-        (metrics.PREQUENTIAL_NDCG, values.ndcg),
-        (metrics.PREQUENTIAL_HITS, values.hit_rate),
-        (metrics.UNKNOWN_SHARE, values.unknown_share),
-        (metrics.POPULARITY_SHIFT, values.popularity_shift),
-    ):
-        if value is not None:
+    for name, gauge in metrics.LIVE.items():
+        if (value := getattr(values, name)) is not None:
             gauge.labels(model.version).set(value)

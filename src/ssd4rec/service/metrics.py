@@ -2,7 +2,7 @@
 
 import os
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -32,26 +32,15 @@ USERS_TO_WARM = Gauge(
 PREQUENTIAL_EVENTS = Counter(
     "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped", ["outcome"]
 )
-PREQUENTIAL_NDCG = Gauge(
-    "ssd4rec_prequential_ndcg", "NDCG@10 of live events in the last hours", ["model"], multiprocess_mode="mostrecent"
-)
-PREQUENTIAL_HITS = Gauge(
-    "ssd4rec_prequential_hit_rate", "HR@10 of live events in the last hours", ["model"], multiprocess_mode="mostrecent"
-)
-UNKNOWN_SHARE = Gauge(
-    "ssd4rec_unknown_item_share",
-    "Share of live events whose item is not in the catalog",
-    ["model"],
-    multiprocess_mode="mostrecent",
-)
-POPULARITY_SHIFT = Gauge(
-    "ssd4rec_popularity_shift",
-    "Population stability index of the items of live events against training",
-    ["model"],
-    multiprocess_mode="mostrecent",
-)
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+LIVE = {  # by the name of `LiveMetrics`
+    name: Gauge(f"ssd4rec_{metric}", text, ["model"], multiprocess_mode="mostrecent")
+    for name, metric, text in (
+        ("ndcg", "prequential_ndcg", "NDCG@10 of live events in the last hours"),
+        ("hit_rate", "prequential_hit_rate", "HR@10 of live events in the last hours"),
+        ("unknown_share", "unknown_item_share", "Share of live events whose item is not in the catalog"),
+        ("popularity_shift", "popularity_shift", "Population stability index of the items of live events against training"),
+    )
+}
 
 
 def exposition() -> bytes:

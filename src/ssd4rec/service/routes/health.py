@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 
 from ssd4rec.service import metrics
@@ -35,7 +36,7 @@ async def ready(service: ServiceDep) -> dict[str, str]:
 async def prometheus(service: ServiceDep) -> Response:
     """Metrics in the text format of Prometheus."""
     service.sample()
-    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+    return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/openapi.json", dependencies=[Depends(requires("read"))], include_in_schema=False)
