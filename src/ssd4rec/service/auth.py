@@ -102,12 +102,17 @@ def _unauthorized(detail: str) -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address is one of this machine that no other machine reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _is_local_program(request: Request) -> bool:
     """Whether a program on this machine sent the request: not a proxy for another machine, not a page of another site."""
-    try:
-        local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
+    local = request.client is not None and is_loopback(request.client.host)
     host = request.headers.get("host", "")
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     direct = not any(header in request.headers for header in FORWARDED)

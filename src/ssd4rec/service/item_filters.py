@@ -30,7 +30,7 @@ class ItemFilters:
         self._hidden: Mask = np.zeros(size, dtype=np.bool_)
         self._from: npt.NDArray[np.int64] = np.full(size, _EVER.min)
         self._until: npt.NDArray[np.int64] = np.full(size, _EVER.max)
-        self._limited = False
+        self.depends_on_time = False  # whether an item is available only until or from some time
         self._titles: dict[int, str] = {}
         self._categories: dict[int, list[str]] = {}
         self._members: dict[str, set[int]] = {}
@@ -45,11 +45,6 @@ class ItemFilters:
             for row in rows:
                 self._set(row)
             self.version = max([self.version, *(row.version for row in rows)])
-
-    @property
-    def depends_on_time(self) -> bool:
-        """Whether an item is available only until or from some time."""
-        return self._limited
 
     def title(self, index: int) -> str | None:
         """Return the title of an item: that of the store, else that of the catalog."""
@@ -74,7 +69,7 @@ class ItemFilters:
         """
         with self._lock:
             hidden = self._hidden
-            if self._limited:
+            if self.depends_on_time:
                 moment = now() if at is None else at
                 hidden = hidden | (self._from > moment) | (self._until <= moment)
             mask = hidden.copy()
@@ -109,7 +104,8 @@ class ItemFilters:
         self._hidden[index - 1] = row.hidden
         self._from[index - 1] = _EVER.min if row.available_from is None else row.available_from
         self._until[index - 1] = _EVER.max if row.available_until is None else row.available_until
-        self._limited = self._limited or row.available_from is not None or row.available_until is not None
+        if row.available_from is not None or row.available_until is not None:
+            self.depends_on_time = True
         if row.title:
             self._titles[index] = row.title
         else:

@@ -1,7 +1,6 @@
 """Start the server: one process, or several that share a listening socket."""
 
 import ctypes
-import ipaddress
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 from ssd4rec.artifact import load_artifact
 from ssd4rec.errors import ConfigError
 from ssd4rec.service.app import create_app
+from ssd4rec.service.auth import is_loopback
 from ssd4rec.service.core import Service
 from ssd4rec.service.metrics import MULTIPROCESS
 from ssd4rec.service.settings import ServiceSettings, as_environment, load_settings
@@ -87,7 +87,7 @@ def serve(settings: ServiceSettings) -> None:
     log.info("settings: %s", json.dumps(settings.shown()))
     if not Versions(settings.models).names():
         log.warning("%s contains no model yet; recommendations are answered with 503 until there is one", settings.models)
-    if not _is_loopback(settings.host):
+    if not is_loopback(settings.host):
         log.warning("listening on %s: every request from another machine needs a key (ssd4rec keys create)", settings.host)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     if settings.workers == 1:
@@ -100,8 +100,8 @@ def serve(settings: ServiceSettings) -> None:
         uvicorn.Server(config).run(sockets=[listener])
         return
     _check(settings)
-    folder = _metrics_folder()
-    os.environ.update(as_environment(settings))
+    folder = tempfile.mkdtemp(prefix="ssd4rec-metrics-")  # in which the workers add up their metrics
+    os.environ.update(as_environment(settings) | {MULTIPROCESS: folder})
     try:
         config = _config("ssd4rec.service.run:worker_app", workers=settings.workers)
         log.info("listening on http://%s:%d with %d workers", shown, port, settings.workers)
@@ -152,14 +152,9 @@ def _config(app: object, workers: int = 1) -> uvicorn.Config:
         timeout_keep_alive=30,
         timeout_worker_healthcheck=60,  # a worker that loads a large model answers late
         lifespan="on",
-        loop=_loop(),
+        loop="asyncio" if find_spec("uvloop") is None else "ssd4rec.service.loops:AcceptingLoop",
         http="ssd4rec.service.protocol:RefusingProtocol",
     )
-
-
-def _loop() -> str:
-    """Return the event loop: uvloop's, where it is installed, or asyncio's."""
-    return "asyncio" if find_spec("uvloop") is None else "ssd4rec.service.loops:AcceptingLoop"
 
 
 def _check(settings: ServiceSettings) -> None:
@@ -187,17 +182,3 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.listen(BACKLOG)
     listener.set_inheritable(True)
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _metrics_folder() -> str:
-    """A new folder in which the workers add up their metrics."""
-    folder = tempfile.mkdtemp(prefix="ssd4rec-metrics-")
-    os.environ[MULTIPROCESS] = folder
-    return folder
