@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,7 +108,7 @@ def test_fading_sum(lengths: list[int]) -> None:
 @pytest.mark.parametrize("lengths", LENGTHS[5:], ids=str)
 def test_added_logits(lengths: list[int], scale: float, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The softmax with repeat logits in several tiles and blocks, with targets among the items of the prefix and others."""
-    monkeypatch.setattr(cross_entropy, "TILE_ELEMENTS", 8 * 64)
+    monkeypatch.setattr(cross_entropy, "TILE_BYTES", 4 * 8 * 64)
     monkeypatch.setattr(cross_entropy, "MAX_ROWS", 64)
     random, total = torch.Generator().manual_seed(3), sum(lengths)
     items, targets = (torch.randint(30, (total,), generator=random) for _ in range(2))
@@ -118,6 +120,75 @@ def test_added_logits(lengths: list[int], scale: float, features: int, monkeypat
         return dispatch.linear_cross_entropy(states, table, targets, AddedLogits(coefficients, prefixes))
 
     assert_equal(*both(loss, inputs))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("width", [1, 15, 16, 33, 512])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("threads", [1, 5])
+def test_exp_and_sum(width: int, dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exponentials differ from PyTorch's in the last place at most, and the sums are those of the rounded exponentials."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    random = torch.Generator().manual_seed(width)
+    scores = (20 * torch.randn(7, width, generator=random)).to(dtype)
+    before = torch.rand(7, 1, generator=random)
+    actual, expected = scores.clone(), scores.double()
+    total, expected_total = before.clone(), before.double()
+    numba.load_kernels().exp_and_sum_(actual, total)
+    cross_entropy.exp_and_sum_(expected, expected_total)
+    torch.testing.assert_close(actual.double(), expected, rtol=torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(total.double(), before + actual.double().sum(1, keepdim=True), rtol=1e-6, atol=0)
+
+
+@pytest.mark.kernels
+def test_bfloat16_numbers_are_rounded_as_by_pytorch() -> None:
+    """To the nearest, and a tie to the even number; zero, infinities and NaN stay what they are."""
+    bits = torch.arange(0, 1 << 16, dtype=torch.int32) << 16
+    upper = bits.view(torch.float32)
+    lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=torch.int32)
+    numbers = torch.where(upper.isfinite()[:, None], bits[:, None] | lower, bits[:, None]).view(torch.float32).flatten()
+    out = torch.empty_like(numbers, dtype=torch.bfloat16)
+    simd_copy(numbers.numpy(), out.view(torch.uint16).numpy())
+    assert torch.equal(out.isnan(), numbers.isnan())
+    expected = numbers.bfloat16()
+    assert torch.equal(out[~out.isnan()], expected[~expected.isnan()])
+    back = torch.empty_like(numbers)
+    simd_copy(out.view(torch.uint16).numpy(), back.numpy())
+    assert torch.equal(back.nan_to_num(), out.float().nan_to_num())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("lengths", LENGTHS[5:], ids=str)
+def test_added_logits_in_bfloat16(lengths: list[int]) -> None:
+    """Under autocast, numba's kernels and PyTorch's operations give the same to the digits of bfloat16."""
+    random, total = torch.Generator().manual_seed(3), sum(lengths)
+    items, targets = (torch.randint(30, (total,), generator=random) for _ in range(2))
+    prefixes = prefix_items(items, cu_seqlens_of(lengths), torch.arange(total))
+    inputs = [torch.randn(shape, generator=random).requires_grad_() for shape in ((total, 5), (30, 5), (total, 3))]
+
+    def results() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = dispatch.linear_cross_entropy(*inputs[:2], targets, AddedLogits(inputs[2], prefixes))
+        return [loss, *torch.autograd.grad(loss, inputs)]
+
+    assert_close_in_bfloat16(results)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_feed_forward_in_bfloat16(p: float) -> None:
+    random = torch.Generator().manual_seed(1)
+    shapes = (300, 16), (64, 16), (64,), (16, 64), (16,)
+    inputs = [torch.randn(shape, generator=random).requires_grad_() for shape in shapes]
+
+    def results() -> list[Tensor]:
+        torch.manual_seed(7)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = dispatch.feed_forward(*inputs, p, training=True)
+        assert out.dtype == torch.bfloat16
+        return [out, *torch.autograd.grad(out, inputs, torch.ones_like(out))]
+
+    assert_close_in_bfloat16(results)
 
 
 @pytest.mark.kernels
@@ -196,6 +267,34 @@ def assert_equal_with_any_threads(results: Callable[[], list[Tensor]]) -> None:
             torch.set_num_threads(threads)
     assert all(torch.equal(*pair) for pair in zip(single, several, strict=True))
     assert max(relative_error(*pair) for pair in zip(single, expected, strict=True)) < ROUNDED
+
+
+def assert_close_in_bfloat16(results: Callable[[], list[Tensor]]) -> None:
+    """Check that numba's kernels and PyTorch give the same to two digits, in the same types."""
+    with dispatch.use_backend("numba"):
+        actual = results()
+    with dispatch.use_backend("torch"):
+        expected = results()
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert relative_error(ours.float(), theirs.float()) < 2e-2
+
+
+def simd_copy(source: Any, out: Any) -> None:
+    """Copy numbers with the functions that kernels use, the odd vectors one number at a time."""
+    simd = import_module("ssd4rec.ops.numba.simd")
+    lanes, load, number_at, put, store = simd.LANES, simd.load, simd.number_at, simd.put, simd.store
+
+    @simd.njit
+    def copy(source: Any, out: Any) -> None:
+        for j in range(0, len(out), lanes):
+            if j // lanes % 2:
+                for i in range(j, j + lanes):
+                    put(out, i, number_at(source, i))
+            else:
+                store(out, j, load(source, j))
+
+    copy(source, out)
 
 
 def scanned(inputs: ScanInputs, lengths: list[int], *, reverse: bool) -> Tensor:

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.repeats import PrefixItems, RepeatCells
-from ssd4rec.ops.segments import promote_to_float32
+from ssd4rec.ops.segments import autocasts_to_bfloat16, promote_to_float32
 
 BLOCK_ELEMENTS = 1 << 23  # scores in memory at once: 32 MiB in float32
-TILE_ELEMENTS = 1 << 18  # scores computed by one product and used while they are in the second-level cache of a CPU: 1 MiB
+TILE_BYTES = 1 << 20  # of scores computed by one product and used while they are in the second-level cache of a CPU
 DEVICE_TILE_ELEMENTS = 1 << 20  # the same on other devices, where every product costs a launch
 MIN_ROWS, MAX_ROWS = 64, 512  # of a block: fewer make thin products, more do not help
 COLUMNS = 64  # a tile of more has a multiple of this
@@ -80,7 +80,7 @@ def linear_cross_entropy(
     table: Tensor,
     targets: Tensor,
     added: AddedLogits | None = None,
-    block_logits: "Callable[..., BlockLogits] | None" = None,
+    kernels: Any = None,
 ) -> Tensor:
     """Compute the mean of -log softmax(states @ table.T + added)[target].
 
@@ -89,7 +89,7 @@ def linear_cross_entropy(
         table: [V, D], one row per class.
         targets: int64 [M], 0-based rows of the table.
         added: logits of the items of each row's prefix; None: nothing is added.
-        block_logits: a kernel for `BlockLogits` in float32; None: PyTorch.
+        kernels: a module with `BlockLogits` and `exp_and_sum_` for float32 and bfloat16; None: those of this module.
 
     Returns:
         The loss, a scalar; differentiable in states, table and the coefficients of `added`. Memory O(block + V D). Under
@@ -104,19 +104,15 @@ def linear_cross_entropy(
             f"states [M, D] and targets [M] must have the same length, found {tuple(states.shape)} and {tuple(targets.shape)}"
         )
     device = states.device.type
-    bfloat16 = (
-        torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-        and torch.get_autocast_dtype(device) == torch.bfloat16
-    )
+    bfloat16 = autocasts_to_bfloat16(device)
     with torch.autocast(device, enabled=False):
         states, table = promote_to_float32(states, table)
         operands = torch.bfloat16 if bfloat16 else states.dtype
         coefficients = None if added is None else added.coefficients.to(states.dtype)
         prefixes = None if added is None else added.prefixes
-        kernel = block_logits if block_logits is not None and operands == torch.float32 else BlockLogits
+        parts = (BlockLogits, exp_and_sum_) if kernels is None else (kernels.BlockLogits, kernels.exp_and_sum_)
         loss: Tensor = _LinearCrossEntropy.apply(
-            states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled(), kernel
+            states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled(), *parts
         )  # type: ignore[no-untyped-call]  # torch has no types here
     return loss
 
@@ -219,11 +215,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         operands: torch.dtype,
         grad_enabled: bool,  # noqa: FBT001
         block_logits: Callable[..., BlockLogits],
+        exp_and_sum: Callable[[Tensor, Tensor], None],
     ) -> Tensor:
         rows, (classes, width) = states.shape[0], table.shape
         factors = table.to(operands)
         with_grad = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
-        size, step = _tile_shape(rows, classes, states.device.type, ordered=coefficients is not None)
+
+        def weigh(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor) -> None:
+            exp_and_sum(scores, total)
+            if with_grad:
+                add_product(d_block, scores, table)
+
+        size, step = _tile_shape(rows, factors, ordered=coefficients is not None)
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
         scratch = factors.new_empty(size * classes)
         cannot_overflow = _cannot_overflow(states, table)
@@ -245,14 +248,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if logits is not None:
                     logits.add(scratch, number)
                 if unshifted:
-                    _softmax_weights(tile, factors[span], total, d_block, with_grad=with_grad)
+                    weigh(tile, factors[span], total, d_block)
                 else:
                     peak = tile.amax(dim=1, keepdim=True)
                     shift = peak if shift is None else torch.maximum(shift, peak)
             if shift is not None:
                 loss += shift.sum(dtype=loss.dtype)
                 for span, tile in zip(spans, tiles, strict=True):
-                    _softmax_weights(tile.sub_(shift), factors[span], total, d_block, with_grad=with_grad)
+                    weigh(tile.sub_(shift), factors[span], total, d_block)
             loss += total.log().sum() - (block * target_rows).sum()
             if logits is not None:
                 loss -= logits.of_targets()
@@ -262,7 +265,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_block.div_(total).sub_(target_rows)
                 scaled_states = (block / total).T.to(operands)
                 for span, tile in zip(spans, tiles, strict=True):
-                    _add_product(d_columns[:, span], scaled_states, tile)
+                    add_product(d_columns[:, span], scaled_states, tile)
         d_table = d_columns.T.contiguous()
         if with_grad:
             d_table.index_add_(0, targets, states, alpha=-1)
@@ -276,28 +279,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_states, d_table, d_coefficients = ctx.saved_tensors
         scale = grad / ctx.rows
         of_coefficients = None if d_coefficients is None else d_coefficients * scale
-        return d_states * scale, d_table * scale, None, of_coefficients, None, None, None, None
+        return d_states * scale, d_table * scale, None, of_coefficients, None, None, None, None, None
 
 
-def _tile_shape(rows: int, classes: int, device: str, *, ordered: bool) -> tuple[int, int]:
+def _tile_shape(rows: int, table: Tensor, *, ordered: bool) -> tuple[int, int]:
     """Return the rows of a block and the columns of its tiles; `ordered`: added logits are put in the order of the tiles."""
+    classes = len(table)
     size = min(max(BLOCK_ELEMENTS // classes, MIN_ROWS), MAX_ROWS, max(rows, 1))
-    elements = TILE_ELEMENTS if device == "cpu" else DEVICE_TILE_ELEMENTS
+    elements = TILE_BYTES // table.element_size() if table.device.type == "cpu" else DEVICE_TILE_ELEMENTS
     if ordered and classes <= elements // ROWS_OF_ONE_TILE:
         size = min(size, elements // classes)  # one tile needs no order
     width = max(elements // size, 1)
     return size, width // COLUMNS * COLUMNS or width  # rows that start where a line of the cache does are faster
 
 
-def _softmax_weights(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor, *, with_grad: bool) -> None:
-    """Turn a tile of scores into weights in place, and add them to the total and to the gradient of the states."""
-    weights = scores.exp_()
-    total += weights.sum(dim=1, keepdim=True, dtype=total.dtype)
-    if with_grad:
-        _add_product(d_block, weights, table)
+def exp_and_sum_(scores: Tensor, total: Tensor) -> None:
+    """Replace scores [rows, n] by their exponentials, and add the sums of the rows to total [rows, 1]."""
+    total += scores.exp_().sum(dim=1, keepdim=True, dtype=total.dtype)
 
 
-def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to out, in place; the product of bfloat16 operands is rounded to bfloat16, the sum is of out's type."""
     if left.dtype == out.dtype:
         out.addmm_(left, right)
     else:

@@ -22,7 +22,7 @@ from ssd4rec.ops import feed_forward as plain_feed_forward
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.gather import broadcast_first
-from ssd4rec.ops.segments import Layout, check_cu_seqlens, make_layout
+from ssd4rec.ops.segments import Layout, autocasts_to_bfloat16, check_cu_seqlens, make_layout
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
 Backend = Literal["auto", "torch", "triton", "numba"]
@@ -265,7 +265,7 @@ def feed_forward(
         training: if false, nothing is zeroed.
     """
     module: Any = plain_feed_forward
-    if not torch.is_autocast_enabled("cpu"):
+    if not torch.is_autocast_enabled("cpu") or autocasts_to_bfloat16("cpu"):
         module = _numba_kernels((x, widen, widen_bias, narrow, narrow_bias), len(widen)) or module
     out: Hidden = module.feed_forward(x, widen, widen_bias, narrow, narrow_bias, p, training=training)
     return out
@@ -288,10 +288,8 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: 
     if added is None and uses_triton(states):
         loss: Tensor = triton.load_kernels(states).linear_cross_entropy(states, table, targets)
         return loss
-    kernel = None
-    if added is not None and uses_numba(states, table):
-        kernel = numba.load_kernels().BlockLogits
-    return cross_entropy.linear_cross_entropy(states, table, targets, added, kernel)
+    kernels = numba.load_kernels() if uses_numba(states, table) else None
+    return cross_entropy.linear_cross_entropy(states, table, targets, added, kernels)
 
 
 def describe_backend() -> str:

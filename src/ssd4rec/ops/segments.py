@@ -12,6 +12,12 @@ from ssd4rec.ops.heads import add_scaled_heads_, scale_heads
 CHUNK = 64  # Q: positions per chunk
 
 
+def autocasts_to_bfloat16(device: str) -> bool:
+    """Whether autocast to bfloat16 is active for this type of device."""
+    active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return active and torch.get_autocast_dtype(device) == torch.bfloat16
+
+
 def promote_to_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Widen half precision to float32, so that sums over a sequence are not accumulated in half precision."""
     return tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)

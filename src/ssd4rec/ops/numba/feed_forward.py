@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Hidden
-from ssd4rec.ops.numba.rows import for_groups, row_groups
+from ssd4rec.ops.cross_entropy import add_product
+from ssd4rec.ops.numba.rows import flat_numbers, for_groups, row_groups
 from ssd4rec.ops.numba.simd import LANES, clamped, exp, filled, load, smaller, store
 from ssd4rec.ops.numba.vectors import FAST, HALF, ONE
 
@@ -28,16 +29,21 @@ Q3, Q4 = np.float32(0.014958072), np.float32(0.0010211158)
 
 
 class FeedForward(torch.autograd.Function):
-    """The blocks with their gradients; the input and the random numbers are saved, and the wide values computed again."""
+    """The blocks with their gradients; the input and the random numbers are saved, and the wide values computed again.
+
+    `operands` is the type of the operands and results of products: float32, or bfloat16 under autocast.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Hidden, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor,
-        levels: Tensor, below: int, scale: float,
+        levels: Tensor, below: int, scale: float, operands: torch.dtype,
     ) -> Hidden:  # fmt: skip
+        ctx.types = x.dtype, widen.dtype
+        x, widen, widen_bias, narrow, narrow_bias = (each.to(operands) for each in (x, widen, widen_bias, narrow, narrow_bias))
         ctx.save_for_backward(x, widen, widen_bias, narrow, levels)
         ctx.settings = np.int16(min(below, 32767)), np.float32(scale)
-        out, (buffer,) = torch.empty(len(x), len(narrow)), _buffers(1, len(x), len(widen))
+        out, (buffer,) = x.new_empty(len(x), len(narrow)), _buffers(1, x, len(widen))
         for rows in _blocks(len(x), len(buffer)):
             values = torch.addmm(widen_bias, x[rows], widen.T, out=buffer[: rows.stop - rows.start])
             _in_groups(_gelu_dropout_, (values, levels[rows]), ctx.settings)
@@ -48,22 +54,24 @@ class FeedForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Hidden) -> tuple[Tensor | None, ...]:
         x, widen, widen_bias, narrow, levels = ctx.saved_tensors
-        d_x, (buffer, d_buffer) = torch.empty(x.shape), _buffers(2, len(x), len(widen))
-        d_widen, d_widen_bias, d_narrow = torch.zeros_like(widen), torch.zeros_like(widen_bias), torch.zeros_like(narrow)
+        (x_type, weight_type), (buffer, d_buffer) = ctx.types, _buffers(2, x, len(widen))
+        d_x = torch.empty_like(x)
+        d_widen, d_widen_bias, d_narrow = (torch.zeros_like(each, dtype=weight_type) for each in (widen, widen_bias, narrow))
         for rows in _blocks(len(x), len(buffer)):
             values = torch.addmm(widen_bias, x[rows], widen.T, out=buffer[: rows.stop - rows.start])
             d_values = torch.mm(grad[rows], narrow, out=d_buffer[: rows.stop - rows.start])
             _in_groups(_gelu_dropout_backward_, (values, d_values, levels[rows]), ctx.settings)
-            d_narrow.addmm_(grad[rows].T, values)
-            d_widen.addmm_(d_values.T, x[rows])
-            d_widen_bias += d_values.sum(0)
+            add_product(d_narrow, grad[rows].T, values)
+            add_product(d_widen, d_values.T, x[rows])
+            d_widen_bias += d_values.sum(0, dtype=weight_type)
             torch.mm(d_values, widen, out=d_x[rows])
-        return d_x, d_widen, d_widen_bias, d_narrow, grad.sum(0), None, None, None
+        d_narrow_bias = grad.sum(0, dtype=weight_type)
+        return d_x.to(x_type), d_widen, d_widen_bias, d_narrow, d_narrow_bias, None, None, None, None
 
 
-def _buffers(number: int, count: int, width: int) -> Tensor:
+def _buffers(number: int, x: Hidden, width: int) -> Tensor:
     """Return memory for the wide values of a block."""
-    return torch.empty(number, min(count, max(BLOCK // width, FEWEST)), width)
+    return x.new_empty(number, min(len(x), max(BLOCK // width, FEWEST)), width)
 
 
 def _blocks(count: int, size: int) -> list[slice]:
@@ -71,7 +79,7 @@ def _blocks(count: int, size: int) -> list[slice]:
 
 
 def _in_groups(kernel: Any, tensors: tuple[Tensor, ...], settings: tuple[np.int16, np.float32]) -> None:
-    arrays = [each.view(-1).numpy() for each in tensors]
+    arrays = [flat_numbers(each) for each in tensors]
     for_groups(lambda group: kernel(*arrays, *settings, *group), row_groups(*tensors[0].shape))
 
 

@@ -16,13 +16,15 @@ from ssd4rec.ops.numba.prefix_readout import BackwardPrefixReadout
 from ssd4rec.ops.numba.repeats import BlockLogits
 from ssd4rec.ops.numba.scan import Scan
 from ssd4rec.ops.numba.simd import LANES
-from ssd4rec.ops.segments import Layout, promote_to_float32
+from ssd4rec.ops.numba.softmax import exp_and_sum_
+from ssd4rec.ops.segments import Layout, autocasts_to_bfloat16, promote_to_float32
 
 __all__ = [
     "BlockLogits",
     "backward_prefix_readout",
     "convolve",
     "dropout",
+    "exp_and_sum_",
     "fading_sum",
     "feed_forward",
     "gated_norm",
@@ -66,8 +68,10 @@ def feed_forward(
     """Compute W2 dropout(GELU(W1 x + b1)) + b2."""
     rows, count = len(x) if drops(p, training=training) else 0, keep_levels(p)
     levels = random_levels(torch.Size((rows, len(widen))))
-    arguments = x.contiguous(), widen, widen_bias, narrow, narrow_bias, levels, count - LEVELS // 2, scale_of(count)
-    out: Hidden = FeedForward.apply(*arguments)
+    operands = torch.bfloat16 if autocasts_to_bfloat16("cpu") else widen.dtype
+    arguments = x.contiguous(), widen, widen_bias, narrow, narrow_bias, levels, count - LEVELS // 2, scale_of(count), operands
+    with torch.autocast("cpu", enabled=False):
+        out: Hidden = FeedForward.apply(*arguments)
     return out
 
 

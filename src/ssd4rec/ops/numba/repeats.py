@@ -9,13 +9,15 @@ from numba import njit
 from torch import Tensor
 
 from ssd4rec.ops.cross_entropy import SAFE_ADDED, AddedLogits
+from ssd4rec.ops.numba.rows import flat_numbers
+from ssd4rec.ops.numba.simd import number_at, put
 from ssd4rec.ops.numba.vectors import FAST
 
 FEATURES = 3  # 1, log(1 + gap), log(count)
 
 
 class BlockLogits:
-    """`ops.cross_entropy.BlockLogits` in float32; see there."""
+    """`ops.cross_entropy.BlockLogits` for scores in float32 or bfloat16; see there."""
 
     def __init__(self, added: AddedLogits, rows: slice, targets: Tensor, tile_width: int, classes: int) -> None:
         prefixes, coefficients = added.prefixes, added.coefficients[rows].detach()
@@ -42,7 +44,7 @@ class BlockLogits:
 
     def add(self, scores: Tensor, tile: int) -> None:
         """Add the logits of one tile to the flat scores of the block, in place."""
-        _add(scores.numpy(), self.places, self.values, self.edges[tile], self.edges[tile + 1])
+        _add(flat_numbers(scores), self.places, self.values, self.edges[tile], self.edges[tile + 1])
 
     def of_targets(self) -> float:
         """Return the sum of the logits that were added to targets."""
@@ -52,7 +54,7 @@ class BlockLogits:
         """Return the gradient of the block's coefficients from the flat softmax weights and their sums [rows, 1]."""
         out = np.zeros((self.count, FEATURES), np.float32)
         cells = self.places, self.row, self.log_gap, self.log_count, self.target_cell
-        _gradient(weights.numpy(), total.numpy()[:, 0], *cells, out)
+        _gradient(flat_numbers(weights), total.numpy()[:, 0], *cells, out)
         return torch.from_numpy(out[:, : self.features])
 
 
@@ -96,14 +98,14 @@ def _fill(
 @njit(**FAST)
 def _add(scores, places, values, first, last):
     for cell in range(first, last):
-        scores[places[cell]] += values[cell]
+        put(scores, places[cell], number_at(scores, places[cell]) + values[cell])
 
 
 @njit(**FAST)
 def _gradient(weights, total, places, rows, log_gap, log_count, target_cell, out):
     for cell in range(len(places)):
         row = rows[cell]
-        error = weights[places[cell]] / total[row]
+        error = number_at(weights, places[cell]) / total[row]
         if target_cell[row] == cell:
             error -= np.float32(1.0)
         out[row, 0] += error

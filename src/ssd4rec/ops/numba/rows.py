@@ -25,6 +25,14 @@ def flat_rows(values: Tensor) -> tuple[npt.NDArray[np.float32], int]:
     return flat, step
 
 
+def flat_numbers(values: Tensor) -> npt.NDArray[np.float32] | npt.NDArray[np.uint16]:
+    """Return all numbers of a contiguous tensor as one flat array; those of bfloat16 as uint16, which `simd.load` widens."""
+    flat = values.view(-1)
+    numbers: npt.NDArray[np.float32] | npt.NDArray[np.uint16]
+    numbers = flat.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else flat.numpy()
+    return numbers
+
+
 def number_of_groups(positions: int) -> int:
     """Return the number of groups of a batch: small ones are not worth several calls."""
     return min(max(positions // POSITIONS, 1), MOST)

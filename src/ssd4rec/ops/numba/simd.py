@@ -2,6 +2,9 @@
 
 A loop over the numbers of a row is vectorized by LLVM only after checks that no arrays overlap, and it falls back to single
 numbers for short rows such as those of one head. These functions need neither.
+
+An array of uint16 holds bfloat16 numbers, the upper halves of float32 numbers: `load` and `number_at` widen them, `store` and
+`put` round to the nearest. A kernel that uses these runs on both types.
 """
 
 import operator
@@ -19,6 +22,7 @@ from ssd4rec.ops.numba.vectors import ALLOCATING, FAST, ONE, ZERO
 _FEATURES = get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4  # numbers of a vector register
 VECTOR, INTEGERS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
+SHORTS = ir.VectorType(ir.IntType(16), LANES)
 AHEAD = 2  # positions that are moved to the cache before they are read
 LINE = 16  # numbers in a line of the cache
 FLAGS = ("contract", "reassoc", "nsz", "arcp")
@@ -77,30 +81,69 @@ for _function, _method in (
     _add_operator(_function, _method)
 
 
-def _place(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _place(context: Any, builder: Any, signature: Any, args: Any, kind: Any) -> Any:
     data = context.make_array(signature.args[0])(context, builder, args[0]).data
-    return builder.bitcast(builder.gep(data, [args[1]]), VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+
+
+def _read(context: Any, builder: Any, signature: Any, args: Any, kinds: tuple[Any, Any, Any]) -> Any:
+    """Load numbers of one of the types, which are a number or a vector."""
+    shorts, integers, floats = kinds
+    if signature.args[0].dtype != types.uint16:
+        return builder.load(_place(context, builder, signature, args, floats), align=4)
+    upper = builder.load(_place(context, builder, signature, args, shorts), align=2)
+    return builder.bitcast(builder.shl(builder.zext(upper, integers), _same(integers, 16)), floats)
+
+
+def _write(context: Any, builder: Any, signature: Any, args: Any, kinds: tuple[Any, Any, Any]) -> Any:
+    """Store numbers in one of the types, which are a number or a vector."""
+    shorts, integers, floats = kinds
+    numbers = args[2]
+    if signature.args[0].dtype != types.uint16:
+        builder.store(numbers, _place(context, builder, signature, args, floats), align=4)
+        return context.get_dummy_value()
+    bits, half = builder.bitcast(numbers, integers), _same(integers, 16)
+    odd = builder.and_(builder.lshr(bits, half), _same(integers, 1))  # a tie goes to the even number
+    rounded = builder.add(bits, builder.add(odd, _same(integers, 0x7FFF)))
+    upper = builder.trunc(builder.lshr(rounded, half), shorts)
+    builder.store(upper, _place(context, builder, signature, args, shorts), align=2)
+    return context.get_dummy_value()
+
+
+def _same(kind: Any, value: int) -> Any:
+    return kind([value] * LANES) if isinstance(kind, ir.VectorType) else kind(value)
+
+
+def _for_kinds(access: Any, kinds: tuple[Any, Any, Any]) -> Any:
+    return lambda context, builder, signature, args: access(context, builder, signature, args, kinds)
+
+
+_VECTORS = SHORTS, INTEGERS, VECTOR
+_NUMBERS = ir.IntType(16), ir.IntType(32), ir.FloatType()
 
 
 @intrinsic
 def load(typing, array, i):  # noqa: ARG001
     """Return the numbers at i, i + 1, … of a flat array."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_place(context, builder, signature, args), align=4)
-
-    return vector(array, i), generate
+    return vector(array, i), _for_kinds(_read, _VECTORS)
 
 
 @intrinsic
 def store(typing, array, i, values):  # noqa: ARG001
     """Set the numbers at i, i + 1, … of a flat array."""
+    return types.void(array, i, values), _for_kinds(_write, _VECTORS)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _place(context, builder, signature, args), align=4)
-        return context.get_dummy_value()
 
-    return types.void(array, i, values), generate
+@intrinsic
+def number_at(typing, array, i):  # noqa: ARG001
+    """Return the number at i of a flat array, in float32."""
+    return types.float32(array, i), _for_kinds(_read, _NUMBERS)
+
+
+@intrinsic
+def put(typing, array, i, number):  # noqa: ARG001
+    """Set the number at i of a flat array to a float32 number."""
+    return types.void(array, i, number), _for_kinds(_write, _NUMBERS)
 
 
 @intrinsic
@@ -111,7 +154,7 @@ def prefetch(typing, array, i):  # noqa: ARG001
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        place = builder.bitcast(_place(context, builder, signature, args), pointer)
+        place = _place(context, builder, signature, args, pointer.pointee)
         builder.call(function, [place, number(1), number(3), number(1)])  # for writing, into all levels, data
         return context.get_dummy_value()
 
@@ -158,11 +201,9 @@ def smaller(typing, array, i, bound):  # noqa: ARG001
     """Return 1.0 for each of the int16 numbers at i, i + 1, … that is smaller than a bound, else 0.0."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        kind = ir.VectorType(ir.IntType(16), LANES)
-        numbers = builder.load(builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer()), align=2)
-        one = builder.insert_element(kind(ir.Undefined), args[2], ir.IntType(32)(0))
-        bounds = builder.shuffle_vector(one, kind(ir.Undefined), INTEGERS([0] * LANES))
+        numbers = builder.load(_place(context, builder, signature, args, SHORTS), align=2)
+        one = builder.insert_element(SHORTS(ir.Undefined), args[2], ir.IntType(32)(0))
+        bounds = builder.shuffle_vector(one, SHORTS(ir.Undefined), INTEGERS([0] * LANES))
         return builder.uitofp(builder.icmp_signed("<", numbers, bounds), VECTOR)
 
     return vector(array, i, bound), generate
