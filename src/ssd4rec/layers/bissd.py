@@ -56,14 +56,12 @@ class BiSSDLayer(nn.Module):
 
     def source(self, hidden: Hidden) -> Hidden:
         """Return the input of the mixer: LayerNorm(H) with `norm_first`, else H."""
-        out: Hidden = self.norm(hidden) if self.norm_first else hidden
-        return out
+        return self.norm(hidden) if self.norm_first else hidden
 
     def residual(self, mixed: Hidden, hidden: Hidden) -> Hidden:
         """Add the residual to the mixer output, then apply norm, dropout and feed-forward network, position by position."""
         between = hidden + self.dropout(mixed) if self.norm_first else self.dropout(self.norm(mixed + hidden))
-        out: Hidden = self.feed_forward(between)
-        return out
+        return self.feed_forward(between)
 
     def start_as_identity(self) -> None:
         """Set the last linear map of each branch to zero; with `norm_first` the layer then returns its input."""

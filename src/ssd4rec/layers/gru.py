@@ -31,11 +31,9 @@ class PackedGRU(nn.Module):
         """Return the state after each position. [T, width] -> [T, hidden]."""
         padded = torch.cat([values, values.new_zeros(1, values.shape[1])])
         states = [self.gru(padded[table.T])[0].transpose(0, 1).flatten(0, 1) for table in buckets.tables]
-        out: Channels = torch.cat(states)[buckets.slot]
-        return out
+        return torch.cat(states)[buckets.slot]
 
     def step(self, values: Hidden, states: Channels) -> Channels:
         """Advance each state by one position, in a single-layer GRU. [T, width], [T, hidden] -> [T, hidden]."""
         weights = cast("list[Tensor]", self.gru.all_weights[0])  # input weight, state weight, and the biases if there are any
-        new: Channels = torch.gru_cell(values, states, *weights)
-        return new
+        return torch.gru_cell(values, states, *weights)

@@ -86,8 +86,7 @@ class FeatureProjection(nn.Module):
         )
         if self.vectors.shape[1]:
             summed = summed + self.vectors[flat].to(self.numbers) @ self.numbers
-        out: Tensor = summed.unflatten(0, items.shape)
-        return out
+        return summed.unflatten(0, items.shape)
 
     def add_to(self, rows: Tensor, items: Tensor) -> Tensor:
         """Return the vectors of items from their rows of the table. [..., D], int64 [...] -> [..., D]."""

@@ -41,5 +41,4 @@ class TransformerLayer(nn.Module):
         hidden = hidden + self.dropout(self.attention_out(attended.flatten(1)))
         weights = self.widen.weight, self.widen.bias, self.narrow.weight, self.narrow.bias
         branch = feed_forward(self.norm(hidden), *weights, self.dropout.p, training=self.training)
-        out: Hidden = hidden + self.dropout(branch)
-        return out
+        return hidden + self.dropout(branch)

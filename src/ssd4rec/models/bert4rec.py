@@ -85,5 +85,4 @@ class BERT4Rec(nn.Module):
         hidden = self.dropout(embedded + self.positions(buckets.position))
         for layer in self.layers:
             hidden = layer(hidden, buckets)
-        out: Hidden = self.norm(F.gelu(self.out(hidden)))
-        return out
+        return self.norm(F.gelu(self.out(hidden)))

@@ -59,8 +59,7 @@ class Caser(nn.Module):
         Raises:
             ShapeError: cu_seqlens do not increase from 0.
         """
-        states: States = self.encode_prefixes(embedded, cu_seqlens)[to_device(cu_seqlens[1:] - 1, embedded.device)]
-        return states
+        return self.encode_prefixes(embedded, cu_seqlens)[to_device(cu_seqlens[1:] - 1, embedded.device)]
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every prefix. [T, D] -> [T, D].
@@ -80,5 +79,4 @@ class Caser(nn.Module):
         pooled = [F.max_pool1d(each, window - height, stride=1)[0] for height, each in enumerate(filtered)]
         horizontal = torch.cat(pooled).T[starts]  # [T, horizontal * window]
         vertical = self.vertical(padded.T[:, None]).flatten(0, 1).T[starts]  # [T, D * vertical]
-        out: Hidden = self.out(torch.relu(self.mix(self.dropout(torch.cat([vertical, horizontal], dim=1)))))
-        return out
+        return self.out(torch.relu(self.mix(self.dropout(torch.cat([vertical, horizontal], dim=1)))))

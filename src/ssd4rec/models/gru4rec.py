@@ -67,5 +67,4 @@ class GRU4Rec(nn.Module):
         return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
 
     def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        out: Hidden = self.out(self.gru(self.dropout(embedded), bucket_by_length(cu_seqlens, embedded.device)))
-        return out
+        return self.out(self.gru(self.dropout(embedded), bucket_by_length(cu_seqlens, embedded.device)))

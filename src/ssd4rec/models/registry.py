@@ -43,8 +43,7 @@ class _SettingsByName(Mapping[str, "type[BackboneSettings]"]):
     """The settings class of each model, looked up when it is needed."""
 
     def __getitem__(self, name: str) -> type[BackboneSettings]:
-        settings: type[BackboneSettings] = model_class(name).settings_class
-        return settings
+        return model_class(name).settings_class
 
     def __contains__(self, name: object) -> bool:
         return name in MODELS
@@ -65,5 +64,4 @@ def make_backbone(config: BackboneSettings) -> nn.Module:
     Args:
         config: the settings of one backbone.
     """
-    backbone: nn.Module = model_class(config.name)(config)
-    return backbone
+    return model_class(config.name)(config)

@@ -70,5 +70,4 @@ class SASRec(nn.Module):
         hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(buckets.position))
         for layer in self.layers:
             hidden = layer(hidden, buckets)
-        out: Hidden = self.norm(hidden)
-        return out
+        return self.norm(hidden)

@@ -83,8 +83,7 @@ class SIGMA(nn.Module):
         hidden = self.norm(self.dropout(embedded))
         for layer in cast("list[GMambaLayer]", list(self.layers)):
             hidden = layer(hidden, layout, buckets, flip)
-        states: States = hidden[layout.last_index]
-        return states
+        return hidden[layout.last_index]
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode every prefix: row t equals `encode` of its sequence truncated after position t. [T, D] -> [T, D].
@@ -138,8 +137,7 @@ class GMambaLayer(nn.Module):
         shares = self.shares.softmax(0)
         forward, backward = forward * (1 + self.gate(hidden)), backward * (1 + self.flipped_gate(flipped))
         mixed = self.project(shares[0] * forward + shares[1] * backward + shares[2] * recurrent)
-        out: Hidden = self.feed_forward(self.norm(hidden + self.dropout(mixed)))
-        return out
+        return self.feed_forward(self.norm(hidden + self.dropout(mixed)))
 
 
 class SelectiveGate(nn.Module):
@@ -152,8 +150,7 @@ class SelectiveGate(nn.Module):
     def forward(self, hidden: Hidden) -> Hidden:
         """[T, D] -> [T, D]."""
         dense = hidden + self.dense(hidden)
-        gate: Hidden = self.smooth(F.silu(dense)) + self.sharp(torch.sigmoid(dense))
-        return gate
+        return self.smooth(F.silu(dense)) + self.sharp(torch.sigmoid(dense))
 
 
 def partial_flip_index(layout: Layout, tail: int) -> Positions:

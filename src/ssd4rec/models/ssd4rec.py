@@ -188,8 +188,7 @@ class SSD4Rec(nn.Module):
         return cast("list[BiSSDLayer]", list(self.layers))
 
     def _final_norm(self, hidden: Hidden) -> Hidden:
-        states: Hidden = self.final_norm(hidden)
-        return states
+        return self.final_norm(hidden)
 
     def _normalize(self, embedded: Hidden) -> Hidden:
         return self.norm(self.dropout(embedded)) if self.config.norm_embedding else embedded

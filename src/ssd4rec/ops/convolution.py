@@ -20,8 +20,7 @@ from ssd4rec.ops.segments import Layout
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
     """Compute the convolution with SiLU; see `ops.dispatch.convolve` for the formula and the arguments."""
-    out: Channels = _Convolution.apply(channels, weight, bias, layout, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+    return _Convolution.apply(channels, weight, bias, layout, reverse)
 
 
 def partial_convolutions(

@@ -111,10 +111,9 @@ def linear_cross_entropy(
         coefficients = None if added is None else added.coefficients.to(states.dtype)
         prefixes = None if added is None else added.prefixes
         parts = (BlockLogits, exp_and_sum_) if kernels is None else (kernels.BlockLogits, kernels.exp_and_sum_)
-        loss: Tensor = _LinearCrossEntropy.apply(
+        return _LinearCrossEntropy.apply(
             states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled(), *parts
-        )  # type: ignore[no-untyped-call]  # torch has no types here
-    return loss
+        )
 
 
 def smoothing_loss(states: Tensor, target_rows: Tensor, table: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inc
         inclusive: include the position itself. The exclusive sum is not computed by subtraction, for the same reason.
     """
     with torch.autocast(values.device.type, enabled=False):
-        total: Tensor = _CumulativeSum.apply(values, layout.chunks, reverse, inclusive)  # type: ignore[no-untyped-call]  # torch has no types here
-    return total
+        return _CumulativeSum.apply(values, layout.chunks, reverse, inclusive)
 
 
 def cumulative_sum_no_grad(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: bool = True) -> Tensor:

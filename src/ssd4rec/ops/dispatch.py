@@ -92,11 +92,9 @@ def scan(
         y [T, H, P], differentiable in all six inputs; the kernels return it in the type of x, with decays and states in float32.
     """
     if uses_triton(x) and triton.supports_scan(x, B):
-        y: Values = triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
-        return y
+        return triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
     if kernels := _numba_kernels((x, dt, A, B, C, D), x.shape[2], B.shape[1]):
-        compiled: Values = kernels.scan(x, dt, A, B, C, D, layout, reverse=reverse)
-        return compiled
+        return kernels.scan(x, dt, A, B, C, D, layout, reverse=reverse)
     return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
 
 
@@ -115,8 +113,7 @@ def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidd
     """
     if uses_numba(values, log_decay):
         check_cu_seqlens(cu_seqlens)
-        out: Hidden = numba.load_kernels().fading_sum(values, log_decay, cu_seqlens)
-        return out
+        return numba.load_kernels().fading_sum(values, log_decay, cu_seqlens)
     layout = make_layout(cu_seqlens, device=values.device)
     ones = values.new_ones(len(values), 1)
     return scan(values[:, None], ones, log_decay, ones, ones, torch.zeros_like(log_decay), layout)[:, 0]
@@ -152,8 +149,7 @@ def backward_prefix_readout(
         module = triton.load_kernels(channels)
     elif kernels := _numba_kernels((channels, weight, bias, dt, A, D), (channels.shape[1] - 2 * state_dim) // len(D), state_dim):
         module = kernels
-    y: Values = module.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
-    return y
+    return module.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
 
 
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
@@ -171,8 +167,7 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
         module = triton.load_kernels(channels)
     elif kernels := _numba_kernels((channels, weight, bias), channels.shape[1]):
         module = kernels
-    out: Channels = module.convolve(channels, weight, bias, layout, reverse=reverse)
-    return out
+    return module.convolve(channels, weight, bias, layout, reverse=reverse)
 
 
 def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
@@ -185,8 +180,7 @@ def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, lay
         layout: of the packed batch.
     """
     if uses_triton(channels):
-        both: tuple[Channels, Channels] = triton.load_kernels(channels).convolve_bidirectional(channels, weight, bias, layout)
-        return both
+        return triton.load_kernels(channels).convolve_bidirectional(channels, weight, bias, layout)
     forward, backward = (convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
     return forward, backward
 
@@ -205,8 +199,7 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
         module = triton.load_kernels(y)
     elif kernels := _numba_kernels((y, gate, weight), len(weight)):
         module = kernels
-    out: Hidden = module.gated_norm(y, gate, weight, eps)
-    return out
+    return module.gated_norm(y, gate, weight, eps)
 
 
 def gated_norm_of_both(
@@ -224,8 +217,7 @@ def gated_norm_of_both(
         layout: of the packed batch.
     """
     if kernels := _numba_kernels((y, other, gate, weight), len(weight)):
-        out: Hidden = kernels.gated_norm_of_both(y, other, gate, weight, eps, scale, layout)
-        return out
+        return kernels.gated_norm_of_both(y, other, gate, weight, eps, scale, layout)
     return gated_norm(y, gate, weight, eps) + scale * gated_norm(other, broadcast_first(gate, layout), weight, eps)
 
 
@@ -245,8 +237,7 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
     Source: Srivastava et al. 2014.
     """
     if plain_dropout.drops(p, training=training) and uses_numba(x):
-        out: Tensor = numba.load_kernels().dropout(x, p)
-        return out
+        return numba.load_kernels().dropout(x, p)
     return plain_dropout.dropout(x, p, training=training)
 
 
@@ -267,8 +258,7 @@ def feed_forward(
     module: Any = plain_feed_forward
     if not torch.is_autocast_enabled("cpu") or autocasts_to_bfloat16("cpu"):
         module = _numba_kernels((x, widen, widen_bias, narrow, narrow_bias), len(widen)) or module
-    out: Hidden = module.feed_forward(x, widen, widen_bias, narrow, narrow_bias, p, training=training)
-    return out
+    return module.feed_forward(x, widen, widen_bias, narrow, narrow_bias, p, training=training)
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
@@ -286,8 +276,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: 
         ShapeError: states and targets differ in length.
     """
     if added is None and uses_triton(states):
-        loss: Tensor = triton.load_kernels(states).linear_cross_entropy(states, table, targets)
-        return loss
+        return triton.load_kernels(states).linear_cross_entropy(states, table, targets)
     kernels = numba.load_kernels() if uses_numba(states, table) else None
     return cross_entropy.linear_cross_entropy(states, table, targets, added, kernels)
 

@@ -31,8 +31,7 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
         return F.dropout(x, p, training)
     if not drops(p, training=training):
         return x
-    dropped: Tensor = _Dropout.apply(x, keep_levels(p))  # type: ignore[no-untyped-call]  # torch has no types here
-    return dropped
+    return _Dropout.apply(x, keep_levels(p))
 
 
 def random_levels(shape: torch.Size) -> Tensor:

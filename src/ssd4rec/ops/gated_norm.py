@@ -17,14 +17,12 @@ from ssd4rec.ops.blocks import blocks
 
 def gated_norm_reference(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     """Compute RMSNorm(y * SiLU(gate)) * weight with torch's own operations."""
-    normed: Hidden = F.rms_norm(y * F.silu(gate), weight.shape, weight, eps)
-    return normed
+    return F.rms_norm(y * F.silu(gate), weight.shape, weight, eps)
 
 
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     """Compute RMSNorm(y * SiLU(gate)) * weight; see `ops.dispatch.gated_norm` for the arguments."""
-    out: Hidden = _GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+    return _GatedNorm.apply(y, gate, weight, eps)
 
 
 class _GatedNorm(torch.autograd.Function):

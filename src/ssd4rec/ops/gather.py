@@ -18,26 +18,22 @@ from ssd4rec.ops.segments import Layout
 
 def reverse_sequences(values: Hidden, layout: Layout) -> Hidden:
     """Reverse each sequence in place. [T, width] -> [T, width]."""
-    out: Hidden = _ReverseSequences.apply(values, layout.reversed_index)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+    return _ReverseSequences.apply(values, layout.reversed_index)
 
 
 def broadcast_first(values: Hidden, layout: Layout) -> Hidden:
     """Replace each row by the first row of its sequence. [T, width] -> [T, width]."""
-    out: Hidden = _BroadcastFirst.apply(values, layout)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+    return _BroadcastFirst.apply(values, layout)
 
 
 def split_columns(values: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """Split a matrix into adjacent columns. Gradients that are adjacent columns of one matrix are joined without a copy."""
-    out: tuple[Tensor, ...] = _SplitColumns.apply(values, *sizes)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+    return _SplitColumns.apply(values, *sizes)
 
 
 def sum_sequences(values: Hidden, layout: Layout) -> States:
     """Sum the rows of each sequence. [T, width] -> [B, width]."""
-    out: States = _SumSequences.apply(values, layout)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+    return _SumSequences.apply(values, layout)
 
 
 def sum_sequences_from(values: Tensor, layout: Layout, position: int) -> Tensor:
@@ -116,5 +112,4 @@ class _SumSequences(torch.autograd.Function):
 
 def _segment_sum(values: Tensor, cu_seqlens: CuSeqlens) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
-    total: Tensor = F.embedding_bag(rows, values, cu_seqlens, mode="sum", include_last_offset=True)
-    return total
+    return F.embedding_bag(rows, values, cu_seqlens, mode="sum", include_last_offset=True)

@@ -5,8 +5,7 @@ from torch import Tensor
 
 def scale_heads(values: Tensor, factor: Tensor) -> Tensor:
     """Multiply the P columns of each head by its factor. [..., E] * [..., H] -> [..., E]."""
-    scaled: Tensor = (values.unflatten(-1, (factor.shape[-1], -1)) * factor[..., None]).flatten(-2)
-    return scaled
+    return (values.unflatten(-1, (factor.shape[-1], -1)) * factor[..., None]).flatten(-2)
 
 
 def scale_heads_(values: Tensor, factor: Tensor) -> Tensor:
@@ -23,5 +22,4 @@ def add_scaled_heads_(total: Tensor, values: Tensor, factor: Tensor) -> None:
 
 def sum_heads(values: Tensor, heads: int) -> Tensor:
     """Sum the P columns of each head. [..., E] -> [..., H]."""
-    total: Tensor = values.unflatten(-1, (heads, -1)).sum(-1)
-    return total
+    return values.unflatten(-1, (heads, -1)).sum(-1)

@@ -83,8 +83,7 @@ def partially_flipped_prefix_readout(  # noqa: PLR0913 - the inputs of a mixer, 
         x.unflatten(1, (heads, -1)), decayed_dt, torch.zeros_like(A), B, shift_rows(C, -lag), torch.zeros_like(D), layout
     )
     y = y + scale_heads(shift_rows(scanned.flatten(1), lag).to(y.dtype), flipped.exists(lag) * decay)
-    out: Values = y.unflatten(1, (heads, -1))
-    return out
+    return y.unflatten(1, (heads, -1))
 
 
 class _FlippedConvolution:

@@ -112,10 +112,9 @@ def sampled_cross_entropy(
         correction = log_expected.to(states.dtype)
         coefficients = None if added is None else added.coefficients.to(states.dtype)
         prefixes = None if added is None else added.prefixes
-        loss: Tensor = _SampledCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch has no types here
+        return _SampledCrossEntropy.apply(
             states, target_rows, targets, negative_rows, negatives, correction, coefficients, prefixes
         )
-    return loss
 
 
 def sampled_cross_entropy_reference(

@@ -204,8 +204,7 @@ def _dependency_levels(dependent: Tensor) -> tuple[Tensor, ...]:
     depth[1:] -= torch.where(dependent, 0, crossing[1:]).cummax(0).values
     order = depth.argsort(stable=True)
     sizes: list[int] = torch.bincount(depth).tolist()
-    levels: tuple[Tensor, ...] = order.split(sizes)[1:]
-    return levels
+    return order.split(sizes)[1:]
 
 
 def add_rows_(total: Tensor, index: Tensor | slice, values: Tensor) -> None:

@@ -50,8 +50,7 @@ def chunked_scan(
 ) -> Values:
     """Compute the scan as matrix products; see `ops.dispatch.scan` for the arguments. Returns y [T, H, P]."""
     with torch.autocast(x.device.type, enabled=False):
-        y: Values = _ChunkedScan.apply(*promote_to_float32(x, dt, A, B, C, D), layout.chunks, reverse)  # type: ignore[no-untyped-call]  # torch has no types here
-    return y
+        return _ChunkedScan.apply(*promote_to_float32(x, dt, A, B, C, D), layout.chunks, reverse)
 
 
 class _BlockDecay(NamedTuple):

@@ -43,8 +43,7 @@ def backward_prefix_readout(
     log_decay = dt * A
     decayed_dt = dt * torch.exp(cumulative_sum(log_decay, layout, inclusive=False))  # exp(S_{s-1}) dt_s
     with torch.autocast(dt.device.type, enabled=False):
-        y: Values = _BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)  # type: ignore[no-untyped-call]  # torch has no types here
-    return y
+        return _BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
 
 
 def scan_last_position(
@@ -194,8 +193,7 @@ class _Terms:
 
     def split_heads(self, values: Tensor) -> Tensor:
         """[rows, E] -> [rows, H, P]."""
-        split: Tensor = values.unflatten(-1, (self.heads, -1))
-        return split
+        return values.unflatten(-1, (self.heads, -1))
 
     def expand_heads(self, values: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """[rows, E], [rows, H] -> [rows, H, P], [rows, H, 1]."""

@@ -26,15 +26,13 @@ BLOCKS_A_PROGRAM = 8  # row blocks whose weight gradients are summed before they
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
     """Compute `ops.dispatch.convolve`; the result has the type of the channels."""
     with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
-        out: tuple[Channels, ...] = _Convolve.apply(channels, weight, bias, layout, (reverse,))  # type: ignore[no-untyped-call]  # torch has no types here
-    return out[0]
+        return _Convolve.apply(channels, weight, bias, layout, (reverse,))[0]
 
 
 def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
     """Compute `ops.dispatch.convolve_bidirectional`; the results have the type of the channels."""
     with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
-        both: tuple[Channels, Channels] = _Convolve.apply(channels, weight, bias, layout, (False, True))  # type: ignore[no-untyped-call]  # torch has no types here
-    return both
+        return _Convolve.apply(channels, weight, bias, layout, (False, True))
 
 
 @triton.jit

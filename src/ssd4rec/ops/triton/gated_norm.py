@@ -23,8 +23,7 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     Source: Dao and Gu 2024, section 7 (the norm after the gate); Zhang and Sennrich 2019, RMSNorm.
     """
     with torch.autocast(y.device.type, enabled=False), torch.cuda.device_of(y):
-        out: Hidden = _GatedNorm.apply(y, gate, weight, eps)  # type: ignore[no-untyped-call]  # torch has no types here
-    return out
+        return _GatedNorm.apply(y, gate, weight, eps)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -70,10 +70,7 @@ def backward_prefix_readout(
             f"use ops.ssd.prefix_readout.backward_prefix_readout"
         )
     with torch.autocast(channels.device.type, enabled=False), torch.cuda.device_of(channels):
-        y: Values = _BackwardPrefixReadout.apply(
-            channels, weight, bias, dt.float(), A.float(), D.float(), layout, state_dim, tile
-        )  # type: ignore[no-untyped-call]  # torch has no types here
-    return y
+        return _BackwardPrefixReadout.apply(channels, weight, bias, dt.float(), A.float(), D.float(), layout, state_dim, tile)
 
 
 class _Plan(NamedTuple):

@@ -65,8 +65,7 @@ def scan(
             f"found P={x.shape[2]}, N={B.shape[1]}, {x.dtype}: use ops.ssd.chunked.chunked_scan"
         )
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):
-        y: Values = _Scan.apply(x, dt.float(), A.float(), B.to(x.dtype), C.to(x.dtype), D.float(), layout, reverse, tile)  # type: ignore[no-untyped-call]  # torch has no types here
-    return y
+        return _Scan.apply(x, dt.float(), A.float(), B.to(x.dtype), C.to(x.dtype), D.float(), layout, reverse, tile)
 
 
 class _Plan(NamedTuple):
