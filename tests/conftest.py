@@ -22,8 +22,9 @@ if not torch.cuda.is_available():  # a GPU runs the kernels themselves: tests/gp
 
 # `models.next_item` is left out: it checks shapes itself, and its tests expect its own errors.
 ENCODERS = ("bert4rec", "caser", "gru4rec", "mamba4rec", "sasrec", "sigma", "ssd4rec")
-# numba compiles the functions themselves, not a wrapper that checks their arguments.
-OPS = [path.stem for path in Path(ssd4rec.__file__).with_name("ops").iterdir() if path.name not in {"numba", "__init__.py"}]
+# numba and Triton compile the functions themselves, not a wrapper that checks their arguments.
+COMPILED = {"numba", "triton", "__init__.py"}
+OPS = [path.stem for path in Path(ssd4rec.__file__).with_name("ops").iterdir() if path.name not in COMPILED]
 install_import_hook(
     ["ssd4rec.layers", *(f"ssd4rec.ops.{name}" for name in OPS), *(f"ssd4rec.models.{name}" for name in ENCODERS)],
     "beartype.beartype",

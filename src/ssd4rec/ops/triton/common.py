@@ -1,8 +1,4 @@
 """Helpers shared by the kernels and by the functions that launch them."""
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import torch
 import triton
@@ -13,7 +9,6 @@ NO_POSITION = tl.constexpr(-1)  # loaded out of bounds
 
 
 @triton.jit
-@no_type_check
 def load_positions(seq_starts, seq_ends, block, T, Q: tl.constexpr):
     """Return (rows, first and last position of each row's sequence), each [Q] int64; out of bounds 0 and -1, an empty one."""
     rows = block.to(tl.int64) * Q + tl.arange(0, Q)

@@ -4,10 +4,8 @@ out[t] = SiLU(bias + sum_k weight[K-1-k] in[t -+ k]) over the positions of the s
 `_pre_activation_backward` recomputes the convolution and stores the gradient before SiLU and partial gradients of the weights;
 `_input_backward` convolves that gradient in the opposite direction.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001 - kernel arguments are pointers and constexprs
 
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
 import triton
@@ -36,7 +34,6 @@ def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, lay
 
 
 @triton.jit
-@no_type_check
 def _shifted(values, edge, rows, columns, T, stride, channels, k: tl.constexpr, BACKWARD: tl.constexpr):
     """Load row t - k (BACKWARD: t + k) for each row t, zero outside its sequence. `edge`: its first (BACKWARD: last) row."""
     if BACKWARD:
@@ -50,7 +47,6 @@ def _shifted(values, edge, rows, columns, T, stride, channels, k: tl.constexpr, 
 
 
 @triton.jit
-@no_type_check
 def _convolve_rows(values, edge, weight, bias, rows, columns, T, stride, channels, K: tl.constexpr, BACKWARD: tl.constexpr):
     """[rows, columns]: the convolution before SiLU."""
     valid = columns < channels
@@ -62,7 +58,6 @@ def _convolve_rows(values, edge, weight, bias, rows, columns, T, stride, channel
 
 
 @triton.jit
-@no_type_check
 def _block(T, channels, block, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     tiles = tl.cdiv(channels, COLUMNS)
     rows = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -71,7 +66,6 @@ def _block(T, channels, block, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def _forward(
     values, weight, bias, seq_starts, seq_ends, forward_out, backward_out, T, stride, channels,
     K: tl.constexpr, FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -89,7 +83,6 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def _pre_activation_backward(
     values, weight, bias, edges, grad, d_total, d_weight, d_bias, T, stride, channels,
     K: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
@@ -118,7 +111,6 @@ def _pre_activation_backward(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def _input_backward(
     d_forward, d_backward, weight, seq_starts, seq_ends, d_values, T, channels,
     K: tl.constexpr, FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

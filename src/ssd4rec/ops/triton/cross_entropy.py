@@ -6,10 +6,8 @@ backward   for each block of rows, recompute the scores as (p - onehot) in the t
 
 Scores are stored for one block of rows at a time, never for all rows.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
-# ruff: noqa: ANN001 - kernels: pointers and constexprs carry no types that Python knows
 
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -56,7 +54,6 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: T
 
 
 @triton.jit
-@no_type_check
 def _scores(
     states, table, rows, classes, M, V, D,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
@@ -74,7 +71,6 @@ def _scores(
 
 
 @triton.jit(do_not_specialize=["M"])
-@no_type_check
 def _forward(
     states, table, targets, log_sum, target_score, M, V, D, PARTS,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
@@ -99,7 +95,6 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=["M"])
-@no_type_check
 def _errors(
     states, table, targets, log_sum, scale, errors, M, V, D,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,

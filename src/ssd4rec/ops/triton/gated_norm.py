@@ -1,8 +1,6 @@
 """RMSNorm(y * SiLU(z)) * w as Triton kernels: one pass over the rows, in float32."""
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
-# ruff: noqa: ANN001 - kernel arguments are pointers and constexprs
 
-from typing import Any, no_type_check
+from typing import Any
 
 import torch
 import triton
@@ -27,7 +25,6 @@ def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
 
 
 @triton.jit(do_not_specialize=["count"])
-@no_type_check
 def _forward(y, gate, weight, out, count, stride_y, stride_gate, E, eps, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
@@ -42,7 +39,6 @@ def _forward(y, gate, weight, out, count, stride_y, stride_gate, E, eps, ROWS: t
 
 
 @triton.jit(do_not_specialize=["count"])
-@no_type_check
 def _backward(
     y, gate, weight, grad, d_y, d_gate, d_weight, count, stride_y, stride_gate, E, eps,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,

@@ -4,10 +4,6 @@ Row t of the channels is tap j of the convolution at source position t - j in ev
 the source. The gradient of a row gathers these terms, so nothing is scattered. `d_partials` holds for each program the gradients
 of the weights (rows 0 … K-1: column j of `weight`) and of the bias (row K); the caller sums over programs.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -28,7 +24,6 @@ from ssd4rec.ops.triton.ssd_common import expand_heads, sum_heads
 
 
 @triton.jit
-@no_type_check
 def store_partials(pointer, partials, program, columns, limit, channels, K: tl.constexpr):
     """Store [next_power_of_2(K + 1), columns] in the rows of a program; `pointer` and `columns` start at the same channel."""
     taps = tl.arange(0, triton.next_power_of_2(K + 1))
@@ -37,7 +32,6 @@ def store_partials(pointer, partials, program, columns, limit, channels, K: tl.c
 
 
 @triton.jit
-@no_type_check
 def partial_sum(row, values, K: tl.constexpr):
     """Return [next_power_of_2(K + 1), columns] with values summed over positions in one row and zeros elsewhere."""
     taps = tl.arange(0, triton.next_power_of_2(K + 1))
@@ -45,7 +39,6 @@ def partial_sum(row, values, K: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def gradient_totals(grad, seq_starts, seq_ends, totals, T, width, COLUMNS: tl.constexpr, K: tl.constexpr, Q: tl.constexpr):
     """Store totals [blocks, width] of dy at K-1 positions later, of the sequence that continues from the previous block."""
     tiles = tl.cdiv(width, COLUMNS)
@@ -58,7 +51,6 @@ def gradient_totals(grad, seq_starts, seq_ends, totals, T, width, COLUMNS: tl.co
 
 
 @triton.jit
-@no_type_check
 def later_gradients(dy, offsets, block, rows, first, last, columns, E, K: tl.constexpr, Q: tl.constexpr):
     """Return [Q, columns]: the sum of dy over the prefixes that end at least K-1 positions after each row."""
     later = load_rows_at(dy, rows + (K - 1), rows + (K - 1) <= last, columns, E, E)
@@ -67,7 +59,6 @@ def later_gradients(dy, offsets, block, rows, first, last, columns, E, K: tl.con
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def decayed_dt_backward(
     values, weight, bias, dt, decay, cb, grad, offsets, seq_starts, seq_ends, d_decayed_dt, d_cb, dD, totals,
     T, stride, stride_dt, H, width, HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
@@ -109,7 +100,6 @@ def decayed_dt_backward(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def x_backward(
     values, weight, bias, dt, decay, cb, D, grad, offsets, seq_starts, seq_ends, d_values, d_partials,
     T, stride, stride_dt, H, channels, HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr, BLOCKS: tl.constexpr,
@@ -162,7 +152,6 @@ def x_backward(
 
 
 @triton.jit(do_not_specialize=["T", "B"])
-@no_type_check
 def B_backward(
     values, weight, bias, first_C, d_cb, seq_starts, seq_ends, seq_idx, d_values, d_partials, d_first_C, totals,
     T, B, stride, offset, channels, totals_column, width,
@@ -218,7 +207,6 @@ def B_backward(
 
 
 @triton.jit(do_not_specialize=["T", "B"])
-@no_type_check
 def C_backward(
     values, weight, bias, d_first_C, offsets, seq_starts, seq_ends, seq_idx, d_values, d_partials,
     T, B, stride, offset, channels, offsets_column, width,

@@ -3,10 +3,6 @@
 In the prefix that ends at t = s + k, the convolution at source position s uses the taps 0 … min(k, K-1), and C and x of the first
 position use min(t - first, K-1) + 1 taps. From k = K-1 on nothing depends on t, and the terms form a cumulative sum.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -17,7 +13,6 @@ from ssd4rec.ops.triton.ssd_common import expand_heads
 
 
 @triton.jit
-@no_type_check
 def block_positions(seq_starts, seq_ends, block, T, Q: tl.constexpr):
     """Return (start of the block, rows, in bounds?, first and last position of each row's sequence), relative to `start`.
 
@@ -33,21 +28,18 @@ def block_positions(seq_starts, seq_ends, block, T, Q: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def load_bias(bias, columns, limit):
     """[1, columns] float32."""
     return tl.load(bias + columns, mask=columns < limit, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
-@no_type_check
 def load_tap(weight, columns, limit, k: tl.constexpr, K: tl.constexpr):
     """[1, columns] float32: the weight of the neighbor at distance k."""
     return tl.load(weight + columns * K + (K - 1 - k), mask=columns < limit, other=0.0).to(tl.float32)[None, :]
 
 
 @triton.jit
-@no_type_check
 def load_rows_at(values, source, valid, columns, limit, stride):
     """[rows, columns] float32 at the valid source positions; 0 elsewhere."""
     mask = valid[:, None] & (columns < limit)[None, :]
@@ -55,7 +47,6 @@ def load_rows_at(values, source, valid, columns, limit, stride):
 
 
 @triton.jit
-@no_type_check
 def convolved_at(values, weight, bias, source, first, end, columns, limit, stride, K: tl.constexpr):
     """[rows, columns]: the convolution at `source` in the prefix that ends at `end`, before SiLU."""
     total = load_bias(bias, columns, limit)
@@ -66,14 +57,12 @@ def convolved_at(values, weight, bias, source, first, end, columns, limit, strid
 
 
 @triton.jit
-@no_type_check
 def silu(values):
     """v sigmoid(v)."""
     return values * tl.sigmoid(values)
 
 
 @triton.jit
-@no_type_check
 def silu_derivative(values):
     """The derivative of `silu`."""
     gate = tl.sigmoid(values)
@@ -81,7 +70,6 @@ def silu_derivative(values):
 
 
 @triton.jit
-@no_type_check
 def load_decayed_dt(dt, decay, source, valid, heads, H, stride_dt):
     """[rows, heads]: exp(S_{s-1}) dt_s at the valid source positions; 0 elsewhere."""
     mask = valid[:, None] & (heads < H)[None, :]
@@ -90,7 +78,6 @@ def load_decayed_dt(dt, decay, source, valid, heads, H, stride_dt):
 
 
 @triton.jit
-@no_type_check
 def contribution(
     values, weight, bias, dt, decay, cb, source, first, last, columns, heads, stride, stride_dt, H,
     k, HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
@@ -106,7 +93,6 @@ def contribution(
 
 
 @triton.jit(do_not_specialize=["B"])
-@no_type_check
 def compute_first_C(
     values, weight, bias, cu_seqlens, first_C, B, stride, offset, K: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr
 ):
@@ -124,7 +110,6 @@ def compute_first_C(
 
 
 @triton.jit(do_not_specialize=["T", "B"])
-@no_type_check
 def compute_cb(
     values, weight, bias, first_C, seq_starts, seq_ends, seq_idx, cb, T, B, stride, offset,
     K: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
@@ -145,7 +130,6 @@ def compute_cb(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def complete_totals(
     values, weight, bias, dt, decay, cb, seq_starts, seq_ends, totals, T, stride, stride_dt, H,
     HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
@@ -168,7 +152,6 @@ def complete_totals(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def prefix_output(
     values, weight, bias, dt, decay, cb, D, offsets, seq_starts, seq_ends, y, T, stride, stride_dt, H,
     HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,

@@ -4,10 +4,6 @@ The total of a block is the sum over the sequence that continues into the next b
 `scan_block_totals` adds the totals of each sequence separately: no sequence depends on another, and no sum is the difference of
 two longer sums.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -16,7 +12,6 @@ from ssd4rec.ops.triton.common import NO_POSITION, load_positions
 
 
 @triton.jit
-@no_type_check
 def continues_after(first, last, start, Q: tl.constexpr):
     """[Q]: whether each row belongs to the sequence that continues after the block."""
     goes_on = tl.max(last, axis=0) >= start + Q
@@ -24,7 +19,6 @@ def continues_after(first, last, start, Q: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def sum_mask(first, AFTER: tl.constexpr, SELF: tl.constexpr, Q: tl.constexpr):
     """[Q, Q] float32: 1 where the column is in the sequence of the row and not later (AFTER: not earlier)."""
     place = tl.arange(0, Q)
@@ -36,7 +30,6 @@ def sum_mask(first, AFTER: tl.constexpr, SELF: tl.constexpr, Q: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def load_offsets(offsets, block, rows_mask, columns, limit, width):
     """[Q, columns]: the sum over earlier (later) blocks for the rows selected by `rows_mask`, else 0; columns < limit."""
     mask = rows_mask[:, None] & (columns < limit)[None, :]
@@ -45,7 +38,6 @@ def load_offsets(offsets, block, rows_mask, columns, limit, width):
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def scan_block_totals(
     totals, offsets, seq_starts, seq_ends, T, width, COLUMNS: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr
 ):
@@ -76,7 +68,6 @@ def scan_block_totals(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def decay_totals(dt, A, seq_starts, seq_ends, totals, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
     """Store totals [blocks, H] of dt A."""
     block = tl.program_id(0)
@@ -89,7 +80,6 @@ def decay_totals(dt, A, seq_starts, seq_ends, totals, T, stride_dt, H, HEADS: tl
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def exclusive_decay(dt, A, seq_starts, seq_ends, offsets, decay, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr):
     """Store decay [T, H] = exp(S_{s-1}), the decay from the start of the sequence up to position s."""
     block = tl.program_id(0)
@@ -104,7 +94,6 @@ def exclusive_decay(dt, A, seq_starts, seq_ends, offsets, decay, T, stride_dt, H
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def exclusive_decay_backward(
     dt, A, seq_starts, seq_ends, decay, d_decayed_dt, offsets, d_dt, dA, T, stride_dt, H, width,
     HEADS: tl.constexpr, Q: tl.constexpr,

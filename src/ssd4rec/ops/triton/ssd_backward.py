@@ -8,10 +8,6 @@ different chunks are only added.
 The gradients at the output (dC) and at the input (dx, dB) are separate kernels because together they need too many registers.
 Transposed results are recomputed as separate products: a transposed result used as an operand is silently wrong on some GPUs.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -32,7 +28,6 @@ from ssd4rec.ops.triton.ssd_common import (
 
 
 @triton.jit
-@no_type_check
 def decay_factors(sums, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
     """Return (row factor, column factor) [Q, HG * P]; their product is the decay between two positions."""
     middle = tl.min(sums, axis=0)[None, :] / 2
@@ -40,7 +35,6 @@ def decay_factors(sums, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def select_head(values, head, OPERAND: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
     """Return [Q, HG * P] as an operand with the columns of the other heads set to zero."""
     own_columns = (tl.arange(0, HG * P) // P == head)[None, :]
@@ -48,7 +42,6 @@ def select_head(values, head, OPERAND: tl.constexpr, HG: tl.constexpr, P: tl.con
 
 
 @triton.jit
-@no_type_check
 def head_decay(sums, head, causal, HG: tl.constexpr):
     """[Q, Q]: exp(a_i - a_j) of one head where the mask is set, else 0; valid for any decay."""
     head_sums = tl.sum(tl.where(tl.arange(0, HG)[None, :] == head, sums, 0.0), axis=1)
@@ -56,7 +49,6 @@ def head_decay(sums, head, causal, HG: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def head_decay_t(sums, head, causal_t, HG: tl.constexpr):
     """The transpose of `head_decay`."""
     head_sums = tl.sum(tl.where(tl.arange(0, HG)[None, :] == head, sums, 0.0), axis=1)
@@ -64,7 +56,6 @@ def head_decay_t(sums, head, causal_t, HG: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def output_backward(
     x, dt, a, B, C, dy, states, seq_starts, seq_ends, net, dC, T, stride_x, stride_dt, stride_B, stride_C, H, SPLITS,
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr, RANGE: tl.constexpr,
@@ -132,7 +123,6 @@ def output_backward(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def input_backward(
     x, dt, a, B, C, D, dy, d_states, seq_starts, seq_ends, dx, x_du, net, outgoing, dD, dB,
     T, stride_x, stride_dt, stride_B, stride_C, H, SPLITS,
@@ -215,7 +205,6 @@ def input_backward(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def state_decay_backward(
     x, dt, a, B, C, dy, states, d_states, seq_starts, seq_ends, through, T, stride_x, stride_dt, stride_B, stride_C, H,
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr,
@@ -259,7 +248,6 @@ def state_decay_backward(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def decays_backward(
     dt, A, x_du, net, outgoing, through, seq_starts, seq_ends, d_dt, dA, T, stride_dt, H,
     HEADS: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr,

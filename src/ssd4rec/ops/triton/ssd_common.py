@@ -5,11 +5,6 @@ The notation is that of `ops/ssd/chunked.py`. A program processes one *span* (G 
 if it continues after the chunk. `a` [T, H] holds the cumulative log decays of a sequence within its chunk. Every exponent below
 is a difference of two of them: it is <= 0 wherever it is used, and replaced by -inf before exp wherever it is masked.
 """
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# mypy: warn_return_any = False
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -18,7 +13,6 @@ from ssd4rec.ops.triton.common import NO_POSITION
 
 
 @triton.jit
-@no_type_check
 def chunk_positions(seq_starts, seq_ends, start, T, Q: tl.constexpr, REVERSE: tl.constexpr):
     """Return (in bounds?, first position of the sequence, enters?, leaves?), each [Q], for the chunk at `start`."""
     rows = start + tl.arange(0, Q)
@@ -33,7 +27,6 @@ def chunk_positions(seq_starts, seq_ends, start, T, Q: tl.constexpr, REVERSE: tl
 
 
 @triton.jit
-@no_type_check
 def causal_mask(first, Q: tl.constexpr, REVERSE: tl.constexpr):
     """[Q, Q]: whether the column is in the sequence of the row and not later in the direction of the scan."""
     position = tl.arange(0, Q)
@@ -44,7 +37,6 @@ def causal_mask(first, Q: tl.constexpr, REVERSE: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def chunk_decay(a, seq_starts, seq_ends, start, T, heads, H, Q: tl.constexpr, REVERSE: tl.constexpr):
     """Return (cumulative log decay at the exit of the chunk [HG], decay of a state through the whole chunk [HG])."""
     if REVERSE:
@@ -58,28 +50,24 @@ def chunk_decay(a, seq_starts, seq_ends, start, T, heads, H, Q: tl.constexpr, RE
 
 
 @triton.jit
-@no_type_check
 def expand_heads(head_values, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
     """[Q, HG] -> [Q, HG * P]: repeat the factor of each head for its columns."""
     return tl.reshape(tl.broadcast_to(head_values[:, :, None], (Q, HG, P)), (Q, HG * P))
 
 
 @triton.jit
-@no_type_check
 def sum_heads(column_values, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
     """[Q, HG * P] -> [Q, HG]: sum the columns of each head."""
     return tl.sum(tl.reshape(column_values, (Q, HG, P)), axis=2)
 
 
 @triton.jit
-@no_type_check
 def load_heads(values, start, in_bounds, stride, heads, H, Q: tl.constexpr):
     """Load [Q, HG] for the positions of the chunk and the heads of the tile, as float32; zero out of bounds."""
     return load_rows(values, start, in_bounds, stride, heads, H, Q).to(tl.float32)
 
 
 @triton.jit
-@no_type_check
 def load_rows(values, start, in_bounds, stride, columns, width, Q: tl.constexpr):
     """Load [Q, columns] of a matrix of T rows, in its own type; zero out of bounds."""
     # The start of the chunk is a 64-bit scalar and the offsets are 32-bit, which halves the registers.
@@ -88,7 +76,6 @@ def load_rows(values, start, in_bounds, stride, columns, width, Q: tl.constexpr)
 
 
 @triton.jit
-@no_type_check
 def store_rows(pointer, values, start, in_bounds, columns, width, Q: tl.constexpr):
     """Store [Q, columns] in a contiguous matrix of T rows, in its type."""
     offsets = tl.arange(0, Q)[:, None] * width + columns[None, :]
@@ -97,7 +84,6 @@ def store_rows(pointer, values, start, in_bounds, columns, width, Q: tl.constexp
 
 
 @triton.jit
-@no_type_check
 def load_state(states, span, valid, columns, width, N: tl.constexpr):
     """Load [N, columns] float32: the state that enters the span; zero if none does (that memory is uninitialized)."""
     state_dims = tl.arange(0, N)
@@ -106,7 +92,6 @@ def load_state(states, span, valid, columns, width, N: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def is_entered(seq_starts, seq_ends, start, end, T, REVERSE: tl.constexpr):
     """Whether a sequence enters the span [start, end); reversed: over its end."""
     if REVERSE:
@@ -115,7 +100,6 @@ def is_entered(seq_starts, seq_ends, start, end, T, REVERSE: tl.constexpr):
 
 
 @triton.jit
-@no_type_check
 def advance_state(
     state, x, dt, a, projection, seq_starts, seq_ends, start, T, stride_x, stride_dt, stride_projection, H, columns, heads,
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,

@@ -1,8 +1,4 @@
 """Forward kernels of the scan: cumulative decays, the states passed between spans, and y."""
-# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, no-untyped-def, unused-ignore"
-# ruff: noqa: ANN001, ANN201 - kernel arguments are pointers and constexprs
-
-from typing import no_type_check
 
 import triton
 import triton.language as tl
@@ -21,7 +17,6 @@ from ssd4rec.ops.triton.ssd_common import (
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def cumulate_decays(dt, A, seq_starts, seq_ends, a, T, stride_dt, H, HEADS: tl.constexpr, Q: tl.constexpr, REVERSE: tl.constexpr):
     """Store a_i, the sum of dt_j A over the positions j <= i of the same sequence and chunk."""
     start = tl.program_id(0).to(tl.int64) * Q
@@ -35,7 +30,6 @@ def cumulate_decays(dt, A, seq_starts, seq_ends, a, T, stride_dt, H, HEADS: tl.c
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def pass_states(
     x, dt, a, projection, seq_starts, seq_ends, states, T, stride_x, stride_dt, stride_projection, H,
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr,
@@ -78,7 +72,6 @@ def pass_states(
 
 
 @triton.jit
-@no_type_check
 def per_head_output(
     weights, causal, u, sums, OPERAND: tl.constexpr,
     HG: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, PRECISION: tl.constexpr,
@@ -94,7 +87,6 @@ def per_head_output(
 
 
 @triton.jit(do_not_specialize=["T"])
-@no_type_check
 def scan_output(
     x, dt, a, B, C, D, states, seq_starts, seq_ends, y, T, stride_x, stride_dt, stride_B, stride_C, H,
     HG: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, G: tl.constexpr, RANGE: tl.constexpr,
