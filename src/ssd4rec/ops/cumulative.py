@@ -1,11 +1,11 @@
 """Cumulative sums along each sequence of a packed batch, in either direction."""
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ssd4rec.ops.gather import linear_map
 from ssd4rec.ops.segments import Chunks, Layout, add_rows_, shift_index
 
 
@@ -21,8 +21,9 @@ def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inc
         reverse: sum from the last position down.
         inclusive: include the position itself. The exclusive sum is not computed by subtraction, for the same reason.
     """
+    sums = partial(cumulative_sum_no_grad, chunks=layout.chunks, inclusive=inclusive)
     with torch.autocast(values.device.type, enabled=False):
-        return _CumulativeSum.apply(values, layout.chunks, reverse, inclusive)
+        return linear_map(values, partial(sums, reverse=reverse), partial(sums, reverse=not reverse))
 
 
 def cumulative_sum_no_grad(values: Tensor, chunks: Chunks, *, reverse: bool, inclusive: bool = True) -> Tensor:
@@ -42,16 +43,3 @@ def cumulative_sum_no_grad(values: Tensor, chunks: Chunks, *, reverse: bool, inc
     continues = seq_idx[target] == seq_idx[source, exit_][:, None]
     add_rows_(sums, target, entering[:, None] * continues[..., None])
     return sums.view(-1, values.shape[1])[:length]
-
-
-class _CumulativeSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, chunks: Chunks, reverse: bool, inclusive: bool) -> Tensor:  # noqa: FBT001 - apply takes no keywords
-        ctx.chunks, ctx.reverse, ctx.inclusive = chunks, reverse, inclusive
-        return cumulative_sum_no_grad(values, chunks, reverse=reverse, inclusive=inclusive)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        d_values = cumulative_sum_no_grad(grad, ctx.chunks, reverse=not ctx.reverse, inclusive=ctx.inclusive)
-        return d_values, None, None, None

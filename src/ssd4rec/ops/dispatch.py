@@ -65,6 +65,13 @@ def _numba_kernels(tensors: tuple[Tensor, ...], *widths: int) -> Any:
     return None
 
 
+def _kernels(tensors: tuple[Tensor, ...], *widths: int, in_triton: bool = True) -> Any:
+    """Return the kernels that run for the tensors of an operation, else None; `in_triton`: Triton has one for the sizes."""
+    if in_triton and uses_triton(tensors[0]):
+        return triton.load_kernels(tensors[0])
+    return _numba_kernels(tensors, *widths)
+
+
 def scan(
     x: Values,
     dt: StepSizes,
@@ -76,26 +83,16 @@ def scan(
     *,
     reverse: bool = False,
 ) -> Values:
-    """Run the SSD scan of `ops.ssd.reference.scan` over every sequence; y stays at the position of its input.
+    """Run the SSD scan over every sequence; y stays at the position of its input. `ops.ssd.reference.scan` is the definition.
 
-    Args:
-        x: [T, H, P] values.
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        B: [T, N] input projections of the state.
-        C: [T, N] output projections of the state.
-        D: [H] skip weights.
-        layout: of the packed batch.
-        reverse: scan each sequence from its last position to its first.
+    With `reverse` each sequence is scanned from its last position to its first.
 
     Returns:
         y [T, H, P], differentiable in all six inputs; the kernels return it in the type of x, with decays and states in float32.
     """
-    if uses_triton(x) and triton.supports_scan(x, B):
-        return triton.load_kernels(x).scan(x, dt, A, B, C, D, layout, reverse=reverse)
-    if kernels := _numba_kernels((x, dt, A, B, C, D), x.shape[2], B.shape[1]):
-        return kernels.scan(x, dt, A, B, C, D, layout, reverse=reverse)
-    return chunked.chunked_scan(x, dt, A, B, C, D, layout, reverse=reverse)
+    kernels = _kernels((x, dt, A, B, C, D), x.shape[2], B.shape[1], in_triton=triton.supports_scan(x, B))
+    run = kernels.scan if kernels else chunked.chunked_scan
+    return run(x, dt, A, B, C, D, layout, reverse=reverse)
 
 
 def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidden:
@@ -133,22 +130,20 @@ def backward_prefix_readout(
 
     Args:
         channels: [T, E + 2N] input of the convolution: x, B and C side by side.
-        weight: [E + 2N, K].
+        weight: [E + 2N, K], see `convolve`.
         bias: [E + 2N].
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        D: [H] skip weights.
+        dt: [T, H], see `scan`.
+        A: [H].
+        D: [H].
         layout: of the packed batch.
         state_dim: N.
 
     Returns:
         y [T, H, P]; the kernels return it in the type of the channels, with decays and all sums in float32.
     """
-    module: Any = prefix_readout
-    if uses_triton(channels) and triton.supports_prefix_readout(channels, weight, dt, state_dim):
-        module = triton.load_kernels(channels)
-    elif kernels := _numba_kernels((channels, weight, bias, dt, A, D), (channels.shape[1] - 2 * state_dim) // len(D), state_dim):
-        module = kernels
+    in_triton = triton.supports_prefix_readout(channels, weight, dt, state_dim)
+    widths = (channels.shape[1] - 2 * state_dim) // len(D), state_dim
+    module = _kernels((channels, weight, bias, dt, A, D), *widths, in_triton=in_triton) or prefix_readout
     return module.backward_prefix_readout(channels, weight, bias, dt, A, D, layout, state_dim)
 
 
@@ -162,23 +157,12 @@ def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *
         layout: of the packed batch.
         reverse: use t+k in place of t-k, as if each sequence were reversed.
     """
-    module: Any = convolution
-    if uses_triton(channels):
-        module = triton.load_kernels(channels)
-    elif kernels := _numba_kernels((channels, weight, bias), channels.shape[1]):
-        module = kernels
+    module = _kernels((channels, weight, bias), channels.shape[1]) or convolution
     return module.convolve(channels, weight, bias, layout, reverse=reverse)
 
 
 def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Channels, Channels]:
-    """Compute `convolve` in both directions; the kernels read the channels only once.
-
-    Args:
-        channels: [T, channels].
-        weight: [channels, K]; the last column applies to the position itself.
-        bias: [channels].
-        layout: of the packed batch.
-    """
+    """Compute `convolve` in both directions; the kernels read the channels only once."""
     if uses_triton(channels):
         return triton.load_kernels(channels).convolve_bidirectional(channels, weight, bias, layout)
     forward, backward = (convolve(channels, weight, bias, layout, reverse=reverse) for reverse in (False, True))
@@ -186,19 +170,8 @@ def convolve_bidirectional(channels: Channels, weight: Tensor, bias: Tensor, lay
 
 
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
-    """Compute RMSNorm(y * SiLU(gate)) * weight.
-
-    Args:
-        y: [rows, E].
-        gate: [rows, E], z.
-        weight: [E].
-        eps: of the norm.
-    """
-    module: Any = gated
-    if uses_triton(y):
-        module = triton.load_kernels(y)
-    elif kernels := _numba_kernels((y, gate, weight), len(weight)):
-        module = kernels
+    """Compute RMSNorm(y * SiLU(gate)) * weight. [rows, E], [rows, E], [E] -> [rows, E]."""
+    module = _kernels((y, gate, weight), len(weight)) or gated
     return module.gated_norm(y, gate, weight, eps)
 
 
@@ -207,14 +180,7 @@ def gated_norm_of_both(
 ) -> Hidden:
     """Compute gated_norm(y, gate) + scale * gated_norm(other, the gate at the first position of the sequence).
 
-    Args:
-        y: [T, E] of the forward direction.
-        other: [T, E] of the backward direction of every prefix.
-        gate: [T, E], z.
-        weight: [E].
-        eps: of the norm.
-        scale: of the backward direction.
-        layout: of the packed batch.
+    y [T, E] comes from the forward direction, other [T, E] from the backward direction of every prefix.
     """
     if kernels := _numba_kernels((y, other, gate, weight), len(weight)):
         return kernels.gated_norm_of_both(y, other, gate, weight, eps, scale, layout)
@@ -262,18 +228,9 @@ def feed_forward(
 
 
 def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: AddedLogits | None = None) -> Tensor:
-    """Compute the mean of -log softmax(states @ table.T + added)[target] without storing the scores of all rows.
+    """Compute the mean of -log softmax(states @ table.T + added)[target]; see `ops.cross_entropy.linear_cross_entropy`.
 
     Added logits have no Triton kernel: PyTorch runs with them on a GPU.
-
-    Args:
-        states: [M, D], one row per target.
-        table: [V, D], one row per class.
-        targets: int64 [M], 0-based rows of the table.
-        added: logits of the items of each row's prefix; None: nothing is added.
-
-    Raises:
-        ShapeError: states and targets differ in length.
     """
     if added is None and uses_triton(states):
         return triton.load_kernels(states).linear_cross_entropy(states, table, targets)

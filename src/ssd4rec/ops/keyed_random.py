@@ -8,8 +8,8 @@ generator.
 The function is SplitMix64 (Steele, Lea and Flood 2014) as a counter-based generator: output i of the stream with seed `key`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,57 +34,54 @@ _current: list[_Stream] = []
 
 
 @contextmanager
-def keyed(keys: Tensor | None) -> Iterator[None]:
+def _drawing_from(stream: _Stream | None) -> Iterator[None]:
+    """Draw from a stream inside the block; None: change nothing."""
+    if stream is None:
+        yield
+        return
+    _current.append(stream)
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
+def keyed(keys: Tensor | None) -> AbstractContextManager[None]:
     """Draw by keys inside the block.
 
     Args:
         keys: int64 [rows], one for each row of the random tensors; None: use PyTorch's generator.
     """
-    if keys is None:
-        yield
-        return
-    _current.append(_Stream(keys, [0]))
-    try:
-        yield
-    finally:
-        _current.pop()
+    return _drawing_from(None if keys is None else _Stream(keys, [0]))
 
 
-@contextmanager
-def at(rows: Tensor) -> Iterator[None]:
+def _with_keys(change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+    """Inside the block, draw by other keys that are computed from those of the rows, if these have keys."""
+    stream = _current[-1] if _current else None
+    return _drawing_from(stream and _Stream(change(stream.keys), stream.draws))
+
+
+def at(rows: Tensor) -> AbstractContextManager[None]:
     """Inside the block, draw for a selection of the rows: row i of the random tensors has the key of row `rows[i]`.
 
     Args:
         rows: int64 [n], on the CPU or on the device of the keys.
     """
-    if not _current:
-        yield
-        return
-    stream = _current[-1]
-    _current.append(_Stream(stream.keys[to_device(rows, stream.keys.device)], stream.draws))
-    try:
-        yield
-    finally:
-        _current.pop()
+    return _with_keys(lambda keys: keys[to_device(rows, keys.device)])
 
 
-@contextmanager
-def appended(cu_seqlens: CuSeqlens) -> Iterator[None]:
+def appended(cu_seqlens: CuSeqlens) -> AbstractContextManager[None]:
     """Inside the block, each sequence has one more row at its end, whose key follows from its last one.
 
     Args:
         cu_seqlens: int64 [B + 1] before the rows are appended.
     """
-    if not _current:
-        yield
-        return
-    stream = _current[-1]
-    last = stream.keys[to_device(cu_seqlens[1:] - 1, stream.keys.device)]
-    _current.append(_Stream(append_to_each(stream.keys, cu_seqlens, splitmix64(last))[0], stream.draws))
-    try:
-        yield
-    finally:
-        _current.pop()
+
+    def append(keys: Tensor) -> Tensor:
+        last = keys[to_device(cu_seqlens[1:] - 1, keys.device)]
+        return append_to_each(keys, cu_seqlens, splitmix64(last))[0]
+
+    return _with_keys(append)
 
 
 def active() -> bool:

@@ -39,21 +39,10 @@ def partially_flipped_prefix_readout(  # noqa: PLR0913 - the inputs of a mixer, 
     state_dim: int,
     tail: int,
 ) -> Values:
-    """Return y at the last step of every partially flipped prefix; row t is the prefix that ends at position t.
+    """Return y [T, H, P] at the last step of every partially flipped prefix; row t is the prefix that ends at position t.
 
-    Args:
-        channels: [T, E + 2N] input of the convolution: x, B and C side by side.
-        weight: [E + 2N, K].
-        bias: [E + 2N].
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        D: [H] skip weights.
-        layout: of the packed batch.
-        state_dim: N.
-        tail: r, the number of positions at the end of each prefix that stay in place; 0: the whole prefix is reversed.
-
-    Returns:
-        y [T, H, P].
+    `tail` is r, the number of positions at the end of each prefix that stay in place; 0: the whole prefix is reversed.
+    The other arguments are those of `ops.dispatch.backward_prefix_readout`.
     """
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     heads, inner = dt.shape[1], channels.shape[1] - 2 * state_dim

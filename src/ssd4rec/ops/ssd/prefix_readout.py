@@ -60,19 +60,7 @@ def scan_last_position(
     """Compute y of the scan at its last step only: at the last position of each sequence, or reversed at the first.
 
     y_L = sum_s exp(S_L - S_s) dt_s (C_L . B_s) x_s + D x_L is a weighted sum over positions, so no state is built.
-
-    Args:
-        x: [T, H, P] values.
-        dt: [T, H] step sizes, positive.
-        A: [H] decay rates, negative.
-        B: [T, N].
-        C: [T, N].
-        D: [H] skip weights.
-        layout: of the packed batch.
-        reverse: scan from the last position to the first.
-
-    Returns:
-        y [B, H, P].
+    The arguments are those of `ops.dispatch.scan`. Returns y [B, H, P].
     """
     x, dt, A, B, C, D = promote_to_float32(x, dt, A, B, C, D)
     log_decay = dt * A
