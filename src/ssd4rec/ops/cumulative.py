@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec.ops.gather import linear_map
-from ssd4rec.ops.segments import Chunks, Layout, add_rows_, shift_index
+from ssd4rec.ops.segments import Chunks, Layout, add_rows_
 
 
 def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inclusive: bool = True) -> Tensor:
@@ -35,11 +35,11 @@ def cumulative_sum_no_grad(values: Tensor, chunks: Chunks, *, reverse: bool, inc
     chunked = chunks.pad(values).view(-1, Q, values.shape[1])
     sums = (same_sequence.triu(diagonal) if reverse else same_sequence.tril(-diagonal)) @ chunked
     source, target = chunks.source_and_target(reverse=reverse)
-    exit_ = 0 if reverse else Q - 1
+    exit_ = chunks.exit(reverse=reverse)
     # The sum that enters each chunk. The clone matters when source is a slice, whose result is a view.
     entering = sums[source, exit_].clone() if inclusive else sums[source, exit_] + chunked[source, exit_]
-    for level in chunks.levels_reverse if reverse else chunks.levels:
-        entering[level] += entering[shift_index(level, 1 if reverse else -1)]
+    for level, previous in chunks.dependencies(reverse=reverse):
+        entering[level] += entering[previous]
     continues = seq_idx[target] == seq_idx[source, exit_][:, None]
     add_rows_(sums, target, entering[:, None] * continues[..., None])
     return sums.view(-1, values.shape[1])[:length]

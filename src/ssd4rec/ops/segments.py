@@ -53,6 +53,15 @@ class Chunks:
             lower, upper = slice(0, -1), slice(1, None)
         return (upper, lower) if reverse else (lower, upper)
 
+    def exit(self, *, reverse: bool) -> int:
+        """Return the place in a chunk at which a state leaves it."""
+        return 0 if reverse else self.size - 1
+
+    def dependencies(self, *, reverse: bool) -> list[tuple["Tensor | slice", "Tensor | slice"]]:
+        """Return for each level its crossings, and the crossings that they depend on."""
+        levels, offset = (self.levels_reverse, 1) if reverse else (self.levels, -1)
+        return [(level, _shift_index(level, offset)) for level in levels]
+
     def pad(self, values: Tensor) -> Tensor:
         """Append zeros up to a whole number of chunks. [T, ...] -> [C * Q, ...]."""
         missing = self.seq_idx.numel() - values.shape[0]
@@ -215,7 +224,7 @@ def add_rows_(total: Tensor, index: Tensor | slice, values: Tensor) -> None:
         total.index_add_(0, index, values)
 
 
-def shift_index(index: Tensor | slice, offset: int) -> Tensor | slice:
+def _shift_index(index: Tensor | slice, offset: int) -> Tensor | slice:
     """Add an offset to an index or slice."""
     return slice(index.start + offset, index.stop + offset) if isinstance(index, slice) else index + offset
 

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.array_types import Rates, StateInputs, StateReads, StepSizes, Values
 from ssd4rec.ops.heads import add_scaled_heads_, scale_heads, scale_heads_, sum_heads
-from ssd4rec.ops.segments import Chunks, Layout, add_rows_, pass_states_, promote_to_float32, shift_index
+from ssd4rec.ops.segments import Chunks, Layout, add_rows_, pass_states_, promote_to_float32
 
 SMALLEST_BLOCK = 8
 RANGE = {torch.float32: 70.0, torch.float64: 600.0}  # exp(RANGE) leaves headroom for the values that it multiplies
@@ -91,7 +91,7 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
     base = _BlockDecay(size, (local - middle).exp(), (middle - local).exp())
 
     source, target = chunks.source_and_target(reverse=reverse)
-    exit_ = 0 if reverse else Q - 1
+    exit_ = chunks.exit(reverse=reverse)
     crossing = seq_idx[source, exit_][:, None]
     entering = a[target].masked_fill((seq_idx[target] != crossing)[..., None], -torch.inf).exp()
     remaining = _after(Q, reverse=reverse, like=a) @ log_decay.view(-1, Q, heads)[source]
@@ -154,14 +154,12 @@ class _ChunkedScan(torch.autograd.Function):
         chunks: Chunks,
         reverse: bool,  # noqa: FBT001 - apply takes no keywords
     ) -> Tensor:
-        length, heads, _ = x.shape
-        inputs = _Inputs(chunks.pad(x.flatten(1)), chunks.pad(dt), chunks.pad(B), chunks.pad(C))
-        decays = _decays(inputs.dt * A, chunks, reverse=reverse)
-        y = _intra_chunk(inputs, decays, reverse=reverse)
-        add_scaled_heads_(y, inputs.x, D.expand(heads))
-        states = _chunk_states(inputs, decays, chunks, reverse=reverse)
-        _add_inter_chunk(y, states, inputs.C, decays, chunks, reverse=reverse)
-        y = y[:length]
+        scan = _Scan(x, dt, A, B, C, chunks, reverse=reverse)
+        y = scan.intra_chunk()
+        add_scaled_heads_(y, scan.x, D.expand(x.shape[1]))
+        states = scan.chunk_states()
+        scan.add_inter_chunk(y, states)
+        y = y[: len(x)]
         ctx.save_for_backward(x, dt, A, B, C, D, y, states)
         ctx.chunks, ctx.reverse = chunks, reverse
         return y.view_as(x)
@@ -170,41 +168,103 @@ class _ChunkedScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, dt, A, B, C, D, y, states = ctx.saved_tensors
-        chunks, reverse = ctx.chunks, ctx.reverse
-        length, heads, _ = x.shape
-        Q = chunks.size
-        inputs = _Inputs(chunks.pad(x.flatten(1)), chunks.pad(dt), chunks.pad(B), chunks.pad(C))
+        chunks, (length, heads, _) = ctx.chunks, x.shape
+        scan = _Scan(x, dt, A, B, C, chunks, reverse=ctx.reverse)
         dy = chunks.pad(grad.reshape(length, -1))
-        decays = _decays(inputs.dt * A, chunks, reverse=reverse)
-        du, dB, dC = _intra_chunk_backward(dy, inputs, decays, reverse=reverse)
-        d_states = _chunk_states_backward((du, dB, dC), dy, inputs, states, decays, chunks, reverse=reverse)
+        du, dB, dC = scan.intra_chunk_backward(dy)
+        d_states = scan.chunk_states_backward(du, dB, dC, dy, states)
 
         # The decays act on y without its skip term.
-        dy_x, du_x = sum_heads(dy * inputs.x, heads), sum_heads(du * inputs.x, heads)
-        da = (sum_heads(dy * chunks.pad(y), heads) - D * dy_x - inputs.dt * du_x).view(-1, Q, heads)
-        source, _ = chunks.source_and_target(reverse=reverse)
-        add_rows_(da[:, 0 if reverse else Q - 1], source, sum_heads((d_states * states).sum(1), heads))
-        d_log_decay = (decays.cumsum_mask.mT @ da).view(-1, heads)
+        dy_x, du_x = sum_heads(dy * scan.x, heads), sum_heads(du * scan.x, heads)
+        da = (sum_heads(dy * chunks.pad(y), heads) - D * dy_x - scan.dt * du_x).view(-1, chunks.size, heads)
+        add_rows_(da[:, chunks.exit(reverse=ctx.reverse)], scan.source, sum_heads((d_states * states).sum(1), heads))
+        d_log_decay = (scan.decays.cumsum_mask.mT @ da).view(-1, heads)
 
-        dx = scale_heads_(du, inputs.dt)
+        dx = scale_heads_(du, scan.dt)
         add_scaled_heads_(dx, dy, D.expand(heads))
         dx = dx[:length].view_as(x)
         d_dt = (du_x + d_log_decay * A)[:length]
-        dA = (d_log_decay * inputs.dt).sum(0)
+        dA = (d_log_decay * scan.dt).sum(0)
         return dx, d_dt, dA, dB[:length], dC[:length], dy_x.sum(0), None, None
 
 
-class _Inputs(NamedTuple):
-    """Inputs padded to whole chunks."""
+class _Scan:
+    """The inputs of a scan, padded to whole chunks, and their decays."""
 
-    x: Tensor  # [C Q, E]
-    dt: Tensor  # [C Q, H]
-    B: Tensor  # [C Q, N]
-    C: Tensor  # [C Q, N]
+    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunks: Chunks, *, reverse: bool) -> None:
+        # [C Q, E], [C Q, H], [C Q, N], [C Q, N]
+        self.x, self.dt, self.B, self.C = chunks.pad(x.flatten(1)), chunks.pad(dt), chunks.pad(B), chunks.pad(C)
+        self.decays = _decays(self.dt * A, chunks, reverse=reverse)
+        self.size, self.reverse = chunks.size, reverse
+        self.source, self.target = chunks.source_and_target(reverse=reverse)
+        self.dependencies = chunks.dependencies(reverse=reverse)
 
-    def blocks(self, size: int) -> "_Inputs":
-        """Return views [blocks, size, width]."""
-        return _Inputs(*(values.view(-1, size, values.shape[-1]) for values in self))
+    def intra_chunk(self) -> Tensor:
+        """Return the contribution of positions of the same chunk [C Q, E]."""
+        base = self.decays.base
+        x, dt, B, C = _blocks(base.size, self.x, self.dt, self.B, self.C)
+        weights = (C @ B.mT).mul_(self.decays.base_mask)
+        y = scale_heads_(weights @ scale_heads(x, base.column * dt), base.row).view_as(self.x)
+        for block in self.decays.halves:
+            row_y, row_C = _later_blocks(block.size, y, self.C, reverse=self.reverse)
+            column_x, column_B, column_dt = _earlier_blocks(block.size, self.x, self.B, self.dt, reverse=self.reverse)
+            product = (row_C @ column_B.mT) @ scale_heads(column_x, block.column * column_dt)
+            add_scaled_heads_(row_y, product, block.row)
+        return y
+
+    def intra_chunk_backward(self, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of u = dt x, B and C from positions of the same chunk."""
+        base = self.decays.base
+        x, dt, B, C = _blocks(base.size, self.x, self.dt, self.B, self.C)
+        scaled_dy = scale_heads(dy.view_as(x), base.row)
+        weights = (C @ B.mT).mul_(self.decays.base_mask)
+        du = scale_heads_(weights.mT @ scaled_dy, base.column).view_as(self.x)
+        # Above the diagonal the factors can overflow to inf. Such entries are replaced, because 0 * inf is NaN.
+        d_weights = scaled_dy @ scale_heads(x, base.column * dt).mT
+        d_weights.masked_fill_(self.decays.base_mask.eq(0), 0.0)
+        dC, dB = (d_weights @ B).view_as(self.C), (d_weights.mT @ C).view_as(self.B)
+        for block in self.decays.halves:
+            row_dy, row_C, row_dC = _later_blocks(block.size, dy, self.C, dC, reverse=self.reverse)
+            column_x, column_B, column_dt, column_du, column_dB = _earlier_blocks(
+                block.size, self.x, self.B, self.dt, du, dB, reverse=self.reverse
+            )
+            scaled_dy = scale_heads(row_dy, block.row)
+            add_scaled_heads_(column_du, (row_C @ column_B.mT).mT @ scaled_dy, block.column)
+            d_weights = scaled_dy @ scale_heads(column_x, block.column * column_dt).mT
+            row_dC += d_weights @ column_B
+            column_dB += d_weights.mT @ row_C
+        return du, dB, dC
+
+    def chunk_states(self) -> Tensor:
+        """Return the state that each crossing passes to the next chunk [crossings, N, E]."""
+        x, dt, B = (values[self.source] for values in _blocks(self.size, self.x, self.dt, self.B))
+        states = B.mT @ scale_heads(x, self.decays.leaving * dt)
+        for level, previous in self.dependencies:
+            pass_states_(states, previous, level, self.decays.whole_chunk[level][:, None])
+        return states
+
+    def add_inter_chunk(self, y: Tensor, states: Tensor) -> None:
+        """Add the contribution of the passed states to y."""
+        y, C = _blocks(self.size, y, self.C)
+        add_rows_(y, self.target, scale_heads_(C[self.target] @ states, self.decays.entering))
+
+    def chunk_states_backward(self, du: Tensor, dB: Tensor, dC: Tensor, dy: Tensor, states: Tensor) -> Tensor:
+        """Add the gradients through the chunk states to du, dB and dC; return the gradient of the states [crossings, N, E]."""
+        du, dB, dC, dy, x, dt, B, C = _blocks(self.size, du, dB, dC, dy, self.x, self.dt, self.B, self.C)
+        scaled_dy = scale_heads(dy[self.target], self.decays.entering)
+        d_states = C[self.target].mT @ scaled_dy
+        add_rows_(dC, self.target, scaled_dy @ states.mT)
+        for level, previous in reversed(self.dependencies):
+            pass_states_(d_states, level, previous, self.decays.whole_chunk[level][:, None])
+        scaled_u = scale_heads(x[self.source], self.decays.leaving * dt[self.source])
+        add_rows_(du, self.source, scale_heads_(B[self.source] @ d_states, self.decays.leaving))
+        add_rows_(dB, self.source, scaled_u @ d_states.mT)
+        return d_states
+
+
+def _blocks(size: int, *tensors: Tensor) -> list[Tensor]:
+    # [C Q, width] -> [blocks, size, width]
+    return [tensor.view(-1, size, tensor.shape[-1]) for tensor in tensors]
 
 
 def _later_blocks(size: int, *tensors: Tensor, reverse: bool) -> list[Tensor]:
@@ -214,84 +274,3 @@ def _later_blocks(size: int, *tensors: Tensor, reverse: bool) -> list[Tensor]:
 
 def _earlier_blocks(size: int, *tensors: Tensor, reverse: bool) -> list[Tensor]:
     return _later_blocks(size, *tensors, reverse=not reverse)
-
-
-def _intra_chunk(inputs: _Inputs, decays: _Decays, *, reverse: bool) -> Tensor:
-    """Return the contribution of positions of the same chunk [C Q, E]."""
-    base, (x, dt, B, C) = decays.base, inputs
-    blocks = inputs.blocks(base.size)
-    weights = (blocks.C @ blocks.B.mT).mul_(decays.base_mask)
-    y = scale_heads_(weights @ scale_heads(blocks.x, base.column * blocks.dt), base.row).view_as(x)
-    for block in decays.halves:
-        row_y, row_C = _later_blocks(block.size, y, C, reverse=reverse)
-        column_x, column_B, column_dt = _earlier_blocks(block.size, x, B, dt, reverse=reverse)
-        product = (row_C @ column_B.mT) @ scale_heads(column_x, block.column * column_dt)
-        add_scaled_heads_(row_y, product, block.row)
-    return y
-
-
-def _intra_chunk_backward(dy: Tensor, inputs: _Inputs, decays: _Decays, *, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of u = dt x, B and C from positions of the same chunk."""
-    base, (x, dt, B, C) = decays.base, inputs
-    blocks = inputs.blocks(base.size)
-    scaled_dy = scale_heads(dy.view_as(blocks.x), base.row)
-    weights = (blocks.C @ blocks.B.mT).mul_(decays.base_mask)
-    du = scale_heads_(weights.mT @ scaled_dy, base.column).view_as(x)
-    # Above the diagonal the factors can overflow to inf. Such entries are replaced, because 0 * inf is NaN.
-    d_weights = scaled_dy @ scale_heads(blocks.x, base.column * blocks.dt).mT
-    d_weights.masked_fill_(decays.base_mask.eq(0), 0.0)
-    dC, dB = (d_weights @ blocks.B).view_as(C), (d_weights.mT @ blocks.C).view_as(B)
-    for block in decays.halves:
-        row_dy, row_C, row_dC = _later_blocks(block.size, dy, C, dC, reverse=reverse)
-        column_x, column_B, column_dt = _earlier_blocks(block.size, x, B, dt, reverse=reverse)
-        column_du, column_dB = _earlier_blocks(block.size, du, dB, reverse=reverse)
-        scaled_dy = scale_heads(row_dy, block.row)
-        add_scaled_heads_(column_du, (row_C @ column_B.mT).mT @ scaled_dy, block.column)
-        d_weights = scaled_dy @ scale_heads(column_x, block.column * column_dt).mT
-        row_dC += d_weights @ column_B
-        column_dB += d_weights.mT @ row_C
-    return du, dB, dC
-
-
-def _chunk_states(inputs: _Inputs, decays: _Decays, chunks: Chunks, *, reverse: bool) -> Tensor:
-    """Return the state that each crossing passes to the next chunk [crossings, N, E]."""
-    source, _ = chunks.source_and_target(reverse=reverse)
-    blocks, previous = inputs.blocks(chunks.size), 1 if reverse else -1
-    states = blocks.B[source].mT @ scale_heads(blocks.x[source], decays.leaving * blocks.dt[source])
-    for level in chunks.levels_reverse if reverse else chunks.levels:
-        pass_states_(states, shift_index(level, previous), level, decays.whole_chunk[level][:, None])
-    return states
-
-
-def _add_inter_chunk(y: Tensor, states: Tensor, C: Tensor, decays: _Decays, chunks: Chunks, *, reverse: bool) -> None:
-    """Add the contribution of the passed states to y."""
-    _, target = chunks.source_and_target(reverse=reverse)
-    Q = chunks.size
-    output = C.view(-1, Q, C.shape[-1])[target] @ states
-    add_rows_(y.view(-1, Q, y.shape[-1]), target, scale_heads_(output, decays.entering))
-
-
-def _chunk_states_backward(
-    grads: tuple[Tensor, Tensor, Tensor],
-    dy: Tensor,
-    inputs: _Inputs,
-    states: Tensor,
-    decays: _Decays,
-    chunks: Chunks,
-    *,
-    reverse: bool,
-) -> Tensor:
-    """Add the gradients through the chunk states to du, dB and dC; return the gradient of the states [crossings, N, E]."""
-    du, dB, dC = (grad.view(-1, chunks.size, grad.shape[-1]) for grad in grads)
-    blocks = inputs.blocks(chunks.size)
-    source, target = chunks.source_and_target(reverse=reverse)
-    previous = 1 if reverse else -1
-    scaled_dy = scale_heads(dy.view_as(blocks.x)[target], decays.entering)
-    d_states = blocks.C[target].mT @ scaled_dy
-    add_rows_(dC, target, scaled_dy @ states.mT)
-    for level in reversed(chunks.levels_reverse if reverse else chunks.levels):
-        pass_states_(d_states, level, shift_index(level, previous), decays.whole_chunk[level][:, None])
-    scaled_u = scale_heads(blocks.x[source], decays.leaving * blocks.dt[source])
-    add_rows_(du, source, scale_heads_(blocks.B[source] @ d_states, decays.leaving))
-    add_rows_(dB, source, scaled_u @ d_states.mT)
-    return d_states
