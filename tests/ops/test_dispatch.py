@@ -13,7 +13,7 @@ from packed import cu_seqlens_of, relative_error, scan_inputs
 from ssd4rec.config import SSD4RecConfig, TrainingConfig
 from ssd4rec.data.packing import PackedBatch
 from ssd4rec.layers.bissd import BiSSDLayer
-from ssd4rec.layers.step import prefill_cache
+from ssd4rec.layers.step import prefill
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.ops import dispatch, triton
@@ -178,7 +178,7 @@ def test_all_positions_step_equals_torch() -> None:
 
 @interpreted
 def test_prefilled_cache_equals_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The convolution of `prefill_cache` is dispatched too; the cache agrees to 1e-5."""
+    """The convolution of `prefill` is dispatched too; the cache agrees to 1e-5."""
     torch.manual_seed(0)
     config = SSD4RecConfig(width=16, state_dim=16, dropout=0.0)
     layer, layout = BiSSDLayer(config, bidirectional=True).eval(), make_layout(cu_seqlens_of(LENGTHS))
@@ -187,10 +187,10 @@ def test_prefilled_cache_equals_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     convolve_kernel = module.convolve
     monkeypatch.setattr(module, "convolve", lambda *args, **options: calls.append(options) or convolve_kernel(*args, **options))
     with torch.inference_mode():
-        expected = prefill_cache(layer, hidden, layout)
+        expected, _ = prefill(layer, hidden, layout)
         assert not calls
         with dispatch.use_backend("triton"):
-            actual = prefill_cache(layer, hidden, layout)
+            actual, _ = prefill(layer, hidden, layout)
     assert len(calls) == 1
     for name, value in expected._asdict().items():
         torch.testing.assert_close(getattr(actual, name), value, rtol=1e-5, atol=1e-6, msg=name)

@@ -61,19 +61,8 @@ def new_cache(layer: BiSSDLayer, sequences: int) -> LayerCache:
     )
 
 
-def prefill_cache(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> LayerCache:
-    """Compute the cache after whole sequences at once; equal to calling `step` for each position.
-
-    Args:
-        layer: in evaluation mode.
-        hidden: [T, D] input of the layer.
-        layout: of the packed batch.
-    """
-    return prefill(layer, hidden, layout)[0]
-
-
 def prefill(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> tuple[LayerCache, States]:
-    """Compute the cache after whole sequences and the output at their last positions; the projection is shared.
+    """Compute the cache after whole sequences, as `step` for each position, and the output at their last positions.
 
     Args:
         layer: in evaluation mode.
@@ -81,7 +70,7 @@ def prefill(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> tuple[LayerCac
         layout: of the packed batch.
 
     Returns:
-        The cache, and [B, D] what `BiSSDLayer.forward_last` gives.
+        The cache, and [B, D] the output of `BiSSDLayer.forward_last`.
     """
     mixer, source = layer.mixer, layer.source(hidden)
     channels, dt = _project_without_gate(mixer, source)

@@ -5,14 +5,11 @@ from typing import ClassVar, Literal
 from torch import nn
 from torch.nn import functional as F
 
-from ssd4rec.array_types import CuSeqlens, Hidden, States
+from ssd4rec.array_types import CuSeqlens, Hidden
 from ssd4rec.config.backbones import BackboneSettings, Objective, TransformerSizes
 from ssd4rec.errors import ConfigError
-from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
-from ssd4rec.layers.transformer import TransformerLayer
-from ssd4rec.ops.attention import bucket_by_length
-from ssd4rec.ops.windows import encode_last, encode_windows
+from ssd4rec.models.sasrec import Transformer
 
 
 class BERT4RecConfig(TransformerSizes):
@@ -24,7 +21,7 @@ class BERT4RecConfig(TransformerSizes):
     """Name of the model."""
 
 
-class BERT4Rec(nn.Module):
+class BERT4Rec(Transformer):
     """Item embeddings plus learned positions, bidirectional self-attention, and LayerNorm(GELU(W h + b)) at the end.
 
     A position also attends to later positions, so its output may only predict an item that is masked in the input.
@@ -42,32 +39,14 @@ class BERT4Rec(nn.Module):
     settings_class: ClassVar[type[BackboneSettings]] = BERT4RecConfig
 
     def __init__(self, config: BERT4RecConfig) -> None:
-        super().__init__()
-        self.config, self.width = config, config.width
-        self.positions = nn.Embedding(config.max_length, config.width)
-        self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.heads, config.dropout, causal=False) for _ in range(config.layers)
-        )
+        super().__init__(config, causal=False)
         self.out = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.apply(initialize_weights)
 
-    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Encode the last `max_length` positions of each sequence; return the output at the last one. [T, D] -> [B, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
-        return encode_last(self._encode, embedded, cu_seqlens, self.config.max_length)
-
     def encode_positions(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Encode every position from its whole sequence, or from a window of `max_length` positions. [T, D] -> [T, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
-        return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
+        """Encode every position from its whole sequence, or from a window of `max_length` positions. [T, D] -> [T, D]."""
+        return super().encode_prefixes(embedded, cu_seqlens)
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """Raise an error: one pass cannot encode every prefix.
@@ -81,8 +60,4 @@ class BERT4Rec(nn.Module):
         )
 
     def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        buckets = bucket_by_length(cu_seqlens, embedded.device)
-        hidden = self.dropout(embedded + self.positions(buckets.position))
-        for layer in self.layers:
-            hidden = layer(hidden, buckets)
-        return self.norm(F.gelu(self.out(hidden)))
+        return self.norm(F.gelu(self.out(self._attend(embedded, cu_seqlens))))

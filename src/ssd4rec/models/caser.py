@@ -54,19 +54,11 @@ class Caser(nn.Module):
         self.out = nn.Linear(width, width)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Encode the last `window` interactions of each sequence. [T, D] -> [B, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
+        """Encode the last `window` interactions of each sequence. [T, D] -> [B, D]."""
         return self.encode_prefixes(embedded, cu_seqlens)[to_device(cu_seqlens[1:] - 1, embedded.device)]
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Encode every prefix. [T, D] -> [T, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
+        """Encode every prefix. [T, D] -> [T, D]."""
         check_cu_seqlens(cu_seqlens)
         window, length = self.config.window, embedded.shape[0]
         # cu_seqlens [0, 2, 3] with a window of 3 -> [0 0 a b 0 0 c]: a window that ends at an item contains no other sequence.

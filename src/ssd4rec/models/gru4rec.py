@@ -5,12 +5,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from ssd4rec.array_types import CuSeqlens, Hidden, States
+from ssd4rec.array_types import CuSeqlens, Hidden
 from ssd4rec.config.backbones import MAX_LAYERS, MAX_WIDTH, MAX_WINDOW, BackboneSettings
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.gru import PackedGRU
+from ssd4rec.models.encoders import WindowedEncoder
 from ssd4rec.ops.attention import bucket_by_length
-from ssd4rec.ops.windows import encode_last, encode_windows
 
 
 class GRU4RecConfig(BackboneSettings):
@@ -26,7 +26,7 @@ class GRU4RecConfig(BackboneSettings):
     """Maximum number of positions read at once."""
 
 
-class GRU4Rec(nn.Module):
+class GRU4Rec(WindowedEncoder):
     """Dropout, a GRU of width `hidden`, and a linear projection to D.
 
     A batch takes as many sequential steps as its longest sequence has interactions, at most `max_length`. All-positions training
@@ -44,27 +44,11 @@ class GRU4Rec(nn.Module):
     settings_class: ClassVar[type[BackboneSettings]] = GRU4RecConfig
 
     def __init__(self, config: GRU4RecConfig) -> None:
-        super().__init__()
-        self.config, self.width = config, config.width
+        super().__init__(config.width, config.max_length)
+        self.config = config
         self.dropout = Dropout(config.dropout)
         self.gru = PackedGRU(config.width, config.hidden, config.layers, config.dropout)
         self.out = nn.Linear(config.hidden, config.width)
-
-    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Encode the last `max_length` interactions of each sequence. [T, D] -> [B, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
-        return encode_last(self._encode, embedded, cu_seqlens, self.config.max_length)
-
-    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Encode every prefix; see the class for sequences longer than `max_length`. [T, D] -> [T, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
-        return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
 
     def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         return self.out(self.gru(self.dropout(embedded), bucket_by_length(cu_seqlens, embedded.device)))

@@ -5,13 +5,13 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from ssd4rec.array_types import CuSeqlens, Hidden, States
+from ssd4rec.array_types import CuSeqlens, Hidden
 from ssd4rec.config.backbones import BackboneSettings, TransformerSizes
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
 from ssd4rec.layers.transformer import TransformerLayer
+from ssd4rec.models.encoders import WindowedEncoder
 from ssd4rec.ops.attention import bucket_by_length
-from ssd4rec.ops.windows import encode_last, encode_windows
 
 
 class SASRecConfig(TransformerSizes):
@@ -21,7 +21,27 @@ class SASRecConfig(TransformerSizes):
     """Name of the model."""
 
 
-class SASRec(nn.Module):
+class Transformer(WindowedEncoder):
+    """Learned positions and layers of self-attention, which SASRec and BERT4Rec share."""
+
+    def __init__(self, config: TransformerSizes, *, causal: bool) -> None:
+        super().__init__(config.width, config.max_length)
+        self.config = config
+        self.positions = nn.Embedding(config.max_length, config.width)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.heads, config.dropout, causal=causal) for _ in range(config.layers)
+        )
+
+    def _attend(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
+        buckets = bucket_by_length(cu_seqlens, embedded.device)
+        hidden = self.dropout(embedded + self.positions(buckets.position))
+        for layer in self.layers:
+            hidden = layer(hidden, buckets)
+        return hidden
+
+
+class SASRec(Transformer):
     """Item embeddings plus learned positions, causal self-attention, final LayerNorm.
 
     The model uses at most the last `max_length` interactions; position 0 is the oldest of them. All-positions training is exact
@@ -39,35 +59,9 @@ class SASRec(nn.Module):
     settings_class: ClassVar[type[BackboneSettings]] = SASRecConfig
 
     def __init__(self, config: SASRecConfig) -> None:
-        super().__init__()
-        self.config, self.width = config, config.width
-        self.positions = nn.Embedding(config.max_length, config.width)
-        self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.heads, config.dropout, causal=True) for _ in range(config.layers)
-        )
+        super().__init__(config, causal=True)
         self.norm = nn.LayerNorm(config.width)
         self.apply(initialize_weights)
 
-    def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Encode the last `max_length` interactions of each sequence. [T, D] -> [B, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
-        return encode_last(self._encode, embedded, cu_seqlens, self.config.max_length)
-
-    def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Encode every prefix; see the class for sequences longer than `max_length`. [T, D] -> [T, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
-        return encode_windows(self._encode, embedded, cu_seqlens, self.config.max_length)
-
     def _encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        buckets = bucket_by_length(cu_seqlens, embedded.device)
-        hidden = self.dropout(embedded * math.sqrt(self.width) + self.positions(buckets.position))
-        for layer in self.layers:
-            hidden = layer(hidden, buckets)
-        return self.norm(hidden)
+        return self.norm(self._attend(embedded * math.sqrt(self.width), cu_seqlens))

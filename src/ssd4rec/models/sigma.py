@@ -72,11 +72,7 @@ class SIGMA(nn.Module):
         self.apply(initialize_weights)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Encode each sequence, at its last position. [T, D] -> [B, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
+        """Encode each sequence, at its last position. [T, D] -> [B, D]."""
         layout = make_layout(cu_seqlens, device=embedded.device)
         buckets = bucket_by_length(cu_seqlens, embedded.device)
         flip = partial_flip_index(layout, self.config.kept)
@@ -90,7 +86,6 @@ class SIGMA(nn.Module):
 
         Raises:
             ConfigError: there is more than one layer, so the outputs of the lower one differ between prefixes.
-            ShapeError: cu_seqlens do not increase from 0.
         """
         if objection := self.config.objection("all-positions"):
             raise ConfigError(objection)

@@ -10,7 +10,7 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.layers.bissd import BiSSDLayer
 from ssd4rec.layers.dropout import Dropout
 from ssd4rec.layers.initialization import initialize_weights
-from ssd4rec.layers.step import Cache, LayerCache, new_cache, prefill, prefill_cache, step
+from ssd4rec.layers.step import Cache, LayerCache, new_cache, prefill, step
 from ssd4rec.ops.segments import Layout, make_layout
 
 Bidirectional = Literal["all", "top", "none"]
@@ -79,51 +79,24 @@ class SSD4Rec(nn.Module):
                 layer.start_as_identity()
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
-        """Compute the representation of each sequence, at its last position.
-
-        Args:
-            embedded: [T, D] item embeddings of the packed batch.
-            cu_seqlens: int64 [B + 1]; sequence b owns positions cu_seqlens[b]:cu_seqlens[b + 1]. On the CPU, so that nothing
-                synchronizes with the device of the embeddings.
-
-        Returns:
-            [B, D].
-
-        Raises:
-            ShapeError: cu_seqlens do not increase from 0.
-        """
+        """Encode each sequence, at its last position. [T, D] -> [B, D]."""
         layout = make_layout(cu_seqlens, device=embedded.device)
         top, hidden = self._lower_layers(embedded, layout)
-        return self._final_norm(top.forward_last(hidden, layout))
+        return self.final_norm(top.forward_last(hidden, layout))
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Compute the representation of every prefix: row t equals `encode` of its sequence truncated after position t.
-
-        Args:
-            embedded: [T, D] item embeddings of the packed batch.
-            cu_seqlens: int64 [B + 1].
-
-        Returns:
-            [T, D].
+        """Encode every prefix: row t equals `encode` of its sequence truncated after position t. [T, D] -> [T, D].
 
         Raises:
             ConfigError: a layer below the top is bidirectional, so its outputs differ between prefixes.
-            ShapeError: cu_seqlens do not increase from 0.
         """
         self._check_causal_below("all-positions training")
         layout = make_layout(cu_seqlens, device=embedded.device)
         top, hidden = self._lower_layers(embedded, layout)
-        return self._final_norm(top.forward_prefixes(hidden, layout))
+        return self.final_norm(top.forward_prefixes(hidden, layout))
 
     def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
-        """Process one new interaction of each sequence, in time independent of its length.
-
-        Args:
-            cache: of B sequences, from `new_cache`, `prefill` or an earlier step.
-            embedded: [B, D] item embeddings of the new interactions.
-
-        Returns:
-            The new cache, and [B, D] the output of `encode` for the extended sequences.
+        """Process one new interaction of each sequence; return the new cache and the output of `encode`, [B, D].
 
         Raises:
             ConfigError: a layer below the top is bidirectional, so a new interaction changes every earlier position.
@@ -133,31 +106,23 @@ class SSD4Rec(nn.Module):
         for layer, layer_cache in zip(self._layers, cache, strict=True):
             new_layer_cache, hidden = step(layer, cast("LayerCache", layer_cache), hidden)
             new.append(new_layer_cache)
-        return new, self._final_norm(hidden)
+        return new, self.final_norm(hidden)
 
     def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[list[LayerCache], States]:
-        """Process whole sequences at once; equal to calling `step` for each interaction.
-
-        Args:
-            embedded: [T, D] item embeddings of the packed batch.
-            cu_seqlens: int64 [B + 1].
-
-        Returns:
-            The cache of the B sequences, and [B, D] the output of `encode`.
+        """Process whole sequences at once; return the cache and the output of `encode`, [B, D].
 
         Raises:
             ConfigError: a layer below the top is bidirectional.
-            ShapeError: cu_seqlens do not increase from 0.
         """
         self._check_causal_below("incremental inference")
         layout = make_layout(cu_seqlens, device=embedded.device)
         *below, top = self._layers
         hidden, cache = self._normalize(embedded), []
         for layer in below:
-            cache.append(prefill_cache(layer, hidden, layout))
+            cache.append(prefill(layer, hidden, layout)[0])
             hidden = layer(hidden, layout)
         top_cache, states = prefill(top, hidden, layout)
-        return [*cache, top_cache], self._final_norm(states)
+        return [*cache, top_cache], self.final_norm(states)
 
     def new_cache(self, sequences: int) -> list[LayerCache]:
         """Return the caches of empty sequences, bottom layer first."""
@@ -186,9 +151,6 @@ class SSD4Rec(nn.Module):
     @property
     def _layers(self) -> list[BiSSDLayer]:
         return cast("list[BiSSDLayer]", list(self.layers))
-
-    def _final_norm(self, hidden: Hidden) -> Hidden:
-        return self.final_norm(hidden)
 
     def _normalize(self, embedded: Hidden) -> Hidden:
         return self.norm(self.dropout(embedded)) if self.config.norm_embedding else embedded

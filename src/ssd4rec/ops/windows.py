@@ -48,20 +48,7 @@ def encode_last(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, lengt
 
 
 def encode_windows(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> Hidden:
-    """Encode every position, in windows of `length` positions; see `cut_into_windows`.
-
-    Args:
-        encoder: the layers of a model.
-        embedded: [T, D] item embeddings of the packed batch.
-        cu_seqlens: int64 [B + 1]; on the CPU, so that nothing synchronizes with the device of the embeddings.
-        length: maximum number of positions.
-
-    Returns:
-        [T, D].
-
-    Raises:
-        ShapeError: cu_seqlens do not increase from 0.
-    """
+    """Encode every position, in windows of `length` positions; see `cut_into_windows`, and `encode_last` for the arguments."""
     check_cu_seqlens(cu_seqlens)
     windows = cut_into_windows(cu_seqlens, length)
     device = embedded.device
