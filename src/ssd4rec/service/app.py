@@ -18,9 +18,8 @@ from ssd4rec.service.feed import close_on_signal
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.overload import Overload
 from ssd4rec.service.routes import ROUTERS
-from ssd4rec.service.routes.events import Event
 from ssd4rec.service.routes.live import LiveAnswer, LiveEvent
-from ssd4rec.service.schemas import ProblemOut
+from ssd4rec.service.schemas import Event, ProblemOut
 from ssd4rec.service.settings import ServiceSettings
 
 PAGE = Path(__file__).parent / "page"

@@ -20,6 +20,21 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Event(Body):
+    """One interaction of a user with an item."""
+
+    user_id: Id
+    item_id: Id
+    event_id: Id | None = Field(None, description="unique; a repeat is counted as a duplicate and changes nothing")
+    type: Label = "view"
+    timestamp: Timestamp | None = Field(
+        None, description="seconds since 1970 or ISO 8601; missing: now, after all earlier events"
+    )
+    value: float | None = None
+    recommendation_id: Id | None = None
+    properties: FreeJson | None = None
+
+
 class Out(BaseModel):
     """Base of the bodies of answers; one can be made of any object with its attributes."""
 

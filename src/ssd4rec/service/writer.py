@@ -14,8 +14,9 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from ssd4rec.service import metrics
 from ssd4rec.service.problems import Problem, unavailable
+from ssd4rec.service.schemas import Event
 from ssd4rec.service.store.answers import RecommendationRecord, record_recommendations
-from ssd4rec.service.store.append import Appended, NewEvent, append_events
+from ssd4rec.service.store.append import Appended, append_events
 from ssd4rec.service.store.connect import as_store_error, is_transient
 
 GROUP_EVENTS = 256  # of one commit, unless one request has more
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Write:
-    events: Sequence[NewEvent] | None = None
+    events: Sequence[Event] | None = None
     work: Callable[[Connection], Any] | None = None
     records: Sequence[RecommendationRecord] = ()  # nobody waits for them
     alone: bool = False  # in a transaction of its own
@@ -71,7 +72,7 @@ class Writer:
         """How many events wait for a commit."""
         return self._waiting
 
-    def append(self, events: Sequence[NewEvent]) -> "Future[Appended]":
+    def append(self, events: Sequence[Event]) -> "Future[Appended]":
         """Store events; the future is resolved when they are on disk.
 
         Raises:

@@ -1,6 +1,5 @@
 """POST /v1/events: answered after the events are on disk."""
 
-import json
 from asyncio import wrap_future
 from typing import Annotated, Any
 
@@ -11,29 +10,13 @@ from pydantic import ConfigDict, Field, ValidationError
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
-from ssd4rec.service.ids import MICROSECONDS, FreeJson, Id, Timestamp, now
+from ssd4rec.service.ids import MICROSECONDS, now
 from ssd4rec.service.problems import Problem, printable, sentence
 from ssd4rec.service.routes.common import ServiceDep, errors, json_response
-from ssd4rec.service.schemas import Body, Label, Out
-from ssd4rec.service.store.append import NewEvent
+from ssd4rec.service.schemas import Body, Event, Out
 
 router = APIRouter(prefix="/v1", tags=["events"])
 MAX_EVENTS = 1000  # of one request
-
-
-class Event(Body):
-    """One interaction of a user with an item."""
-
-    user_id: Id
-    item_id: Id
-    event_id: Id | None = Field(None, description="unique; a repeat is counted as a duplicate and changes nothing")
-    type: Label = "view"
-    timestamp: Timestamp | None = Field(
-        None, description="seconds since 1970 or ISO 8601; missing: now, after all earlier events"
-    )
-    value: float | None = None
-    recommendation_id: Id | None = None
-    properties: FreeJson | None = None
 
 
 class EventsIn(Body):
@@ -105,7 +88,7 @@ async def store_events(service: Service, values: list[Any], *, atomic: bool) -> 
     return EventsOut(accepted=len(accepted) - duplicates, duplicates=duplicates, rejected=rejected)
 
 
-def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[RejectedEvent]]:
+def _check(values: list[Any], latest: int) -> tuple[list[Event], list[RejectedEvent]]:
     accepted, rejected = [], []
     for index, value in enumerate(values):
         try:
@@ -121,19 +104,5 @@ def _check(values: list[Any], latest: int) -> tuple[list[NewEvent], list[Rejecte
             detail = "timestamp: it is in the future; timestamps are seconds since 1970, check the unit and the clock"
             rejected.append(RejectedEvent(index=index, code="timestamp_in_future", detail=detail))
             continue
-        accepted.append(_new(event))
+        accepted.append(event)
     return accepted, rejected
-
-
-def _new(event: Event) -> NewEvent:
-    properties = None if event.properties is None else json.dumps(event.properties)
-    return NewEvent(
-        event.user_id,
-        event.item_id,
-        event.event_id,
-        event.type,
-        event.timestamp,
-        event.value,
-        event.recommendation_id,
-        properties,
-    )

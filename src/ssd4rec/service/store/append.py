@@ -1,29 +1,17 @@
 """Append events: idempotent, in the order of (timestamp, position); a late one voids the cached states of its user."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from ssd4rec.service.ids import now
+from ssd4rec.service.schemas import Event
 from ssd4rec.service.store import bulk
 from ssd4rec.service.store.tables import events
 
 COLUMNS = tuple(events.columns.keys())
-
-
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event that is to be stored."""
-
-    user_id: str
-    item_id: str
-    event_id: str | None = None
-    type: str = "view"
-    timestamp: int | None = None  # microseconds since 1970; None: now, after all earlier events of the user
-    value: float | None = None
-    recommendation_id: str | None = None
-    properties: str | None = None  # JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +43,7 @@ class Appended:
     new_items: list[NewItems]
 
 
-def append_events(connection: Connection, batches: Sequence[Sequence[NewEvent]]) -> list[Appended]:
+def append_events(connection: Connection, batches: Sequence[Sequence[Event]]) -> list[Appended]:
     """Store batches of events in one transaction that is open.
 
     Returns:
@@ -95,7 +83,7 @@ def append_events(connection: Connection, batches: Sequence[Sequence[NewEvent]])
     ]
 
 
-def _row(user: bulk.LockedUser, event: NewEvent, received: int) -> tuple[object, ...]:
+def _row(user: bulk.LockedUser, event: Event, received: int) -> tuple[object, ...]:
     """The values of `COLUMNS`."""
     newest = user.last_timestamp
     timestamp = max(received, received if newest is None else newest) if event.timestamp is None else event.timestamp
@@ -110,5 +98,5 @@ def _row(user: bulk.LockedUser, event: NewEvent, received: int) -> tuple[object,
         event.event_id,
         event.value,
         event.recommendation_id,
-        event.properties,
+        None if event.properties is None else json.dumps(event.properties),
     )
