@@ -97,7 +97,7 @@ def test_a_choice_by_hand_passes_the_gate_too(folder: Path, store: str) -> None:
         models.look()  # it is not tried again and again
         models.look_soon()  # but on SIGHUP it is
         deadline = time.monotonic() + 30
-        while not models._failures:
+        while not models.failures:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert models.active.model.version == "good"

@@ -56,21 +56,19 @@ class ItemFilters:
         deny: list[str] | None = None,
         any_of: list[str] | None = None,
         none_of: list[str] | None = None,
-        at: int | None = None,
     ) -> Mask | None:
-        """Return the items that must not be recommended [V]; None: all may be.
+        """Return the items that must not be recommended now [V]; None: all may be.
 
         Args:
             allow: ids of the only candidates; None: all items are candidates.
             deny: ids of items that are not candidates.
             any_of: categories; a candidate has at least one of them.
             none_of: categories; a candidate has none of them.
-            at: the time of the availability in microseconds; None: now.
         """
         with self._lock:
             hidden = self._hidden
             if self.depends_on_time:
-                moment = now() if at is None else at
+                moment = now()
                 hidden = hidden | (self._from > moment) | (self._until <= moment)
             mask = hidden.copy()
             if allow is not None:

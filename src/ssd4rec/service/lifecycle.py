@@ -66,17 +66,18 @@ class Models:
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
-    def loaded(self, version: str | None) -> LoadedModel:
+    def loaded(self, version: str | None, fingerprint: str | None = None) -> LoadedModel:
         """Return a loaded model; None: the active one.
 
         Raises:
-            Problem: 503, no model is loaded yet; 409, the version is not loaded any more.
+            Problem: 503, no model is loaded yet; 409, the version is not loaded any more, or has another fingerprint.
         """
         if version is None:
             if self.active is None:
                 raise unavailable("no_model", "no model is loaded yet; put one into the folder of models", retry_after=5)
             return self.active
-        if (loaded := self._loaded.get(version)) is None:
+        loaded = self._loaded.get(version)
+        if loaded is None or fingerprint not in {None, loaded.model.fingerprint}:
             raise Problem(409, "model_replaced", f"the model {version!r} has been replaced; ask for new recommendations")
         return loaded
 
@@ -196,9 +197,9 @@ class Models:
         """Activate what active.json names, if that is news; where it was written by hand, the version passes the gate first."""
         with self._lock:
             version = self.versions.chosen()
-            if version is not None and self._is_news(version):
-                again = self.active is not None and self.active.model.version == version  # trained again in place
-                self.activate(version, force=not again and self.versions.is_checked(version))
+            is_active = self.active is not None and self.active.model.version == version  # it may be trained again in place
+            if version is not None and (is_active or version not in self.failures):
+                self.activate(version, force=not is_active and self.versions.is_checked(version))
 
     def look_soon(self) -> None:
         """Let the thread look now (SIGHUP), also at a version that failed before."""
@@ -262,11 +263,6 @@ class Models:
                     metrics.MODEL_AGE.set(max(0.0, time.time() - self.active.model.modified))
             except Exception as error:  # noqa: BLE001 - the old model goes on answering
                 log.warning("the active model stays: %s", error)
-
-    def _is_news(self, version: str) -> bool:
-        if self.active is None or self.active.model.version != version:
-            return self.failures.get(version) is None
-        return (self.versions.folder(version) / MANIFEST).stat().st_mtime != self.active.model.modified
 
     def saved_at(self) -> dict[str, float]:
         """Return when each loaded version was saved, in seconds since 1970."""

@@ -8,7 +8,8 @@ which define every answer. Scopes, errors, headers, metrics and the log are the 
 import json
 import re
 from collections.abc import MutableMapping
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 from fastapi.responses import Response
@@ -30,13 +31,9 @@ _QUERY = re.compile(rb"(?:k=([1-9][0-9]{0,5}))?(?:(?:^|(?<=[0-9])&)exclude_seen=
 _DEFAULT_K = 10
 
 
-class _Route(NamedTuple):
-    """The part of a route that the metrics read."""
-
-    path: str
-
-
-_GET_RECOMMENDATIONS, _POST_EVENTS = _Route("/v1/users/{user_id}/recommendations"), _Route("/v1/events")
+# The part of the two routes that the metrics read.
+_GET_RECOMMENDATIONS = SimpleNamespace(path="/v1/users/{user_id}/recommendations")
+_POST_EVENTS = SimpleNamespace(path="/v1/events")
 
 
 async def recommendations(scope: Scope) -> Response | None:

@@ -43,7 +43,7 @@ class StoreError(SSD4RecError):
         self.code, self.public = code, public
 
 
-def open_engine(address: str, timeout: float = 5.0, pool_size: int = 5) -> Engine:
+def open_engine(address: str, timeout: float = 5.0) -> Engine:
     """Return an engine whose commits are on disk when they return.
 
     SQLite: WAL, synchronous=FULL, secure_delete, transactions that write from their start (BEGIN IMMEDIATE).
@@ -52,7 +52,6 @@ def open_engine(address: str, timeout: float = 5.0, pool_size: int = 5) -> Engin
     Args:
         address: sqlite:///… or postgresql+psycopg://….
         timeout: seconds to wait for a lock or a connection.
-        pool_size: connections of this process.
 
     Raises:
         StoreError: the address is of no such database.
@@ -61,15 +60,18 @@ def open_engine(address: str, timeout: float = 5.0, pool_size: int = 5) -> Engin
         address = check_address(address)
     except ValueError as error:
         raise StoreError("store_unusable", str(error)) from error
-    arguments: dict[str, Any] = {"timeout": timeout, "check_same_thread": False}
-    if not (is_sqlite := make_url(address).get_backend_name() == "sqlite"):
+    is_sqlite = make_url(address).get_backend_name() == "sqlite"
+    arguments: dict[str, Any]
+    if is_sqlite:
+        arguments = {"timeout": timeout, "check_same_thread": False}
+    else:
         options = f"-c synchronous_commit=on -c lock_timeout={int(timeout * 1000)} -c statement_timeout=0"
         arguments = {"connect_timeout": max(1, int(timeout)), "options": options, "application_name": "ssd4rec"}
     engine = create_engine(
         address,
         connect_args=arguments,
         poolclass=QueuePool,
-        pool_size=pool_size,
+        pool_size=5,
         max_overflow=5,
         pool_timeout=timeout,
         pool_use_lifo=True,

@@ -18,16 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def erase_user(connection: Connection, user_id: str, after: int = 0) -> int | None:
-    """Remove a user with all events, stored recommendations and stored answers, in the transaction that is open.
+    """Remove a user with all events, recommendations and answers that are stored; return the user's key, None: no such user.
 
-    Args:
-        connection: of a transaction.
-        user_id: who.
-        after: microseconds since 1970; the erasure is dated later, such as later than models that were trained before, although
-            the clock was set back.
-
-    Returns:
-        The user's key; None: no such user.
+    The erasure is dated later than `after` (microseconds since 1970), the time of models that were trained before, although the
+    clock was set back.
     """
     user = connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).first()
     if user is None:

@@ -41,13 +41,7 @@ class NewHistory:
 
 
 def read_new_events(connection: Connection, user_id: str, read: tuple[int, int, int]) -> NewHistory:
-    """Read the events of a user that a cached state has not read.
-
-    Args:
-        connection: from `reading`.
-        user_id: who.
-        read: user key, generation and position of the cached state; `NOTHING_READ` for none.
-    """
+    """Read the events of a user after the user key, generation and position of a cached state; `NOTHING_READ`: all of them."""
     user_key, generation, position = read
     statement = _NEW_EVENTS_POSTGRESQL if is_postgresql(connection) else _NEW_EVENTS
     rows = connection.exec_driver_sql(statement, (user_id, user_key, generation, position)).all()
