@@ -1,5 +1,6 @@
 """NumPy helpers for indices, and for arrays of different lengths stored end to end (compressed sparse rows)."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,14 @@ def ranges(starts: IntArray | int, lengths: IntArray) -> IntArray:
     """
     offsets = lengths_to_offsets(lengths)
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+
+
+def split_rows(values: IntArray, offsets: IntArray) -> list[IntArray]:
+    """Return the arrays [n] that are stored end to end, as views.
+
+    [7, 8, 4, 5, 6], [0, 2, 2, 5] -> [7, 8], [], [4, 5, 6]
+    """
+    return [values[start:stop] for start, stop in pairwise(offsets.tolist())]
 
 
 def evenly_spaced(total: int, most: int) -> IntArray:

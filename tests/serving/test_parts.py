@@ -23,8 +23,7 @@ from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.models.next_item import make_model
 from ssd4rec.serving.arrow import ArrowRecommender, BatchOptions
 from ssd4rec.serving.batch import recommend_users
-from ssd4rec.serving.job import make_job
-from ssd4rec.serving.parts import PartsFolder, Shard, check_coverage
+from ssd4rec.serving.parts import PartsFolder, Shard, check_coverage, make_job
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.spark_engine import recommend_in_spark, sequences_of
 

@@ -20,7 +20,7 @@ from ssd4rec.models.next_item import NextItemModel, make_model
 from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.serving import retrieval
 from ssd4rec.serving.arrow import BatchOptions
-from ssd4rec.serving.job import make_job
+from ssd4rec.serving.parts import make_job
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.topk import Request, top_items
 

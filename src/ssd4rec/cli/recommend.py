@@ -13,8 +13,7 @@ from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssd4rec.config import Config
-    from ssd4rec.serving.job import Job
-    from ssd4rec.serving.parts import Coverage
+    from ssd4rec.serving.parts import Coverage, Job
     from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
 
 MISSING_SHOWN = 5
@@ -85,7 +84,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         from ssd4rec.data.options import ReadOptions, columns_of, options_of
         from ssd4rec.diagnostics import resolve_device
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
-        from ssd4rec.serving.job import make_job
+        from ssd4rec.serving.parts import make_job
 
         columns_only = parse_config("", reading).data
         if options_of(columns_only) != ReadOptions():

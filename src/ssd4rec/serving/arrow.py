@@ -1,7 +1,6 @@
 """Recommendations for Arrow batches of sequences: the one function that every engine calls."""
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -9,10 +8,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ssd4rec._csr import IntArray, ranges
+from ssd4rec._csr import IntArray, lengths_to_offsets, ranges, split_rows
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.errors import DataError
-from ssd4rec.serving.recommender import Recommender, UnknownItems
+from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
 from ssd4rec.serving.topk import TopK
 
 Retrieval = Literal["exact", "approximate"]
@@ -52,19 +51,29 @@ class ArrowRecommender:
         model: a loaded recommender, or the folder of a model.
         options: what is recommended.
         device: where the model runs, if it is loaded here.
+        allow: only these items are candidates; None: the whole catalog.
+        deny: these are not.
 
     Raises:
         ConfigError: k is not 1 or more, `unknown_items` is not one of the three, or the model does not read the time `at`.
-        DataError: `at` cannot be read.
+        DataError: `at` cannot be read, or an unknown id in `allow`.
         ArtifactError: the folder is not a model.
     """
 
-    def __init__(self, model: Recommender | str | Path, options: BatchOptions | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Recommender | str | Path,
+        options: BatchOptions | None = None,
+        device: str = "cpu",
+        *,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
+    ) -> None:
         options = options or BatchOptions()
         self.recommender = model if isinstance(model, Recommender) else Recommender.load(model, device)
         self.options = options
         self._request = self.recommender.request(
-            options.k, exclude_seen=options.exclude_seen, allow=None, deny=None, unknown_items=options.unknown_items
+            options.k, exclude_seen=options.exclude_seen, allow=allow, deny=deny, unknown_items=options.unknown_items
         )
         if options.at is not None:
             self.recommender.request_times(0, options.at, [])  # before a worker begins
@@ -79,7 +88,7 @@ class ArrowRecommender:
             ConfigError: see `Recommender.approximate`.
             BackendError: faiss is not installed.
         """
-        self.recommender = self.recommender.approximate_from(self._histories(self._frame(batch))[0])
+        self.recommender = self.recommender.approximate_from(self._histories(self._frame(batch)))
         self._request = replace(self._request, index=self.recommender.index)
         return self.recommender.index.warning if self.recommender.index else ""
 
@@ -97,18 +106,21 @@ class ArrowRecommender:
         Raises:
             DataError: a column is missing, an unknown item under "raise", or a last event after `at`.
         """
-        frame, at = self._frame(batch), self.options.at
-        users = frame["user"]
-        histories, unknown = self._histories(frame)
-        catalog = self.recommender.artifact.catalog
+        frame = self._frame(batch)
+        last_event = None if self.options.at is None else frame["last_event"].to_list()
+        return self.recommend_histories(frame["user"], self._histories(frame), last_event)
+
+    def recommend_histories(self, users: pl.Series, histories: list[IntArray], last_event: list[int] | None) -> BatchResult:
+        """Recommend to users with histories of item indices; `last_event` has seconds, and is not read without `at`."""
+        at, catalog = self.options.at, self.recommender.artifact.catalog
         tables, popular = [make_table(catalog, users[:0], [])], 0
         for first in range(0, len(users), USERS_AT_ONCE):
-            some, times = histories[first : first + USERS_AT_ONCE], None
-            if at is not None:
-                times = self.recommender.request_times(len(some), at, frame["last_event"][first : first + len(some)].to_list())
-            best = self.recommender.top_items(some, self._request, times)
-            tables.append(make_table(catalog, users[first : first + USERS_AT_ONCE], best))
+            part = slice(first, first + USERS_AT_ONCE)
+            some, last = histories[part], None if last_event is None or at is None else last_event[part]
+            best = self.recommender.top_items(some, self._request, self.recommender.request_times(len(some), at, last))
+            tables.append(make_table(catalog, users[part], best))
             popular += sum(each.source == "popular" for each in best)
+        unknown = int(sum(np.count_nonzero(each == 0) for each in histories))
         return BatchResult(to_arrow(pl.concat(tables)), len(users), popular, unknown)
 
     def _frame(self, batch: pa.RecordBatch | pa.Table) -> pl.DataFrame:
@@ -118,19 +130,25 @@ class ArrowRecommender:
             raise DataError(f"a batch needs the columns {needed}, found {', '.join(batch.schema.names)}; rename them")
         return pl.DataFrame(pl.from_arrow(batch.select(columns)))
 
-    def _histories(self, frame: pl.DataFrame) -> tuple[list[IntArray], int]:
-        catalog = self.recommender.artifact.catalog
+    def _histories(self, frame: pl.DataFrame) -> list[IntArray]:
         lengths = frame["items"].list.len().fill_null(0)
-        flat = frame["items"].filter(lengths > 0).explode()
-        item_indices = catalog.indices(as_type(flat, catalog.ids.dtype))
+        return split_rows(self.indices(frame["items"].filter(lengths > 0).explode()), lengths_to_offsets(lengths.to_numpy()))
+
+    def indices(self, items: pl.Series) -> IntArray:
+        """Return the item indices of ids, 0 for unknown ones.
+
+        Raises:
+            DataError: an unknown item under "raise".
+        """
+        catalog = self.recommender.artifact.catalog
+        item_indices = catalog.indices(as_type(items, catalog.ids.dtype))
         unknown = np.flatnonzero(item_indices == 0)
         if len(unknown) and self.options.unknown_items == "raise":
             raise DataError(
-                f"{len(unknown):,} interactions are with items that are not in the catalog, the first {flat[int(unknown[0])]!r}; "
-                'leave them out, or choose unknown_items="skip" or "popular"'
+                f"{len(unknown):,} interactions are with items that are not in the catalog, the first "
+                f'{items[int(unknown[0])]!r}; leave them out, or choose unknown_items="skip" or "popular"'
             )
-        edges = np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])
-        return [item_indices[start:stop] for start, stop in pairwise(edges.tolist())], len(unknown)
+        return item_indices
 
 
 def make_table(catalog: Catalog, users: pl.Series, best: list[TopK]) -> pl.DataFrame:

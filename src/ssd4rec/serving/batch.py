@@ -3,27 +3,23 @@
 import contextlib
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssd4rec._csr import IntArray, lengths_to_offsets
+from ssd4rec._csr import split_rows
 from ssd4rec._io import atomic_write
-from ssd4rec.config import TieOrder
-from ssd4rec.data.catalog import Catalog, as_type, encode
 from ssd4rec.data.interactions import Columns, Interactions, ReadOptions, read_interactions
 from ssd4rec.data.io import Source
 from ssd4rec.data.request_times import check_clock
-from ssd4rec.data.sequences import id_order, time_order
-from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
-from ssd4rec.serving.arrow import USERS_AT_ONCE, make_table, to_arrow
+from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender, BatchOptions
 from ssd4rec.serving.moments import Moment
 from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
+from ssd4rec.serving.sources import from_interactions
 
 PARQUET = "Parquet"
 KINDS = {".parquet": PARQUET, ".pq": PARQUET, ".csv": ",", ".tsv": "\t"}  # of text: what stands between the columns
@@ -76,71 +72,32 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
             file; an unknown item under "raise", an unknown id in `allow`.
         DivergedError: the model gave scores that are not numbers.
     """
-    request = recommender.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
-    catalog, target = recommender.artifact.catalog, Path(out)
+    moment = at.isoformat() if isinstance(at, datetime) else at
+    chosen = BatchOptions(k, exclude_seen, unknown_items, at=moment)
+    model, target = ArrowRecommender(recommender, chosen, allow=allow, deny=deny), Path(out)
     _check_target(target, source)
-    histories = _read(catalog, source, columns, options, recommender.artifact.config.data.tie_order)
-    if unknown_items == "raise" and histories.unknown:
-        raise DataError(
-            f"{histories.unknown:,} interactions are with items that are not in the catalog, the first "
-            f'{histories.first_unknown!r}; leave them out, or choose unknown_items="skip" or "popular"'
-        )
-    users, popular, rows = len(histories.users), 0, 0
-    empty = make_table(catalog, histories.users[:0], [])
-    with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
-        for first in range(0, users, USERS_AT_ONCE):
-            edges = histories.offsets[first : first + USERS_AT_ONCE + 1].tolist()
-            some = [histories.items[start:stop] for start, stop in pairwise(edges)]
-            times = None
-            if at is not None:
-                last = histories.last_event(first, first + len(some))
-                times = recommender.request_times(len(some), at, last)
-            results = recommender.top_items(some, request, times)
-            table = make_table(catalog, histories.users[first : first + USERS_AT_ONCE], results)
-            write(table)
-            rows += len(table)
-            popular += sum(best.source == "popular" for best in results)
-            if progress:
-                progress(min(first + USERS_AT_ONCE, users), users)
-    return {"users": users, "rows": rows, "unknown_interactions": histories.unknown, "popular_users": popular}
-
-
-@dataclass(frozen=True)
-class _Histories:
-    users: pl.Series
-    items: IntArray  # [events] by user and time; 0 = unknown
-    offsets: IntArray  # [users + 1]
-    times: IntArray  # [events] ticks of `clock`
-    clock: Clock
-    unknown: int  # interactions
-    first_unknown: object
-
-    def last_event(self, first: int, stop: int) -> list[int]:
-        """Return when the last events of some users were, in seconds."""
-        ticks = check_clock(self.clock)
-        return [int(each) // ticks for each in self.times[self.offsets[first + 1 : stop + 1] - 1]]
-
-
-def _read(
-    catalog: Catalog, source: Source | Interactions, columns: Columns, options: ReadOptions, tie_order: TieOrder
-) -> _Histories:
     interactions = source if isinstance(source, Interactions) else read_interactions(source, columns, options)
-    table, times = interactions.table, interactions.table["time"].to_numpy()
-    codes, users = encode(table["user"])
-    numbers = catalog.indices(as_type(table["item"], catalog.ids.dtype))
-    then = id_order(catalog)[numbers] if tie_order == "item" else None
-    order = time_order(codes, times, then)
-    offsets = lengths_to_offsets(np.bincount(codes, minlength=len(users)))
-    unknown = np.flatnonzero(numbers == 0)
-    return _Histories(
-        users,
-        numbers[order],
-        offsets,
-        times[order],
-        interactions.read.clock,
-        len(unknown),
-        table["item"][int(unknown[0])] if len(unknown) else None,
-    )
+    if unknown_items == "raise":
+        model.indices(interactions.table["item"])  # before anything is written
+    if at is not None:
+        check_clock(interactions.read.clock)
+    artifact = recommender.artifact
+    sequences = from_interactions(interactions, artifact.catalog, artifact.config.data.tie_order)
+    counts = {"users": len(sequences), "rows": 0, "unknown_interactions": 0, "popular_users": 0}
+    items = model.indices(sequences.items(slice(None)))
+    empty = model.recommend_histories(sequences.users[:0], [], None).table
+    with _atomic_target(target) as partial, _writer(partial, KINDS[target.suffix.lower()], empty) as write:
+        for first in range(0, len(sequences), USERS_AT_ONCE):
+            stop = min(first + USERS_AT_ONCE, len(sequences))
+            histories = split_rows(items, sequences.offsets[first : stop + 1])
+            result = model.recommend_histories(sequences.users[first:stop], histories, sequences.last_event(first, stop))
+            write(result.table)
+            counts["rows"] += len(result.table)
+            counts["unknown_interactions"] += result.unknown_interactions
+            counts["popular_users"] += result.popular_users
+            if progress:
+                progress(stop, len(sequences))
+    return counts
 
 
 def _check_target(target: Path, source: Source | Interactions) -> None:
@@ -173,7 +130,7 @@ def _unwritable(target: Path, error: OSError) -> DataError:
 
 @contextlib.contextmanager
 def _atomic_target(target: Path) -> Iterator[Path]:
-    """`whole`, its folder made, its errors answered."""
+    """Make the folder of a file and yield a temporary path, see `atomic_write`; errors of the system are `DataError`."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as partial:
@@ -184,12 +141,12 @@ def _atomic_target(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _writer(path: Path, kind: str, empty: pl.DataFrame) -> Iterator[Callable[[pl.DataFrame], object]]:
-    """What writes one table after the other to a file; `empty` has their columns."""
+def _writer(path: Path, kind: str, empty: pa.Table) -> Iterator[Callable[[pa.Table], object]]:
+    """Yield a function that appends a table to a file; `empty` has the columns."""
     if kind == PARQUET:
-        with pq.ParquetWriter(path, to_arrow(empty).schema) as writer:
-            yield lambda table: writer.write_table(to_arrow(table))
+        with pq.ParquetWriter(path, empty.schema) as writer:
+            yield writer.write_table
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
-            file.write(empty.write_csv(separator=kind))  # the header
-            yield lambda table: file.write(table.write_csv(separator=kind, include_header=False))
+            file.write(pl.DataFrame(empty).write_csv(separator=kind))  # the header
+            yield lambda table: file.write(pl.DataFrame(table).write_csv(separator=kind, include_header=False))

@@ -6,19 +6,29 @@ manifest.json           written once every part is complete: rows and SHA-256 of
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 
 from ssd4rec._io import atomic_write, sha256_of, write_atomically
+from ssd4rec.config import DataConfig
+from ssd4rec.data.interactions import Columns
+from ssd4rec.data.options import ReadOptions, options_of
+from ssd4rec.data.request_times import check_clock
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender
-from ssd4rec.serving.sources import SequenceSource
+from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender, BatchOptions
+from ssd4rec.serving.sources import SequenceSource, open_source
 
+logger = logging.getLogger(__name__)
+
+FILTERS = ("where", "min_rating", "drop_missing", "duplicates")
 USERS_PER_PART = 8 * USERS_AT_ONCE
+COUNTS = ("users", "popular_users", "unknown_interactions")  # of a part, in the metadata of its file
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
 Progress = Callable[[int, int], None]  # (parts done, all of this shard)
@@ -111,11 +121,7 @@ class PartsFolder:
         first = part * self._size
         batch = self.source.batch(first, min(first + self._size, len(self.source)))
         result = self.recommender.recommend(batch)
-        counts = {
-            "users": result.users,
-            "popular_users": result.popular_users,
-            "unknown_interactions": result.unknown_interactions,
-        }
+        counts = {name: getattr(result, name) for name in COUNTS}
         table = result.table.replace_schema_metadata({"ssd4rec": json.dumps(counts)})
         try:
             with atomic_write(self.path(part)) as partial:
@@ -138,21 +144,15 @@ class PartsFolder:
         """Count what is complete; write the manifest if everything is."""
         missing = self.missing()
         counts = [_counts(self.path(part)) for part in range(self.total) if part not in set(missing)]
-        coverage = Coverage(
-            parts=self.total,
-            missing=tuple(missing),
-            rows=sum(each["rows"] for each in counts),
-            users=sum(each["users"] for each in counts),
-            popular_users=sum(each["popular_users"] for each in counts),
-            unknown_interactions=sum(each["unknown_interactions"] for each in counts),
-        )
+        totals = {name: sum(each[name] for each in counts) for name in ("rows", *COUNTS)}
+        coverage = Coverage(self.total, tuple(missing), **totals)
         if not missing and not (self.folder / MANIFEST).exists():
             parts = [
                 {"file": self.path(part).name, "rows": each["rows"], "users": each["users"], "sha256": sha256_of(self.path(part))}
                 for part, each in enumerate(counts)
             ]
-            totals = {"users": coverage.users, "rows": coverage.rows}
-            write_atomically(self.folder / MANIFEST, json.dumps({**totals, "parts": parts}, indent=1))
+            manifest = {"users": coverage.users, "rows": coverage.rows, "parts": parts}
+            write_atomically(self.folder / MANIFEST, json.dumps(manifest, indent=1))
         return coverage
 
     def _join(self, plan: Mapping[str, Any]) -> None:
@@ -199,3 +199,48 @@ def _counts(path: Path) -> dict[str, int]:
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{path} is not a part that this version wrote; remove it, and run the job again") from error
     return {**counts, "rows": metadata.num_rows}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch job as a worker needs it: everything is a path or a plain value. Paths must be the same on all machines."""
+
+    model: str
+    users: str
+    out: str
+    options: BatchOptions
+    columns: Columns = field(default_factory=Columns)
+    users_per_part: int = USERS_PER_PART
+    device: str = "cpu"
+
+    def open(self) -> PartsFolder:
+        """Load the model, open the source and join the output folder."""
+        if self.device == "cpu":
+            torch.set_num_threads(1)  # a worker a core; sums in one order, whoever computes them
+        recommender = ArrowRecommender(self.model, self.options, self.device)
+        artifact = recommender.recommender.artifact
+        columns = _remembered(self.columns, artifact.config.data)
+        source = open_source(self.users, columns, artifact.catalog, artifact.config.data.tie_order)
+        if self.options.at is not None:
+            check_clock(source.clock)
+        if self.options.retrieval == "approximate":
+            logger.warning(recommender.measure(source.batch(0, min(USERS_AT_ONCE, len(source)))))
+        return PartsFolder(self.out, recommender, source, self.users_per_part)
+
+
+def _remembered(columns: Columns, data: DataConfig) -> Columns:
+    """Return column names, those of the training where none are passed; warn about filters of the training."""
+    options = asdict(options_of(data))
+    filters = [name for name in FILTERS if options[name] != asdict(ReadOptions())[name]]
+    if filters:
+        logger.warning(
+            "the model was trained with %s, which a folder of parts does not apply; filter the data before, or write one file",
+            ", ".join(f"data.{name} = {options[name]!r}" for name in filters),
+        )
+    return Columns(columns.user or data.user, columns.item or data.item, columns.time or data.time)
+
+
+def make_job(model: str | Path, users: str | Path, out: str | Path, options: BatchOptions, **others: Any) -> Job:
+    """Return a job whose paths do not depend on the working folder."""
+    model_path, users_path, out_path = (str(Path(each).resolve()) for each in (model, users, out))
+    return Job(model_path, users_path, out_path, options, **others)

@@ -4,8 +4,7 @@ import os
 from typing import Any
 
 from ssd4rec.errors import BackendError
-from ssd4rec.serving.job import Job
-from ssd4rec.serving.parts import Coverage
+from ssd4rec.serving.parts import Coverage, Job
 
 
 class PartWriter:

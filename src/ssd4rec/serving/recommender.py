@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from ssd4rec._csr import IntArray
+from ssd4rec._csr import IntArray, split_rows
 from ssd4rec.artifact import Artifact, add_items, load_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.errors import ConfigError, DataError, ShapeError
@@ -419,8 +418,7 @@ class Recommender:
         indices = self.artifact.catalog.indices(flat)
         if unknown_items == "raise":
             self._check_known(flat, indices, "items", 'remove them, or use unknown_items="skip" or "popular"')
-        offsets = np.cumsum([0, *(len(history) for history in histories)])
-        return [indices[start:stop] for start, stop in pairwise(offsets.tolist())]
+        return split_rows(indices, np.cumsum([0, *map(len, histories)]))
 
     def _excluded_items(self, allow: Ids | None, deny: Ids | None) -> npt.NDArray[np.bool_] | None:
         """[V]: True for items that must not be recommended; None when every item is a candidate."""
