@@ -24,8 +24,8 @@ from common import arguments, measure, publish
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
-from ssd4rec.serving.retrieval import ApproximateIndex, make_index, with_recall
-from ssd4rec.serving.topk import Request, rank_candidates, top_items_from_states
+from ssd4rec.serving.retrieval import ApproximateIndex, Request, make_index, with_recall
+from ssd4rec.serving.topk import rank_candidates, top_items_from_states
 
 WIDTH, CLUSTERS = 64, 1000
 LARGE = 100_000  # items, from which an index is worth measuring

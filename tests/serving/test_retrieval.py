@@ -12,6 +12,7 @@ import worlds
 from ssd4rec.artifact import Artifact, save_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import SSD4RecConfig
+from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.split import training_counts
 from ssd4rec.errors import BackendError, ConfigError
 from ssd4rec.fusion import ScoreFusion
@@ -22,7 +23,8 @@ from ssd4rec.serving import retrieval
 from ssd4rec.serving.arrow import BatchOptions
 from ssd4rec.serving.parts import make_job
 from ssd4rec.serving.recommender import Recommender
-from ssd4rec.serving.topk import Request, top_items
+from ssd4rec.serving.retrieval import Request
+from ssd4rec.serving.topk import top_items
 
 if not retrieval.available():
     pytest.skip("faiss is not installed", allow_module_level=True)
@@ -95,10 +97,13 @@ def test_nothing_is_missed_if_every_list_is_visited(exclude_seen, repeat_logit, 
     excluded = random.random(ITEMS) < 0.1
     request = Request(20, exclude_seen=exclude_seen, excluded=excluded, require_known_history=False)
     counts = np.ones(ITEMS + 1, dtype=np.int64)
+    config, catalog = worlds.config(), Catalog(pl.Series("id", range(ITEMS)))
     for max_length in (None, 8):
-        exact = top_items(model, counts, histories, request, fusion, max_length)
+        changed = config.model_copy(update={"data": config.data.model_copy(update={"max_length": max_length})})
+        artifact = Artifact(model, catalog, changed, {}, counts, fusion)
+        exact = top_items(artifact, histories, request)
         with_index = replace(request, index=retrieval.make_index(model.item_vectors, excluded))
-        for ours, theirs in zip(top_items(model, counts, histories, with_index, fusion, max_length), exact, strict=True):
+        for ours, theirs in zip(top_items(artifact, histories, with_index), exact, strict=True):
             np.testing.assert_array_equal(ours.items, theirs.items)
             np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-6)
 
@@ -109,7 +114,9 @@ def test_what_cooccurs_is_found_without_its_list(model):
     index = replace(retrieval.make_index(model.item_vectors, None), probes=1)
     request = Request(5, exclude_seen=True, excluded=None, require_known_history=False, index=index)
     history = np.array([7])
-    (top,) = top_items(model, np.ones(ITEMS + 1, dtype=np.int64), [history], request, fusion)
+    counts = np.ones(ITEMS + 1, dtype=np.int64)
+    artifact = Artifact(model, Catalog(pl.Series("id", range(ITEMS))), worlds.config(), {}, counts, fusion)
+    (top,) = top_items(artifact, [history], request)
     assert sorted(top.items) == (fusion.pairs.columns[30:35] + 1).tolist()
 
 

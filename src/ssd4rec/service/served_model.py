@@ -22,7 +22,8 @@ from ssd4rec.service.live import equal_share_groups
 from ssd4rec.service.products import ProductScores, product_scores, vector_at
 from ssd4rec.service.user_state import Indices, Mask, RequestMoment, ScoreJob, UserState
 from ssd4rec.serving.recommender import Recommender
-from ssd4rec.serving.topk import Request, TopK, largest
+from ssd4rec.serving.retrieval import Request
+from ssd4rec.serving.topk import TopK, largest
 
 EVENTS_AT_ONCE = 8192  # of histories that are read together
 STATE_FORMAT = "1"  # raise it when the code computes or arranges states in another way: older snapshots are not read then

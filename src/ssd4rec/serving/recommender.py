@@ -17,8 +17,8 @@ from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.serving.moments import Moment, to_seconds
-from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex
-from ssd4rec.serving.topk import Request, TopK, largest, measured_index, top_items
+from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex, Request
+from ssd4rec.serving.topk import TopK, largest, measured_index, top_items
 
 if TYPE_CHECKING:
     from ssd4rec.explain.results import Explanation, Level
@@ -340,13 +340,11 @@ class Recommender:
 
     def approximate_from(self, histories: Sequence[IntArray], target_recall: float = TARGET_RECALL) -> "Recommender":
         """Do `approximate` with histories of item indices."""
-        artifact, max_length = self.artifact, self.artifact.config.data.max_length
         known_histories = [row[row > 0] for row in histories if row.any()]
         if not known_histories:
             raise ConfigError("approximate retrieval is measured with histories, and none of these has an item of the catalog")
-        excluded = self._excluded_items(None, None)
-        index = measured_index(artifact.model, known_histories, excluded, artifact.fusion, max_length, target_recall)
-        return Recommender(artifact, index)
+        index = measured_index(self.artifact, known_histories, self._excluded_items(None, None), target_recall)
+        return Recommender(self.artifact, index)
 
     @property
     def supports_incremental(self) -> bool:
@@ -376,9 +374,7 @@ class Recommender:
 
     def top_items(self, histories: Sequence[IntArray], request: Request, times: IntArray | None = None) -> list[TopK]:
         """Return the top-k item indices for histories of item indices; see `topk.top_items`."""
-        artifact = self.artifact
-        max_length = artifact.config.data.max_length
-        return top_items(artifact.model, artifact.training_counts, histories, request, artifact.fusion, max_length, times)
+        return top_items(self.artifact, histories, request, times)
 
     def request_times(
         self, histories: int, at: Moment | Sequence[Moment] | None, last_event: Moment | Sequence[Moment] | None

@@ -64,6 +64,17 @@ class ApproximateIndex:
         return np.sort(np.maximum(items, 0), axis=1)
 
 
+@dataclass(frozen=True)
+class Request:
+    """Which items may be recommended, in item indices."""
+
+    k: int  # maximum number of items for each history
+    exclude_seen: bool  # exclude the items of the history
+    excluded: npt.NDArray[np.bool_] | None  # [V]: True for items that must not be recommended; None: none
+    require_known_history: bool  # return popular items for a history with an unknown item
+    index: ApproximateIndex | None = None  # finds candidates; None: every item is scored
+
+
 def make_index(item_vectors: Tensor, excluded: npt.NDArray[np.bool_] | None) -> ApproximateIndex:
     """Make an inverted file whose searches visit all lists, until `with_recall` has chosen how many.
 
@@ -108,17 +119,14 @@ def with_recall(
         probes *= 2
 
 
-def candidate_scores(  # noqa: PLR0913 - what a score is made of
+def candidate_scores(
     model: NextItemModel,
     states: States,
     packed: Packed,
     full: Packed,
-    found: ApproximateIndex,
-    k: int,
-    *,
+    request: Request,
+    index: ApproximateIndex,
     fusion: ScoreFusion | None = None,
-    exclude_seen: bool = True,
-    excluded: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[IntArray, Scores]:
     """Return items that hold the k best of each sequence, as far as the index finds them, and their exact scores.
 
@@ -131,11 +139,9 @@ def candidate_scores(  # noqa: PLR0913 - what a score is made of
         states: [B, D].
         packed: items [T] and cu_seqlens [B + 1] of the encoded sequences.
         full: the same sequences including events that were not encoded.
-        found: the index.
-        k: how many items are recommended.
+        request: which items may be recommended.
+        index: finds candidates.
         fusion: score fusion of the model.
-        exclude_seen: exclude the items of `full`.
-        excluded: [V]: True for items that are never recommended.
 
     Returns:
         Item indices [B, n], ascending in each row and 0 where there are fewer, and scores [B, n], -inf there.
@@ -148,28 +154,27 @@ def candidate_scores(  # noqa: PLR0913 - what a score is made of
     if fusion and fusion.weight:
         counted, raised = fusion.pairs.raised_cells(*packed)
     lowered = np.bincount(np.concatenate([seen_keys, counted[raised < 0]]) // items, minlength=rows)
-    near_keys = _search(found, states, k, lowered)
-    keys = np.unique(np.concatenate([*near_keys, counted, seen_keys]))
-    keys = keys[~np.isin(keys, seen_keys)] if exclude_seen else keys
-    keys = keys if excluded is None else keys[~excluded[keys % items]]
+    keys = np.unique(np.concatenate([*_search(index, states, request.k, lowered), counted, seen_keys]))
+    keys = keys[~np.isin(keys, seen_keys)] if request.exclude_seen else keys
+    keys = keys if request.excluded is None else keys[~request.excluded[keys % items]]
     scores = _products(states, model.item_vectors, keys // items, keys % items)
     if fusion and fusion.weight:
         _add(scores, keys, counted, fusion.weight * torch.from_numpy(raised))
-    if not exclude_seen and model.repeat_logits is not None:
+    if not request.exclude_seen and model.repeat_logits is not None:
         coefficients = model.repeat_logits.added(states, prefixes).coefficients.cpu()
         _add(scores, keys, seen_keys, (coefficients[seen.row] * repeat_features(seen, coefficients)).sum(1))
-    if not exclude_seen and fusion and fusion.repeat_bias:
+    if not request.exclude_seen and fusion and fusion.repeat_bias:
         _add(scores, keys, seen_keys, torch.full((len(seen_keys),), fusion.repeat_bias))
     return _as_rows(keys, scores, rows, items)
 
 
-def _search(found: ApproximateIndex, states: States, k: int, more: IntArray) -> Iterator[IntArray]:
+def _search(index: ApproximateIndex, states: States, k: int, more: IntArray) -> Iterator[IntArray]:
     """Yield the keys of the k + `more` items that the index finds for each state; states with similar numbers are one search."""
-    items = found.catalog_size
+    items = index.catalog_size
     groups = np.ceil(np.log2(more + 1)).astype(np.int64)
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
-        near = found.search(states[torch.from_numpy(rows).to(states.device)], min(k + (1 << int(group)), items))
+        near = index.search(states[torch.from_numpy(rows).to(states.device)], min(k + (1 << int(group)), items))
         yield (rows[:, None] * items + near - 1)[near > 0]
 
 

@@ -1,7 +1,6 @@
 """Exact top-k selection: ties are broken by item index, and memory does not grow with the number of histories."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
@@ -11,27 +10,17 @@ import torch
 
 from ssd4rec._csr import IntArray
 from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores, States
+from ssd4rec.artifact import Artifact
 from ssd4rec.data.packing import consecutive
 from ssd4rec.errors import DivergedError
 from ssd4rec.evaluation.scoring import score_states, scored_blocks
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.segments import to_device
-from ssd4rec.serving.retrieval import MEASURED_K, ApproximateIndex, candidate_scores, make_index, with_recall
+from ssd4rec.serving.retrieval import MEASURED_K, ApproximateIndex, Request, candidate_scores, make_index, with_recall
 
 TOKEN_BUDGET = 32768  # events encoded in one batch
 GROUPED_FROM = 1 << 15  # scores a row, from which groups of columns are compared first
-
-
-@dataclass(frozen=True)
-class Request:
-    """Which items may be recommended, in item indices."""
-
-    k: int  # maximum number of items for each history
-    exclude_seen: bool  # exclude the items of the history
-    excluded: npt.NDArray[np.bool_] | None  # [V]: True for items that must not be recommended; None: none
-    require_known_history: bool  # return popular items for a history with an unknown item
-    index: ApproximateIndex | None = None  # finds candidates; None: every item is scored
 
 
 class TopK(NamedTuple):
@@ -42,24 +31,14 @@ class TopK(NamedTuple):
     source: Literal["model", "popular"]
 
 
-def top_items(
-    model: NextItemModel,
-    training_counts: IntArray,
-    histories: Sequence[IntArray],
-    request: Request,
-    fusion: ScoreFusion | None = None,
-    max_length: int | None = None,
-    times: IntArray | None = None,
-) -> list[TopK]:
+def top_items(artifact: Artifact, histories: Sequence[IntArray], request: Request, times: IntArray | None = None) -> list[TopK]:
     """Encode histories and return the top-k candidates of each; the most popular items where no item is known.
 
     Args:
-        model: in evaluation mode.
-        training_counts: [V + 1] number of training interactions per item index.
-        histories: item indices, oldest first; 0 is an unknown item, which the model does not read.
+        artifact: its model is in evaluation mode.
+        histories: item indices, oldest first; 0 is an unknown item, which the model does not read. Only the last
+            `data.max_length` known events are encoded.
         request: which items may be recommended.
-        fusion: score fusion applied to the model's scores.
-        max_length: encode only this many of the most recent known events; None: all.
         times: [histories, 2] gap and moment of each request in seconds; None: not known.
 
     Returns:
@@ -73,8 +52,8 @@ def top_items(
     unknown = [history for history, popular in zip(histories, use_popular, strict=True) if popular]
     if times is not None:
         times = times[[not popular for popular in use_popular]]
-    from_model = iter(_by_model(model, known_items, request, fusion, max_length, times))
-    from_popularity = iter(_by_popularity(training_counts, unknown, request))
+    from_model = iter(_by_model(artifact, known_items, request, times))
+    from_popularity = iter(_by_popularity(artifact.training_counts, unknown, request))
     return [next(from_popularity if popular else from_model) for popular in use_popular]
 
 
@@ -132,16 +111,9 @@ def select_largest(scores: Scores, count: int) -> tuple[Scores, torch.Tensor]:
     return values, candidates.gather(1, places)
 
 
-def _by_model(
-    model: NextItemModel,
-    histories: list[IntArray],
-    request: Request,
-    fusion: ScoreFusion | None,
-    max_length: int | None,
-    times: IntArray | None,
-) -> list[TopK]:
-    results: list[TopK] = []
-    for rows, states, packed, seen in _encoded(model, histories, max_length):
+def _by_model(artifact: Artifact, histories: list[IntArray], request: Request, times: IntArray | None) -> list[TopK]:
+    model, fusion, results = artifact.model, artifact.fusion, []
+    for rows, states, packed, seen in _encoded(artifact, histories):
         timed = at_times(model, states, None if times is None else times[rows])
         if request.index is not None:
             results += rank_candidates(model, timed, packed, request, request.index, fusion, seen)
@@ -164,13 +136,16 @@ def at_times(model: NextItemModel, states: States, times: IntArray | None) -> St
         return model.at(states, torch.from_numpy(times).to(states.device))
 
 
-def _encoded(
-    model: NextItemModel, histories: Sequence[IntArray], max_length: int | None
-) -> Iterator[tuple[IntArray, States, Packed, Packed]]:
+def _encoded(artifact: Artifact, histories: Sequence[IntArray]) -> Iterator[tuple[IntArray, States, Packed, Packed]]:
     """Encode histories in batches; yield which of them, their states, what was read, and the complete histories."""
+    model, max_length = artifact.model, artifact.config.data.max_length
+    device = model.item_vectors.device
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     for rows in consecutive(lengths, TOKEN_BUDGET):
-        seen, packed = _pack_both(model, [histories[row] for row in rows], max_length)
+        complete = [histories[row] for row in rows]
+        packed = seen = _pack(complete, device)
+        if max_length is not None:
+            packed = _pack([history[-max_length:] for history in complete], device)
         with torch.inference_mode():
             states = model.encode(*packed)
         yield rows, states, packed, seen
@@ -187,57 +162,33 @@ def rank_candidates(
 ) -> list[TopK]:
     """Return the top k of the candidates that an index finds; their scores are exact. See `top_items_from_states`."""
     with torch.inference_mode():
-        candidates, scores = candidate_scores(
-            model,
-            states,
-            packed,
-            seen or packed,
-            index,
-            request.k,
-            fusion=fusion,
-            exclude_seen=request.exclude_seen,
-            excluded=request.excluded,
-        )
+        candidates, scores = candidate_scores(model, states, packed, seen or packed, request, index, fusion)
     results = largest(scores, min(request.k, scores.shape[1]))
     return [TopK(row[places - 1], values, "model") for row, (places, values) in zip(candidates, results, strict=True)]
 
 
 def measured_index(
-    model: NextItemModel,
-    histories: Sequence[IntArray],
-    excluded: npt.NDArray[np.bool_] | None,
-    fusion: ScoreFusion | None,
-    max_length: int | None,
-    target_recall: float,
+    artifact: Artifact, histories: Sequence[IntArray], excluded: npt.NDArray[np.bool_] | None, target_recall: float
 ) -> ApproximateIndex:
     """Make an index that finds a share of the 100 best unseen items of some histories; all are scored to measure it.
 
     Args:
-        model: in evaluation mode.
+        artifact: its model is in evaluation mode.
         histories: item indices, without unknown items; some hundred at least.
         excluded: [V]: True for items that are never recommended.
-        fusion: score fusion of the model.
-        max_length: see `top_items`.
         target_recall: the share.
     """
-    encoded = list(_encoded(model, histories, max_length))
+    encoded = list(_encoded(artifact, histories))
     request = Request(MEASURED_K, exclude_seen=True, excluded=excluded, require_known_history=False)
 
     def rank(index: ApproximateIndex) -> list[IntArray]:
         return [
             top.items
             for _, states, packed, seen in encoded
-            for top in rank_candidates(model, states, packed, request, index, fusion, seen)
+            for top in rank_candidates(artifact.model, states, packed, request, index, artifact.fusion, seen)
         ]
 
-    return with_recall(make_index(model.item_vectors, excluded), rank, target_recall)
-
-
-def _pack_both(model: NextItemModel, histories: list[IntArray], max_length: int | None) -> tuple[Packed, Packed]:
-    """Return the packed histories, and the part of them that is encoded."""
-    device = model.item_vectors.device
-    seen = _pack(histories, device)
-    return seen, seen if max_length is None else _pack([history[-max_length:] for history in histories], device)
+    return with_recall(make_index(artifact.model.item_vectors, excluded), rank, target_recall)
 
 
 def _pack(histories: list[IntArray], device: torch.device) -> Packed:
