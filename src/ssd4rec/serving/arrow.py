@@ -11,7 +11,8 @@ import pyarrow as pa
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges, split_rows
 from ssd4rec.data.catalog import Catalog, as_type
 from ssd4rec.errors import DataError
-from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
+from ssd4rec.serving.arguments import Ids
+from ssd4rec.serving.recommender import Recommender, UnknownItems
 from ssd4rec.serving.topk import TopK
 
 Retrieval = Literal["exact", "approximate"]

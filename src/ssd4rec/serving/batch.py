@@ -16,9 +16,9 @@ from ssd4rec.data.interactions import Columns, Interactions, ReadOptions, read_i
 from ssd4rec.data.io import Source
 from ssd4rec.data.request_times import check_clock
 from ssd4rec.errors import DataError
+from ssd4rec.serving.arguments import Ids, Moment
 from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender, BatchOptions
-from ssd4rec.serving.moments import Moment
-from ssd4rec.serving.recommender import Ids, Recommender, UnknownItems
+from ssd4rec.serving.recommender import Recommender, UnknownItems
 from ssd4rec.serving.sources import from_interactions
 
 PARQUET = "Parquet"

@@ -1,9 +1,9 @@
 """Recommend items for histories of item ids, including users the model has never seen."""
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.errors import ConfigError, DataError, ShapeError
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import fingerprint
-from ssd4rec.serving.moments import Moment, to_seconds
+from ssd4rec.serving.arguments import Ids, Moment, as_batch, as_ids, to_seconds, unknown_ids
 from ssd4rec.serving.retrieval import TARGET_RECALL, ApproximateIndex, Request
 from ssd4rec.serving.topk import TopK, largest, measured_index, top_items
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 UnknownItems = Literal["skip", "raise", "popular"]
 UNKNOWN_ITEMS = get_args(UnknownItems)
 MAX_UNKNOWN_SHOWN = 3  # unknown item ids quoted in a warning
-Ids = Sequence[object]
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,17 @@ class Recommendations:
     unknown_items: tuple[object, ...]  # ids of the history that are not in the catalog
     source: Literal["model", "popular"]  # "popular": the history could not be used, so the most popular items are returned
     warnings: tuple[str, ...] = ()
+
+
+class RecommendOptions(TypedDict, total=False):
+    """The options of `Recommender.recommend`."""
+
+    exclude_seen: bool
+    allow: Ids | None
+    deny: Ids | None
+    unknown_items: UnknownItems
+    at: Moment | Sequence[Moment] | None
+    last_event: Moment | Sequence[Moment] | None
 
 
 class Recommender:
@@ -149,13 +159,7 @@ class Recommender:
         self,
         histories: Sequence[list[Any] | tuple[Any, ...] | pl.Series],
         k: int = ...,
-        *,
-        exclude_seen: bool = ...,
-        allow: Ids | None = ...,
-        deny: Ids | None = ...,
-        unknown_items: UnknownItems = ...,
-        at: Moment | Sequence[Moment] | None = ...,
-        last_event: Moment | Sequence[Moment] | None = ...,
+        **options: Unpack[RecommendOptions],
     ) -> list[Recommendations]: ...
 
     @overload
@@ -163,13 +167,7 @@ class Recommender:
         self,
         histories: Ids,
         k: int = ...,
-        *,
-        exclude_seen: bool = ...,
-        allow: Ids | None = ...,
-        deny: Ids | None = ...,
-        unknown_items: UnknownItems = ...,
-        at: Moment | Sequence[Moment] | None = ...,
-        last_event: Moment | Sequence[Moment] | None = ...,
+        **options: Unpack[RecommendOptions],
     ) -> Recommendations: ...
 
     def recommend(
@@ -213,7 +211,7 @@ class Recommender:
             DivergedError: the model produced scores that are not finite.
         """
         request = self.request(k, exclude_seen=exclude_seen, allow=allow, deny=deny, unknown_items=unknown_items)
-        batch, is_single = _as_batch(histories)
+        batch, is_single = as_batch(histories)
         indices = self.indices(batch, unknown_items)
         best = self.top_items(indices, request, self.request_times(len(batch), at, last_event))
         results = [
@@ -480,11 +478,6 @@ class Recommender:
         return f"{count} not in the catalog{outcome}: {shown}{self._type_hint(unknown[0])}"
 
 
-def unknown_ids(ids: Sequence[object], indices: IntArray) -> tuple[object, ...]:
-    """Return the ids whose item index is 0."""
-    return tuple(ids[position] for position in np.flatnonzero(indices == 0).tolist())
-
-
 def as_frame(results: Sequence[Recommendations], users: Sequence[object] | pl.Series | None = None) -> pl.DataFrame:
     """Convert recommendations to a data frame.
 
@@ -505,56 +498,3 @@ def as_frame(results: Sequence[Recommendations], users: Sequence[object] | pl.Se
         (user, each.item, each.score, each.rank) for user, result in zip(user_ids, results, strict=True) for each in result.items
     ]
     return pl.DataFrame(rows, schema=["user_id", "item_id", "score", "rank"], orient="row", infer_schema_length=None)
-
-
-def _as_batch(histories: Ids | Sequence[Ids]) -> tuple[list[list[object]], bool]:
-    """Return the histories as lists, and whether the argument was a single history."""
-    if isinstance(histories, str):
-        raise DataError(f"expected a list of item ids, found the string {histories!r}; use [{histories!r}]")
-    entries = _as_list(histories)
-    nested = [isinstance(entry, list | tuple | np.ndarray | pl.Series) for entry in entries]
-    if entries and all(nested):
-        return [as_ids(cast("Ids", entry)) for entry in entries], False
-    if any(nested):
-        raise DataError("expected item ids or lists of item ids, found a mixture; pass one history or a list of histories")
-    return [as_ids(entries)], True
-
-
-def as_ids(ids: Ids) -> list[object]:
-    """Return a history as a list of hashable ids.
-
-    Raises:
-        DataError: the argument is a single string, is unordered, or contains something that cannot be an id.
-    """
-    if isinstance(ids, str):
-        raise DataError(f"expected a list of item ids, found the string {ids!r}; use [{ids!r}]")
-    values = [entry.item() if isinstance(entry, np.generic) else entry for entry in _as_list(ids)]
-    for value in values:
-        if not _is_hashable(value):
-            shown = " ".join(repr(value).split())[:200]  # a Series has several lines
-            raise DataError(f"item ids must be strings or numbers, found {shown}; pass the ids only, oldest first")
-    return values
-
-
-def _is_hashable(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _as_list(values: object) -> list[object]:
-    # Sets have no order, and mappings and data frames are not lists of ids. Iterating over a 0-d array fails.
-    is_scalar_array = isinstance(values, np.ndarray) and values.ndim == 0
-    if (
-        isinstance(values, bytes | Mapping | Set | pl.DataFrame)
-        or not isinstance(values, Iterable)
-        or is_scalar_array
-        or type(values).__name__ == "DataFrame"
-    ):
-        raise DataError(
-            f"expected a list of item ids, oldest first, or a list of such lists; found {type(values).__name__}: "
-            f"pass a list, a tuple, an array or a polars Series"
-        )
-    return list(values)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import stat
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from ssd4rec.array_types import States
 from ssd4rec.errors import ArtifactError
 from ssd4rec.layers.step import Cache
 from ssd4rec.models.next_item import NextItemModel
-from ssd4rec.serving.moments import Moment
-from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids, unknown_ids
+from ssd4rec.serving.arguments import Ids, Moment, as_ids, unknown_ids
+from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
 from ssd4rec.serving.topk import at_times, top_items_from_states
 
 FORMAT = "ssd4rec session 2"
@@ -82,8 +82,8 @@ class Session:
         allow: Ids | None = None,
         deny: Ids | None = None,
         unknown_items: UnknownItems = "skip",
-        at: Moment | None = None,
-        last_event: Moment | None = None,
+        at: Moment | Sequence[Moment] | None = None,
+        last_event: Moment | Sequence[Moment] | None = None,
     ) -> Recommendations:
         """Recommend the next items; arguments and errors are those of `Recommender.recommend`."""
         recommender, indices = self.recommender, np.array(self._indices, dtype=np.int64)

@@ -2,10 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Unpack
 
 from ssd4rec.errors import ConfigError, DataError
-from ssd4rec.serving.moments import Moment
-from ssd4rec.serving.recommender import Ids, Recommendations, Recommender, UnknownItems, as_ids
+from ssd4rec.serving.arguments import as_ids
+from ssd4rec.serving.recommender import Recommendations, Recommender, RecommendOptions
 from ssd4rec.serving.session import Session
 
 MIN_STATE_LENGTH = 50  # events: re-encoding fewer costs about two incremental steps, and a state is a hundred times their size
@@ -71,35 +72,12 @@ class SessionStore:
         self,
         user: Hashable,
         k: int = 10,
-        *,
-        exclude_seen: bool = True,
-        allow: Ids | None = None,
-        deny: Ids | None = None,
-        unknown_items: UnknownItems = "skip",
-        at: Moment | None = None,
-        last_event: Moment | None = None,
+        **options: Unpack[RecommendOptions],
     ) -> Recommendations:
-        """Recommend the next items for a user; arguments and errors are those of `Recommender.recommend`."""
+        """Recommend the next items for a user; options and errors are those of `Recommender.recommend`."""
         if self._should_keep_state(user):
-            return self._session(user).recommend(
-                k,
-                exclude_seen=exclude_seen,
-                allow=allow,
-                deny=deny,
-                unknown_items=unknown_items,
-                at=at,
-                last_event=last_event,
-            )
-        (result,) = self._recommender.recommend(
-            [self._histories.get(user, [])],
-            k,
-            exclude_seen=exclude_seen,
-            allow=allow,
-            deny=deny,
-            unknown_items=unknown_items,
-            at=at,
-            last_event=last_event,
-        )
+            return self._session(user).recommend(k, **options)
+        (result,) = self._recommender.recommend([self._histories.get(user, [])], k, **options)
         return result
 
     def put(self, user: Hashable, session: Session) -> None:
