@@ -24,7 +24,7 @@ from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.models.next_item import make_model
 from ssd4rec.paper.recipes import make_budget
-from ssd4rec.paper.results import load_ranks, load_results
+from ssd4rec.paper.results import VARIANTS, load_ranks, load_results
 from ssd4rec.paper.sweep import plan_sweep, run_sweep
 from ssd4rec.paper.worker import PaddedModel
 
@@ -49,7 +49,7 @@ def rows_of(out):
 
 
 def metrics(out):
-    return {label: (row.test, row.test_exclude_seen, row.fusion) for label, row in rows_of(out).items()}
+    return {label: [row.summary(variant) for variant in VARIANTS] for label, row in rows_of(out).items()}
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def test_the_metrics_are_those_of_the_ranks(swept):
     ranks = load_ranks(swept / "out")
     for label, row in rows_of(swept / "out").items():
         (finished,) = row.finished
-        fused = finished.fusion.test if finished.fusion else {}
-        for variant, test in (("model", finished.test), ("model_exclude_seen", finished.test_exclude_seen), ("fusion", fused)):
+        for variant in VARIANTS:
+            test = finished.metrics.get(variant, {})
             assert bool(test) == ((finished.key, variant) in ranks), label
             for name, value in test.items():
                 metric, cutoff = name.split("@")
@@ -93,8 +93,8 @@ def test_a_run_keeps_its_training_history(swept):
 def test_co_occurrence_solves_the_cycle(swept):
     """The next item of the cycle is known from counts: with fusion every model finds it."""
     rows = rows_of(swept / "out")
-    assert not rows.pop("popularity").fusion
-    assert {label: row.fusion["ndcg@10"].mean for label, row in rows.items()} == dict.fromkeys(rows, 1.0)
+    assert not rows.pop("popularity").summary("fusion")
+    assert {label: row.summary("fusion")["ndcg@10"].mean for label, row in rows.items()} == dict.fromkeys(rows, 1.0)
     assert rows["sequential-rules"].finished[0].fusion.cooccurrence == 1.0
 
 
@@ -111,8 +111,8 @@ def test_metrics_with_seen_items_excluded_by_hand(swept):
             scores = artifact.model.item_vectors @ artifact.model.encode(torch.tensor(read), torch.tensor([0, len(read)]))[0]
             others = [item for item in range(1, len(scores) + 1) if item != target and item not in read]
             ranks.append(1 + sum(bool(scores[item - 1] >= scores[target - 1]) for item in others))
-    assert row.test_exclude_seen["ndcg@10"].mean == pytest.approx(ndcg(np.array(ranks), 10))
-    assert row.test_exclude_seen["hr@10"].mean > row.test["hr@10"].mean
+    assert row.summary("model_exclude_seen")["ndcg@10"].mean == pytest.approx(ndcg(np.array(ranks), 10))
+    assert row.summary("model_exclude_seen")["hr@10"].mean > row.test["hr@10"].mean
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.paper.published import highest_published
-from ssd4rec.paper.results import Row, Section
+from ssd4rec.paper.results import Row, Section, Variant
 from ssd4rec.paper.studies import STUDIES
 
 CURVES = ("ndcg@10", "mrr@10", "hr@10")
@@ -57,14 +57,14 @@ def draw_chart(section: Section) -> Markup | None:
 
 def _draw_models(axes: Any, rows: Sequence[Row], section: Section) -> None:
     """One line a model: NDCG@10 alone, with seen items excluded, and with score fusion."""
-    excluded = section.protocol is not None and section.protocol.exclude_seen
-    kinds = (
-        ("alone, seen items excluded" if excluded else "alone, seen items kept", [row.test for row in rows], "o"),
-        ("alone, seen items excluded", [row.test_exclude_seen for row in rows], "s"),
-        ("with score fusion", [row.fusion for row in rows], "^"),
+    kinds: tuple[tuple[str, Variant, str], ...] = (
+        ("alone, seen items excluded" if section.excludes_seen else "alone, seen items kept", "model", "o"),
+        ("alone, seen items excluded", "model_exclude_seen", "s"),
+        ("with score fusion", "fusion", "^"),
     )
-    for index, (label, metrics, marker) in enumerate(kinds):
-        points = [(place + 0.18 * (index - 1), each[MONITORED_METRIC]) for place, each in enumerate(metrics) if each]
+    for index, (label, variant, marker) in enumerate(kinds):
+        metrics = enumerate(row.summary(variant) for row in rows)
+        points = [(place + 0.18 * (index - 1), each[MONITORED_METRIC]) for place, each in metrics if each]
         if points:
             means, deviations = [spread.mean for _, spread in points], [spread.sd or 0.0 for _, spread in points]
             axes.errorbar(means, [y for y, _ in points], xerr=deviations, fmt=marker, color=COLORS[index], capsize=3, label=label)

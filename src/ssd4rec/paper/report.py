@@ -1,16 +1,16 @@
 """report.html, a page without other files, and report.md: both are rendered from the same tables and notes."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ssd4rec._io import as_json, write_atomically
 from ssd4rec.paper.charts import draw_chart, lines_of, tick
 from ssd4rec.paper.published import highest_published, published_rows
 from ssd4rec.paper.recipes import BUDGETS
-from ssd4rec.paper.results import BASELINES, Finished, FusionResult, Metrics, Results, Row, Section, Spread, Unfinished
+from ssd4rec.paper.results import BASELINES, Measured, Results, Row, Section, Spread, Unfinished
 from ssd4rec.paper.studies import COMPARING, STUDIES
 from ssd4rec.reports.rendering import Table, render_template
 
@@ -19,19 +19,6 @@ FEW_SHORTENED = 0.01  # share of the users
 FEW_TARGETS = 200
 HEADLINE = ("ndcg@10", "hr@10")
 VARIANT_NAMES = {"model": "alone", "model_exclude_seen": "alone, seen items excluded", "fusion": "with score fusion"}
-
-
-class Block(NamedTuple):
-    """One section of the report."""
-
-    section: Section
-    title: str
-    scope: str  # one line: data, budget, protocol
-    warnings: list[str]
-    notes: list[str]
-    headline: Table
-    tables: list[Table]
-    settings: list[tuple[str, str]]
 
 
 def write_report(results: Results, out: Path) -> None:
@@ -43,28 +30,27 @@ def write_report(results: Results, out: Path) -> None:
 def render(results: Results, name: str) -> str:
     """Render a template of this package: report.md or report.html."""
     sections = sorted(results.sections, key=lambda section: list(STUDIES).index(section.study))
-    blocks = list(map(_block, sections))
+    blocks = [_block(section.arranged) for section in sections]
     return render_template(name, "ssd4rec.paper", blocks=blocks, draw_chart=draw_chart, commit=results.commit)
 
 
-def _block(section: Section) -> Block:
-    section = section.arranged
+def _block(section: Section) -> dict[str, object]:
+    """Return the parts of a section of the report."""
     headline, *tables = _tables(section)
     data, budget = section.data, section.budget
-    scope = (
-        f"{data.users:,} users · {data.items:,} items · {data.interactions:,} interactions · width {budget.width} · at most "
-        f"{_count(budget.epochs, 'epoch')} · {_count(budget.seeds, 'seed')} · seen items {_seen(_excludes_seen(section))}"
-    )
-    return Block(
-        section=section,
-        title=f"{STUDIES[section.study].title}: {section.title}",
-        scope=scope,
-        warnings=list(_warnings(section)),
-        notes=list(_notes(section)),
-        headline=headline,
-        tables=[table for table in tables if table.rows],
-        settings=list(_settings([row for row in section.rows if row.model not in BASELINES])),
-    )
+    return {
+        "section": section,
+        "title": f"{STUDIES[section.study].title}: {section.title}",
+        "scope": (
+            f"{data.users:,} users · {data.items:,} items · {data.interactions:,} interactions · width {budget.width} · at most "
+            f"{_count(budget.epochs, 'epoch')} · {_count(budget.seeds, 'seed')} · seen items {_seen(section.excludes_seen)}"
+        ),
+        "warnings": list(_warnings(section)),
+        "notes": list(_notes(section)),
+        "headline": headline,
+        "tables": [table for table in tables if table.rows],
+        "settings": list(_settings([row for row in section.rows if row.model not in BASELINES])),
+    }
 
 
 def _tables(section: Section) -> list[Table]:
@@ -102,18 +88,9 @@ def _lines(section: Section) -> Table:
     return _without_empty_deviations(Table(f"NDCG@10 and training seconds (s) by {axis}", (axis, *columns), tuple(rows)))
 
 
-Kind = Callable[[Finished], Metrics]
-
-
-def _fused(kind: Callable[[FusionResult], Metrics]) -> Kind:
-    return lambda run: kind(run.fusion) if run.fusion else {}
-
-
-def _metric_table(title: str, kinds: dict[str, Kind], names: Sequence[str], rows: Sequence[Row]) -> Table:
-    """Mean and standard deviation of some metrics of several kinds."""
-    kinds = {name: kind for name, kind in kinds.items() if any(row.summary(kind) for row in rows)} or dict(
-        list(kinds.items())[:1]
-    )
+def _metric_table(title: str, kinds: Mapping[str, Measured], names: Sequence[str], rows: Sequence[Row]) -> Table:
+    """Mean and standard deviation of some metrics of several kinds; at least of the first."""
+    kinds = {name: kind for name, kind in kinds.items() if kind == "model" or any(row.summary(kind) for row in rows)}
     columns = [f"{kind}|{name}" for kind in kinds for metric in names for name in (metric.upper(), "sd")]
     cells = [
         (
@@ -134,25 +111,21 @@ def _without_empty_deviations(table: Table) -> Table:
 
 
 def _headline(section: Section) -> Table:
-    kinds: dict[str, Kind] = {
-        f"seen items {_seen(_excludes_seen(section))}": lambda run: run.test,
-        "seen items excluded": (lambda run: run.test) if _excludes_seen(section) else lambda run: run.test_exclude_seen,
-        "with score fusion": _fused(lambda fusion: fusion.test),
-    }
+    kinds: dict[str, Measured] = {f"seen items {_seen(section.excludes_seen)}": "model"}
+    if not section.excludes_seen:
+        kinds["seen items excluded"] = "model_exclude_seen"
+    kinds["with score fusion"] = "fusion"
     return _metric_table("Test metrics: mean and standard deviation (sd) over seeds", kinds, HEADLINE, section.rows)
 
 
 def _metrics(section: Section) -> Table:
     names = list(dict.fromkeys(name for row in section.rows for name in row.test))
-    return _metric_table("All metrics of the models alone", {"": lambda run: run.test}, names, section.rows)
+    return _metric_table("All metrics of the models alone", {"": "model"}, names, section.rows)
 
 
 def _fusion(section: Section) -> Table:
-    kinds = {
-        "seen items kept": _fused(lambda each: each.test),
-        "seen items excluded": _fused(lambda each: each.test_exclude_seen),
-    }
-    rows = [row for row in section.rows if row.fusion]
+    kinds: dict[str, Measured] = {"seen items kept": "fusion", "seen items excluded": "fusion_exclude_seen"}
+    rows = [row for row in section.rows if row.summary("fusion")]
     table = _metric_table("Score fusion, with weights tuned on the validation set", kinds, HEADLINE, rows)
     weights = [
         tuple(", ".join(f"{value:g}" for value in dict.fromkeys(values)) for values in zip(*pairs, strict=True))
@@ -182,8 +155,8 @@ def _comparison(section: Section) -> Table:
     rows = []
     for row in section.rows:
         for published in published_rows(section.comparable_data, row.model):
-            same = published.exclude_seen == _excludes_seen(section)
-            ours = row.test if same else row.test_exclude_seen if published.exclude_seen else {}
+            same = published.exclude_seen == section.excludes_seen
+            ours = row.test if same else row.summary("model_exclude_seen") if published.exclude_seen else {}
             rows += [
                 {
                     "": row.label,
@@ -257,10 +230,6 @@ def _recipe(row: Row) -> dict[str, str]:
         "patience": str(training["patience"]),
         "settings from": row.origin or "-",
     }
-
-
-def _excludes_seen(section: Section) -> bool:
-    return section.protocol is not None and section.protocol.exclude_seen
 
 
 def _seen(excluded: bool) -> str:  # noqa: FBT001 - turns a flag into its word
@@ -363,7 +332,7 @@ def _warnings(section: Section) -> Iterator[str]:
     if section.study != "efficiency" and budget.seeds == 1:
         yield "One seed: no difference here includes the variation between seeds."
     biases = [run.fusion.repeat_bias for run in finished if run.fusion]
-    if section.study == "accuracy" and min(biases, default=0) < 0 and not _excludes_seen(section):
+    if section.study == "accuracy" and min(biases, default=0) < 0 and not section.excludes_seen:
         yield REPEAT_WARNING
     for label, run in [(row.label, run) for row in section.rows for run in row.runs if isinstance(run, Unfinished)]:
         lines = run.reason.splitlines()

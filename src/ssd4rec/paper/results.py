@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import polars as pl
@@ -26,8 +26,9 @@ from ssd4rec.paper.recipes import Budget
 RESULTS, RANKS = "results.json", "ranks.parquet"
 BASELINES = ("popularity", "sequential-rules", "sequential-ridge", "ease")  # counted or solved, without training
 Variant = Literal["model", "model_exclude_seen", "fusion"]  # which scores were ranked
+Measured = Variant | Literal["fusion_exclude_seen"]  # of which there are metrics
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 ENCODING = {"user": "DELTA_BINARY_PACKED", "rank": "BYTE_STREAM_SPLIT"}  # half the size of the default
-VARIANTS: tuple[Variant, ...] = ("model", "model_exclude_seen", "fusion")
 Metrics = Mapping[str, float]  # by name, e.g. "ndcg@10"
 RankTable = dict[tuple[str, Variant], Ranks]  # by run key; ranks are 1-based, in the order of the users
 Settings = Mapping[str, Mapping[str, Any]]
@@ -78,6 +79,12 @@ class Finished(_Stored):
     commit: str | None = None  # of the code that trained it
     versions: Mapping[str, str] = {}
 
+    @property
+    def metrics(self) -> dict[Measured, Metrics]:
+        """Test metrics of each variant, and of score fusion with seen items excluded."""
+        fusion: Any = {"fusion": self.fusion.test, "fusion_exclude_seen": self.fusion.test_exclude_seen} if self.fusion else {}
+        return {"model": self.test, "model_exclude_seen": self.test_exclude_seen, **fusion}
+
 
 class Unfinished(_Stored):
     """One run without metrics."""
@@ -127,26 +134,16 @@ class Row(_Stored):
         """The runs with metrics."""
         return [run for run in self.runs if isinstance(run, Finished)]
 
-    def summary(self, metrics_of: Callable[[Finished], Metrics]) -> dict[str, Spread]:
-        """Return mean and standard deviation of each metric that every finished run has."""
-        measured = [metrics_of(run) for run in self.finished]
+    def summary(self, variant: Measured) -> dict[str, Spread]:
+        """Return mean and standard deviation of each metric that every finished run has; empty if nothing was measured."""
+        measured = [run.metrics.get(variant, {}) for run in self.finished]
         names = [name for name in (measured[0] if measured else ()) if all(name in each for each in measured)]
         return {name: Spread.of([each[name] for each in measured]) for name in names}
 
     @property
     def test(self) -> dict[str, Spread]:
         """Metrics of the model alone under the protocol of the section."""
-        return self.summary(lambda run: run.test)
-
-    @property
-    def test_exclude_seen(self) -> dict[str, Spread]:
-        """Metrics of the model alone with seen items excluded."""
-        return self.summary(lambda run: run.test_exclude_seen)
-
-    @property
-    def fusion(self) -> dict[str, Spread]:
-        """Metrics with score fusion under the protocol of the section."""
-        return self.summary(lambda run: run.fusion.test if run.fusion else {})
+        return self.summary("model")
 
     def cost(self, name: str) -> float | None:
         """Return the median over seeds of a field of `Costs`."""
@@ -205,6 +202,11 @@ class Section(_Stored):
     def protocol(self) -> EvaluationProtocol | None:
         """Protocol of the first finished run."""
         return next((run.protocol for run in self.finished if run.protocol), None)
+
+    @property
+    def excludes_seen(self) -> bool:
+        """Whether the protocol excludes seen items."""
+        return self.protocol is not None and self.protocol.exclude_seen
 
     @property
     def comparable_data(self) -> str | None:
@@ -316,8 +318,7 @@ def ranks_of(run: Finished, variant: Variant, ranks: RankTable) -> Ranks:
     Raises:
         DataError: They do not give the NDCG@10 of the run.
     """
-    metrics = {"model": run.test, "model_exclude_seen": run.test_exclude_seen, "fusion": run.fusion.test if run.fusion else {}}
-    expected, actual = metrics[variant][MONITORED_METRIC], ndcg(ranks[run.key, variant], MONITORED_CUTOFF)
+    expected, actual = run.metrics[variant][MONITORED_METRIC], ndcg(ranks[run.key, variant], MONITORED_CUTOFF)
     if abs(actual - expected) > 1e-9:
         raise DataError(
             f"{RANKS} gives {MONITORED_METRIC} {actual:.6f} for run {run.key}, but {RESULTS} has {expected:.6f}; "
