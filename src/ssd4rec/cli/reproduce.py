@@ -47,13 +47,19 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     beta, rho, length    the paper's Figures 3 to 5, with a line for each of --models
     """
     from ssd4rec._suggestions import find
-    from ssd4rec.errors import ConfigError
+    from ssd4rec.errors import ConfigError, DataError
     from ssd4rec.paper.recipes import make_budget
     from ssd4rec.paper.studies import STUDIES
 
     find(study, (*STUDIES, "all", "report"), "study")
     if study == "report":
-        render_again(out)
+        from ssd4rec.paper.report import write_report
+        from ssd4rec.paper.results import RESULTS, load_results
+
+        if not (out / RESULTS).is_file():
+            raise DataError(f"{out / RESULTS} not found; choose the folder of a finished study with --out")
+        write_report(load_results(out), out)
+        console.out.print(f"Report: {out / 'report.html'} (and report.md)")
         return
     limits = make_budget(budget, epochs, seeds, width)
     if not data:
@@ -89,19 +95,3 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     if failed := [job.title for key, job in sweep.jobs.items() if key not in finished]:
         console.say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, see the report: {'; '.join(failed)}")
         raise typer.Exit(1)
-
-
-def render_again(out: Path) -> None:
-    """Write report.html and report.md from the results in a folder.
-
-    Raises:
-        DataError: There are none.
-    """
-    from ssd4rec.errors import DataError
-    from ssd4rec.paper.report import write_report
-    from ssd4rec.paper.results import RESULTS, load_results
-
-    if not (out / RESULTS).is_file():
-        raise DataError(f"{out / RESULTS} not found; choose the folder of a finished study with --out")
-    write_report(load_results(out), out)
-    console.out.print(f"Report: {out / 'report.html'} (and report.md)")

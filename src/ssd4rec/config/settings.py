@@ -277,6 +277,10 @@ class Config(Settings):
             raise ValueError(objection)
         return self
 
+    def replaced(self, group: str, **changes: object) -> Self:
+        """Return the settings with some of a group replaced by values that are not validated again."""
+        return self.model_copy(update={group: getattr(self, group).model_copy(update=changes)})
+
 
 def is_read(config: Config, name: str) -> bool:
     """Return whether `group.key` has an effect in a run with these settings; see `READ_WITH`."""

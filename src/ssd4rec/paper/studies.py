@@ -196,7 +196,7 @@ class _Plan:
         seeds = range(config.training.seed, config.training.seed + self.budget.seeds)
         if seeds[-1] > MAX_SEED:
             raise ConfigError(f"--seeds {len(seeds)} from training.seed={seeds[0]} exceeds the largest seed, {MAX_SEED}")
-        configs = tuple(_with_training(config, seed=seed) for seed in seeds)
+        configs = tuple(config.replaced("training", seed=seed) for seed in seeds)
         changed = tuple(dict.fromkeys(each.name for each in applied if each.name != "training.seed"))
         return Point(label, model, configs, x, changed, self.origin(config, changed))
 
@@ -334,7 +334,8 @@ def distinct_points(points: Sequence[Point], longest: int) -> tuple[list[Point],
     first: dict[tuple[Config, ...], Point] = {}
     for point in sorted(points, key=lambda point: point.configs[0].data.max_length is None, reverse=True):
         limit = point.configs[0].data.max_length
-        effect = tuple(_with_length(config, None) if (limit or 0) >= longest else config for config in point.configs)
+        whole = limit is None or limit >= longest
+        effect = tuple(config.replaced("data", max_length=None) if whole else config for config in point.configs)
         first.setdefault(effect, point)
     distinct = [point for point in points if any(point is each for each in first.values())]
     return distinct, [point.label for point in points if point not in distinct]
@@ -355,7 +356,7 @@ def with_full_window(point: Point, longest: int) -> Point:
         needed = min(config.data.max_length or longest, longest - 1) + ("masked-item" in backbone.objectives)
         if needed <= getattr(backbone, "max_length", needed):
             return config
-        return config.model_copy(update={"backbone": backbone.model_copy(update={"max_length": min(needed, MAX_WINDOW)})})
+        return config.replaced("backbone", max_length=min(needed, MAX_WINDOW))
 
     return point if "backbone.max_length" in point.changed else replace(point, configs=tuple(map(raised, point.configs)))
 
@@ -375,12 +376,4 @@ def with_equal_steps(config: Config, steps: Callable[[int | None, int], int]) ->
     while budget not in counts and len(counts) < STEP_TRIALS:  # the number falls about as the budget rises, in jumps
         counts[budget] = steps(length, budget)
         budget = max(1, round(budget * counts[budget] / expected))
-    return _with_training(config, token_budget=min(counts, key=lambda each: abs(counts[each] - expected)))
-
-
-def _with_training(config: Config, **changes: object) -> Config:
-    return config.model_copy(update={"training": config.training.model_copy(update=changes)})
-
-
-def _with_length(config: Config, length: int | None) -> Config:
-    return config.model_copy(update={"data": config.data.model_copy(update={"max_length": length})})
+    return config.replaced("training", token_budget=min(counts, key=lambda each: abs(counts[each] - expected)))

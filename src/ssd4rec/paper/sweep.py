@@ -178,7 +178,7 @@ def inspect_source(
     described: Any = describe(interactions.read, sequences)
     counts = asdict(sequences.kept)
     matching = (name for name, each in DATASETS.items() if all(counts[key] == value for key, value in asdict(each.kept).items()))
-    train = make_split(sequences, config.data.model_copy(update={"max_length": None})).train
+    train = make_split(sequences, config.replaced("data", max_length=None).data).train
     info = DataInfo(
         name=name,
         known=next(matching, None),
@@ -315,23 +315,16 @@ class _Runner:
             self._collect(key)  # finished, but its sweep was killed before it could write the results
 
     def run(self, jobs: int, threads: int | None) -> Results:
-        """Carry out all missing runs."""
+        """Carry out each missing run in a process of its own, `jobs` at once, and write the results after each."""
         missing = [spec for key, spec in self.sweep.jobs.items() if key not in self.finished]
         total = len(self.sweep.jobs)
-        cached = total - len(missing)
         runs = "1 run" if total == 1 else f"{total} runs"
-        logger.info("%s, %d of them finished in %s, %d to do", runs, cached, self.sweep.out, len(missing))
+        logger.info("%s, %d of them finished in %s, %d to do", runs, total - len(missing), self.sweep.out, len(missing))
         self._write()
-        asyncio.run(self._run_processes(missing, jobs, threads))
-        self.watch(total, total, "")
-        return self.results
-
-    async def _run_processes(self, specs: Sequence[worker.RunSpec], jobs: int, threads: int | None) -> None:
-        """Run each spec in a process of its own, `jobs` at once, and write the results after each."""
         slots, began, done = asyncio.Semaphore(jobs), time.monotonic(), itertools.count(1)
 
         def show(activity: str) -> None:
-            self.watch(sum(key in self.finished for key in self.sweep.jobs), len(self.sweep.jobs), activity)
+            self.watch(sum(key in self.finished for key in self.sweep.jobs), total, activity)
 
         async def run_one(spec: worker.RunSpec) -> None:
             async with slots:
@@ -339,12 +332,17 @@ class _Runner:
                 self._collect(spec.key)
                 self._write()
                 ended = next(done)
-                remaining = len(specs) - ended
+                remaining = len(missing) - ended
                 state = "done" if spec.key in self.finished else f"FAILED, see {self.sweep.folder(spec.key) / FAILURE}"
                 minutes = f", about {(time.monotonic() - began) / ended * remaining / 60:.0f} min" if remaining else ""
                 logger.info("%s: %s; %d left%s", spec.title, state, remaining, minutes)
 
-        await asyncio.gather(*map(run_one, specs))
+        async def run_all() -> None:
+            await asyncio.gather(*map(run_one, missing))
+
+        asyncio.run(run_all())
+        self.watch(total, total, "")
+        return self.results
 
     def _collect(self, key: str) -> None:
         folder = self.sweep.folder(key)

@@ -112,10 +112,9 @@ class _Measurement:
 
     def excluding_seen(self, model: Ranker | Scorer, fusion: ScoreFusion | None = None) -> dict[str, float]:
         """Return the metrics with seen items excluded; none if the protocol excludes them already."""
-        evaluation = self.config.evaluation
-        if evaluation.exclude_seen:
+        if self.config.evaluation.exclude_seen:
             return {}
-        config = self.config.model_copy(update={"evaluation": evaluation.model_copy(update={"exclude_seen": True})})
+        config = self.config.replaced("evaluation", exclude_seen=True)
         ranking = pipeline.evaluate(model, self.data, config, self.counts, fusion=fusion)
         if fusion is None:
             self.ranks["model_exclude_seen"] = ranking.ranks
@@ -180,9 +179,13 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
     began = _now()
     ranking = measure(artifact.model, "model")
     inference = _now() - began
-    memory = _peak_memory() if share is not None else {}  # before the other measurements, which need their own
+    memory, gpu_memory = None, None
+    if share is not None:  # before the other measurements, which need their own
+        memory = peak_bytes()
+        gpu_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     training = artifact.report["training"]
     seconds = [epoch["seconds"] for epoch in training["history"]]
+    cpu = f"CPU ({processor()}), {torch.get_num_threads()} threads of {os.cpu_count()}"
     return Finished(
         status="finished",
         key=spec.key,
@@ -201,9 +204,10 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
             inference_seconds=inference,
             padded_inference_seconds=_padded_seconds(artifact, measure),
             cpu_share=share,
-            device=torch.cuda.get_device_name() if device == "cuda" else _describe_cpu(),
+            peak_memory=memory,
+            peak_gpu_memory=gpu_memory,
+            device=torch.cuda.get_device_name() if device == "cuda" else cpu,
             parallel_runs=spec.parallel_runs,
-            **memory,
         ),
         commit=commit,
         versions=versions(),
@@ -254,15 +258,6 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()
-
-
-def _peak_memory() -> dict[str, Any]:
-    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    return {"peak_memory": peak_bytes(), "peak_gpu_memory": gpu}
-
-
-def _describe_cpu() -> str:
-    return f"CPU ({processor()}), {torch.get_num_threads()} threads of {os.cpu_count()}"
 
 
 def source_commit() -> str | None:
