@@ -49,11 +49,3 @@ def test_explanations_of_what_is_not_there(client: TestClient) -> None:
         answer = client.post("/v1/explanations", json=body)
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert client.post("/v1/explanations", json={"item_id": "i1"}).status_code == 422
-
-
-def test_without_explanations_the_answer_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Recommender, "explain", raising=False)
-    answer = client.post("/v1/recommendations", json={"history": ["i3"], "explain": "effects"}).json()
-    assert answer["warnings"] == ["no reasons: this version of ssd4rec cannot explain recommendations"]
-    refused = client.post("/v1/explanations", json={"history": ["i3"], "item_id": "i1"})
-    assert (refused.status_code, refused.json()["code"]) == (404, "explanations_unavailable")

@@ -21,6 +21,7 @@ from ssd4rec.service.ids import now
 from ssd4rec.service.middleware import RequestGate
 from ssd4rec.service.overload import Overload
 from ssd4rec.service.problems import Problem
+from ssd4rec.service.schemas import RecommendationsIn
 from ssd4rec.service.scorer import Scorer
 
 
@@ -95,15 +96,15 @@ def test_a_history_that_waited_too_long_is_not_read(models: Path, tmp_path: Path
         send(client, "u", *WALK)
         scorer = client.app.state.service.scorer
         busy = keep_busy(scorer)
-        late = scorer.submit(Query(3, user_id="u", now=now()))
+        late = scorer.submit(Query(RecommendationsIn(user_id="u", k=3), now()))
         with pytest.raises(Problem, match="waited") as refused:
             late.result()
         assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
         busy.result()
-        assert scorer.submit(Query(3, user_id="u", now=now())).result().best.source == "model"
+        assert scorer.submit(Query(RecommendationsIn(user_id="u", k=3), now())).result().best.source == "model"
         keep_busy(scorer)
         assert (
-            scorer.submit(Query(3, user_id="u", now=now())).result().best.source == "model"
+            scorer.submit(Query(RecommendationsIn(user_id="u", k=3), now())).result().best.source == "model"
         )  # late, but its history has been read
 
 
@@ -111,7 +112,7 @@ def test_more_histories_than_may_wait(models: Path, tmp_path: Path) -> None:
     with running(models, f"sqlite:///{tmp_path / 'events.db'}", queue_requests=2) as client:
         scorer = client.app.state.service.scorer
         scorer.call(lambda: time.sleep(0.1))
-        outcomes = [refusal(lambda: scorer.submit(Query(3, user_id="u", now=now()))) for _ in range(4)]
+        outcomes = [refusal(lambda: scorer.submit(Query(RecommendationsIn(user_id="u", k=3), now()))) for _ in range(4)]
         assert "queue_full" in outcomes
         assert shed(client, "scorer") >= 1
 

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from service_world import default_recommender, preset_recommender, running, same_answer, save_model, send, stored_history
 from ssd4rec.service.answering import Query
 from ssd4rec.service.ids import now
+from ssd4rec.service.schemas import RecommendationsIn
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.snapshots import pack, unpack
 from ssd4rec.service.store.connect import open_engine, reading, writing
@@ -88,7 +89,9 @@ def test_waiting_requests_are_read_together(models: Path, tmp_path: Path, recomm
             send(client, user, *history)
         service = client.app.state.service
         busy = service.scorer.call(lambda: time.sleep(0.2))
-        answers = {user: service.scorer.submit(Query(4, user_id=user, now=now())) for user in [*histories, "nobody"]}
+        answers = {
+            user: service.scorer.submit(Query(RecommendationsIn(user_id=user, k=4), now())) for user in [*histories, "nobody"]
+        }
         busy.result()
         for user, answer in answers.items():
             expected = recommender.recommend(histories.get(user, []), 4)

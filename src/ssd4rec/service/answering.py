@@ -1,28 +1,37 @@
 """Answer queries: read the state of the user, apply the filters, take the best items."""
 
+import asyncio
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, invalid, not_found
+from ssd4rec.service.schemas import RecommendationsIn
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import Reader
 from ssd4rec.service.store.items import items_version
 from ssd4rec.service.store.users import History, history_of, read_history
-from ssd4rec.service.user_state import Indices, RequestMoment, ScoreJob
+from ssd4rec.service.user_state import RequestMoment, ScoreJob, UserState
 from ssd4rec.serving.topk import TopK
 
 FEW_EVENTS = 4  # that a cached state has not read, for an answer that others need not wait for
 LARGEST_KEPT, KEPT = 100, 3  # items of an answer that a state keeps, and answers of a state
 
 
-@dataclass
+AnyFuture = Future[Any] | asyncio.Future[Any]
+
+
+@dataclass(eq=False)
 class LoadedModel:
     """A model with what the process caches for it. Any thread may use it."""
 
@@ -36,24 +45,18 @@ class LoadedModel:
 class Query:
     """A request to the scorer."""
 
-    k: int
-    user_id: str | None = None
-    history: list[str] | None = None
-    exclude_seen: bool = True
-    allow: list[str] | None = None
-    deny: list[str] | None = None
-    any_of: list[str] | None = None
-    none_of: list[str] | None = None
-    unknown_items: str = "skip"
-    as_of: int | None = None
-    now: int = field(kw_only=True)  # when the request arrived, in microseconds since 1970
-    at: int | None = None  # when the items are wanted; None: as of then, or now
-    last_event: int | None = None  # when the last event of `history` was; None: not known
+    body: RecommendationsIn
+    now: int  # when the request arrived, in microseconds since 1970
+    version: str | None = None  # of the model; None: the active one
     # of a next page
-    version: str | None = None
     user_key: int | None = None
     position: int | None = None
     earlier: tuple[str, ...] = ()
+
+    @property
+    def current_user(self) -> str | None:
+        """The stored user whose newest state answers it; None: it is answered from another history."""
+        return self.body.user_id if self.user_key is None and self.body.as_of is None else None
 
 
 class ItemRow(NamedTuple):
@@ -65,18 +68,30 @@ class ItemRow(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A query whose history is read."""
+
+    job: ScoreJob
+    user_key: int | None
+    position: int
+    moment: RequestMoment | None  # which the model has read; None: the time is not known, or the model does not read it
+    ignored: int  # ids of `allow` that the catalog does not contain
+    same: Hashable | None  # equal for queries with the same answer from a state; None: the answer is not kept
+
+
+@dataclass(frozen=True)
 class Answer:
     """The best items for a query."""
 
     model: ServedModel
+    prepared: Prepared
     best: TopK
     titles: list[str | None]
-    user_key: int | None
-    position: int
-    moment: RequestMoment | None  # which the model has read; None: the time is not known, or the model does not read it
-    indices: Indices  # of the history, 0 for unknown items
-    unknown: int  # events of items that the catalog does not contain
-    ignored: int  # ids of `allow` that the catalog does not contain
+
+    @property
+    def state(self) -> UserState:
+        """The state of the history."""
+        return self.prepared.job.state
 
     @cached_property
     def rows(self) -> list[ItemRow]:
@@ -84,19 +99,6 @@ class Answer:
         ids = self.model.ids
         rows = zip(self.best.items.tolist(), self.titles, self.best.scores.tolist(), strict=True)
         return [ItemRow(ids[index - 1], title, score) for index, title, score in rows]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A query whose history is read."""
-
-    job: ScoreJob
-    user_key: int | None
-    position: int
-    moment: RequestMoment | None
-    unknown: int
-    ignored: int
-    same: Hashable | None  # equal for queries with the same answer from a state; None: the answer is not kept
 
 
 def prepare(
@@ -118,10 +120,10 @@ def prepare(
         Problem: 404, no such user; 422, an item is unknown. Both where the query wants it so. 422, see `moment_of`.
     """
     began = time.perf_counter()
-    model = loaded.model
+    model, body = loaded.model, query.body
     with reader.reading() as connection:
-        if query.user_id is not None and query.as_of is None:
-            current = loaded.states.current(connection, query.user_id, few_events, longest)
+        if query.current_user is not None:
+            current = loaded.states.current(connection, query.current_user, few_events, longest)
             if current is None:
                 return None
             version, key, position, state = current.items_version, current.user_key, current.position, current.state
@@ -134,27 +136,26 @@ def prepare(
             state, last_event = model.read(model.indices(history.items)), history.last_event
         loaded.filters.refresh(connection, version)
     metrics.STATE_SECONDS.observe(time.perf_counter() - began)
-    if query.user_id is not None and key is None and query.unknown_items == "raise":
-        raise not_found("user", query.user_id)
-    unknown = state.unknown
-    if unknown and query.unknown_items == "raise":
+    if body.user_id is not None and key is None and body.unknown_items == "raise":
+        raise not_found("user", body.user_id)
+    if state.unknown and body.unknown_items == "raise":
         raise Problem(
             422,
             "unknown_items",
-            f"{unknown} of {len(state.indices)} items of the history are not in the catalog of the model; "
+            f"{state.unknown} of {len(state.indices)} items of the history are not in the catalog of the model; "
             f'leave them out, or choose unknown_items="skip" or "popular"',
         )
-    moment = moment_of(model, query.at, query.now if query.as_of is None else query.as_of, last_event)
+    moment = moment_of(model, body.at, query.now if body.as_of is None else body.as_of, last_event)
     state = model.at(state, moment)
     began = time.perf_counter()
     # first: a change of the items meanwhile makes the answer newer than what it is kept as
     same = None if moment else _same(loaded, query)
-    deny = [*(query.deny or ()), *query.earlier]
-    excluded = loaded.filters.excluded(query.allow, deny, query.any_of, query.none_of)
+    any_of, none_of = (body.categories.any, body.categories.none) if body.categories else (None, None)
+    excluded = loaded.filters.excluded(body.allow, [*(body.deny or ()), *query.earlier], any_of, none_of)
     metrics.FILTER_SECONDS.observe(time.perf_counter() - began)
-    ignored = 0 if query.allow is None else int((model.indices(query.allow) == 0).sum())
-    job = ScoreJob(state, query.k, query.exclude_seen, excluded, query.unknown_items == "popular")
-    return Prepared(job, key, position, moment, unknown, ignored, same)
+    ignored = 0 if body.allow is None else int((model.indices(body.allow) == 0).sum())
+    job = ScoreJob(state, body.k, body.exclude_seen, excluded, body.unknown_items == "popular")
+    return Prepared(job, key, position, moment, ignored, same)
 
 
 def moment_of(model: ServedModel, at: int | None, now: int, last_event: int | None) -> RequestMoment | None:
@@ -191,24 +192,49 @@ def ignored_time(model: ServedModel, at: int | None) -> list[str]:
 
 def _same(loaded: LoadedModel, query: Query) -> Hashable | None:
     """Return everything but the state that an answer depends on; None: it is the time, or lists of ids."""
-    if query.allow is not None or query.deny or query.earlier or query.any_of is not None or query.none_of:
+    body, filters = query.body, loaded.filters
+    if body.allow is not None or body.deny or query.earlier or body.categories is not None:
         return None
-    if not loaded.states.keep_answers or loaded.filters.depends_on_time or query.k > LARGEST_KEPT:
+    if not loaded.states.keep_answers or filters.depends_on_time or body.k > LARGEST_KEPT:
         return None
-    return query.k, query.exclude_seen, query.unknown_items == "popular", loaded.filters.version
+    return body.k, body.exclude_seen, body.unknown_items == "popular", filters.version
 
 
-def _history_of(connection: Any, query: Query) -> tuple[int | None, int, History]:
-    if query.history is not None:
-        return None, 0, History(query.history, query.last_event)
+def _history_of(connection: Connection, query: Query) -> tuple[int | None, int, History]:
+    body = query.body
     if query.user_key is not None:
-        return query.user_key, query.position or 0, history_of(connection, query.user_key, query.as_of, query.position)
-    if query.user_id is not None:
-        return read_history(connection, query.user_id, until_timestamp=query.as_of)
-    return None, 0, History([], None)
+        return query.user_key, query.position or 0, history_of(connection, query.user_key, body.as_of, query.position)
+    if body.user_id is not None:
+        return read_history(connection, body.user_id, until_timestamp=body.as_of)
+    return None, 0, History(body.history or [], body.last_event)
 
 
-def answers(loaded: LoadedModel, prepared: Sequence[Prepared]) -> list[Answer]:
+def answer_all(loaded: LoadedModel, jobs: Sequence[tuple[AnyFuture, Prepared]]) -> None:
+    """Give futures their answers, which are scored together, or the error that scoring ended with."""
+    try:
+        answers = _answers(loaded, [prepared for _, prepared in jobs])
+    except Exception as error:  # noqa: BLE001 - such as scores that are not finite
+        for future, _ in jobs:
+            fail(future, error)
+        return
+    for (future, _), answer in zip(jobs, answers, strict=True):
+        finish(future, answer)
+    metrics.STATE_BYTES.set(loaded.states.bytes)
+
+
+def finish(future: AnyFuture, result: Answer | None) -> None:
+    """Give a future its result, unless the client has gone."""
+    with suppress(InvalidStateError, asyncio.InvalidStateError):
+        future.set_result(result)
+
+
+def fail(future: AnyFuture, error: Exception) -> None:
+    """Give a future its error, unless the client has gone."""
+    with suppress(InvalidStateError, asyncio.InvalidStateError):
+        future.set_exception(error)
+
+
+def _answers(loaded: LoadedModel, prepared: Sequence[Prepared]) -> list[Answer]:
     """Answer prepared queries; those whose state has answered the same query before are not scored again.
 
     Raises:
@@ -222,7 +248,11 @@ def answers(loaded: LoadedModel, prepared: Sequence[Prepared]) -> list[Answer]:
         results[place] = best
         _remember(prepared[place], best)
     metrics.SCORE_SECONDS.observe(time.perf_counter() - began)
-    return [_answer(loaded, each, best) for each, best in zip(prepared, results, strict=True) if best is not None]
+    return [
+        Answer(loaded.model, each, best, [loaded.filters.title(index) for index in best.items.tolist()])
+        for each, best in zip(prepared, results, strict=True)
+        if best is not None
+    ]
 
 
 def _remember(prepared: Prepared, best: TopK) -> None:
@@ -231,17 +261,3 @@ def _remember(prepared: Prepared, best: TopK) -> None:
         if len(answered) >= KEPT:
             answered.clear()
         answered[prepared.same] = best
-
-
-def _answer(loaded: LoadedModel, prepared: Prepared, best: TopK) -> Answer:
-    return Answer(
-        loaded.model,
-        best,
-        [loaded.filters.title(index) for index in best.items.tolist()],
-        prepared.user_key,
-        prepared.position,
-        prepared.moment,
-        prepared.job.state.indices,
-        prepared.unknown,
-        prepared.ignored,
-    )

@@ -14,7 +14,6 @@ from ssd4rec.service.lifecycle import Models
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.experiments import Experiment, running_experiment
 
-DEFAULT = "default"  # variant of answers outside of experiments
 CONTROL, TREATMENT, INTERLEAVED = "control", "treatment", "interleaved"
 
 log = logging.getLogger(__name__)
@@ -25,7 +24,10 @@ class Arm:
     """The model, or the two models, that answer a user of an experiment."""
 
     variant: str  # name of the experiment / name of the arm
-    versions: tuple[str, ...]  # two are interleaved
+    versions: tuple[str, ...]  # two are interleaved; none: the active one
+
+
+EVERYBODY = Arm("default", ())  # outside of experiments
 
 
 class Pair(NamedTuple):

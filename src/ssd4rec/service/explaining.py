@@ -3,22 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssd4rec.explain.results import Level
 from ssd4rec.service import metrics
-from ssd4rec.service.problems import Problem, not_found
+from ssd4rec.service.problems import not_found
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.user_state import Indices, RequestMoment
 
 REASONS = 5  # events that are named as the reasons of one item
-UNAVAILABLE = "this version of ssd4rec cannot explain recommendations"
-
-
-def is_available(model: ServedModel) -> bool:
-    """Whether the library has explanations."""
-    return hasattr(model.recommender, "explain")
 
 
 def explain_item(
-    model: ServedModel, indices: Indices, item_id: str, level: str, moment: RequestMoment | None = None
+    model: ServedModel, indices: Indices, item_id: str, level: Level, moment: RequestMoment | None = None
 ) -> dict[str, Any]:
     """Explain one item after a history.
 
@@ -30,7 +25,7 @@ def explain_item(
         moment: of the request; None: not known.
 
     Raises:
-        Problem: 404, the item is not in the catalog, or the library has no explanations.
+        Problem: 404, the item is not in the catalog.
         DataError: the history has no item of the catalog.
         ConfigError: the model has no such explanation.
     """
@@ -41,27 +36,24 @@ def explain_item(
 
 
 def reasons_of(
-    model: ServedModel, indices: Indices, items: Sequence[int], level: str, moment: RequestMoment | None = None
+    model: ServedModel, indices: Indices, items: Sequence[int], level: Level, moment: RequestMoment | None = None
 ) -> list[list[dict[str, Any]]]:
     """Return for each item its reasons: the events that matter most, or the parts of its score."""
     return [_reasons(explanation, level) for explanation in _explain(model, indices, items, level, moment)]
 
 
 def _explain(
-    model: ServedModel, indices: Indices, items: Sequence[int], level: str, moment: RequestMoment | None
+    model: ServedModel, indices: Indices, items: Sequence[int], level: Level, moment: RequestMoment | None
 ) -> list[dict[str, Any]]:
-    explain = getattr(model.recommender, "explain", None)
-    if explain is None:
-        raise Problem(404, "explanations_unavailable", UNAVAILABLE)
     ids = model.recommender.artifact.catalog.ids
     history = [ids[index - 1] if index else None for index in indices.tolist()]
     with metrics.STAGE_SECONDS.labels("explain").time():
-        times = moment.in_seconds() if moment else {}
-        explanations = explain(history, [ids[index - 1] for index in items], level, **times)
+        times: dict[str, Any] = moment.in_seconds() if moment else {}
+        explanations = model.recommender.explain(history, [ids[index - 1] for index in items], level, **times)
     return [_as_text(each.as_dict()) for each in explanations]
 
 
-def _reasons(explanation: Mapping[str, Any], level: str) -> list[dict[str, Any]]:
+def _reasons(explanation: Mapping[str, Any], level: Level) -> list[dict[str, Any]]:
     if level == "parts":
         return [{name: explanation[name] for name in ("model", "co_occurrence", "repeat_bias")}]
     events = list(explanation["events"])

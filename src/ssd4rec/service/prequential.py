@@ -28,12 +28,10 @@ from ssd4rec.service.live import (
     SQUARES,
     UNKNOWN,
     LiveSums,
-    gain,
     group_name,
 )
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.store.append import NewItems
-from ssd4rec.service.store.connect import Reader
 
 WAITING = 2000  # groups of events; the oldest go first
 AT_ONCE = 16  # events of a user that are ranked together
@@ -53,8 +51,7 @@ class Measured:
     @property
     def models(self) -> list[LoadedModel]:
         """Each model once."""
-        unique = {id(each): each for each in (self.active, *(self.pair[1:] if self.pair else ()))}
-        return list(unique.values())
+        return list(dict.fromkeys([self.active, *(self.pair[1:] if self.pair else ())]))
 
 
 class Budget:
@@ -109,10 +106,7 @@ class Prequential:
 
     def _schedule(self) -> None:
         if self._scheduled.acquire(blocking=False):
-            try:
-                self._scorer.call_later(self._work)
-            except Exception:  # noqa: BLE001 - requests fill the queue; the next event schedules again
-                self._scheduled.release()
+            self._scorer.call(self._work)
 
     def forget(self, user_keys: Collection[int]) -> None:
         """Drop what waits of users who were erased."""
@@ -120,7 +114,7 @@ class Prequential:
         self._groups.clear()
         self._groups.extend(remaining)
 
-    def _work(self, reader: Reader) -> None:
+    def _work(self) -> None:
         """Rank some events, in the scoring thread."""
         try:
             if (measured := self._measured()) is None:
@@ -128,7 +122,7 @@ class Prequential:
                 self._items.clear()
             else:
                 self._count(measured)
-                self._rank_some(reader, measured)
+                self._rank_some(measured)
         except Exception as error:  # noqa: BLE001 - measuring must not stop answering
             log.warning("events were not ranked: %s", error)
         finally:
@@ -149,7 +143,7 @@ class Prequential:
             sums |= {group_name(group): float(count) for group, count in enumerate(counts) if count}
             self._sums.add(loaded.model.key, sums)
 
-    def _rank_some(self, reader: Reader, measured: Measured) -> None:
+    def _rank_some(self, measured: Measured) -> None:
         began = time.perf_counter()
         while self._groups and time.perf_counter() - began < SLICE_SECONDS:
             if self._budget.is_spent:
@@ -163,19 +157,20 @@ class Prequential:
                 group, rest = group.split(AT_ONCE)
                 self._groups.appendleft(rest)
             start = time.perf_counter()
-            with reader.reading() as connection:
+            with self._scorer.reader.reading() as connection:
                 self._rank(connection, measured, group)
             self._budget.spend(time.perf_counter() - start)
 
     def _rank(self, connection: Connection, measured: Measured, group: NewItems) -> None:
-        gains = {}
-        for loaded in measured.models:
-            ranks = loaded.states.rank_new(connection, group)
-            gains[id(loaded)] = [None if rank is None else gain(rank.rank) for rank in ranks]
-            self._add(loaded, gains[id(loaded)])
+        gains = {loaded: loaded.states.rank_new(connection, group) for loaded in measured.models}
+        for loaded, each in gains.items():
+            ranked = [gain for gain in each if gain is not None]
+            if ranked:
+                sums = {RANKED: float(len(ranked)), HITS: sum(hit for hit, _ in ranked), NDCG: sum(ndcg for _, ndcg in ranked)}
+                self._sums.add(loaded.model.key, sums)
         if measured.pair is not None:
             experiment, control, treatment = measured.pair
-            both = zip(gains[id(control)], gains[id(treatment)], strict=True)
+            both = zip(gains[control], gains[treatment], strict=True)
             differences = [after[1] - before[1] for before, after in both if before is not None and after is not None]
             sums = {
                 RANKED: float(len(differences)),
@@ -184,9 +179,3 @@ class Prequential:
             }
             self._sums.add(control.model.key, sums, experiment)
         metrics.PREQUENTIAL_EVENTS.labels("ranked").inc(len(group.items))
-
-    def _add(self, loaded: LoadedModel, gains: Sequence[tuple[float, float] | None]) -> None:
-        ranked = [each for each in gains if each is not None]
-        if ranked:
-            sums = {RANKED: float(len(ranked)), HITS: sum(hit for hit, _ in ranked), NDCG: sum(ndcg for _, ndcg in ranked)}
-            self._sums.add(loaded.model.key, sums)

@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
+from ssd4rec.service.live import gain
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.snapshots import unpack
 from ssd4rec.service.store.append import NewItems
@@ -38,13 +39,6 @@ class Entry:
     def read(self) -> tuple[int, int, int]:
         """User key, generation and position, for `read_new_events`."""
         return self.user_key, self.generation, self.position
-
-
-@dataclass(frozen=True)
-class Rank:
-    """The place of an item among the candidates."""
-
-    rank: int | None  # 1-based; None: it is not a candidate
 
 
 @dataclass(frozen=True)
@@ -233,7 +227,7 @@ class States:
         with self._lock:
             self._drop(user_id)
 
-    def rank_new(self, connection: Connection, group: NewItems) -> list[Rank | None]:
+    def rank_new(self, connection: Connection, group: NewItems) -> list[tuple[float, float] | None]:
         """Rank each new event of a user by the state before it, and read it.
 
         Args:
@@ -241,7 +235,7 @@ class States:
             group: events that follow all events before them.
 
         Returns:
-            A rank for each event; None: nothing known came before it, so no model would have answered.
+            The `gain` of each event; None: nothing known came before it, so no model would have answered.
         """
         (entry, erasures), last = self._find(group.user_id), group.position + len(group.items) - 1
         mine = (group.user_key, group.generation)
@@ -261,7 +255,7 @@ class States:
         if not is_read and (entry is None or (entry.user_key, entry.generation) <= mine):
             newest = self.model.step(histories[-1], targets[-1:])
             self._keep(group.user_id, Entry(*mine, last, newest, (last - 1, _without_cache(histories[-1]))), erasures)
-        return [None if each.vector is None else Rank(rank) for each, rank in zip(histories, ranks, strict=True)]
+        return [None if each.vector is None else gain(rank) for each, rank in zip(histories, ranks, strict=True)]
 
     def _before(self, connection: Connection, group: NewItems, entry: Entry | None) -> UserState | None:
         """The state that has read everything before some new events.

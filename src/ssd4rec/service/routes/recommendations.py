@@ -2,19 +2,19 @@
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import Field, ValidationError
 
-from ssd4rec.service.answering import Answer
+from ssd4rec.service import answering
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
+from ssd4rec.service.experiments import Arm
 from ssd4rec.service.ids import QueryTimestamp
 from ssd4rec.service.problems import Problem, as_problem, not_found, pointing_to_query, sentence
-from ssd4rec.service.recommending import answer_query, as_body, as_query, check_limits, recommend
+from ssd4rec.service.recommending import answer_query, as_body, check_limits, recommend
 from ssd4rec.service.routes.common import (
     IdempotencyKey,
     Made,
@@ -83,11 +83,7 @@ async def post_recommendations(
     if body.user_id is not None:
         log_user(request, body.user_id)
 
-    async def make() -> Made:
-        answered, answer = await recommend(service, body)
-        return answered, [answer.user_key]
-
-    return await answer_once(request, service, key, make)
+    return await answer_once(request, service, key, lambda: recommend(service, body))
 
 
 @router.get("/recommendations/{recommendation_id}/next", response_model=RecommendationsOut, responses=errors(404, 409))
@@ -103,14 +99,11 @@ async def get_next(
     body = RecommendationsIn.model_validate(values).model_copy(update={"k": k})
     with pointing_to_query():
         check_limits(service, body)
-    earlier = tuple(json.loads(record.items))
-    owner, asked = record.user_key, stored.get("asked", record.created)
-    query = replace(as_query(body), version=record.model, user_key=owner, position=record.position, earlier=earlier, now=asked)
-    if owner is not None:
-        query = replace(query, user_id=None)
+    earlier, asked = tuple(json.loads(record.items)), stored.get("asked", record.created)
+    query = answering.Query(body, asked, record.model, record.user_key, record.position, earlier)
     service.models.loaded(record.model, stored["fingerprint"])  # or it has been replaced
-    result = await answer_query(service, query, record.variant, tuple(stored.get("versions", ())))
-    return json_response(as_body(service, body, result, asked, earlier))
+    result = await answer_query(service, query, Arm(record.variant, tuple(stored.get("versions", ()))))
+    return json_response(as_body(service, query, result))
 
 
 @router.post("/recommendations/batch", response_model=BatchOut, responses=errors(400, 409, 413, 415))
@@ -119,18 +112,18 @@ async def post_batch(request: Request, service: ServiceDep, body: BatchIn, key: 
 
     async def make() -> Made:
         results = await asyncio.gather(*(_one(service, value) for value in body.requests))
-        return BatchOut(answers=[each for each, _ in results]), [answer.user_key for _, answer in results if answer is not None]
+        return BatchOut(answers=[each for each, _ in results]), [key for _, keys in results for key in keys]
 
     return await answer_once(request, service, key, make)
 
 
-async def _one(service: Service, value: Any) -> tuple[BatchAnswer, Answer | None]:
+async def _one(service: Service, value: Any) -> tuple[BatchAnswer, list[int | None]]:
     try:
-        answered, answer = await recommend(service, _parsed(value))
+        answered, user_keys = await recommend(service, _parsed(value))
     except Exception as error:  # noqa: BLE001 - each request has its own fate
         problem = as_problem(error)
-        return BatchAnswer(status=problem.status, body=problem.document()), None
-    return BatchAnswer(status=200, body=answered.model_dump(mode="json")), answer
+        return BatchAnswer(status=problem.status, body=problem.document()), []
+    return BatchAnswer(status=200, body=answered.model_dump(mode="json")), user_keys
 
 
 def _parsed(value: Any) -> RecommendationsIn:
