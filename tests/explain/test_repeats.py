@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd4rec.explain.repeats import logits_without_each
+from ssd4rec.explain.leave_one_out import logits_without_each
 from ssd4rec.layers.repeat_logits import RepeatLogits
 from ssd4rec.ops.repeats import sequence_items
 

@@ -24,7 +24,7 @@ class Removal:
 
 
 def find_counterfactual(
-    reading: Reading, without_each: Callable[[int], WithoutEach | None], item: int, k: int, last: int
+    reading: Reading, without_each: Callable[[], WithoutEach | None], item: int, k: int, last: int
 ) -> Removal:
     """Leave out events until the item is not among the first k.
 
@@ -55,7 +55,7 @@ def find_counterfactual(
         if len(removed) == most:
             return Removal([], note=f"without {most} events the item is still among the first {k:,}; the search ended there")
         among = None if candidates is None else np.searchsorted(rest, np.setdiff1d(candidates, removed))
-        without = shorter.without_each(last, among) if removed else without_each(last)
+        without = shorter.without_each(last, among) if removed else without_each()
         changed = changed_by_each(shorter, without, item)
         order = np.lexsort((changed.scores, -changed.ranks_unseen))
         if not removed and reading.method != "one-pass" and len(order) > CANDIDATES:

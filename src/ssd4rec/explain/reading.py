@@ -1,6 +1,6 @@
 """One history as the model reads it: the scores of all items by part, the rank of an item, the states without each event."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,8 +12,7 @@ from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact
 from ssd4rec.baselines.item_pairs import READ
 from ssd4rec.errors import DivergedError
-from ssd4rec.explain.leave_one_out import reads_in_one_pass, states_by_rereading, states_in_one_pass
-from ssd4rec.explain.repeats import logits_without_each
+from ssd4rec.explain.leave_one_out import logits_without_each, reads_in_one_pass, states_by_rereading, states_in_one_pass
 from ssd4rec.explain.results import Method
 from ssd4rec.ops.repeats import sequence_items
 
@@ -211,10 +210,6 @@ class Reading:
         if len(read):
             left = torch.cat([left, self._timed(states_by_rereading(model, reach, self.tensor(read - first)))])
         return WithoutEach(places, left, self.state)
-
-    def with_state(self, without: WithoutEach | None) -> "Reading":
-        """Return the same history, with the state that was computed together with those without each event."""
-        return self if without is None else replace(self, known_state=without.state)
 
     def tensor(self, items: IntArray) -> Tensor:
         """Return item indices as a tensor on the model's device."""
