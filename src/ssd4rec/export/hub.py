@@ -8,6 +8,8 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.serving.recommender import Recommender
 
+DOWNLOAD_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+
 
 class HubRecommender(  # type: ignore[call-arg]  # arguments of the mixin, which mypy does not see
     Recommender,
@@ -36,23 +38,10 @@ class HubRecommender(  # type: ignore[call-arg]  # arguments of the mixin, which
         cls,
         *,
         model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
         map_location: str = "cpu",
-        **_others: Any,
+        **options: Any,
     ) -> "HubRecommender":
-        """Read a local folder, or download one."""
-        folder = model_id
-        if not Path(model_id).is_dir():
-            folder = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
+        """Read a local folder, or download one; other options are for the download."""
+        download = {name: options[name] for name in DOWNLOAD_OPTIONS}
+        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, **download)
         return cls(load_artifact(folder, map_location))

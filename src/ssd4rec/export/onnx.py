@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,42 +60,29 @@ def export_read_out(artifact: Artifact, path: str | Path, k: int | None = None, 
     times = [] if model.request_time is None else [_random_times(rng, 1)]
     inputs = ["items" if k is None else "history", *("times" for _ in times)]
     shapes = ({0: torch.export.Dim("events")}, *({} for _ in times))
-    program = _export(graph, (example, *times), inputs, outputs, shapes)
 
-    def check(session: Any) -> float:
-        worst = 0.0
+    def differences(session: Any) -> Iterator[float]:
         for length in CHECKED_LENGTHS:
             items, moment = rng.integers(1, model.catalog_size + 1, length), _random_times(rng, 1)
-            outputs = session.run(None, dict(zip(inputs, (items, *(moment.numpy() for _ in times)), strict=True)))
+            *best, actual = session.run(None, dict(zip(inputs, (items, *(moment.numpy() for _ in times)), strict=True)))
             scores = _library_scores(model, items, max_length, moment)
             scores[np.unique(items) - 1] += np.float32(repeat_bias)
-            expected = scores if k is None else scores[outputs[0] - 1]
-            worst = max(worst, float(np.abs(outputs[-1] - expected).max()))
-            if k is not None:
-                worst = max(worst, float(np.abs(np.sort(scores)[::-1][: len(outputs[-1])] - outputs[-1]).max()))
-        return worst
+            yield np.abs(actual - (scores[best[0] - 1] if best else scores)).max()
+            if best:
+                yield np.abs(actual - np.sort(scores)[::-1][: len(actual)]).max()
 
-    return _write(program, Path(path), _metadata(artifact, "read-out"), check)
+    metadata = _metadata(artifact, "read-out")
+    return _export(graph, (example, *times), inputs, outputs, shapes, Path(path), metadata, differences)
 
 
 def export_step(artifact: Artifact, path: str | Path, *, with_fusion: bool = True) -> float:
-    """Write the graph that reads one more event of each history, and check it.
+    """Do `export_read_out` for the graph that reads one more event of each history.
 
     Inputs: items int64 [B], for a model with `backbone.request_time` times int64 [B, 2], and the caches of all layers, zero
-    before the first event. Outputs: scores [B, V] and new caches.
+    before the first event. Outputs: scores [B, V] and new caches. The scores are compared over some steps of three histories.
 
-    Args:
-        artifact: a loaded model that reads event by event.
-        path: the file to write; it appears complete or not at all.
-        with_fusion: refuse a model with score fusion; False: the graph gives the scores of the network alone.
-
-    Returns:
-        The largest difference to the library's scores over some steps of two histories.
-
-    Raises:
-        ConfigError: the model cannot be exported, or does not read event by event.
-        BackendError: onnx, onnxscript or onnxruntime is not installed.
-        DivergedError: a score differs by more than 1e-5.
+    A model with score fusion, or one that does not read event by event, is refused with a ConfigError; with `with_fusion=False`
+    the graph gives the scores of the network alone.
     """
     model = artifact.model
     if with_fusion and artifact.fusion:
@@ -115,11 +103,10 @@ def export_step(artifact: Artifact, path: str | Path, *, with_fusion: bool = Tru
     times = [] if model.request_time is None else [_random_times(rng, 2)]
     inputs = ["items", *("times" for _ in times), *names]
     shapes = ({0: batch}, tuple({0: batch} for _ in (*times, *caches)))
-    program = _export(graph, (torch.tensor([1, 2]), *times, *caches), inputs, outputs, shapes)
 
-    def check(session: Any) -> float:
+    def differences(session: Any) -> Iterator[float]:
         state = [each.numpy() for each in _empty_caches(model, 3)]
-        past, worst = np.zeros((3, 0), dtype=np.int64), 0.0
+        past = np.zeros((3, 0), dtype=np.int64)
         for _ in range(CHECKED_STEPS):
             items = rng.integers(1, model.catalog_size + 1, 3)
             past = np.concatenate([past, items[:, None]], axis=1)
@@ -127,10 +114,10 @@ def export_step(artifact: Artifact, path: str | Path, *, with_fusion: bool = Tru
             values = [items, *(moments.numpy() for _ in times), *state]
             scores, *state = session.run(None, dict(zip(inputs, values, strict=True)))
             expected = np.stack([_library_scores(model, row, None, moments[[at]]) for at, row in enumerate(past)])
-            worst = max(worst, float(np.abs(scores - expected).max()))
-        return worst
+            yield np.abs(scores - expected).max()
 
-    return _write(program, Path(path), _metadata(artifact, "state step"), check)
+    metadata = _metadata(artifact, "state step")
+    return _export(graph, (torch.tensor([1, 2]), *times, *caches), inputs, outputs, shapes, Path(path), metadata, differences)
 
 
 def _check_weight(fusion: ScoreFusion) -> None:
@@ -166,24 +153,6 @@ def _library_scores(
     return result
 
 
-def _export(graph: torch.nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str], shapes: Any) -> Any:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        _import(package)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is not installed
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about its own deprecated functions
-        return torch.onnx.export(
-            graph.eval(),
-            example,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-
-
 def _metadata(artifact: Artifact, kind: str) -> dict[str, str]:
     about_times = "seconds since the last event (-1: not known) and seconds since 1970, in the time zone of the training data"
     return {
@@ -194,15 +163,37 @@ def _metadata(artifact: Artifact, kind: str) -> dict[str, str]:
     }
 
 
-def _write(program: Any, path: Path, metadata: dict[str, str], check: Any) -> float:
-    onnx, runtime = _import("onnx"), _import("onnxruntime")
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, metadata)
+def _export(
+    graph: torch.nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    shapes: Any,
+    path: Path,
+    metadata: dict[str, str],
+    differences: Callable[[Any], Iterator[float]],
+) -> float:
+    """Write a graph, unless its scores in a session of onnxruntime differ; return the largest difference."""
+    onnx, _, runtime = (_import(package) for package in ("onnx", "onnxscript", "onnxruntime"))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is not installed
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about its own deprecated functions
+        program: Any = torch.onnx.export(
+            graph.eval(),
+            example,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    onnx.helper.set_model_props(program.model_proto, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
-        onnx.save_model(proto, partial)
+        onnx.save_model(program.model_proto, partial)
         onnx.checker.check_model(str(partial))
-        worst: float = check(runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"]))
+        worst = float(max(differences(runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"]))))
         if not worst <= TOLERANCE:
             raise DivergedError(
                 f"the exported graph differs from the model by {worst:.1e}, expected at most {TOLERANCE:.0e}; "

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssd4rec._io import atomic_write
 from ssd4rec.artifact import Artifact
 from ssd4rec.errors import DataError
+from ssd4rec.serving.recommender import Recommender
 
 
 def export_item_vectors(artifact: Artifact, path: str | Path) -> int:
@@ -25,18 +24,12 @@ def export_item_vectors(artifact: Artifact, path: str | Path) -> int:
     Raises:
         DataError: the file cannot be written.
     """
-    vectors = artifact.model.item_vectors.detach().float().cpu().numpy()
-    oldest = pl.CompatLevel.oldest()
-    titles = artifact.catalog.titles
-    columns = {"id": artifact.catalog.ids.rechunk().to_arrow(compat_level=oldest)}
-    if titles is not None:
-        columns["title"] = titles.rechunk().to_arrow(compat_level=oldest)
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])
+    table = Recommender(artifact).item_vectors.rename({"item_id": "id"}).to_arrow(compat_level=pl.CompatLevel.oldest())
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as partial:
-            pq.write_table(pa.table(columns), partial)
+            pq.write_table(table, partial)
     except OSError as error:
         raise DataError(f"cannot write {target}: {error.strerror or error}; give another file, or free some space") from error
-    return len(vectors)
+    return int(table.num_rows)
