@@ -77,20 +77,9 @@ class Service:
         self.experiments.refresh()
         self.prequential = Prequential(self.scorer, self._measured, self.sums, settings.prequential_share)
         self.maintenance = Maintenance(self)
-        self.warming = self._warming(settings.warm_share) if settings.warm_share else None
-        self.snapshots = None if settings.snapshot_events is None else self._snapshot_writer(settings.snapshot_events)
+        self.warming = Warming(self, settings.warm_share) if settings.warm_share else None
+        self.snapshots = None if settings.snapshot_events is None else SnapshotWriter(self, settings.snapshot_events)
         self._closed = threading.Event()
-
-    def _snapshot_writer(self, fewest_events: int) -> SnapshotWriter:
-        models, scorer, warming = self.models, self.scorer, self.warming
-
-        def is_busy() -> bool:  # the states that are read first are stored too
-            return scorer.waiting > 0 or (warming is not None and warming.is_working)
-
-        return SnapshotWriter(self.engine, self.writer, lambda: models.active, models.on_every, fewest_events, is_busy)
-
-    def _warming(self, share: float) -> Warming:
-        return Warming(self.engine, self.models.answering, share, lambda: self.scorer.waiting > 0)
 
     def settle(self) -> None:
         """Keep the garbage collector from looking at libraries and model again and again; for a process that only serves."""

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class LiveSums:
     """Sums that wait to be added to those of the store. Any thread may add."""
 
     def __init__(self) -> None:
-        self._sums: dict[SumKey, float] = {}
+        self._sums: defaultdict[SumKey, float] = defaultdict(float)
         self._lock = threading.Lock()
 
     def add(self, model: str, values: Mapping[str, float], experiment: str = "") -> None:
@@ -37,20 +38,19 @@ class LiveSums:
         bucket = int(time.time()) // BUCKET_SECONDS * BUCKET_SECONDS
         with self._lock:
             for name, value in values.items():
-                key = SumKey(model, name, bucket, experiment)
-                self._sums[key] = self._sums.get(key, 0.0) + value
+                self._sums[SumKey(model, name, bucket, experiment)] += value
 
     def take(self) -> dict[SumKey, float]:
         """Return the sums, and begin again from nothing."""
         with self._lock:
-            sums, self._sums = self._sums, {}
+            sums, self._sums = self._sums, defaultdict(float)
         return sums
 
     def put_back(self, sums: Mapping[SumKey, float]) -> None:
         """Add sums that could not be stored."""
         with self._lock:
             for key, value in sums.items():
-                self._sums[key] = self._sums.get(key, 0.0) + value
+                self._sums[key] += value
 
 
 def gain(rank: int | None) -> tuple[float, float]:

@@ -8,7 +8,7 @@ not equal those of the library to 1e-5.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ import numpy as np
 import safetensors
 import torch
 from safetensors.numpy import load, save
-from sqlalchemy import Engine
 
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service.served_model import ServedModel
@@ -26,8 +25,8 @@ from ssd4rec.service.user_state import UserState
 
 if TYPE_CHECKING:
     from ssd4rec.service.answering import LoadedModel
+    from ssd4rec.service.core import Service
     from ssd4rec.service.states import Entry
-    from ssd4rec.service.writer import Writer
 
 EVERY_SECONDS = 0.5
 AT_ONCE = 16  # snapshots of one transaction
@@ -68,25 +67,12 @@ class SnapshotWriter:
     """A thread that stores snapshots, and makes those that are missing when a model is new or users were imported.
 
     Args:
-        engine: of the store.
-        writer: commits.
-        active: returns the active model.
-        every: calls a function with each loaded model.
+        service: whose states are stored; missing snapshots are made while no request waits for a history.
         fewest_events: of a user who gets a snapshot.
-        is_busy: whether requests wait for histories; missing snapshots are then made later.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        writer: "Writer",
-        active: "Callable[[], LoadedModel | None]",
-        every: "Callable[[Callable[[LoadedModel], None]], None]",
-        fewest_events: int,
-        is_busy: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._engine, self._writer, self._active, self._every = engine, writer, active, every
-        self._fewest_events, self._is_busy = fewest_events, is_busy
+    def __init__(self, service: "Service", fewest_events: int) -> None:
+        self._service, self._fewest_events = service, fewest_events
         self._complete = ""  # identity of the model whose missing snapshots were made
         self._after = 0  # user key up to which they were
         self._stop = threading.Event()
@@ -99,7 +85,7 @@ class SnapshotWriter:
         self._thread.join()
         deadline = time.monotonic() + LAST_SECONDS
         try:
-            self._every(lambda loaded: self.store(loaded, idle_seconds=0.0, deadline=deadline))
+            self._service.models.on_every(lambda loaded: self.store(loaded, idle_seconds=0.0, deadline=deadline))
         except Exception as error:  # noqa: BLE001 - a cache must not keep a service from stopping
             log.warning("some snapshots were not stored: %s", error)
 
@@ -114,24 +100,29 @@ class SnapshotWriter:
     def _save(self, loaded: "LoadedModel", entries: "Sequence[Entry]") -> None:
         rows = [Snapshot(*entry.read, pack(entry.state)) for entry in entries]
         model = loaded.model.identity
-        self._writer.submit(partial(save_snapshots, model=model, rows=rows), alone=True).result(timeout=60)
+        self._service.writer.submit(partial(save_snapshots, model=model, rows=rows), alone=True).result(timeout=60)
         loaded.states.mark_saved(entries)
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
             try:
-                self._every(self.store)
+                self._service.models.on_every(self.store)
                 self._make_missing()
             except Exception as error:  # noqa: BLE001 - a store that is away comes back
                 log.warning("snapshots are put off: %s", error)
 
+    def _is_busy(self) -> bool:
+        """Whether requests wait for histories, or states are read that will be stored too."""
+        warming = self._service.warming
+        return self._service.scorer.waiting > 0 or (warming is not None and warming.is_working)
+
     def _make_missing(self) -> None:
         """Make snapshots of users who have none, for a part of the time of this thread."""
         while not self._stop.is_set() and not self._is_busy():
-            loaded = self._active()
+            loaded = self._service.models.active
             if loaded is None or loaded.model.identity == self._complete:
                 return
-            with reading(self._engine) as connection:
+            with reading(self._service.engine) as connection:
                 rows = users_without_snapshot(connection, loaded.model.identity, self._fewest_events, self._after, 1)
             if not rows:
                 self._complete, self._after = loaded.model.identity, 0
@@ -139,7 +130,7 @@ class SnapshotWriter:
             began = time.monotonic()
             ((self._after, user_id),) = rows
             if not loaded.states.is_cached(user_id):  # else its snapshot is stored when it is due
-                with reading(self._engine) as connection:
+                with reading(self._service.engine) as connection:
                     entry = loaded.states.read_aside(connection, user_id)
                 if entry is not None:
                     self._save(loaded, [entry])

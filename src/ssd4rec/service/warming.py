@@ -3,14 +3,18 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from ssd4rec.service import metrics
 from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import StoreError, reading
+
+if TYPE_CHECKING:
+    from ssd4rec.service.core import Service
 
 AT_ONCE, LONGEST = 8, 500  # users whose states are read together, and events of each
 EVERY_SECONDS = 0.5  # how often the thread looks for users whose states are to be read
@@ -54,16 +58,12 @@ class Warming:
     It goes on until they are read, the model answers no more, or the memory of the states is full.
 
     Args:
-        engine: of the store.
-        answering: returns the loaded models that answer.
+        service: whose models are looked at; while requests wait for histories, the thread waits too.
         share: of the time of the thread that it reads; it rests for the other part.
-        is_busy: whether requests wait for histories; then it waits too.
     """
 
-    def __init__(
-        self, engine: Engine, answering: Callable[[], Iterable[LoadedModel]], share: float, is_busy: Callable[[], bool]
-    ) -> None:
-        self._engine, self._answering, self._is_busy = engine, answering, is_busy
+    def __init__(self, service: "Service", share: float) -> None:
+        self._service = service
         self._rest_factor = 1.0 / share - 1.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ssd4rec-warming", daemon=True)
@@ -77,11 +77,11 @@ class Warming:
     @property
     def is_working(self) -> bool:
         """Whether states are still to be read."""
-        return any(loaded.unread for loaded in self._answering())
+        return any(loaded.unread for loaded in self._service.models.answering())
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
-            for loaded in list(self._answering()):
+            for loaded in list(self._service.models.answering()):
                 if loaded.unread:
                     self._read(loaded)
 
@@ -107,7 +107,7 @@ class Warming:
     def _read_some(self, loaded: LoadedModel) -> None:
         some = loaded.unread[:AT_ONCE]
         try:
-            with reading(self._engine) as connection:
+            with reading(self._service.engine) as connection:
                 unread = read_states(connection, loaded.states, some, self._rest, lambda: self._is_over(loaded))
             loaded.unread = [*unread, *loaded.unread[len(some) :]]
         except StoreError as error:  # it comes back
@@ -118,9 +118,9 @@ class Warming:
             loaded.unread = loaded.unread[len(some) :]
 
     def _is_over(self, loaded: LoadedModel) -> bool:
-        return self._stop.is_set() or loaded.states.is_full or all(each is not loaded for each in self._answering())
+        return self._stop.is_set() or loaded.states.is_full or loaded not in self._service.models.answering()
 
     def _rest(self, began: float) -> None:
         self._stop.wait(self._rest_factor * (time.monotonic() - began))
-        while self._is_busy() and not self._stop.wait(BUSY_SECONDS):
+        while self._service.scorer.waiting and not self._stop.wait(BUSY_SECONDS):
             pass
