@@ -117,16 +117,15 @@ class ServedModel:
 
         The state that takes up events, is cached and is stored does not depend on the time.
         """
-        if moment is None or state.vector is None or not self.reads_request_time:
-            return state
         rows = self._request_time_rows
+        if moment is None or state.vector is None or rows is None:
+            return state
         return UserState(state.indices, None, vector_at(rows, state.vector, **moment.in_seconds()))
 
     @cached_property
-    def _request_time_rows(self) -> npt.NDArray[np.floating]:
+    def _request_time_rows(self) -> npt.NDArray[np.floating] | None:
         layer = self.recommender.artifact.model.request_time
-        assert layer is not None  # noqa: S101 - `at` has asked
-        return layer.table.weight.detach().numpy()
+        return None if layer is None else layer.table.weight.detach().numpy()
 
     def indices(self, ids: Sequence[str]) -> Indices:
         """Return item indices, 0 for unknown ids."""
@@ -135,36 +134,25 @@ class ServedModel:
 
     def read(self, indices: Indices) -> UserState:
         """Read a whole history."""
-        state = UserState(indices)
-        in_catalog = indices[indices > 0]
-        if not len(in_catalog):
-            return state
-        model = self.recommender.artifact.model
-        with torch.inference_mode():
-            if self.incremental:
-                items = torch.from_numpy(in_catalog)
-                state.cache, state.vector = model.prefill(items, torch.tensor([0, len(items)]))
-            else:
-                cut = self.recommender.artifact.config.data.max_length
-                items = torch.from_numpy(in_catalog if cut is None else in_catalog[-cut:])
-                state.vector = model.encode(items, torch.tensor([0, len(items)]))
+        (state,) = self.read_together([indices])
         return state
 
     def read_together(self, histories: Sequence[Indices]) -> list[UserState]:
-        """Do `read` for several histories, in a packed batch if the model reads event by event.
+        """Read whole histories, in a packed batch if the model reads event by event.
 
         Most of the time that a short history takes is spent between its operations, not in them.
         """
-        rows = [row for row, indices in enumerate(histories) if indices.any()]
-        if not self.incremental or len(rows) < 2:
-            return [self.read(indices) for indices in histories]
+        if not self.incremental:
+            return [state for indices in histories for state in self.read_many([indices])]
         states = [UserState(indices) for indices in histories]
-        with torch.inference_mode():
-            cache, vectors = self.recommender.artifact.model.prefill(*_packed([histories[row] for row in rows]))
-            for place, row in enumerate(rows):
-                part = slice(place, place + 1)  # copied: a view would keep the whole batch in memory
-                states[row].cache = [type(layer)(*(each[part].clone() for each in layer)) for layer in cache]
-                states[row].vector = vectors[part].clone()
+        readable = [state for state in states if state.indices.any()]
+        if readable:
+            with torch.inference_mode():
+                cache, vectors = self.recommender.artifact.model.prefill(*_packed([state.indices for state in readable]))
+                for row, state in enumerate(readable):
+                    part = slice(row, row + 1)  # copied: a view would keep the whole batch in memory
+                    state.cache = [type(layer)(*(each[part].clone() for each in layer)) for layer in cache]
+                    state.vector = vectors[part].clone()
         return states
 
     def step(self, state: UserState, indices: Indices) -> UserState:
@@ -184,33 +172,26 @@ class ServedModel:
     def read_many(self, histories: Sequence[Indices]) -> list[UserState]:
         """Read whole histories together; the states are for scoring and do not take up further events."""
         states = [UserState(indices) for indices in histories]
-        cut = self.recommender.artifact.config.data.max_length
-        parts = [each[each > 0][-(cut or len(each)) :] for each in histories]
-        rows = np.flatnonzero([len(each) for each in parts])
-        lengths = np.array([len(parts[row]) for row in rows], dtype=np.int64)
+        readable = [state for state in states if state.indices.any()]
+        newest = self.recommender.artifact.config.data.max_length
+        lengths = np.array([min(np.count_nonzero(state.indices), newest or len(state.indices)) for state in readable], np.int64)
         with torch.inference_mode():
-            for batch in consecutive(lengths, EVENTS_AT_ONCE):
-                batch_rows = rows[batch].tolist()
-                vectors = self.recommender.artifact.model.encode(*_packed([parts[row] for row in batch_rows]))
-                for row, vector in zip(batch_rows, vectors.split(1), strict=True):
-                    states[row].vector = vector
+            for rows in consecutive(lengths, EVENTS_AT_ONCE):
+                batch = [readable[row] for row in rows.tolist()]
+                vectors = self.recommender.artifact.model.encode(*_packed([state.indices for state in batch], newest))
+                for state, vector in zip(batch, vectors.split(1), strict=True):
+                    state.vector = vector
         return states
 
     def score(self, jobs: Sequence[ScoreJob]) -> list[TopK]:
-        """Return the best candidates of each job, scored together."""
-        results: list[TopK | None] = [None] * len(jobs)
-        by_model = []
-        for place, job in enumerate(jobs):
-            if job.state.vector is None or (job.only_known and not job.state.indices.all()):
-                request = Request(job.k, job.exclude_seen, job.excluded, require_known_history=job.only_known)
-                (results[place],) = self.recommender.top_items([job.state.indices], request)
-            else:
-                by_model.append(place)
-        if by_model:
-            scored = self._score([jobs[place] for place in by_model])
-            for place, best in zip(by_model, scored, strict=True):
-                results[place] = best
-        return [best for best in results if best is not None]
+        """Return the best candidates of each job, scored together; popular items where the state has read nothing."""
+        popular = [job.state.vector is None or (job.only_known and not job.state.indices.all()) for job in jobs]
+        from_model = iter(self._score([job for job, is_popular in zip(jobs, popular, strict=True) if not is_popular]))
+        return [self._popular(job) if is_popular else next(from_model) for job, is_popular in zip(jobs, popular, strict=True)]
+
+    def _popular(self, job: ScoreJob) -> TopK:
+        request = Request(job.k, job.exclude_seen, job.excluded, require_known_history=job.only_known)
+        return self.recommender.top_items([job.state.indices], request)[0]
 
     def ranks(self, jobs: Sequence[ScoreJob], index: int) -> list[int | None]:
         """Return the rank of an item in the answer to each job; None: it is not a candidate, or nothing was read."""
@@ -237,9 +218,7 @@ class ServedModel:
             None where the item is not a candidate, or nothing known was read.
         """
         exclude_seen = self.recommender.artifact.config.evaluation.exclude_seen
-        candidates = np.ones(len(self.ids) + 1, dtype=np.bool_) if self.excluded is None else ~np.append(True, self.excluded)
-        candidates[0] = False
-        places = [place for place, state in enumerate(states) if state.vector is not None and candidates[targets[place]]]
+        places = [place for place, state in enumerate(states) if state.vector is not None and targets[place]]
         ranks: list[int | None] = [None] * len(states)
         jobs = [ScoreJob(states[place], 1, exclude_seen, self.excluded, only_known=False) for place in places]
         with torch.inference_mode():
@@ -277,14 +256,10 @@ class ServedModel:
         packed = seen if cut is None else _packed([job.state.indices for job in jobs], cut)
         states = torch.cat([job.state.vector for job in jobs if job.state.vector is not None])
         blocks = score_states(artifact.model, states, seen)
+        removed = _packed([job.state.indices if job.exclude_seen else job.state.indices[:0] for job in jobs])
         for rows, scores, _ in scored_blocks(blocks, packed, full=seen, fusion=artifact.fusion):
-            together = all(job.exclude_seen for job in jobs[rows])
-            if together:
-                scores.view(-1)[flat_score_index(*seen, rows, scores.shape[1])] = -torch.inf
+            scores.view(-1)[flat_score_index(*removed, rows, scores.shape[1])] = -torch.inf
             for row, job in enumerate(jobs[rows]):
-                if job.exclude_seen and not together:
-                    one = slice(rows.start + row, rows.start + row + 1)
-                    scores[row, flat_score_index(*seen, one, scores.shape[1])] = -torch.inf
                 if job.excluded is not None:
                     scores[row].masked_fill_(torch.from_numpy(job.excluded), -torch.inf)
             yield rows, scores
@@ -302,12 +277,9 @@ class ServedModel:
 
     @cached_property
     def _unit_vectors(self) -> Tensor:
-        with torch.inference_mode():
-            return torch.nn.functional.normalize(self.recommender.artifact.model.item_vectors, dim=1)
+        return torch.nn.functional.normalize(self.recommender.artifact.model.item_vectors, dim=1)
 
 
 def _packed(histories: list[Indices], newest: int | None = None) -> tuple[Tensor, Tensor]:
-    parts = [each[each > 0] for each in histories]
-    if newest is not None:
-        parts = [each[-newest:] for each in parts]
+    parts = [each[each > 0][-(newest or len(each)) :] for each in histories]
     return torch.from_numpy(np.concatenate(parts)), torch.tensor([0, *accumulate(map(len, parts))])

@@ -104,27 +104,27 @@ class States:
             return None
         new = read_new_events(connection, user_id, NOTHING_READ if base is None else base.read)
         if new.user_key is None:
-            self._forget_name(user_id)
+            with self._lock:
+                self._drop(user_id)
             return CurrentState(None, 0, new.items_version, None, UserState(self.model.indices([])))
         if few_events is not None and (not new.continues or len(new.items) > few_events):
             return None
+        if stored is not None and new.continues:
+            self._keep(user_id, stored, erasures, is_saved=True)
+        before = None
         if base is None or not new.continues:
             if longest is not None and len(new.items) > longest:
                 return None
             metrics.REREADS.inc()
             state = self.model.read(self.model.indices(new.items))
-            self._keep(user_id, Entry(new.user_key, new.generation, new.position, state), erasures)
         elif new.position == base.position:
             (metrics.HITS if stored is None else metrics.SNAPSHOTS_READ).inc()
             state = base.state
-            if stored is not None:
-                self._keep(user_id, stored, erasures, is_saved=True)
         else:
             metrics.STEPS.inc()
-            if stored is not None:
-                self._keep(user_id, stored, erasures, is_saved=True)
-            state = self._extended(base.state, new.items)
+            state = self.model.step(base.state, self.model.indices(new.items))
             before = (base.position, _without_cache(base.state))
+        if base is None or state is not base.state:
             self._keep(user_id, Entry(new.user_key, new.generation, new.position, state, before), erasures)
         return CurrentState(new.user_key, new.position, new.items_version, new.last_event, state)
 
@@ -159,8 +159,9 @@ class States:
         if self._snapshot_events is None:
             return None
         snapshot = find_snapshot(connection, user_id, self.model.identity)
-        state = None if snapshot is None else unpack(snapshot.state, self.model)
-        return None if snapshot is None or state is None else Entry(*snapshot[:3], state)
+        if snapshot is None or (state := unpack(snapshot.state, self.model)) is None:
+            return None
+        return Entry(*snapshot[:3], state)
 
     def read_aside(self, connection: Connection, user_id: str) -> Entry | None:
         """Read the whole history of a user for a snapshot; the cache does not change. None: no such user."""
@@ -223,10 +224,6 @@ class States:
             if (user_id := self._owners.get(user_key)) is not None:
                 self._drop(user_id)
 
-    def _forget_name(self, user_id: str) -> None:
-        with self._lock:
-            self._drop(user_id)
-
     def rank_new(self, connection: Connection, group: NewItems) -> list[tuple[float, float] | None]:
         """Rank each new event of a user by the state before it, and read it.
 
@@ -237,9 +234,7 @@ class States:
         Returns:
             The `gain` of each event; None: nothing known came before it, so no model would have answered.
         """
-        (entry, erasures), last = self._find(group.user_id), group.position + len(group.items) - 1
-        mine = (group.user_key, group.generation)
-        is_read = entry is not None and (entry.user_key, entry.generation) == mine and entry.position >= last
+        entry, erasures = self._find(group.user_id)
         state = self._before(connection, group, entry)
         if state is None:
             return [None] * len(group.items)
@@ -252,9 +247,10 @@ class States:
             timed.append(self.model.at(each, None if before is None else RequestMoment(at, before)))
             before = at
         ranks = self.model.rank_targets(timed, targets)
-        if not is_read and (entry is None or (entry.user_key, entry.generation) <= mine):
-            newest = self.model.step(histories[-1], targets[-1:])
-            self._keep(group.user_id, Entry(*mine, last, newest, (last - 1, _without_cache(histories[-1]))), erasures)
+        read = (group.user_key, group.generation, group.position + len(group.items) - 1)
+        if entry is None or entry.read < read:
+            newest, before_newest = self.model.step(histories[-1], targets[-1:]), _without_cache(histories[-1])
+            self._keep(group.user_id, Entry(*read, newest, (read[2] - 1, before_newest)), erasures)
         return [None if each.vector is None else gain(rank) for each, rank in zip(histories, ranks, strict=True)]
 
     def _before(self, connection: Connection, group: NewItems, entry: Entry | None) -> UserState | None:
@@ -275,34 +271,25 @@ class States:
             return None
         return self.model.read(self.model.indices(history))
 
-    def _extended(self, state: UserState, items: list[str]) -> UserState:
-        return self.model.step(state, self.model.indices(items))
-
     def _keep(self, user_id: str, entry: Entry, erasures: int, *, is_saved: bool = False) -> None:
         """Put a state into the cache, unless somebody was erased since it was begun, or another thread has a newer one."""
         with self._lock:
             other = self._entries.get(user_id)
             if erasures != self._erasures or (other is not None and other.read > entry.read):
                 return
-            saved = self._saved.get(entry.user_key)
+            saved = (entry.generation, entry.position) if is_saved else self._saved.get(entry.user_key)
             self._drop(user_id)
             self._entries[user_id] = entry
             self._owners[entry.user_key] = user_id
-            if is_saved:
-                self._saved[entry.user_key] = entry.generation, entry.position
-            else:
-                self._note_change(entry, saved)
+            if saved is not None:
+                self._saved[entry.user_key] = saved
+            if not is_saved and self._snapshot_events is not None and len(entry.state.indices) >= self._snapshot_events:
+                self._changed[entry.user_key] = entry, time.monotonic()
+                if len(self._changed) > MOST_CHANGED:
+                    self._changed.popitem(last=False)
             self.bytes += entry.state.bytes
             while self.bytes > self._limit and len(self._entries) > 1:
                 self._drop(next(iter(self._entries)))
-
-    def _note_change(self, entry: Entry, saved: tuple[int, int] | None) -> None:
-        if saved is not None:
-            self._saved[entry.user_key] = saved
-        if self._snapshot_events is not None and len(entry.state.indices) >= self._snapshot_events:
-            self._changed[entry.user_key] = entry, time.monotonic()
-            if len(self._changed) > MOST_CHANGED:
-                self._changed.popitem(last=False)
 
     def _drop(self, user_id: str) -> None:
         if (entry := self._entries.pop(user_id, None)) is not None:
