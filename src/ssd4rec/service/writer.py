@@ -1,9 +1,9 @@
 """The one thread of a process that writes to the store: many requests share a commit, and each is answered after it."""
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -41,9 +41,6 @@ class _Write:
         return len(self.events) if self.events is not None else len(self.records) or 1
 
 
-_SOME_RECORDS = _Write()  # in the queue: records wait
-
-
 class Writer:
     """Writes to the store in groups.
 
@@ -58,19 +55,13 @@ class Writer:
     def __init__(self, engine: Engine, capacity: int) -> None:
         self._engine = engine
         self._capacity = capacity
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        self._waiting = 0
-        self._lock = threading.Lock()
+        self.waiting = 0  # events that wait for a commit
+        self._changed = threading.Condition()  # of what waits; holds its lock
         self._closed = False
-        self._next: _Write | None = None
+        self._writes: deque[_Write] = deque()
         self._records: list[RecommendationRecord] = []
         self._thread = threading.Thread(target=self._run, name="ssd4rec-writer", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many events wait for a commit."""
-        return self._waiting
 
     def append(self, events: Sequence[Event]) -> "Future[Appended]":
         """Store events; the future is resolved when they are on disk.
@@ -103,12 +94,11 @@ class Writer:
         Raises:
             Problem: 503, the queue is full or the service is stopping.
         """
-        with self._lock:
+        with self._changed:
             self._admit(1)
             self._records.append(record)
-            first = len(self._records) == 1
-        if first:
-            self._queue.put(_SOME_RECORDS)
+            if len(self._records) == 1:
+                self._changed.notify()
 
     def flush(self) -> "Future[Any]":
         """Return a future that is resolved when everything before it is on disk."""
@@ -116,73 +106,57 @@ class Writer:
 
     def close(self) -> None:
         """Write what waits, then end the thread."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-        self._queue.put(None)
+            self._changed.notify()
         self._thread.join()
 
     def _put(self, write: _Write) -> "Future[Any]":
-        with self._lock:
+        with self._changed:
             self._admit(write.size)
-        self._queue.put(write)
+            self._writes.append(write)
+            self._changed.notify()
         return write.future
 
     def _admit(self, size: int) -> None:
         """Count what is about to wait; called with the lock."""
         if self._closed:
             raise unavailable("stopping", "the service is stopping; send the request again")
-        if self._waiting + size > self._capacity and self._waiting:
+        if self.waiting + size > self._capacity and self.waiting:
             metrics.SHED.labels("writer").inc()
-            raise unavailable("queue_full", f"{self._waiting} events wait to be written; send the request again")
-        self._waiting += size
+            raise unavailable("queue_full", f"{self.waiting} events wait to be written; send the request again")
+        self.waiting += size
 
     def _run(self) -> None:
-        while (group := self._gather()) is not None:
+        while group := self._gather():
             try:
                 self._write(group)
             except Exception as error:
                 log.exception("the writer failed")
                 _fail(group, error)
-            with self._lock:
-                self._waiting -= sum(write.size for write in group)
+            with self._changed:
+                self.waiting -= sum(write.size for write in group)
 
-    def _gather(self) -> list[_Write] | None:
-        first = self._next or self._queue.get()
-        self._next = None
-        if first is None:
-            return None
-        group, size, urgent = [first], first.size, first is not _SOME_RECORDS
-        deadline = time.monotonic() + RECORD_SECONDS
-        while not first.alone and size < GROUP_EVENTS and len(group) < GROUP_WRITES:
-            remaining = deadline - time.monotonic()
-            try:
-                write = self._queue.get_nowait() if urgent or remaining <= 0 else self._queue.get(timeout=remaining)
-            except queue.Empty:
-                break
-            if write is None:
-                self._queue.put(None)
-                break
-            if write.alone or size + write.size > GROUP_EVENTS:
-                self._next = write
-                break
-            group.append(write)
-            size += write.size
-            urgent = urgent or write is not _SOME_RECORDS
-        return self._with_records(group)
-
-    def _with_records(self, group: list[_Write]) -> list[_Write]:
-        """Put the records that wait in place of the signs that there are some."""
-        writes = [write for write in group if write is not _SOME_RECORDS]
-        if not any(write.alone for write in writes):
-            with self._lock:
-                records, self._records = self._records, []
-            if records:
-                writes.append(_Write(records=records))
-        return writes
+    def _gather(self) -> list[_Write]:
+        """Wait for something to write, and take what one commit holds; nothing is left at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._writes or self._records or self._closed)
+            if not self._writes:  # records wait for company
+                self._changed.wait_for(lambda: self._writes or self._closed, RECORD_SECONDS)
+            group: list[_Write] = []
+            size = 0
+            while self._writes and len(group) < GROUP_WRITES:
+                write = self._writes[0]
+                if group and (group[0].alone or write.alone or size + write.size > GROUP_EVENTS):
+                    break
+                group.append(self._writes.popleft())
+                size += write.size
+            if self._records and not (group and group[0].alone):
+                group.append(_Write(records=self._records))
+                self._records = []
+            return group
 
     def _write(self, group: list[_Write]) -> None:
-        if not group:  # the records were written with an earlier group
-            return
         began = time.perf_counter()
         for attempt in range(ATTEMPTS):
             committing = False
