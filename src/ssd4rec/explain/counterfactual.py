@@ -76,15 +76,12 @@ def _most_removed(reading: Reading) -> int:
 
 def _irreducible(reading: Reading, removed: list[int], item: int, k: int) -> Removal:
     """Put back events that are not needed, one at a time, until every one is; read what remains once more."""
-    place = next((each for each in removed if _rank(_left_out(reading, _less(removed, each)), item) > k), None)
-    if place is not None:
-        return _irreducible(reading, _less(removed, place), item, k)
+    for place in removed:
+        fewer = [each for each in removed if each != place]
+        if _rank(_left_out(reading, fewer), item) > k:
+            return _irreducible(reading, fewer, item, k)
     shorter = _left_out(reading, removed)
     return Removal(removed, shorter.parts.of(item), _rank(shorter, item))
-
-
-def _less(places: list[int], place: int) -> list[int]:
-    return [each for each in places if each != place]
 
 
 def _left_out(reading: Reading, places: list[int]) -> Reading:

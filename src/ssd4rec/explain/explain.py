@@ -41,18 +41,9 @@ def explain_items(  # noqa: PLR0913 - what `Recommender.explain` takes
     last: int,
     times: IntArray | None = None,
 ) -> list[Explanation]:
-    """Explain items after one history; for the other arguments see `Recommender.explain`.
+    """Explain items, given as item indices, after one history: its ids as passed, and their item indices, 0 if unknown.
 
-    Args:
-        artifact: the model and what belongs to it.
-        ids: of the history, oldest first, as passed.
-        numbers: int64 [n] their item indices; 0 = not in the catalog.
-        items: item indices.
-        level: of the explanations.
-        k: length of the list that a counterfactual takes the item out of.
-        exclude_seen: items of the history are not candidates.
-        last: how many shortened histories are read at most.
-        times: of the request, see `Reading`.
+    For the other arguments see `Recommender.explain`; for `times` see `Reading`.
 
     Raises:
         DataError: the history has no event that the model can read.

@@ -17,7 +17,7 @@ from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, invalid, not_found
 from ssd4rec.service.schemas import RecommendationsIn
 from ssd4rec.service.served_model import ServedModel
-from ssd4rec.service.states import States
+from ssd4rec.service.states import CurrentState, States
 from ssd4rec.service.store.connect import Reader
 from ssd4rec.service.store.items import items_version
 from ssd4rec.service.store.users import History, history_of, read_history
@@ -109,9 +109,9 @@ def prepare(
     Args:
         reader: of the store.
         loaded: the model that answers.
-        query: what is asked for.
-        few_events: read at most so many events, after a cached state; None: as many as there are.
-        longest: do not read whole histories of users with more events; None: read any.
+        query: the request.
+        few_events: see `States.current`.
+        longest: see `States.current`.
 
     Returns:
         None: more than `few_events` or `longest` are to be read.
@@ -124,19 +124,14 @@ def prepare(
     with reader.reading() as connection:
         if query.current_user is not None:
             current = loaded.states.current(connection, query.current_user, few_events, longest)
-            if current is None:
-                return None
-            version, key, position, state = current.items_version, current.user_key, current.position, current.state
-            last_event = current.last_event
-        elif few_events is not None:
-            return None
         else:
-            version = items_version(connection)
-            key, position, history = _history_of(connection, query)
-            state, last_event = model.read(model.indices(history.items)), history.last_event
-        loaded.filters.refresh(connection, version)
+            current = _state_of(connection, model, query) if few_events is None else None
+        if current is None:
+            return None
+        loaded.filters.refresh(connection, current.items_version)
     metrics.STATE_SECONDS.observe(time.perf_counter() - began)
-    if body.user_id is not None and key is None and body.unknown_items == "raise":
+    state = current.state
+    if body.user_id is not None and current.user_key is None and body.unknown_items == "raise":
         raise not_found("user", body.user_id)
     if state.unknown and body.unknown_items == "raise":
         raise Problem(
@@ -145,7 +140,7 @@ def prepare(
             f"{state.unknown} of {len(state.indices)} items of the history are not in the catalog of the model; "
             f'leave them out, or choose unknown_items="skip" or "popular"',
         )
-    moment = moment_of(model, body.at, query.now if body.as_of is None else body.as_of, last_event)
+    moment = moment_of(model, body.at, query.now if body.as_of is None else body.as_of, current.last_event)
     state = model.at(state, moment)
     began = time.perf_counter()
     # first: a change of the items meanwhile makes the answer newer than what it is kept as
@@ -155,7 +150,7 @@ def prepare(
     metrics.FILTER_SECONDS.observe(time.perf_counter() - began)
     ignored = 0 if body.allow is None else int((model.indices(body.allow) == 0).sum())
     job = ScoreJob(state, body.k, body.exclude_seen, excluded, body.unknown_items == "popular")
-    return Prepared(job, key, position, moment, ignored, same)
+    return Prepared(job, current.user_key, current.position, moment, ignored, same)
 
 
 def moment_of(model: ServedModel, at: int | None, now: int, last_event: int | None) -> RequestMoment | None:
@@ -200,13 +195,15 @@ def _same(loaded: LoadedModel, query: Query) -> Hashable | None:
     return body.k, body.exclude_seen, body.unknown_items == "popular", filters.version
 
 
-def _history_of(connection: Connection, query: Query) -> tuple[int | None, int, History]:
-    body = query.body
-    if query.user_key is not None:
-        return query.user_key, query.position or 0, history_of(connection, query.user_key, body.as_of, query.position)
-    if body.user_id is not None:
-        return read_history(connection, body.user_id, until_timestamp=body.as_of)
-    return None, 0, History(body.history or [], body.last_event)
+def _state_of(connection: Connection, model: ServedModel, query: Query) -> CurrentState:
+    """Read the history of a query that no cached state answers."""
+    body, version = query.body, items_version(connection)
+    key, position, history = query.user_key, query.position or 0, History(body.history or [], body.last_event)
+    if key is not None:
+        history = history_of(connection, key, body.as_of, query.position)
+    elif body.user_id is not None:
+        key, position, history = read_history(connection, body.user_id, until_timestamp=body.as_of)
+    return CurrentState(key, position, version, history.last_event, model.read(model.indices(history.items)))
 
 
 def answer_all(loaded: LoadedModel, jobs: Sequence[tuple[AnyFuture, Prepared]]) -> None:

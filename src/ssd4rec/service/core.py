@@ -18,7 +18,7 @@ from ssd4rec.service.lifecycle import Models
 from ssd4rec.service.live import LiveSums
 from ssd4rec.service.maintenance import Maintenance
 from ssd4rec.service.overload import Overload
-from ssd4rec.service.prequential import Measured, Prequential
+from ssd4rec.service.prequential import Prequential
 from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.snapshots import SnapshotWriter
@@ -70,12 +70,12 @@ class Service:
         )
         self.overload = Overload(settings.max_in_flight) if overload is None else overload
         self.direct = Direct(self.engine, self.scorer, self.models.loaded, self.overload, settings.batch_size)
-        self.insights = Insights(self.engine, self.scorer)
+        self.insights = Insights(self.engine)
         self.feed = LiveFeed(self.engine)
         self.sums = LiveSums()
         self.experiments = Experiments(self.engine, self.models)
         self.experiments.refresh()
-        self.prequential = Prequential(self.scorer, self._measured, self.sums, settings.prequential_share)
+        self.prequential = Prequential(self, settings.prequential_share)
         self.maintenance = Maintenance(self)
         self.warming = Warming(self, settings.warm_share) if settings.warm_share else None
         self.snapshots = None if settings.snapshot_events is None else SnapshotWriter(self, settings.snapshot_events)
@@ -91,17 +91,10 @@ class Service:
         if self._closed.is_set():
             return
         self._closed.set()
-        self.feed.close()
-        self.insights.close()
-        self.maintenance.close()
-        if self.warming is not None:
-            self.warming.close()
-        self.models.close()
-        self.direct.close()
-        self.scorer.close()
-        if self.snapshots is not None:
-            self.snapshots.close()
-        self.writer.close()
+        readers = (self.feed, self.insights, self.maintenance, self.warming, self.models, self.direct, self.scorer)
+        for part in (*readers, self.snapshots, self.writer):
+            if part is not None:
+                part.close()
         self.engine.dispose()
 
     def forget(self, user_keys: Collection[int]) -> "Future[None]":
@@ -114,10 +107,6 @@ class Service:
                 self.models.on_every(lambda loaded, key=key: loaded.states.forget(key))  # type: ignore[misc]
 
         return self.scorer.call(work)
-
-    def _measured(self) -> Measured | None:
-        active = self.models.active
-        return None if active is None else Measured(active, self.experiments.pair())
 
     def sample(self) -> None:
         """Set the gauges that are read, not counted."""

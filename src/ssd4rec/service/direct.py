@@ -23,14 +23,9 @@ _Future = asyncio.Future[Answer | None]  # None: the scoring thread is to answer
 
 
 class Direct:
-    """The way from a query to its answer. Used in one event loop.
+    """The way from a query to its answer, for one event loop. Only SQLite is read in it.
 
-    Args:
-        engine: of the store; only SQLite is read in the event loop.
-        scorer: answers what takes longer.
-        loaded: returns the loaded model of a version; None: the active one.
-        overload: counts the requests that wait for a history.
-        batch_size: requests scored together.
+    `overload` counts the requests that wait for a history; for the other arguments see `Scorer`.
     """
 
     def __init__(

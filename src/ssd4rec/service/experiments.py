@@ -60,14 +60,8 @@ def team_draft(first: Sequence[str], second: Sequence[str], k: int, chance: rand
 
     In each round a coin decides which team picks first; each team adds its best item that is not in the list yet.
 
-    Args:
-        first: item ids, the best first.
-        second: item ids, the best first.
-        k: length of the list.
-        chance: of the coins.
-
     Returns:
-        Item ids, each with its team: 0 or 1.
+        At most k item ids, each with its team: 0 or 1.
     """
     drafted: list[tuple[str, int]] = []
     taken: set[str] = set()
@@ -85,22 +79,12 @@ def team_draft(first: Sequence[str], second: Sequence[str], k: int, chance: rand
 
 
 class Experiments:
-    """The running experiment, as the store says; its models are loaded next to the active one.
-
-    Args:
-        engine: of the store.
-        models: loads them.
-    """
+    """The running experiment, as the store says; its models are loaded next to the active one."""
 
     def __init__(self, engine: Engine, models: Models) -> None:
         self._engine, self._models = engine, models
-        self._running: Experiment | None = None
+        self._running: Experiment | None = None  # once both of its models are loaded
         self._failed: str | None = None
-
-    @property
-    def running(self) -> Experiment | None:
-        """The running experiment, once both of its models are loaded in this process."""
-        return self._running
 
     def refresh(self) -> None:
         """Read which experiment runs, and load its models."""

@@ -15,14 +15,7 @@ REASONS = 5  # events that are named as the reasons of one item
 def explain_item(
     model: ServedModel, indices: Indices, item_id: str, level: Level, moment: RequestMoment | None = None
 ) -> dict[str, Any]:
-    """Explain one item after a history.
-
-    Args:
-        model: that recommends.
-        indices: item indices of the history, 0 for unknown items.
-        item_id: the item.
-        level: "parts", "weights", "effects" or "counterfactual".
-        moment: of the request; None: not known.
+    """Explain one item after a history of item indices, 0 for unknown items; without a moment the time is not known.
 
     Raises:
         Problem: 404, the item is not in the catalog.

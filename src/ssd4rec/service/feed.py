@@ -52,27 +52,18 @@ class Feed:
 
 
 class LiveFeed:
-    """Polls the store while somebody reads, once for all readers of the process.
-
-    Args:
-        engine: of the store.
-    """
+    """Polls the store while somebody reads, once for all readers of the process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._feeds: list[Feed] = []
         self._task: asyncio.Task[None] | None = None
         self._seen: OrderedDict[tuple[object, ...], int] = OrderedDict()
-        self._closed = threading.Event()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the service is stopping: readers end."""
-        return self._closed.is_set()
+        self._closed = False
 
     def close(self) -> None:
-        """Let all readers end."""
-        self._closed.set()
+        """Let all readers end: the service is stopping."""
+        self._closed = True
 
     async def messages(self, seconds: float) -> AsyncIterator[tuple[list[Message], int]]:
         """Yield new messages with the number of dropped ones, at least every few seconds; it ends with the service.
@@ -86,7 +77,7 @@ class LiveFeed:
         feed = Feed()
         with self._reader(feed):
             waited = 0.0
-            while not self.closed:
+            while not self._closed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(feed.ready.wait(), POLL_SECONDS)
                 waited += POLL_SECONDS
@@ -111,7 +102,7 @@ class LiveFeed:
 
     async def _poll(self) -> None:
         began = latest = now()
-        while self._feeds and not self.closed:
+        while self._feeds and not self._closed:
             before, latest = latest, now()
             if latest < before:  # the clock was set back: rows stored since then are dated before this poll
                 began = min(began, latest - OVERLAP)

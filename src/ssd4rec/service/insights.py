@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Engine
 from ssd4rec._csr import IntArray
 from ssd4rec.service.answering import LoadedModel, moment_of
 from ssd4rec.service.ids import now
-from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.items import items_version
@@ -90,15 +89,10 @@ class Sample:
 
 
 class Insights:
-    """Results that take longer than an answer may wait for, computed one after the other next to the scoring thread.
+    """Results that take longer than an answer may wait for, computed one after the other next to the scoring thread."""
 
-    Args:
-        engine: of the store.
-        scorer: owns the filters of a model.
-    """
-
-    def __init__(self, engine: Engine, scorer: Scorer) -> None:
-        self._engine, self._scorer = engine, scorer
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ssd4rec-insights")
         self._results: dict[tuple[str, str], tuple[float, Future[Any]]] = {}
         self._lock = threading.Lock()
@@ -148,17 +142,11 @@ class Insights:
 
     def _draw(self, loaded: LoadedModel) -> Sample:
         model = loaded.model
-
-        def excluded() -> Any:
-            with reading(self._engine) as connection:
-                loaded.filters.refresh(connection, items_version(connection))
-            return loaded.filters.excluded()
-
-        mask = self._scorer.call(excluded).result()
         with reading(self._engine) as connection:
+            loaded.filters.refresh(connection, items_version(connection))
             users = _newest_users(connection)
             histories = [history_of(connection, key, None, None) for key, _, _ in users]
-        created, jobs = now(), []
+        created, jobs, mask = now(), [], loaded.filters.excluded()
         states = model.read_many([model.indices(history.items) for history in histories])
         for state, history in zip(states, histories, strict=True):
             timed = model.at(state, moment_of(model, None, created, history.last_event))

@@ -20,12 +20,7 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def newcombe(first: tuple[int, int], second: tuple[int, int]) -> Interval:
-    """Return the interval of the second share minus the first (Newcombe, 1998, method 10).
-
-    Args:
-        first: successes and trials.
-        second: successes and trials.
-    """
+    """Return the interval of the second share minus the first, each of successes and trials (Newcombe, 1998, method 10)."""
     one, two = (0.0 if not trials else successes / trials for successes, trials in (first, second))
     (low_one, high_one), (low_two, high_two) = wilson(*first), wilson(*second)
     down = math.hypot(two - low_two, high_one - one)
@@ -43,12 +38,9 @@ class Paired:
 
 
 def paired(count: int, total: float, squares: float) -> Paired | None:
-    """Test the mean of paired differences by a normal approximation; None: fewer than two pairs.
+    """Test the mean of paired differences, from their count, sum and sum of squares, by a normal approximation.
 
-    Args:
-        count: number of pairs.
-        total: sum of the differences.
-        squares: sum of their squares.
+    None: there are fewer than two pairs.
     """
     if count < 2:
         return None

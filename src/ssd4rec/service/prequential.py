@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import Connection
@@ -27,11 +27,12 @@ from ssd4rec.service.live import (
     RANKED,
     SQUARES,
     UNKNOWN,
-    LiveSums,
     group_name,
 )
-from ssd4rec.service.scorer import Scorer
 from ssd4rec.service.store.append import NewItems
+
+if TYPE_CHECKING:
+    from ssd4rec.service.core import Service
 
 WAITING = 2000  # groups of events; the oldest go first
 AT_ONCE = 16  # events of a user that are ranked together
@@ -39,19 +40,6 @@ SLICE_SECONDS = 0.004  # of the scoring thread in one piece
 SAVED_SECONDS = 0.5  # of the thread that a quiet time may save for later
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The models that rank an event. The first one is active; two are compared."""
-
-    active: LoadedModel
-    pair: Pair | None
-
-    @property
-    def models(self) -> list[LoadedModel]:
-        """Each model once."""
-        return list(dict.fromkeys([self.active, *(self.pair[1:] if self.pair else ())]))
 
 
 class Budget:
@@ -80,17 +68,15 @@ class Budget:
 
 
 class Prequential:
-    """Ranks the events that this process stores.
+    """Ranks the events that this process stores, by the active model and by those of an experiment.
 
     Args:
-        scorer: whose thread does the work.
-        measured: returns the models; None: there is none yet.
-        sums: where results are added.
+        service: in whose scoring thread the work is done, and to whose sums the results are added.
         share: of the time of the scoring thread; 0: events are not ranked.
     """
 
-    def __init__(self, scorer: Scorer, measured: Callable[[], Measured | None], sums: LiveSums, share: float) -> None:
-        self._scorer, self._measured, self._sums = scorer, measured, sums
+    def __init__(self, service: "Service", share: float) -> None:
+        self._service = service
         self._budget, self._enabled = Budget(share), share > 0
         self._groups: deque[NewItems] = deque(maxlen=WAITING)
         self._items: deque[list[str]] = deque(maxlen=WAITING)  # of the events that are not counted yet
@@ -106,7 +92,7 @@ class Prequential:
 
     def _schedule(self) -> None:
         if self._scheduled.acquire(blocking=False):
-            self._scorer.call(self._work)
+            self._service.scorer.call(self._work)
 
     def forget(self, user_keys: Collection[int]) -> None:
         """Drop what waits of users who were erased."""
@@ -117,12 +103,14 @@ class Prequential:
     def _work(self) -> None:
         """Rank some events, in the scoring thread."""
         try:
-            if (measured := self._measured()) is None:
+            active, pair = self._service.models.active, self._service.experiments.pair()
+            if active is None:
                 self._groups.clear()
                 self._items.clear()
             else:
-                self._count(measured)
-                self._rank_some(measured)
+                models = list(dict.fromkeys([active, *(pair[1:] if pair else ())]))
+                self._count(models)
+                self._rank_some(models, pair)
         except Exception as error:  # noqa: BLE001 - measuring must not stop answering
             log.warning("events were not ranked: %s", error)
         finally:
@@ -130,20 +118,20 @@ class Prequential:
         if self._groups or self._items:
             self._schedule()
 
-    def _count(self, measured: Measured) -> None:
+    def _count(self, models: list[LoadedModel]) -> None:
         """Count what shows drift: items that the catalog lacks, and how popular the others were in training."""
         items: list[str] = []
         while self._items:
             items += self._items.popleft()
-        for loaded in measured.models if items else ():
+        for loaded in models if items else ():
             groups, _ = loaded.model.popularity
             indices = loaded.model.indices(items)
             counts = np.bincount(groups[indices[indices > 0]], minlength=GROUPS).tolist()
             sums = {EVENTS: float(len(items)), UNKNOWN: float((indices == 0).sum())}
             sums |= {group_name(group): float(count) for group, count in enumerate(counts) if count}
-            self._sums.add(loaded.model.key, sums)
+            self._service.sums.add(loaded.model.key, sums)
 
-    def _rank_some(self, measured: Measured) -> None:
+    def _rank_some(self, models: list[LoadedModel], pair: Pair | None) -> None:
         began = time.perf_counter()
         while self._groups and time.perf_counter() - began < SLICE_SECONDS:
             if self._budget.is_spent:
@@ -157,19 +145,19 @@ class Prequential:
                 group, rest = group.split(AT_ONCE)
                 self._groups.appendleft(rest)
             start = time.perf_counter()
-            with self._scorer.reader.reading() as connection:
-                self._rank(connection, measured, group)
+            with self._service.scorer.reader.reading() as connection:
+                self._rank(connection, models, pair, group)
             self._budget.spend(time.perf_counter() - start)
 
-    def _rank(self, connection: Connection, measured: Measured, group: NewItems) -> None:
-        gains = {loaded: loaded.states.rank_new(connection, group) for loaded in measured.models}
+    def _rank(self, connection: Connection, models: list[LoadedModel], pair: Pair | None, group: NewItems) -> None:
+        gains = {loaded: loaded.states.rank_new(connection, group) for loaded in models}
         for loaded, each in gains.items():
             ranked = [gain for gain in each if gain is not None]
             if ranked:
                 sums = {RANKED: float(len(ranked)), HITS: sum(hit for hit, _ in ranked), NDCG: sum(ndcg for _, ndcg in ranked)}
-                self._sums.add(loaded.model.key, sums)
-        if measured.pair is not None:
-            experiment, control, treatment = measured.pair
+                self._service.sums.add(loaded.model.key, sums)
+        if pair is not None:
+            experiment, control, treatment = pair
             both = zip(gains[control], gains[treatment], strict=True)
             differences = [after[1] - before[1] for before, after in both if before is not None and after is not None]
             sums = {
@@ -177,5 +165,5 @@ class Prequential:
                 DIFFERENCE: sum(differences),
                 SQUARES: sum(each * each for each in differences),
             }
-            self._sums.add(control.model.key, sums, experiment)
+            self._service.sums.add(control.model.key, sums, experiment)
         metrics.PREQUENTIAL_EVENTS.labels("ranked").inc(len(group.items))

@@ -90,7 +90,7 @@ class States:
 
         Args:
             connection: from `reading`.
-            user_id: who.
+            user_id: of the store.
             few_events: read at most so many events, after a state that is cached or stored; None: as many as there are.
             longest: do not read whole histories of more events; None: read any.
 
@@ -131,10 +131,7 @@ class States:
     def read_together(self, connection: Connection, user_ids: Iterable[str], longest: int) -> None:
         """Cache the states of some users who have none, read in one packed batch; `current` takes them from the cache.
 
-        Args:
-            connection: from `reading`.
-            user_ids: who.
-            longest: events; users with longer histories are left out.
+        Users with more than `longest` events are left out.
         """
         waiting: list[tuple[str, NewHistory, int]] = []
         for user_id in dict.fromkeys(user_ids):
