@@ -16,6 +16,7 @@ from ssd4rec.errors import first_line
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
 # A file system without locks, such as some network disks: nobody can be kept out there.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -129,6 +130,17 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(text: str, tensors: "Mapping[str, Tensor]") -> str:
+    """Return the SHA-256 of a text and of every tensor's name, type, shape and bytes, as hexadecimal digits."""
+    import torch  # noqa: PLC0415 - most users of this module have no tensors
+
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_parquet(path: Path) -> "pl.DataFrame":

@@ -16,8 +16,7 @@ from ssd4rec.data.interactions import Interactions, read_titles
 from ssd4rec.datasets.sources import open_source
 from ssd4rec.errors import ConfigError
 from ssd4rec.serving.recommender import Recommender
-from ssd4rec.training.callbacks import Callback
-from ssd4rec.training.progress import TrainingProgress
+from ssd4rec.training.callbacks import Callback, TrainingProgress
 
 
 def train(  # noqa: PLR0913 - each argument is a documented option

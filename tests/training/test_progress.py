@@ -9,9 +9,8 @@ from rich.console import Console
 
 import worlds
 from ssd4rec.models.next_item import make_model
-from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.callbacks import Callback, TrainingProgress
 from ssd4rec.training.loop import fit
-from ssd4rec.training.progress import TrainingProgress
 
 pytestmark = pytest.mark.thorough
 

@@ -195,8 +195,8 @@ def _train(prepared: "Prepared", config: "Config", out: Path, start: "Artifact |
     from ssd4rec import pipeline
     from ssd4rec.artifact.folder import MANIFEST
     from ssd4rec.distributed import process_group
+    from ssd4rec.training.callbacks import TrainingProgress
     from ssd4rec.training.checkpoint import LAST, training_folder
-    from ssd4rec.training.progress import TrainingProgress
 
     if (out / MANIFEST).is_file():
         console.say(

@@ -63,7 +63,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     if items is not None:
         prepared = inputs.add_features(prepared, items, run_config)
 
-    from ssd4rec.training.progress import TrainingProgress
+    from ssd4rec.training.callbacks import TrainingProgress
     from ssd4rec.tuning import search as tuning
 
     console.say(f"searching {', '.join(describe_space(space))}")
@@ -97,7 +97,7 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
     from ssd4rec import pipeline
     from ssd4rec.artifact import load_artifact_or_none
     from ssd4rec.config import load_config
-    from ssd4rec.training.progress import TrainingProgress
+    from ssd4rec.training.callbacks import TrainingProgress
 
     if report.best_file is None or report.stopped != "trials":
         console.say(

@@ -42,9 +42,8 @@ from ssd4rec.evaluation.scoring import Ranker, Scorer
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.paper.results import BASELINES, Costs, Finished, FusionResult, Variant
-from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.callbacks import Callback, TrainingProgress
 from ssd4rec.training.loop import TrainingLoop
-from ssd4rec.training.progress import TrainingProgress
 
 SPEC, RESULT, RANKS = "run.json", "result.json", "ranks.npz"
 PADDED_POSITIONS = 65_536

@@ -33,7 +33,7 @@ from ssd4rec.pipeline.measurement import Comparison, compare, describe_model, ev
 from ssd4rec.pipeline.preparation import Prepared
 from ssd4rec.training import loop
 from ssd4rec.training.callbacks import Callback
-from ssd4rec.training.checkpoint import LAST, LockedFolder, lock_folder, training_folder
+from ssd4rec.training.checkpoint import LAST, lock_folder, training_folder
 from ssd4rec.training.continuation import check_same_backbone, grow
 from ssd4rec.training.loop import FixedSteps, TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost
@@ -96,10 +96,10 @@ def train(
             check_writable(out)
         resolve_device(config.training.accelerator)  # before anything is written
         initial = initial_model(data, config, start)
-        checkpoints = None if out is None else training_folder(out)
-        # locked to the end: the folder is removed there, and another training would lose its own
-        folder = stack.enter_context(lock_folder(checkpoints)) if checkpoints and is_first else checkpoints
-        fitted = fit(data, config, initial, folder=folder, resume=resume, callbacks=callbacks)
+        folder = None if out is None else training_folder(out)
+        if folder is not None and is_first:  # locked to the end: the folder is removed there, and another training would lose it
+            stack.enter_context(lock_folder(folder))
+        fitted = fit(data, config, initial, folder=folder, is_locked=folder is not None, resume=resume, callbacks=callbacks)
         trained = time.monotonic()
         tuned = tune(fitted.model, data, config, progress)
         fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
@@ -111,8 +111,7 @@ def train(
         }
         artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
         if config.training.final_fit:
-            path = folder.folder if isinstance(folder, LockedFolder) else folder
-            artifact = final_fit(artifact, data, config, fitted, initial, folder=path, resume=bool(resume), callbacks=callbacks)
+            artifact = final_fit(artifact, data, config, fitted, initial, folder=folder, resume=bool(resume), callbacks=callbacks)
         if start is not None:
             artifact = _continued(artifact, data, start, initial, progress)
         if data.features is not None:
@@ -120,8 +119,8 @@ def train(
         if out is not None and is_first:
             artifact = replace(artifact, report={**artifact.report, "artifact": str(out)})
             artifact.save(out)
-        if checkpoints is not None and is_first:
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        if folder is not None and is_first:
+            shutil.rmtree(folder, ignore_errors=True)
     return artifact
 
 
@@ -155,7 +154,8 @@ def fit(
     config: Config,
     initial: InitialModel | None = None,
     *,
-    folder: str | Path | LockedFolder | None = None,
+    folder: Path | None = None,
+    is_locked: bool = False,
     resume: bool | Literal["auto"] = False,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
@@ -170,10 +170,9 @@ def fit(
         check_clock(data.histories.clock)
     cost = pass_cost(data.split.train, config.training)
     _log_plan(data, config, cost)
-    path = folder.folder if isinstance(folder, LockedFolder) else None if folder is None else Path(folder)
-    has_checkpoint = path is not None and (path / LAST).is_file()
+    has_checkpoint = folder is not None and (folder / LAST).is_file()
     if has_checkpoint and not resume:
-        logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", path)
+        logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", folder)
     initial = initial or initial_model(data, config)
     model, training = _run_loop(
         initial,
@@ -183,6 +182,7 @@ def fit(
         resume=has_checkpoint if resume == "auto" else resume,
         restart="starting over" if resume == "auto" else None,
         directory=folder,
+        is_locked=is_locked,
         callbacks=callbacks,
     )
     features = _fold_features(model, data)

@@ -1,7 +1,6 @@
 """The growing history of one user: each event is read once, and recommendations always include the last one."""
 
 import copy
-import hashlib
 import json
 import stat
 from array import array
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssd4rec._csr import IntArray
-from ssd4rec._io import atomic_write
+from ssd4rec._io import atomic_write, digest_of
 from ssd4rec.array_types import States
 from ssd4rec.errors import ArtifactError
 from ssd4rec.layers.step import Cache
@@ -213,11 +212,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _checksum(metadata: Mapping[str, Any], parts: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, part in sorted(parts.items()):
-        digest.update(f"{name} {part.dtype} {list(part.shape)}".encode())
-        digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest_of(json.dumps(metadata, sort_keys=True), parts)
 
 
 def _to_cache(parts: dict[str, Tensor], model: NextItemModel) -> Cache:

@@ -1,6 +1,7 @@
 """Batch recommending inside Spark: a frame of sequences in, a frame of recommendations out, through `mapInArrow`."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,8 +11,6 @@ from ssd4rec.serving.arrow import ArrowRecommender, BatchOptions
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-_loaded: dict[tuple[str, BatchOptions], ArrowRecommender] = {}  # of a Python worker, which serves many partitions
 
 
 def recommend_in_spark(sequences: "DataFrame", model: str, options: BatchOptions | None = None) -> "DataFrame":
@@ -73,13 +72,12 @@ def _mapper(model: str, options: BatchOptions) -> Callable[[Iterable[pa.RecordBa
     return recommend
 
 
+@cache  # a Python worker serves many partitions
 def _load(model: str, options: BatchOptions) -> ArrowRecommender:
     import torch  # noqa: PLC0415 - only in workers
 
     torch.set_num_threads(1)  # Spark runs one worker a core
-    if (model, options) not in _loaded:
-        _loaded[model, options] = ArrowRecommender(model, options)
-    return _loaded[model, options]
+    return ArrowRecommender(model, options)
 
 
 def _as_spark(table: pa.Table, schema: pa.Schema) -> pa.Table:

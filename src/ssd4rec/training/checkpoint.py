@@ -1,6 +1,5 @@
 """Checkpoints: the state of a training on disk, complete and with checksums, and what training it belongs to."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ssd4rec._io import atomic_write, exclusive_lock, sha256_of
+from ssd4rec._io import atomic_write, digest_of, exclusive_lock, sha256_of
 from ssd4rec.config import TrainingConfig
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split
@@ -63,21 +61,13 @@ def training_folder(out: str | Path) -> Path:
     return path.with_name(f"{path.name}.training")
 
 
-@dataclass(frozen=True)
-class LockedFolder:
-    """A folder of checkpoints that no other process uses."""
-
-    folder: Path
-
-
 @contextmanager
-def lock_folder(directory: str | Path) -> Iterator[LockedFolder]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Create the folder of a training and lock it inside the block; it goes again if no checkpoint was written.
 
     Raises:
         ArtifactError: it cannot be created or written, or another process has locked it.
     """
-    folder = Path(directory)
     busy = ArtifactError(f"another training is running in {folder}; wait for it, or choose another --out")
 
     def refused(reason: str) -> ArtifactError:
@@ -85,7 +75,7 @@ def lock_folder(directory: str | Path) -> Iterator[LockedFolder]:
 
     with exclusive_lock(folder / LOCK, busy, refused):
         try:
-            yield LockedFolder(folder)
+            yield
         finally:
             with suppress(OSError):
                 if {entry.name for entry in folder.iterdir()} <= {LOCK}:
@@ -162,7 +152,7 @@ class Checkpoints:
             "best": self._best,
         }
         about = {"content": json.dumps(content)}
-        about["sha256"] = _digest(about["content"], tensors)
+        about["sha256"] = digest_of(about["content"], tensors)
         _write(self.folder / LAST, tensors, about)
         best = self._best[0] if self._best else None
         for path in self.folder.glob(f"*{BEST.format('*')}*"):  # temporary files too
@@ -185,7 +175,7 @@ class Checkpoints:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             content = json.loads(about["content"])
-            undamaged = about["sha256"] == _digest(about["content"], tensors)
+            undamaged = about["sha256"] == digest_of(about["content"], tensors)
             progress = Progress(**content["progress"])
             progress.history = tuple(Epoch(**epoch) for epoch in content["progress"]["history"])
             saved_identity, best = dict(content["identity"]), content["best"]
@@ -223,15 +213,6 @@ class Checkpoints:
         if not undamaged:
             raise StateError(f"{path} is damaged: its checksum does not match; train without --resume")
         return weights
-
-
-def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the metadata and of every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(content.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:

@@ -31,18 +31,11 @@ from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.evaluation.sharded_ranks import rank_examples_sharded
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.training.callbacks import Callback
-from ssd4rec.training.checkpoint import Checkpoints, Epoch, LockedFolder, Progress, best_epoch, training_identity
+from ssd4rec.training.checkpoint import Checkpoints, Epoch, Progress, best_epoch, training_identity
 from ssd4rec.training.item_shards import ItemShards, check_shardable
 from ssd4rec.training.memory import freed_memory_kept
 from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, empty_loss, plan_pass, prepare
-from ssd4rec.training.setup import (
-    check_independent_of_processes,
-    chosen_algorithms,
-    folder_of,
-    make_optimizer,
-    make_sampler,
-    random_numbers_restored,
-)
+from ssd4rec.training.setup import check_independent_of_processes, chosen_algorithms, folder_of, make_optimizer, make_sampler
 from ssd4rec.training.sharing import share_of, stream_keys
 
 VALIDATION_TOKENS = 32768  # positions encoded at once, at most: a preset of the paper has a batch of 1,000,000
@@ -84,7 +77,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     split: Split,
     config: TrainingConfig,
     *,
-    directory: str | Path | LockedFolder | None = None,
+    directory: str | Path | None = None,
+    is_locked: bool = False,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     fixed: FixedSteps | None = None,
@@ -100,8 +94,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         sequences: the events.
         split: the training and validation sets.
         config: objective, optimizer, early stopping.
-        directory: where checkpoints are written after each epoch, and each minute within an epoch; a folder that the caller
-            has locked already; None: nowhere.
+        directory: where checkpoints are written after each epoch, and each minute within an epoch; None: nowhere.
+        is_locked: the caller has locked the directory already.
         resume: continue from the checkpoint in `directory`; on the same machine with as many threads, the weights are those of
             an uninterrupted run, bit for bit.
         callbacks: called along the way, e.g. a progress bar.
@@ -122,7 +116,13 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         check_shardable(model)
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
-    with folder_of(directory, world) as folder, chosen_algorithms(config), random_numbers_restored(), freed_memory_kept():
+    devices = range(torch.cuda.device_count())
+    with (
+        folder_of(directory, world, is_locked=is_locked) as folder,
+        chosen_algorithms(config),
+        torch.random.fork_rng(devices=devices),  # PyTorch's generators stay as they were
+        freed_memory_kept(),
+    ):
         steps = None if fixed is None else asdict(fixed)
         checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start))
         model.to(device, torch.float64 if config.precision == "64-true" else None)

@@ -16,7 +16,7 @@ from ssd4rec.distributed import World
 from ssd4rec.errors import ConfigError
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
-from ssd4rec.training.checkpoint import LockedFolder, lock_folder
+from ssd4rec.training.checkpoint import lock_folder
 from ssd4rec.training.row_adam import RowAdam
 
 
@@ -55,15 +55,13 @@ def make_sampler(model: NextItemModel, sequences: Sequences, split: Split, confi
 
 
 @contextmanager
-def folder_of(directory: str | Path | LockedFolder | None, world: World) -> Iterator[Path]:
-    """Yield the folder of the checkpoints, locked by the first process."""
-    if isinstance(directory, LockedFolder):
-        yield directory.folder
-    elif directory is None:
+def folder_of(directory: str | Path | None, world: World, *, is_locked: bool) -> Iterator[Path]:
+    """Yield the folder of the checkpoints, locked by the first process unless the caller has locked it."""
+    if directory is None:
         with tempfile.TemporaryDirectory(prefix="ssd4rec-") as temporary:
             yield Path(temporary)
     else:
-        with lock_folder(directory) if world.is_first else nullcontext():
+        with lock_folder(Path(directory)) if world.is_first and not is_locked else nullcontext():
             yield Path(directory)
 
 
@@ -78,10 +76,3 @@ def chosen_algorithms(config: TrainingConfig) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-
-
-@contextmanager
-def random_numbers_restored() -> Iterator[None]:
-    """Leave PyTorch's generators as they were."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
