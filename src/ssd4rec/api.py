@@ -74,11 +74,12 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         raise ConfigError("resume=True needs the folder of the interrupted training; pass out=FOLDER as well")
     if out is not None:
         check_writable(out)
-    options = {} if final_fit is None else {"training.final_fit": final_fit}
+    options = {"data.user": user, "data.item": item, "data.time": time, "training.final_fit": final_fit}
+    changes = {name: value for name, value in options.items() if value is not None} | dict(settings or {})
     start = _artifact_of(start_from)
     if config is None:
         config = DEFAULT_PRESET if start is None else start.config
-    run_config = _config(config, {**_column_settings(user, item, time), **options, **(settings or {})})
+    run_config = _config(config, changes)
     if isinstance(interactions, Interactions):
         table, item_titles = interactions, None if titles is None else read_titles(titles)
     else:
@@ -116,10 +117,6 @@ def _artifact_of(model: Recommender | str | Path | None) -> Artifact | None:
     if not isinstance(model, str | Path):
         raise ConfigError(f"start_from is a model of ssd4rec.train or ssd4rec.load, or its folder; found {type(model).__name__}")
     return load_artifact(model)
-
-
-def _column_settings(user: str | None, item: str | None, time: str | None) -> dict[str, object]:
-    return {f"data.{role}": name for role, name in (("user", user), ("item", item), ("time", time)) if name is not None}
 
 
 def _config(config: str | Path | Config, settings: Mapping[str, object]) -> Config:

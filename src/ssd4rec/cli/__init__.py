@@ -22,8 +22,7 @@ from ssd4rec.cli.data import build_data, describe_data, fetch_data, list_data
 from ssd4rec.cli.doctor import doctor
 from ssd4rec.cli.evaluate import evaluate
 from ssd4rec.cli.explain import explain
-from ssd4rec.cli.export import export
-from ssd4rec.cli.items import add_items
+from ssd4rec.cli.export import add_items, export
 from ssd4rec.cli.recommend import recommend
 from ssd4rec.cli.reproduce import reproduce
 from ssd4rec.cli.service import activate_model, create_key, import_events, list_keys, list_models, revoke_key, serve

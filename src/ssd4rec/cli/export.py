@@ -1,11 +1,11 @@
-"""`export`: a model for other programs."""
+"""`export` and `add-items`: a model for other programs, and a model with new items."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ssd4rec.cli import console, options
+from ssd4rec.cli import console, inputs, options
 from ssd4rec.errors import ConfigError
 
 
@@ -32,20 +32,17 @@ def export(
     from ssd4rec.artifact import load_artifact
 
     artifact = load_artifact(directory)
-    report: dict[str, object] = {}
+    report: dict[str, dict[str, object]] = {}
     if onnx is not None or onnx_step is not None:
         from ssd4rec.export.onnx import export_read_out, export_step
 
+        with_fusion = not without_fusion
         if onnx is not None:
-            report["onnx"] = {
-                "file": str(onnx),
-                "largest_difference": export_read_out(artifact, onnx, k, with_fusion=not without_fusion),
-            }
+            difference = export_read_out(artifact, onnx, k, with_fusion=with_fusion)
+            report["onnx"] = {"file": str(onnx), "largest_difference": difference}
         if onnx_step is not None:
-            report["onnx_step"] = {
-                "file": str(onnx_step),
-                "largest_difference": export_step(artifact, onnx_step, with_fusion=not without_fusion),
-            }
+            difference = export_step(artifact, onnx_step, with_fusion=with_fusion)
+            report["onnx_step"] = {"file": str(onnx_step), "largest_difference": difference}
     if item_vectors is not None:
         from ssd4rec.export.vectors import export_item_vectors
 
@@ -54,8 +51,25 @@ def export(
         console.print_json(report)
         return
     for name, each in report.items():
-        if isinstance(each, dict):
-            detail = (
-                f"{each['items']:,} items" if name == "item_vectors" else f"largest difference {each['largest_difference']:.1e}"
-            )
-            console.out.print(f"{each['file']}: {detail}", soft_wrap=True)
+        is_vectors = name == "item_vectors"
+        detail = f"{each['items']:,} items" if is_vectors else f"largest difference {each['largest_difference']:.1e}"
+        console.out.print(f"{each['file']}: {detail}", soft_wrap=True)
+
+
+def add_items(
+    directory: options.Directory,
+    *,
+    items: Annotated[Path, typer.Option("--items", help="A file with item ids and the features that the model has.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the model with these items; by default DIR.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Add the new items of a file to a model that was trained with `--items`, without training."""
+    recommender = inputs.load_recommender(directory)
+    extended = recommender.add_items(items)
+    target = out or directory
+    extended.save(target)
+    report = {"items": len(extended.artifact.catalog), "new": len(extended.artifact.catalog) - len(recommender.artifact.catalog)}
+    if as_json:
+        console.print_json({**report, "artifact": str(target)})
+        return
+    console.say(f"added {report['new']:,} items; the catalog of {target} has {report['items']:,}")

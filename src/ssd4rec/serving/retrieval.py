@@ -60,7 +60,7 @@ class ApproximateIndex:
 
     def search(self, states: Tensor, count: int) -> IntArray:
         """Return `count` candidates of each state by rising item index; 0 stands for none. [B, D] -> [B, count]."""
-        _, items = self.index.search(_as_float32(states), count, params=_parameters(self.probes))
+        _, items = self.index.search(_as_float32(states), count, params=_faiss().SearchParametersIVF(nprobe=self.probes))
         return np.sort(np.maximum(items, 0), axis=1)
 
 
@@ -210,10 +210,6 @@ def _as_rows(keys: IntArray, scores: Tensor, rows: int, items: int) -> tuple[Int
 def _as_float32(values: Tensor) -> npt.NDArray[np.float32]:
     array: npt.NDArray[np.float32] = values.detach().float().cpu().contiguous().numpy()
     return array
-
-
-def _parameters(probes: int) -> Any:
-    return _faiss().SearchParametersIVF(nprobe=probes)
 
 
 def _faiss() -> ModuleType:

@@ -1,16 +1,14 @@
 """The training loop: epochs, validation, early stopping, averaged weights, resuming, any number of processes.
 
-It is plain PyTorch on one page. Lightning's Trainer was used before, with its checkpoints, early stopping, progress bar,
-loggers and sanity checks switched off one by one; what was left of it was a `for` loop. Lightning Fabric would keep the loop
-as it is here, and adds 3.3 s of CPU time to the import (5.6 s next to 2.3 s of PyTorch alone) for three lines of PyTorch:
-autocast, `init_process_group` and one all-reduce. See docs/explanation/training-loop.md.
+Plain PyTorch on one page: why it replaced Lightning, and what Lightning Fabric would cost, is in
+docs/explanation/training-loop.md.
 """
 
 import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -234,9 +232,10 @@ class TrainingLoop:
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self._seconds_before, self._began = 0.0, time.monotonic()
-        with self._whole_table(self.measured) if is_best else nullcontext():
-            if is_best and self.world.is_first:
-                self.checkpoints.save_best(self.measured)
+        if is_best:
+            with nullcontext() if self.shards is None else self.shards.assembled(self.measured):
+                if self.world.is_first:
+                    self.checkpoints.save_best(self.measured)
         self._save_checkpoint()
 
     def _training_batches(self, plan: Plan) -> Iterator[TrainingBatch | None]:
@@ -337,9 +336,6 @@ class TrainingLoop:
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began
-
-    def _whole_table(self, model: NextItemModel) -> AbstractContextManager[None]:
-        return nullcontext() if self.shards is None else self.shards.assembled(model)
 
     def _checkpoint_is_due(self) -> bool:
         if self.shards is None:
