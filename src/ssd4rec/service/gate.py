@@ -133,23 +133,16 @@ def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
     """Answer the newest recorded requests again."""
     query = select(recommendations.c.user_key, recommendations.c.request).order_by(recommendations.c.created.desc())
     rows = connection.execute(query.limit(REQUESTS)).all()
-    bodies = [json.loads(row.request)["body"] for row in rows]
-    histories = [
-        candidate.indices(
-            body.get("history", []) if row.user_key is None else [item for item, _ in _newest_events(connection, row.user_key)]
-        )
-        for row, body in zip(rows, bodies, strict=True)
-    ]
-    jobs = [
-        ScoreJob(
-            state,
-            int(body.get("k", 10)),
-            bool(body.get("exclude_seen", True)),
-            candidate.excluded,
-            only_known=body.get("unknown_items") == "popular",
-        )
-        for body, state in zip(bodies, candidate.read_many(histories) if histories else [], strict=True)
-    ]
+    bodies, histories = [json.loads(row.request)["body"] for row in rows], []
+    for row, body in zip(rows, bodies, strict=True):
+        items = body.get("history", [])
+        if row.user_key is not None:
+            items = [item for item, _ in _newest_events(connection, row.user_key)]
+        histories.append(candidate.indices(items))
+    jobs = []
+    for state, body in zip(candidate.read_many(histories), bodies, strict=True):
+        only_known = body.get("unknown_items") == "popular"
+        jobs.append(ScoreJob(state, body.get("k", 10), body.get("exclude_seen", True), candidate.excluded, only_known=only_known))
     try:
         answers = candidate.score(jobs)
     except SSD4RecError as error:
