@@ -85,8 +85,8 @@ def append_events(connection: Connection, batches: Sequence[Sequence[Event]]) ->
 
 def _row(user: bulk.LockedUser, event: Event, received: int) -> tuple[object, ...]:
     """The values of `COLUMNS`."""
-    newest = user.last_timestamp
-    timestamp = max(received, received if newest is None else newest) if event.timestamp is None else event.timestamp
+    if (timestamp := event.timestamp) is None:
+        timestamp = received if user.last_timestamp is None else max(received, user.last_timestamp)
     user.add(1, timestamp, timestamp, received)
     return (
         user.key,

@@ -43,8 +43,10 @@ class LockedUser:
     def add(self, count: int, first: int, last: int, received: int) -> None:
         """Count new events: the timestamps of the first and the last of them, and when they arrived."""
         newest = self.last_timestamp
-        self.late = self.late or (newest is not None and first < newest)
-        self.last_timestamp = last if newest is None else max(newest, last)
+        if newest is not None and first < newest:
+            self.late = True
+        if newest is None or last > newest:
+            self.last_timestamp = last
         self.last_received = received
         self.position += count
         self.events += count
