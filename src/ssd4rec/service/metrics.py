@@ -33,12 +33,16 @@ PREQUENTIAL_EVENTS = Counter(
     "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped", ["outcome"]
 )
 LIVE = {  # by the name of `LiveMetrics`
-    name: Gauge(f"ssd4rec_{metric}", text, ["model"], multiprocess_mode="mostrecent")
+    name: Gauge(metric, text, ["model"], multiprocess_mode="mostrecent")
     for name, metric, text in (
-        ("ndcg", "prequential_ndcg", "NDCG@10 of live events in the last hours"),
-        ("hit_rate", "prequential_hit_rate", "HR@10 of live events in the last hours"),
-        ("unknown_share", "unknown_item_share", "Share of live events whose item is not in the catalog"),
-        ("popularity_shift", "popularity_shift", "Population stability index of the items of live events against training"),
+        ("ndcg", "ssd4rec_prequential_ndcg", "NDCG@10 of live events in the last hours"),
+        ("hit_rate", "ssd4rec_prequential_hit_rate", "HR@10 of live events in the last hours"),
+        ("unknown_share", "ssd4rec_unknown_item_share", "Share of live events whose item is not in the catalog"),
+        (
+            "popularity_shift",
+            "ssd4rec_popularity_shift",
+            "Population stability index of the items of live events against training",
+        ),
     )
 }
 
