@@ -17,6 +17,26 @@ def load_positions(seq_starts, seq_ends, block, T, Q: tl.constexpr):
     return rows, first, last
 
 
+@triton.jit
+def head_tile(H, HG: tl.constexpr, P: tl.constexpr):
+    """Return (row block, tile, its heads [HG], its columns [HG * P]) of a program that computes HG heads of P columns."""
+    tiles = tl.cdiv(H, HG)
+    tile = tl.program_id(0) % tiles
+    return tl.program_id(0) // tiles, tile, tile * HG + tl.arange(0, HG), tile * HG * P + tl.arange(0, HG * P)
+
+
+@triton.jit
+def expand_heads(head_values, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
+    """[Q, HG] -> [Q, HG * P]: repeat the factor of each head for its columns."""
+    return tl.reshape(tl.broadcast_to(head_values[:, :, None], (Q, HG, P)), (Q, HG * P))
+
+
+@triton.jit
+def sum_heads(column_values, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
+    """[Q, HG * P] -> [Q, HG]: sum the columns of each head."""
+    return tl.sum(tl.reshape(column_values, (Q, HG, P)), axis=2)
+
+
 def contiguous_rows(values: Tensor) -> Tensor:
     """Return a matrix whose rows are contiguous; the rows themselves may be strided, like slices of one projection."""
     return values if values.stride(1) == 1 else values.contiguous()

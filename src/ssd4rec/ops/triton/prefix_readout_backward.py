@@ -8,7 +8,7 @@ of the weights (rows 0 … K-1: column j of `weight`) and of the bias (row K); t
 import triton
 import triton.language as tl
 
-from ssd4rec.ops.triton.common import load_positions
+from ssd4rec.ops.triton.common import expand_heads, head_tile, load_positions, sum_heads
 from ssd4rec.ops.triton.prefix_readout_forward import (
     block_positions,
     convolved_at,
@@ -20,7 +20,6 @@ from ssd4rec.ops.triton.prefix_readout_forward import (
     silu_derivative,
 )
 from ssd4rec.ops.triton.segment_sums import load_offsets, sum_mask
-from ssd4rec.ops.triton.ssd_common import expand_heads, sum_heads
 
 
 @triton.jit
@@ -67,11 +66,8 @@ def decayed_dt_backward(
 
     Totals [blocks, width >= H]: d_decayed_dt * decayed_dt of the sequence that continues from the previous block.
     """
-    tiles = tl.cdiv(H, HG)
-    block = (tl.program_id(0) // tiles).to(tl.int64)
-    tile = tl.program_id(0) % tiles
-    heads = tile * HG + tl.arange(0, HG)
-    columns = tile * HG * P + tl.arange(0, HG * P)
+    block, tile, heads, columns = head_tile(H, HG, P)
+    block = block.to(tl.int64)
     E = H * P
     start, rows, in_bounds, first, last = block_positions(seq_starts, seq_ends, block, T, Q)
     block_values, dy, cb_rows = values + start * stride, grad + start * E, cb + start * K
@@ -105,11 +101,8 @@ def x_backward(
     T, stride, stride_dt, H, channels, HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Store the gradients of x: d_values [T, channels] and d_partials."""
-    tiles = tl.cdiv(H, HG)
-    program = (tl.program_id(0) // tiles).to(tl.int64)
-    tile = tl.program_id(0) % tiles
-    heads = tile * HG + tl.arange(0, HG)
-    columns = tile * HG * P + tl.arange(0, HG * P)
+    program, _tile, heads, columns = head_tile(H, HG, P)
+    program = program.to(tl.int64)
     E = H * P
     inside = columns < E
     skip = tl.load(D + columns // P, mask=inside, other=0.0)[None, :]

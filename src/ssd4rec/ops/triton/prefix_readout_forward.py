@@ -7,9 +7,8 @@ position use min(t - first, K-1) + 1 taps. From k = K-1 on nothing depends on t,
 import triton
 import triton.language as tl
 
-from ssd4rec.ops.triton.common import NO_POSITION
+from ssd4rec.ops.triton.common import NO_POSITION, expand_heads, head_tile
 from ssd4rec.ops.triton.segment_sums import continues_after, load_offsets, sum_mask
-from ssd4rec.ops.triton.ssd_common import expand_heads
 
 
 @triton.jit
@@ -135,11 +134,7 @@ def complete_totals(
     HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """Store totals [blocks, H * P] of the contributions to the prefixes that end at least K-1 positions later."""
-    tiles = tl.cdiv(H, HG)
-    block = tl.program_id(0) // tiles
-    tile = tl.program_id(0) % tiles
-    heads = tile * HG + tl.arange(0, HG)
-    columns = tile * HG * P + tl.arange(0, HG * P)
+    block, _tile, heads, columns = head_tile(H, HG, P)
     start, rows, _, first, last = block_positions(seq_starts, seq_ends, block, T, Q)
     if tl.max(last, axis=0) >= Q:  # no other block needs its total
         last = tl.where(continues_after(first, last, 0, Q), last, first - 1)
@@ -157,11 +152,7 @@ def prefix_output(
     HG: tl.constexpr, P: tl.constexpr, K: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """Store y [T, H * P]: row t is the prefix that ends at t."""
-    tiles = tl.cdiv(H, HG)
-    block = tl.program_id(0) // tiles
-    tile = tl.program_id(0) % tiles
-    heads = tile * HG + tl.arange(0, HG)
-    columns = tile * HG * P + tl.arange(0, HG * P)
+    block, _tile, heads, columns = head_tile(H, HG, P)
     start, rows, in_bounds, first, last = block_positions(seq_starts, seq_ends, block, T, Q)
     block_values, steps, decays, cb_rows = values + start * stride, dt + start * stride_dt, decay + start * H, cb + start * K
     complete = tl.zeros((Q, HG * P), dtype=tl.float32)

@@ -4,7 +4,7 @@ forward    cumulate_decays -> pass_states (the state that enters each span) -> s
 backward   pass_states of the gradient -> output_backward, input_backward, state_decay_backward -> decays_backward
 
 The kernels use no atomics, so the same inputs give the same bits. All heads share one Q x Q matrix if the decays of the chunk fit
-the range of the operands; otherwise each head has its own (`ssd_forward.per_head_output`). Both are exact.
+the range of the operands; otherwise each head has its own (`ssd_forward.scan_output`). Both are exact.
 
 Source: the algorithm is that of `ops/ssd/chunked.py`; the kernels are this project's own.
 """

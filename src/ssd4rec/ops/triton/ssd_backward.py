@@ -12,40 +12,21 @@ Transposed results are recomputed as separate products: a transposed result used
 import triton
 import triton.language as tl
 
-from ssd4rec.ops.triton.ssd_common import (
+from ssd4rec.ops.triton.common import expand_heads, head_tile, sum_heads
+from ssd4rec.ops.triton.ssd_forward import (
     advance_state,
     causal_mask,
     chunk_decay,
     chunk_positions,
-    expand_heads,
+    decay_factors,
+    head_decay,
     is_entered,
     load_heads,
     load_rows,
     load_state,
+    select_head,
     store_rows,
-    sum_heads,
 )
-
-
-@triton.jit
-def decay_factors(sums, Q: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
-    """Return (row factor, column factor) [Q, HG * P]; their product is the decay between two positions."""
-    middle = tl.min(sums, axis=0)[None, :] / 2
-    return expand_heads(tl.exp(sums - middle), Q, HG, P), expand_heads(tl.exp(middle - sums), Q, HG, P)
-
-
-@triton.jit
-def select_head(values, head, OPERAND: tl.constexpr, HG: tl.constexpr, P: tl.constexpr):
-    """Return [Q, HG * P] as an operand with the columns of the other heads set to zero."""
-    own_columns = (tl.arange(0, HG * P) // P == head)[None, :]
-    return tl.where(own_columns, values, 0.0).to(OPERAND)
-
-
-@triton.jit
-def head_decay(sums, head, causal, HG: tl.constexpr):
-    """[Q, Q]: exp(a_i - a_j) of one head where the mask is set, else 0; valid for any decay."""
-    head_sums = tl.sum(tl.where(tl.arange(0, HG)[None, :] == head, sums, 0.0), axis=1)
-    return tl.exp(tl.where(causal, head_sums[:, None] - head_sums[None, :], float("-inf")))
 
 
 @triton.jit
@@ -211,11 +192,8 @@ def state_decay_backward(
     REVERSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Store through [chunks, H]: <state, d_state> passed through a chunk that one sequence fills, else 0."""
-    tiles = tl.cdiv(H, HG)
-    index = (tl.program_id(0) // tiles).to(tl.int64)
-    tile = tl.program_id(0) % tiles
-    heads = tile * HG + tl.arange(0, HG)
-    columns = tile * HG * P + tl.arange(0, HG * P)
+    index, _tile, heads, columns = head_tile(H, HG, P)
+    index = index.to(tl.int64)
     start = index * Q
     in_bounds = start + Q <= T
     first = tl.load(seq_starts + start, mask=in_bounds, other=start)
