@@ -136,7 +136,7 @@ def step(layer: BiSSDLayer, cache: LayerCache, hidden: States) -> tuple[LayerCac
     mixer = layer.mixer
     gate, channels, dt = mixer.project(layer.source(hidden))
     window = torch.cat([cache.conv_state, channels[:, None]], dim=1)  # [B, K, channels]
-    x, B, C = mixer.split(F.silu(_convolve(window, mixer.conv_weight, mixer.conv_bias)))
+    x, B, C = mixer.split(F.silu((window * mixer.conv_weight.T).sum(1) + mixer.conv_bias))
     decay = torch.exp(dt * mixer.A)[..., None, None]
     ssm_state = decay * cache.ssm_state + (dt[..., None] * x)[..., None] * B[:, None, None]
     y = (ssm_state @ C[:, None, :, None]).squeeze(-1) + mixer.D[:, None] * x
@@ -187,7 +187,3 @@ def _reversed_convolutions(window: Tensor, weight: Tensor, bias: Tensor) -> Tens
     width = window.shape[1]
     taps = F.pad(weight.flip(1), (width - 1, 0)).unfold(1, width, 1).flip(1)  # [C, K, K]: 0 for positions before k
     return (window[:, None] * taps.permute(1, 2, 0)).sum(2) + bias
-
-
-def _convolve(window: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return (window * weight.T).sum(1) + bias

@@ -1,6 +1,5 @@
 """Several networks side by side, each with columns of the item table of its own: an ensemble that is one model."""
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -25,11 +24,7 @@ class Members(nn.Module):
     def __init__(self, members: list[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.width = sum(each.width for each in self._encoders)
-
-    @property
-    def _encoders(self) -> list[Backbone]:
-        return cast("list[Backbone]", list(self.members))
+        self.width = sum(cast("Backbone", each).width for each in members)
 
     @property
     def _incremental(self) -> list[IncrementalEncoder]:
@@ -40,17 +35,18 @@ class Members(nn.Module):
             )
         return cast("list[IncrementalEncoder]", list(self.members))
 
-    def _side_by_side(self, encode: Callable[[nn.Module, Tensor], Tensor], embedded: Tensor) -> Tensor:
+    def _side_by_side(self, method: str, embedded: Hidden, cu_seqlens: CuSeqlens) -> Tensor:
         columns = embedded.chunk(len(self.members), dim=-1)
-        return torch.cat([encode(*each) for each in zip(self.members, columns, strict=True)], dim=-1)
+        encoded = [getattr(member, method)(own, cu_seqlens) for member, own in zip(self.members, columns, strict=True)]
+        return torch.cat(encoded, dim=-1)
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """Encode each sequence, at its last position. [T, M D] -> [B, M D]."""
-        return self._side_by_side(lambda member, columns: cast("Backbone", member).encode(columns, cu_seqlens), embedded)
+        return self._side_by_side("encode", embedded, cu_seqlens)
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode the prefix that ends at each position. [T, M D] -> [T, M D]."""
-        return self._side_by_side(lambda member, columns: cast("Backbone", member).encode_prefixes(columns, cu_seqlens), embedded)
+        return self._side_by_side("encode_prefixes", embedded, cu_seqlens)
 
     @property
     def supports_incremental(self) -> bool:
@@ -80,9 +76,7 @@ class MaskedItemMembers(Members):
 
     def encode_positions(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
         """Encode each position from the whole sequence. [T, M D] -> [T, M D]."""
-        return self._side_by_side(
-            lambda member, columns: cast("MaskedItemEncoder", member).encode_positions(columns, cu_seqlens), embedded
-        )
+        return self._side_by_side("encode_positions", embedded, cu_seqlens)
 
 
 def members_of(backbone: nn.Module) -> list[nn.Module]:

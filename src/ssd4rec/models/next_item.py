@@ -67,20 +67,23 @@ class NextItemModel(nn.Module):
         world: World | None = None,
     ) -> None:
         super().__init__()
+        width = cast("Backbone", backbone).width
         self.backbone = backbone
         self.catalog_size = catalog_size
         self.members = members
         self.input_dropout = Dropout(input_dropout)
         self.fading_sum = FadingSum(input_fade) if input_fade else None
-        self.input_skip = _norm_of_each(members, self._encoder.width) if input_skip else None
+        self.input_skip: nn.Module | None = None
+        if input_skip:  # a LayerNorm of the columns of each member
+            self.input_skip = nn.LayerNorm(width) if members == 1 else nn.GroupNorm(members, width)
         self.fade_skip_only = fade_skip_only and input_skip and input_fade > 0
         self.repeat_logits = repeat_logits
         self.request_time = request_time
         self.features = features
         if world is not None:  # a training replaces it by an embedding at its end
-            self.table = cast("nn.Embedding", ShardedTable.like_embedding(catalog_size, self._encoder.width, world))
+            self.table = cast("nn.Embedding", ShardedTable.like_embedding(catalog_size, width, world))
             return
-        self.table = nn.Embedding(catalog_size + 1, self._encoder.width)
+        self.table = nn.Embedding(catalog_size + 1, width)
         nn.init.normal_(self.table.weight, std=0.02)
 
     @property
@@ -268,8 +271,7 @@ class NextItemModel(nn.Module):
             raise ShapeError(
                 "a model with repeat logits needs the histories of the states, found None; pass history=(items, cu_seqlens)"
             )
-        added = self.repeat_logits.added(states, sequence_items(*history))
-        added.add_to(scores, slice(0, len(scores)))
+        self.repeat_logits.added(states, sequence_items(*history)).add_to(scores, slice(0, len(scores)))
         return scores
 
     def loss(
@@ -298,13 +300,12 @@ class NextItemModel(nn.Module):
             return self.table.cross_entropy(states, targets, added, smoothing)
         losses = self._losses(states, targets, sampler, prefixes)
         loss = losses[0] if self.members == 1 else torch.stack(losses).mean()
+        if not smoothing:
+            return loss
         # the loss of smoothing is linear in the scores, so that of the mean scores is the mean of those of the members
-        return loss + smoothing * self._smoothing_loss(states, targets) if smoothing else loss
-
-    def _smoothing_loss(self, states: States, targets: Tensor) -> Tensor:
         if isinstance(self.table, ShardedTable):
-            return self.table.smoothing_loss(states, targets)
-        return smoothing_loss(states, self.vectors_of(targets), self.item_vectors)
+            return loss + smoothing * self.table.smoothing_loss(states, targets)
+        return loss + smoothing * smoothing_loss(states, self.vectors_of(targets), self.item_vectors)
 
     def _losses(
         self, states: States, targets: Tensor, sampler: NegativeSampler | None, prefixes: PrefixItems | None
@@ -349,11 +350,6 @@ class NextItemModel(nn.Module):
             )
 
 
-def _norm_of_each(members: int, width: int) -> nn.Module:
-    """Return a LayerNorm of the columns of each member."""
-    return nn.LayerNorm(width) if members == 1 else nn.GroupNorm(members, width)
-
-
 def _last_of_each(rows: Hidden, cu_seqlens: CuSeqlens) -> States:
     """Return the row of the last position of each sequence. [T, D] -> [B, D]."""
     return rows[to_device(cu_seqlens[1:] - 1, rows.device)]
@@ -379,13 +375,7 @@ def make_model(
 
 
 def build_model(config: BackboneConfig, catalog_size: int, world: World | None = None) -> NextItemModel:
-    """Return a model with initial weights from torch's generator.
-
-    Args:
-        config: settings of the backbone and of the layers around it.
-        catalog_size: V.
-        world: the processes over which the item table is spread; None: it is not.
-    """
+    """Do `make_model` with initial weights from torch's generator, and without features."""
     width = config.state_width
     repeat_logits = None if config.repeat_logits == "none" else RepeatLogits(width, config.repeat_logits)
     return NextItemModel(

@@ -55,17 +55,9 @@ def bucket_by_length(cu_seqlens: CuSeqlens, device: torch.device | None = None) 
 
 
 def attend(queries: Values, keys: Values, values: Values, buckets: LengthBuckets, *, causal: bool) -> Values:
-    """Compute softmax(Q K^T / sqrt(P)) V within each sequence, for each head.
+    """Compute softmax(Q K^T / sqrt(P)) V within each sequence, for each head; all [T, H, P].
 
-    Args:
-        queries: [T, H, P].
-        keys: [T, H, P].
-        values: [T, H, P].
-        buckets: of the packed batch.
-        causal: whether a position attends only to itself and earlier positions.
-
-    Returns:
-        [T, H, P]. Memory O(T) where torch has a fused kernel (CPU and CUDA).
+    With `causal` a position attends only to itself and earlier positions. Memory O(T) where torch has a fused kernel (CPU, CUDA).
     """
     padded = torch.stack([queries, keys, values])  # [3, T, H, P]
     padded = torch.cat([padded, padded.new_zeros(3, 1, *padded.shape[2:])], dim=1)

@@ -38,6 +38,10 @@ class AddedLogits:
     coefficients: Tensor  # [M, F]
     prefixes: PrefixItems  # M of them
 
+    def to(self, dtype: torch.dtype) -> "AddedLogits":
+        """Return the same logits with coefficients of a type."""
+        return AddedLogits(self.coefficients.to(dtype), self.prefixes)
+
     def cells(self, rows: slice) -> tuple[RepeatCells, Tensor]:
         """Return the cells of a block of rows and their features [n, F], on the device of the coefficients."""
         cells = self.prefixes.cells(rows).to(self.coefficients.device)
@@ -99,20 +103,16 @@ def linear_cross_entropy(
         ShapeError: states, targets and prefixes differ in length.
     """
     check_added(states, added)
-    if targets.shape != states.shape[:1]:
-        raise ShapeError(
-            f"states [M, D] and targets [M] must have the same length, found {tuple(states.shape)} and {tuple(targets.shape)}"
-        )
+    check_targets(states, targets)
     device = states.device.type
     bfloat16 = autocasts_to_bfloat16(device)
     with torch.autocast(device, enabled=False):
         states, table = promote_to_float32(states, table)
         operands = torch.bfloat16 if bfloat16 else states.dtype
-        coefficients = None if added is None else added.coefficients.to(states.dtype)
-        prefixes = None if added is None else added.prefixes
+        added = added and added.to(states.dtype)
         parts = (BlockLogits, exp_and_sum_) if kernels is None else (kernels.BlockLogits, kernels.exp_and_sum_)
         return _LinearCrossEntropy.apply(
-            states, table, targets, coefficients, prefixes, operands, torch.is_grad_enabled(), *parts
+            states, table, targets, added and added.coefficients, added, operands, torch.is_grad_enabled(), *parts
         )
 
 
@@ -133,6 +133,18 @@ def smoothing_loss(states: Tensor, target_rows: Tensor, table: Tensor) -> Tensor
     Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7.
     """
     return (states * (target_rows - table.mean(0))).sum(1).mean()
+
+
+def check_targets(states: Tensor, targets: Tensor) -> None:
+    """Check that there is one target a state.
+
+    Raises:
+        ShapeError: states and targets differ in length.
+    """
+    if targets.shape != states.shape[:1]:
+        raise ShapeError(
+            f"states [M, D] and targets [M] must have the same length, found {tuple(states.shape)} and {tuple(targets.shape)}"
+        )
 
 
 def check_added(states: Tensor, added: AddedLogits | None) -> None:
@@ -210,7 +222,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         table: Tensor,
         targets: Tensor,
         coefficients: Tensor | None,
-        prefixes: PrefixItems | None,
+        added: AddedLogits | None,
         operands: torch.dtype,
         grad_enabled: bool,  # noqa: FBT001
         block_logits: Callable[..., BlockLogits],
@@ -229,7 +241,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
         scratch = factors.new_empty(size * classes)
         cannot_overflow = _cannot_overflow(states, table)
-        added = None if coefficients is None or prefixes is None else AddedLogits(coefficients, prefixes)
         d_coefficients = None if coefficients is None else torch.zeros_like(coefficients)
         loss = states.new_zeros(())
         d_states, d_columns = torch.zeros_like(states), table.new_zeros(width, classes)

@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops.cross_entropy import BLOCK_ELEMENTS, AddedLogits, check_added
-from ssd4rec.ops.repeats import PrefixItems
 from ssd4rec.ops.segments import promote_to_float32
 
 
@@ -104,16 +103,14 @@ def sampled_cross_entropy(
     if not negatives.shape == negative_rows.shape[:1] == log_expected.shape:
         raise ShapeError(
             f"negative_rows [K, D], negatives [K] and log_expected [K] must have the same length, found "
-            f"{tuple(negative_rows.shape)}, "
-            f"{tuple(negatives.shape)} and {tuple(log_expected.shape)}"
+            f"{tuple(negative_rows.shape)}, {tuple(negatives.shape)} and {tuple(log_expected.shape)}"
         )
     with torch.autocast(states.device.type, enabled=False):
         states, target_rows, negative_rows = promote_to_float32(states, target_rows, negative_rows)
         correction = log_expected.to(states.dtype)
-        coefficients = None if added is None else added.coefficients.to(states.dtype)
-        prefixes = None if added is None else added.prefixes
+        added = added and added.to(states.dtype)
         return _SampledCrossEntropy.apply(
-            states, target_rows, targets, negative_rows, negatives, correction, coefficients, prefixes
+            states, target_rows, targets, negative_rows, negatives, correction, added and added.coefficients, added
         )
 
 
@@ -130,8 +127,7 @@ def sampled_cross_entropy_reference(
     target_scores = (states * target_rows).sum(1, keepdim=True)
     others = states @ negative_rows.T - log_expected
     if added is not None:
-        cells, features = added.cells(slice(0, len(states)))
-        logits = (added.coefficients[cells.row] * features).sum(1)
+        cells, logits = added.logits(slice(0, len(states)))
         table = states.new_zeros(len(states), 1 + int(max(targets.max(), negatives.max(), cells.column.max() + 1)))
         table = table.index_put((cells.row, cells.column + 1), logits)
         target_scores = target_scores + table.gather(1, targets[:, None])
@@ -181,9 +177,8 @@ class _SampledCrossEntropy(torch.autograd.Function):
         negatives: Tensor,
         log_expected: Tensor,
         coefficients: Tensor | None,
-        prefixes: PrefixItems | None,
+        added: AddedLogits | None,
     ) -> Tensor:
-        added = None if coefficients is None or prefixes is None else AddedLogits(coefficients, prefixes)
         d_coefficients = None if coefficients is None else torch.zeros_like(coefficients)
         rows, count = states.shape[0], negatives.shape[0]
         d_states, d_targets = torch.empty_like(states), torch.empty_like(target_rows)

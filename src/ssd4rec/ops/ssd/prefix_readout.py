@@ -24,7 +24,7 @@ from ssd4rec.ops.blocks import blocks
 from ssd4rec.ops.convolution import BlockedConvolution
 from ssd4rec.ops.cumulative import cumulative_sum, cumulative_sum_no_grad
 from ssd4rec.ops.gather import sum_sequences, sum_sequences_from
-from ssd4rec.ops.heads import add_scaled_heads_, scale_heads, sum_heads
+from ssd4rec.ops.heads import add_scaled_heads_, scale_heads, scale_heads_to, sum_heads
 from ssd4rec.ops.segments import Layout, promote_to_float32
 
 
@@ -92,7 +92,7 @@ class _BackwardPrefixReadout(torch.autograd.Function):
             for k, partial_sum in enumerate(terms.partial_sums(block)):
                 term = terms.term(block, k, partial_sum)
                 if k == terms.lag:
-                    torch.mul(*terms.expand_heads(term.x, term.weights), out=terms.split_heads(complete[block]))
+                    scale_heads_to(complete[block], term.x, term.weights)
                 else:
                     rows = y[block.start + k : block.stop + k]
                     add_scaled_heads_(rows, term.x[: len(rows)], term.weights[: len(rows)])
@@ -125,9 +125,9 @@ class _BackwardPrefixReadout(torch.autograd.Function):
                 if k < terms.lag:
                     d_CB *= terms.continues[k][block]
                 d_convolved = terms.scratch("d_convolved", block)
-                torch.mul(*terms.expand_heads(d_y, term.weights), out=terms.split_heads(d_convolved[:, : terms.inner]))
+                scale_heads_to(d_convolved[:, : terms.inner], d_y, term.weights)
                 torch.mul(term.C, d_CB, out=d_convolved[:, terms.inner :])
-                gradients.add_first_C(block, k, term.B * d_CB)
+                gradients.first_C.index_add_(0, terms.first_rows(block, k), term.B * d_CB)
                 d_sum += torch.ops.aten.silu_backward(d_convolved, sums[k], grad_input=d_convolved)
                 gradients.add_tap(block, k, d_sum)
         dD = gradients.add_first(dy, D)
@@ -179,14 +179,6 @@ class _Terms:
             self._scratch[name] = self.convolution.empty(max(each.stop - each.start for each in self.blocks))
         return self._scratch[name][: block.stop - block.start]
 
-    def split_heads(self, values: Tensor) -> Tensor:
-        """[rows, E] -> [rows, H, P]."""
-        return values.unflatten(-1, (self.heads, -1))
-
-    def expand_heads(self, values: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """[rows, E], [rows, H] -> [rows, H, P], [rows, H, 1]."""
-        return self.split_heads(values), factor[..., None]
-
     def shifted(self, values: Tensor, block: slice, k: int) -> Tensor:
         """Return the rows k below those of a block; rows past the end are zero."""
         rows = values[block.start + k : block.stop + k]
@@ -233,7 +225,7 @@ class _Gradients:
         self.terms = terms
         self.channels, self.weight, self.bias = map(torch.zeros_like, (terms.channels, terms.taps, terms.bias))
         self.used = terms.channels.shape[1] - terms.state_dim
-        self.first_C = torch.zeros_like(terms.first.C)
+        self.first_C = torch.zeros_like(terms.first.C)  # of C_1 of all prefixes
 
     def add_tap(self, block: slice, k: int, d_sum: Tensor) -> None:
         """Add the gradients of the neighbor at distance k, which enters partial sum k and all later ones."""
@@ -241,10 +233,6 @@ class _Gradients:
         self.terms.convolution.add_gradients(block, k, d_sum, self.channels[:, :used], self.weight[:, :used])
         if k == 0:
             self.bias[:used] += d_sum.sum(0)
-
-    def add_first_C(self, block: slice, k: int, d_C: Tensor) -> None:
-        """Add the gradient of C_1 from the prefixes that end k positions after those of a block."""
-        self.first_C.index_add_(0, self.terms.first_rows(block, k), d_C)
 
     def add_first(self, dy: Tensor, D: Tensor) -> Tensor:
         """Add the gradients through the first positions; return the gradient of D."""

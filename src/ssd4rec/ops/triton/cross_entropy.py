@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.errors import ShapeError
+from ssd4rec.ops.cross_entropy import check_targets
 from ssd4rec.ops.triton.common import precision
 
 
@@ -42,10 +42,7 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, tile: T
     Raises:
         ShapeError: states and targets differ in length.
     """
-    if targets.shape != states.shape[:1]:
-        raise ShapeError(
-            f"states [M, D] and targets [M] must have the same length, found {tuple(states.shape)} and {tuple(targets.shape)}"
-        )
+    check_targets(states, targets)
     device = states.device.type
     if torch.is_autocast_enabled(device):
         states = states.to(torch.get_autocast_dtype(device))
