@@ -37,15 +37,9 @@ def items_taking_part(items: IntArray, catalog_size: int, most: int, name: str) 
 
 
 def renumbered(items: IntArray, frequent: IntArray, catalog_size: int) -> IntArray:
-    """Return the place of each item among the frequent ones, -1 for the others.
+    """Return the place of each item among the frequent ones, -1 for the others. int64 [T] -> int64 [T].
 
-    Args:
-        items: int64 [T] item indices; 0 is an unknown item.
-        frequent: int64 [n] item indices minus one, ascending.
-        catalog_size: V.
-
-    Returns:
-        int64 [T].
+    Items are item indices, 0 an unknown item; the frequent ones are item indices minus one, ascending.
     """
     place_of = np.full(catalog_size + 1, -1, dtype=np.int64)
     place_of[frequent + 1] = np.arange(len(frequent))

@@ -77,15 +77,7 @@ class EASE:
         return cls(weights, members, catalog_size, fade)
 
     def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
-        """Yield the scores of a few sequences at a time.
-
-        Args:
-            items: int64 [T] packed sequences.
-            cu_seqlens: int64 [B + 1].
-
-        Yields:
-            The rows, and their scores, float32 [rows, V]; 0 for items that do not take part.
-        """
+        """Yield the scores of a few packed sequences at a time: the rows, and float32 [rows, V], 0 for items not taking part."""
         size, edges = max(1, BLOCK_ELEMENTS // self.catalog_size), cu_seqlens.cpu()
         place = torch.from_numpy(renumbered(items.cpu().numpy(), self.members, self.catalog_size))
         columns = torch.from_numpy(self.members)

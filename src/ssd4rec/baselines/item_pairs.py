@@ -44,15 +44,7 @@ class ItemPairs:
         return cls(np.zeros(catalog_size + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
     def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
-        """Yield the scores of a few sequences at a time.
-
-        Args:
-            items: int64 [T] packed sequences.
-            cu_seqlens: int64 [B + 1].
-
-        Yields:
-            The rows, and their scores, float64 [rows, V]; 0 for items without a pair.
-        """
+        """Yield the scores of a few packed sequences at a time: the rows, and float64 [rows, V], 0 for items without a pair."""
         size = max(1, BLOCK_ELEMENTS // self.catalog_size)
         sequences = len(cu_seqlens) - 1
         for first in range(0, sequences, size):
@@ -63,11 +55,6 @@ class ItemPairs:
         """Return what fusion with weight 1 adds to the scores of a few sequences, where it is not 0.
 
         A score s adds log(1 + s / floor), and a negative one the same amount with a minus sign.
-
-        Args:
-            items: int64 [T] packed sequences.
-            cu_seqlens: int64 [B + 1].
-            rows: which sequences.
 
         Returns:
             int64 [n] flattened indices into [rows, V], each once; float32 [n] the values.

@@ -35,15 +35,7 @@ class FadingSum(nn.Module):
         return torch.sigmoid(self.logit)
 
     def forward(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
-        """Return the sum up to each position. [T, D] -> [T, D].
-
-        Args:
-            embedded: [T, D] the vectors of packed sequences.
-            cu_seqlens: int64 [B + 1].
-
-        Raises:
-            ShapeError: cu_seqlens do not rise from 0.
-        """
+        """Return the sum up to each position, see `ops.dispatch.fading_sum`. [T, D] -> [T, D]."""
         return fading_sum(embedded, nn.functional.logsigmoid(self.logit), cu_seqlens)
 
     def new_cache(self, sequences: int, width: int) -> FadingCache:

@@ -10,17 +10,10 @@ from ssd4rec.ops.attention import LengthBuckets
 
 
 class PackedGRU(nn.Module):
-    """`nn.GRU` applied to each sequence of a packed batch from a zero state.
+    """`nn.GRU` applied to each sequence of a packed batch from a zero state, with dropout between its layers.
 
     Sequences of similar length are padded on the right and processed together. torch's `PackedSequence` needs no padding, but on
     a CPU each of its steps allocates a gradient of the whole batch, so its cost is quadratic in the length.
-
-    Args:
-        width: of the input.
-        hidden: width of the state.
-        layers: number of stacked layers.
-        dropout: between the layers.
-        bias: whether the gates have a bias.
     """
 
     def __init__(self, width: int, hidden: int, layers: int = 1, dropout: float = 0.0, *, bias: bool = True) -> None:

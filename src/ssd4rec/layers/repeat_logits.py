@@ -41,20 +41,13 @@ class RepeatLogits(nn.Module):
         self.state_weight = nn.Parameter(torch.zeros(count, width))  # W
 
     def added(self, states: States, prefixes: PrefixItems) -> AddedLogits:
-        """Return the logits of the items in the prefixes that the states were read from.
-
-        Args:
-            states: [M, D].
-            prefixes: M of them.
-        """
+        """Return the logits of the items in the prefixes that the states [M, D] were read from."""
         return AddedLogits(SCALE * self.weight + states.to(self.weight.dtype) @ self.state_weight.T, prefixes)
 
     def added_of_each(self, states: Sequence[States], prefixes: PrefixItems) -> list[AddedLogits]:
-        """Return the logits of each member of a model; `added` of the states side by side, divided by their number, is the mean.
+        """Return the logits of each member of a model from its states [n, D] and the n prefixes; the layer has the width M D.
 
-        Args:
-            states: M times [n, D], of the members; the layer has the width M D.
-            prefixes: n of them.
+        `added` of the states side by side, divided by their number, is the mean.
         """
         columns = self.state_weight.chunk(len(states), dim=1)
         return [
@@ -70,8 +63,8 @@ class RepeatLogits(nn.Module):
         Args:
             blocks: which sequences, and their scores [rows, V].
             states: [B, D] of all sequences.
-            items: int64 [T] the sequences, packed; 0 stands for no item.
-            cu_seqlens: int64 [B + 1].
+            items: packed; 0 stands for no item.
+            cu_seqlens: of all sequences.
         """
         added = self.added(states, sequence_items(items, cu_seqlens))
         for rows, scores in blocks:

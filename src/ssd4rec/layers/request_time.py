@@ -32,11 +32,9 @@ class RequestTime(nn.Module):
         nn.init.zeros_(self.table.weight)
 
     def forward(self, states: States, times: RequestTimes) -> States:
-        """Return the states at the time of their requests. [B, D] -> [B, D].
+        """Return the states at the time of their requests: the gap and the moment in seconds. [B, D], int64 [B, 2] -> [B, D].
 
-        Args:
-            states: [B, D].
-            times: int64 [B, 2], the gap and the moment of each request in seconds; a gap of `UNKNOWN` leaves the state as it is.
+        A gap of `UNKNOWN` leaves the state as it is.
         """
         is_known = times[:, 0] >= 0
         if self.training:

@@ -62,15 +62,9 @@ def new_cache(layer: BiSSDLayer, sequences: int) -> LayerCache:
 
 
 def prefill(layer: BiSSDLayer, hidden: Hidden, layout: Layout) -> tuple[LayerCache, States]:
-    """Compute the cache after whole sequences, as `step` for each position, and the output at their last positions.
+    """Compute the cache after whole sequences, as `step` for each position, and the output of `BiSSDLayer.forward_last`.
 
-    Args:
-        layer: in evaluation mode.
-        hidden: [T, D] input of the layer.
-        layout: of the packed batch.
-
-    Returns:
-        The cache, and [B, D] the output of `BiSSDLayer.forward_last`.
+    The layer is in evaluation mode; hidden is its input. [T, D] -> cache, [B, D].
     """
     mixer, source = layer.mixer, layer.source(hidden)
     channels, dt = _project_without_gate(mixer, source)

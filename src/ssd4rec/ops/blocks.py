@@ -11,14 +11,9 @@ ELEMENTS = 1 << 20
 
 
 def blocks(values: Tensor, *, reverse: bool = False, arrays: int = 1) -> list[slice]:
-    """Return slices that cover the rows of [T, width] in order, or from the last block to the first.
+    """Return slices that cover the rows of [T, width] in order; `reverse`: from the last block to the first.
 
-    On a GPU there is one block, because each operation is a kernel launch.
-
-    Args:
-        values: the tensor to process.
-        reverse: start with the last block.
-        arrays: number of arrays of this width in use at the same time.
+    On a GPU there is one block, because each operation is a kernel launch. `arrays` of this width are in use at the same time.
     """
     length, width = values.shape
     size = max(1, ELEMENTS // max(1, width * arrays)) if values.device.type == "cpu" else max(1, length)

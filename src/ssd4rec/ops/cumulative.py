@@ -12,14 +12,9 @@ from ssd4rec.ops.segments import Chunks, Layout, add_rows_
 def cumulative_sum(values: Tensor, layout: Layout, *, reverse: bool = False, inclusive: bool = True) -> Tensor:
     """Sum values from the first position of each sequence up to each position. [T, width] -> [T, width].
 
-    Chunks of Q positions are summed by a product with a masked matrix of ones.
-    No sum is computed as the difference of two longer sums, which would lose the digits of a small sum next to a large one.
-
-    Args:
-        values: [T, width].
-        layout: of the packed batch.
-        reverse: sum from the last position down.
-        inclusive: include the position itself. The exclusive sum is not computed by subtraction, for the same reason.
+    Chunks of Q positions are summed by a product with a masked matrix of ones. With `reverse` the sum is from the last position
+    down; if not `inclusive` it leaves out the position itself. No sum is computed as the difference of two longer sums, which
+    would lose the digits of a small sum next to a large one.
     """
     sums = partial(cumulative_sum_no_grad, chunks=layout.chunks, inclusive=inclusive)
     with torch.autocast(values.device.type, enabled=False):

@@ -96,14 +96,9 @@ def scan(
 
 
 def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidden:
-    """Compute f_t = decay f_{t-1} + x_t over the positions of each sequence, with f = 0 before the first.
+    """Compute f_t = decay f_{t-1} + x_t over the positions of each sequence, with f = 0 before the first. [T, D] -> [T, D].
 
-    It is the scan with one state, a constant step and B = C = 1.
-
-    Args:
-        values: [T, D].
-        log_decay: [1], negative.
-        cu_seqlens: int64 [B + 1].
+    It is the scan with one state, a constant step and B = C = 1; log_decay [1] is negative.
 
     Raises:
         ShapeError: cu_seqlens do not rise from 0.

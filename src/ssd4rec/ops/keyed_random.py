@@ -71,11 +71,7 @@ def at(rows: Tensor) -> AbstractContextManager[None]:
 
 
 def appended(cu_seqlens: CuSeqlens) -> AbstractContextManager[None]:
-    """Inside the block, each sequence has one more row at its end, whose key follows from its last one.
-
-    Args:
-        cu_seqlens: int64 [B + 1] before the rows are appended.
-    """
+    """Inside the block, each of the sequences has one more row at its end, whose key follows from its last one."""
 
     def append(keys: Tensor) -> Tensor:
         last = keys[to_device(cu_seqlens[1:] - 1, keys.device)]

@@ -92,10 +92,5 @@ def prefix_items(items: Items, cu_seqlens: CuSeqlens, ends: Tensor) -> PrefixIte
 
 
 def sequence_items(items: Items, cu_seqlens: CuSeqlens) -> PrefixItems:
-    """Prepare the enumeration of the distinct items of whole sequences, a row each.
-
-    Args:
-        items: int64 [T] packed sequences; 0 stands for no item.
-        cu_seqlens: int64 [B + 1].
-    """
+    """Prepare the enumeration of the distinct items of whole sequences, a row each; see `prefix_items`."""
     return prefix_items(items, cu_seqlens, cu_seqlens.cpu()[1:] - 1)

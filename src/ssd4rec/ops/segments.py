@@ -139,15 +139,9 @@ def check_cu_seqlens(cu_seqlens: CuSeqlens) -> None:
 
 
 def append_to_each(items: Items, cu_seqlens: CuSeqlens, last: Tensor) -> tuple[Tensor, CuSeqlens]:
-    """Append one item to each sequence.
+    """Append the items last [B] to sequences, and return the items [T + B] and their cu_seqlens, which may stay on the CPU.
 
-    Args:
-        items: [T].
-        cu_seqlens: [B + 1]; they may stay on the CPU.
-        last: [B] the items to append.
-
-    Returns:
-        Items [T + B] and their cu_seqlens: items [5, 7, 2], cu_seqlens [0, 2, 3], last [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
+    Items [5, 7, 2], cu_seqlens [0, 2, 3], last [0, 9] -> [5, 7, 0, 2, 9], [0, 3, 5].
     """
     longer = cu_seqlens + torch.arange(len(cu_seqlens), device=cu_seqlens.device)
     shift = torch.repeat_interleave(cu_seqlens.diff(), output_size=len(items))
@@ -158,17 +152,10 @@ def append_to_each(items: Items, cu_seqlens: CuSeqlens, last: Tensor) -> tuple[T
 
 
 def flat_score_index(items: Items, cu_seqlens: CuSeqlens, sequences: slice, catalog_size: int) -> Tensor:
-    """Return the flat index of each sequence's own items in a score matrix [sequences, V].
+    """Return the flat index of each sequence's own items in a score matrix [sequences, V]; item 0 stands for no item.
 
-    Args:
-        items: int64 [T] items of the packed sequences; 0 stands for no item.
-        cu_seqlens: int64 [B + 1]; they may stay on the CPU.
-        sequences: the sequences that the rows of the score matrix belong to.
-        catalog_size: V.
-
-    Returns:
-        int64 [n] flat indices; an item that occurs twice in a sequence is listed twice.
-        Items [3, 1, 0], cu_seqlens [0, 1, 3], both sequences, V = 3 -> [2, 3].
+    `sequences` are those that the rows of the matrix belong to; cu_seqlens may stay on the CPU. An item that occurs twice in a
+    sequence is listed twice. Items [3, 1, 0], cu_seqlens [0, 1, 3], both sequences, V = 3 -> [2, 3].
     """
     edges = cu_seqlens[sequences.start : sequences.stop + 1]
     own_items = items[int(edges[0]) : int(edges[-1])]

@@ -26,16 +26,9 @@ class Windows:
 
 
 def encode_last(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> States:
-    """Encode the last `length` positions of each sequence and return the output at the last one.
+    """Encode the last `length` positions of each sequence and return the output at the last one. [T, D] -> [B, D].
 
-    Args:
-        encoder: the layers of a model.
-        embedded: [T, D] item embeddings of the packed batch.
-        cu_seqlens: int64 [B + 1]; on the CPU, so that nothing synchronizes with the device of the embeddings.
-        length: maximum number of positions.
-
-    Returns:
-        [B, D].
+    cu_seqlens are on the CPU, so that nothing synchronizes with the device of the embeddings.
 
     Raises:
         ShapeError: cu_seqlens do not increase from 0.
@@ -48,7 +41,7 @@ def encode_last(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, lengt
 
 
 def encode_windows(encoder: Encoder, embedded: Hidden, cu_seqlens: CuSeqlens, length: int) -> Hidden:
-    """Encode every position, in windows of `length` positions; see `cut_into_windows`, and `encode_last` for the arguments."""
+    """Encode every position, in windows of `length` positions; see `cut_into_windows` and `encode_last`. [T, D] -> [T, D]."""
     check_cu_seqlens(cu_seqlens)
     windows = cut_into_windows(cu_seqlens, length)
     device = embedded.device

@@ -111,8 +111,9 @@ class _BackwardPrefixReadout(torch.autograd.Function):
         for block in terms.blocks:
             torch.mul(terms.shifted(dy, block, terms.lag), terms.continues[-1][block], out=d_complete[block])
         d_complete = cumulative_sum_no_grad(d_complete, ctx.layout.chunks, reverse=True)
-        d_decayed_dt = torch.zeros_like(decayed_dt)
-        gradients = _Gradients(terms)
+        d_channels, d_taps, d_bias = map(torch.zeros_like, (channels, terms.taps, bias))
+        d_decayed_dt, d_first_C = torch.zeros_like(decayed_dt), torch.zeros_like(terms.first.C)
+        used = channels.shape[1] - ctx.state_dim
         for block in terms.blocks:
             d_sum = terms.scratch("d_sum", block).zero_()
             sums = [terms.scratch(f"sum {k}", block).copy_(partial) for k, partial in enumerate(terms.partial_sums(block))]
@@ -127,11 +128,13 @@ class _BackwardPrefixReadout(torch.autograd.Function):
                 d_convolved = terms.scratch("d_convolved", block)
                 scale_heads_to(d_convolved[:, : terms.inner], d_y, term.weights)
                 torch.mul(term.C, d_CB, out=d_convolved[:, terms.inner :])
-                gradients.first_C.index_add_(0, terms.first_rows(block, k), term.B * d_CB)
+                d_first_C.index_add_(0, terms.first_rows(block, k), term.B * d_CB)
                 d_sum += torch.ops.aten.silu_backward(d_convolved, sums[k], grad_input=d_convolved)
-                gradients.add_tap(block, k, d_sum)
-        dD = gradients.add_first(dy, D)
-        return gradients.channels, gradients.weight.flip(0).T, gradients.bias, d_decayed_dt, dD, None, None
+                # the neighbor at distance k enters partial sum k and all later ones
+                terms.convolution.add_gradients(block, k, d_sum, d_channels[:, :used], d_taps[:, :used])
+            d_bias[:used] += d_sum.sum(0)
+        dD = terms.add_first_gradients(dy, D, d_first_C, (d_channels, d_taps, d_bias))
+        return d_channels, d_taps.flip(0).T, d_bias, d_decayed_dt, dD, None, None
 
 
 class _First(NamedTuple):
@@ -217,41 +220,23 @@ class _Terms:
         out = F.silu(total)
         return _First(total, out[:, : self.inner].contiguous(), out[:, -self.state_dim :].contiguous())
 
-
-class _Gradients:
-    """Accumulated gradients of channels, weight and bias."""
-
-    def __init__(self, terms: _Terms) -> None:
-        self.terms = terms
-        self.channels, self.weight, self.bias = map(torch.zeros_like, (terms.channels, terms.taps, terms.bias))
-        self.used = terms.channels.shape[1] - terms.state_dim
-        self.first_C = torch.zeros_like(terms.first.C)  # of C_1 of all prefixes
-
-    def add_tap(self, block: slice, k: int, d_sum: Tensor) -> None:
-        """Add the gradients of the neighbor at distance k, which enters partial sum k and all later ones."""
-        used = self.used
-        self.terms.convolution.add_gradients(block, k, d_sum, self.channels[:, :used], self.weight[:, :used])
-        if k == 0:
-            self.bias[:used] += d_sum.sum(0)
-
-    def add_first(self, dy: Tensor, D: Tensor) -> Tensor:
-        """Add the gradients through the first positions; return the gradient of D."""
-        terms, sequences = self.terms, len(self.terms.starts)
+    def add_first_gradients(self, dy: Tensor, D: Tensor, d_C: Tensor, sums: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Add the gradients through the first positions to those of channels, taps and bias; return the gradient of D."""
+        d_channels, d_taps, d_bias = sums
         d_x = torch.cat(
-            [dy[rows] * valid for rows, valid in map(terms.neighbors_of_first, range(terms.lag))]
-            + [sum_sequences_from(dy, terms.layout, terms.lag)]
+            [dy[rows] * valid for rows, valid in map(self.neighbors_of_first, range(self.lag))]
+            + [sum_sequences_from(dy, self.layout, self.lag)]
         )
-        dD = sum_heads(d_x * terms.first.x, terms.heads).sum(0)
-        d_first = torch.zeros_like(terms.first.sum)
-        d_first[:, : terms.inner] = scale_heads(d_x, D.expand(len(d_x), -1))
-        d_first[:, -terms.state_dim :] = self.first_C
-        d_first = torch.ops.aten.silu_backward(d_first, terms.first.sum).view(terms.lag + 1, sequences, -1)
+        d_first = torch.zeros_like(self.first.sum)
+        d_first[:, : self.inner] = scale_heads(d_x, D.expand(len(d_x), -1))
+        d_first[:, -self.state_dim :] = d_C
+        d_first = torch.ops.aten.silu_backward(d_first, self.first.sum).view(self.lag + 1, len(self.starts), -1)
         d_sum = torch.zeros_like(d_first[0])
-        for j in range(terms.lag, -1, -1):
+        for j in range(self.lag, -1, -1):
             d_sum += d_first[j]
-            rows, valid = terms.neighbors_of_first(j)
+            rows, valid = self.neighbors_of_first(j)
             masked = d_sum * valid
-            self.channels.index_add_(0, rows, masked * terms.taps[j])
-            self.weight[j] += (masked * terms.channels[rows]).sum(0)
-        self.bias += d_sum.sum(0)
-        return dD
+            d_channels.index_add_(0, rows, masked * self.taps[j])
+            d_taps[j] += (masked * self.channels[rows]).sum(0)
+        d_bias += d_sum.sum(0)
+        return sum_heads(d_x * self.first.x, self.heads).sum(0)

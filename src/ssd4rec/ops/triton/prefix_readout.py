@@ -109,11 +109,6 @@ class _Plan(NamedTuple):
         return max(1, min(self.tile.blocks, self.blocks * tiles // self.tile.programs))
 
 
-def _plan(channels: Tensor, weight: Tensor, dt: Tensor, layout: Layout, state_dim: int, tile: Tile) -> _Plan:
-    inner = channels.shape[1] - 2 * state_dim
-    return _Plan(tile, channels.shape[0], dt.shape[1], inner, state_dim, weight.shape[1], layout.cu_seqlens.shape[0] - 1)
-
-
 class _BackwardPrefixReadout(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -130,7 +125,8 @@ class _BackwardPrefixReadout(torch.autograd.Function):
     ) -> Tensor:
         channels, dt = contiguous_rows(channels), contiguous_rows(dt)
         weight, bias, A, D = weight.contiguous(), bias.contiguous(), A.contiguous(), D.contiguous()
-        plan = _plan(channels, weight, dt, layout, state_dim, tile)
+        inner = channels.shape[1] - 2 * state_dim
+        plan = _Plan(tile, *dt.shape, inner, state_dim, weight.shape[1], layout.cu_seqlens.shape[0] - 1)
         inputs, edges, Q = (channels, weight, bias), (layout.seq_start, layout.seq_end), tile.length
         strides, warps = (channels.stride(0), dt.stride(0), plan.heads), {"num_warps": tile.warps}
         decay, cb = dt.new_empty(dt.shape), dt.new_empty(plan.length, plan.taps)
@@ -197,9 +193,9 @@ class _BackwardPrefixReadout(torch.autograd.Function):
             plan.length, *strides, columns, **sizes, BLOCKS=blocks_per_program, num_warps=tile.warps,
         )  # fmt: skip
 
-        state_sizes: dict[str, Any] = {"K": plan.taps, "N": plan.state_dim, "COLUMNS": _columns(plan.state_dim), "Q": Q}
-        state_sizes["BLOCKS"] = blocks_per_program
-        grid = (programs * -(-plan.state_dim // state_sizes["COLUMNS"]),)
+        width = _columns(plan.state_dim)
+        state_sizes = {"K": plan.taps, "N": plan.state_dim, "COLUMNS": width, "Q": Q, "BLOCKS": blocks_per_program}
+        grid = (programs * -(-plan.state_dim // width),)
         places, counts = (*edges, layout.seq_idx), (plan.length, plan.sequences, channels.stride(0))
         d_first_C = torch.empty_like(first_C)
         B_backward[grid](

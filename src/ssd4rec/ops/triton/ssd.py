@@ -125,7 +125,9 @@ class _Scan(torch.autograd.Function):
         dt, B, C = contiguous_rows(dt), contiguous_rows(B), contiguous_rows(C)
         A, D = A.contiguous(), D.contiguous()
         plan = _plan(x, B, tile)
-        a, states = x.new_empty(dt.shape, dtype=torch.float32), _states(x, plan)
+        a = x.new_empty(dt.shape, dtype=torch.float32)
+        # the state that enters each span; neither written nor read where no sequence crosses the boundary
+        states = a.new_empty(plan.spans, plan.state_dim, plan.heads * plan.width)
         by_chunk = (plan.chunks, -(-plan.heads // HEADS_PER_PROGRAM))
         common = {"REVERSE": reverse, "PRECISION": precision(), "num_warps": tile.warps, "num_stages": tile.stages}
         edges = layout.seq_start, layout.seq_end
@@ -179,8 +181,3 @@ class _Scan(torch.autograd.Function):
             HEADS=HEADS_PER_PROGRAM, Q=plan.tile.length, REVERSE=reverse,
         )  # fmt: skip
         return dx, d_dt, dA.sum(0), dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dD.sum(0), None, None, None
-
-
-def _states(x: Tensor, plan: _Plan) -> Tensor:
-    # The state that enters each span; neither written nor read where no sequence crosses the boundary.
-    return x.new_empty((plan.spans, plan.state_dim, plan.heads * plan.width), dtype=torch.float32)
