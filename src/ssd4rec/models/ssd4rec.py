@@ -80,8 +80,7 @@ class SSD4Rec(nn.Module):
 
     def encode(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> States:
         """Encode each sequence, at its last position. [T, D] -> [B, D]."""
-        layout = make_layout(cu_seqlens, device=embedded.device)
-        top, hidden = self._lower_layers(embedded, layout)
+        top, hidden, layout = self._lower_layers(embedded, cu_seqlens)
         return self.final_norm(top.forward_last(hidden, layout))
 
     def encode_prefixes(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> Hidden:
@@ -91,8 +90,7 @@ class SSD4Rec(nn.Module):
             ConfigError: a layer below the top is bidirectional, so its outputs differ between prefixes.
         """
         self._check_causal_below("all-positions training")
-        layout = make_layout(cu_seqlens, device=embedded.device)
-        top, hidden = self._lower_layers(embedded, layout)
+        top, hidden, layout = self._lower_layers(embedded, cu_seqlens)
         return self.final_norm(top.forward_prefixes(hidden, layout))
 
     def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
@@ -140,13 +138,13 @@ class SSD4Rec(nn.Module):
                 f'use bidirectional = "top" (or train with the objective "per-prefix")'
             )
 
-    def _lower_layers(self, embedded: Hidden, layout: Layout) -> tuple[BiSSDLayer, Hidden]:
-        """Return the top layer and its input."""
-        *below, top = self._layers
+    def _lower_layers(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[BiSSDLayer, Hidden, Layout]:
+        """Return the top layer, its input, and the layout of the packed batch."""
+        layout, (*below, top) = make_layout(cu_seqlens, device=embedded.device), self._layers
         hidden = self._normalize(embedded)
         for layer in below:
             hidden = layer(hidden, layout)
-        return top, hidden
+        return top, hidden, layout
 
     @property
     def _layers(self) -> list[BiSSDLayer]:
