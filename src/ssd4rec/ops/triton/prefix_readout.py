@@ -126,7 +126,7 @@ class _BackwardPrefixReadout(torch.autograd.Function):
         channels, dt = contiguous_rows(channels), contiguous_rows(dt)
         weight, bias, A, D = weight.contiguous(), bias.contiguous(), A.contiguous(), D.contiguous()
         inner = channels.shape[1] - 2 * state_dim
-        plan = _Plan(tile, *dt.shape, inner, state_dim, weight.shape[1], layout.cu_seqlens.shape[0] - 1)
+        plan = _Plan(tile, len(dt), dt.shape[1], inner, state_dim, weight.shape[1], layout.cu_seqlens.shape[0] - 1)
         inputs, edges, Q = (channels, weight, bias), (layout.seq_start, layout.seq_end), tile.length
         strides, warps = (channels.stride(0), dt.stride(0), plan.heads), {"num_warps": tile.warps}
         decay, cb = dt.new_empty(dt.shape), dt.new_empty(plan.length, plan.taps)
