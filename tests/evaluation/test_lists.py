@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_the_properties_are_those_of_loops(rows, data):
     for row in lists:
         items = data.draw(st.lists(st.integers(1, catalog_size), max_size=3, unique=True))
         row[: len(items)] = items
-    actual = measure_lists(lists, world.histories, test, counts).as_dict()
+    actual = asdict(measure_lists(lists, world.histories, test, counts))
     assert actual.pop("length") == 3
     assert actual == pytest.approx(by_loops(lists.tolist(), own, counts), nan_ok=True)
 
@@ -93,8 +94,8 @@ def test_an_evaluation_measures_the_first_items_by_score(exclude_seen):
         lists.append(scores[0].topk(LIST_LENGTH).indices.numpy() + 1)
     ranking = evaluate(rules, world.histories, test, exclude_seen=exclude_seen, training_counts=counts)
     expected = measure_lists(np.array(lists), world.histories, test, counts)
-    assert ranking.lists.as_dict() == pytest.approx(expected.as_dict(), rel=0.05)  # ties
-    assert ranking.report()["lists"] == ranking.lists.as_dict()
+    assert asdict(ranking.lists) == pytest.approx(asdict(expected), rel=0.05)  # ties
+    assert ranking.report()["lists"] == asdict(ranking.lists)
     assert evaluate(rules, world.histories, test).lists is None
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ssd4rec.errors import DivergedError, ShapeError
 from ssd4rec.evaluation import scoring as module
-from ssd4rec.evaluation.ranks import rank_targets, ranks_from_blocks, rounding_of
+from ssd4rec.evaluation.ranks import check_targets, rank_targets, ranks_from_blocks, rounding_of
 from ssd4rec.evaluation.scoring import ScoredBlock, score_blocks, scored_blocks
 
 
@@ -75,7 +75,7 @@ def test_blocks_of_any_size_give_the_ranks_of_the_definition(data):
 def test_a_target_outside_of_the_catalogue_is_an_error(target):
     """Three items are numbered 1, 2, 3: there is no 0 and no 4."""
     with pytest.raises(ShapeError, match=rf"item indices 1 … 3 that the model scores, found {target}; use sequences"):
-        rank_targets(torch.zeros(2, 3), torch.tensor([1, target]))
+        check_targets(torch.tensor([1, target]), 3)
 
 
 @pytest.mark.parametrize("target", [0, 4])

@@ -118,7 +118,7 @@ class Ranking:
 
     def report_lists(self) -> dict[str, object]:
         """Return the part of a report about the recommended lists, as JSON values."""
-        return {} if self.lists is None else {"lists": self.lists.as_dict()}
+        return {} if self.lists is None else {"lists": asdict(self.lists)}
 
 
 def make_protocol(

@@ -1,6 +1,6 @@
 """Properties of recommendation lists beyond accuracy: coverage, popularity lift, diversity and novelty."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,6 @@ class ListProperties:
     popularity_lift: float  # mean popularity of the items of a list, over that of the user's history, less 1; mean over users
     diversity: float  # 1 less the mean similarity of two items of a list
     novelty: float  # mean surprise of a recommended item, -log2 of its share of the training events, in bits
-
-    def as_dict(self) -> dict[str, float]:
-        """Return {"length": 10, "coverage": …}."""
-        return asdict(self)
 
 
 def measure_lists(lists: IntArray, sequences: Sequences, examples: Examples, training_counts: IntArray) -> ListProperties:

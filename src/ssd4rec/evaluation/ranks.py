@@ -27,7 +27,7 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
 
     Args:
         scores: [B, V]; column j scores item index j + 1.
-        targets: int64 [B] item indices, 1 … V.
+        targets: int64 [B] item indices, 1 … V; see `check_targets`.
         removed: bool [B, V], excluded candidates; the target is never excluded. None: all V are candidates.
         rounding: [B], scores below the target's by no more than this tie with it. None: only equal ones do.
 
@@ -36,20 +36,7 @@ def rank_targets(scores: Scores, targets: Tensor, removed: Tensor | None = None,
 
     Raises:
         DivergedError: a score is not a finite number.
-        ShapeError: a target is not one of the V items.
     """
-    _check_targets(targets, scores.shape[1])
-    return _rank(scores, targets, removed, rounding)
-
-
-def removed_at(cells: Tensor, scores: Scores) -> Tensor:
-    """Return a bool tensor of the shape of the scores that is true at the cells, which are flattened indices."""
-    removed = torch.zeros_like(scores, dtype=torch.bool)
-    removed.view(-1)[cells] = True
-    return removed
-
-
-def _rank(scores: Scores, targets: Tensor, removed: Tensor | None, rounding: Tensor | None) -> Tensor:
     place = targets[:, None] - 1
     own = scores.gather(1, place)
     if rounding is not None:
@@ -70,6 +57,22 @@ def _rank(scores: Scores, targets: Tensor, removed: Tensor | None, rounding: Ten
     if removed is not None:
         ranks += removed.gather(1, place).squeeze(1)
     return ranks
+
+
+def check_targets(targets: Tensor, items: int) -> None:
+    """Raise a `ShapeError` for a target that is not one of the item indices 1 … V; on a GPU this waits for it."""
+    if outside := targets[(targets < 1) | (targets > items)].tolist():
+        raise ShapeError(
+            f"a target is one of the item indices 1 … {items} that the model scores, found {outside[0]}; "
+            f"use sequences of the catalog that the model was made for"
+        )
+
+
+def removed_at(cells: Tensor, scores: Scores) -> Tensor:
+    """Return a bool tensor of the shape of the scores that is true at the cells, which are flattened indices."""
+    removed = torch.zeros_like(scores, dtype=torch.bool)
+    removed.view(-1)[cells] = True
+    return removed
 
 
 def not_finite(bad: int, sequences: int) -> DivergedError:
@@ -96,25 +99,13 @@ def rounding_at(states: States, lengths: Tensor) -> Tensor:
 
 
 class TopLists:
-    """Collects the best items of each example while its target is ranked.
-
-    Args:
-        examples: how many.
-        length: items of a list.
-    """
+    """Collects lists of the best items of all examples, of equal length, while their targets are ranked."""
 
     def __init__(self, examples: int, length: int) -> None:
         self.items = np.zeros((examples, length), dtype=np.int64)  # item indices, best first; 0 where a list is shorter
 
     def add(self, examples: IntArray, rows: slice, scores: Scores, removed: Tensor | None) -> None:
-        """Store the lists of some examples.
-
-        Args:
-            examples: int64 [batch] the examples of a batch.
-            rows: which of them are scored.
-            scores: [rows, V].
-            removed: bool [rows, V], items that are left out; None: none are.
-        """
+        """Store the lists of some rows of a batch of examples, from their scores [rows, V] without the removed items."""
         candidates = scores if removed is None else scores.masked_fill(removed, -torch.inf)
         best = candidates.topk(min(self.items.shape[1], scores.shape[1]), dim=1)
         items = torch.where(best.values > -torch.inf, best.indices + 1, 0)
@@ -132,16 +123,9 @@ def ranks_from_blocks(
     rounding: Tensor | None = None,
     on_block: Callable[[slice, Scores, Tensor | None], None] | None = None,
 ) -> Tensor:
-    """Return `rank_targets` of scores that are computed a few rows at a time.
+    """Return `rank_targets` of scores that are computed a few rows at a time, in order.
 
-    Args:
-        blocks: in order.
-        targets: int64 [B] item indices.
-        rounding: [B], scores below the target's by no more than this tie with it.
-        on_block: called with rows, scores and removed candidates of each block.
-
-    Returns:
-        int64 [B].
+    `on_block` is called with rows, scores and removed candidates of each block.
 
     Raises:
         DivergedError: a score is not a finite number.
@@ -150,9 +134,9 @@ def ranks_from_blocks(
     ranks: list[Tensor] = []
     for rows, scores, seen in blocks:
         if not ranks:  # all targets at the first block: each look waits for a GPU
-            _check_targets(targets, scores.shape[1])
+            check_targets(targets, scores.shape[1])
         removed = None if seen is None else removed_at(seen, scores)
-        ranks.append(_rank(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
+        ranks.append(rank_targets(scores, targets[rows], removed, None if rounding is None else rounding[rows]))
         if on_block:
             on_block(rows, scores, removed)
     return torch.cat(ranks)
@@ -186,7 +170,11 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
     world = world or World()
     ranks, places, done = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     with torch.inference_mode(), evaluating(model):
-        _check_catalog(sequences, catalog_size_of(model))
+        if (largest := int(sequences.items.max())) > (scored := catalog_size_of(model)):
+            raise ShapeError(
+                f"the sequences have item indices up to {largest}, the model scores {scored} items; "
+                f"use sequences of the catalog that the model was made for"
+            )
         for batch in encode_examples(model, sequences, examples, token_budget, world, request_time):
             targets = batch.packed.last_targets
             rounding = None
@@ -202,19 +190,3 @@ def rank_examples(  # noqa: PLR0913 - private to the package: those of `evaluate
     if lists is not None:
         lists.gather(world, np.concatenate(places))
     return world.gather(np.concatenate(ranks), np.concatenate(places), len(examples))
-
-
-def _check_catalog(sequences: Sequences, items: int) -> None:
-    if (largest := int(sequences.items.max())) > items:
-        raise ShapeError(
-            f"the sequences have item indices up to {largest}, the model scores {items} items; "
-            f"use sequences of the catalog that the model was made for"
-        )
-
-
-def _check_targets(targets: Tensor, items: int) -> None:
-    if outside := targets[(targets < 1) | (targets > items)].tolist():
-        raise ShapeError(
-            f"a target is one of the item indices 1 … {items} that the model scores, found {outside[0]}; "
-            f"use sequences of the catalog that the model was made for"
-        )

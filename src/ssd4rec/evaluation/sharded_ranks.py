@@ -27,15 +27,7 @@ def rank_examples_sharded(
 ) -> Ranks:
     """Return `rank_examples` of a model whose table is a `ShardedTable`; all processes call this together.
 
-    Args:
-        model: its table has the rows of this process.
-        sequences: the events.
-        examples: one target each.
-        token_budget: events encoded at once by one process.
-        world: the processes.
-
-    Returns:
-        int64 [examples], the same on every process.
+    Each process encodes batches of at most `token_budget` events, and returns the same ranks, int64 [examples].
 
     Raises:
         DivergedError: a score is not a finite number.

@@ -16,7 +16,7 @@ from ssd4rec.data.split import Examples
 from ssd4rec.distributed import World
 from ssd4rec.evaluation.evaluate import Progress
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, Ranks, mean_with_interval, ndcg
-from ssd4rec.evaluation.ranks import rank_targets, removed_at, rounding_of
+from ssd4rec.evaluation.ranks import check_targets, rank_targets, removed_at, rounding_of
 from ssd4rec.evaluation.scoring import Ranker, encode_examples, evaluating, score_batch
 from ssd4rec.fusion import ScoreFusion, look_up
 
@@ -99,8 +99,7 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
         examples: the validation set.
         weights: candidates for the weight of the co-occurrence score.
         repeat_bias: candidates for the repeat bias; the first one is used in the first step.
-        exclude_seen: leave items of the sequence out of the candidates, except the target. The repeat bias changes no rank
-            then, as in `evaluate`, and the first value is taken.
+        exclude_seen: as in `evaluate`; the repeat bias changes no rank then, and the first value is taken.
         token_budget: events encoded at once.
         progress: called with (targets done, all targets): while they are encoded, and while they are ranked in each step.
         world: the processes that share the work; None: this one alone.
@@ -121,29 +120,20 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
     _, repeat = best_of(by_bias)
     best_of([(each, repeat) for each in weights])
     best = best_candidate({each: gains_of(ranks) for each, ranks in validation.ranks.items()})
-    with_bias = [(each, best[1]) for each in weights]
-    (alone,), (own,) = validation.ranks_of([(0.0, 0.0)]), validation.ranks_of([best])
+    alone, own, *_ = validation.ranks_of([(0.0, 0.0), best, *((each, best[1]) for each in weights)])
     return TunedFusion(
         ScoreFusion(pairs, *best),
         alone=ndcg(alone, MONITORED_CUTOFF),
         ndcg=ndcg(own, MONITORED_CUTOFF),
-        by_weight=dict(zip(weights, _metrics(validation.ranks_of(with_bias)), strict=True)),
-        by_repeat_bias=dict(zip(repeat_bias, _metrics(validation.ranks_of(by_bias)), strict=True)),
+        by_weight={each: ndcg(validation.ranks[each, best[1]], MONITORED_CUTOFF) for each in weights},
+        by_repeat_bias={each: ndcg(validation.ranks[weight, each], MONITORED_CUTOFF) for each in repeat_bias},
         exclude_seen=exclude_seen,
         gain=mean_with_interval(gains_of(own) - gains_of(alone)),
     )
 
 
-def _metrics(many: Sequence[Ranks]) -> list[float]:
-    return [ndcg(ranks, MONITORED_CUTOFF) for ranks in many]
-
-
 class ZeroScorer:
-    """A model that scores every item 0, to evaluate a fusion alone.
-
-    Args:
-        catalog_size: V.
-    """
+    """A model that scores every item 0, to evaluate a fusion alone."""
 
     def __init__(self, catalog_size: int) -> None:
         self.item_vectors = torch.zeros(catalog_size, 1)
@@ -190,6 +180,7 @@ class _Validation:
             for batch in self.batches:
                 assert batch.states is not None  # noqa: S101 - the model is a Ranker
                 targets = batch.packed.last_targets
+                check_targets(targets, len(self.model.item_vectors))
                 rounding = rounding_of(batch.states, self.model.item_vectors, targets)
                 packed, full = (batch.packed.items, batch.packed.cu_seqlens), (batch.full.items, batch.full.cu_seqlens)
                 for rows, scores, seen in score_batch(self.model, batch, exclude_seen=self.exclude_seen):
