@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from ssd4rec.explain.results import (
         Counterfactual,
         Effects,
-        EventEffect,
-        EventWeight,
+        Event,
         Explanation,
         Level,
         Parts,
-        RemovedEvent,
         Weights,
     )
     from ssd4rec.serving.recommender import Recommendations
@@ -137,7 +135,7 @@ def _show_counterfactual(counterfactual: "Counterfactual", rows: int) -> None:
     )
 
 
-def _event(event: "EventEffect | EventWeight | RemovedEvent") -> tuple[str, str, str]:
+def _event(event: "Event") -> tuple[str, str, str]:
     return str(event.position + 1), console.printable(event.item), console.printable(event.title or "")
 
 

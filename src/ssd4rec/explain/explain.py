@@ -18,12 +18,12 @@ from ssd4rec.explain.reading import Reading, WithoutEach
 from ssd4rec.explain.results import (
     Counterfactual,
     Effects,
+    Event,
     EventEffect,
     EventWeight,
     Explanation,
     Level,
     Parts,
-    RemovedEvent,
     Weights,
 )
 from ssd4rec.explain.weights import EventRow, event_weights
@@ -131,7 +131,7 @@ class _Explainer:
             **self._about(item),
             k=k,
             success=result.rank is not None,
-            removed=tuple(RemovedEvent(**self._event(position)) for position in removed),
+            removed=tuple(Event(**self._event(position)) for position in removed),
             score_without=result.score,
             rank_without=result.rank,
             method=self._reading.method,

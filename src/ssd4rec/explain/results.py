@@ -37,12 +37,18 @@ class Parts(Explanation):
 
 
 @dataclass(frozen=True)
-class EventWeight:
-    """How much one event enters the last y of the top SSD layer."""
+class Event:
+    """One event of the history."""
 
     position: int  # 0-based, in the history as passed
     item: object
     title: str | None
+
+
+@dataclass(frozen=True)
+class EventWeight(Event):
+    """How much one event enters the last y of the top SSD layer."""
+
     forward: tuple[float, ...]  # exp(S_L - S_s) dt_s (C_L . B_s), one for each head; empty: the event was not read
     backward: tuple[float, ...]  # the same of the backward direction; empty: the direction does not read the event
     forward_share: float  # norm of weight times x, as a share of the sum of these norms over all events
@@ -60,12 +66,9 @@ class Weights(Explanation):
 
 
 @dataclass(frozen=True)
-class EventEffect:
+class EventEffect(Event):
     """What changes when one event is left out of the history."""
 
-    position: int  # 0-based, in the history as passed
-    item: object
-    title: str | None
     score_change: float | None  # score without the event, less the score; None: no event would remain
     rank_change: int | None  # rank without the event, less the rank; None: one of the two does not exist
 
@@ -82,15 +85,6 @@ class Effects(Explanation):
 
 
 @dataclass(frozen=True)
-class RemovedEvent:
-    """One event of a counterfactual."""
-
-    position: int  # 0-based, in the history as passed
-    item: object
-    title: str | None
-
-
-@dataclass(frozen=True)
 class Counterfactual(Explanation):
     """A set of events without which the item is not among the first k; verified by re-reading, not proved smallest."""
 
@@ -98,7 +92,7 @@ class Counterfactual(Explanation):
 
     k: int
     success: bool
-    removed: tuple[RemovedEvent, ...]  # in the order of the history; no event of it can be put back. Empty without success
+    removed: tuple[Event, ...]  # in the order of the history; no event of it can be put back. Empty without success
     score_without: float | None  # of the item when these events are left out; None without success
     rank_without: int | None  # the same; the items of the full history are still left out
     method: Method
