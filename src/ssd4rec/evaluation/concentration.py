@@ -21,6 +21,16 @@ class Concentration:
     lorenz: tuple[tuple[float, float], ...]  # share of the items, smallest counts first, and their share of the total
 
 
+@dataclass(frozen=True)
+class PopularityGroup:
+    """Items of similar popularity, and their shares of the interactions and of the recommendations."""
+
+    name: str
+    items: int
+    consumed: float  # share of the training interactions
+    recommended: float  # share of the recommendations
+
+
 def measure_concentration(counts: IntArray) -> Concentration:
     """Measure how counts are spread over the items.
 
@@ -61,3 +71,23 @@ def popularity_groups(counts: IntArray) -> IntArray:
     middle, head = popularity_thirds(counts)
     groups: IntArray = np.searchsorted([1, middle, head], counts, side="right")
     return groups
+
+
+def compare_groups(counts: IntArray, recommended: IntArray) -> list[PopularityGroup]:
+    """Return the popularity groups that have items, the most popular first.
+
+    Args:
+        counts: [V] training interactions of each item.
+        recommended: [V] recommendations of each item.
+    """
+    groups = popularity_groups(counts)
+    return [
+        PopularityGroup(
+            GROUPS[group],
+            int((groups == group).sum()),
+            float(counts[groups == group].sum() / max(counts.sum(), 1)),
+            float(recommended[groups == group].sum() / max(recommended.sum(), 1)),
+        )
+        for group in range(len(GROUPS) - 1, -1, -1)
+        if (groups == group).any()
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 from ssd4rec._csr import IntArray, evenly_spaced
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.errors import SSD4RecError
-from ssd4rec.evaluation.concentration import GROUPS, Concentration, measure_concentration, popularity_groups
+from ssd4rec.evaluation.concentration import Concentration, PopularityGroup, compare_groups, measure_concentration
 from ssd4rec.explain.results import Effects, EventEffect
 from ssd4rec.serving.recommender import Recommendations, Recommender
 
@@ -16,16 +16,6 @@ USERS, SAMPLE_EVENTS = 1_000, 500_000  # of the sample at most
 K = 10
 EXAMPLES, SHOWN, RECOMMENDED, REASONS = 10, 5, 5, 3
 LONGEST = 300  # last events of a history that is explained
-
-
-@dataclass(frozen=True)
-class Group:
-    """Items of similar popularity."""
-
-    name: str
-    items: int
-    consumed: float  # share of the training interactions
-    recommended: float  # share of the recommendations
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Examined:
     users: int
     consumed: Concentration
     recommended: Concentration
-    groups: tuple[Group, ...]
+    groups: list[PopularityGroup]
     examples: tuple[Example, ...]
 
 
@@ -74,7 +64,7 @@ def examine(recommender: Recommender, sequences: Sequences) -> Examined:
         len(histories),
         measure_concentration(counts),
         measure_concentration(recommended[1:]),
-        tuple(_groups(counts, recommended[1:])),
+        compare_groups(counts, recommended[1:]),
         tuple(examples),
     )
 
@@ -82,20 +72,6 @@ def examine(recommender: Recommender, sequences: Sequences) -> Examined:
 def _history(sequences: Sequences, place: int) -> IntArray:
     history: IntArray = np.asarray(sequences.items[sequences.offsets[place] : sequences.offsets[place + 1]], dtype=np.int64)
     return history
-
-
-def _groups(counts: IntArray, recommended: IntArray) -> list[Group]:
-    groups = popularity_groups(counts)
-    return [
-        Group(
-            GROUPS[group],
-            int((groups == group).sum()),
-            float(counts[groups == group].sum() / max(counts.sum(), 1)),
-            float(recommended[groups == group].sum() / max(recommended.sum(), 1)),
-        )
-        for group in range(len(GROUPS) - 1, -1, -1)
-        if (groups == group).any()
-    ]
 
 
 def _example(recommender: Recommender, sequences: Sequences, place: int, *, exclude_seen: bool) -> Example:

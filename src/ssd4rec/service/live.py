@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ssd4rec.service.intervals import Interval, Paired, paired, wilson
+from ssd4rec.service.intervals import Interval, wilson
 from ssd4rec.service.store.live import BUCKET_SECONDS, SumKey
 
 CUTOFF = 10
@@ -135,9 +135,3 @@ def live_metrics(sums: Mapping[str, float], expected: Sequence[float] | None = N
 def group_name(group: int) -> str:
     """Return the name of the sum of events of a popularity group."""
     return f"group{group}"
-
-
-def compared(sums: Mapping[str, float]) -> tuple[int, Paired | None]:
-    """Return how many events two models both ranked, and the test of treatment minus control in NDCG."""
-    count = int(sums.get(RANKED, 0))
-    return count, paired(count, sums.get(DIFFERENCE, 0.0), sums.get(SQUARES, 0.0))

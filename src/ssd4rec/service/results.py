@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from ssd4rec.service.experiments import CONTROL, INTERLEAVED, TREATMENT
-from ssd4rec.service.intervals import Interval, Paired, newcombe, wilson
-from ssd4rec.service.live import compared
+from ssd4rec.service.intervals import Interval, Paired, newcombe, paired, wilson
+from ssd4rec.service.live import DIFFERENCE, RANKED, SQUARES
 from ssd4rec.service.store.experiments import Experiment, clicks, exposures, next_events
 from ssd4rec.service.store.live import experiment_sums
 
@@ -78,7 +78,9 @@ def experiment_result(connection: Connection, experiment: Experiment) -> Experim
     if experiment.kind == "ab":
         control, treatment = result.arms
         result.difference = newcombe((control.clicked, control.answers), (treatment.clicked, treatment.answers))
-    result.ranked_events, result.paired = compared(experiment_sums(connection, experiment.name))
+    sums = experiment_sums(connection, experiment.name)
+    result.ranked_events = int(sums.get(RANKED, 0))
+    result.paired = paired(result.ranked_events, sums.get(DIFFERENCE, 0.0), sums.get(SQUARES, 0.0))
     return result
 
 

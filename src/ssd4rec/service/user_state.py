@@ -36,9 +36,8 @@ class UserState:
     indices: Indices
     cache: Cache | None = None
     vector: Tensor | None = None  # [1, D] what `encode` gives; None: nothing known was read
-    best: dict[Hashable, TopK] = field(
-        default_factory=dict
-    )  # answers given from this state, by everything else that they depend on
+    # answers given from this state, by everything else that they depend on
+    best: dict[Hashable, TopK] = field(default_factory=dict)
 
     @cached_property
     def unknown(self) -> int:

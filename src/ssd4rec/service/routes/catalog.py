@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec._csr import IntArray
-from ssd4rec.evaluation.concentration import GROUPS, measure_concentration, popularity_groups, popularity_thirds
+from ssd4rec.evaluation.concentration import compare_groups, measure_concentration, popularity_thirds
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import OutputId
 from ssd4rec.service.insights import MAP_SIZE, TOP, Sample
@@ -143,7 +143,7 @@ async def get_catalog(service: ServiceDep) -> Response:
             computed_at=sample.created,
             consumed=measure_concentration(counts),
             recommended=measure_concentration(sample.recommended) if sample.jobs else None,
-            groups=_groups(counts, sample.recommended),
+            groups=compare_groups(counts, sample.recommended),
             **{name: [item(place) for place in places] for name, places in lists.items()},
         )
     )
@@ -212,21 +212,6 @@ async def get_map_items(
     titles = await titles_of(service, {model.ids[each] for each in places})
     items = [MapItem(index=each, item_id=model.ids[each], title=titles[model.ids[each]]) for each in places]
     return json_response(MapItemsOut(model=model, items=items))
-
-
-def _groups(counts: IntArray, recommended: IntArray) -> list[PopularityGroup]:
-    """The groups of the catalog, the most popular first; one without items is left out."""
-    groups = popularity_groups(counts)
-    return [
-        PopularityGroup(
-            name=GROUPS[group],
-            items=int((groups == group).sum()),
-            consumed=float(counts[groups == group].sum() / max(counts.sum(), 1)),
-            recommended=float(recommended[groups == group].sum() / max(recommended.sum(), 1)),
-        )
-        for group in range(len(GROUPS) - 1, -1, -1)
-        if (groups == group).any()
-    ]
 
 
 def _lists(counts: IntArray, recommended: IntArray) -> dict[str, list[int]]:
