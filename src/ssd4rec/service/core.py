@@ -10,7 +10,6 @@ import torch
 
 from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
-from ssd4rec.service.direct import Direct
 from ssd4rec.service.experiments import Experiments
 from ssd4rec.service.feed import LiveFeed
 from ssd4rec.service.insights import Insights
@@ -19,7 +18,7 @@ from ssd4rec.service.live import LiveSums
 from ssd4rec.service.maintenance import Maintenance
 from ssd4rec.service.overload import Overload
 from ssd4rec.service.prequential import Prequential
-from ssd4rec.service.scorer import Scorer
+from ssd4rec.service.scorer import Direct, Scorer
 from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.snapshots import SnapshotWriter
 from ssd4rec.service.store.connect import open_engine

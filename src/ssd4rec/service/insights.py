@@ -1,7 +1,6 @@
 """Views over the whole catalog and over many users, computed in a thread of their own and kept for each model version."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ class Insights:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ssd4rec-insights")
-        self._results: dict[tuple[str, str], tuple[float, Future[Any]]] = {}
+        self._results: dict[tuple[str, str], Future[Any]] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -110,7 +109,7 @@ class Insights:
 
     def sample(self, loaded: LoadedModel) -> "Future[Sample]":
         """Return a sample of users with what is recommended to them; it is drawn again after some minutes."""
-        return self._once("sample", loaded, lambda: self._draw(loaded), SAMPLE_SECONDS)
+        return self._once("sample", loaded, lambda: self._draw(loaded))
 
     def forget(self) -> None:
         """Drop samples of users: one of them was erased, or they are old."""
@@ -121,24 +120,19 @@ class Insights:
         """Run a function in the thread."""
         return self._executor.submit(work)
 
-    def _once(self, name: str, loaded: LoadedModel, work: Callable[[], Any], lifetime: float = np.inf) -> "Future[Any]":
+    def _once(self, name: str, loaded: LoadedModel, work: Callable[[], Any]) -> "Future[Any]":
         key = (name, loaded.model.fingerprint)
         with self._lock:
-            at, future = self._results.get(key, (0.0, None))
-            expired = time.monotonic() - at > lifetime
-            if future is None or (future.done() and (expired or future.exception() is not None)):
+            future = self._results.get(key)
+            if future is None or (future.done() and future.exception() is not None):
                 future = self._executor.submit(work)
-                if lifetime < np.inf:
-                    self._later(lifetime)
                 others = {each: value for each, value in self._results.items() if each[1] == key[1]}  # of this model alone
-                self._results = {**others, key: (time.monotonic(), future)}
+                self._results = {**others, key: future}
+                if name == "sample":  # dropped also if nobody asks again: users that another process erases are not kept
+                    timer = threading.Timer(SAMPLE_SECONDS, self.forget)
+                    timer.daemon = True
+                    timer.start()
             return future
-
-    def _later(self, seconds: float) -> None:
-        """Drop samples after a time, also if nobody asks again: users that another process erases are not kept."""
-        timer = threading.Timer(seconds, self.forget)
-        timer.daemon = True
-        timer.start()
 
     def _draw(self, loaded: LoadedModel) -> Sample:
         model = loaded.model
