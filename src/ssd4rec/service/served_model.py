@@ -146,9 +146,13 @@ class ServedModel:
             return [state for indices in histories for state in self.read_many([indices])]
         states = [UserState(indices) for indices in histories]
         readable = [state for state in states if state.indices.any()]
-        if readable:
-            with torch.inference_mode():
-                cache, vectors = self.recommender.artifact.model.prefill(*_packed([state.indices for state in readable]))
+        if not readable:
+            return states
+        with torch.inference_mode():
+            cache, vectors = self.recommender.artifact.model.prefill(*_packed([state.indices for state in readable]))
+            if len(readable) == 1:
+                readable[0].cache, readable[0].vector = cache, vectors
+            else:
                 for row, state in enumerate(readable):
                     part = slice(row, row + 1)  # copied: a view would keep the whole batch in memory
                     state.cache = [type(layer)(*(each[part].clone() for each in layer)) for layer in cache]
