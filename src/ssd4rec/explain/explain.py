@@ -29,50 +29,30 @@ from ssd4rec.explain.results import (
 from ssd4rec.explain.weights import EventRow, event_weights
 
 
-def explain_items(  # noqa: PLR0913 - what `Recommender.explain` takes
-    artifact: Artifact,
-    ids: Sequence[object],
-    numbers: IntArray,
-    items: Sequence[int],
-    level: Level,
-    *,
-    k: int,
-    exclude_seen: bool,
-    last: int,
-    times: IntArray | None = None,
-) -> list[Explanation]:
-    """Explain items, given as item indices, after one history: its ids as passed, and their item indices, 0 if unknown.
+class Explainer:
+    """Explains items after one history.
 
-    For the other arguments see `Recommender.explain`; for `times` see `Reading`.
+    Args:
+        artifact: the model and what belongs to it.
+        ids: of the history, oldest first, as passed.
+        numbers: int64 [n] their item indices; 0 = not in the catalog.
+        times: of the request, see `Reading`.
+        exclude_seen: items of the history are not candidates.
+        last: how many shortened histories are read at most, see `Recommender.explain`.
 
     Raises:
         DataError: the history has no event that the model can read.
-        ConfigError: the level is "weights" and the model has no SSD layer.
-        DivergedError: a score is not a number.
     """
-    with torch.inference_mode():
-        explainer = _Explainer(artifact, ids, numbers, exclude_seen=exclude_seen, last=last, times=times)
-        levels: dict[Level, Callable[[int], Explanation]] = {
-            "parts": explainer.parts,
-            "weights": explainer.weights,
-            "effects": explainer.effects,
-            "counterfactual": lambda item: explainer.counterfactual(item, k),
-        }
-        return [levels[level](item) for item in items]
-
-
-class _Explainer:
-    """Explanations of items after one history."""
 
     def __init__(
         self,
         artifact: Artifact,
         ids: Sequence[object],
         numbers: IntArray,
+        times: IntArray | None = None,
         *,
         exclude_seen: bool,
         last: int,
-        times: IntArray | None,
     ) -> None:
         if not numbers.any():
             several = f"{len(numbers)} items that are not in the catalog"
@@ -89,11 +69,27 @@ class _Explainer:
         titles = artifact.catalog.titles_of(known_indices)
         self._titles: dict[int, str | None] = {} if titles is None else dict(zip(self._positions.tolist(), titles, strict=True))
 
-    def parts(self, item: int) -> Parts:
+    def explain(self, items: Sequence[int], level: Level, k: int) -> list[Explanation]:
+        """Explain items, given by their indices; a counterfactual takes an item out of the first k.
+
+        Raises:
+            ConfigError: the level is "weights" and the model has no SSD layer.
+            DivergedError: a score is not a number.
+        """
+        levels: dict[Level, Callable[[int], Explanation]] = {
+            "parts": self._parts,
+            "weights": self._weights,
+            "effects": self._effects,
+            "counterfactual": lambda item: self._counterfactual(item, k),
+        }
+        with torch.inference_mode():
+            return [levels[level](item) for item in items]
+
+    def _parts(self, item: int) -> Parts:
         model, co_occurrence, repeat_bias = (float(part[item - 1]) for part in self._reading.parts)
         return Parts(**self._about(item), model=model, co_occurrence=co_occurrence, repeat_bias=repeat_bias)
 
-    def weights(self, item: int) -> Weights:
+    def _weights(self, item: int) -> Weights:
         layer, rows = event_weights(self._reading)
         by_position = dict(zip(self._positions[-len(rows) :].tolist(), rows, strict=True))
         events = tuple(
@@ -102,7 +98,7 @@ class _Explainer:
         )
         return Weights(**self._about(item), layer=layer, events=events)
 
-    def effects(self, item: int) -> Effects:
+    def _effects(self, item: int) -> Effects:
         without = self._without_each  # gives the state of the whole history too
         about, changed = self._about(item), changed_by_each(self._reading, without, item)
         rank, places = about["rank"], self._positions[changed.places].tolist()
@@ -124,7 +120,7 @@ class _Explainer:
         )
         return Effects(**about, method=self._reading.method, events=events, omitted=len(omitted))
 
-    def counterfactual(self, item: int, k: int) -> Counterfactual:
+    def _counterfactual(self, item: int, k: int) -> Counterfactual:
         result = find_counterfactual(self._reading, lambda: self._without_each, item, k, self._last)
         removed = np.sort(self._positions[result.places]).tolist()
         return Counterfactual(

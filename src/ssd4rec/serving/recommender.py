@@ -284,7 +284,7 @@ class Recommender:
                 read or lies before the last event.
             DivergedError: a score is not a number.
         """
-        from ssd4rec.explain.explain import explain_items  # noqa: PLC0415 - recommending does not wait for it
+        from ssd4rec.explain.explain import Explainer  # noqa: PLC0415 - recommending does not wait for it
         from ssd4rec.explain.results import LEVELS  # noqa: PLC0415
 
         if level not in LEVELS:
@@ -297,17 +297,9 @@ class Recommender:
         indices = self.artifact.catalog.indices(items)
         self._check_known(items, indices, "items to explain", "explain items of the catalog")
         (numbers,) = self.indices([ids])
-        results = explain_items(
-            self.artifact,
-            ids,
-            numbers,
-            indices.tolist(),
-            level,
-            k=int(k),
-            exclude_seen=exclude_seen,
-            last=int(last),
-            times=self.request_times(1, at, last_event),
-        )
+        times = self.request_times(1, at, last_event)
+        explainer = Explainer(self.artifact, ids, numbers, times, exclude_seen=exclude_seen, last=int(last))
+        results = explainer.explain(indices.tolist(), level, int(k))
         return results if many else results[0]
 
     def fingerprint(self) -> str:
