@@ -86,8 +86,8 @@ class Scorer:
 
     def close(self) -> None:
         """Answer all waiting requests, then end the thread."""
-        self._executor.submit(self.reader.close)
         self._executor.shutdown()
+        self.reader.close()
         if self._long is not None:
             self._long.close()
 
