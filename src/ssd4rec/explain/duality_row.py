@@ -52,12 +52,7 @@ def last_row(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> Row:
 
 
 def last_without_each(mixer: Mamba2Mixer, channels: Channels, dt: StepSizes) -> Values:
-    """Return y of the forward scan at the last event, without each of the events, and y itself.
-
-    Args:
-        mixer: its convolution, A and D.
-        channels: [T, E + 2N] inputs of the convolution; T is 2 or more.
-        dt: [T, H] step sizes.
+    """Return y of the forward scan at the last of two or more events, without each of them; see `last_row` for the arguments.
 
     Returns:
         [T + 1, H, P]: row j is y without event j; the last row is y.

@@ -50,11 +50,7 @@ def states_by_rereading(model: NextItemModel, items: Items, positions: Positions
 
 
 def states_in_one_pass(model: NextItemModel, items: Items) -> States:
-    """Encode the sequence without each of its events, at about the cost of encoding it once.
-
-    Args:
-        model: in evaluation mode, one for which `reads_in_one_pass` holds.
-        items: int64 [T] one sequence of 2 or more item indices.
+    """Do `states_by_rereading` for all events at about the cost of encoding the sequence once, if `reads_in_one_pass` holds.
 
     Returns:
         [T + 1, D]: row j is the state of the sequence without event j; the last row is the state of the whole sequence.

@@ -74,8 +74,7 @@ class LiveFeed:
         Raises:
             Problem: 503, too many readers.
         """
-        feed = Feed()
-        with self._reader(feed):
+        with self._reader() as feed:
             waited = 0.0
             while not self._closed:
                 with suppress(TimeoutError):
@@ -89,14 +88,15 @@ class LiveFeed:
                 feed.ready.clear()
 
     @contextmanager
-    def _reader(self, feed: Feed) -> Iterator[None]:
+    def _reader(self) -> Iterator[Feed]:
         if len(self._feeds) >= MAX_READERS:
             raise unavailable("too_many_readers", f"{MAX_READERS} pages follow the live view of this process already")
+        feed = Feed()
         self._feeds.append(feed)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._poll())
         try:
-            yield
+            yield feed
         finally:
             self._feeds.remove(feed)
 
