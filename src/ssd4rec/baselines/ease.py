@@ -50,17 +50,10 @@ class EASE:
         max_items: int = MAX_ITEMS,
         progress: Callable[[int, int], None] | None = None,
     ) -> "EASE":
-        """Solve the regression on packed sequences.
+        """Solve the regression on packed sequences; see the class.
 
-        Args:
-            items: int64 [T] the training set, packed.
-            cu_seqlens: int64 [B + 1].
-            catalog_size: V.
-            regularization: of the squared weights.
-            fade: see the class.
-            max_items: how many items take part, the most frequent ones; the others score 0. Two matrices of max_items^2 float32
-                values are in memory.
-            progress: called with (sequences counted, all).
+        Only the `max_items` most frequent items take part, the others score 0; two matrices of max_items^2 float32 values are in
+        memory. `progress` is called with (sequences counted, all).
         """
         members = items_taking_part(items, catalog_size, max_items, cls.name)
         numbered = renumbered(items, members, catalog_size)

@@ -49,17 +49,10 @@ class SequentialRidge(ItemPairs):
         max_items: int = MAX_ITEMS,
         progress: Callable[[int, int], None] | None = None,
     ) -> "SequentialRidge":
-        """Solve the regression on packed sequences.
+        """Solve the regression on packed sequences, and store `neighbors` weights of each item.
 
-        Args:
-            items: int64 [T] the training set, packed.
-            cu_seqlens: int64 [B + 1].
-            catalog_size: V.
-            regularization: of the squared weights.
-            neighbors: how many weights of an item are stored.
-            max_items: how many items take part, the most frequent ones; the others have no weights. Three matrices of
-                max_items^2 float32 values are in memory.
-            progress: called with (steps done, all).
+        Only the `max_items` most frequent items take part, the others have no weights; three matrices of max_items^2 float32
+        values are in memory. `progress` is called with (steps done, all).
         """
         members = items_taking_part(items, catalog_size, max_items, cls.name)
         steps = 3 * len(members)  # the products, then a factorization that takes about twice as long
@@ -77,17 +70,13 @@ class SequentialRidge(ItemPairs):
 def products(
     items: IntArray, cu_seqlens: IntArray, size: int, progress: Callable[[int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return S'S and S'G, each float32 [n, n], without the matrices S and G.
+    """Return S'S and S'G, each float32 [size, size], without the matrices S and G.
 
     Two events of a sequence with d events between them and the end of the sequence far enough are both in the source of
     READ - d positions: their product is FADE^d times a geometric sum. An event is in the source and another, d events later, in
     the target of several positions, with a product of FADE^(d - 1) in each.
 
-    Args:
-        items: int64 [T] 0 … n - 1; -1 for an item that does not take part.
-        cu_seqlens: int64 [B + 1].
-        size: n.
-        progress: called with the number of rows done.
+    Items are 0 … size - 1, or -1 if they do not take part; `progress` is called with the number of rows done.
     """
     gram, right = torch.empty(size, size), torch.empty(size, size)
     stop = np.repeat(cu_seqlens[1:], np.diff(cu_seqlens))  # of each event's sequence

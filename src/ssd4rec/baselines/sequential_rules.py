@@ -39,14 +39,7 @@ class SequentialRules(ItemPairs):
         catalog_size: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> "SequentialRules":
-        """Count the pairs of packed sequences.
-
-        Args:
-            items: int64 [T] the training set, packed.
-            cu_seqlens: int64 [B + 1].
-            catalog_size: V.
-            progress: called with (items done, V).
-        """
+        """Count the pairs of packed sequences; `progress` is called with (items done, V)."""
         events = np.bincount(items - 1, minlength=catalog_size)
         share = (1.0 + events) ** -POPULARITY_POWER
         by_item, first_place = np.argsort(items, kind="stable"), lengths_to_offsets(events)

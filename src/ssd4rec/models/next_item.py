@@ -394,11 +394,7 @@ def build_model(config: BackboneConfig, catalog_size: int, world: World | None =
 
 @torch.no_grad()
 def fold_features(model: NextItemModel) -> None:
-    """Add the projected features to the item table and remove the projection; the scores stay the same.
-
-    Args:
-        model: changed in place.
-    """
+    """Add the projected features to the item table and remove the projection, in place; the scores stay the same."""
     if model.features is not None:
         model.table.weight += model.features(torch.arange(model.catalog_size + 1, device=model.table.weight.device))
         model.features = None
@@ -406,11 +402,9 @@ def fold_features(model: NextItemModel) -> None:
 
 @torch.no_grad()
 def append_items(model: NextItemModel, vectors: Tensor) -> None:
-    """Append items to the catalog of a model.
+    """Append the vectors [n, D] of new items to a model without a projection of features, in place.
 
-    Args:
-        model: without a projection of features; changed in place.
-        vectors: [n, D] of the new items, which get the item indices V + 1 … V + n.
+    They get the item indices V + 1 … V + n.
     """
     weight = torch.cat([model.table.weight, vectors.to(model.table.weight)])
     model.table = nn.Embedding.from_pretrained(weight, freeze=False)

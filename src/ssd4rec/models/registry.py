@@ -59,9 +59,5 @@ BACKBONES: Mapping[str, type[BackboneSettings]] = _SettingsByName()
 
 
 def make_backbone(config: BackboneSettings) -> nn.Module:
-    """Construct a backbone; its initial weights are drawn from PyTorch's global generator.
-
-    Args:
-        config: the settings of one backbone.
-    """
+    """Construct a backbone; its initial weights are drawn from PyTorch's global generator."""
     return model_class(config.name)(config)

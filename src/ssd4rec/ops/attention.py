@@ -29,11 +29,9 @@ class LengthBuckets:
 
 
 def bucket_by_length(cu_seqlens: CuSeqlens, device: torch.device | None = None) -> LengthBuckets:
-    """Group sequences of similar length into padded tables.
+    """Group sequences of similar length into padded tables on a device; None: that of cu_seqlens.
 
-    Args:
-        cu_seqlens: [B + 1]; on the CPU, so that nothing synchronizes with the device.
-        device: device of the result; None: the device of cu_seqlens.
+    cu_seqlens are on the CPU, so that nothing synchronizes with the device.
     """
     device = device or cu_seqlens.device
     cu_seqlens = cu_seqlens.cpu()

@@ -59,12 +59,7 @@ class AddedLogits:
 
 
 def repeat_features(cells: RepeatCells, coefficients: Tensor) -> Tensor:
-    """Return [n, F]: 1, and with F = 3 also log(1 + gap) and log(count).
-
-    Args:
-        cells: of the table.
-        coefficients: [M, F], of which only the number of columns and the dtype are used.
-    """
+    """Return [n, F]: 1, and with F = 3 also log(1 + gap) and log(count); F and the dtype are those of the coefficients."""
     gap, count = cells.gap.to(coefficients.dtype), cells.occurrences.to(coefficients.dtype)
     features = (torch.ones_like(gap), torch.log1p(gap), torch.log(count))
     return torch.stack(features[: coefficients.shape[1]], dim=1)
@@ -117,18 +112,11 @@ def linear_cross_entropy(
 
 
 def smoothing_loss(states: Tensor, target_rows: Tensor, table: Tensor) -> Tensor:
-    """Return what label smoothing adds to the mean cross-entropy, per unit of smoothing.
+    """Return what label smoothing adds to the mean cross-entropy, per unit of smoothing. [M, D], [M, D], [V, D] -> scalar.
 
     With smoothing e, the target has the probability 1 - e + e / V and every other class e / V. The log normalizer is unchanged,
     so the loss grows by e (score of the target - mean score), and the mean score needs only the mean row of the table.
-
-    Args:
-        states: [M, D].
-        target_rows: [M, D], the rows of the table that belong to the targets.
-        table: [V, D].
-
-    Returns:
-        A scalar; differentiable in all three.
+    `target_rows` are the rows of the table that belong to the targets.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7.
     """

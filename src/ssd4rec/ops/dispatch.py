@@ -183,17 +183,12 @@ def gated_norm_of_both(
 
 
 def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
-    """Zero each element with probability p and rescale the others so that the mean is unchanged.
+    """Zero each element with probability p and rescale the others so that the mean is unchanged; any shape.
 
     On a CPU p is rounded to a multiple of 1/65536, and the scale is that of the rounded p.
-    On other devices this is `torch.nn.functional.dropout`.
+    On other devices this is `torch.nn.functional.dropout`. If not `training`, nothing is zeroed.
     The random numbers come from torch's generator (`torch.manual_seed`), or are keyed by row (`ops.keyed_random`); all backends
     draw the same.
-
-    Args:
-        x: floating point, any shape.
-        p: 0 … 1.
-        training: if false, nothing is zeroed.
 
     Source: Srivastava et al. 2014.
     """

@@ -22,7 +22,6 @@ the gradients of dt and A are accurate relative to <dy_i, y_i>, not relative to 
 Source: the block decomposition is from Dao and Gu 2024, "Transformers are SSMs", section 6; merging the heads is ours.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -100,18 +99,13 @@ def _decays(log_decay: Tensor, chunks: Chunks, *, reverse: bool) -> _Decays:
 
 
 def _base_block_size(log_decay: Tensor, Q: int, limit: float) -> int:
-    steepest = _steepest(log_decay)
+    if log_decay.device.type != "cpu":
+        return SMALLEST_BLOCK  # reading a number would synchronize with a GPU
+    steepest = float(-log_decay.min()) if log_decay.numel() else 0.0
     size = Q
     while size > SMALLEST_BLOCK and size * steepest > limit:
         size //= 2
     return size
-
-
-def _steepest(log_decay: Tensor) -> float:
-    # Reading a number would synchronize with a GPU, so other devices always use the smallest block.
-    if log_decay.device.type != "cpu":
-        return math.inf
-    return float(-log_decay.min()) if log_decay.numel() else 0.0
 
 
 def _half_block_decays(log_decay: Tensor, seq_idx: Tensor, smallest: int, *, reverse: bool) -> list[_BlockDecay]:
