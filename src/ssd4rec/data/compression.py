@@ -47,31 +47,28 @@ def format_of(head: bytes) -> str | None:
     return next((name for magic, name in FORMATS.items() if head.startswith(magic)), None)
 
 
-def decompress(path: Path, max_expansion: float, readable: Callable[[str], bool]) -> tuple[str, bytes]:
+def decompress(path: Path, kind: str, max_expansion: float, readable: Callable[[str], bool]) -> tuple[str, bytes]:
     """Decompress a file.
 
     Args:
         path: a compressed file.
+        kind: its compression, from `format_of`.
         max_expansion: the most decompressed bytes per compressed byte, above 64 MB.
         readable: whether a file of this name inside of a zip file can be read.
 
     Returns:
-        The name of the content, without the suffix of the compression, and the content.
+        The name of the content and the content.
 
     Raises:
         DataError: the file is damaged, cut short or encrypted, expands too much, or is a zip file without exactly one readable
             file.
     """
-    with path.open("rb") as file:
-        head = file.read(6)
-    kind = format_of(head) or "gzip"
     size = path.stat().st_size
     try:
         if kind == "zip":
             return _from_zip(path, size, max_expansion, readable)
         with OPENERS[kind](path) as stream:
-            name = path.name[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else path.name
-            return name, _bounded(path, stream, size, max_expansion)
+            return path.name, _bounded(path, stream, size, max_expansion)
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, gzip.BadGzipFile):
             raise

@@ -5,6 +5,7 @@ that is cut while it is read would kill the process.
 """
 
 import io
+import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -60,9 +61,8 @@ def read_table(source: Source, choose: Choose, options: ReadOptions = ReadOption
     if not isinstance(source, str | Path):
         raise DataError(f"cannot read a value of type {type(source).__name__}; expected a path, a polars frame or a pandas frame")
     path = Path(source)
-    if _is_folder(path):
-        return _from_folder(path, choose, options)
-    return _from_file(path, choose, options)
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - False where Path.is_dir raises; reading the path will give the reason
+    return _from_folder(path, choose, options) if is_folder else _from_file(path, choose, options)
 
 
 def _from_file(path: Path, choose: Choose, options: ReadOptions) -> Table:
@@ -70,13 +70,13 @@ def _from_file(path: Path, choose: Choose, options: ReadOptions) -> Table:
         kind = _kind_of_file(path)
         with path.open("rb") as file:
             head = file.read(6)
-        if format_of(head) is None and (kind == "parquet" or head.startswith(PARQUET_MAGIC)):
-            with path.open("rb") as file:
+            compression = format_of(head)
+            if compression is None and (kind == "parquet" or head.startswith(PARQUET_MAGIC)):
                 return _from_parquet(path, file, choose)
-        if format_of(head) is None:
+        if compression is None:
             data = path.read_bytes()
         else:
-            name, data = decompress(path, options.max_expansion, lambda name: _suffix(Path(name)) in KINDS)
+            name, data = decompress(path, compression, options.max_expansion, lambda name: _suffix(Path(name)) in KINDS)
             kind = KINDS.get(_suffix(Path(name)), kind)
     except (OSError, MemoryError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from error
@@ -109,19 +109,13 @@ def _kind_of_file(path: Path) -> str:
     return KINDS[suffix]
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # not a valid path; reading it will give the reason
-        return False
-
-
 def _from_folder(folder: Path, choose: Choose, options: ReadOptions) -> Table:
     """Read the parts of a table that Spark, Ray, DuckDB and others write to a folder, in the order of their names."""
     try:
-        inside = sorted(path for path in folder.rglob("*") if path.is_file() and _is_part(path.relative_to(folder)))
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and _suffix(path) in KINDS)
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+    inside = [path for path in files if not is_hidden(path.relative_to(folder))]
     if not inside:
         raise DataError(f"the folder {folder} has no file that could be a part of a table; expected {', '.join(KINDS)}")
     parts = [_from_file(path, choose, options) for path in inside]
@@ -142,11 +136,6 @@ def _from_folder(folder: Path, choose: Choose, options: ReadOptions) -> Table:
     return Table(pl.concat([part.frame for part in parts]), str(folder), first.header, first.names, where, tuple(notes))
 
 
-def _is_part(path: Path) -> bool:
-    """Whether a file of a folder may hold rows, by its name."""
-    return not is_hidden(path) and _suffix(path) in KINDS
-
-
 def is_hidden(path: Path) -> bool:
     """Whether a path inside a folder of parts names no part: .crc, _SUCCESS, _temporary and so on."""
     return any(name.startswith((".", "_")) for name in path.parts)
@@ -158,14 +147,12 @@ def _columns(table: Table) -> str:
 
 
 def _from_parquet(path: Path, file: Any, choose: Choose) -> Table:
+    file.seek(0)
+    if (head := file.read(len(PARQUET_MAGIC))) != PARQUET_MAGIC:
+        raise DataError(f"{path} is not a Parquet file: it begins with {head!r}, expected {PARQUET_MAGIC!r}")
     size = file.seek(0, io.SEEK_END)
-    ends = []
-    for place in (0, max(size - len(PARQUET_MAGIC), 0)):
-        file.seek(place)
-        ends.append(file.read(len(PARQUET_MAGIC)))
-    if ends[0] != PARQUET_MAGIC:
-        raise DataError(f"{path} is not a Parquet file: it begins with {ends[0]!r}, expected {PARQUET_MAGIC!r}")
-    if ends[1] != PARQUET_MAGIC:
+    file.seek(size - len(PARQUET_MAGIC))
+    if file.read() != PARQUET_MAGIC:
         raise DataError(f"{path}: the Parquet file is cut short after {size:,} bytes; copy or write it again")
     file.seek(0)
     try:
@@ -215,13 +202,12 @@ def _pandas_column(column: Any, name: str) -> pl.Series:
                 return _from_arrow(pa.chunked_array([pa.array(column, pa.large_string(), from_pandas=True)]))
             values = column.to_numpy(dtype=object)
             missing = np.asarray(column.isna(), dtype=bool)
-            return exact_series(
-                [None if gone else value for gone, value in zip(missing, values, strict=True)], f"column {name!r}"
-            )
+            present = [None if gone else value for gone, value in zip(missing, values, strict=True)]
+            return exact_series(present, f"pandas frame: column {name!r}")
         return cast("pl.Series", pl.from_pandas(column, nan_to_null=False))
+    except DataError:
+        raise
     except (*BROKEN, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise DataError(f"pandas frame: {error}") from error
         raise DataError(f"pandas frame: column {name!r} cannot be read ({first_line(error)}); give it one type") from error
 
 

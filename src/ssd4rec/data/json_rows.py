@@ -4,8 +4,9 @@ Arrow reads lines whose chosen values have a single type; anything else is read 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 import polars as pl
@@ -22,6 +23,7 @@ BLOCK = 1 << 24  # bytes; a longer line is read by Python
 MOST_DIGITS = 4300  # of an integer; Python's own limit
 SAMPLED = 200  # objects that decide on the columns
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+REPEATED = object()  # stands for the values of a key that occurs twice in an object
 
 
 def read_json(source: str, data: bytes, choose: Choose) -> Table:
@@ -35,28 +37,20 @@ def read_json(source: str, data: bytes, choose: Choose) -> Table:
     data = data.removeprefix(UTF8_MARK)
     if not data.strip():
         raise DataError(f"{source} is empty; {EXPECTED}")
-    array = data.lstrip()[:1] == b"["
-    pairs = list(_array(source, data)) if array else list(islice(_lines(source, data), SAMPLED))
-    sample = [value for _, value in pairs[:SAMPLED]]
+    in_array = data.lstrip().startswith(b"[")
+    objects = _array(source, data) if in_array else _lines(source, data)
+    sampled = list(islice(objects, SAMPLED))
+    sample = [value for _, value in sampled]
     header = list(dict.fromkeys(key for value in sample for key in value))
     names = {role: header[place] for role, place in choose(header).items()}
-    frame = None if array else _by_arrow(data, sample, names)
-    if frame is not None:
-        return _table(source, frame, header, names, data, array=False)
-    pairs = pairs if array else list(_lines(source, data))
-    columns = {role: [_value(source, where, value, name) for where, value in pairs] for role, name in names.items()}
-    frame = pl.DataFrame({role: exact_series(values, f"{source}: column {names[role]!r}") for role, values in columns.items()})
-    return _table(source, frame, header, names, data, array=array)
+    frame = None if in_array else _by_arrow(data, sample, names)
+    if frame is None:
+        rows = [[_value(source, where, value, name) for name in names.values()] for where, value in chain(sampled, objects)]
+        columns = zip(names.items(), zip(*rows, strict=True), strict=True)
+        frame = pl.DataFrame({role: exact_series(values, f"{source}: column {name!r}") for (role, name), values in columns})
 
-
-def _table(
-    source: str, frame: pl.DataFrame, header: Sequence[str], names: Mapping[str, str], data: bytes, *, array: bool
-) -> Table:
     def where(row: int) -> str:
-        if array:
-            return f"row {row + 1}"
-        lines = (number for number, line in enumerate(data.split(b"\n"), start=1) if line.strip())
-        return f"line {next(number for place, number in enumerate(lines) if place == row)}"
+        return f"row {row + 1}" if in_array else f"line {next(islice(_numbered(data), row, None))[0]}"
 
     return Table(frame, source, header, names, where)
 
@@ -83,15 +77,19 @@ def _by_arrow(data: bytes, sample: Sequence[Mapping[str, Any]], names: Mapping[s
     return frame.select(pl.col(name).alias(role) for role, name in names.items())
 
 
+def _numbered(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, each with its number."""
+    return ((number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip())
+
+
 def _lines(source: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _object(source, f"line {number}", _parse(source, f"line {number}", line))
+    for number, line in _numbered(data):
+        yield f"line {number}", _object(source, f"line {number}", _parse(source, f"line {number}", line))
 
 
 def _array(source: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     values = _parse(source, "the array", data)
-    if not isinstance(values, list) or not values:
+    if not values:
         raise DataError(f"{source} holds an empty array; {EXPECTED}")
     for number, value in enumerate(values, start=1):
         yield f"row {number}", _object(source, f"row {number}", value)
@@ -99,31 +97,19 @@ def _array(source: str, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse(source: str, where: str, text: bytes) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_pairs, parse_int=_integer)
+        return json.loads(text, object_pairs_hook=_marked, parse_int=lambda text: text if len(text) > MOST_DIGITS else int(text))
     except RecursionError as error:
         raise DataError(f"{source}: {where} is nested too deeply; {EXPECTED}") from error
     except ValueError as error:
         raise DataError(f"{source}: {where} is not JSON ({first_line(error)}); {EXPECTED}") from error
 
 
-class _Repeated(dict[str, Any]):
-    """An object in which a key occurs twice."""
-
-    repeated: tuple[str, ...] = ()
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object in which keys that occur twice have the value REPEATED."""
     value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    repeated = _Repeated(value)
-    names = [name for name, _ in pairs]
-    repeated.repeated = tuple(name for name in value if names.count(name) > 1)
-    return repeated
-
-
-def _integer(text: str) -> object:
-    return text if len(text) > MOST_DIGITS else int(text)
+    if len(value) < len(pairs):
+        value.update((name, REPEATED) for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+    return value
 
 
 def _object(source: str, where: str, value: object) -> dict[str, Any]:
@@ -133,6 +119,6 @@ def _object(source: str, where: str, value: object) -> dict[str, Any]:
 
 
 def _value(source: str, where: str, value: Mapping[str, Any], name: str) -> object:
-    if isinstance(value, _Repeated) and name in value.repeated:
+    if value.get(name) is REPEATED:
         raise DataError(f"{source}: {where} has the key {name!r} twice; keep one of the two values")
     return value.get(name)

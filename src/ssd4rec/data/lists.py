@@ -10,7 +10,7 @@ from ssd4rec.data.values import exact_series
 from ssd4rec.errors import DataError
 
 BRACKETS = r"^\s*[\[(].*[\])]\s*$"
-SEPARATED = r"[\s,;|]+"
+VALUE = r"[^\s,;|]+"  # between separators
 
 
 def explode_lists(table: Table, *, sequences: bool) -> Table:
@@ -32,42 +32,40 @@ def explode_lists(table: Table, *, sequences: bool) -> Table:
             items = _split(table, "item", separated=separated)
     if not isinstance(items.dtype, pl.List | pl.Array):
         return table
-    frame = table.frame.with_columns(_as_list(items).alias("item")).with_row_index("row").filter(pl.col("item").list.len() > 0)
-    together = ["item"]
-    if "time" in frame.columns:
-        times = frame["time"]
+    lists = {"item": items}
+    if "time" in table.frame.columns:
+        times = table.frame["time"]
         if times.dtype == pl.String and times.str.contains(BRACKETS).all():
-            times = _split(table, "time", separated=False).gather(frame["row"])
+            times = _split(table, "time", separated=False)
         if isinstance(times.dtype, pl.List | pl.Array):
-            frame = frame.with_columns(_as_list(times).alias("time"))
-            together.append("time")
-            unequal = frame.filter(pl.col("time").list.len() != pl.col("item").list.len())
-            if unequal.height:
-                raise DataError(
-                    f"{table.source}: {table.where(int(unequal['row'][0]))} has lists of items and times of different lengths; "
-                    "correct it, or choose another time column with --time"
-                )
+            lists["time"] = times
+    columns = [
+        (column.arr.to_list() if isinstance(column.dtype, pl.Array) else column).alias(role) for role, column in lists.items()
+    ]
+    frame = table.frame.with_columns(columns).with_row_index("row").filter(pl.col("item").list.len() > 0)
+    length = pl.col("item").list.len()
+    unequal = frame.filter(pl.any_horizontal(pl.col(role).list.len().ne_missing(length) for role in lists))
+    if unequal.height:
+        raise DataError(
+            f"{table.source}: {table.where(int(unequal['row'][0]))} has lists of items and times of different lengths; "
+            "correct it, or choose another time column with --time"
+        )
     if not frame.height:
         raise DataError(f"{table.source}: all lists of items are empty; expected items in column {table.names['item']!r}")
-    frame = frame.explode(together)
+    frame = frame.explode(*lists)
     rows = frame["row"]
     note = f"column {table.names['item']!r} holds lists: each item is read as one interaction, in the order of the list"
     return replace(table, frame=frame.drop("row"), where=lambda row: table.where(int(rows[row])), notes=(*table.notes, note))
 
 
-def _as_list(column: pl.Series) -> pl.Series:
-    return column.arr.to_list() if isinstance(column.dtype, pl.Array) else column
-
-
 def _split(table: Table, role: str, *, separated: bool) -> pl.Series:
     """Return the lists that the text of a column describes."""
-    text = table.frame[role]
-    inside = text.str.strip_chars().str.strip_chars("[]()") if not separated else text.str.strip_chars()
-    if not separated and text.str.contains("[\"']").any():
+    text = table.frame[role].str.strip_chars()
+    if separated:
+        return text.str.extract_all(VALUE)
+    if text.str.contains("[\"']").any():
         return _literals(table, role)
-    clean = inside.str.replace_all(SEPARATED, " ").str.strip_chars()
-    lists = clean.str.split(" ")
-    return pl.select(pl.when(clean == "").then(pl.lit([], dtype=pl.List(pl.String))).otherwise(lists)).to_series()
+    return text.str.strip_chars("[]()").str.extract_all(VALUE)
 
 
 def _literals(table: Table, role: str) -> pl.Series:
@@ -86,38 +84,32 @@ def _literals(table: Table, role: str) -> pl.Series:
 
 def _from_prefixes(table: Table) -> Table:
     """Read RecBole's sequence files: each row is a prefix of a user's sequence and the item that follows it."""
-    longest: dict[object, list[str]] = {}
-    rows: dict[object, list[tuple[int, list[str]]]] = {}
     prefixes = table.frame["item_list"]
     if prefixes.dtype != pl.String or prefixes.null_count():
         raise DataError(
             f"{table.source}: column {table.names['item_list']!r} must hold text, items separated by blanks, in each row"
         )
-    for row, (user, prefix, item) in enumerate(zip(table.frame["user"], prefixes, table.frame["item"], strict=True)):
-        sequence = [*prefix.split(), str(item)]
-        rows.setdefault(user, []).append((row, sequence))
-        if len(sequence) > len(longest.get(user, [])):
-            longest[user] = sequence
-    for user, sequences in rows.items():
-        for row, sequence in sequences:
-            if longest[user][: len(sequence)] != sequence:
-                raise DataError(
-                    f"{table.source}: {table.where(row)} is not a prefix of the longest sequence of user {user!r}; write one row "
-                    "per user with its whole sequence, or one interaction a row"
-                )
-    first = {user: sequences[0][0] for user, sequences in rows.items()}
-    frame = pl.DataFrame({"user": list(longest), "item": list(longest.values()), "row": [first[user] for user in longest]})
-    frame = frame.with_columns(pl.col("user").cast(table.frame["user"].dtype)).explode("item")
-    source_rows = frame["row"]
+    sequence = pl.concat_list(pl.col("item_list").str.extract_all(r"\S+"), pl.col("item").cast(pl.String))
+    rows = table.frame.select("user", sequence=sequence).with_row_index("row")
+    longest = pl.col("sequence").get(pl.col("sequence").list.len().arg_max())
+    users = rows.group_by("user", maintain_order=True).agg(pl.col("row").first(), item=longest)
+    wrong = rows.join(users, "user").filter(pl.col("item").list.head(pl.col("sequence").list.len()) != pl.col("sequence"))
+    if wrong.height:
+        row, user = wrong.sort("row").row(0)[:2]
+        raise DataError(
+            f"{table.source}: {table.where(row)} is not a prefix of the longest sequence of user {user!r}; write one row "
+            "per user with its whole sequence, or one interaction a row"
+        )
+    frame = users.explode("item")
+    first_rows = frame["row"]
     note = (
         f"columns {table.names['item_list']!r} and {table.names['item']!r} hold prefixes and the next item: the longest "
         "sequence of each user is read, in its order; other columns are not used"
     )
-    names = {role: name for role, name in table.names.items() if role in {"user", "item"}}
     return replace(
         table,
         frame=frame.select("user", "item"),
-        names=names,
-        where=lambda row: table.where(int(source_rows[row])),
+        names={role: table.names[role] for role in ("user", "item")},
+        where=lambda row: table.where(int(first_rows[row])),
         notes=(*table.notes, note),
     )

@@ -1,7 +1,7 @@
 """Python values of one column as a polars column: no rounding, and different values stay different."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from itertools import accumulate
 from numbers import Integral, Real
@@ -53,6 +53,7 @@ KINDS: Sequence[tuple[type | tuple[type, ...], str]] = (
     (Integral, "integer"),
     ((Real, Decimal), "number"),
     (date, "time"),  # a date-time is one too
+    (time, "time of day"),
     ((list, tuple), "list"),
 )
 
