@@ -1,6 +1,8 @@
 """The time of each row from one column, from a date and a time of day, or from year, month, day and so on."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import time
 
 import polars as pl
@@ -12,6 +14,7 @@ from ssd4rec.errors import DataError
 CLOCK_TIME = r"^\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$"
 GROUPED_DIGITS = re.compile(r"\d{1,3}([,._' ]\d{3})+")  # 1,555,917,522
 LATEST = 2359  # HHMM
+OF_DAY = ("hour", "minute", "second")
 
 
 def times_of(table: Table, time_format: str | None) -> Times:
@@ -69,9 +72,8 @@ def _from_date_and_time(table: Table, time_format: str | None) -> Times:
             f"{table.source}: column {names['time']!r} is not a time of day, and column {names['date']!r} is a date",
             f"choose one with --time {names['time']} or --time {names['date']}",
         )
-    combined = _dates(frame["date"]) + " " + (clock if clock is not None else frame[role].cast(pl.String))
-    times = read_times(combined, time_format)
-    return Times(times.ticks, times.clock, (f"the time is {names['date']} and {names[role]} combined", *times.notes))
+    clock = frame[role].cast(pl.String) if clock is None else clock
+    return _combined(_dates(frame["date"]), clock, [names["date"], names[role]], time_format)
 
 
 def _from_date_and_hour(table: Table, time_format: str | None) -> Times:
@@ -80,14 +82,14 @@ def _from_date_and_hour(table: Table, time_format: str | None) -> Times:
     dates = _dates(frame["date"])
     if dates.str.contains(r":|^\s*\d{9,}").any():
         return read_times(frame["date"], time_format)
-    roles = [role for role in ("hour", "minute", "second") if role in frame.columns]
     clock = _clock_times(frame["hour"]) if frame["hour"].cast(pl.String).str.contains(":").any() else None
-    if clock is None:
-        parts = [_digits(frame, role, 2) for role in ("hour", "minute", "second")]
-        clock = frame.select(pl.concat_str(parts, separator=":")).to_series()
+    clock = _joined(frame, OF_DAY, ":") if clock is None else clock
+    return _combined(dates, clock, [names[role] for role in ("date", *OF_DAY) if role in frame.columns], time_format)
+
+
+def _combined(dates: pl.Series, clock: pl.Series, names: list[str], time_format: str | None) -> Times:
     times = read_times(dates + " " + clock, time_format)
-    combined = " and ".join([names["date"], *(names[role] for role in roles)])
-    return Times(times.ticks, times.clock, (f"the time is {combined} combined", *times.notes))
+    return replace(times, notes=(f"the time is {' and '.join(names)} combined", *times.notes))
 
 
 def _clock_times(column: pl.Series) -> pl.Series | None:
@@ -116,15 +118,16 @@ def _dates(column: pl.Series) -> pl.Series:
 
 def _from_parts(frame: pl.DataFrame) -> pl.Series:
     """Return ISO date-times from columns year, month, day and, if there are any, hour, minute, second."""
-    date = pl.concat_str([_digits(frame, "year", 4), _digits(frame, "month", 2), _digits(frame, "day", 2)], separator="-")
-    if not {"hour", "minute", "second"} & set(frame.columns):
-        return frame.select(date.alias("time")).to_series()
-    clock = pl.concat_str([_digits(frame, "hour", 2), _digits(frame, "minute", 2), _digits(frame, "second", 2)], separator=":")
-    return frame.select(pl.concat_str([date, clock], separator=" ").alias("time")).to_series()
+    dates = _joined(frame, ("year", "month", "day"), "-")
+    return dates + " " + _joined(frame, OF_DAY, ":") if set(OF_DAY) & set(frame.columns) else dates
 
 
-def _digits(frame: pl.DataFrame, role: str, width: int) -> pl.Expr:
-    """Return a part of a time as text with leading zeros; zeros without such a column."""
-    if role not in frame.columns:
-        return pl.lit("0" * width)
-    return pl.lit(frame[role].cast(pl.String).str.strip_chars().str.strip_suffix(".0").str.zfill(width))
+def _joined(frame: pl.DataFrame, roles: Sequence[str], separator: str) -> pl.Series:
+    """Join parts of a time as text with leading zeros; a part without a column is zero."""
+    parts = [
+        pl.col(role).cast(pl.String).str.strip_chars().str.strip_suffix(".0").str.zfill(4 if role == "year" else 2)
+        if role in frame.columns
+        else pl.lit("00")
+        for role in roles
+    ]
+    return frame.select(pl.concat_str(parts, separator=separator)).to_series()
