@@ -17,8 +17,8 @@ from typing import Any
 from ssd4rec import pipeline
 from ssd4rec._io import write_atomically
 from ssd4rec.artifact import load_artifact
+from ssd4rec.data.columns import columns_of, options_of
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.options import columns_of, options_of
 
 OUT = Path(__file__).parent / "results" / "fusion"
 MODELS = ("sequential-rules", "sequential-ridge")

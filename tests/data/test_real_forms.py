@@ -566,7 +566,7 @@ def test_compressed_files(tmp_path, suffix, name):
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst", "zip"])
 def test_files_that_expand_too_much_are_refused(tmp_path, suffix, monkeypatch):
     """And read with the option that the message names."""
-    monkeypatch.setattr("ssd4rec.data.compression.ALWAYS_ALLOWED", 1 << 12)
+    monkeypatch.setattr("ssd4rec.data.io.ALWAYS_ALLOWED", 1 << 12)
     data = compressed(b"user,item,time\n" + b"a,x,1\n" * 1_000_000, suffix)
     with pytest.raises(DataError, match=r"expand to more than [\d,]+, .* --set data.max_expansion=100000"):
         read(tmp_path, data, name=f"log.csv.{suffix}")

@@ -194,7 +194,7 @@ def build_data(
 
     run_config = load_data_config(config, [*(settings or []), *reading])
 
-    from ssd4rec.data.options import ReadOptions, columns_of, options_of
+    from ssd4rec.data.columns import ReadOptions, columns_of, options_of
     from ssd4rec.data.out_of_core.build import build_folder
 
     check_address_limit()

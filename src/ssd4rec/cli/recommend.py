@@ -81,7 +81,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     from ssd4rec.config import dump_config, parse_config
 
     if users is not None and out is not None and (shard is not None or engine is not None or not out.suffix):
-        from ssd4rec.data.options import ReadOptions, columns_of, options_of
+        from ssd4rec.data.columns import ReadOptions, columns_of, options_of
         from ssd4rec.diagnostics import resolve_device
         from ssd4rec.serving.arrow import BatchOptions, Retrieval
         from ssd4rec.serving.parts import make_job
@@ -200,7 +200,7 @@ def parse_ids(recommender: "Recommender", option: str, texts: str) -> list[objec
 def _recommend_users(
     recommender: "Recommender", users: str, out: Path, config: "Config", choices: dict[str, Any], *, as_json: bool
 ) -> None:
-    from ssd4rec.data.options import columns_of, options_of
+    from ssd4rec.data.columns import columns_of, options_of
     from ssd4rec.datasets.registry import is_named_dataset, open_dataset
     from ssd4rec.serving.batch import recommend_users
 

@@ -113,8 +113,8 @@ def _prepare(
         return inputs.prepare(data, config, titles, base)
     if data is not None or train_file is None or validation_file is None or test_file is None:
         raise ConfigError("--train, --validation and --test are used together, in place of DATA; pass all three, or only DATA")
+    from ssd4rec.data.columns import columns_of, options_of
     from ssd4rec.data.interactions import read_interactions, read_titles
-    from ssd4rec.data.options import columns_of, options_of
 
     columns, options = columns_of(config.data), options_of(config.data)
     parts = [read_interactions(file, columns, options) for file in (train_file, validation_file, test_file)]

@@ -1,11 +1,13 @@
-"""Which column of a table is the user, which the item and which the time; a table of these columns alone."""
+"""Which column of a table is the user, which the item and which the time; a table of these columns alone; reading options."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import polars as pl
 
 from ssd4rec._suggestions import nearest
+from ssd4rec.config import DataConfig
 from ssd4rec.errors import DataError
 
 ITEM_NAMES = (
@@ -50,6 +52,7 @@ PARTS = {  # of a time that is split over columns
     "minute": ("minute", "min"),
     "second": ("second", "sec"),
 }
+MAX_EXPANSION = 250  # decompressed bytes per compressed byte; text files of interactions stay far below
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 RENAME = "rename one of them, or remove it"
 TIME_ROLES = ("time", "date", "clock", *PARTS)
@@ -85,6 +88,33 @@ class Columns:
     user: str | None = None
     item: str | None = None
     time: str | None = None  # "date+time" for a date and a time of day in two columns
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options of `read_interactions`; the defaults detect what they can."""
+
+    names: tuple[str, ...] = ()  # the columns of a file without a header, by position; "" or "_" skips one
+    separator: str | None = None  # of text files: a character, "::" or "space"; None: detected
+    layout: Literal["auto", "interactions", "sequences"] = "auto"  # sequences: one user a line, followed by the items
+    where: str | None = None  # an SQL condition on the columns of the file, such as "event = 'purchase'"
+    min_rating: float | None = None  # drop rows with a lower rating
+    time_format: str | None = None  # strptime format of text times, such as "%d/%m/%Y %H:%M"
+    constant_user: str | None = None  # the user id of a file without a user column
+    drop_missing: bool = False  # drop rows whose user or item is missing or a placeholder such as NA
+    duplicates: Literal["keep", "drop"] = "keep"  # rows that equal an earlier one in user, item and time
+    max_expansion: float = MAX_EXPANSION
+
+
+def columns_of(config: DataConfig) -> Columns:
+    """Return the column names of the settings."""
+    return Columns(config.user, config.item, config.time)
+
+
+def options_of(config: DataConfig) -> ReadOptions:
+    """Return the reading options of the settings."""
+    same = {field.name: getattr(config, field.name) for field in fields(ReadOptions) if field.name != "names"}
+    return ReadOptions(**(same | {"names": config.columns, "where": config.where or None}))  # --where "" undoes a remembered one
 
 
 def choose_columns(header: Sequence[str], columns: Columns, source: str) -> dict[str, int]:

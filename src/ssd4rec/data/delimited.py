@@ -18,8 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from ssd4rec.data.columns import Choose, Table, looks_like_data, missing_header
-from ssd4rec.data.options import ReadOptions
+from ssd4rec.data.columns import Choose, ReadOptions, Table, looks_like_data, missing_header
 from ssd4rec.errors import DataError
 
 SEPARATORS = ("\t", ",", ";", "::", "|")

@@ -11,6 +11,7 @@ from ssd4rec.data.catalog import plain_ids
 from ssd4rec.data.columns import (
     TIME_ROLES,
     Columns,
+    ReadOptions,
     Table,
     bare_name,
     choose_all_columns,
@@ -21,7 +22,6 @@ from ssd4rec.data.columns import (
 from ssd4rec.data.filters import PREFIX, apply_filters, columns_in
 from ssd4rec.data.io import Source, read_table
 from ssd4rec.data.lists import explode_lists
-from ssd4rec.data.options import ReadOptions
 from ssd4rec.data.time_columns import times_of
 from ssd4rec.data.timestamps import FILE_ORDER, NUMBER, Clock, Times, implausible, show_moment
 from ssd4rec.errors import DataError

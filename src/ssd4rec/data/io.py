@@ -4,25 +4,28 @@ Only the chosen columns are read, so that other columns cannot fail. Parquet is 
 that is cut while it is read would kill the process.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import os
+import zipfile
+import zlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssd4rec.data.columns import Choose, Table
-from ssd4rec.data.compression import SUFFIXES, decompress, format_of
+from ssd4rec.data.columns import Choose, ReadOptions, Table
 from ssd4rec.data.delimited import EXPECTED, read_delimited
 from ssd4rec.data.json_rows import read_json
-from ssd4rec.data.options import ReadOptions
 from ssd4rec.data.values import exact_series
 from ssd4rec.errors import DataError, first_line
 
@@ -34,6 +37,33 @@ KINDS = (
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 PARQUET_MAGIC = b"PAR1"
 MOST_ROWS_PER_BYTE = 1000  # of a Parquet file; more is damage or an attack
+COMPRESSIONS: dict[bytes, str] = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+}
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    "gzip": gzip.open,
+    "bzip2": bz2.open,
+    "xz": lzma.open,
+    "Zstandard": lambda path: pa.input_stream(str(path), compression="zstd"),
+}
+DAMAGED = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    pa.ArrowException,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
+AT_ONCE = 1 << 22  # bytes
+ALWAYS_ALLOWED = 1 << 26  # decompressed bytes
 BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError)
 
 Source = str | Path | pl.DataFrame | pl.LazyFrame | Any  # Any: a pandas frame; pandas is imported by its owner
@@ -76,7 +106,7 @@ def _from_file(path: Path, choose: Choose, options: ReadOptions) -> Table:
         if compression is None:
             data = path.read_bytes()
         else:
-            name, data = decompress(path, compression, options.max_expansion, lambda name: _suffix(Path(name)) in KINDS)
+            name, data = _decompress(path, compression, options.max_expansion, lambda name: _suffix(Path(name)) in KINDS)
             kind = KINDS.get(_suffix(Path(name)), kind)
     except (OSError, MemoryError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from error
@@ -107,6 +137,67 @@ def _kind_of_file(path: Path) -> str:
     if not status.st_size:
         raise DataError(f"{path} is empty; {EXPECTED}")
     return KINDS[suffix]
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the compression of a file that begins with these bytes; None: not compressed."""
+    return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
+
+
+def _decompress(path: Path, kind: str, max_expansion: float, readable: Callable[[str], bool]) -> tuple[str, bytes]:
+    """Decompress a file.
+
+    Args:
+        path: a compressed file.
+        kind: its compression, from `format_of`.
+        max_expansion: the most decompressed bytes per compressed byte, above 64 MB.
+        readable: whether a file of this name inside of a zip file can be read.
+
+    Returns:
+        The name of the content and the content.
+
+    Raises:
+        DataError: the file is damaged, cut short or encrypted, expands too much, or is a zip file without exactly one readable
+            file.
+    """
+    size = path.stat().st_size
+    try:
+        if kind == "zip":
+            return _from_zip(path, size, max_expansion, readable)
+        with OPENERS[kind](path) as stream:
+            return path.name, _bounded(path, stream, size, max_expansion)
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, gzip.BadGzipFile):
+            raise
+        state = f"cut short after {size:,} bytes" if isinstance(error, EOFError) else f"damaged ({first_line(error)})"
+        raise DataError(f"{path}: the {kind} file is {state}; copy or download it again") from error
+
+
+def _bounded(path: Path, stream: IO[bytes], compressed: int, max_expansion: float) -> bytes:
+    blocks, size = [], 0
+    limit = max(ALWAYS_ALLOWED, int(max_expansion * compressed))
+    while block := stream.read(AT_ONCE):
+        blocks.append(block)
+        size += len(block)
+        if size > limit:
+            raise DataError(
+                f"{path}: {compressed:,} compressed bytes expand to more than {limit:,}, which is not usual for interactions; if "
+                f"the file is right, allow it with --set data.max_expansion=100000"
+            )
+    return b"".join(blocks)
+
+
+def _from_zip(path: Path, size: int, max_expansion: float, readable: Callable[[str], bool]) -> tuple[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+        files = [name for name in members if readable(name)]
+        if len(files) != 1:
+            inside = f"it holds {', '.join(members[:8]) or 'nothing'}{' …' if len(members) > 8 else ''}"
+            raise DataError(f"{path}: expected a zip file with one table, {inside}; extract the table and give its path")
+        if archive.getinfo(files[0]).flag_bits & 1:
+            raise DataError(f"{path}: the zip file is encrypted; extract {files[0]} and give its path")
+        with archive.open(files[0]) as stream:
+            return files[0].rpartition("/")[2], _bounded(path, stream, size, max_expansion)
 
 
 def _from_folder(folder: Path, choose: Choose, options: ReadOptions) -> Table:

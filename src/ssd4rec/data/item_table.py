@@ -8,10 +8,9 @@ import polars as pl
 from ssd4rec.config import FeaturesConfig
 from ssd4rec.data import ids
 from ssd4rec.data.catalog import plain_ids
-from ssd4rec.data.columns import FEATURE, Table, bare_name, choose_item_columns
+from ssd4rec.data.columns import FEATURE, ReadOptions, Table, bare_name, choose_item_columns
 from ssd4rec.data.interactions import name_of
 from ssd4rec.data.io import Source, read_table
-from ssd4rec.data.options import ReadOptions
 from ssd4rec.errors import DataError, first_line
 
 

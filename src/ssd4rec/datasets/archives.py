@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from ssd4rec.data.columns import AmbiguousColumnsError, Columns
-from ssd4rec.data.compression import DAMAGED, format_of
 from ssd4rec.data.interactions import Interactions, ReadOptions, read_interactions, read_titles
+from ssd4rec.data.io import DAMAGED, format_of
 from ssd4rec.errors import DataError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from ssd4rec.config import DataConfig
+from ssd4rec.data.columns import columns_of, options_of
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
 from ssd4rec.data.io import Source
-from ssd4rec.data.options import columns_of, options_of
 from ssd4rec.data.store_source import is_store, read_store
 from ssd4rec.datasets.archives import titles_beside
 from ssd4rec.datasets.registry import DATASETS, cache_folder, is_named_dataset, open_dataset

@@ -28,8 +28,8 @@ from ssd4rec.artifact import Artifact, load_artifact, load_artifact_or_none
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.config import Baseline, Config
+from ssd4rec.data.columns import columns_of, options_of
 from ssd4rec.data.interactions import Interactions, read_interactions
-from ssd4rec.data.options import columns_of, options_of
 from ssd4rec.data.out_of_core.memory import peak_bytes
 from ssd4rec.data.split import training_counts
 from ssd4rec.datasets.registry import is_named_dataset, open_dataset

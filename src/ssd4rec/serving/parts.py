@@ -17,8 +17,8 @@ import torch
 
 from ssd4rec._io import atomic_write, sha256_of, write_atomically
 from ssd4rec.config import DataConfig
+from ssd4rec.data.columns import ReadOptions, options_of
 from ssd4rec.data.interactions import Columns
-from ssd4rec.data.options import ReadOptions, options_of
 from ssd4rec.data.request_times import check_clock
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.serving.arrow import USERS_AT_ONCE, ArrowRecommender, BatchOptions

@@ -13,10 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssd4rec.data.columns import Columns, choose_columns
+from ssd4rec.data.columns import Columns, ReadOptions, choose_columns
 from ssd4rec.data.delimited import read_delimited
 from ssd4rec.data.io import is_hidden
-from ssd4rec.data.options import ReadOptions
 from ssd4rec.errors import BackendError, DataError, first_line
 
 TEXT, PARQUET = (".csv", ".tsv", ".inter", ".txt", ".dat", ".data"), (".parquet", ".pq")
