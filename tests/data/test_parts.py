@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.parts import join_parts
-from ssd4rec.data.sequences import build_sequences
+from ssd4rec.data.sequences import build_sequences, join_parts
 from ssd4rec.data.split import split_by_parts
 from ssd4rec.errors import DataError
 

@@ -14,8 +14,7 @@ from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.io import Source
 from ssd4rec.data.item_features import ItemFeatures, encode_item_features
 from ssd4rec.data.item_table import read_item_table
-from ssd4rec.data.parts import join_parts
-from ssd4rec.data.sequences import Sequences, build_sequences
+from ssd4rec.data.sequences import Sequences, build_sequences, join_parts
 from ssd4rec.data.split import Split, limit_length, make_split, split_by_parts
 from ssd4rec.data.summary import describe, describe_split
 from ssd4rec.errors import ConfigError, DataError

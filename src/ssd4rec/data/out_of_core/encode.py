@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ssd4rec._io import read_parquet
-from ssd4rec.data.catalog import plain_ids
+from ssd4rec.data.catalog import Codes, encode, plain_ids
 from ssd4rec.data.interactions import Columns, Interactions, ReadReport, read_interactions
 from ssd4rec.data.out_of_core.memory import free_bytes
 from ssd4rec.data.out_of_core.scratch import EventFile, choose_once, damaged, read_record, write_record
 from ssd4rec.data.out_of_core.stream import Chunk, Cursor, InputFile, stream
-from ssd4rec.data.out_of_core.vocabulary import Vocabulary
 from ssd4rec.data.timestamps import FILE_ORDER
 from ssd4rec.errors import DataError
 
@@ -27,6 +29,58 @@ RESTARTS = 8
 COUNT = re.compile(r"(?<![\w.,-])\d[\d,]* (?=(?:times|rows|duplicates|of)\b)")  # of rows, in a warning
 
 Progress = Callable[[int, int], None]
+
+
+class Vocabulary:
+    """Distinct ids of users or items, numbered by first appearance over chunks that arrive one after the other.
+
+    They lie in a few Arrow arrays of falling length, so that adding ids copies each of them only a few times.
+    """
+
+    def __init__(self, ids: pl.Series | None = None) -> None:
+        self._pieces: list[pa.Array] = [] if ids is None or not len(ids) else [_arrow_of(ids)]
+        self._dtype = None if ids is None else ids.dtype
+
+    def __len__(self) -> int:
+        """Return how many distinct ids there are."""
+        return sum(len(piece) for piece in self._pieces)
+
+    def encode(self, values: pl.Series) -> Codes:
+        """Return the code of each value; ids that are new are added.
+
+        Args:
+            values: [rows] ids of one type, the same in every call.
+        """
+        self._dtype = values.dtype
+        local, distinct = encode(values)
+        value_set = _arrow_of(distinct)
+        codes = np.full(len(distinct), -1, dtype=np.int32)
+        size = 0
+        for piece in self._pieces:
+            # The hash table is of the chunk, not of all ids: its size does not grow with the build.
+            places = pc.index_in(piece, value_set=value_set)
+            matched = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+            codes[places.drop_null().to_numpy()] = size + matched
+            size += len(piece)
+        is_new = codes < 0
+        codes[is_new] = np.arange(size, size + int(np.count_nonzero(is_new)), dtype=np.int32)
+        if is_new.any():
+            self._append(value_set.filter(pa.array(is_new)))
+        return codes[local]
+
+    def ids(self, start: int = 0) -> pl.Series:
+        """Return the ids from one code on."""
+        joined = pa.chunked_array(self._pieces) if self._pieces else pa.array([])
+        return pl.Series("id", joined.slice(start), dtype=self._dtype).rechunk()
+
+    def _append(self, piece: pa.Array) -> None:
+        while self._pieces and len(self._pieces[-1]) <= 2 * len(piece):
+            piece = pa.concat_arrays([self._pieces.pop(), piece])
+        self._pieces.append(piece)
+
+
+def _arrow_of(ids: pl.Series) -> pa.Array:
+    return ids.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 @dataclass
