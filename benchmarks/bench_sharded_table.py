@@ -131,8 +131,8 @@ def train(items: int) -> None:
     import polars as pl
 
     from ssd4rec.config import Config
-    from ssd4rec.data.k_core import Counts
-    from ssd4rec.data.sequences import Filtering, Sequences
+    from ssd4rec.data.k_core import Counts, Filtering
+    from ssd4rec.data.sequences import Sequences
     from ssd4rec.data.split import leave_last_out
     from ssd4rec.data.timestamps import Clock
     from ssd4rec.distributed import process_group

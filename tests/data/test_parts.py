@@ -22,18 +22,18 @@ def table(rows, times=True):
 @given(events, events, events, st.booleans())
 def test_each_sequence_is_train_then_validation_then_test(train, validation, test, times):
     """Each part by time, ties in the order of the file."""
-    joined = join_parts(table(train, times), table(validation, times), table(test, times))
-    _, catalog = build_sequences(joined.interactions, 1)
-    items = catalog.ids_of(joined.sequences.items.astype(np.int64)).to_list()
-    for number, user in enumerate(joined.sequences.users):
-        start, stop = joined.sequences.offsets[number : number + 2]
+    interactions, sequences, _, parts = join_parts(table(train, times), table(validation, times), table(test, times))
+    _, catalog = build_sequences(interactions, 1)
+    items = catalog.ids_of(sequences.items.astype(np.int64)).to_list()
+    for number, user in enumerate(sequences.users):
+        start, stop = sequences.offsets[number : number + 2]
         expected = [
             (row[1], part)
             for part, rows in enumerate((train, validation, test))
             for row in (sorted(rows, key=lambda row: row[2]) if times else rows)
             if row[0] == user
         ]
-        assert list(zip(items[start:stop], joined.parts[start:stop].tolist(), strict=True)) == expected
+        assert list(zip(items[start:stop], parts[start:stop].tolist(), strict=True)) == expected
 
 
 def test_files_of_different_forms_are_refused():
@@ -49,7 +49,7 @@ def test_files_of_different_forms_are_refused():
 def test_times_in_different_precision_stay_exact():
     fine = read_interactions(pl.DataFrame({"user": ["u", "u"], "item": ["b", "c"], "time": ["1650882384.5", "1650882384.25"]}))
     coarse = read_interactions(pl.DataFrame({"user": ["u"], "item": ["a"], "time": ["1650882384"]}))
-    joined = join_parts(coarse, fine, coarse)
-    assert joined.sequences.times.tolist() == [1650882384000, 1650882384250, 1650882384500, 1650882384000]
-    split = split_by_parts(joined.sequences, joined.parts, learned=False)
+    _, sequences, _, parts = join_parts(coarse, fine, coarse)
+    assert sequences.times.tolist() == [1650882384000, 1650882384250, 1650882384500, 1650882384000]
+    split = split_by_parts(sequences, parts, learned=False)
     assert (split.validation.targets, split.test.targets) == (2, 1)

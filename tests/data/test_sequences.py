@@ -16,9 +16,9 @@ import worlds
 from ssd4rec.data import sequences
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.k_core import Counts, k_core
+from ssd4rec.data.k_core import Counts, Filtering, count_k_core
 from ssd4rec.data.packing import pack
-from ssd4rec.data.sequences import Filtering, Kept, Sequences, build_sequences, time_order
+from ssd4rec.data.sequences import Kept, Sequences, build_sequences, time_order
 from ssd4rec.data.split import leave_last_out
 from ssd4rec.data.timestamps import Clock
 from ssd4rec.errors import DataError
@@ -78,11 +78,12 @@ def test_the_core_is_taken_again_and_again():
 @given(events, st.integers(1, 5))
 def test_the_core_equals_its_definition(rows, k):
     users, items = (np.array([row[place] for row in rows], dtype=np.int32) for place in (0, 1))
-    kept, steps = k_core(users, items, k)
+    core = count_k_core(lambda: [(users, items)], 1 + users.max(initial=-1), 1 + items.max(initial=-1), k)
+    kept = np.flatnonzero((core.user_counts > 0)[users] & (core.item_counts > 0)[items])
     numbered = [(*row, place) for place, row in enumerate(rows)]
     assert kept.tolist() == [row[3] for row in core_by_definition(numbered, k)]
-    assert sum(step.interactions for step in steps) == len(rows) - len(kept)
-    assert all(step.interactions for step in steps)
+    assert sum(step.interactions for step in core.steps) == len(rows) - len(kept)
+    assert all(step.interactions for step in core.steps)
 
 
 def test_the_core_properties_see_more_than_trivial_cores():
@@ -91,7 +92,7 @@ def test_the_core_properties_see_more_than_trivial_cores():
     sizes = set()
     for _ in range(50):
         users, items = random.integers(0, 6, (2, 40), dtype=np.int32)
-        sizes.add(len(k_core(users, items, 5)[0]))
+        sizes.add(count_k_core(lambda users=users, items=items: [(users, items)], 6, 6, 5).left.interactions)
     assert 0 in sizes
     assert len(sizes) > 5
 

@@ -1,18 +1,19 @@
 """Prepared data as one folder: sequences, catalog and the report of what was read; training maps it into memory."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
+from pydantic import TypeAdapter
 
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.interactions import ReadReport
-from ssd4rec.data.sequences import Filtering, Sequences, new_folder, write_about
-from ssd4rec.errors import DataError
+from ssd4rec.data.k_core import Filtering
+from ssd4rec.data.sequences import Sequences, new_folder, write_about
+from ssd4rec.errors import DataError, first_line
 
 CATALOG, READ = "catalog.parquet", "read.json"
 
@@ -46,10 +47,9 @@ def open_folder(directory: str | Path) -> PreparedFolder:
     sequences = Sequences.open(folder)
     catalog = Catalog.read(folder / CATALOG)
     try:
-        fields: dict[str, Any] = json.loads((folder / READ).read_text(encoding="utf-8"))
-        report = ReadReport.from_dict(fields)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} cannot be read as sequences ({error}); build the folder again") from error
+        report = TypeAdapter(ReadReport).validate_json((folder / READ).read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} cannot be read as sequences ({first_line(error)}); build the folder again") from error
     return PreparedFolder(sequences, catalog, report)
 
 
@@ -59,5 +59,4 @@ def write_metadata(
     """Write all files of a folder but its arrays."""
     write_about(folder, users, filtering, read.clock, tie_order)
     catalog.write(folder / CATALOG)
-    fields: Mapping[str, Any] = asdict(read)
-    (folder / READ).write_text(json.dumps(fields, indent=1), encoding="utf-8")
+    (folder / READ).write_text(json.dumps(asdict(read), indent=1), encoding="utf-8")

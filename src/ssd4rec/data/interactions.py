@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import polars as pl
 
@@ -42,20 +42,6 @@ class ReadReport:
     notes: tuple[str, ...] = ()  # warnings: readings that the user should check
     span: tuple[str, str] | None = None  # first and last time, as a person reads them
     filters: tuple[str, ...] = ()  # conditions on rows, with their counts
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "ReadReport":
-        """Make a report from `dataclasses.asdict`, also after a round trip through JSON."""
-        span = fields.get("span")
-        return cls(
-            **{
-                **fields,
-                "clock": Clock(**fields["clock"]),
-                "notes": tuple(fields["notes"]),
-                "filters": tuple(fields.get("filters", ())),
-                "span": None if span is None else (span[0], span[1]),
-            }
-        )
 
     @property
     def time(self) -> str:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ssd4rec._csr import IntArray
 from ssd4rec.data.catalog import Codes
+from ssd4rec.errors import DataError
 
 Flags = npt.NDArray[np.bool_]
 
@@ -22,6 +23,16 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Filtering:
+    """The interactions that the k-core removed."""
+
+    k: int
+    rounds: int  # passes that removed something
+    came: Counts  # before the filter
+    removed: Counts
+
+
+@dataclass(frozen=True)
 class Core:
     """The k-core as counts: a row remains if its user and its item do."""
 
@@ -30,25 +41,16 @@ class Core:
     steps: list[Counts]  # the numbers removed by each round
 
     @property
-    def interactions(self) -> int:
-        """Number of remaining interactions."""
-        return int(self.user_counts.sum())
+    def left(self) -> Counts:
+        """The numbers that remain."""
+        users, items = int(np.count_nonzero(self.user_counts)), int(np.count_nonzero(self.item_counts))
+        return Counts(users, items, int(self.user_counts.sum()))
 
-
-def k_core(users: Codes, items: Codes, k: int, exempt: Flags | None = None) -> tuple[IntArray, list[Counts]]:
-    """Return the largest set of rows in which each user and each item has at least k rows; repeats count.
-
-    Args:
-        users: [rows] codes from 0.
-        items: [rows] codes from 0.
-        k: the threshold.
-        exempt: [items] items that need no number of rows; None: none.
-
-    Returns:
-        The remaining rows, ascending, and the numbers removed by each round.
-    """
-    core = count_k_core(lambda: [(users, items)], int(users.max(initial=-1)) + 1, int(items.max(initial=-1)) + 1, k, exempt)
-    return np.flatnonzero((core.user_counts > 0)[users] & (core.item_counts > 0)[items]), core.steps
+    def filtering(self, k: int, came: Counts) -> Filtering:
+        """Describe what was removed; `came` are the numbers before the filter."""
+        left = self.left
+        removed = Counts(came.users - left.users, came.items - left.items, came.interactions - left.interactions)
+        return Filtering(k, len(self.steps), came, removed)
 
 
 def count_k_core(
@@ -89,24 +91,37 @@ def _count(blocks: Iterable[tuple[Codes, Codes]], user_stays: Flags, item_stays:
     return user_counts, item_counts
 
 
-def largest_k(remains: Callable[[int], bool], most: int) -> int:
-    """Return the largest k up to `most` whose k-core is not empty, by bisection; 1 if there is none."""
-    low, high = 1, most
+def filled_core(core_of: Callable[[int], Core], k: int, source: str, came: Counts) -> Core:
+    """Return the k-core of a table.
+
+    Args:
+        core_of: computes the core of a k.
+        k: the threshold.
+        source: the table, for messages.
+        came: the numbers before the filter.
+
+    Raises:
+        DataError: nothing is left; the message names the largest k with which something is.
+    """
+    core = core_of(k)
+    if core.left.interactions:
+        return core
+    low, high = 1, k - 1
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if remains(middle) else (low, middle - 1)
-    return low
-
-
-def nothing_left(source: str, k: int, came: Counts, steps: list[Counts], most: int) -> str:
-    """Return the message for an empty k-core; `most` is the largest k with which something is left."""
+        low, high = (middle, high) if core_of(middle).left.interactions else (low, middle - 1)
     rounds = [
         f"round {number} removed {step.users:,} users and {step.items:,} items with fewer than {k} ({step.interactions:,} rows)"
-        for number, step in enumerate(steps[:5], start=1)
+        for number, step in enumerate(core.steps[:5], start=1)
     ]
-    more = f"; … {len(steps)} rounds in all" if len(steps) > len(rounds) else ""
-    return (
+    more = f"; … {len(core.steps)} rounds in all" if len(core.steps) > len(rounds) else ""
+    raise DataError(
         f"{source}: nothing is left when every user and every item must have {k} interactions: of {came.users:,} users, "
         f"{came.items:,} items and {came.interactions:,} rows, {'; '.join(rounds)}{more}; "
-        f"lower it with --set data.min_interactions={most} or less"
+        f"lower it with --set data.min_interactions={low} or less"
     )
+
+
+def renumber(stays: Flags) -> Codes:
+    """Return new codes without gaps for the codes that stay, -1 for the others."""
+    return np.where(stays, np.cumsum(stays, dtype=np.int32) - np.int32(1), np.int32(-1)).astype(np.int32)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from ssd4rec._csr import IntArray, lengths_to_offsets
 from ssd4rec._io import atomic_folder, read_parquet
 from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, Codes, as_type, encode
-from ssd4rec.data.k_core import Counts, k_core, largest_k, nothing_left
+from ssd4rec.data.k_core import Counts, Filtering, count_k_core, filled_core, renumber
 from ssd4rec.data.timestamps import FILE_ORDER, Clock
 from ssd4rec.errors import DataError
 
@@ -27,16 +27,6 @@ FORMAT = 1
 EVENTS_AT_ONCE = 1 << 22  # in a pass over arrays that may be larger than memory
 ARRAYS = ("items", "times", "offsets")
 PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Filtering:
-    """The interactions that the k-core removed."""
-
-    k: int
-    rounds: int  # passes that removed something
-    came: Counts  # before the filter
-    removed: Counts
 
 
 @dataclass(frozen=True)
@@ -242,15 +232,18 @@ def build_sequences(
     filtering = Filtering(1, 0, came, Counts(0, 0, 0))
     if catalog is None:
         known = None if base is None else base.indices(_like(items, base, interactions.read.source)) > 0
-        rows, steps = k_core(user, item, min_interactions, known)
-        if not len(rows):
-            most = largest_k(lambda k: len(k_core(user, item, k, known)[0]) > 0, min_interactions - 1)
-            raise DataError(nothing_left(interactions.read.source, min_interactions, came, steps, most))
-        user, users = _without_gaps(user[rows], users)
-        item, items = _without_gaps(item[rows], items)
-        time = time[rows]
-        removed = Counts(came.users - len(users), came.items - len(items), came.interactions - len(rows))
-        filtering = Filtering(min_interactions, len(steps), came, removed)
+        core = filled_core(
+            lambda k: count_k_core(lambda: [(user, item)], len(users), len(items), k, known),
+            min_interactions,
+            interactions.read.source,
+            came,
+        )
+        filtering = core.filtering(min_interactions, came)
+        user_stays, item_stays = core.user_counts > 0, core.item_counts > 0
+        new_user, new_item = renumber(user_stays)[user], renumber(item_stays)[item]
+        rows = (new_user >= 0) & (new_item >= 0)
+        user, item, time = new_user[rows], new_item[rows], time[rows]
+        users, items = users.filter(pl.Series(user_stays)), items.filter(pl.Series(item_stays))
         if base is None:
             catalog = Catalog(items.alias("id"))
             item = item + np.int32(1)
@@ -306,26 +299,9 @@ def time_order(users: Codes, times: IntArray, tie_break: IntArray | None = None)
     return np.lexsort((times, users))
 
 
-def _without_gaps(codes: Codes, distinct: pl.Series) -> tuple[Codes, pl.Series]:
-    """Renumber codes so that only the remaining values have one, in the same order."""
-    remaining = np.bincount(codes, minlength=len(distinct)) > 0
-    if remaining.all():
-        return codes, distinct
-    return (np.cumsum(remaining, dtype=np.int32) - np.int32(1))[codes], distinct.filter(pl.Series(remaining))
-
-
 def _check_format(folder: Path, about: dict[str, Any]) -> None:
     if about["format"] != FORMAT:
         raise DataError(f"{folder} has format {about['format']}, expected {FORMAT}; build the sequences again")
-
-
-class PartSequences(NamedTuple):
-    """Sequences of three files."""
-
-    interactions: "Interactions"  # all rows, those for training first
-    sequences: Sequences
-    catalog: Catalog
-    parts: npt.NDArray[np.int8]  # [events] 0 for training, 1 for validation, 2 for test
 
 
 def join_parts(
@@ -334,57 +310,53 @@ def join_parts(
     test: "Interactions",
     tie_order: TieOrder = "file",
     base: Catalog | None = None,
-) -> PartSequences:
+) -> tuple["Interactions", Sequences, Catalog, npt.NDArray[np.int8]]:
     """Join the events of each user: those for training, then those for validation, then those for test, each by time.
 
     Nothing is filtered by the k-core: the files decide. Items that occur in validation or test alone are in the catalog, but
     are not trained. With `base`, the catalog begins with its items.
 
+    Returns:
+        All rows, those for training first; their sequences and catalog; and the part of each event of the sequences, [events]:
+        0 for training, 1 for validation, 2 for test.
+
     Raises:
         DataError: ids or times of the files have different types.
     """
-    tables = [part.table for part in (train, validation, test)]
-    for name, part in zip(PARTS[1:], (validation, test), strict=True):
+    files = (train, validation, test)
+    clock = train.read.clock
+    for name, file in zip(PARTS[1:], files[1:], strict=True):
         for column in ("user", "item"):
-            kinds = (train.table[column].dtype, part.table[column].dtype)
+            kinds = (train.table[column].dtype, file.table[column].dtype)
             if kinds[0] != kinds[1]:
                 raise DataError(
                     f"{column} ids are {kinds[0]} in the train file and {kinds[1]} in the {name} file; give both one type"
                 )
-        if part.read.clock.kind != train.read.clock.kind:
+        if file.read.clock.kind != clock.kind:
             raise DataError(
-                f"times are {train.read.clock.kind} in the train file and {part.read.clock.kind} in the {name} file; give both "
-                "the same form"
+                f"times are {clock.kind} in the train file and {file.read.clock.kind} in the {name} file; give both the same form"
             )
-    ticks = np.lcm.reduce([part.read.clock.ticks for part in (train, validation, test)]).item()
-    times = [
-        table["time"] * (ticks // part.read.clock.ticks) for table, part in zip(tables, (train, validation, test), strict=True)
-    ]
-    part_of_row = np.repeat(np.arange(3, dtype=np.int8), [table.height for table in tables])
-    time = pl.concat(times).to_numpy()
-    if train.read.clock.kind == FILE_ORDER:
-        time = np.arange(len(time))
+    ticks = np.lcm.reduce([file.read.clock.ticks for file in files]).item()
+    table = pl.concat(
+        file.table.with_columns(pl.col("time") * (ticks // file.read.clock.ticks), part=pl.lit(part, pl.Int8))
+        for part, file in enumerate(files)
+    )
+    if clock.kind == FILE_ORDER:
+        table = table.with_columns(time=pl.int_range(pl.len()))
     # one key for part and time: the rank of the time inside of its part, after all of the parts before
-    order = np.lexsort((time, part_of_row))
-    rank = np.empty(len(time), dtype=np.int64)
-    later = np.diff(time[order], prepend=time[order[:1]]) != 0
-    later |= np.diff(part_of_row[order], prepend=part_of_row[order[:1]]) != 0
-    rank[order] = np.cumsum(later)
-    table = pl.concat([table.select("user", "item") for table in tables]).with_columns(time=pl.Series(rank))
+    rank = table.select(pl.struct("part", "time").rank("dense").cast(pl.Int64) - 1).to_series()
+    ranks = cast("int", rank.max()) + 1
+    times, parts = np.empty(ranks, dtype=np.int64), np.empty(ranks, dtype=np.int8)
+    times[rank], parts[rank] = table["time"], table["part"]
     report = replace(
         train.read,
-        source=" + ".join(part.read.source for part in (train, validation, test)),
+        source=" + ".join(file.read.source for file in files),
         rows=table.height,
         users=table["user"].n_unique(),
         items=table["item"].n_unique(),
-        notes=tuple(dict.fromkeys(note for part in (train, validation, test) for note in part.read.notes)),
+        notes=tuple(dict.fromkeys(note for file in files for note in file.read.notes)),
     )
-    interactions = replace(train, table=table, read=report)
+    interactions = replace(train, table=table.select("user", "item", time=rank), read=report)
     sequences, catalog = build_sequences(interactions, 1, tie_order=tie_order, base=base)
-    first_ranks = [int(rank[part_of_row == part].min(initial=len(rank))) for part in (1, 2)]
-    parts = np.searchsorted(first_ranks, sequences.times, side="right").astype(np.int8)
-    real_times = np.empty(int(rank.max()) + 1, dtype=np.int64)
-    real_times[rank] = time
-    clock = Clock(train.read.clock.kind, ticks)
-    sequences = replace(sequences, times=real_times[sequences.times], clock=clock)
-    return PartSequences(interactions, sequences, catalog, parts)
+    at = sequences.times
+    return interactions, replace(sequences, times=times[at], clock=Clock(clock.kind, ticks)), catalog, parts[at]

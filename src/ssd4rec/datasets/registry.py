@@ -7,13 +7,12 @@ from dataclasses import astuple, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from ssd4rec._suggestions import nearest
 from ssd4rec.data.catalog import encode
 from ssd4rec.data.interactions import Interactions, read_interactions, read_titles
-from ssd4rec.data.k_core import Counts, k_core
+from ssd4rec.data.k_core import Counts, count_k_core
 from ssd4rec.datasets.archives import Opened, PublishedFile, PublishedTable
 from ssd4rec.datasets.packages import PACKAGES
 from ssd4rec.datasets.store import About, is_stored, load_dataset, save_dataset
@@ -154,10 +153,8 @@ def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete:
 
 def five_core(interactions: Interactions) -> Counts:
     """Count the users, items and interactions of the 5-core."""
-    users, _ = encode(interactions.table["user"])
-    items, _ = encode(interactions.table["item"])
-    rows, _ = k_core(users, items, 5)
-    return Counts(len(np.unique(users[rows])), len(np.unique(items[rows])), len(rows))
+    (user, users), (item, items) = (encode(interactions.table[column]) for column in ("user", "item"))
+    return count_k_core(lambda: [(user, item)], len(users), len(items), 5).left
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ssd4rec._csr import IntArray
 from ssd4rec.data.catalog import Codes
+from ssd4rec.data.k_core import renumber
 from ssd4rec.data.out_of_core.scratch import Block, EventFile, read_record, write_record
 from ssd4rec.data.sequences import time_order
 
@@ -52,7 +52,7 @@ def make_layout(user_counts: IntArray, item_counts: IntArray, free: int) -> Layo
         start = first_users[-1]
         stop = int(np.searchsorted(offsets, offsets[start] + size, side="right")) - 1
         first_users.append(max(stop, start + 1))
-    return Layout(_renumber(stays), _renumber(item_counts > 0), offsets, np.asarray(first_users, dtype=np.int64))
+    return Layout(renumber(stays), renumber(item_counts > 0), offsets, np.asarray(first_users, dtype=np.int64))
 
 
 def partition(folder: Path, events: EventFile, layout: Layout, rows: int, rows_at_once: int, progress: Progress) -> None:
@@ -111,7 +111,3 @@ def _begin(path: Path, dtype: np.dtype[Any], length: int, written: int) -> None:
 
 def _parts(folder: Path, layout: Layout) -> list[EventFile]:
     return [EventFile(folder, f"part-{number:04}") for number in range(len(layout.first_users) - 1)]
-
-
-def _renumber(stays: npt.NDArray[np.bool_]) -> Codes:
-    return np.where(stays, np.cumsum(stays, dtype=np.int32) - np.int32(1), np.int32(-1)).astype(np.int32)

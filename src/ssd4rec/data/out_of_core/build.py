@@ -18,13 +18,13 @@ from ssd4rec.config import TieOrder
 from ssd4rec.data.catalog import Catalog, Codes
 from ssd4rec.data.folder import write_metadata
 from ssd4rec.data.interactions import Columns, ReadReport
-from ssd4rec.data.k_core import Core, Counts, count_k_core, largest_k, nothing_left
+from ssd4rec.data.k_core import Core, Counts, Filtering, count_k_core, filled_core
 from ssd4rec.data.out_of_core.arrange import Layout, make_layout, partition, sort_partitions
 from ssd4rec.data.out_of_core.encode import RECORDED_EVERY, Encoded, encode_files
 from ssd4rec.data.out_of_core.memory import free_bytes, peak_bytes
 from ssd4rec.data.out_of_core.scratch import EventFile, choose_once, damaged, read_record, write_record
 from ssd4rec.data.out_of_core.stream import list_files
-from ssd4rec.data.sequences import Filtering, id_order
+from ssd4rec.data.sequences import id_order
 from ssd4rec.errors import DataError
 
 FORMAT = 2  # of the working folder
@@ -110,12 +110,9 @@ def build_folder(
                     partition(folder, events, layout, encoded.rows, rows, done)
                     write_record(folder / "partitioned.json", {})
             with _timed(seconds, "sorting"):
-                users, items = _left(encoded.users.ids(), layout.new_users), _left(encoded.items.ids(), layout.new_items)
-                remaining = Counts(len(users), len(items), layout.events)
-                removed = Counts(
-                    report.users - remaining.users, report.items - remaining.items, report.rows - remaining.interactions
-                )
-                filtering = Filtering(min_interactions, len(core.steps), Counts(report.users, report.items, report.rows), removed)
+                users = encoded.users.ids().filter(pl.Series(core.user_counts > 0))
+                items = encoded.items.ids().filter(pl.Series(core.item_counts > 0))
+                filtering = core.filtering(min_interactions, Counts(report.users, report.items, report.rows))
                 complete = _sort(folder, layout, Catalog(items), tie_order, partial(progress, "sorting"))
                 write_metadata(complete, users, Catalog(items), filtering, tie_order, report)
                 sync([*complete.iterdir(), complete])
@@ -127,7 +124,7 @@ def build_folder(
             f"cannot build {target}: {error.strerror or error}; give the same command again once there is room, it goes on from "
             f"what lies in {folder}"
         ) from error
-    return BuildReport(report, filtering, remaining, len(layout.first_users) - 1, seconds, peak_bytes(), resumed)
+    return BuildReport(report, filtering, core.left, len(layout.first_users) - 1, seconds, peak_bytes(), resumed)
 
 
 def _begin_or_resume(folder: Path, plan: dict[str, Any]) -> bool:
@@ -173,11 +170,7 @@ def _core(
     def core_of(k: int) -> Core:
         return count_k_core(blocks, len(encoded.users), len(encoded.items), k)
 
-    core = core_of(k)
-    if not core.interactions:
-        came = Counts(report.users, report.items, report.rows)
-        most = largest_k(lambda smaller: core_of(smaller).interactions > 0, k - 1)
-        raise DataError(nothing_left(report.source, k, came, core.steps, most))
+    core = filled_core(core_of, k, report.source, Counts(report.users, report.items, report.rows))
     np.savez(arrays, users=core.user_counts, items=core.item_counts)
     write_record(folder / "core.json", {"steps": [asdict(step) for step in core.steps]})
     return core, rows_at_once
@@ -190,11 +183,6 @@ def _sort(folder: Path, layout: Layout, catalog: Catalog, tie_order: TieOrder, p
     sort_partitions(folder, complete, layout, id_order(catalog)[1:] if tie_order == "item" else None, progress)
     np.save(complete / "offsets.npy", layout.offsets, allow_pickle=False)
     return complete
-
-
-def _left(ids: pl.Series, new_codes: np.ndarray[Any, Any]) -> pl.Series:
-    stays = new_codes >= 0
-    return ids if stays.all() else ids.filter(pl.Series(stays))
 
 
 @contextmanager
