@@ -21,6 +21,7 @@ from ssd4rec.data.columns import (
 )
 from ssd4rec.data.filters import PREFIX, apply_filters, columns_in
 from ssd4rec.data.io import Source, read_table
+from ssd4rec.data.k_core import Counts
 from ssd4rec.data.lists import explode_lists
 from ssd4rec.data.time_columns import times_of
 from ssd4rec.data.timestamps import FILE_ORDER, NUMBER, Clock, Times, implausible, show_moment
@@ -47,6 +48,11 @@ class ReadReport:
     def time(self) -> str:
         """The kind of the times: "seconds", "milliseconds", "date", "number", "file order" and so on."""
         return self.clock.kind
+
+    @property
+    def counts(self) -> Counts:
+        """The numbers of users, items and rows."""
+        return Counts(self.users, self.items, self.rows)
 
 
 @dataclass(frozen=True)

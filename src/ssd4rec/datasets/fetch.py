@@ -151,7 +151,7 @@ def _describe(dataset: NamedDataset, cache: Path, *, was_there: bool) -> Fetched
         folder=str(folder),
         source=stored.about.source,
         checked=stored.about.checked,
-        raw=Counts(report.users, report.items, report.rows),
+        raw=report.counts,
         kept=stored.about.kept,
         titles=0 if stored.titles is None else stored.titles.height,
         notes=report.notes,

@@ -138,7 +138,7 @@ def check_counts(dataset: NamedDataset, interactions: Interactions, *, complete:
         DataError: the counts differ; the message says which and by how many.
     """
     report = interactions.read
-    raw, core = Counts(report.users, report.items, report.rows), five_core(interactions)
+    raw, core = report.counts, five_core(interactions)
     published = dataset.raw or raw
     before, after = _difference(raw, published), _difference(core, dataset.kept)
     larger = any(count > expected for count, expected in zip(astuple(raw), astuple(published), strict=True))  # so not a part
