@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -26,7 +25,6 @@ from ssd4rec.serving.topk import TopK
 
 FEW_EVENTS = 4  # that a cached state has not read, for an answer that others need not wait for
 LARGEST_KEPT, KEPT = 100, 3  # items of an answer that a state keeps, and answers of a state
-
 
 AnyFuture = Future[Any] | asyncio.Future[Any]
 
@@ -86,19 +84,12 @@ class Answer:
     model: ServedModel
     prepared: Prepared
     best: TopK
-    titles: list[str | None]
+    rows: list[ItemRow]  # the best first
 
     @property
     def state(self) -> UserState:
         """The state of the history."""
         return self.prepared.job.state
-
-    @cached_property
-    def rows(self) -> list[ItemRow]:
-        """The items, the best first."""
-        ids = self.model.ids
-        rows = zip(self.best.items.tolist(), self.titles, self.best.scores.tolist(), strict=True)
-        return [ItemRow(ids[index - 1], title, score) for index, title, score in rows]
 
 
 def prepare(
@@ -246,10 +237,16 @@ def _answers(loaded: LoadedModel, prepared: Sequence[Prepared]) -> list[Answer]:
         _remember(prepared[place], best)
     metrics.SCORE_SECONDS.observe(time.perf_counter() - began)
     return [
-        Answer(loaded.model, each, best, [loaded.filters.title(index) for index in best.items.tolist()])
+        Answer(loaded.model, each, best, _rows(loaded, best))
         for each, best in zip(prepared, results, strict=True)
         if best is not None
     ]
+
+
+def _rows(loaded: LoadedModel, best: TopK) -> list[ItemRow]:
+    ids, title = loaded.model.ids, loaded.filters.title
+    rows = zip(best.items.tolist(), best.scores.tolist(), strict=True)
+    return [ItemRow(ids[index - 1], title(index), score) for index, score in rows]
 
 
 def _remember(prepared: Prepared, best: TopK) -> None:
