@@ -37,8 +37,7 @@ def sharded_cross_entropy(
     check_added(states, added)
     coefficients = None if added is None else added.coefficients.to(states.dtype)
     prefixes = None if added is None else added.prefixes
-    loss: Tensor = _CrossEntropy.apply(states, weight, targets, world, coefficients, prefixes)  # type: ignore[no-untyped-call]  # torch has no types here
-    return loss
+    return _CrossEntropy.apply(states, weight, targets, world, coefficients, prefixes)
 
 
 class _BlockCells(NamedTuple):

@@ -92,8 +92,7 @@ class ShardedTable(nn.Module):
 
     def forward(self, items: Items) -> Tensor:
         """Return the rows of items, fetched from the processes that have them. [n] -> [n, D]; n may differ between processes."""
-        rows: Tensor = _Lookup.apply(self.weight, items, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
-        return rows
+        return _Lookup.apply(self.weight, items, self.world)
 
     def cross_entropy(self, states: Tensor, targets: Items, added: AddedLogits | None = None, smoothing: float = 0.0) -> Tensor:
         """Return the mean of -log softmax over all V items, and over the targets of all processes.
@@ -131,8 +130,7 @@ class ShardedTable(nn.Module):
 
         Its gradients are summed over the processes: each process gives the gradient of its own part of a sum.
         """
-        mean: Tensor = _MeanRow.apply(self.weight, self.catalog_size, self.world)  # type: ignore[no-untyped-call]  # torch has no types here
-        return mean
+        return _MeanRow.apply(self.weight, self.catalog_size, self.world)
 
     def sampled_cross_entropy(self, states: Tensor, targets: Items, negatives: int) -> Tensor:
         """Return the mean sampled softmax loss over the targets of all processes, with uniform negatives.
@@ -151,12 +149,10 @@ class ShardedTable(nn.Module):
         rows = self(torch.cat([targets, samples]))
         total = self.world.total(len(targets))
         if not len(targets):
-            nothing: Tensor = 0 * (rows.sum() + states.sum())  # both take part in the exchange of gradients
-            return nothing
+            return 0 * (rows.sum() + states.sum())  # both take part in the exchange of gradients
         expected = torch.full((count,), math.log(count / self.catalog_size), device=targets.device)
         mean = sampled_cross_entropy(states, rows[: len(targets)], targets, rows[len(targets) :], samples, expected)
-        share: Tensor = mean * (len(targets) / total)
-        return share
+        return mean * (len(targets) / total)
 
     def save(self, folder: str | Path) -> None:
         """Write this process's rows as one file of a folder."""

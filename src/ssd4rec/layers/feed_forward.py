@@ -34,5 +34,4 @@ class FeedForward(nn.Module):
         source = self.norm(hidden) if self.norm_first else hidden
         weights = self.widen.weight, self.widen.bias, self.narrow.weight, self.narrow.bias
         branch = feed_forward(source, *weights, self.dropout.p, training=self.training)
-        out: Hidden = hidden + self.dropout(branch) if self.norm_first else self.dropout(self.norm(hidden + branch))
-        return out
+        return hidden + self.dropout(branch) if self.norm_first else self.dropout(self.norm(hidden + branch))

@@ -63,8 +63,7 @@ class Mamba2Mixer(nn.Module):
     def forward(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Run the causal mixer: the output at position t depends on positions up to t. [T, D] -> [T, D]."""
         projected = self.project(hidden)
-        out: Hidden = self.out_proj(self._forward_direction(projected, layout))
-        return out
+        return self.out_proj(self._forward_direction(projected, layout))
 
     def forward_bidirectional(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Compute F + beta K, where K is the mixer applied to the reversed sequence. [T, D] -> [T, D].
@@ -78,8 +77,7 @@ class Mamba2Mixer(nn.Module):
         backward = self.gated(self._scan(x_backward, projected.dt, layout, reverse=True), projected.gate)
         if not self.mirror_back:
             backward = reverse_sequences(backward, layout)
-        out: Hidden = self.out_proj(forward + self.backward_weight * backward)
-        return out
+        return self.out_proj(forward + self.backward_weight * backward)
 
     def forward_prefixes(self, hidden: Hidden, layout: Layout) -> Hidden:
         """Compute `forward_bidirectional` at the last position of every prefix; row t: the prefix up to t. [T, D] -> [T, D]."""
@@ -101,8 +99,7 @@ class Mamba2Mixer(nn.Module):
             )
             norm = self.norm.weight, cast("float", self.norm.eps), self.backward_weight
             combined = dispatch.gated_norm_of_both(y.flatten(1), other.flatten(1), projected.gate, *norm, layout)
-        out: Hidden = self.out_proj(combined)
-        return out
+        return self.out_proj(combined)
 
     def forward_partially_flipped(self, hidden: Hidden, layout: Layout, tail: int) -> tuple[Hidden, Hidden]:
         """Compute `forward` at the end of every prefix, and of every prefix with all but its last `tail` positions reversed.
@@ -123,16 +120,14 @@ class Mamba2Mixer(nn.Module):
         ends = layout.last_index
         forward = self.gated(self._scan_last(projected, layout, reverse=False), projected.gate[ends])
         if not bidirectional:
-            out: Hidden = self.out_proj(forward)
-            return out
+            return self.out_proj(forward)
         if self.mirror_back:
             last = Projected(*(part[ends] for part in projected))
             backward = self.gated(self.single_position(last.channels, last.dt), last.gate)
         else:
             y = self._scan_last(projected, layout, reverse=True)
             backward = self.gated(y, projected.gate[layout.cu_seqlens[:-1]])
-        combined: Hidden = self.out_proj(forward + self.backward_weight * backward)
-        return combined
+        return self.out_proj(forward + self.backward_weight * backward)
 
     def project(self, hidden: Hidden) -> Projected:
         """Apply in_proj, which both directions share."""

@@ -44,22 +44,19 @@ def whole_vectors(*widths: int) -> bool:
 def convolve(channels: Channels, weight: Tensor, bias: Tensor, layout: Layout, *, reverse: bool = False) -> Channels:
     """Compute the convolution with SiLU."""
     channels, weight, bias = promote_to_float32(channels, weight, bias)
-    out: Channels = Convolution.apply(channels, weight, bias, layout, reverse)
-    return out
+    return Convolution.apply(channels, weight, bias, layout, reverse)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability p."""
     count = keep_levels(p)
-    out: Tensor = Dropout.apply(x, random_levels(x.shape), count - LEVELS // 2, scale_of(count))
-    return out
+    return Dropout.apply(x, random_levels(x.shape), count - LEVELS // 2, scale_of(count))
 
 
 def fading_sum(values: Hidden, log_decay: Tensor, cu_seqlens: CuSeqlens) -> Hidden:
     """Compute f_t = decay f_{t-1} + x_t."""
     values, log_decay = promote_to_float32(values, log_decay)
-    out: Hidden = FadingSum.apply(values, log_decay, cu_seqlens)
-    return out
+    return FadingSum.apply(values, log_decay, cu_seqlens)
 
 
 def feed_forward(
@@ -78,8 +75,7 @@ def feed_forward(
 def gated_norm(y: Hidden, gate: Hidden, weight: Tensor, eps: float) -> Hidden:
     """Compute RMSNorm(y * SiLU(gate)) * weight."""
     y, gate, weight = promote_to_float32(y, gate, weight)
-    out: Hidden = GatedNorm.apply(y, None, gate, weight, eps, 0.0, None)
-    return out
+    return GatedNorm.apply(y, None, gate, weight, eps, 0.0, None)
 
 
 def gated_norm_of_both(
@@ -87,8 +83,7 @@ def gated_norm_of_both(
 ) -> Hidden:
     """Compute gated_norm(y, gate) + scale * gated_norm(other, the gate at the first position of the sequence)."""
     y, other, gate, weight = promote_to_float32(y, other, gate, weight)
-    out: Hidden = GatedNorm.apply(y, other, gate, weight, eps, scale, layout.cu_seqlens)
-    return out
+    return GatedNorm.apply(y, other, gate, weight, eps, scale, layout.cu_seqlens)
 
 
 def backward_prefix_readout(
@@ -105,13 +100,11 @@ def backward_prefix_readout(
     channels, weight, bias, dt, A, D = promote_to_float32(channels, weight, bias, dt, A, D)
     decayed_dt = dt * torch.exp(CumulativeSum.apply(dt * A, layout.cu_seqlens))
     decayed_dt = F.threshold(decayed_dt, NEGLIGIBLE, 0.0)
-    y: Values = BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
-    return y
+    return BackwardPrefixReadout.apply(channels, weight, bias, decayed_dt, D, layout, state_dim)
 
 
 def scan(
     x: Values, dt: StepSizes, A: Rates, B: StateInputs, C: StateReads, D: Rates, layout: Layout, *, reverse: bool = False
 ) -> Values:
     """Run the SSD scan."""
-    y: Values = Scan.apply(*promote_to_float32(x, dt, A, B, C, D), layout, reverse)
-    return y
+    return Scan.apply(*promote_to_float32(x, dt, A, B, C, D), layout, reverse)

@@ -92,8 +92,7 @@ def _tile(rows: int, vectors: int) -> Callable[..., None]:
 
         return signature, generate
 
-    result: Callable[..., None] = tile
-    return result
+    return tile
 
 
 _many_wide, _many, _few_wide, _few, _one_wide, _one = (_tile(rows, vectors) for rows in (ROWS, FEW, 1) for vectors in (2, 1))
