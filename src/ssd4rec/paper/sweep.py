@@ -116,15 +116,8 @@ def plan_sweep(
 ) -> Sweep:
     """Check a command and plan its runs; nothing is trained.
 
-    Args:
-        study: A name in `STUDIES`, or "all".
-        sources: Data sets, by name or path.
-        budget: From `make_budget`.
-        out: Folder of the results.
-        cache: Folder of named data sets.
-        models: For studies that compare models, none: all; for curves, none: SSD4Rec.
-        settings: `[MODEL:]GROUP.KEY=VALUE`, from --set.
-        values: Points of a curve, from --values; none: those of the study.
+    The arguments are those of the command: `sources` are names or paths of data sets, `out` and `cache` the folders of the
+    results and of named data sets. For `models`, `settings` and `values` see `make_points`; the study may be "all".
 
     Raises:
         ConfigError: A study, model, setting or value is unknown or does not fit.
@@ -149,11 +142,11 @@ def plan_sweep(
     sections, paths = [], {}
     names = [Path(source).name for source in dict.fromkeys(sources)]
     for source in dict.fromkeys(sources):
-        path = source if is_named_dataset(source) else str(Path(source).resolve())
-        name = escaped(
-            source if is_named_dataset(source) else "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
-        )
-        data, steps = inspect_source(path, name, config, cache, sorted(lengths))
+        path = name = source
+        if not is_named_dataset(source):
+            path = str(Path(source).resolve())
+            name = "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
+        data, steps = inspect_source(path, escaped(name), config, cache, sorted(lengths))
         paths[data.fingerprint] = path
         sections += [_plan_section(each, data, steps, budget, models_of[each], settings, values) for each in studies]
     present = {row.model for section in sections for row in section.rows}
@@ -163,7 +156,7 @@ def plan_sweep(
 
 
 def inspect_source(
-    path: str, name: str, config: Config, folder: Path, lengths: Sequence[int] = LENGTHS
+    path: str, name: str, config: Config, folder: Path, lengths: Sequence[int]
 ) -> tuple[DataInfo, Callable[[int | None, int], int]]:
     """Read a data set once to describe it; named data sets are recognized by their counts, whatever the name of the file.
 
@@ -359,9 +352,7 @@ class _Runner:
         results = self.results.model_copy(update={"commit": worker.source_commit()})
         for section in self.sweep.sections:
             rows = [
-                row.model_copy(
-                    update={"runs": tuple(self.finished.get(run.key) or self._unfinished(run, section) for run in row.runs)}
-                )
+                row.model_copy(update={"runs": tuple(self._outcome(run, section.data) for run in row.runs)})
                 for row in section.rows
             ]
             results = results.with_section(section.model_copy(update={"rows": tuple(rows)}))
@@ -369,13 +360,13 @@ class _Runner:
         save_results(self.results, self.ranks, self.sweep.out)
         write_report(self.results, self.sweep.out)
 
-    def _unfinished(self, run: Any, section: Section) -> Unfinished:
-        failure = self.sweep.folder(run.key) / FAILURE
-        if not failure.is_file():
-            return Unfinished(status="missing", key=run.key, seed=run.seed)
+    def _outcome(self, planned: Finished | Unfinished, data: DataInfo) -> Finished | Unfinished:
+        failure = self.sweep.folder(planned.key) / FAILURE
+        if planned.key in self.finished or not failure.is_file():
+            return self.finished.get(planned.key, planned)
         reason = failure.read_text(encoding="utf-8").replace(str(self.sweep.out.resolve()), "OUT")
-        reason = reason.replace(self.sweep.sources[section.data.fingerprint], section.data.name)  # no path of this machine
-        return Unfinished(status="failed", key=run.key, seed=run.seed, reason=reason)
+        reason = reason.replace(self.sweep.sources[data.fingerprint], data.name)  # no path of this machine
+        return Unfinished(status="failed", key=planned.key, seed=planned.seed, reason=reason)
 
 
 async def _run_process(spec: worker.RunSpec, folder: Path, threads: int | None, on_activity: Callable[[str], None]) -> None:
