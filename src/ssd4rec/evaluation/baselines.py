@@ -10,8 +10,8 @@ from ssd4rec.config import Baseline, PairModel
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, training_interactions
 from ssd4rec.errors import ConfigError
+from ssd4rec.evaluation.evaluate import Progress
 
-Progress = Callable[[int, int], None]  # (done, all)
 PAIR_MODELS: dict[PairModel, Callable[..., ItemPairs]] = {
     "sequential-rules": SequentialRules.count,
     "sequential-ridge": SequentialRidge.fit,
