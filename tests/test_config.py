@@ -543,6 +543,14 @@ def test_fusion_settings_are_a_number_or_tuned(value: str) -> None:
     assert load_config("quick").fusion.cooccurrence == "tuned"
 
 
+@pytest.mark.parametrize("value", ["abc", "-0.1", "1", "true", "nan"])
+def test_input_dropout_is_a_probability_or_auto(value: str) -> None:
+    with pytest.raises(ConfigError, match=r'backbone\.input_dropout must be at least 0 and below 1, or "auto"'):
+        load_config("quick", [f"backbone.input_dropout={value}"])
+    assert load_config("quick", ["backbone.input_dropout=0"]).backbone.input_dropout == 0.0
+    assert load_config("regularized").backbone.input_dropout == "auto"
+
+
 def test_the_regularized_preset_is_the_measured_recipe() -> None:
     """Preset regularized is preset quick with just these changes, which `benchmarks/results/presets` measures."""
     changes = [
@@ -552,7 +560,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "backbone.input_fade=0.7",
         "backbone.input_skip=true",
         "backbone.fade_skip_only=true",
-        "backbone.input_dropout=0.5",
+        "backbone.input_dropout=auto",
         "backbone.repeat_logits=recency",
         "training.token_budget=512",
         "training.mask_ratio=0.0",

@@ -1,6 +1,7 @@
 """Training: repeatable, resumable, and ending with its best weights."""
 
 import errno
+import math
 import os
 from itertools import pairwise
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from ssd4rec.training import checkpoint as module
 from ssd4rec.training import loop as step
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.loop import fit
+from ssd4rec.training.setup import choose_input_dropout
 
 SETTINGS = Config(
     data=worlds.config().data,
@@ -572,3 +574,21 @@ def test_a_network_of_another_is_trained_and_resumed(world, tmp_path):
     again = NextItemModel(LastItem(), len(world.catalog))
     fit(again, world.histories, world.split, SETTINGS.training, directory=tmp_path, resume=True)
     assert equal(again.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize(("users", "expected"), [(40, 0.5), (250, 0.35), (1000, 0.15), (3000, 0.1)])
+def test_input_dropout_falls_with_the_interactions_of_an_item(users, expected):
+    """Half of the numbers up to 75 training interactions an item, a tenth less for each doubling, at least a tenth."""
+    histories = worlds.cycle(users=users)
+    world = worlds.world(histories)
+    model = make_model(SETTINGS.replaced("backbone", input_dropout="auto"), len(world.catalog))
+    choose_input_dropout(model, world.histories, world.split)
+    per_item = sum(len(history) - 2 for history in histories) / 12  # the last two are held out
+    assert model.input_dropout.p == pytest.approx(min(0.5, max(0.1, 0.5 - 0.1 * math.log2(per_item / 75))), abs=0.005)
+    assert model.input_dropout.p == pytest.approx(expected, abs=0.03)
+
+
+def test_the_report_has_the_input_dropout_that_was_used(world):
+    settings = SETTINGS.replaced("backbone", input_dropout="auto").replaced("training", max_epochs=1)
+    assert train(world, settings)[1].input_dropout == 0.5
+    assert train(world, settings.replaced("backbone", input_dropout=0.3))[1].input_dropout == 0.3

@@ -7,7 +7,7 @@ A setting that several backbones have means the same in each of them.
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Objective = Literal["all-positions", "per-prefix", "masked-item"]
 
@@ -39,8 +39,9 @@ class BackboneSettings(Settings):
     """Number of networks, each with item vectors of its own, that are trained side by side and whose scores are averaged."""
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
     """Dropout probability."""
-    input_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout probability on the item vectors that the network reads, not on those that score items."""
+    input_dropout: float | Literal["auto"] = 0.0
+    """Dropout probability on the item vectors that the network reads, not on those that score items; "auto": 0.5, and
+    less for data with more than 75 training interactions an item."""
     input_fade: float = Field(0.0, ge=0.0, lt=1.0)
     """Initial decay of a fading sum of item vectors as input, learned in training; 0: off."""
     input_skip: bool = False
@@ -51,6 +52,13 @@ class BackboneSettings(Settings):
     """Add learned logits to the scores of items that the sequence already contains."""
     request_time: bool = False
     """Read the time at which the next item is wanted: the hour, the weekday, and how long ago the last interaction was."""
+
+    @field_validator("input_dropout", mode="before")
+    @classmethod
+    def _is_probability_or_auto(cls, value: object) -> object:
+        if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1):
+            return value
+        raise ValueError(f'backbone.input_dropout must be at least 0 and below 1, or "auto" (by the data); found {value!r}')
 
     @property
     def state_width(self) -> int:

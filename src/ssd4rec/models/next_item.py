@@ -1,7 +1,7 @@
 """A next-item model: an item embedding table, a sequence encoder, and scores from the same table."""
 
 import hashlib
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ class NextItemModel(nn.Module):
         catalog_size: V.
         members: number M of networks that the backbone consists of, see `Members`. Each has its own columns of states and of the
             item table, and its own softmax in `loss`; a score is the mean of theirs.
-        input_dropout: dropout on the item vectors that the backbone reads, not on those that score items.
+        input_dropout: dropout on the item vectors that the backbone reads, not on those that score items; "auto": a training
+            sets it for its data.
         input_fade: initial decay, learned in training, of a fading sum of the item vectors that the backbone reads; 0.0: it
             reads the item vectors themselves.
         input_skip: add LayerNorm of the fading sum, or else of the item vector, at the last position to the backbone's output.
@@ -57,7 +58,7 @@ class NextItemModel(nn.Module):
         catalog_size: int,
         *,
         members: int = 1,
-        input_dropout: float = 0.0,
+        input_dropout: float | Literal["auto"] = 0.0,
         input_fade: float = 0.0,
         input_skip: bool = False,
         fade_skip_only: bool = False,
@@ -71,7 +72,8 @@ class NextItemModel(nn.Module):
         self.backbone = backbone
         self.catalog_size = catalog_size
         self.members = members
-        self.input_dropout = Dropout(input_dropout)
+        self.chooses_input_dropout = input_dropout == "auto"
+        self.input_dropout = Dropout(0.5 if input_dropout == "auto" else input_dropout)
         self.fading_sum = FadingSum(input_fade) if input_fade else None
         self.input_skip: nn.Module | None = None
         if input_skip:  # a LayerNorm of the columns of each member

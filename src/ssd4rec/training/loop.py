@@ -33,7 +33,14 @@ from ssd4rec.training.checkpoint import Checkpoints, Epoch, Progress, best_epoch
 from ssd4rec.training.item_shards import ItemShards, check_shardable
 from ssd4rec.training.memory import freed_memory_kept
 from ssd4rec.training.objective import BatchLoss, Plan, TrainingBatch, batch_loss, empty_loss, plan_pass, prepare
-from ssd4rec.training.setup import check_independent_of_processes, chosen_algorithms, folder_of, make_optimizer, make_sampler
+from ssd4rec.training.setup import (
+    check_independent_of_processes,
+    choose_input_dropout,
+    chosen_algorithms,
+    folder_of,
+    make_optimizer,
+    make_sampler,
+)
 from ssd4rec.training.sharing import share_of, stream_keys
 
 VALIDATION_TOKENS = 32768  # positions encoded at once, at most: a preset of the paper has a batch of 1,000,000
@@ -50,6 +57,7 @@ class TrainingReport:
     best_ndcg: float  # validation NDCG@10 of the best epoch's weights
     stopped: str  # "patience" or "max_epochs"; "steps" after a final fit
     seconds: float  # all epochs, including those before a resume
+    input_dropout: float  # the probability, also with backbone.input_dropout = "auto"
 
     def as_dict(self) -> dict[str, object]:
         """Return the values for JSON."""
@@ -123,6 +131,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     ):
         steps = None if fixed is None else asdict(fixed)
         checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start))
+        choose_input_dropout(model, sequences, split)
         model.to(device, torch.float64 if config.precision == "64-true" else None)
         loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed)
         if resume:
@@ -141,7 +150,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     history = tuple(loop.history)
     best = history[-1] if fixed else best_epoch(history)
     stopped = "steps" if fixed else "patience" if len(history) < config.max_epochs else "max_epochs"
-    return TrainingReport(history, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in history))
+    return TrainingReport(history, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in history), model.input_dropout.p)
 
 
 class TrainingLoop:
