@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import cast
 
 import polars as pl
@@ -32,6 +33,7 @@ LONGEST_LINE = 1 << 24  # bytes
 SAMPLED = 50  # lines that decide on the separator
 EXPECTED = "expected a line of column names and rows of user, item and time"
 MOVIELENS = ("user", "item", "rating", "time")
+RATING, EPOCH = re.compile(r"\s*\d{1,2}(\.\d+)?\s*"), re.compile(r"\s*(\d{9,10}|\d{12,13})\s*")
 AMAZON_USER, AMAZON_ITEM = re.compile(r"A[0-9A-Z]{8,}"), re.compile(r"B[0-9A-Z]{9}|[0-9]{9}[0-9X]")
 
 
@@ -88,7 +90,8 @@ def read_delimited(source: str, data: bytes, choose: Choose, options: ReadOption
     skipped = end != text.start
 
     def where(row: int) -> str:
-        return f"line {_line_of_row(text, row + skipped, quoted=quoted)}"
+        line, _ = next(islice(_rows(text, quoted=quoted), row + skipped, None))
+        return f"line {line}"
 
     return Table(frame, source, header, {role: header[place] for role, place in places.items()}, where, tuple(notes))
 
@@ -130,14 +133,14 @@ def _normalize(source: str, data: bytes, options: ReadOptions) -> _Text:
     if stated:
         start, separator = stated.end(), separator or stated[1].decode()
     notes: list[str] = []
-    first = _next_line(source, data, start)
+    first = next_line(source, data, start)
     mark = next((each for each in COMMENTS if first.lstrip().startswith(each)), None)
     if mark is not None and _has_usual_names(first):  # "# user item time" is a header
         start = data.find(mark, start) + 1
     elif mark is not None:
         data, dropped = re.subn(rb"(?m)^[ \t]*" + mark + rb"[^\n]*", b"", data)
         notes.append(f"{dropped:,} lines that begin with {mark.decode()!r} are skipped as comments")
-        first = _next_line(source, data, start)
+        first = next_line(source, data, start)
     if separator is None:
         separator = _detect_separator(data, start)
     elif separator != SPACE and (not separator or not (separator.isprintable() or separator == "\t") or separator in '"\n'):
@@ -162,7 +165,7 @@ def _has_usual_names(line: bytes) -> bool:
     return any("user" in each for each in names) and any("item" in each for each in names) and len(names) < 20
 
 
-def _next_line(source: str, data: bytes, start: int) -> bytes:
+def next_line(source: str, data: bytes, start: int) -> bytes:
     """Return the first line that is not blank."""
     match = re.compile(rb"[^\n]*[^\s][^\n]*").search(data, start)
     if not match:
@@ -181,7 +184,7 @@ def _detect_separator(data: bytes, start: int) -> str:
     best, most = "", 1
     for steady_only in (True, False):
         for separator in SEPARATORS:
-            widths = [_width(line, separator) for line in lines]
+            widths = [field_count(line, separator) for line in lines]
             if widths[0] > most and (len(set(widths)) == 1 or not steady_only):
                 best, most = separator, widths[0]
         if best:
@@ -189,7 +192,7 @@ def _detect_separator(data: bytes, start: int) -> str:
     return SPACE if len(lines[0].split()) > 1 and not any('"' in line for line in lines) else ","
 
 
-def _width(line: str, separator: str) -> int:
+def field_count(line: str, separator: str) -> int:
     """Count the fields of a line; quotes enclose fields, except next to separators of two characters."""
     if len(separator) > 1:
         return line.count(separator) + 1
@@ -212,7 +215,7 @@ def _long_fields() -> Iterator[None]:
 
 def _first_row(text: _Text) -> tuple[list[str], int]:
     """Return the fields of the first line, and where the next one begins."""
-    line = _next_line(text.source, text.data, text.start)
+    line = next_line(text.source, text.data, text.start)
     end = text.data.find(b"\n", text.data.find(line, text.start))
     with _long_fields():
         fields = next(csv.reader([line.decode()], delimiter=text.separator))
@@ -245,18 +248,10 @@ def _named_by_position(text: _Text, first: Sequence[str], names: Sequence[str]) 
 def _usual_names(text: _Text, first: Sequence[str], sample: Sequence[Sequence[str]]) -> list[str]:
     """Return names for the common files without a header: user, item, rating and time as in MovieLens and Amazon's ratings."""
     rows = [row for row in sample if len(row) == len(MOVIELENS)]
-    if len(first) != len(MOVIELENS) or not rows or not all(_is_rating(row[2]) and _is_epoch(row[3]) for row in rows):
+    if len(first) != len(MOVIELENS) or not rows or not all(RATING.fullmatch(row[2]) and EPOCH.fullmatch(row[3]) for row in rows):
         raise missing_header(first, text.source)
     swapped = all(AMAZON_ITEM.fullmatch(row[0]) and AMAZON_USER.fullmatch(row[1]) for row in rows)  # Amazon 2018
     return ["item", "user", "rating", "time"] if swapped else list(MOVIELENS)
-
-
-def _is_rating(text: str) -> bool:
-    return re.fullmatch(r"\d{1,2}(\.\d+)?", text.strip()) is not None
-
-
-def _is_epoch(text: str) -> bool:
-    return re.fullmatch(r"\d{9,10}|\d{12,13}", text.strip()) is not None
 
 
 def _read_sequences(text: _Text) -> Table:
@@ -283,10 +278,7 @@ def _read_sequences(text: _Text) -> Table:
 def _quotes_are_marks(text: _Text) -> bool:
     r"""Whether `"` encloses fields: some field begins with one. Between tabs it may be a letter, too: 7\t"Great" film."""
     data, separator = text.data, text.separator
-    begins = (b'"', UTF8_MARK + b'"')
-    if text.separator == STAND_IN.decode() or text.shown == SPACE:
-        return False
-    if not (data.startswith(begins) or any(edge + b'"' in data for edge in (separator.encode(), b"\n", b"\r"))):
+    if text.separator == STAND_IN.decode() or text.shown == SPACE or not begins_quoted(data, separator):
         return False
     if separator != "\t":
         return True
@@ -294,6 +286,12 @@ def _quotes_are_marks(text: _Text) -> bool:
         return not any("\n" in field for _, fields in _rows(text, quoted=True) for field in fields)
     except csv.Error:
         return False
+
+
+def begins_quoted(data: bytes, separator: str) -> bool:
+    """Whether some field begins with a quote."""
+    begins = (b'"', UTF8_MARK + b'"')
+    return data.startswith(begins) or any(edge + b'"' in data for edge in (separator.encode(), b"\n", b"\r"))
 
 
 def _parse(text: _Text, start: int, header: Sequence[str], places: Mapping[str, int], *, quoted: bool) -> pl.DataFrame:
@@ -353,10 +351,6 @@ def _check_quotes(text: _Text) -> None:
             f"{text.source}: a quoted field that begins after line {last} is not closed where it should be ({error}); close it, "
             "and write a quote inside a quoted field twice"
         ) from error
-
-
-def _line_of_row(text: _Text, row: int, *, quoted: bool) -> int:
-    return next(line for place, (line, _) in enumerate(_rows(text, quoted=quoted)) if place == row)
 
 
 def _rows(text: _Text, *, quoted: bool, strict: bool = False) -> Iterator[tuple[int, list[str]]]:

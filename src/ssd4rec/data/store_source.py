@@ -52,7 +52,8 @@ def read_store(address: str) -> tuple[Interactions, pl.DataFrame | None]:
     shown = engine.url.render_as_string(hide_password=True)
     try:
         with engine.connect() as connection:
-            events, titles = _events(connection), _titles(connection)
+            events = _read(connection, EVENTS, SCHEMA)
+            titles = _read(connection, TITLES, {"id": pl.String, "title": pl.String})
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise DataError(f"{shown} cannot be read as a store of events: {reason}; give the --store of ssd4rec serve") from error
@@ -63,7 +64,7 @@ def read_store(address: str) -> tuple[Interactions, pl.DataFrame | None]:
     interactions = read_interactions(events.select("user_id", "item_id", pl.col("timestamp").cast(pl.Datetime("us"))))
     newest = datetime.fromtimestamp(int(events["received"].to_numpy().max()) / 1e6, UTC).isoformat(timespec="seconds")
     source = f"{shown} ({len(events):,} events, the newest received {newest})"
-    return Interactions(interactions.table, replace(interactions.read, source=source)), titles
+    return Interactions(interactions.table, replace(interactions.read, source=source)), titles if titles.height else None
 
 
 def _engine(address: str) -> "Engine":
@@ -84,16 +85,9 @@ def _engine(address: str) -> "Engine":
         raise BackendError(f"this store needs the package {error.name}; install it with pip install 'ssd4rec[serve]'") from error
 
 
-def _events(connection: "Connection") -> pl.DataFrame:
+def _read(connection: "Connection", query: str, schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:
     from sqlalchemy import text  # noqa: PLC0415 - an extra
 
-    rows = connection.execution_options(stream_results=True).execute(text(EVENTS))
-    parts = [pl.DataFrame(list(map(tuple, part)), SCHEMA, orient="row") for part in rows.partitions(ROWS_AT_ONCE)]
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *parts])
-
-
-def _titles(connection: "Connection") -> pl.DataFrame | None:
-    from sqlalchemy import text  # noqa: PLC0415 - an extra
-
-    rows = connection.execute(text(TITLES)).all()
-    return pl.DataFrame(list(map(tuple, rows)), {"id": pl.String, "title": pl.String}, orient="row") if rows else None
+    rows = connection.execution_options(stream_results=True).execute(text(query))
+    parts = [pl.DataFrame(list(map(tuple, part)), schema, orient="row") for part in rows.partitions(ROWS_AT_ONCE)]
+    return pl.concat([pl.DataFrame(schema=schema), *parts])

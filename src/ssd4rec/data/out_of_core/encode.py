@@ -256,14 +256,14 @@ def _resume(folder: Path, events: EventFile) -> Encoded:
         events.cut(0)
         return Encoded()
     events.cut(record["rows"])
-    vocabularies = {}
+    numbers = range(record["records"])
     try:
-        for name in ("users", "items"):
-            pieces = [read_parquet(folder / f"{name}-{number:06}.parquet") for number in range(record["records"])]
-            vocabularies[name] = Vocabulary(plain_ids(pl.concat(pieces)["id"]))
+        users, items = (
+            Vocabulary(plain_ids(pl.concat(read_parquet(folder / f"{name}-{number:06}.parquet") for number in numbers)["id"]))
+            for name in ("users", "items")
+        )
         witnesses = read_parquet(folder / f"witnesses-{record['records'] - 1:06}.parquet")
     except (OSError, ValueError) as error:
         raise damaged(folder, error) from error
     counted = {name: record[name] for name in ("rows", "pinned", "records", "header")}
-    users, items = vocabularies["users"], vocabularies["items"]
     return Encoded(Cursor(**record["cursor"]), users=users, items=items, witnesses=witnesses, **counted)

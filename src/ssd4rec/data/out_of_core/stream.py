@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssd4rec.data.columns import Columns, ReadOptions, choose_columns
-from ssd4rec.data.delimited import read_delimited
+from ssd4rec.data.delimited import UTF8_MARK, begins_quoted, check_utf8, field_count, next_line, read_delimited
 from ssd4rec.data.io import is_hidden
 from ssd4rec.errors import BackendError, DataError, first_line
 
@@ -196,7 +196,7 @@ def _parquet(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int
 def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, start: Cursor) -> Opened:
     stream = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if file.path.lower().endswith(".gz") else raw
     line = _first_line(file, stream)
-    separator = max(SEPARATORS, key=lambda each: len(next(csv.reader([line], delimiter=each))))
+    separator = max(SEPARATORS, key=lambda each: field_count(line, each))
     header = next(csv.reader([line], delimiter=separator))
     places = choose_columns(header, columns, file.path)
     names = {role: header[place] for role, place in places.items()}
@@ -221,15 +221,11 @@ def _text(file: InputFile, raw: BinaryIO, columns: Columns, rows_at_once: int, s
 
 def _first_line(file: InputFile, stream: BinaryIO) -> str:
     """Return the first line that is not blank."""
-    while line := stream.readline(LONGEST_RECORD):
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise DataError(f"{file.path} is UTF-16 text; expected UTF-8: save it as UTF-8")
-        if stripped := line.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n"):
-            try:
-                return stripped.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{file.path}: its first line is not UTF-8 text; save the file as UTF-8") from error
-    raise DataError(f"{file.path} has no rows; expected a line of column names and rows of user, item and time")
+    head = b""
+    while not head.removeprefix(UTF8_MARK).strip() and (line := stream.readline(LONGEST_RECORD)):
+        head += line
+    check_utf8(file.path, head)
+    return next_line(file.path, head.removeprefix(UTF8_MARK), 0).decode()
 
 
 def _blocks(file: InputFile, stream: BinaryIO, size: int, separator: str) -> Iterator[bytes]:
@@ -253,7 +249,7 @@ def _blocks(file: InputFile, stream: BinaryIO, size: int, separator: str) -> Ite
 
 def _last_end(file: InputFile, data: bytes, separator: str) -> int:
     """Return where the last whole record of a block ends; 0 if none does."""
-    if not _begins_quoted(data, separator):
+    if not begins_quoted(data, separator):
         return data.rfind(b"\n") + 1
     if separator == "\t":
         raise DataError(
@@ -265,10 +261,6 @@ def _last_end(file: InputFile, data: bytes, separator: str) -> int:
     quotes_before = np.searchsorted(np.flatnonzero(letters == ord('"')), ends)
     whole = ends[quotes_before % 2 == 0]
     return int(whole[-1]) + 1 if len(whole) else 0
-
-
-def _begins_quoted(data: bytes, separator: str) -> bool:
-    return data.startswith(b'"') or any(edge + b'"' in data for edge in (separator.encode(), b"\n", b"\r"))
 
 
 def _listed(names: dict[str, str]) -> str:
