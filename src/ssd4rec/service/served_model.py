@@ -142,12 +142,12 @@ class ServedModel:
 
         Most of the time that a short history takes is spent between its operations, not in them.
         """
-        if not self.incremental:
-            return [state for indices in histories for state in self.read_many([indices])]
         states = [UserState(indices) for indices in histories]
         readable = [state for state in states if state.indices.any()]
         if not readable:
             return states
+        if not self.incremental:
+            return [state for indices in histories for state in self.read_many([indices])]
         with torch.inference_mode():
             cache, vectors = self.recommender.artifact.model.prefill(*_packed([state.indices for state in readable]))
             if len(readable) == 1:
