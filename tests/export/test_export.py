@@ -13,8 +13,8 @@ from ssd4rec.artifact import Artifact, load_artifact, save_artifact
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import DataConfig, GRU4RecConfig, SSD4RecConfig
 from ssd4rec.data.split import training_counts
-from ssd4rec.errors import ConfigError
-from ssd4rec.export import dense
+from ssd4rec.errors import ConfigError, DivergedError
+from ssd4rec.export import dense, onnx
 from ssd4rec.export.dense import ReadOutGraph, StepGraph
 from ssd4rec.export.onnx import export_read_out, export_step
 from ssd4rec.export.vectors import export_item_vectors
@@ -154,6 +154,19 @@ def test_the_state_step_in_onnxruntime(tmp_path, variant):
     with pytest.raises(ConfigError, match="max_length"):
         export_step(artifact_of(variant, 5), tmp_path / "cut.onnx")
     assert not (tmp_path / "cut.onnx").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_a_graph_with_scores_that_are_no_numbers_is_not_written(tmp_path, monkeypatch):
+    """One NaN among the differences is an error, whatever the others are."""
+    pytest.importorskip("onnxruntime")
+    scores = onnx._library_scores
+    monkeypatch.setattr(onnx, "CHECKED_LENGTHS", (3, 4, 5))
+    monkeypatch.setattr(onnx, "_library_scores", lambda *args: scores(*args) * np.float32(np.nan if len(args[1]) == 4 else 1.0))
+    with pytest.raises(DivergedError, match="differs from the model by nan"):
+        export_read_out(artifact_of(), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_item_vectors(tmp_path):

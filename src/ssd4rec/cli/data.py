@@ -72,10 +72,10 @@ def fetch_data(
         console.say(f"warning: {note}")
     if fetched.was_there:
         console.say(f"already on this machine; remove {fetched.folder} to fetch it again, or give a file with --from")
-    raw, kept = fetched.raw, fetched.kept
+    raw, core = fetched.raw, fetched.kept
     console.out.print(
         f"{dataset.name}: {raw.users:,} users, {raw.items:,} items, {raw.interactions:,} interactions; after the 5-core "
-        f"{kept.users:,}, {kept.items:,}, {kept.interactions:,}, as published; {fetched.titles:,} titles",
+        f"{core.users:,}, {core.items:,}, {core.interactions:,}, as published; {fetched.titles:,} titles",
         soft_wrap=True,
     )
     console.out.print(f"from {fetched.source}; checked: {fetched.checked}; in {fetched.folder}", soft_wrap=True)
@@ -169,9 +169,9 @@ def _first_rows(interactions: "Interactions") -> list[dict[str, str]]:
 
 def _without(description: dict[str, Any], shown: tuple[str, ...]) -> dict[str, Any]:
     """Leave out the notes that were shown before."""
-    read = description["read"]
-    notes = [note for note in read["notes"] if note not in shown]
-    return {**description, "read": {**read, "notes": notes, "filters": []}}
+    source = description["read"]
+    notes = [note for note in source["notes"] if note not in shown]
+    return {**description, "read": {**source, "notes": notes, "filters": []}}
 
 
 @with_column_options

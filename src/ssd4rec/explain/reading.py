@@ -205,11 +205,11 @@ class Reading:
         begins = max(not_read, len(self.items) - min(last, max(1, MOST_READ // len(reach))))
         places = np.concatenate([np.arange(not_read), np.arange(begins, len(self.items))])
         places = places if among is None else np.intersect1d(places, among)
-        read = places[places >= not_read]
-        left = self.state.expand(len(places) - len(read), -1)  # without an event that the model does not read
-        if len(read):
-            left = torch.cat([left, self._timed(states_by_rereading(model, reach, self.tensor(read - first)))])
-        return WithoutEach(places, left, self.state)
+        visible = places[places >= not_read]
+        states = self.state.expand(len(places) - len(visible), -1)  # without an event that the model does not read
+        if len(visible):
+            states = torch.cat([states, self._timed(states_by_rereading(model, reach, self.tensor(visible - first)))])
+        return WithoutEach(places, states, self.state)
 
     def tensor(self, items: IntArray) -> Tensor:
         """Return item indices as a tensor on the model's device."""

@@ -193,7 +193,7 @@ def _export(
     with atomic_write(path) as partial:
         onnx.save_model(program.model_proto, partial)
         onnx.checker.check_model(str(partial))
-        worst = float(max(differences(runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"]))))
+        worst = float(np.max([*differences(runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"]))]))
         if not worst <= TOLERANCE:
             raise DivergedError(
                 f"the exported graph differs from the model by {worst:.1e}, expected at most {TOLERANCE:.0e}; "

@@ -1,4 +1,4 @@
-"""What a model of this package implements, and a base class for models that read a limited number of positions."""
+"""Protocols of sequence encoders, and a base class for models that read a limited number of positions."""
 
 from typing import Protocol, runtime_checkable
 
