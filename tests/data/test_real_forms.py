@@ -9,7 +9,7 @@ import os
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 
 import numpy as np
 import pandas as pd
@@ -144,6 +144,16 @@ def test_dates_among_date_times_keep_the_time_of_day():
     assert [result.table["item"][row] for row in result.table["time"].arg_sort()] == ["c", "a", "b"]
     with pytest.raises(DataError, match="mixes times with and without a time zone; convert all of them to UTC"):
         read_interactions(frame.assign(time=pd.Series([*times[:2], datetime(2020, 1, 1, tzinfo=UTC)], dtype=object)))
+
+
+def test_times_that_a_frame_cannot_mean_are_refused():
+    """Times of day as Python objects, and lists of items without times."""
+    frame = pd.DataFrame({"user": ["u"], "item": ["a"], "time": pd.Series([time(18, 5)], dtype=object)})
+    with pytest.raises(DataError, match="column 'time' holds values of type time of day; expected text, numbers or times"):
+        read_interactions(frame)
+    lists = pl.DataFrame({"user": ["u", "u"], "item": [["a"], ["b"]], "time": [[1], None]})
+    with pytest.raises(DataError, match="row 2 has lists of items and times of different lengths"):
+        read_interactions(lists)
 
 
 @pytest.mark.parametrize(

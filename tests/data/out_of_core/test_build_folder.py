@@ -174,6 +174,22 @@ def test_bad_rows_are_named(tmp_path, lines, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"user,item,time\ru,i,5\r", "uses single carriage returns as line ends"),
+        (b"\n\nuser,\xff,time\nu,i,5\n", r"line 3 is not UTF-8 text \(byte 0xff at offset 7\)"),
+        ("user,item,time\n".encode("utf-16"), "is UTF-16 text; expected UTF-8"),
+        (b"user,it\0em,time\nu,i,5\n", "line 1 has a NUL byte at offset 7"),
+        (b"\xef\xbb\xbf\n\n", "has no rows; expected a line of column names"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_named(tmp_path, data, message):
+    (tmp_path / "log.csv").write_bytes(data)
+    with pytest.raises(DataError, match=rf"log\.csv:? {message}"):
+        build_folder([tmp_path / "log.csv"], tmp_path / "out", memory=MB)
+
+
 def test_files_of_different_types_are_refused(tmp_path):
     make_log(ids="text").write_parquet(tmp_path / "a.parquet")
     make_log(ids="integers").write_parquet(tmp_path / "b.parquet")
