@@ -13,6 +13,7 @@ rectools==0.19.0 typeguard`, and PYTHONPATH=FOLDER; without it, it is left out.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from ssd4rec.config import SSD4RecConfig
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
 from ssd4rec.serving.retrieval import ApproximateIndex, Request, make_index, with_recall
-from ssd4rec.serving.topk import rank_candidates, top_items_from_states
+from ssd4rec.serving.topk import top_items_from_states
 
 WIDTH, CLUSTERS = 64, 1000
 LARGE = 100_000  # items, from which an index is worth measuring
@@ -101,7 +102,7 @@ def exact(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k
     request = Request(k, exclude_seen=True, excluded=None, require_known_history=False)
     users, events = histories.shape
     packed = histories.flatten(), torch.arange(0, users * events + 1, events)
-    return lambda: [top.items - 1 for top in top_items_from_states(model, states, *packed, request)]
+    return lambda: [top.items - 1 for top in top_items_from_states(model, states, packed, request)]
 
 
 def approximate(model: NextItemModel, states: torch.Tensor, histories: torch.Tensor, k: int) -> Callable[[], Ids]:
@@ -111,7 +112,7 @@ def approximate(model: NextItemModel, states: torch.Tensor, histories: torch.Ten
     packed = histories.flatten(), torch.arange(0, users * events + 1, events)
 
     def rank(index: ApproximateIndex) -> Ids:
-        return [top.items - 1 for top in rank_candidates(model, states, packed, request, index)]
+        return [top.items - 1 for top in top_items_from_states(model, states, packed, replace(request, index=index))]
 
     index = with_recall(make_index(model.item_vectors, None), rank)
     return lambda: rank(index)

@@ -59,6 +59,16 @@ class RecommendOptions(TypedDict, total=False):
     last_event: Moment | Sequence[Moment] | None
 
 
+class ExplainOptions(TypedDict, total=False):
+    """The options of `Recommender.explain`."""
+
+    k: int
+    exclude_seen: bool
+    last: int
+    at: Moment | None
+    last_event: Moment | None
+
+
 class Recommender:
     """A trained model that recommends items.
 
@@ -163,12 +173,7 @@ class Recommender:
     ) -> list[Recommendations]: ...
 
     @overload
-    def recommend(
-        self,
-        histories: Ids,
-        k: int = ...,
-        **options: Unpack[RecommendOptions],
-    ) -> Recommendations: ...
+    def recommend(self, histories: Ids, k: int = ..., **options: Unpack[RecommendOptions]) -> Recommendations: ...
 
     def recommend(
         self,
@@ -226,27 +231,11 @@ class Recommender:
         history: Ids,
         item: list[Any] | tuple[Any, ...] | pl.Series,
         level: "Level" = ...,
-        *,
-        k: int = ...,
-        exclude_seen: bool = ...,
-        last: int = ...,
-        at: Moment | None = ...,
-        last_event: Moment | None = ...,
+        **options: Unpack[ExplainOptions],
     ) -> "list[Explanation]": ...
 
     @overload
-    def explain(
-        self,
-        history: Ids,
-        item: object,
-        level: "Level" = ...,
-        *,
-        k: int = ...,
-        exclude_seen: bool = ...,
-        last: int = ...,
-        at: Moment | None = ...,
-        last_event: Moment | None = ...,
-    ) -> "Explanation": ...
+    def explain(self, history: Ids, item: object, level: "Level" = ..., **options: Unpack[ExplainOptions]) -> "Explanation": ...
 
     def explain(
         self,

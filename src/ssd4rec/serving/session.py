@@ -95,9 +95,8 @@ class Session:
         else:
             states = at_times(self._model, self._states, times)
             items = torch.from_numpy(indices[indices > 0]).to(states.device)
-            fusion = recommender.artifact.fusion
-            cu_seqlens = torch.tensor([0, len(items)])
-            (top,) = top_items_from_states(self._model, states, items, cu_seqlens, request, fusion)
+            packed = items, torch.tensor([0, len(items)])
+            (top,) = top_items_from_states(self._model, states, packed, request, recommender.artifact.fusion)
         return recommender.to_recommendations(len(indices), tuple(self._unknown), top, request)
 
     def copy(self) -> "Session":

@@ -1,6 +1,7 @@
 """Exact top-k selection: ties are broken by item index, and memory does not grow with the number of histories."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ssd4rec._csr import IntArray
-from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores, States
+from ssd4rec.array_types import Packed, Scores, States
 from ssd4rec.artifact import Artifact
 from ssd4rec.data.packing import consecutive
 from ssd4rec.errors import DivergedError
@@ -115,10 +116,7 @@ def _by_model(artifact: Artifact, histories: list[IntArray], request: Request, t
     model, fusion, results = artifact.model, artifact.fusion, []
     for rows, states, packed, seen in _encoded(artifact, histories):
         timed = at_times(model, states, None if times is None else times[rows])
-        if request.index is not None:
-            results += rank_candidates(model, timed, packed, request, request.index, fusion, seen)
-        else:
-            results += top_items_from_states(model, timed, *packed, request, fusion, seen)
+        results += top_items_from_states(model, timed, packed, request, fusion, seen)
     return results
 
 
@@ -151,22 +149,6 @@ def _encoded(artifact: Artifact, histories: Sequence[IntArray]) -> Iterator[tupl
         yield rows, states, packed, seen
 
 
-def rank_candidates(
-    model: NextItemModel,
-    states: States,
-    packed: Packed,
-    request: Request,
-    index: ApproximateIndex,
-    fusion: ScoreFusion | None = None,
-    seen: Packed | None = None,
-) -> list[TopK]:
-    """Return the top k of the candidates that an index finds; their scores are exact. See `top_items_from_states`."""
-    with torch.inference_mode():
-        candidates, scores = candidate_scores(model, states, packed, seen or packed, request, index, fusion)
-    results = largest(scores, min(request.k, scores.shape[1]))
-    return [TopK(row[places - 1], values, "model") for row, (places, values) in zip(candidates, results, strict=True)]
-
-
 def measured_index(
     artifact: Artifact, histories: Sequence[IntArray], excluded: npt.NDArray[np.bool_] | None, target_recall: float
 ) -> ApproximateIndex:
@@ -185,7 +167,7 @@ def measured_index(
         return [
             top.items
             for _, states, packed, seen in encoded
-            for top in rank_candidates(artifact.model, states, packed, request, index, artifact.fusion, seen)
+            for top in top_items_from_states(artifact.model, states, packed, replace(request, index=index), artifact.fusion, seen)
         ]
 
     return with_recall(make_index(artifact.model.item_vectors, excluded), rank, target_recall)
@@ -199,36 +181,35 @@ def _pack(histories: list[IntArray], device: torch.device) -> Packed:
 def top_items_from_states(
     model: NextItemModel,
     states: States,
-    items: Items,
-    cu_seqlens: CuSeqlens,
+    packed: Packed,
     request: Request,
     fusion: ScoreFusion | None = None,
     seen: Packed | None = None,
 ) -> list[TopK]:
-    """Return the top-k candidates for sequences that are already encoded.
+    """Return the top-k candidates for sequences that are already encoded: of all items, or of those that an index finds.
 
     Args:
         model: scores the states.
         states: [B, D].
-        items: int64 [T] packed item indices of the sequences.
-        cu_seqlens: int64 [B + 1], preferably on the CPU to avoid a GPU synchronization.
-        request: which items may be recommended.
+        packed: items int64 [T] and cu_seqlens int64 [B + 1] of the sequences; cu_seqlens preferably on the CPU to avoid a GPU
+            synchronization.
+        request: which items may be recommended; with an index, the scores of the items that it finds are exact.
         fusion: score fusion applied to the model's scores.
         seen: the complete packed sequences, if only the most recent events were encoded; None: the same sequences.
 
     Raises:
         DivergedError: a score is not finite.
     """
+    if request.index is not None:
+        with torch.inference_mode():
+            candidates, exact = candidate_scores(model, states, packed, seen or packed, request, request.index, fusion)
+        best = largest(exact, min(request.k, exact.shape[1]))
+        return [TopK(row[places - 1], values, "model") for row, (places, values) in zip(candidates, best, strict=True)]
     excluded = None if request.excluded is None else torch.from_numpy(request.excluded).to(states.device)
     results: list[TopK] = []
     with torch.inference_mode():
-        blocks = scored_blocks(
-            score_states(model, states, seen or (items, cu_seqlens)),
-            (items, cu_seqlens),
-            full=seen,
-            fusion=fusion,
-            exclude_seen=request.exclude_seen,
-        )
+        scored = score_states(model, states, seen or packed)
+        blocks = scored_blocks(scored, packed, full=seen, fusion=fusion, exclude_seen=request.exclude_seen)
         for _, scores, seen_cells in blocks:
             if seen_cells is not None:
                 scores.view(-1)[seen_cells] = -torch.inf
