@@ -24,6 +24,7 @@ from ssd4rec.serving.arrow import BatchOptions
 from ssd4rec.serving.parts import make_job
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.retrieval import Request
+from ssd4rec.serving.session import Session
 from ssd4rec.serving.topk import top_items
 
 if not retrieval.available():
@@ -137,6 +138,14 @@ def test_small_catalogs_are_searched_completely(recommender):
         assert "approximate retrieval: 100.0%" in ours.warnings[0]
         assert not exact.warnings
     assert not approximate.recommend([1, 2], 2, allow=[4, 5]).warnings
+
+
+def test_a_session_searches_the_index_too(recommender, monkeypatch):
+    approximate, searches, search = recommender.approximate([[1, 2, 3]]), [], retrieval.ApproximateIndex.search
+    monkeypatch.setattr(retrieval.ApproximateIndex, "search", lambda *given: searches.append(given) or search(*given))
+    answer = Session(approximate, [1, 2, 3]).recommend(4)
+    assert len(searches) == 1
+    assert [each.item for each in answer.items] == [each.item for each in recommender.recommend([1, 2, 3], 4).items]
 
 
 def test_a_batch_job(recommender, tmp_path, caplog):
