@@ -1,7 +1,7 @@
 """Read a RecBole configuration (YAML) as settings. An unknown key is an error; a key without effect here is named."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,14 +151,15 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     """
     values, repeated = _load(Path(path))
     stray = [key for key, value in values.items() if value is None and " " in str(key)]  # "ml-1m setting:", a title
-    settings = {str(key): value for key, value in values.items() if key not in stray}
-    model, notes = _which_model(settings, str(path))
+    keys = [str(key) for key in values if key not in stray]
+    settings = {str(key): value for key, value in values.items() if value is not None}  # null stands for RecBole's default
+    model, notes = _which_model(settings, set(keys), str(path))
     name, sizes = MODELS[model]
     own = _keys_of(model)
-    _check_known(settings, own, str(path))
+    _check_known(keys, own, str(path))
     _check_protocol(settings, model)
     whole = "var_len" in own and _is_on(settings, "var_len")
-    length = None if whole else _value(settings, "MAX_ITEM_LIST_LENGTH", DEFAULT_LENGTH)
+    length = None if whole else settings.get("MAX_ITEM_LIST_LENGTH", DEFAULT_LENGTH)
 
     groups: dict[str, dict[str, Any]] = {
         "data": {"min_interactions": _min_interactions(settings), "split": "leave-last-out", "max_length": length},
@@ -174,7 +175,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
     translated = sizes | COMMON
     for key, (ours, default) in translated.items():
         group, _, setting = ours.partition(".")
-        groups[group][setting] = _value(settings, key, default)
+        groups[group][setting] = settings.get(key, default)
     if name == "ssd4rec":
         groups["backbone"]["bidirectional"] = "all"
     if name in {"sasrec", "bert4rec", "gru4rec"} and length is not None:
@@ -186,7 +187,7 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
 
     if inert := [*_inert(settings, own, whole=whole), *stray]:
         notes.append(f"ignored, no effect here: {', '.join(inert)}")
-    if fixed := [key for key, value in settings.items() if key in FIXED and value is not None]:
+    if fixed := [key for key in settings if key in FIXED]:
         notes.append(f"fixed here, so metrics may differ: {', '.join(fixed)}")
     groups["training"]["patience"], slower = _patience(settings, groups["training"]["patience"])
     notes += slower
@@ -200,13 +201,13 @@ def read_recbole(path: str | Path, overrides: Sequence[str] = ()) -> RecBoleRun:
             "SASRec here normalizes in front of each layer, scales the embeddings and ends with a LayerNorm; RecBole's "
             "normalizes the input and behind each layer: another network, whose metrics may differ"
         )
-    if (watched := str(_value(settings, "valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
+    if (watched := str(settings.get("valid_metric", DEFAULT_VALID_METRIC))).lower() != "ndcg@10":
         whose = "" if settings.get("valid_metric") else " (RecBole's default)"
         notes.append(f"the best epoch is chosen by NDCG@10, not by valid_metric = {watched}{whose}")
     if repeated:
         notes.append(f"given more than once, the last value is used: {', '.join(repeated)}")
-    dataset = None if settings.get("dataset") is None else str(settings["dataset"])
-    folder = Path(str(_value(settings, "data_path", "dataset")))
+    dataset = str(settings["dataset"]) if "dataset" in settings else None
+    folder = Path(str(settings.get("data_path", "dataset")))
     file = None if dataset is None else folder / dataset / f"{dataset}.inter"
     try:
         config = build_config(groups, overrides, str(path))
@@ -239,11 +240,10 @@ def _keys_of(*models: str) -> set[str]:
     return {key for model in models for key in MODELS[model][1]} | ({"var_len"} if "SSD4Rec" in models else set())
 
 
-def _which_model(settings: Mapping[str, Any], source: str) -> tuple[str, list[str]]:
-    """Return the model, and a note if it is a guess."""
-    if settings.get("model") is not None:
+def _which_model(settings: Mapping[str, Any], keys: set[str], source: str) -> tuple[str, list[str]]:
+    """Return the model, and a note if it is a guess from the keys, those that are null too."""
+    if "model" in settings:
         return _one_of(settings, "model", "", list(MODELS)), []
-    keys = set(settings)
     others = keys & (_keys_of(*MODELS) - _keys_of("SSD4Rec"))
     for model, own in (("SSD4Rec", SSD4RECS), ("Mamba4Rec", MAMBAS)):
         if keys & own and not others:
@@ -252,9 +252,9 @@ def _which_model(settings: Mapping[str, Any], source: str) -> tuple[str, list[st
     raise ConfigError(f"{source} names no model, and its keys do not identify one; add `model:` with one of {', '.join(MODELS)}")
 
 
-def _check_known(settings: Mapping[str, Any], own: set[str], source: str) -> None:
+def _check_known(keys: Iterable[str], own: set[str], source: str) -> None:
     all_keys = READ | INERT | FIXED | REFUSED | set(COMMON) | _keys_of(*MODELS)
-    for key in settings:
+    for key in keys:
         if key not in all_keys:
             near = nearest(key, sorted(all_keys))
             hint = f"did you mean {near!r}?" if near else f"this model's own are {', '.join(sorted(own))}"
@@ -262,11 +262,11 @@ def _check_known(settings: Mapping[str, Any], own: set[str], source: str) -> Non
 
 
 def _inert(settings: Mapping[str, Any], own: set[str], *, whole: bool) -> list[str]:
-    """Return the keys that have no effect here, on training or on metrics; null is ignored."""
-    inert = [key for key, value in settings.items() if key in INERT | _keys_of(*MODELS) - own and value is not None]
-    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and settings.get("MAX_ITEM_LIST_LENGTH") is not None else []
-    inert += [f"load_col {table} (only the .inter is read)" for table in _value(settings, "load_col", {}) if table != "inter"]
-    metrics = _value(settings, "metrics", [])
+    """Return the keys that have no effect here, on training or on metrics."""
+    inert = [key for key in settings if key in INERT | _keys_of(*MODELS) - own]
+    inert += ["MAX_ITEM_LIST_LENGTH (var_len is on)"] if whole and "MAX_ITEM_LIST_LENGTH" in settings else []
+    inert += [f"load_col {table} (only the .inter is read)" for table in settings.get("load_col", {}) if table != "inter"]
+    metrics = settings.get("metrics", [])
     names = [str(each) for each in (metrics if isinstance(metrics, list) else [metrics])]
     return inert + [f"metrics {each}" for each in names if each.lower() not in METRICS]
 
@@ -277,7 +277,7 @@ def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[
     RecBole stops when more than `stopping_step` validations in a row bring no better metric, so patience is one more. It
     validates every `eval_step` epochs.
     """
-    step = _value(values, "eval_step", 1)
+    step = values.get("eval_step", 1)
     if not isinstance(stopping_step, int) or isinstance(stopping_step, bool) or stopping_step < 0:
         return stopping_step, []  # refused by the settings
     patience = stopping_step + 1
@@ -289,11 +289,6 @@ def _patience(values: Mapping[str, Any], stopping_step: Any) -> tuple[Any, list[
     return patience, [f"{note}; it decides when to stop and which epoch is best, so metrics may differ"]
 
 
-def _value(settings: Mapping[str, Any], key: str, default: Any) -> Any:
-    """Return a value of the file, or the default if it is missing or null."""
-    return default if settings.get(key) is None else settings[key]
-
-
 def _in_their_words(message: str, theirs: Mapping[str, str]) -> str:
     """Name RecBole's keys in a message: `backbone.width = 6 …` -> `hidden_size (backbone.width) = 6 …`."""
     for ours, key in theirs.items():
@@ -303,7 +298,7 @@ def _in_their_words(message: str, theirs: Mapping[str, str]) -> str:
 
 
 def _one_of(settings: Mapping[str, Any], key: str, default: str, allowed: list[str]) -> str:
-    value = str(_value(settings, key, default))
+    value = str(settings.get(key, default))
     for each in allowed:
         if value.lower() == each.lower():
             return each
@@ -327,11 +322,11 @@ def _check_protocol(settings: Mapping[str, Any], model: str) -> None:
         if sampled and not (isinstance(sampled, dict) and str(sampled.get("distribution")).lower() == "none"):
             raise ConfigError(f"{key}: {sampled} is not supported: the loss is a softmax over the catalog; write `{key}: ~`")
     for key in sorted(REFUSED):
-        if settings.get(key) is not None:
+        if key in settings:
             raise ConfigError(f"{key}: {settings[key]} is not supported here and would change the metrics; write `{key}: ~`")
     if settings.get("transform") not in (None, TRANSFORMS.get(model)):
         raise ConfigError(f"transform: {settings['transform']} is not supported for {model}; write `transform: ~`")
-    _check_evaluation(_value(settings, "eval_args", EVALUATION))
+    _check_evaluation(settings.get("eval_args", EVALUATION))
     _check_columns(settings)
 
 
@@ -348,13 +343,13 @@ def _check_evaluation(arguments: Any) -> None:
 
 
 def _check_columns(settings: Mapping[str, Any]) -> None:
-    loaded = settings.get("load_col")
-    if loaded is None:
+    if "load_col" not in settings:
         return
+    loaded = settings["load_col"]
     if not isinstance(loaded, dict) or not isinstance(loaded.get("inter"), list):
         raise ConfigError(f"load_col: {loaded!r} has no list `inter`; write {{inter: [user_id, item_id, timestamp]}}")
     for key, default in (("USER_ID_FIELD", "user_id"), ("ITEM_ID_FIELD", "item_id"), ("TIME_FIELD", "timestamp")):
-        if (name := _value(settings, key, default)) not in loaded["inter"]:
+        if (name := settings.get(key, default)) not in loaded["inter"]:
             raise ConfigError(f"load_col: inter has {loaded['inter']}, without {name!r} ({key}); user, item and time are needed")
 
 
@@ -368,8 +363,7 @@ def _min_interactions(settings: Mapping[str, Any]) -> int:
 
 
 def _lowest(settings: Mapping[str, Any], key: str) -> int:
-    if (value := settings.get(key)) is None:
-        return 1
+    value = settings.get(key, "[1,inf)")
     match = re.fullmatch(r"\s*([\[(])\s*(\d+)\s*,\s*inf\s*[\])]\s*", str(value))
     if match is None:
         raise ConfigError(f'{key}: {value!r} is not supported; write "[5,inf)": at least 5, without an upper end')
