@@ -1,7 +1,5 @@
 """Continue the training of a model with new items: its weights, and rows for items that it does not know."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
@@ -13,13 +11,6 @@ from ssd4rec.layers.initialization import SkipRandomInitialization
 from ssd4rec.models.next_item import NextItemModel, build_model
 
 FREE = ("dropout", "input_dropout")  # settings of a backbone that may change: they do not change what its weights mean
-
-
-class GrownModel(NamedTuple):
-    """A model with rows for new items."""
-
-    model: NextItemModel
-    without_neighbors: int  # new items that occur next to no item that the model knows
 
 
 def check_same_backbone(config: BackboneSettings, start: BackboneSettings) -> None:
@@ -41,8 +32,8 @@ def check_same_backbone(config: BackboneSettings, start: BackboneSettings) -> No
         )
 
 
-def grow(start: NextItemModel, config: Config, catalog_size: int, rules: SequentialRules) -> GrownModel:
-    """Return a copy of a model for a catalog that begins with its items.
+def grow(start: NextItemModel, config: Config, catalog_size: int, rules: SequentialRules) -> tuple[NextItemModel, int]:
+    """Return a copy of a model for a catalog that begins with its items, and how many new ones occur next to none of them.
 
     All weights are those of the model. The row of a new item is the mean of the rows of the known items that co-occur with it,
     weighted by the co-occurrence score; without such an item, the mean of all rows.
@@ -70,4 +61,4 @@ def grow(start: NextItemModel, config: Config, catalog_size: int, rules: Sequent
         rows[place] = shares @ old_vectors[torch.from_numpy(neighbors[is_known].astype(np.int64))] / shares.sum()
     weights["table.weight"] = torch.cat([weights["table.weight"], rows.to(weights["table.weight"].dtype)])
     model.load_state_dict(weights)
-    return GrownModel(model, without_neighbors)
+    return model, without_neighbors
