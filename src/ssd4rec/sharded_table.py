@@ -95,18 +95,9 @@ class ShardedTable(nn.Module):
         return _Lookup.apply(self.weight, items, self.world)
 
     def cross_entropy(self, states: Tensor, targets: Items, added: AddedLogits | None = None, smoothing: float = 0.0) -> Tensor:
-        """Return the mean of -log softmax over all V items, and over the targets of all processes.
+        """Return `sharded_cross_entropy`, the mean over the targets of all processes, with label smoothing.
 
         Its own gradients are those of the whole mean: add up the gradients of other parameters over the processes.
-
-        Args:
-            states: [M, D] of this process; M may differ between processes and be 0.
-            targets: int64 [M], 1 … V.
-            added: logits of the items of each state's prefix, see `ops.cross_entropy`.
-            smoothing: label smoothing, see `smoothing_loss`.
-
-        Raises:
-            ShapeError: states and prefixes differ in length.
         """
         with torch.autocast(states.device.type, enabled=False):
             states = states.to(self.weight.dtype)

@@ -92,17 +92,10 @@ def tune_fusion(  # noqa: PLR0913 - the arguments of `evaluate`, and the candida
     The second and third step use the best value of the step before. A gain of all ranks decides which one is best, see
     `gains_of`, and of equally good candidates the simplest is chosen. Sequences are encoded once.
 
-    Args:
-        model: encodes sequences and scores items.
-        pairs: the co-occurrence model of the same training set.
-        sequences: the events.
-        examples: the validation set.
-        weights: candidates for the weight of the co-occurrence score.
-        repeat_bias: candidates for the repeat bias; the first one is used in the first step.
-        exclude_seen: as in `evaluate`; the repeat bias changes no rank then, and the first value is taken.
-        token_budget: events encoded at once.
-        progress: called with (targets done, all targets): while they are encoded, and while they are ranked in each step.
-        world: the processes that share the work; None: this one alone.
+    `weights` and `repeat_bias` are the candidates for the weight of the co-occurrence score and for the repeat bias, of which the
+    first one is used in the first step; with `exclude_seen` a repeat bias changes no rank, and the first value is taken. `pairs`
+    is the co-occurrence model of the same training set. The other arguments are those of `evaluate`; `progress` is called while
+    the targets are encoded, and while they are ranked in each step.
 
     Raises:
         DivergedError: a score is not finite.

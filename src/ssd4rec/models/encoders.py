@@ -11,7 +11,7 @@ from ssd4rec.ops.windows import encode_last, encode_windows
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A sequence encoder; see `ssd4rec.models`.
+    """A sequence encoder, an `nn.Module`.
 
     embedded [T, D] holds the item embeddings of the packed batch. cu_seqlens int64 [B + 1] may stay on the CPU while the
     embeddings are on a GPU; then nothing synchronizes with the GPU.

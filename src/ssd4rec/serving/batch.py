@@ -44,33 +44,18 @@ def recommend_users(  # noqa: PLR0913 - what `recommend` takes, and where from a
 ) -> dict[str, int]:
     """Recommend to every user of a table of interactions, whether the model has seen the user or not.
 
-    The interactions lie in memory, the recommendations of 1,024 users at a time.
-
-    Args:
-        recommender: of a finished model.
-        source: as `read_interactions` takes it, or what it gave.
-        out: file to write, Parquet, CSV or TSV as its suffix says: user_id, item_id, score, rank (1-based); it is whole or
-            absent.
-        k: how many items a user at most.
-        columns: names of the columns of `source`, if it is not `Interactions`.
-        options: how `source` is read, if it is not `Interactions`.
-        exclude_seen: leave out items of the user's history.
-        allow: only these items are candidates; None: the whole catalog.
-        deny: these are not.
-        unknown_items: see `Recommender.recommend`.
-        at: when the next items are wanted, for a model with `backbone.request_time`; None: not known.
-        progress: called with (users done, all users).
+    The interactions lie in memory, the recommendations of 1,024 users at a time. They are read from `source`, which
+    `read_interactions` takes with `columns` and `options`, or gave, and the recommendations are written to `out`, which is whole
+    or absent: Parquet, CSV or TSV, as its suffix says, with the columns user_id, item_id, score and rank (1-based). The other
+    arguments and errors are those of `Recommender.recommend`; `progress` is called with (users done, all users).
 
     Returns:
         Counts: users, rows, unknown_interactions (of items that the catalog does not know), popular_users (who were given
         the popular items).
 
     Raises:
-        ConfigError: k is not 1 or more, `unknown_items` is none of the three, or `at` is passed to a model that does not read it
-            or for interactions without times.
-        DataError: the file cannot be read; `out` cannot be written, has another suffix, is `source` itself or no regular
-            file; an unknown item under "raise", an unknown id in `allow`.
-        DivergedError: the model gave scores that are not numbers.
+        ConfigError: see `Recommender.recommend`; or `at` is passed for interactions without times.
+        DataError: the file cannot be read; `out` cannot be written, has another suffix, is `source` itself or no regular file.
     """
     moment = at.isoformat() if isinstance(at, datetime) else at
     chosen = BatchOptions(k, exclude_seen, unknown_items, at=moment)

@@ -121,13 +121,7 @@ def _by_model(artifact: Artifact, histories: list[IntArray], request: Request, t
 
 
 def at_times(model: NextItemModel, states: States, times: IntArray | None) -> States:
-    """Return states at the times of their requests, without gradients.
-
-    Args:
-        model: adapts the states, see `NextItemModel.at`.
-        states: [B, D].
-        times: int64 [B, 2] gap and moment of each request in seconds; None: not known, the states stay what they are.
-    """
+    """Return states at the times of their requests, without gradients: see `NextItemModel.at`. [B, D], int64 [B, 2] -> [B, D]."""
     if times is None:
         return states
     with torch.inference_mode():
