@@ -67,9 +67,7 @@ class World:
         """
         result = torch.zeros(total, dtype=torch.int64)
         result[torch.from_numpy(places)] = torch.from_numpy(values)
-        if self.size > 1:
-            with _collective(self):
-                dist.all_reduce(result)
+        self.sum_([result])
         collected: npt.NDArray[np.int64] = result.numpy()
         return collected
 

@@ -14,7 +14,7 @@ from ssd4rec.errors import ConfigError
 if TYPE_CHECKING:
     from ssd4rec.config import Config
     from ssd4rec.serving.parts import Coverage, Job
-    from ssd4rec.serving.recommender import Recommendations, Recommender, UnknownItems
+    from ssd4rec.serving.recommender import Recommender, UnknownItems
 
 MISSING_SHOWN = 5
 QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
@@ -118,7 +118,7 @@ def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
         at=at,
         last_event=last_event,
     )
-    rows = as_rows(results)
+    rows = [asdict(each) for each in results.items]
     if as_json:
         not_known = [str(each) for each in results.unknown_items]
         console.print_json(
@@ -225,8 +225,3 @@ def _recommend_users(
         why = "an unknown item or none at all" if choices["unknown_items"] == "popular" else "no known item"
         who = "1 user" if counts["popular_users"] == 1 else f"{counts['popular_users']:,} users"
         console.say(f"warning: {who} had {why} and got popular items")
-
-
-def as_rows(results: "Recommendations") -> list[dict[str, Any]]:
-    """Return recommendations as rows for tables and --json."""
-    return [{"item": each.item, "title": each.title, "score": each.score, "rank": each.rank} for each in results.items]

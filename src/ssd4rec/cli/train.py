@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,6 @@ import typer
 from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.devices import devices_settings
 from ssd4rec.cli.reading import with_reading_options
-from ssd4rec.cli.recommend import as_rows
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError, DataError
 
@@ -246,6 +246,6 @@ def _show_examples(prepared: "Prepared", recommender: "Recommender") -> None:
         indices = histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist()
         ids, titles = catalog.ids_of(indices).to_list(), catalog.titles_of(indices)
         names = [str(title or each) for each, title in zip(ids, titles if titles is not None else ids, strict=True)]
-        rows = as_rows(recommender.recommend(ids, 10))
+        rows = [asdict(each) for each in recommender.recommend(ids, 10).items]
         title = f"User {histories.users[user]}, {len(ids)} events"
         _render.show_recommendations(console.out, rows, names[-HISTORY_SHOWN:], title)

@@ -1,6 +1,6 @@
 """Batch recommending inside Spark: a frame of sequences in, a frame of recommendations out, through `mapInArrow`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,8 @@ def recommend_in_spark(sequences: "DataFrame", model: str, options: BatchOptions
     """
     from pyspark.sql import types  # noqa: PLC0415 - an extra
 
-    options = options or BatchOptions()
-    if missing := set(options.columns) - set(sequences.columns):
+    chosen = options or BatchOptions()
+    if missing := set(chosen.columns) - set(sequences.columns):
         raise DataError(f"the frame needs the columns user and items, {', '.join(sorted(missing))} not found; rename them")
     fields = {field.name: field.dataType for field in sequences.schema.fields}
     schema = types.StructType(
@@ -44,7 +44,13 @@ def recommend_in_spark(sequences: "DataFrame", model: str, options: BatchOptions
             types.StructField("rank", types.LongType()),
         ]
     )
-    return sequences.select(*options.columns).mapInArrow(_mapper(model, options), schema)
+
+    def recommend(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        recommender = _load(model, chosen)
+        for batch in batches:
+            yield from _as_spark(recommender(batch), batch.schema).to_batches()
+
+    return sequences.select(*chosen.columns).mapInArrow(recommend, schema)
 
 
 def sequences_of(interactions: "DataFrame", user: str, item: str, time: str) -> "DataFrame":
@@ -61,15 +67,6 @@ def sequences_of(interactions: "DataFrame", user: str, item: str, time: str) -> 
     events = functions.array_sort(functions.collect_list(functions.struct(functions.col(time), functions.col(item))))
     grouped = interactions.groupBy(functions.col(user).alias("user")).agg(events.alias("events"))
     return grouped.select("user", functions.col(f"events.{item}").alias("items"))
-
-
-def _mapper(model: str, options: BatchOptions) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def recommend(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        recommender = _load(model, options)
-        for batch in batches:
-            yield from _as_spark(recommender(batch), batch.schema).to_batches()
-
-    return recommend
 
 
 @cache  # a Python worker serves many partitions

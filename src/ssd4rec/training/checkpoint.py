@@ -148,7 +148,7 @@ class Checkpoints:
         """Write the checkpoint, then remove best weights that it does not refer to."""
         content = {
             "identity": dict(self.identity),
-            "progress": {**asdict(progress), "history": [asdict(epoch) for epoch in progress.history]},
+            "progress": asdict(progress),
             "best": self._best,
         }
         about = {"content": json.dumps(content)}
