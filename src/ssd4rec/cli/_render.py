@@ -1,6 +1,7 @@
 """Tables of the command line; text from data passes through `printable`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
@@ -15,19 +16,11 @@ def show_data(console: Console, data: Mapping[str, Any]) -> None:
     from ssd4rec.data.summary import note_on_ties
 
     title = f"Data: {printable(data['read']['source'])}"
-    rows = table(title, "", ">users", ">items", ">interactions", ">mean length", ">longest")
     source, dropped, retained = data["read"], data["dropped"], data["kept"]
-    rows.add_row("read", f"{source['users']:,}", f"{source['items']:,}", f"{source['rows']:,}", "", "")
-    rows.add_row("dropped", f"{dropped['users']:,}", f"{dropped['items']:,}", f"{dropped['interactions']:,}", "", "")
-    rows.add_row(
-        "kept",
-        f"{retained['users']:,}",
-        f"{retained['items']:,}",
-        f"{retained['interactions']:,}",
-        f"{retained['mean_length']:.1f}",
-        f"{retained['longest']:,}",
-    )
-    console.print(rows)
+    events = {"read": source["rows"], "dropped": dropped["interactions"], "kept": retained["interactions"]}
+    rows = [[name, f"{data[name]['users']:,}", f"{data[name]['items']:,}", f"{count:,}"] for name, count in events.items()]
+    rows[-1] += [f"{retained['mean_length']:.1f}", f"{retained['longest']:,}"]
+    console.print(table(title, ("", ">users", ">items", ">interactions", ">mean length", ">longest"), rows))
     if dropped["interactions"]:
         console.print(f"dropped: {printable(dropped['why'])}")
     for condition in source.get("filters", ()):
@@ -50,10 +43,9 @@ def show_reading(console: Console, read: Mapping[str, Any], first_rows: Sequence
         console.print("times: none, the order of the rows")
     for condition in read["filters"]:
         console.print(f"filter: {printable(condition)}")
-    rows = table("First rows", "user", "item", "time")
-    for row in first_rows:
-        rows.add_row(*(printable(shorten(str(row[name]))) for name in ("user", "item", "time")))
-    console.print(rows)
+    names = ("user", "item", "time")
+    cells = [[printable(shorten(str(row[name]))) for name in names] for row in first_rows]
+    console.print(table("First rows", names, cells))
 
 
 def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
@@ -70,12 +62,12 @@ def show_metrics(console: Console, report: Mapping[str, Any]) -> None:
     last = columns.pop("popularity")
     columns |= {name: baseline["test"] for name, baseline in report.get("baselines", {}).items()} | {"popularity": last}
     title = "Test: one held-out interaction per user" if report["protocol"]["split"] == "leave-last-out" else "Test"
-    rows = table(title, "metric", *(f">{name}" for name in columns), ">over popularity")
+    rows = []
     for name, value in report["test"].items():
         cells = [metrics.get(name) for metrics in columns.values()]
         ratio = f"{value / cells[-1]:.1f}x" if cells[-1] else ""
-        rows.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio)
-    console.print(rows)
+        rows.append((name, *("" if cell is None else f"{cell:.4f}" for cell in cells), ratio))
+    console.print(table(title, ("metric", *(f">{name}" for name in columns), ">over popularity"), rows))
     _show_protocol(console, report["protocol"])
     if by_request_time := report.get("request_time"):
         name = next(name for name in report["test"] if name.startswith("ndcg"))
@@ -114,44 +106,37 @@ def _show_lists(console: Console, names: Iterable[str], report: Mapping[str, Any
     if not columns:
         return
     length = next(iter(columns.values()))["length"]
-    rows = table(f"Beyond accuracy: the first {length} items of each list", "property", *(f">{name}" for name in columns))
-    for name, show in LIST_PROPERTIES.items():
-        rows.add_row(
-            name.replace("_", " "), *("" if values[name] is None else show.format(values[name]) for values in columns.values())
-        )
-    console.print(rows)
+    rows = [
+        (name.replace("_", " "), *("" if values[name] is None else show.format(values[name]) for values in columns.values()))
+        for name, show in LIST_PROPERTIES.items()
+    ]
+    title = f"Beyond accuracy: the first {length} items of each list"
+    console.print(table(title, ("property", *(f">{name}" for name in columns)), rows))
 
 
 def _show_groups(console: Console, title: str, groups: Sequence[Mapping[str, Any]], cutoff: str) -> None:
     shown_title = {"by_length": "By length of the history", "by_popularity": "By popularity of the target"}[title]
-    rows = table(shown_title, "group", ">targets", f">hr@{cutoff}", f">ndcg@{cutoff}")
-    for group in groups:
-        rows.add_row(group["name"], f"{group['targets']:,}", f"{group['hit_rate']:.4f}", f"{group['ndcg']:.4f}")
-    console.print(rows)
+    rows = [(each["name"], f"{each['targets']:,}", f"{each['hit_rate']:.4f}", f"{each['ndcg']:.4f}") for each in groups]
+    console.print(table(shown_title, ("group", ">targets", f">hr@{cutoff}", f">ndcg@{cutoff}"), rows))
 
 
 def show_recommendations(
     console: Console, rows: Sequence[Mapping[str, Any]], history: Sequence[str] = (), title: str = ""
 ) -> None:
     """Show recommendations next to the last items of the history, the most recent one at the end."""
-    before = ["history ends with"] if history else []
-    shown = table(printable(title), *before, ">rank", "item", "title", ">score")
-    for place in range(max(len(rows), len(history))):
-        cells = [printable(history[place]) if place < len(history) else ""] if history else []
-        if place < len(rows):
-            row = rows[place]
-            cells += [str(row["rank"]), printable(row["item"]), printable(row["title"] or ""), f"{row['score']:.2f}"]
-        shown.add_row(*cells)
-    console.print(shown)
+    columns = [">rank", "item", "title", ">score"]
+    cells = [[str(row["rank"]), printable(row["item"]), printable(row["title"] or ""), f"{row['score']:.2f}"] for row in rows]
+    if history:
+        columns = ["history ends with", *columns]
+        cells = [[printable(before), *row] for before, row in zip_longest(history, cells, fillvalue="")]  # an empty cell or row
+    console.print(table(printable(title), columns, cells))
 
 
 def show_trials(
     console: Console, trials: Sequence[Mapping[str, Any]], importance: Mapping[str, float], protocol: Mapping[str, Any]
 ) -> None:
     """Show the trials of a search, best first, their protocol, and the importance of each setting."""
-    rows = table("Trials: validation NDCG@10, best first", ">trial", ">ndcg@10", ">epochs", "settings")
-    for column in rows.columns[:3]:
-        column.no_wrap = True
+    rows = []
     for trial in trials:
         values = (
             f"{name.partition('.')[2]} {value:.3g}" if type(value) is float else f"{name.partition('.')[2]} {value}"
@@ -159,8 +144,11 @@ def show_trials(
         )
         learned = trial["ndcg"] is not None
         score = f"{trial['ndcg']:.4f}{' pruned' if trial['pruned'] else ''}" if learned else "failed"
-        rows.add_row(str(trial["number"]), score, str(trial["epochs"]), ", ".join(values))
-    console.print(rows)
+        rows.append((str(trial["number"]), score, str(trial["epochs"]), ", ".join(values)))
+    shown = table("Trials: validation NDCG@10, best first", (">trial", ">ndcg@10", ">epochs", "settings"), rows)
+    for column in shown.columns[:3]:
+        column.no_wrap = True
+    console.print(shown)
     _show_protocol(console, protocol)
     if importance:
         shares = (f"{name} {share:.0%}" for name, share in sorted(importance.items(), key=lambda entry: -entry[1]))

@@ -6,11 +6,12 @@ Text from data, such as titles and ids, passes through `printable`: control char
 import logging
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ssd4rec._io import as_json
 
@@ -42,11 +43,13 @@ def shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def table(title: str, *columns: str) -> Table:
-    """Return a table without rows; the cells of a column ">name" are on the right."""
+def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table; the cells of a column ">name" are on the right."""
     made = Table(title=title or None)
     for column in columns:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        made.add_row(*row)
     return made
 
 

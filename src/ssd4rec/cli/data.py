@@ -34,12 +34,13 @@ def list_data(*, as_json: options.Json = False) -> None:
         console.print_json({name: {**asdict(dataset), "fetched": fetched[name]} for name, dataset in DATASETS.items()})
         return
     damaged = [name for name in DATASETS if is_stored(folders[name]) and not fetched[name]]
-    table = console.table("Named data sets, after the 5-core", "name", ">users", ">items", ">interactions", "here")
-    for column in table.columns:
-        column.no_wrap = True
+    rows = []
     for name, dataset in DATASETS.items():
         here = "yes" if fetched[name] else "in a package" if name in PACKAGES else "damaged" if name in damaged else "no"
-        table.add_row(name, f"{dataset.kept.users:,}", f"{dataset.kept.items:,}", f"{dataset.kept.interactions:,}", here)
+        rows.append((name, f"{dataset.kept.users:,}", f"{dataset.kept.items:,}", f"{dataset.kept.interactions:,}", here))
+    table = console.table("Named data sets, after the 5-core", ("name", ">users", ">items", ">interactions", "here"), rows)
+    for column in table.columns:
+        column.no_wrap = True
     console.out.print(table)
     for name, dataset in DATASETS.items():
         line = Text.assemble((name, "bold"), f": {dataset.title}. From {where(dataset)}. Terms: {dataset.license}.")

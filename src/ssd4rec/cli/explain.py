@@ -150,12 +150,10 @@ def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Te
             width = longest or max(SHORTEST_TITLE, console.out.width - sum(others) - 3 * len(names) - 1)
             for line in cells:
                 line[place].truncate(width, overflow="ellipsis")
-    table = console.table(title, *("" if column == "bar" else column for column in columns))
+    table = console.table(title, ("" if column == "bar" else column for column in columns), cells)
     table.title_justify = "left"
     for column in table.columns:
         column.no_wrap = True
-    for line in cells:
-        table.add_row(*line)
     console.out.print(table)
 
 

@@ -135,10 +135,8 @@ def list_keys(*, store: options.Store, as_json: options.Json = False) -> None:
     if as_json:
         console.print_json([{"key_id": r.key_id, "name": r.name, "scopes": r.scopes.split(), "revoked": r.revoked} for r in rows])
         return
-    table = console.table("", "key", "name", "scopes", "created", "revoked")
-    for row in rows:
-        table.add_row(row.key_id, row.name, row.scopes, _date(row.created), _date(row.revoked))
-    console.out.print(table)
+    cells = [(row.key_id, row.name, row.scopes, _date(row.created), _date(row.revoked)) for row in rows]
+    console.out.print(console.table("", ("key", "name", "scopes", "created", "revoked"), cells))
 
 
 def revoke_key(
@@ -180,10 +178,8 @@ def list_models(models: ModelsArgument, *, as_json: options.Json = False) -> Non
     if as_json:
         console.print_json([{"version": name, "active": name == active} for name in names])
         return
-    table = console.table("", "version", "active")
-    for name in names:
-        table.add_row(name, "yes" if name == active else "")
-    console.out.print(table)
+    cells = [(name, "yes" if name == active else "") for name in names]
+    console.out.print(console.table("", ("version", "active"), cells))
 
 
 def activate_model(
