@@ -16,7 +16,11 @@ PAIR_MODELS: dict[PairModel, Callable[..., ItemPairs]] = {
     "sequential-rules": SequentialRules.count,
     "sequential-ridge": SequentialRidge.fit,
 }
-BASELINES: dict[Baseline, Callable[..., ItemPairs | EASE]] = {**PAIR_MODELS, "ease": EASE.fit}
+BASELINES: dict[Baseline, Callable[..., ItemPairs | EASE]] = {
+    "sequential-rules": SequentialRules.count,
+    "sequential-ridge": SequentialRidge.fit,
+    "ease": EASE.fit,
+}
 
 
 def fit_baseline(
