@@ -683,6 +683,14 @@ def test_least_rating(tmp_path):
         read(tmp_path, "user,item\na,x\n", min_rating=4)
 
 
+def test_ratings_and_prices_may_be_decimals() -> None:
+    """A number of an option and a decimal that is written alike are equal: 0.2 is not a little more than 0.2."""
+    frame = pl.DataFrame({"user": ["a", "b", "c"], "item": ["x", "y", "z"], "rating": ["0.1", "0.2", "0.3"]})
+    frame = frame.with_columns(pl.col("rating").cast(pl.Decimal(10, 1)))
+    for options in (ReadOptions(min_rating=0.2), ReadOptions(where="rating >= 0.2")):
+        assert [row[0] for row in rows(read_interactions(frame, Columns(), options))] == ["b", "c"]
+
+
 @pytest.mark.parametrize("where", ["nonsense = 3", "rating >=", "rating > 99", "1; DROP TABLE self", "time(("])
 def test_conditions_that_cannot_be_used(tmp_path, where):
     with pytest.raises(DataError, match=r"names no column|cannot be evaluated|no row is left"):

@@ -81,7 +81,9 @@ def _with_quoted_names(condition: str, names: Sequence[str]) -> str:
 
 
 def _numbers(column: pl.Series) -> pl.Series:
-    """Return text as numbers if all of it is; empty text and NaN are null."""
+    """Return text as numbers if all of it is, and decimals as floating point; empty text and NaN are null."""
+    if column.dtype.is_decimal():
+        return column.cast(pl.Float64)
     if column.dtype.is_float():
         return column.fill_nan(None)
     if column.dtype != pl.String:
