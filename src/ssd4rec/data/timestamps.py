@@ -49,7 +49,7 @@ EXPECTED_WHERE_FINE = "at most 7 decimals of a second in the whole column, or ti
 # 2016-01-31 | 2016-01-31 18:05 | 2016-01-31T18:05:00.25+02:00 | 2016-01-31 18:05:00+02 | 2016-01-31 18:05:00 UTC; else: UTC
 ISO = (
     r"^(?<date>\d{4}-\d{2}-\d{2})(?:[T ](?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?"
-    r"\s?(?<zone>Z|UTC|[+-]\d{2}(?::?(?<zone_minute>\d{2}))?)?)?$"
+    r"\s?(?:Z|UTC|(?<sign>[+-])(?<zone_hour>\d{2})(?::?(?<zone_minute>\d{2}))?)?)?$"
 )
 DECIMAL = r"^(?<sign>[+-]?)0*(?<whole>\d+)(?:\.(?<fraction>\d*?)0*)?$"  # without the zeros that say nothing
 FURTHEST_ZONE = 15  # hours from UTC
@@ -114,7 +114,7 @@ def read_times(column: pl.Series, time_format: str | None = None) -> Times:
     if time_format is not None and not dtype.is_nested() and dtype not in (pl.Object, pl.Binary):
         return _formatted(column.cast(pl.String), time_format)
     if dtype.is_numeric() and not dtype.is_decimal():
-        return _integers(column) if dtype.is_integer() else _floats(column.cast(pl.Float64))
+        return _integers(column) if dtype.is_integer() else _floats(column.cast(pl.Float64), column)
     if dtype == pl.Date:
         return Times(column.cast(pl.Int32).cast(pl.Int64) * 86_400, Clock("date"))
     if isinstance(dtype, pl.Datetime):
@@ -185,53 +185,31 @@ def show_moment(clock: Clock, ticks: int) -> str:
 
 
 def _integers(column: pl.Series) -> Times:
+    """Read numbers in a unit, or written as dates, such as 20160131 or 20160131180500."""
     exact = column.cast(pl.Int64, strict=False)
     _check_readable(exact, column)
-    if (compact := _compact(exact)) is not None:
-        return compact
-    clock = Clock(_unit_of(exact))
-    return Times(exact, clock, _note_on_short_dates(exact, clock))
-
-
-def _note_on_short_dates(column: pl.Series, clock: Clock) -> tuple[str, ...]:
-    """Return a note if a few numbers are seconds, but could be dates such as 1601311805 as well."""
-    first, last, pattern = COMPACT["short"]
-    few = column.head(CERTAIN + 1)
-    if clock.kind != "seconds" or not few.is_between(first, last).all() or _parsed(few.cast(pl.String), pattern).null_count():
-        return ()  # few values tell: counting those of a large table takes a pass
-    if not len(column) or column.n_unique() >= CERTAIN or _parsed(column.cast(pl.String), pattern).null_count():
-        return ()
-    moment_ = show_moment(clock, int(column[0]))
-    return (f'times such as {column[0]} are read as seconds, {moment_}; if they are dates, add --time-format "{pattern}"',)
-
-
-def _compact(column: pl.Series) -> Times | None:
-    """Read numbers such as 20160131 or 20160131180500; None if they are something else."""
-    if not len(column):
-        return None
-    low, high = _bounds(column)
+    low, high = _bounds(exact) if len(exact) else (0, 0)
     for kind, (first, last, pattern) in COMPACT.items():
-        if not (first <= low and high <= last):
-            continue
-        short = kind == "short"
         digits = len(str(last))
-        sample = column.head(1000).cast(pl.String).str.zfill(digits)
-        if _parsed(sample, pattern).null_count():
+        sample = exact.head(1000).cast(pl.String).str.zfill(digits)
+        if not (first <= low and high <= last) or _parsed(sample, pattern).null_count():
             continue  # most numbers in this range are not dates
-        if short and column.n_unique() < CERTAIN:
+        moments = _parsed(exact.cast(pl.String).str.zfill(digits), pattern)
+        if kind == "short" and moments.null_count():
             continue
-        moments = _parsed(column.cast(pl.String).str.zfill(digits), pattern)
-        if short and moments.null_count():
-            continue
-        _check_readable(moments, column, f"dates and times such as {column[0]}")
+        if kind == "short" and exact.n_unique() < CERTAIN:
+            shown = show_moment(Clock("seconds"), int(exact[0]))
+            advice = f'if they are dates, add --time-format "{pattern}"'
+            return Times(exact, Clock("seconds"), (f"times such as {exact[0]} are read as seconds, {shown}; {advice}",))
+        _check_readable(moments, exact, f"dates and times such as {exact[0]}")
         seconds = moments.cast(pl.Int64) // 10**6
         clock = Clock("date" if kind == "date" else "datetime")
-        return Times(seconds, clock, (f"times such as {column[0]} are read as {show_moment(clock, int(seconds[0]))}",))
-    return None
+        return Times(seconds, clock, (f"times such as {exact[0]} are read as {show_moment(clock, int(seconds[0]))}",))
+    return Times(exact, Clock(_unit_of(exact)))
 
 
-def _floats(column: pl.Series) -> Times:
-    _check_readable(column.set(~column.is_finite() | (column.abs() >= LARGEST), None), column)
+def _floats(column: pl.Series, written: pl.Series) -> Times:
+    _check_readable(column.set(~column.is_finite() | (column.abs() >= LARGEST), None), written)
     if (column == column.floor()).all():
         return _integers(column.cast(pl.Int64))
     kind = _unit_of(column)
@@ -275,10 +253,7 @@ def _texts(column: pl.Series) -> Times:
         return exact
     floats = stripped.cast(pl.Float64, strict=False)
     if not floats.null_count():
-        try:
-            nearly = _floats(floats)
-        except UnreadableTimeError as error:
-            raise UnreadableTimeError(error.row, column[error.row]) from error
+        nearly = _floats(floats, column)
         if nearly.ticks.n_unique() < _different(stripped):
             raise DataError(TOO_FINE)
         return nearly
@@ -365,18 +340,14 @@ def _different(text: pl.Series) -> int:
 
 def _iso_dates(column: pl.Series) -> pl.DataFrame:
     """Return seconds (null: not a date), fraction (nanoseconds) and timed (whether there is a time of day)."""
-
-    def number(name: str) -> pl.Expr:
-        return pl.col(name).cast(pl.Int64, strict=False).fill_null(0)
-
-    hour, minute, second, zone_minute = (number(name) for name in ("hour", "minute", "second", "zone_minute"))
-    zone_hour = pl.col("zone").str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)  # "Z" and "UTC" have none
-    sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
+    parts = column.str.extract_groups(ISO).struct.unnest()
+    numbers = ("hour", "minute", "second", "zone_hour", "zone_minute")
+    hour, minute, second, zone_hour, zone_minute = (pl.col(name).cast(pl.Int64, strict=False).fill_null(0) for name in numbers)
+    sign = pl.when(pl.col("sign") == "-").then(-1).otherwise(1)
     within = (hour < 24) & (minute < 60) & (second < 60) & (zone_hour <= FURTHEST_ZONE) & (zone_minute < 60)
     days = pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64)
     seconds = days * 86_400 + hour * 3600 + minute * 60 + second - sign * (zone_hour * 3600 + zone_minute * 60)
     nanoseconds = pl.col("fraction").str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0)
-    parts = column.str.extract_groups(ISO).struct.unnest()
     return parts.select(seconds=pl.when(within).then(seconds), fraction=nanoseconds, timed=pl.col("hour").is_not_null())
 
 
@@ -400,12 +371,11 @@ def _unit_of(column: pl.Series) -> str:
     """
     if not len(column):
         return NUMBER
-    low, high = _bounds(column)
-    if low >= 0 and _unit(low) == _unit(high):
+    sizes = column.abs()
+    low, high = _bounds(sizes)
+    if _unit(low) == _unit(high):
         return _unit(high)
-    values: np.ndarray[Any, Any] = np.abs(column.to_numpy())
-    if _unit(float(values.min())) == _unit(float(values.max())):
-        return _unit(float(values.max()))
+    values: np.ndarray[Any, Any] = sizes.to_numpy()
     present = values[values > 0]  # zeros stand for missing times
     usual = _unit(float(np.partition(present, len(present) // 2)[len(present) // 2]))
     if usual == NUMBER:
