@@ -10,11 +10,11 @@ import numpy.typing as npt
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.config import DataConfig
 from ssd4rec.data.k_core import Counts
-from ssd4rec.data.sequences import Sequences, user_blocks
+from ssd4rec.data.sequences import PARTS, Sequences, user_blocks
 from ssd4rec.data.timestamps import FILE_ORDER, moment, show_moment
 from ssd4rec.errors import DataError
 
-PARTS = ("train", "validation", "test")
+NO_COUNTS = Counts(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,6 @@ class Examples:
         return Examples(self.user[row][has_target], start[has_target], first[has_target], stop[has_target])
 
 
-NO_COUNTS = Counts(0, 0, 0)
-
-
 @dataclass(frozen=True)
 class Split:
     """Examples for training, validation and test; each row of validation and test has a single target.
@@ -154,29 +151,22 @@ def leave_last_out(sequences: Sequences, *, learned: bool = True) -> Split:
     Raises:
         DataError: no user has three events, or no user has a target to train on.
     """
-    begin, end = sequences.offsets[:-1], sequences.offsets[1:]
-    user = np.arange(len(begin))
-    length = end - begin
+    length = np.diff(sequences.offsets)
     measured = length >= 3
-    if not measured.any():
-        longest = int(length.max(initial=0))
-        raise DataError(
-            f"no user has three events (the longest sequence has {longest}), so leave-last-out has no validation and "
-            "test targets; use data with longer sequences"
+
+    def empty(_name: str) -> str:
+        if measured.any():
+            return (
+                "no user has four events, so leave-last-out has no training targets; use data with longer sequences, or set "
+                "data.split=time"
+            )
+        return (
+            f"no user has three events (the longest sequence has {int(length.max(initial=0))}), so leave-last-out has no "
+            "validation and test targets; use data with longer sequences"
         )
-    training_end = np.where(measured, end - 2, end)
-    trained = training_end - begin >= 2
-    if learned and not trained.any():
-        raise DataError(
-            "no user has four events, so leave-last-out has no training targets; use data with longer sequences, or set "
-            "data.split=time"
-        )
-    return Split(
-        train=_examples(user, begin, begin + 1, training_end, trained),
-        validation=_examples(user, begin, end - 2, end - 1, measured),
-        test=_examples(user, begin, end - 1, end, measured),
-        protocol="leave-last-out",
-    )
+
+    before = [np.where(measured, length - held_out, length) for held_out in (2, 1)]
+    return _split_at(sequences, before, "leave-last-out", empty, learned=learned)
 
 
 def split_by_time(
@@ -204,10 +194,10 @@ def split_by_time(
         )
     if not len(sequences.times):
         raise DataError("the sequences are empty, there is nothing to split; use data with longer sequences")
-    moments = [
-        moment(clock, text) if text is not None else _quantile(sequences.times, share)
-        for text, share in ((validation_from, 0.8), (test_from, 0.9))
-    ]
+    moments = []
+    for text, share in ((validation_from, 0.8), (test_from, 0.9)):
+        place = int(share * len(sequences.times))
+        moments.append(moment(clock, text) if text is not None else int(np.partition(sequences.times, place)[place]))
     shown = [show_moment(clock, each) for each in moments]
     if moments[0] >= moments[1]:
         raise DataError(f"validation from {shown[0]} must come before test from {shown[1]}; name both moments, in this order")
@@ -243,24 +233,24 @@ def _split_at(
 ) -> Split:
     """Split each sequence after its events `before` validation and test, [users] each; `empty` is the error of an empty set."""
     begin, end = sequences.offsets[:-1], sequences.offsets[1:]
-    user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
     first, second = (begin + events for events in before)
     parts = {
-        "train": _examples(user, begin, begin + 1, first, everyone),
-        "validation": _examples(user, begin, np.maximum(first, begin + 1), second, everyone).prefixes(),
-        "test": _examples(user, begin, np.maximum(second, begin + 1), end, everyone).prefixes(),
+        "train": _examples(sequences, begin + 1, first),
+        "validation": _examples(sequences, np.maximum(first, begin + 1), second).prefixes(),
+        "test": _examples(sequences, np.maximum(second, begin + 1), end).prefixes(),
     }
     for name, part in parts.items():
         if not len(part) and (learned or name == "test"):
             raise DataError(empty(name))
-    return Split(**parts, protocol=protocol, without_history=_without_history(sequences, begin, second, end))
+    only_test = begin[(second == begin) & (begin < end)]  # first events that are test events: nothing can be read before them
+    without_history = Counts(len(only_test), len(np.unique(sequences.items[only_test])), len(only_test))
+    return Split(**parts, protocol=protocol, without_history=without_history)
 
 
 def all_events(sequences: Sequences, max_length: int | None = None) -> Split:
     """Use every event for training: nothing is left for validation and test."""
     begin, end = sequences.offsets[:-1], sequences.offsets[1:]
-    user, everyone = np.arange(len(begin)), np.ones(len(begin), dtype=bool)
-    train, nothing = _examples(user, begin, begin + 1, end, everyone), _examples(user, begin, begin, end, ~everyone)
+    train, nothing = _examples(sequences, begin + 1, end), _examples(sequences, end, end)
     return limit_length(Split(train, nothing, nothing, protocol="all events"), max_length)
 
 
@@ -309,15 +299,9 @@ def drop_unknown_items(sequences: Sequences, examples: Examples) -> KnownTargets
     )
 
 
-def _examples(user: IntArray, start: IntArray, first: IntArray, stop: IntArray, chosen: npt.NDArray[np.bool_]) -> Examples:
-    """Return the chosen rows that have a target."""
-    return Examples(user, start, first, stop).take(chosen & (first < stop))
-
-
-def _quantile(times: IntArray, share: float) -> int:
-    """Return the moment before which at most this share of the events lies."""
-    place = int(share * len(times))
-    return int(np.partition(times, place)[place])
+def _examples(sequences: Sequences, first: IntArray, stop: IntArray) -> Examples:
+    """Return the sequences that have a target in first … stop - 1, read from their start."""
+    return Examples(np.arange(len(first)), sequences.offsets[:-1], first, stop).take(first < stop)
 
 
 def _events_before(sequences: Sequences, moment_: int) -> IntArray:
@@ -333,12 +317,6 @@ def _count(mask: npt.NDArray[np.bool_], offsets: IntArray) -> IntArray:
     """[users] number of events of each sequence for which the mask is true."""
     counted = lengths_to_offsets(mask)
     return counted[offsets[1:]] - counted[offsets[:-1]]
-
-
-def _without_history(sequences: Sequences, begin: IntArray, first_test: IntArray, end: IntArray) -> Counts:
-    """Count the users whose first event is a test event, and these events: nothing can be read before them."""
-    rows = (first_test == begin) & (begin < end)
-    return Counts(int(np.count_nonzero(rows)), len(np.unique(sequences.items[begin[rows]])), int(np.count_nonzero(rows)))
 
 
 def _empty_part(name: str, shown: list[str], sequences: Sequences) -> str:
