@@ -60,6 +60,11 @@ class Catalog:
         """
         return None if self.titles is None else self.titles.gather(self._places(numbers))
 
+    def frame(self) -> pl.DataFrame:
+        """Return the columns id and title; titles are null for a catalog without titles."""
+        titles = pl.lit(None, pl.String) if self.titles is None else self.titles
+        return pl.DataFrame({"id": self.ids}).with_columns(titles.alias("title"))
+
     def with_titles(self, frame: pl.DataFrame) -> "Catalog":
         """Return the same items with titles; an item without a title in `frame` keeps the one that it has.
 
@@ -74,9 +79,8 @@ class Catalog:
             raise DataError(f"titles need the columns id and title, found {', '.join(frame.columns)}; see read_titles")
         titles = frame.select(as_type(frame["id"], self.ids.dtype).alias("id"), pl.col("title").cast(pl.String))
         titles = titles.drop_nulls("id").unique("id", keep="first")
-        joined = pl.DataFrame({"id": self.ids}).join(titles, on="id", how="left", maintain_order="left")
-        new = joined["title"]
-        return Catalog(self.ids, new if self.titles is None else pl.select(new.fill_null(self.titles)).to_series())
+        joined = self.frame().join(titles, on="id", how="left", maintain_order="left", suffix="_new")
+        return Catalog(self.ids, joined.select(pl.coalesce("title_new", "title").alias("title")).to_series())
 
     def extended(self, ids: pl.Series) -> "Catalog":
         """Return the same items, followed by those ids that are not among them.
@@ -92,17 +96,12 @@ class Catalog:
 
     def append(self, ids: pl.Series, titles: pl.Series | None = None) -> "Catalog":
         """Return a catalog with further items, whose item indices follow."""
-        own, more = self.titles, titles
-        if own is not None or more is not None:
-            own = pl.Series([None] * len(self), dtype=pl.String) if own is None else own
-            more = pl.Series([None] * len(ids), dtype=pl.String) if more is None else more
-            own = pl.concat([own.alias("title"), more.alias("title")])
-        return Catalog(pl.concat([self.ids, ids.alias(self.ids.name)]), own)
+        frame = pl.concat([self.frame(), Catalog(ids, titles).frame()])
+        return Catalog(frame["id"], None if self.titles is None and titles is None else frame["title"])
 
     def write(self, path: str | Path) -> None:
         """Write as Parquet: columns id and title, row j is item index j + 1."""
-        titles = pl.Series("title", [None] * len(self), dtype=pl.String) if self.titles is None else self.titles.alias("title")
-        pl.DataFrame([self.ids.alias("id"), titles]).write_parquet(path)
+        self.frame().write_parquet(path)
 
     @staticmethod
     def read(path: str | Path) -> "Catalog":
