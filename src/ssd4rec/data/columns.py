@@ -143,19 +143,19 @@ def choose_all_columns(header: Sequence[str], columns: Columns, source: str, *, 
     values = sum(_is_value(each) for each in header)
     if (columns.user or columns.item or columns.time) and values > len(header) / 2:
         raise missing_header(header, source)  # naming U100 as the user column would turn the first event into a header
-    names = {"user": columns.user, "item": columns.item}
-    places_by_role: dict[str, int] = {}
-    for role, name in names.items():
-        if role == "user" and constant_user:
-            continue
-        place = _find_usual(header, role, source) if name is None else _find_named(header, role, name, source)
-        if place is not None:
-            places_by_role[role] = place
-    missing = [role for role in names if role not in places_by_role and not (role == "user" and constant_user)]
-    if missing:
+    names = {"item": columns.item} if constant_user else {"user": columns.user, "item": columns.item}
+    places = {
+        role: _find_usual(header, role, source) if name is None else _find_named(header, role, name, source)
+        for role, name in names.items()
+    }
+    places_by_role = {role: place for role, place in places.items() if place is not None}
+    if missing := [role for role in names if role not in places_by_role]:
         raise _missing(header, missing, source)
     places_by_role.update(_choose_time(header, columns.time, source))
-    _check_distinct(header, places_by_role, source)
+    for role, place in places_by_role.items():
+        other = next((each for each, taken in places_by_role.items() if each != role and taken == place), None)
+        if other is not None:
+            raise DataError(f"{source}: column {header[place]!r} cannot be both {role} and {other}; choose two columns")
     return places_by_role
 
 
@@ -229,16 +229,14 @@ def is_list_column(name: str) -> bool:
 
 def looks_like_data(header: Sequence[str]) -> bool:
     """Whether a first line holds values rather than names: numbers, dates or ids such as U100."""
-    fields = [part for name in header for part in name.replace("::", " ").split()]
-    return any(_is_value(each) for each in fields)
+    return any(_is_value(part) for name in header for part in name.replace("::", " ").split())
 
 
 def missing_header(header: Sequence[str], source: str) -> AmbiguousColumnsError:
     """Return the error for a file whose first line is data."""
     first = _shortened("  ".join(header))
     names = ["user", "item", "rating", "time", *(f"column{place}" for place in range(5, len(header) + 1))][: len(header)]
-    if len(header) == 3:
-        names = ["user", "item", "time"]
+    names = ["user", "item", "time"] if len(header) == 3 else names
     return AmbiguousColumnsError(
         f"{source}: the first line looks like data, not like column names: {first!r}",
         f"name the columns by position with --columns {','.join(names)} (in this order, if it is right), or put a line of names "
@@ -246,18 +244,12 @@ def missing_header(header: Sequence[str], source: str) -> AmbiguousColumnsError:
     )
 
 
-def _choose_time(  # noqa: PLR0911 - a list of forms
-    header: Sequence[str], name: str | None, source: str
-) -> dict[str, int]:
-    plain = [_plain(bare_name(each)) for each in header]
+def _choose_time(header: Sequence[str], name: str | None, source: str) -> dict[str, int]:
     if name is not None:
-        if "+" in name and name not in header:
-            first, _, second = name.partition("+")
-            return {
-                "date": _find_named(header, "time", first, source),
-                "clock": _find_named(header, "time", second, source),
-            }
-        return {"time": _find_named(header, "time", name, source)}
+        pair = "+" in name and name not in header
+        parts_of_name = zip(("date", "clock"), name.split("+", 1), strict=True) if pair else [("time", name)]
+        return {role: _find_named(header, "time", each, source) for role, each in parts_of_name}
+    plain = [_plain(bare_name(each)) for each in header]
     place = _find_usual(header, "time", source)
     parts = {role: plain.index(found[0]) for role, usual in PARTS.items() if (found := [each for each in usual if each in plain])}
     if place is None or plain[place] == "day":
@@ -302,9 +294,7 @@ def _find_usual(header: Sequence[str], role: str, source: str) -> int | None:
 
 
 def _flag(role: str) -> str:
-    if role not in {"user", "item", "time"}:
-        return "rename or remove one of them"
-    return f"choose one with {_options([role])}"
+    return f"choose one with {_options([role])}" if role in {"user", "item", "time"} else "rename or remove one of them"
 
 
 def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> AmbiguousColumnsError:
@@ -321,13 +311,6 @@ def _missing(header: Sequence[str], missing: Sequence[str], source: str) -> Ambi
 def _options(roles: Sequence[str]) -> str:
     options, settings = " ".join(f"--{role} NAME" for role in roles), " ".join(f"--set data.{role}=NAME" for role in roles)
     return f"{options} (reproduce: {settings}), in Python Columns({', '.join(f'{role}=NAME' for role in roles)})"
-
-
-def _check_distinct(header: Sequence[str], places_by_role: Mapping[str, int], source: str) -> None:
-    for role, place in places_by_role.items():
-        other = next((each for each, taken in places_by_role.items() if each != role and taken == place), None)
-        if other is not None:
-            raise DataError(f"{source}: column {header[place]!r} cannot be both {role} and {other}; choose two columns")
 
 
 def _plain(name: str) -> str:
