@@ -17,22 +17,8 @@ def describe(report: ReadReport, sequences: Sequences) -> dict[str, object]:
     """Return the `data` part of a report: what was read, what was dropped and why, and what remains."""
     filtering = sequences.filtering
     return {
-        "read": {
-            "source": report.source,
-            "rows": report.rows,
-            "users": report.users,
-            "items": report.items,
-            "columns": report.columns,
-            "time": report.time,
-            "span": report.span,
-            "filters": list(report.filters),
-            "notes": [
-                *report.notes,
-                *_note_on_one_user(sequences, report.columns.get("user", "user")),
-                *_note_on_duplicates(sequences),
-                *_note_on_repeats(sequences),
-            ],
-        },
+        "read": {name: getattr(report, name) for name in ("source", "rows", "users", "items", "columns", "time", "span")}
+        | {"filters": list(report.filters), "notes": [*report.notes, *_notes(sequences, report.columns.get("user", "user"))]},
         "dropped": {
             **asdict(filtering.removed),
             "rounds": filtering.rounds,
@@ -84,33 +70,23 @@ def note_on_ties(data: Mapping[str, Any]) -> str | None:
     )
 
 
-def _note_on_one_user(sequences: Sequences, column: str) -> list[str]:
-    """Return a warning if one of many users has a large share of the interactions: it may stand for all unknown users."""
-    lengths, kept = np.diff(sequences.offsets), sequences.kept
-    if kept.users < MANY_USERS or kept.longest <= LARGE_SHARE * kept.interactions:
-        return []
-    user = str(sequences.users[int(lengths.argmax())])[:100]
-    return [
-        f"{kept.longest / kept.interactions:.1%} of the interactions are of one user, {user!r}; if this id stands for several "
-        f"people, choose another column, or leave it out with --where \"{column} <> '{user}'\""
-    ]
-
-
-def _note_on_duplicates(sequences: Sequences) -> list[str]:
-    if not (duplicates := sequences.duplicates):
-        return []
-    share = duplicates / sequences.kept.interactions
-    return [
-        f"{duplicates:,} interactions ({100 * share:.1f} %) are duplicates: user, item and time equal those of another one; "
-        "as test targets they inflate the metrics; drop them with --set data.duplicates=drop"
-    ]
-
-
-def _note_on_repeats(sequences: Sequences) -> list[str]:
-    if not (repeated := sequences.repeated):
-        return []
-    share = repeated / sequences.kept.interactions
-    return [
-        f"{repeated:,} of the remaining interactions ({100 * share:.1f} %) repeat an earlier item of the user; with seen-item "
-        f"filtering these targets become trivially easy and inflate the metrics"
-    ]
+def _notes(sequences: Sequences, user_column: str) -> list[str]:
+    """Return warnings about a large user, duplicates and repeats."""
+    kept, notes = sequences.kept, []
+    if kept.users >= MANY_USERS and kept.longest > LARGE_SHARE * kept.interactions:  # it may stand for all unknown users
+        user = str(sequences.users[int(np.diff(sequences.offsets).argmax())])[:100]
+        notes.append(
+            f"{kept.longest / kept.interactions:.1%} of the interactions are of one user, {user!r}; if this id stands for "
+            f"several people, choose another column, or leave it out with --where \"{user_column} <> '{user}'\""
+        )
+    if duplicates := sequences.duplicates:
+        notes.append(
+            f"{duplicates:,} interactions ({100 * duplicates / kept.interactions:.1f} %) are duplicates: user, item and time "
+            "equal those of another one; as test targets they inflate the metrics; drop them with --set data.duplicates=drop"
+        )
+    if repeated := sequences.repeated:
+        notes.append(
+            f"{repeated:,} of the remaining interactions ({100 * repeated / kept.interactions:.1f} %) repeat an earlier item of "
+            "the user; with seen-item filtering these targets become trivially easy and inflate the metrics"
+        )
+    return notes
