@@ -38,10 +38,6 @@ def resolve_precision(precision: str, device: str) -> str:
     """Return the precision that a training uses: "auto" is "bf16-mixed" where the device multiplies bfloat16, else "32-true".
 
     It depends on the processor alone, not on a timing, so that an interrupted training resumes with the same precision.
-
-    Args:
-        precision: `training.precision`.
-        device: "cpu" or "cuda".
     """
     if precision != "auto":
         return precision

@@ -114,14 +114,9 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _gather_cells(added: AddedLogits, part: slice, begin: int, targets: Items, world: World) -> _BlockCells:
-    """Exchange the cells of a block of the states of all processes.
+    """Exchange the cells of a block: the states `part` of those of all processes, among which this process's begin at `begin`.
 
-    Args:
-        added: of this process's states.
-        part: which states of all processes are in the block.
-        begin: where this process's states begin among all.
-        targets: int64 [block] of the block's states.
-        world: the processes.
+    The logits are those of this process's states; the targets, int64 [block], those of the block's.
     """
     here = slice(*(min(max(edge - begin, 0), len(added.prefixes)) for edge in (part.start, part.stop)))
     cells, features = added.cells(here)

@@ -126,13 +126,8 @@ class ShardedTable(nn.Module):
     def sampled_cross_entropy(self, states: Tensor, targets: Items, negatives: int) -> Tensor:
         """Return the mean sampled softmax loss over the targets of all processes, with uniform negatives.
 
-        The negatives are drawn with torch's generator, one from each of equally long runs of items. All processes need the same
-        state of it.
-
-        Args:
-            states: [M, D] of this process; M may be 0.
-            targets: int64 [M], 1 … V.
-            negatives: how many, shared by all targets.
+        `negatives` of them, which all targets share, are drawn with torch's generator, one from each of equally long runs of
+        items. All processes need the same state of it. States are [M, D] of this process, targets int64 [M]; M may be 0.
         """
         count = min(negatives, self.catalog_size)
         points = (torch.arange(count) + torch.rand(count, dtype=torch.float64)) * (self.catalog_size / count)

@@ -60,15 +60,7 @@ class ScoredBlock(NamedTuple):
 
 
 def score_blocks(states: States, item_vectors: Tensor) -> Iterator[tuple[slice, Scores]]:
-    """Yield states @ item_vectors^T, a few rows at a time.
-
-    Args:
-        states: [B, D].
-        item_vectors: [V, D].
-
-    Yields:
-        The rows, and their scores [rows, V]; these are overwritten by the next ones.
-    """
+    """Yield states @ item_vectors^T, a few rows at a time; they are overwritten by the next. [B, D], [V, D] -> [rows, V]."""
     states, item_vectors = states.detach(), item_vectors.detach()
     rows, items = states.shape[0], item_vectors.shape[0]
     size = max(BLOCK_ELEMENTS // items, LEAST_ROWS)
@@ -136,15 +128,10 @@ def encode_examples(
     world: World | None = None,
     request_time: RequestTime = "known",
 ) -> Iterator[EncodedBatch]:
-    """Encode examples in packed batches.
+    """Encode examples with one target each in packed batches of at most `token_budget` events, by a model in evaluation mode.
 
-    Args:
-        model: in evaluation mode.
-        sequences: the events.
-        examples: one target each.
-        token_budget: events encoded at once.
-        world: encode this process's share of the batches only. The batches themselves do not depend on it.
-        request_time: which times a model with `backbone.request_time` gets, see `evaluate`.
+    With a world, only this process's share of the batches is encoded; the batches themselves do not depend on it. For
+    `request_time` see `evaluate`.
     """
     world = world or World()
     device = torch.device("cpu") if isinstance(model, Scorer) else model.item_vectors.device

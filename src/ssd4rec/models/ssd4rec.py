@@ -94,11 +94,7 @@ class SSD4Rec(nn.Module):
         return self.final_norm(top.forward_prefixes(hidden, layout))
 
     def step(self, cache: Cache, embedded: States) -> tuple[list[LayerCache], States]:
-        """Process one new interaction of each sequence; return the new cache and the output of `encode`, [B, D].
-
-        Raises:
-            ConfigError: a layer below the top is bidirectional, so a new interaction changes every earlier position.
-        """
+        """Process one new interaction of each sequence; return the new cache and the output of `encode`, [B, D]."""
         self._check_causal_below("incremental inference")
         hidden, new = self._normalize(embedded), []
         for layer, layer_cache in zip(self._layers, cache, strict=True):
@@ -107,11 +103,7 @@ class SSD4Rec(nn.Module):
         return new, self.final_norm(hidden)
 
     def prefill(self, embedded: Hidden, cu_seqlens: CuSeqlens) -> tuple[list[LayerCache], States]:
-        """Process whole sequences at once; return the cache and the output of `encode`, [B, D].
-
-        Raises:
-            ConfigError: a layer below the top is bidirectional.
-        """
+        """Process whole sequences at once; return the cache and the output of `encode`, [B, D]."""
         self._check_causal_below("incremental inference")
         layout = make_layout(cu_seqlens, device=embedded.device)
         *below, top = self._layers
@@ -128,7 +120,7 @@ class SSD4Rec(nn.Module):
 
     @property
     def supports_incremental(self) -> bool:
-        """Whether `step` and `prefill` are available: all layers below the top are causal."""
+        """Whether `step` and `prefill` are available: otherwise an interaction changes every position below the top layer."""
         return self.config.supports_all_positions
 
     def _check_causal_below(self, what: str) -> None:

@@ -344,11 +344,8 @@ def distinct_points(points: Sequence[Point], longest: int) -> tuple[list[Point],
 def with_full_window(point: Point, longest: int) -> Point:
     """Raise the number of positions that a network reads at once to the length under study, unless --set has chosen it.
 
-    SASRec, BERT4Rec and GRU4Rec have such a number, `backbone.max_length`. BERT4Rec reads the mask in addition.
-
-    Args:
-        point: Unchanged if its network has no such number, or a sufficient one.
-        longest: Interactions of the longest sequence; the last one is only predicted.
+    SASRec, BERT4Rec and GRU4Rec have such a number, `backbone.max_length`. BERT4Rec reads the mask in addition. The last
+    interaction of the longest sequence is only predicted.
     """
 
     def raised(config: Config) -> Config:

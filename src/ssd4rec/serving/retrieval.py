@@ -134,14 +134,7 @@ def candidate_scores(
     them may have lost what the index found them for, at most those of the history and those with a negative co-occurrence score,
     so it is asked for that many more.
 
-    Args:
-        model: made the states.
-        states: [B, D].
-        packed: items [T] and cu_seqlens [B + 1] of the encoded sequences.
-        full: the same sequences including events that were not encoded.
-        request: which items may be recommended.
-        index: finds candidates.
-        fusion: score fusion of the model.
+    The arguments are those of `topk.top_items_from_states`, with `full` for `seen`.
 
     Returns:
         Item indices [B, n], ascending in each row and 0 where there are fewer, and scores [B, n], -inf there.

@@ -19,13 +19,8 @@ def share_of(placed: BatchPlan, lengths: IntArray, token_budget: int, world: Wor
     """Return this process's share of a batch; the shares of all processes hold every example once.
 
     A batch is cut between chunks that no example spans, and the pieces, the largest first, go to the process with the fewest
-    positions so far. The shares are as equal as the longest example allows.
-
-    Args:
-        placed: the batch.
-        lengths: [rows] positions that each example of the pass takes.
-        token_budget: positions per batch.
-        world: the processes.
+    positions so far. The shares are as equal as the longest example allows. `lengths` are the positions that each example of the
+    pass takes, [rows].
     """
     unit = min(CHUNK, token_budget)
     first = placed.start // unit
