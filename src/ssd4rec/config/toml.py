@@ -165,7 +165,7 @@ def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
     group, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
         raise ConfigError(f"cannot read the setting {_shown(override)}: write group.key=value, e.g. training.max_epochs=3")
-    value = _parsed_value(raw, override)
+    value = parse_value(raw, override)
     entries = values.setdefault(group, {})
     if not isinstance(entries, dict):
         raise ConfigError(f"{group!r} is not a group of settings; groups are {', '.join(Config.model_fields)}")
@@ -176,8 +176,12 @@ def _override(values: dict[str, Any], override: str) -> tuple[str, str]:
     return group, key
 
 
-def _parsed_value(raw: str, override: str) -> object:
-    """Parse the TOML value of an override; a bare word is a string: objective=per-prefix."""
+def parse_value(raw: str, override: str) -> object:
+    """Parse the TOML value of an override; a bare word is a string: objective=per-prefix.
+
+    Raises:
+        ConfigError: it has several lines, or is nested too deeply; the message shows the override.
+    """
     try:
         parsed = tomllib.loads(f"value = {raw}")
     except RecursionError as error:

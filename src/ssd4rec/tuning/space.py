@@ -1,12 +1,12 @@
 """The search space: settings with intervals or choices, parsed from `training.learning_rate=1e-4:1e-2:log`."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ssd4rec.config import Config, build_config, is_read, value_of
+from ssd4rec.config.toml import parse_value
 from ssd4rec.errors import ConfigError
 
 Value = bool | int | float | str
@@ -132,10 +132,7 @@ def _read(text: str, config: Config) -> tuple[str, Distribution]:
 
 
 def _value(text: str) -> Value:
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
+    value = parse_value(text, text)
     if not isinstance(value, bool | int | float | str):
         raise ConfigError(f"{text!r} is not a single value; {HOW}")
     return value
