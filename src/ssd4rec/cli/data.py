@@ -8,7 +8,6 @@ import typer
 from rich.text import Text
 
 from ssd4rec.cli import _render, console, inputs, options
-from ssd4rec.cli.reading import with_column_options, with_reading_options
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError, DataError
 
@@ -83,7 +82,7 @@ def fetch_data(
     console.out.print(f"next: ssd4rec train {dataset.name}")
 
 
-@with_reading_options
+@options.with_reading_options
 def describe_data(
     data: options.Data,
     *,
@@ -175,7 +174,7 @@ def _without(description: dict[str, Any], shown: tuple[str, ...]) -> dict[str, A
     return {**description, "read": {**source, "notes": notes, "filters": []}}
 
 
-@with_column_options
+@options.with_column_options
 def build_data(
     files: Annotated[list[str], typer.Argument(metavar="FILES…", help="Parquet or CSV files, folders of them, or URLs.")],
     *,

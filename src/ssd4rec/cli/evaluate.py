@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssd4rec.cli import _render, console, inputs, options
-from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 TRAINING_GROUPS = ("backbone", "training", "fusion")  # groups of settings that are fixed after training
 
 
-@with_reading_options
+@options.with_reading_options
 def evaluate(
     directory: options.Directory,
     data: Annotated[

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd4rec.cli import _render, console
-from ssd4rec.cli.reading import OPTIONS
+from ssd4rec.cli import _render, console, options
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def check_columns(data: str, overrides: Sequence[str]) -> None:
 
     for override in overrides if is_named_dataset(data) else ():
         group, _, role = override.partition("=")[0].strip().partition(".")
-        if group == "data" and role in OPTIONS:
+        if group == "data" and role in options.READING:
             raise ConfigError(
                 f"{override} is for files, but {data} is a named data set, whose format is known; remove "
                 f"--{role.replace('_', '-')} (or --set data.{role})"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ssd4rec.cli import _render, console, inputs, options
-from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ MISSING_SHOWN = 5
 QUOTES = "Put an id that contains a comma in quotes: '7,\"a, b\"'."
 
 
-@with_reading_options
+@options.with_reading_options
 def recommend(  # noqa: PLR0912, PLR0913 - each is an option of the command
     directory: options.Directory,
     *,

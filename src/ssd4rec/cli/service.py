@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssd4rec.cli import console, inputs, options
-from ssd4rec.cli.reading import with_column_options
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError
 
@@ -63,7 +62,7 @@ def require_serve() -> None:
             raise BackendError(message) from error
 
 
-@with_column_options
+@options.with_column_options
 def import_events(
     data: options.Data,
     *,

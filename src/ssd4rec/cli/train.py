@@ -11,7 +11,6 @@ import typer
 
 from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.cli.devices import devices_settings
-from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import ConfigError, DataError
 
@@ -32,7 +31,7 @@ DevicesOption = Annotated[
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted training with the same --out.")]
 
 
-@with_reading_options
+@options.with_reading_options
 def train(  # noqa: PLR0913 - each is an option of the command
     data: Annotated[
         str | None,

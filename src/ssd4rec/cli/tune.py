@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssd4rec.cli import _render, console, inputs, options
-from ssd4rec.cli.reading import with_reading_options
 from ssd4rec.configs import DEFAULT_PRESET
 from ssd4rec.errors import BackendError
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from ssd4rec.tuning.search import SearchReport
 
 
-@with_reading_options
+@options.with_reading_options
 def tune(  # noqa: PLR0913 - each is an option of the command
     data: options.Data,
     *,
