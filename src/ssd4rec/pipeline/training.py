@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -387,7 +387,7 @@ def _as_artifact(
         "model": describe_model(fitted.model, config),
         "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
         **measured,
-        "training": fitted.training.as_dict(),
+        "training": asdict(fitted.training),
         "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
         "seconds": seconds,
         "versions": versions(),

@@ -59,10 +59,6 @@ class TrainingReport:
     seconds: float  # all epochs, including those before a resume
     input_dropout: float  # the probability, also with backbone.input_dropout = "auto"
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the values for JSON."""
-        return asdict(self)
-
     @property
     def best_steps(self) -> int:
         """Number of steps up to the end of the best epoch."""
