@@ -122,22 +122,23 @@ def test_the_live_view_continues(client: TestClient, clock: Clock, step: float) 
     service = client.app.state.service
     feed = LiveFeed(service.engine)
 
-    def after_the_step() -> None:  # and before the next poll
+    def around_the_step() -> None:  # before the next poll
+        send(client, "u", "i1")
         clock[0] = step
         send(client, "v", "i2")
 
     async def follow() -> list[str]:
         shown: list[str] = []
-        actions: list[Callable[[], object]] = [lambda: send(client, "u", "i1"), after_the_step]
+        actions: list[Callable[[], object]] = [lambda: send(client, "u", "i0"), around_the_step]
         async for messages, _ in feed.messages(0.1):
             shown += [_item(message) for message in messages]
-            if actions:
-                await asyncio.to_thread(actions.pop(0))
-            elif len(shown) >= 2:
+            if len(shown) >= 3:
                 feed.close()
+            elif actions:
+                await asyncio.to_thread(actions.pop(0))
         return shown
 
-    assert asyncio.run(asyncio.wait_for(follow(), 60)) == ["i1", "i2"]
+    assert asyncio.run(asyncio.wait_for(follow(), 60)) == ["i0", "i1", "i2"]
 
 
 def _item(message: Message) -> str:

@@ -18,7 +18,11 @@ from service_world import free_port
 from service_world import settings as service_settings
 from ssd4rec.service.app import create_app
 
-pytestmark = pytest.mark.thorough
+pytestmark = [
+    pytest.mark.thorough,
+    # The server is a thread of this process, and its types are checked by samples (beartype); hypothesis sees the random numbers.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
 
 ROUTES = 24
 FEW, MANY = 8, 550  # examples of each route; the slow test makes 10,000 requests

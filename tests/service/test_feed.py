@@ -74,7 +74,7 @@ def test_each_row_is_sent_once_though_it_is_read_again(monkeypatch: pytest.Monke
     migrate(engine)
     rows: list[Message] = []
     feed = LiveFeed(engine)
-    monkeypatch.setattr(feed, "_read", lambda _: list(rows))
+    monkeypatch.setattr(feed, "_read", lambda *_: list(rows))
 
     async def run() -> list[int]:
         numbers = []

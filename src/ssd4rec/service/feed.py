@@ -20,6 +20,7 @@ from ssd4rec.service.store.tables import events, recommendations, users
 
 POLL_SECONDS = 0.5
 OVERLAP = 5 * MICROSECONDS  # rows are committed later than they were dated; they are looked for again this long
+LATE_POLLS = round(OVERLAP / MICROSECONDS / POLL_SECONDS)
 MOST_ROWS = 200  # of a poll and kind, the newest
 BUFFERED = 400  # messages that wait for one reader; older ones are dropped
 MAX_READERS = 16
@@ -102,13 +103,18 @@ class LiveFeed:
 
     async def _poll(self) -> None:
         began = latest = now()
+        earlier, again = (latest, latest), 0  # the last moments of a clock that was set back, and how many polls look there too
         while self._feeds and not self._closed:
             before, latest = latest, now()
-            if latest < before:  # the clock was set back: rows stored since then are dated before this poll
+            if latest < before:  # it was set back: rows stored since then are dated before this poll
+                earlier, again = (max(began, before - OVERLAP), before + OVERLAP), LATE_POLLS
                 began = min(began, latest - OVERLAP)
             after = max(began, min(before, latest) - OVERLAP)  # it was set forward: rows of the moment before are read too
             with suppress(StoreError):  # the store is away: the next poll tries again
-                rows = await run_in_threadpool(self._read, after)
+                rows = await run_in_threadpool(self._read, after, now() + OVERLAP)
+                if again:
+                    rows = [*await run_in_threadpool(self._read, *earlier), *rows]
+                    again -= 1
                 fresh = [each for each in rows if each.key not in self._seen]
                 self._seen.update((each.key, each.received) for each in fresh)
                 while self._seen and next(iter(self._seen.values())) < after - OVERLAP:
@@ -118,16 +124,17 @@ class LiveFeed:
                         feed.put(fresh)
             await asyncio.sleep(POLL_SECONDS)
 
-    def _read(self, after: int) -> list[Message]:
+    def _read(self, first: int, last: int) -> list[Message]:
         with reading(self._engine) as connection:
-            return sorted([*_interactions(connection, after), *_answers(connection, after)], key=lambda each: each.received)
+            rows = [*_interactions(connection, first, last), *_answers(connection, first, last)]
+            return sorted(rows, key=lambda each: each.received)
 
 
-def _interactions(connection: Connection, after: int) -> Iterator[Message]:
+def _interactions(connection: Connection, first: int, last: int) -> Iterator[Message]:
     query = (
         select(users.c.user_id, events)
         .join(events, events.c.user_key == users.c.user_key)
-        .where(users.c.last_received >= after, events.c.received.between(after, now() + OVERLAP))
+        .where(users.c.last_received >= first, events.c.received.between(first, last))
         .order_by(events.c.received.desc())
         .limit(MOST_ROWS)
     )
@@ -136,11 +143,11 @@ def _interactions(connection: Connection, after: int) -> Iterator[Message]:
         yield Message("interaction", (row.user_key, row.position), row.received, values)
 
 
-def _answers(connection: Connection, after: int) -> Iterator[Message]:
+def _answers(connection: Connection, first: int, last: int) -> Iterator[Message]:
     query = (
         select(users.c.user_id, recommendations)
         .join_from(recommendations, users, recommendations.c.user_key == users.c.user_key, isouter=True)
-        .where(recommendations.c.created.between(after, now() + OVERLAP))
+        .where(recommendations.c.created.between(first, last))
         .order_by(recommendations.c.created.desc())
         .limit(MOST_ROWS)
     )
