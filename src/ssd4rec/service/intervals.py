@@ -1,7 +1,7 @@
 """Intervals and tests for shares and paired differences, at 95 %."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -28,8 +28,7 @@ def newcombe(first: tuple[int, int], second: tuple[int, int]) -> Interval:
     return two - one - down, two - one + up
 
 
-@dataclass(frozen=True)
-class Paired:
+class Paired(NamedTuple):
     """The mean of paired differences."""
 
     mean: float

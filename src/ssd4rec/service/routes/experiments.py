@@ -1,7 +1,6 @@
 """Experiments: compare the active model with another version on live traffic."""
 
 from asyncio import wrap_future
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -13,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from ssd4rec.service.auth import requires
 from ssd4rec.service.ids import Id, now
 from ssd4rec.service.problems import Problem, invalid, not_found
-from ssd4rec.service.results import ExperimentResult, experiment_result
+from ssd4rec.service.results import ExperimentOut, experiment_result, no_results
 from ssd4rec.service.routes.common import IdempotencyKey, Made, PathId, ServiceDep, answer_once, errors, json_response, read
-from ssd4rec.service.schemas import Body, Out, StoredTime
+from ssd4rec.service.schemas import Body, Out
 from ssd4rec.service.store.experiments import (
     Experiment,
     end_experiment,
@@ -40,53 +39,6 @@ class ExperimentIn(Body):
     share: float = Field(0.5, gt=0.0, le=1.0, description="of the users who are given the treatment or interleaved lists")
 
 
-class ArmOut(Out):
-    """What became of the answers of one arm."""
-
-    arm: str
-    answers: int
-    users: int
-    clicked: int = Field(description="answers with an event of one of their items that names the recommendation_id")
-    click_through_interval: tuple[float, float] = Field(description="95 %, Wilson")
-    followed: int = Field(description="answers after which the user had another event")
-    hits: int = Field(description="of them: the next event was of one of the items")
-    hit_rate_interval: tuple[float, float] = Field(description="95 %, Wilson")
-
-
-class InterleavingOut(Out):
-    """Answers that one team won: with more of its items clicked."""
-
-    control_wins: int
-    treatment_wins: int
-    ties: int
-    treatment_share_interval: tuple[float, float] = Field(description="95 %, Wilson, of the answers that one team won")
-
-
-class PairedOut(Out):
-    """Treatment minus control in NDCG@10 of the same incoming events, each ranked before it was read."""
-
-    ranked_events: int
-    difference: float | None
-    interval: tuple[float, float] | None = Field(description="95 %")
-    p_value: float | None = Field(description="two-sided, paired")
-
-
-class ExperimentOut(Out):
-    """An experiment and its results so far."""
-
-    name: str
-    kind: str
-    control: str
-    treatment: str
-    share: float
-    started: StoredTime
-    ended: StoredTime | None
-    arms: list[ArmOut]
-    click_through_difference: tuple[float, float] | None = Field(description="95 % interval (Newcombe), treatment minus control")
-    interleaving: InterleavingOut | None
-    prequential: PairedOut
-
-
 class ExperimentsOut(Out):
     """All experiments, the newest first."""
 
@@ -99,7 +51,7 @@ async def get_experiments(service: ServiceDep) -> Response:
     await run_in_threadpool(service.maintenance.store_sums)
 
     def work(connection: Connection) -> list[ExperimentOut]:
-        return [_shown(each, experiment_result(connection, each)) for each in list_experiments(connection)]
+        return [experiment_result(connection, each) for each in list_experiments(connection)]
 
     return json_response(ExperimentsOut(experiments=await read(service, work)))
 
@@ -120,7 +72,7 @@ async def post_experiment(request: Request, service: ServiceDep, body: Experimen
         await run_in_threadpool(service.models.require, (control, body.treatment))
         await wrap_future(service.writer.submit(lambda connection: _start(connection, experiment), alone=True))
         await run_in_threadpool(service.experiments.refresh)
-        return _shown(experiment, ExperimentResult()), []
+        return no_results(experiment), []
 
     return await answer_once(request, service, key, make)
 
@@ -150,20 +102,4 @@ def _one(connection: Connection, name: str) -> ExperimentOut:
     experiment = find_experiment(connection, name)
     if experiment is None:
         raise not_found("experiment", name)
-    return _shown(experiment, experiment_result(connection, experiment))
-
-
-def _shown(experiment: Experiment, result: ExperimentResult) -> ExperimentOut:
-    paired, wins = result.paired, result.interleaving
-    return ExperimentOut(
-        **experiment._asdict(),
-        arms=result.arms,
-        click_through_difference=result.difference,
-        interleaving=None if wins is None else InterleavingOut(**asdict(wins), treatment_share_interval=wins.interval),
-        prequential=PairedOut(
-            ranked_events=result.ranked_events,
-            difference=None if paired is None else paired.mean,
-            interval=None if paired is None else paired.interval,
-            p_value=None if paired is None else paired.p_value,
-        ),
-    )
+    return experiment_result(connection, experiment)
