@@ -143,4 +143,4 @@ def test_population_stability() -> None:
     assert population_stability(shares, [100.0] * GROUPS) == pytest.approx(0.0, abs=1e-9)
     moved = [0.0, 200.0, *([100.0] * (GROUPS - 2))]
     assert population_stability(shares, moved) > 0.25
-    assert live_metrics({}).ndcg is None
+    assert live_metrics({}, shares).ndcg is None

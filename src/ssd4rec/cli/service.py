@@ -15,7 +15,7 @@ from ssd4rec.errors import ArtifactError, BackendError, ConfigError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ssd4rec.service.gate import Gate
+    from ssd4rec.service.gate import Check
     from ssd4rec.service.versions import Versions
 
 ModelsArgument = Annotated[Path, typer.Argument(metavar="MODELS_DIR", help="Folder with one folder for each version.")]
@@ -204,22 +204,23 @@ def activate_model(
     versions = Versions(models)
     if version not in versions.names():
         raise ArtifactError(f"{models} has no version {version!r}; it has {', '.join(versions.names()) or 'none'}")
-    gate = _gate(versions, version, store, margin)
+    checks = _checks(versions, version, store, margin)
+    has_passed = all(check.passed for check in checks)
     if as_json:
         console.print_json(
-            {"version": version, "activated": gate.passed or force, "checks": [asdict(check) for check in gate.checks]}
+            {"version": version, "activated": has_passed or force, "checks": [check.model_dump() for check in checks]}
         )
     else:
-        for check in gate.checks:
+        for check in checks:
             (console.out if check.passed else console.err).print(f"{check.name}: {check.detail}", soft_wrap=True)
-    if gate.failures and not force:
+    if not (has_passed or force):
         raise ArtifactError(f"{version} did not pass the gate; the active version stays; use --force to activate it anyway")
-    versions.choose(version, FORCED if gate.failures else PASSED)
+    versions.choose(version, PASSED if has_passed else FORCED)
     if not as_json:
-        console.out.print(f"{version} is active" + (", although it did not pass the gate" if gate.failures else ""))
+        console.out.print(f"{version} is active" + ("" if has_passed else ", although it did not pass the gate"))
 
 
-def _gate(versions: "Versions", version: str, store: str | None, margin: float) -> "Gate":
+def _checks(versions: "Versions", version: str, store: str | None, margin: float) -> "list[Check]":
     from ssd4rec.service.gate import check_version
     from ssd4rec.service.store.connect import open_engine, reading
     from ssd4rec.service.store.schema import check_schema

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import Connection, select
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, select
 from ssd4rec.errors import DivergedError, SSD4RecError
 from ssd4rec.service.ids import MICROSECONDS
 from ssd4rec.service.live import gain
+from ssd4rec.service.schemas import Out
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.tables import events, recommendations, users
 from ssd4rec.service.user_state import RequestMoment, ScoreJob
@@ -26,33 +26,17 @@ Event = tuple[str, int]  # item id, and time in microseconds since 1970
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class GateCheck:
-    """The outcome of one check."""
+class Check(Out):
+    """One check of the gate before an activation."""
 
     name: str
     passed: bool
     detail: str
 
 
-@dataclass(frozen=True)
-class Gate:
-    """The outcome of all checks."""
-
-    checks: tuple[GateCheck, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the version may answer."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failures(self) -> list[GateCheck]:
-        """The checks that were not passed."""
-        return [check for check in self.checks if not check.passed]
-
-
-def check_version(candidate: ServedModel, champion: ServedModel | None, connection: Connection | None, margin: float) -> Gate:
+def check_version(
+    candidate: ServedModel, champion: ServedModel | None, connection: Connection | None, margin: float
+) -> list[Check]:
     """Check a version before it answers.
 
     Args:
@@ -68,10 +52,10 @@ def check_version(candidate: ServedModel, champion: ServedModel | None, connecti
         if champion is not None:
             checks.append(_held_out(candidate, champion, connection, margin))
         checks.append(_recorded(candidate, connection))
-    return Gate(tuple(checks))
+    return checks
 
 
-def check_scores(model: ServedModel) -> GateCheck:
+def check_scores(model: ServedModel) -> Check:
     """Check that all scores are finite, after each of some histories that begin all over the catalog."""
     size = len(model.ids)
     starts = np.unique(np.linspace(1, size, HISTORIES).astype(np.int64))
@@ -82,17 +66,17 @@ def check_scores(model: ServedModel) -> GateCheck:
     except DivergedError:
         finite = False
     detail = f"after {len(jobs)} histories" if finite else "some scores are not finite; train the model again"
-    return GateCheck("finite scores", passed=finite, detail=detail)
+    return Check(name="finite scores", passed=finite, detail=detail)
 
 
-def _catalogs(candidate: ServedModel, champion: ServedModel) -> GateCheck:
+def _catalogs(candidate: ServedModel, champion: ServedModel) -> Check:
     new, old = set(candidate.ids), set(champion.ids)
     detail = f"{len(new):,} items: {len(new - old):,} were added and {len(old - new):,} removed since {champion.version}"
     shared = bool(new & old)
-    return GateCheck("catalog", passed=shared, detail=detail if shared else f"{detail}; no item is in both")
+    return Check(name="catalog", passed=shared, detail=detail if shared else f"{detail}; no item is in both")
 
 
-def _held_out(candidate: ServedModel, champion: ServedModel, connection: Connection, margin: float) -> GateCheck:
+def _held_out(candidate: ServedModel, champion: ServedModel, connection: Connection, margin: float) -> Check:
     """Rank the newest event of recent users by both models."""
     saved = int(candidate.modified * MICROSECONDS)
     examples = _last_events(connection, after=saved)
@@ -100,13 +84,13 @@ def _held_out(candidate: ServedModel, champion: ServedModel, connection: Connect
     if len(examples) < FEWEST:
         examples, source = _last_events(connection), "that the training of the version may have read"
     if len(examples) < FEWEST:
-        return GateCheck("held-out NDCG@10", passed=True, detail=f"left out: only {len(examples)} users have two or more events")
+        return Check(name="held-out NDCG@10", passed=True, detail=f"left out: only {len(examples)} users have two or more events")
     before, after = (_mean_ndcg(model, examples) for model in (champion, candidate))
     detail = (
         f"{after:.4f} against {before:.4f} of {champion.version} on the last events of {len(examples)} users {source}; "
         f"at most {margin:g} lower is allowed"
     )
-    return GateCheck("held-out NDCG@10", passed=after >= before - margin, detail=detail)
+    return Check(name="held-out NDCG@10", passed=after >= before - margin, detail=detail)
 
 
 def _last_events(connection: Connection, after: int | None = None) -> list[list[Event]]:
@@ -129,7 +113,7 @@ def _mean_ndcg(model: ServedModel, histories: Sequence[Sequence[Event]]) -> floa
     return sum(gain(rank)[1] for rank in ranks) / len(histories)
 
 
-def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
+def _recorded(candidate: ServedModel, connection: Connection) -> Check:
     """Answer the newest recorded requests again."""
     query = select(recommendations.c.user_key, recommendations.c.request).order_by(recommendations.c.created.desc())
     rows = connection.execute(query.limit(REQUESTS)).all()
@@ -146,11 +130,11 @@ def _recorded(candidate: ServedModel, connection: Connection) -> GateCheck:
     try:
         answers = candidate.score(jobs)
     except SSD4RecError as error:
-        return GateCheck("recorded requests", passed=False, detail=f"one of {len(jobs)} cannot be answered: {error}")
+        return Check(name="recorded requests", passed=False, detail=f"one of {len(jobs)} cannot be answered: {error}")
     for job, best in zip(jobs, answers, strict=True):
         if not len(best.items) and len(job.state.indices) < len(candidate.ids):
-            return GateCheck("recorded requests", passed=False, detail=f"one of {len(jobs)} is answered without any item")
-    return GateCheck("recorded requests", passed=True, detail=f"{len(jobs)} were answered")
+            return Check(name="recorded requests", passed=False, detail=f"one of {len(jobs)} is answered without any item")
+    return Check(name="recorded requests", passed=True, detail=f"{len(jobs)} were answered")
 
 
 def _newest_events(connection: Connection, user_key: int) -> list[Event]:

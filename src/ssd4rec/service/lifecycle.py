@@ -12,7 +12,7 @@ from ssd4rec.artifact import MANIFEST
 from ssd4rec.errors import DivergedError, SSD4RecError
 from ssd4rec.service import metrics
 from ssd4rec.service.answering import LoadedModel
-from ssd4rec.service.gate import GateCheck, check_scores, check_version
+from ssd4rec.service.gate import Check, check_scores, check_version
 from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, unavailable
 from ssd4rec.service.served_model import ServedModel
@@ -62,7 +62,7 @@ class Models:
         self._required: tuple[str, ...] = ()  # versions of a running experiment
         self.failures: dict[str, str] = {}  # why versions could not be loaded
         self._lock = threading.RLock()  # one load or change of the choice at a time
-        self.checks: dict[str, tuple[GateCheck, ...]] = {}  # of the last activation of each version
+        self.checks: dict[str, list[Check]] = {}  # of the last activation of each version
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -154,19 +154,14 @@ class Models:
             log.warning("model %s is activated without the gate", candidate.version)
             return
         with reading(self._engine) as connection:
-            gate = check_version(candidate, current.model, connection, self._gate_margin)
-        self.checks[candidate.version] = gate.checks
-        for check in gate.checks:
-            log.log(
-                logging.INFO if check.passed else logging.WARNING,
-                "gate of %s: %s: %s",
-                candidate.version,
-                check.name,
-                check.detail,
-            )
-        if gate.failures:
-            errors = [{"pointer": "/version", "detail": f"{check.name}: {check.detail}"} for check in gate.failures]
-            detail = f"{candidate.version!r} did not pass the gate: {errors[0]['detail']}; the active version stays"
+            checks = check_version(candidate, current.model, connection, self._gate_margin)
+        self.checks[candidate.version] = checks
+        for check in checks:
+            level = logging.INFO if check.passed else logging.WARNING
+            log.log(level, "gate of %s: %s: %s", candidate.version, check.name, check.detail)
+        if failures := [f"{check.name}: {check.detail}" for check in checks if not check.passed]:
+            errors = [{"pointer": "/version", "detail": failure} for failure in failures]
+            detail = f"{candidate.version!r} did not pass the gate: {failures[0]}; the active version stays"
             raise Problem(409, "gate_failed", detail, errors)
 
     def require(self, versions: Sequence[str]) -> None:

@@ -5,12 +5,13 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ssd4rec.service.intervals import Interval, wilson
+from ssd4rec.service.schemas import Out
 from ssd4rec.service.store.live import BUCKET_SECONDS, SumKey
 
 CUTOFF = 10
@@ -96,39 +97,36 @@ def population_stability(expected: Sequence[float], counts: Sequence[float]) -> 
     return index
 
 
-@dataclass(frozen=True)
-class LiveMetrics:
+class Live(Out):
     """What happened with a model in a window of time."""
 
-    events: int  # that arrived
-    ranked_events: int  # of them; the others were not ranked: the time did not suffice
-    hit_rate: float | None
+    events: int = Field(description="that arrived while the model was loaded")
+    ranked_events: int = Field(description="of them, ranked by the state before they were read")
+    hit_rate: float | None = Field(description="HR@10 of the ranked events")
     hit_rate_interval: Interval | None
-    ndcg: float | None
-    unknown_share: float | None  # of events whose item is not in the catalog
-    popular_share: float | None  # of answers with popular items
-    popularity_shift: float | None  # population stability index of the items of the events
+    ndcg: float | None = Field(description="NDCG@10 of the ranked events")
+    unknown_share: float | None = Field(description="of events whose item is not in the catalog")
+    popular_share: float | None = Field(description="of answers with popular items")
+    popularity_shift: float | None = Field(description="population stability index of the items of events against training")
 
 
-def live_metrics(sums: Mapping[str, float], expected: Sequence[float] | None = None) -> LiveMetrics:
+def live_metrics(sums: Mapping[str, float], expected: Sequence[float]) -> Live:
     """Compute the metrics of some sums.
 
     Args:
         sums: by name.
-        expected: shares of the popularity groups in training; None: the shift is not computed.
+        expected: shares of the popularity groups in training.
     """
-    events, ranked, answers = (int(sums.get(name, 0)) for name in (EVENTS, RANKED, ANSWERS))
-    hits = int(sums.get(HITS, 0))
-    counts = [sums.get(group_name(group), 0.0) for group in range(GROUPS)]
-    return LiveMetrics(
-        events,
-        ranked,
-        hits / ranked if ranked else None,
-        wilson(hits, ranked) if ranked else None,
-        sums.get(NDCG, 0.0) / ranked if ranked else None,
-        sums.get(UNKNOWN, 0.0) / events if events else None,
-        sums.get(POPULAR, 0.0) / answers if answers else None,
-        None if expected is None else population_stability(expected, counts),
+    events, ranked, hits, answers = (int(sums.get(name, 0)) for name in (EVENTS, RANKED, HITS, ANSWERS))
+    return Live(
+        events=events,
+        ranked_events=ranked,
+        hit_rate=hits / ranked if ranked else None,
+        hit_rate_interval=wilson(hits, ranked) if ranked else None,
+        ndcg=sums.get(NDCG, 0.0) / ranked if ranked else None,
+        unknown_share=sums.get(UNKNOWN, 0.0) / events if events else None,
+        popular_share=sums.get(POPULAR, 0.0) / answers if answers else None,
+        popularity_shift=population_stability(expected, [sums.get(group_name(group), 0.0) for group in range(GROUPS)]),
     )
 
 

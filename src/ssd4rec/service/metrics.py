@@ -32,7 +32,7 @@ USERS_TO_WARM = Gauge(
 PREQUENTIAL_EVENTS = Counter(
     "ssd4rec_prequential_events_total", "Events that were ranked before they were read, or skipped", ["outcome"]
 )
-LIVE = {  # by the name of `LiveMetrics`
+LIVE = {  # by the name of `live.Live`
     name: Gauge(metric, text, ["model"], multiprocess_mode="mostrecent")
     for name, metric, text in (
         ("ndcg", "ssd4rec_prequential_ndcg", "NDCG@10 of live events in the last hours"),

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,26 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from ssd4rec.artifact import REPORT
 from ssd4rec.service.auth import requires
 from ssd4rec.service.core import Service
-from ssd4rec.service.live import live_metrics
+from ssd4rec.service.gate import Check
+from ssd4rec.service.live import Live, live_metrics
 from ssd4rec.service.problems import Problem, not_found
 from ssd4rec.service.routes.common import IdempotencyKey, Made, PathId, ServiceDep, answer_once, errors, json_response, read
 from ssd4rec.service.schemas import ModelRef, Out, Seconds
 from ssd4rec.service.store.live import series, totals
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(requires("admin"))])
-
-
-class Live(Out):
-    """What happened with a model in a window of time."""
-
-    events: int = Field(description="that arrived while the model was loaded")
-    ranked_events: int = Field(description="of them, ranked by the state before they were read")
-    hit_rate: float | None = Field(description="HR@10 of the ranked events")
-    hit_rate_interval: tuple[float, float] | None
-    ndcg: float | None = Field(description="NDCG@10 of the ranked events")
-    unknown_share: float | None = Field(description="of events whose item is not in the catalog")
-    popular_share: float | None = Field(description="of answers with popular items")
-    popularity_shift: float | None = Field(description="population stability index of the items of events against training")
 
 
 class LivePoint(Live):
@@ -47,14 +34,6 @@ class LiveOut(Out):
 
     model: ModelRef
     points: list[LivePoint]
-
-
-class Check(Out):
-    """One check of the gate before an activation."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 class ModelOut(Out):
@@ -106,7 +85,7 @@ async def get_live(
         raise Problem(404, "model_not_loaded", f"the model {version!r} is not loaded; live metrics are of loaded models")
     model = loaded.model
     sums = await read(service, lambda connection: series(connection, model.key, int(time.time() - hours * 3600)))
-    points = [LivePoint(at=at, **asdict(live_metrics(values, model.popularity[1]))) for at, values in sums.items()]
+    points = [LivePoint(at=at, **live_metrics(values, model.popularity[1]).model_dump()) for at, values in sums.items()]
     return json_response(LiveOut(model=model, points=points))
 
 
