@@ -47,26 +47,14 @@ class Service:
         self.engine = open_engine(settings.store, settings.store_timeout_seconds)
         try:
             migrate(self.engine)
-            memory = settings.state_memory_mb * 2**20
-            self.models = Models(
-                settings.models,
-                self.engine,
-                memory,
-                settings.warm_users,
-                settings.gate_margin,
-                keep_answers=settings.keep_answers,
-                snapshot_events=settings.snapshot_events,
-                warm_seconds=settings.warm_seconds,
-            )
-            self.models.start(settings.poll_seconds)
+            self.models = Models(self.engine, settings)
+            self.models.start()
         except BaseException:
             self.engine.dispose()
             raise
         self.keys = KeyRing(self.engine, require_key=settings.require_key, rate=settings.rate_limit)
         self.writer = Writer(self.engine, settings.queue_events)
-        self.scorer = Scorer(
-            self.engine, self.models.loaded, settings.queue_requests, settings.queue_seconds, settings.batch_size
-        )
+        self.scorer = Scorer(self.engine, self.models.loaded, settings)
         self.overload = Overload(settings.max_in_flight) if overload is None else overload
         self.direct = Direct(self.engine, self.scorer, self.models.loaded, self.overload, settings.batch_size)
         self.insights = Insights(self.engine)
@@ -74,9 +62,9 @@ class Service:
         self.sums = LiveSums()
         self.experiments = Experiments(self.engine, self.models)
         self.experiments.refresh()
-        self.prequential = Prequential(self, settings.prequential_share)
+        self.prequential = Prequential(self)
         self.maintenance = Maintenance(self)
-        self.warming = Warming(self, settings.warm_share) if settings.warm_share else None
+        self.warming = Warming(self) if settings.warm_share else None
         self.snapshots = None if settings.snapshot_events is None else SnapshotWriter(self, settings.snapshot_events)
         self._closed = threading.Event()
 

@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
@@ -16,6 +15,7 @@ from ssd4rec.service.gate import Check, check_scores, check_version
 from ssd4rec.service.item_filters import ItemFilters
 from ssd4rec.service.problems import Problem, unavailable
 from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.states import States
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.users import recent_users
@@ -32,31 +32,13 @@ class Models:
     """The loaded models of one process.
 
     Args:
-        root: folder of a model or of versions.
         engine: of the store, for the users whose states a new model reads before it answers.
-        state_bytes: limit of the cached states of a model.
-        warm_users: how many users are read.
-        keep_answers: see `States`.
-        snapshot_events: see `States`.
-        warm_seconds: longest time for reading them; a ninetieth of it where nothing answers meanwhile.
-        gate_margin: by how much the NDCG@10 of a version may be below that of the active one.
+        settings: of the service.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        engine: Engine,
-        state_bytes: int,
-        warm_users: int,
-        gate_margin: float = 0.01,
-        *,
-        keep_answers: bool = True,
-        snapshot_events: int | None = None,
-        warm_seconds: float = 180.0,
-    ) -> None:
-        self._keep_answers, self._snapshot_events, self._warm_seconds = keep_answers, snapshot_events, warm_seconds
-        self.versions = Versions(root)
-        self._engine, self._state_bytes, self._warm_users, self._gate_margin = engine, state_bytes, warm_users, gate_margin
+    def __init__(self, engine: Engine, settings: ServiceSettings) -> None:
+        self._engine, self._settings = engine, settings
+        self.versions = Versions(settings.models)
         self.active: LoadedModel | None = None  # the model that answers
         self._loaded: dict[str, LoadedModel] = {}  # the active one, the one before it, and those of a running experiment
         self._required: tuple[str, ...] = ()  # versions of a running experiment
@@ -93,7 +75,7 @@ class Models:
         """Return the model of a version, if it is loaded."""
         return self._loaded.get(version)
 
-    def start(self, poll_seconds: float) -> None:
+    def start(self) -> None:
         """Load the chosen version and follow active.json from now on.
 
         Raises:
@@ -101,7 +83,7 @@ class Models:
         """
         if (version := self.versions.chosen()) is not None:
             self.activate(version)
-        self._thread = threading.Thread(target=self._follow, args=(poll_seconds,), name="ssd4rec-models", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="ssd4rec-models", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -154,7 +136,7 @@ class Models:
             log.warning("model %s is activated without the gate", candidate.version)
             return
         with reading(self._engine) as connection:
-            checks = check_version(candidate, current.model, connection, self._gate_margin)
+            checks = check_version(candidate, current.model, connection, self._settings.gate_margin)
         self.checks[candidate.version] = checks
         for check in checks:
             level = logging.INFO if check.passed else logging.WARNING
@@ -206,8 +188,7 @@ class Models:
         if not (check := check_scores(model)).passed:
             raise DivergedError(f"{model.folder}: {check.detail}")
         _ = model.fingerprint, model.popularity
-        states = States(model, self._state_bytes, keep_answers=self._keep_answers, snapshot_events=self._snapshot_events)
-        return LoadedModel(model, states, ItemFilters(model))
+        return LoadedModel(model, States(model, self._settings), ItemFilters(model))
 
     def _warm(self, loaded: LoadedModel) -> None:
         """Read the states of recently active users: those whose states are cached, the most recently used ones first.
@@ -215,10 +196,11 @@ class Models:
         While another model answers, most of the time is left to it; then the events that arrived meanwhile are read.
         """
         active = self.active
-        deadline = time.monotonic() + (self._warm_seconds if active is not None else self._warm_seconds / START_SHARE)
+        most, seconds = self._settings.warm_users, self._settings.warm_seconds
+        deadline = time.monotonic() + (seconds if active is not None else seconds / START_SHARE)
         users = [] if active is None else active.states.recent()
         with reading(self._engine) as connection:
-            users = list(dict.fromkeys([*users, *recent_users(connection, self._warm_users)]))[: self._warm_users]
+            users = list(dict.fromkeys([*users, *recent_users(connection, most)]))[:most]
             is_over = lambda: time.monotonic() >= deadline or self._stop.is_set()  # noqa: E731
             loaded.unread = read_states(connection, loaded.states, users, lambda began: self._rest(active, began), is_over)
             if active is not None:
@@ -246,9 +228,9 @@ class Models:
         if active is not None:
             self._stop.wait(REST * (time.monotonic() - began))
 
-    def _follow(self, poll_seconds: float) -> None:
+    def _follow(self) -> None:
         while not self._stop.is_set():
-            self._wake.wait(poll_seconds)
+            self._wake.wait(self._settings.poll_seconds)
             self._wake.clear()
             if self._stop.is_set():
                 break

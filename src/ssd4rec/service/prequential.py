@@ -70,21 +70,20 @@ class Budget:
 class Prequential:
     """Ranks the events that this process stores, by the active model and by those of an experiment.
 
-    Args:
-        service: in whose scoring thread the work is done, and to whose sums the results are added.
-        share: of the time of the scoring thread; 0: events are not ranked.
+    The work is done in the scoring thread of the service for the share `prequential_share` of its time, and the results are
+    added to its sums.
     """
 
-    def __init__(self, service: "Service", share: float) -> None:
+    def __init__(self, service: "Service") -> None:
         self._service = service
-        self._budget, self._enabled = Budget(share), share > 0
+        self._budget = Budget(service.settings.prequential_share)
         self._groups: deque[NewItems] = deque(maxlen=WAITING)
         self._items: deque[list[str]] = deque(maxlen=WAITING)  # of the events that are not counted yet
         self._scheduled = threading.Lock()
 
     def offer(self, groups: Sequence[NewItems]) -> None:
         """Let events be ranked when there is time. Returns at once."""
-        if not self._enabled or not groups:
+        if not self._service.settings.prequential_share or not groups:
             return
         self._groups.extend(groups)
         self._items.append([item for group in groups for item in group.items])

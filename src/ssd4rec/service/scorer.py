@@ -21,6 +21,7 @@ from ssd4rec.service import metrics
 from ssd4rec.service.answering import FEW_EVENTS, Answer, LoadedModel, Prepared, Query, answer_all, fail, finish, prepare
 from ssd4rec.service.overload import Overload
 from ssd4rec.service.problems import unavailable
+from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.store.connect import Reader, StoreError
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,8 @@ class Scorer:
     Args:
         engine: of the store.
         loaded: returns the loaded model of a version; None: the active one.
-        capacity: requests that may wait; more are refused with 503.
-        longest_wait: seconds; requests that waited longer are refused with 503, unless their state is cached meanwhile.
-        batch_size: requests scored together; those that arrive during a batch form the next one.
+        settings: requests beyond `queue_requests` are refused with 503, and those that waited longer than `queue_seconds` too,
+            unless their state is cached meanwhile. Up to `batch_size` are scored together.
         longest: events of a history that is read here; longer ones are read by another thread. None: all are read here.
     """
 
@@ -55,15 +55,12 @@ class Scorer:
         self,
         engine: Engine,
         loaded: Callable[[str | None], LoadedModel],
-        capacity: int,
-        longest_wait: float = 60.0,
-        batch_size: int = 32,
+        settings: ServiceSettings,
         longest: int | None = LONGEST,
     ) -> None:
-        self._longest = longest
-        self._long = None if longest is None else Scorer(engine, loaded, capacity, longest_wait, batch_size, longest=None)
+        self._loaded, self._settings, self._longest = loaded, settings, longest
+        self._long = None if longest is None else Scorer(engine, loaded, settings, longest=None)
         self.reader = Reader(engine)  # for the thread alone
-        self._loaded, self._capacity, self._longest_wait, self._batch_size = loaded, capacity, longest_wait, batch_size
         self._jobs: deque[_Job] = deque()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="ssd4rec-scorer")
 
@@ -92,7 +89,7 @@ class Scorer:
             self._long.close()
 
     def _take(self, job: _Job) -> "Future[Answer]":
-        if len(self._jobs) >= self._capacity:
+        if len(self._jobs) >= self._settings.queue_requests:
             metrics.SHED.labels("scorer").inc()
             raise unavailable("queue_full", "too many requests wait for the model; send the request again")
         self._jobs.append(job)
@@ -101,7 +98,7 @@ class Scorer:
 
     def _answer(self) -> None:
         """Answer some of the jobs that wait: there are none if those before this one took it along."""
-        batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), self._batch_size))]
+        batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), self._settings.batch_size))]
         if len(batch) > 1 and self._longest is not None:
             self._read_together(batch, self._longest)
         prepared: defaultdict[LoadedModel, list[tuple[Future[Answer], Prepared]]] = defaultdict(list)
@@ -149,7 +146,7 @@ class Scorer:
             log.debug("histories are read one by one: %s", error)
 
     def _is_late(self, job: _Job) -> bool:
-        return time.monotonic() - job.queued > self._longest_wait
+        return time.monotonic() - job.queued > self._settings.queue_seconds
 
 
 class Direct:
@@ -159,12 +156,7 @@ class Direct:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        scorer: Scorer,
-        loaded: Callable[[str | None], LoadedModel],
-        overload: Overload,
-        batch_size: int = 32,
+        self, engine: Engine, scorer: Scorer, loaded: Callable[[str | None], LoadedModel], overload: Overload, batch_size: int
     ) -> None:
         self._scorer, self._loaded, self._overload, self._batch_size = scorer, loaded, overload, batch_size
         self._reader = Reader(engine, patient=False)

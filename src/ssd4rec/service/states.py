@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from ssd4rec.service import metrics
 from ssd4rec.service.live import gain
 from ssd4rec.service.served_model import ServedModel
+from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.snapshots import unpack
 from ssd4rec.service.store.append import NewItems
 from ssd4rec.service.store.snapshots import find_snapshot
@@ -62,18 +63,16 @@ class States:
 
     Args:
         model: whose states they are.
-        limit: bytes.
-        keep_answers: keep the last answers of each state.
-        snapshot_events: users with so many events have snapshots; None: nobody.
+        settings: of the service.
     """
 
-    def __init__(self, model: ServedModel, limit: int, *, keep_answers: bool = True, snapshot_events: int | None = None) -> None:
-        self.model, self.keep_answers = model, keep_answers
-        self._snapshot_events = snapshot_events
+    def __init__(self, model: ServedModel, settings: ServiceSettings) -> None:
+        self.model, self.keep_answers = model, settings.keep_answers
+        self._snapshot_events = settings.snapshot_events
         self._changed: OrderedDict[int, tuple[Entry, float]] = OrderedDict()  # states that snapshots lack, and since when
         self._saved: dict[int, tuple[int, int]] = {}  # generation and position of the snapshots of cached states
         self.bytes = 0
-        self._limit = limit
+        self._limit = settings.state_memory_mb * 2**20
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # the most recently used at the end
         self._owners: dict[int, str] = {}
         self._lock = threading.Lock()

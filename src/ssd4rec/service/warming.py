@@ -57,14 +57,12 @@ class Warming:
 
     It goes on until they are read, the model answers no more, or the memory of the states is full.
 
-    Args:
-        service: whose models are looked at; while requests wait for histories, the thread waits too.
-        share: of the time of the thread that it reads; it rests for the other part.
+    It reads for the share `warm_share` of its time, and while no requests of the service wait for histories.
     """
 
-    def __init__(self, service: "Service", share: float) -> None:
+    def __init__(self, service: "Service") -> None:
         self._service = service
-        self._rest_factor = 1.0 / share - 1.0
+        self._rest_factor = 1.0 / service.settings.warm_share - 1.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ssd4rec-warming", daemon=True)
         self._thread.start()
