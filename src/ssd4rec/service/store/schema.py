@@ -7,10 +7,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, insert, inspect, text
 
 from ssd4rec.service.store.connect import StoreError, translated, writing
-from ssd4rec.service.store.tables import metadata
+from ssd4rec.service.store.tables import counters, metadata
 
 _LOCK = 7_304_195  # any number, but the same in every process: servers that start together migrate one after the other
 
@@ -32,7 +32,12 @@ def migrate(engine: Engine) -> None:
             return
         _check_known(connection, current, scripts)
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if current is not None:
+            command.upgrade(config, "head")
+            return
+        metadata.create_all(connection)
+        connection.execute(insert(counters), {"name": "items", "value": 0})
+        command.stamp(config, "head")
 
 
 def check_schema(engine: Engine) -> None:

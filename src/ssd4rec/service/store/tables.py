@@ -1,4 +1,4 @@
-"""The tables of the store. Migrations create them; this page is what the code reads and writes."""
+"""The tables of the store. A new store is made from them; migrations bring older ones to the same schema."""
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
