@@ -139,8 +139,7 @@ def _interactions(connection: Connection, first: int, last: int) -> Iterator[Mes
         .limit(MOST_ROWS)
     )
     for row in connection.execute(query):
-        values = {"user_id": row.user_id, "item_id": row.item_id, "type": row.type, "timestamp": row.timestamp}
-        yield Message("interaction", (row.user_key, row.position), row.received, values)
+        yield Message("interaction", (row.user_key, row.position), row.received, row._asdict())
 
 
 def _answers(connection: Connection, first: int, last: int) -> Iterator[Message]:
@@ -152,14 +151,7 @@ def _answers(connection: Connection, first: int, last: int) -> Iterator[Message]
         .limit(MOST_ROWS)
     )
     for row in connection.execute(query):
-        values = {
-            "recommendation_id": row.recommendation_id,
-            "user_id": row.user_id,
-            "model": row.model,
-            "variant": row.variant,
-            "source": row.source,
-            "items": json.loads(row.items)[:SHOWN_ITEMS],
-        }
+        values = {**row._asdict(), "items": json.loads(row.items)[:SHOWN_ITEMS], "received": row.created}
         yield Message("answer", (row.recommendation_id,), row.created, values)
 
 

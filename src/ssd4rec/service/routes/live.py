@@ -99,5 +99,5 @@ def _body(message: Message, titles: dict[str, str | None]) -> BaseModel:
     values = message.values
     if message.kind == "answer":
         items = [LiveItem(item_id=item, title=titles.get(item)) for item in values["items"]]
-        return LiveAnswer(**{**values, "items": items}, received=message.received)
-    return LiveEvent(**values, title=titles.get(values["item_id"]), received=message.received)
+        return LiveAnswer(**{**values, "items": items})
+    return LiveEvent(**values, title=titles.get(values["item_id"]))
