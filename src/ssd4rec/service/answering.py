@@ -193,7 +193,7 @@ def _state_of(connection: Connection, model: ServedModel, query: Query) -> Curre
     if key is not None:
         history = history_of(connection, key, body.as_of, query.position)
     elif body.user_id is not None:
-        key, position, history = read_history(connection, body.user_id, until_timestamp=body.as_of)
+        key, position, history = read_history(connection, body.user_id, body.as_of)
     return CurrentState(key, position, version, history.last_event, model.read(model.indices(history.items)))
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from ssd4rec._csr import IntArray
 from ssd4rec.service.answering import LoadedModel, moment_of
@@ -58,8 +60,7 @@ class Sample:
     """Users of the store, and what a model recommends to each."""
 
     model: ServedModel
-    user_ids: list[str]
-    events: list[int]  # of each user
+    users: list[Any]  # rows of the store
     jobs: list[ScoreJob]
     created: int  # microseconds since 1970
 
@@ -72,8 +73,8 @@ class Sample:
                 counts[best.items] += 1
         return counts[1:]
 
-    def audience(self, index: int, k: int) -> tuple[list[tuple[str, int, int]], int]:
-        """Return the users for whom an item has the best ranks, with their events and the rank, and how many have it in the top.
+    def audience(self, index: int, k: int) -> tuple[list[tuple[Any, int]], int]:
+        """Return the users for whom an item has the best ranks, each with the rank, and how many have it in the top.
 
         Args:
             index: of the item.
@@ -82,9 +83,9 @@ class Sample:
         ranks: list[int | None] = []
         for first in range(0, len(self.jobs), JOBS_AT_ONCE):
             ranks += self.model.ranks(self.jobs[first : first + JOBS_AT_ONCE], index)
-        rows = zip(self.user_ids, self.events, ranks, strict=True)
-        candidates = sorted(((user, events, rank) for user, events, rank in rows if rank is not None), key=lambda row: row[2])
-        return candidates[:k], sum(rank <= TOP for _, _, rank in candidates)
+        candidates = [(user, rank) for user, rank in zip(self.users, ranks, strict=True) if rank is not None]
+        candidates.sort(key=itemgetter(1))
+        return candidates[:k], sum(rank <= TOP for _, rank in candidates)
 
 
 class Insights:
@@ -138,25 +139,15 @@ class Insights:
         model = loaded.model
         with reading(self._engine) as connection:
             loaded.filters.refresh(connection, items_version(connection))
-            users = _newest_users(connection)
-            histories = [history_of(connection, key, None, None) for key, _, _ in users]
+            rows = search_users(connection, "", SAMPLE_USERS)
+            totals = accumulate(row.events for row in rows)
+            users = [row for row, total in zip(rows, totals, strict=True) if total <= SAMPLE_EVENTS] or rows[:1]
+            histories = [history_of(connection, row.user_key) for row in users]
         created, jobs, mask = now(), [], loaded.filters.excluded()
         states = model.read_many([model.indices(history.items) for history in histories])
         for state, history in zip(states, histories, strict=True):
             timed = model.at(state, moment_of(model, None, created, history.last_event))
             jobs.append(ScoreJob(timed, TOP, exclude_seen=True, excluded=mask, only_known=False))
-        sample = Sample(model, [user for _, user, _ in users], [events for _, _, events in users], jobs, created)
+        sample = Sample(model, users, jobs, created)
         _ = sample.recommended  # here, not in the thread of the caller
         return sample
-
-
-def _newest_users(connection: Connection) -> list[tuple[int, str, int]]:
-    """Key, id and number of events of the users whose events arrived last."""
-    users: list[tuple[int, str, int]] = []
-    total = 0
-    for row in search_users(connection, "", SAMPLE_USERS):
-        total += row.events
-        if users and total > SAMPLE_EVENTS:
-            break
-        users.append((row.user_key, row.user_id, row.events))
-    return users

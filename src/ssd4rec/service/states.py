@@ -262,7 +262,7 @@ class States:
                 return entry.before[1]
         if position > LONGEST_READ:
             return None
-        history = history_of(connection, group.user_key, None, position).items if position else []
+        history = history_of(connection, group.user_key, until_position=position).items if position else []
         if position and not history:
             return None
         return self.model.read(self.model.indices(history))

@@ -161,7 +161,7 @@ async def get_audience(service: ServiceDep, item_id: PathId, k: Annotated[int, Q
         raise not_found("item", item_id)
     sample: Sample = await wrap_future(service.insights.sample(loaded))
     users, reached = await wrap_future(service.insights.run(lambda: sample.audience(index, k)))
-    present = await read(service, lambda connection: existing_users(connection, [user for user, _, _ in users]))
+    present = await read(service, lambda connection: existing_users(connection, [user.user_id for user, _ in users]))
     return json_response(
         AudienceOut(
             item_id=item_id,
@@ -169,7 +169,11 @@ async def get_audience(service: ServiceDep, item_id: PathId, k: Annotated[int, Q
             sampled_users=len(sample.jobs),
             k=TOP,
             reached=reached,
-            users=[AudienceUser(user_id=user, events=events, rank=rank) for user, events, rank in users if user in present],
+            users=[
+                AudienceUser(user_id=user.user_id, events=user.events, rank=rank)
+                for user, rank in users
+                if user.user_id in present
+            ],
         )
     )
 

@@ -59,20 +59,20 @@ class History(NamedTuple):
     last_event: int | None  # when it was, in microseconds since 1970; None: there are no events
 
 
-def read_history(
-    connection: Connection, user_id: str, *, until_timestamp: int | None = None, until_position: int | None = None
-) -> tuple[int | None, int, History]:
-    """Read the history of a user as it was at a time, or when an answer was given.
+def read_history(connection: Connection, user_id: str, until_timestamp: int | None = None) -> tuple[int | None, int, History]:
+    """Read the history of a user as it was at a time.
 
     Returns:
         The user's key (None: no such user), the position of the newest event of all, and the events.
     """
     if (user := find_user(connection, user_id)) is None:
         return None, 0, History([], None)
-    return user.user_key, user.position, history_of(connection, user.user_key, until_timestamp, until_position)
+    return user.user_key, user.position, history_of(connection, user.user_key, until_timestamp)
 
 
-def history_of(connection: Connection, user_key: int, until_timestamp: int | None, until_position: int | None) -> History:
+def history_of(
+    connection: Connection, user_key: int, until_timestamp: int | None = None, until_position: int | None = None
+) -> History:
     """Read the events of a user up to a timestamp or a position."""
     query = select(events.c.item_id, events.c.timestamp).where(events.c.user_key == user_key)
     if until_timestamp is not None:
