@@ -33,7 +33,8 @@ KINDS = {
 def save_all(client: TestClient) -> None:
     """Store all snapshots that wait."""
     service = client.app.state.service
-    service.models.on_every(lambda loaded: service.snapshots.store(loaded, idle_seconds=0.0))
+    for loaded in service.models.every():
+        service.snapshots.store(loaded, idle_seconds=0.0)
 
 
 def saved(store: str, expected: int) -> list[Any]:
@@ -208,5 +209,6 @@ def test_any_order_of_events_erasures_restarts_and_swaps(kind: str, tmp_path: Pa
                     answer = client.get(f"/v1/users/{user}/recommendations", params={"k": 5, "exclude_seen": seen}).json()
                     same_answer(answer, library[active].recommend(history, 5, exclude_seen=seen))
             if chance.random() < 0.3:  # as after a crash: what waits is lost
-                client.app.state.service.models.on_every(lambda loaded: loaded.states.take_changed(0.0, 10))
+                for loaded in client.app.state.service.models.every():
+                    loaded.states.take_changed(0.0, 10)
     shutil.rmtree(folder)

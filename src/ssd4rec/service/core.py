@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Collection
 from concurrent.futures import Future
+from itertools import product
 
 import torch
 
@@ -90,8 +91,8 @@ class Service:
         def work() -> None:
             self.prequential.forget(user_keys)
             self.insights.forget()
-            for key in user_keys:
-                self.models.on_every(lambda loaded, key=key: loaded.states.forget(key))  # type: ignore[misc]
+            for loaded, key in product(self.models.every(), user_keys):
+                loaded.states.forget(key)
 
         return self.scorer.call(work)
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine
 
@@ -251,10 +251,9 @@ class Models:
         names = [*(() if active is None else [active.model.version]), *self._required]
         return [loaded[name] for name in dict.fromkeys(names) if name in loaded]
 
-    def on_every(self, work: Callable[[LoadedModel], None]) -> None:
-        """Call a function with each loaded model."""
-        for each in list(self._loaded.values()):
-            work(each)
+    def every(self) -> list[LoadedModel]:
+        """Return all loaded models."""
+        return list(self._loaded.values())
 
 
 def _report(fresh: LoadedModel, old: LoadedModel | None) -> None:

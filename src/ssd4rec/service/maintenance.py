@@ -17,7 +17,6 @@ from ssd4rec.service.store.removal import list_erasures, remove_old_answers, tri
 from ssd4rec.service.store.snapshots import remove_unused_snapshots
 
 if TYPE_CHECKING:
-    from ssd4rec.service.answering import LoadedModel
     from ssd4rec.service.core import Service
 
 EVERY_SECONDS = 1.0  # erasures and experiments of other processes
@@ -78,7 +77,11 @@ class Maintenance:
         since = time.time() - self._service.settings.live_hours * 3600
         with reading(self._service.engine) as connection:
             sums = totals(connection, int(since))
-        self._service.models.on_every(lambda loaded: _set_gauges(loaded, sums))
+        for loaded in self._service.models.every():
+            values = live_metrics(sums.get(loaded.model.key, {}), loaded.model.popularity[1])
+            for name, gauge in metrics.LIVE.items():
+                if (value := getattr(values, name)) is not None:
+                    gauge.labels(loaded.model.version).set(value)
 
     def store_sums(self) -> None:
         """Add the sums of this process to those of the store."""
@@ -102,8 +105,7 @@ class Maintenance:
         oldest = int(time.time()) - LIVE_DAYS * 86_400
         self._write(lambda connection: remove_old_answers(connection, settings.recommendation_days))
         self._write(lambda connection: remove_old_sums(connection, oldest))
-        models: list[str] = []
-        self._service.models.on_every(lambda loaded: models.append(loaded.model.identity))
+        models = [loaded.model.identity for loaded in self._service.models.every()]
         self._write(lambda connection: remove_unused_snapshots(connection, models))
         days, newest = settings.retention_days, settings.retention_events
         while not self._stop.is_set():
@@ -116,11 +118,3 @@ class Maintenance:
 
     def _write(self, work: Callable[[Connection], Any]) -> None:
         self._service.writer.submit(work, alone=True).result(timeout=60)
-
-
-def _set_gauges(loaded: "LoadedModel", sums: dict[str, dict[str, float]]) -> None:
-    model = loaded.model
-    values = live_metrics(sums.get(model.key, {}), model.popularity[1])
-    for name, gauge in metrics.LIVE.items():
-        if (value := getattr(values, name)) is not None:
-            gauge.labels(model.version).set(value)

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.store.connect import reading
-from ssd4rec.service.store.snapshots import Snapshot, save_snapshots, users_without_snapshot
+from ssd4rec.service.store.snapshots import Snapshot, next_without_snapshot, save_snapshots
 from ssd4rec.service.user_state import UserState
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class SnapshotWriter:
         self._thread.join()
         deadline = time.monotonic() + LAST_SECONDS
         try:
-            self._service.models.on_every(lambda loaded: self.store(loaded, idle_seconds=0.0, deadline=deadline))
+            for loaded in self._service.models.every():
+                self.store(loaded, idle_seconds=0.0, deadline=deadline)
         except Exception as error:  # noqa: BLE001 - a cache must not keep a service from stopping
             log.warning("some snapshots were not stored: %s", error)
 
@@ -106,7 +107,8 @@ class SnapshotWriter:
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
             try:
-                self._service.models.on_every(self.store)
+                for loaded in self._service.models.every():
+                    self.store(loaded)
                 self._make_missing()
             except Exception as error:  # noqa: BLE001 - a store that is away comes back
                 log.warning("snapshots are put off: %s", error)
@@ -123,12 +125,12 @@ class SnapshotWriter:
             if loaded is None or loaded.model.identity == self._complete:
                 return
             with reading(self._service.engine) as connection:
-                rows = users_without_snapshot(connection, loaded.model.identity, self._fewest_events, self._after, 1)
-            if not rows:
+                row = next_without_snapshot(connection, loaded.model.identity, self._fewest_events, self._after)
+            if row is None:
                 self._complete, self._after = loaded.model.identity, 0
                 return
             began = time.monotonic()
-            ((self._after, user_id),) = rows
+            self._after, user_id = row
             if not loaded.states.is_cached(user_id):  # else its snapshot is stored when it is due
                 with reading(self._service.engine) as connection:
                     entry = loaded.states.read_aside(connection, user_id)

@@ -51,13 +51,13 @@ def save_snapshots(connection: Connection, model: str, rows: Sequence[Snapshot])
         connection.execute(statement.on_conflict_do_update(index_elements=["user_key", "model"], set_=changed), values)
 
 
-def users_without_snapshot(connection: Connection, model: str, fewest_events: int, after: int, limit: int) -> list[Any]:
-    """Return user_key and user_id of users with long histories and no valid snapshot, in the order of their keys."""
+def next_without_snapshot(connection: Connection, model: str, fewest_events: int, after: int) -> Any:
+    """Return user_key and user_id of the next user after a key with a long history and no valid snapshot, or None."""
     same = and_(snapshots.c.user_key == users.c.user_key, snapshots.c.model == model)
     query = select(users.c.user_key, users.c.user_id).outerjoin(snapshots, same)
     query = query.where(users.c.user_key > after, users.c.events >= fewest_events)
     query = query.where(or_(snapshots.c.user_key.is_(None), snapshots.c.generation != users.c.generation))
-    return list(connection.execute(query.order_by(users.c.user_key).limit(limit)).all())
+    return connection.execute(query.order_by(users.c.user_key).limit(1)).first()
 
 
 def remove_unused_snapshots(connection: Connection, models: Collection[str]) -> int:
