@@ -16,10 +16,9 @@ from starlette.testclient import TestClient
 
 from service_world import WALK, running, send
 from ssd4rec.service.answering import Query
-from ssd4rec.service.backlog import Backlog, queue_length
 from ssd4rec.service.ids import now
 from ssd4rec.service.middleware import RequestGate
-from ssd4rec.service.overload import Overload
+from ssd4rec.service.overload import Backlog, Overload, queue_length
 from ssd4rec.service.problems import Problem
 from ssd4rec.service.schemas import RecommendationsIn
 from ssd4rec.service.scorer import Scorer
@@ -58,7 +57,7 @@ def test_requests_beyond_the_limit_are_refused_at_once() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many connections wait")
 def test_connections_that_are_not_accepted_yet_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssd4rec.service.backlog.EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr("ssd4rec.service.overload.EVERY_SECONDS", 3600.0)
     with socket.create_server(("127.0.0.1", 0), backlog=50) as listener:
         before = Backlog().waiting
         waiting = [socket.create_connection(listener.getsockname()) for _ in range(5)]
@@ -67,7 +66,7 @@ def test_connections_that_are_not_accepted_yet_are_counted(monkeypatch: pytest.M
         accepted, _ = listener.accept()
         assert queue_length(listener.fileno()) == 4
         assert backlog.waiting == before + 5  # it does not look each time
-        monkeypatch.setattr("ssd4rec.service.backlog.EVERY_SECONDS", 0.0)
+        monkeypatch.setattr("ssd4rec.service.overload.EVERY_SECONDS", 0.0)
         assert backlog.waiting == before + 4
         for each in (accepted, *waiting):
             each.close()
