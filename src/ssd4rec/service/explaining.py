@@ -5,39 +5,28 @@ from typing import Any
 
 from ssd4rec.explain.results import Level
 from ssd4rec.service import metrics
-from ssd4rec.service.problems import not_found
 from ssd4rec.service.served_model import ServedModel
 from ssd4rec.service.user_state import Indices, RequestMoment
 
 REASONS = 5  # events that are named as the reasons of one item
 
 
-def explain_item(
-    model: ServedModel, indices: Indices, item_id: str, level: Level, moment: RequestMoment | None = None
-) -> dict[str, Any]:
-    """Explain one item after a history of item indices, 0 for unknown items; without a moment the time is not known.
+def reasons_of(
+    model: ServedModel, indices: Indices, items: Sequence[int], level: Level, moment: RequestMoment | None
+) -> list[list[dict[str, Any]]]:
+    """Return for each item its reasons: the events that matter most, or the parts of its score."""
+    return [_reasons(explanation, level) for explanation in explain(model, indices, items, level, moment)]
+
+
+def explain(
+    model: ServedModel, indices: Indices, items: Sequence[int], level: Level, moment: RequestMoment | None
+) -> list[dict[str, Any]]:
+    """Explain items after a history of item indices, 0 for unknown items; without a moment the time is not known.
 
     Raises:
-        Problem: 404, the item is not in the catalog.
         DataError: the history has no item of the catalog.
         ConfigError: the model has no such explanation.
     """
-    if (index := model.index_of.get(item_id)) is None:
-        raise not_found("item", item_id)
-    (explanation,) = _explain(model, indices, [index], level, moment)
-    return explanation
-
-
-def reasons_of(
-    model: ServedModel, indices: Indices, items: Sequence[int], level: Level, moment: RequestMoment | None = None
-) -> list[list[dict[str, Any]]]:
-    """Return for each item its reasons: the events that matter most, or the parts of its score."""
-    return [_reasons(explanation, level) for explanation in _explain(model, indices, items, level, moment)]
-
-
-def _explain(
-    model: ServedModel, indices: Indices, items: Sequence[int], level: Level, moment: RequestMoment | None
-) -> list[dict[str, Any]]:
     ids = model.recommender.artifact.catalog.ids
     history = [ids[index - 1] if index else None for index in indices.tolist()]
     with metrics.STAGE_SECONDS.labels("explain").time():

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.answering import ignored_time, moment_of
 from ssd4rec.service.auth import requires
-from ssd4rec.service.explaining import explain_item
+from ssd4rec.service.explaining import explain
 from ssd4rec.service.ids import Id, Timestamp, now
 from ssd4rec.service.problems import not_found
 from ssd4rec.service.recommending import check_lists
@@ -58,9 +58,9 @@ async def post_explanation(request: Request, service: ServiceDep, body: Explanat
         if body.user_id is not None:
             user_key, history = await read(service, lambda connection: _history(connection, body.user_id or ""))
         moment = moment_of(model, body.at, now(), history.last_event)
-        values: dict[str, Any] = await run_in_threadpool(
-            explain_item, model, model.indices(history.items), body.item_id, body.level, moment
-        )
+        if (index := model.index_of.get(body.item_id)) is None:
+            raise not_found("item", body.item_id)
+        (values,) = await run_in_threadpool(explain, model, model.indices(history.items), [index], body.level, moment)
         return ExplanationOut(model=model, explanation=values, warnings=ignored_time(model, body.at)), [user_key]
 
     return await answer_once(request, service, key, make)
