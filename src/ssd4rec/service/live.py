@@ -39,7 +39,7 @@ class LiveSums:
         bucket = int(time.time()) // BUCKET_SECONDS * BUCKET_SECONDS
         with self._lock:
             for name, value in values.items():
-                self._sums[SumKey(model, name, bucket, experiment)] += value
+                self._sums[SumKey(model, experiment, bucket, name)] += value
 
     def take(self) -> dict[SumKey, float]:
         """Return the sums, and begin again from nothing."""

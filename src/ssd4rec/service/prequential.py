@@ -15,20 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy import Connection
 
-from ssd4rec.service import metrics
+from ssd4rec.service import live, metrics
 from ssd4rec.service.answering import LoadedModel
 from ssd4rec.service.experiments import Pair
-from ssd4rec.service.live import (
-    DIFFERENCE,
-    EVENTS,
-    GROUPS,
-    HITS,
-    NDCG,
-    RANKED,
-    SQUARES,
-    UNKNOWN,
-    group_name,
-)
 from ssd4rec.service.store.append import NewItems
 
 if TYPE_CHECKING:
@@ -125,9 +114,9 @@ class Prequential:
         for loaded in models if items else ():
             groups, _ = loaded.model.popularity
             indices = loaded.model.indices(items)
-            counts = np.bincount(groups[indices[indices > 0]], minlength=GROUPS).tolist()
-            sums = {EVENTS: float(len(items)), UNKNOWN: float((indices == 0).sum())}
-            sums |= {group_name(group): float(count) for group, count in enumerate(counts) if count}
+            counts = np.bincount(groups[indices[indices > 0]], minlength=live.GROUPS).tolist()
+            sums = {live.EVENTS: float(len(items)), live.UNKNOWN: float((indices == 0).sum())}
+            sums |= {live.group_name(group): float(count) for group, count in enumerate(counts) if count}
             self._service.sums.add(loaded.model.key, sums)
 
     def _rank_some(self, models: list[LoadedModel], pair: Pair | None) -> None:
@@ -153,16 +142,17 @@ class Prequential:
         for loaded, each in gains.items():
             ranked = [gain for gain in each if gain is not None]
             if ranked:
-                sums = {RANKED: float(len(ranked)), HITS: sum(hit for hit, _ in ranked), NDCG: sum(ndcg for _, ndcg in ranked)}
+                hits, ndcgs = zip(*ranked, strict=True)
+                sums = {live.RANKED: float(len(ranked)), live.HITS: sum(hits), live.NDCG: sum(ndcgs)}
                 self._service.sums.add(loaded.model.key, sums)
         if pair is not None:
             experiment, control, treatment = pair
             both = zip(gains[control], gains[treatment], strict=True)
             differences = [after[1] - before[1] for before, after in both if before is not None and after is not None]
             sums = {
-                RANKED: float(len(differences)),
-                DIFFERENCE: sum(differences),
-                SQUARES: sum(each * each for each in differences),
+                live.RANKED: float(len(differences)),
+                live.DIFFERENCE: sum(differences),
+                live.SQUARES: sum(each * each for each in differences),
             }
             self._service.sums.add(control.model.key, sums, experiment)
         metrics.PREQUENTIAL_EVENTS.labels("ranked").inc(len(group.items))

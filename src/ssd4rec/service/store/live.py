@@ -1,7 +1,7 @@
 """Sums of live metrics: added by every process, read as totals of a window or as a series."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
 
@@ -11,27 +11,23 @@ from ssd4rec.service.store.tables import live_sums
 BUCKET_SECONDS = 300
 
 
-@dataclass(frozen=True, slots=True)
-class SumKey:
-    """The place of a sum: model, name and time."""
+class SumKey(NamedTuple):
+    """The place of a sum: the primary key of its row."""
 
     model: str
-    name: str
+    against: str  # the experiment in which two models were compared; "": the sum is of one model alone
     bucket: int  # seconds since 1970, a multiple of BUCKET_SECONDS
-    experiment: str = ""  # in which two models were compared; "": the sum is of one model alone
+    name: str
 
 
 def add_sums(connection: Connection, sums: Mapping[SumKey, float]) -> None:
     """Add values to the stored sums."""
-    rows = [
-        {"model": key.model, "against": key.experiment, "bucket": key.bucket, "name": key.name, "value": value}
-        for key, value in sorted(sums.items(), key=lambda each: (each[0].model, each[0].experiment, each[0].bucket, each[0].name))
-    ]
+    rows = [{**key._asdict(), "value": value} for key, value in sorted(sums.items())]
     if not rows:
         return
     new = upsert(connection, live_sums)
     added = {"value": live_sums.c.value + new.excluded.value}
-    connection.execute(new.on_conflict_do_update(index_elements=["model", "against", "bucket", "name"], set_=added), rows)
+    connection.execute(new.on_conflict_do_update(index_elements=SumKey._fields, set_=added), rows)
 
 
 def totals(connection: Connection, since: int) -> dict[str, dict[str, float]]:
