@@ -69,14 +69,6 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.status, self.code, self.detail = status, code, detail
         self.errors, self.headers = tuple(errors), dict(headers or {})
 
-    def of_query(self) -> "Problem":
-        """Return the same problem with pointers to parameters of the query in place of fields of the body."""
-        moved = {each["pointer"]: f"query:{each['pointer'][1:]}" for each in self.errors if each["pointer"].startswith("/")}
-        errors = [{**each, "pointer": moved.get(each["pointer"], each["pointer"])} for each in self.errors]
-        pointer, separator, rest = self.detail.partition(": ")
-        detail = f"{moved[pointer]}{separator}{rest}" if pointer in moved else self.detail
-        return Problem(self.status, self.code, detail, errors, self.headers)
-
     def document(self) -> dict[str, Any]:
         """Return the body of the answer."""
         document: dict[str, Any] = {
@@ -141,7 +133,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 @contextmanager
 def pointing_to_query() -> Iterator[None]:
-    """Do `Problem.of_query` for problems of a body that was made from a query.
+    """Let problems of a body that was made from a query point to parameters of the query in place of fields of the body.
 
     Raises:
         Problem: the one that was raised, with other pointers.
@@ -149,7 +141,11 @@ def pointing_to_query() -> Iterator[None]:
     try:
         yield
     except Problem as error:
-        raise error.of_query() from error
+        moved = {each["pointer"]: f"query:{each['pointer'][1:]}" for each in error.errors if each["pointer"].startswith("/")}
+        errors = [{**each, "pointer": moved.get(each["pointer"], each["pointer"])} for each in error.errors]
+        pointer, separator, rest = error.detail.partition(": ")
+        detail = f"{moved[pointer]}{separator}{rest}" if pointer in moved else error.detail
+        raise Problem(error.status, error.code, detail, errors, error.headers) from error
 
 
 def install(app: FastAPI) -> None:

@@ -16,7 +16,6 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from ssd4rec.service.auth import admit
-from ssd4rec.service.core import Service
 from ssd4rec.service.ids import check_id
 from ssd4rec.service.problems import pointing_to_query
 from ssd4rec.service.recommending import recommend
@@ -28,9 +27,6 @@ Scope = MutableMapping[str, Any]
 
 _RECOMMENDATIONS = re.compile(rb"/v1/users/([^/]+)/recommendations")
 _QUERY = re.compile(rb"(?:k=([1-9][0-9]{0,5}))?(?:(?:^|(?<=[0-9])&)exclude_seen=(true|false))?")
-_DEFAULT_K = 10
-
-
 # The part of the two routes that the metrics read.
 _GET_RECOMMENDATIONS = SimpleNamespace(path="/v1/users/{user_id}/recommendations")
 _POST_EVENTS = SimpleNamespace(path="/v1/events")
@@ -56,10 +52,9 @@ async def recommendations(scope: Scope) -> Response | None:
     request = Request(scope)
     await admit(request, "read")
     log_user(request, user_id)
-    k = int(query[1]) if query[1] else _DEFAULT_K
-    body = RecommendationsIn(user_id=user_id, k=k, exclude_seen=query[2] != b"false")
+    body = RecommendationsIn(user_id=user_id, k=int(query[1] or 10), exclude_seen=query[2] != b"false")
     with pointing_to_query():
-        answered, _ = await recommend(_service(scope), body)
+        answered, _ = await recommend(scope["app"].state.service, body)
     return json_response(answered)
 
 
@@ -80,13 +75,8 @@ async def events(scope: Scope, body: bytes) -> Response | None:
         return None
     scope["route"] = _POST_EVENTS
     await admit(Request(scope), "events")
-    return json_response(await store_events(_service(scope), values, atomic=False))
+    return json_response(await store_events(scope["app"].state.service, values, atomic=False))
 
 
 def _has_body(scope: Scope) -> bool:
     return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in scope["headers"])
-
-
-def _service(scope: Scope) -> Service:
-    service: Service = scope["app"].state.service
-    return service

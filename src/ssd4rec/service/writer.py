@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from ssd4rec.service import metrics
 from ssd4rec.service.problems import Problem, unavailable
@@ -171,7 +171,7 @@ class Writer:
                 return
             except SQLAlchemyError as error:
                 last = attempt == ATTEMPTS - 1
-                if not committing and not last and _worth_another_try(error):
+                if not committing and not last and is_transient(error):  # nothing is written twice
                     time.sleep(0.01 * attempt)
                     continue
                 if not committing and isinstance(error, DataError | IntegrityError) and len(parts := _parts(group)) > 1:
@@ -202,13 +202,6 @@ def _apply(connection: Connection, group: list[_Write]) -> list[Any]:
 def _parts(group: list[_Write]) -> list[_Write]:
     """Return the writes of a group one by one, each record by itself."""
     return [part for write in group for part in ([_Write(records=[each]) for each in write.records] or [write])]
-
-
-def _worth_another_try(error: SQLAlchemyError) -> bool:
-    """Nothing was committed: another try cannot write anything twice."""
-    if is_transient(error) or isinstance(error, IntegrityError):
-        return True
-    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _finish(write: _Write, result: Any) -> None:

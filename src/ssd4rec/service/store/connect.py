@@ -2,12 +2,12 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ssd4rec.errors import SSD4RecError
@@ -118,15 +118,14 @@ class Reader:
 
     def __init__(self, engine: Engine, *, patient: bool = True) -> None:
         self._engine, self._patient = engine, patient
-        self._context: AbstractContextManager[Connection] | None = None
+        self._stack = ExitStack()
         self._connection: Connection | None = None
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Yield the connection; see `reading`."""
         if self._connection is None:
-            self._context = reading(self._engine)
-            self._connection = self._context.__enter__()
+            self._connection = self._stack.enter_context(reading(self._engine))
             if not self._patient:
                 self._connection.detach()  # nobody else is given the connection
                 self._connection.exec_driver_sql("PRAGMA busy_timeout=0")
@@ -139,10 +138,9 @@ class Reader:
 
     def close(self) -> None:
         """Give the connection back."""
-        context, self._context, self._connection = self._context, None, None
-        if context is not None:
-            with suppress(StoreError):  # the connection may be what failed
-                context.__exit__(None, None, None)
+        self._connection = None
+        with suppress(StoreError):  # the connection may be what failed
+            self._stack.close()
 
 
 @contextmanager
@@ -179,7 +177,11 @@ def _kind(error: SQLAlchemyError, text: str) -> tuple[str, str, str]:
     return "store_error", "the store refused a statement", "see its log"
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when it is tried again: a deadlock, or a race for the same id."""
-    original = getattr(error, "orig", error)
-    return getattr(original, "sqlstate", None) in POSTGRESQL_RETRY
+def is_transient(error: SQLAlchemyError) -> bool:
+    """Whether a transaction that was not committed may succeed when it is tried again.
+
+    It may after a deadlock, a race for the same id, or the loss of the connection.
+    """
+    if getattr(getattr(error, "orig", None), "sqlstate", None) in POSTGRESQL_RETRY or isinstance(error, IntegrityError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
