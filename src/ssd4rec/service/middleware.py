@@ -4,20 +4,15 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ssd4rec.errors import SSD4RecError
 from ssd4rec.service import metrics, short_routes
 from ssd4rec.service.overload import UNCOUNTED, Overload
 from ssd4rec.service.problems import Problem, as_problem
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 access = logging.getLogger("ssd4rec.service.access")
 log = logging.getLogger(__name__)
@@ -43,7 +38,7 @@ class RequestGate:
         short_routes: answer the busiest requests without the framework.
     """
 
-    def __init__(self, app: App, max_body: int, overload: Overload, *, log_requests: bool, short_routes: bool = True) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, overload: Overload, *, log_requests: bool, short_routes: bool = True) -> None:
         self._app, self._max_body, self._log, self._short = app, max_body, log_requests, short_routes
         self._overload = overload
 

@@ -7,13 +7,12 @@ which define every answer. Scopes, errors, headers, metrics and the log are the 
 
 import json
 import re
-from collections.abc import MutableMapping
 from types import SimpleNamespace
-from typing import Any
 from urllib.parse import unquote
 
 from fastapi.responses import Response
 from starlette.requests import Request
+from starlette.types import Scope
 
 from ssd4rec.service.auth import admit
 from ssd4rec.service.ids import check_id
@@ -22,8 +21,6 @@ from ssd4rec.service.recommending import recommend
 from ssd4rec.service.routes.common import json_response, log_user
 from ssd4rec.service.routes.events import MAX_EVENTS, store_events
 from ssd4rec.service.schemas import RecommendationsIn
-
-Scope = MutableMapping[str, Any]
 
 _RECOMMENDATIONS = re.compile(rb"/v1/users/([^/]+)/recommendations")
 _QUERY = re.compile(rb"(?:k=([1-9][0-9]{0,5}))?(?:(?:^|(?<=[0-9])&)exclude_seen=(true|false))?")
