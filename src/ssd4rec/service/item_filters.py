@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,9 @@ class ItemFilters:
         self._from: npt.NDArray[np.int64] = np.full(size, _EVER.min)
         self._until: npt.NDArray[np.int64] = np.full(size, _EVER.max)
         self.depends_on_time = False  # whether an item is available only until or from some time
-        self._titles: dict[int, str] = {}
+        self._titles: dict[int, str | None] = {}  # those that are stored
         self._categories: dict[int, list[str]] = {}
-        self._members: dict[str, set[int]] = {}
+        self._members: defaultdict[str, set[int]] = defaultdict(set)
         self._lock = threading.RLock()
 
     def refresh(self, connection: Connection, version: int) -> None:
@@ -104,14 +105,9 @@ class ItemFilters:
         self._until[index - 1] = _EVER.max if row.available_until is None else row.available_until
         if row.available_from is not None or row.available_until is not None:
             self.depends_on_time = True
-        if row.title:
-            self._titles[index] = row.title
-        else:
-            self._titles.pop(index, None)
-        for label in self._categories.pop(index, []):
+        self._titles[index] = row.title
+        for label in self._categories.get(index, ()):
             self._members[label].discard(index)
-        labels = list(json.loads(row.categories))
-        if labels:
-            self._categories[index] = labels
-        for label in labels:
-            self._members.setdefault(label, set()).add(index)
+        self._categories[index] = json.loads(row.categories)
+        for label in self._categories[index]:
+            self._members[label].add(index)
