@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from ssd4rec.service.problems import Problem
+from ssd4rec.service.settings import ServiceSettings
 from ssd4rec.service.store.connect import reading
 from ssd4rec.service.store.keys import PREFIX, SCOPES, list_keys, matches
 
@@ -42,12 +43,11 @@ class KeyRing:
 
     Args:
         engine: of the store.
-        require_key: require a key from programs on this machine too.
-        rate: requests per second for one key; 0: no limit.
+        settings: of the service.
     """
 
-    def __init__(self, engine: Engine, *, require_key: bool, rate: float) -> None:
-        self._engine, self._require_key, self._rate = engine, require_key, rate
+    def __init__(self, engine: Engine, settings: ServiceSettings) -> None:
+        self._engine, self._require_key, self._rate = engine, settings.require_key, settings.rate_limit
         self._keys: dict[str, Any] = {}
         self._read_at = float("-inf")
         self._buckets: dict[str, tuple[float, float]] = {}  # key id: tokens left, and the time of that

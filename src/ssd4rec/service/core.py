@@ -9,7 +9,6 @@ from itertools import product
 
 import torch
 
-from ssd4rec.service import metrics
 from ssd4rec.service.auth import KeyRing
 from ssd4rec.service.experiments import Experiments
 from ssd4rec.service.feed import LiveFeed
@@ -53,7 +52,7 @@ class Service:
         except BaseException:
             self.engine.dispose()
             raise
-        self.keys = KeyRing(self.engine, require_key=settings.require_key, rate=settings.rate_limit)
+        self.keys = KeyRing(self.engine, settings)
         self.writer = Writer(self.engine, settings.queue_events)
         self.scorer = Scorer(self.engine, self.models.loaded, settings)
         self.overload = Overload(settings.max_in_flight) if overload is None else overload
@@ -95,8 +94,3 @@ class Service:
                 loaded.states.forget(key)
 
         return self.scorer.call(work)
-
-    def sample(self) -> None:
-        """Set the gauges that are read, not counted."""
-        metrics.QUEUE_DEPTH.labels("writer").set(self.writer.waiting)
-        metrics.QUEUE_DEPTH.labels("scorer").set(self.scorer.waiting)

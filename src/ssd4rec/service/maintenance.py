@@ -32,7 +32,9 @@ class Maintenance:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
-        self._erased = self._newest_erasure()
+        with reading(service.engine) as connection:
+            rows = list_erasures(connection, limit=1)
+        self._erased = rows[0].erasure_key if rows else 0
         self._retention_at = time.monotonic() + RETENTION_SECONDS
         self._sums_at = time.monotonic() + SUMS_SECONDS
         self._stop = threading.Event()
@@ -56,11 +58,6 @@ class Maintenance:
                     task()
                 except Exception as error:  # noqa: BLE001 - a store that is away comes back
                     log.warning("maintenance is put off: %s", error)
-
-    def _newest_erasure(self) -> int:
-        with reading(self._service.engine) as connection:
-            rows = list_erasures(connection, limit=1)
-        return rows[0].erasure_key if rows else 0
 
     def _follow_erasures(self) -> None:
         with reading(self._service.engine) as connection:

@@ -35,7 +35,8 @@ async def ready(service: ServiceDep) -> dict[str, str]:
 @router.get("/metrics", dependencies=[Depends(requires("read"))], responses=errors(), response_class=Response)
 async def prometheus(service: ServiceDep) -> Response:
     """Metrics in the text format of Prometheus."""
-    service.sample()
+    metrics.QUEUE_DEPTH.labels("writer").set(service.writer.waiting)
+    metrics.QUEUE_DEPTH.labels("scorer").set(service.scorer.waiting)
     return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
