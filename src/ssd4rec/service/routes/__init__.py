@@ -1,4 +1,4 @@
-"""One module for each resource of the API: the bodies of its requests and answers, and its routes."""
+"""One module for each resource of the API: its routes, and the bodies of requests and answers that nothing else makes."""
 
 from ssd4rec.service.routes import (
     catalog,
