@@ -194,18 +194,29 @@ def _integers(column: pl.Series) -> Times:
         sample = exact.head(1000).cast(pl.String).str.zfill(digits)
         if not (first <= low and high <= last) or _parsed(sample, pattern).null_count():
             continue  # most numbers in this range are not dates
+        if kind == "short" and exact.n_unique() < CERTAIN:
+            continue
         moments = _parsed(exact.cast(pl.String).str.zfill(digits), pattern)
         if kind == "short" and moments.null_count():
             continue
-        if kind == "short" and exact.n_unique() < CERTAIN:
-            shown = show_moment(Clock("seconds"), int(exact[0]))
-            advice = f'if they are dates, add --time-format "{pattern}"'
-            return Times(exact, Clock("seconds"), (f"times such as {exact[0]} are read as seconds, {shown}; {advice}",))
         _check_readable(moments, exact, f"dates and times such as {exact[0]}")
         seconds = moments.cast(pl.Int64) // 10**6
         clock = Clock("date" if kind == "date" else "datetime")
         return Times(seconds, clock, (f"times such as {exact[0]} are read as {show_moment(clock, int(seconds[0]))}",))
-    return Times(exact, Clock(_unit_of(exact)))
+    clock = Clock(_unit_of(exact))
+    return Times(exact, clock, _note_on_short_dates(exact, clock))
+
+
+def _note_on_short_dates(column: pl.Series, clock: Clock) -> tuple[str, ...]:
+    """Return a note if a few numbers are seconds, but could be dates such as 1601311805 as well."""
+    first, last, pattern = COMPACT["short"]
+    few = column.head(CERTAIN + 1)
+    if clock.kind != "seconds" or not few.is_between(first, last).all() or _parsed(few.cast(pl.String), pattern).null_count():
+        return ()  # few values tell: counting those of a large table takes a pass
+    if column.n_unique() >= CERTAIN or _parsed(column.cast(pl.String), pattern).null_count():
+        return ()
+    moment_ = show_moment(clock, int(column[0]))
+    return (f'times such as {column[0]} are read as seconds, {moment_}; if they are dates, add --time-format "{pattern}"',)
 
 
 def _floats(column: pl.Series, written: pl.Series) -> Times:
