@@ -144,16 +144,16 @@ def _keep(dataset: NamedDataset, cache: Path, files: Opened, origin: About) -> N
 
 def _describe(dataset: NamedDataset, cache: Path, *, was_there: bool) -> Fetched:
     folder = folder_of(dataset, cache)
-    stored = load_dataset(folder)
-    report = stored.interactions.read
+    contents, origin = load_dataset(folder)
+    report = contents.interactions.read
     return Fetched(
         name=dataset.name,
         folder=str(folder),
-        source=stored.about.source,
-        checked=stored.about.checked,
+        source=origin.source,
+        checked=origin.checked,
         raw=report.counts,
-        kept=stored.about.kept,
-        titles=0 if stored.titles is None else stored.titles.height,
+        kept=origin.kept,
+        titles=0 if contents.titles is None else contents.titles.height,
         notes=report.notes,
         was_there=was_there,
     )

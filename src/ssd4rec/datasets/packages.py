@@ -35,7 +35,12 @@ def read_movielens() -> Frames:
             f"{path} of the package {package} has SHA-256 {digest}, expected {MOVIELENS_SHA256}; it was not opened: install the "
             f"expected version with {install}"
         )
-    source = _unpickled(data, install)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the file was written by NumPy 1
+        try:
+            source: Any = pickle.loads(lzma.decompress(data))  # noqa: S301 - its SHA-256 was checked
+        except ImportError as error:
+            raise BackendError(f"MovieLens latest-small needs the package {error.name}; {install}") from error
     ratings = pl.DataFrame({name: source[name].tolist() for name in ("userId", "movieId", "rating", "timestamp")})
     titles = [title if isinstance(title, str) else None for title in source["title"]]  # NaN where a movie has none
     frame = pl.DataFrame({"movieId": ratings["movieId"], "title": titles})
@@ -71,12 +76,3 @@ def _read(package: str, path: str, install: str) -> bytes:
         raise BackendError(f"this data set is in the package {error.name}, which is not installed; {install}") from error
     except OSError as error:
         raise BackendError(f"{path} is not in the installed package {package}; {install}") from error
-
-
-def _unpickled(data: bytes, install: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the file was written by NumPy 1
-        try:
-            return pickle.loads(lzma.decompress(data))  # noqa: S301 - its SHA-256 was checked
-        except ImportError as error:
-            raise BackendError(f"MovieLens latest-small needs the package {error.name}; {install}") from error

@@ -68,16 +68,14 @@ def open_dataset(name: str, cache: Path | None = None) -> Opened:
     packaged = PACKAGES.get(name)
     if cache is not None and is_stored(folder_of(dataset, cache)):
         try:
-            stored = load_dataset(folder_of(dataset, cache))
+            return _named(load_dataset(folder_of(dataset, cache))[0], dataset)
         except DataError as error:
             if packaged is None:
                 raise DataError(f"{error}: {how_to_fetch(dataset)}") from error
-        else:
-            return Opened(_named(stored.interactions, dataset), stored.titles, published=True)
     if packaged is None:
         raise DataError(f"{dataset.name} is not in the cache: {how_to_fetch(dataset)}")
     interactions, titles = packaged[0]()
-    opened = Opened(_named(read_interactions(interactions), dataset), read_titles(titles), published=True)
+    opened = _named(Opened(read_interactions(interactions), read_titles(titles), published=True), dataset)
     if cache is not None:
         with contextlib.suppress(DataError):  # a cache that cannot be written costs seconds each time, no more
             origin = about(dataset, where(dataset), PACKAGE)
@@ -168,8 +166,9 @@ def folder_of(dataset: NamedDataset, cache: Path) -> Path:
     return cache / "data" / dataset.name
 
 
-def _named(interactions: Interactions, dataset: NamedDataset) -> Interactions:
-    return replace(interactions, read=replace(interactions.read, source=dataset.name))
+def _named(opened: Opened, dataset: NamedDataset) -> Opened:
+    report = replace(opened.interactions.read, source=dataset.name)
+    return replace(opened, interactions=replace(opened.interactions, read=report))
 
 
 def _difference(counts: Counts, expected: Counts) -> str:

@@ -3,7 +3,6 @@
 interactions.parquet (user, item, time)   titles.parquet (id, title; where there are any)   manifest.json
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 from ssd4rec._io import atomic_folder, read_parquet, sha256_of
 from ssd4rec.data.interactions import Interactions, ReadReport
 from ssd4rec.data.k_core import Counts
+from ssd4rec.datasets.archives import Opened
 from ssd4rec.errors import DataError, first_line
 
 INTERACTIONS, TITLES, MANIFEST = "interactions.parquet", "titles.parquet", "manifest.json"
@@ -35,15 +35,6 @@ class Manifest(BaseModel):
     about: About
     read: ReadReport
     sha256: dict[str, str]  # of each file
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The contents of a folder."""
-
-    interactions: Interactions
-    titles: pl.DataFrame | None  # columns id, title
-    about: About
 
 
 def is_stored(folder: Path) -> bool:
@@ -79,8 +70,8 @@ def save_dataset(folder: Path, interactions: Interactions, titles: pl.DataFrame 
         raise DataError(f"cannot write {folder}: {reason}; {ELSEWHERE}") from error
 
 
-def load_dataset(folder: Path) -> Stored:
-    """Read a folder that `save_dataset` wrote.
+def load_dataset(folder: Path) -> tuple[Opened, About]:
+    """Read a folder that `save_dataset` wrote: its contents, and where they come from.
 
     Raises:
         DataError: the folder is missing, damaged or of another format.
@@ -88,9 +79,10 @@ def load_dataset(folder: Path) -> Stored:
     manifest = _read_manifest(folder)
     try:
         titles = read_parquet(folder / TITLES) if TITLES in manifest.sha256 else None
-        return Stored(Interactions(read_parquet(folder / INTERACTIONS), manifest.read), titles, manifest.about)
+        interactions = Interactions(read_parquet(folder / INTERACTIONS), manifest.read)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} cannot be read as a data set ({error}); fetch it again") from error
+    return Opened(interactions, titles, published=True), manifest.about
 
 
 def _read_manifest(folder: Path) -> Manifest:
