@@ -137,33 +137,23 @@ def encode_columns(columns: Sequence[FeatureColumn], table: "ItemTable", row_of:
     Raises:
         DataError: the vectors of a column have another length than in training.
     """
-    rows, codes, weights = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    has_row = np.flatnonzero(row_of >= 0)
+    pairs = [pl.DataFrame(schema={"row": pl.Int64, "code": pl.Int64, "weight": pl.Float32})]
     vectors = [np.zeros((len(row_of), 0), np.float32)]
     first = 0
     for column in columns:
         values = table.columns.get(column.name)
-        if column.kind == "categories":
-            if values is not None:
-                row, code = _codes(column, values, row_of)
-                rows.append(row)
-                codes.append(first + code)
-                weights.append((1 / np.bincount(row, minlength=len(row_of))[row]).astype(np.float32))
-            first += len(column.values)
-        else:
+        if column.kind == "vector":
             vectors.append(_vectors(column, values, row_of, table.source))
-    row, code, weight = np.concatenate(rows), np.concatenate(codes), np.concatenate(weights)
-    order = np.argsort(row, kind="stable")
-    offsets = lengths_to_offsets(np.bincount(row, minlength=len(row_of)))
-    return EncodedRows(code[order], weight[order], offsets, np.concatenate(vectors, axis=1))
-
-
-def _codes(column: FeatureColumn, values: pl.Series, row_of: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the places in `row_of` and the codes of the categories in the vocabulary, each once per row."""
-    has = np.flatnonzero(row_of >= 0)
-    lists = pl.DataFrame({"row": has, "value": values.gather(row_of[has])})
-    vocabulary = pl.DataFrame({"value": list(column.values), "code": np.arange(len(column.values))})
-    pairs = lists.explode("value").drop_nulls().join(vocabulary, on="value").unique(["row", "code"]).sort("row", "code")
-    return pairs["row"].to_numpy().astype(np.int64), pairs["code"].to_numpy().astype(np.int64)
+        elif values is not None:
+            vocabulary = pl.DataFrame({"value": list(column.values), "code": np.arange(first, first + len(column.values))})
+            lists = pl.DataFrame({"row": has_row, "value": values.gather(row_of[has_row])})
+            codes = lists.explode("value").drop_nulls().join(vocabulary, on="value").select("row", "code").unique()
+            pairs.append(codes.with_columns(weight=(1 / pl.len().over("row")).cast(pl.Float32)))
+        first += len(column.values)
+    row, code, weight = pl.concat(pairs).sort("row", "code")
+    offsets = lengths_to_offsets(np.bincount(row.to_numpy(), minlength=len(row_of)))
+    return EncodedRows(code.to_numpy(writable=True), weight.to_numpy(writable=True), offsets, np.concatenate(vectors, axis=1))
 
 
 def _vectors(column: FeatureColumn, values: pl.Series | None, row_of: IntArray, source: str) -> Floats:

@@ -44,10 +44,8 @@ def read_item_table(source: Source, config: FeaturesConfig) -> ItemTable:
     if item_ids.n_unique() < len(item_ids):
         twice = item_ids.filter(item_ids.is_duplicated())[0]
         raise DataError(f"{table.source}: the item {twice!r} has more than one row; give one row per item")
-    columns = {}
-    for role in table.frame.columns:
-        if role.startswith(FEATURE):
-            columns[bare_name(table.names[role])] = _as_lists(table, role, config)
+    roles = [role for role in table.frame.columns if role.startswith(FEATURE)]
+    columns = {bare_name(table.names[role]): _as_lists(table, role, config) for role in roles}
     if not columns:
         raise DataError(f"{table.source}: no column of features next to the item ids; found {', '.join(table.header)}")
     titles = table.frame["title"].cast(pl.String, strict=False) if "title" in table.frame.columns else None
@@ -66,11 +64,10 @@ def _as_lists(table: Table, role: str, config: FeaturesConfig) -> pl.Series:
             return _finite(table, name, _split_numbers(table, name, values))
         separator = config.separator or (" " if declared == "token_seq" else None)
         lists = values.str.split(separator) if separator else _in_lists(values)
-    elif inner.is_float() or (name in config.vectors and inner.is_integer()):
+    elif inner.is_float() or inner.is_integer() or inner in (pl.String, pl.Boolean):
         lists = values if isinstance(values.dtype, pl.List) else _in_lists(values)
-        return _finite(table, name, lists.cast(pl.List(pl.Float64)))
-    elif inner.is_integer() or inner in (pl.String, pl.Boolean):
-        lists = values if isinstance(values.dtype, pl.List) else _in_lists(values)
+        if inner.is_float() or (name in config.vectors and inner.is_integer()):
+            return _finite(table, name, lists.cast(pl.List(pl.Float64)))
     else:
         raise DataError(
             f"{table.source}: column {name!r} holds {values.dtype}; expected text, integers, numbers or lists of these; "
