@@ -72,13 +72,21 @@ def refuse_missing(table: Table, role: str, distinct: pl.Series, *, advice: str 
 
 def warnings_about(table: Table, role: str, ids: pl.Series, distinct: pl.Series) -> list[str]:
     """Return warnings about user or item ids that are read as they are, but may not mean what they seem to."""
-    warnings = [_note_on_placeholders(table, role, ids, distinct)]
+    warnings = []
+    if values := placeholders(ids, distinct):
+        share = int(ids.is_in(values).sum()) / len(ids)
+        others = [name for name in table.header if "session" in name.lower() and name != table.names[role]]
+        instead = f", or choose another column, such as --user {others[0]}" if others and role == "user" else ""
+        warnings.append(
+            f"{share:.1%} of the rows have a placeholder ({', '.join(map(repr, values))}) as {role} id, and are read as one "
+            f"{role}; drop these rows with --drop-missing{instead}"
+        )
     if ids.dtype.is_float():
         warnings.append(
             f"{role} ids are decimal numbers such as {ids[0]!r} and are used as they are; cast them if they stand for integers"
         )
     if distinct.dtype != pl.String:
-        return [warning for warning in warnings if warning]
+        return warnings
 
     def first(strange: pl.Series) -> str:
         return repr(str(ids.filter(ids.is_in(strange.implode()))[0])[:100])
@@ -99,18 +107,4 @@ def warnings_about(table: Table, role: str, ids: pl.Series, distinct: pl.Series)
             f"item ids look like lists, such as {first(several)}, and each is read as one item; if they are lists, add "
             "--format sequences"
         )
-    return [warning for warning in warnings if warning]
-
-
-def _note_on_placeholders(table: Table, role: str, ids: pl.Series, distinct: pl.Series) -> str | None:
-    """Return a warning with the share of rows whose id is a placeholder; None: there are none."""
-    values = placeholders(ids, distinct)
-    if not values:
-        return None
-    share = int(ids.is_in(values).sum()) / len(ids)
-    others = [name for name in table.header if "session" in name.lower() and name != table.names[role]]
-    instead = f", or choose another column, such as --user {others[0]}" if others and role == "user" else ""
-    return (
-        f"{share:.1%} of the rows have a placeholder ({', '.join(map(repr, values))}) as {role} id, and are read as one {role}; "
-        f"drop these rows with --drop-missing{instead}"
-    )
+    return warnings
