@@ -71,13 +71,8 @@ def read_delimited(source: str, data: bytes, choose: Choose, options: ReadOption
         header, end = _named_by_position(text, first, options.names), text.start
     elif looks_like_data(first) and not _has_names(first, choose):
         if options.layout == "auto" and len({len(row) for row in sample}) > 1 and len(text.separator) == 1 and len(first) > 1:
-            return replace(
-                _read_sequences(text),
-                notes=(
-                    *notes,
-                    "no header and lines of different lengths: each line is read as a user and the items in order of time",
-                ),
-            )
+            notes.append("no header and lines of different lengths: each line is read as a user and the items in order of time")
+            return replace(_read_sequences(text), notes=tuple(notes))
         header, end = _usual_names(text, first, sample), text.start
         notes.append(f"no header: the columns are taken as {', '.join(header)} (--columns gives other names)")
     places = choose(header)

@@ -39,9 +39,9 @@ def apply_filters(table: Table, where: str | None, min_rating: float | None) -> 
     if where is not None:
         mask = _where(table, where)
         descriptions.append(f"where {where}: {int(mask.sum()):,} of {len(mask):,} rows")
-    if min_rating is not None and "rating" not in table.frame.columns:
-        raise DataError(f"{table.source}: --min-rating needs a rating column; a file of sequences has none, leave it out")
     if min_rating is not None:
+        if "rating" not in table.frame.columns:
+            raise DataError(f"{table.source}: --min-rating needs a rating column; a file of sequences has none, leave it out")
         ratings = _numbers(table.frame["rating"])
         if not ratings.dtype.is_numeric():
             raise DataError(f"{table.source}: column {table.names['rating']!r} does not contain numbers; filter it with --where")
@@ -57,9 +57,8 @@ def _where(table: Table, condition: str) -> pl.Series:
     roles = [role for role in table.frame.columns if role.startswith(PREFIX)]
     frame = pl.DataFrame([_numbers(table.frame[role]).alias(bare_name(table.names[role])) for role in roles])
     if not roles:
-        raise DataError(
-            f"{table.source}: --where {condition!r} names no column. Available columns: {', '.join(table.header)[:300]}"
-        )
+        columns = ", ".join(table.header)[:300]
+        raise DataError(f"{table.source}: --where {condition!r} names no column. Available columns: {columns}")
     query = f"SELECT __row FROM self WHERE {_with_quoted_names(condition, frame.columns)}"  # noqa: S608 - the user's own data
     try:
         rows = pl.SQLContext({"self": frame.with_row_index("__row")}).execute(query, eager=True)["__row"]

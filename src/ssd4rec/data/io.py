@@ -106,7 +106,7 @@ def _from_file(path: Path, choose: Choose, options: ReadOptions) -> Table:
         if compression is None:
             data = path.read_bytes()
         else:
-            name, data = _decompress(path, compression, options.max_expansion, lambda name: _suffix(Path(name)) in KINDS)
+            name, data = _decompress(path, compression, options.max_expansion)
             kind = KINDS.get(_suffix(Path(name)), kind)
     except (OSError, MemoryError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from error
@@ -144,26 +144,12 @@ def format_of(head: bytes) -> str | None:
     return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
-def _decompress(path: Path, kind: str, max_expansion: float, readable: Callable[[str], bool]) -> tuple[str, bytes]:
-    """Decompress a file.
-
-    Args:
-        path: a compressed file.
-        kind: its compression, from `format_of`.
-        max_expansion: the most decompressed bytes per compressed byte, above 64 MB.
-        readable: whether a file of this name inside of a zip file can be read.
-
-    Returns:
-        The name of the content and the content.
-
-    Raises:
-        DataError: the file is damaged, cut short or encrypted, expands too much, or is a zip file without exactly one readable
-            file.
-    """
+def _decompress(path: Path, kind: str, max_expansion: float) -> tuple[str, bytes]:
+    """Return the name and the content of a compressed file; see `ReadOptions` for `max_expansion`."""
     size = path.stat().st_size
     try:
         if kind == "zip":
-            return _from_zip(path, size, max_expansion, readable)
+            return _from_zip(path, size, max_expansion)
         with OPENERS[kind](path) as stream:
             return path.name, _bounded(path, stream, size, max_expansion)
     except DAMAGED as error:
@@ -187,10 +173,10 @@ def _bounded(path: Path, stream: IO[bytes], compressed: int, max_expansion: floa
     return b"".join(blocks)
 
 
-def _from_zip(path: Path, size: int, max_expansion: float, readable: Callable[[str], bool]) -> tuple[str, bytes]:
+def _from_zip(path: Path, size: int, max_expansion: float) -> tuple[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
-        files = [name for name in members if readable(name)]
+        files = [name for name in members if _suffix(Path(name)) in KINDS]
         if len(files) != 1:
             inside = f"it holds {', '.join(members[:8]) or 'nothing'}{' …' if len(members) > 8 else ''}"
             raise DataError(f"{path}: expected a zip file with one table, {inside}; extract the table and give its path")

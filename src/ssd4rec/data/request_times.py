@@ -40,9 +40,6 @@ def times_before(sequences: Sequences, at: IntArray) -> npt.NDArray[np.int64]:
 
     Returns:
         int64 [n, 2]: gap and moment, in seconds.
-
-    Raises:
-        ConfigError: the times of the data are not moments of a calendar.
     """
     ticks = check_clock(sequences.clock)
     moments = sequences.times[at]
