@@ -106,6 +106,7 @@ def test_a_few_short_dates_are_noted_and_the_advice_works(tmp_path):
         seconds(2015, 12, 31, 0, 1),
     ]
     assert "if they are dates" not in notes(read(tmp_path, "user,item,time\na,1,1600000000\na,2,1600000099\n"))
+    assert "if they are dates" in notes(read(tmp_path, "user,item,time\na,1,910112153\n"))  # the pattern reads nine digits too
 
 
 @pytest.mark.parametrize("day", ["2016-01-31", "20160131", "31.01.2016"])
