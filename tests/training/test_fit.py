@@ -577,12 +577,14 @@ def test_a_network_of_another_is_trained_and_resumed(world, tmp_path):
 
 
 @pytest.mark.parametrize(("users", "expected"), [(40, 0.5), (250, 0.35), (1000, 0.15), (3000, 0.1)])
-def test_input_dropout_falls_with_the_interactions_of_an_item(users, expected):
+def test_input_dropout_falls_with_the_interactions_of_an_item(users, expected, caplog):
     """Half of the numbers up to 75 training interactions an item, a tenth less for each doubling, at least a tenth."""
     histories = worlds.cycle(users=users)
     world = worlds.world(histories)
     model = make_model(SETTINGS.replaced("backbone", input_dropout="auto"), len(world.catalog))
-    choose_input_dropout(model, world.histories, world.split)
+    with caplog.at_level("INFO"):
+        choose_input_dropout(model, world.histories, world.split)
+    assert caplog.messages[0].startswith(f"input dropout: {model.input_dropout.p:g}, as an item has ")
     per_item = sum(len(history) - 2 for history in histories) / 12  # the last two are held out
     assert model.input_dropout.p == pytest.approx(min(0.5, max(0.1, 0.5 - 0.1 * math.log2(per_item / 75))), abs=0.005)
     assert model.input_dropout.p == pytest.approx(expected, abs=0.03)

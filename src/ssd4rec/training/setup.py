@@ -1,5 +1,6 @@
 """The parts of a training around its loop: optimizer, sampler of negatives, folder of checkpoints, and state of PyTorch."""
 
+import logging
 import math
 import os
 import tempfile
@@ -20,6 +21,8 @@ from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 from ssd4rec.training.checkpoint import lock_folder
 from ssd4rec.training.row_adam import RowAdam
+
+logger = logging.getLogger(__name__)
 
 
 def check_independent_of_processes(model: NextItemModel, config: TrainingConfig) -> None:
@@ -65,7 +68,12 @@ def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Spli
     if model.chooses_input_dropout:
         counts = training_counts(sequences, split.train, model.catalog_size)
         per_item = counts.sum() / max(np.count_nonzero(counts), 1)
-        model.input_dropout.p = round(min(max(0.5 - 0.1 * math.log2(max(per_item, 1) / 75), 0.1), 0.5), 2)
+        model.input_dropout.p = round(max(0.5 - 0.1 * math.log2(max(per_item / 75, 1)), 0.1), 2)
+        logger.info(
+            "input dropout: %g, as an item has %.0f training interactions on average (backbone.input_dropout=auto)",
+            model.input_dropout.p,
+            per_item,
+        )
 
 
 @contextmanager
