@@ -260,7 +260,7 @@ COST_NOTE = (
 )
 REPEAT_WARNING = (
     "A negative repeat bias encodes that users do not repeat items. With seen items kept, compare the columns with score fusion "
-    " with results that exclude seen items, not with models that had to learn this."
+    "with results that exclude seen items, not with models that had to learn this."
 )
 
 
