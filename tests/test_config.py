@@ -89,8 +89,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_presets() -> None:
-    """One preset a row of the paper's table, a quick one, the default, and several networks of the default."""
-    assert presets() == sorted([*PAPER, "ensemble", "quick", "regularized"])
+    """One preset a row of the paper's table, a quick one, the default, several networks of it, and one taught by these."""
+    assert presets() == sorted([*PAPER, "distilled", "ensemble", "quick", "regularized"])
 
 
 @pytest.mark.parametrize("name", PAPER)

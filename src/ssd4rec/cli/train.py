@@ -217,7 +217,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, start: "Artifact |
             _write_report(prepared, out)
         return dict(artifact.report)
     except KeyboardInterrupt:
-        resumable = (training_folder(out) / LAST).is_file()
+        resumable = any(training_folder(out).rglob(LAST))  # also of teachers, which are trained first
         how = "add --resume to continue from the last checkpoint" if resumable else "there is no checkpoint yet"
         raise KeyboardInterrupt(f"{how} (checkpoints are written every epoch and every minute)") from None
 

@@ -1,5 +1,6 @@
 """The groups of settings of a run, and `Config`, which holds them all."""
 
+import json
 from datetime import date
 from decimal import Decimal
 from math import inf, isfinite
@@ -8,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, Strict, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ssd4rec.config.backbones import BackboneSettings, Objective, Settings
+from ssd4rec.config.backbones import MAX_MEMBERS, BackboneSettings, Objective, Settings
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 TieOrder = Literal["file", "item"]
@@ -113,6 +114,12 @@ class TrainingConfig(Settings):
     """Decay of an exponential moving average of the weights, which is validated and saved instead of the last weights; 0: off."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the probability of a target that is distributed over all items."""
+    teachers: int = Field(0, ge=0, le=MAX_MEMBERS)
+    """Number of networks side by side that are trained first, and whose predictions the model then learns in addition to its
+    targets (knowledge distillation); 0: none.
+    """
+    teacher_weight: float = Field(0.5, gt=0.0, le=1.0)
+    """With teachers: share of the probability of a target that is distributed as they predict."""
     softmax: Literal["auto", "full", "sampled"] = "auto"
     """Full or sampled softmax; auto samples above 50,000 items. Evaluation always ranks all items."""
     negatives: int = Field(4096, ge=1, le=MAX_NEGATIVES)
@@ -154,6 +161,18 @@ class TrainingConfig(Settings):
                 raise ValueError(
                     f'training.updated_rows = "touched" updates only the rows of a batch, but training.{key} = {value} changes '
                     f"every row; set training.{key}=0.0 or training.updated_rows=all"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_score_all_items(self) -> Self:
+        if not self.teachers:
+            return self
+        for key, value, instead in (("softmax", "sampled", "full"), ("shard_item_table", True, "false")):
+            if (found := getattr(self, key)) == value:
+                raise ValueError(
+                    f"training.teachers = {self.teachers} needs the scores of all items in one process, but training.{key} = "
+                    f"{json.dumps(found)}; set training.{key}={instead} or training.teachers=0"
                 )
         return self
 
@@ -237,6 +256,7 @@ READ_WITH = {  # setting: the other setting, and the values of it with which the
     "backbone.mirror_back": ("backbone.bidirectional", ("top", "all")),
     "training.prefixes_per_sequence": ("training.objective", ("per-prefix",)),
     "training.batch_size": ("training.objective", ("per-prefix",)),
+    "training.teacher_weight": ("training.teachers", range(1, MAX_MEMBERS + 1)),
     "training.negatives": ("training.softmax", ("sampled", "auto")),
     "training.negative_power": ("training.softmax", ("sampled", "auto")),
 }

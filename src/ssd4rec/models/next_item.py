@@ -26,6 +26,7 @@ from ssd4rec.ops.dispatch import linear_cross_entropy
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
 from ssd4rec.ops.segments import append_to_each, to_device
+from ssd4rec.ops.soft_targets import SoftTargets, distillation_loss
 from ssd4rec.sharded_table import ShardedTable
 
 
@@ -283,6 +284,7 @@ class NextItemModel(nn.Module):
         sampler: NegativeSampler | None = None,
         smoothing: float = 0.0,
         prefixes: PrefixItems | None = None,
+        soft: SoftTargets | None = None,
     ) -> Tensor:
         """Compute the mean softmax cross-entropy over the catalog, or over sampled negatives.
 
@@ -293,18 +295,23 @@ class NextItemModel(nn.Module):
             smoothing: label smoothing, the target probability that is spread uniformly over the catalog. It uses the scores
                 without `repeat_logits`.
             prefixes: the prefixes that the states represent; a model with `repeat_logits` needs them.
+            soft: soft targets of a teacher, which have a share of the loss; without a sampler and a sharded table only.
 
         Raises:
             ShapeError: the model has `repeat_logits`, but prefixes is None.
         """
+        if soft is not None:
+            smoothing *= 1 - soft.weight
         if sampler is None and isinstance(self.table, ShardedTable):  # in a training with `training.shard_item_table`
-            added = self.repeat_logits and self.repeat_logits.added(states, self._needed(prefixes))
-            return self.table.cross_entropy(states, targets, added, smoothing)
+            return self.table.cross_entropy(states, targets, self._added(states, prefixes), smoothing)
         losses = self._losses(states, targets, sampler, prefixes)
         loss = losses[0] if self.members == 1 else torch.stack(losses).mean()
+        # what soft targets and smoothing add is linear in the scores: for the mean scores it is the mean over the members
+        if soft is not None:
+            added = self._added(states, prefixes)
+            loss = loss + soft.weight * distillation_loss(states, self.item_vectors, targets - 1, soft, added)
         if not smoothing:
             return loss
-        # the loss of smoothing is linear in the scores, so that of the mean scores is the mean of those of the members
         if isinstance(self.table, ShardedTable):
             return loss + smoothing * self.table.smoothing_loss(states, targets)
         return loss + smoothing * smoothing_loss(states, self.vectors_of(targets), self.item_vectors)
@@ -336,6 +343,22 @@ class NextItemModel(nn.Module):
     def _of_each(self, columns: Tensor) -> tuple[Tensor, ...]:
         """Return the columns of each member. [n, M D] -> M times [n, D]."""
         return columns.unflatten(1, (self.members, -1)).unbind(1) if self.members > 1 else (columns,)
+
+    def soft_targets(self, states: States, prefixes: PrefixItems | None, weight: float) -> SoftTargets:
+        """Return the probabilities that this model, as a teacher, gives to all items as the next one.
+
+        Args:
+            states: [M, D].
+            prefixes: the prefixes that the states represent; a model with `repeat_logits` needs them.
+            weight: their share of the loss.
+
+        Raises:
+            ShapeError: the model has `repeat_logits`, but prefixes is None.
+        """
+        return SoftTargets(states, self.item_vectors, self._added(states, prefixes), weight)
+
+    def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
+        return None if self.repeat_logits is None else self.repeat_logits.added(states, self._needed(prefixes))
 
     @staticmethod
     def _needed(prefixes: PrefixItems | None) -> PrefixItems:

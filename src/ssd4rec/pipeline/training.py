@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from ssd4rec.training.objective import PassCost, cut_batches, pass_cost
 
 logger = logging.getLogger(__name__)
 FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
+TEACHERS = "teachers"  # the same for the training of teachers
 FINAL_FIT_NOTE = (
     "the saved model was trained on all interactions, the test set too (training.final_fit); "
     "its metrics are those of the selection run, which was trained on the training set alone"
@@ -56,6 +57,14 @@ class Fitted:
     protocol: EvaluationProtocol  # of the validation metric
     cost: PassCost
     features: TrainedFeatures | None = None  # the item table of the model contains them already
+    teacher: "Teacher | None" = None
+
+
+class Teacher(NamedTuple):
+    """The networks that were trained before the model, as one model, see `training.teachers`."""
+
+    model: NextItemModel
+    training: TrainingReport
 
 
 def train(
@@ -105,6 +114,7 @@ def train(
         fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
         comparison = compare(fitted.model, data, config, fitted.counts, fusion, progress, baselines=baselines)
         seconds = {
+            **({"teachers": fitted.teacher.training.seconds} if fitted.teacher else {}),
             "training": fitted.training.seconds,
             "evaluation": time.monotonic() - trained,
             "total": time.monotonic() - began,
@@ -171,25 +181,64 @@ def fit(
     cost = pass_cost(data.split.train, config.training)
     _log_plan(data, config, cost)
     has_checkpoint = folder is not None and (folder / LAST).is_file()
-    if has_checkpoint and not resume:
+    if not resume and folder is not None and any(folder.rglob(LAST)):
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", folder)
     initial = initial or initial_model(data, config)
+    teacher = _fit_teacher(data, config, folder, resume=resume, callbacks=callbacks)
     model, training = _run_loop(
         initial,
         data.histories,
         data.split,
         config.training,
-        resume=has_checkpoint if resume == "auto" else resume,
+        resume=bool(resume and has_checkpoint) if resume == "auto" or teacher else resume,  # the teachers come first
         restart="starting over" if resume == "auto" else None,
         directory=folder,
         is_locked=is_locked,
         callbacks=callbacks,
+        teacher=teacher and teacher.model,
     )
     features = _fold_features(model, data)
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
-    return Fitted(model, training, counts, protocol, cost, features)
+    return Fitted(model, training, counts, protocol, cost, features, teacher)
+
+
+def _fit_teacher(
+    data: Prepared,
+    config: Config,
+    folder: Path | None,
+    *,
+    resume: bool | Literal["auto"],
+    callbacks: Sequence[Callback],
+) -> Teacher | None:
+    """Train the networks whose predictions the model will learn; None: the settings ask for none."""
+    count = config.training.teachers
+    if not count:
+        return None
+    if config.training.samples(len(data.catalog)):
+        raise ConfigError(
+            f"training.teachers = {count} needs the scores of all items, but the softmax is sampled, as there are "
+            f"{len(data.catalog):,} items; set training.softmax=full or training.teachers=0"
+        )
+    backbone = config.backbone.model_copy(update={"members": count})
+    settings = config.training.model_copy(update={"teachers": 0})
+    config = config.model_copy(update={"backbone": backbone, "training": settings})
+    logger.info("training the teachers: %d networks side by side", count)
+    directory = None if folder is None else folder / TEACHERS
+    model, training = _run_loop(
+        initial_model(data, config),
+        data.histories,
+        data.split,
+        settings,
+        resume=directory is not None and (directory / LAST).is_file() if resume == "auto" else resume,
+        restart="starting over" if resume == "auto" else None,
+        directory=directory,
+        callbacks=[each for each in callbacks if each.follows_teachers],
+    )
+    _fold_features(model, data)
+    logger.info("training the model with their predictions (training.teacher_weight = %g)", config.training.teacher_weight)
+    return Teacher(model, training)
 
 
 def _run_loop(
@@ -327,6 +376,7 @@ def final_fit(
         directory=directory,
         callbacks=callbacks,
         fixed=FixedSteps(steps, steps / fitted.training.best_epoch * config.training.max_epochs),
+        teacher=fitted.teacher and fitted.teacher.model,
     )
     counts = training_counts(data.histories, split.train, len(data.catalog))
     features = _fold_features(model, data)
@@ -387,6 +437,7 @@ def _as_artifact(
         "model": describe_model(fitted.model, config),
         "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
         **measured,
+        **({"teachers": asdict(fitted.teacher.training)} if fitted.teacher else {}),
         "training": asdict(fitted.training),
         "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
         "seconds": seconds,

@@ -22,6 +22,8 @@ class Callback:
     raised in a callback ends the training; its checkpoint stays.
     """
 
+    follows_teachers = False  # whether it is called during the training of `training.teachers` too
+
     def on_fit_start(self, loop: "TrainingLoop") -> None:
         """Run before the first epoch, after a checkpoint was loaded."""
 
@@ -50,6 +52,8 @@ class TrainingProgress(Callback):
     Args:
         console: where to write; the command line passes standard error.
     """
+
+    follows_teachers = True
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -90,10 +90,12 @@ def training_identity(
     config: TrainingConfig,
     fixed: Mapping[str, float] | None = None,
     start: str | None = None,
+    teacher: str | None = None,
 ) -> dict[str, Any]:
     """Return everything that determines the weights of a training.
 
-    `fixed` is the number of steps of a final fit, and `start` the hash of the weights of a model that is continued.
+    `fixed` is the number of steps of a final fit, `start` the hash of the weights of a model that is continued, `teacher` that of
+    its teacher.
 
     Patience, the number of processes and whether they share the item table may change on a resume; the number of epochs too, if
     the learning rate is constant.
@@ -111,6 +113,7 @@ def training_identity(
         "protocol": split.protocol,
         "start": start,
         "fixed": None if fixed is None else dict(fixed),
+        **({} if teacher is None else {"teacher": teacher}),
         **({} if model.features is None else {"features": model.features.fingerprint}),
     }
 

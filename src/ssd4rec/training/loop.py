@@ -23,11 +23,11 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split
 from ssd4rec.diagnostics import resolve_device, resolve_precision
 from ssd4rec.distributed import World, current_world
-from ssd4rec.errors import DivergedError
+from ssd4rec.errors import ConfigError, DivergedError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
 from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.evaluation.sharded_ranks import rank_examples_sharded
-from ssd4rec.models.next_item import NextItemModel
+from ssd4rec.models.next_item import NextItemModel, fingerprint
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import Checkpoints, Epoch, Progress, best_epoch, training_identity
 from ssd4rec.training.item_shards import ItemShards, check_shardable
@@ -85,6 +85,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     callbacks: Sequence[Callback] = (),
     fixed: FixedSteps | None = None,
     start: str | None = None,
+    teacher: NextItemModel | None = None,
 ) -> TrainingReport:
     """Train a model in place; it ends with the weights of the epoch that validated best, on the CPU and in training mode.
 
@@ -103,11 +104,13 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         callbacks: called along the way, e.g. a progress bar.
         fixed: train for so many steps instead, and end with the last weights; NDCG@10 is not a number then.
         start: hash of the initial weights, if they are not those of the seed: a training resumes with the same ones only.
+        teacher: its predictions have a share of `training.teacher_weight` in the targets; it is only read.
 
     Raises:
         StateError: the checkpoint is missing, damaged, or belongs to another training.
         ArtifactError: another process trains in `directory`, or it cannot be written.
         BackendError: the accelerator is not available.
+        ConfigError: `training.teachers` without a teacher.
         DivergedError: the loss or a score is not finite.
         ProcessGroupError: another process of the group was lost.
     """
@@ -116,6 +119,11 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         check_independent_of_processes(model, config)
     if config.shard_item_table:
         check_shardable(model)
+    if config.teachers and teacher is None:
+        raise ConfigError(
+            f"training.teachers = {config.teachers}, but there is no teacher; train with ssd4rec.train or pipeline.fit, which make "
+            f"one first, or set training.teachers=0"
+        )
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     devices = range(torch.cuda.device_count())
@@ -126,10 +134,11 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         freed_memory_kept(),
     ):
         steps = None if fixed is None else asdict(fixed)
-        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start))
+        taught_by = None if teacher is None else fingerprint(teacher)
+        checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start, taught_by))
         choose_input_dropout(model, sequences, split)
         model.to(device, torch.float64 if config.precision == "64-true" else None)
-        loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed)
+        loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed, teacher)
         if resume:
             loop.resume()
         loop.run()
@@ -161,7 +170,7 @@ class TrainingLoop:
     implies (Polyak and Juditsky 1992).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the arguments of fit
         self,
         model: NextItemModel,
         sequences: Sequences,
@@ -171,12 +180,14 @@ class TrainingLoop:
         callbacks: Sequence[Callback],
         world: World,
         fixed: FixedSteps | None = None,
+        teacher: NextItemModel | None = None,
     ) -> None:
         self.fixed = fixed
+        self.teacher = None if teacher is None else _frozen_copy(teacher).eval().to(model.table.weight)
         self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
         self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
         self.shards = ItemShards(model, world, checkpoints.folder) if config.shard_item_table else None
-        self.average = deepcopy(model).requires_grad_(requires_grad=False) if config.ema_decay else None
+        self.average = _frozen_copy(model) if config.ema_decay else None
         model.table.sparse = config.updated_rows == "touched"
         self.optimizer = make_optimizer(model, config)
         self.sampler = make_sampler(model, sequences, split, config)
@@ -281,7 +292,7 @@ class TrainingLoop:
         with self._autocast():
             if batch is None:
                 return empty_loss(self.model, self.config, self.sampler)
-            loss = batch_loss(self.model, batch, self.config, self.sampler)
+            loss = batch_loss(self.model, batch, self.config, self.sampler, self.teacher)
         return loss if loss.targets or self.shards is not None else None
 
     def _weight(self, loss: BatchLoss) -> int:
@@ -385,6 +396,10 @@ class TrainingLoop:
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.loss_sum.copy_(tensors["loss_sum"])
+
+
+def _frozen_copy(model: NextItemModel) -> NextItemModel:
+    return deepcopy(model).requires_grad_(requires_grad=False)
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -86,7 +86,11 @@ class BatchLoss(NamedTuple):
 
 
 def next_item_loss(
-    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, sampler: NegativeSampler | None = None
+    model: NextItemModel,
+    batch: PackedBatch | TrainingBatch,
+    config: TrainingConfig,
+    sampler: NegativeSampler | None = None,
+    teacher: NextItemModel | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the target positions; items are masked, targets never are.
 
@@ -95,27 +99,43 @@ def next_item_loss(
         batch: from `prepare`; or a packed batch, which is prepared here (this waits for a GPU).
         config: the objective, the mask ratio and label smoothing.
         sampler: draws negatives; None: softmax over the whole catalog.
+        teacher: in evaluation mode; its probabilities have a share of `teacher_weight` in the targets. It reads the same
+            items, without masks except for those of the objective "masked-item". None: no teacher.
     """
-    return batch_loss(model, batch, config, sampler).mean
+    return batch_loss(model, batch, config, sampler, teacher).mean
 
 
 def batch_loss(
-    model: NextItemModel, batch: PackedBatch | TrainingBatch, config: TrainingConfig, sampler: NegativeSampler | None = None
+    model: NextItemModel,
+    batch: PackedBatch | TrainingBatch,
+    config: TrainingConfig,
+    sampler: NegativeSampler | None = None,
+    teacher: NextItemModel | None = None,
 ) -> BatchLoss:
     """Return `next_item_loss` together with the number of targets."""
     if isinstance(batch, PackedBatch):
         batch = prepare(batch, config, repeats=model.repeat_logits is not None)
     with keyed_random.keyed(batch.keys):
         if config.objective == "masked-item":
-            return _masked_item_loss(model, batch, config, sampler)
-        items = masked(batch.items, config.mask_ratio)
-        encode = model.encode if config.objective == "per-prefix" else model.encode_prefixes
-        states = encode(items, batch.cu_seqlens).index_select(0, batch.target_positions)
-        if batch.times is not None:
-            with keyed_random.at(_rows_of_targets(batch, config)):
-                states = model.at(states, batch.times)
-    loss = model.loss(states, batch.targets, sampler, config.label_smoothing, batch.prefixes)
+            return _masked_item_loss(model, batch, config, sampler, teacher)
+        states = _states_of_targets(model, masked(batch.items, config.mask_ratio), batch, config)
+    soft = None
+    if teacher is not None:
+        with torch.no_grad():
+            taught = _states_of_targets(teacher, batch.items, batch, config)
+            soft = teacher.soft_targets(taught, batch.prefixes, config.teacher_weight)
+    loss = model.loss(states, batch.targets, sampler, config.label_smoothing, batch.prefixes, soft)
     return BatchLoss(loss, len(batch.targets))
+
+
+def _states_of_targets(model: NextItemModel, items: Items, batch: TrainingBatch, config: TrainingConfig) -> Tensor:
+    """Return the states that predict the targets, [M, D], at the times of their requests."""
+    encode = model.encode if config.objective == "per-prefix" else model.encode_prefixes
+    states = encode(items, batch.cu_seqlens).index_select(0, batch.target_positions)
+    if batch.times is None:
+        return states
+    with keyed_random.at(_rows_of_targets(batch, config)):
+        return model.at(states, batch.times)
 
 
 def _rows_of_targets(batch: TrainingBatch, config: TrainingConfig) -> Tensor:
@@ -133,7 +153,11 @@ def empty_loss(model: NextItemModel, config: TrainingConfig, sampler: NegativeSa
 
 
 def _masked_item_loss(
-    model: NextItemModel, batch: TrainingBatch, config: TrainingConfig, sampler: NegativeSampler | None
+    model: NextItemModel,
+    batch: TrainingBatch,
+    config: TrainingConfig,
+    sampler: NegativeSampler | None,
+    teacher: NextItemModel | None,
 ) -> BatchLoss:
     # the number of masked positions is known on the device only: this waits for a GPU
     last = torch.zeros_like(batch.items, dtype=torch.bool)
@@ -149,7 +173,12 @@ def _masked_item_loss(
         sequence = torch.searchsorted(batch.cu_seqlens, masked_positions.cpu(), right=True) - 1
         prefixes = prefix_items(visible, batch.cu_seqlens, batch.cu_seqlens[sequence + 1] - 2)
     states = model.encode_masked(visible, batch.cu_seqlens)
-    loss = model.loss(states[masked_positions], batch.targets[is_masked], sampler, config.label_smoothing, prefixes)
+    soft = None
+    if teacher is not None:
+        with torch.no_grad():
+            taught = teacher.encode_masked(visible, batch.cu_seqlens)[masked_positions]
+            soft = teacher.soft_targets(taught, prefixes, config.teacher_weight)
+    loss = model.loss(states[masked_positions], batch.targets[is_masked], sampler, config.label_smoothing, prefixes, soft)
     return BatchLoss(loss, len(masked_positions))
 
 

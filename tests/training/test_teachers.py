@@ -1,0 +1,223 @@
+"""Knowledge distillation: networks that are trained first teach the model."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import worlds
+from ssd4rec import cli, pipeline
+from ssd4rec.config import is_read, load_config, settings
+from ssd4rec.data.packing import materialize_batch
+from ssd4rec.errors import ConfigError, StateError
+from ssd4rec.models.next_item import fingerprint, make_model
+from ssd4rec.training import checkpoint, loop
+from ssd4rec.training.callbacks import Callback
+from ssd4rec.training.objective import next_item_loss, plan_pass, prepare
+from ssd4rec.tuning.space import make_space
+
+WEIGHT = 0.4
+
+
+def configured(*, members=1, **training):
+    usual = {
+        "max_epochs": 2,
+        "token_budget": 128,
+        "learning_rate": 3e-3,
+        "mask_ratio": 0.2,
+        "label_smoothing": 0.1,
+        "teacher_weight": WEIGHT,
+    }
+    config = worlds.config(**usual | training)
+    return config.replaced("backbone", members=members, repeat_logits="recency")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return worlds.world(worlds.cycle(users=20), configured())
+
+
+@pytest.fixture(scope="module")
+def teacher(data):
+    return pipeline.fit(data, configured(members=2))
+
+
+@pytest.fixture(scope="module")
+def taught(data):
+    return pipeline.fit(data, configured(teachers=2))
+
+
+def by_definition(data, config, teacher):
+    """Adam on the cross-entropy with the mixture of target, soft targets and smoothing, from all scores at once."""
+    model, catalog = make_model(config, len(data.catalog)).train(), len(data.catalog)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
+    step = 0
+    for epoch in range(config.training.max_epochs):
+        plan = plan_pass(data.split.train, config.training, epoch)
+        for placed in plan.batches:
+            batch = prepare(materialize_batch(data.histories, plan.examples, placed), config.training, repeats=True)
+            everything = slice(0, len(batch.targets))
+
+            def scores(network, items, batch=batch, everything=everything):
+                states = network.encode_prefixes(items, batch.cu_seqlens)[batch.target_positions]
+                cells, logits = network.repeat_logits.added(states, batch.prefixes).logits(everything)
+                plain = states @ network.item_vectors.T
+                return plain, plain.index_put((cells.row, cells.column), logits, accumulate=True)
+
+            with torch.no_grad():
+                soft = scores(teacher, batch.items)[1].softmax(1)
+            torch.manual_seed((config.training.seed << 32) + step)
+            step += 1
+            visible = torch.where(torch.rand(batch.items.shape) < config.training.mask_ratio, 0, batch.items)
+            plain, raised = scores(model, visible)
+            target = torch.nn.functional.one_hot(batch.targets - 1, catalog).float()
+            # smoothing uses the scores without the repeat logits
+            expected = (((1 - WEIGHT) * target + WEIGHT * soft) * raised).sum(1)
+            smoothing = 0.1 * (1 - WEIGHT) * ((target - 1 / catalog) * plain).sum(1)
+            optimizer.zero_grad()
+            (raised.logsumexp(1) - expected + smoothing).mean().backward()
+            optimizer.step()
+    return model
+
+
+def test_the_weights_are_those_of_plain_steps(data, teacher, taught):
+    """The teachers are trained as a model of their own would be, then each step learns the mixture of targets."""
+    assert fingerprint(taught.teacher.model) == fingerprint(teacher.model)
+    assert taught.teacher.training.history[-1].ndcg == teacher.training.history[-1].ndcg
+    with torch.random.fork_rng():
+        expected = by_definition(data, configured(teachers=2), teacher.model.eval())
+    assert taught.training.best_epoch == 2
+    weights = expected.state_dict()
+    for name, parameter in taught.model.state_dict().items():
+        torch.testing.assert_close(parameter, weights[name], rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [
+        ("ssd4rec", {}),
+        ("ssd4rec", {"objective": "per-prefix"}),
+        ("bert4rec", {"objective": "masked-item", "mask_ratio": 0.5}),
+    ],
+)
+def test_nothing_is_left_to_learn_from_oneself(data, backbone, changes):
+    """With the weight 1, the gradient is zero where the model predicts what its teacher does."""
+    config = load_config("quick", [f"backbone.name={backbone}", "backbone.width=16", "backbone.repeat_logits=recency"])
+    config = config.replaced("training", **{"mask_ratio": 0.0, "teachers": 1, "teacher_weight": 1.0} | changes)
+    model = make_model(config, len(data.catalog)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+    plan = plan_pass(data.split.train, config.training, epoch=0)
+    batch = materialize_batch(data.histories, plan.examples, plan.batches[0])
+    sizes = []
+    for taught_by in (model, None):
+        torch.manual_seed(0)  # of the masks
+        model.zero_grad()
+        next_item_loss(model, batch, config.training, teacher=taught_by).backward()
+        sizes.append(float(model.table.weight.grad.abs().max()))
+    assert sizes[0] < 1e-5 * sizes[1]
+
+
+class Stop(Callback):
+    """Breaks off the training of the teachers, or of the model, after so many steps."""
+
+    follows_teachers = True
+
+    def __init__(self, step, *, of_teachers):
+        self.step, self.of_teachers = step, of_teachers
+
+    def on_batch_start(self, loop):
+        if loop.step == self.step and (loop.teacher is None) == self.of_teachers:
+            raise ConnectionAbortedError("power cut")
+
+
+@pytest.mark.parametrize("of_teachers", [True, False])
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_both_stages_resume_to_the_same_weights(data, taught, tmp_path, monkeypatch, of_teachers, resume):
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    folder, stop = tmp_path / "model.training", Stop(3, of_teachers=of_teachers)
+    with pytest.raises(ConnectionAbortedError):
+        pipeline.fit(data, configured(teachers=2), folder=folder, callbacks=[stop])
+    assert (folder / checkpoint.LAST).is_file() != of_teachers
+    again = pipeline.fit(data, configured(teachers=2), folder=folder, resume=resume)
+    assert fingerprint(again.model) == fingerprint(taught.model)
+
+
+def test_an_interrupted_training_is_named(data, tmp_path, monkeypatch, caplog):
+    """Also where only the teachers have a checkpoint; with nothing to resume there is an error."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with pytest.raises(StateError, match="nothing to resume"):
+        pipeline.fit(data, configured(teachers=2), folder=tmp_path / "none", resume=True)
+    for _ in range(2):
+        with pytest.raises(ConnectionAbortedError):
+            pipeline.fit(data, configured(teachers=2), folder=tmp_path / "a", callbacks=[Stop(3, of_teachers=True)])
+    assert "holds an interrupted training; starting over" in caplog.text
+
+
+def test_callbacks_follow_the_model_alone(data, taught):
+    """A tracker or a pruning sees one training, unless it asks for more."""
+
+    class Count(Callback):
+        def __init__(self):
+            self.epochs = 0
+
+        def on_epoch_end(self, loop):
+            self.epochs += 1
+            assert loop.teacher is not None
+
+    count = Count()
+    pipeline.fit(data, configured(teachers=2), callbacks=[count])
+    assert count.epochs == len(taught.training.history)
+
+
+def test_report_and_final_fit(data, teacher):
+    """The report has the training of the teachers, which also teach the final fit."""
+    artifact = pipeline.train(data, configured(teachers=2, final_fit=True))
+    assert artifact.report["teachers"]["best_ndcg"] == teacher.training.best_ndcg
+    assert artifact.report["seconds"]["teachers"] > 0
+    assert artifact.report["final_fit"]["steps"] > 0
+    plain = pipeline.train(data, configured(final_fit=True))
+    assert "teachers" not in plain.report
+    assert fingerprint(plain.model) != fingerprint(artifact.model)
+
+
+@pytest.mark.parametrize(("key", "value"), [("softmax", "sampled"), ("shard_item_table", "true")])
+def test_settings_without_all_scores_are_refused(key, value):
+    with pytest.raises(ConfigError, match=rf"training\.teachers = 4 needs the scores of all items.*training\.{key}"):
+        load_config("regularized", ["training.teachers=4", f"training.{key}={value}"])
+
+
+def test_large_catalogs_need_the_full_softmax(data, monkeypatch):
+    monkeypatch.setattr(settings, "FULL_SOFTMAX_MAX_ITEMS", 5)
+    with pytest.raises(ConfigError, match=r"the softmax is sampled, as there are 12 items; set training\.softmax=full"):
+        pipeline.fit(data, configured(teachers=2))
+
+
+def test_where_teachers_are_not_trained(data):
+    config = configured(teachers=2)
+    with pytest.raises(ConfigError, match=r"training\.teachers = 2, but there is no teacher"):
+        loop.fit(make_model(config, len(data.catalog)), data.histories, data.split, config.training)
+    with pytest.raises(ConfigError, match=r"trials train one model each"):
+        make_space(config)
+
+
+def test_the_weight_is_read_with_teachers_only():
+    assert is_read(configured(teachers=2), "training.teacher_weight")
+    assert not is_read(configured(), "training.teacher_weight")
+
+
+def test_the_preset_distilled_is_the_default_with_teachers():
+    assert load_config("distilled") == load_config("regularized", ["training.teachers=4"])
+
+
+@pytest.mark.thorough
+def test_command_line(tmp_path):
+    """`ssd4rec train` shows both trainings, and saves one network."""
+    file = tmp_path / "log.parquet"
+    worlds.frame(worlds.cycle(users=20)).write_parquet(file)
+    arguments = ["train", str(file), "--config", "distilled", "--out", str(tmp_path / "model")]
+    arguments += ["--set", "training.max_epochs=2", "--set", "training.teachers=2", "--set", "data.min_interactions=1"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "training the teachers: 2 networks side by side" in result.output
+    assert result.output.count("epoch   2") == 2
