@@ -8,8 +8,9 @@ from torch import Tensor
 
 from packed import relative_error
 from ssd4rec.errors import ShapeError
-from ssd4rec.ops import soft_targets
+from ssd4rec.ops import cross_entropy, dispatch
 from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy_reference
+from ssd4rec.ops.dispatch import Backend
 from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.ops.soft_targets import SoftTargets, distillation_loss, distillation_loss_reference
 
@@ -46,7 +47,7 @@ def test_two_classes_by_hand() -> None:
 @pytest.mark.parametrize("block", [1, 2 * CLASSES, 1 << 20])
 def test_equals_the_definition(block: int, repeats: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With any number of blocks, the loss and all gradients equal the definition, scaled by the incoming gradient."""
-    monkeypatch.setattr(soft_targets, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
     states, table, targets, teacher, added = inputs(repeats=repeats)
     leaves = (states, table) if added is None else (states, table, added.coefficients)
     results = []
@@ -62,7 +63,7 @@ def test_is_what_the_cross_entropy_of_a_mixture_adds() -> None:
     assert added is not None
     scores = states @ table.T
     added.add_to(scores, slice(0, ROWS))
-    soft = teacher.probabilities(slice(0, ROWS))
+    soft = teacher.probabilities()
     mixture = 0.7 * torch.nn.functional.one_hot(targets, CLASSES).double() + 0.3 * soft
     expected = -(mixture * scores.log_softmax(1)).sum(1).mean()
     hard = linear_cross_entropy_reference(states, table, targets, added)
@@ -76,6 +77,21 @@ def test_no_gradient_flows_to_the_teacher() -> None:
     distillation_loss(states, table, targets, teacher).backward()
     assert teacher.states.grad is None
     assert teacher.table.grad is None
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_float32_with_every_backend(backend: Backend) -> None:
+    """The loss and all gradients equal the definition in float64."""
+    states, table, targets, teacher, added = inputs(repeats=True)
+    assert added is not None
+    expected = distillation_loss_reference(states, table, targets, teacher, added)
+    single = [each.detach().float().requires_grad_() for each in (states, table, added.coefficients)]
+    with dispatch.use_backend(backend):
+        raised = AddedLogits(single[2], added.prefixes)
+        actual = dispatch.distillation_loss(*single[:2], targets, teacher.to(torch.float32), raised)
+    assert abs(actual - expected) < 1e-6
+    gradients = torch.autograd.grad(actual, single), torch.autograd.grad(expected, (states, table, added.coefficients))
+    assert max(map(relative_error, *gradients)) < 1e-5
 
 
 def test_bfloat16_products() -> None:

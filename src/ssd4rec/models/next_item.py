@@ -22,11 +22,11 @@ from ssd4rec.models.members import side_by_side
 from ssd4rec.models.registry import make_backbone
 from ssd4rec.ops import keyed_random
 from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
-from ssd4rec.ops.dispatch import linear_cross_entropy
+from ssd4rec.ops.dispatch import distillation_loss, linear_cross_entropy
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
 from ssd4rec.ops.segments import append_to_each, to_device
-from ssd4rec.ops.soft_targets import SoftTargets, distillation_loss
+from ssd4rec.ops.soft_targets import SoftTargets
 from ssd4rec.sharded_table import ShardedTable
 
 

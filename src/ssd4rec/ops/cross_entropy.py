@@ -4,9 +4,9 @@ The scores of a block of rows are turned into softmax weights in place and into 
 memory. The forward pass therefore computes the gradients too, and the backward pass only scales them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,9 +105,8 @@ def linear_cross_entropy(
         states, table = promote_to_float32(states, table)
         operands = torch.bfloat16 if bfloat16 else states.dtype
         added = added and added.to(states.dtype)
-        parts = (BlockLogits, exp_and_sum_) if kernels is None else (kernels.BlockLogits, kernels.exp_and_sum_)
         return _LinearCrossEntropy.apply(
-            states, table, targets, added and added.coefficients, added, operands, torch.is_grad_enabled(), *parts
+            states, table, targets, added and added.coefficients, added, operands, torch.is_grad_enabled(), compiled(kernels)
         )
 
 
@@ -191,8 +190,46 @@ class BlockLogits:
         return torch.zeros_like(self.coefficients).index_add_(0, self.row, self.features * errors[:, None])
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Compute both gradients together with the loss.
+class Scores(NamedTuple):
+    """What scores are computed from: states @ table.T + added."""
+
+    states: Tensor  # [M, D]
+    table: Tensor  # [V, D]
+    added: AddedLogits | None
+
+
+class Kernels(NamedTuple):
+    """The parts of the loss that are compiled for a CPU where possible."""
+
+    block_logits: Callable[..., BlockLogits]
+    exp_and_sum_: Callable[[Tensor, Tensor], None]
+
+
+def compiled(kernels: Any) -> Kernels:
+    """Return the parts of a module of kernels; None: those of this module."""
+    return Kernels(BlockLogits, exp_and_sum_) if kernels is None else Kernels(kernels.BlockLogits, kernels.exp_and_sum_)
+
+
+class SoftmaxParts(NamedTuple):
+    """Of the cross-entropy summed over M rows: its two parts, and its gradients."""
+
+    log_normalizers: Tensor  # scalar, sum of log sum_j exp(score_ij)
+    target_scores: Tensor  # scalar, sum of the scores of the targets
+    states: Tensor  # [M, D] expected row of the table minus the row of the target
+    table: Tensor  # [V, D] sum of the weighted states minus the states whose target it is
+    coefficients: Tensor | None  # [M, F] expected features minus those of the target
+
+
+def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
+    scores: Scores,
+    targets: Tensor,
+    operands: torch.dtype,
+    kernels: Kernels,
+    teacher: Scores | None = None,
+    *,
+    with_gradients: bool = True,
+) -> SoftmaxParts:
+    """Compute the summed cross-entropy and its gradients without storing the scores of all rows.
 
     With the weights e_ij = exp(score_ij - shift_i) and total_i = sum_j e_ij,
 
@@ -201,7 +238,84 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     The weights e are computed and used tile by tile while they are in the cache; they are never normalized. Logits are added to
     the scores of a tile before the exponential, so that no cancellation occurs.
+
+    Args:
+        scores: M rows, V columns; of one floating-point type, float32 or float64.
+        targets: int64 [M], 0-based rows of the table.
+        operands: type of the operands of products.
+        kernels: the compiled parts.
+        teacher: scores of another model, whose weights e and log normalizers take the place of those of `scores`; None: none.
+        with_gradients: whether the gradients are computed.
     """
+    states, table, added = scores
+    by_states, by_table, by_added = teacher or scores
+    rows, (classes, width) = states.shape[0], table.shape
+    factors = table.to(operands)
+    by_factors = factors if by_table is table else by_table.to(operands)
+
+    size, step = _tile_shape(rows, factors, ordered=added is not None or by_added is not None)
+    spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
+    scratch = factors.new_empty(size * classes)
+    cannot_overflow = _cannot_overflow(by_states, by_table)
+
+    def weigh(operand: Tensor, logits: Any, tiles: list[Tensor], total: Tensor, d_block: Tensor) -> Tensor | float:
+        """Compute the weights of a block in its tiles, and add their sums and products; return the sum of the shifts."""
+
+        def use(tile: Tensor, span: slice) -> None:
+            kernels.exp_and_sum_(tile, total)
+            if with_gradients:
+                add_product(d_block, tile, factors[span])
+
+        shift: Tensor | None = None
+        unshifted = cannot_overflow and (logits is None or logits.fits_unshifted())
+        for number, (span, tile) in enumerate(zip(spans, tiles, strict=True)):
+            torch.mm(operand, by_factors[span].T, out=tile)
+            if logits is not None:
+                logits.add(scratch, number)
+            if unshifted:
+                use(tile, span)
+            else:
+                peak = tile.amax(dim=1, keepdim=True)
+                shift = peak if shift is None else torch.maximum(shift, peak)
+        if shift is None:
+            return 0.0
+        for span, tile in zip(spans, tiles, strict=True):
+            use(tile.sub_(shift), span)
+        return shift.sum(dtype=states.dtype)
+
+    d_coefficients = None if added is None else torch.zeros_like(added.coefficients)
+    log_normalizers, target_scores = states.new_zeros(()), states.new_zeros(())
+    d_states, d_columns = torch.zeros_like(states), table.new_zeros(width, classes)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        block, target_rows = states[part], table[targets[part]]
+        count = block.shape[0]
+        tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
+        total = states.new_zeros(count, 1)
+        logits = None if by_added is None else kernels.block_logits(by_added, part, targets[part], step, classes)
+        log_normalizers += weigh(by_states[part].to(operands), logits, tiles, total, d_states[part])
+        log_normalizers += total.log().sum()
+        target_scores += (block * target_rows).sum()
+        if by_added is not added:
+            logits = None if added is None else kernels.block_logits(added, part, targets[part], step, classes)
+        if logits is not None:
+            target_scores += logits.of_targets()
+        if not with_gradients:
+            continue
+        if logits is not None and d_coefficients is not None:
+            d_coefficients[part] = logits.gradient(scratch, total)
+        d_states[part].div_(total).sub_(target_rows)
+        scaled_states = (block / total).T.to(operands)
+        for span, tile in zip(spans, tiles, strict=True):
+            add_product(d_columns[:, span], scaled_states, tile)
+    d_table = d_columns.T.contiguous()
+    if with_gradients:
+        d_table.index_add_(0, targets, states, alpha=-1)
+    return SoftmaxParts(log_normalizers, target_scores, d_states, d_table, d_coefficients)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Compute the gradients together with the loss."""
 
     @staticmethod
     def forward(  # noqa: PLR0913 - apply takes no keywords
@@ -213,71 +327,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         added: AddedLogits | None,
         operands: torch.dtype,
         grad_enabled: bool,  # noqa: FBT001
-        block_logits: Callable[..., BlockLogits],
-        exp_and_sum: Callable[[Tensor, Tensor], None],
+        kernels: Kernels,
     ) -> Tensor:
-        rows, (classes, width) = states.shape[0], table.shape
-        factors = table.to(operands)
-        with_grad = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
-
-        def weigh(scores: Tensor, table: Tensor, total: Tensor, d_block: Tensor) -> None:
-            exp_and_sum(scores, total)
-            if with_grad:
-                add_product(d_block, scores, table)
-
-        size, step = _tile_shape(rows, factors, ordered=coefficients is not None)
-        spans = [slice(start, min(start + step, classes)) for start in range(0, classes, step)]
-        scratch = factors.new_empty(size * classes)
-        cannot_overflow = _cannot_overflow(states, table)
-        d_coefficients = None if coefficients is None else torch.zeros_like(coefficients)
-        loss = states.new_zeros(())
-        d_states, d_columns = torch.zeros_like(states), table.new_zeros(width, classes)
-        for start in range(0, rows, size):
-            block, target_rows = states[start : start + size], table[targets[start : start + size]]
-            operand, count = block.to(operands), block.shape[0]
-            tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
-            total, d_block = states.new_zeros(count, 1), d_states[start : start + count]
-            shift: Tensor | None = None
-            part = slice(start, start + count)
-            logits = None if added is None else block_logits(added, part, targets[part], step, classes)
-            unshifted = cannot_overflow and (logits is None or logits.fits_unshifted())
-            for number, (span, tile) in enumerate(zip(spans, tiles, strict=True)):
-                torch.mm(operand, factors[span].T, out=tile)
-                if logits is not None:
-                    logits.add(scratch, number)
-                if unshifted:
-                    weigh(tile, factors[span], total, d_block)
-                else:
-                    peak = tile.amax(dim=1, keepdim=True)
-                    shift = peak if shift is None else torch.maximum(shift, peak)
-            if shift is not None:
-                loss += shift.sum(dtype=loss.dtype)
-                for span, tile in zip(spans, tiles, strict=True):
-                    weigh(tile.sub_(shift), factors[span], total, d_block)
-            loss += total.log().sum() - (block * target_rows).sum()
-            if logits is not None:
-                loss -= logits.of_targets()
-            if with_grad:
-                if logits is not None and d_coefficients is not None:
-                    d_coefficients[part] = logits.gradient(scratch, total)
-                d_block.div_(total).sub_(target_rows)
-                scaled_states = (block / total).T.to(operands)
-                for span, tile in zip(spans, tiles, strict=True):
-                    add_product(d_columns[:, span], scaled_states, tile)
-        d_table = d_columns.T.contiguous()
-        if with_grad:
-            d_table.index_add_(0, targets, states, alpha=-1)
-        ctx.save_for_backward(d_states, d_table, d_coefficients)
-        ctx.rows = rows
-        return loss / rows
+        del coefficients  # those of `added`: named so that they get a gradient
+        with_gradients = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
+        parts = softmax_parts(Scores(states, table, added), targets, operands, kernels, with_gradients=with_gradients)
+        ctx.save_for_backward(*parts[2:])
+        ctx.rows = len(states)
+        return (parts.log_normalizers - parts.target_scores) / ctx.rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_states, d_table, d_coefficients = ctx.saved_tensors
-        scale = grad / ctx.rows
-        of_coefficients = None if d_coefficients is None else d_coefficients * scale
-        return d_states * scale, d_table * scale, None, of_coefficients, None, None, None, None, None
+        return scaled_gradients(ctx.saved_tensors, grad / ctx.rows)
+
+
+def scaled_gradients(gradients: Sequence[Tensor | None], scale: Tensor) -> tuple[Tensor | None, ...]:
+    """Return those of the eight arguments of `forward`: states, table, targets, coefficients and four that have none."""
+    of_states, of_table, of_coefficients = (None if each is None else each * scale for each in gradients)
+    return of_states, of_table, None, of_coefficients, None, None, None, None
 
 
 def _tile_shape(rows: int, table: Tensor, *, ordered: bool) -> tuple[int, int]:

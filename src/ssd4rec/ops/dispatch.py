@@ -10,19 +10,21 @@ The kernels use no atomics: on one device, the same inputs give the same bits.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ssd4rec.array_types import Channels, CuSeqlens, Hidden, Rates, StateInputs, StateReads, StepSizes, Values
-from ssd4rec.ops import convolution, cross_entropy, numba, triton
+from ssd4rec.ops import convolution, cross_entropy, numba, soft_targets, triton
 from ssd4rec.ops import dropout as plain_dropout
 from ssd4rec.ops import feed_forward as plain_feed_forward
 from ssd4rec.ops import gated_norm as gated
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.gather import broadcast_first
 from ssd4rec.ops.segments import Layout, autocasts_to_bfloat16, check_cu_seqlens, make_layout
+from ssd4rec.ops.soft_targets import SoftTargets
 from ssd4rec.ops.ssd import chunked, prefix_readout
 
 Backend = Literal["auto", "torch", "triton", "numba"]
@@ -224,8 +226,18 @@ def linear_cross_entropy(states: Tensor, table: Tensor, targets: Tensor, added: 
     """
     if added is None and uses_triton(states):
         return triton.load_kernels(states).linear_cross_entropy(states, table, targets)
-    kernels = numba.load_kernels() if uses_numba(states, table) else None
-    return cross_entropy.linear_cross_entropy(states, table, targets, added, kernels)
+    return cross_entropy.linear_cross_entropy(states, table, targets, added, _compiled_loss(states, table))
+
+
+def distillation_loss(
+    states: Tensor, table: Tensor, targets: Tensor, soft: SoftTargets, added: AddedLogits | None = None
+) -> Tensor:
+    """Compute `ops.soft_targets.distillation_loss`; on a GPU it runs in PyTorch."""
+    return soft_targets.distillation_loss(states, table, targets, soft, added, _compiled_loss(states, table))
+
+
+def _compiled_loss(states: Tensor, table: Tensor) -> ModuleType | None:
+    return numba.load_kernels() if uses_numba(states, table) else None
 
 
 def describe_backend() -> str:

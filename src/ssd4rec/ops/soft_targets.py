@@ -1,6 +1,5 @@
 """Soft targets: what knowledge distillation adds to the softmax cross-entropy, without storing the scores of all positions."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +7,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssd4rec.ops.cross_entropy import BLOCK_ELEMENTS, AddedLogits, add_product, check_added, check_targets
+from ssd4rec.ops.cross_entropy import (
+    AddedLogits,
+    Kernels,
+    Scores,
+    check_added,
+    check_targets,
+    compiled,
+    scaled_gradients,
+    softmax_parts,
+)
 from ssd4rec.ops.segments import autocasts_to_bfloat16, promote_to_float32
-
-MAX_ROWS = 512  # of a block
 
 
 @dataclass(frozen=True)
 class SoftTargets:
     """The probabilities that a teacher gives to all items as the next one.
 
-    They are the softmax of states @ table.T + added, and are computed for a block of rows at a time.
+    They are the softmax of states @ table.T + added. `distillation_loss` does not store them.
     """
 
     states: Tensor  # [M, D'], one row per target
@@ -26,13 +32,16 @@ class SoftTargets:
     added: AddedLogits | None = None
     weight: float = 1.0  # share of the loss that they have; the target itself has the rest
 
-    def probabilities(self, rows: slice, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the probabilities of a block of rows, [rows, V]; `dtype` is that of the product, by default of the states."""
-        dtype = dtype or self.states.dtype
-        scores = (self.states[rows].to(dtype) @ self.table.T.to(dtype)).to(self.states.dtype)
+    def probabilities(self) -> Tensor:
+        """Return all of them at once, [M, V]: the definition."""
+        scores = self.states @ self.table.T
         if self.added is not None:
-            self.added.add_to(scores, rows)
+            self.added.add_to(scores, slice(0, len(scores)))
         return scores.softmax(dim=1)
+
+    def to(self, dtype: torch.dtype) -> "SoftTargets":
+        """Return the same with factors of a type."""
+        return SoftTargets(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype), self.weight)
 
 
 def distillation_loss_reference(
@@ -43,12 +52,17 @@ def distillation_loss_reference(
     if added is not None:
         cells, logits = added.logits(slice(0, len(states)))
         scores = scores.index_put((cells.row, cells.column), logits, accumulate=True)
-    expected = (soft.probabilities(slice(0, len(states))).detach() * scores).sum(1)
+    expected = (soft.probabilities().detach() * scores).sum(1)
     return (scores.gather(1, targets[:, None]).squeeze(1) - expected).mean()
 
 
 def distillation_loss(
-    states: Tensor, table: Tensor, targets: Tensor, soft: SoftTargets, added: AddedLogits | None = None
+    states: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    soft: SoftTargets,
+    added: AddedLogits | None = None,
+    kernels: Any = None,
 ) -> Tensor:
     """Return what soft targets add to the mean cross-entropy, per unit of their weight.
 
@@ -62,6 +76,7 @@ def distillation_loss(
         targets: int64 [M], 0-based rows of the table.
         soft: M rows of probabilities; no gradient flows to them.
         added: logits of the items of each row's prefix; None: nothing is added.
+        kernels: as in `linear_cross_entropy`.
 
     Returns:
         A scalar; differentiable in states, table and the coefficients of `added`. Memory O(block + V D).
@@ -79,21 +94,23 @@ def distillation_loss(
     with torch.autocast(device, enabled=False):
         states, table = promote_to_float32(states, table)
         added = added and added.to(states.dtype)
-        return _DistillationLoss.apply(states, table, targets, added and added.coefficients, added, soft, operands)
+        coefficients = added and added.coefficients
+        parts = soft.to(states.dtype), operands, compiled(kernels)
+        return _DistillationLoss.apply(states, table, targets, coefficients, added, *parts)
 
 
 class _DistillationLoss(torch.autograd.Function):
-    """Compute all gradients together with the loss.
+    """Compute the gradients together with the loss.
 
     The score of the target minus the expected score is
 
         state . (row of the target - expected row) + coefficients . (features of the target - expected features)
 
-    so the differences in brackets are the gradients of the state and of the coefficients.
+    so it is computed from its gradients, which are those of a cross-entropy with the teacher's softmax and the opposite sign.
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - apply takes no keywords
         ctx: Any,
         states: Tensor,
         table: Tensor,
@@ -102,38 +119,18 @@ class _DistillationLoss(torch.autograd.Function):
         added: AddedLogits | None,
         soft: SoftTargets,
         operands: torch.dtype,
+        kernels: Kernels,
     ) -> Tensor:
-        factors = table.to(operands)
-        d_states = table[targets]
-        d_columns = table.new_zeros(table.shape[::-1])  # [D, V], minus the expected part of the gradient of the table
-        d_coefficients = None if coefficients is None else torch.zeros_like(coefficients)
-        for rows in _blocks(len(states), len(table)):
-            weights = soft.probabilities(rows, operands)
-            if added is not None and d_coefficients is not None:
-                cells, features = added.cells(rows)
-                share = (cells.column == targets[rows][cells.row]).to(features.dtype)
-                share -= weights[cells.row, cells.column].to(features.dtype)
-                d_coefficients[rows].index_add_(0, cells.row, features * share[:, None])
-            weights = weights.to(operands)
-            add_product(d_states[rows], -weights, factors)
-            add_product(d_columns, states[rows].T.to(operands), weights)
-        loss = (states * d_states).sum()
-        if coefficients is not None and d_coefficients is not None:
-            loss += (coefficients * d_coefficients).sum()
-        d_table = d_columns.neg_().T.contiguous().index_add_(0, targets, states)
-        ctx.save_for_backward(d_states, d_table, d_coefficients)
+        teacher = Scores(soft.states, soft.table, soft.added)
+        parts = softmax_parts(Scores(states, table, added), targets, operands, kernels, teacher)
+        loss = -(states * parts.states).sum()
+        if coefficients is not None and parts.coefficients is not None:
+            loss -= (coefficients * parts.coefficients).sum()
+        ctx.save_for_backward(parts.states, parts.table, parts.coefficients)
         ctx.rows = len(states)
         return loss / ctx.rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_states, d_table, d_coefficients = ctx.saved_tensors
-        scale = grad / ctx.rows
-        of_coefficients = None if d_coefficients is None else d_coefficients * scale
-        return d_states * scale, d_table * scale, None, of_coefficients, None, None, None
-
-
-def _blocks(rows: int, classes: int) -> Iterator[slice]:
-    size = min(max(BLOCK_ELEMENTS // classes, 1), MAX_ROWS)
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+        return scaled_gradients(ctx.saved_tensors, -grad / ctx.rows)
