@@ -588,6 +588,8 @@ def test_input_dropout_falls_with_the_interactions_of_an_item(users, expected, c
     per_item = sum(len(history) - 2 for history in histories) / 12  # the last two are held out
     assert model.input_dropout.p == pytest.approx(min(0.5, max(0.1, 0.5 - 0.1 * math.log2(per_item / 75))), abs=0.005)
     assert model.input_dropout.p == pytest.approx(expected, abs=0.03)
+    choose_input_dropout(model, world.histories, world.split, is_taught=True)
+    assert model.input_dropout.p == pytest.approx(max(0.1, expected - 0.2), abs=0.03)
 
 
 def test_the_report_has_the_input_dropout_that_was_used(world):

@@ -136,7 +136,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         steps = None if fixed is None else asdict(fixed)
         taught_by = None if teacher is None else fingerprint(teacher)
         checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start, taught_by))
-        choose_input_dropout(model, sequences, split)
+        choose_input_dropout(model, sequences, split, is_taught=teacher is not None)
         model.to(device, torch.float64 if config.precision == "64-true" else None)
         loop = TrainingLoop(model, sequences, split, config, checkpoints, callbacks, world, fixed, teacher)
         if resume:

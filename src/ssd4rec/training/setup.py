@@ -59,16 +59,18 @@ def make_sampler(model: NextItemModel, sequences: Sequences, split: Split, confi
     return make_negative_sampler(counts, config.negative_power, config.negatives)
 
 
-def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Split) -> None:
+def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Split, *, is_taught: bool = False) -> None:
     """Set the input dropout of a model by the number n of training interactions of an item, on average over those that occur.
 
     It is 0.5 up to n = 75, and 0.1 less for each doubling of n, but at least 0.1. With 0.5 in place of 0.3, MovieLens-100K
-    (n = 71) is more accurate and MovieLens-1M (n = 287) less; see docs/research-log/2026-11-accuracy.md.
+    (n = 71) is more accurate and MovieLens-1M (n = 287) less; see docs/research-log/2026-11-accuracy.md. A model that is taught
+    by others has 0.2 less, but at least 0.1: soft targets regularize it too, and it needs half as many epochs.
     """
     if model.chooses_input_dropout:
         counts = training_counts(sequences, split.train, model.catalog_size)
         per_item = counts.sum() / max(np.count_nonzero(counts), 1)
-        model.input_dropout.p = round(max(0.5 - 0.1 * math.log2(max(per_item / 75, 1)), 0.1), 2)
+        most = 0.3 if is_taught else 0.5
+        model.input_dropout.p = round(max(most - 0.1 * math.log2(max(per_item / 75, 1)), 0.1), 2)
         logger.info(
             "input dropout: %g, as an item has %.0f training interactions on average (backbone.input_dropout=auto)",
             model.input_dropout.p,
