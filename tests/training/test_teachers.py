@@ -195,7 +195,7 @@ def test_large_catalogs_need_the_full_softmax(data, monkeypatch):
 
 def test_where_teachers_are_not_trained(data):
     config = configured(teachers=2)
-    with pytest.raises(ConfigError, match=r"training\.teachers = 2, but there is no teacher"):
+    with pytest.raises(ConfigError, match=r"training\.teachers = 2, but no teacher was passed"):
         loop.fit(make_model(config, len(data.catalog)), data.histories, data.split, config.training)
     with pytest.raises(ConfigError, match=r"trials train one model each"):
         make_space(config)

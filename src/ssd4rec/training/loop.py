@@ -121,8 +121,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         check_shardable(model)
     if config.teachers and teacher is None:
         raise ConfigError(
-            f"training.teachers = {config.teachers}, but there is no teacher; use ssd4rec.train or pipeline.fit, which train one "
-            f"first, or set training.teachers=0"
+            f"training.teachers = {config.teachers}, but no teacher was passed; use ssd4rec.train or pipeline.fit, which train "
+            f"one first, or set training.teachers=0"
         )
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
