@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 import worlds
 from ssd4rec import cli, pipeline
+from ssd4rec.artifact import load_artifact
 from ssd4rec.config import is_read, load_config, settings
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.errors import ConfigError, StateError
@@ -212,12 +213,13 @@ def test_the_preset_distilled_is_the_default_with_teachers():
 
 @pytest.mark.thorough
 def test_command_line(tmp_path):
-    """`ssd4rec train` shows both trainings, and saves one network."""
+    """`ssd4rec train` reports both trainings, and saves one network."""
     file = tmp_path / "log.parquet"
     worlds.frame(worlds.cycle(users=20)).write_parquet(file)
     arguments = ["train", str(file), "--config", "distilled", "--out", str(tmp_path / "model")]
     arguments += ["--set", "training.max_epochs=2", "--set", "training.teachers=2", "--set", "data.min_interactions=1"]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
-    assert "training the teachers: 2 networks side by side" in result.output
-    assert result.output.count("epoch   2") == 2
+    artifact = load_artifact(tmp_path / "model")
+    assert [len(artifact.report[each]["history"]) for each in ("teachers", "training")] == [2, 2]
+    assert artifact.model.members == 1
