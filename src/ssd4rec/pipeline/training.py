@@ -221,16 +221,14 @@ def _fit_teacher(
             f"training.teachers = {count} needs the scores of all items, but the softmax is sampled, as there are "
             f"{len(data.catalog):,} items; set training.softmax=full or training.teachers=0"
         )
-    backbone = config.backbone.model_copy(update={"members": count})
-    settings = config.training.model_copy(update={"teachers": 0})
-    config = config.model_copy(update={"backbone": backbone, "training": settings})
+    of_teachers = config.replaced("backbone", members=count).replaced("training", teachers=0)
     logger.info("training the teachers: %d networks side by side", count)
     directory = None if folder is None else folder / TEACHERS
     model, training = _run_loop(
-        initial_model(data, config),
+        initial_model(data, of_teachers),
         data.histories,
         data.split,
-        settings,
+        of_teachers.training,
         resume=directory is not None and (directory / LAST).is_file() if resume == "auto" else resume,
         restart="starting over" if resume == "auto" else None,
         directory=directory,
