@@ -9,7 +9,7 @@ from torch import Tensor
 from packed import relative_error
 from ssd4rec.errors import ShapeError
 from ssd4rec.ops import cross_entropy, dispatch
-from ssd4rec.ops.cross_entropy import AddedLogits, linear_cross_entropy_reference
+from ssd4rec.ops.cross_entropy import AddedLogits, ScoreFactors, linear_cross_entropy_reference
 from ssd4rec.ops.dispatch import Backend
 from ssd4rec.ops.repeats import prefix_items
 from ssd4rec.ops.soft_targets import SoftTargets, distillation_loss, distillation_loss_reference
@@ -32,13 +32,13 @@ def added_logits(seed: int) -> AddedLogits:
 def inputs(*, repeats: bool) -> tuple[Tensor, Tensor, Tensor, SoftTargets, AddedLogits | None]:
     states, table = randn(ROWS, WIDTH, seed=1).requires_grad_(), randn(CLASSES, WIDTH, seed=2).requires_grad_()
     targets = torch.randint(CLASSES, (ROWS,), generator=torch.Generator().manual_seed(0))
-    teacher = SoftTargets(randn(ROWS, 8, seed=4), randn(CLASSES, 8, seed=5), added_logits(6) if repeats else None)
+    teacher = SoftTargets(ScoreFactors(randn(ROWS, 8, seed=4), randn(CLASSES, 8, seed=5), added_logits(6) if repeats else None))
     return states, table, targets, teacher, added_logits(7) if repeats else None
 
 
 def test_two_classes_by_hand() -> None:
-    """Scores 2 and 0, soft targets 3/4 and 1/4: 2 - 3/2 for the first class, 0 - 3/2 for the second."""
-    teacher = SoftTargets(torch.tensor([[math.log(3)]]).expand(2, 1), torch.tensor([[1.0], [0.0]]))
+    """ScoreFactors 2 and 0, soft targets 3/4 and 1/4: 2 - 3/2 for the first class, 0 - 3/2 for the second."""
+    teacher = SoftTargets(ScoreFactors(torch.tensor([[math.log(3)]]).expand(2, 1), torch.tensor([[1.0], [0.0]])))
     actual = distillation_loss(torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0, 1]), teacher)
     assert actual.item() == pytest.approx((0.5 - 1.5) / 2)
 
@@ -72,11 +72,11 @@ def test_is_what_the_cross_entropy_of_a_mixture_adds() -> None:
 
 def test_no_gradient_flows_to_the_teacher() -> None:
     states, table, targets, teacher, _ = inputs(repeats=False)
-    teacher.states.requires_grad_()
-    teacher.table.requires_grad_()
+    teacher.factors.states.requires_grad_()
+    teacher.factors.table.requires_grad_()
     distillation_loss(states, table, targets, teacher).backward()
-    assert teacher.states.grad is None
-    assert teacher.table.grad is None
+    assert teacher.factors.states.grad is None
+    assert teacher.factors.table.grad is None
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
@@ -88,7 +88,7 @@ def test_float32_with_every_backend(backend: Backend) -> None:
     single = [each.detach().float().requires_grad_() for each in (states, table, added.coefficients)]
     with dispatch.use_backend(backend):
         raised = AddedLogits(single[2], added.prefixes)
-        actual = dispatch.distillation_loss(*single[:2], targets, teacher.to(torch.float32), raised)
+        actual = dispatch.distillation_loss(*single[:2], targets, SoftTargets(teacher.factors.to(torch.float32)), raised)
     assert abs(actual - expected) < 1e-6
     gradients = torch.autograd.grad(actual, single), torch.autograd.grad(expected, (states, table, added.coefficients))
     assert max(map(relative_error, *gradients)) < 1e-5
@@ -98,7 +98,7 @@ def test_bfloat16_products() -> None:
     """Under autocast the products are bfloat16: the loss differs from float32 by their rounding."""
     states, table, targets, teacher, _ = inputs(repeats=False)
     states, table = (each.detach().float().requires_grad_() for each in (states, table))
-    teacher = SoftTargets(teacher.states.float(), teacher.table.float())
+    teacher = SoftTargets(teacher.factors.to(torch.float32))
     expected = distillation_loss(states, table, targets, teacher)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = distillation_loss(states, table, targets, teacher)

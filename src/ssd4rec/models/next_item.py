@@ -21,7 +21,7 @@ from ssd4rec.models.encoders import Backbone, IncrementalEncoder, MaskedItemEnco
 from ssd4rec.models.members import side_by_side
 from ssd4rec.models.registry import make_backbone
 from ssd4rec.ops import keyed_random
-from ssd4rec.ops.cross_entropy import AddedLogits, smoothing_loss
+from ssd4rec.ops.cross_entropy import AddedLogits, ScoreFactors, smoothing_loss
 from ssd4rec.ops.dispatch import distillation_loss, linear_cross_entropy
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler, sampled_cross_entropy
@@ -355,7 +355,7 @@ class NextItemModel(nn.Module):
         Raises:
             ShapeError: the model has `repeat_logits`, but prefixes is None.
         """
-        return SoftTargets(states, self.item_vectors, self._added(states, prefixes), weight)
+        return SoftTargets(ScoreFactors(states, self.item_vectors, self._added(states, prefixes)), weight)
 
     def _added(self, states: States, prefixes: PrefixItems | None) -> AddedLogits | None:
         return None if self.repeat_logits is None else self.repeat_logits.added(states, self._needed(prefixes))

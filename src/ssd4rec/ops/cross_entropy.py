@@ -190,12 +190,16 @@ class BlockLogits:
         return torch.zeros_like(self.coefficients).index_add_(0, self.row, self.features * errors[:, None])
 
 
-class Scores(NamedTuple):
+class ScoreFactors(NamedTuple):
     """What scores are computed from: states @ table.T + added."""
 
     states: Tensor  # [M, D]
     table: Tensor  # [V, D]
-    added: AddedLogits | None
+    added: AddedLogits | None = None
+
+    def to(self, dtype: torch.dtype) -> "ScoreFactors":
+        """Return the same with factors of a type."""
+        return ScoreFactors(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype))
 
 
 class Kernels(NamedTuple):
@@ -221,11 +225,11 @@ class SoftmaxParts(NamedTuple):
 
 
 def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
-    scores: Scores,
+    scores: ScoreFactors,
     targets: Tensor,
     operands: torch.dtype,
     kernels: Kernels,
-    teacher: Scores | None = None,
+    teacher: ScoreFactors | None = None,
     *,
     with_gradients: bool = True,
 ) -> SoftmaxParts:
@@ -331,7 +335,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         del coefficients  # those of `added`: named so that they get a gradient
         with_gradients = grad_enabled and any(ctx.needs_input_grad)  # set under no_grad too
-        parts = softmax_parts(Scores(states, table, added), targets, operands, kernels, with_gradients=with_gradients)
+        parts = softmax_parts(ScoreFactors(states, table, added), targets, operands, kernels, with_gradients=with_gradients)
         ctx.save_for_backward(*parts[2:])
         ctx.rows = len(states)
         return (parts.log_normalizers - parts.target_scores) / ctx.rows

@@ -1,7 +1,6 @@
 """Soft targets: what knowledge distillation adds to the softmax cross-entropy, without storing the scores of all positions."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from ssd4rec.ops.cross_entropy import (
     AddedLogits,
     Kernels,
-    Scores,
+    ScoreFactors,
     check_added,
     check_targets,
     compiled,
@@ -20,28 +19,22 @@ from ssd4rec.ops.cross_entropy import (
 from ssd4rec.ops.segments import autocasts_to_bfloat16, promote_to_float32
 
 
-@dataclass(frozen=True)
-class SoftTargets:
-    """The probabilities that a teacher gives to all items as the next one.
+class SoftTargets(NamedTuple):
+    """The probabilities that a teacher gives to all items as the next one: the softmax of its scores.
 
-    They are the softmax of states @ table.T + added. `distillation_loss` does not store them.
+    `distillation_loss` does not store them.
     """
 
-    states: Tensor  # [M, D'], one row per target
-    table: Tensor  # [V, D']
-    added: AddedLogits | None = None
+    factors: ScoreFactors  # M rows, one per target; the teacher's width may differ
     weight: float = 1.0  # share of the loss that they have; the target itself has the rest
 
     def probabilities(self) -> Tensor:
         """Return all of them at once, [M, V]: the definition."""
-        scores = self.states @ self.table.T
-        if self.added is not None:
-            self.added.add_to(scores, slice(0, len(scores)))
+        states, table, added = self.factors
+        scores = states @ table.T
+        if added is not None:
+            added.add_to(scores, slice(0, len(scores)))
         return scores.softmax(dim=1)
-
-    def to(self, dtype: torch.dtype) -> "SoftTargets":
-        """Return the same with factors of a type."""
-        return SoftTargets(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype), self.weight)
 
 
 def distillation_loss_reference(
@@ -88,15 +81,15 @@ def distillation_loss(
     """
     check_added(states, added)
     check_targets(states, targets)
-    check_targets(soft.states, targets)
+    check_targets(soft.factors.states, targets)
     device = states.device.type
     operands = torch.bfloat16 if autocasts_to_bfloat16(device) else states.dtype
     with torch.autocast(device, enabled=False):
         states, table = promote_to_float32(states, table)
         added = added and added.to(states.dtype)
         coefficients = added and added.coefficients
-        parts = soft.to(states.dtype), operands, compiled(kernels)
-        return _DistillationLoss.apply(states, table, targets, coefficients, added, *parts)
+        teacher = soft.factors.to(states.dtype)
+        return _DistillationLoss.apply(states, table, targets, coefficients, added, teacher, operands, compiled(kernels))
 
 
 class _DistillationLoss(torch.autograd.Function):
@@ -117,12 +110,11 @@ class _DistillationLoss(torch.autograd.Function):
         targets: Tensor,
         coefficients: Tensor | None,
         added: AddedLogits | None,
-        soft: SoftTargets,
+        teacher: ScoreFactors,
         operands: torch.dtype,
         kernels: Kernels,
     ) -> Tensor:
-        teacher = Scores(soft.states, soft.table, soft.added)
-        parts = softmax_parts(Scores(states, table, added), targets, operands, kernels, teacher)
+        parts = softmax_parts(ScoreFactors(states, table, added), targets, operands, kernels, teacher)
         loss = -(states * parts.states).sum()
         if coefficients is not None and parts.coefficients is not None:
             loss -= (coefficients * parts.coefficients).sum()
