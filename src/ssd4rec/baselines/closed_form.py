@@ -47,7 +47,8 @@ def renumbered(items: IntArray, frequent: IntArray, catalog_size: int) -> IntArr
 
 
 def cholesky(gram: Tensor, regularization: float) -> Tensor:
-    """Return the Cholesky factor of gram + regularization * identity; `gram` is overwritten. [n, n]."""
+    """Return the Cholesky factor of gram + regularization * identity, in the place of `gram`. [n, n]."""
     gram.diagonal().add_(regularization)
-    factor: Tensor = torch.linalg.cholesky(gram)
+    factor = gram.T  # the same numbers in the order of LAPACK, which then needs no copy
+    torch.linalg.cholesky(factor, out=factor)
     return factor

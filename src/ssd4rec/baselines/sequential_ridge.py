@@ -14,6 +14,7 @@ from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs, Weights, bounded
 REACH = 7  # events after a position that count as its target
 REGULARIZATION = 50.0
 NEIGHBORS = 300  # weights that are stored for an item
+COLUMNS_AT_ONCE = 512  # of the solution; a block of it is in memory twice
 CELLS_AT_ONCE = 1 << 24  # of the matrices, while they are computed
 PAIRS_AT_ONCE = 1 << 21
 
@@ -51,7 +52,7 @@ class SequentialRidge(ItemPairs):
     ) -> "SequentialRidge":
         """Solve the regression on packed sequences, and store `neighbors` weights of each item.
 
-        Only the `max_items` most frequent items take part, the others have no weights; three matrices of max_items^2 float32
+        Only the `max_items` most frequent items take part, the others have no weights; two matrices of max_items^2 float32
         values are in memory. `progress` is called with (steps done, all).
         """
         members = items_taking_part(items, catalog_size, max_items, cls.name)
@@ -62,9 +63,11 @@ class SequentialRidge(ItemPairs):
                 progress(done, steps)
 
         gram, right = products(renumbered(items, members, catalog_size), cu_seqlens, len(members), report)
-        weights = torch.cholesky_solve(right, cholesky(gram, regularization)).contiguous()
+        factor = cholesky(gram, regularization)
+        for columns in right.split(COLUMNS_AT_ONCE, dim=1):
+            columns.copy_(torch.cholesky_solve(columns, factor))
         report(steps)
-        return cls(*_largest(weights, neighbors, members, catalog_size))
+        return cls(*_largest(right, neighbors, members, catalog_size))
 
 
 def products(
@@ -121,7 +124,7 @@ def _largest(
 ) -> tuple[IntArray, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Return edges, columns and values of the largest weights of each row, by absolute value; zeros are left out."""
     most = min(most, len(members))
-    columns = weights.abs().topk(most, dim=1).indices.sort(dim=1).values
+    columns = torch.cat([rows.abs().topk(most, dim=1).indices for rows in weights.split(COLUMNS_AT_ONCE)]).sort(dim=1).values
     values = weights.gather(1, columns)
     lengths = np.zeros(catalog_size, dtype=np.int64)
     lengths[members] = (values != 0).sum(1).numpy()
