@@ -13,6 +13,7 @@ from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
+from ssd4rec.evaluation.baselines import PAIR_MODELS
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.pipeline import training
 
@@ -83,6 +84,31 @@ def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path, pairs
     again = pipeline.evaluate_artifact(artifact, read_interactions(worlds.frame(worlds.cycle())), config)
     assert again["test"] == report["test"]
     assert again["fusion"]["model_alone"] == part["model_alone"]
+
+
+@pytest.mark.parametrize("worse", ["sequential-rules", "sequential-ridge"])
+def test_the_better_cooccurrence_model_is_chosen(prepared, caplog, monkeypatch, worse):
+    """By the gain on the validation set; the final fit counts with the same model again."""
+    fit = PAIR_MODELS[worse]
+    monkeypatch.setitem(PAIR_MODELS, worse, lambda *args, **options: fit(*args, **options).nothing(len(prepared.catalog)))
+    fusion = settings.FusionConfig(cooccurrence="tuned", cooccurrence_model="auto")
+    config = worlds.config(max_epochs=1, learning_rate=1e-4, final_fit=True).model_copy(update={"fusion": fusion})
+    artifact = pipeline.train(prepared, config)
+    (better,) = PAIR_MODELS.keys() - {worse}
+    assert artifact.report["fusion"]["cooccurrence_model"] == artifact.fusion.pairs.name == better
+    assert len(artifact.fusion.pairs.weights) > 0
+    (line,) = (each for each in caplog.messages if "by its gain on the validation set" in each)
+    assert line.startswith(f"fusion.cooccurrence_model = {better}, ")
+    assert f"{worse} 0.0000" in line
+
+
+def test_large_catalogs_count_rules(prepared, caplog, monkeypatch):
+    """The matrices of a ridge grow with the square of the catalog."""
+    monkeypatch.setattr(training, "MAX_ITEMS", len(prepared.catalog) - 1)
+    fusion = settings.FusionConfig(cooccurrence="tuned", cooccurrence_model="auto")
+    config = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(update={"fusion": fusion})
+    assert pipeline.train(prepared, config).report["fusion"]["cooccurrence_model"] == "sequential-rules"
+    assert "by its gain on the validation set" not in caplog.text
 
 
 def test_the_validation_says_its_protocol(prepared, tmp_path):

@@ -186,7 +186,7 @@ class FusionConfig(Settings):
 
     cooccurrence: float | Literal["tuned"] = 0.0
     """Weight of the co-occurrence score; "tuned" chooses it on the validation set."""
-    cooccurrence_model: PairModel = "sequential-rules"
+    cooccurrence_model: PairModel | Literal["auto"] = "sequential-rules"
     """Kind of co-occurrence score: decayed counts ("sequential-rules"), or a regression of the next items on the last ones
     ("sequential-ridge").
     """

@@ -6,13 +6,13 @@ from ssd4rec.baselines.ease import EASE
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import Baseline, PairModel
+from ssd4rec.config import Baseline
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, training_interactions
 from ssd4rec.errors import ConfigError
 from ssd4rec.evaluation.evaluate import Progress
 
-PAIR_MODELS: dict[PairModel, Callable[..., ItemPairs]] = {
+PAIR_MODELS: dict[str, Callable[..., ItemPairs]] = {  # by PairModel
     "sequential-rules": SequentialRules.count,
     "sequential-ridge": SequentialRidge.fit,
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable
+from ssd4rec.baselines.closed_form import MAX_ITEMS
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, TrainingConfig
@@ -298,24 +299,32 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     cooccurrence, repeat_bias = config.fusion.cooccurrence, config.fusion.repeat_bias
     if not cooccurrence and not repeat_bias:
         return None
-    if cooccurrence:
-        name = config.fusion.cooccurrence_model
-        logger.info("fitting the co-occurrence model, %s", name)
-        pairs = fit_pairs(name, data, data.split.train, progress)
+
+    def tuned_with(pairs: ItemPairs) -> TunedFusion:
+        return tune_fusion(
+            model,
+            pairs,
+            data.histories,
+            data.split.validation,
+            weights=WEIGHTS if cooccurrence == "tuned" else (cooccurrence,),
+            repeat_bias=REPEAT_BIASES if repeat_bias == "tuned" else (repeat_bias,),
+            exclude_seen=config.evaluation.exclude_seen,
+            token_budget=config.evaluation.token_budget,
+            progress=progress,
+            world=current_world(),
+        )
+
+    if not cooccurrence:
+        tuned = tuned_with(SequentialRules.nothing(model.catalog_size))
     else:
-        pairs = SequentialRules.nothing(model.catalog_size)
-    tuned = tune_fusion(
-        model,
-        pairs,
-        data.histories,
-        data.split.validation,
-        weights=WEIGHTS if cooccurrence == "tuned" else (cooccurrence,),
-        repeat_bias=REPEAT_BIASES if repeat_bias == "tuned" else (repeat_bias,),
-        exclude_seen=config.evaluation.exclude_seen,
-        token_budget=config.evaluation.token_budget,
-        progress=progress,
-        world=current_world(),
-    )
+        candidates = []
+        for name in _pair_models(config, model.catalog_size):
+            logger.info("fitting the co-occurrence model, %s", name)
+            candidates.append(tuned_with(fit_pairs(name, data, data.split.train, progress)))
+        tuned = max(candidates, key=lambda each: each.gain[0])
+        if len(candidates) > 1:
+            gains = ", ".join(f"{each.fusion.pairs.name} {each.gain[0]:.4f}" for each in candidates)
+            logger.info("fusion.cooccurrence_model = %s, by its gain on the validation set: %s", tuned.fusion.pairs.name, gains)
     logger.info(
         "fusion.cooccurrence = %g, fusion.repeat_bias = %g: validation ndcg@10 %.4f, the model alone %.4f",
         tuned.fusion.weight,
@@ -328,7 +337,15 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     return tuned
 
 
-def fit_pairs(name: PairModel, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
+def _pair_models(config: Config, catalog_size: int) -> tuple[PairModel, ...]:
+    """Return the co-occurrence models to choose from, the cheaper one first."""
+    name = config.fusion.cooccurrence_model
+    if name != "auto":
+        return (name,)
+    return ("sequential-rules", "sequential-ridge") if catalog_size <= MAX_ITEMS else ("sequential-rules",)
+
+
+def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
     """Fit a co-occurrence model on a training set."""
     return PAIR_MODELS[name](*training_interactions(data.histories, train), len(data.catalog), progress=progress)
 
@@ -381,7 +398,7 @@ def final_fit(
     model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
-        fusion = replace(fusion, pairs=fit_pairs(config.fusion.cooccurrence_model, data, split.train))
+        fusion = replace(fusion, pairs=fit_pairs(fusion.pairs.name, data, split.train))
     final = {
         "note": FINAL_FIT_NOTE,
         "targets": split.train.targets,
