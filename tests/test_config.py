@@ -90,7 +90,7 @@ def test_settings_do_not_change() -> None:
 
 def test_presets() -> None:
     """One preset a row of the paper's table, a quick one, the default, several networks of it, and one taught by these."""
-    assert presets() == sorted([*PAPER, "distilled", "ensemble", "quick", "regularized"])
+    assert presets() == sorted([*PAPER, "ensemble", "quick", "regularized"])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -551,6 +551,14 @@ def test_input_dropout_is_a_probability_or_auto(value: str) -> None:
     assert load_config("regularized").backbone.input_dropout == "auto"
 
 
+@pytest.mark.parametrize("value", ["abc", "-1", "1.5", "true", "nan", "65"])
+def test_teachers_are_a_number_or_auto(value: str) -> None:
+    with pytest.raises(ConfigError, match=r'training\.teachers must be a number from 0 to \d+, or "auto" \(by the data\); found'):
+        load_config("quick", [f"training.teachers={value}"])
+    assert load_config("quick").training.teachers == 0
+    assert load_config("regularized").training.teachers == "auto"
+
+
 def test_the_regularized_preset_is_the_measured_recipe() -> None:
     """Preset regularized is preset quick with just these changes, which `benchmarks/results/presets` measures."""
     changes = [
@@ -568,6 +576,8 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "training.learning_rate=2e-3",
         "training.ema_decay=0.999",
         "training.label_smoothing=0.1",
+        "training.teachers=auto",
+        "fusion.cooccurrence_model=auto",
         "training.max_epochs=40",
         "training.patience=3",
     ]
@@ -575,7 +585,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
 
 
 def test_the_ensemble_preset_is_the_default_with_four_members() -> None:
-    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4"])
+    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4", "training.teachers=0"])
 
 
 @pytest.mark.parametrize("override", ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false"])

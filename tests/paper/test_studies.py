@@ -61,13 +61,13 @@ def test_the_papers_settings_with_all_positions_training():
 
 
 def test_every_model_with_the_settings_of_the_default_preset():
-    """As `train --set backbone.name=...` does, without fusion; BERT4Rec keeps the mask ratio of its recipe."""
+    """As `train --set backbone.name=...` does, without teachers and fusion; BERT4Rec keeps the mask ratio of its recipe."""
     preset = load_config("regularized")
     rows = points("accuracy", "amazon-beauty", "default-preset", BACKBONES)
     assert [(point.label, point.origin) for point in rows] == [(name, "preset regularized") for name in BACKBONES]
     for point in rows:
         assert [config.training.seed for config in point.configs] == [2024, 2025, 2026]
-        changes = ["fusion.cooccurrence=0.0", "fusion.repeat_bias=0.0", f"backbone.name={point.model}"]
+        changes = ["fusion.cooccurrence=0.0", "fusion.repeat_bias=0.0", "training.teachers=0", f"backbone.name={point.model}"]
         changes += {"bert4rec": ["training.mask_ratio=0.2"], "gru4rec": ["backbone.hidden=128"]}.get(point.model, [])
         assert point.configs[0] == load_config("regularized", changes)
         assert point.configs[0].training.max_epochs == preset.training.max_epochs

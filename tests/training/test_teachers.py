@@ -9,9 +9,10 @@ from ssd4rec import cli, pipeline
 from ssd4rec.artifact import load_artifact
 from ssd4rec.config import is_read, load_config, settings
 from ssd4rec.data.packing import materialize_batch
+from ssd4rec.data.split import training_counts
 from ssd4rec.errors import ConfigError, StateError
 from ssd4rec.models.next_item import fingerprint, make_model
-from ssd4rec.training import checkpoint, loop
+from ssd4rec.training import checkpoint, loop, setup
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.objective import next_item_loss, plan_pass, prepare
 from ssd4rec.tuning.space import make_space
@@ -204,11 +205,53 @@ def test_where_teachers_are_not_trained(data):
 
 def test_the_weight_is_read_with_teachers_only():
     assert is_read(configured(teachers=2), "training.teacher_weight")
+    assert is_read(configured(teachers="auto"), "training.teacher_weight")
     assert not is_read(configured(), "training.teacher_weight")
 
 
-def test_the_preset_distilled_is_the_default_with_teachers():
-    assert load_config("distilled") == load_config("regularized", ["training.teachers=4"])
+def automatic(data, **changes):
+    """The number of teachers that training.teachers = "auto" chooses."""
+    config = configured(teachers="auto", **changes)
+    return setup.choose_teachers(config, data.histories, data.split, len(data.catalog))
+
+
+def test_auto_has_two_teachers_on_sparse_data(data, monkeypatch, caplog):
+    """By the training interactions of an item, and as long as an epoch has not too many scores."""
+    caplog.set_level("INFO", "ssd4rec")
+    per_item = setup.interactions_per_item(data.histories, data.split, len(data.catalog))
+    counts = training_counts(data.histories, data.split.train, len(data.catalog))
+    assert per_item == counts.sum() / (counts > 0).sum()
+    assert per_item < setup.SPARSE
+    assert automatic(data) == 2
+    assert f"teachers: 2, as an item has {per_item:.0f} training interactions on average (training.teachers=auto)" in caplog.text
+    monkeypatch.setattr(setup, "MAX_SCORES", data.split.train.targets * len(data.catalog))
+    assert automatic(data) == 2
+    monkeypatch.setattr(setup, "MAX_SCORES", data.split.train.targets * len(data.catalog) - 1)
+    assert automatic(data) == 0
+    assert "training.teachers=2 is more accurate" in caplog.messages[-1]
+    monkeypatch.undo()
+    monkeypatch.setattr(setup, "SPARSE", per_item)
+    assert automatic(data) == 0
+    assert caplog.messages[-1].endswith("(training.teachers=auto)")
+
+
+@pytest.mark.parametrize("changes", [{"members": 2}, {"softmax": "sampled"}, {"shard_item_table": True}])
+def test_auto_has_no_teachers_where_they_do_not_fit(data, changes):
+    assert automatic(data, **changes) == 0
+
+
+def test_auto_trains_what_the_number_would(data, taught):
+    by_itself = pipeline.fit(data, configured(teachers="auto"))
+    assert by_itself.teacher is not None
+    assert fingerprint(by_itself.model) == fingerprint(taught.model)
+
+
+def test_a_model_that_is_continued_has_no_teachers_by_itself(data):
+    config = configured(teachers="auto", max_epochs=1)
+    first = pipeline.train(data, config)
+    assert "teachers" in first.report
+    assert "teachers" not in pipeline.train(data, config, start=first).report
+    assert "teachers" in pipeline.train(data, config.replaced("training", teachers=1), start=first).report
 
 
 @pytest.mark.thorough
@@ -216,8 +259,8 @@ def test_command_line(tmp_path):
     """`ssd4rec train` reports both trainings, and saves one network."""
     file = tmp_path / "log.parquet"
     worlds.frame(worlds.cycle(users=20)).write_parquet(file)
-    arguments = ["train", str(file), "--config", "distilled", "--out", str(tmp_path / "model")]
-    arguments += ["--set", "training.max_epochs=2", "--set", "training.teachers=2", "--set", "data.min_interactions=1"]
+    arguments = ["train", str(file), "--out", str(tmp_path / "model")]
+    arguments += ["--set", "training.max_epochs=2", "--set", "data.min_interactions=1"]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     artifact = load_artifact(tmp_path / "model")

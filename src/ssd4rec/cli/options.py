@@ -23,8 +23,8 @@ Items = Annotated[
     typer.Option("--items", help="A file of item ids with categories or vectors; it may add items without interactions."),
 ]
 CONFIG_HELP = (
-    "A preset or a TOML file: `quick` takes the fewest seconds an epoch; best on sparse data are `ensemble`, four networks, and "
-    "`distilled`, one that learned from four."
+    "A preset or a TOML file: `quick` takes the fewest seconds an epoch; `ensemble`, four networks side by side, is the most "
+    "accurate on sparse data."
 )
 Config = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]

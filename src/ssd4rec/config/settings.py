@@ -114,9 +114,9 @@ class TrainingConfig(Settings):
     """Decay of an exponential moving average of the weights, which is validated and saved instead of the last weights; 0: off."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the probability of a target that is distributed over all items."""
-    teachers: int = Field(0, ge=0, le=MAX_MEMBERS)
+    teachers: int | Literal["auto"] = 0
     """Number of networks side by side that are trained first, and whose predictions the model then learns in addition to its
-    targets (knowledge distillation); 0: none.
+    targets (knowledge distillation); 0: none; auto: 2 where interactions are sparse and the catalog is not large.
     """
     teacher_weight: float = Field(0.5, gt=0.0, le=1.0)
     """With teachers: share of the probability of a target that is distributed as they predict."""
@@ -164,9 +164,16 @@ class TrainingConfig(Settings):
                 )
         return self
 
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _teachers_are_a_number_or_auto(cls, value: object) -> object:
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_MEMBERS):
+            return value
+        raise ValueError(f'training.teachers must be a number from 0 to {MAX_MEMBERS}, or "auto" (by the data); found {value!r}')
+
     @model_validator(mode="after")
     def _teachers_score_all_items(self) -> Self:
-        if not self.teachers:
+        if self.teachers in (0, "auto"):
             return self
         for key, value, instead in (("softmax", "sampled", "full"), ("shard_item_table", True, "false")):
             if (found := getattr(self, key)) == value:
@@ -188,7 +195,7 @@ class FusionConfig(Settings):
     """Weight of the co-occurrence score; "tuned" chooses it on the validation set."""
     cooccurrence_model: PairModel | Literal["auto"] = "sequential-rules"
     """Kind of co-occurrence score: decayed counts ("sequential-rules"), or a regression of the next items on the last ones
-    ("sequential-ridge").
+    ("sequential-ridge"); auto chooses on the validation set, and takes the rules above 20,000 items.
     """
     repeat_bias: float | Literal["tuned"] = 0.0
     """Number added to the scores of items in the history, negative to penalize repeats; "tuned" chooses it on the
@@ -256,7 +263,7 @@ READ_WITH = {  # setting: the other setting, and the values of it with which the
     "backbone.mirror_back": ("backbone.bidirectional", ("top", "all")),
     "training.prefixes_per_sequence": ("training.objective", ("per-prefix",)),
     "training.batch_size": ("training.objective", ("per-prefix",)),
-    "training.teacher_weight": ("training.teachers", range(1, MAX_MEMBERS + 1)),
+    "training.teacher_weight": ("training.teachers", ("auto", *range(1, MAX_MEMBERS + 1))),
     "training.negatives": ("training.softmax", ("sampled", "auto")),
     "training.negative_power": ("training.softmax", ("sampled", "auto")),
 }

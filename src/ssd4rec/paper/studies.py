@@ -257,6 +257,7 @@ class _Plan:
         if network == "ssd4rec":
             base.append(f'backbone.bidirectional="{DIRECTIONS[model]}"')
         if self.budget.follows_default:
+            base.append("training.teachers=0")  # one network each; --set training.teachers=2 gives teachers to all of them
             if network == "bert4rec":  # the preset masks nothing, and masked items are all that this model learns from
                 base.append(f"training.mask_ratio={RECIPES[network].mask_ratio}")
         elif network != "ssd4rec" or self.preset is None:

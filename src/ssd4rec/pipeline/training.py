@@ -38,6 +38,7 @@ from ssd4rec.training.checkpoint import LAST, lock_folder, training_folder
 from ssd4rec.training.continuation import check_same_backbone, grow
 from ssd4rec.training.loop import FixedSteps, TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost
+from ssd4rec.training.setup import choose_teachers
 
 logger = logging.getLogger(__name__)
 FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
@@ -185,7 +186,7 @@ def fit(
     if not resume and folder is not None and any(folder.rglob(LAST)):
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", folder)
     initial = initial or initial_model(data, config)
-    teacher = _fit_teacher(data, config, folder, resume=resume, callbacks=callbacks)
+    teacher = _fit_teacher(data, config, initial, folder, resume=resume, callbacks=callbacks)
     model, training = _run_loop(
         initial,
         data.histories,
@@ -208,13 +209,16 @@ def fit(
 def _fit_teacher(
     data: Prepared,
     config: Config,
+    initial: InitialModel,
     folder: Path | None,
     *,
     resume: bool | Literal["auto"],
     callbacks: Sequence[Callback],
 ) -> Teacher | None:
     """Train the networks whose predictions the model will learn; None: the settings ask for none."""
-    count = config.training.teachers
+    if config.training.teachers == "auto" and initial.fingerprint is not None:
+        return None  # a finished model is continued, which costs little
+    count = choose_teachers(config, data.histories, data.split, len(data.catalog))
     if not count:
         return None
     if config.training.samples(len(data.catalog)):

@@ -119,7 +119,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         check_independent_of_processes(model, config)
     if config.shard_item_table:
         check_shardable(model)
-    if config.teachers and teacher is None:
+    if config.teachers not in (0, "auto") and teacher is None:
         raise ConfigError(
             f"training.teachers = {config.teachers}, but no teacher was passed; use ssd4rec.train or pipeline.fit, which train "
             f"one first, or set training.teachers=0"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssd4rec.config import TrainingConfig
+from ssd4rec.config import Config, TrainingConfig
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Split, training_counts
 from ssd4rec.distributed import World
@@ -21,6 +21,10 @@ from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 from ssd4rec.training.checkpoint import lock_folder
 from ssd4rec.training.row_adam import RowAdam
+
+AUTOMATIC_TEACHERS = 2  # with training.teachers = "auto", on sparse data: four gain little more
+SPARSE = 40.0  # training interactions of an item, on average
+MAX_SCORES = 10**10  # targets of an epoch times items of the catalog: beyond it, training takes an hour and more on a core
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,37 @@ def make_sampler(model: NextItemModel, sequences: Sequences, split: Split, confi
     return make_negative_sampler(counts, config.negative_power, config.negatives)
 
 
+def interactions_per_item(sequences: Sequences, split: Split, catalog_size: int) -> float:
+    """Return the number of training interactions of an item, on average over those that occur in the training set."""
+    counts = training_counts(sequences, split.train, catalog_size)
+    return float(counts.sum() / max(np.count_nonzero(counts), 1))
+
+
+def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_size: int) -> int:
+    """Return the number of teachers, by the data where `training.teachers` is "auto".
+
+    That is 2 if items have fewer than SPARSE training interactions on average and an epoch computes at most MAX_SCORES scores;
+    see docs/research-log/2026-11-accuracy.md. Several networks side by side, a sampled softmax and a sharded item table go
+    without.
+    """
+    training = config.training
+    if training.teachers != "auto":
+        return training.teachers
+    if config.backbone.members > 1 or training.samples(catalog_size) or training.shard_item_table:
+        return 0
+    per_item = interactions_per_item(sequences, split, catalog_size)
+    is_sparse, is_small = per_item < SPARSE, split.train.targets * catalog_size <= MAX_SCORES
+    count = AUTOMATIC_TEACHERS if is_sparse and is_small else 0
+    advice = "; training.teachers=0 takes less than half of the time, and is less accurate" if count else ""
+    if is_sparse and not is_small:
+        more = f"training.teachers={AUTOMATIC_TEACHERS} is more accurate, and takes more than twice the time"
+        advice = f", and an epoch has many targets; {more}"
+    logger.info(
+        "teachers: %d, as an item has %.0f training interactions on average (training.teachers=auto)%s", count, per_item, advice
+    )
+    return count
+
+
 def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Split, *, is_taught: bool = False) -> None:
     """Set the input dropout of a model by the number n of training interactions of an item, on average over those that occur.
 
@@ -67,8 +102,7 @@ def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Spli
     by others has 0.2 less, but at least 0.1: soft targets regularize it too, and it needs half as many epochs.
     """
     if model.chooses_input_dropout:
-        counts = training_counts(sequences, split.train, model.catalog_size)
-        per_item = counts.sum() / max(np.count_nonzero(counts), 1)
+        per_item = interactions_per_item(sequences, split, model.catalog_size)
         most = 0.3 if is_taught else 0.5
         model.input_dropout.p = round(max(most - 0.1 * math.log2(max(per_item / 75, 1)), 0.1), 2)
         logger.info(

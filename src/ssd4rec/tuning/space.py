@@ -86,7 +86,7 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
     # a searched setting such as backbone.bidirectional may enable another one
     changed = [with_values(config, {name: value}) for name, values in requested.items() for value in _extremes(values)]
     possible = [config, *changed]
-    if any(each.training.teachers for each in possible):
+    if any(each.training.teachers not in (0, "auto") for each in possible):
         raise ConfigError(
             "trials train one model each, found training.teachers above 0; search with training.teachers=0, and train with the "
             "teachers afterwards: ssd4rec train DATA --config BEST --set training.teachers=4"
