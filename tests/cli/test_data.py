@@ -90,7 +90,7 @@ def test_a_folder_of_parts_remembers_the_columns_and_warns_of_conditions(folder,
 
 
 def test_a_table_of_items_without_titles_is_no_obstacle(log, tmp_path):
-    """Nobody asked for it: a warning, and a model."""
+    """Nobody asked for it: a warning, and a model; its columns could be features, as the command says."""
     log.rename({"user_id": "user_id:token", "item_id": "item_id:token", "timestamp": "timestamp:float"}).write_csv(
         tmp_path / "log.inter", separator="\t"
     )
@@ -98,6 +98,7 @@ def test_a_table_of_items_without_titles_is_no_obstacle(log, tmp_path):
     result = run("train", tmp_path / "log.inter", "--out", tmp_path / "model", *ONE_EPOCH)
     assert result.exit_code == 0, result.output
     assert "warning: no titles: " in result.stderr
+    assert f"not used: class of {tmp_path / 'log.item'}; --items" in " ".join(result.stderr.split())
     assert load_artifact(tmp_path / "model").catalog.titles is None
 
 

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,12 +90,26 @@ def train(  # noqa: PLR0913 - each is an option of the command
     prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles, base)
     if items is not None:
         prepared = inputs.add_features(prepared, items, run_config)
+    elif data is not None and artifact is None:
+        _mention_features(Path(data), run_config)
     report = _train(prepared, run_config, out, artifact, resume=resume)
     if as_json:
         console.print_json(report)
         return
     _render.show_metrics(console.out, report)
     console.say(f"model saved to {out}, its report to {out / 'report.html'}; next: ssd4rec recommend {out} --history ID,ID,…")
+
+
+def _mention_features(data: Path, config: "Config") -> None:
+    """Name the columns of the file of items next to the interactions, which are not used without --items."""
+    from ssd4rec.data.item_table import read_item_table
+    from ssd4rec.datasets.archives import titles_beside
+
+    file = titles_beside(data)
+    if file is not None:
+        with suppress(DataError):  # nothing but titles, or not what --items reads
+            columns = ", ".join(read_item_table(file, config.features).columns)
+            console.say(f"not used: {columns} of {file}; --items {file} trains with them as item features")
 
 
 def _prepare(
