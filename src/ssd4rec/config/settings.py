@@ -195,7 +195,7 @@ class FusionConfig(Settings):
     """Weight of the co-occurrence score; "tuned" chooses it on the validation set."""
     cooccurrence_model: PairModel | Literal["auto"] = "sequential-rules"
     """Kind of co-occurrence score: decayed counts ("sequential-rules"), or a regression of the next items on the last ones
-    ("sequential-ridge"); auto chooses on the validation set, and takes the rules above 20,000 items.
+    ("sequential-ridge"); auto chooses on the validation set, or takes the rules where a catalog is large.
     """
     repeat_bias: float | Literal["tuned"] = 0.0
     """Number added to the scores of items in the history, negative to penalize repeats; "tuned" chooses it on the

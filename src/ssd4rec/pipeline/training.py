@@ -42,6 +42,7 @@ from ssd4rec.training.setup import choose_teachers
 
 logger = logging.getLogger(__name__)
 FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
+AUTOMATIC_RIDGE_SHARE = 0.95  # of the interactions with items that take part in a ridge, for it to be tried
 TEACHERS = "teachers"  # the same for the training of teachers
 FINAL_FIT_NOTE = (
     "the saved model was trained on all interactions, the test set too (training.final_fit); "
@@ -322,7 +323,7 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
         tuned = tuned_with(SequentialRules.nothing(model.catalog_size))
     else:
         candidates = []
-        for name in _pair_models(config, model.catalog_size):
+        for name in _pair_models(config, data):
             logger.info("fitting the co-occurrence model, %s", name)
             candidates.append(tuned_with(fit_pairs(name, data, data.split.train, progress)))
         tuned = max(candidates, key=lambda each: each.gain[0])
@@ -341,12 +342,13 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     return tuned
 
 
-def _pair_models(config: Config, catalog_size: int) -> tuple[PairModel, ...]:
+def _pair_models(config: Config, data: Prepared) -> tuple[PairModel, ...]:
     """Return the co-occurrence models to choose from, the cheaper one first."""
-    name = config.fusion.cooccurrence_model
-    if name != "auto":
-        return (name,)
-    return ("sequential-rules", "sequential-ridge") if catalog_size <= MAX_ITEMS else ("sequential-rules",)
+    if config.fusion.cooccurrence_model != "auto":
+        return (config.fusion.cooccurrence_model,)
+    counts = np.sort(training_counts(data.histories, data.split.train, len(data.catalog)))
+    share = counts[-MAX_ITEMS:].sum() / max(counts.sum(), 1)
+    return ("sequential-rules", "sequential-ridge") if share >= AUTOMATIC_RIDGE_SHARE else ("sequential-rules",)
 
 
 def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
