@@ -23,7 +23,7 @@ from ssd4rec.training.checkpoint import lock_folder
 from ssd4rec.training.row_adam import RowAdam
 
 AUTOMATIC_TEACHERS = 2  # with training.teachers = "auto", on sparse data: four gain little more
-SPARSE = 40.0  # training interactions of an item, on average
+SPARSE = 55.0  # training interactions of an item, on average
 MAX_SCORES = 10**10  # targets of an epoch times items of the catalog: beyond it, training takes an hour and more on a core
 
 logger = logging.getLogger(__name__)
