@@ -50,6 +50,7 @@ def row(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     config = load_config(folder / "config.toml")
     preset, changes = nearest_preset(config)
+    changes += ["item features"] if "features" in report["data"] else []
     fusion = report["fusion"]
     both = {name: report["test"][name] for name in ("ndcg@10", "hr@10")}
     parts = {name: {key: fusion[part][key] for key in both} for name, part in PARTS.items() if part in fusion}
@@ -65,7 +66,7 @@ def row(folder: Path) -> dict[str, Any]:
         "best_epoch": report["training"]["best_epoch"],
         "validation": {"network": report["validation"]["ndcg@10"]},
         "test": {**parts, "both": both},
-        "weights": {name: fusion[name] for name in ("cooccurrence", "repeat_bias")},
+        "weights": {name: fusion[name] for name in ("cooccurrence", "cooccurrence_model", "repeat_bias")},
         "seconds": {name: round(seconds) for name, seconds in report["seconds"].items()},
         "versions": report["versions"],
     }
@@ -96,17 +97,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         "# Presets",
         "",
         "Test NDCG@10 / HR@10, whole catalog, leave-last-out, seen items among the candidates; `ssd4rec train`, one thread of a",
-        "machine that other work shared, so that the seconds are upper bounds.",
+        "machine that other work shared, so that the seconds of training, of teachers too, are upper bounds.",
         "",
-        "| data | preset | seed | network | co-occurrence | both | validation, network | best epoch | seconds of training |",
+        "| data | preset | seed | network | co-occurrence | both | validation, network | best epoch | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for each in rows:
         parts = [_pair(each["test"].get(name)) for name in ("network", "co-occurrence", "both")]
         preset = each["preset"] + (f" ({', '.join(each['changes'])})" if each["changes"] else "")
+        seconds = sum(each["seconds"].get(name, 0) for name in ("teachers", "training"))
         lines.append(
             f"| {each['data']} | {preset} | {each['seed']} | {' | '.join(parts)} | {each['validation']['network']:.4f} | "
-            f"{each['best_epoch']} of {each['epochs']} | {each['seconds']['training']} |"
+            f"{each['best_epoch']} of {each['epochs']} | {seconds} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -3,6 +3,7 @@
 import logging
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ssd4rec import pipeline
 from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.data.split import all_events
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
 from ssd4rec.evaluation.baselines import PAIR_MODELS
 from ssd4rec.models.next_item import fingerprint
@@ -96,7 +98,10 @@ def test_the_better_cooccurrence_model_is_chosen(prepared, caplog, monkeypatch, 
     artifact = pipeline.train(prepared, config)
     (better,) = PAIR_MODELS.keys() - {worse}
     assert artifact.report["fusion"]["cooccurrence_model"] == artifact.fusion.pairs.name == better
-    assert len(artifact.fusion.pairs.weights) > 0
+    events = all_events(prepared.histories).train
+    again = training.fit_pairs(better, prepared, events)
+    assert np.array_equal(artifact.fusion.pairs.weights, again.weights)
+    assert not np.array_equal(again.weights, training.fit_pairs(better, prepared, prepared.split.train).weights)
     (line,) = (each for each in caplog.messages if "by its gain on the validation set" in each)
     assert line.startswith(f"fusion.cooccurrence_model = {better}, ")
     assert f"{worse} 0.0000" in line
@@ -108,8 +113,11 @@ def test_large_catalogs_count_rules(prepared, caplog, monkeypatch, items, tried)
     monkeypatch.setattr(training, "MAX_ITEMS", items)
     fusion = settings.FusionConfig(cooccurrence="tuned", cooccurrence_model="auto")
     config = worlds.config(max_epochs=1, learning_rate=1e-4).model_copy(update={"fusion": fusion})
-    assert pipeline.train(prepared, config).report["fusion"]["cooccurrence_model"] == "sequential-rules"
-    assert ("by its gain on the validation set" in caplog.text) == tried
+    part = pipeline.train(prepared, config).report["fusion"]
+    assert ("by its gain on the validation set" in caplog.text) == ("cooccurrence_model" in part["validation"]) == tried
+    if tried:  # both know the cycle
+        assert part["validation"]["cooccurrence_model"]["sequential-ridge"] == part["validation"]["gain"]["mean"]
+    assert part["cooccurrence_model"] == "sequential-rules"  # of equally good ones the cheaper one
 
 
 def test_the_validation_says_its_protocol(prepared, tmp_path):

@@ -98,7 +98,7 @@ def test_a_table_of_items_without_titles_is_no_obstacle(log, tmp_path):
     result = run("train", tmp_path / "log.inter", "--out", tmp_path / "model", *ONE_EPOCH)
     assert result.exit_code == 0, result.output
     assert "warning: no titles: " in result.stderr
-    assert f"not used: class of {tmp_path / 'log.item'}; --items" in " ".join(result.stderr.split())
+    assert f"{tmp_path / 'log.item'} has item features that are not used (class); --items" in " ".join(result.stderr.split())
     assert load_artifact(tmp_path / "model").catalog.titles is None
 
 

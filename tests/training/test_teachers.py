@@ -133,16 +133,52 @@ class Stop(Callback):
             raise ConnectionAbortedError("power cut")
 
 
+@pytest.mark.parametrize("teachers", [2, "auto"])
 @pytest.mark.parametrize("of_teachers", [True, False])
 @pytest.mark.parametrize("resume", [True, "auto"])
-def test_both_stages_resume_to_the_same_weights(data, taught, tmp_path, monkeypatch, of_teachers, resume):
+def test_both_stages_resume_to_the_same_weights(data, taught, tmp_path, monkeypatch, teachers, of_teachers, resume):
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     folder, stop = tmp_path / "model.training", Stop(3, of_teachers=of_teachers)
     with pytest.raises(ConnectionAbortedError):
-        pipeline.fit(data, configured(teachers=2), folder=folder, callbacks=[stop])
+        pipeline.fit(data, configured(teachers=teachers), folder=folder, callbacks=[stop])
     assert (folder / checkpoint.LAST).is_file() != of_teachers
-    again = pipeline.fit(data, configured(teachers=2), folder=folder, resume=resume)
+    again = pipeline.fit(data, configured(teachers=teachers), folder=folder, resume=resume)
     assert fingerprint(again.model) == fingerprint(taught.model)
+
+
+def interrupted(data, config, folder, *, of_teachers, resume=False):
+    with pytest.raises(ConnectionAbortedError):
+        pipeline.fit(data, config, folder=folder, resume=resume, callbacks=[Stop(3, of_teachers=of_teachers)])
+
+
+def test_a_checkpoint_that_is_older_than_the_teachers_is_left_out(data, taught, tmp_path, monkeypatch, caplog):
+    """An interrupted training is started over with other settings, and interrupted again before the teachers are ready."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    folder = tmp_path / "model.training"
+    interrupted(data, configured(teachers=2, learning_rate=1e-3), folder, of_teachers=False)
+    interrupted(data, configured(teachers=2), folder, of_teachers=True)
+    again = pipeline.fit(data, configured(teachers=2), folder=folder, resume=True)
+    assert "starting over: " in caplog.text
+    assert fingerprint(again.model) == fingerprint(taught.model)
+
+
+def test_a_model_does_not_resume_under_other_teachers(data, tmp_path, monkeypatch):
+    """With more patience, or another number of epochs, finished teachers would go on."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    folder, config = tmp_path / "model.training", configured(teachers=2)
+    interrupted(data, config, folder, of_teachers=False)
+    model = make_model(config, len(data.catalog))
+    with pytest.raises(StateError, match="is the checkpoint of another training: other teachers"):
+        loop.fit(model, data.histories, data.split, config.training, directory=folder, resume=True, teacher=model)
+
+
+def test_a_training_without_teachers_is_continued_without(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    folder = tmp_path / "model.training"
+    with pytest.raises(ConnectionAbortedError):
+        pipeline.fit(data, configured(), folder=folder, callbacks=[Stop(3, of_teachers=True)])
+    with pytest.raises(StateError, match=r"of a training without teachers; continue it with --set training\.teachers=0"):
+        pipeline.fit(data, configured(teachers="auto"), folder=folder, resume=True)
 
 
 def test_an_interrupted_training_is_named(data, tmp_path, monkeypatch, caplog):
@@ -172,9 +208,10 @@ def test_callbacks_follow_the_model_alone(data, taught):
     assert count.epochs == len(taught.training.history)
 
 
-def test_report_and_final_fit(data, teacher):
+@pytest.mark.parametrize("teachers", [2, "auto"])
+def test_report_and_final_fit(data, teacher, teachers):
     """The report has the training of the teachers, which also teach the final fit."""
-    artifact = pipeline.train(data, configured(teachers=2, final_fit=True))
+    artifact = pipeline.train(data, configured(teachers=teachers, final_fit=True))
     assert artifact.report["teachers"]["best_ndcg"] == teacher.training.best_ndcg
     assert artifact.report["seconds"]["teachers"] > 0
     assert artifact.report["final_fit"]["steps"] > 0
@@ -201,6 +238,10 @@ def test_where_teachers_are_not_trained(data):
         loop.fit(make_model(config, len(data.catalog)), data.histories, data.split, config.training)
     with pytest.raises(ConfigError, match=r"trials train one model each"):
         make_space(config)
+    for search in ("training.teachers=auto|0", "training.teacher_weight=0.2:0.8"):
+        with pytest.raises(ConfigError, match=r"trials train one model each"):
+            make_space(configured(teachers="auto"), [search])
+    assert make_space(configured(teachers="auto"))
 
 
 def test_the_weight_is_read_with_teachers_only():
@@ -223,21 +264,24 @@ def test_auto_has_two_teachers_on_sparse_data(data, monkeypatch, caplog):
     assert per_item == counts.sum() / (counts > 0).sum()
     assert per_item < setup.SPARSE
     assert automatic(data) == 2
-    assert f"teachers: 2, as an item has {per_item:.0f} training interactions on average (training.teachers=auto)" in caplog.text
+    line = "teachers: 2, as an item has 18 training interactions on average, fewer than 55 (training.teachers=auto); "
+    assert caplog.messages[-1].startswith(line)
     monkeypatch.setattr(setup, "MAX_SCORES", data.split.train.targets * len(data.catalog))
     assert automatic(data) == 2
     monkeypatch.setattr(setup, "MAX_SCORES", data.split.train.targets * len(data.catalog) - 1)
     assert automatic(data) == 0
-    assert "training.teachers=2 is more accurate" in caplog.messages[-1]
+    assert "scores (targets times items), more than" in caplog.messages[-1]
     monkeypatch.undo()
     monkeypatch.setattr(setup, "SPARSE", per_item)
     assert automatic(data) == 0
-    assert caplog.messages[-1].endswith("(training.teachers=auto)")
+    assert caplog.messages[-1].endswith("or more (training.teachers=auto)")
 
 
 @pytest.mark.parametrize("changes", [{"members": 2}, {"softmax": "sampled"}, {"shard_item_table": True}])
-def test_auto_has_no_teachers_where_they_do_not_fit(data, changes):
+def test_auto_has_no_teachers_where_they_do_not_fit(data, changes, caplog):
+    caplog.set_level("INFO", "ssd4rec")
     assert automatic(data, **changes) == 0
+    assert "teachers: 0, as " in caplog.text
 
 
 def test_auto_trains_what_the_number_would(data, taught):
@@ -246,11 +290,13 @@ def test_auto_trains_what_the_number_would(data, taught):
     assert fingerprint(by_itself.model) == fingerprint(taught.model)
 
 
-def test_a_model_that_is_continued_has_no_teachers_by_itself(data):
+def test_a_model_that_is_continued_has_no_teachers_by_itself(data, caplog):
+    caplog.set_level("INFO", "ssd4rec")
     config = configured(teachers="auto", max_epochs=1)
     first = pipeline.train(data, config)
     assert "teachers" in first.report
     assert "teachers" not in pipeline.train(data, config, start=first).report
+    assert "teachers: 0, as a finished model is continued" in caplog.text
     assert "teachers" in pipeline.train(data, config.replaced("training", teachers=1), start=first).report
 
 

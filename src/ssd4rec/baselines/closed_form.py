@@ -47,7 +47,7 @@ def renumbered(items: IntArray, frequent: IntArray, catalog_size: int) -> IntArr
 
 
 def cholesky(gram: Tensor, regularization: float) -> Tensor:
-    """Return the Cholesky factor of gram + regularization * identity, in the place of `gram`. [n, n]."""
+    """Return the Cholesky factor of gram + regularization * identity, stored in the memory of `gram`. [n, n]."""
     gram.diagonal().add_(regularization)
     factor = gram.T  # the same numbers in the order of LAPACK, which then needs no copy
     torch.linalg.cholesky(factor, out=factor)

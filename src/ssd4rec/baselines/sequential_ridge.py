@@ -64,8 +64,9 @@ class SequentialRidge(ItemPairs):
 
         gram, right = products(renumbered(items, members, catalog_size), cu_seqlens, len(members), report)
         factor = cholesky(gram, regularization)
-        for columns in right.split(COLUMNS_AT_ONCE, dim=1):
-            columns.copy_(torch.cholesky_solve(columns, factor))
+        for columns in right.split(COLUMNS_AT_ONCE, dim=1):  # torch.cholesky_solve would copy the factor
+            forward = torch.linalg.solve_triangular(factor, columns, upper=False)
+            columns.copy_(torch.linalg.solve_triangular(factor.T, forward, upper=True))
         report(steps)
         return cls(*_largest(right, neighbors, members, catalog_size))
 

@@ -109,7 +109,8 @@ def _mention_features(data: Path, config: "Config") -> None:
     if file is not None:
         with suppress(DataError):  # nothing but titles, or not what --items reads
             columns = ", ".join(read_item_table(file, config.features).columns)
-            console.say(f"not used: {columns} of {file}; --items {file} trains with them as item features")
+            option = f"--items {shlex.quote(str(file))}"
+            console.say(f"{file} has item features that are not used ({columns}); {option} trains with them")
 
 
 def _prepare(

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,7 +37,8 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.0, help="Stop this run after this many minutes.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for choosing values.")] = 0,
     train: Annotated[
-        bool, typer.Option("--train", help="At the end, train the best settings and evaluate them on the test set.")
+        bool,
+        typer.Option("--train", help="At the end, train a model with the best settings, and evaluate it on the test set."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the search; an existing search is continued.")] = Path(
         "artifacts/search"
@@ -88,11 +89,13 @@ def tune(  # noqa: PLR0913 - each is an option of the command
             f"all {len(report.trials)} trials failed, so no best settings exist ({report.trials[0].refused}); "
             f"search other values, with another --out"
         )
-    trained = _train_best(prepared, report, out) if train else None
+    trained = _train_best(prepared, report, out, run_config.training.teachers) if train else None
     _show(report, trained, _protocol(prepared), as_json=as_json)
 
 
-def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict[str, Any] | None:
+def _train_best(
+    prepared: "Prepared", report: "SearchReport", out: Path, teachers: "int | Literal['auto']"
+) -> dict[str, Any] | None:
     from ssd4rec import pipeline
     from ssd4rec.artifact import load_artifact_or_none
     from ssd4rec.config import load_config
@@ -103,7 +106,8 @@ def _train_best(prepared: "Prepared", report: "SearchReport", out: Path) -> dict
             f"--train starts after {'all trials are' if report.best_file else 'a trial is'} finished; the test set was not read"
         )
         return None
-    best, model = load_config(report.best_file), out / "model"
+    # the trials had no teachers
+    best, model = load_config(report.best_file).replaced("training", teachers=teachers), out / "model"
     if (trained := load_artifact_or_none(model)) is not None and trained.config == best:
         console.say(f"{model} was already trained with these settings; showing its metrics")
         return dict(trained.report)

@@ -1,7 +1,7 @@
 """Tune fusion weights on the validation set."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ class TunedFusion:
     by_repeat_bias: Mapping[float, float]  # of each repeat bias, with the weight that was best without
     exclude_seen: bool  # whether items of the sequence were left out of the candidates
     gain: tuple[float, float, float]  # what the fusion adds to the mean gain of the model alone, and its 95 % interval
+    by_pairs: Mapping[str, float] = field(default_factory=dict)  # the gain with each model of pairs, if several were tried
 
     def as_dict(self) -> dict[str, object]:
         """Return the metrics for JSON."""
@@ -49,6 +50,7 @@ class TunedFusion:
             "cooccurrence": {f"{weight:g}": metric for weight, metric in self.by_weight.items()},
             "repeat_bias": {f"{bias:g}": metric for bias, metric in self.by_repeat_bias.items()},
             "gain": dict(zip(("mean", "low", "high"), self.gain, strict=True)),
+            **({"cooccurrence_model": dict(self.by_pairs)} if self.by_pairs else {}),
         }
 
 

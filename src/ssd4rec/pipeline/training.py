@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable
@@ -28,6 +29,7 @@ from ssd4rec.evaluation.baselines import PAIR_MODELS
 from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, make_protocol
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, tune_fusion
+from ssd4rec.fusion import PAIR_CLASSES
 from ssd4rec.models.next_item import NextItemModel, fingerprint, fold_features, make_model
 from ssd4rec.ops import numba
 from ssd4rec.pipeline.measurement import Comparison, compare, describe_model, evaluate, known_part
@@ -42,8 +44,8 @@ from ssd4rec.training.setup import choose_teachers
 
 logger = logging.getLogger(__name__)
 FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
-AUTOMATIC_RIDGE_SHARE = 0.95  # of the interactions with items that take part in a ridge, for it to be tried
 TEACHERS = "teachers"  # the same for the training of teachers
+AUTOMATIC_RIDGE_SHARE = 0.95  # of the interactions with items that take part in a ridge, for it to be tried
 FINAL_FIT_NOTE = (
     "the saved model was trained on all interactions, the test set too (training.final_fit); "
     "its metrics are those of the selection run, which was trained on the training set alone"
@@ -194,7 +196,7 @@ def fit(
         data.split,
         config.training,
         resume=bool(resume and has_checkpoint) if resume == "auto" or teacher else resume,  # the teachers come first
-        restart="starting over" if resume == "auto" else None,
+        restart="starting over" if resume == "auto" or _is_older(folder) else None,
         directory=folder,
         is_locked=is_locked,
         callbacks=callbacks,
@@ -205,6 +207,14 @@ def fit(
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
     return Fitted(model, training, counts, protocol, cost, features, teacher)
+
+
+def _is_older(folder: Path | None) -> bool:
+    """Return whether the checkpoint of a model is older than that of its teachers: it is left from an earlier training."""
+    if folder is None:
+        return False
+    of_model, of_teachers = folder / LAST, folder / TEACHERS / LAST
+    return of_model.is_file() and of_teachers.is_file() and of_model.stat().st_mtime_ns < of_teachers.stat().st_mtime_ns
 
 
 def _fit_teacher(
@@ -218,7 +228,8 @@ def _fit_teacher(
 ) -> Teacher | None:
     """Train the networks whose predictions the model will learn; None: the settings ask for none."""
     if config.training.teachers == "auto" and initial.fingerprint is not None:
-        return None  # a finished model is continued, which costs little
+        logger.info("teachers: 0, as a finished model is continued (training.teachers=auto)")
+        return None
     count = choose_teachers(config, data.histories, data.split, len(data.catalog))
     if not count:
         return None
@@ -230,6 +241,11 @@ def _fit_teacher(
     of_teachers = config.replaced("backbone", members=count).replaced("training", teachers=0)
     logger.info("training the teachers: %d networks side by side", count)
     directory = None if folder is None else folder / TEACHERS
+    if resume is True and folder is not None and (folder / LAST).is_file() and not (folder / TEACHERS / LAST).is_file():
+        raise StateError(
+            f"{folder} is the checkpoint of a training without teachers; continue it with --set training.teachers=0, or train "
+            f"without --resume"
+        )
     model, training = _run_loop(
         initial_model(data, of_teachers),
         data.histories,
@@ -322,14 +338,17 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     if not cooccurrence:
         tuned = tuned_with(SequentialRules.nothing(model.catalog_size))
     else:
-        candidates = []
+        candidates: dict[str, TunedFusion] = {}
         for name in _pair_models(config, data):
             logger.info("fitting the co-occurrence model, %s", name)
-            candidates.append(tuned_with(fit_pairs(name, data, data.split.train, progress)))
-        tuned = max(candidates, key=lambda each: each.gain[0])
-        if len(candidates) > 1:
-            gains = ", ".join(f"{each.fusion.pairs.name} {each.gain[0]:.4f}" for each in candidates)
-            logger.info("fusion.cooccurrence_model = %s, by its gain on the validation set: %s", tuned.fusion.pairs.name, gains)
+            candidates[name] = tuned_with(fit_pairs(name, data, data.split.train, progress))
+        gains = {name: each.gain[0] for name, each in candidates.items()}
+        best = max(gains, key=gains.__getitem__)  # of equally good ones the first, which is the cheaper one
+        tuned = candidates[best]
+        if len(gains) > 1:
+            tuned = replace(tuned, by_pairs=gains)
+            shown = ", ".join(f"{name} {gain:.4f}" for name, gain in gains.items())
+            logger.info("fusion.cooccurrence_model = %s, by its gain on the validation set: %s", best, shown)
     logger.info(
         "fusion.cooccurrence = %g, fusion.repeat_bias = %g: validation ndcg@10 %.4f, the model alone %.4f",
         tuned.fusion.weight,
@@ -352,8 +371,18 @@ def _pair_models(config: Config, data: Prepared) -> tuple[PairModel, ...]:
 
 
 def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
-    """Fit a co-occurrence model on a training set."""
-    return PAIR_MODELS[name](*training_interactions(data.histories, train), len(data.catalog), progress=progress)
+    """Fit a co-occurrence model on a training set; in a process group the first process does, and the others receive it."""
+    world, catalog_size = current_world(), len(data.catalog)
+    if world.is_first:
+        pairs = PAIR_MODELS[name](*training_interactions(data.histories, train), catalog_size, progress=progress)
+    else:
+        pairs = PAIR_CLASSES[name].nothing(catalog_size)
+    count = torch.tensor(len(pairs.columns))
+    world.broadcast_([count])
+    if not world.is_first:
+        pairs = type(pairs)(pairs.edges, np.zeros(int(count), np.int32), np.zeros(int(count), np.float32))
+    world.broadcast_([torch.from_numpy(each) for each in (pairs.edges, pairs.columns, pairs.weights)])
+    return pairs
 
 
 def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:

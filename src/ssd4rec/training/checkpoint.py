@@ -248,5 +248,7 @@ def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
         "network": "another network",
         "start": "another model to start from",
         "fixed": "another number of steps",
+        "teacher": "other teachers",
+        "features": "other item features",
     }
-    return [description for key, description in others.items() if saved.get(key) != current[key]][:1]
+    return [description for key, description in others.items() if saved.get(key) != current.get(key)][:1]

@@ -104,7 +104,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         callbacks: called along the way, e.g. a progress bar.
         fixed: train for so many steps instead, and end with the last weights; NDCG@10 is not a number then.
         start: hash of the initial weights, if they are not those of the seed: a training resumes with the same ones only.
-        teacher: its predictions have a share of `training.teacher_weight` in the targets; it is only read.
+        teacher: its predictions have a share of `training.teacher_weight` in the targets; it is only read. This function trains
+            none: with `training.teachers = "auto"` the model is taught if a teacher is passed.
 
     Raises:
         StateError: the checkpoint is missing, damaged, or belongs to another training.
@@ -119,7 +120,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         check_independent_of_processes(model, config)
     if config.shard_item_table:
         check_shardable(model)
-    if config.teachers not in (0, "auto") and teacher is None:
+    if config.needs_teachers and teacher is None:
         raise ConfigError(
             f"training.teachers = {config.teachers}, but no teacher was passed; use ssd4rec.train or pipeline.fit, which train "
             f"one first, or set training.teachers=0"

@@ -22,7 +22,7 @@ from ssd4rec.ops.sampled_softmax import NegativeSampler, make_negative_sampler
 from ssd4rec.training.checkpoint import lock_folder
 from ssd4rec.training.row_adam import RowAdam
 
-AUTOMATIC_TEACHERS = 2  # with training.teachers = "auto", on sparse data: four gain little more
+AUTOMATIC_TEACHERS = 2  # with training.teachers = "auto", on sparse data; on Beauty four were no better
 SPARSE = 55.0  # training interactions of an item, on average
 MAX_SCORES = 10**10  # targets of an epoch times items of the catalog: beyond it, training takes an hour and more on a core
 
@@ -70,7 +70,7 @@ def interactions_per_item(sequences: Sequences, split: Split, catalog_size: int)
 
 
 def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_size: int) -> int:
-    """Return the number of teachers, by the data where `training.teachers` is "auto".
+    """Return the number of teachers, by the data where `training.teachers` is "auto", and log why.
 
     That is 2 if items have fewer than SPARSE training interactions on average and an epoch computes at most MAX_SCORES scores;
     see docs/research-log/2026-11-accuracy.md. Several networks side by side, a sampled softmax and a sharded item table go
@@ -79,18 +79,23 @@ def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_
     training = config.training
     if training.teachers != "auto":
         return training.teachers
-    if config.backbone.members > 1 or training.samples(catalog_size) or training.shard_item_table:
-        return 0
     per_item = interactions_per_item(sequences, split, catalog_size)
-    is_sparse, is_small = per_item < SPARSE, split.train.targets * catalog_size <= MAX_SCORES
-    count = AUTOMATIC_TEACHERS if is_sparse and is_small else 0
-    advice = "; training.teachers=0 takes less than half of the time, and is less accurate" if count else ""
-    if is_sparse and not is_small:
-        more = f"training.teachers={AUTOMATIC_TEACHERS} is more accurate, and takes more than twice the time"
-        advice = f", and an epoch has many targets; {more}"
-    logger.info(
-        "teachers: %d, as an item has %.0f training interactions on average (training.teachers=auto)%s", count, per_item, advice
-    )
+    scores = split.train.targets * catalog_size
+    count, advice = 0, ""
+    if config.backbone.members > 1:
+        reason = f"backbone.members = {config.backbone.members}"
+    elif training.samples(catalog_size) or training.shard_item_table:
+        reason = "they need the scores of all items in one process"
+    elif per_item >= SPARSE:
+        reason = f"an item has {per_item:.0f} training interactions on average, {SPARSE:g} or more"
+    elif scores > MAX_SCORES:
+        reason = f"an epoch has {scores:.2g} scores (targets times items), more than {MAX_SCORES:.2g}"
+        advice = f"; training.teachers={AUTOMATIC_TEACHERS} is more accurate on sparse data, and takes more than twice the time"
+    else:
+        count = AUTOMATIC_TEACHERS
+        reason = f"an item has {per_item:.0f} training interactions on average, fewer than {SPARSE:g}"
+        advice = "; training.teachers=0 takes less than half of the time, and is less accurate"
+    logger.info("teachers: %d, as %s (training.teachers=auto)%s", count, reason, advice)
     return count
 
 

@@ -78,7 +78,7 @@ def search(
 
     Args:
         data: from `prepare`.
-        config: what every trial has where the space chooses nothing.
+        config: what every trial has where the space chooses nothing; trials have no teachers.
         space: from `make_space`.
         folder: where the search is kept; a search that is there already is resumed.
         trials: finished and pruned trials in all, those of earlier runs included.
@@ -93,6 +93,7 @@ def search(
         ArtifactError: the folder or its database cannot be used, another search is kept there, or another process is at it.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
+    config = config.replaced("training", teachers=0)
     place = Path(folder)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     with _search_folder(place):

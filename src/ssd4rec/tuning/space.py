@@ -63,6 +63,9 @@ def with_values(config: Config, values: Mapping[str, Value], source: str | None 
     return build_config(groups, source=source or f"with {shown}")
 
 
+TEACHING = {"training.teachers", "training.teacher_weight"}
+
+
 def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> Space:
     """Return the settings of a search around some settings, each with its interval or choices.
 
@@ -86,10 +89,10 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
     # a searched setting such as backbone.bidirectional may enable another one
     changed = [with_values(config, {name: value}) for name, values in requested.items() for value in _extremes(values)]
     possible = [config, *changed]
-    if any(each.training.teachers not in (0, "auto") for each in possible):
+    if TEACHING & requested.keys() or any(each.training.needs_teachers for each in possible):
         raise ConfigError(
-            "trials train one model each, found training.teachers above 0; search with training.teachers=0, and train with the "
-            "teachers afterwards: ssd4rec train DATA --config BEST --set training.teachers=4"
+            "trials train one model each, without teachers; leave out training.teachers and training.teacher_weight, and train "
+            "with teachers afterwards: ssd4rec train DATA --config BEST --set training.teachers=2"
         )
     for name in requested:
         if not any(is_read(each, name) for each in possible):
