@@ -89,7 +89,7 @@ def test_settings_do_not_change() -> None:
 
 
 def test_presets() -> None:
-    """One preset a row of the paper's table, a quick one, the default, several networks of it, and one taught by these."""
+    """One preset a row of the paper's table, a quick one, the default, and several networks of it."""
     assert presets() == sorted([*PAPER, "ensemble", "quick", "regularized"])
 
 
@@ -560,7 +560,7 @@ def test_teachers_are_a_number_or_auto(value: str) -> None:
 
 
 def test_the_regularized_preset_is_the_measured_recipe() -> None:
-    """Preset regularized is preset quick with just these changes, which `benchmarks/results/presets` measures."""
+    """Preset regularized is preset quick with just these changes; `benchmarks/results/presets` has what it is worth."""
     changes = [
         "backbone.norm_embedding=true",
         "backbone.norm_first=true",

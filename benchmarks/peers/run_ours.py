@@ -1,4 +1,4 @@
-"""ssd4rec as `ssd4rec train --config MODEL` trains it, without score fusion; for `bench_peers.py`."""
+"""ssd4rec as `ssd4rec train --config MODEL` trains it, without teachers and score fusion; for `bench_peers.py`."""
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     shared = read(arguments.histories)
     prepared = Stopwatch()
-    settings = (f"training.max_epochs={arguments.epochs}", "training.accelerator=cpu")
+    settings = (f"training.max_epochs={arguments.epochs}", "training.accelerator=cpu", "training.teachers=0")
     config = load_config(arguments.model, settings)
     histories = Sequences.open(arguments.histories)
     split = make_split(histories, config.data)

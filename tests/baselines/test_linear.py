@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import worlds
 from ssd4rec.baselines import sequential_ridge
+from ssd4rec.baselines.closed_form import cholesky
 from ssd4rec.baselines.ease import EASE
 from ssd4rec.baselines.item_pairs import FADE, READ
 from ssd4rec.baselines.sequential_ridge import REACH, SequentialRidge, products
@@ -51,6 +52,16 @@ def design(rows):
 
 def ridge(left, right, regularization):
     return np.linalg.solve(left.T @ left + regularization * np.eye(left.shape[1]), left.T @ right)
+
+
+def test_the_factor_takes_no_memory_of_its_own():
+    """A catalog of 20,000 items has room for two matrices where it has none for five."""
+    rows = torch.randn(40, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gram = rows.T @ rows
+    expected, memory = torch.linalg.cholesky(gram + 2.0 * torch.eye(30)), gram.data_ptr()
+    factor = cholesky(gram, 2.0)
+    assert factor.data_ptr() == memory
+    torch.testing.assert_close(factor, expected, rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=30)
