@@ -226,7 +226,8 @@ def test_a_training_resumes_with_another_number_of_processes(one_process, tmp_pa
 def test_a_killed_process_ends_all_with_one_clear_error(tmp_path):
     """Within a minute; the error says which process was lost, and how to go on."""
     worlds.frame(worlds.cycle(users=300)).write_csv(tmp_path / "plays.csv")
-    settings = ["data.min_interactions=1", "training.max_epochs=1000", "training.patience=1000", "training.token_budget=256"]
+    settings = ["data.min_interactions=1", "training.teachers=0", "training.max_epochs=1000", "training.patience=1000"]
+    settings += ["training.token_budget=256"]
     command = [sys.executable, "-m", "ssd4rec", "train", str(tmp_path / "plays.csv"), "--devices", "2"]
     command += ["--out", str(tmp_path / "model"), *(part for each in settings for part in ("--set", each))]
     environment = {**os.environ, "PYTHONPATH": SOURCES[0], "OMP_NUM_THREADS": "1"}
