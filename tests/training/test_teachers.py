@@ -290,13 +290,27 @@ def test_auto_trains_what_the_number_would(data, taught):
     assert fingerprint(by_itself.model) == fingerprint(taught.model)
 
 
-def test_a_model_that_is_continued_has_no_teachers_by_itself(data, caplog):
+def test_a_model_that_is_continued_teaches_itself(data, tmp_path, caplog):
+    """Without it the model forgets what its teachers knew; a number trains teachers there too."""
     caplog.set_level("INFO", "ssd4rec")
     config = configured(teachers="auto", max_epochs=1)
     first = pipeline.train(data, config)
     assert "teachers" in first.report
-    assert "teachers" not in pipeline.train(data, config, start=first).report
-    assert "teachers: 0, as a finished model is continued" in caplog.text
+    second = pipeline.train(data, config, start=first)
+    assert "teachers" not in second.report
+    assert "teachers" not in second.report["seconds"]
+    assert second.report["continued"]["is_taught"]
+    assert "teacher: the finished model itself, as an item has 18 training interactions on average, fewer than 55" in caplog.text
+    with pytest.raises(StateError, match="nothing to resume"):
+        pipeline.train(data, config, tmp_path / "second", start=first, resume=True)
+    untaught = pipeline.train(data, config.replaced("training", teachers=0), start=first)
+    assert not untaught.report["continued"]["is_taught"]
+    assert fingerprint(untaught.model) != fingerprint(second.model)
+    initial = pipeline.training.initial_model(data, config, first)
+    taught = pipeline.training.Teacher(initial.make())
+    expected = initial.make()
+    loop.fit(expected, data.histories, data.split, config.training, start=initial.fingerprint, teacher=taught.model)
+    assert fingerprint(expected) == fingerprint(second.model)
     assert "teachers" in pipeline.train(data, config.replaced("training", teachers=1), start=first).report
 
 

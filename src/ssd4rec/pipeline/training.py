@@ -69,7 +69,7 @@ class Teacher(NamedTuple):
     """The networks that were trained before the model, as one model, see `training.teachers`."""
 
     model: NextItemModel
-    training: TrainingReport
+    training: TrainingReport | None = None  # None: a finished model, which teaches the one that continues it
 
 
 def train(
@@ -119,7 +119,7 @@ def train(
         fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
         comparison = compare(fitted.model, data, config, fitted.counts, fusion, progress, baselines=baselines)
         seconds = {
-            **({"teachers": fitted.teacher.training.seconds} if fitted.teacher else {}),
+            **({"teachers": fitted.teacher.training.seconds} if fitted.teacher and fitted.teacher.training else {}),
             "training": fitted.training.seconds,
             "evaluation": time.monotonic() - trained,
             "total": time.monotonic() - began,
@@ -128,7 +128,7 @@ def train(
         if config.training.final_fit:
             artifact = final_fit(artifact, data, config, fitted, initial, folder=folder, resume=bool(resume), callbacks=callbacks)
         if start is not None:
-            artifact = _continued(artifact, data, start, initial, progress)
+            artifact = _continued(artifact, data, start, initial, progress, is_taught=fitted.teacher is not None)
         if data.features is not None:
             artifact = append_new_items(artifact, data.features)
         if out is not None and is_first:
@@ -195,7 +195,8 @@ def fit(
         data.histories,
         data.split,
         config.training,
-        resume=bool(resume and has_checkpoint) if resume == "auto" or teacher else resume,  # the teachers come first
+        # an interrupted training of teachers has no checkpoint of the model yet
+        resume=bool(resume and has_checkpoint) if resume == "auto" or (teacher and teacher.training) else resume,
         restart="starting over" if resume == "auto" or _is_older(folder) else None,
         directory=folder,
         is_locked=is_locked,
@@ -226,13 +227,13 @@ def _fit_teacher(
     resume: bool | Literal["auto"],
     callbacks: Sequence[Callback],
 ) -> Teacher | None:
-    """Train the networks whose predictions the model will learn; None: the settings ask for none."""
-    if config.training.teachers == "auto" and initial.fingerprint is not None:
-        logger.info("teachers: 0, as a finished model is continued (training.teachers=auto)")
-        return None
-    count = choose_teachers(config, data.histories, data.split, len(data.catalog))
+    """Train the networks whose predictions the model will learn, or take the finished model; None: the settings ask for none."""
+    continues = initial.fingerprint is not None
+    count = choose_teachers(config, data.histories, data.split, len(data.catalog), continues=continues)
     if not count:
         return None
+    if continues and config.training.teachers == "auto":
+        return Teacher(initial.make())
     if config.training.samples(len(data.catalog)):
         raise ConfigError(
             f"training.teachers = {count} needs the scores of all items, but the softmax is sampled, as there are "
@@ -447,7 +448,9 @@ def final_fit(
     return replace(artifact, model=model, report=report, training_counts=counts, fusion=fusion, features=features)
 
 
-def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: InitialModel, progress: Progress | None) -> Artifact:
+def _continued(
+    artifact: Artifact, data: Prepared, start: Artifact, initial: InitialModel, progress: Progress | None, *, is_taught: bool
+) -> Artifact:
     """Add what the model was before to the report, and keep its items recommendable."""
     known_items = len(start.catalog)
     only_known = replace(data.histories, items=np.where(data.histories.items > known_items, 0, data.histories.items))
@@ -465,6 +468,7 @@ def _continued(artifact: Artifact, data: Prepared, start: Artifact, initial: Ini
             "new": len(data.catalog) - known_items,
             "without_neighbors": initial.without_neighbors,
         },
+        "is_taught": is_taught,
         "test": {"before": before, "after": artifact.report["test"]},
         "unknown_targets": known_targets.unranked,
     }
@@ -487,7 +491,7 @@ def _as_artifact(
         "model": describe_model(fitted.model, config),
         "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
         **measured,
-        **({"teachers": asdict(fitted.teacher.training)} if fitted.teacher else {}),
+        **({"teachers": asdict(fitted.teacher.training)} if fitted.teacher and fitted.teacher.training else {}),
         "training": asdict(fitted.training),
         "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
         "seconds": seconds,

@@ -69,12 +69,12 @@ def interactions_per_item(sequences: Sequences, split: Split, catalog_size: int)
     return float(counts.sum() / max(np.count_nonzero(counts), 1))
 
 
-def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_size: int) -> int:
+def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_size: int, *, continues: bool = False) -> int:
     """Return the number of teachers, by the data where `training.teachers` is "auto", and log why.
 
     That is 2 if items have fewer than SPARSE training interactions on average and an epoch computes at most MAX_SCORES scores;
     see docs/research-log/2026-11-accuracy.md. Several networks side by side, a sampled softmax and a sharded item table go
-    without.
+    without. A training that continues a finished model has that one as its teacher, whatever the number.
     """
     training = config.training
     if training.teachers != "auto":
@@ -95,7 +95,10 @@ def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_
         count = AUTOMATIC_TEACHERS
         reason = f"an item has {per_item:.0f} training interactions on average, fewer than {SPARSE:g}"
         advice = "; training.teachers=0 takes less than half of the time, and is less accurate"
-    logger.info("teachers: %d, as %s (training.teachers=auto)%s", count, reason, advice)
+    if count and continues:
+        logger.info("teacher: the finished model itself, as %s (training.teachers=auto)", reason)
+    else:
+        logger.info("teachers: %d, as %s (training.teachers=auto)%s", count, reason, advice)
     return count
 
 
