@@ -152,7 +152,8 @@ def demo(
     from ssd4rec.datasets.registry import find_dataset
     from ssd4rec.serving.recommender import Recommender
 
-    run_config = load_config(DEFAULT_PRESET)
+    # two teachers are hardly worth their minutes on these data
+    run_config = load_config(DEFAULT_PRESET, ["training.teachers=0"])
     console.say(f"data: {find_dataset(DEMO).license}")
     prepared = inputs.prepare(DEMO, run_config, None)
     report = _train(prepared, run_config, out, resume=resume)
