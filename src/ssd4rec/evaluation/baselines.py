@@ -16,11 +16,7 @@ PAIR_MODELS: dict[str, Callable[..., ItemPairs]] = {  # by PairModel
     "sequential-rules": SequentialRules.count,
     "sequential-ridge": SequentialRidge.fit,
 }
-BASELINES: dict[Baseline, Callable[..., ItemPairs | EASE]] = {
-    "sequential-rules": SequentialRules.count,
-    "sequential-ridge": SequentialRidge.fit,
-    "ease": EASE.fit,
-}
+BASELINES: dict[str, Callable[..., ItemPairs | EASE]] = {**PAIR_MODELS, "ease": EASE.fit}  # by Baseline
 
 
 def fit_baseline(

@@ -64,6 +64,11 @@ class Fitted:
     features: TrainedFeatures | None = None  # the item table of the model contains them already
     teacher: "Teacher | None" = None
 
+    @property
+    def training_of_teachers(self) -> TrainingReport | None:
+        """The training of the networks that taught the model, if any were trained for it."""
+        return self.teacher.training if self.teacher else None
+
 
 class Teacher(NamedTuple):
     """The networks that were trained before the model, as one model, see `training.teachers`."""
@@ -119,7 +124,7 @@ def train(
         fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
         comparison = compare(fitted.model, data, config, fitted.counts, fusion, progress, baselines=baselines)
         seconds = {
-            **({"teachers": fitted.teacher.training.seconds} if fitted.teacher and fitted.teacher.training else {}),
+            **({"teachers": fitted.training_of_teachers.seconds} if fitted.training_of_teachers else {}),
             "training": fitted.training.seconds,
             "evaluation": time.monotonic() - trained,
             "total": time.monotonic() - began,
@@ -366,6 +371,8 @@ def _pair_models(config: Config, data: Prepared) -> tuple[PairModel, ...]:
     """Return the co-occurrence models to choose from, the cheaper one first."""
     if config.fusion.cooccurrence_model != "auto":
         return (config.fusion.cooccurrence_model,)
+    if len(data.catalog) <= MAX_ITEMS:  # all items take part
+        return ("sequential-rules", "sequential-ridge")
     counts = np.sort(training_counts(data.histories, data.split.train, len(data.catalog)))
     share = counts[-MAX_ITEMS:].sum() / max(counts.sum(), 1)
     return ("sequential-rules", "sequential-ridge") if share >= AUTOMATIC_RIDGE_SHARE else ("sequential-rules",)
@@ -491,7 +498,7 @@ def _as_artifact(
         "model": describe_model(fitted.model, config),
         "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
         **measured,
-        **({"teachers": asdict(fitted.teacher.training)} if fitted.teacher and fitted.teacher.training else {}),
+        **({"teachers": asdict(fitted.training_of_teachers)} if fitted.training_of_teachers else {}),
         "training": asdict(fitted.training),
         "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
         "seconds": seconds,

@@ -35,6 +35,7 @@ DEFAULT_SPACE = (
     "backbone.repeat_logits=none|bias|recency",
 )
 HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
+TEACHING = {"training.teachers", "training.teacher_weight"}  # no trial has them
 
 
 def describe_space(space: Space) -> list[str]:
@@ -61,9 +62,6 @@ def with_values(config: Config, values: Mapping[str, Value], source: str | None 
         groups.setdefault(group, {})[key] = value
     shown = ", ".join(f"{name}={value}" for name, value in values.items())
     return build_config(groups, source=source or f"with {shown}")
-
-
-TEACHING = {"training.teachers", "training.teacher_weight"}
 
 
 def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] = ()) -> Space:
