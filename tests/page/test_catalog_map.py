@@ -54,7 +54,8 @@ def test_catalog_by_keyboard_to_the_audience_of_an_item(page: Page, site: Site):
 def canvas_of(page: Page) -> Locator:
     canvas = page.locator("canvas")
     expect(canvas).to_be_visible()
-    page.wait_for_function("document.querySelector('canvas').width > 300")
+    # A function: the policy of the page would refuse the second evaluation of an expression.
+    page.wait_for_function("() => document.querySelector('canvas').width > 300")
     return canvas
 
 
