@@ -1,6 +1,7 @@
 """Soft targets without storing the scores of all positions."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -29,10 +30,21 @@ def added_logits(seed: int) -> AddedLogits:
     return AddedLogits(randn(ROWS, 3, seed=seed).requires_grad_(), prefix_items(items, cu_seqlens, torch.arange(ROWS)))
 
 
-def inputs(*, repeats: bool) -> tuple[Tensor, Tensor, Tensor, SoftTargets, AddedLogits | None]:
+class Fixed(NamedTuple):
+    """Logits that are stored, where others are computed for each block."""
+
+    logits: Tensor
+
+    def block(self, rows: slice) -> Tensor:
+        return self.logits[rows]
+
+
+def inputs(*, repeats: bool, fixed: float = 0.0) -> tuple[Tensor, Tensor, Tensor, SoftTargets, AddedLogits | None]:
     states, table = randn(ROWS, WIDTH, seed=1).requires_grad_(), randn(CLASSES, WIDTH, seed=2).requires_grad_()
     targets = torch.randint(CLASSES, (ROWS,), generator=torch.Generator().manual_seed(0))
-    teacher = SoftTargets(ScoreFactors(randn(ROWS, 8, seed=4), randn(CLASSES, 8, seed=5), added_logits(6) if repeats else None))
+    logits = Fixed(fixed * randn(ROWS, CLASSES, seed=9)) if fixed else None
+    factors = ScoreFactors(randn(ROWS, 8, seed=4), randn(CLASSES, 8, seed=5), added_logits(6) if repeats else None, logits)
+    teacher = SoftTargets(factors)
     return states, table, targets, teacher, added_logits(7) if repeats else None
 
 
@@ -44,11 +56,12 @@ def test_two_classes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("fixed", [0.0, 2.0, 300.0])
 @pytest.mark.parametrize("block", [1, 2 * CLASSES, 1 << 20])
-def test_equals_the_definition(block: int, repeats: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_the_definition(block: int, fixed: float, repeats: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With any number of blocks, the loss and all gradients equal the definition, scaled by the incoming gradient."""
     monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
-    states, table, targets, teacher, added = inputs(repeats=repeats)
+    states, table, targets, teacher, added = inputs(repeats=repeats, fixed=fixed)
     leaves = (states, table) if added is None else (states, table, added.coefficients)
     results = []
     for function in (distillation_loss, distillation_loss_reference):
@@ -80,9 +93,10 @@ def test_no_gradient_flows_to_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
-def test_float32_with_every_backend(backend: Backend) -> None:
+@pytest.mark.parametrize("fixed", [0.0, 2.0])
+def test_float32_with_every_backend(backend: Backend, fixed: float) -> None:
     """The loss and all gradients equal the definition in float64."""
-    states, table, targets, teacher, added = inputs(repeats=True)
+    states, table, targets, teacher, added = inputs(repeats=True, fixed=fixed)
     assert added is not None
     expected = distillation_loss_reference(states, table, targets, teacher, added)
     single = [each.detach().float().requires_grad_() for each in (states, table, added.coefficients)]

@@ -15,8 +15,10 @@ from ssd4rec.config import Config, DataConfig
 from ssd4rec.distributed import process_group
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.models.next_item import make_model
+from ssd4rec.pipeline.training import fit_left_out
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.loop import fit
+from ssd4rec.training.teacher import Teacher
 
 TRAINING = {
     "max_epochs": 2,
@@ -50,6 +52,7 @@ CASES = {  # what each one adds to TRAINING, and its backbone
         {"name": "sasrec", "max_length": 20, "repeat_logits": "recency"},
     ),
     "sigma": ({}, {"name": "sigma", "state_dim": 4, "head_width": 4}),
+    "ssd4rec, taught": ({"label_smoothing": 0.1, "teachers": 1}, {"name": "ssd4rec", "state_dim": 4, "head_width": 4}),
 }
 
 
@@ -80,17 +83,21 @@ def main() -> None:
         for name, (training, backbone) in CASES.items():
             if options.only not in (None, name):
                 continue
-            training = {**TRAINING, **training, "shard_item_table": options.shard}  # noqa: PLW2901
+            is_taught = "teachers" in training  # which needs the whole table
+            training = {**TRAINING, **training, "shard_item_table": options.shard and not is_taught}  # noqa: PLW2901
             config = Config.model_validate(
                 {"data": DataConfig(min_interactions=1), "training": training, "backbone": {**SIZES, **backbone}}
             )
             data = worlds.world(histories, config)
-            model = make_model(config, len(data.catalog), world=world if options.shard else None)
+            model = make_model(config, len(data.catalog), world=world if config.training.shard_item_table else None)
             callbacks = [] if options.stop is None else [Stop(options.stop)]
             directory = options.out / "checkpoints" / name
             arguments = (data.histories, data.split, config.training)
+            teacher = None
+            if is_taught:
+                teacher = Teacher(make_model(config, len(data.catalog)), fit_left_out(data, data.split.train)[0], 1.0)
             try:
-                report = fit(model, *arguments, directory=directory, resume=options.resume, callbacks=callbacks)
+                report = fit(model, *arguments, directory=directory, resume=options.resume, callbacks=callbacks, teacher=teacher)
             except ConnectionAbortedError:
                 continue
             ranks = evaluate(model, data.histories, data.split.test, world=world, token_budget=64).ranks

@@ -1,5 +1,6 @@
 """Knowledge distillation: networks that are trained first teach the model."""
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -7,17 +8,21 @@ from typer.testing import CliRunner
 import worlds
 from ssd4rec import cli, pipeline
 from ssd4rec.artifact import load_artifact
+from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.config import is_read, load_config, settings
 from ssd4rec.data.packing import materialize_batch
-from ssd4rec.data.split import training_counts
+from ssd4rec.data.split import training_counts, training_interactions
 from ssd4rec.errors import ConfigError, StateError
+from ssd4rec.evaluation.tune_fusion import tune_fusion
 from ssd4rec.models.next_item import fingerprint, make_model
 from ssd4rec.training import checkpoint, loop, setup
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.objective import next_item_loss, plan_pass, prepare
+from ssd4rec.training.teacher import Teacher
 from ssd4rec.tuning.space import make_space
 
-WEIGHT = 0.4
+WEIGHT = 0.4  # of the teachers
+RIDGE = 1.5  # weight of the ridge in their scores
 
 
 def configured(*, members=1, **training):
@@ -48,7 +53,21 @@ def taught(data):
     return pipeline.fit(data, configured(teachers=2))
 
 
-def by_definition(data, config, teacher):
+def left_out(data):
+    """What a sequential ridge adds to the scores of each training target, fitted on the other sequences. {event: [V]}."""
+    train, catalog = data.split.train, len(data.catalog)
+    logits = {}
+    for row in range(len(train)):
+        others = training_interactions(data.histories, train.take(np.arange(len(train)) != row))
+        ridge = SequentialRidge.fit(*others, catalog, neighbors=catalog)
+        for event in range(train.first_target[row], train.stop[row]):
+            read = torch.from_numpy(data.histories.items[train.start[row] : event].astype(np.int64))
+            places, values = ridge.raises(read, torch.tensor([0, len(read)]), slice(0, 1))
+            logits[event] = torch.zeros(catalog).index_add(0, places, values)
+    return logits
+
+
+def by_definition(data, config, teacher, fixed=None):
     """Adam on the cross-entropy with the mixture of target, soft targets and smoothing, from all scores at once."""
     model, catalog = make_model(config, len(data.catalog)).train(), len(data.catalog)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate, fused=True)
@@ -56,7 +75,8 @@ def by_definition(data, config, teacher):
     for epoch in range(config.training.max_epochs):
         plan = plan_pass(data.split.train, config.training, epoch)
         for placed in plan.batches:
-            batch = prepare(materialize_batch(data.histories, plan.examples, placed), config.training, repeats=True)
+            packed = materialize_batch(data.histories, plan.examples, placed, target_events=True)
+            batch = prepare(packed, config.training, repeats=True)
             everything = slice(0, len(batch.targets))
 
             def scores(network, items, batch=batch, everything=everything):
@@ -66,7 +86,10 @@ def by_definition(data, config, teacher):
                 return plain, plain.index_put((cells.row, cells.column), logits, accumulate=True)
 
             with torch.no_grad():
-                soft = scores(teacher, batch.items)[1].softmax(1)
+                of_teacher = scores(teacher, batch.items)[1]
+                if fixed is not None:
+                    of_teacher += RIDGE * torch.stack([fixed[event] for event in batch.target_events.tolist()])
+                soft = of_teacher.softmax(1)
             torch.manual_seed((config.training.seed << 32) + step)
             step += 1
             visible = torch.where(torch.rand(batch.items.shape) < config.training.mask_ratio, 0, batch.items)
@@ -84,13 +107,61 @@ def by_definition(data, config, teacher):
 def test_the_weights_are_those_of_plain_steps(data, teacher, taught):
     """The teachers are trained as a model of their own would be, then each step learns the mixture of targets."""
     assert fingerprint(taught.teacher.model) == fingerprint(teacher.model)
-    assert taught.teacher.training.history[-1].ndcg == teacher.training.history[-1].ndcg
+    assert taught.training_of_teachers.history[-1].ndcg == teacher.training.history[-1].ndcg
     with torch.random.fork_rng():
         expected = by_definition(data, configured(teachers=2), teacher.model.eval())
     assert taught.training.best_epoch == 2
     weights = expected.state_dict()
     for name, parameter in taught.model.state_dict().items():
         torch.testing.assert_close(parameter, weights[name], rtol=2e-3, atol=2e-5)
+
+
+def test_a_ridge_teaches_too(data, teacher, taught):
+    """Its scores are added to those of the teachers; for each sequence it is the ridge of the others."""
+    config = configured(teachers=2, teacher_cooccurrence=RIDGE)
+    actual = pipeline.fit(data, config)
+    with torch.random.fork_rng():
+        expected = by_definition(data, config, teacher.model.eval(), left_out(data))
+    weights = expected.state_dict()
+    for name, parameter in actual.model.state_dict().items():
+        torch.testing.assert_close(parameter, weights[name], rtol=2e-3, atol=2e-5)
+    assert fingerprint(actual.model) != fingerprint(taught.model)
+
+
+@pytest.mark.parametrize("objective", ["all-positions", "per-prefix"])
+def test_a_batch_knows_where_its_targets_are(data, objective):
+    config = configured(objective=objective).training
+    plan = plan_pass(data.split.train, config, epoch=0)
+    for placed in plan.batches:
+        batch = prepare(materialize_batch(data.histories, plan.examples, placed, target_events=True), config)
+        assert batch.targets.tolist() == data.histories.items[batch.target_events].tolist()
+
+
+def test_the_weight_of_the_ridge_is_tuned_on_the_validation_set(data, teacher, caplog):
+    """It is the weight that score fusion would have with the teachers; the ridge is fitted once."""
+    caplog.set_level("INFO", "ssd4rec")
+    config = configured(teachers=2, teacher_cooccurrence="tuned").replaced(
+        "fusion", cooccurrence="tuned", cooccurrence_model="sequential-ridge"
+    )
+    artifact = pipeline.train(data, config)
+    ridge = SequentialRidge.fit(*training_interactions(data.histories, data.split.train), len(data.catalog))
+    tuned = tune_fusion(teacher.model.eval(), ridge, data.histories, data.split.validation, repeat_bias=(0.0,))
+    assert tuned.fusion.weight > 0
+    assert f"training.teacher_cooccurrence = {tuned.fusion.weight:g}: teachers together ndcg@10" in caplog.text
+    assert caplog.text.count("fitting") == 1
+    assert artifact.report["teachers"]["cooccurrence"] == tuned.fusion.weight
+    assert artifact.report["fusion"]["cooccurrence_model"] == "sequential-ridge"
+
+
+@pytest.mark.parametrize("setting", ["training.objective=masked-item", "training.teacher_cooccurrence=0"])
+def test_where_no_ridge_teaches(data, setting):
+    """BERT4Rec reads what follows a target, too."""
+    backbone = "bert4rec" if "masked-item" in setting else "ssd4rec"
+    changes = [f"backbone.name={backbone}", "backbone.width=16", "training.max_epochs=1", "training.teachers=1"]
+    fitted = pipeline.fit(data, load_config("quick", [*changes, "training.teacher_cooccurrence=1", setting]))
+    assert fitted.teacher is not None
+    assert fitted.teacher.ridge is None
+    assert fitted.pairs is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +183,7 @@ def test_nothing_is_left_to_learn_from_oneself(data, backbone, changes):
     plan = plan_pass(data.split.train, config.training, epoch=0)
     batch = materialize_batch(data.histories, plan.examples, plan.batches[0])
     sizes = []
-    for taught_by in (model, None):
+    for taught_by in (Teacher(model), None):
         torch.manual_seed(0)  # of the masks
         model.zero_grad()
         next_item_loss(model, batch, config.training, teacher=taught_by).backward()
@@ -169,7 +240,7 @@ def test_a_model_does_not_resume_under_other_teachers(data, tmp_path, monkeypatc
     interrupted(data, config, folder, of_teachers=False)
     model = make_model(config, len(data.catalog))
     with pytest.raises(StateError, match="is the checkpoint of another training: other teachers"):
-        loop.fit(model, data.histories, data.split, config.training, directory=folder, resume=True, teacher=model)
+        loop.fit(model, data.histories, data.split, config.training, directory=folder, resume=True, teacher=Teacher(model))
 
 
 def test_a_training_without_teachers_is_continued_without(data, tmp_path, monkeypatch):
@@ -307,9 +378,9 @@ def test_a_model_that_is_continued_teaches_itself(data, tmp_path, caplog):
     assert not untaught.report["continued"]["is_taught"]
     assert fingerprint(untaught.model) != fingerprint(second.model)
     initial = pipeline.training.initial_model(data, config, first)
-    taught = pipeline.training.Teacher(initial.make())
+    taught = Teacher(initial.make())
     expected = initial.make()
-    loop.fit(expected, data.histories, data.split, config.training, start=initial.fingerprint, teacher=taught.model)
+    loop.fit(expected, data.histories, data.split, config.training, start=initial.fingerprint, teacher=taught)
     assert fingerprint(expected) == fingerprint(second.model)
     assert "teachers" in pipeline.train(data, config.replaced("training", teachers=1), start=first).report
 

@@ -56,25 +56,63 @@ class SequentialRidge(ItemPairs):
         values are in memory. `progress` is called with (steps done, all).
         """
         members = items_taking_part(items, catalog_size, max_items, cls.name)
-        steps = 3 * len(members)  # the products, then a factorization that takes about twice as long
+        weights = torch.empty(len(members), len(members))
+        solve(renumbered(items, members, catalog_size), cu_seqlens, weights, regularization, progress=progress)
+        return stored(weights, members, catalog_size, neighbors)
 
-        def report(done: int) -> None:
-            if progress:
-                progress(done, steps)
 
-        gram, right = products(renumbered(items, members, catalog_size), cu_seqlens, len(members), report)
-        factor = cholesky(gram, regularization)
-        for columns in right.split(COLUMNS_AT_ONCE, dim=1):  # torch.cholesky_solve would copy the factor
-            forward = torch.linalg.solve_triangular(factor, columns, upper=False)
-            columns.copy_(torch.linalg.solve_triangular(factor.T, forward, upper=True))
-        report(steps)
-        return cls(*_largest(right, neighbors, members, catalog_size))
+def solve(
+    items: IntArray,
+    cu_seqlens: IntArray,
+    out: Tensor,
+    regularization: float,
+    *,
+    with_inverse: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Write W of a `SequentialRidge` to `out`, [m, m].
+
+    Args:
+        items: int64 [T] places of the items among those that take part, -1: it takes no part.
+        cu_seqlens: int64 [B + 1].
+        out: float32 [m, m].
+        regularization: as in `SequentialRidge.fit`.
+        with_inverse: return the inverse, not the factor.
+        progress: called with (steps done, all).
+
+    Returns:
+        (S'S + regularization I)^-1, or its Cholesky factor. [m, m].
+    """
+    steps = 3 * len(out)  # the products, then a factorization that takes about twice as long
+
+    def report(done: int) -> None:
+        if progress:
+            progress(done, steps)
+
+    gram, _ = products(items, cu_seqlens, len(out), report, out)
+    factor = cholesky(gram, regularization)
+    for columns in out.split(COLUMNS_AT_ONCE, dim=1):  # torch.cholesky_solve would copy the factor
+        forward = torch.linalg.solve_triangular(factor, columns, upper=False)
+        columns.copy_(torch.linalg.solve_triangular(factor.T, forward, upper=True))
+    if with_inverse:
+        torch.cholesky_inverse(factor, out=factor)
+    report(steps)
+    return factor
+
+
+def stored(weights: Tensor, members: IntArray, catalog_size: int, neighbors: int = NEIGHBORS) -> SequentialRidge:
+    """Return the model with `neighbors` weights of each item. [m, m] and [m]."""
+    return SequentialRidge(*_largest(weights, neighbors, members, catalog_size))
 
 
 def products(
-    items: IntArray, cu_seqlens: IntArray, size: int, progress: Callable[[int], None] | None = None
+    items: IntArray,
+    cu_seqlens: IntArray,
+    size: int,
+    progress: Callable[[int], None] | None = None,
+    right: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return S'S and S'G, each float32 [size, size], without the matrices S and G.
+    """Return S'S and S'G, each float32 [size, size], without the matrices S and G; `right` is memory for the second one.
 
     Two events of a sequence with d events between them and the end of the sequence far enough are both in the source of
     READ - d positions: their product is FADE^d times a geometric sum. An event is in the source and another, d events later, in
@@ -82,7 +120,7 @@ def products(
 
     Items are 0 … size - 1, or -1 if they do not take part; `progress` is called with the number of rows done.
     """
-    gram, right = torch.empty(size, size), torch.empty(size, size)
+    gram, right = torch.empty(size, size), torch.empty(size, size) if right is None else right
     stop = np.repeat(cu_seqlens[1:], np.diff(cu_seqlens))  # of each event's sequence
     events = np.bincount(items[items >= 0], minlength=size)
     by_item = np.argsort(items, kind="stable")[np.count_nonzero(items < 0) :]

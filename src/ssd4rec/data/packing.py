@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.array_types import CuSeqlens, Items, RequestTimes, Targets
@@ -37,6 +38,7 @@ class PackedBatch(NamedTuple):
     cu_seqlens: CuSeqlens  # [B + 1]; stays on the CPU
     targets: Targets  # [T]: the item that follows position t, 0 where there is no target
     request_times: RequestTimes | None = None  # [T, 2]: gap and moment of each target; None: not asked for; on the CPU
+    target_events: Tensor | None = None  # int64 [T]: index of each target in the sequences; None: not asked for; on the CPU
 
     @property
     def last_targets(self) -> Targets:
@@ -238,7 +240,9 @@ def best_fit(sizes: IntArray, capacity: int, opening: int = 0) -> tuple[IntArray
     return np.asarray(batch_rows, dtype=np.int64), np.asarray(before, dtype=np.int64)
 
 
-def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan, *, request_times: bool = False) -> PackedBatch:
+def materialize_batch(
+    histories: Sequences, examples: Examples, plan: BatchPlan, *, request_times: bool = False, target_events: bool = False
+) -> PackedBatch:
     """Return the packed batch of a plan; free positions are padding: item 0, without a target.
 
     Args:
@@ -246,6 +250,7 @@ def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan,
         examples: the parts of them that are read, and their targets.
         plan: which examples, and where.
         request_times: also return the times of the targets.
+        target_events: also return where the targets are in the sequences.
     """
     rows = plan.rows
     start, first_target, lengths = examples.start[rows], examples.first_target[rows], examples.lengths[rows]
@@ -256,6 +261,10 @@ def materialize_batch(histories: Sequences, examples: Examples, plan: BatchPlan,
     targets[position] = np.where(at + 1 < np.repeat(first_target, lengths), 0, histories.items[at + 1])
     cu_seqlens = np.unique(np.concatenate([plan.start, plan.start + lengths, [0, plan.size]]))
     batch = PackedBatch(*map(torch.from_numpy, (items, cu_seqlens, targets)))
+    if target_events:
+        events = np.zeros(plan.size, dtype=np.int64)
+        events[position] = at + 1
+        batch = batch._replace(target_events=torch.from_numpy(events))
     if not request_times:
         return batch
     times = np.tile(np.array(NOT_KNOWN), (plan.size, 1))

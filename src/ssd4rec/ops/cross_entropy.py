@@ -6,7 +6,7 @@ memory. The forward pass therefore computes the gradients too, and the backward 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -190,16 +190,24 @@ class BlockLogits:
         return torch.zeros_like(self.coefficients).index_add_(0, self.row, self.features * errors[:, None])
 
 
+class RowLogits(Protocol):
+    """Logits of all cells of a score table [M, V] without a gradient, computed for a few rows at a time."""
+
+    def block(self, rows: slice) -> Tensor:
+        """Return the logits of a block of rows, [rows, V]."""
+
+
 class ScoreFactors(NamedTuple):
-    """What scores are computed from: states @ table.T + added."""
+    """What scores are computed from: states @ table.T + added + fixed."""
 
     states: Tensor  # [M, D]
     table: Tensor  # [V, D]
     added: AddedLogits | None = None
+    fixed: RowLogits | None = None  # of a teacher only
 
     def to(self, dtype: torch.dtype) -> "ScoreFactors":
         """Return the same with factors of a type."""
-        return ScoreFactors(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype))
+        return ScoreFactors(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype), self.fixed)
 
 
 class Kernels(NamedTuple):
@@ -251,8 +259,8 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
         teacher: scores of another model, whose weights e and log normalizers take the place of those of `scores`; None: none.
         with_gradients: whether the gradients are computed.
     """
-    states, table, added = scores
-    by_states, by_table, by_added = teacher or scores
+    states, table, added, _ = scores
+    by_states, by_table, by_added, by_fixed = teacher or scores
     rows, (classes, width) = states.shape[0], table.shape
     factors = table.to(operands)
     by_factors = factors if by_table is table else by_table.to(operands)
@@ -262,7 +270,9 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
     scratch = factors.new_empty(size * classes)
     cannot_overflow = _cannot_overflow(by_states, by_table)
 
-    def weigh(operand: Tensor, logits: Any, tiles: list[Tensor], total: Tensor, d_block: Tensor) -> Tensor | float:
+    def weigh(
+        operand: Tensor, logits: Any, fixed: Tensor | None, tiles: list[Tensor], total: Tensor, d_block: Tensor
+    ) -> Tensor | float:
         """Compute the weights of a block in its tiles, and add their sums and products; return the sum of the shifts."""
 
         def use(tile: Tensor, span: slice) -> None:
@@ -271,11 +281,13 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
                 add_product(d_block, tile, factors[span])
 
         shift: Tensor | None = None
-        unshifted = cannot_overflow and (logits is None or logits.fits_unshifted())
+        unshifted = cannot_overflow and fixed is None and (logits is None or logits.fits_unshifted())
         for number, (span, tile) in enumerate(zip(spans, tiles, strict=True)):
             torch.mm(operand, by_factors[span].T, out=tile)
             if logits is not None:
                 logits.add(scratch, number)
+            if fixed is not None:
+                tile.add_(fixed[:, span])
             if unshifted:
                 use(tile, span)
             else:
@@ -297,7 +309,8 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
         tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
         total = states.new_zeros(count, 1)
         logits = None if by_added is None else kernels.block_logits(by_added, part, targets[part], step, classes)
-        log_normalizers += weigh(by_states[part].to(operands), logits, tiles, total, d_states[part])
+        fixed = None if by_fixed is None else by_fixed.block(part)
+        log_normalizers += weigh(by_states[part].to(operands), logits, fixed, tiles, total, d_states[part])
         log_normalizers += total.log().sum()
         target_scores += (block * target_rows).sum()
         if by_added is not added:

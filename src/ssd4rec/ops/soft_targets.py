@@ -30,10 +30,12 @@ class SoftTargets(NamedTuple):
 
     def probabilities(self) -> Tensor:
         """Return all of them at once, [M, V]: the definition."""
-        states, table, added = self.factors
-        scores = states @ table.T
+        states, table, added, fixed = self.factors
+        scores, rows = states @ table.T, slice(0, len(states))
         if added is not None:
-            added.add_to(scores, slice(0, len(scores)))
+            added.add_to(scores, rows)
+        if fixed is not None:
+            scores = scores + fixed.block(rows)
         return scores.softmax(dim=1)
 
 

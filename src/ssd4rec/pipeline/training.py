@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable
 from ssd4rec.baselines.closed_form import MAX_ITEMS
 from ssd4rec.baselines.item_pairs import ItemPairs
+from ssd4rec.baselines.left_out_ridge import LeftOutRidge
+from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, TrainingConfig
 from ssd4rec.data.request_times import check_clock
@@ -41,8 +43,10 @@ from ssd4rec.training.continuation import check_same_backbone, grow
 from ssd4rec.training.loop import FixedSteps, TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost
 from ssd4rec.training.setup import choose_teachers
+from ssd4rec.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
+Pairs = TypeVar("Pairs", bound=ItemPairs)
 FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
 TEACHERS = "teachers"  # the same for the training of teachers
 AUTOMATIC_RIDGE_SHARE = 0.95  # of the interactions with items that take part in a ridge, for it to be tried
@@ -62,19 +66,9 @@ class Fitted:
     protocol: EvaluationProtocol  # of the validation metric
     cost: PassCost
     features: TrainedFeatures | None = None  # the item table of the model contains them already
-    teacher: "Teacher | None" = None
-
-    @property
-    def training_of_teachers(self) -> TrainingReport | None:
-        """The training of the networks that taught the model, if any were trained for it."""
-        return self.teacher.training if self.teacher else None
-
-
-class Teacher(NamedTuple):
-    """The networks that were trained before the model, as one model, see `training.teachers`."""
-
-    model: NextItemModel
-    training: TrainingReport | None = None  # None: a finished model, which teaches the one that continues it
+    teacher: Teacher | None = None
+    training_of_teachers: TrainingReport | None = None  # None: no teacher, or a finished model that teaches its continuation
+    pairs: SequentialRidge | None = None  # of the training set, if it was fitted for the teacher
 
 
 def train(
@@ -118,9 +112,18 @@ def train(
         folder = None if out is None else training_folder(out)
         if folder is not None and is_first:  # locked to the end: the folder is removed there, and another training would lose it
             stack.enter_context(lock_folder(folder))
-        fitted = fit(data, config, initial, folder=folder, is_locked=folder is not None, resume=resume, callbacks=callbacks)
+        fitted = fit(
+            data,
+            config,
+            initial,
+            folder=folder,
+            is_locked=folder is not None,
+            resume=resume,
+            callbacks=callbacks,
+            progress=progress,
+        )
         trained = time.monotonic()
-        tuned = tune(fitted.model, data, config, progress)
+        tuned = tune(fitted.model, data, config, progress, fitted.pairs)
         fusion, baselines = tuned.fusion if tuned else None, config.evaluation.baselines
         comparison = compare(fitted.model, data, config, fitted.counts, fusion, progress, baselines=baselines)
         seconds = {
@@ -131,7 +134,17 @@ def train(
         }
         artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
         if config.training.final_fit:
-            artifact = final_fit(artifact, data, config, fitted, initial, folder=folder, resume=bool(resume), callbacks=callbacks)
+            artifact = final_fit(
+                artifact,
+                data,
+                config,
+                fitted,
+                initial,
+                folder=folder,
+                resume=bool(resume),
+                callbacks=callbacks,
+                progress=progress,
+            )
         if start is not None:
             artifact = _continued(artifact, data, start, initial, progress, is_taught=fitted.teacher is not None)
         if data.features is not None:
@@ -178,6 +191,7 @@ def fit(
     is_locked: bool = False,
     resume: bool | Literal["auto"] = False,
     callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
 ) -> Fitted:
     """Train a model from `initial`, by default that of the seed, with checkpoints in `folder`; other arguments as in `train`.
 
@@ -194,25 +208,29 @@ def fit(
     if not resume and folder is not None and any(folder.rglob(LAST)):
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", folder)
     initial = initial or initial_model(data, config)
-    teacher = _fit_teacher(data, config, initial, folder, resume=resume, callbacks=callbacks)
+    taught_by, of_teachers = _fit_teachers(data, config, initial, folder, resume=resume, callbacks=callbacks)
+    teacher, pairs = None, None
+    if taught_by is not None:
+        teacher, pairs = _with_ridge(taught_by, data, config, progress)
+        logger.info("training the model with their predictions (training.teacher_weight = %g)", config.training.teacher_weight)
     model, training = _run_loop(
         initial,
         data.histories,
         data.split,
         config.training,
         # an interrupted training of teachers has no checkpoint of the model yet
-        resume=bool(resume and has_checkpoint) if resume == "auto" or (teacher and teacher.training) else resume,
+        resume=bool(resume and has_checkpoint) if resume == "auto" or of_teachers else resume,
         restart="starting over" if resume == "auto" or _is_older(folder) else None,
         directory=folder,
         is_locked=is_locked,
         callbacks=callbacks,
-        teacher=teacher and teacher.model,
+        teacher=teacher,
     )
     features = _fold_features(model, data)
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
-    return Fitted(model, training, counts, protocol, cost, features, teacher)
+    return Fitted(model, training, counts, protocol, cost, features, teacher, of_teachers, pairs)
 
 
 def _is_older(folder: Path | None) -> bool:
@@ -223,7 +241,7 @@ def _is_older(folder: Path | None) -> bool:
     return of_model.is_file() and of_teachers.is_file() and of_model.stat().st_mtime_ns < of_teachers.stat().st_mtime_ns
 
 
-def _fit_teacher(
+def _fit_teachers(
     data: Prepared,
     config: Config,
     initial: InitialModel,
@@ -231,14 +249,14 @@ def _fit_teacher(
     *,
     resume: bool | Literal["auto"],
     callbacks: Sequence[Callback],
-) -> Teacher | None:
+) -> tuple[NextItemModel | None, TrainingReport | None]:
     """Train the networks whose predictions the model will learn, or take the finished model; None: the settings ask for none."""
     continues = initial.fingerprint is not None
     count = choose_teachers(config, data.histories, data.split, len(data.catalog), continues=continues)
     if not count:
-        return None
+        return None, None
     if continues and config.training.teachers == "auto":
-        return Teacher(initial.make())
+        return initial.make(), None
     if config.training.samples(len(data.catalog)):
         raise ConfigError(
             f"training.teachers = {count} needs the scores of all items, but the softmax is sampled, as there are "
@@ -263,8 +281,29 @@ def _fit_teacher(
         callbacks=[each for each in callbacks if each.follows_teachers],
     )
     _fold_features(model, data)
-    logger.info("training the model with their predictions (training.teacher_weight = %g)", config.training.teacher_weight)
-    return Teacher(model, training)
+    return model, training
+
+
+def _with_ridge(
+    model: NextItemModel, data: Prepared, config: Config, progress: Progress | None
+) -> tuple[Teacher, SequentialRidge | None]:
+    """Return the networks as a teacher, with the sequential ridge that the settings ask for, and this ridge."""
+    weight = config.training.teacher_cooccurrence
+    if not weight or config.training.objective == "masked-item" or (weight == "tuned" and not _most_take_part(data)):
+        return Teacher(model), None
+    logger.info("fitting a sequential ridge, which teaches too (training.teacher_cooccurrence)")
+    ridge, pairs = fit_left_out(data, data.split.train, progress)
+    if weight == "tuned":
+        model.to(resolve_device(config.training.accelerator))
+        tuned = _tune_with(pairs, model, data, config, WEIGHTS, (0.0,), progress)
+        weight = tuned.fusion.weight
+        logger.info(
+            "training.teacher_cooccurrence = %g: teachers together ndcg@10 %.4f on the validation part, and %.4f with the ridge",
+            weight,
+            tuned.alone,
+            tuned.ndcg,
+        )
+    return (Teacher(model, ridge, weight) if weight else Teacher(model)), pairs
 
 
 def _run_loop(
@@ -321,31 +360,34 @@ def _describe_sampling(config: Config, catalog_size: int) -> str:
     )
 
 
-def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progress | None = None) -> TunedFusion | None:
-    """Tune the score fusion that the settings ask for on the validation set; None: they ask for none."""
+def tune(
+    model: NextItemModel,
+    data: Prepared,
+    config: Config,
+    progress: Progress | None = None,
+    ridge: SequentialRidge | None = None,
+) -> TunedFusion | None:
+    """Tune the score fusion that the settings ask for on the validation set; None: they ask for none.
+
+    `ridge` is that of the training set, if it was fitted before.
+    """
     cooccurrence, repeat_bias = config.fusion.cooccurrence, config.fusion.repeat_bias
     if not cooccurrence and not repeat_bias:
         return None
 
     def tuned_with(pairs: ItemPairs) -> TunedFusion:
-        return tune_fusion(
-            model,
-            pairs,
-            data.histories,
-            data.split.validation,
-            weights=WEIGHTS if cooccurrence == "tuned" else (cooccurrence,),
-            repeat_bias=REPEAT_BIASES if repeat_bias == "tuned" else (repeat_bias,),
-            exclude_seen=config.evaluation.exclude_seen,
-            token_budget=config.evaluation.token_budget,
-            progress=progress,
-            world=current_world(),
-        )
+        weights = WEIGHTS if cooccurrence == "tuned" else (cooccurrence,)
+        repeat_biases = REPEAT_BIASES if repeat_bias == "tuned" else (repeat_bias,)
+        return _tune_with(pairs, model, data, config, weights, repeat_biases, progress)
 
     if not cooccurrence:
         tuned = tuned_with(SequentialRules.nothing(model.catalog_size))
     else:
         candidates: dict[str, TunedFusion] = {}
         for name in _pair_models(config, data):
+            if ridge is not None and name == ridge.name:
+                candidates[name] = tuned_with(ridge)
+                continue
             logger.info("fitting the co-occurrence model, %s", name)
             candidates[name] = tuned_with(fit_pairs(name, data, data.split.train, progress))
         gains = {name: each.gain[0] for name, each in candidates.items()}
@@ -367,24 +409,66 @@ def tune(model: NextItemModel, data: Prepared, config: Config, progress: Progres
     return tuned
 
 
+def _tune_with(
+    pairs: ItemPairs,
+    model: NextItemModel,
+    data: Prepared,
+    config: Config,
+    weights: Sequence[float],
+    repeat_biases: Sequence[float],
+    progress: Progress | None,
+) -> TunedFusion:
+    return tune_fusion(
+        model,
+        pairs,
+        data.histories,
+        data.split.validation,
+        weights=weights,
+        repeat_bias=repeat_biases,
+        exclude_seen=config.evaluation.exclude_seen,
+        token_budget=config.evaluation.token_budget,
+        progress=progress,
+        world=current_world(),
+    )
+
+
 def _pair_models(config: Config, data: Prepared) -> tuple[PairModel, ...]:
     """Return the co-occurrence models to choose from, the cheaper one first."""
     if config.fusion.cooccurrence_model != "auto":
         return (config.fusion.cooccurrence_model,)
+    return ("sequential-rules", "sequential-ridge") if _most_take_part(data) else ("sequential-rules",)
+
+
+def _most_take_part(data: Prepared) -> bool:
+    """Return whether the items that take part in a ridge have most of the interactions: it is tried only then."""
     if len(data.catalog) <= MAX_ITEMS:  # all items take part
-        return ("sequential-rules", "sequential-ridge")
+        return True
     counts = np.sort(training_counts(data.histories, data.split.train, len(data.catalog)))
-    share = counts[-MAX_ITEMS:].sum() / max(counts.sum(), 1)
-    return ("sequential-rules", "sequential-ridge") if share >= AUTOMATIC_RIDGE_SHARE else ("sequential-rules",)
+    return bool(counts[-MAX_ITEMS:].sum() >= AUTOMATIC_RIDGE_SHARE * max(counts.sum(), 1))
 
 
 def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
     """Fit a co-occurrence model on a training set; in a process group the first process does, and the others receive it."""
     world, catalog_size = current_world(), len(data.catalog)
     if world.is_first:
-        pairs = PAIR_MODELS[name](*training_interactions(data.histories, train), catalog_size, progress=progress)
+        pairs: ItemPairs = PAIR_MODELS[name](*training_interactions(data.histories, train), catalog_size, progress=progress)
     else:
         pairs = PAIR_CLASSES[name].nothing(catalog_size)
+    return _shared(pairs)
+
+
+def fit_left_out(data: Prepared, train: Examples, progress: Progress | None = None) -> tuple[LeftOutRidge, SequentialRidge]:
+    """Fit a sequential ridge on a training set, and what it says without each sequence; of a process group the first one does."""
+    world, catalog_size = current_world(), len(data.catalog)
+    ridge = LeftOutRidge.prepare(data.histories.items.astype(np.int64), train.start, train.stop, catalog_size)
+    pairs = ridge.solve(progress) if world.is_first else SequentialRidge.nothing(catalog_size)
+    world.broadcast_([ridge.weights, ridge.factors])
+    return ridge, _shared(pairs)
+
+
+def _shared(pairs: Pairs) -> Pairs:
+    """Return the co-occurrence model of the first process of a group."""
+    world = current_world()
     count = torch.tensor(len(pairs.columns))
     world.broadcast_([count])
     if not world.is_first:
@@ -398,7 +482,7 @@ def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> 
     return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
 
 
-def final_fit(
+def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
     artifact: Artifact,
     data: Prepared,
     config: Config,
@@ -408,6 +492,7 @@ def final_fit(
     folder: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
 ) -> Artifact:
     """Train a new model on all events, see `training.final_fit`; the metrics in the report remain those of the selection run.
 
@@ -424,6 +509,9 @@ def final_fit(
     steps = fitted.training.best_steps
     logger.info("final fit: training on all %s interactions for %s steps", f"{len(data.histories.items):,}", f"{steps:,}")
     directory = None if folder is None else folder / FINAL
+    teacher = fitted.teacher
+    if teacher is not None and teacher.ridge is not None:
+        teacher = replace(teacher, ridge=fit_left_out(data, split.train, progress)[0])
     model, training = _run_loop(
         initial,
         data.histories,
@@ -434,7 +522,7 @@ def final_fit(
         directory=directory,
         callbacks=callbacks,
         fixed=FixedSteps(steps, steps / fitted.training.best_epoch * config.training.max_epochs),
-        teacher=fitted.teacher and fitted.teacher.model,
+        teacher=teacher,
     )
     counts = training_counts(data.histories, split.train, len(data.catalog))
     features = _fold_features(model, data)
@@ -482,6 +570,12 @@ def _continued(
     return replace(artifact, report={**artifact.report, "continued": continued}, training_counts=counts)
 
 
+def _describe_teachers(fitted: Fitted) -> dict[str, Any]:
+    if fitted.teacher is None or fitted.training_of_teachers is None:
+        return {}
+    return {"teachers": {**asdict(fitted.training_of_teachers), "cooccurrence": fitted.teacher.weight}}
+
+
 def _as_artifact(
     data: Prepared,
     config: Config,
@@ -498,7 +592,7 @@ def _as_artifact(
         "model": describe_model(fitted.model, config),
         "validation": {MONITORED_METRIC: fitted.training.best_ndcg, "protocol": fitted.protocol.as_dict()},
         **measured,
-        **({"teachers": asdict(fitted.training_of_teachers)} if fitted.training_of_teachers else {}),
+        **_describe_teachers(fitted),
         "training": asdict(fitted.training),
         "pass": {"objective": config.training.objective, "tokens": fitted.cost.tokens, "targets": fitted.cost.targets},
         "seconds": seconds,

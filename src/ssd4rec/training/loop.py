@@ -27,7 +27,7 @@ from ssd4rec.errors import ConfigError, DivergedError
 from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, ndcg
 from ssd4rec.evaluation.ranks import rank_examples
 from ssd4rec.evaluation.sharded_ranks import rank_examples_sharded
-from ssd4rec.models.next_item import NextItemModel, fingerprint
+from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import Checkpoints, Epoch, Progress, best_epoch, training_identity
 from ssd4rec.training.item_shards import ItemShards, check_shardable
@@ -42,6 +42,7 @@ from ssd4rec.training.setup import (
     make_sampler,
 )
 from ssd4rec.training.sharing import share_of, stream_keys
+from ssd4rec.training.teacher import Teacher
 
 VALIDATION_TOKENS = 32768  # positions encoded at once, at most: a preset of the paper has a batch of 1,000,000
 
@@ -85,7 +86,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     callbacks: Sequence[Callback] = (),
     fixed: FixedSteps | None = None,
     start: str | None = None,
-    teacher: NextItemModel | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainingReport:
     """Train a model in place; it ends with the weights of the epoch that validated best, on the CPU and in training mode.
 
@@ -104,7 +105,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         callbacks: called along the way, e.g. a progress bar.
         fixed: train for so many steps instead, and end with the last weights; NDCG@10 is not a number then.
         start: hash of the initial weights, if they are not those of the seed: a training resumes with the same ones only.
-        teacher: its predictions have a share of `training.teacher_weight` in the targets; it is only read. This function trains
+        teacher: its probabilities have a share of `training.teacher_weight` in the targets; it is only read. This function trains
             none: with `training.teachers = "auto"` the model is taught if a teacher is passed.
 
     Raises:
@@ -135,7 +136,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
         freed_memory_kept(),
     ):
         steps = None if fixed is None else asdict(fixed)
-        taught_by = None if teacher is None else fingerprint(teacher)
+        taught_by = None if teacher is None else teacher.fingerprint
         checkpoints = Checkpoints(folder, training_identity(model, sequences, split, config, steps, start, taught_by))
         choose_input_dropout(model, sequences, split, is_taught=teacher is not None)
         model.to(device, torch.float64 if config.precision == "64-true" else None)
@@ -181,10 +182,10 @@ class TrainingLoop:
         callbacks: Sequence[Callback],
         world: World,
         fixed: FixedSteps | None = None,
-        teacher: NextItemModel | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.fixed = fixed
-        self.teacher = None if teacher is None else _frozen_copy(teacher).eval().to(model.table.weight)
+        self.teacher = None if teacher is None else teacher.frozen_copy(model.table.weight)
         self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
         self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
         self.shards = ItemShards(model, world, checkpoints.folder) if config.shard_item_table else None
@@ -264,7 +265,13 @@ class TrainingLoop:
             if not len(share.rows):
                 yield None
                 continue
-            packed = materialize_batch(self.sequences, plan.examples, share, request_times=self.model.request_time is not None)
+            packed = materialize_batch(
+                self.sequences,
+                plan.examples,
+                share,
+                request_times=self.model.request_time is not None,
+                target_events=self.teacher is not None and self.teacher.ridge is not None,
+            )
             batch = prepare(packed, self.config, repeats=self.model.repeat_logits is not None)
             if self.config.random_numbers == "sequence":
                 keys = stream_keys(plan.examples, share, batch.cu_seqlens, (self.config.seed, self.epoch))

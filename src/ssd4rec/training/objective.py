@@ -22,6 +22,7 @@ from ssd4rec.ops import keyed_random
 from ssd4rec.ops.repeats import PrefixItems, prefix_items
 from ssd4rec.ops.sampled_softmax import NegativeSampler
 from ssd4rec.ops.segments import append_to_each, to_device
+from ssd4rec.training.teacher import Teacher
 
 
 def masked(items: Items, ratio: float) -> Items:
@@ -38,6 +39,7 @@ class TrainingBatch(NamedTuple):
     targets: Tensor  # [M] item indices
     times: RequestTimes | None = None  # [M, 2] gap and moment of each target; None: the model does not read them
     prefixes: PrefixItems | None = None  # what each target is predicted from, on the CPU; None: no repeat logits
+    target_events: Tensor | None = None  # int64 [M] where the targets are in the sequences, on the CPU; None: not asked for
     keys: Tensor | None = None  # int64 [T] of `keyed_random`; None: one generator for the batch
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
@@ -59,7 +61,7 @@ def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False
         config: the objective.
         repeats: whether the model has repeat logits, which need the items of each prefix.
     """
-    targets, times = batch.targets.cpu(), batch.request_times
+    targets, times, events = batch.targets.cpu(), batch.request_times, batch.target_events
     cu_seqlens = batch.cu_seqlens.cpu()
     if config.objective == "masked-item":
         # the target of the last event belongs to the sequence: it is the item that is always masked
@@ -69,13 +71,15 @@ def prepare(batch: PackedBatch, config: TrainingConfig, *, repeats: bool = False
     if config.objective == "per-prefix":
         targets = targets[cu_seqlens[1:] - 1]
         times = None if times is None else times[cu_seqlens[1:] - 1]
+        events = None if events is None else events[cu_seqlens[1:] - 1]
     positions = targets.nonzero().squeeze(1)
     items, prefixes = batch.items.cpu(), None
     if repeats:
         ends = cu_seqlens[1:][positions] - 1 if config.objective == "per-prefix" else positions
         prefixes = prefix_items(items, cu_seqlens, ends)
     times = None if times is None else times[positions]
-    return TrainingBatch(items, cu_seqlens, positions, targets[positions], times, prefixes).to(batch.items.device)
+    events = None if events is None else events[positions]
+    return TrainingBatch(items, cu_seqlens, positions, targets[positions], times, prefixes, events).to(batch.items.device)
 
 
 class BatchLoss(NamedTuple):
@@ -90,7 +94,7 @@ def next_item_loss(
     batch: PackedBatch | TrainingBatch,
     config: TrainingConfig,
     sampler: NegativeSampler | None = None,
-    teacher: NextItemModel | None = None,
+    teacher: Teacher | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the target positions; items are masked, targets never are.
 
@@ -99,8 +103,8 @@ def next_item_loss(
         batch: from `prepare`; or a packed batch, which is prepared here (this waits for a GPU).
         config: the objective, the mask ratio and label smoothing.
         sampler: draws negatives; None: softmax over the whole catalog.
-        teacher: in evaluation mode; its probabilities have a share of `teacher_weight` in the targets. It reads the same
-            items, without masks except for those of the objective "masked-item". None: no teacher.
+        teacher: with a model in evaluation mode; its probabilities have a share of `teacher_weight` in the targets. It reads
+            the same items, without masks except for those of the objective "masked-item". None: no teacher.
     """
     return batch_loss(model, batch, config, sampler, teacher).mean
 
@@ -110,7 +114,7 @@ def batch_loss(
     batch: PackedBatch | TrainingBatch,
     config: TrainingConfig,
     sampler: NegativeSampler | None = None,
-    teacher: NextItemModel | None = None,
+    teacher: Teacher | None = None,
 ) -> BatchLoss:
     """Return `next_item_loss` together with the number of targets."""
     if isinstance(batch, PackedBatch):
@@ -122,8 +126,8 @@ def batch_loss(
     soft = None
     if teacher is not None:
         with torch.no_grad():
-            taught = _states_of_targets(teacher, batch.items, batch, config)
-            soft = teacher.soft_targets(taught, batch.prefixes, config.teacher_weight)
+            taught = _states_of_targets(teacher.model, batch.items, batch, config)
+            soft = teacher.soft_targets(taught, batch.prefixes, batch.target_events, config.teacher_weight)
     loss = model.loss(states, batch.targets, sampler, config.label_smoothing, batch.prefixes, soft)
     return BatchLoss(loss, len(batch.targets))
 
@@ -157,7 +161,7 @@ def _masked_item_loss(
     batch: TrainingBatch,
     config: TrainingConfig,
     sampler: NegativeSampler | None,
-    teacher: NextItemModel | None,
+    teacher: Teacher | None,
 ) -> BatchLoss:
     # the number of masked positions is known on the device only: this waits for a GPU
     last = torch.zeros_like(batch.items, dtype=torch.bool)
@@ -176,8 +180,8 @@ def _masked_item_loss(
     soft = None
     if teacher is not None:
         with torch.no_grad():
-            taught = teacher.encode_masked(visible, batch.cu_seqlens)[masked_positions]
-            soft = teacher.soft_targets(taught, prefixes, config.teacher_weight)
+            taught = teacher.model.encode_masked(visible, batch.cu_seqlens)[masked_positions]
+            soft = teacher.soft_targets(taught, prefixes, None, config.teacher_weight)
     loss = model.loss(states[masked_positions], batch.targets[is_masked], sampler, config.label_smoothing, prefixes, soft)
     return BatchLoss(loss, len(masked_positions))
 

@@ -35,7 +35,7 @@ DEFAULT_SPACE = (
     "backbone.repeat_logits=none|bias|recency",
 )
 HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
-TEACHING = {"training.teachers", "training.teacher_weight"}  # no trial has them
+TEACHING = {"training.teachers", "training.teacher_weight", "training.teacher_cooccurrence"}  # no trial has them
 
 
 def describe_space(space: Space) -> list[str]:
