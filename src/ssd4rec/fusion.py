@@ -15,7 +15,9 @@ from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.ops.segments import flat_score_index, to_device
 
-PAIR_CLASSES: dict[str, type[ItemPairs]] = {model.name: model for model in (SequentialRules, SequentialRidge)}
+PAIR_CLASSES: dict[str, type[SequentialRules | SequentialRidge]] = {
+    model.name: model for model in (SequentialRules, SequentialRidge)
+}
 
 
 class Places(NamedTuple):

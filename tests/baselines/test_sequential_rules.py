@@ -53,7 +53,7 @@ def test_scores_are_those_of_loops(train, rows, cells):
     before = item_pairs.BLOCK_ELEMENTS
     try:
         item_pairs.BLOCK_ELEMENTS = cells
-        actual = scores_of(SequentialRules.count(*packed(train), 6), rows)
+        actual = scores_of(SequentialRules.fit(*packed(train), 6), rows)
     finally:
         item_pairs.BLOCK_ELEMENTS = before
     np.testing.assert_allclose(actual.numpy(), by_loops(train, rows, 6), rtol=1e-6, atol=0)
@@ -62,10 +62,10 @@ def test_scores_are_those_of_loops(train, rows, cells):
 @given(histories, st.integers(1, 30))
 def test_counting_a_few_items_at_a_time_changes_nothing(train, pairs):
     """Not a bit, however few pairs are held at once."""
-    expected = SequentialRules.count(*packed(train), 6)
+    expected = SequentialRules.fit(*packed(train), 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential_rules, "PAIRS_AT_ONCE", pairs)
-        actual = SequentialRules.count(*packed(train), 6)
+        actual = SequentialRules.fit(*packed(train), 6)
     for name in ("edges", "columns", "weights"):
         np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
 
@@ -73,10 +73,10 @@ def test_counting_a_few_items_at_a_time_changes_nothing(train, pairs):
 @given(histories, st.integers(1, 6))
 def test_the_strongest_pairs_of_each_item_are_kept(train, most):
     """The largest S of each row, of equal ones the smaller item number; nothing else changes."""
-    whole = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+    whole = scores_of(SequentialRules.fit(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential_rules, "NEIGHBORS", most)
-        actual = scores_of(SequentialRules.count(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
+        actual = scores_of(SequentialRules.fit(*packed(train), 6), [[item] for item in range(1, 7)]).numpy()
     for row, kept in zip(whole, actual, strict=True):
         order = np.argsort(-row, kind="stable")[:most]
         expected = np.zeros(6)
@@ -92,7 +92,7 @@ def test_fusion_adds_a_logarithm_of_the_counts(train, rows, size):
     blocks = (
         (slice(first, min(first + size, len(rows))), scores[first : first + size].clone()) for first in range(0, len(rows), size)
     )
-    fusion = ScoreFusion(SequentialRules.count(*packed(train), 6), 1.5, -2.0)
+    fusion = ScoreFusion(SequentialRules.fit(*packed(train), 6), 1.5, -2.0)
     actual = torch.cat([block.scores for block in scored_blocks(blocks, (items, cu_seqlens), fusion=fusion)])
     had = np.array([[item in row for item in range(1, 7)] for row in rows])
     expected = scores.numpy() + 1.5 * np.log1p(by_loops(train, rows, 6) / SequentialRules.floor) - 2.0 * had

@@ -88,7 +88,7 @@ def test_counts_and_rules_are_those_of_all_events(data, final):
     """The weights of the fusion are those of the selection run."""
     items, offsets = data.histories.items.astype("int64"), data.histories.offsets
     assert final.training_counts.tolist() == torch.bincount(torch.from_numpy(items), minlength=len(data.catalog) + 1).tolist()
-    expected = SequentialRules.count(items, offsets, len(data.catalog))
+    expected = SequentialRules.fit(items, offsets, len(data.catalog))
     assert (final.fusion.pairs.weights == expected.weights).all()
     assert final.fusion.weight == 0.5
 

@@ -32,7 +32,7 @@ class SequentialRules(ItemPairs):
     floor = 0.01
 
     @classmethod
-    def count(
+    def fit(
         cls,
         items: IntArray,
         cu_seqlens: IntArray,

@@ -152,9 +152,9 @@ def demo(
     from ssd4rec.datasets.registry import find_dataset
     from ssd4rec.serving.recommender import Recommender
 
-    # two teachers are hardly worth their minutes on these data
     run_config = load_config(DEFAULT_PRESET, ["training.teachers=0"])
     console.say(f"data: {find_dataset(DEMO).license}")
+    console.say("teachers: none, to be done in minutes; on sparse data ssd4rec train has two (training.teachers)")
     prepared = inputs.prepare(DEMO, run_config, None)
     report = _train(prepared, run_config, out, resume=resume)
     _render.show_metrics(console.out, report)

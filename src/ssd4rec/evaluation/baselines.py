@@ -4,18 +4,14 @@ from collections.abc import Callable
 
 from ssd4rec.baselines.ease import EASE
 from ssd4rec.baselines.item_pairs import ItemPairs
-from ssd4rec.baselines.sequential_ridge import SequentialRidge
-from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import Baseline
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, training_interactions
 from ssd4rec.errors import ConfigError
 from ssd4rec.evaluation.evaluate import Progress
+from ssd4rec.fusion import PAIR_CLASSES
 
-PAIR_MODELS: dict[str, Callable[..., ItemPairs]] = {  # by PairModel
-    "sequential-rules": SequentialRules.count,
-    "sequential-ridge": SequentialRidge.fit,
-}
+PAIR_MODELS: dict[str, Callable[..., ItemPairs]] = {name: model.fit for name, model in PAIR_CLASSES.items()}  # by PairModel
 BASELINES: dict[str, Callable[..., ItemPairs | EASE]] = {**PAIR_MODELS, "ease": EASE.fit}  # by Baseline
 
 

@@ -479,7 +479,7 @@ def _shared(pairs: Pairs) -> Pairs:
 
 def count_sequential_rules(data: Prepared, progress: Progress | None = None) -> SequentialRules:
     """Count the sequential-rules baseline on the training set."""
-    return SequentialRules.count(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
+    return SequentialRules.fit(*training_interactions(data.histories, data.split.train), len(data.catalog), progress)
 
 
 def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
