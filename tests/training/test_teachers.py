@@ -217,6 +217,17 @@ def test_both_stages_resume_to_the_same_weights(data, taught, tmp_path, monkeypa
     assert fingerprint(again.model) == fingerprint(taught.model)
 
 
+def test_a_training_with_a_ridge_resumes_to_the_same_weights(data, tmp_path, monkeypatch):
+    """The ridge and its weight are computed again; another weight is another training."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    config, folder = configured(teachers=2, teacher_cooccurrence="tuned"), tmp_path / "model.training"
+    interrupted(data, config, folder, of_teachers=False)
+    with pytest.raises(StateError, match="is the checkpoint of another training"):
+        pipeline.fit(data, config.replaced("training", teacher_cooccurrence=0.3), folder=folder, resume=True)
+    again = pipeline.fit(data, config, folder=folder, resume=True)
+    assert fingerprint(again.model) == fingerprint(pipeline.fit(data, config).model)
+
+
 def interrupted(data, config, folder, *, of_teachers, resume=False):
     with pytest.raises(ConnectionAbortedError):
         pipeline.fit(data, config, folder=folder, resume=resume, callbacks=[Stop(3, of_teachers=of_teachers)])
@@ -280,12 +291,20 @@ def test_callbacks_follow_the_model_alone(data, taught):
 
 
 @pytest.mark.parametrize("teachers", [2, "auto"])
-def test_report_and_final_fit(data, teacher, teachers):
-    """The report has the training of the teachers, which also teach the final fit."""
-    artifact = pipeline.train(data, configured(teachers=teachers, final_fit=True))
+def test_report_and_final_fit(data, teacher, teachers, monkeypatch):
+    """The report has the training of the teachers, which also teach the final fit, with the ridge of all events."""
+    fit_left_out, trained_on = pipeline.training.fit_left_out, []
+
+    def recorded(data, train, progress=None):
+        trained_on.append(train.targets)
+        return fit_left_out(data, train, progress)
+
+    monkeypatch.setattr(pipeline.training, "fit_left_out", recorded)
+    artifact = pipeline.train(data, configured(teachers=teachers, teacher_cooccurrence=1.0, final_fit=True))
     assert artifact.report["teachers"]["best_ndcg"] == teacher.training.best_ndcg
     assert artifact.report["seconds"]["teachers"] > 0
     assert artifact.report["final_fit"]["steps"] > 0
+    assert trained_on == [data.split.train.targets, artifact.report["final_fit"]["targets"]]
     plain = pipeline.train(data, configured(final_fit=True))
     assert "teachers" not in plain.report
     assert fingerprint(plain.model) != fingerprint(artifact.model)
