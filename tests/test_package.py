@@ -1,5 +1,6 @@
 """The public names of the package, and what importing it costs."""
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -32,6 +33,24 @@ def test_importing_the_package_does_not_import_torch():
     """Neither does importing the command line, so that --help is fast."""
     code = "import sys, ssd4rec, ssd4rec.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [(0.4, None, None), (1.0, None, "PASSIVE"), (7.5, None, "PASSIVE"), (7.5, "ACTIVE", "ACTIVE")],
+)
+def test_threads_wait_without_spinning_on_a_busy_machine(monkeypatch, load, given, expected):
+    """With other work, spinning takes several times the time; the user's own choice is kept."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(sys, "argv", ["ssd4rec", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
+    os.environ.pop("OMP_WAIT_POLICY", None)
 
 
 NOT_FOR_ONE_HISTORY = (

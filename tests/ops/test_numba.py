@@ -1,7 +1,11 @@
 """numba's kernels equal PyTorch's operations in float64: values and every gradient."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -430,3 +434,23 @@ def test_only_ops_numba_imports_numba() -> None:
     importing = {path for path in source.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))}
     assert importing
     assert {path.parent for path in importing} == {Path(numba.__file__).parent}
+
+
+ANNOUNCED = """
+import logging, sys, torch
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+from ssd4rec.ops import numba
+for _ in range(2):
+    kernels = numba.load_kernels()
+    kernels.exp_and_sum_(torch.ones(8, 8), torch.zeros(8, 1))
+    kernels.exp_and_sum_(torch.ones(8, 8, dtype=torch.bfloat16), torch.zeros(8, 1))
+"""
+
+
+@pytest.mark.thorough
+def test_compiling_is_announced_once(tmp_path: Path) -> None:
+    """Kernels of the cache are not compiled."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = partial(subprocess.run, [sys.executable, "-c", ANNOUNCED], env=environment, capture_output=True, text=True, check=True)
+    assert run().stdout == "compiling the training step for this machine; once, and it can take minutes\n"
+    assert run().stdout == ""

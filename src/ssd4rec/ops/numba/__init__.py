@@ -4,14 +4,17 @@ Only modules of this package import numba, and only `load_kernels` imports those
 takes a second to import, and compiles a kernel when it is first used (its cache serves later processes).
 """
 
+import logging
 from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
 SMALLEST = 320  # positions: fewer are not worth the import; the default preset has batches of 512
 
 
@@ -37,6 +40,25 @@ def worth_it(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and len(tensors[0]) >= SMALLEST and supports(*tensors) and available()
 
 
+@cache
 def load_kernels() -> ModuleType:
-    """Import the kernels."""
+    """Import the kernels; the first one that has to be compiled is announced in the log, as it may take minutes."""
+    _announce_compilation()
     return import_module("ssd4rec.ops.numba.kernels")
+
+
+def _announce_compilation() -> None:
+    event: Any = import_module("numba.core.event")
+
+    class Announcement(event.Listener):  # type: ignore[misc]
+        """Logs one line when a kernel of this package is compiled; one from the cache is not."""
+
+        def on_start(self, started: Any) -> None:
+            if started.data["dispatcher"].py_func.__module__.startswith(__name__):
+                logger.info("compiling the training step for this machine; once, and it can take minutes")
+                event.unregister("numba:compile", self)
+
+        def on_end(self, ended: Any) -> None:
+            """Nothing: the listener is for the first start."""
+
+    event.register("numba:compile", Announcement())
