@@ -10,6 +10,7 @@ import pytest
 
 import explained
 import ssd4rec
+from ssd4rec import __main__
 from ssd4rec.__main__ import main
 
 
@@ -36,16 +37,18 @@ def test_importing_the_package_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    ("load", "given", "expected"),
-    [(0.4, None, None), (1.0, None, "PASSIVE"), (7.5, None, "PASSIVE"), (7.5, "ACTIVE", "ACTIVE")],
+    ("running", "given", "expected"),
+    [("1/200", None, None), ("2/200", None, "PASSIVE"), ("9/200", "ACTIVE", "ACTIVE"), ("?", None, None), (None, None, None)],
 )
-def test_threads_wait_without_spinning_on_a_busy_machine(monkeypatch, load, given, expected):
+def test_threads_wait_without_spinning_on_a_busy_machine(monkeypatch, tmp_path, running, given, expected):
     """With other work, spinning takes several times the time; the user's own choice is kept."""
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    if running:
+        (tmp_path / "loadavg").write_text(f"0.00 0.00 0.00 {running} 4711\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(__main__, "LOAD", tmp_path / "loadavg")
     monkeypatch.setattr(sys, "argv", ["ssd4rec", "--version"])
     with pytest.raises(SystemExit):
         main()

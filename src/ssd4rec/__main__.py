@@ -3,8 +3,11 @@
 import gc
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
-BUSY = 0.5  # load of the last minute for each core
+LOAD = Path("/proc/loadavg")  # on Linux; elsewhere PyTorch's threads do not spin
+BUSY = 0.5  # other threads that are running, for each core
 
 
 def main() -> None:
@@ -23,11 +26,13 @@ def main() -> None:
 def _wait_without_spinning_if_busy() -> None:
     """Choose how PyTorch's threads wait for each other, which is read when PyTorch is imported.
 
-    By spinning is faster on an idle processor; where there is other work they take turns with it, and it costs several times the
-    time (docs/how-to/train-faster.md).
+    Spinning is faster on an idle processor. Where other work takes turns with the threads, it makes training several times slower
+    (docs/how-to/train-faster.md).
     """
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] >= BUSY * (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with suppress(OSError, ValueError, IndexError):
+        running = int(LOAD.read_text(encoding="ascii").split()[3].split("/")[0]) - 1  # now, without this process
+        if running >= BUSY * len(os.sched_getaffinity(0)):
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 if __name__ == "__main__":

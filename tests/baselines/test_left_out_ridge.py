@@ -36,14 +36,18 @@ def raised(scores):
 
 
 def by_definition(rows, members, block, regularization):
-    """Fit the regression again for every block of positions, without them. [positions, ITEMS]."""
+    """Fit the regression again for every block of positions, without them and their neighbors. [positions, ITEMS]."""
     positions = [(number, row, place) for number, row in enumerate(rows) for place in range(1, len(row))]
     sources = np.array([faded(row[:place][::-1][:READ], members) for _, row, place in positions])
     targets = np.array([faded(row[place : place + REACH], members) for _, row, place in positions])
-    groups = np.array([number * 100 + (place - 1) // block for number, _, place in positions])
+    numbers, places = (np.array([each[index] for each in positions]) for index in (0, 2))
+    groups = numbers * 100 + (places - 1) // block
     scores = np.zeros((len(positions), ITEMS))
     for group in np.unique(groups):
-        left, right = sources[groups != group], targets[groups != group]
+        own = places[groups == group]
+        near = (places > own.min() - REACH) & (places < own.max() + REACH)
+        kept = (numbers != group // 100) | ~near
+        left, right = sources[kept], targets[kept]
         weights = np.linalg.solve(left.T @ left + regularization * np.eye(len(members)), left.T @ right)
         scores[np.ix_(groups == group, members)] = sources[groups == group] @ weights
     return raised(scores)
@@ -83,6 +87,17 @@ def test_the_own_target_is_not_known():
     left_out = ridge.raises(start[:1] + 1)[0]
     assert left_out[1].item() == pytest.approx(0, abs=1e-3)
     assert left_out[2].item() > 1
+
+
+def test_no_target_of_a_long_sequence_is_known():
+    """A sequence that shares no item with others says nothing about its own targets, nor does any other one."""
+    rows = [list(range(1, 8)), [8, 9, 8, 9]]
+    items, start, stop = events_of(rows)
+    ridge = LeftOutRidge.prepare(items, start, stop, 9, block=2)
+    ridge.solve(regularization=0.5)
+    positions = np.arange(start[0] + 1, stop[0])
+    scores = ridge.raises(positions)
+    assert scores[np.arange(6), items[positions] - 1].abs().max() < 1e-3
 
 
 def test_any_order_of_positions():

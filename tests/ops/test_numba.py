@@ -452,5 +452,5 @@ def test_compiling_is_announced_once(tmp_path: Path) -> None:
     """Kernels of the cache are not compiled."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     run = partial(subprocess.run, [sys.executable, "-c", ANNOUNCED], env=environment, capture_output=True, text=True, check=True)
-    assert run().stdout == "compiling the training step for this machine; once, and it can take minutes\n"
+    assert run().stdout == "compiling the training step for this machine, once (about half a minute)\n"
     assert run().stdout == ""

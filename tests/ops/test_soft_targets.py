@@ -43,8 +43,8 @@ def inputs(*, repeats: bool, fixed: float = 0.0) -> tuple[Tensor, Tensor, Tensor
     states, table = randn(ROWS, WIDTH, seed=1).requires_grad_(), randn(CLASSES, WIDTH, seed=2).requires_grad_()
     targets = torch.randint(CLASSES, (ROWS,), generator=torch.Generator().manual_seed(0))
     logits = Fixed(fixed * randn(ROWS, CLASSES, seed=9)) if fixed else None
-    factors = ScoreFactors(randn(ROWS, 8, seed=4), randn(CLASSES, 8, seed=5), added_logits(6) if repeats else None, logits)
-    teacher = SoftTargets(factors)
+    factors = ScoreFactors(randn(ROWS, 8, seed=4), randn(CLASSES, 8, seed=5), added_logits(6) if repeats else None)
+    teacher = SoftTargets(factors, fixed=logits)
     return states, table, targets, teacher, added_logits(7) if repeats else None
 
 
@@ -102,7 +102,8 @@ def test_float32_with_every_backend(backend: Backend, fixed: float) -> None:
     single = [each.detach().float().requires_grad_() for each in (states, table, added.coefficients)]
     with dispatch.use_backend(backend):
         raised = AddedLogits(single[2], added.prefixes)
-        actual = dispatch.distillation_loss(*single[:2], targets, SoftTargets(teacher.factors.to(torch.float32)), raised)
+        soft = teacher._replace(factors=teacher.factors.to(torch.float32))
+        actual = dispatch.distillation_loss(*single[:2], targets, soft, raised)
     assert abs(actual - expected) < 1e-6
     gradients = torch.autograd.grad(actual, single), torch.autograd.grad(expected, (states, table, added.coefficients))
     assert max(map(relative_error, *gradients)) < 1e-5

@@ -1,5 +1,7 @@
 """Knowledge distillation: networks that are trained first teach the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.config import is_read, load_config, settings
 from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.split import training_counts, training_interactions
-from ssd4rec.errors import ConfigError, StateError
+from ssd4rec.errors import ConfigError, ShapeError, StateError
 from ssd4rec.evaluation.tune_fusion import tune_fusion
 from ssd4rec.models.next_item import fingerprint, make_model
 from ssd4rec.training import checkpoint, loop, setup
@@ -147,21 +149,39 @@ def test_the_weight_of_the_ridge_is_tuned_on_the_validation_set(data, teacher, c
     ridge = SequentialRidge.fit(*training_interactions(data.histories, data.split.train), len(data.catalog))
     tuned = tune_fusion(teacher.model.eval(), ridge, data.histories, data.split.validation, repeat_bias=(0.0,))
     assert tuned.fusion.weight > 0
-    assert f"training.teacher_cooccurrence = {tuned.fusion.weight:g}: teachers together ndcg@10" in caplog.text
+    assert f"training.teacher_cooccurrence = {tuned.fusion.weight:g}: validation ndcg@10 of the teachers" in caplog.text
     assert caplog.text.count("fitting") == 1
     assert artifact.report["teachers"]["cooccurrence"] == tuned.fusion.weight
     assert artifact.report["fusion"]["cooccurrence_model"] == "sequential-ridge"
 
 
-@pytest.mark.parametrize("setting", ["training.objective=masked-item", "training.teacher_cooccurrence=0"])
-def test_where_no_ridge_teaches(data, setting):
-    """BERT4Rec reads what follows a target, too."""
-    backbone = "bert4rec" if "masked-item" in setting else "ssd4rec"
-    changes = [f"backbone.name={backbone}", "backbone.width=16", "training.max_epochs=1", "training.teachers=1"]
-    fitted = pipeline.fit(data, load_config("quick", [*changes, "training.teacher_cooccurrence=1", setting]))
-    assert fitted.teacher is not None
-    assert fitted.teacher.ridge is None
-    assert fitted.pairs is None
+SMALL = ("backbone.width=16", "training.max_epochs=1", "training.teachers=1")
+
+
+def test_where_no_ridge_teaches(data, monkeypatch, caplog):
+    """BERT4Rec reads what follows a target, too, and a ridge has room for so many items only."""
+    caplog.set_level("INFO", "ssd4rec")
+    masked = ["backbone.name=bert4rec", "training.objective=masked-item", *SMALL]
+    tuned = "training.teacher_cooccurrence=tuned"
+    fitted = [pipeline.fit(data, load_config("quick", [*masked, tuned]))]
+    assert "training.teacher_cooccurrence = 0, as a ridge does not read what follows a masked item" in caplog.text
+    with pytest.raises(ConfigError, match=r"teacher_cooccurrence = 1 needs targets that follow.*set training\.teacher_co"):
+        load_config("quick", [*masked, "training.teacher_cooccurrence=1"])
+    fitted.append(pipeline.fit(data, load_config("quick", SMALL)))
+    monkeypatch.setattr(pipeline.training, "MAX_ITEMS", 6)
+    fitted.append(pipeline.fit(data, load_config("quick", [*SMALL, tuned])))
+    assert "training.teacher_cooccurrence = 0, as a ridge has room for 6 items only" in caplog.text
+    assert [(each.teacher.weight, each.pairs) for each in fitted] == [(0.0, None)] * 3
+
+
+def test_a_teacher_with_a_ridge_needs_the_events_of_the_targets(data):
+    model = make_model(configured(), len(data.catalog)).eval()
+    teacher = Teacher(model, pipeline.training.fit_left_out(data, data.split.train)[0], 1.0)
+    plan = plan_pass(data.split.train, configured().training, epoch=0)
+    batch = materialize_batch(data.histories, plan.examples, plan.batches[0])
+    with pytest.raises(ShapeError, match="needs to know the events that are predicted"):
+        next_item_loss(model, batch, configured().training, teacher=teacher)
+    assert len({each.fingerprint for each in (Teacher(model), teacher, replace(teacher, weight=2.0))}) == 3
 
 
 @pytest.mark.parametrize(
@@ -222,7 +242,7 @@ def test_a_training_with_a_ridge_resumes_to_the_same_weights(data, tmp_path, mon
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     config, folder = configured(teachers=2, teacher_cooccurrence="tuned"), tmp_path / "model.training"
     interrupted(data, config, folder, of_teachers=False)
-    with pytest.raises(StateError, match="is the checkpoint of another training"):
+    with pytest.raises(StateError, match=r"of another training.*teacher_cooccurrence was 'tuned', now 0\.3"):
         pipeline.fit(data, config.replaced("training", teacher_cooccurrence=0.3), folder=folder, resume=True)
     again = pipeline.fit(data, config, folder=folder, resume=True)
     assert fingerprint(again.model) == fingerprint(pipeline.fit(data, config).model)
@@ -305,6 +325,7 @@ def test_report_and_final_fit(data, teacher, teachers, monkeypatch):
     assert artifact.report["seconds"]["teachers"] > 0
     assert artifact.report["final_fit"]["steps"] > 0
     assert trained_on == [data.split.train.targets, artifact.report["final_fit"]["targets"]]
+    assert artifact.report["teachers"]["cooccurrence"] == 1.0
     plain = pipeline.train(data, configured(final_fit=True))
     assert "teachers" not in plain.report
     assert fingerprint(plain.model) != fingerprint(artifact.model)
@@ -390,6 +411,7 @@ def test_a_model_that_is_continued_teaches_itself(data, tmp_path, caplog):
     assert "teachers" not in second.report
     assert "teachers" not in second.report["seconds"]
     assert second.report["continued"]["is_taught"]
+    assert second.report["continued"]["teacher_cooccurrence"] == 0.0
     assert "teacher: the finished model itself, as an item has 18 training interactions on average, fewer than 55" in caplog.text
     with pytest.raises(StateError, match="nothing to resume"):
         pipeline.train(data, config, tmp_path / "second", start=first, resume=True)

@@ -21,38 +21,44 @@ REPORT_EVERY = 1000  # blocks
 
 
 class Blocks(NamedTuple):
-    """Consecutive training positions of a sequence, and the events that their sources and targets consist of."""
+    """Consecutive training positions of a sequence whose scores are computed together, [blocks] each.
 
-    position: IntArray  # [blocks] the first position of each, ascending
-    positions: IntArray  # [blocks] how many
-    event: IntArray  # [blocks] the first event
-    events: IntArray  # [blocks] how many
+    The positions just before and after them are left out too, because their targets overlap.
+    """
+
+    position: IntArray  # the first position, ascending
+    positions: IntArray  # how many
+    left_out: IntArray  # the first position that is left out
+    left_outs: IntArray  # how many
+    event: IntArray  # the first event in a source or target of these
+    events: IntArray  # how many
 
 
 @dataclass(frozen=True)
 class LeftOutRidge:
-    """Scores the training positions of a `SequentialRidge`, each as if its sequence had not been trained on.
+    """A `SequentialRidge` that scores its own training positions, leaving out the sequence of each.
 
-    A regression knows its own targets: at a training position it scores them higher than it would those of a new sequence.
-    Leaving out the rows of a sequence changes its residuals by a matrix as small as the sequence. In these rows
+    A regression was fitted to its own targets: at a training position it scores them higher than it would those of a new
+    sequence. Leaving out rows of a regression changes its residuals in these rows by a small matrix:
 
         G - S W' = (I - H)^-1 (G - S W)        H = S (S'S + regularization I)^-1 S'
 
-    with W of all sequences and W' of all others, so that S W' is known exactly without fitting again. Of a sequence with more
-    than BLOCK positions, BLOCK consecutive ones are left out together.
+    Here S and G are the sources and targets of the rows, W is the solution for all rows, and W' that for the others. So the
+    scores S W' are known exactly without fitting again. In a sequence with more than BLOCK positions, BLOCK of them and the
+    REACH - 1 positions on either side are left out together, so that no target of the BLOCK positions takes part.
 
     A position is the index of the event that is to be predicted.
 
     Source: Cook and Weisberg 1982, "Residuals and Influence in Regression", on the deletion of several cases.
     """
 
-    weights: Tensor  # float32 [m, m] W, see `SequentialRidge`
+    weights: Tensor  # [m, m] W, see `SequentialRidge`
     members: Tensor  # int64 [m] the items that take part, as item indices minus one, ascending
-    places: Tensor  # int64 [T] for each event its item's place among the members, -1: none
+    places: Tensor  # int64 [T] for each event its item's place among the members, -1: none; on the CPU
     sequences: tuple[IntArray, IntArray]  # first event of each training sequence, and one past the last one
     blocks: Blocks
-    edges: IntArray  # [blocks + 1] of `factors`
-    factors: Tensor  # float32; of each block two matrices [positions, events]: factors of rows of W, and what is added
+    edges: IntArray  # [blocks + 1] the factors of block b are those from edges[b] to edges[b + 1]
+    factors: Tensor  # of each block two matrices [positions, events]: factors of rows of W, and numbers added to the scores
     catalog_size: int
 
     @classmethod
@@ -96,7 +102,8 @@ class LeftOutRidge:
     ) -> SequentialRidge:
         """Compute the weights and the factors; return the ridge of all sequences.
 
-        Three matrices of max_items^2 float32 values are in memory at most, one of which remains.
+        Three matrices of max_items^2 float32 values are in memory at most, one of which remains, with up to 1.3 KB of factors for
+        each training position of long sequences.
 
         Args:
             progress: called with (steps done, all).
@@ -108,48 +115,54 @@ class LeftOutRidge:
         inverse = solve(packed, cu_seqlens, self.weights, regularization, with_inverse=True, progress=progress).numpy()
         factors, edges = self.factors.numpy(), self.edges
         count = len(edges) - 1
-        for number, (position, positions, event, events) in enumerate(zip(*self.blocks, strict=True), start=1):
-            of_block = _factors(position - event, positions, places[event : event + events], inverse)
-            factors[edges[number - 1] : edges[number]] = of_block.ravel()
+        for number, block in enumerate(zip(*self.blocks, strict=True), start=1):
+            position, positions, left_out, left_outs, event, events = block
+            ahead = np.arange(event, event + events) - np.arange(left_out, left_out + left_outs)[:, None]
+            of_block = _factors(ahead, places[event : event + events], inverse)
+            scored = slice(position - left_out, position - left_out + positions)
+            factors[edges[number - 1] : edges[number]] = of_block[:, scored].ravel()
             if progress and (number % REPORT_EVERY == 0 or number == count):
                 progress(number, count)
         return stored(self.weights, self.members.numpy(), self.catalog_size)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same on a device."""
-        weights, members, places, factors = (
-            to_device(each, torch.device(device)) for each in (self.weights, self.members, self.places, self.factors)
-        )
-        return replace(self, weights=weights, members=members, places=places, factors=factors)
+    def to(self, like: Tensor) -> Self:
+        """Return a copy on the device and in the type of a tensor."""
+        weights, factors = (to_device(each, like.device).to(like.dtype) for each in (self.weights, self.factors))
+        return replace(self, weights=weights, factors=factors, members=to_device(self.members, like.device))
 
     def raises(self, positions: IntArray) -> Tensor:
-        """Return what fusion with weight 1 adds to the scores of all items, see `ItemPairs.raises`. float32 [n, V].
+        """Return what fusion with weight 1 adds to the scores of all items, see `ItemPairs.raises`. [n, V].
 
         Args:
             positions: [n]; those of a sequence are best next to each other.
         """
         block = np.searchsorted(self.blocks.position, positions, side="right") - 1
         edges = np.flatnonzero(np.diff(block, prepend=-1, append=-1))
-        raised = self.weights.new_zeros(len(positions), self.catalog_size)
         everything = len(self.members) == self.catalog_size
+        make = self.weights.new_empty if everything else self.weights.new_zeros
+        raised = make(len(positions), self.catalog_size)
         for first, last in pairwise(edges.tolist()):
             scores = self._scores(int(block[first]), positions[first:last])
-            by = scores.abs().div_(SequentialRidge.floor).log1p_().copysign_(scores)
+            by = scores.abs().div_(SequentialRidge.floor).log1p_()
             if everything:
-                raised[first:last] = by
+                torch.copysign(by, scores, out=raised[first:last])
             else:
-                raised[first:last, self.members] = by
+                raised[first:last, self.members] = by.copysign_(scores)
         return raised
 
     def _scores(self, number: int, positions: IntArray) -> Tensor:
         """Return the scores of some positions of a block for the items that take part. [n, m]."""
-        first, count, event, events = (int(each[number]) for each in self.blocks)
-        places = self.places[event : event + events]
-        known = (places >= 0).nonzero().squeeze(1)
-        factors = self.factors[self.edges[number] : self.edges[number + 1]].view(2, count, events)
-        read, own = factors[:, torch.from_numpy(positions - first).to(factors.device)][:, :, known]
-        scores: Tensor = read @ self.weights[places[known]]
-        return scores.index_add_(1, places[known], own)
+        event, events = int(self.blocks.event[number]), int(self.blocks.events[number])
+        factors = self.factors[self.edges[number] : self.edges[number + 1]].view(2, -1, events)
+        rows, places = torch.from_numpy(positions - self.blocks.position[number]), self.places[event : event + events]
+        read, own = factors[:, to_device(rows, factors.device)]
+        taking_part = places >= 0
+        if not taking_part.all():
+            columns = to_device(taking_part.nonzero().squeeze(1), factors.device)
+            read, own, places = read[:, columns], own[:, columns], places[taking_part]
+        places = to_device(places, factors.device)
+        scores: Tensor = read @ self.weights[places]
+        return scores.index_add_(1, places, own)
 
 
 def _blocks(start: IntArray, stop: IntArray, most: int) -> Blocks:
@@ -157,28 +170,28 @@ def _blocks(start: IntArray, stop: IntArray, most: int) -> Blocks:
     positions = np.maximum(stop - start - 1, 0)
     pieces = -(-positions // most)
     sequence = np.repeat(np.arange(len(start)), pieces)
-    first = start[sequence] + 1 + most * ranges(np.zeros_like(pieces), pieces)
-    last = np.minimum(first + most, stop[sequence])
-    event = np.maximum(first - READ, start[sequence])
-    return Blocks(first, last - first, event, np.minimum(last - 1 + REACH, stop[sequence]) - event)
+    start, stop = start[sequence], stop[sequence]
+    first = start + 1 + most * ranges(np.zeros_like(pieces), pieces)
+    last = np.minimum(first + most, stop)
+    left_out, end = np.maximum(first - REACH + 1, start + 1), np.minimum(last + REACH - 1, stop)
+    event, end_event = np.maximum(left_out - READ, start), np.minimum(end - 1 + REACH, stop)
+    return Blocks(first, last - first, left_out, end - left_out, event, end_event - event)
 
 
-def _factors(before: int, positions: int, places: IntArray, inverse: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the two factors of a block. [2, positions, events].
+def _factors(ahead: IntArray, places: IntArray, inverse: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the two factors of rows that are left out together. [2, rows, events].
 
-    With the sources S = F E and the targets G = K E of the block, E the items of its events, one row each, the scores are
+    With the sources S = F E and the targets G = K E, E the items of the events, one row each, the scores are
 
         (I - H)^-1 F (E W) + (K - (I - H)^-1 K) E        H = F E (S'S + regularization I)^-1 E' F'
 
     Args:
-        before: events of the block before the event that its first position predicts.
-        positions: of the block.
+        ahead: [rows, events] how many events the event comes after the position.
         places: [events] of their items among the members, -1: none.
         inverse: [m, m].
     """
-    ahead = np.arange(len(places)) - (before + np.arange(positions))[:, None]  # of each event, from the one that is predicted
     source = np.where((ahead < 0) & (ahead >= -READ) & (places >= 0), FADE ** (-1.0 - ahead), 0.0)
     target = np.where((ahead >= 0) & (ahead < REACH) & (places >= 0), FADE ** (1.0 * ahead), 0.0)
     hat = source @ inverse[np.ix_(places, places)] @ source.T
-    read, changed = np.split(np.linalg.solve(np.eye(positions) - hat, np.hstack([source, target])), 2, axis=1)
+    read, changed = np.split(np.linalg.solve(np.eye(len(hat)) - hat, np.hstack([source, target])), 2, axis=1)
     return np.stack([read, target - changed])

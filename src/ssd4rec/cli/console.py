@@ -69,9 +69,9 @@ def progress_bar(*, of_bytes: bool = False) -> "progress.Progress":
 
 
 def reporter(bar: Any, description: str) -> Callable[[int, int | None], None]:
-    """Return a progress callback (done, total); the bar appears with the first call."""
+    """Return a progress callback (done, total); the bar appears with the first call, and is hidden when all is done."""
     task = bar.add_task(description, total=None, visible=False)
-    return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+    return lambda done, total: bar.update(task, completed=done, total=total, visible=done != total)
 
 
 class _ConsoleHandler(logging.Handler):

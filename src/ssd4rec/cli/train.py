@@ -154,7 +154,7 @@ def demo(
 
     run_config = load_config(DEFAULT_PRESET, ["training.teachers=0"])
     console.say(f"data: {find_dataset(DEMO).license}")
-    console.say("teachers: none, to be done in minutes; on sparse data ssd4rec train has two (training.teachers)")
+    console.say("teachers: none, so that the demo takes minutes; on sparse data ssd4rec train has two (training.teachers)")
     prepared = inputs.prepare(DEMO, run_config, None)
     report = _train(prepared, run_config, out, resume=resume)
     _render.show_metrics(console.out, report)
@@ -228,7 +228,7 @@ def _train(prepared: "Prepared", config: "Config", out: Path, start: "Artifact |
                 start=start,
                 resume=resume,
                 callbacks=callbacks,
-                progress=console.reporter(bar, "evaluating"),
+                progress=console.reporter(bar, "fitting and evaluating"),
             )
         if world.is_first:
             _write_report(prepared, out)

@@ -114,7 +114,7 @@ def _train_best(
     with console.progress_bar() as bar:
         callbacks = [TrainingProgress(console.err)]
         artifact = pipeline.train(
-            prepared, best, model, resume="auto", callbacks=callbacks, progress=console.reporter(bar, "evaluating")
+            prepared, best, model, resume="auto", callbacks=callbacks, progress=console.reporter(bar, "fitting and evaluating")
         )
     return dict(artifact.report)
 

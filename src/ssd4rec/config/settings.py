@@ -135,8 +135,8 @@ class TrainingConfig(Settings):
     teacher_weight: float = Field(0.5, gt=0.0, le=1.0)
     """With teachers: share of the probability of a target that is distributed as they predict."""
     teacher_cooccurrence: float | Literal["tuned"] = 0.0
-    """With teachers: weight of a sequential ridge in their scores, which leaves out the sequence that it scores; "tuned" chooses
-    it on the validation set, where the 20,000 most frequent items have 95 % of the interactions.
+    """With teachers: weight of the scores of a sequential ridge that are added to theirs; "tuned" chooses it on the validation
+    set, and is 0 if the 20,000 most frequent items have less than 95 % of the interactions.
     """
     softmax: Literal["auto", "full", "sampled"] = "auto"
     """Full or sampled softmax; auto samples above 50,000 items. Evaluation always ranks all items."""
@@ -201,6 +201,15 @@ class TrainingConfig(Settings):
                     f"training.teachers = {self.teachers} needs the scores of all items in one process, but training.{key} = "
                     f"{json.dumps(found)}; set training.{key}={instead} or training.teachers=0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_ridge_reads_what_came_before(self) -> Self:
+        if self.objective == "masked-item" and self.teacher_cooccurrence not in (0, "tuned"):
+            raise ValueError(
+                f"training.teacher_cooccurrence = {self.teacher_cooccurrence:g} needs targets that follow what is read, but "
+                f'training.objective is "masked-item"; set training.teacher_cooccurrence=0'
+            )
         return self
 
     @property

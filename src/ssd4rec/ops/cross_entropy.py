@@ -6,7 +6,7 @@ memory. The forward pass therefore computes the gradients too, and the backward 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -190,24 +190,24 @@ class BlockLogits:
         return torch.zeros_like(self.coefficients).index_add_(0, self.row, self.features * errors[:, None])
 
 
-class RowLogits(Protocol):
-    """Logits of all cells of a score table [M, V] without a gradient, computed for a few rows at a time."""
-
-    def block(self, rows: slice) -> Tensor:
-        """Return the logits of a block of rows, [rows, V]."""
-
-
 class ScoreFactors(NamedTuple):
-    """What scores are computed from: states @ table.T + added + fixed."""
+    """What scores are computed from: states @ table.T + added."""
 
     states: Tensor  # [M, D]
     table: Tensor  # [V, D]
     added: AddedLogits | None = None
-    fixed: RowLogits | None = None  # of a teacher only
 
     def to(self, dtype: torch.dtype) -> "ScoreFactors":
         """Return the same with factors of a type."""
-        return ScoreFactors(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype), self.fixed)
+        return ScoreFactors(self.states.to(dtype), self.table.to(dtype), self.added and self.added.to(dtype))
+
+
+@runtime_checkable
+class FixedLogits(Protocol):
+    """Logits of a score table [M, V] that have no gradient, computed for a few rows at a time."""
+
+    def block(self, rows: slice) -> Tensor:
+        """Return the logits of a block of rows, [rows, V]."""
 
 
 class Kernels(NamedTuple):
@@ -238,6 +238,7 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
     operands: torch.dtype,
     kernels: Kernels,
     teacher: ScoreFactors | None = None,
+    fixed: FixedLogits | None = None,
     *,
     with_gradients: bool = True,
 ) -> SoftmaxParts:
@@ -257,10 +258,11 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
         operands: type of the operands of products.
         kernels: the compiled parts.
         teacher: scores of another model, whose weights e and log normalizers take the place of those of `scores`; None: none.
+        fixed: logits that are added to the scores of the teacher; None: none.
         with_gradients: whether the gradients are computed.
     """
-    states, table, added, _ = scores
-    by_states, by_table, by_added, by_fixed = teacher or scores
+    states, table, added = scores
+    by_states, by_table, by_added = teacher or scores
     rows, (classes, width) = states.shape[0], table.shape
     factors = table.to(operands)
     by_factors = factors if by_table is table else by_table.to(operands)
@@ -271,7 +273,7 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
     cannot_overflow = _cannot_overflow(by_states, by_table)
 
     def weigh(
-        operand: Tensor, logits: Any, fixed: Tensor | None, tiles: list[Tensor], total: Tensor, d_block: Tensor
+        operand: Tensor, logits: Any, constant: Tensor | None, tiles: list[Tensor], total: Tensor, d_block: Tensor
     ) -> Tensor | float:
         """Compute the weights of a block in its tiles, and add their sums and products; return the sum of the shifts."""
 
@@ -281,13 +283,13 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
                 add_product(d_block, tile, factors[span])
 
         shift: Tensor | None = None
-        unshifted = cannot_overflow and fixed is None and (logits is None or logits.fits_unshifted())
+        unshifted = cannot_overflow and constant is None and (logits is None or logits.fits_unshifted())
         for number, (span, tile) in enumerate(zip(spans, tiles, strict=True)):
             torch.mm(operand, by_factors[span].T, out=tile)
             if logits is not None:
                 logits.add(scratch, number)
-            if fixed is not None:
-                tile.add_(fixed[:, span])
+            if constant is not None:
+                tile.add_(constant[:, span])
             if unshifted:
                 use(tile, span)
             else:
@@ -309,8 +311,8 @@ def softmax_parts(  # noqa: PLR0915 - one pass over the blocks
         tiles = [scratch[count * span.start : count * span.stop].view(count, -1) for span in spans]
         total = states.new_zeros(count, 1)
         logits = None if by_added is None else kernels.block_logits(by_added, part, targets[part], step, classes)
-        fixed = None if by_fixed is None else by_fixed.block(part)
-        log_normalizers += weigh(by_states[part].to(operands), logits, fixed, tiles, total, d_states[part])
+        constant = None if fixed is None else fixed.block(part)
+        log_normalizers += weigh(by_states[part].to(operands), logits, constant, tiles, total, d_states[part])
         log_normalizers += total.log().sum()
         target_scores += (block * target_rows).sum()
         if by_added is not added:
@@ -356,13 +358,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return scaled_gradients(ctx.saved_tensors, grad / ctx.rows)
+        return *scaled_gradients(ctx.saved_tensors, grad / ctx.rows), None, None, None, None
 
 
 def scaled_gradients(gradients: Sequence[Tensor | None], scale: Tensor) -> tuple[Tensor | None, ...]:
-    """Return those of the eight arguments of `forward`: states, table, targets, coefficients and four that have none."""
+    """Return those of the first four arguments of `forward`: states, table, targets and coefficients."""
     of_states, of_table, of_coefficients = (None if each is None else each * scale for each in gradients)
-    return of_states, of_table, None, of_coefficients, None, None, None, None
+    return of_states, of_table, None, of_coefficients
 
 
 def _tile_shape(rows: int, table: Tensor, *, ordered: bool) -> tuple[int, int]:

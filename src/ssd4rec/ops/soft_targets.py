@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from ssd4rec.ops.cross_entropy import (
     AddedLogits,
+    FixedLogits,
     Kernels,
     ScoreFactors,
     check_added,
@@ -27,15 +28,16 @@ class SoftTargets(NamedTuple):
 
     factors: ScoreFactors  # M rows, one per target; the teacher's width may differ
     weight: float = 1.0  # share of the loss that they have; the target itself has the rest
+    fixed: FixedLogits | None = None  # added to the scores
 
     def probabilities(self) -> Tensor:
         """Return all of them at once, [M, V]: the definition."""
-        states, table, added, fixed = self.factors
+        states, table, added = self.factors
         scores, rows = states @ table.T, slice(0, len(states))
         if added is not None:
             added.add_to(scores, rows)
-        if fixed is not None:
-            scores = scores + fixed.block(rows)
+        if self.fixed is not None:
+            scores = scores + self.fixed.block(rows)
         return scores.softmax(dim=1)
 
 
@@ -91,7 +93,9 @@ def distillation_loss(
         added = added and added.to(states.dtype)
         coefficients = added and added.coefficients
         teacher = soft.factors.to(states.dtype)
-        return _DistillationLoss.apply(states, table, targets, coefficients, added, teacher, operands, compiled(kernels))
+        return _DistillationLoss.apply(
+            states, table, targets, coefficients, added, teacher, soft.fixed, operands, compiled(kernels)
+        )
 
 
 class _DistillationLoss(torch.autograd.Function):
@@ -113,10 +117,11 @@ class _DistillationLoss(torch.autograd.Function):
         coefficients: Tensor | None,
         added: AddedLogits | None,
         teacher: ScoreFactors,
+        fixed: FixedLogits | None,
         operands: torch.dtype,
         kernels: Kernels,
     ) -> Tensor:
-        parts = softmax_parts(ScoreFactors(states, table, added), targets, operands, kernels, teacher)
+        parts = softmax_parts(ScoreFactors(states, table, added), targets, operands, kernels, teacher, fixed)
         loss = -(states * parts.states).sum()
         if coefficients is not None and parts.coefficients is not None:
             loss -= (coefficients * parts.coefficients).sum()
@@ -127,4 +132,4 @@ class _DistillationLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return scaled_gradients(ctx.saved_tensors, -grad / ctx.rows)
+        return *scaled_gradients(ctx.saved_tensors, -grad / ctx.rows), None, None, None, None, None

@@ -66,7 +66,7 @@ class Fitted:
     protocol: EvaluationProtocol  # of the validation metric
     cost: PassCost
     features: TrainedFeatures | None = None  # the item table of the model contains them already
-    teacher: Teacher | None = None
+    teacher: Teacher | None = None  # without its ridge, which takes much memory
     training_of_teachers: TrainingReport | None = None  # None: no teacher, or a finished model that teaches its continuation
     pairs: SequentialRidge | None = None  # of the training set, if it was fitted for the teacher
 
@@ -93,7 +93,8 @@ def train(
         start: continue with the weights of this model; `data` was prepared with its catalog.
         resume: continue from the checkpoint in `OUT.training`; "auto": if there is one of the same training.
         callbacks: called during the training, e.g. a progress bar.
-        progress: called with (test targets ranked, all) during the evaluation.
+        progress: called with (steps done, all) while a co-occurrence model is fitted, and with (targets ranked, all) during the
+            evaluation.
 
     Returns:
         The model with its report: data, model, protocol, validation, test, popularity, training, seconds.
@@ -146,7 +147,7 @@ def train(
                 progress=progress,
             )
         if start is not None:
-            artifact = _continued(artifact, data, start, initial, progress, is_taught=fitted.teacher is not None)
+            artifact = _continued(artifact, data, start, initial, progress, fitted.teacher)
         if data.features is not None:
             artifact = append_new_items(artifact, data.features)
         if out is not None and is_first:
@@ -230,6 +231,7 @@ def fit(
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
+    teacher = teacher and replace(teacher, ridge=None)
     return Fitted(model, training, counts, protocol, cost, features, teacher, of_teachers, pairs)
 
 
@@ -262,7 +264,8 @@ def _fit_teachers(
             f"training.teachers = {count} needs the scores of all items, but the softmax is sampled, as there are "
             f"{len(data.catalog):,} items; set training.softmax=full or training.teachers=0"
         )
-    of_teachers = config.replaced("backbone", members=count).replaced("training", teachers=0)
+    alone = {key: TrainingConfig.model_fields[key].default for key in ("teachers", "teacher_weight", "teacher_cooccurrence")}
+    of_teachers = config.replaced("backbone", members=count).replaced("training", **alone)
     logger.info("training the teachers: %d networks side by side", count)
     directory = None if folder is None else folder / TEACHERS
     if resume is True and folder is not None and (folder / LAST).is_file() and not (folder / TEACHERS / LAST).is_file():
@@ -289,16 +292,22 @@ def _with_ridge(
 ) -> tuple[Teacher, SequentialRidge | None]:
     """Return the networks as a teacher, with the sequential ridge that the settings ask for, and this ridge."""
     weight = config.training.teacher_cooccurrence
-    if not weight or config.training.objective == "masked-item" or (weight == "tuned" and not _most_take_part(data)):
+    if weight == "tuned" and config.training.objective == "masked-item":
+        logger.info("training.teacher_cooccurrence = 0, as a ridge does not read what follows a masked item")
+        weight = 0.0
+    if weight == "tuned" and not _most_take_part(data):
+        logger.info("training.teacher_cooccurrence = 0, as a ridge has room for %s items only", f"{MAX_ITEMS:,}")
+        weight = 0.0
+    if not weight:
         return Teacher(model), None
-    logger.info("fitting a sequential ridge, which teaches too (training.teacher_cooccurrence)")
+    logger.info("fitting a sequential ridge, whose scores are added to those of the teachers (training.teacher_cooccurrence)")
     ridge, pairs = fit_left_out(data, data.split.train, progress)
     if weight == "tuned":
         model.to(resolve_device(config.training.accelerator))
         tuned = _tune_with(pairs, model, data, config, WEIGHTS, (0.0,), progress)
         weight = tuned.fusion.weight
         logger.info(
-            "training.teacher_cooccurrence = %g: teachers together ndcg@10 %.4f on the validation part, and %.4f with the ridge",
+            "training.teacher_cooccurrence = %g: validation ndcg@10 of the teachers %.4f without the ridge, %.4f with it",
             weight,
             tuned.alone,
             tuned.ndcg,
@@ -458,7 +467,7 @@ def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | N
 
 
 def fit_left_out(data: Prepared, train: Examples, progress: Progress | None = None) -> tuple[LeftOutRidge, SequentialRidge]:
-    """Fit a sequential ridge on a training set, and what it says without each sequence; of a process group the first one does."""
+    """Fit a sequential ridge on a training set, with and without each sequence; in a process group the first process does."""
     world, catalog_size = current_world(), len(data.catalog)
     ridge = LeftOutRidge.prepare(data.histories.items.astype(np.int64), train.start, train.stop, catalog_size)
     pairs = ridge.solve(progress) if world.is_first else SequentialRidge.nothing(catalog_size)
@@ -509,9 +518,10 @@ def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
     steps = fitted.training.best_steps
     logger.info("final fit: training on all %s interactions for %s steps", f"{len(data.histories.items):,}", f"{steps:,}")
     directory = None if folder is None else folder / FINAL
-    teacher = fitted.teacher
-    if teacher is not None and teacher.ridge is not None:
-        teacher = replace(teacher, ridge=fit_left_out(data, split.train, progress)[0])
+    teacher, pairs = fitted.teacher, None
+    if teacher is not None and teacher.weight:
+        ridge, pairs = fit_left_out(data, split.train, progress)
+        teacher = replace(teacher, ridge=ridge)
     model, training = _run_loop(
         initial,
         data.histories,
@@ -529,7 +539,8 @@ def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
     model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
-        fusion = replace(fusion, pairs=fit_pairs(fusion.pairs.name, data, split.train))
+        is_fitted = pairs is not None and pairs.name == fusion.pairs.name
+        fusion = replace(fusion, pairs=pairs if is_fitted else fit_pairs(fusion.pairs.name, data, split.train, progress))
     final = {
         "note": FINAL_FIT_NOTE,
         "targets": split.train.targets,
@@ -544,7 +555,12 @@ def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
 
 
 def _continued(
-    artifact: Artifact, data: Prepared, start: Artifact, initial: InitialModel, progress: Progress | None, *, is_taught: bool
+    artifact: Artifact,
+    data: Prepared,
+    start: Artifact,
+    initial: InitialModel,
+    progress: Progress | None,
+    teacher: Teacher | None,
 ) -> Artifact:
     """Add what the model was before to the report, and keep its items recommendable."""
     known_items = len(start.catalog)
@@ -563,7 +579,8 @@ def _continued(
             "new": len(data.catalog) - known_items,
             "without_neighbors": initial.without_neighbors,
         },
-        "is_taught": is_taught,
+        "is_taught": teacher is not None,
+        "teacher_cooccurrence": teacher.weight if teacher else 0.0,
         "test": {"before": before, "after": artifact.report["test"]},
         "unknown_targets": known_targets.unranked,
     }

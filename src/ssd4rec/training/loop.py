@@ -86,7 +86,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     callbacks: Sequence[Callback] = (),
     fixed: FixedSteps | None = None,
     start: str | None = None,
-    teacher: Teacher | None = None,
+    teacher: NextItemModel | Teacher | None = None,
 ) -> TrainingReport:
     """Train a model in place; it ends with the weights of the epoch that validated best, on the CPU and in training mode.
 
@@ -126,6 +126,7 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
             f"training.teachers = {config.teachers}, but no teacher was passed; use ssd4rec.train or pipeline.fit, which train "
             f"one first, or set training.teachers=0"
         )
+    teacher = Teacher(teacher) if isinstance(teacher, NextItemModel) else teacher
     device = resolve_device(config.accelerator)  # before anything is written
     config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     devices = range(torch.cuda.device_count())

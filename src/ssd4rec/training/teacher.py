@@ -1,4 +1,4 @@
-"""What a model learns from besides the targets: the networks that were trained before it, and the events of other users."""
+"""Teachers: networks that are trained first, and a regression, whose predictions a model learns (knowledge distillation)."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssd4rec.array_types import States
 from ssd4rec.baselines.left_out_ridge import LeftOutRidge
+from ssd4rec.errors import ShapeError
 from ssd4rec.models.next_item import NextItemModel, fingerprint
 from ssd4rec.ops.repeats import PrefixItems
 from ssd4rec.ops.soft_targets import SoftTargets
@@ -15,7 +16,7 @@ from ssd4rec.ops.soft_targets import SoftTargets
 
 @dataclass(frozen=True)
 class LeftOutLogits:
-    """What score fusion with a sequential ridge adds to the scores of training targets, without the sequence of each."""
+    """The logits of a sequential ridge for training targets, each without the sequence that it belongs to."""
 
     ridge: LeftOutRidge
     weight: float
@@ -28,11 +29,10 @@ class LeftOutLogits:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Gives probabilities to all items as the next one, at every training target.
+    """A model, and possibly a sequential ridge whose scores are added to its scores as in `ScoreFusion`.
 
-    Its scores are those of a model, and with `ridge` a score fusion: a network cannot represent an opinion on every pair of
-    items, but learns some of it where a ridge says what usually follows. The ridge leaves out the sequence that it scores;
-    it would otherwise repeat the targets, which the model is told anyway.
+    The ridge has a weight for every pair of items, which a network has no room for, so the network can learn from it. At each
+    training target it leaves out the sequence of the target; otherwise its predictions would contain the targets themselves.
     """
 
     model: NextItemModel
@@ -41,13 +41,13 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what it teaches; the ridge follows from the training set."""
+        """A hash of the model and of the weight of the ridge, which follows from the training set."""
         return fingerprint(self.model) + (f" + {self.weight!r} ridge" if self.ridge else "")
 
     def frozen_copy(self, like: Tensor) -> Self:
         """Return a copy on the device and in the type of a tensor, in evaluation mode and without gradients."""
         model = deepcopy(self.model).requires_grad_(requires_grad=False).eval().to(like)
-        return type(self)(model, self.ridge and self.ridge.to(like.device), self.weight)
+        return type(self)(model, self.ridge and self.ridge.to(like), self.weight)
 
     def soft_targets(self, states: States, prefixes: PrefixItems | None, events: Tensor | None, weight: float) -> SoftTargets:
         """Return its probabilities.
@@ -55,11 +55,15 @@ class Teacher:
         Args:
             states: [M, D], of its model.
             prefixes: the prefixes that the states represent; a model with `repeat_logits` needs them.
-            events: int64 [M] the targets, as indices of events, on the CPU; None: the ridge does not know these positions.
+            events: int64 [M] the targets, as indices of events, on the CPU; only a ridge needs them.
             weight: their share of the loss.
+
+        Raises:
+            ShapeError: there is a ridge, but events is None.
         """
         soft = self.model.soft_targets(states, prefixes, weight)
-        if self.ridge is None or events is None:
+        if self.ridge is None:
             return soft
-        fixed = LeftOutLogits(self.ridge, self.weight, events)
-        return SoftTargets(soft.factors._replace(fixed=fixed), weight)
+        if events is None:
+            raise ShapeError("a teacher with a ridge needs to know the events that are predicted, found None")
+        return soft._replace(fixed=LeftOutLogits(self.ridge, self.weight, events))

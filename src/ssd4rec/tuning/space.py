@@ -89,8 +89,8 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
     possible = [config, *changed]
     if TEACHING & requested.keys() or any(each.training.needs_teachers for each in possible):
         raise ConfigError(
-            "trials train one model each, without teachers; leave out training.teachers and training.teacher_weight, and train "
-            "with teachers afterwards: ssd4rec train DATA --config BEST --set training.teachers=2"
+            f"trials train one model each, without teachers; leave out {', '.join(sorted(TEACHING))}, and train "
+            f"with teachers afterwards: ssd4rec train DATA --config BEST --set training.teachers=2"
         )
     for name in requested:
         if not any(is_read(each, name) for each in possible):

@@ -42,7 +42,7 @@ def worth_it(*tensors: Tensor) -> bool:
 
 @cache
 def load_kernels() -> ModuleType:
-    """Import the kernels; the first one that has to be compiled is announced in the log, as it may take minutes."""
+    """Import the kernels; that they have to be compiled is announced in the log."""
     _announce_compilation()
     return import_module("ssd4rec.ops.numba.kernels")
 
@@ -51,14 +51,17 @@ def _announce_compilation() -> None:
     event: Any = import_module("numba.core.event")
 
     class Announcement(event.Listener):  # type: ignore[misc]
-        """Logs one line when a kernel of this package is compiled; one from the cache is not."""
+        """Logs one line when a kernel of this package is compiled, not when it comes from the cache."""
+
+        is_done = False
 
         def on_start(self, started: Any) -> None:
-            if started.data["dispatcher"].py_func.__module__.startswith(__name__):
-                logger.info("compiling the training step for this machine; once, and it can take minutes")
-                event.unregister("numba:compile", self)
+            function = getattr(started.data.get("dispatcher"), "py_func", None)
+            if not self.is_done and getattr(function, "__module__", "").startswith(__name__):
+                self.is_done = True
+                logger.info("compiling the training step for this machine, once (about half a minute)")
 
         def on_end(self, ended: Any) -> None:
-            """Nothing: the listener is for the first start."""
+            """Nothing: compiling was announced."""
 
     event.register("numba:compile", Announcement())
