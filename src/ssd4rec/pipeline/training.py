@@ -518,7 +518,8 @@ def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
     steps = fitted.training.best_steps
     logger.info("final fit: training on all %s interactions for %s steps", f"{len(data.histories.items):,}", f"{steps:,}")
     directory = None if folder is None else folder / FINAL
-    teacher, pairs = fitted.teacher, None
+    teacher = fitted.teacher
+    pairs: ItemPairs | None = None
     if teacher is not None and teacher.weight:
         ridge, pairs = fit_left_out(data, split.train, progress)
         teacher = replace(teacher, ridge=ridge)
@@ -539,8 +540,9 @@ def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
     model.to(resolve_device(config.training.accelerator))
     fusion = artifact.fusion
     if fusion is not None and fusion.weight:
-        is_fitted = pairs is not None and pairs.name == fusion.pairs.name
-        fusion = replace(fusion, pairs=pairs if is_fitted else fit_pairs(fusion.pairs.name, data, split.train, progress))
+        if pairs is None or pairs.name != fusion.pairs.name:
+            pairs = fit_pairs(fusion.pairs.name, data, split.train, progress)
+        fusion = replace(fusion, pairs=pairs)
     final = {
         "note": FINAL_FIT_NOTE,
         "targets": split.train.targets,
