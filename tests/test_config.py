@@ -559,6 +559,14 @@ def test_teachers_are_a_number_or_auto(value: str) -> None:
     assert load_config("regularized").training.teachers == "auto"
 
 
+@pytest.mark.parametrize("value", ["abc", "-0.1", "true", "nan", "inf"])
+@pytest.mark.parametrize("name", ["training.teacher_cooccurrence", "fusion.cooccurrence"])
+def test_weights_of_cooccurrence_scores_are_a_number_or_tuned(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf'{re.escape(name)} must be a weight of 0 or more, or "tuned" \(on the validation set\)'):
+        load_config("quick", [f"{name}={value}"])
+    assert load_config("regularized").training.teacher_cooccurrence == "tuned"
+
+
 def test_the_regularized_preset_is_the_measured_recipe() -> None:
     """Preset regularized is preset quick with just these changes; `benchmarks/results/presets` has what it is worth."""
     changes = [
@@ -577,6 +585,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
         "training.ema_decay=0.999",
         "training.label_smoothing=0.1",
         "training.teachers=auto",
+        "training.teacher_cooccurrence=tuned",
         "fusion.cooccurrence_model=auto",
         "training.max_epochs=40",
         "training.patience=3",
@@ -585,7 +594,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
 
 
 def test_the_ensemble_preset_is_the_default_with_four_members() -> None:
-    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4", "training.teachers=0"])
+    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4", "training.teachers=0", "training.teacher_cooccurrence=0"])
 
 
 @pytest.mark.parametrize("override", ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false"])
