@@ -1,5 +1,6 @@
 """Settings: checked when made, read from and written to TOML."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -562,7 +563,9 @@ def test_teachers_are_a_number_or_auto(value: str) -> None:
 @pytest.mark.parametrize("value", ["abc", "-0.1", "true", "nan", "inf"])
 @pytest.mark.parametrize("name", ["training.teacher_cooccurrence", "fusion.cooccurrence"])
 def test_weights_of_cooccurrence_scores_are_a_number_or_tuned(name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf'{re.escape(name)} must be a weight of 0 or more, or "tuned" \(on the validation set\)'):
+    with pytest.raises(
+        ConfigError, match=rf'{re.escape(name)} must be a weight of 0 or more, or "tuned" \(on the validation set\)'
+    ):
         load_config("quick", [f"{name}={value}"])
     assert load_config("regularized").training.teacher_cooccurrence == "tuned"
 
@@ -594,7 +597,7 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
 
 
 def test_the_ensemble_preset_is_the_default_with_four_members() -> None:
-    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4", "training.teachers=0", "training.teacher_cooccurrence=0"])
+    assert load_config("ensemble") == load_config("regularized", ["backbone.members=4", "training.teachers=0"])
 
 
 @pytest.mark.parametrize("override", ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false"])
