@@ -56,7 +56,7 @@ def taught(data):
 
 
 def left_out(data):
-    """What a sequential ridge adds to the scores of each training target, fitted on the other sequences. {event: [V]}."""
+    """The logits of a sequential ridge for each training target, fitted on the other sequences. {event: [V]}."""
     train, catalog = data.split.train, len(data.catalog)
     logits = {}
     for row in range(len(train)):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
 from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, renumbered
 from ssd4rec.baselines.item_pairs import FADE, READ
-from ssd4rec.baselines.sequential_ridge import REACH, REGULARIZATION, SequentialRidge, solve, stored
+from ssd4rec.baselines.sequential_ridge import REACH, REGULARIZATION, SequentialRidge, largest_weights, solve
 from ssd4rec.ops.segments import to_device
 
 BLOCK = 128  # positions of a sequence that are left out together
@@ -123,7 +123,7 @@ class LeftOutRidge:
             factors[edges[number - 1] : edges[number]] = of_block[:, scored].ravel()
             if progress and (number % REPORT_EVERY == 0 or number == count):
                 progress(number, count)
-        return stored(self.weights, self.members.numpy(), self.catalog_size)
+        return largest_weights(self.weights, self.members.numpy(), self.catalog_size)
 
     def to(self, like: Tensor) -> Self:
         """Return a copy on the device and in the type of a tensor."""
@@ -155,14 +155,14 @@ class LeftOutRidge:
         event, events = int(self.blocks.event[number]), int(self.blocks.events[number])
         factors = self.factors[self.edges[number] : self.edges[number + 1]].view(2, -1, events)
         rows, places = torch.from_numpy(positions - self.blocks.position[number]), self.places[event : event + events]
-        read, own = factors[:, to_device(rows, factors.device)]
+        of_weights, summands = factors[:, to_device(rows, factors.device)]
         taking_part = places >= 0
         if not taking_part.all():
             columns = to_device(taking_part.nonzero().squeeze(1), factors.device)
-            read, own, places = read[:, columns], own[:, columns], places[taking_part]
+            of_weights, summands, places = of_weights[:, columns], summands[:, columns], places[taking_part]
         places = to_device(places, factors.device)
-        scores: Tensor = read @ self.weights[places]
-        return scores.index_add_(1, places, own)
+        scores: Tensor = of_weights @ self.weights[places]
+        return scores.index_add_(1, places, summands)
 
 
 def _blocks(start: IntArray, stop: IntArray, most: int) -> Blocks:
@@ -193,5 +193,5 @@ def _factors(ahead: IntArray, places: IntArray, inverse: npt.NDArray[np.float32]
     source = np.where((ahead < 0) & (ahead >= -READ) & (places >= 0), FADE ** (-1.0 - ahead), 0.0)
     target = np.where((ahead >= 0) & (ahead < REACH) & (places >= 0), FADE ** (1.0 * ahead), 0.0)
     hat = source @ inverse[np.ix_(places, places)] @ source.T
-    read, changed = np.split(np.linalg.solve(np.eye(len(hat)) - hat, np.hstack([source, target])), 2, axis=1)
-    return np.stack([read, target - changed])
+    new_source, new_target = np.split(np.linalg.solve(np.eye(len(hat)) - hat, np.hstack([source, target])), 2, axis=1)
+    return np.stack([new_source, target - new_target])

@@ -58,7 +58,7 @@ class SequentialRidge(ItemPairs):
         members = items_taking_part(items, catalog_size, max_items, cls.name)
         weights = torch.empty(len(members), len(members))
         solve(renumbered(items, members, catalog_size), cu_seqlens, weights, regularization, progress=progress)
-        return stored(weights, members, catalog_size, neighbors)
+        return largest_weights(weights, members, catalog_size, neighbors)
 
 
 def solve(
@@ -100,8 +100,8 @@ def solve(
     return factor
 
 
-def stored(weights: Tensor, members: IntArray, catalog_size: int, neighbors: int = NEIGHBORS) -> SequentialRidge:
-    """Return the model with `neighbors` weights of each item. [m, m] and [m]."""
+def largest_weights(weights: Tensor, members: IntArray, catalog_size: int, neighbors: int = NEIGHBORS) -> SequentialRidge:
+    """Return the model with the `neighbors` largest weights of each item. [m, m] and [m]."""
     return SequentialRidge(*_largest(weights, neighbors, members, catalog_size))
 
 

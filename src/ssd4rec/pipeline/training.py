@@ -209,10 +209,10 @@ def fit(
     if not resume and folder is not None and any(folder.rglob(LAST)):
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", folder)
     initial = initial or initial_model(data, config)
-    taught_by, of_teachers = _fit_teachers(data, config, initial, folder, resume=resume, callbacks=callbacks)
+    networks, of_teachers = _fit_teachers(data, config, initial, folder, resume=resume, callbacks=callbacks)
     teacher, pairs = None, None
-    if taught_by is not None:
-        teacher, pairs = _with_ridge(taught_by, data, config, progress)
+    if networks is not None:
+        teacher, pairs = _with_ridge(networks, data, config, progress)
         logger.info("training the model with their predictions (training.teacher_weight = %g)", config.training.teacher_weight)
     model, training = _run_loop(
         initial,
