@@ -600,7 +600,10 @@ def test_the_ensemble_preset_is_the_default_with_four_members() -> None:
     assert load_config("ensemble") == load_config("regularized", ["backbone.members=4", "training.teachers=0"])
 
 
-@pytest.mark.parametrize("override", ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false"])
+@pytest.mark.parametrize(
+    "override",
+    ["backbone.input_skip=false", "backbone.input_fade=0.0", "backbone.fade_skip_only=false", "training.teachers=0"],
+)
 def test_parts_of_the_default_preset_can_be_switched_off(override: str, tmp_path: Path) -> None:
     """The settings that a model or a search saves are read again."""
     config = load_config("regularized", [override])

@@ -126,10 +126,10 @@ def build_config(
 
 
 def _check_read(config: Config, name: str, source: str, *, default: bool = True) -> None:
-    """Refuse a setting without effect; with `default`, a default value is accepted."""
+    """Refuse a setting without effect; with `default`, a default value and one that is chosen automatically are accepted."""
     group, _, key = name.partition(".")
     fields = type(getattr(config, group)).model_fields
-    if key not in fields or (default and value_of(config, name) == fields[key].default):
+    if key not in fields or (default and value_of(config, name) in (fields[key].default, "auto", "tuned")):
         return
     if not is_read(config, name):
         other, values = READ_WITH[name]
