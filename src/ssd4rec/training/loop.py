@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,7 +41,7 @@ from ssd4rec.training.setup import (
     make_sampler,
 )
 from ssd4rec.training.sharing import share_of, stream_keys
-from ssd4rec.training.teacher import Teacher
+from ssd4rec.training.teacher import Teacher, frozen_copy
 
 VALIDATION_TOKENS = 32768  # positions encoded at once, at most: a preset of the paper has a batch of 1,000,000
 
@@ -190,7 +189,7 @@ class TrainingLoop:
         self.model, self.sequences, self.split, self.config, self.world = model.train(), sequences, split, config, world
         self.checkpoints, self.callbacks, self.device = checkpoints, callbacks, model.table.weight.device
         self.shards = ItemShards(model, world, checkpoints.folder) if config.shard_item_table else None
-        self.average = _frozen_copy(model) if config.ema_decay else None
+        self.average = frozen_copy(model) if config.ema_decay else None
         model.table.sparse = config.updated_rows == "touched"
         self.optimizer = make_optimizer(model, config)
         self.sampler = make_sampler(model, sequences, split, config)
@@ -405,10 +404,6 @@ class TrainingLoop:
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.loss_sum.copy_(tensors["loss_sum"])
-
-
-def _frozen_copy(model: NextItemModel) -> NextItemModel:
-    return deepcopy(model).requires_grad_(requires_grad=False)
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Teachers: networks that are trained first, and a regression, whose predictions a model learns (knowledge distillation)."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
@@ -12,6 +12,11 @@ from ssd4rec.errors import ShapeError
 from ssd4rec.models.next_item import NextItemModel, fingerprint
 from ssd4rec.ops.repeats import PrefixItems
 from ssd4rec.ops.soft_targets import SoftTargets
+
+
+def frozen_copy(model: NextItemModel) -> NextItemModel:
+    """Return a copy without gradients."""
+    return deepcopy(model).requires_grad_(requires_grad=False)
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,7 @@ class Teacher:
 
     def frozen_copy(self, like: Tensor) -> Self:
         """Return a copy on the device and in the type of a tensor, in evaluation mode and without gradients."""
-        model = deepcopy(self.model).requires_grad_(requires_grad=False).eval().to(like)
-        return type(self)(model, self.ridge and self.ridge.to(like), self.weight)
+        return replace(self, model=frozen_copy(self.model).eval().to(like), ridge=self.ridge and self.ridge.to(like))
 
     def soft_targets(self, states: States, prefixes: PrefixItems | None, events: Tensor | None, weight: float) -> SoftTargets:
         """Return its probabilities.

@@ -42,7 +42,7 @@ def worth_it(*tensors: Tensor) -> bool:
 
 @cache
 def load_kernels() -> ModuleType:
-    """Import the kernels; that they have to be compiled is announced in the log."""
+    """Import the kernels; the log says when one has to be compiled."""
     _announce_compilation()
     return import_module("ssd4rec.ops.numba.kernels")
 
