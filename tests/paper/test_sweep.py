@@ -18,11 +18,13 @@ import worlds
 from ssd4rec import cli
 from ssd4rec._io import exclusive_lock
 from ssd4rec.artifact import load_artifact
+from ssd4rec.config import Config, load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.sequences import build_sequences
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.models.next_item import make_model
+from ssd4rec.paper.recipe_search import CHOICES, SEARCHES
 from ssd4rec.paper.recipes import make_budget
 from ssd4rec.paper.results import VARIANTS, load_ranks, load_results
 from ssd4rec.paper.sweep import plan_sweep, run_sweep
@@ -129,6 +131,30 @@ def test_the_printed_command_finds_all_runs_finished(swept):
     again = subprocess.run([sys.executable, "-c", CODE, *words], capture_output=True, text=True, check=True, cwd=swept)
     assert "4 runs, 4 of them finished" in again.stderr
     assert (swept / "out" / "results.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_each_network_has_the_best_of_its_own_trials(swept):
+    """As many for each; what is set by hand is not searched; the same command searches and trains nothing again."""
+    options = (*OPTIONS, "--trials", "3", "--set", "gru4rec:backbone.dropout=0.1")
+    first = run(swept / "cycle.csv", swept / "searched", *options)
+    assert first.stderr.count("trial 3 of 3: ") == 2
+    files = list((swept / "searched" / SEARCHES).glob("*/best.toml"))
+    rows = rows_of(swept / "searched")
+    for label, fixed in (("ssd4rec", set()), ("gru4rec", {"backbone.dropout"})):
+        searched = CHOICES.keys() - fixed
+        assert f"best of 3 trials ({', '.join(name for name in CHOICES if name in searched)})" in rows[label].origin
+        config = Config.model_validate(rows[label].settings_of(2024))
+        (best,) = [file for file in files if load_config(file).backbone.name == label]
+        assert load_config(best) == config.model_copy(update={"fusion": load_config(best).fusion})
+        (finished,) = rows[label].finished
+        assert best.read_text().startswith(f"# validation NDCG@10 {max(finished.validation):.4f}, trial ")
+    assert rows["gru4rec"].settings["backbone"]["dropout"] == 0.1
+    (section,) = load_results(swept / "searched").sections
+    assert "--trials 3" in section.commands[0]
+    again = run(swept / "cycle.csv", swept / "searched", *options)
+    assert "4 runs, 4 of them finished" in again.stderr
+    assert "trial " not in again.stderr.replace(" trials", "")
 
 
 @pytest.mark.slow
@@ -244,6 +270,13 @@ def test_the_reason_of_a_failure_is_that_of_the_last_attempt(attempt, code, reas
     assert attempt(code) == folder
     assert (folder / "failure.txt").read_text(encoding="utf-8") == reason
     assert (folder / "log.txt").read_text(encoding="utf-8").startswith("Error: an earlier one")
+
+
+def test_a_search_of_settings_is_for_the_comparison_of_models(tmp_path):
+    """The other studies vary settings themselves."""
+    result = CliRunner().invoke(cli.app, ["reproduce", "length", "ml-100k", "--trials", "3", "--out", str(tmp_path)])
+    assert isinstance(result.exception, ConfigError)
+    assert "--trials applies to accuracy" in str(result.exception)
 
 
 def test_mistakes_are_explained_before_anything_is_trained(tmp_path):

@@ -46,6 +46,19 @@ def outcome(report):
 
 
 @pytest.mark.thorough
+def test_the_first_trial_has_the_values_of_the_settings(world, tmp_path):
+    """As far as the space contains them, and once, however often the search is continued."""
+    config = worlds.config(max_epochs=1, learning_rate=3e-3)
+    space = {**RATES, "training.label_smoothing": FloatDistribution(0.2, 0.4)}  # the settings have 0
+    for trials in (1, 2):
+        report = search(world, config, space, tmp_path, trials=trials)
+    first, second = sorted(report.trials, key=lambda trial: trial.number)
+    assert first.values["training.learning_rate"] == 3e-3
+    assert 0.2 <= first.values["training.label_smoothing"] <= 0.4
+    assert second.values["training.learning_rate"] != 3e-3
+
+
+@pytest.mark.thorough
 def test_the_best_trial_is_written_as_settings(world, tmp_path):
     """best.toml holds the values of the first line of the table; everything else is as in the settings."""
     config = worlds.config(max_epochs=2)
@@ -117,7 +130,7 @@ def test_a_search_in_pieces_is_the_search_in_one(world, tmp_path, caplog):
 
 @pytest.mark.thorough
 def test_neighboring_seeds_give_different_searches(world, tmp_path):
-    """No trial of one is a trial of the other, moved by one."""
+    """No trial of one is a trial of the other, moved by one, but for the first, which has the values of the settings."""
     config = worlds.config(max_epochs=1)
     rates = [
         {
@@ -126,7 +139,8 @@ def test_neighboring_seeds_give_different_searches(world, tmp_path):
         }
         for seed in (0, 1)
     ]
-    assert len(rates[0] | rates[1]) == 6
+    assert rates[0] & rates[1] == {config.training.learning_rate}
+    assert len(rates[0] | rates[1]) == 5
 
 
 class Counter(Callback):
@@ -413,7 +427,7 @@ def test_a_search_without_a_possible_trial_says_so(plays, tmp_path):
 
 def test_without_optuna_it_says_what_to_install(plays, monkeypatch):
     """The package is an extra."""
-    monkeypatch.setattr(sys.modules["ssd4rec.cli.tune"], "find_spec", lambda _: None)
+    monkeypatch.setattr(sys.modules["ssd4rec.cli.inputs"], "find_spec", lambda _: None)
     result = CliRunner().invoke(cli.app, ["tune", str(plays)])
     assert isinstance(result.exception, BackendError)
     assert "pip install 'optuna>=5.0'" in str(result.exception)

@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 import worlds
 from ssd4rec.config import load_config
 from ssd4rec.errors import ConfigError
-from ssd4rec.tuning.space import describe_space, make_space, with_values
+from ssd4rec.tuning.space import choices, describe_space, make_space, own_values, with_values
 
 
 def test_the_default_space_holds_what_the_backbone_has():
@@ -101,3 +101,28 @@ def test_values_that_are_no_settings_are_named():
     """The message says which values were tried."""
     with pytest.raises(ConfigError, match=r"with backbone\.dropout=2\.0"):
         with_values(worlds.config(), {"backbone.dropout": 2.0})
+
+
+def test_choices_begin_with_the_value_of_the_settings():
+    """Once, also where it is a candidate; settings that a model does not have or read are left out."""
+    config = load_config("regularized", ["backbone.name=sasrec", "training.learning_rate=1e-3"])
+    candidates = {
+        "training.learning_rate": (5e-4, 1e-3),
+        "backbone.input_dropout": (0.1,),
+        "backbone.backward_weight": (0.5,),
+        "training.teacher_weight": (0.5,),
+    }
+    space = choices(config.replaced("training", teachers=0), candidates)
+    assert describe_space(space) == ["training.learning_rate=0.001|0.0005", "backbone.input_dropout=auto|0.1"]
+
+
+def test_own_values_are_those_that_the_space_contains():
+    """An interval with its bounds; "auto" is in no interval."""
+    config = load_config("regularized")
+    space = make_space(config, ["training.learning_rate=2e-3:1e-2", "training.patience=4:5"])
+    own = own_values(config, space)
+    assert own["training.learning_rate"] == 2e-3
+    assert own["training.ema_decay"] == 0.999
+    assert own["backbone.repeat_logits"] == "recency"
+    assert {"training.patience", "backbone.input_dropout"} & own.keys() == set()
+    assert {"training.patience", "backbone.input_dropout"} <= space.keys()

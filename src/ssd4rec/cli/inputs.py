@@ -3,11 +3,12 @@
 import gc
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd4rec.cli import _render, console, options
-from ssd4rec.errors import ConfigError
+from ssd4rec.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from ssd4rec.config import Config
@@ -74,6 +75,18 @@ def is_sequence_folder(path: Path) -> bool:
         return (path / "read.json").is_file()
     except (OSError, ValueError):  # not a valid path; reading it will give the reason
         return False
+
+
+def check_optuna(command: str) -> None:
+    """Refuse a command that searches settings if Optuna is not installed.
+
+    Raises:
+        BackendError: it is not; the message says what to install.
+    """
+    if find_spec("optuna") is None:
+        raise BackendError(
+            f"{command} needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'"
+        )
 
 
 def check_columns(data: str, overrides: Sequence[str]) -> None:

@@ -1,11 +1,15 @@
 """`reproduce`: the paper's tables and figures."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssd4rec.cli import console, inputs, options
+
+if TYPE_CHECKING:
+    from ssd4rec.paper.sweep import Sweep
 
 STUDY_HELP = "accuracy, efficiency, ablation, beta, rho, length, or all; report: render the report of --out again."
 BUDGET_HELP = (
@@ -17,6 +21,10 @@ MODELS_HELP = (
     "with more models they draw a line for each, and their seconds."
 )
 VALUES_HELP = "Points of beta, rho or length, comma-separated, e.g. 50,200,whole."
+TRIALS_HELP = (
+    "accuracy: first search learning rate, dropout and input dropout of each network, with this many trials on the validation "
+    "part; the first trial has the settings of the budget."
+)
 SET_HELP = "Change a setting for all models that have it, or for one; repeatable."
 
 
@@ -31,6 +39,7 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs; overrides the budget.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Number of seeds.")] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="Width of every model.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=2, help=TRIALS_HELP)] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of runs at once; they share the processor's cores.")] = 1,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="[MODEL:]GROUP.KEY=VALUE", help=SET_HELP)] = None,
     as_json: options.Json = False,
@@ -61,7 +70,9 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         write_report(load_results(out), out)
         console.out.print(f"Report: {out / 'report.html'} (and report.md)")
         return
-    limits = make_budget(budget, epochs, seeds, width)
+    if trials is not None and study != "accuracy":
+        raise ConfigError(f"--trials applies to accuracy; leave it out for {study}")
+    limits = make_budget(budget, epochs, seeds, width, trials)
     if not data:
         raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
     from ssd4rec.datasets.registry import is_named_dataset
@@ -75,7 +86,10 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     if all(is_named_dataset(each) for each in data):  # the columns of files may be named
         inputs.check_columns(data[0], settings or [])
     names, points = ([part.strip() for part in text.split(",")] if text else [] for text in (models, values))
-    sweep = plan_sweep(study, data, limits, out, inputs.cache(), models=names, settings=settings or [], values=points)
+    plan = partial(plan_sweep, study, data, limits, out, inputs.cache(), models=names, settings=settings or [], values=points)
+    sweep = plan()
+    if trials is not None:
+        sweep = plan(found=_search_recipes(sweep, settings or [], out))
     try:
         with console.progress_bar() as bar:
             task = bar.add_task("runs", total=len(sweep.jobs))
@@ -95,3 +109,14 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
     if failed := [job.title for key, job in sweep.jobs.items() if key not in finished]:
         console.say(f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed, see the report: {'; '.join(failed)}")
         raise typer.Exit(1)
+
+
+def _search_recipes(sweep: "Sweep", settings: list[str], out: Path) -> dict[str, list[str]]:
+    inputs.check_optuna("reproduce --trials")
+    from ssd4rec.paper.recipe_search import search_recipes
+    from ssd4rec.training.callbacks import TrainingProgress
+
+    try:
+        return search_recipes(sweep, settings, callbacks=[TrainingProgress(console.err)], watch=console.say)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the search is saved in {out}; the same command continues") from None

@@ -1,7 +1,6 @@
 """`tune`: hyperparameter search."""
 
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,7 +8,6 @@ import typer
 
 from ssd4rec.cli import _render, console, inputs, options
 from ssd4rec.configs import DEFAULT_PRESET
-from ssd4rec.errors import BackendError
 
 if TYPE_CHECKING:
     from ssd4rec.pipeline import Prepared
@@ -50,8 +48,7 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     """Search for the settings with the best validation NDCG@10 on DATA, and write them to OUT/best.toml."""
     from ssd4rec.config import load_config
 
-    if find_spec("optuna") is None:
-        raise BackendError("tune needs the package optuna, which is not installed; pip install 'optuna>=5.0' 'sqlalchemy>=2'")
+    inputs.check_optuna("tune")
     from ssd4rec.tuning.space import describe_space, make_space
 
     overrides = [*(settings or []), *reading]

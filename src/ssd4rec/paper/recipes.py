@@ -27,6 +27,7 @@ class Budget:
     width: int
     epochs: int
     seeds: int
+    trials: int = 0  # of the search for the settings of each network; 0: none
 
     @property
     def follows_paper(self) -> bool:
@@ -46,21 +47,29 @@ class Budget:
     def options(self) -> list[str]:
         """Return the command-line options that give this budget."""
         standard = BUDGETS[self.name]
-        changed = [name for name in ("epochs", "seeds", "width") if getattr(self, name) != getattr(standard, name)]
+        changed = [name for name in ("epochs", "seeds", "width", "trials") if getattr(self, name) != getattr(standard, name)]
         return ["--budget", self.name, *(word for name in changed for word in (f"--{name}", str(getattr(self, name))))]
 
 
 BUDGETS = {name: Budget(name, **values) for name, values in TABLES["budgets"].items()}
 
 
-def make_budget(name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None) -> Budget:
+def make_budget(
+    name: str, epochs: int | None = None, seeds: int | None = None, width: int | None = None, trials: int | None = None
+) -> Budget:
     """Return a named budget with the given values, 1 or more, replaced.
 
     Raises:
         ConfigError: The name is unknown.
     """
     budget = BUDGETS[find(name, tuple(BUDGETS), "budget")]
-    return replace(budget, epochs=epochs or budget.epochs, seeds=seeds or budget.seeds, width=width or budget.width)
+    return replace(
+        budget,
+        epochs=epochs or budget.epochs,
+        seeds=seeds or budget.seeds,
+        width=width or budget.width,
+        trials=trials or budget.trials,
+    )
 
 
 @dataclass(frozen=True)

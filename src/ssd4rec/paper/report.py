@@ -44,6 +44,7 @@ def _block(section: Section) -> dict[str, object]:
         "scope": (
             f"{data.users:,} users · {data.items:,} items · {data.interactions:,} interactions · width {budget.width} · at most "
             f"{_count(budget.epochs, 'epoch')} · {_count(budget.seeds, 'seed')} · seen items {_seen(section.excludes_seen)}"
+            + (f" · settings of each network: best of {_count(budget.trials, 'trial')}" if budget.trials else "")
         ),
         "warnings": list(_warnings(section)),
         "notes": list(_notes(section)),
@@ -222,6 +223,7 @@ def _recipe(row: Row) -> dict[str, str]:
         "learning rate": str(training["learning_rate"]),
         "schedule": training["schedule"],
         "dropout": str(backbone["dropout"]),
+        "input dropout": str(backbone.get("input_dropout", 0.0)),
         "mask ratio": str(training["mask_ratio"]),
         "objective": objective,
         "layers": str(backbone.get("layers", "-")),

@@ -94,12 +94,19 @@ CURVES = tuple(name for name, study in STUDIES.items() if study.axis)
 
 
 def make_points(
-    study: str, known: str | None, budget: Budget, models: Sequence[str], settings: Sequence[str], values: Sequence[str] = ()
+    study: str,
+    known: str | None,
+    budget: Budget,
+    models: Sequence[str],
+    settings: Sequence[str],
+    values: Sequence[str] = (),
+    found: Sequence[str] = (),
 ) -> list[Point]:
     """Return the rows or points of a study on one data set.
 
     The paper's budgets use the preset of `known`, a named data set. Without models, studies that compare models have all, the
-    others SSD4Rec. The settings are those of --set, `[MODEL:]GROUP.KEY=VALUE`, and the values those of a curve, from --values.
+    others SSD4Rec. The settings are those of --set, `[MODEL:]GROUP.KEY=VALUE`, and the values those of a curve, from --values;
+    `found` are settings of single models that a search has found (`recipe_search`).
 
     Raises:
         ConfigError: A setting, model or value does not fit the study.
@@ -107,7 +114,7 @@ def make_points(
     parsed = [Setting.parse(text) for text in settings]
     for setting in parsed:
         setting.check(study)
-    plan = _Plan(known, budget, parsed)
+    plan = _Plan(known, budget, [*parsed, *(replace(Setting.parse(text), found=True) for text in found)])
     if study in COMPARING:
         return _models(plan, models or MODELS)
     lines = [point.model for point in _models(plan, models)] or [plan.main_model()]
@@ -122,6 +129,7 @@ class Setting:
 
     model: str | None  # None: for all models that have the setting
     text: str  # group.key=value
+    found: bool = False  # by a search, not set by hand
 
     @property
     def name(self) -> str:
@@ -198,7 +206,8 @@ class _Plan:
             raise ConfigError(f"--seeds {len(seeds)} from training.seed={seeds[0]} exceeds the largest seed, {MAX_SEED}")
         configs = tuple(config.replaced("training", seed=seed) for seed in seeds)
         changed = tuple(dict.fromkeys(each.name for each in applied if each.name != "training.seed"))
-        return Point(label, model, configs, x, changed, self.origin(config, changed))
+        found = tuple(each.name for each in applied if each.found)
+        return Point(label, model, configs, x, changed, self.origin(config, changed, found))
 
     def main_model(self) -> str:
         """Return the model of ablations and of a single curve: the paper's under its settings, else the cheapest to train."""
@@ -287,8 +296,8 @@ class _Plan:
             return [f'training.objective="{objective}"', f"training.token_budget={ONE_PASS_BATCH}"]
         return []
 
-    def origin(self, config: Config, changed: Sequence[str]) -> str:
-        """Return where the settings of a row come from, and which of them --set has changed."""
+    def origin(self, config: Config, changed: Sequence[str], found: Sequence[str]) -> str:
+        """Return where the settings of a row come from, and which of them --set has changed or a search has found."""
         origin = RECIPES[config.backbone.name].source
         if self.budget.follows_default:
             origin = f"preset {DEFAULT_PRESET}"
@@ -301,7 +310,12 @@ class _Plan:
             origin += ", with the dropout of the preset"
         if self.budget.one_pass and self.preset and config.training.objective != "per-prefix":
             origin += ", all-positions training"
-        return f"changed here ({', '.join(changed)}), the rest {origin}" if changed else origin
+        parts = []
+        if by_hand := [name for name in changed if name not in found]:
+            parts.append(f"changed here ({', '.join(by_hand)})")
+        if found:
+            parts.append(f"best of {self.budget.trials} trials ({', '.join(found)})")
+        return ", ".join([*parts, f"the rest {origin}"]) if parts else origin
 
 
 def _models(plan: _Plan, models: Sequence[str]) -> list[Point]:

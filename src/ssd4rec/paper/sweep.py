@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class Sweep:
         return self.out / "runs" / key
 
 
-def plan_sweep(
+def plan_sweep(  # noqa: PLR0913 - what a command says, and what was found for it
     study: str,
     sources: Sequence[str],
     budget: Budget,
@@ -113,11 +114,13 @@ def plan_sweep(
     models: Sequence[str],
     settings: Sequence[str],
     values: Sequence[str] = (),
+    found: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Sweep:
     """Check a command and plan its runs; nothing is trained.
 
     The arguments are those of the command: `sources` are names or paths of data sets, `out` and `cache` the folders of the
     results and of named data sets. For `models`, `settings` and `values` see `make_points`; the study may be "all".
+    `found` has the settings that a search has found for single models, by the fingerprint of the data.
 
     Raises:
         ConfigError: A study, model, setting or value is unknown or does not fit.
@@ -148,7 +151,8 @@ def plan_sweep(
             name = "/".join(Path(path).parts[-1 if names.count(Path(path).name) == 1 else -2 :])
         data, steps = inspect_source(path, escaped(name), config, cache, sorted(lengths))
         paths[data.fingerprint] = path
-        sections += [_plan_section(each, data, steps, budget, models_of[each], settings, values) for each in studies]
+        of_data = found.get(data.fingerprint, ())
+        sections += [_plan_section(each, data, steps, budget, models_of[each], settings, values, of_data) for each in studies]
     present = {row.model for section in sections for row in section.rows}
     if unused := {each.model for each in map(Setting.parse, settings) if each.model} - present:
         raise ConfigError(f"--set {min(unused)}: no row has this model; the rows are {', '.join(sorted(present))}")
@@ -199,11 +203,12 @@ def _plan_section(
     selected: Sequence[str],
     settings: Sequence[str],
     values: Sequence[str],
+    found: Sequence[str],
 ) -> Section:
     models = list(selected or (MODELS if study in COMPARING else ()))
     if study == "efficiency":
         models = [model for model in models if model not in BASELINES]  # nothing to time
-    points = make_points(study, data.known, budget, models, settings, values)
+    points = make_points(study, data.known, budget, models, settings, values, found)
     present = {point.model for point in points}
     omitted = [f"{twin} (the network of {TWINS[twin]})" for twin in models if twin in TWINS and twin not in present]
     if study in ("ablation", "length"):

@@ -31,7 +31,7 @@ from ssd4rec.pipeline import Prepared
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST
 from ssd4rec.training.loop import TrainingLoop, fit
-from ssd4rec.tuning.space import Space, Value, describe_space, with_values
+from ssd4rec.tuning.space import Space, Value, describe_space, own_values, with_values
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def search(
     callbacks: Sequence[Callback] = (),
 ) -> SearchReport:
     """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test set is not used.
+
+    The first trial has the values of `config`, as far as the space contains them.
 
     Args:
         data: from `prepare`.
@@ -184,6 +186,8 @@ def _open_study(place: Path, data: Prepared, config: Config, space: Space) -> op
             f"{place} has {BEST} of an earlier search, but {DATABASE} has no trial of it; choose another --out, or remove {BEST}"
         )
     if saved is None:
+        if own := own_values(config, space):
+            study.enqueue_trial(own, skip_if_exists=True)
         study.set_user_attr("identity", ours)
     elif saved != ours:
         different = [key for key in {**ours, **saved} if saved.get(key) != ours.get(key)]
@@ -326,7 +330,7 @@ def _line(study: optuna.Study, trials: int) -> str:
     best = max((trial.user_attrs["ndcg"] for trial in counted if trial.state is TrialState.COMPLETE), default=0.0)
     how = "pruned" if last.state is TrialState.PRUNED else "finished"
     epochs, ndcg = last.user_attrs["epochs"], last.user_attrs["ndcg"]
-    return f"{head}: {how} after {epochs} epochs, validation NDCG@10 {ndcg:.4f}, best {best:.4f}"
+    return f"{head}: {how} after {epochs} epoch{'' if epochs == 1 else 's'}, validation NDCG@10 {ndcg:.4f}, best {best:.4f}"
 
 
 def _report(study: optuna.Study, place: Path, stopped: str) -> SearchReport:

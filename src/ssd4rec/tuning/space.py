@@ -22,7 +22,7 @@ DEFAULT_SPACE = (
     "training.token_budget=512|1024|2048|4096|8192|16384",
     "training.schedule=constant|cosine",
     "training.label_smoothing=0.0|0.1",
-    "training.ema_decay=0.0|0.99",
+    "training.ema_decay=0.0|0.99|0.999",
     "backbone.dropout=0.0:0.6",
     "backbone.layers=1:2",
     "backbone.norm_embedding=true|false",
@@ -100,6 +100,28 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
     if not space:
         raise ConfigError("every setting is fixed, so there is nothing to search; leave out a --fix or a --set")
     return space
+
+
+def choices(config: Config, candidates: Mapping[str, Sequence[Value]]) -> Space:
+    """Return a space of choices: the value that each setting has, then its candidates; without settings that are not read."""
+    space = {}
+    for name, values in candidates.items():
+        if _exists(name, config) and is_read(config, name):
+            own: Any = value_of(config, name)
+            space[name] = CategoricalDistribution(tuple(dict.fromkeys((own, *values))))
+    return space
+
+
+def own_values(config: Config, space: Space) -> dict[str, Value]:
+    """Return the values of the searched settings in `config`, without those that the space does not contain."""
+    own: dict[str, Any] = {name: value_of(config, name) for name in space if _exists(name, config)}
+    return {name: value for name, value in own.items() if _contains(space[name], value)}
+
+
+def _contains(values: Distribution, value: object) -> bool:
+    if isinstance(values, CategoricalDistribution):
+        return value in values.choices
+    return isinstance(value, int | float) and values.low <= value <= values.high
 
 
 def _read(text: str, config: Config) -> tuple[str, Distribution]:
