@@ -26,8 +26,7 @@ from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import Config, DataConfig, FusionConfig, PairModel, SSD4RecConfig
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.errors import ArtifactError, BackendError, ConfigError
-from ssd4rec.evaluation.baselines import PAIR_MODELS
-from ssd4rec.fusion import ScoreFusion, look_up
+from ssd4rec.fusion import PAIR_MODELS, ScoreFusion, look_up
 from ssd4rec.models.next_item import NextItemModel
 from ssd4rec.models.ssd4rec import SSD4Rec
 
@@ -529,7 +528,7 @@ def subprocess_environment() -> dict[str, str]:
 
 def fusion_of(items: int, model: PairModel = "sequential-rules") -> ScoreFusion:
     packed = np.array([1, 2, 3, 1, 2, 4]), np.array([0, 3, 6])
-    return ScoreFusion(PAIR_MODELS[model](*packed, items), 1.5, -2.0)
+    return ScoreFusion(PAIR_MODELS[model].fit(*packed, items), 1.5, -2.0)
 
 
 def save_with_fusion(directory: Path, items: int = ITEMS, model: PairModel = "sequential-rules") -> ScoreFusion:

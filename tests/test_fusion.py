@@ -15,11 +15,11 @@ from ssd4rec.config import load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation import tune_fusion as module
-from ssd4rec.evaluation.baselines import PAIR_MODELS, fit_baseline
+from ssd4rec.evaluation.baselines import fit_baseline
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.evaluation.metrics import ndcg_gains
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, best_candidate, gains_of, tune_fusion
-from ssd4rec.fusion import ScoreFusion, look_up
+from ssd4rec.fusion import PAIR_MODELS, ScoreFusion, look_up
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import count_sequential_rules
 from ssd4rec.serving.recommender import Recommender

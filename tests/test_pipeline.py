@@ -15,7 +15,7 @@ from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import all_events
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
-from ssd4rec.evaluation.baselines import PAIR_MODELS
+from ssd4rec.fusion import PAIR_MODELS
 from ssd4rec.models.next_item import fingerprint
 from ssd4rec.pipeline import training
 
@@ -91,8 +91,8 @@ def test_fusion_is_measured_with_and_without_the_model(prepared, tmp_path, pairs
 @pytest.mark.parametrize("worse", ["sequential-rules", "sequential-ridge"])
 def test_the_better_cooccurrence_model_is_chosen(prepared, caplog, monkeypatch, worse):
     """By the gain on the validation set; the final fit counts with the same model again."""
-    fit = PAIR_MODELS[worse]
-    monkeypatch.setitem(PAIR_MODELS, worse, lambda *args, **options: fit(*args, **options).nothing(len(prepared.catalog)))
+    nothing = PAIR_MODELS[worse].nothing(len(prepared.catalog))
+    monkeypatch.setattr(PAIR_MODELS[worse], "fit", lambda *_, **__: nothing)
     fusion = settings.FusionConfig(cooccurrence="tuned", cooccurrence_model="auto")
     config = worlds.config(max_epochs=1, learning_rate=1e-4, final_fit=True).model_copy(update={"fusion": fusion})
     artifact = pipeline.train(prepared, config)

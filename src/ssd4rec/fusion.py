@@ -15,9 +15,9 @@ from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.ops.segments import flat_score_index, to_device
 
-PAIR_CLASSES: dict[str, type[SequentialRules | SequentialRidge]] = {
+PAIR_MODELS: dict[str, type[SequentialRules | SequentialRidge]] = {
     model.name: model for model in (SequentialRules, SequentialRidge)
-}
+}  # by config.PairModel
 
 
 class Places(NamedTuple):
@@ -93,5 +93,5 @@ class ScoreFusion:
         """Read what `write` wrote, exactly."""
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata()
-        model = PAIR_CLASSES[about.get("cooccurrence_model", SequentialRules.name)]  # older files have no name
+        model = PAIR_MODELS[about.get("cooccurrence_model", SequentialRules.name)]  # older files have no name
         return cls(model(**load_file(path)), float(about["weight"]), float(about["repeat_bias"]))

@@ -9,10 +9,12 @@ from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, training_interactions
 from ssd4rec.errors import ConfigError
 from ssd4rec.evaluation.evaluate import Progress
-from ssd4rec.fusion import PAIR_CLASSES
+from ssd4rec.fusion import PAIR_MODELS
 
-PAIR_MODELS: dict[str, Callable[..., ItemPairs]] = {name: model.fit for name, model in PAIR_CLASSES.items()}  # by PairModel
-BASELINES: dict[str, Callable[..., ItemPairs | EASE]] = {**PAIR_MODELS, "ease": EASE.fit}  # by Baseline
+BASELINES: dict[str, Callable[..., ItemPairs | EASE]] = {  # by config.Baseline
+    **{name: model.fit for name, model in PAIR_MODELS.items()},
+    "ease": EASE.fit,
+}
 
 
 def fit_baseline(

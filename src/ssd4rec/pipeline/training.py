@@ -27,11 +27,10 @@ from ssd4rec.data.split import Examples, Split, all_events, training_counts, tra
 from ssd4rec.diagnostics import resolve_device, versions
 from ssd4rec.distributed import current_world, process_group
 from ssd4rec.errors import ConfigError, StateError
-from ssd4rec.evaluation.baselines import PAIR_MODELS
 from ssd4rec.evaluation.evaluate import EvaluationProtocol, Progress, make_protocol
 from ssd4rec.evaluation.metrics import MONITORED_METRIC
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, TunedFusion, tune_fusion
-from ssd4rec.fusion import PAIR_CLASSES
+from ssd4rec.fusion import PAIR_MODELS
 from ssd4rec.models.next_item import NextItemModel, fingerprint, fold_features, make_model
 from ssd4rec.ops import numba
 from ssd4rec.pipeline.measurement import Comparison, compare, describe_model, evaluate, known_part
@@ -460,9 +459,9 @@ def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | N
     """Fit a co-occurrence model on a training set; in a process group the first process does, and the others receive it."""
     world, catalog_size = current_world(), len(data.catalog)
     if world.is_first:
-        pairs: ItemPairs = PAIR_MODELS[name](*training_interactions(data.histories, train), catalog_size, progress=progress)
+        pairs: ItemPairs = PAIR_MODELS[name].fit(*training_interactions(data.histories, train), catalog_size, progress=progress)
     else:
-        pairs = PAIR_CLASSES[name].nothing(catalog_size)
+        pairs = PAIR_MODELS[name].nothing(catalog_size)
     return _shared(pairs)
 
 
