@@ -388,7 +388,7 @@ def test_auto_has_two_teachers_on_sparse_data(data, monkeypatch, caplog):
     assert caplog.messages[-1].endswith("or more (training.teachers=auto)")
 
 
-@pytest.mark.parametrize("changes", [{"members": 2}, {"softmax": "sampled"}, {"shard_item_table": True}])
+@pytest.mark.parametrize("changes", [{"softmax": "sampled"}, {"shard_item_table": True}])
 def test_auto_has_no_teachers_where_they_do_not_fit(data, changes, caplog):
     caplog.set_level("INFO", "ssd4rec")
     assert automatic(data, **changes) == 0
@@ -399,6 +399,13 @@ def test_auto_trains_what_the_number_would(data, taught):
     by_itself = pipeline.fit(data, configured(teachers="auto"))
     assert by_itself.teacher is not None
     assert fingerprint(by_itself.model) == fingerprint(taught.model)
+
+
+def test_several_networks_learn_from_teachers_too(data):
+    """Each of them learns from the mean of the teachers' predictions."""
+    of_two = [pipeline.fit(data, configured(members=2, teachers=teachers, max_epochs=1)) for teachers in ("auto", 2, 0)]
+    by_itself, taught, alone = (fingerprint(each.model) for each in of_two)
+    assert by_itself == taught != alone
 
 
 def test_a_model_that_is_continued_teaches_itself(data, tmp_path, caplog):

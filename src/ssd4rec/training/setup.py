@@ -73,17 +73,15 @@ def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_
     """Return the number of teachers, by the data where `training.teachers` is "auto", and log why.
 
     That is 2 if items have fewer than SPARSE training interactions on average and an epoch computes at most MAX_SCORES scores;
-    see docs/research-log/2026-11-accuracy.md. Several networks side by side, a sampled softmax and a sharded item table go
-    without. A training that continues a finished model has that one as its teacher where the number is not 0.
+    see docs/research-log/2026-11-accuracy.md. A sampled softmax and a sharded item table go without. A training that continues
+    a finished model has that one as its teacher where the number is not 0.
     """
     training = config.training
     if training.teachers != "auto":
         return training.teachers
     scores = split.train.targets * catalog_size
     count, advice = 0, ""
-    if config.backbone.members > 1:
-        reason = f"backbone.members = {config.backbone.members}"
-    elif training.samples(catalog_size) or training.shard_item_table:
+    if training.samples(catalog_size) or training.shard_item_table:
         reason = "they need the scores of all items in one process"
     elif (per_item := interactions_per_item(sequences, split, catalog_size)) >= SPARSE:
         reason = f"an item has {per_item:.0f} training interactions on average, {SPARSE:g} or more"
