@@ -47,15 +47,15 @@ def outcome(report):
 
 @pytest.mark.thorough
 def test_the_first_trial_has_the_values_of_the_settings(world, tmp_path):
-    """As far as the space contains them, and once, however often the search is continued."""
-    config = worlds.config(max_epochs=1, learning_rate=3e-3)
-    space = {**RATES, "training.label_smoothing": FloatDistribution(0.2, 0.4)}  # the settings have 0
+    """Or the nearest ones, or what "auto" chooses; once, however often the search is continued."""
+    config = worlds.config(max_epochs=1, learning_rate=3e-3).replaced("backbone", input_dropout="auto")
+    smoothing, dropout = FloatDistribution(0.2, 0.4), FloatDistribution(0.0, 0.6)  # the settings have a label smoothing of 0
+    space = {**RATES, "training.label_smoothing": smoothing, "backbone.input_dropout": dropout}
     for trials in (1, 2):
         report = search(world, config, space, tmp_path, trials=trials)
-    first, second = sorted(report.trials, key=lambda trial: trial.number)
-    assert first.values["training.learning_rate"] == 3e-3
-    assert 0.2 <= first.values["training.label_smoothing"] <= 0.4
-    assert second.values["training.learning_rate"] != 3e-3
+    first, second = (trial.values for trial in sorted(report.trials, key=lambda trial: trial.number))
+    assert first == {"training.learning_rate": 3e-3, "training.label_smoothing": 0.2, "backbone.input_dropout": 0.5}
+    assert second["training.learning_rate"] != 3e-3
 
 
 @pytest.mark.thorough

@@ -116,13 +116,14 @@ def test_choices_begin_with_the_value_of_the_settings():
     assert describe_space(space) == ["training.learning_rate=0.001|0.0005", "backbone.input_dropout=auto|0.1"]
 
 
-def test_own_values_are_those_that_the_space_contains():
-    """An interval with its bounds; "auto" is in no interval."""
+def test_own_values_are_those_of_the_settings_or_the_nearest():
+    """Of an interval the nearest number, but "auto" has none; of choices one of them or none."""
     config = load_config("regularized")
-    space = make_space(config, ["training.learning_rate=2e-3:1e-2", "training.patience=4:5"])
+    space = make_space(config, ["training.learning_rate=2e-3:1e-2", "training.patience=4:5", "backbone.width=16|32"])
     own = own_values(config, space)
     assert own["training.learning_rate"] == 2e-3
     assert own["training.ema_decay"] == 0.999
     assert own["backbone.repeat_logits"] == "recency"
-    assert {"training.patience", "backbone.input_dropout"} & own.keys() == set()
-    assert {"training.patience", "backbone.input_dropout"} <= space.keys()
+    assert own["training.patience"] == 4
+    assert {"backbone.width", "backbone.input_dropout"} & own.keys() == set()
+    assert {"backbone.width", "backbone.input_dropout"} <= space.keys()

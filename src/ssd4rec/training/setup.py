@@ -99,17 +99,22 @@ def choose_teachers(config: Config, sequences: Sequences, split: Split, catalog_
     return count
 
 
-def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Split, *, is_taught: bool = False) -> None:
-    """Set the input dropout of a model by the number n of training interactions of an item, on average over those that occur.
+def automatic_input_dropout(per_item: float, *, is_taught: bool = False) -> float:
+    """Return the input dropout for data with so many training interactions an item, on average over those that occur.
 
-    It is 0.5 up to n = 75, and 0.1 less for each doubling of n, but at least 0.1. With 0.5 in place of 0.3, MovieLens-100K
-    (n = 71) is more accurate and MovieLens-1M (n = 287) less; see docs/research-log/2026-11-accuracy.md. A model that is taught
-    by others has 0.2 less, but at least 0.1: soft targets regularize it too, and it needs half as many epochs.
+    It is 0.5 up to n = 75 interactions, and 0.1 less for each doubling of n, but at least 0.1. With 0.5 in place of 0.3,
+    MovieLens-100K (n = 71) is more accurate and MovieLens-1M (n = 287) less; see docs/research-log/2026-11-accuracy.md. A model
+    that is taught by others has 0.2 less, but at least 0.1: soft targets regularize it too, and it needs half as many epochs.
     """
+    most = 0.3 if is_taught else 0.5
+    return round(max(most - 0.1 * math.log2(max(per_item / 75, 1)), 0.1), 2)
+
+
+def choose_input_dropout(model: NextItemModel, sequences: Sequences, split: Split, *, is_taught: bool = False) -> None:
+    """Set the input dropout of a model by the data if its setting is "auto"; see `automatic_input_dropout`."""
     if model.chooses_input_dropout:
         per_item = interactions_per_item(sequences, split, model.catalog_size)
-        most = 0.3 if is_taught else 0.5
-        model.input_dropout.p = round(max(most - 0.1 * math.log2(max(per_item / 75, 1)), 0.1), 2)
+        model.input_dropout.p = automatic_input_dropout(per_item, is_taught=is_taught)
         logger.info(
             "input dropout: %g, as an item has %.0f training interactions on average (backbone.input_dropout=auto)",
             model.input_dropout.p,

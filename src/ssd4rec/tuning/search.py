@@ -31,6 +31,7 @@ from ssd4rec.pipeline import Prepared
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.checkpoint import LAST
 from ssd4rec.training.loop import TrainingLoop, fit
+from ssd4rec.training.setup import automatic_input_dropout, interactions_per_item
 from ssd4rec.tuning.space import Space, Value, describe_space, own_values, with_values
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def search(
 ) -> SearchReport:
     """Try settings until enough trials are finished, and write the best ones to `best.toml`; the test set is not used.
 
-    The first trial has the values of `config`, as far as the space contains them.
+    The first trial has the values of `config`, or the nearest ones of an interval, as far as the space contains them.
 
     Args:
         data: from `prepare`.
@@ -186,8 +187,7 @@ def _open_study(place: Path, data: Prepared, config: Config, space: Space) -> op
             f"{place} has {BEST} of an earlier search, but {DATABASE} has no trial of it; choose another --out, or remove {BEST}"
         )
     if saved is None:
-        if own := own_values(config, space):
-            study.enqueue_trial(own, skip_if_exists=True)
+        study.enqueue_trial(_first_values(data, config, space), skip_if_exists=True)
         study.set_user_attr("identity", ours)
     elif saved != ours:
         different = [key for key in {**ours, **saved} if saved.get(key) != ours.get(key)]
@@ -195,6 +195,16 @@ def _open_study(place: Path, data: Prepared, config: Config, space: Space) -> op
             f"{place} has a search with other {' and '.join(different)}; use the same arguments, or choose another --out"
         )
     return study
+
+
+def _first_values(data: Prepared, config: Config, space: Space) -> dict[str, Value]:
+    """Return the values of the settings as far as the space contains them, with the input dropout that "auto" would choose."""
+    own = own_values(config, space)
+    name = "backbone.input_dropout"
+    if config.backbone.input_dropout == "auto" and name in space and name not in own:
+        per_item = interactions_per_item(data.histories, data.split, len(data.catalog))
+        return own_values(with_values(config, {name: automatic_input_dropout(per_item)}), space)
+    return own
 
 
 def _requeue_interrupted(study: optuna.Study) -> None:

@@ -113,15 +113,17 @@ def choices(config: Config, candidates: Mapping[str, Sequence[Value]]) -> Space:
 
 
 def own_values(config: Config, space: Space) -> dict[str, Value]:
-    """Return the values of the searched settings in `config`, without those that the space does not contain."""
+    """Return the values of the searched settings in `config`: of an interval the nearest number, of choices only one of them."""
     own: dict[str, Any] = {name: value_of(config, name) for name in space if _exists(name, config)}
-    return {name: value for name, value in own.items() if _contains(space[name], value)}
-
-
-def _contains(values: Distribution, value: object) -> bool:
-    if isinstance(values, CategoricalDistribution):
-        return value in values.choices
-    return isinstance(value, int | float) and values.low <= value <= values.high
+    nearest: dict[str, Value] = {}
+    for name, value in own.items():
+        values = space[name]
+        if isinstance(values, CategoricalDistribution):
+            if value in values.choices:
+                nearest[name] = value
+        elif isinstance(value, int | float):
+            nearest[name] = min(max(value, values.low), values.high)
+    return nearest
 
 
 def _read(text: str, config: Config) -> tuple[str, Distribution]:
