@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -24,7 +25,7 @@ from ssd4rec.data.sequences import build_sequences
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.evaluation.metrics import hit_rate, mrr, ndcg
 from ssd4rec.models.next_item import make_model
-from ssd4rec.paper.recipe_search import CHOICES, SEARCHES
+from ssd4rec.paper.recipe_search import CHOICES, SEARCHES, search_recipes
 from ssd4rec.paper.recipes import make_budget
 from ssd4rec.paper.results import VARIANTS, load_ranks, load_results
 from ssd4rec.paper.sweep import plan_sweep, run_sweep
@@ -155,6 +156,19 @@ def test_each_network_has_the_best_of_its_own_trials(swept):
     again = run(swept / "cycle.csv", swept / "searched", *options)
     assert "4 runs, 4 of them finished" in again.stderr
     assert "trial " not in again.stderr.replace(" trials", "")
+
+
+@pytest.mark.slow
+def test_equal_networks_are_one_row_after_a_search_too(tmp_path):
+    """With one layer both are one network, which is searched once; its best settings do not bring the other one back."""
+    worlds.frame(worlds.cycle(users=20)).write_csv(tmp_path / "cycle.csv")
+    options = {"models": ["ssd4rec", "ssd4rec-all"], "settings": list(SET[1::2])}
+    arguments = ["accuracy", [str(tmp_path / "cycle.csv")], make_budget("small", epochs=1, trials=2), tmp_path, tmp_path]
+    found = search_recipes(plan_sweep(*arguments, **options), options["settings"])
+    (settings,) = found.values()
+    better = [re.sub("backbone.dropout=.*", "backbone.dropout=0.05", text) for text in settings]  # whichever trial was best
+    (section,) = plan_sweep(*arguments, **options, found=dict.fromkeys(found, better)).sections
+    assert [row.model for row in section.rows] == ["ssd4rec"]
 
 
 @pytest.mark.slow

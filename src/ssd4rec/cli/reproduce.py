@@ -70,8 +70,10 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
         write_report(load_results(out), out)
         console.out.print(f"Report: {out / 'report.html'} (and report.md)")
         return
-    if trials is not None and study != "accuracy":
-        raise ConfigError(f"--trials applies to accuracy; leave it out for {study}")
+    if trials is not None:
+        if study != "accuracy":
+            raise ConfigError(f"--trials applies to accuracy; leave it out for {study}")
+        inputs.check_optuna("reproduce --trials")
     limits = make_budget(budget, epochs, seeds, width, trials)
     if not data:
         raise ConfigError(f"{study} needs DATA: a file or a named data set, e.g. ssd4rec reproduce {study} ml-100k")
@@ -112,7 +114,6 @@ def reproduce(  # noqa: PLR0913 - each is an option of the command
 
 
 def _search_recipes(sweep: "Sweep", settings: list[str], out: Path) -> dict[str, list[str]]:
-    inputs.check_optuna("reproduce --trials")
     from ssd4rec.paper.recipe_search import search_recipes
     from ssd4rec.training.callbacks import TrainingProgress
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from ssd4rec import pipeline
 from ssd4rec.config import Config
 from ssd4rec.paper import worker
-from ssd4rec.paper.results import BASELINES
-from ssd4rec.paper.studies import Setting
+from ssd4rec.paper.results import BASELINES, Section
+from ssd4rec.paper.studies import TWINS, Setting
 from ssd4rec.paper.sweep import Sweep
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.tuning.search import search
@@ -66,9 +66,16 @@ def search_recipes(
                 callbacks=callbacks,
             )
             if report.best_file is not None:  # else no trial could be learned from: the row keeps its settings
-                best = [f"{row.model}:{name}={value}" for name, value in report.trials[0].values.items()]
+                models = [row.model, *_omitted_twins(section, row.model)]
+                best = [f"{model}:{name}={value}" for model in models for name, value in report.trials[0].values.items()]
                 found.setdefault(section.data.fingerprint, []).extend(best)
     return found
+
+
+def _omitted_twins(section: Section, model: str) -> list[str]:
+    """Return the models that the section leaves out as equal to this one; with the same settings they stay equal."""
+    rows = {row.model for row in section.rows}
+    return [twin for twin, network in TWINS.items() if network == model and twin not in rows]
 
 
 def _prepare(sweep: Sweep, fingerprint: str, config: Config) -> pipeline.Prepared:
