@@ -240,6 +240,24 @@ def test_a_negative_repeat_bias_is_a_warning_where_seen_items_are_kept():
         assert ("A negative repeat bias encodes" in text) == warned
 
 
+@pytest.mark.parametrize(
+    ("models", "cells"),
+    [
+        (("sequential-ridge", "sequential-rules"), "sequential-ridge, sequential-rules | 1, 2 | -8 | 2 |"),
+        ((None, None), "| 1, 2 | -8 | 2 |"),
+    ],
+)
+def test_the_weights_of_score_fusion_are_listed(models, cells):
+    """With the co-occurrence model of each seed, which older results do not have."""
+    runs = [
+        run_of(key, seed=seed, fusion={"cooccurrence_model": model, "cooccurrence": weight, "repeat_bias": -8.0, "test": METRICS})
+        for key, seed, weight, model in zip("ab", (1, 2), (1.0, 2.0), models, strict=True)
+    ]
+    table = text_of(section_of(row_of("sasrec", *runs))).partition("### Score fusion")[2].partition("###")[0]
+    assert cells in table
+    assert ("| model, weights |" in table) == (models[0] is not None)
+
+
 def test_missing_and_failed_runs_are_named_with_the_reason():
     failed = {"status": "failed", "key": "k", "seed": 2, "reason": "exit code 1\nTraceback\nValueError: no"}
     text = text_of(section_of(row_of("sasrec", failed, {"status": "missing", "key": "m", "seed": 3})))

@@ -40,6 +40,11 @@ class Budget:
         return self.name == "default-preset"
 
     @property
+    def cooccurrence_model(self) -> str:
+        """What score fusion adds: rules or a ridge, by the validation set, as in the default preset; with other budgets rules."""
+        return "auto" if self.follows_default else "sequential-rules"
+
+    @property
     def one_pass(self) -> bool:
         """Whether the presets apply, with all-positions training."""
         return self.name == "paper-one-pass"

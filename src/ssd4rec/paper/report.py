@@ -10,7 +10,7 @@ from ssd4rec._io import as_json, write_atomically
 from ssd4rec.paper.charts import draw_chart, lines_of, tick
 from ssd4rec.paper.published import highest_published, published_rows
 from ssd4rec.paper.recipes import BUDGETS
-from ssd4rec.paper.results import BASELINES, Measured, Results, Row, Section, Spread, Unfinished
+from ssd4rec.paper.results import BASELINES, Finished, Measured, Results, Row, Section, Spread, Unfinished
 from ssd4rec.paper.studies import COMPARING, STUDIES
 from ssd4rec.reports.rendering import Table, render_template
 
@@ -128,12 +128,19 @@ def _fusion(section: Section) -> Table:
     kinds: dict[str, Measured] = {"seen items kept": "fusion", "seen items excluded": "fusion_exclude_seen"}
     rows = [row for row in section.rows if row.summary("fusion")]
     table = _metric_table("Score fusion, with weights tuned on the validation set", kinds, HEADLINE, rows)
-    weights = [
-        tuple(", ".join(f"{value:g}" for value in dict.fromkeys(values)) for values in zip(*pairs, strict=True))
-        for pairs in ([(run.fusion.cooccurrence, run.fusion.repeat_bias) for run in row.finished if run.fusion] for row in rows)
-    ]
-    cells = tuple((*row[:-1], *of_row, row[-1]) for row, of_row in zip(table.rows, weights, strict=True))
-    return Table(table.title, (*table.columns[:-1], "weights|co-occurrence", "weights|repeat bias", "seeds"), cells)
+    recorded = any(run.fusion.cooccurrence_model for row in rows for run in row.finished if run.fusion)
+    columns = ("model",) * recorded + ("co-occurrence", "repeat bias")
+    cells = tuple(
+        (*row[:-1], *_fusion_weights(of.finished)[-len(columns) :], row[-1]) for row, of in zip(table.rows, rows, strict=True)
+    )
+    return Table(table.title, (*table.columns[:-1], *(f"weights|{name}" for name in columns), "seeds"), cells)
+
+
+def _fusion_weights(runs: Sequence[Finished]) -> list[str]:
+    """Return co-occurrence model, weight and repeat bias, each with all values of the runs."""
+    fusions = [run.fusion for run in runs if run.fusion]
+    values = [(each.cooccurrence_model or "-", f"{each.cooccurrence:g}", f"{each.repeat_bias:g}") for each in fusions]
+    return [", ".join(dict.fromkeys(of_all)) for of_all in zip(*values, strict=True)]
 
 
 def _published(section: Section) -> Table:

@@ -41,6 +41,7 @@ class _Stored(BaseModel):
 class FusionResult(_Stored):
     """Metrics of a model with score fusion, and the weights tuned on the validation set."""
 
+    cooccurrence_model: str | None = None  # None: not recorded in older results, sequential rules for every network
     cooccurrence: float
     repeat_bias: float
     test: Metrics

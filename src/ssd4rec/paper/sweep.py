@@ -85,8 +85,9 @@ class Sweep:
         """Each run once, by its key; studies share runs."""
         jobs: dict[str, worker.RunSpec] = {}
         sections = [section.arranged for section in self.sections]
-        runs = [(section.data, row, run) for section in sections for row in section.rows for run in row.runs]
-        for data, row, run in runs:
+        runs = [(section, row, run) for section in sections for row in section.rows for run in row.runs]
+        for section, row, run in runs:
+            data, fusion = section.data, {"cooccurrence_model": section.budget.cooccurrence_model}
             jobs[run.key] = worker.RunSpec(
                 title=f"{data.name}, {row.label}" + ("" if run.seed is None else f", seed {run.seed}"),
                 key=run.key,
@@ -95,7 +96,7 @@ class Sweep:
                 fingerprint=data.fingerprint,
                 cache=str(self.cache.resolve()),
                 seed=run.seed,
-                settings=row.settings_of(run.seed),
+                settings={**row.settings_of(run.seed), "fusion": fusion},
             )
         return jobs
 

@@ -39,7 +39,7 @@ from ssd4rec.evaluation.baselines import fit_baseline
 from ssd4rec.evaluation.evaluate import Ranking
 from ssd4rec.evaluation.metrics import Ranks
 from ssd4rec.evaluation.scoring import Ranker, Scorer
-from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, tune_fusion
+from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, ZeroScorer, tune_fusion
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.paper.results import BASELINES, Costs, Finished, FusionResult, Variant
 from ssd4rec.training.callbacks import Callback, TrainingProgress
@@ -119,20 +119,10 @@ class _Measurement:
             self.ranks["model_exclude_seen"] = ranking.ranks
         return ranking.as_dict()
 
-    def with_fusion(self, model: Ranker, rules: ItemPairs, weights: tuple[float, ...] = WEIGHTS) -> FusionResult:
-        """Tune score fusion on the validation set, and measure the model with it."""
-        evaluation = self.config.evaluation
-        fusion = tune_fusion(
-            model,
-            rules,
-            self.data.histories,
-            self.data.split.validation,
-            weights=weights,
-            repeat_bias=REPEAT_BIASES,
-            exclude_seen=evaluation.exclude_seen,
-            token_budget=evaluation.token_budget,
-        ).fusion
+    def with_fusion(self, model: Ranker, fusion: ScoreFusion) -> FusionResult:
+        """Measure a model with score fusion."""
         return FusionResult(
+            cooccurrence_model=fusion.pairs.name,
             cooccurrence=fusion.weight,
             repeat_bias=fusion.repeat_bias,
             test=self(model, "fusion", fusion).as_dict(),
@@ -149,7 +139,7 @@ def _run_baseline(spec: RunSpec, measure: _Measurement) -> Finished:
         model = fit_baseline(cast("Baseline", spec.model), data.histories, data.split.train, len(data.catalog))
     if isinstance(model, ItemPairs):
         zero = ZeroScorer(len(measure.data.catalog))  # next to scores of 0 the weight changes no rank
-        fusion = measure.with_fusion(zero, model, weights=(1.0,))
+        fusion = measure.with_fusion(zero, _tune_repeat_bias(zero, model, measure))
     ranking = measure(model, "model")
     return Finished(
         status="finished",
@@ -161,6 +151,20 @@ def _run_baseline(spec: RunSpec, measure: _Measurement) -> Finished:
         protocol=ranking.protocol,
         commit=commit,
     )
+
+
+def _tune_repeat_bias(zero: ZeroScorer, pairs: ItemPairs, measure: _Measurement) -> ScoreFusion:
+    evaluation = measure.config.evaluation
+    return tune_fusion(
+        zero,
+        pairs,
+        measure.data.histories,
+        measure.data.split.validation,
+        weights=(1.0,),
+        repeat_bias=REPEAT_BIASES,
+        exclude_seen=evaluation.exclude_seen,
+        token_budget=evaluation.token_budget,
+    ).fusion
 
 
 def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished:
@@ -182,6 +186,7 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
     if share is not None:  # before the other measurements, which need their own
         memory = peak_bytes()
         gpu_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    tuned = pipeline.tune(artifact.model, data, config.replaced("fusion", cooccurrence="tuned", repeat_bias="tuned"))
     training = artifact.report["training"]
     seconds = [epoch["seconds"] for epoch in training["history"]]
     cpu = f"CPU ({processor()}), {torch.get_num_threads()} threads of {os.cpu_count()}"
@@ -191,7 +196,7 @@ def _run_network(spec: RunSpec, measure: _Measurement, folder: Path) -> Finished
         seed=spec.seed,
         test=ranking.as_dict(),
         test_exclude_seen=measure.excluding_seen(artifact.model),
-        fusion=measure.with_fusion(artifact.model, pipeline.count_sequential_rules(data)),
+        fusion=None if tuned is None else measure.with_fusion(artifact.model, tuned.fusion),
         protocol=ranking.protocol,
         parameters=artifact.report["model"]["parameters"],
         best_epoch=training["best_epoch"],
