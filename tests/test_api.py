@@ -11,6 +11,7 @@ import ssd4rec
 import worlds
 from ssd4rec import cli
 from ssd4rec.errors import ArtifactError, ConfigError, DataError
+from ssd4rec.pipeline import preparation
 
 SETTINGS = {
     "data.min_interactions": 1,
@@ -46,6 +47,22 @@ def test_training_equals_the_command_line(frame, model, tmp_path):
     weights = ssd4rec.load(tmp_path / "model").artifact.model.state_dict()
     for name, tensor in model.artifact.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.thorough
+def test_dense_data_have_the_wide_preset(frame, tmp_path, monkeypatch):
+    """Unless a preset is named or a training continues, also on the command line."""
+    monkeypatch.setattr(preparation, "DENSE", 1.0)
+    settings = {name: value for name, value in SETTINGS.items() if name != "backbone.width"}
+    wide = ssd4rec.train(frame, settings=settings)
+    usual = ssd4rec.train(frame, config="regularized", settings=settings)
+    continued = ssd4rec.train(frame, start_from=usual, settings={"training.max_epochs": 1})
+    assert [each.artifact.config.backbone.width for each in (wide, usual, continued)] == [128, 64, 64]
+    frame.write_csv(tmp_path / "log.csv")
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    command = ["train", str(tmp_path / "log.csv"), "--out", str(tmp_path / "model"), *options]
+    assert "preset: wide, as an item has" in CliRunner().invoke(cli.app, command, catch_exceptions=False).stderr
+    assert ssd4rec.load(tmp_path / "model").fingerprint() == wide.fingerprint()
 
 
 def test_pandas_and_polars_frames_give_the_same_model(frame, model):

@@ -90,8 +90,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_presets() -> None:
-    """One preset a row of the paper's table, a quick one, the default, and several networks of it."""
-    assert presets() == sorted([*PAPER, "ensemble", "quick", "regularized"])
+    """One preset a row of the paper's table, a quick one, the default, a wider one, and several networks of it."""
+    assert presets() == sorted([*PAPER, "ensemble", "quick", "regularized", "wide"])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -598,6 +598,10 @@ def test_the_regularized_preset_is_the_measured_recipe() -> None:
 
 def test_the_ensemble_preset_is_the_default_with_four_members() -> None:
     assert load_config("ensemble") == load_config("regularized", ["backbone.members=4"])
+
+
+def test_the_wide_preset_is_the_default_at_twice_the_width() -> None:
+    assert load_config("wide") == load_config("regularized", ["backbone.width=128"])
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from ssd4rec import pipeline
 from ssd4rec.artifact import Artifact, load_artifact
 from ssd4rec.config import load_config, settings
 from ssd4rec.data.interactions import read_interactions
-from ssd4rec.data.split import all_events
+from ssd4rec.data.split import all_events, training_counts
 from ssd4rec.errors import ArtifactError, BackendError, DataError, StateError
 from ssd4rec.fusion import PAIR_MODELS
 from ssd4rec.models.next_item import fingerprint
-from ssd4rec.pipeline import training
+from ssd4rec.pipeline import preparation, training
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,20 @@ def softmax_messages(prepared, caplog, **settings_of_training):
     caplog.clear()
     pipeline.train(prepared, worlds.config(max_epochs=1, **settings_of_training))
     return [line for line in caplog.messages if line.startswith("softmax")]
+
+
+def test_the_preset_follows_the_data(prepared, caplog, monkeypatch):
+    """The default one up to DENSE training interactions an item; a width that was set stays, and needs no message."""
+    counts = training_counts(prepared.histories, prepared.split.train, len(prepared.catalog))
+    per_item = counts.sum() / (counts > 0).sum()
+    monkeypatch.setattr(preparation, "DENSE", np.nextafter(per_item, np.inf))
+    assert pipeline.default_config(prepared, ["training.seed=1"]) == load_config("regularized", ["training.seed=1"])
+    assert not caplog.messages
+    monkeypatch.setattr(preparation, "DENSE", per_item)
+    assert pipeline.default_config(prepared, ["backbone.width=16"]) == load_config("regularized", ["backbone.width=16"])
+    assert not caplog.messages
+    assert pipeline.default_config(prepared, ["training.seed=1"]) == load_config("wide", ["training.seed=1"])
+    assert caplog.messages[-1].startswith(f"preset: wide, as an item has {per_item:.0f} training interactions on average")
 
 
 def test_a_sampled_softmax_is_announced(prepared, caplog, monkeypatch):

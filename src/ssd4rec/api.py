@@ -43,8 +43,8 @@ def train(  # noqa: PLR0913 - each argument is a documented option
     Args:
         interactions: a pandas or polars data frame, the path of a file (CSV, TSV, JSON Lines, Parquet or RecBole .inter), the
             name of a public data set (`ssd4rec data list`), or the result of `read_interactions`.
-        config: the name of a preset, the path of a TOML file, or a `Config`; by default the preset "regularized", or the settings
-            of `start_from`.
+        config: the name of a preset, the path of a TOML file, or a `Config`; by default the settings of `start_from`, or
+            the preset "regularized", on data with many interactions an item "wide".
         settings: changes to single settings, for example {"training.max_epochs": 10}.
         start_from: a model, or its folder, whose training continues: its items and weights are kept, new items are added, and
             the report has the metrics before and after (`continued`).
@@ -76,15 +76,19 @@ def train(  # noqa: PLR0913 - each argument is a documented option
         check_writable(out)
     options = {"data.user": user, "data.item": item, "data.time": time, "training.final_fit": final_fit}
     changes = {name: value for name, value in options.items() if value is not None} | dict(settings or {})
+    overrides = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
     start = _artifact_of(start_from)
+    by_the_data = config is None and start is None
     if config is None:
         config = DEFAULT_PRESET if start is None else start.config
-    run_config = _config(config, changes)
+    run_config = _config(config, overrides)
     if isinstance(interactions, Interactions):
         table, item_titles = interactions, None if titles is None else read_titles(titles)
     else:
         table, item_titles = open_source(interactions, run_config.data, titles)
     prepared = pipeline.prepare(table, item_titles, run_config, None if start is None else start.catalog)
+    if by_the_data:
+        run_config = pipeline.default_config(prepared, overrides)
     if items is not None:
         prepared = pipeline.add_features(prepared, items, run_config)
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -119,8 +123,7 @@ def _artifact_of(model: Recommender | str | Path | None) -> Artifact | None:
     return load_artifact(model)
 
 
-def _config(config: str | Path | Config, settings: Mapping[str, object]) -> Config:
-    overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+def _config(config: str | Path | Config, overrides: Sequence[str]) -> Config:
     if isinstance(config, Config):
         return parse_config(dump_config(config), overrides, source="config")
     return load_config(config, overrides)

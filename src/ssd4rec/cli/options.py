@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ssd4rec.configs import DEFAULT_PRESET, DENSE_PRESET
+
 Data = Annotated[
     str,
     typer.Argument(
@@ -23,10 +25,13 @@ Items = Annotated[
     typer.Option("--items", help="A file of item ids with categories or vectors; it may add items without interactions."),
 ]
 CONFIG_HELP = (
-    "A preset or a TOML file: `quick` takes the fewest seconds an epoch; `ensemble`, four networks side by side, is the most "
-    "accurate on sparse data."
+    "A preset or a TOML file: `quick` takes the fewest seconds an epoch; `wide` is more accurate where items have hundreds of "
+    "interactions; `ensemble`, four networks side by side, is the most accurate on sparse data."
 )
 Config = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
+ConfigByData = Annotated[
+    str | None, typer.Option("--config", help=CONFIG_HELP, show_default=f"{DEFAULT_PRESET}, or {DENSE_PRESET} by the data")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="GROUP.KEY=VALUE", help="Change a setting; repeatable.")]
 Accelerator = Annotated[
     str, typer.Option("--accelerator", metavar="auto|cpu|gpu", help="Device of the model; auto uses a GPU if there is one.")

@@ -39,7 +39,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
         typer.Argument(metavar="[DATA]", help="A file or a named data set; optional if the --recbole file names one."),
     ] = None,
     *,
-    config: Annotated[str | None, typer.Option("--config", help=options.CONFIG_HELP, show_default=DEFAULT_PRESET)] = None,
+    config: options.ConfigByData = None,
     recbole: Annotated[Path | None, typer.Option("--recbole", help="A RecBole YAML file, instead of --config.")] = None,
     settings: options.Settings = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the model; an existing model is replaced.")] = Path(
@@ -88,6 +88,10 @@ def train(  # noqa: PLR0913 - each is an option of the command
         check_same_backbone(run_config.backbone, artifact.config.backbone)
         base = artifact.catalog
     prepared = _prepare(data, (train_file, validation_file, test_file), overrides, run_config, titles, base)
+    if config is None and recbole is None and artifact is None:
+        from ssd4rec.pipeline import default_config
+
+        run_config = default_config(prepared, overrides)
     if items is not None:
         prepared = inputs.add_features(prepared, items, run_config)
     elif data is not None and artifact is None:

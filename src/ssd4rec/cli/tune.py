@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def tune(  # noqa: PLR0913 - each is an option of the command
     data: options.Data,
     *,
-    config: options.Config = DEFAULT_PRESET,
+    config: options.ConfigByData = None,
     settings: options.Settings = None,
     search: Annotated[
         list[str] | None,
@@ -52,11 +52,15 @@ def tune(  # noqa: PLR0913 - each is an option of the command
     from ssd4rec.tuning.space import describe_space, make_space
 
     overrides = [*(settings or []), *reading]
-    run_config = load_config(config, overrides)
+    run_config = load_config(config or DEFAULT_PRESET, overrides)
     inputs.check_columns(data, overrides)
     set_by_hand = [each.partition("=")[0].strip() for each in settings or []]
     space = make_space(run_config, search or [], list(dict.fromkeys([*(fix or []), *set_by_hand])))
     prepared = inputs.prepare(data, run_config, None)
+    if config is None:
+        from ssd4rec.pipeline import default_config
+
+        run_config = default_config(prepared, overrides)
     if items is not None:
         prepared = inputs.add_features(prepared, items, run_config)
 

@@ -10,7 +10,15 @@
 """
 
 from ssd4rec.pipeline.measurement import Comparison, compare, evaluate, evaluate_artifact
-from ssd4rec.pipeline.preparation import Prepared, add_features, describe_pass, prepare, prepare_folder, prepare_parts
+from ssd4rec.pipeline.preparation import (
+    Prepared,
+    add_features,
+    default_config,
+    describe_pass,
+    prepare,
+    prepare_folder,
+    prepare_parts,
+)
 from ssd4rec.pipeline.training import count_sequential_rules, fit, train, tune
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "add_features",
     "compare",
     "count_sequential_rules",
+    "default_config",
     "describe_pass",
     "evaluate",
     "evaluate_artifact",

@@ -1,13 +1,15 @@
 """Interactions as sequences, a catalog and a split, ready for training."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ssd4rec.config import Config, value_of
+from ssd4rec.config import Config, load_config, value_of
+from ssd4rec.configs import DEFAULT_PRESET, DENSE_PRESET
 from ssd4rec.data.catalog import Catalog
 from ssd4rec.data.folder import open_folder
 from ssd4rec.data.interactions import Interactions, ReadReport
@@ -19,6 +21,9 @@ from ssd4rec.data.split import Split, limit_length, make_split, split_by_parts
 from ssd4rec.data.summary import describe, describe_split
 from ssd4rec.errors import ConfigError, DataError
 from ssd4rec.training.objective import plan_pass
+from ssd4rec.training.setup import interactions_per_item
+
+DENSE = 150.0  # training interactions of an item, on average
 
 logger = logging.getLogger(__name__)
 
@@ -138,3 +143,29 @@ def describe_pass(data: Prepared, config: Config) -> dict[str, float]:
         "batches": len(plan.batches),
         "fill": float(plan.examples.lengths.sum() / sizes),
     }
+
+
+def default_config(data: Prepared, changes: Sequence[str] = ()) -> Config:
+    """Return the settings of the preset that suits the data, with changes, and log which one it is unless it is the usual one.
+
+    On dense data, where an item has DENSE training interactions or more on average, a wider network is more accurate: on
+    MovieLens-1M, with 289, but not on MovieLens-100K, with 71; see docs/research-log/2026-12.md.
+
+    Args:
+        data: prepared with the settings of the usual preset and the same changes.
+        changes: `group.key=value`.
+    """
+    usual = load_config(DEFAULT_PRESET, changes)
+    per_item = interactions_per_item(data.histories, data.split, len(data.catalog))
+    if per_item < DENSE:
+        return usual
+    dense = load_config(DENSE_PRESET, changes)
+    if dense != usual:
+        logger.info(
+            "preset: %s, as an item has %.0f training interactions on average, %g or more; --config %s takes less time",
+            DENSE_PRESET,
+            per_item,
+            DENSE,
+            DEFAULT_PRESET,
+        )
+    return dense
