@@ -17,7 +17,7 @@ from ssd4rec.config import load_config
 from ssd4rec.config.toml import dump_config
 
 OUT = Path(__file__).parent / "results" / "presets"
-PRESETS = ("quick", "regularized", "ensemble")
+PRESETS = ("quick", "regularized", "wide", "ensemble")
 PARTS = {"network": "model_alone", "co-occurrence": "fusion_alone"}  # names of the table and of the report
 
 
