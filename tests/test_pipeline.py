@@ -49,7 +49,8 @@ def test_the_preset_follows_the_data(prepared, caplog, monkeypatch):
     assert pipeline.default_config(prepared, ["backbone.width=16"]) == load_config("regularized", ["backbone.width=16"])
     assert not caplog.messages
     assert pipeline.default_config(prepared, ["training.seed=1"]) == load_config("wide", ["training.seed=1"])
-    assert caplog.messages[-1].startswith(f"preset: wide, as an item has {per_item:.0f} training interactions on average")
+    assert caplog.messages[-1].startswith(f"preset: wide (width 128), as an item has {per_item:.0f} training interactions")
+    assert caplog.messages[-1].endswith("; --config regularized has width 64")
 
 
 def test_a_sampled_softmax_is_announced(prepared, caplog, monkeypatch):

@@ -162,10 +162,12 @@ def default_config(data: Prepared, changes: Sequence[str] = ()) -> Config:
     dense = load_config(DENSE_PRESET, changes)
     if dense != usual:
         logger.info(
-            "preset: %s, as an item has %.0f training interactions on average, %g or more; --config %s takes less time",
+            "preset: %s (width %d), as an item has %.0f training interactions on average, %g or more; --config %s has width %d",
             DENSE_PRESET,
+            dense.backbone.width,
             per_item,
             DENSE,
             DEFAULT_PRESET,
+            usual.backbone.width,
         )
     return dense
