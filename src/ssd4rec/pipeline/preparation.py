@@ -149,7 +149,7 @@ def default_config(data: Prepared, changes: Sequence[str] = ()) -> Config:
     """Return the settings of the preset that suits the data, with changes, and log which one it is unless it is the usual one.
 
     On dense data, where an item has DENSE training interactions or more on average, a wider network is more accurate: on
-    MovieLens-1M, with 289, but not on MovieLens-100K, with 71; see docs/research-log/2026-12.md.
+    MovieLens-1M, with 289, but not on MovieLens-100K, with 72; see docs/research-log/2026-12.md.
 
     Args:
         data: prepared with the settings of the usual preset and the same changes.

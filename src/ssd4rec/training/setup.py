@@ -103,7 +103,7 @@ def automatic_input_dropout(per_item: float, *, is_taught: bool = False) -> floa
     """Return the input dropout for data with so many training interactions an item, on average over those that occur.
 
     It is 0.5 up to n = 75 interactions, and 0.1 less for each doubling of n, but at least 0.1. With 0.5 in place of 0.3,
-    MovieLens-100K (n = 71) is more accurate and MovieLens-1M (n = 287) less; see docs/research-log/2026-11-accuracy.md. A model
+    MovieLens-100K (n = 72) is more accurate and MovieLens-1M (n = 289) less; see docs/research-log/2026-11-accuracy.md. A model
     that is taught by others has 0.2 less, but at least 0.1: soft targets regularize it too, and it needs half as many epochs.
     """
     most = 0.3 if is_taught else 0.5
