@@ -86,7 +86,7 @@ def _lines(section: Section) -> Table:
     axis, models = STUDIES[section.study].axis or "", list(lines_of(section, section.rows))
     columns = [f"{model}|{name}" for model in models for name in ("NDCG@10", "sd", "s to best", "s per epoch")]
     rows = [(tick(x), *(cell for model in models for cell in cells(of.get(model)))) for x, of in by_point.items()]
-    return _without_empty_deviations(Table(f"NDCG@10 and training seconds (s) by {axis}", (axis, *columns), tuple(rows)))
+    return _without_empty_columns(Table(f"NDCG@10 and training seconds (s) by {axis}", (axis, *columns), tuple(rows)))
 
 
 def _metric_table(title: str, kinds: Mapping[str, Measured], names: Sequence[str], rows: Sequence[Row]) -> Table:
@@ -101,11 +101,12 @@ def _metric_table(title: str, kinds: Mapping[str, Measured], names: Sequence[str
         )
         for row in rows
     ]
-    return _without_empty_deviations(Table(title, ("", *columns, "seeds"), tuple(cells)))
+    return _without_empty_columns(Table(title, ("", *columns, "seeds"), tuple(cells)))
 
 
-def _without_empty_deviations(table: Table) -> Table:
-    filled = [name != "sd" or any(row[i] != "-" for row in table.rows) for i, name in enumerate(table.names)]
+def _without_empty_columns(table: Table) -> Table:
+    """Leave out deviations of single seeds, and co-occurrence models that older results do not name."""
+    filled = [name not in ("sd", "model") or any(row[i] != "-" for row in table.rows) for i, name in enumerate(table.names)]
     return table._replace(
         columns=tuple(compress(table.columns, filled)), rows=tuple(tuple(compress(row, filled)) for row in table.rows)
     )
@@ -128,12 +129,9 @@ def _fusion(section: Section) -> Table:
     kinds: dict[str, Measured] = {"seen items kept": "fusion", "seen items excluded": "fusion_exclude_seen"}
     rows = [row for row in section.rows if row.summary("fusion")]
     table = _metric_table("Score fusion, with weights tuned on the validation set", kinds, HEADLINE, rows)
-    recorded = any(run.fusion.cooccurrence_model for row in rows for run in row.finished if run.fusion)
-    columns = ("model",) * recorded + ("co-occurrence", "repeat bias")
-    cells = tuple(
-        (*row[:-1], *_fusion_weights(of.finished)[-len(columns) :], row[-1]) for row, of in zip(table.rows, rows, strict=True)
-    )
-    return Table(table.title, (*table.columns[:-1], *(f"weights|{name}" for name in columns), "seeds"), cells)
+    columns = (*table.columns[:-1], "weights|model", "weights|co-occurrence", "weights|repeat bias", "seeds")
+    cells = tuple((*row[:-1], *_fusion_weights(of.finished), row[-1]) for row, of in zip(table.rows, rows, strict=True))
+    return _without_empty_columns(Table(table.title, columns, cells))
 
 
 def _fusion_weights(runs: Sequence[Finished]) -> list[str]:
