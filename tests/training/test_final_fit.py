@@ -123,6 +123,8 @@ def test_both_stages_resume_to_the_same_weights(data, final, tmp_path, monkeypat
     assert steps[0] == (in_final_fit, step + 1)
     assert fingerprint(resumed.model) == fingerprint(final.model) == fingerprint(load_artifact(out).model)
     assert resumed.report["test"] == final.report["test"]
+    seconds = resumed.report["seconds"]
+    assert seconds["total"] >= seconds["training"] + seconds["final_fit"]  # what was before the power cut counts
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

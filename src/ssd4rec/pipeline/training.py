@@ -69,6 +69,12 @@ class Fitted:
     training_of_teachers: TrainingReport | None = None  # None: no teacher, or a finished model that teaches its continuation
     pairs: SequentialRidge | None = None  # of the training set, if it was fitted for the teacher
 
+    @property
+    def seconds_before_resume(self) -> float:
+        """What earlier processes took for the epochs that this one did not repeat."""
+        of_teachers = self.training_of_teachers.seconds_before_resume if self.training_of_teachers else 0.0
+        return self.training.seconds_before_resume + of_teachers
+
 
 def train(
     data: Prepared,
@@ -130,7 +136,7 @@ def train(
             **({"teachers": fitted.training_of_teachers.seconds} if fitted.training_of_teachers else {}),
             "training": fitted.training.seconds,
             "evaluation": time.monotonic() - trained,
-            "total": time.monotonic() - began,
+            "total": time.monotonic() - began + fitted.seconds_before_resume,
         }
         artifact = _as_artifact(data, config, fitted, tuned, comparison, seconds)
         if config.training.final_fit:

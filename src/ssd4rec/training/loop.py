@@ -58,6 +58,7 @@ class TrainingReport:
     stopped: str  # "patience" or "max_epochs"; "steps" after a final fit
     seconds: float  # all epochs, including those before a resume
     input_dropout: float  # the probability, also with backbone.input_dropout = "auto"
+    seconds_before_resume: float = 0.0  # of `seconds`, those that earlier processes took
 
     @property
     def best_steps(self) -> int:
@@ -157,7 +158,8 @@ def fit(  # noqa: PLR0913 - each argument is a documented option
     history = tuple(loop.history)
     best = history[-1] if fixed else best_epoch(history)
     stopped = "steps" if fixed else "patience" if len(history) < config.max_epochs else "max_epochs"
-    return TrainingReport(history, best.epoch, best.ndcg, stopped, sum(epoch.seconds for epoch in history), model.input_dropout.p)
+    seconds = sum(epoch.seconds for epoch in history)
+    return TrainingReport(history, best.epoch, best.ndcg, stopped, seconds, model.input_dropout.p, loop.seconds_before_resume)
 
 
 class TrainingLoop:
@@ -200,6 +202,7 @@ class TrainingLoop:
         self.should_stop = False  # a callback may set it: the training ends with the current epoch
         self.loss_sum: Tensor = torch.zeros((), device=self.device, dtype=model.table.weight.dtype)
         self._seconds_before = 0.0  # of the current epoch, before a resume
+        self.seconds_before_resume = 0.0  # of all epochs
         self._began = time.monotonic()
 
     @property
@@ -395,6 +398,7 @@ class TrainingLoop:
             tensors = self.shards.scattered(tensors, self.model, self.optimizer)
         self.epoch, self.batch, self.step = progress.epoch, progress.batch, progress.step
         self.history, self._seconds_before = list(progress.history), progress.seconds
+        self.seconds_before_resume = sum(epoch.seconds for epoch in progress.history) + progress.seconds
         self.model.load_state_dict(_with_prefix(tensors, "model."))
         if self.average is not None:
             self.average.load_state_dict(_with_prefix(tensors, "average."))
