@@ -1,11 +1,11 @@
-"""Compare the two co-occurrence models as the second part of score fusion, with networks that `ssd4rec train` made.
+"""Compare the co-occurrence models as the second part of score fusion, with networks that `ssd4rec train` made.
 
     python benchmarks/bench_fusion.py MODEL DATA [MODEL DATA …]
 
-fits sequential rules and the sequential ridge on the training set of each, tunes the weights of both fusions on the validation
-set, and writes `benchmarks/results/fusion`. The network is the same in a row: nothing is trained. Test metrics: the whole
-catalog, the split of the model's settings, seen items as its settings say. `benefit` is what the fusion adds to the mean of
-1 / log2(rank + 1) on the validation set, without a cutoff, by which the weights are chosen.
+fits each co-occurrence model on the training set of each, tunes the weights of each fusion on the validation set, and writes
+`benchmarks/results/fusion`. The network is the same in the rows of one data set and seed: nothing is trained. Test metrics: the
+whole catalog, the split of the model's settings, seen items as its settings say. `benefit` is what the fusion adds to the mean
+of 1 / log2(rank + 1) on the validation set, without a cutoff, by which the weights are chosen.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from ssd4rec._io import write_atomically
 from ssd4rec.artifact import load_artifact
 from ssd4rec.data.columns import columns_of, options_of
 from ssd4rec.data.interactions import read_interactions
+from ssd4rec.fusion import PAIR_MODELS
 
 OUT = Path(__file__).parent / "results" / "fusion"
-MODELS = ("sequential-rules", "sequential-ridge")
+MODELS = tuple(PAIR_MODELS)
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     for folder, source in zip(options.models[::2], options.models[1::2], strict=True):
         for new in measure(folder, source):
             rows = [row for row in rows if (row["data"], row["seed"], row["part"]) != (new["data"], new["seed"], new["part"])]
-            rows = sorted([*rows, new], key=lambda row: (row["data"], row["seed"], row["part"] == MODELS[1]))
+            rows = sorted([*rows, new], key=lambda row: (row["data"], row["seed"], MODELS.index(row["part"])))
             OUT.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(rows, indent=1) + "\n")
             write_atomically(OUT / "report.md", table(rows))
@@ -78,10 +79,10 @@ def measure(folder: Path, source: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
     lines = [
-        "# Sequential rules and sequential ridge as the second part of score fusion",
+        "# The co-occurrence models as the second part of score fusion",
         "",
-        "Preset `regularized`, one network in each pair of rows; NDCG@10, and on the test set also HR@10. Seconds of fitting and",
-        "tuning on one thread of a machine that other work shared: upper bounds.",
+        "Preset `regularized`, one network for each data set and seed; NDCG@10, and on the test set also HR@10. Seconds of",
+        "fitting and tuning on one thread of a machine that other work shared: upper bounds.",
         "",
         "| data | seed | second part | weight | repeat bias | benefit (95 %) | validation: network | both |"
         " test: network | both | seconds |",

@@ -8,7 +8,6 @@ import numpy as np
 import served
 import worlds
 from ssd4rec.baselines.item_pairs import ItemPairs
-from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.config import SSD4RecConfig
 from ssd4rec.fusion import ScoreFusion
@@ -48,7 +47,7 @@ def config_of(backbone, max_length=None):
 
 
 def with_fusion(config, *, fusion: bool = True, pairs: type[ItemPairs] = SequentialRules) -> Recommender:
-    """The recommender of some settings; fusion with random co-occurrence scores, negative ones of a ridge, and a repeat bias."""
+    """The recommender of some settings; fusion with a repeat bias and random co-occurrence scores, those of counts positive."""
     made = served.recommender_of(config)
     made.artifact.training_counts[4] = 0  # an item without training events is not recommended
     if not fusion:
@@ -56,7 +55,7 @@ def with_fusion(config, *, fusion: bool = True, pairs: type[ItemPairs] = Sequent
     items = len(made.artifact.catalog)
     random = np.random.default_rng(3)
     columns = np.concatenate([np.sort(random.choice(items, 5, replace=False)) for _ in range(items)])
-    weights = random.uniform(-1.0 if pairs is SequentialRidge else 0.01, 1.0, 5 * items).astype(np.float32)
+    weights = random.uniform(-1.0 if pairs is not SequentialRules else 0.01, 1.0, 5 * items).astype(np.float32)
     cooccurrence = pairs(np.arange(0, 5 * items + 1, 5), columns.astype(np.int32), weights)
     return Recommender(replace(made.artifact, fusion=ScoreFusion(cooccurrence, 0.3, -0.4)))
 

@@ -10,13 +10,14 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from ssd4rec.array_types import CuSeqlens, Items, Packed, Scores
+from ssd4rec.baselines.ease import EASEPairs
 from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
 from ssd4rec.ops.segments import flat_score_index, to_device
 
-PAIR_MODELS: dict[str, type[SequentialRules | SequentialRidge]] = {
-    model.name: model for model in (SequentialRules, SequentialRidge)
+PAIR_MODELS: dict[str, type[SequentialRules | SequentialRidge | EASEPairs]] = {
+    model.name: model for model in (SequentialRules, SequentialRidge, EASEPairs)
 }  # by config.PairModel
 
 
@@ -56,7 +57,7 @@ class ScoreFusion:
     single number (Ren et al. 2019, "RepeatNet", learn when to repeat and when to explore).
     """
 
-    pairs: ItemPairs  # sequential rules or a sequential ridge
+    pairs: ItemPairs  # one of PAIR_MODELS
     weight: float  # 0 or more
     repeat_bias: float = 0.0  # negative: penalize items already in the sequence
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import worlds
 from ssd4rec.baselines import sequential_ridge
 from ssd4rec.baselines.closed_form import cholesky
-from ssd4rec.baselines.ease import EASE
+from ssd4rec.baselines.ease import EASE, EASEPairs
 from ssd4rec.baselines.item_pairs import FADE, READ
 from ssd4rec.baselines.sequential_ridge import REACH, SequentialRidge, products
 from ssd4rec.errors import ConfigError
@@ -86,10 +86,10 @@ def test_the_sequential_ridge_is_a_regression_of_what_follows_on_what_came_befor
 
 
 @settings(max_examples=30)
-@given(histories, st.integers(1, ITEMS))
-def test_the_largest_weights_of_each_item_are_stored(train, most):
-    whole = scores_of(SequentialRidge.fit(*packed(train), ITEMS), [[item] for item in range(1, ITEMS + 1)])
-    actual = scores_of(SequentialRidge.fit(*packed(train), ITEMS, neighbors=most), [[item] for item in range(1, ITEMS + 1)])
+@given(histories, st.integers(1, ITEMS), st.sampled_from([SequentialRidge, EASEPairs]))
+def test_the_largest_weights_of_each_item_are_stored(train, most, model):
+    whole = scores_of(model.fit(*packed(train), ITEMS), [[item] for item in range(1, ITEMS + 1)])
+    actual = scores_of(model.fit(*packed(train), ITEMS, neighbors=most), [[item] for item in range(1, ITEMS + 1)])
     for row, stored in zip(whole, actual, strict=True):
         assert np.isin(stored, [0.0, *row]).all()
         assert np.abs(stored).sum() == pytest.approx(np.sort(np.abs(row))[-most:].sum())
@@ -109,7 +109,18 @@ def test_ease_reconstructs_an_item_from_the_others_of_its_users(train, rows, fad
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("baseline", [SequentialRidge, EASE])
+@settings(max_examples=30)
+@given(histories, queries, st.integers(1, 4))
+def test_ease_in_score_fusion_reads_the_last_events_alike(train, rows, read):
+    """An item that occurs twice counts twice."""
+    expected = scores_of(EASE.fit(*packed(train), ITEMS, regularization=3.0, fade=1.0), [row[-read:] for row in rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EASEPairs, "read", read)
+        actual = scores_of(EASEPairs.fit(*packed(train), ITEMS, regularization=3.0), rows)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("baseline", [SequentialRidge, EASE, EASEPairs])
 def test_only_the_most_frequent_items_take_part_in_a_large_catalog(baseline, caplog):
     """Without the rare items 5 and 6, as if nobody had them; their places stay, and their scores are 0."""
     train = [[1, 2, 3, 4], [2, 1, 4, 3], [1, 3, 4, 2], [4, 5, 1, 2]]

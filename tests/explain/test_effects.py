@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explained import FADING_SUM_AROUND, VARIANTS, config_of, recommender, scores_and_ranks, with_fusion
+from ssd4rec.baselines.ease import EASEPairs
 from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.config import BERT4RecConfig, GRU4RecConfig, Mamba4RecConfig, SASRecConfig, SSD4RecConfig
 from ssd4rec.explain import reading
@@ -176,9 +177,10 @@ def test_learned_repeat_logits_are_repeat_bias():
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_co_occurrence_with_negative_weights(exclude_seen):
-    """A sequential ridge lowers the scores of some items; every part and effect is as exact as with counts."""
-    made = with_fusion(config_of(SSD4RecConfig(width=8, state_dim=4, head_width=8, layers=1, dropout=0.0)), pairs=SequentialRidge)
+@pytest.mark.parametrize("pairs", [SequentialRidge, EASEPairs])
+def test_co_occurrence_with_negative_weights(exclude_seen, pairs):
+    """A regression lowers the scores of some items; every part and effect is as exact as with counts."""
+    made = with_fusion(config_of(SSD4RecConfig(width=8, state_dim=4, head_width=8, layers=1, dropout=0.0)), pairs=pairs)
     assert_exact(made, HISTORY, list(range(12)), exclude_seen=exclude_seen)
     parts = made.explain(HISTORY, list(range(12)), "parts", exclude_seen=False)
     assert min(each.co_occurrence for each in parts) < 0 < max(each.co_occurrence for each in parts)

@@ -12,8 +12,8 @@ from served import HISTORY
 from service_world import running, same_answer, save_model, send, stored_history
 from ssd4rec.artifact import Artifact
 from ssd4rec.config import DataConfig
-from ssd4rec.evaluation.baselines import fit_baseline
-from ssd4rec.fusion import ScoreFusion
+from ssd4rec.data.split import training_interactions
+from ssd4rec.fusion import PAIR_MODELS, ScoreFusion
 from ssd4rec.serving.recommender import Recommender
 
 ITEMS = [f"i{index}" for index in HISTORY]
@@ -59,7 +59,7 @@ def test_random_writes_and_reads_of_many_users(client: TestClient, recommender: 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["several layers", "max_length", "sequential-rules", "sequential-ridge"])
+@pytest.mark.parametrize("kind", ["several layers", "max_length", *PAIR_MODELS])
 def test_other_models(kind: str, tmp_path: Path) -> None:
     recommender = _other(kind)
     save_model(tmp_path / "model", recommender)
@@ -77,7 +77,7 @@ def _other(kind: str) -> Recommender:
         return served.recommender_of(worlds.config().model_copy(update={"data": DataConfig(min_interactions=1, max_length=4)}))
     base = served.recommender(layers=1).artifact
     world = worlds.world(worlds.cycle())
-    pairs = fit_baseline(kind, world.histories, world.split.train, len(world.catalog))
+    pairs = PAIR_MODELS[kind].fit(*training_interactions(world.histories, world.split.train), len(world.catalog))
     fusion = ScoreFusion(pairs, 0.7, -2.0)
     return Recommender(Artifact(base.model, base.catalog, base.config, {}, base.training_counts, fusion))
 

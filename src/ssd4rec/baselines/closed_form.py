@@ -3,14 +3,17 @@
 import logging
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssd4rec._csr import IntArray
+from ssd4rec._csr import IntArray, lengths_to_offsets
 
 logger = logging.getLogger(__name__)
 
 MAX_ITEMS = 20_000  # a matrix of this size has 1.6 GB, and its factorization takes minutes on a core
+NEIGHBORS = 300  # weights that are stored for an item
+ROWS_AT_ONCE = 512  # while the largest weights are looked for
 
 
 def items_taking_part(items: IntArray, catalog_size: int, most: int, name: str) -> IntArray:
@@ -52,3 +55,27 @@ def cholesky(gram: Tensor, regularization: float) -> Tensor:
     factor = gram.T  # the same numbers in the order of LAPACK, which then needs no copy
     torch.linalg.cholesky(factor, out=factor)
     return factor
+
+
+def largest_weights(
+    weights: Tensor, members: IntArray, catalog_size: int, neighbors: int = NEIGHBORS
+) -> tuple[IntArray, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return the arguments of an `ItemPairs` with the `neighbors` largest weights of each item, by absolute value.
+
+    Args:
+        weights: float32 [m, m] of the items that take part.
+        members: int64 [m] their item indices minus one, ascending.
+        catalog_size: V.
+        neighbors: how many weights are stored for an item at most; zeros are left out.
+    """
+    neighbors = min(neighbors, len(members))
+    columns = torch.cat([rows.abs().topk(neighbors, dim=1).indices for rows in weights.split(ROWS_AT_ONCE)]).sort(dim=1).values
+    values = weights.gather(1, columns)
+    lengths = np.zeros(catalog_size, dtype=np.int64)
+    lengths[members] = (values != 0).sum(1).numpy()
+    stored = (values != 0).flatten()
+    return (
+        lengths_to_offsets(lengths),
+        members[columns.flatten()[stored].numpy()].astype(np.int32),
+        values.flatten()[stored].numpy(),
+    )

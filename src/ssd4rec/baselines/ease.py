@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from ssd4rec._csr import IntArray
 from ssd4rec.array_types import CuSeqlens, Items, Scores
-from ssd4rec.baselines.closed_form import MAX_ITEMS, cholesky, items_taking_part, renumbered
+from ssd4rec.baselines.closed_form import MAX_ITEMS, NEIGHBORS, cholesky, items_taking_part, largest_weights, renumbered
+from ssd4rec.baselines.item_pairs import ItemPairs
 
 REGULARIZATION = 300.0
+REGULARIZATION_OF_PAIRS = 100.0
 FADE = 0.7
 SEQUENCES_AT_ONCE = 256  # while counting
 BLOCK_ELEMENTS = 1 << 22  # scores held at once
@@ -56,17 +58,7 @@ class EASE:
         memory. `progress` is called with (sequences counted, all).
         """
         members = items_taking_part(items, catalog_size, max_items, cls.name)
-        numbered = renumbered(items, members, catalog_size)
-        gram = torch.zeros(len(members), len(members))
-        for first in range(0, len(cu_seqlens) - 1, SEQUENCES_AT_ONCE):
-            edges = cu_seqlens[first : first + SEQUENCES_AT_ONCE + 1]
-            _add_products(gram, numbered[edges[0] : edges[-1]], np.diff(edges))
-            if progress:
-                progress(first + len(edges) - 1, len(cu_seqlens) - 1)
-        # LAPACK stores columns; the matrix is symmetric, and its rows are read later
-        inverse = torch.cholesky_inverse(cholesky(gram, regularization)).T.contiguous()
-        weights = inverse.div_(-inverse.diagonal().clone())
-        weights.fill_diagonal_(0.0)
+        weights = _solve(renumbered(items, members, catalog_size), cu_seqlens, len(members), regularization, progress)
         return cls(weights, members, catalog_size, fade)
 
     def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
@@ -85,6 +77,56 @@ class EASE:
                 own.clamp(min=0), self.weights, offsets[:-1], mode="sum", per_sample_weights=share.float()
             )
             yield rows, scores
+
+
+class EASEPairs(ItemPairs):
+    """The largest weights of an `EASE`, for score fusion: a sum over the last `read` events, whatever their order.
+
+    It knows which items go together over a whole history, where the network and the other co-occurrence models look at the most
+    recent events first.
+    """
+
+    name = EASE.name
+    floor = 0.01
+    read = 50
+    fade = 1.0
+
+    @classmethod
+    def fit(
+        cls,
+        items: IntArray,
+        cu_seqlens: IntArray,
+        catalog_size: int,
+        *,
+        regularization: float = REGULARIZATION_OF_PAIRS,
+        neighbors: int = NEIGHBORS,
+        max_items: int = MAX_ITEMS,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "EASEPairs":
+        """Solve the regression as `EASE.fit` does, and store `neighbors` weights of each item."""
+        members = items_taking_part(items, catalog_size, max_items, cls.name)
+        weights = _solve(renumbered(items, members, catalog_size), cu_seqlens, len(members), regularization, progress)
+        return cls(*largest_weights(weights, members, catalog_size, neighbors))
+
+
+def _solve(
+    items: IntArray,
+    cu_seqlens: IntArray,
+    size: int,
+    regularization: float,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Return W of an `EASE`, [size, size]. `items` are packed, -1 for those that do not take part."""
+    gram = torch.zeros(size, size)
+    for first in range(0, len(cu_seqlens) - 1, SEQUENCES_AT_ONCE):
+        edges = cu_seqlens[first : first + SEQUENCES_AT_ONCE + 1]
+        _add_products(gram, items[edges[0] : edges[-1]], np.diff(edges))
+        if progress:
+            progress(first + len(edges) - 1, len(cu_seqlens) - 1)
+    # LAPACK stores columns; the matrix is symmetric, and its rows are read later
+    inverse = torch.cholesky_inverse(cholesky(gram, regularization)).T.contiguous()
+    weights = inverse.div_(-inverse.diagonal().clone())
+    return weights.fill_diagonal_(0.0)
 
 
 def _add_products(gram: Tensor, items: IntArray, lengths: IntArray) -> None:

@@ -13,17 +13,17 @@ from ssd4rec.array_types import CuSeqlens, Items, Scores
 
 Weights = npt.NDArray[np.float64]
 
-READ = 10  # most recent events of a sequence that are looked up
-FADE = 0.7  # decay per event further back
+READ = 10  # most recent events of a sequence that are looked up, unless a model says otherwise
+FADE = 0.7  # decay per event further back, unless a model says otherwise
 BLOCK_ELEMENTS = 1 << 21  # scores held at once
 
 
 class ItemPairs:
     """Scores an item by its weights with the last items of the sequence.
 
-        score(j) = sum over the last READ events i, k events back, of FADE^k W[i, j]
+        score(j) = sum over the last `read` events i, k events back, of fade^k W[i, j]
 
-    A request reads READ rows of W, so its cost is bounded by the number of weights that are stored for an item.
+    A request reads `read` rows of W, so its cost is bounded by the number of weights that are stored for an item.
 
     Args:
         edges: int64 [V + 1]; the pairs of item index i are those from edges[i - 1] to edges[i].
@@ -33,6 +33,8 @@ class ItemPairs:
 
     name: ClassVar[str]  # in settings, reports and artifacts
     floor: ClassVar[float]  # a score of this size is worth log 2 in score fusion
+    read: ClassVar[int] = READ
+    fade: ClassVar[float] = FADE
 
     def __init__(self, edges: IntArray, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
         self.edges, self.columns, self.weights = edges, columns, weights
@@ -85,14 +87,14 @@ class ItemPairs:
         edges = cu_seqlens[rows.start : rows.stop + 1].cpu().numpy()
         events = items[edges[0] : edges[-1]].cpu().numpy()
         first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
-        for back in range(READ):
+        for back in range(self.read):
             row = np.flatnonzero(last - back >= first)
             row = row[events[last[row] - back] > 0]
             item = events[last[row] - back] - 1
             pairs = self.edges[item + 1] - self.edges[item]
             entry = ranges(self.edges[item], pairs)
             place = np.repeat(row, pairs) * self.catalog_size + self.columns[entry]
-            yield cast("IntArray", place), cast("Weights", FADE**back * self.weights[entry])
+            yield cast("IntArray", place), cast("Weights", self.fade**back * self.weights[entry])
 
 
 def bounded_ranges(sizes: IntArray, most: int) -> Iterator[tuple[int, int]]:

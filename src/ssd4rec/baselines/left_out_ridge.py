@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
-from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, renumbered
+from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, largest_weights, renumbered
 from ssd4rec.baselines.item_pairs import FADE, READ
-from ssd4rec.baselines.sequential_ridge import REACH, REGULARIZATION, SequentialRidge, largest_weights, solve
+from ssd4rec.baselines.sequential_ridge import REACH, REGULARIZATION, SequentialRidge, solve
 from ssd4rec.ops.segments import to_device
 
 BLOCK = 128  # positions of a sequence that are left out together
@@ -123,7 +123,7 @@ class LeftOutRidge:
             factors[edges[number - 1] : edges[number]] = of_block[:, scored].ravel()
             if progress and (number % REPORT_EVERY == 0 or number == count):
                 progress(number, count)
-        return largest_weights(self.weights, self.members.numpy(), self.catalog_size)
+        return SequentialRidge(*largest_weights(self.weights, self.members.numpy(), self.catalog_size))
 
     def to(self, like: Tensor) -> Self:
         """Return a copy on the device and in the type of a tensor."""

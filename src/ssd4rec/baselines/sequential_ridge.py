@@ -3,17 +3,15 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ssd4rec._csr import IntArray, lengths_to_offsets
-from ssd4rec.baselines.closed_form import MAX_ITEMS, cholesky, items_taking_part, renumbered
+from ssd4rec.baselines.closed_form import MAX_ITEMS, NEIGHBORS, cholesky, items_taking_part, largest_weights, renumbered
 from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs, Weights, bounded_ranges
 
 REACH = 7  # events after a position that count as its target
 REGULARIZATION = 50.0
-NEIGHBORS = 300  # weights that are stored for an item
 COLUMNS_AT_ONCE = 512  # of the solution; a block of it is in memory twice
 CELLS_AT_ONCE = 1 << 24  # of the matrices, while they are computed
 PAIRS_AT_ONCE = 1 << 21
@@ -58,7 +56,7 @@ class SequentialRidge(ItemPairs):
         members = items_taking_part(items, catalog_size, max_items, cls.name)
         weights = torch.empty(len(members), len(members))
         solve(renumbered(items, members, catalog_size), cu_seqlens, weights, regularization, progress=progress)
-        return largest_weights(weights, members, catalog_size, neighbors)
+        return cls(*largest_weights(weights, members, catalog_size, neighbors))
 
 
 def solve(
@@ -98,11 +96,6 @@ def solve(
         torch.cholesky_inverse(factor, out=factor)
     report(steps)
     return factor
-
-
-def largest_weights(weights: Tensor, members: IntArray, catalog_size: int, neighbors: int = NEIGHBORS) -> SequentialRidge:
-    """Return the model with the `neighbors` largest weights of each item. [m, m] and [m]."""
-    return SequentialRidge(*_largest(weights, neighbors, members, catalog_size))
 
 
 def products(
@@ -156,20 +149,3 @@ def _target_pairs(places: IntArray, stop: IntArray) -> Iterator[tuple[IntArray, 
         row = places[places + apart < stop[places]]
         positions = min(apart, READ) - max(1, apart - REACH + 1) + 1
         yield row, row + apart, np.full(len(row), positions * FADE ** (apart - 1))
-
-
-def _largest(
-    weights: Tensor, most: int, members: IntArray, catalog_size: int
-) -> tuple[IntArray, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Return edges, columns and values of the largest weights of each row, by absolute value; zeros are left out."""
-    most = min(most, len(members))
-    columns = torch.cat([rows.abs().topk(most, dim=1).indices for rows in weights.split(COLUMNS_AT_ONCE)]).sort(dim=1).values
-    values = weights.gather(1, columns)
-    lengths = np.zeros(catalog_size, dtype=np.int64)
-    lengths[members] = (values != 0).sum(1).numpy()
-    stored = (values != 0).flatten()
-    return (
-        lengths_to_offsets(lengths),
-        members[columns.flatten()[stored].numpy()].astype(np.int32),
-        values.flatten()[stored].numpy(),
-    )

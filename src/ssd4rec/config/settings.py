@@ -13,7 +13,7 @@ from ssd4rec.config.backbones import MAX_MEMBERS, BackboneSettings, Objective, S
 from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 TieOrder = Literal["file", "item"]
-PairModel = Literal["sequential-rules", "sequential-ridge"]
+PairModel = Literal["sequential-rules", "sequential-ridge", "ease"]
 Baseline = Literal["sequential-rules", "sequential-ridge", "ease"]
 
 MAX_SEED = 2**32 - 1
@@ -227,10 +227,10 @@ class FusionConfig(Settings):
 
     cooccurrence: float | Literal["tuned"] = 0.0
     """Weight of the co-occurrence score; "tuned" chooses it on the validation set."""
-    cooccurrence_model: Literal["sequential-rules", "sequential-ridge", "auto"] = "sequential-rules"
-    """Kind of co-occurrence score: decayed counts ("sequential-rules"), or a regression of the next items on the last ones
-    ("sequential-ridge"); auto chooses on the validation set, but takes the rules where less than 95 % of the interactions are
-    with the 20,000 most frequent items.
+    cooccurrence_model: Literal["sequential-rules", "sequential-ridge", "ease", "auto"] = "sequential-rules"
+    """Kind of co-occurrence score: decayed counts ("sequential-rules"), a regression of the next items on the last ones
+    ("sequential-ridge"), or of each item on all others of a history ("ease"); auto chooses on the validation set, but takes the
+    rules where less than 95 % of the interactions are with the 20,000 most frequent items.
     """
     repeat_bias: float | Literal["tuned"] = 0.0
     """Number added to the scores of items in the history, negative to penalize repeats; "tuned" chooses it on the

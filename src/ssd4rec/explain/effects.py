@@ -36,7 +36,7 @@ def changed_by_each(reading: Reading, without: WithoutEach | None, item: int) ->
             some = WithoutEach(without.places[block], without.states[block], without.state)
             scores[block], ranks[:, block] = _with_own_fusion(reading, some, item)
         return Changed(without.places, scores, *ranks)
-    near_end = without.places >= len(reading.items) - reading.reach_of_rules
+    near_end = without.places >= len(reading.items) - reading.reach_of_pairs
     only_one = (reading.items[without.places] == item) & (np.count_nonzero(reading.items == item) == 1)
     for chosen, measure in ((near_end | only_one, _with_own_fusion), (~(near_end | only_one), _with_shared_fusion)):
         if (rows := np.flatnonzero(chosen)).size:

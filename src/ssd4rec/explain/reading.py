@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact
-from ssd4rec.baselines.item_pairs import READ
 from ssd4rec.errors import DivergedError
 from ssd4rec.explain.leave_one_out import logits_without_each, reads_in_one_pass, states_by_rereading, states_in_one_pass
 from ssd4rec.explain.results import Method
@@ -106,8 +105,8 @@ class Reading:
 
     def co_occurrence_without(self, places: IntArray) -> Tensor:
         """Return the same without each of some events, [n, V]."""
-        longest = self.artifact.config.data.max_length
-        last = self.items[-1 - min(READ, longest or READ) :]  # with the event that moves up
+        reach, longest = self._most_events_of_pairs, self.artifact.config.data.max_length
+        last = self.items[-1 - min(reach, longest or reach) :]  # with the event that moves up
         columns = np.arange(len(last) - 1)
         shifted = places - (len(self.items) - len(last))
         return self._co_occurrence(last[columns + (columns >= shifted[:, None])])
@@ -151,9 +150,13 @@ class Reading:
         return self.artifact.model.repeat_logits is not None and (self.seen is None or item in self.items)
 
     @property
-    def reach_of_rules(self) -> int:
+    def reach_of_pairs(self) -> int:
         """How many of the last events co-occurrence depends on."""
-        return min(READ, len(self.read)) if self.artifact.fusion else 0
+        return min(self._most_events_of_pairs, len(self.read))
+
+    @property
+    def _most_events_of_pairs(self) -> int:
+        return self.artifact.fusion.pairs.read if self.artifact.fusion else 0
 
     @cached_property
     def trained(self) -> Tensor:

@@ -450,11 +450,11 @@ def _pair_models(config: Config, data: Prepared) -> tuple[PairModel, ...]:
     """Return the co-occurrence models to choose from, the cheaper one first."""
     if config.fusion.cooccurrence_model != "auto":
         return (config.fusion.cooccurrence_model,)
-    return ("sequential-rules", "sequential-ridge") if _most_take_part(data) else ("sequential-rules",)
+    return ("sequential-rules", "sequential-ridge", "ease") if _most_take_part(data) else ("sequential-rules",)
 
 
 def _most_take_part(data: Prepared) -> bool:
-    """Return whether the items that take part in a ridge have most of the interactions: it is tried only then."""
+    """Return whether the items that take part in a closed form have most of the interactions: it is tried only then."""
     if len(data.catalog) <= MAX_ITEMS:  # all items take part
         return True
     counts = np.sort(training_counts(data.histories, data.split.train, len(data.catalog)))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssd4rec.baselines.item_pairs import FADE, READ, ItemPairs
+from ssd4rec.baselines.item_pairs import ItemPairs
 from ssd4rec.evaluation.scoring import BLOCK_ELEMENTS, LEAST_ROWS
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.layers.repeat_logits import SCALE, RepeatLogits
@@ -112,9 +112,9 @@ def _add_repeat_logits(layer: RepeatLogits, scores: Tensor, vector: Tensor, hist
 def _pair_scores(pairs: ItemPairs, history: Indices) -> tuple[Indices, np.ndarray[tuple[int], np.dtype[np.float32]]]:
     """Do `ItemPairs.raises` for one history: places in the catalog, and what fusion with weight 1 adds there."""
     scores = np.zeros(pairs.catalog_size)
-    for back, item in enumerate(history[: -READ - 1 : -1].tolist()):
+    for back, item in enumerate(history[: -pairs.read - 1 : -1].tolist()):
         entries = slice(*pairs.edges[item - 1 : item + 1].tolist())
-        scores[pairs.columns[entries]] += FADE**back * pairs.weights[entries]  # an item has each pair once
+        scores[pairs.columns[entries]] += pairs.fade**back * pairs.weights[entries]  # an item has each pair once
     places = np.flatnonzero(scores)
     added = np.log1p(np.abs(scores[places]) / pairs.floor)
     return places, np.copysign(added, scores[places]).astype(np.float32)
