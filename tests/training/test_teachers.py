@@ -16,15 +16,16 @@ from ssd4rec.data.packing import materialize_batch
 from ssd4rec.data.split import training_counts, training_interactions
 from ssd4rec.errors import ConfigError, ShapeError, StateError
 from ssd4rec.evaluation.tune_fusion import tune_fusion
+from ssd4rec.fusion import PAIR_MODELS
 from ssd4rec.models.next_item import fingerprint, make_model
 from ssd4rec.training import checkpoint, loop, setup
 from ssd4rec.training.callbacks import Callback
 from ssd4rec.training.objective import next_item_loss, plan_pass, prepare
-from ssd4rec.training.teacher import Teacher
+from ssd4rec.training.teacher import LEFT_OUT, Teacher
 from ssd4rec.tuning.space import make_space
 
 WEIGHT = 0.4  # of the teachers
-RIDGE = 1.5  # weight of the ridge in their scores
+RIDGE = 1.5  # weight of the regression in their scores
 
 
 def configured(*, members=1, **training):
@@ -55,16 +56,16 @@ def taught(data):
     return pipeline.fit(data, configured(teachers=2))
 
 
-def left_out(data):
-    """The logits of a sequential ridge for each training target, fitted on the other sequences. {event: [V]}."""
+def left_out(data, model):
+    """The logits of a regression for each training target, fitted on the other sequences. {event: [V]}."""
     train, catalog = data.split.train, len(data.catalog)
     logits = {}
     for row in range(len(train)):
         others = training_interactions(data.histories, train.take(np.arange(len(train)) != row))
-        ridge = SequentialRidge.fit(*others, catalog, neighbors=catalog)
+        pairs = PAIR_MODELS[model].fit(*others, catalog, neighbors=catalog)
         for event in range(train.first_target[row], train.stop[row]):
             read = torch.from_numpy(data.histories.items[train.start[row] : event].astype(np.int64))
-            places, values = ridge.raises(read, torch.tensor([0, len(read)]), slice(0, 1))
+            places, values = pairs.raises(read, torch.tensor([0, len(read)]), slice(0, 1))
             logits[event] = torch.zeros(catalog).index_add(0, places, values)
     return logits
 
@@ -118,12 +119,13 @@ def test_the_weights_are_those_of_plain_steps(data, teacher, taught):
         torch.testing.assert_close(parameter, weights[name], rtol=2e-3, atol=2e-5)
 
 
-def test_a_ridge_teaches_too(data, teacher, taught):
-    """Its scores are added to those of the teachers; for each sequence it is the ridge of the others."""
-    config = configured(teachers=2, teacher_cooccurrence=RIDGE)
+@pytest.mark.parametrize("model", LEFT_OUT)
+def test_a_regression_teaches_too(data, teacher, taught, model):
+    """Its scores are added to those of the teachers; for each sequence it is the regression of the others."""
+    config = configured(teachers=2, teacher_cooccurrence=RIDGE, teacher_cooccurrence_model=model)
     actual = pipeline.fit(data, config)
     with torch.random.fork_rng():
-        expected = by_definition(data, config, teacher.model.eval(), left_out(data))
+        expected = by_definition(data, config, teacher.model.eval(), left_out(data, model))
     weights = expected.state_dict()
     for name, parameter in actual.model.state_dict().items():
         torch.testing.assert_close(parameter, weights[name], rtol=2e-3, atol=2e-5)
@@ -140,7 +142,7 @@ def test_a_batch_knows_where_its_targets_are(data, objective):
 
 
 def test_the_weight_of_the_ridge_is_tuned_on_the_validation_set(data, teacher, caplog):
-    """It is the weight that score fusion would have with the teachers; the ridge is fitted once."""
+    """It is the weight that score fusion would have with the teachers; each regression is fitted once."""
     caplog.set_level("INFO", "ssd4rec")
     config = configured(teachers=2, teacher_cooccurrence="tuned").replaced(
         "fusion", cooccurrence="tuned", cooccurrence_model="sequential-ridge"
@@ -149,10 +151,24 @@ def test_the_weight_of_the_ridge_is_tuned_on_the_validation_set(data, teacher, c
     ridge = SequentialRidge.fit(*training_interactions(data.histories, data.split.train), len(data.catalog))
     tuned = tune_fusion(teacher.model.eval(), ridge, data.histories, data.split.validation, repeat_bias=(0.0,))
     assert tuned.fusion.weight > 0
-    assert f"training.teacher_cooccurrence = {tuned.fusion.weight:g}: validation ndcg@10 of the teachers" in caplog.text
-    assert caplog.text.count("fitting") == 1
+    assert f"sequential-ridge, weight {tuned.fusion.weight:g}: validation ndcg@10 of the teachers" in caplog.text
+    assert f"_cooccurrence = {tuned.fusion.weight:g}, training.teacher_cooccurrence_model = sequential-ridge" in caplog.text
+    assert caplog.text.count("fitting") == 2
     assert artifact.report["teachers"]["cooccurrence"] == tuned.fusion.weight
+    assert artifact.report["teachers"]["cooccurrence_model"] == "sequential-ridge"
     assert artifact.report["fusion"]["cooccurrence_model"] == "sequential-ridge"
+
+
+@pytest.mark.parametrize(("useless", "chosen"), [(["sequential-ridge"], "ease"), ([*LEFT_OUT], None)])
+def test_the_better_regression_teaches(data, monkeypatch, useless, chosen):
+    """By its gain with the teachers on the validation set; none, if none gains anything."""
+    for name in useless:
+        nothing = PAIR_MODELS[name].nothing(len(data.catalog))
+        monkeypatch.setattr(LEFT_OUT[name], "solve", lambda *_, nothing=nothing: nothing)
+    fitted = pipeline.fit(data, configured(teachers=2, teacher_cooccurrence="tuned"))
+    assert fitted.teacher.cooccurrence_model == chosen
+    assert bool(fitted.teacher.weight) == bool(chosen)
+    assert {pairs.name for pairs in fitted.pairs} == LEFT_OUT.keys()
 
 
 SMALL = ("backbone.width=16", "training.max_epochs=1", "training.teachers=1")
@@ -164,19 +180,19 @@ def test_where_no_ridge_teaches(data, monkeypatch, caplog):
     masked = ["backbone.name=bert4rec", "training.objective=masked-item", *SMALL]
     tuned = "training.teacher_cooccurrence=tuned"
     fitted = [pipeline.fit(data, load_config("quick", [*masked, tuned]))]
-    assert "training.teacher_cooccurrence = 0, as a ridge does not read what follows a masked item" in caplog.text
+    assert "training.teacher_cooccurrence = 0, as a regression does not read what follows a masked item" in caplog.text
     with pytest.raises(ConfigError, match=r"teacher_cooccurrence = 1 needs targets that follow.*set training\.teacher_co"):
         load_config("quick", [*masked, "training.teacher_cooccurrence=1"])
     fitted.append(pipeline.fit(data, load_config("quick", SMALL)))
     monkeypatch.setattr(pipeline.training, "MAX_ITEMS", 6)
     fitted.append(pipeline.fit(data, load_config("quick", [*SMALL, tuned])))
-    assert "training.teacher_cooccurrence = 0, as a ridge has room for 6 items only" in caplog.text
-    assert [(each.teacher.weight, each.pairs) for each in fitted] == [(0.0, None)] * 3
+    assert "training.teacher_cooccurrence = 0, as a regression has room for 6 items only" in caplog.text
+    assert [(each.teacher.weight, each.pairs) for each in fitted] == [(0.0, ())] * 3
 
 
-def test_a_teacher_with_a_ridge_needs_the_events_of_the_targets(data):
+def test_a_teacher_with_a_regression_needs_the_events_of_the_targets(data):
     model = make_model(configured(), len(data.catalog)).eval()
-    teacher = Teacher(model, pipeline.training.fit_left_out(data, data.split.train)[0], 1.0)
+    teacher = Teacher(model, pipeline.training.fit_left_out("sequential-ridge", data, data.split.train)[0], 1.0)
     plan = plan_pass(data.split.train, configured().training, epoch=0)
     batch = materialize_batch(data.histories, plan.examples, plan.batches[0])
     with pytest.raises(ShapeError, match="needs to know the events that are predicted"):
@@ -315,12 +331,13 @@ def test_report_and_final_fit(data, teacher, teachers, monkeypatch):
     """The report has the training of the teachers, which also teach the final fit, with the ridge of all events."""
     fit_left_out, trained_on = pipeline.training.fit_left_out, []
 
-    def recorded(data, train, progress=None):
+    def recorded(name, data, train, progress=None):
         trained_on.append(train.targets)
-        return fit_left_out(data, train, progress)
+        return fit_left_out(name, data, train, progress)
 
     monkeypatch.setattr(pipeline.training, "fit_left_out", recorded)
-    artifact = pipeline.train(data, configured(teachers=teachers, teacher_cooccurrence=1.0, final_fit=True))
+    of_regression = {"teacher_cooccurrence": 1.0, "teacher_cooccurrence_model": "sequential-ridge"}
+    artifact = pipeline.train(data, configured(teachers=teachers, final_fit=True, **of_regression))
     assert artifact.report["teachers"]["best_ndcg"] == teacher.training.best_ndcg
     assert artifact.report["seconds"]["teachers"] > 0
     assert artifact.report["final_fit"]["steps"] > 0

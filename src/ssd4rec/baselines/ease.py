@@ -54,12 +54,13 @@ class EASE:
     ) -> "EASE":
         """Solve the regression on packed sequences; see the class.
 
-        Only the `max_items` most frequent items take part, the others score 0; two matrices of max_items^2 float32 values are in
+        Only the `max_items` most frequent items take part, the others score 0; a matrix of max_items^2 float32 values is in
         memory. `progress` is called with (sequences counted, all).
         """
         members = items_taking_part(items, catalog_size, max_items, cls.name)
-        weights = _solve(renumbered(items, members, catalog_size), cu_seqlens, len(members), regularization, progress)
-        return cls(weights, members, catalog_size, fade)
+        inverse = torch.empty(len(members), len(members))
+        inverse_gram(renumbered(items, members, catalog_size), cu_seqlens, inverse, regularization, progress)
+        return cls(weights_of(inverse), members, catalog_size, fade)
 
     def score_blocks(self, items: Items, cu_seqlens: CuSeqlens) -> Iterator[tuple[slice, Scores]]:
         """Yield the scores of a few packed sequences at a time: the rows, and float32 [rows, V], 0 for items not taking part."""
@@ -105,26 +106,35 @@ class EASEPairs(ItemPairs):
     ) -> "EASEPairs":
         """Solve the regression as `EASE.fit` does, and store `neighbors` weights of each item."""
         members = items_taking_part(items, catalog_size, max_items, cls.name)
-        weights = _solve(renumbered(items, members, catalog_size), cu_seqlens, len(members), regularization, progress)
-        return cls(*largest_weights(weights, members, catalog_size, neighbors))
+        inverse = torch.empty(len(members), len(members))
+        inverse_gram(renumbered(items, members, catalog_size), cu_seqlens, inverse, regularization, progress)
+        return cls(*largest_weights(weights_of(inverse), members, catalog_size, neighbors))
 
 
-def _solve(
+def inverse_gram(
     items: IntArray,
     cu_seqlens: IntArray,
-    size: int,
+    out: Tensor,
     regularization: float,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Return W of an `EASE`, [size, size]. `items` are packed, -1 for those that do not take part."""
-    gram = torch.zeros(size, size)
+    """Write P = (X'X + regularization I)^-1 of an `EASE` to `out`, float32 [m, m], and return it.
+
+    `items` are packed places of the items among those that take part, -1 for the others; no other matrix is in memory.
+    """
+    out.zero_()
     for first in range(0, len(cu_seqlens) - 1, SEQUENCES_AT_ONCE):
         edges = cu_seqlens[first : first + SEQUENCES_AT_ONCE + 1]
-        _add_products(gram, items[edges[0] : edges[-1]], np.diff(edges))
+        _add_products(out, items[edges[0] : edges[-1]], np.diff(edges))
         if progress:
             progress(first + len(edges) - 1, len(cu_seqlens) - 1)
-    # LAPACK stores columns; the matrix is symmetric, and its rows are read later
-    inverse = torch.cholesky_inverse(cholesky(gram, regularization)).T.contiguous()
+    factor = cholesky(out, regularization)
+    torch.cholesky_inverse(factor, out=factor)
+    return out  # P is symmetric, so it does not matter that LAPACK stores columns
+
+
+def weights_of(inverse: Tensor) -> Tensor:
+    """Return W of an `EASE` in the memory of its P. [m, m]."""
     weights = inverse.div_(-inverse.diagonal().clone())
     return weights.fill_diagonal_(0.0)
 

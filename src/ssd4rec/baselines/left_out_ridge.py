@@ -61,6 +61,11 @@ class LeftOutRidge:
     factors: Tensor  # of each block two matrices [positions, events]: factors of rows of W, and numbers added to the scores
     catalog_size: int
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What `solve` computes."""
+        return [self.weights, self.factors]
+
     @classmethod
     def prepare(
         cls,

@@ -12,6 +12,7 @@ from ssd4rec.config.backbones import BackboneSettings, Objective, Settings
 from ssd4rec.config.settings import (
     FULL_SOFTMAX_MAX_ITEMS,
     MAX_SEED,
+    TEACHING,
     BackboneConfig,
     Baseline,
     Config,
@@ -32,6 +33,7 @@ __all__ = [
     "BACKBONES",
     "FULL_SOFTMAX_MAX_ITEMS",
     "MAX_SEED",
+    "TEACHING",
     "BackboneConfig",
     "BackboneSettings",
     "Baseline",

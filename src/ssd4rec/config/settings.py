@@ -14,6 +14,7 @@ from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 
 TieOrder = Literal["file", "item"]
 PairModel = Literal["sequential-rules", "sequential-ridge", "ease"]
+TEACHING = ("teachers", "teacher_weight", "teacher_cooccurrence", "teacher_cooccurrence_model")  # in the group training
 Baseline = Literal["sequential-rules", "sequential-ridge", "ease"]
 
 MAX_SEED = 2**32 - 1
@@ -135,9 +136,11 @@ class TrainingConfig(Settings):
     teacher_weight: float = Field(0.5, gt=0.0, le=1.0)
     """With teachers: share of the probability of a target that is distributed as they predict."""
     teacher_cooccurrence: float | Literal["tuned"] = 0.0
-    """With teachers: weight of the scores of a sequential ridge that are added to theirs; "tuned" chooses it on the validation
-    set, and is 0 if the 20,000 most frequent items have less than 95 % of the interactions.
+    """With teachers: weight of the scores of a regression that are added to theirs; "tuned" chooses it on the validation set, and
+    is 0 if the 20,000 most frequent items have less than 95 % of the interactions.
     """
+    teacher_cooccurrence_model: Literal["sequential-ridge", "ease", "auto"] = "auto"
+    """With `teacher_cooccurrence`: which regression, see `fusion.cooccurrence_model`; auto chooses on the validation set."""
     softmax: Literal["auto", "full", "sampled"] = "auto"
     """Full or sampled softmax; auto samples above 50,000 items. Evaluation always ranks all items."""
     negatives: int = Field(4096, ge=1, le=MAX_NEGATIVES)
@@ -291,6 +294,7 @@ READ_WITH = {  # setting: the other setting, and the values of it with which the
     "training.batch_size": ("training.objective", ("per-prefix",)),
     "training.teacher_weight": ("training.teachers", ("auto", *range(1, MAX_MEMBERS + 1))),
     "training.teacher_cooccurrence": ("training.teachers", ("auto", *range(1, MAX_MEMBERS + 1))),
+    "training.teacher_cooccurrence_model": ("training.teachers", ("auto", *range(1, MAX_MEMBERS + 1))),
     "training.negatives": ("training.softmax", ("sampled", "auto")),
     "training.negative_power": ("training.softmax", ("sampled", "auto")),
 }

@@ -1,6 +1,7 @@
 """Train a model: its selection run, score fusion, and the final fit on all events."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +18,8 @@ from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact, TrainedFeatures, append_new_items, check_writable
 from ssd4rec.baselines.closed_form import MAX_ITEMS
 from ssd4rec.baselines.item_pairs import ItemPairs
-from ssd4rec.baselines.left_out_ridge import LeftOutRidge
-from ssd4rec.baselines.sequential_ridge import SequentialRidge
 from ssd4rec.baselines.sequential_rules import SequentialRules
-from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, Config, PairModel, TrainingConfig
+from ssd4rec.config import FULL_SOFTMAX_MAX_ITEMS, TEACHING, Config, PairModel, TrainingConfig
 from ssd4rec.data.request_times import check_clock
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, Split, all_events, training_counts, training_interactions
@@ -42,13 +41,13 @@ from ssd4rec.training.continuation import check_same_backbone, grow
 from ssd4rec.training.loop import FixedSteps, TrainingReport
 from ssd4rec.training.objective import PassCost, cut_batches, pass_cost
 from ssd4rec.training.setup import choose_teachers
-from ssd4rec.training.teacher import Teacher
+from ssd4rec.training.teacher import LEFT_OUT, LeftOut, Teacher
 
 logger = logging.getLogger(__name__)
 Pairs = TypeVar("Pairs", bound=ItemPairs)
 FINAL = "final"  # folder of the checkpoints of a final fit, inside of that of the selection run
 TEACHERS = "teachers"  # the same for the training of teachers
-AUTOMATIC_RIDGE_SHARE = 0.95  # of the interactions with items that take part in a ridge, for it to be tried
+AUTOMATIC_SHARE = 0.95  # of the interactions with items that take part in a regression, for it to be tried
 FINAL_FIT_NOTE = (
     "the saved model was trained on all interactions, the test set too (training.final_fit); "
     "its metrics are those of the selection run, which was trained on the training set alone"
@@ -65,9 +64,9 @@ class Fitted:
     protocol: EvaluationProtocol  # of the validation metric
     cost: PassCost
     features: TrainedFeatures | None = None  # the item table of the model contains them already
-    teacher: Teacher | None = None  # without its ridge, which takes much memory
+    teacher: Teacher | None = None  # without its regression, which takes much memory
     training_of_teachers: TrainingReport | None = None  # None: no teacher, or a finished model that teaches its continuation
-    pairs: SequentialRidge | None = None  # of the training set, if it was fitted for the teacher
+    pairs: tuple[ItemPairs, ...] = ()  # of the training set, that were fitted for the teacher
 
     @property
     def seconds_before_resume(self) -> float:
@@ -215,9 +214,10 @@ def fit(
         logger.warning("%s holds an interrupted training; starting over (to continue it: Ctrl-C, and add --resume)", folder)
     initial = initial or initial_model(data, config)
     networks, of_teachers = _fit_teachers(data, config, initial, folder, resume=resume, callbacks=callbacks)
-    teacher, pairs = None, None
+    teacher: Teacher | None = None
+    pairs: tuple[ItemPairs, ...] = ()
     if networks is not None:
-        teacher, pairs = _with_ridge(networks, data, config, progress)
+        teacher, pairs = _with_regression(networks, data, config, progress)
         logger.info("training the model with their predictions (training.teacher_weight = %g)", config.training.teacher_weight)
     model, training = _run_loop(
         initial,
@@ -236,7 +236,7 @@ def fit(
     model.to(resolve_device(config.training.accelerator))
     counts = training_counts(data.histories, data.split.train, len(data.catalog))
     protocol = make_protocol(data.histories, data.split.validation, len(data.catalog), split=data.split.protocol)
-    teacher = teacher and replace(teacher, ridge=None)
+    teacher = teacher and replace(teacher, pairs=None)
     return Fitted(model, training, counts, protocol, cost, features, teacher, of_teachers, pairs)
 
 
@@ -269,7 +269,7 @@ def _fit_teachers(
             f"training.teachers = {count} needs the scores of all items, but the softmax is sampled, as there are "
             f"{len(data.catalog):,} items; set training.softmax=full or training.teachers=0"
         )
-    alone = {key: TrainingConfig.model_fields[key].default for key in ("teachers", "teacher_weight", "teacher_cooccurrence")}
+    alone = {key: TrainingConfig.model_fields[key].default for key in TEACHING}
     of_teachers = config.replaced("backbone", members=count).replaced("training", **alone)
     logger.info("training the teachers: %d networks side by side", count)
     directory = None if folder is None else folder / TEACHERS
@@ -292,32 +292,41 @@ def _fit_teachers(
     return model, training
 
 
-def _with_ridge(
+def _with_regression(
     model: NextItemModel, data: Prepared, config: Config, progress: Progress | None
-) -> tuple[Teacher, SequentialRidge | None]:
-    """Return the networks as a teacher, with the sequential ridge that the settings ask for, and this ridge."""
-    weight = config.training.teacher_cooccurrence
+) -> tuple[Teacher, tuple[ItemPairs, ...]]:
+    """Return the networks as a teacher, with the regression that the settings ask for, and all regressions that were fitted."""
+    weight, kind = config.training.teacher_cooccurrence, config.training.teacher_cooccurrence_model
     if weight == "tuned" and config.training.objective == "masked-item":
-        logger.info("training.teacher_cooccurrence = 0, as a ridge does not read what follows a masked item")
+        logger.info("training.teacher_cooccurrence = 0, as a regression does not read what follows a masked item")
         weight = 0.0
     if weight == "tuned" and not _most_take_part(data):
-        logger.info("training.teacher_cooccurrence = 0, as a ridge has room for %s items only", f"{MAX_ITEMS:,}")
+        logger.info("training.teacher_cooccurrence = 0, as a regression has room for %s items only", f"{MAX_ITEMS:,}")
         weight = 0.0
     if not weight:
-        return Teacher(model), None
-    logger.info("fitting a sequential ridge, whose scores are added to those of the teachers (training.teacher_cooccurrence)")
-    ridge, pairs = fit_left_out(data, data.split.train, progress)
-    if weight == "tuned":
-        model.to(resolve_device(config.training.accelerator))
-        tuned = _tune_with(pairs, model, data, config, WEIGHTS, (0.0,), progress)
-        weight = tuned.fusion.weight
+        return Teacher(model), ()
+    kinds = tuple(LEFT_OUT) if kind == "auto" else (kind,)
+    model.to(resolve_device(config.training.accelerator))
+    teacher, gain, fitted = Teacher(model), -math.inf, []
+    for name in kinds:
+        logger.info("fitting %s, whose scores are added to those of the teachers (training.teacher_cooccurrence)", name)
+        left_out, pairs = fit_left_out(name, data, data.split.train, progress)
+        fitted.append(pairs)
+        if weight != "tuned" and len(kinds) == 1:
+            return Teacher(model, left_out, weight, name), (pairs,)
+        tuned = _tune_with(pairs, model, data, config, WEIGHTS if weight == "tuned" else (weight,), (0.0,), progress)
         logger.info(
-            "training.teacher_cooccurrence = %g: validation ndcg@10 of the teachers %.4f without the ridge, %.4f with it",
-            weight,
+            "%s, weight %g: validation ndcg@10 of the teachers %.4f without it, %.4f with it",
+            name,
+            tuned.fusion.weight,
             tuned.alone,
             tuned.ndcg,
         )
-    return (Teacher(model, ridge, weight) if weight else Teacher(model)), pairs
+        if tuned.fusion.weight and tuned.gain[0] > gain:
+            teacher, gain = Teacher(model, left_out, tuned.fusion.weight, name), tuned.gain[0]
+    chosen = f", training.teacher_cooccurrence_model = {teacher.cooccurrence_model}" if teacher.weight else ""
+    logger.info("training.teacher_cooccurrence = %g%s", teacher.weight, chosen)
+    return teacher, tuple(fitted)
 
 
 def _run_loop(
@@ -379,11 +388,11 @@ def tune(
     data: Prepared,
     config: Config,
     progress: Progress | None = None,
-    ridge: SequentialRidge | None = None,
+    fitted: Sequence[ItemPairs] = (),
 ) -> TunedFusion | None:
     """Tune the score fusion that the settings ask for on the validation set; None: they ask for none.
 
-    `ridge` is that of the training set, if it was fitted before.
+    `fitted` has the co-occurrence models of the training set that were fitted before.
     """
     cooccurrence, repeat_bias = config.fusion.cooccurrence, config.fusion.repeat_bias
     if not cooccurrence and not repeat_bias:
@@ -398,12 +407,11 @@ def tune(
         tuned = tuned_with(SequentialRules.nothing(model.catalog_size))
     else:
         candidates: dict[str, TunedFusion] = {}
+        known = {pairs.name: pairs for pairs in fitted}
         for name in _pair_models(config, data):
-            if ridge is not None and name == ridge.name:
-                candidates[name] = tuned_with(ridge)
-                continue
-            logger.info("fitting the co-occurrence model, %s", name)
-            candidates[name] = tuned_with(fit_pairs(name, data, data.split.train, progress))
+            if name not in known:
+                logger.info("fitting the co-occurrence model, %s", name)
+            candidates[name] = tuned_with(known.get(name) or fit_pairs(name, data, data.split.train, progress))
         gains = {name: each.gain[0] for name, each in candidates.items()}
         best = max(gains, key=gains.__getitem__)  # of equally good ones the first, which is the cheaper one
         tuned = candidates[best]
@@ -454,11 +462,11 @@ def _pair_models(config: Config, data: Prepared) -> tuple[PairModel, ...]:
 
 
 def _most_take_part(data: Prepared) -> bool:
-    """Return whether the items that take part in a closed form have most of the interactions: it is tried only then."""
+    """Return whether the items that take part in a regression have most of the interactions: it is tried only then."""
     if len(data.catalog) <= MAX_ITEMS:  # all items take part
         return True
     counts = np.sort(training_counts(data.histories, data.split.train, len(data.catalog)))
-    return bool(counts[-MAX_ITEMS:].sum() >= AUTOMATIC_RIDGE_SHARE * max(counts.sum(), 1))
+    return bool(counts[-MAX_ITEMS:].sum() >= AUTOMATIC_SHARE * max(counts.sum(), 1))
 
 
 def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | None = None) -> ItemPairs:
@@ -471,13 +479,13 @@ def fit_pairs(name: str, data: Prepared, train: Examples, progress: Progress | N
     return _shared(pairs)
 
 
-def fit_left_out(data: Prepared, train: Examples, progress: Progress | None = None) -> tuple[LeftOutRidge, SequentialRidge]:
-    """Fit a sequential ridge on a training set, with and without each sequence; in a process group the first process does."""
+def fit_left_out(name: PairModel, data: Prepared, train: Examples, progress: Progress | None = None) -> tuple[LeftOut, ItemPairs]:
+    """Fit a regression on a training set, with and without each sequence; in a process group the first process does."""
     world, catalog_size = current_world(), len(data.catalog)
-    ridge = LeftOutRidge.prepare(data.histories.items.astype(np.int64), train.start, train.stop, catalog_size)
-    pairs = ridge.solve(progress) if world.is_first else SequentialRidge.nothing(catalog_size)
-    world.broadcast_([ridge.weights, ridge.factors])
-    return ridge, _shared(pairs)
+    left_out = LEFT_OUT[name].prepare(data.histories.items.astype(np.int64), train.start, train.stop, catalog_size)
+    pairs: ItemPairs = left_out.solve(progress) if world.is_first else PAIR_MODELS[name].nothing(catalog_size)
+    world.broadcast_(left_out.tensors)
+    return left_out, _shared(pairs)
 
 
 def _shared(pairs: Pairs) -> Pairs:
@@ -525,9 +533,9 @@ def final_fit(  # noqa: PLR0913 - the selection run, and the arguments of `fit`
     directory = None if folder is None else folder / FINAL
     teacher = fitted.teacher
     pairs: ItemPairs | None = None
-    if teacher is not None and teacher.weight:
-        ridge, pairs = fit_left_out(data, split.train, progress)
-        teacher = replace(teacher, ridge=ridge)
+    if teacher is not None and teacher.cooccurrence_model:
+        left_out, pairs = fit_left_out(teacher.cooccurrence_model, data, split.train, progress)
+        teacher = replace(teacher, pairs=left_out)
     model, training = _run_loop(
         initial,
         data.histories,
@@ -597,7 +605,8 @@ def _continued(
 def _describe_teachers(fitted: Fitted) -> dict[str, Any]:
     if fitted.teacher is None or fitted.training_of_teachers is None:
         return {}
-    return {"teachers": {**asdict(fitted.training_of_teachers), "cooccurrence": fitted.teacher.weight}}
+    of_regression = {"cooccurrence": fitted.teacher.weight, "cooccurrence_model": fitted.teacher.cooccurrence_model}
+    return {"teachers": {**asdict(fitted.training_of_teachers), **of_regression}}
 
 
 def _as_artifact(

@@ -273,7 +273,7 @@ class TrainingLoop:
                 plan.examples,
                 share,
                 request_times=self.model.request_time is not None,
-                target_events=self.teacher is not None and self.teacher.ridge is not None,
+                target_events=self.teacher is not None and self.teacher.pairs is not None,
             )
             batch = prepare(packed, self.config, repeats=self.model.repeat_logits is not None)
             if self.config.random_numbers == "sequence":

@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ssd4rec.config import Config, build_config, is_read, value_of
+from ssd4rec.config import TEACHING, Config, build_config, is_read, value_of
 from ssd4rec.config.toml import parse_value
 from ssd4rec.errors import ConfigError
 
@@ -35,7 +35,6 @@ DEFAULT_SPACE = (
     "backbone.repeat_logits=none|bias|recency",
 )
 HOW = "write GROUP.KEY=LOW:HIGH, GROUP.KEY=LOW:HIGH:log or GROUP.KEY=A|B|C"
-TEACHING = {"training.teachers", "training.teacher_weight", "training.teacher_cooccurrence"}  # no trial has them
 
 
 def describe_space(space: Space) -> list[str]:
@@ -87,9 +86,10 @@ def make_space(config: Config, search: Sequence[str] = (), fixed: Sequence[str] 
     # a searched setting such as backbone.bidirectional may enable another one
     changed = [with_values(config, {name: value}) for name, values in requested.items() for value in _extremes(values)]
     possible = [config, *changed]
-    if TEACHING & requested.keys() or any(each.training.needs_teachers for each in possible):
+    teaching = {f"training.{name}" for name in TEACHING}
+    if teaching & requested.keys() or any(each.training.needs_teachers for each in possible):
         raise ConfigError(
-            f"trials train one model each, without teachers; leave out {', '.join(sorted(TEACHING))}, and train "
+            f"trials train one model each, without teachers; leave out {', '.join(sorted(teaching))}, and train "
             f"with teachers afterwards: ssd4rec train DATA --config BEST --set training.teachers=2"
         )
     for name in requested:
