@@ -52,7 +52,14 @@ CASES = {  # what each one adds to TRAINING, and its backbone
         {"name": "sasrec", "max_length": 20, "repeat_logits": "recency"},
     ),
     "sigma": ({}, {"name": "sigma", "state_dim": 4, "head_width": 4}),
-    "ssd4rec, taught": ({"label_smoothing": 0.1, "teachers": 1}, {"name": "ssd4rec", "state_dim": 4, "head_width": 4}),
+    "ssd4rec, taught with a ridge": (
+        {"label_smoothing": 0.1, "teachers": 1, "teacher_cooccurrence_model": "sequential-ridge"},
+        {"name": "ssd4rec", "state_dim": 4, "head_width": 4},
+    ),
+    "ssd4rec, taught with EASE": (
+        {"teachers": 1, "teacher_cooccurrence_model": "ease"},
+        {"name": "ssd4rec", "state_dim": 4, "head_width": 4},
+    ),
 }
 
 
@@ -95,7 +102,8 @@ def main() -> None:
             arguments = (data.histories, data.split, config.training)
             teacher = None
             if is_taught:
-                teacher = Teacher(make_model(config, len(data.catalog)), fit_left_out(data, data.split.train)[0], 1.0)
+                left_out, _ = fit_left_out(config.training.teacher_cooccurrence_model, data, data.split.train)
+                teacher = Teacher(make_model(config, len(data.catalog)), left_out, 1.0)
             try:
                 report = fit(model, *arguments, directory=directory, resume=options.resume, callbacks=callbacks, teacher=teacher)
             except ConnectionAbortedError:
