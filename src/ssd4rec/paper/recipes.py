@@ -41,7 +41,7 @@ class Budget:
 
     @property
     def cooccurrence_model(self) -> str:
-        """What score fusion adds: rules or a ridge, by the validation set, as in the default preset; with other budgets rules."""
+        """What score fusion adds: by the validation set, as in the default preset, and rules with the other budgets."""
         return "auto" if self.follows_default else "sequential-rules"
 
     @property
