@@ -90,37 +90,30 @@ class LeftOutEASE:
         sequence = np.searchsorted(self.sequences[0], positions, side="right") - 1
         edges = np.flatnonzero(np.diff(sequence, prepend=-1, append=-1))
         everything = len(self.members) == self.catalog_size
-        raised = self.inverse.new_zeros(len(positions), self.catalog_size)
+        make = self.inverse.new_empty if everything else self.inverse.new_zeros
+        raised = make(len(positions), self.catalog_size)
         for first, last in pairwise(edges.tolist()):
             scores = self._scores(int(sequence[first]), positions[first:last])
-            by = scores.abs().div_(EASEPairs.floor).log1p_().copysign_(scores)
+            by = scores.abs().div_(EASEPairs.floor).log1p_()
             if everything:
-                raised[first:last] = by
+                torch.copysign(by, scores, out=raised[first:last])
             else:
-                raised[first:last, self.members] = by
+                raised[first:last, self.members] = by.copysign_(scores)
         return raised
 
     def _scores(self, number: int, positions: IntArray) -> Tensor:
         """Return the scores of some positions of a sequence for the items that take part. [n, m]."""
         start, stop = (int(each[number]) for each in self.sequences)
-        own = self.places[start:stop].unique()
-        own = to_device(own[own >= 0], self.inverse.device)
-        a = self.inverse[own].sum(0)
-        rest = 1 - a[own].sum()
-        oldest = np.maximum(positions - EASEPairs.read, start)
-        begin, end = int(oldest.min()), int(positions.max())
-        places = self.places[begin:end]
-        counts = self._counts(torch.from_numpy(oldest - begin), torch.from_numpy(positions - begin), places)
-        read = to_device((places >= 0).nonzero().squeeze(1), self.inverse.device)
-        items = to_device(places, self.inverse.device)[read]
-        counts = to_device(counts, self.inverse.device).to(self.inverse.dtype)[:, read]
-        sums = counts @ self.inverse[items]  # [n, m] of the rows of P that are read
-        sums += (counts @ a[items] / rest)[:, None] * a
-        scores = sums.div_(-(self.inverse.diagonal() + a * a / rest))
-        return scores.index_add_(1, items, counts)
-
-    @staticmethod
-    def _counts(first: Tensor, last: Tensor, places: Tensor) -> Tensor:
-        """Return which events each position reads. [n, events]."""
-        event = torch.arange(len(places))
-        return (event >= first[:, None]) & (event < last[:, None])
+        event = torch.from_numpy(np.arange(start, stop))[self.places[start:stop] >= 0]
+        own, item = self.places[event].unique(return_inverse=True)  # x has these items; event e has own[item[e]]
+        last = torch.from_numpy(positions)[:, None]
+        is_read = ((event < last) & (event >= last - EASEPairs.read)).to(self.inverse.dtype)
+        counts = is_read.new_zeros(len(positions), len(own)).index_add_(1, item, is_read)  # how often an item is read
+        own, counts = to_device(own, self.inverse.device), to_device(counts, self.inverse.device)
+        rows = self.inverse[own]  # [own, m]; a is their sum
+        a = rows[:, own].sum(0)
+        rest = 1 - a.sum()
+        factors = torch.cat([counts + (counts @ a / rest)[:, None], torch.ones_like(counts[:1])])
+        sums = factors @ rows  # of the rows of P' that are read, and a itself
+        scores = sums[:-1].div_(-(self.inverse.diagonal() + sums[-1].square() / rest))
+        return scores.index_add_(1, own, counts)
