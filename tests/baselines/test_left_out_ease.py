@@ -37,11 +37,11 @@ def by_definition(rows, members, regularization):
 
 @settings(max_examples=40, deadline=None)
 @given(histories, st.integers(1, 5), st.integers(1, ITEMS), st.sampled_from([0.5, 50.0]))
-def test_equals_fitting_again_without_the_sequence(rows, read, most, regularization):
+def test_equals_fitting_again_without_the_sequence(rows, window, most, regularization):
     items, start, stop = events_of(rows)
     positions = np.concatenate([np.arange(first + 1, last) for first, last in zip(start, stop, strict=True)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EASEPairs, "read", read)
+        patch.setattr(EASEPairs, "window", window)
         ease = LeftOutEASE.prepare(items, start, stop, ITEMS, max_items=most)
         ease.solve(regularization=regularization)
         actual, expected = ease.raises(positions), by_definition(rows, ease.members.tolist(), regularization)

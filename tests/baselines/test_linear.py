@@ -111,11 +111,11 @@ def test_ease_reconstructs_an_item_from_the_others_of_its_users(train, rows, fad
 
 @settings(max_examples=30)
 @given(histories, queries, st.integers(1, 4))
-def test_ease_in_score_fusion_reads_the_last_events_alike(train, rows, read):
-    """An item that occurs twice counts twice."""
-    expected = scores_of(EASE.fit(*packed(train), ITEMS, regularization=3.0, fade=1.0), [row[-read:] for row in rows])
+def test_ease_in_score_fusion_sums_over_the_last_events(train, rows, window):
+    """Without decay; an item that occurs twice counts twice."""
+    expected = scores_of(EASE.fit(*packed(train), ITEMS, regularization=3.0, fade=1.0), [row[-window:] for row in rows])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EASEPairs, "read", read)
+        patch.setattr(EASEPairs, "window", window)
         actual = scores_of(EASEPairs.fit(*packed(train), ITEMS, regularization=3.0), rows)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 

@@ -81,7 +81,7 @@ class EASE:
 
 
 class EASEPairs(ItemPairs):
-    """The largest weights of an `EASE`, for score fusion: a sum over the last `read` events, whatever their order.
+    """The largest weights of an `EASE`, for score fusion: a sum over the last `window` events, whatever their order.
 
     It knows which items go together over a whole history, where the network and the other co-occurrence models look at the most
     recent events first.
@@ -89,7 +89,7 @@ class EASEPairs(ItemPairs):
 
     name = EASE.name
     floor = 0.01
-    read = 50
+    window = 50
     fade = 1.0
 
     @classmethod

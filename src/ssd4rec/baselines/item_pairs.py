@@ -21,9 +21,9 @@ BLOCK_ELEMENTS = 1 << 21  # scores held at once
 class ItemPairs:
     """Scores an item by its weights with the last items of the sequence.
 
-        score(j) = sum over the last `read` events i, k events back, of fade^k W[i, j]
+        score(j) = sum over the last `window` events i, k events back, of fade^k W[i, j]
 
-    A request reads `read` rows of W, so its cost is bounded by the number of weights that are stored for an item.
+    A request reads `window` rows of W, so its cost is bounded by the number of weights that are stored for an item.
 
     Args:
         edges: int64 [V + 1]; the pairs of item index i are those from edges[i - 1] to edges[i].
@@ -33,7 +33,7 @@ class ItemPairs:
 
     name: ClassVar[str]  # in settings, reports and artifacts
     floor: ClassVar[float]  # a score of this size is worth log 2 in score fusion
-    read: ClassVar[int] = READ
+    window: ClassVar[int] = READ
     fade: ClassVar[float] = FADE
 
     def __init__(self, edges: IntArray, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
@@ -87,7 +87,7 @@ class ItemPairs:
         edges = cu_seqlens[rows.start : rows.stop + 1].cpu().numpy()
         events = items[edges[0] : edges[-1]].cpu().numpy()
         first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
-        for back in range(self.read):
+        for back in range(self.window):
             row = np.flatnonzero(last - back >= first)
             row = row[events[last[row] - back] > 0]
             item = events[last[row] - back] - 1

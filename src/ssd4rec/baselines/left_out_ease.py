@@ -23,7 +23,7 @@ class LeftOutEASE:
 
         P' = P + a a' / (1 - x'a)        a = P x
 
-    A position is the index of the event that is to be predicted; it reads the `EASEPairs.read` events before it.
+    A position is the index of the event that is to be predicted; it reads the `EASEPairs.window` events before it.
 
     Source: Sherman and Morrison 1950.
     """
@@ -107,7 +107,7 @@ class LeftOutEASE:
         event = torch.from_numpy(np.arange(start, stop))[self.places[start:stop] >= 0]
         own, item = self.places[event].unique(return_inverse=True)  # x has these items; event e has own[item[e]]
         last = torch.from_numpy(positions)[:, None]
-        is_read = ((event < last) & (event >= last - EASEPairs.read)).to(self.inverse.dtype)
+        is_read = ((event < last) & (event >= last - EASEPairs.window)).to(self.inverse.dtype)
         counts = is_read.new_zeros(len(positions), len(own)).index_add_(1, item, is_read)  # how often an item is read
         own, counts = to_device(own, self.inverse.device), to_device(counts, self.inverse.device)
         rows = self.inverse[own]  # [own, m]; a is their sum

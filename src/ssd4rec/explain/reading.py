@@ -156,7 +156,7 @@ class Reading:
 
     @property
     def _most_events_of_pairs(self) -> int:
-        return self.artifact.fusion.pairs.read if self.artifact.fusion else 0
+        return self.artifact.fusion.pairs.window if self.artifact.fusion else 0
 
     @cached_property
     def trained(self) -> Tensor:

@@ -112,7 +112,7 @@ def _add_repeat_logits(layer: RepeatLogits, scores: Tensor, vector: Tensor, hist
 def _pair_scores(pairs: ItemPairs, history: Indices) -> tuple[Indices, np.ndarray[tuple[int], np.dtype[np.float32]]]:
     """Do `ItemPairs.raises` for one history: places in the catalog, and what fusion with weight 1 adds there."""
     scores = np.zeros(pairs.catalog_size)
-    for back, item in enumerate(history[: -pairs.read - 1 : -1].tolist()):
+    for back, item in enumerate(history[: -pairs.window - 1 : -1].tolist()):
         entries = slice(*pairs.edges[item - 1 : item + 1].tolist())
         scores[pairs.columns[entries]] += pairs.fade**back * pairs.weights[entries]  # an item has each pair once
     places = np.flatnonzero(scores)
