@@ -15,13 +15,13 @@ from ssd4rec.config import load_config
 from ssd4rec.data.interactions import read_interactions
 from ssd4rec.data.split import training_counts
 from ssd4rec.evaluation import tune_fusion as module
-from ssd4rec.evaluation.baselines import fit_baseline
 from ssd4rec.evaluation.evaluate import evaluate
 from ssd4rec.evaluation.metrics import ndcg_gains
 from ssd4rec.evaluation.tune_fusion import REPEAT_BIASES, WEIGHTS, ZeroScorer, best_candidate, gains_of, tune_fusion
 from ssd4rec.fusion import PAIR_MODELS, ScoreFusion, look_up
 from ssd4rec.models.next_item import make_model
 from ssd4rec.pipeline import count_sequential_rules
+from ssd4rec.pipeline.training import fit_pairs
 from ssd4rec.serving.recommender import Recommender
 from ssd4rec.serving.session import Session
 
@@ -120,7 +120,7 @@ def test_fusion_is_not_below_its_best_part(rows, epochs, pairs):
     """A network that learned nothing or a little, next to counts that know all, little, or half."""
     data = worlds.world(rows)
     model = quick_network(data, epochs) if epochs else make_model(worlds.config(), len(data.catalog)).eval()
-    fitted = fit_baseline(pairs, data.histories, data.split.train, len(data.catalog))
+    fitted = fit_pairs(pairs, data, data.split.train)
     assert_no_worse_than_the_parts(model, fitted, data)
 
 
@@ -133,7 +133,7 @@ def test_fusion_is_not_below_its_best_part_on_real_data(name, epochs, pairs):
     config = load_config("quick", [f"training.max_epochs={epochs}"])
     data = pipeline.prepare(read_interactions(worlds.real_file(f"{name}.inter.gz")), None, config)
     model = pipeline.fit(data, config).model.eval()
-    assert_no_worse_than_the_parts(model, fit_baseline(pairs, data.histories, data.split.train, len(data.catalog)), data)
+    assert_no_worse_than_the_parts(model, fit_pairs(pairs, data, data.split.train), data)
 
 
 def ndcg_of(model, world, fusion):
