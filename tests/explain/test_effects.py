@@ -177,9 +177,11 @@ def test_learned_repeat_logits_are_repeat_bias():
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("window", [4, 50])
 @pytest.mark.parametrize("pairs", [SequentialRidge, EASEPairs])
-def test_co_occurrence_with_negative_weights(exclude_seen, pairs):
-    """A regression lowers the scores of some items; every part and effect is as exact as with counts."""
+def test_co_occurrence_with_negative_weights(exclude_seen, pairs, window, monkeypatch):
+    """A regression lowers the scores of some items; every part and effect is as exact as with counts, whatever it reads."""
+    monkeypatch.setattr(pairs, "window", window)
     made = with_fusion(config_of(SSD4RecConfig(width=8, state_dim=4, head_width=8, layers=1, dropout=0.0)), pairs=pairs)
     assert_exact(made, HISTORY, list(range(12)), exclude_seen=exclude_seen)
     parts = made.explain(HISTORY, list(range(12)), "parts", exclude_seen=False)
