@@ -52,6 +52,13 @@ def test_a_table_fits_80_columns(model, level):
     assert not {"\x1b", "\x07", "\u202e"} & set(out)
 
 
+def test_no_column_of_titles_where_there_are_none(tmp_path):
+    made = explained.recommender().artifact
+    save_artifact(tmp_path / "model", made.model.float(), made.catalog, made.config, {}, made.training_counts, made.fusion)
+    for level in ("effects", "counterfactual"):
+        assert "title" not in run(tmp_path / "model", "--level", level)
+
+
 def test_titles_are_letters(model):
     """Markup and joiners stay as they are; control characters are escaped, and line ends become spaces."""
     out = run(model, "--item", 6, "--level", "weights")

@@ -38,6 +38,15 @@ def test_data_are_printed_to_the_letter(printed):
         assert f"{start}{HOSTILE}" in output
 
 
+@pytest.mark.parametrize("titles", [("Fargo", None), (None, None)])
+def test_a_column_of_titles_where_there_are_any(printed, titles):
+    rows = [{"rank": rank, "item": f"i{rank}", "title": title, "score": 1.0} for rank, title in enumerate(titles, start=1)]
+    _render.show_recommendations(console.out, rows)
+    output = printed()
+    assert ("title" in output) == any(titles)
+    assert "i2" in output
+
+
 @pytest.mark.parametrize(
     ("same", "said"), [(0, None), (3, "3 interactions (0.3 %)"), (394, "394 interactions (39.4 %)"), (1000, "1,000 interactions")]
 )

@@ -124,8 +124,17 @@ def show_recommendations(
     console: Console, rows: Sequence[Mapping[str, Any]], history: Sequence[str] = (), title: str = ""
 ) -> None:
     """Show recommendations next to the last items of the history, the most recent one at the end."""
-    columns = [">rank", "item", "title", ">score"]
-    cells = [[str(row["rank"]), printable(row["item"]), printable(row["title"] or ""), f"{row['score']:.2f}"] for row in rows]
+    has_titles = any(row["title"] for row in rows)
+    columns = [">rank", "item", *(["title"] if has_titles else []), ">score"]
+    cells = [
+        [
+            str(row["rank"]),
+            printable(row["item"]),
+            *([printable(row["title"] or "")] if has_titles else []),
+            f"{row['score']:.2f}",
+        ]
+        for row in rows
+    ]
     if history:
         columns = ["history ends with", *columns]
         cells = [[printable(before), *row] for before, row in zip_longest(history, cells, fillvalue="")]  # an empty cell or row

@@ -140,8 +140,14 @@ def _event(event: "Event") -> tuple[str, str, str]:
 
 
 def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> None:
-    """Print a table; ">name" is a column on the right, and titles and ids are shortened to the width of the screen."""
+    """Print a table without a column of empty titles; ">name" is a column on the right.
+
+    Titles and ids are shortened to the width of the screen.
+    """
     cells = [[each if isinstance(each, Text) else Text(each) for each in line] for line in lines]
+    if "title" in columns and not any(line[columns.index("title")] for line in cells):
+        place = columns.index("title")
+        columns, cells = [*columns[:place], *columns[place + 1 :]], [[*line[:place], *line[place + 1 :]] for line in cells]
     names = [column.removeprefix(">") for column in columns]
     for name, longest in (("item", LONGEST_ID), ("title", None)):
         if name in names:
