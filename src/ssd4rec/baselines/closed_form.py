@@ -1,6 +1,8 @@
 """Shared by the closed-form baselines: which items take part, and the solution of a ridge regression."""
 
 import logging
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -79,3 +81,37 @@ def largest_weights(
         members[columns.flatten()[stored].numpy()].astype(np.int32),
         values.flatten()[stored].numpy(),
     )
+
+
+def raised_by_group(
+    positions: IntArray,
+    starts: IntArray,
+    scores_of: Callable[[int, IntArray], Tensor],
+    like: Tensor,
+    members: Tensor,
+    catalog_size: int,
+    floor: float,
+) -> Tensor:
+    """Return what fusion with weight 1 adds to the scores of all items at some positions, see `ItemPairs.raises`. [n, V].
+
+    Args:
+        positions: [n]; those of a group are best next to each other.
+        starts: [groups] a position at or before the first one of each group, ascending.
+        scores_of: returns the scores [k, m] of k positions of a group, given its number and the positions.
+        like: of the device and the type of the scores.
+        members: int64 [m] the items that take part, as item indices minus one; the others are not raised.
+        catalog_size: V.
+        floor: as in `ItemPairs`.
+    """
+    group = np.searchsorted(starts, positions, side="right") - 1
+    edges = np.flatnonzero(np.diff(group, prepend=-1, append=-1))
+    everything = len(members) == catalog_size
+    raised = (like.new_empty if everything else like.new_zeros)(len(positions), catalog_size)
+    for first, last in pairwise(edges.tolist()):
+        scores = scores_of(int(group[first]), positions[first:last])
+        by = scores.abs().div_(floor).log1p_()
+        if everything:
+            torch.copysign(by, scores, out=raised[first:last])
+        else:
+            raised[first:last, members] = by.copysign_(scores)
+    return raised

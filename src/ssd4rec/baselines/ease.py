@@ -105,10 +105,8 @@ class EASEPairs(ItemPairs):
         progress: Callable[[int, int], None] | None = None,
     ) -> "EASEPairs":
         """Solve the regression as `EASE.fit` does, and store `neighbors` weights of each item."""
-        members = items_taking_part(items, catalog_size, max_items, cls.name)
-        inverse = torch.empty(len(members), len(members))
-        inverse_gram(renumbered(items, members, catalog_size), cu_seqlens, inverse, regularization, progress)
-        return cls(*largest_weights(weights_of(inverse), members, catalog_size, neighbors))
+        whole = EASE.fit(items, cu_seqlens, catalog_size, regularization=regularization, max_items=max_items, progress=progress)
+        return cls(*largest_weights(whole.weights, whole.members, catalog_size, neighbors))
 
 
 def inverse_gram(
@@ -117,8 +115,8 @@ def inverse_gram(
     out: Tensor,
     regularization: float,
     progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
-    """Write P = (X'X + regularization I)^-1 of an `EASE` to `out`, float32 [m, m], and return it.
+) -> None:
+    """Write P = (X'X + regularization I)^-1 of an `EASE` to `out`, float32 [m, m].
 
     `items` are packed places of the items among those that take part, -1 for the others; no other matrix is in memory.
     """
@@ -129,8 +127,7 @@ def inverse_gram(
         if progress:
             progress(first + len(edges) - 1, len(cu_seqlens) - 1)
     factor = cholesky(out, regularization)
-    torch.cholesky_inverse(factor, out=factor)
-    return out  # P is symmetric, so it does not matter that LAPACK stores columns
+    torch.cholesky_inverse(factor, out=factor)  # P is symmetric, so it does not matter that LAPACK stores columns
 
 
 def weights_of(inverse: Tensor) -> Tensor:

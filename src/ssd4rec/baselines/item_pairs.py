@@ -87,7 +87,7 @@ class ItemPairs:
         edges = cu_seqlens[rows.start : rows.stop + 1].cpu().numpy()
         events = items[edges[0] : edges[-1]].cpu().numpy()
         first, last = edges[:-1] - edges[0], edges[1:] - edges[0] - 1
-        for back in range(self.window):
+        for back in range(min(self.window, int(np.diff(edges).max(initial=1)))):
             row = np.flatnonzero(last - back >= first)
             row = row[events[last[row] - back] > 0]
             item = events[last[row] - back] - 1

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
-from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, largest_weights, renumbered
+from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, largest_weights, raised_by_group, renumbered
 from ssd4rec.baselines.ease import REGULARIZATION_OF_PAIRS, EASEPairs, inverse_gram, weights_of
 from ssd4rec.ops.segments import to_device
 
@@ -87,19 +86,8 @@ class LeftOutEASE:
         Args:
             positions: [n]; those of a sequence are best next to each other.
         """
-        sequence = np.searchsorted(self.sequences[0], positions, side="right") - 1
-        edges = np.flatnonzero(np.diff(sequence, prepend=-1, append=-1))
-        everything = len(self.members) == self.catalog_size
-        make = self.inverse.new_empty if everything else self.inverse.new_zeros
-        raised = make(len(positions), self.catalog_size)
-        for first, last in pairwise(edges.tolist()):
-            scores = self._scores(int(sequence[first]), positions[first:last])
-            by = scores.abs().div_(EASEPairs.floor).log1p_()
-            if everything:
-                torch.copysign(by, scores, out=raised[first:last])
-            else:
-                raised[first:last, self.members] = by.copysign_(scores)
-        return raised
+        starts, floor = self.sequences[0], EASEPairs.floor
+        return raised_by_group(positions, starts, self._scores, self.inverse, self.members, self.catalog_size, floor)
 
     def _scores(self, number: int, positions: IntArray) -> Tensor:
         """Return the scores of some positions of a sequence for the items that take part. [n, m]."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssd4rec._csr import IntArray, lengths_to_offsets, ranges
-from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, largest_weights, renumbered
+from ssd4rec.baselines.closed_form import MAX_ITEMS, items_taking_part, largest_weights, raised_by_group, renumbered
 from ssd4rec.baselines.item_pairs import FADE, READ
 from ssd4rec.baselines.sequential_ridge import REACH, REGULARIZATION, SequentialRidge, solve
 from ssd4rec.ops.segments import to_device
@@ -141,19 +140,8 @@ class LeftOutRidge:
         Args:
             positions: [n]; those of a sequence are best next to each other.
         """
-        block = np.searchsorted(self.blocks.position, positions, side="right") - 1
-        edges = np.flatnonzero(np.diff(block, prepend=-1, append=-1))
-        everything = len(self.members) == self.catalog_size
-        make = self.weights.new_empty if everything else self.weights.new_zeros
-        raised = make(len(positions), self.catalog_size)
-        for first, last in pairwise(edges.tolist()):
-            scores = self._scores(int(block[first]), positions[first:last])
-            by = scores.abs().div_(SequentialRidge.floor).log1p_()
-            if everything:
-                torch.copysign(by, scores, out=raised[first:last])
-            else:
-                raised[first:last, self.members] = by.copysign_(scores)
-        return raised
+        starts, floor = self.blocks.position, SequentialRidge.floor
+        return raised_by_group(positions, starts, self._scores, self.weights, self.members, self.catalog_size, floor)
 
     def _scores(self, number: int, positions: IntArray) -> Tensor:
         """Return the scores of some positions of a block for the items that take part. [n, m]."""
