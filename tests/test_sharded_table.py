@@ -62,7 +62,7 @@ def test_added_logits_are_those_of_one_table(monkeypatch):
     table = ShardedTable(ITEMS, WIDTH, World(), dtype=torch.float64)
     torch.nn.init.normal_(table.weight)
     states = torch.randn(9, WIDTH, dtype=torch.float64, requires_grad=True)
-    coefficients = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    coefficients = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
     items, targets = torch.randint(1, 5, (12,)), torch.randint(1, 9, (9,))
     prefixes = prefix_items(items, torch.tensor([0, 7, 12]), torch.arange(9))
     added = AddedLogits(coefficients, prefixes)

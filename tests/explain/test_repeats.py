@@ -12,7 +12,7 @@ from ssd4rec.ops.repeats import sequence_items
 pytestmark = pytest.mark.thorough
 
 
-@pytest.mark.parametrize("features", ["bias", "recency"])
+@pytest.mark.parametrize("features", ["bias", "recency", "transitions"])
 @settings(max_examples=30)
 @given(items=st.lists(st.integers(1, 6), min_size=2, max_size=20))
 def test_equal_the_logits_of_shortened_sequences(features, items):

@@ -1,5 +1,7 @@
 """Learned logits for the items that a sequence already holds, from the training to the answer."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from ssd4rec.serving.session import Session
 from ssd4rec.training.loop import fit
 from ssd4rec.training.objective import next_item_loss
 
-KINDS = pytest.mark.parametrize("kind", ["bias", "recency"])
+KINDS = pytest.mark.parametrize("kind", ["bias", "recency", "transitions"])
 BACKBONES = pytest.mark.parametrize("name", ["ssd4rec", "sasrec", "gru4rec", "caser", "mamba4rec", "sigma", "bert4rec"])
 
 
@@ -62,7 +64,8 @@ def by_definition(model: NextItemModel, states: Tensor, histories: list[list[int
         added = torch.zeros_like(scores[row])
         for item in {item for item in history if item}:
             gap, count = history[::-1].index(item), history.count(item)
-            features = torch.tensor([1.0, 1.0 + gap, float(count)], dtype=states.dtype)
+            transitions = list(pairwise(history)).count((history[-1], item)) if history[-1] else 0
+            features = torch.tensor([1.0, 1.0 + gap, float(count), 1.0 + transitions], dtype=states.dtype)
             features[1:] = features[1:].log()
             added[item - 1] = coefficients @ features[: len(coefficients)]
         rows.append(scores[row] + added)

@@ -190,7 +190,7 @@ def added_logits(targets: Tensor, classes: int, size: float = 1.0, features: int
 
 @pytest.mark.parametrize("size", [0.3, 30.0], ids=["small", "large"])
 @pytest.mark.parametrize("tile", [1, 70, 1 << 20])
-@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("features", [1, 3, 4])
 def test_added_logits_give_loss_and_gradients_of_the_definition(
     size: float, tile: int, features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

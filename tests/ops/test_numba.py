@@ -107,7 +107,7 @@ def test_fading_sum(lengths: list[int]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("features", [1, 3, 4])
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unshifted", "shifted"])
 @pytest.mark.parametrize("lengths", LENGTHS[5:], ids=str)
 def test_added_logits(lengths: list[int], scale: float, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_added_logits_in_bfloat16(lengths: list[int]) -> None:
     random, total = torch.Generator().manual_seed(3), sum(lengths)
     items, targets = (torch.randint(30, (total,), generator=random) for _ in range(2))
     prefixes = prefix_items(items, cu_seqlens_of(lengths), torch.arange(total))
-    inputs = [torch.randn(shape, generator=random).requires_grad_() for shape in ((total, 5), (30, 5), (total, 3))]
+    inputs = [torch.randn(shape, generator=random).requires_grad_() for shape in ((total, 5), (30, 5), (total, 4))]
 
     def results() -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):

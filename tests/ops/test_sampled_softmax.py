@@ -183,7 +183,7 @@ def test_added_logits_give_loss_and_gradients_of_the_definition(
     items = torch.randint(0, 11, (50,), generator=torch.Generator().manual_seed(1))
     items[::3] = targets[::3]
     prefixes = prefix_items(items, torch.tensor([0, 20, 50]), torch.arange(50))
-    coefficients = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    coefficients = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
     draws, log_expected = make_negative_sampler(COUNTS, 0.5, negatives).draw()
     rows, parts = (states, table, coefficients), (targets, draws + 1, log_expected)
 

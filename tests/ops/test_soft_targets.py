@@ -27,7 +27,7 @@ def added_logits(seed: int) -> AddedLogits:
     """Return logits of the items of prefixes with repeats, most of them few of the classes."""
     items = torch.randint(1, CLASSES + 1, (ROWS,), generator=torch.Generator().manual_seed(3))
     cu_seqlens = torch.tensor([0, *LENGTHS]).cumsum(0)
-    return AddedLogits(randn(ROWS, 3, seed=seed).requires_grad_(), prefix_items(items, cu_seqlens, torch.arange(ROWS)))
+    return AddedLogits(randn(ROWS, 4, seed=seed).requires_grad_(), prefix_items(items, cu_seqlens, torch.arange(ROWS)))
 
 
 class Fixed(NamedTuple):

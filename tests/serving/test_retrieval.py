@@ -85,7 +85,7 @@ def pairs_of(seed, signs):
 def test_nothing_is_missed_if_every_list_is_visited(exclude_seen, repeat_logit, weight, repeat_bias, signs):
     """Repeat logits, co-occurrence scores and a repeat bias are part of the scores, as in the exact path."""
     torch.manual_seed(3)
-    logits = None if repeat_logit is None else RepeatLogits(16, "recency")
+    logits = None if repeat_logit is None else RepeatLogits(16, "transitions")
     backbone = SSD4Rec(SSD4RecConfig(width=16, state_dim=16, head_width=16))
     model = NextItemModel(backbone, ITEMS, repeat_logits=logits).eval()
     if logits is not None:
@@ -94,7 +94,7 @@ def test_nothing_is_missed_if_every_list_is_visited(exclude_seen, repeat_logit, 
             logits.state_weight.normal_(std=0.1)
     fusion = ScoreFusion(pairs_of(4, signs), weight, repeat_bias)
     random = np.random.default_rng(5)
-    histories = [random.integers(1, ITEMS, length) for length in (1, 5, 40, 12)]
+    histories = [random.integers(1, 9, length) for length in (1, 5, 40, 12)]
     excluded = random.random(ITEMS) < 0.1
     request = Request(20, exclude_seen=exclude_seen, excluded=excluded, require_known_history=False)
     counts = np.ones(ITEMS + 1, dtype=np.int64)

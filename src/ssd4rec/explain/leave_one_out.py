@@ -130,7 +130,8 @@ def _rows(values: Tensor, rows: int, other: int) -> Tensor:
 def logits_without_each(layer: RepeatLogits, states: States, items: Items, places: Positions, catalog_size: int) -> Scores:
     """Return what the layer adds to the scores of the sequence without each of some events.
 
-    An event changes the gaps of the items that occurred last before it by one, and the gap and the count of its own item.
+    An event changes the gaps of the items that occurred last before it by one, the gap and the count of its own item, and the
+    transitions from it and from the item before it.
 
     Args:
         layer: the logits.
@@ -155,11 +156,37 @@ def logits_without_each(layer: RepeatLogits, states: States, items: Items, place
     count[rows, own] -= 1
     remains = count > 0
     row, column = remains.nonzero(as_tuple=True)
-    cells = RepeatCells(row, distinct[column] - 1, gap[remains], count[remains])
+    transitions = _transitions_without_each(items, group, places, len(distinct))[remains]
+    cells = RepeatCells(row, distinct[column] - 1, gap[remains], count[remains], transitions)
     coefficients = layer.added(states, sequence_items(items, torch.tensor([0, events]))).coefficients
     added = states.new_zeros(len(places), catalog_size)
     added[cells.row, cells.column] = (coefficients[row] * repeat_features(cells, coefficients)).sum(1).to(added.dtype)
     return added
+
+
+def _transitions_without_each(items: Items, group: Tensor, places: Positions, groups: int) -> Tensor:
+    """Return how often each item came directly after the last one, without each of some events. int64 [n, groups].
+
+    Args:
+        items: int64 [T] the sequence.
+        group: int64 [T] of each event, the number of its item.
+        places: int64 [n] the events to leave out, one at a time.
+        groups: how many items there are.
+    """
+    last = len(items) - 1
+    counts = _transitions(items, group, groups).repeat(len(places), 1)
+    counts[places == last] = _transitions(items[:-1], group[:-1], groups)
+    inside = places < last
+    from_before = (inside & (places > 0) & (items[places - 1] == items[-1])).nonzero()[:, 0]
+    from_own = (inside & (items[places] == items[-1])).nonzero()[:, 0]
+    counts[from_before, group[places[from_before]]] -= 1
+    counts[from_own, group[places[from_own] + 1]] -= 1
+    counts[from_before, group[places[from_before] + 1]] += 1  # the neighbors of the event are next to each other without it
+    return counts
+
+
+def _transitions(items: Items, group: Tensor, groups: int) -> Tensor:
+    return torch.bincount(group[1:][items[:-1] == items[-1:]], minlength=groups)
 
 
 def _latest(positions: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -205,8 +205,9 @@ def _repeat_logits(layer: RepeatLogits, state: Tensor, items: Tensor) -> Tensor:
     latest = ~(equal & (places[None, :] > places[:, None])).any(1)
     gaps, counts = (items.shape[0] - 1 - places).float(), equal.float().sum(1)
     coefficients = SCALE * layer.weight + layer.state_weight @ state
-    features = torch.stack([torch.ones_like(gaps), torch.log1p(gaps), counts.log()])[: coefficients.shape[0]]
-    return (coefficients @ features) * latest
+    transitions = equal[:, 1:].float() @ equal[-1, :-1].float()
+    features = torch.stack([torch.ones_like(gaps), torch.log1p(gaps), counts.log(), torch.log1p(transitions)])
+    return (coefficients @ features[: coefficients.shape[0]]) * latest
 
 
 def _convolve(mixer: Mamba2Mixer, channels: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from ssd4rec.array_types import CuSeqlens, Items, Scores, States
 from ssd4rec.ops.cross_entropy import AddedLogits
 from ssd4rec.ops.repeats import PrefixItems, sequence_items
 
-RepeatFeatures = Literal["bias", "recency"]
-FEATURES: dict[RepeatFeatures, int] = {"bias": 1, "recency": 3}
+RepeatFeatures = Literal["bias", "recency", "transitions"]
+FEATURES: dict[RepeatFeatures, int] = {"bias": 1, "recency": 3, "transitions": 4}
 SCALE = 10.0  # the logit moves this many times as fast as a parameter: -10 is reached within a few hundred steps of Adam
 
 
@@ -19,19 +19,22 @@ class RepeatLogits(nn.Module):
     """Add a learned logit to the score of each item that the sequence already holds.
 
         logit(i, j) = (SCALE w + W state_i) . features(i, j)
-        features(i, j) = (1)                                               "bias"
-        features(i, j) = (1, log(1 + gap_ij), log count_ij)                "recency"
+        features(i, j) = (1)                                                                  "bias"
+        features(i, j) = (1, log(1 + gap_ij), log count_ij)                                   "recency"
+        features(i, j) = (1, log(1 + gap_ij), log count_ij, log(1 + transitions_ij))          "transitions"
 
-    gap is the number of interactions since the item's latest occurrence, count the number of its occurrences. w and W start at
-    zero, where nothing is added. A negative logit excludes items that are not repeated (films, beauty products), a positive one
-    copies items that do (groceries); the network learns which, and in which state.
+    gap is the number of interactions since the item's latest occurrence, count the number of its occurrences, transitions how
+    often it came directly after an earlier occurrence of the sequence's last item. w and W start at zero, where nothing is
+    added. A negative logit excludes items that are not repeated (films, beauty products), a positive one copies items that are
+    (groceries); the network learns which, and in which state.
 
     Args:
         width: D, of the states.
         features: which features the logit reads.
 
     Source: the copy mode of RepeatNet (Ren et al. 2019) and the context items of softmax-CPR (Chang et al. 2023), reduced to a
-    logit that is linear in the state.
+    logit that is linear in the state. Transitions do what an induction head does (Olsson et al. 2022, "In-context learning and
+    induction heads"): one layer cannot compare the last item with the one before each earlier item.
     """
 
     def __init__(self, width: int, features: RepeatFeatures) -> None:

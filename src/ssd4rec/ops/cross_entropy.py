@@ -24,6 +24,7 @@ MIN_ROWS, MAX_ROWS = 64, 512  # of a block: fewer make thin products, more do no
 COLUMNS = 64  # a tile of more has a multiple of this
 ROWS_OF_ONE_TILE = 128  # with fewer rows, a tile of all columns makes thin products
 SAFE_SCORE = 60.0  # exp(+-60) is far from both limits of float32
+ALWAYS_COUNTED = 3  # features of repeats that need no transitions
 SAFE_ADDED = 20.0  # added logits up to this size keep a safe score safe: exp(+-80) is still a normal float32
 
 
@@ -44,7 +45,8 @@ class AddedLogits:
 
     def cells(self, rows: slice) -> tuple[RepeatCells, Tensor]:
         """Return the cells of a block of rows and their features [n, F], on the device of the coefficients."""
-        cells = self.prefixes.cells(rows).to(self.coefficients.device)
+        transitions = self.coefficients.shape[1] > ALWAYS_COUNTED
+        cells = self.prefixes.cells(rows, transitions=transitions).to(self.coefficients.device)
         return cells, repeat_features(cells, self.coefficients)
 
     def logits(self, rows: slice) -> tuple[RepeatCells, Tensor]:
@@ -59,9 +61,11 @@ class AddedLogits:
 
 
 def repeat_features(cells: RepeatCells, coefficients: Tensor) -> Tensor:
-    """Return [n, F]: 1, and with F = 3 also log(1 + gap) and log(count); F and the dtype are those of the coefficients."""
+    """Return the first F of 1, log(1 + gap), log(count), log(1 + transitions), [n, F]; F and dtype are the coefficients'."""
     gap, count = cells.gap.to(coefficients.dtype), cells.occurrences.to(coefficients.dtype)
-    features = (torch.ones_like(gap), torch.log1p(gap), torch.log(count))
+    features = [torch.ones_like(gap), torch.log1p(gap), torch.log(count)]
+    if cells.transitions is not None:
+        features.append(torch.log1p(cells.transitions.to(coefficients.dtype)))
     return torch.stack(features[: coefficients.shape[1]], dim=1)
 
 

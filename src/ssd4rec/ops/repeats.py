@@ -5,7 +5,7 @@ ends at position t >= s exactly when the next occurrence of the item is after t.
 occurrence, enumerates the distinct items of all prefixes without building a set for each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,10 +22,11 @@ class RepeatCells(NamedTuple):
     column: Tensor  # int64 [n], 0-based item
     gap: Tensor  # int64 [n], positions between the item's latest occurrence and the end of the prefix; 0: the last position
     occurrences: Tensor  # int64 [n], of the item in the prefix, 1 or more
+    transitions: Tensor | None = None  # int64 [n], how often the item came directly after the last one; None: not counted
 
     def to(self, device: torch.device) -> "RepeatCells":
         """Return the same cells on a device."""
-        return RepeatCells(*(to_device(part, device) for part in self))
+        return RepeatCells(*(None if part is None else to_device(part, device) for part in self))
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class PrefixItems:
     items: Tensor  # int64 [T] item indices, 0: no item
     following: Tensor  # int64 [T] position of the next occurrence of the same item in the same sequence, T: none; -1: no item
     count: Tensor  # int64 [T] occurrences of the item up to this position
+    order: Tensor  # int64 [T] all positions; those of an item of a sequence stand next to each other, ascending
+    place: Tensor  # int64 [T] of each position in `order`
     start: Tensor  # int64 [M] first position of each prefix
     end: Tensor  # int64 [M] last position of each prefix
 
@@ -47,13 +50,14 @@ class PrefixItems:
 
     def take(self, rows: Tensor) -> "PrefixItems":
         """Return some of the prefixes."""
-        return PrefixItems(self.items, self.following, self.count, self.start[rows], self.end[rows])
+        return replace(self, start=self.start[rows], end=self.end[rows])
 
-    def cells(self, rows: slice) -> RepeatCells:
+    def cells(self, rows: slice, *, transitions: bool = False) -> RepeatCells:
         """Enumerate the distinct items of a block of prefixes.
 
         Args:
             rows: which prefixes; row 0 of the result is the first of them.
+            transitions: whether to count how often each item came directly after the last one.
         """
         start, end = self.start[rows], self.end[rows]
         lengths = end - start + 1
@@ -61,9 +65,27 @@ class PrefixItems:
         offsets = lengths.cumsum(0) - lengths
         position = torch.arange(len(row)) + (start - offsets)[row]
         latest = self.following[position] > end[row]
+        after = self._transitions(start, end, offsets, len(row)) if transitions else None
         if not latest.all():
             row, position = row[latest], position[latest]
-        return RepeatCells(row, self.items[position] - 1, end[row] - position, self.count[position])
+            after = after if after is None else after[latest]
+        return RepeatCells(row, self.items[position] - 1, end[row] - position, self.count[position], after)
+
+    def _transitions(self, start: Tensor, end: Tensor, offsets: Tensor, size: int) -> Tensor:
+        """Count the transitions from the last item of each prefix, at the latest occurrence of the item that came after it.
+
+        Position s of a prefix has the place offset + s - start among `size` places.
+        """
+        earlier = torch.where(self.items[end] > 0, self.count[end] - 1, 0)  # occurrences of the last item before the end
+        row = torch.repeat_interleave(earlier)
+        nth = torch.arange(len(row)) - (earlier.cumsum(0) - earlier)[row]
+        after = self.order[self.place[end[row]] - 1 - nth] + 1
+        row, after = row[self.items[after] > 0], after[self.items[after] > 0]
+        total = len(self.items)
+        group = self.place - self.count + 1  # place of the item's first occurrence
+        latest = torch.searchsorted(group[self.order] * total + self.order, group[after] * total + end[row], right=True) - 1
+        counts = torch.zeros(size, dtype=torch.int64)
+        return counts.index_add_(0, offsets[row] + self.order[latest] - start[row], torch.ones_like(row))
 
 
 def prefix_items(items: Items, cu_seqlens: CuSeqlens, ends: Tensor) -> PrefixItems:
@@ -88,7 +110,9 @@ def prefix_items(items: Items, cu_seqlens: CuSeqlens, ends: Tensor) -> PrefixIte
     group = torch.where(begins, place, 0).cummax(0).values
     count = torch.empty_like(place)
     count[order] = place - group + 1
-    return PrefixItems(items, following, count, cu_seqlens[:-1][sequence[ends]], ends)
+    ordered = torch.empty_like(place)
+    ordered[order] = place
+    return PrefixItems(items, following, count, order, ordered, cu_seqlens[:-1][sequence[ends]], ends)
 
 
 def sequence_items(items: Items, cu_seqlens: CuSeqlens) -> PrefixItems:

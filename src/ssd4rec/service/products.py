@@ -105,7 +105,9 @@ def _add_repeat_logits(layer: RepeatLogits, scores: Tensor, vector: Tensor, hist
     """Do `RepeatLogits.raised` for one history."""
     items, gaps, counts = np.unique(history[::-1], return_index=True, return_counts=True)  # a gap is that of the latest one
     weights = (SCALE * layer.weight + layer.state_weight @ vector[0].to(layer.weight.dtype)).tolist()
-    features = (np.ones(len(items)), np.log1p(gaps), np.log(counts))[: len(weights)]
+    after = history[1:][history[:-1] == history[-1:]]
+    transitions = np.bincount(np.searchsorted(items, after), minlength=len(items))
+    features = (np.ones(len(items)), np.log1p(gaps), np.log(counts), np.log1p(transitions))[: len(weights)]
     scores.numpy()[items - 1] += sum(weight * feature for weight, feature in zip(weights, features, strict=True))
 
 

@@ -25,7 +25,6 @@ from ssd4rec.array_types import Packed, Scores, States
 from ssd4rec.errors import BackendError
 from ssd4rec.fusion import ScoreFusion
 from ssd4rec.models.next_item import NextItemModel
-from ssd4rec.ops.cross_entropy import repeat_features
 from ssd4rec.ops.repeats import sequence_items
 
 VECTORS_PER_LIST = 64  # the number of lists is a power of 2, at least √V
@@ -141,8 +140,11 @@ def candidate_scores(
     """
     rows, items = len(states), model.catalog_size
     prefixes = sequence_items(*full)
-    seen = prefixes.cells(slice(0, rows))
-    seen_keys = (seen.row * items + seen.column).numpy()
+    if request.exclude_seen or model.repeat_logits is None:
+        seen, logits = prefixes.cells(slice(0, rows)), None
+    else:
+        seen, logits = model.repeat_logits.added(states, prefixes).logits(slice(0, rows))
+    seen_keys = (seen.row * items + seen.column).cpu().numpy()
     counted, raised = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     if fusion and fusion.weight:
         counted, raised = fusion.pairs.raised_cells(*packed)
@@ -153,9 +155,8 @@ def candidate_scores(
     scores = _products(states, model.item_vectors, keys // items, keys % items)
     if fusion and fusion.weight:
         _add(scores, keys, counted, fusion.weight * torch.from_numpy(raised))
-    if not request.exclude_seen and model.repeat_logits is not None:
-        coefficients = model.repeat_logits.added(states, prefixes).coefficients.cpu()
-        _add(scores, keys, seen_keys, (coefficients[seen.row] * repeat_features(seen, coefficients)).sum(1))
+    if logits is not None:
+        _add(scores, keys, seen_keys, logits.cpu())
     if not request.exclude_seen and fusion and fusion.repeat_bias:
         _add(scores, keys, seen_keys, torch.full((len(seen_keys),), fusion.repeat_bias))
     return _as_rows(keys, scores, rows, items)

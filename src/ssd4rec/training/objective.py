@@ -152,7 +152,7 @@ def _rows_of_targets(batch: TrainingBatch, config: TrainingConfig) -> Tensor:
 def empty_loss(model: NextItemModel, config: TrainingConfig, sampler: NegativeSampler | None) -> BatchLoss:
     """Return the loss of no targets; it takes part in the exchanges of a sharded item table, forward and backward."""
     nothing = torch.zeros(0, dtype=torch.int64, device=model.table.weight.device)
-    prefixes = None if model.repeat_logits is None else PrefixItems(*[nothing.cpu()] * 5)
+    prefixes = None if model.repeat_logits is None else PrefixItems(*[nothing.cpu()] * 7)
     return BatchLoss(model.loss(model.vectors_of(nothing), nothing, sampler, config.label_smoothing, prefixes), 0)
 
 

@@ -8,12 +8,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ssd4rec.ops.cross_entropy import SAFE_ADDED, AddedLogits
+from ssd4rec.ops.cross_entropy import ALWAYS_COUNTED, SAFE_ADDED, AddedLogits
 from ssd4rec.ops.numba.rows import flat_numbers
 from ssd4rec.ops.numba.simd import number_at, put
 from ssd4rec.ops.numba.vectors import FAST
 
-FEATURES = 3  # 1, log(1 + gap), log(count)
+FEATURES = 4  # 1, log(1 + gap), log(count), log(1 + transitions)
 
 
 class BlockLogits:
@@ -28,15 +28,18 @@ class BlockLogits:
         _count_cells(*walk, self.edges)
         cells = int(self.edges[-1])
         self.places, self.row = np.empty(cells, np.int64), np.empty(cells, np.int32)
-        self.log_gap, self.log_count, self.values = (np.empty(cells, np.float32) for _ in range(3))
+        self.log_gap, self.log_count, self.log_transitions, self.values = (np.empty(cells, np.float32) for _ in range(4))
         self.target_cell = np.full(self.count, -1, np.int64)
         padded = np.zeros((self.count, FEATURES), np.float32)
         padded[:, : self.features] = coefficients.numpy()
         longest = int((end - start).max(initial=0)) + 2
         logarithms = np.log(np.arange(1, longest + 1)).astype(np.float32)
-        arrays = self.places, self.row, self.log_gap, self.log_count, self.values, self.target_cell
-        counts, wanted = prefixes.count.numpy(), targets.numpy()
-        self.largest = _fill(*walk, classes, counts, wanted, padded, logarithms, self.edges[:-1].copy(), *arrays)
+        features = self.log_gap, self.log_count, self.log_transitions
+        arrays = self.places, self.row, *features, self.values, self.target_cell
+        occurrences = prefixes.count.numpy(), prefixes.order.numpy(), prefixes.place.numpy()
+        transitions = np.zeros(classes + 1 if self.features > ALWAYS_COUNTED else 0, np.int64)  # of one row at a time
+        given = classes, *occurrences, targets.numpy(), padded, logarithms, transitions, self.edges[:-1].copy()
+        self.largest = _fill(*walk, *given, *arrays)
 
     def fits_unshifted(self) -> bool:
         """Whether a score that is safe stays so."""
@@ -53,7 +56,7 @@ class BlockLogits:
     def gradient(self, weights: Tensor, total: Tensor) -> Tensor:
         """Return the gradient of the block's coefficients from the flat softmax weights and their sums [rows, 1]."""
         out = np.zeros((self.count, FEATURES), np.float32)
-        cells = self.places, self.row, self.log_gap, self.log_count, self.target_cell
+        cells = self.places, self.row, self.log_gap, self.log_count, self.log_transitions, self.target_cell
         _gradient(flat_numbers(weights), total.numpy()[:, 0], *cells, out)
         return torch.from_numpy(out[:, : self.features])
 
@@ -70,12 +73,15 @@ def _count_cells(items, following, start, end, tile_width, edges):
 
 @njit(**FAST)
 def _fill(
-    items, following, start, end, tile_width, classes, counts, targets, coefficients, logarithms, next_cell,
-    places, rows, log_gap, log_count, values, target_cell,
+    items, following, start, end, tile_width, classes, counts, order, place, targets, coefficients, logarithms, transitions,
+    next_cell, places, rows, log_gap, log_count, log_transitions, values, target_cell,
 ):  # fmt: skip
     count, largest = len(start), np.float32(0.0)
     for row in range(count):
-        bias, by_gap, by_count = coefficients[row, 0], coefficients[row, 1], coefficients[row, 2]
+        bias, by_gap, by_count, by_transitions = coefficients[row]
+        earlier = counts[end[row]] - 1 if len(transitions) and items[end[row]] > 0 else 0  # occurrences of the last item
+        for nth in range(1, earlier + 1):
+            transitions[items[order[place[end[row]] - nth] + 1]] += 1
         for position in range(start[row], end[row] + 1):
             if following[position] <= end[row]:
                 continue
@@ -86,12 +92,15 @@ def _fill(
             cell = next_cell[tile]
             next_cell[tile] += 1
             gap, occurrences = logarithms[end[row] - position], logarithms[counts[position] - 1]
-            value = bias + by_gap * gap + by_count * occurrences
+            after = logarithms[transitions[column + 1]] if earlier > 0 else np.float32(0.0)
+            value = bias + by_gap * gap + by_count * occurrences + by_transitions * after
             places[cell], rows[cell] = count * first + row * width + column - first, row
-            log_gap[cell], log_count[cell], values[cell] = gap, occurrences, value
+            log_gap[cell], log_count[cell], log_transitions[cell], values[cell] = gap, occurrences, after, value
             largest = max(largest, abs(value))
             if column == targets[row]:
                 target_cell[row] = cell
+        for nth in range(1, earlier + 1):
+            transitions[items[order[place[end[row]] - nth] + 1]] = 0
     return largest
 
 
@@ -102,7 +111,7 @@ def _add(scores, places, values, first, last):
 
 
 @njit(**FAST)
-def _gradient(weights, total, places, rows, log_gap, log_count, target_cell, out):
+def _gradient(weights, total, places, rows, log_gap, log_count, log_transitions, target_cell, out):
     for cell in range(len(places)):
         row = rows[cell]
         error = number_at(weights, places[cell]) / total[row]
@@ -111,3 +120,4 @@ def _gradient(weights, total, places, rows, log_gap, log_count, target_cell, out
         out[row, 0] += error
         out[row, 1] += error * log_gap[cell]
         out[row, 2] += error * log_count[cell]
+        out[row, 3] += error * log_transitions[cell]
