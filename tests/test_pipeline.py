@@ -161,15 +161,18 @@ def test_a_weight_that_was_given_is_taken(prepared, tmp_path, caplog):
     assert "fusion_alone" not in again["fusion"]
 
 
-def test_repeat_consumption_is_reported(caplog):
-    """`recommend` excludes seen items by default, which is wrong on data with repeats."""
-    data = worlds.world([[1, 2, 1, 2, 1, 2], [3, 4, 3, 4, 3, 4]] * 5)
-    prepared = pipeline.Prepared(data.histories, data.catalog, data.split, {"kept": {}})
-    config = worlds.config(max_epochs=1).model_copy(update={"fusion": settings.FusionConfig(repeat_bias=2.0)})
-    pipeline.train(prepared, config)
-    assert [line for line in caplog.messages if "repeat consumption" in line] == [
-        "repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats"
-    ]
+@pytest.mark.parametrize(("again", "is_reported"), [([1], True), ([5], False)])
+def test_personal_popularity_is_reported_where_users_repeat_items(again, is_reported):
+    """One of six interactions repeats an earlier one, or none does."""
+    data = worlds.world([[1, 2, 3, 4, 6, *again], [3, 4, 2, 6, 1, *(item + 2 for item in again)]] * 5)
+    report = pipeline.train(data, worlds.config(max_epochs=1)).report
+    assert data.has_repeats == is_reported
+    assert ("personal-popularity" in report.get("baselines", {})) == is_reported
+    if is_reported:  # the target is one of five items, the others of which are as frequent
+        assert report["baselines"]["personal-popularity"]["test"]["ndcg@10"] > 0
+    excluded = worlds.config(max_epochs=1)
+    excluded = excluded.model_copy(update={"evaluation": excluded.evaluation.model_copy(update={"exclude_seen": True})})
+    assert "baselines" not in pipeline.train(data, excluded).report
 
 
 def test_users_who_are_too_short_to_learn_from_are_measured(prepared, tmp_path):
@@ -346,12 +349,12 @@ def test_baselines_are_reported_where_the_training_part_is_known(prepared, tmp_p
     names = ("sequential-rules", "sequential-ridge", "ease")
     config = config.model_copy(update={"evaluation": settings.EvaluationConfig(baselines=names)})
     report = pipeline.train(prepared, config, tmp_path / "model").report
-    assert tuple(report["baselines"]) == names
+    assert tuple(report["baselines"]) == ("personal-popularity", *names)  # the first because users repeat items
     assert report["baselines"]["sequential-ridge"]["test"]["ndcg@10"] == 1.0
     artifact = load_artifact(tmp_path / "model")
     assert pipeline.evaluate_artifact(artifact, read(worlds.cycle()), config)["baselines"] == report["baselines"]
     other = pipeline.evaluate_artifact(artifact, read(worlds.cycle(users=30)), config)
-    assert "baselines" not in other
+    assert tuple(other["baselines"]) == ("personal-popularity",)  # counted when the model was trained
     assert any(note.startswith("sequential-rules, sequential-ridge, ease were not fitted") for note in other["notes"])
 
 

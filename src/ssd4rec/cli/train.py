@@ -102,6 +102,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
         return
     _render.show_metrics(console.out, report)
     console.say(f"model saved to {out}, its report to {out / 'report.html'}; next: ssd4rec recommend {out} --history ID,ID,…")
+    if prepared.has_repeats:
+        console.say("users of these data repeat items; --keep-seen recommends items of the history, too")
 
 
 def _mention_features(data: Path, config: "Config") -> None:

@@ -15,7 +15,7 @@ from ssd4rec.models.registry import BACKBONES, DEFAULT_MODEL, MODELS
 TieOrder = Literal["file", "item"]
 PairModel = Literal["sequential-rules", "sequential-ridge", "ease"]
 TEACHING = ("teachers", "teacher_weight", "teacher_cooccurrence", "teacher_cooccurrence_model")  # in the group training
-Baseline = Literal["sequential-rules", "sequential-ridge", "ease"]
+Baseline = Literal["personal-popularity", "sequential-rules", "sequential-ridge", "ease"]
 
 MAX_SEED = 2**32 - 1
 # Upper bounds catch typing errors before they cost gigabytes or hours.
@@ -272,7 +272,8 @@ class EvaluationConfig(Settings):
     request_time: Literal["known", "unknown", "shuffled"] = "known"
     """Times for a model with backbone.request_time: those of the targets, none, or shuffled among the targets as a control."""
     baselines: tuple[Baseline, ...] = Field((), strict=False)
-    """Baselines that are fitted and reported next to the model and popularity."""
+    """Baselines that are fitted and reported next to the model and popularity. Personal popularity (the items that a user took
+    most often, then the popular ones) always is where a tenth of the interactions or more are repeats."""
     unknown_targets: Literal["miss", "skip"] = "miss"
     """On other data: whether targets outside of the catalog count as misses or are skipped."""
     token_budget: int = Field(32768, ge=1, le=MAX_TOKENS)

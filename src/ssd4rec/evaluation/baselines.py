@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ssd4rec.baselines.ease import EASE
 from ssd4rec.baselines.item_pairs import ItemPairs
+from ssd4rec.baselines.personal_popularity import PersonalPopularity
 from ssd4rec.config import Baseline
 from ssd4rec.data.sequences import Sequences
 from ssd4rec.data.split import Examples, training_interactions
@@ -11,9 +12,10 @@ from ssd4rec.errors import ConfigError
 from ssd4rec.evaluation.evaluate import Progress
 from ssd4rec.fusion import PAIR_MODELS
 
-BASELINES: dict[str, Callable[..., ItemPairs | EASE]] = {  # by config.Baseline
+BASELINES: dict[str, Callable[..., ItemPairs | EASE | PersonalPopularity]] = {  # by config.Baseline
     **{name: model.fit for name, model in PAIR_MODELS.items()},
-    "ease": EASE.fit,
+    EASE.name: EASE.fit,
+    PersonalPopularity.name: PersonalPopularity.fit,
 }
 
 
@@ -24,11 +26,11 @@ def fit_baseline(
     catalog_size: int,
     progress: Progress | None = None,
     **settings: float,
-) -> ItemPairs | EASE:
+) -> ItemPairs | EASE | PersonalPopularity:
     """Fit a baseline, which `evaluate` takes in place of a model.
 
     Args:
-        name: "sequential-rules", "sequential-ridge" or "ease".
+        name: "personal-popularity", "sequential-rules", "sequential-ridge" or "ease".
         sequences: the events.
         train: the training set of their split.
         catalog_size: V.

@@ -26,7 +26,9 @@ class RepeatCells(NamedTuple):
 
     def to(self, device: torch.device) -> "RepeatCells":
         """Return the same cells on a device."""
-        return RepeatCells(*(None if part is None else to_device(part, device) for part in self))
+        row, column, gap, occurrences = (to_device(part, device) for part in (self.row, self.column, self.gap, self.occurrences))
+        transitions = None if self.transitions is None else to_device(self.transitions, device)
+        return RepeatCells(row, column, gap, occurrences, transitions)
 
 
 @dataclass(frozen=True)

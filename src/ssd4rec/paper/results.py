@@ -24,7 +24,7 @@ from ssd4rec.evaluation.metrics import MONITORED_CUTOFF, MONITORED_METRIC, Ranks
 from ssd4rec.paper.recipes import Budget
 
 RESULTS, RANKS = "results.json", "ranks.parquet"
-BASELINES = ("popularity", "sequential-rules", "sequential-ridge", "ease")  # counted or solved, without training
+BASELINES = ("popularity", "personal-popularity", "sequential-rules", "sequential-ridge", "ease")  # counted or solved
 Variant = Literal["model", "model_exclude_seen", "fusion"]  # which scores were ranked
 Measured = Variant | Literal["fusion_exclude_seen"]  # of which there are metrics
 VARIANTS: tuple[Variant, ...] = get_args(Variant)

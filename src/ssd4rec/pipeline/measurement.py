@@ -8,6 +8,7 @@ from typing import Any
 
 from ssd4rec._csr import IntArray
 from ssd4rec.artifact import Artifact
+from ssd4rec.baselines.personal_popularity import PersonalPopularity
 from ssd4rec.baselines.popularity import Popularity
 from ssd4rec.config import Baseline, Config, value_of
 from ssd4rec.data.catalog import Catalog, as_type
@@ -112,7 +113,8 @@ def compare(
 ) -> Comparison:
     """Evaluate a model with its fusion, popularity, the model alone, the fusion alone and baselines on the test set.
 
-    `misses` targets cannot be ranked, and count as misses; the baselines are fitted on the training set.
+    `misses` targets cannot be ranked, and count as misses; the baselines are fitted on the training set. Where users repeat
+    items, personal popularity is among them.
     """
 
     def ranking_of(scorer: Ranker | Scorer, **options: Any) -> Ranking:
@@ -132,6 +134,8 @@ def compare(
         alone = ranking_of(model) if fusion else test
         fusion_alone = ranking_of(ZeroScorer(model.catalog_size), fusion=fusion) if fusion.weight else None
     rankings: dict[str, Ranking] = {}
+    if PersonalPopularity.name not in baselines and data.has_repeats and not config.evaluation.exclude_seen:
+        rankings[PersonalPopularity.name] = ranking_of(PersonalPopularity(counts))
     for baseline in baselines:
         logger.info("fitting %s", baseline)
         rankings[baseline] = ranking_of(fit_baseline(baseline, data.histories, data.split.train, len(data.catalog), progress))

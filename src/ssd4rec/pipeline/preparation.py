@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ssd4rec.training.objective import plan_pass
 from ssd4rec.training.setup import interactions_per_item
 
 DENSE = 150.0  # training interactions of an item, on average
+REPEATED = 0.1  # share of interactions
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,11 @@ class Prepared:
     split: Split
     description: dict[str, Any]  # the `data` part of the report
     features: ItemFeatures | None = None  # of the items of the catalog, and of new items
+
+    @cached_property
+    def has_repeats(self) -> bool:
+        """Whether users repeat items, in a tenth of their interactions or more."""
+        return self.histories.repeated >= REPEATED * max(len(self.histories.items), 1)
 
 
 def prepare(interactions: Interactions, titles: pl.DataFrame | None, config: Config, base: Catalog | None = None) -> Prepared:

@@ -426,8 +426,6 @@ def tune(
         tuned.ndcg,
         tuned.alone,
     )
-    if tuned.fusion.repeat_bias > 0:
-        logger.info("repeat consumption detected; pass --keep-seen to `ssd4rec recommend` to allow repeats")
     return tuned
 
 
